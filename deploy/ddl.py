@@ -1,0 +1,141 @@
+"""What every service's migrations have in common: tenant isolation, audit, and the tables that kit works with.
+
+Migrations call these functions, so a function is never changed once a release has run it: a new need is a new one.
+"""
+
+from collections.abc import Iterable
+
+from alembic import op
+
+_TENANT = "tenant_id = (select nullif(current_setting('app.tenant_id', true), '')::uuid)"
+_EVERYWHERE = "(select current_setting('app.everywhere', true)) = 'on'"
+
+
+def foundation(service: str) -> None:
+    """The tables of kit: audit_log, outbox, inbox, dead_letters, idempotency_keys."""
+    _functions()
+    op.execute("""
+        create table audit_log (
+            position bigint generated always as identity primary key,
+            tenant_id uuid not null,
+            resource_table text not null,
+            resource_id uuid not null,
+            action text not null check (action in ('insert', 'update', 'delete')),
+            actor text not null,
+            trace_id text not null,
+            before jsonb,
+            after jsonb,
+            create_time timestamptz not null default now()
+        )""")
+    op.execute("create index audit_log_resource_idx on audit_log (tenant_id, resource_id, position)")
+    op.execute("create index audit_log_time_idx on audit_log (tenant_id, create_time, position)")
+    isolate("audit_log")
+    append_only(service, "audit_log")
+    op.execute("""
+        create table outbox (
+            id uuid primary key,
+            tenant_id uuid not null,
+            type text not null,
+            body text not null,
+            actor text not null,
+            traceparent text not null,
+            create_time timestamptz not null,
+            publish_time timestamptz
+        )""")
+    op.execute("create index outbox_waiting_idx on outbox (id) where publish_time is null")
+    op.execute("create index outbox_published_idx on outbox (publish_time) where publish_time is not null")
+    isolate("outbox", relayed=True)
+    op.execute("""
+        create table inbox (
+            tenant_id uuid not null,
+            consumer text not null,
+            event_id uuid not null,
+            create_time timestamptz not null default now(),
+            primary key (tenant_id, consumer, event_id)
+        )""")
+    isolate("inbox")
+    append_only(service, "inbox")
+    op.execute("""
+        create table dead_letters (
+            id uuid not null,
+            tenant_id uuid not null,
+            consumer text not null,
+            event_id uuid not null,
+            subject text not null,
+            body text not null,
+            actor text not null,
+            traceparent text not null,
+            error text not null,
+            deliveries integer not null,
+            create_time timestamptz not null default now(),
+            primary key (tenant_id, id),
+            unique (tenant_id, consumer, event_id)
+        )""")
+    isolate("dead_letters")
+    op.execute("""
+        create table idempotency_keys (
+            tenant_id uuid not null,
+            method text not null,
+            key text not null,
+            fingerprint bytea not null,
+            reply bytea not null,
+            create_time timestamptz not null default now(),
+            primary key (tenant_id, method, key)
+        )""")
+    isolate("idempotency_keys")
+    append_only(service, "idempotency_keys")
+
+
+def drop_foundation() -> None:
+    """Undo foundation()."""
+    for table in ("idempotency_keys", "dead_letters", "inbox", "outbox", "audit_log"):
+        op.execute(f"drop table {table}")
+    op.execute("drop function record_change()")
+    op.execute("drop function refuse_change()")
+
+
+def _functions() -> None:
+    op.execute("""
+        create function record_change() returns trigger language plpgsql as $$
+        begin
+            insert into audit_log (tenant_id, resource_table, resource_id, action, actor, trace_id, before, after)
+            values (
+                coalesce(new.tenant_id, old.tenant_id), tg_table_name, coalesce(new.id, old.id), lower(tg_op),
+                coalesce(current_setting('app.actor', true), ''), coalesce(current_setting('app.trace_id', true), ''),
+                case when tg_op <> 'INSERT' then to_jsonb(old) end, case when tg_op <> 'DELETE' then to_jsonb(new) end
+            );
+            return null;
+        end $$""")
+    op.execute("""
+        create function refuse_change() returns trigger language plpgsql as $$
+        begin
+            raise exception '% is append-only', tg_table_name using errcode = 'insufficient_privilege';
+        end $$""")
+
+
+def isolate(table: str, *, relayed: bool = False) -> None:
+    """Row-level security by tenant, forced on the owner too.
+
+    `relayed` lets the service itself see the rows of all tenants in a transaction that says so: for the outbox only,
+    whose relay works for all of them.
+    """
+    condition = f"{_TENANT} or {_EVERYWHERE}" if relayed else _TENANT
+    op.execute(f"alter table {table} enable row level security")
+    op.execute(f"alter table {table} force row level security")
+    op.execute(f"create policy {table}_tenant on {table} using ({condition}) with check ({condition})")
+
+
+def audit(table: str, *, columns: Iterable[str] = ()) -> None:
+    """Record in the same transaction who changed what and when; of updates, where given, those of `columns` only."""
+    touched = f" of {', '.join(columns)}" if columns else ""
+    op.execute(f"""
+        create trigger {table}_audit after insert or delete or update{touched} on {table}
+        for each row execute function record_change()""")
+
+
+def append_only(service: str, table: str) -> None:
+    """No row is ever changed or removed, whoever tries."""
+    op.execute(f"revoke update, delete, truncate on {table} from {service}_app")
+    op.execute(f"""
+        create trigger {table}_append_only before update or delete on {table}
+        for each row execute function refuse_change()""")

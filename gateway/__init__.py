@@ -1,0 +1,1 @@
+"""The REST side of all services, derived from the protos."""

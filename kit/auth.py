@@ -1,0 +1,237 @@
+"""Who calls, and what they may do: JWT tokens, roles and scopes.
+
+A key says which one algorithm it is for, `kid` is a look-up in our own key set and nothing else, and a role
+that only services have is believed only from a token that a service key signed.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from kit.errors import TokenExpired, TokenInvalid, TokenMissing
+from kit.settings import Settings
+
+ALGORITHMS = frozenset({"EdDSA", "ES256", "RS256"})
+SERVICE_ISSUER = "enterprise-billing-services"
+_SERVICE_TOKEN_S = 300
+_LEEWAY_S = 30
+_TOKEN_BYTES_MAX = 8192
+_CACHED_MAX = 10_000
+_KEYS_REFRESH_S = 30.0
+
+_RESOURCES = (
+    "entities", "departments", "allocations", "contracts", "invoices", "rates", "budgets", "approvals", "disputes",
+    "integrations", "webhooks", "reports", "dashboard", "operations",
+)  # fmt: skip
+_READ = {f"{resource}.read" for resource in _RESOURCES} - {"operations.read"}
+_WRITE = {f"{resource}.write" for resource in _RESOURCES} - {"operations.write"}
+_DO = {
+    "contracts.sign", "budgets.charge", "approvals.request", "approvals.decide", "disputes.resolve",
+    "integrations.sync",
+}  # fmt: skip
+_ADMIN = {"approvals.admin", "disputes.admin", "integrations.admin", "operations.read", "operations.write"}
+_AUDIT = {"audit.read"}
+
+ROLES: Mapping[str, frozenset[str]] = {
+    "billing_admin": frozenset(_READ | _WRITE | _DO | _ADMIN | _AUDIT),
+    "finance": frozenset((_READ | _WRITE | _DO | _AUDIT) - {"integrations.write"}),
+    "procurement": frozenset({
+        "contracts.read", "contracts.write", "contracts.sign", "approvals.request", "approvals.read", "budgets.read",
+        "budgets.charge", "departments.read",
+    }),
+    "department_manager": frozenset({
+        "departments.read", "allocations.read", "budgets.read", "budgets.charge", "approvals.read", "approvals.write",
+        "approvals.request", "approvals.decide", "disputes.write",
+    }),
+    "approver": frozenset({"approvals.read", "approvals.decide", "budgets.read"}),
+    "auditor": frozenset(_READ | _AUDIT),
+    "viewer": frozenset(_READ),
+    "service": frozenset({"service"}),
+}  # fmt: skip
+"""What each role may do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The entities and departments a caller is confined to; a row is covered when one of the two names it."""
+
+    entity_ids: frozenset[UUID] = frozenset()
+    department_ids: frozenset[UUID] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls, as their verified token says."""
+
+    tenant_id: UUID
+    subject: str
+    roles: tuple[str, ...]
+    permissions: frozenset[str]
+    entity_scope: tuple[str, ...] | None
+    """Ids of the entities the caller is confined to, as the token has them; None: no such limit."""
+    department_scope: tuple[str, ...] | None
+    expires_at: float
+
+    @property
+    def confined(self) -> bool:
+        """Whether the caller sees only a part of the tenant."""
+        return self.entity_scope is not None or self.department_scope is not None
+
+
+def bearer(authorization: str | None) -> str:
+    """The token of an `Authorization` header; raises TokenMissing."""
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise TokenMissing
+    return token
+
+
+class _Keys:
+    """The public keys of one issuer, by kid; from a URL they are fetched again for an unknown kid."""
+
+    def __init__(self, source: str, issuer: str) -> None:
+        self.issuer = issuer
+        self._source = source
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at = float("-inf")
+
+    async def find(self, kid: str) -> jwt.PyJWK | None:
+        if kid not in self._keys and time.monotonic() - self._fetched_at > _KEYS_REFRESH_S:
+            self._fetched_at = time.monotonic()
+            self._keys = _read_keys(await self._fetch())
+        return self._keys.get(kid)
+
+    async def _fetch(self) -> str:
+        if not self._source.startswith(("https://", "http://")):
+            return Path(self._source).read_text()  # noqa: ASYNC240 - a small local file, once
+        async with httpx.AsyncClient(timeout=5.0) as client:
+            answer = await client.get(self._source)
+            return answer.raise_for_status().text
+
+
+def _read_keys(text: str) -> dict[str, jwt.PyJWK]:
+    keys = (jwt.PyJWK(key) for key in json.loads(text)["keys"] if key.get("alg") in ALGORITHMS and key.get("kid"))
+    return {key.key_id: key for key in keys if key.key_id}
+
+
+class Authenticator:
+    """Verifies tokens; what was verified once is remembered until it expires."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._audience = settings.audience
+        self._users = _Keys(settings.jwks, settings.issuer)
+        self._services = _Keys(settings.service_jwks, SERVICE_ISSUER)
+        self._verified: dict[str, Principal] = {}
+
+    async def authenticate(self, token: str) -> Principal:
+        """The caller behind the token; raises TokenInvalid or TokenExpired."""
+        principal = self._verified.get(token)
+        if principal is None:
+            principal = await self._verify(token)
+            if len(self._verified) >= _CACHED_MAX:
+                self._verified.clear()
+            self._verified[token] = principal
+        if principal.expires_at < time.time():
+            self._verified.pop(token, None)
+            raise TokenExpired
+        return principal
+
+    async def _verify(self, token: str) -> Principal:
+        if len(token) > _TOKEN_BYTES_MAX:
+            raise TokenInvalid
+        try:
+            header = jwt.get_unverified_header(token)
+            claimed = jwt.decode(token, options={"verify_signature": False}).get("iss")
+            keys = self._services if claimed == SERVICE_ISSUER else self._users
+            key = await keys.find(str(header.get("kid", "")))
+            if key is None or header.get("alg") != key.algorithm_name or "crit" in header or _foreign(header):
+                raise TokenInvalid
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=[key.algorithm_name],
+                issuer=keys.issuer,
+                audience=self._audience,
+                leeway=_LEEWAY_S,
+                options={"require": ["exp", "iat", "iss", "aud", "sub"]},
+            )
+            return _principal(claims, by_service=keys is self._services)
+        except jwt.ExpiredSignatureError:
+            raise TokenExpired from None
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise TokenInvalid from None
+
+
+def _foreign(header: Mapping[str, object]) -> bool:
+    """Whether it is another kind of token than an access token of ours."""
+    return str(header.get("typ", "JWT")).lower() not in {"jwt", "at+jwt"}
+
+
+def _principal(claims: Mapping[str, object], *, by_service: bool) -> Principal:
+    roles = _texts(claims.get("roles", []))
+    granted = [role for role in roles if role in ROLES and (role == "service") == by_service]
+    subject = claims["sub"]
+    if not isinstance(subject, str) or not 0 < len(subject) <= 128:  # noqa: PLR2004 - as the tables have it
+        raise ValueError("sub")
+    return Principal(
+        tenant_id=UUID(str(claims["tenant_id"])),
+        subject=subject,
+        roles=tuple(granted),
+        permissions=frozenset().union(*(ROLES[role] for role in granted)),
+        entity_scope=_texts(claims["entity_scope"]) if "entity_scope" in claims else None,
+        department_scope=_texts(claims["department_scope"]) if "department_scope" in claims else None,
+        expires_at=float(str(claims["exp"])) + _LEEWAY_S,
+    )
+
+
+def _texts(claim: object) -> tuple[str, ...]:
+    if not isinstance(claim, list) or not all(isinstance(item, str) for item in claim):
+        raise TypeError("a list of texts is wanted")
+    return tuple(claim)
+
+
+class ServiceTokens:
+    """Tokens with which a service calls another one, on behalf of a tenant and whoever called it."""
+
+    def __init__(self, settings: Settings) -> None:
+        if settings.service_key is None:
+            raise ValueError("BILLING_SERVICE_KEY must name this service's private key")
+        key = load_pem_private_key(settings.service_key.read_bytes(), password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise TypeError("BILLING_SERVICE_KEY must be an Ed25519 key")
+        self._key = key
+        self._service = settings.service
+        self._audience = settings.audience
+        self._made: dict[UUID, tuple[float, str]] = {}
+
+    def token(self, tenant_id: UUID) -> str:
+        """A token for the tenant with a minute left at least."""
+        now = time.time()
+        expires_at, token = self._made.get(tenant_id, (0.0, ""))
+        if expires_at - now < 60:  # noqa: PLR2004
+            expires_at, token = now + _SERVICE_TOKEN_S, self._sign(tenant_id, now)
+            if len(self._made) >= _CACHED_MAX:
+                self._made.clear()
+            self._made[tenant_id] = (expires_at, token)
+        return token
+
+    def _sign(self, tenant_id: UUID, now: float) -> str:
+        claims = {
+            "iss": SERVICE_ISSUER,
+            "aud": self._audience,
+            "sub": f"service:{self._service}",
+            "iat": int(now),
+            "exp": int(now + _SERVICE_TOKEN_S),
+            "jti": uuid4().hex,
+            "tenant_id": str(tenant_id),
+            "roles": ["service"],
+        }
+        return jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": f"service-{self._service}"})

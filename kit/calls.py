@@ -1,0 +1,221 @@
+"""The way of every RPC: one wrapper, put around each method at registration, its steps in order.
+
+trace → shed → deadline → identity → permission → validation → scope → handler → errors → metrics and log
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, get_type_hints
+from uuid import uuid4
+
+import grpc
+from billing.options.v1 import options_pb2
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc import StatusCode, aio
+from opentelemetry.trace import SpanKind
+from sqlalchemy.exc import DBAPIError
+
+from kit import idempotency, telemetry, validation
+from kit.auth import Authenticator, Principal, bearer
+from kit.db import constraint_of, refusal_of
+from kit.errors import BillingError, DeadlineExceeded, Internal, Overloaded, PermissionMissing, Unavailable, to_status
+from kit.origin import Call
+from kit.scope import Scopes
+from kit.settings import Settings
+from kit.telemetry import Trace, log
+
+Handler = Callable[[Any, Call], Awaitable[Message]]
+Context = aio.ServicerContext[Message, Message]
+
+_DETAILS = "grpc-status-details-bin"
+_REPLAYED = (("idempotency-replayed", "true"),)
+
+
+class Servicer(Protocol):
+    """The methods of one gRPC service, each `async def Name(self, request: NameRequest, call: Call) -> Reply`."""
+
+    service: ServiceDescriptor
+
+
+class Calls:
+    """Puts the way of every call around the methods of servicers."""
+
+    def __init__(self, settings: Settings, scopes: Scopes) -> None:
+        self._settings = settings
+        self._scopes = scopes
+        self._authenticator = Authenticator(settings)
+        self._under_way = 0
+
+    def handlers_of(self, servicer: Servicer) -> grpc.GenericRpcHandler:
+        """The servicer as grpc takes it; raises TypeError where a method is missing or differs from the proto."""
+        methods = {method.name: self._wrapped(servicer, method) for method in servicer.service.methods}
+        return grpc.method_handlers_generic_handler(servicer.service.full_name, methods)
+
+    def _wrapped(self, servicer: Servicer, method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
+        handler = getattr(servicer, method.name, None)
+        if handler is None:
+            raise TypeError(f"{type(servicer).__name__} has no method {method.name}")
+        request_type = GetMessageClass(method.input_type)
+        hints = get_type_hints(handler)
+        if hints.get("request") is not request_type or hints.get("return") is not GetMessageClass(method.output_type):
+            raise TypeError(f"{type(servicer).__name__}.{method.name} does not take and give what its proto says")
+        permission = method.GetOptions().Extensions[options_pb2.permission]
+        if not permission:
+            raise TypeError(f"{method.full_name} names no permission")
+        way = _Way(self, f"{servicer.service.full_name}/{method.name}", permission, handler)
+        return grpc.unary_unary_rpc_method_handler(
+            way.serve, request_deserializer=request_type.FromString, response_serializer=_serialized
+        )
+
+    def enter(self) -> None:
+        """Count a call in; raises Overloaded where as many as can be taken are under way."""
+        if self._under_way >= self._settings.calls_max:
+            raise Overloaded
+        self._under_way += 1
+        telemetry.CALLS_UNDER_WAY.set(self._under_way)
+
+    def leave(self) -> None:
+        """Count a call out."""
+        self._under_way -= 1
+        telemetry.CALLS_UNDER_WAY.set(self._under_way)
+
+    def deadline(self, remaining_s: float | None) -> float:
+        """When the call must have ended: what the caller said, at most the limit, by default the default."""
+        allowed = self._settings.deadline_default_s if remaining_s is None else remaining_s
+        return time.monotonic() + min(allowed, self._settings.deadline_max_s)
+
+    async def identify(self, metadata: Mapping[str, str]) -> Principal:
+        """Who calls; raises what kit.auth raises."""
+        return await self._authenticator.authenticate(bearer(metadata.get("authorization")))
+
+    async def narrow(self, call: Call) -> None:
+        """Set what a confined caller may see."""
+        if call.principal.confined:
+            call.scope = await self._scopes.resolve(call)
+
+
+class _Way:
+    """The way of calls of one method."""
+
+    def __init__(self, calls: Calls, method: str, permission: str, handler: Handler) -> None:
+        self._calls = calls
+        self._method = method
+        self._permission = permission
+        self._handler = handler
+        self._attributes = {"rpc.system.name": "grpc", "rpc.method": method}
+        self._durations: dict[str, Any] = {}
+
+    async def serve(self, request: Message, context: Context) -> Message | bytes:
+        """Answer one call, or refuse it with a status; nothing internal leaves."""
+        started = time.perf_counter()
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        code, note = StatusCode.OK, {"request_id": metadata.get("x-request-id", "")}
+        arrived = Trace.from_header(metadata.get("traceparent"))
+        with telemetry.span(self._method, arrived, SpanKind.SERVER, self._attributes) as trace:
+            token = telemetry.current.set(trace)
+            try:
+                return await self._admitted(request, context, metadata, trace, note)
+            except BaseException as raised:
+                refusal = _refusal_of(raised, note)
+                code = refusal.code
+                await _abort(context, refusal, raised)
+                raise
+            finally:
+                seconds = time.perf_counter() - started
+                self._observe(code.name, seconds)
+                log.info("call", rpc_method=self._method, code=code.name, ms=round(seconds * 1e3, 2), **note)
+                telemetry.current.reset(token)
+
+    async def _admitted(
+        self, request: Message, context: Context, metadata: Mapping[str, str], trace: Trace, note: dict[str, str]
+    ) -> Message | bytes:
+        self._calls.enter()
+        try:
+            deadline = self._calls.deadline(context.time_remaining())
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                call = await self._identified(request, metadata, trace, deadline)
+                note |= {"tenant_id": str(call.tenant_id), "actor": call.actor}
+                self._permit(call)
+                validation.check(request)
+                await self._calls.narrow(call)
+                return await self._handled(request, call, context)
+        finally:
+            self._calls.leave()
+
+    async def _identified(self, request: Message, metadata: Mapping[str, str], trace: Trace, deadline: float) -> Call:
+        principal = await self._calls.identify(metadata)
+        actor = principal.subject
+        if "service" in principal.permissions:
+            actor = metadata.get("x-actor", actor)  # a service says for whom it calls; only a service may
+        key = getattr(request, "request_id", "")
+        return Call(
+            method=self._method,
+            tenant_id=principal.tenant_id,
+            actor=actor,
+            trace=trace,
+            deadline=deadline,
+            principal=principal,
+            key=key,
+            fingerprint=idempotency.fingerprint(request, actor) if key else b"",
+        )
+
+    def _permit(self, call: Call) -> None:
+        if self._permission not in call.principal.permissions:
+            raise PermissionMissing(self._permission)
+
+    async def _handled(self, request: Message, call: Call, context: Context) -> Message | bytes:
+        try:
+            return await self._once(request, call)
+        except idempotency.Replay as replay:
+            context.set_trailing_metadata(_REPLAYED)
+            return replay.reply
+
+    async def _once(self, request: Message, call: Call) -> Message:
+        try:
+            return await self._handler(request, call)
+        except DBAPIError as error:
+            if constraint_of(error) != idempotency.CONSTRAINT:
+                raise
+        # the same key was answered at this moment by another call: this time it is found
+        return await self._handler(request, call)
+
+    def _observe(self, code: str, seconds: float) -> None:
+        duration = self._durations.get(code)
+        if duration is None:
+            duration = self._durations[code] = telemetry.SERVER_DURATION.labels(self._method, code)
+        duration.observe(seconds)
+
+
+def _serialized(reply: Message | bytes) -> bytes:
+    return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+
+def _refusal_of(raised: BaseException, note: dict[str, str]) -> BillingError:
+    """What the caller is told about `raised`; a fault of ours is logged in full under an id, and only that is told."""
+    if isinstance(raised, BillingError):
+        note["reason"] = raised.reason
+        return raised
+    if isinstance(raised, TimeoutError):
+        return DeadlineExceeded()
+    if isinstance(raised, asyncio.CancelledError):
+        return Unavailable("This replica")
+    refusal = refusal_of(raised)
+    if refusal is None:
+        incident = uuid4().hex
+        note["incident"] = incident
+        log.error("fault", incident=incident, exc_info=raised)
+        return Internal(incident)
+    note["reason"] = refusal.reason
+    log.warning("refused by the database", reason=refusal.reason, error=str(raised)[:500])
+    return refusal
+
+
+async def _abort(context: Context, refusal: BillingError, raised: BaseException) -> None:
+    """End the call with the refusal's status. Where the caller is gone already there is nobody to tell."""
+    if isinstance(raised, asyncio.CancelledError) and context.cancelled():
+        return
+    status = to_status(refusal)
+    await context.abort(refusal.code, refusal.message, trailing_metadata=((_DETAILS, status.SerializeToString()),))

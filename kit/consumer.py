@@ -1,0 +1,193 @@
+"""Events in: each has its effect once, whatever is delivered twice, lost on the way or killed in between.
+
+The inbox row of (consumer, event) and the effect stand in one transaction. A handler that fails is tried again
+with growing pauses; after five deliveries the event goes to the dead letters, from where it can be redriven.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+from uuid import UUID
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from nats.aio.msg import Msg
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from opentelemetry.trace import SpanKind
+from sqlalchemy import text
+
+from kit import clock, ids, telemetry
+from kit.bus import STREAM
+from kit.db import Database, WriteSession, refusal_of
+from kit.origin import Origin
+from kit.telemetry import Trace, log
+
+_BATCH = 16
+_ACK_WAIT_S = 60
+_HANDLER_S = 30.0
+_DELIVERIES_MAX = 5
+_PAUSES_S = (0.2, 1.0, 5.0, 15.0)
+
+EventT = TypeVar("EventT", bound=Message)
+React = Callable[[WriteSession, EventT], Awaitable[None]]
+
+_ENTER = text(
+    "insert into inbox (tenant_id, consumer, event_id) values (:tenant_id, :consumer, :event_id) on conflict do nothing"
+)
+_BURY = text(
+    "insert into dead_letters (id, tenant_id, consumer, event_id, subject, body, actor, traceparent, error, deliveries)"
+    " values (:id, :tenant_id, :consumer, :event_id, :subject, :body, :actor, :traceparent, :error, :deliveries)"
+    " on conflict (tenant_id, consumer, event_id) do update set error = excluded.error"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """What a service does about one kind of event."""
+
+    name: str
+    event: type[Message]
+    react: React[Any]
+
+    @property
+    def subject(self) -> str:
+        """The subjects of the event, for all tenants."""
+        return f"{self.event.DESCRIPTOR.full_name}.*"
+
+
+def on(event: type[EventT]) -> Callable[[React[EventT]], Handler]:
+    """Make a function `(tx, event)` the handler of an event; its name is the consumer's, so never rename it."""
+    return lambda react: Handler(react.__name__, event, react)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event as it reached a consumer."""
+
+    event_id: UUID
+    tenant_id: UUID
+    subject: str
+    body: str
+    actor: str
+    traceparent: str
+    deliveries: int = 1
+    said_at: datetime | None = None
+
+    @classmethod
+    def of(cls, message: Msg) -> "Delivery":
+        """The event in a NATS message; raises KeyError or ValueError where it is not one of ours."""
+        headers = message.headers or {}
+        return cls(
+            event_id=UUID(headers["ce-id"]),
+            tenant_id=UUID(message.subject.rpartition(".")[2]),
+            subject=message.subject,
+            body=message.data.decode(),
+            actor=headers.get("ce-actor", ""),
+            traceparent=headers.get("traceparent", ""),
+            deliveries=message.metadata.num_delivered or 1,
+            said_at=datetime.fromisoformat(headers["ce-time"]) if "ce-time" in headers else None,
+        )
+
+    def origin(self, trace: Trace) -> Origin:
+        """On whose behalf the effect is made: whoever caused the event."""
+        deadline = time.monotonic() + _HANDLER_S
+        return Origin(tenant_id=self.tenant_id, actor=self.actor, trace=trace, deadline=deadline)
+
+
+class Consumer:
+    """Feeds the events of one kind to one handler; replicas share the work."""
+
+    def __init__(self, db: Database, service: str, handler: Handler) -> None:
+        self._db = db
+        self._handler = handler
+        self.name = f"{service}.{handler.name}"
+
+    async def run(self, jetstream: JetStreamContext) -> None:
+        """Take events as they come, until cancelled; what is under way then is finished first."""
+        subscription = await jetstream.pull_subscribe(
+            self._handler.subject,
+            durable=self.name.replace(".", "_"),
+            stream=STREAM,
+            config=ConsumerConfig(
+                ack_policy=AckPolicy.EXPLICIT, ack_wait=_ACK_WAIT_S, max_deliver=-1, deliver_policy=DeliverPolicy.ALL
+            ),
+        )
+        while True:
+            try:
+                messages = await subscription.fetch(_BATCH, timeout=5)
+            except (NatsTimeout, TimeoutError):
+                continue
+            under_way = asyncio.gather(*map(self._take, messages))
+            try:
+                await asyncio.shield(under_way)
+            except asyncio.CancelledError:
+                await under_way
+                raise
+
+    async def _take(self, message: Msg) -> None:
+        try:
+            delivery = Delivery.of(message)
+        except (KeyError, ValueError) as error:
+            log.error("not an event of ours", consumer=self.name, subject=message.subject, error=repr(error))
+            await message.term()
+            return
+        arrived = Trace.from_header(delivery.traceparent)
+        attributes = {"messaging.system": "nats", "messaging.destination.name": delivery.subject}
+        with telemetry.span(self.name, arrived, SpanKind.CONSUMER, attributes) as trace:
+            token = telemetry.current.set(trace)
+            try:
+                await self.handle(delivery, trace)
+            except Exception as error:  # noqa: BLE001 - tried again, then buried with its error
+                await self._failed(message, delivery, trace, error)
+            else:
+                await message.ack()
+                telemetry.EVENTS_CONSUMED.labels(self.name, "done").inc()
+                if delivery.said_at:
+                    age = (clock.now() - delivery.said_at).total_seconds()
+                    telemetry.EVENT_AGE.labels(self.name).observe(age)
+                log.info(
+                    "event", consumer=self.name, event_id=str(delivery.event_id), tenant_id=str(delivery.tenant_id)
+                )
+            finally:
+                telemetry.current.reset(token)
+
+    async def handle(self, delivery: Delivery, trace: Trace) -> None:
+        """Let the event have its effect, unless it had it before."""
+        event = json_format.Parse(delivery.body, self._handler.event(), ignore_unknown_fields=True)
+        async with asyncio.timeout(_HANDLER_S), self._db.write(delivery.origin(trace)) as tx:
+            entered = await tx.execute(
+                _ENTER.bindparams(tenant_id=delivery.tenant_id, consumer=self.name, event_id=delivery.event_id)
+            )
+            if entered:
+                await self._handler.react(tx, event)
+
+    async def _failed(self, message: Msg, delivery: Delivery, trace: Trace, error: Exception) -> None:
+        passing = refusal_of(error) is not None or isinstance(error, TimeoutError)
+        log.warning("event failed", consumer=self.name, event_id=str(delivery.event_id), exc_info=error)
+        if delivery.deliveries < _DELIVERIES_MAX or passing:
+            await message.nak(delay=_PAUSES_S[min(delivery.deliveries, len(_PAUSES_S)) - 1])
+            telemetry.EVENTS_CONSUMED.labels(self.name, "again").inc()
+            return
+        async with self._db.write(delivery.origin(trace)) as tx:
+            await tx.execute(self._buried(delivery, error))
+        await message.term()
+        telemetry.EVENTS_CONSUMED.labels(self.name, "buried").inc()
+
+    def _buried(self, delivery: Delivery, error: Exception) -> Any:
+        return _BURY.bindparams(
+            id=ids.new(),
+            tenant_id=delivery.tenant_id,
+            consumer=self.name,
+            event_id=delivery.event_id,
+            subject=delivery.subject,
+            body=delivery.body,
+            actor=delivery.actor,
+            traceparent=delivery.traceparent,
+            error=repr(error)[:2000],
+            deliveries=delivery.deliveries,
+        )

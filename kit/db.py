@@ -1,0 +1,310 @@
+"""PostgreSQL: read and write transactions of different types, with tenant and actor set in each.
+
+    async with db.read(call) as tx: ...     READ ONLY; no method that writes
+    async with db.write(call) as tx: ...    commits at the end of the block, or nothing happened
+
+Row-level security in the database does the separation of tenants: a query that forgets its WHERE gets the
+tenant's own rows only.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Any, TypeVar, TypeVarTuple
+from uuid import UUID
+
+import asyncpg
+from google.protobuf.message import Message
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    Executable,
+    Integer,
+    MetaData,
+    Row,
+    Select,
+    Uuid,
+    false,
+    or_,
+    text,
+)
+from sqlalchemy import Enum as SqlEnum
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, declared_attr, mapped_column
+
+from kit import clock, idempotency, ids
+from kit.auth import Scope
+from kit.errors import BillingError, Conflict, DeadlineExceeded, EtagMismatch, Unavailable
+from kit.origin import Call, Origin
+from kit.settings import Settings
+
+_COMMIT_GRACE_S = 0.2
+"""How long a cancelled call waits to learn whether its commit was done."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+_SETTINGS = text(
+    "select set_config('app.tenant_id', :tenant_id, true), set_config('app.actor', :actor, true),"
+    " set_config('app.trace_id', :trace_id, true), set_config('statement_timeout', :timeout_ms, true)"
+)
+
+
+class Base(DeclarativeBase):
+    """Tables of the services; names of constraints follow from the tables'."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+            "uq": "%(table_name)s_%(column_0_N_name)s_key",
+            "ck": "%(table_name)s_%(constraint_name)s_check",
+            "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+            "pk": "%(table_name)s_pkey",
+        }
+    )
+
+
+class TenantRow(Base):
+    """A row of one tenant with an id."""
+
+    __abstract__ = True
+
+    tenant_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True, default=ids.new)
+    create_time: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=clock.now)
+
+
+class VersionedRow(TenantRow):
+    """A tenant's row that changes: every change through the session raises `version`, which callers see as etag."""
+
+    __abstract__ = True
+
+    version: Mapped[int] = mapped_column(Integer, default=1)
+    update_time: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=clock.now, onupdate=clock.now)
+
+    @declared_attr.directive
+    @classmethod
+    def __mapper_args__(cls) -> dict[str, Any]:
+        return {"version_id_col": cls.version}
+
+    @property
+    def etag(self) -> str:
+        """What callers give back to say which version they changed."""
+        return str(self.version)
+
+    def check_etag(self, given: str) -> None:
+        """Raise EtagMismatch where `given` is not empty and not the etag of this version."""
+        if given and given != self.etag:
+            raise EtagMismatch(given, self.etag)
+
+
+def enum_column(kind: type[Enum], name: str) -> SqlEnum:
+    """A column of the PostgreSQL enum type `name`, holding the values of `kind`."""
+    return SqlEnum(kind, name=name, values_callable=lambda members: [member.value for member in members])
+
+
+class ReadSession:
+    """A transaction that reads."""
+
+    def __init__(self, session: AsyncSession, origin: Origin) -> None:
+        self._session = session
+        self.origin = origin
+
+    @property
+    def tenant_id(self) -> UUID:
+        """The tenant whose rows this transaction sees."""
+        return self.origin.tenant_id
+
+    @property
+    def scope(self) -> Scope | None:
+        """What a confined caller may see; None: the whole tenant."""
+        return self.origin.scope
+
+    async def one_or_none(self, select: Select[T]) -> T | None:
+        """The only row, or None."""
+        return (await self._session.execute(select)).scalar_one_or_none()
+
+    async def all(self, select: Select[T]) -> Sequence[T]:
+        """All rows; bound the query where there may be many."""
+        return (await self._session.execute(select)).scalars().all()
+
+    async def rows(self, select: Select[*Ts]) -> Sequence[Row[*Ts]]:
+        """All rows of a query of several columns."""
+        return (await self._session.execute(select)).all()
+
+
+class WriteSession(ReadSession):
+    """A transaction that writes; it commits at the end of its block."""
+
+    def __init__(self, session: AsyncSession, origin: Origin) -> None:
+        super().__init__(session, origin)
+        self.appended = False
+        """Whether an event was appended that the relay should learn of."""
+
+    def add(self, row: Base) -> None:
+        """Insert `row` at the next flush or query, as this tenant's where it has a tenant."""
+        if isinstance(row, TenantRow):
+            row.tenant_id = self.tenant_id
+        self._session.add(row)
+
+    async def flush(self) -> None:
+        """Send what was added and changed; raises what the database's constraints say."""
+        await self._session.flush()
+
+    async def execute(self, statement: Executable) -> int:
+        """The number of rows that the statement touched."""
+        result = await self._session.execute(statement)
+        return int(getattr(result, "rowcount", 0))
+
+    async def returning(self, statement: Executable) -> Sequence[Any]:
+        """The single column that a statement with RETURNING gives, of every row it touched."""
+        return (await self._session.execute(statement)).scalars().all()
+
+    async def refresh(self, row: Base) -> None:
+        """Read the row again, with what the database filled in."""
+        await self._session.refresh(row)
+
+    async def answer(self, reply: ReplyT) -> ReplyT:
+        """Keep the reply under the call's key, in this transaction, and give it back."""
+        if isinstance(self.origin, Call) and self.origin.key:
+            await self._session.flush()
+            await self._session.execute(idempotency.keep(self.origin, reply))
+        return reply
+
+
+class Database:
+    """The database of one service, through its serving role."""
+
+    def __init__(self, settings: Settings) -> None:
+        url = settings.database_url.get_secret_value().replace("postgresql://", "postgresql+asyncpg://", 1)
+        self._engine = create_async_engine(
+            url,
+            pool_size=settings.database_pool_size,
+            max_overflow=0,
+            pool_timeout=settings.deadline_default_s,
+            pool_recycle=1800,
+            connect_args={
+                "timeout": 5,
+                "server_settings": {
+                    "application_name": settings.service,
+                    "lock_timeout": str(settings.database_lock_timeout_ms),
+                    "idle_in_transaction_session_timeout": "10000",
+                },
+            },
+        )
+        self.appended = asyncio.Event()
+        """Set when a transaction that appended an event has committed."""
+
+    @contextlib.asynccontextmanager
+    async def read(self, origin: Origin) -> AsyncIterator[ReadSession]:
+        """A READ ONLY transaction for the tenant of `origin`."""
+        async with self._transaction(origin, "set transaction read only") as session:
+            yield ReadSession(session, origin)
+
+    @contextlib.asynccontextmanager
+    async def write(self, origin: Origin) -> AsyncIterator[WriteSession]:
+        """A transaction that commits at the end of the block.
+
+        Raises idempotency.Replay where the call bears a key that was answered before.
+        """
+        async with self._transaction(origin) as session:
+            if isinstance(origin, Call) and origin.key:
+                await idempotency.check(session, origin)
+            tx = WriteSession(session, origin)
+            yield tx
+            await _commit(session)
+            if tx.appended:
+                self.appended.set()
+
+    @contextlib.asynccontextmanager
+    async def everywhere(self) -> AsyncIterator[AsyncSession]:
+        """A transaction of the service itself, over all tenants: sees only the tables whose policy says so."""
+        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+            await session.execute(text("select set_config('app.everywhere', 'on', true)"))
+            yield session
+            await _commit(session)
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, origin: Origin, begin: str | None = None) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(self._engine, expire_on_commit=False, autoflush=True) as session:
+            if begin:
+                await session.execute(text(begin))
+            await session.execute(
+                _SETTINGS,
+                {
+                    "tenant_id": str(origin.tenant_id),
+                    "actor": origin.actor,
+                    "trace_id": origin.trace.trace_id,
+                    "timeout_ms": str(max(1, int(origin.remaining_s() * 1000))),
+                },
+            )
+            yield session
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+
+async def _commit(session: AsyncSession) -> None:
+    """Commit, to the end also where the call is cancelled meanwhile: otherwise nobody knows what was done."""
+    commit = asyncio.create_task(session.commit())
+    try:
+        await asyncio.shield(commit)
+    except asyncio.CancelledError:
+        await asyncio.wait({commit}, timeout=_COMMIT_GRACE_S)
+        raise
+
+
+def within(
+    scope: Scope | None,
+    entity_id: InstrumentedAttribute[UUID],
+    department_id: InstrumentedAttribute[UUID] | InstrumentedAttribute[UUID | None] | None = None,
+) -> ColumnElement[bool] | None:
+    """The condition that a row is covered by the scope; None where the caller is not confined."""
+    if scope is None:
+        return None
+    covered = [entity_id.in_(scope.entity_ids)] if scope.entity_ids else []
+    if department_id is not None and scope.department_ids:
+        covered.append(department_id.in_(scope.department_ids))
+    return or_(false(), *covered)
+
+
+_REFUSALS: dict[str, type[Conflict | DeadlineExceeded]] = {
+    "55P03": Conflict,  # lock_not_available: lock_timeout
+    "40P01": Conflict,  # deadlock_detected
+    "40001": Conflict,  # serialization_failure
+    "57014": DeadlineExceeded,  # query_canceled: statement_timeout
+}
+_AWAY = ("08", "57P", "53")  # connection exceptions, operator intervention, insufficient resources
+
+
+def refusal_of(error: BaseException) -> BillingError | None:
+    """What a database error means for the caller; None where it is a fault of ours."""
+    if isinstance(error, PoolTimeout | ConnectionError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return Unavailable("The database")
+    state = sqlstate(error)
+    if state in _REFUSALS:
+        return _REFUSALS[state]()
+    if state.startswith(_AWAY) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return Unavailable("The database")
+    return None
+
+
+def sqlstate(error: BaseException) -> str:
+    """The SQLSTATE of a database error; empty for others."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(origin, "sqlstate", None) or "")
+
+
+def constraint_of(error: DBAPIError) -> str:
+    """The name of the constraint that refused; empty where none did."""
+    return str(getattr(error.orig.__cause__, "constraint_name", None) or "") if error.orig else ""
+
+
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # a cancelled call costs its connection; not news

@@ -1,0 +1,256 @@
+"""What can go wrong, as classes: each knows its gRPC code and its reason, and one place puts it on the wire.
+
+    BillingError
+    ├── InvalidArgument ── InvalidFields, MalformedBody, PageTokenInvalid, UnsupportedMediaType
+    ├── Unauthenticated ── TokenMissing, TokenInvalid, TokenExpired
+    ├── PermissionDenied ── PermissionMissing
+    ├── NotFound ── RouteNotFound, MethodNotAllowed
+    ├── AlreadyExists ── IdempotencyMismatch
+    ├── FailedPrecondition
+    ├── Aborted ── EtagMismatch, Conflict
+    ├── ResourceExhausted ── RateLimited, Overloaded, MessageTooLarge
+    └── DeadlineExceeded, Unavailable, Internal
+
+The leaves here are the reasons that any call can meet; a service's own are in its `errors.py`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc import StatusCode
+
+DOMAIN = "enterprise-billing"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that is not acceptable, the rule it breaks, and what is allowed."""
+
+    field: str
+    description: str
+    rule: str = ""
+
+
+class BillingError(Exception):
+    """A refusal whose text the caller may see. What is dynamic in the text stands in `metadata` as well."""
+
+    code: ClassVar[StatusCode] = StatusCode.INTERNAL
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        violations: Sequence[Violation] = (),
+        retry_after_s: float | None = None,
+        **metadata: object,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.violations = list(violations)
+        self.retry_after_s = retry_after_s
+        self.metadata = {key: _text(value) for key, value in metadata.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ", ".join(_text(item) for item in value)
+    return str(value)
+
+
+def to_status(error: BillingError) -> status_pb2.Status:
+    """The error as google.rpc.Status: always an ErrorInfo, then what else applies."""
+    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=map(_packed, details))
+    if error.violations:
+        fields = [
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description, reason=v.rule)
+            for v in error.violations
+        ]
+        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=fields)))
+    if error.code is StatusCode.FAILED_PRECONDITION:
+        failure = error_details_pb2.PreconditionFailure.Violation(type=error.reason, description=error.message)
+        status.details.append(_packed(error_details_pb2.PreconditionFailure(violations=[failure])))
+    if error.retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        status.details.append(_packed(retry))
+    return status
+
+
+def _packed(
+    detail: error_details_pb2.ErrorInfo
+    | error_details_pb2.BadRequest
+    | error_details_pb2.PreconditionFailure
+    | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
+
+
+class InvalidArgument(BillingError):
+    code = StatusCode.INVALID_ARGUMENT
+
+
+class Unauthenticated(BillingError):
+    code = StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(BillingError):
+    code = StatusCode.PERMISSION_DENIED
+
+
+class NotFound(BillingError):
+    code = StatusCode.NOT_FOUND
+
+
+class AlreadyExists(BillingError):
+    code = StatusCode.ALREADY_EXISTS
+
+
+class FailedPrecondition(BillingError):
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class Aborted(BillingError):
+    code = StatusCode.ABORTED
+
+
+class ResourceExhausted(BillingError):
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class InvalidFields(InvalidArgument):
+    reason = "INVALID_FIELDS"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        listed = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        super().__init__(f"Not acceptable: {listed}", violations=violations)
+
+
+class MalformedBody(InvalidArgument):
+    reason = "MALFORMED_BODY"
+
+
+class PageTokenInvalid(InvalidArgument):
+    reason = "PAGE_TOKEN_INVALID"
+
+    def __init__(self) -> None:
+        message = "The page token is damaged or belongs to another list; start again without page_token."
+        super().__init__(message, violations=[Violation("page_token", message, "page_token.invalid")])
+
+
+class UnsupportedMediaType(InvalidArgument):
+    reason = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class TokenMissing(Unauthenticated):
+    reason = "TOKEN_MISSING"
+
+    def __init__(self) -> None:
+        super().__init__("Send a token: `Authorization: Bearer <token>`.")
+
+
+class TokenInvalid(Unauthenticated):
+    reason = "TOKEN_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("The token is not valid here.")
+
+
+class TokenExpired(Unauthenticated):
+    reason = "TOKEN_EXPIRED"
+
+    def __init__(self) -> None:
+        super().__init__("The token has expired; ask for a new one.")
+
+
+class PermissionMissing(PermissionDenied):
+    reason = "PERMISSION_MISSING"
+
+    def __init__(self, permission: str) -> None:
+        super().__init__(f"This needs the permission {permission}.", permission=permission)
+
+
+class RouteNotFound(NotFound):
+    reason = "ROUTE_NOT_FOUND"
+
+
+class MethodNotAllowed(BillingError):
+    code = StatusCode.UNIMPLEMENTED
+    reason = "METHOD_NOT_ALLOWED"
+
+
+class IdempotencyMismatch(AlreadyExists):
+    reason = "IDEMPOTENCY_MISMATCH"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The key {key!r} was used before with another input; use a new key.", request_id=key)
+
+
+class EtagMismatch(Aborted):
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, given: str, current: str) -> None:
+        super().__init__(
+            "It has changed since it was read; read it again and repeat with its etag.", given=given, etag=current
+        )
+
+
+class Conflict(Aborted):
+    reason = "CONFLICT"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another call changed the same thing at this moment. Nothing was done; try again.", retry_after_s=0.1
+        )
+
+
+class RateLimited(ResourceExhausted):
+    reason = "RATE_LIMITED"
+
+
+class Overloaded(ResourceExhausted):
+    reason = "OVERLOADED"
+
+    def __init__(self) -> None:
+        super().__init__("Too many calls are under way; try again shortly.", retry_after_s=0.5)
+
+
+class MessageTooLarge(ResourceExhausted):
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class DeadlineExceeded(BillingError):
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__("It took longer than the deadline. A write may have been done: ask with the same key.")
+
+
+class Unavailable(BillingError):
+    code = StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} can't be reached just now; try again with the same key.", retry_after_s=1.0)
+
+
+class Internal(BillingError):
+    def __init__(self, incident: str) -> None:
+        super().__init__(f"A fault of ours; operators find it as {incident}.", incident=incident)
+
+
+class DeadLetterNotFound(NotFound):
+    reason = "DEAD_LETTER_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such dead letter; it may have been redriven already.")

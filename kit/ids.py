@@ -1,0 +1,75 @@
+"""Ids: UUIDv7 in the database, `<prefix>_<32 hex digits>` on the wire.
+
+The hex digits are the UUID without dashes, so an id from a log can be pasted into a query as it is.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+from kit.errors import InvalidFields, Violation
+
+
+def new() -> UUID:
+    """A UUIDv7 (RFC 9562): time-ordered to the millisecond, the rest random."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of id."""
+
+    prefix: str
+    noun: str
+
+    def format(self, id: UUID) -> str:
+        """The id as callers see it."""
+        return f"{self.prefix}_{id.hex}"
+
+    def format_optional(self, id: UUID | None) -> str:
+        """The id as callers see it; empty where there is none."""
+        return "" if id is None else self.format(id)
+
+    def parse(self, text: str, field: str = "id") -> UUID:
+        """The id behind `text`; raises InvalidFields that names `field` and says what is allowed."""
+        prefix, _, digits = text.partition("_")
+        if prefix != self.prefix or len(digits) != 32:  # noqa: PLR2004 - a UUID has 32 hex digits
+            raise InvalidFields([Violation(field, self.describe(text), "id.kind")])
+        try:
+            return UUID(digits)
+        except ValueError:
+            raise InvalidFields([Violation(field, self.describe(text), "id.kind")]) from None
+
+    def parse_optional(self, text: str, field: str = "id") -> UUID | None:
+        """As parse; None for empty text."""
+        return self.parse(text, field) if text else None
+
+    def describe(self, text: str) -> str:
+        """Why `text` is not an id of this kind."""
+        wanted = f"must be the id of {self.noun}: {self.prefix}_ and 32 hexadecimal digits"
+        other = KINDS.get(text.partition("_")[0])
+        return f"{wanted}; this is the id of {other.noun}" if other and other is not self else wanted
+
+
+ENTITY = Kind("ent", "an entity")
+DEPARTMENT = Kind("dep", "a department")
+ALLOCATION = Kind("alc", "a cost allocation")
+CONTRACT = Kind("con", "a contract")
+AMENDMENT = Kind("amd", "an amendment")
+INVOICE = Kind("inv", "an invoice")
+BUDGET = Kind("bud", "a budget")
+ENTRY = Kind("ety", "a ledger entry")
+HOLD = Kind("hld", "a hold")
+ALERT = Kind("alr", "an alert")
+APPROVAL = Kind("apr", "an approval request")
+RULE = Kind("rul", "a rule")
+DISPUTE = Kind("dsp", "a dispute")
+INTEGRATION = Kind("int", "an integration")
+SYNC = Kind("syn", "a sync")
+MAPPING = Kind("map", "a mapping")
+REPORT = Kind("rpt", "a report")
+WEBHOOK = Kind("whk", "a webhook endpoint")
+
+KINDS = {kind.prefix: kind for kind in list(globals().values()) if isinstance(kind, Kind)}

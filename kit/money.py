@@ -1,0 +1,100 @@
+"""Money: an exact amount in one currency. Never a float."""
+
+from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from functools import lru_cache
+
+import iso4217
+
+DIGITS_MAX = 13
+"""Digits before the point: NUMERIC(20,6) has one more, so that a sum of amounts still fits."""
+
+BP = 10_000
+"""Basis points in the whole: 10,000 bp = 100 %."""
+
+
+@lru_cache(maxsize=512)
+def exponent(currency: str) -> int | None:
+    """Decimal places of the currency by ISO 4217 (EUR 2, JPY 0, BHD 3); None for an unknown code."""
+    try:
+        return iso4217.Currency(currency).exponent
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """An amount in one currency; arithmetic with another currency raises ValueError."""
+
+    amount: Decimal
+    currency: str
+
+    @classmethod
+    def parse(cls, amount: str, currency: str) -> "Money":
+        """Money from its two texts; raises ValueError that says what is wrong with them."""
+        problem = problem_of(amount, currency)
+        if problem:
+            raise ValueError(problem[1])
+        return cls(Decimal(amount), currency)
+
+    @classmethod
+    def zero(cls, currency: str) -> "Money":
+        """Nothing, in `currency`."""
+        return cls(Decimal(0), currency)
+
+    def text(self) -> str:
+        """The amount with exactly the decimal places of its currency, "1250.00"; more only where it has more."""
+        places = exponent(self.currency) or 0
+        amount = self.amount.normalize()
+        scale = amount.as_tuple().exponent
+        return f"{amount:.{max(places, -scale if isinstance(scale, int) else 0)}f}"
+
+    def utilisation_bp(self, whole: "Money") -> int:
+        """This as a share of `whole` in basis points, rounded down; `whole` is above zero."""
+        self._same(whole)
+        return int((self.amount * BP / whole.amount).to_integral_value(ROUND_FLOOR))
+
+    def __add__(self, other: "Money") -> "Money":
+        self._same(other)
+        return Money(self.amount + other.amount, self.currency)
+
+    def __sub__(self, other: "Money") -> "Money":
+        self._same(other)
+        return Money(self.amount - other.amount, self.currency)
+
+    def __neg__(self) -> "Money":
+        return Money(-self.amount, self.currency)
+
+    def __lt__(self, other: "Money") -> bool:
+        self._same(other)
+        return self.amount < other.amount
+
+    def __le__(self, other: "Money") -> bool:
+        self._same(other)
+        return self.amount <= other.amount
+
+    def __str__(self) -> str:
+        return f"{self.text()} {self.currency}"
+
+    def _same(self, other: "Money") -> None:
+        if self.currency != other.currency:
+            raise ValueError(f"{self.currency} and {other.currency} don't go together")
+
+
+def problem_of(amount: str, currency: str) -> tuple[str, str] | None:
+    """What is wrong with the two texts as money: the field (`amount` or `currency_code`) and why; None if nothing."""
+    places = exponent(currency)
+    if places is None:
+        return "currency_code", f"must be an ISO 4217 currency code such as EUR, not {currency!r}"
+    try:
+        value = Decimal(amount)
+    except InvalidOperation:
+        return "amount", f'must be a decimal number as a string, such as "1250.00", not {amount!r}'
+    sign_digits_scale = value.as_tuple()
+    if not isinstance(sign_digits_scale.exponent, int):
+        return "amount", "must be a finite number"
+    if -sign_digits_scale.exponent > places:
+        return "amount", f"has {-sign_digits_scale.exponent} decimal places; {currency} has {places}"
+    if value.adjusted() >= DIGITS_MAX:
+        return "amount", f"may have at most {DIGITS_MAX} digits before the point"
+    return None

@@ -1,0 +1,84 @@
+"""What operators ask of any service: its version, and the events that its consumers gave up on."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from billing.operations.v1 import operations_service_pb2 as pb
+from sqlalchemy import DateTime, Integer, Text, Uuid, delete, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kit.consumer import Consumer, Delivery
+from kit.db import Base, Database
+from kit.errors import DeadLetterNotFound
+from kit.origin import Call
+from kit.pages import Pages
+
+VERSION = "0.1.0"
+
+
+class DeadLetterRow(Base):
+    """An event that a consumer could not handle."""
+
+    __tablename__ = "dead_letters"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(Uuid)
+    consumer: Mapped[str] = mapped_column(Text)
+    event_id: Mapped[UUID] = mapped_column(Uuid)
+    subject: Mapped[str] = mapped_column(Text)
+    body: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(Text)
+    traceparent: Mapped[str] = mapped_column(Text)
+    error: Mapped[str] = mapped_column(Text)
+    deliveries: Mapped[int] = mapped_column(Integer)
+    create_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class OperationsServicer:
+    """The operations of one service."""
+
+    service = pb.DESCRIPTOR.services_by_name["OperationsService"]
+
+    def __init__(self, name: str, db: Database, pages: Pages, consumers: Sequence[Consumer]) -> None:
+        self._name = name
+        self._db = db
+        self._pages = pages
+        self._consumers = {consumer.name: consumer for consumer in consumers}
+
+    async def GetVersion(self, request: pb.GetVersionRequest, call: Call) -> pb.Version:  # noqa: ARG002 - as all RPCs
+        return pb.Version(service=self._name, version=VERSION)
+
+    async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, call: Call) -> pb.ListDeadLettersResponse:
+        page = self._pages.read(request, call)
+        async with self._db.read(call) as tx:
+            found = page.slice(await tx.all(page.narrow(select(DeadLetterRow), DeadLetterRow.id)))
+        letters = map(_letter_to_proto, found.rows)
+        return pb.ListDeadLettersResponse(dead_letters=letters, next_page_token=found.next_page_token)
+
+    async def RedriveDeadLetter(self, request: pb.RedriveDeadLetterRequest, call: Call) -> pb.DeadLetter:
+        event_id = UUID(request.event_id)
+        named = DeadLetterRow.consumer == request.consumer, DeadLetterRow.event_id == event_id
+        async with self._db.read(call) as reading:
+            letter = await reading.one_or_none(select(DeadLetterRow).where(*named))
+        consumer = self._consumers.get(request.consumer)
+        if letter is None or consumer is None:
+            raise DeadLetterNotFound
+        again = Delivery(event_id, call.tenant_id, letter.subject, letter.body, letter.actor, letter.traceparent)
+        await consumer.handle(again, call.trace)
+        async with self._db.write(call) as tx:
+            await tx.execute(delete(DeadLetterRow).where(*named))
+        return _letter_to_proto(letter)
+
+
+def _letter_to_proto(row: DeadLetterRow) -> pb.DeadLetter:
+    letter = pb.DeadLetter(
+        event_id=str(row.event_id),
+        consumer=row.consumer,
+        subject=row.subject,
+        body=row.body,
+        error=row.error,
+        deliveries=row.deliveries,
+    )
+    letter.create_time.FromDatetime(row.create_time)
+    return letter

@@ -1,0 +1,133 @@
+"""Events out: appended in the transaction that changed the data, published by a relay afterwards.
+
+An event that was appended is published at least once whatever dies in between; `Nats-Msg-Id` and the consumers'
+inbox make it once in effect. NATS may be away for as long as it likes: rows wait in the table.
+"""
+
+import asyncio
+from datetime import datetime
+from uuid import UUID
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from nats.js import JetStreamContext
+from sqlalchemy import DateTime, String, Text, Uuid, func, select, text, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kit import clock, ids, telemetry
+from kit.db import Base, Database, WriteSession
+from kit.telemetry import log
+
+_BATCH = 200
+_POLL_S = 0.5
+_PUBLISH_S = 5.0
+_KEPT = "7 days"
+
+
+class OutboxRow(Base):
+    """An event that is to be published, or was."""
+
+    __tablename__ = "outbox"
+
+    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(Uuid)
+    type: Mapped[str] = mapped_column(String)
+    body: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(String)
+    traceparent: Mapped[str] = mapped_column(String)
+    create_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    publish_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    @property
+    def subject(self) -> str:
+        """Where it is published: the event's full name and the tenant."""
+        return f"{self.type}.{self.tenant_id.hex}"
+
+
+def append(tx: WriteSession, event: Message) -> None:
+    """Say `event` to the world when `tx` commits, and not otherwise."""
+    body = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None)
+    tx.add(
+        OutboxRow(
+            id=ids.new(),
+            tenant_id=tx.tenant_id,
+            type=event.DESCRIPTOR.full_name,
+            body=body,
+            actor=tx.origin.actor,
+            traceparent=tx.origin.trace.header(),
+            create_time=clock.now(),
+        )
+    )
+    tx.appended = True
+
+
+class Relay:
+    """Publishes what stands in the outbox; as many replicas as like may run one."""
+
+    def __init__(self, db: Database, jetstream: JetStreamContext, service: str) -> None:
+        self._db = db
+        self._jetstream = jetstream
+        self._source = f"/billing/{service}"
+
+    async def run(self) -> None:
+        """Publish, until cancelled. Wakes when this process appended something, and twice a second for others'."""
+        while True:
+            self._db.appended.clear()
+            try:
+                published = await self._publish_some()
+            except Exception as error:  # noqa: BLE001 - NATS or PostgreSQL is away: the rows wait, and so do we
+                log.warning("outbox waits", error=repr(error)[:300])
+                published = 0
+            if published < _BATCH:
+                await _woken(self._db.appended)
+
+    async def _publish_some(self) -> int:
+        # Locked while they are published, so that no other replica takes them; nothing else waits for these rows.
+        async with self._db.everywhere() as session:
+            waiting = select(OutboxRow).where(OutboxRow.publish_time.is_(None)).order_by(OutboxRow.id).limit(_BATCH)
+            rows = (await session.execute(waiting.with_for_update(skip_locked=True))).scalars().all()
+            oldest = rows[0].create_time if rows else clock.now()
+            telemetry.OUTBOX_OLDEST.set((clock.now() - oldest).total_seconds())
+            outcomes = await asyncio.gather(*map(self._publish, rows), return_exceptions=True)
+            done = [row.id for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
+            if done:
+                published = update(OutboxRow).where(OutboxRow.id.in_(done)).values(publish_time=func.now())
+                await session.execute(published)
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if outcome is not None:
+                log.warning("event not published yet", event_id=str(row.id), error=repr(outcome)[:300])
+        return len(done)
+
+    async def _publish(self, row: OutboxRow) -> None:
+        headers = {
+            "Nats-Msg-Id": str(row.id),
+            "content-type": "application/json",
+            "ce-specversion": "1.0",
+            "ce-id": str(row.id),
+            "ce-type": row.type,
+            "ce-source": self._source,
+            "ce-time": row.create_time.isoformat(),
+            "ce-actor": row.actor,
+            "traceparent": row.traceparent,
+        }
+        await self._jetstream.publish(row.subject, row.body.encode(), timeout=_PUBLISH_S, headers=headers)
+        telemetry.EVENTS_PUBLISHED.labels(row.type).inc()
+
+    async def prune(self) -> None:
+        """Drop published events that are older than a week, in small pieces; run it now and then."""
+        piece = text(
+            "delete from outbox where id in (select id from outbox where publish_time < now() - cast(:kept as interval)"
+            " order by publish_time limit 5000 for update skip locked)"
+        )
+        dropped = 1
+        while dropped:
+            async with self._db.everywhere() as session:
+                result = await session.execute(piece, {"kept": _KEPT})
+                dropped = int(getattr(result, "rowcount", 0))
+
+
+async def _woken(event: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), _POLL_S)
+    except TimeoutError:
+        return

@@ -1,0 +1,152 @@
+"""A process that serves: gRPC with health and reflection, events in and out, and an orderly end on SIGTERM.
+
+The end, in order: health says NOT_SERVING → callers turn elsewhere → calls under way end → consumers finish what
+they hold → the outbox and NATS are let go → the database → spans and logs. Exit code 0.
+"""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import uvloop
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from kit import bus, telemetry
+from kit.calls import Calls, Servicer
+from kit.consumer import Consumer, Handler
+from kit.db import Database
+from kit.operations import OperationsServicer
+from kit.outbox import Relay
+from kit.pages import Pages
+from kit.scope import Scopes
+from kit.settings import Settings
+from kit.telemetry import log
+
+_TURN_ELSEWHERE_S = 0.5
+_PRUNE_EVERY_S = 3600
+_RECONNECT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What a process is made of."""
+
+    db: Database
+    scopes: Scopes
+    servicers: Sequence[Servicer]
+    handlers: Sequence[Handler] = ()
+    jobs: Sequence[Callable[[], Awaitable[None]]] = field(default=())
+    """Endless tasks that a clock drives; cancelled at the end."""
+
+
+def run(name: str, compose: Callable[[Settings], Service]) -> None:
+    """Serve until SIGTERM or SIGINT. `compose` is called inside the event loop."""
+    settings = Settings(service=name)
+    telemetry.configure(settings)
+    uvloop.run(_run(settings, compose))
+    telemetry.shut_down()
+
+
+async def _run(settings: Settings, compose: Callable[[Settings], Service]) -> None:
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    async with serving(settings, compose(settings)) as address:
+        log.info("serving", address=address)
+        await stop.wait()
+        log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
+    """Serve inside the block; gives the address. Leaving the block is the orderly end."""
+    consumers = [Consumer(service.db, settings.service, handler) for handler in service.handlers]
+    server, state, address = await _listen(settings, service, consumers)
+    tasks = [asyncio.create_task(telemetry.flush_logs()), *(asyncio.create_task(_endless(job)) for job in service.jobs)]
+    events = asyncio.create_task(_events(settings, service.db, consumers))
+    try:
+        yield address
+    finally:
+        await state.enter_graceful_shutdown()
+        await asyncio.sleep(_TURN_ELSEWHERE_S)
+        await server.stop(settings.drain_s)
+        await _cancelled(events, *tasks)
+        await service.db.close()
+
+
+async def _listen(
+    settings: Settings, service: Service, consumers: Sequence[Consumer]
+) -> tuple[aio.Server, health.aio.HealthServicer, str]:
+    options = [
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        ("grpc.max_send_message_length", 2 * settings.message_bytes_max),
+        ("grpc.so_reuseport", 0),
+    ]
+    server = aio.server(options=options)
+    calls = Calls(settings, service.scopes)
+    operations = OperationsServicer(settings.service, service.db, Pages(settings), consumers)
+    servicers = [*service.servicers, operations]
+    server.add_generic_rpc_handlers([calls.handlers_of(servicer) for servicer in servicers])
+    state = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(state, server)
+    names = [servicer.service.full_name for servicer in servicers]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+    port = server.add_insecure_port(settings.listen)
+    await server.start()
+    for name in ("", *names):
+        await state.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return server, state, f"{settings.listen.rpartition(':')[0]}:{port}"
+
+
+async def _events(settings: Settings, db: Database, consumers: Sequence[Consumer]) -> None:
+    """Publish and consume, until cancelled. Calls are served whether NATS is there or not."""
+    client, jetstream = await _connected(settings)
+    relay = Relay(db, jetstream, settings.service)
+    parts: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeated(relay.prune, _PRUNE_EVERY_S)]
+    parts += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]
+    tasks = [asyncio.create_task(_endless(part)) for part in parts]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        await _cancelled(*tasks)
+        with contextlib.suppress(Exception):  # what is not flushed now is published again by the next process
+            await asyncio.wait_for(client.drain(), 2.0)
+
+
+async def _connected(settings: Settings) -> tuple[Client, JetStreamContext]:
+    while True:
+        try:
+            return await bus.connect(settings)
+        except Exception as error:  # noqa: BLE001 - NATS is away: whatever it says, try again
+            log.warning("NATS is away", error=repr(error)[:300])
+            await asyncio.sleep(_RECONNECT_S)
+
+
+async def _endless(part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part that never ends, and start it again should it fail."""
+    while True:
+        try:
+            await part()
+        except Exception as error:  # noqa: BLE001 - one failure must not stop the part for good
+            log.error("a background part failed", exc_info=error)
+        await asyncio.sleep(_RECONNECT_S)
+
+
+async def _repeated(work: Callable[[], Awaitable[None]], every_s: float) -> None:
+    while True:
+        await work()
+        await asyncio.sleep(every_s)
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,137 @@
+"""Checks every request against the rules in its proto, and our field conventions against what the world has.
+
+The rules of the proto come from protovalidate. What no pattern can tell is checked here by the conventions
+of the contract: Money has the digits of its currency, `*_date` is a day of the calendar, `currency_code`,
+`country_code` and `time_zone` exist. All bad fields are reported at once.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from functools import cache, lru_cache
+from importlib.resources import files
+from zoneinfo import available_timezones
+
+import protovalidate
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from kit import ids, money
+from kit.errors import InvalidFields, Violation
+
+_ID_PATTERN = re.compile(r"\^\(?([a-z]{3})_\[0-9a-f\]")
+_validator = protovalidate.Validator()
+
+
+def check(request: Message) -> None:
+    """Raise InvalidFields with every field of `request` that is not acceptable."""
+    violations = [_violation(found) for found in _validator.collect_violations(request)]
+    wrong = {violation.field for violation in violations}
+    for look in _looks(request.DESCRIPTOR):
+        violations += [violation for violation in look(request, "") if violation.field not in wrong]
+    if violations:
+        raise InvalidFields(violations)
+
+
+def _violation(found: protovalidate.Violation) -> Violation:
+    proto = found.proto
+    message = proto.message
+    id_pattern = _ID_PATTERN.search(message)
+    if id_pattern and id_pattern[1] in ids.KINDS:
+        message = ids.KINDS[id_pattern[1]].describe(str(found.field_value or ""))
+    return Violation(_path(proto.field.elements if proto.field else ()), message, proto.rule_id)
+
+
+def _path(elements: Sequence[object]) -> str:
+    """The place of a field as callers write it: `lines[2].amount`, `metadata["team"]`."""
+    path = ""
+    for element in elements:
+        path += f".{getattr(element, 'field_name')}" if path else str(getattr(element, "field_name"))  # noqa: B009
+        subscript = getattr(element, "subscript", None)
+        if subscript is not None:
+            key = getattr(subscript, "value", subscript)
+            path += f'["{key}"]' if isinstance(key, str) else f"[{key}]"
+    return path
+
+
+@cache
+def _looks(descriptor: Descriptor) -> tuple[Callable[[Message, str], Iterator[Violation]], ...]:
+    """What is to be looked at in a message of this type, found out once."""
+    if descriptor.full_name == "billing.type.v1.Money":
+        return (_money,)
+    return tuple(look for field in descriptor.fields for look in _looks_at(field))
+
+
+def _looks_at(field: FieldDescriptor) -> Iterator[Callable[[Message, str], Iterator[Violation]]]:
+    name = field.name
+    if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+        problem = _text_problem_of(name)
+        if problem:
+            yield lambda message, path: _text(problem, name, getattr(message, name), path)
+    elif field.message_type and field.message_type.full_name.startswith("billing.") and _looks(field.message_type):
+        looks = _looks(field.message_type)
+        if field.is_repeated:
+            yield lambda message, path: (
+                violation
+                for index, item in enumerate(getattr(message, name))
+                for look in looks
+                for violation in look(item, f"{path}{name}[{index}].")
+            )
+        else:
+            yield lambda message, path: (
+                violation
+                for look in looks
+                if message.HasField(name)
+                for violation in look(getattr(message, name), f"{path}{name}.")
+            )
+
+
+def _money(message: Message, path: str) -> Iterator[Violation]:
+    problem = money.problem_of(getattr(message, "amount"), getattr(message, "currency_code"))  # noqa: B009
+    if problem:
+        yield Violation(path + problem[0], problem[1], f"money.{problem[0]}")
+
+
+def _text(problem: Callable[[str], str | None], name: str, value: str, path: str) -> Iterator[Violation]:
+    wrong = problem(value) if value else None
+    if wrong:
+        yield Violation(path + name, wrong, f"known.{name}")
+
+
+def _text_problem_of(name: str) -> Callable[[str], str | None] | None:
+    return _day_problem if name.endswith("_date") else _TEXTS.get(name)
+
+
+def _day_problem(text: str) -> str | None:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return f"must be a day of the calendar as YYYY-MM-DD, not {text!r}"
+    return None
+
+
+def _currency_problem(text: str) -> str | None:
+    return None if money.exponent(text) is not None else f"must be an ISO 4217 currency code such as EUR, not {text!r}"
+
+
+def _zone_problem(text: str) -> str | None:
+    return None if text in _zones() else f'must be an IANA time zone such as "Europe/Berlin", not {text!r}'
+
+
+def _country_problem(text: str) -> str | None:
+    return None if text in _countries() else f"must be an ISO 3166-1 alpha-2 country code such as DE, not {text!r}"
+
+
+@lru_cache(maxsize=1)
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+@lru_cache(maxsize=1)
+def _countries() -> frozenset[str]:
+    """The codes of ISO 3166-1, as the time zone database lists them."""
+    listed = files("tzdata.zoneinfo").joinpath("iso3166.tab").read_text(encoding="utf-8")
+    return frozenset(line[:2] for line in listed.splitlines() if line and not line.startswith("#"))
+
+
+_TEXTS = {"currency_code": _currency_problem, "time_zone": _zone_problem, "country_code": _country_problem}

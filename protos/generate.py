@@ -1,0 +1,60 @@
+"""Generates gen/ from the protos: messages, client stubs, their types, and the descriptor set that the gateway reads.
+
+Run as `python protos/generate.py [OUT [PROTOS]]`; both default to the places in this checkout.
+"""
+
+import shutil
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import grpc_tools
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
+from protovalidate._gen.buf.validate import validate_pb  # no release ships validate.proto itself
+
+ROOT = Path(__file__).parent.parent
+RULES = "buf/validate/validate.proto"
+OPTIONS = "google/protobuf/descriptor.proto"
+# What the rules import; protoc wants every import of a given descriptor in the same set.
+WELL_KNOWN = [OPTIONS, *(f"google/protobuf/{name}.proto" for name in ("duration", "field_mask", "timestamp"))]
+
+
+def main(out: Path = ROOT / "gen", protos: Path = ROOT / "protos") -> None:
+    """Write `out` anew, with `billing.binpb`: every descriptor, imports and comments included."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    well_known = Path(str(files(grpc_tools))) / "_proto"
+    google_apis = Path(annotations_pb2.__file__).parents[2]
+    rules = out / "rules.binpb"
+    rules.write_bytes(_rules(well_known, out))
+    sources = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
+    _protoc(
+        f"--descriptor_set_in={rules}", f"-I{protos}", f"-I{well_known}", f"-I{google_apis}",
+        f"--python_out={out}", f"--grpc_python_out={out}", f"--mypy_out={out}", f"--mypy_grpc_out=only_async:{out}",
+        f"--descriptor_set_out={out / 'billing.binpb'}", "--include_imports", "--include_source_info",
+        *sources, RULES,
+    )  # fmt: skip
+    rules.unlink()
+    for package in {path.parent for path in out.rglob("*_pb2.py")}:
+        (package / "py.typed").touch()
+
+
+def _rules(well_known: Path, out: Path) -> bytes:
+    """The descriptor set of protovalidate's rules with what they import."""
+    base = out / "well_known.binpb"
+    _protoc(f"-I{well_known}", f"--descriptor_set_out={base}", *WELL_KNOWN)
+    rules = descriptor_pb2.FileDescriptorSet.FromString(base.read_bytes())
+    base.unlink()
+    rules.file.append(descriptor_pb2.FileDescriptorProto.FromString(validate_pb._DESC.proto.to_binary()))
+    return rules.SerializeToString()
+
+
+def _protoc(*arguments: str) -> None:
+    if protoc.main(["protoc", *arguments]) != 0:
+        sys.exit("protoc failed; its message is above")
+
+
+if __name__ == "__main__":
+    main(*(Path(argument) for argument in sys.argv[1:]))

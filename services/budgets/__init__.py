@@ -1,0 +1,1 @@
+"""Budgets, charges and alerts."""

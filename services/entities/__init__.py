@@ -1,0 +1,1 @@
+"""Entities and departments of a group."""
