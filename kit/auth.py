@@ -66,6 +66,10 @@ class Scope:
     entity_ids: frozenset[UUID] = frozenset()
     department_ids: frozenset[UUID] = frozenset()
 
+    def covers(self, entity_id: UUID, department_id: UUID | None = None) -> bool:
+        """Whether a row of this entity and department is covered."""
+        return entity_id in self.entity_ids or department_id in self.department_ids
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

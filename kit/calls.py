@@ -54,7 +54,7 @@ class Calls:
         methods = {method.name: self._wrapped(servicer, method) for method in servicer.service.methods}
         return grpc.method_handlers_generic_handler(servicer.service.full_name, methods)
 
-    def _wrapped(self, servicer: Servicer, method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrapped(self, servicer: Servicer, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
         handler = getattr(servicer, method.name, None)
         if handler is None:
             raise TypeError(f"{type(servicer).__name__} has no method {method.name}")

@@ -52,7 +52,8 @@ ReplyT = TypeVar("ReplyT", bound=Message)
 
 _SETTINGS = text(
     "select set_config('app.tenant_id', :tenant_id, true), set_config('app.actor', :actor, true),"
-    " set_config('app.trace_id', :trace_id, true), set_config('statement_timeout', :timeout_ms, true)"
+    " set_config('app.trace_id', :trace_id, true), set_config('statement_timeout', :timeout_ms, true),"
+    " set_config('transaction_read_only', :read_only, true)"
 )
 
 
@@ -204,7 +205,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self, origin: Origin) -> AsyncIterator[ReadSession]:
         """A READ ONLY transaction for the tenant of `origin`."""
-        async with self._transaction(origin, "set transaction read only") as session:
+        async with self._transaction(origin, read_only=True) as session:
             yield ReadSession(session, origin)
 
     @contextlib.asynccontextmanager
@@ -231,10 +232,8 @@ class Database:
             await _commit(session)
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, origin: Origin, begin: str | None = None) -> AsyncIterator[AsyncSession]:
-        async with AsyncSession(self._engine, expire_on_commit=False, autoflush=True) as session:
-            if begin:
-                await session.execute(text(begin))
+    async def _transaction(self, origin: Origin, *, read_only: bool = False) -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(self._engine, expire_on_commit=False) as session:
             await session.execute(
                 _SETTINGS,
                 {
@@ -242,6 +241,7 @@ class Database:
                     "actor": origin.actor,
                     "trace_id": origin.trace.trace_id,
                     "timeout_ms": str(max(1, int(origin.remaining_s() * 1000))),
+                    "read_only": "on" if read_only else "off",
                 },
             )
             yield session

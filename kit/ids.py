@@ -10,11 +10,16 @@ from uuid import UUID
 
 from kit.errors import InvalidFields, Violation
 
+_last = 0
+
 
 def new() -> UUID:
-    """A UUIDv7 (RFC 9562): time-ordered to the millisecond, the rest random."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+    """A UUIDv7 (RFC 9562, method 3): the time to a quarter of a microsecond, never twice in a process, then random."""
+    global _last  # noqa: PLW0603 - what the next id must be above
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    _last = max(milliseconds << 12 | (nanoseconds << 12) // 1_000_000, _last + 1)
+    random = int.from_bytes(os.urandom(8), "big") >> 2
+    return UUID(int=(_last >> 12) << 80 | 0x7 << 76 | (_last & 0xFFF) << 64 | 0x2 << 62 | random)
 
 
 @dataclass(frozen=True, slots=True)

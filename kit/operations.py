@@ -1,15 +1,14 @@
 """What operators ask of any service: its version, and the events that its consumers gave up on."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from uuid import UUID
 
 from billing.operations.v1 import operations_service_pb2 as pb
-from sqlalchemy import DateTime, Integer, Text, Uuid, delete, select
+from sqlalchemy import Integer, Text, Uuid, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit.consumer import Consumer, Delivery
-from kit.db import Base, Database
+from kit.db import Database, TenantRow
 from kit.errors import DeadLetterNotFound
 from kit.origin import Call
 from kit.pages import Pages
@@ -17,13 +16,11 @@ from kit.pages import Pages
 VERSION = "0.1.0"
 
 
-class DeadLetterRow(Base):
+class DeadLetterRow(TenantRow):
     """An event that a consumer could not handle."""
 
     __tablename__ = "dead_letters"
 
-    id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
-    tenant_id: Mapped[UUID] = mapped_column(Uuid)
     consumer: Mapped[str] = mapped_column(Text)
     event_id: Mapped[UUID] = mapped_column(Uuid)
     subject: Mapped[str] = mapped_column(Text)
@@ -32,7 +29,6 @@ class DeadLetterRow(Base):
     traceparent: Mapped[str] = mapped_column(Text)
     error: Mapped[str] = mapped_column(Text)
     deliveries: Mapped[int] = mapped_column(Integer)
-    create_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
 
 
 class OperationsServicer:

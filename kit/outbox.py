@@ -5,13 +5,13 @@ inbox make it once in effect. NATS may be away for as long as it likes: rows wai
 """
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from nats.js import JetStreamContext
-from sqlalchemy import DateTime, String, Text, Uuid, func, select, text, update
+from sqlalchemy import DateTime, Interval, String, Text, Uuid, bindparam, func, select, text, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import clock, ids, telemetry
@@ -21,7 +21,7 @@ from kit.telemetry import log
 _BATCH = 200
 _POLL_S = 0.5
 _PUBLISH_S = 5.0
-_KEPT = "7 days"
+_KEPT = timedelta(days=7)
 
 
 class OutboxRow(Base):
@@ -116,13 +116,13 @@ class Relay:
     async def prune(self) -> None:
         """Drop published events that are older than a week, in small pieces; run it now and then."""
         piece = text(
-            "delete from outbox where id in (select id from outbox where publish_time < now() - cast(:kept as interval)"
+            "delete from outbox where id in (select id from outbox where publish_time < now() - :kept"
             " order by publish_time limit 5000 for update skip locked)"
-        )
+        ).bindparams(bindparam("kept", _KEPT, Interval))
         dropped = 1
         while dropped:
             async with self._db.everywhere() as session:
-                result = await session.execute(piece, {"kept": _KEPT})
+                result = await session.execute(piece)
                 dropped = int(getattr(result, "rowcount", 0))
 
 

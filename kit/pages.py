@@ -9,13 +9,14 @@ import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
 from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute
 
+from kit.db import TenantRow
 from kit.errors import PageTokenInvalid
 from kit.origin import Call
 from kit.settings import Settings
@@ -24,12 +25,7 @@ SIZE_DEFAULT = 50
 _SIGNATURE_BYTES = 16
 
 
-class _HasId(Protocol):
-    @property
-    def id(self) -> UUID: ...
-
-
-RowT = TypeVar("RowT", bound=_HasId)
+RowT = TypeVar("RowT", bound=TenantRow)
 
 
 @dataclass(frozen=True, slots=True)

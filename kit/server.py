@@ -112,13 +112,12 @@ async def _events(settings: Settings, db: Database, consumers: Sequence[Consumer
     relay = Relay(db, jetstream, settings.service)
     parts: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeated(relay.prune, _PRUNE_EVERY_S)]
     parts += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]
-    tasks = [asyncio.create_task(_endless(part)) for part in parts]
     try:
-        await asyncio.gather(*tasks)
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(_endless(part))
     finally:
-        await _cancelled(*tasks)
-        with contextlib.suppress(Exception):  # what is not flushed now is published again by the next process
-            await asyncio.wait_for(client.drain(), 2.0)
+        await client.close()
 
 
 async def _connected(settings: Settings) -> tuple[Client, JetStreamContext]:

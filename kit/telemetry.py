@@ -44,6 +44,8 @@ EVENT_AGE = Histogram(
 )
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_EXCEPTION_CHARACTERS = 4000
+"""The end of a traceback tells; SQLAlchemy's chains are ten times as long."""
 _ratio = 0.0
 
 
@@ -154,6 +156,7 @@ def configure(settings: Settings) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _shorten,
             structlog.processors.EventRenamer("message"),
             lambda _, __, event: orjson.dumps({"service": settings.service, **event}, default=str),
         ],
@@ -171,6 +174,12 @@ def configure(settings: Settings) -> None:
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
         start_http_server(int(port), host)
+
+
+def _shorten(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    if "exception" in event:
+        event["exception"] = event["exception"][-_EXCEPTION_CHARACTERS:]
+    return event
 
 
 def _add_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -5,6 +5,8 @@ Run as `python protos/generate.py [OUT [PROTOS]]`; both default to the places in
 
 import shutil
 import sys
+import sysconfig
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,16 +25,31 @@ WELL_KNOWN = [OPTIONS, *(f"google/protobuf/{name}.proto" for name in ("duration"
 
 def main(out: Path = ROOT / "gen", protos: Path = ROOT / "protos") -> None:
     """Write `out` anew, with `billing.binpb`: every descriptor, imports and comments included."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Made beside its place and moved there whole, so that nobody ever imports half of it.
+    made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    made.chmod(0o755)
+    try:
+        _generate(made, protos)
+        if out.exists():
+            out.rename(made.with_suffix(".old"))
+        made.rename(out)
+    finally:
+        for left in (made, made.with_suffix(".old")):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _generate(out: Path, protos: Path) -> None:
     well_known = Path(str(files(grpc_tools))) / "_proto"
     google_apis = Path(annotations_pb2.__file__).parents[2]
     rules = out / "rules.binpb"
     rules.write_bytes(_rules(well_known, out))
     sources = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
+    scripts = Path(sysconfig.get_path("scripts"))
     _protoc(
+        *(f"--plugin={scripts / plugin}" for plugin in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         f"--descriptor_set_in={rules}", f"-I{protos}", f"-I{well_known}", f"-I{google_apis}",
-        f"--python_out={out}", f"--grpc_python_out={out}", f"--mypy_out={out}", f"--mypy_grpc_out=only_async:{out}",
+        f"--python_out={out}", f"--grpc_python_out={out}", f"--mypy_out=quiet:{out}", f"--mypy_grpc_out=quiet,only_async:{out}",
         f"--descriptor_set_out={out / 'billing.binpb'}", "--include_imports", "--include_source_info",
         *sources, RULES,
     )  # fmt: skip

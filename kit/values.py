@@ -1,0 +1,35 @@
+"""The shared value types, on the wire and in Python; each service's `convert.py` calls these."""
+
+from datetime import UTC, date, datetime
+
+from billing.type.v1.money_pb2 import Money as MoneyMessage
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kit.money import Money
+
+
+def money_to_proto(money: Money) -> MoneyMessage:
+    """The amount with the decimal places of its currency."""
+    return MoneyMessage(currency_code=money.currency, amount=money.text())
+
+
+def money_from_proto(message: MoneyMessage) -> Money:
+    """Money out of a request that was validated."""
+    return Money.parse(message.amount, message.currency_code)
+
+
+def time_to_proto(moment: datetime) -> Timestamp:
+    """A moment, exact to the microsecond."""
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def time_from_proto(stamp: Timestamp) -> datetime:
+    """A moment, UTC."""
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def date_from_text(text: str) -> date | None:
+    """A day out of a request that was validated; None for empty text."""
+    return date.fromisoformat(text) if text else None
