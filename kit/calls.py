@@ -16,11 +16,10 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
-from sqlalchemy.exc import DBAPIError
 
 from kit import idempotency, telemetry, validation
 from kit.auth import Authenticator, Principal, bearer
-from kit.db import constraint_of, refusal_of
+from kit.db import refusal_of
 from kit.errors import BillingError, DeadlineExceeded, Internal, Overloaded, PermissionMissing, Unavailable, to_status
 from kit.origin import Call
 from kit.scope import Scopes
@@ -168,19 +167,10 @@ class _Way:
 
     async def _handled(self, request: Message, call: Call, context: Context) -> Message | bytes:
         try:
-            return await self._once(request, call)
+            return await self._handler(request, call)
         except idempotency.Replay as replay:
             context.set_trailing_metadata(_REPLAYED)
             return replay.reply
-
-    async def _once(self, request: Message, call: Call) -> Message:
-        try:
-            return await self._handler(request, call)
-        except DBAPIError as error:
-            if constraint_of(error) != idempotency.CONSTRAINT:
-                raise
-        # the same key was answered at this moment by another call: this time it is found
-        return await self._handler(request, call)
 
     def _observe(self, code: str, seconds: float) -> None:
         duration = self._durations.get(code)

@@ -40,7 +40,7 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, decla
 from kit import clock, idempotency, ids
 from kit.auth import Scope
 from kit.errors import BillingError, Conflict, DeadlineExceeded, EtagMismatch, Unavailable
-from kit.origin import Call, Origin
+from kit.origin import Origin
 from kit.settings import Settings
 
 _COMMIT_GRACE_S = 0.2
@@ -53,7 +53,9 @@ ReplyT = TypeVar("ReplyT", bound=Message)
 _SETTINGS = text(
     "select set_config('app.tenant_id', :tenant_id, true), set_config('app.actor', :actor, true),"
     " set_config('app.trace_id', :trace_id, true), set_config('statement_timeout', :timeout_ms, true),"
-    " set_config('transaction_read_only', :read_only, true)"
+    " set_config('transaction_read_only', :read_only, true),"
+    # Calls with one key take turns, so that the later one finds the answer of the earlier.
+    " case when :key <> '' then pg_advisory_xact_lock(hashtextextended(:key, 0)) end"
 )
 
 
@@ -173,9 +175,7 @@ class WriteSession(ReadSession):
 
     async def answer(self, reply: ReplyT) -> ReplyT:
         """Keep the reply under the call's key, in this transaction, and give it back."""
-        if isinstance(self.origin, Call) and self.origin.key:
-            await self._session.flush()
-            await self._session.execute(idempotency.keep(self.origin, reply))
+        await idempotency.keep(self._session, self.origin, reply)
         return reply
 
 
@@ -215,8 +215,7 @@ class Database:
         Raises idempotency.Replay where the call bears a key that was answered before.
         """
         async with self._transaction(origin) as session:
-            if isinstance(origin, Call) and origin.key:
-                await idempotency.check(session, origin)
+            await idempotency.check(session, origin)
             tx = WriteSession(session, origin)
             yield tx
             await _commit(session)
@@ -242,6 +241,7 @@ class Database:
                     "trace_id": origin.trace.trace_id,
                     "timeout_ms": str(max(1, int(origin.remaining_s() * 1000))),
                     "read_only": "on" if read_only else "off",
+                    "key": "" if read_only else idempotency.lock_name(origin),
                 },
             )
             yield session

@@ -1,22 +1,17 @@
 """Keys of requests: the same key with the same input gives the same answer, for as long as the data lives.
 
-The key is looked up before anything else in the transaction and kept with the reply in the same one. Two calls
-with one key at once meet in the table's primary key; the later one is done again and finds the answer.
+Calls with one key take turns (db.py locks its name when the transaction begins). Then the key is looked up before
+anything else, and kept with the reply in the same transaction. A call that was refused keeps nothing.
 """
 
 import hashlib
-from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
-from sqlalchemy import Executable, text
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from kit.errors import IdempotencyMismatch
-from kit.origin import Call
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncSession
-
-CONSTRAINT = "idempotency_keys_pkey"
+from kit.origin import Call, Origin
 
 _FIND = text(
     "select fingerprint, reply from idempotency_keys where tenant_id = :tenant_id and method = :method and key = :key"
@@ -40,20 +35,31 @@ def fingerprint(request: Message, subject: str) -> bytes:
     return hashlib.sha256(subject.encode() + b"\0" + request.SerializeToString(deterministic=True)).digest()
 
 
-async def check(session: "AsyncSession", call: Call) -> None:
+def lock_name(origin: Origin) -> str:
+    """What calls with the same key have in common; empty where there is no key."""
+    if not (isinstance(origin, Call) and origin.key):
+        return ""
+    return f"{origin.tenant_id} {origin.method} {origin.key}"
+
+
+async def check(session: AsyncSession, origin: Origin) -> None:
     """Raise Replay where the key was answered before, IdempotencyMismatch where that was another request."""
-    found = (await session.execute(_FIND, _named(call))).one_or_none()
+    if not (isinstance(origin, Call) and origin.key):
+        return
+    found = (await session.execute(_FIND, _named(origin))).one_or_none()
     if found is None:
         return
-    if found.fingerprint != call.fingerprint:
-        raise IdempotencyMismatch(call.key)
+    if found.fingerprint != origin.fingerprint:
+        raise IdempotencyMismatch(origin.key)
     raise Replay(found.reply)
 
 
-def keep(call: Call, reply: Message) -> Executable:
-    """The statement that keeps the reply under the call's key."""
-    kept = {**_named(call), "fingerprint": call.fingerprint, "reply": reply.SerializeToString()}
-    return _KEEP.bindparams(**kept)
+async def keep(session: AsyncSession, origin: Origin, reply: Message) -> None:
+    """Keep the reply under the call's key, if it has one."""
+    if isinstance(origin, Call) and origin.key:
+        kept = {"fingerprint": origin.fingerprint, "reply": reply.SerializeToString()}
+        await session.flush()
+        await session.execute(_KEEP, {**_named(origin), **kept})
 
 
 def _named(call: Call) -> dict[str, object]:

@@ -1,13 +1,16 @@
 """Money: an exact amount in one currency. Never a float."""
 
+import re
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal, InvalidOperation
+from decimal import ROUND_FLOOR, Decimal
 from functools import lru_cache
 
 import iso4217
 
 DIGITS_MAX = 13
 """Digits before the point: NUMERIC(20,6) has one more, so that a sum of amounts still fits."""
+
+_PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # Decimal itself also takes 1e3, 1_000, NaN and the digits of every script
 
 BP = 10_000
 """Basis points in the whole: 10,000 bp = 100 %."""
@@ -45,7 +48,7 @@ class Money:
     def text(self) -> str:
         """The amount with exactly the decimal places of its currency, "1250.00"; more only where it has more."""
         places = exponent(self.currency) or 0
-        amount = self.amount.normalize()
+        amount = self.amount.normalize() + 0  # which makes 0 of -0
         scale = amount.as_tuple().exponent
         return f"{amount:.{max(places, -scale if isinstance(scale, int) else 0)}f}"
 
@@ -86,15 +89,11 @@ def problem_of(amount: str, currency: str) -> tuple[str, str] | None:
     places = exponent(currency)
     if places is None:
         return "currency_code", f"must be an ISO 4217 currency code such as EUR, not {currency!r}"
-    try:
-        value = Decimal(amount)
-    except InvalidOperation:
+    if not _PLAIN.fullmatch(amount):
         return "amount", f'must be a decimal number as a string, such as "1250.00", not {amount!r}'
-    sign_digits_scale = value.as_tuple()
-    if not isinstance(sign_digits_scale.exponent, int):
-        return "amount", "must be a finite number"
-    if -sign_digits_scale.exponent > places:
-        return "amount", f"has {-sign_digits_scale.exponent} decimal places; {currency} has {places}"
-    if value.adjusted() >= DIGITS_MAX:
+    decimals = len(amount.partition(".")[2])
+    if decimals > places:
+        return "amount", f"has {decimals} decimal places; {currency} has {places}"
+    if Decimal(amount).adjusted() >= DIGITS_MAX:
         return "amount", f"may have at most {DIGITS_MAX} digits before the point"
     return None

@@ -1,0 +1,28 @@
+"""What every `migrations/env.py` does: run the revisions of its schema, on the connection `deploy.database` opened."""
+
+from alembic import context
+
+
+def run() -> None:
+    """Run the revisions, each in a transaction of its own, or print their SQL."""
+    service: str = context.config.attributes["service"]
+    if context.is_offline_mode():
+        context.configure(
+            dialect_name="postgresql",
+            dialect_opts={"paramstyle": "named"},  # others double each "%"
+            literal_binds=True,
+            version_table_schema=service,
+            transaction_per_migration=True,
+        )
+        with context.begin_transaction():
+            for setting in ("lock_timeout = '300ms'", "statement_timeout = '5min'", f"search_path = {service}"):
+                context.execute(f"SET {setting}")
+            context.run_migrations()
+        return
+    context.configure(
+        connection=context.config.attributes["connection"],
+        version_table_schema=service,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()

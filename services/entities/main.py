@@ -1,0 +1,29 @@
+"""What the process of the entities service is made of."""
+
+from kit.db import Database
+from kit.pages import Pages
+from kit.server import Service, run
+from kit.settings import Settings
+from services.entities import events
+from services.entities.rpc import DepartmentServicer, EntityServicer, LocalScopes
+
+
+def compose(settings: Settings) -> Service:
+    """The parts of the service."""
+    db = Database(settings)
+    pages = Pages(settings)
+    return Service(
+        db=db,
+        scopes=LocalScopes(db),
+        servicers=[EntityServicer(db, pages), DepartmentServicer(db, pages)],
+        handlers=events.HANDLERS,
+    )
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    run("entities", compose)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from deploy.migration_env import run
+
+run()

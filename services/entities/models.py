@@ -1,0 +1,72 @@
+"""The tables of the schema `entities`."""
+
+from datetime import date
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import Date, Integer, Row, String, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kit.db import TenantRow, VersionedRow, enum_column
+from services.entities.domain import Address, Consolidation, DepartmentState, EntityState, EntityType
+
+
+class EntityRow(VersionedRow):
+    """A legal entity of the group."""
+
+    __tablename__ = "billing_entities"
+
+    parent_id: Mapped[UUID | None] = mapped_column(Uuid)
+    code: Mapped[str] = mapped_column(String)
+    legal_name: Mapped[str] = mapped_column(String)
+    display_name: Mapped[str] = mapped_column(String)
+    """Empty where the legal name is shown."""
+    entity_type: Mapped[EntityType] = mapped_column(enum_column(EntityType, "entity_type"))
+    currency_code: Mapped[str] = mapped_column(String(3))
+    country_code: Mapped[str] = mapped_column(String(2))
+    tax_id: Mapped[str] = mapped_column(String)
+    registration_number: Mapped[str] = mapped_column(String)
+    tax_rate_bp: Mapped[int] = mapped_column(Integer)
+    address: Mapped[Address | None] = mapped_column(JSONB(none_as_null=True))
+    time_zone: Mapped[str] = mapped_column(String)
+    fiscal_year_start_month: Mapped[int] = mapped_column(Integer)
+    payment_terms_days: Mapped[int] = mapped_column(Integer)
+    invoice_prefix: Mapped[str] = mapped_column(String)
+    consolidation: Mapped[Consolidation] = mapped_column(enum_column(Consolidation, "consolidation"))
+    state: Mapped[EntityState] = mapped_column(enum_column(EntityState, "entity_state"))
+    labels: Mapped[dict[str, str]] = mapped_column("metadata", JSONB)
+    """The field `metadata`, a name that SQLAlchemy has taken."""
+
+
+EntityColumns: TypeAlias = Row[*tuple[Any, ...]]
+"""The columns of an EntityRow under the same names, without what makes a mapped row slow by the thousands."""
+
+
+class DepartmentRow(VersionedRow):
+    """A department of an entity."""
+
+    __tablename__ = "departments"
+
+    entity_id: Mapped[UUID] = mapped_column(Uuid)
+    parent_id: Mapped[UUID | None] = mapped_column(Uuid)
+    code: Mapped[str] = mapped_column(String)
+    name: Mapped[str] = mapped_column(String)
+    cost_center: Mapped[str] = mapped_column(String)
+    gl_code: Mapped[str] = mapped_column(String)
+    manager_user_id: Mapped[str] = mapped_column(String)
+    """Empty where nobody answers for it."""
+    headcount: Mapped[int] = mapped_column(Integer)
+    state: Mapped[DepartmentState] = mapped_column(enum_column(DepartmentState, "department_state"))
+
+
+class DepartmentHistoryRow(TenantRow):
+    """A time during which a department had one parent, or none."""
+
+    __tablename__ = "department_history"
+
+    department_id: Mapped[UUID] = mapped_column(Uuid)
+    parent_id: Mapped[UUID | None] = mapped_column(Uuid)
+    effective_from: Mapped[date] = mapped_column(Date)
+    effective_to: Mapped[date | None] = mapped_column(Date)
+    """The day after the last one; None: until further notice."""

@@ -1,0 +1,243 @@
+"""Every SQL statement of the entities service."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import CTE, Select, and_, func, literal, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
+
+from kit.db import ReadSession, WriteSession, constraint_of, within
+from kit.pages import Page, Slice
+from services.entities.domain import ENTITY_DEPTH_MAX, DepartmentState, EntityState, EntityType
+from services.entities.errors import DepartmentCodeTaken, DepartmentNotFound, EntityCodeTaken, EntityNotFound
+from services.entities.models import DepartmentRow, EntityColumns, EntityRow
+
+_CHILDREN_NAMED: Final = 10
+"""Most active children that the refusal of a deactivation names."""
+
+
+def _visible_entities(tx: ReadSession) -> Select[EntityRow]:
+    """Entities that the caller may see."""
+    covered = within(tx.scope, EntityRow.id)
+    return select(EntityRow) if covered is None else select(EntityRow).where(covered)
+
+
+def _visible_departments(tx: ReadSession) -> Select[DepartmentRow]:
+    """Departments that the caller may see."""
+    covered = within(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
+    return select(DepartmentRow) if covered is None else select(DepartmentRow).where(covered)
+
+
+async def lock_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
+    """The entity, locked until the transaction ends; raises EntityNotFound."""
+    locked = _visible_entities(tx).where(EntityRow.id == entity_id).with_for_update(key_share=True)
+    return _found_entity(await tx.one_or_none(locked), entity_id)
+
+
+async def share_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
+    """The entity, kept from changing until the transaction ends; raises EntityNotFound."""
+    kept = _visible_entities(tx).where(EntityRow.id == entity_id).with_for_update(read=True)
+    return _found_entity(await tx.one_or_none(kept), entity_id)
+
+
+async def share_entity_of(tx: WriteSession, department: DepartmentRow) -> EntityRow:
+    """The entity of a department that the caller sees, kept from changing until the transaction ends."""
+    kept = select(EntityRow).where(EntityRow.id == department.entity_id).with_for_update(read=True)
+    return _found_entity(await tx.one_or_none(kept), department.entity_id)
+
+
+def _found_entity(entity: EntityRow | None, entity_id: UUID) -> EntityRow:
+    if entity is None:
+        raise EntityNotFound(entity_id)
+    return entity
+
+
+async def save_entity(tx: WriteSession, entity: EntityRow) -> None:
+    """Write a new or changed entity, which gives it its id and etag; raises EntityCodeTaken."""
+    code = entity.code  # a flush that fails takes the row's values with it
+    tx.add(entity)
+    try:
+        await tx.flush()
+    except IntegrityError as error:
+        if constraint_of(error) == "billing_entities_code_key":
+            raise EntityCodeTaken(code) from error
+        raise
+
+
+async def list_entities(
+    tx: ReadSession,
+    page: Page,
+    *,
+    state: EntityState | None,
+    parent_id: UUID | None,
+    entity_type: EntityType | None,
+    code: str,
+    text: str,
+) -> Slice[EntityRow]:
+    """One page of the entities that fit all filters given, oldest first; `text` is looked for in code and names."""
+    wanted = _visible_entities(tx)
+    if state is not None:
+        wanted = wanted.where(EntityRow.state == state)
+    if parent_id is not None:
+        wanted = wanted.where(EntityRow.parent_id == parent_id)
+    if entity_type is not None:
+        wanted = wanted.where(EntityRow.entity_type == entity_type)
+    if code:
+        wanted = wanted.where(EntityRow.code == code)
+    if text:
+        searched = EntityRow.code, EntityRow.legal_name, EntityRow.display_name
+        wanted = wanted.where(or_(*(column.icontains(text, autoescape=True) for column in searched)))
+    return page.slice(await tx.all(page.narrow(wanted, EntityRow.id)))
+
+
+async def find_entities(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[EntityRow]:
+    """Those of the entities that there are, oldest first."""
+    return await tx.all(_visible_entities(tx).where(EntityRow.id.in_(entity_ids)).order_by(EntityRow.id))
+
+
+async def find_active_children(tx: ReadSession, entity_id: UUID) -> Sequence[UUID]:
+    """Ids of the first few active children."""
+    active = EntityRow.parent_id == entity_id, EntityRow.state == EntityState.ACTIVE
+    return await tx.all(select(EntityRow.id).where(*active).order_by(EntityRow.id).limit(_CHILDREN_NAMED))
+
+
+async def get_entity_level(tx: ReadSession, entity_id: UUID) -> int:
+    """On which level of its tree the entity is; roots are on level 1."""
+    above = aliased(EntityRow)
+    path = select(EntityRow.id, EntityRow.parent_id).where(EntityRow.id == entity_id).cte("path", recursive=True)
+    path = path.union_all(select(above.id, above.parent_id).join(path, above.id == path.c.parent_id))
+    return await _count(tx, path)
+
+
+async def get_entity_tree(tx: ReadSession, entity_id: UUID, *, depth_max: int) -> Sequence[EntityColumns]:
+    """The columns of the entity and of all at most `depth_max` levels below it (0: all of them).
+
+    Parents stand before their children and siblings in the order of their codes. `truncated` is true where
+    `depth_max` left children out. Raises EntityNotFound.
+    """
+    tree = _entity_tree(tx, entity_id, depth_max or ENTITY_DEPTH_MAX)
+    child = aliased(EntityRow)
+    has_children = select(child.id).where(child.parent_id == EntityRow.id).exists()
+    truncated = and_(tree.c.depth == depth_max, has_children) if depth_max else literal(value=False)
+    ordered: Select[*tuple[Any, ...]] = (
+        select(*_ENTITY_COLUMNS, truncated.label("truncated"))
+        .join(tree, EntityRow.id == tree.c.id)
+        .order_by(tree.c.depth, EntityRow.code)
+    )
+    rows = await tx.rows(ordered)
+    if not rows:
+        raise EntityNotFound(entity_id)
+    return rows
+
+
+_ENTITY_COLUMNS: Final = [getattr(EntityRow, attribute.key) for attribute in EntityRow.__mapper__.column_attrs]
+
+
+def _entity_tree(tx: ReadSession, entity_id: UUID, depth_max: int) -> CTE:
+    # Who sees the entity sees all below it.
+    top = _visible_entities(tx).where(EntityRow.id == entity_id)
+    tree = top.with_only_columns(EntityRow.id, literal(0).label("depth")).cte("tree", recursive=True)
+    below = aliased(EntityRow)
+    deeper = select(below.id, tree.c.depth + 1).join(tree, below.parent_id == tree.c.id)
+    return tree.union_all(deeper.where(tree.c.depth < depth_max))
+
+
+async def get_department(tx: ReadSession, department_id: UUID) -> DepartmentRow:
+    """The department; raises DepartmentNotFound."""
+    wanted = _visible_departments(tx).where(DepartmentRow.id == department_id)
+    return _found_department(await tx.one_or_none(wanted), department_id)
+
+
+async def lock_department(tx: WriteSession, department_id: UUID) -> DepartmentRow:
+    """The department, locked until the transaction ends; raises DepartmentNotFound."""
+    locked = _visible_departments(tx).where(DepartmentRow.id == department_id).with_for_update(key_share=True)
+    return _found_department(await tx.one_or_none(locked), department_id)
+
+
+async def share_department(tx: WriteSession, department_id: UUID) -> DepartmentRow:
+    """The department, kept from changing until the transaction ends; raises DepartmentNotFound."""
+    kept = _visible_departments(tx).where(DepartmentRow.id == department_id).with_for_update(read=True)
+    return _found_department(await tx.one_or_none(kept), department_id)
+
+
+def _found_department(department: DepartmentRow | None, department_id: UUID) -> DepartmentRow:
+    if department is None:
+        raise DepartmentNotFound(department_id)
+    return department
+
+
+async def save_department(tx: WriteSession, department: DepartmentRow) -> None:
+    """Write a new or changed department, which gives it its id and etag; raises DepartmentCodeTaken."""
+    entity_id, code = department.entity_id, department.code  # a flush that fails takes the row's values with it
+    tx.add(department)
+    try:
+        await tx.flush()
+    except IntegrityError as error:
+        if constraint_of(error) == "departments_code_key":
+            raise DepartmentCodeTaken(entity_id, code) from error
+        raise
+
+
+async def list_departments(
+    tx: ReadSession,
+    page: Page,
+    *,
+    entity_id: UUID | None,
+    parent_id: UUID | None,
+    manager_user_id: str,
+    cost_center: str,
+    state: DepartmentState | None,
+) -> Slice[DepartmentRow]:
+    """One page of the departments that fit all filters given, oldest first."""
+    wanted = _visible_departments(tx)
+    if entity_id is not None:
+        wanted = wanted.where(DepartmentRow.entity_id == entity_id)
+    if parent_id is not None:
+        wanted = wanted.where(DepartmentRow.parent_id == parent_id)
+    if manager_user_id:
+        wanted = wanted.where(DepartmentRow.manager_user_id == manager_user_id)
+    if cost_center:
+        wanted = wanted.where(DepartmentRow.cost_center == cost_center)
+    if state is not None:
+        wanted = wanted.where(DepartmentRow.state == state)
+    return page.slice(await tx.all(page.narrow(wanted, DepartmentRow.id)))
+
+
+async def find_departments(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
+    """Those of the departments that there are, oldest first."""
+    wanted = _visible_departments(tx).where(DepartmentRow.id.in_(department_ids))
+    return await tx.all(wanted.order_by(DepartmentRow.id))
+
+
+async def get_department_level(tx: ReadSession, department_id: UUID) -> int:
+    """On which level of its entity the department is; those without a parent are on level 1."""
+    above = aliased(DepartmentRow)
+    start = select(DepartmentRow.id, DepartmentRow.parent_id).where(DepartmentRow.id == department_id)
+    path = start.cte("path", recursive=True)
+    path = path.union_all(select(above.id, above.parent_id).join(path, above.id == path.c.parent_id))
+    return await _count(tx, path)
+
+
+async def _count(tx: ReadSession, path: CTE) -> int:
+    return await tx.one_or_none(select(func.count()).select_from(path)) or 0
+
+
+async def find_entities_at_or_below(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[UUID]:
+    """Ids of those of the entities that there are, and of all below them."""
+    covered = select(EntityRow.id).where(EntityRow.id.in_(entity_ids)).cte("covered", recursive=True)
+    below = aliased(EntityRow)
+    covered = covered.union(select(below.id).join(covered, below.parent_id == covered.c.id))
+    return await tx.all(select(covered.c.id))
+
+
+async def find_departments_covered(
+    tx: ReadSession, entity_ids: Collection[UUID], department_ids: Collection[UUID]
+) -> Sequence[UUID]:
+    """Ids of all departments of the entities, of those of the departments that there are, and of all below them."""
+    named = or_(DepartmentRow.entity_id.in_(entity_ids), DepartmentRow.id.in_(department_ids))
+    covered = select(DepartmentRow.id).where(named).cte("covered", recursive=True)
+    below = aliased(DepartmentRow)
+    covered = covered.union(select(below.id).join(covered, below.parent_id == covered.c.id))
+    return await tx.all(select(covered.c.id))

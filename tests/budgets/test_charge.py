@@ -1,0 +1,235 @@
+"""Charging: the whole chain or none, once for each key, and never more than there is."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.charge_pb2 import Availability, Charge
+from billing.type.v1.money_pb2 import Money
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from tests.budgets.conftest import Desk, eur
+from tests.harness.callers import Caller, refusal
+
+
+class TestCharge:
+    async def test_a_charge_counts_against_the_budget_and_all_above(self, desk: Desk) -> None:
+        group = await desk.open("10000", name="Group")
+        company = await desk.open("5000", name="Company", parent_id=group.id)
+        team = await desk.open("1000", name="Team", parent_id=company.id)
+        charge = await desk.charge(team, "250.50", description="servers", reference="PO-1")
+        assert [(b.name, b.available_before.amount, b.available_after.amount) for b in charge.chain] == [
+            ("Team", "1000.00", "749.50"),
+            ("Company", "5000.00", "4749.50"),
+            ("Group", "10000.00", "9749.50"),
+        ]
+        assert charge.verdict == Charge.ACCEPTED
+        assert (charge.actor, charge.description, charge.reference) == ("alice", "servers", "PO-1")
+        assert [(await desk.get(budget)).spent.amount for budget in (team, company, group)] == ["250.50"] * 3
+
+    async def test_a_full_budget_above_refuses_and_is_named_and_nothing_moves(self, desk: Desk) -> None:
+        group = await desk.open("100", name="Group")
+        team = await desk.open("1000", name="Team", parent_id=group.id)
+        refused = await refusal(desk.charge(team, "100.01"))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "BUDGET_EXCEEDED")
+        assert refused.metadata == {
+            "budget_id": group.id,
+            "currency_code": "EUR",
+            "requested": "100.01",
+            "available": "100.00",
+            "short": "0.01",
+            "amount": "100.00",
+        }
+        assert [(await desk.get(budget)).spent.amount for budget in (team, group)] == ["0.00", "0.00"]
+
+    async def test_a_warning_budget_takes_more_than_it_has_and_says_so(self, desk: Desk) -> None:
+        budget = await desk.open("100", overspend_policy=Budget.WARN)
+        charge = await desk.charge(budget, "150")
+        assert charge.verdict == Charge.ACCEPTED_OVERSPENT
+        assert charge.chain[0].overspent
+        assert (await desk.get(budget)).available.amount == "-50.00"
+
+    async def test_charges_do_not_change_the_etag(self, desk: Desk) -> None:
+        budget = await desk.open()
+        await desk.charge(budget, "1")
+        charged = await desk.get(budget)
+        assert (charged.etag, charged.update_time) == (budget.etag, budget.update_time)
+
+    async def test_only_an_active_budget_is_charged(self, desk: Desk) -> None:
+        draft = await desk.open(draft=True)
+        refused = await refusal(desk.charge(draft, "1"))
+        assert refused.reason == "BUDGET_STATE"
+        assert (refused.metadata["state"], refused.metadata["allowed"]) == ("DRAFT", "ACTIVE")
+
+    async def test_a_closed_budget_above_refuses(self, desk: Desk) -> None:
+        group = await desk.open()
+        team = await desk.open(parent_id=group.id)
+        await desk.who.call(desk.stub.CloseBudget, pb.CloseBudgetRequest(id=group.id))
+        assert (await refusal(desk.charge(team, "1"))).metadata["budget_id"] == group.id
+
+    async def test_a_charge_outside_the_period_is_refused(self, desk: Desk) -> None:
+        budget = await desk.open()
+        long_ago = Timestamp()
+        long_ago.FromDatetime(datetime.now(UTC) - timedelta(days=800))
+        assert (await refusal(desk.charge(budget, "1", charge_time=long_ago))).reason == "OUTSIDE_PERIOD"
+
+    async def test_days_start_in_the_budgets_time_zone(self, desk: Desk) -> None:
+        budget = await desk.open(
+            time_zone="Pacific/Auckland", period_type=Budget.MONTHLY, period_start_date="2026-01-01"
+        )
+        first, before = Timestamp(), Timestamp()
+        first.FromJsonString("2025-12-31T11:00:00Z")
+        before.FromJsonString("2025-12-31T10:59:59Z")
+        assert await desk.charge(budget, "1", charge_time=first)
+        assert (await refusal(desk.charge(budget, "1", charge_time=before))).reason == "OUTSIDE_PERIOD"
+
+    async def test_another_currency_is_refused(self, desk: Desk) -> None:
+        budget = await desk.open()
+        request = pb.ChargeRequest(id=budget.id, amount=Money(currency_code="USD", amount="1"), request_id=uuid4().hex)
+        refused = await refusal(desk.who.call(desk.stub.Charge, request))
+        assert (refused.reason, refused.metadata["currency_code"]) == ("CURRENCY_MISMATCH", "EUR")
+
+    @pytest.mark.parametrize(
+        ("given", "field"),
+        [
+            ({"amount": eur("0.00")}, "amount"),
+            ({"amount": eur("-1")}, "amount"),
+            ({"amount": eur("1.001")}, "amount.amount"),
+            ({"amount": eur("1,000")}, "amount.amount"),
+            ({"amount": eur("1e3")}, "amount.amount"),
+            ({"amount": Money(amount="1")}, "amount.currency_code"),
+            ({"amount": Money(currency_code="XXY", amount="1")}, "amount.currency_code"),
+            ({"amount": None}, "amount"),
+            ({"request_id": ""}, "request_id"),
+            ({"request_id": "with space"}, "request_id"),
+            ({"id": "bud_1"}, "id"),
+            ({"id": "ent_" + "0" * 32}, "id"),
+            ({"description": "x" * 501}, "description"),
+        ],
+    )
+    async def test_bad_input_is_refused_with_its_field(self, desk: Desk, given: dict[str, Any], field: str) -> None:
+        good = {"id": "bud_" + "0" * 32, "amount": eur("1"), "request_id": "k"}
+        refused = await refusal(desk.who.call(desk.stub.Charge, pb.ChargeRequest(**{**good, **given})))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+        assert set(refused.fields) == {field}
+
+
+class TestKeys:
+    async def test_the_same_key_is_answered_the_same_and_charged_once(self, desk: Desk) -> None:
+        budget = await desk.open()
+        first = await desk.charge(budget, "10", "po-1")
+        request = pb.ChargeRequest(id=budget.id, amount=eur("10"), request_id="po-1")
+        again, trailers = await desk.who.answer(desk.stub.Charge, request)
+        assert again == first
+        assert trailers["idempotency-replayed"] == "true"
+        assert (await desk.get(budget)).spent.amount == "10.00"
+
+    async def test_an_accepted_charge_is_answered_again_after_the_budget_ran_out(self, desk: Desk) -> None:
+        budget = await desk.open("100")
+        first = await desk.charge(budget, "60", "po-1")
+        await desk.charge(budget, "40", "po-2")
+        assert await desk.charge(budget, "60", "po-1") == first
+
+    async def test_a_refused_charge_may_be_tried_again_with_its_key(self, desk: Desk) -> None:
+        budget = await desk.open("100")
+        assert (await refusal(desk.charge(budget, "150", "po-1"))).reason == "BUDGET_EXCEEDED"
+        await desk.update(budget, amount=eur("200"))
+        assert (await desk.charge(budget, "150", "po-1")).verdict == Charge.ACCEPTED
+
+    async def test_a_key_with_another_input_is_refused(self, desk: Desk) -> None:
+        budget = await desk.open()
+        await desk.charge(budget, "10", "po-1")
+        refused = await refusal(desk.charge(budget, "11", "po-1"))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
+
+    async def test_the_key_of_another_tenant_is_another_key(
+        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+    ) -> None:
+        other = desk_of(caller(tenant=uuid4()))
+        mine, theirs = await desk.open(), await other.open()
+        assert (await desk.charge(mine, "1", "po-1")).id != (await other.charge(theirs, "2", "po-1")).id
+
+    async def test_one_key_sent_many_times_at_once_charges_once(self, desk: Desk) -> None:
+        budget = await desk.open()
+        answers = await asyncio.gather(*(desk.charge(budget, "10", "po-1") for _ in range(20)))
+        assert len({answer.id for answer in answers}) == 1
+        assert (await desk.get(budget)).spent.amount == "10.00"
+
+    async def test_a_lost_answer_is_found_by_its_key(self, desk: Desk) -> None:
+        group = await desk.open("500", name="Group")
+        team = await desk.open("100", name="Team", parent_id=group.id)
+        made = await desk.charge(team, "10", "po-1", reference="PO-1")
+        await desk.charge(team, "20")
+        assert await desk.who.call(desk.stub.GetCharge, pb.GetChargeRequest(request_id="po-1")) == made
+
+    async def test_a_key_that_charged_nothing_is_not_found(self, desk: Desk) -> None:
+        refused = await refusal(desk.who.call(desk.stub.GetCharge, pb.GetChargeRequest(request_id="po-9")))
+        assert refused.reason == "CHARGE_NOT_FOUND"
+
+
+class TestRaces:
+    async def test_room_for_twenty_is_taken_by_exactly_twenty_of_two_hundred(self, desk: Desk) -> None:
+        group = await desk.open("1000", name="Group")
+        team = await desk.open("200", name="Team", parent_id=group.id)
+        callers = asyncio.Semaphore(64)
+
+        async def attempt() -> bool:
+            async with callers:
+                try:
+                    await desk.charge(team, "10")
+                except grpc.aio.AioRpcError as error:
+                    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION, error.details()
+                    return False
+                return True
+
+        outcomes = await asyncio.gather(*(attempt() for _ in range(200)))
+        assert outcomes.count(True) == 20
+        assert [(await desk.get(budget)).spent.amount for budget in (team, group)] == ["200.00", "200.00"]
+
+    async def test_charges_from_two_sides_of_a_tree_never_wait_for_each_other(self, desk: Desk, admin: Any) -> None:
+        group = await desk.open("100", name="Group")
+        teams = [await desk.open("100", name=f"Team {n}", parent_id=group.id) for n in range(4)]
+        charges = await asyncio.gather(*(desk.charge(teams[n % 4], "1.37") for n in range(80)), return_exceptions=True)
+        taken = [charge for charge in charges if not isinstance(charge, BaseException)]
+        assert len(taken) == 72  # 72 × 1.37 = 98.64; one more would be 100.01
+        assert (await desk.get(group)).spent.amount == "98.64"
+        assert sum([Decimal((await desk.get(team)).spent.amount) for team in teams]) == Decimal("98.64")
+        versions = await admin.fetch(
+            "select chain_versions[2] as version, chain_spent[2] as spent from budgets.budget_entries"
+            " where chain_ids[2] = $1 order by 1",
+            group.id.removeprefix("bud_"),
+        )
+        assert [row["version"] for row in versions] == list(range(1, 73))
+        assert [row["spent"] for row in versions] == [Decimal("1.37") * n for n in range(1, 73)]
+
+
+class TestCheckAvailability:
+    async def ask(self, desk: Desk, budget: Budget, amount: str) -> Availability:
+        request = pb.CheckAvailabilityRequest(id=budget.id, amount=eur(amount))
+        return await desk.who.call(desk.stub.CheckAvailability, request)
+
+    async def test_it_names_the_budget_that_decides_and_moves_nothing(self, desk: Desk) -> None:
+        group = await desk.open("100", name="Group")
+        team = await desk.open("1000", name="Team", parent_id=group.id)
+        fits = await self.ask(desk, team, "100")
+        assert (fits.verdict, fits.binding_budget_id) == (Availability.AVAILABLE, group.id)
+        too_much = await self.ask(desk, team, "100.01")
+        assert (too_much.verdict, too_much.binding_budget_id) == (Availability.EXCEEDED, group.id)
+        assert "0.01 EUR too much" in too_much.explanation
+        assert [b.available_after.amount for b in too_much.chain] == ["899.99", "-0.01"]
+        assert (await desk.get(team)).spent.amount == "0.00"
+
+    async def test_each_verdict(self, desk: Desk) -> None:
+        warn = await desk.open("10", overspend_policy=Budget.WARN)
+        draft = await desk.open(draft=True)
+        past = await desk.open(period_type=Budget.MONTHLY, period_start_date="2020-01-01")
+        assert (await self.ask(desk, warn, "11")).verdict == Availability.AVAILABLE_OVERSPENT
+        assert (await self.ask(desk, draft, "11")).verdict == Availability.NOT_ACTIVE
+        assert (await self.ask(desk, past, "11")).verdict == Availability.OUTSIDE_PERIOD

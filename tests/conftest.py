@@ -1,0 +1,278 @@
+"""Fixtures of all tests. PostgreSQL, NATS, gRPC and JWT are real; nothing of ours is mocked.
+
+Servers: one PostgreSQL for the run (all workers of pytest-xdist share it), one NATS for each worker; see
+harness/servers.py for containers and servers of your own. Each worker has a database of its own, copied from
+one that is migrated once. They end with pytest, whatever ends pytest.
+
+Isolation: every test has a tenant of its own (`tenant`), and row-level security does the rest: nothing is
+truncated, and services serve all tests of a worker. After each test no connection may be left in a transaction.
+
+    tenant                          UUID, new for each test
+    token(role=…, tenant=…, …)      makes a JWT: role, tenant, subject, entity_scope, department_scope, any claim
+    caller(role=…, subject=…, …)    a Caller with such a token; `await caller("finance").call(stub.Method, request)`
+    finance                         caller("finance")
+    entities, budgets               typed stubs of the real services, served in this process on real ports:
+                                    entities.entities, entities.departments, budgets.budgets, <each>.operations
+    entities_served, budgets_served the same with address, settings and parts
+    settings(service, **changed)    Settings for a service of this worker
+    fresh_database()                one more copy of the migrated database, for tests that run a relay of their own
+    admin                           asyncpg pool of the superuser: sees every row of every tenant
+    app_connection(service)         asyncpg connection as <service>_app, as a service has it
+    outbox_events(service)          what the service appended for this tenant; audit_rows(service) likewise
+    heard                           events that NATS carried for this tenant: `await heard.first(BudgetAlertRaised)`
+    logs                            log lines written since the test began, as dicts, with their trace_id
+    nats_url                        NATS of this worker
+
+To import: `from tests.harness.callers import refusal` gives code, reason, metadata and fields of a refused call;
+`from tests.harness.outside import eventually` waits for a condition without sleeping blindly.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import nats as nats_client
+import pytest
+import uvloop
+from nats.aio.client import Client
+
+from kit.db import Database
+from kit.settings import Settings
+from tests.harness import captured, outside, servers
+from tests.harness.callers import Caller
+from tests.harness.databases import Cluster, Copy
+from tests.harness.outside import AuditRow, Heard, OutboxEvent, eventually
+from tests.harness.services import Budgets, Entities, Served, served, settings_for
+from tests.harness.tokens import Keys
+
+_CLUSTER = pytest.StashKey[Cluster]()
+_ENDING = pytest.StashKey[contextlib.ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as the services run
+    for name in [name for name in os.environ if name.startswith("BILLING_")]:
+        del os.environ[name]  # what is set for a stack on this machine is not for the tests
+    captured.configure()
+    config.stash[_ENDING] = contextlib.ExitStack()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_ENDING].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Start PostgreSQL in the process that starts the workers, once, and tell each of them."""
+    node.workerinput["cluster"] = _prepared_cluster(node.config).to_share()
+
+
+def _prepared_cluster(config: pytest.Config) -> Cluster:
+    if _CLUSTER not in config.stash:
+        ending = config.stash[_ENDING]
+        admin_url = ending.enter_context(servers.postgres())
+        config.stash[_CLUSTER] = cluster = uvloop.run(Cluster.prepared(admin_url))
+        if "TEST_DATABASE_URL" in os.environ:
+            ending.callback(lambda: uvloop.run(cluster.drop()))
+    return config.stash[_CLUSTER]
+
+
+@pytest.fixture(scope="session")
+def cluster(pytestconfig: pytest.Config) -> Cluster:
+    """The PostgreSQL server of the run."""
+    workerinput = getattr(pytestconfig, "workerinput", None)
+    return _prepared_cluster(pytestconfig) if workerinput is None else Cluster.shared(workerinput["cluster"])
+
+
+@pytest.fixture(scope="session")
+async def database(fresh_database: Callable[[], Awaitable[Copy]]) -> Copy:
+    """The database of this worker."""
+    return await fresh_database()
+
+
+@pytest.fixture(scope="session")
+def fresh_database(cluster: Cluster, copies: list[Copy]) -> Callable[[], Awaitable[Copy]]:
+    """Makes one more database."""
+
+    async def make() -> Copy:
+        copies.append(await cluster.copy(uuid4().hex[:8]))
+        return copies[-1]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def copies() -> list[Copy]:
+    """The databases that this worker has made."""
+    return []
+
+
+@pytest.fixture(scope="session")
+async def admin(database: Copy) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
+    """The superuser in the worker's database."""
+    async with asyncpg.create_pool(database.admin_url, min_size=1, max_size=4) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def app_connection(database: Copy) -> Callable[[str], contextlib.AbstractAsyncContextManager[asyncpg.Connection]]:
+    """Opens a connection as the role that serves."""
+
+    @contextlib.asynccontextmanager
+    async def connect(service: str) -> AsyncIterator[asyncpg.Connection]:
+        connection = await asyncpg.connect(database.url(f"{service}_app"))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    return connect
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The NATS server of this worker."""
+    with servers.nats(tmp_path_factory.mktemp("nats")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """The keys that tokens are signed with."""
+    return Keys.made_in(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def settings(database: Copy, nats_url: str, keys: Keys) -> Callable[..., Settings]:
+    """Makes the settings of a service; `settings("budgets", calls_max=1)`."""
+    return lambda service, **changed: settings_for(
+        service, changed.pop("database", database), nats_url, keys, **changed
+    )
+
+
+@pytest.fixture(scope="session")
+def open_databases() -> list[Database]:
+    """The databases whose connections must all be given back when a test ends."""
+    return []
+
+
+@pytest.fixture(scope="session")
+async def entities_served(
+    settings: Callable[..., Settings], open_databases: list[Database]
+) -> AsyncIterator[Served[Entities]]:
+    """The entities service."""
+    from services.entities.main import compose
+
+    async with served(settings("entities"), compose, Entities) as entities:
+        open_databases.append(entities.service.db)
+        yield entities
+
+
+@pytest.fixture(scope="session")
+async def budgets_served(
+    settings: Callable[..., Settings], entities_served: Served[Entities], open_databases: list[Database]
+) -> AsyncIterator[Served[Budgets]]:
+    """The budgets service, which asks the entities service."""
+    from services.budgets.main import compose
+
+    addresses = {"entities": entities_served.address}
+    async with served(settings("budgets", addresses=addresses), compose, Budgets) as budgets:
+        open_databases.append(budgets.service.db)
+        yield budgets
+
+
+@pytest.fixture(scope="session")
+def entities(entities_served: Served[Entities]) -> Entities:
+    """Stubs of the entities service."""
+    return entities_served.stubs
+
+
+@pytest.fixture(scope="session")
+def budgets(budgets_served: Served[Budgets]) -> Budgets:
+    """Stubs of the budgets service."""
+    return budgets_served.stubs
+
+
+@pytest.fixture
+def tenant() -> UUID:
+    """A tenant that only this test knows."""
+    return uuid4()
+
+
+@pytest.fixture
+def token(keys: Keys, tenant: UUID) -> Callable[..., str]:
+    """Makes a token: `token(role="viewer", subject="bob", entity_scope=[…])`; of this test's tenant by default."""
+    return lambda **given: keys.token(given.pop("tenant", tenant), **given)
+
+
+@pytest.fixture
+def caller(keys: Keys, tenant: UUID) -> Callable[..., Caller]:
+    """Makes a caller: `caller("viewer", tenant=…, subject=…)`, with what `token` takes."""
+
+    def make(role: str = "finance", **given: Any) -> Caller:
+        tenant_id: UUID = given.pop("tenant", tenant)
+        subject: str = given.pop("subject", "alice")
+        return Caller(tenant_id, subject, keys.token(tenant_id, role=role, subject=subject, **given))
+
+    return make
+
+
+@pytest.fixture
+def finance(caller: Callable[..., Caller]) -> Caller:
+    """Somebody of the finance department: may do nearly everything."""
+    return caller("finance")
+
+
+@pytest.fixture
+def outbox_events(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> Callable[..., Awaitable[list[OutboxEvent]]]:
+    """What a service appended for the tenant: `await outbox_events("budgets")`."""
+    return lambda service, tenant_id=tenant: outside.outbox_events(admin, service, tenant_id)
+
+
+@pytest.fixture
+def audit_rows(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> Callable[..., Awaitable[list[AuditRow]]]:
+    """What the audit log has of the tenant: `await audit_rows("budgets")`."""
+    return lambda service, tenant_id=tenant: outside.audit_rows(admin, service, tenant_id)
+
+
+@pytest.fixture(scope="session")
+async def nats(nats_url: str) -> AsyncIterator[Client]:
+    """A connection to the worker's NATS."""
+    client = await nats_client.connect(nats_url)
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def heard(nats: Client, tenant: UUID) -> AsyncIterator[Heard]:
+    """The events of the tenant from here on."""
+    heard, stop = await outside.listen(nats, tenant)
+    yield heard
+    await stop()
+
+
+@pytest.fixture
+def logs() -> Iterator[list[dict[str, Any]]]:
+    """The log lines of this process from here on."""
+    with captured.lines() as lines:
+        yield lines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test that has to do with the database is looked after."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "database" in item.fixturenames:
+            item.fixturenames.insert(0, "nothing_left_open")
+
+
+@pytest.fixture
+async def nothing_left_open(
+    admin: "asyncpg.Pool[asyncpg.Record]", copies: list[Copy], open_databases: list[Database]
+) -> AsyncIterator[None]:
+    """Fail a test that leaves a transaction or a connection of a pool behind."""
+    yield
+    await eventually(lambda: outside.all_closed(admin, copies, open_databases), within_s=3.0)

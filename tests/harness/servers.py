@@ -1,0 +1,72 @@
+"""The PostgreSQL and NATS servers of a test run: embedded by default, in containers, or somebody else's by URL.
+
+TEST_BACKEND=containers                     testcontainers; images by TEST_POSTGRES_IMAGE and TEST_NATS_IMAGE
+TEST_DATABASE_URL=postgresql://admin:…@…    a server for tests only, by an administrator who may create roles
+TEST_NATS_URL=nats://…                      a server for tests only, with JetStream; one worker at most
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.local import servers
+
+_POSTGRES_IMAGE = "postgres:15"
+_NATS_IMAGE = "nats:2.15"
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A PostgreSQL for the run, by its administrator's URL."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield given
+    elif _in_containers():
+        with _postgres_container() as url:
+            yield url
+    else:
+        with servers.postgres(durable=False) as running:
+            yield running.url
+
+
+@contextmanager
+def nats(store: Path) -> Iterator[str]:
+    """A NATS server with an empty JetStream, for one worker."""
+    given = os.environ.get("TEST_NATS_URL")
+    if given and int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+        raise RuntimeError("TEST_NATS_URL is one JetStream; run with one worker, or leave it out")
+    if given:
+        yield given
+    elif _in_containers():
+        with _nats_container() as url:
+            yield url
+    else:
+        with servers.nats(store, durable=False) as running:
+            yield running.url
+
+
+def _in_containers() -> bool:
+    backend = os.environ.get("TEST_BACKEND", "embedded")
+    if backend not in {"embedded", "containers"}:
+        raise RuntimeError(f"TEST_BACKEND may be embedded or containers, not {backend!r}")
+    return backend == "containers"
+
+
+@contextmanager
+def _postgres_container() -> Iterator[str]:
+    from testcontainers.community.postgres import PostgresContainer
+
+    image = os.environ.get("TEST_POSTGRES_IMAGE", _POSTGRES_IMAGE)
+    unsafe = ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=300"]
+    with PostgresContainer(image, driver=None).with_command(["postgres", *unsafe]) as container:
+        yield container.get_connection_url()
+
+
+@contextmanager
+def _nats_container() -> Iterator[str]:
+    from testcontainers.community.nats import NatsContainer
+
+    image = os.environ.get("TEST_NATS_IMAGE", _NATS_IMAGE)
+    with NatsContainer(image, jetstream=True) as container:
+        yield container.nats_uri()

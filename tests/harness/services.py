@@ -1,0 +1,76 @@
+"""Our services, composed as their main modules do it and served inside the test process, on real ports."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
+from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
+from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
+from grpc import aio
+from pydantic import SecretStr
+
+from kit.server import Service, serving
+from kit.settings import Settings
+from tests.harness.databases import Copy
+from tests.harness.tokens import AUDIENCE, ISSUER, Keys
+
+StubsT = TypeVar("StubsT")
+
+
+class Entities:
+    """Stubs of the entities service."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
+        self.entities = EntityServiceStub(channel)
+        self.departments = DepartmentServiceStub(channel)
+        self.operations = OperationsServiceStub(channel)
+
+
+class Budgets:
+    """Stubs of the budgets service."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
+        self.budgets = BudgetServiceStub(channel)
+        self.operations = OperationsServiceStub(channel)
+
+
+@dataclass(frozen=True, slots=True)
+class Served(Generic[StubsT]):
+    """A service that runs in this process."""
+
+    address: str
+    settings: Settings
+    service: Service
+    stubs: StubsT
+
+
+def settings_for(service: str, database: Copy, nats_url: str, keys: Keys, **changed: Any) -> Settings:
+    """What a process of the service is told."""
+    given: dict[str, Any] = {
+        "service": service,
+        "database_url": SecretStr(database.url(f"{service}_app")),
+        "nats_url": nats_url,
+        "issuer": ISSUER,
+        "audience": AUDIENCE,
+        "jwks": str(keys.jwks),
+        "service_jwks": str(keys.service_jwks),
+        "service_key": keys.service_key(service),
+        "page_key": SecretStr("a secret of the tests"),
+        "trace_ratio": 0.0,
+    }
+    return Settings(**{**given, **changed})
+
+
+@contextlib.asynccontextmanager
+async def served(
+    settings: Settings, compose: Callable[[Settings], Service], stubs: Callable[[aio.Channel], StubsT]
+) -> AsyncIterator[Served[StubsT]]:
+    """Serve until the block ends."""
+    service = compose(settings)
+    async with serving(settings, service) as address, aio.insecure_channel(address) as channel:
+        yield Served(address, settings, service, stubs(channel))

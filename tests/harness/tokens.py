@@ -1,0 +1,83 @@
+"""Keys of the users' issuer and of our services, and tokens made with them."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from deploy.database import MIGRATIONS
+
+ISSUER = "https://identity.test"
+AUDIENCE = "enterprise-billing"
+KID = "users-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of a run, in a folder."""
+
+    folder: Path
+    users: Ed25519PrivateKey
+
+    @classmethod
+    def made_in(cls, folder: Path) -> "Keys":
+        """New keys: one for users' tokens, one per service, and the public key sets."""
+        users = Ed25519PrivateKey.generate()
+        keys = cls(folder, users)
+        keys.jwks.write_text(json.dumps({"keys": [public_jwk(users, KID)]}))
+        services = {service: Ed25519PrivateKey.generate() for service in MIGRATIONS}
+        for service, key in services.items():
+            pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            keys.service_key(service).write_bytes(pem)
+        public = [public_jwk(key, f"service-{service}") for service, key in services.items()]
+        keys.service_jwks.write_text(json.dumps({"keys": public}))
+        return keys
+
+    @property
+    def jwks(self) -> Path:
+        """Public keys of users' tokens."""
+        return self.folder / "jwks.json"
+
+    @property
+    def service_jwks(self) -> Path:
+        """Public keys of services' tokens."""
+        return self.folder / "service-jwks.json"
+
+    def service_key(self, service: str) -> Path:
+        """Private key of a service."""
+        return self.folder / f"{service}.pem"
+
+    def token(
+        self,
+        tenant_id: UUID,
+        *,
+        role: str | Sequence[str] = "finance",
+        subject: str = "alice",
+        entity_scope: Sequence[str] | None = None,
+        department_scope: Sequence[str] | None = None,
+        **claims: Any,
+    ) -> str:
+        """A user's token, valid for ten minutes; `claims` are set as they are, and with None left out."""
+        now = int(time.time())
+        roles = [role] if isinstance(role, str) else list(role)
+        all_claims = {
+            "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now, "exp": now + 600,
+            "tenant_id": str(tenant_id), "roles": roles,
+            "entity_scope": None if entity_scope is None else list(entity_scope),
+            "department_scope": None if department_scope is None else list(department_scope),
+        } | claims  # fmt: skip
+        given = {name: value for name, value in all_claims.items() if value is not None}
+        return jwt.encode(given, self.users, algorithm="EdDSA", headers={"kid": KID})
+
+
+def public_jwk(key: Ed25519PrivateKey, kid: str) -> dict[str, str]:
+    """The public half of a key as it stands in a key set."""
+    fields: dict[str, str] = jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    return {**fields, "kid": kid, "alg": "EdDSA", "use": "sig"}
