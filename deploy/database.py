@@ -1,7 +1,7 @@
 """The databases of the suite: a schema and two roles for each service, and the migrations of those schemas.
 
 `python -m deploy.database provision|migrate --passwords FILE` works on the server that `DATABASE_URL` (an
-administrator's) names; FILE is `{"<role>": "<password>"}`. `sql SERVICE` prints what the migrations would run.
+administrator's) names; FILE is `{"<role>": "<password>"}`. `sql` prints what the migrations run.
 """
 
 import argparse
@@ -210,10 +210,11 @@ def main() -> None:
         command.add_argument("--database", default="billing")
         command.add_argument("--passwords", type=Path, required=True)
         command.add_argument("services", nargs="*", default=list(MIGRATIONS), metavar="SERVICE")
-    commands.add_parser("sql").add_argument("service", choices=MIGRATIONS)
+    commands.add_parser("sql").add_argument("services", nargs="*", default=list(MIGRATIONS), metavar="SERVICE")
     given = parser.parse_args()
     if given.command == "sql":
-        migration_sql(given.service)
+        for service in given.services:
+            migration_sql(service)
         return
     admin_url = os.environ["DATABASE_URL"]
     passwords: dict[str, str] = json.loads(given.passwords.read_text())

@@ -1,0 +1,205 @@
+"""The command line of the local stack: `python -m deploy.local COMMAND`. `make help` lists the same commands."""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from deploy.local import home
+from deploy.local.processes import GATEWAY, PROCESSES, Layout, PortTaken, layout, metrics_port_name, port_name
+from deploy.local.servers import ServerFailed
+from deploy.local.supervision import Silent
+
+_NOT_HEALTHY: Final = 3
+_ROLE: Final = "billing_admin"
+
+
+def _up(given: argparse.Namespace) -> int:
+    """Start everything, wait until it is healthy, load the sample data, print where it is."""
+    from deploy.local import stack
+
+    started = time.monotonic()
+    where, ran_already = stack.up()
+    if ran_already:
+        print(f"already running: http://127.0.0.1:{where.gateway_port}")
+        return 0
+    _seed(given)
+    print(f"up in {time.monotonic() - started:.1f} s\n")
+    _show(where)
+    return 0
+
+
+def _show(where: Layout) -> None:
+    from deploy.local import keys
+
+    rest = f"http://127.0.0.1:{where.gateway_port}"
+    rows = [
+        ("REST", f"{rest}/api/enterprise-billing"),
+        ("Swagger UI", f"{rest}/docs"),
+        (f"{GATEWAY} metrics", f"{rest}/metrics"),
+    ]
+    for process in PROCESSES:
+        if process.name != GATEWAY:
+            grpc, metrics = (where.ports[name(process.name)] for name in (port_name, metrics_port_name))
+            rows.append((f"{process.name}", f"127.0.0.1:{grpc} (gRPC)   http://127.0.0.1:{metrics}/metrics"))
+    for label, text in rows:
+        print(f"  {label:<16} {text}")
+    print(f"\n  A token ({_ROLE} of acme; others: make -s token ROLE=…):\n\n{keys.token()}\n")
+    print(f'  curl -H "Authorization: Bearer $(make -s token)" {rest}/api/enterprise-billing/budgets')
+
+
+def _down(_given: argparse.Namespace) -> int:
+    """End everything; the data stays."""
+    from deploy.local import stack
+
+    print("down" if stack.down() else "nothing was running")
+    return 0
+
+
+def _status(_given: argparse.Namespace) -> int:
+    """Show each process; the exit code is 0 if all is healthy."""
+    from deploy.local import stack
+    from deploy.local.supervision import Supervisor
+
+    supervisor = Supervisor()
+    if not supervisor.answers():
+        print("not running")
+        return _NOT_HEALTHY
+    where = layout(running=True)
+    for seen in supervisor.processes():
+        port = where.ports.get(port_name(seen.name), "")
+        up_for = f"{time.time() - seen.since:.0f} s" if seen.is_running else ""
+        print(f"{seen.name:<12} {seen.state:<9} pid {seen.pid:<8} port {port:<6} {up_for}")
+    healthy = stack.is_healthy(supervisor, where)
+    print("healthy" if healthy else "not healthy")
+    return 0 if healthy else _NOT_HEALTHY
+
+
+def _logs(given: argparse.Namespace) -> int:
+    """Show the logs as they are written."""
+    from deploy.local import logs
+
+    logs.follow(_listed(given.name))
+    return 0
+
+
+def _events(given: argparse.Namespace) -> int:
+    """Show the events as they happen."""
+    from deploy.local import events
+
+    asyncio.run(events.follow(layout(running=True).nats_url, from_start=given.since == "start"))
+    return 0
+
+
+def _seed(_given: argparse.Namespace) -> int:
+    """Load the sample data, unless it is there."""
+    from deploy.local import seed
+
+    made, found = seed.load(layout(running=True).gateway_port)
+    print(f"sample data: {made} made, {found} there already")
+    return 0
+
+
+def _token(given: argparse.Namespace) -> int:
+    """Print a token."""
+    from deploy.local import keys
+
+    token = keys.token(
+        tenant=given.tenant,
+        subject=given.sub,
+        roles=_listed(given.role),
+        entity_scope=_listed(given.entity_scope) or None,
+        department_scope=_listed(given.department_scope) or None,
+    )
+    print(token)
+    return 0
+
+
+def _psql(given: argparse.Namespace) -> int:
+    """Open psql: as the administrator, or as the serving role of one service."""
+    where = layout(running=True)
+    if given.service:
+        url = where.url_as(f"{given.service}_app")
+    else:
+        url = urlsplit(where.admin_url)._replace(path=f"/{where.database}").geturl()
+    program = where.postgres.program("psql")
+    os.execv(program, [program, url, *given.arguments])  # noqa: S606
+
+
+def _migrate(_given: argparse.Namespace) -> int:
+    """Bring the database to its newest form."""
+    from deploy.local import stack
+
+    home.make()
+    asyncio.run(stack.prepare_database(layout(running=True)))
+    return 0
+
+
+def _reset(_given: argparse.Namespace) -> int:
+    """End everything and delete its data, keys and logs."""
+    from deploy.local import stack
+
+    stack.reset()
+    return 0
+
+
+def _listed(text: str) -> Sequence[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        return command
+
+    def option(command: argparse.ArgumentParser, name: str, usual: str, meaning: str) -> None:
+        """An option that may also be given as `make` gives it, by a variable of its name."""
+        variable = name.upper()
+        flag = f"--{name.replace('_', '-')}"
+        command.add_argument(flag, default=os.environ.get(variable) or usual, help=f"{meaning} [{variable}]")
+
+    for name, run in (("up", _up), ("down", _down), ("status", _status), ("seed", _seed), ("migrate", _migrate)):
+        add(name, run)
+    add("reset", _reset)
+    option(add("logs", _logs), "name", "", "only of these processes")
+    since = add("events", _events)
+    since.add_argument("--from", dest="since", default=os.environ.get("FROM", "now"), choices=["now", "start"])
+    token = add("token", _token)
+    option(token, "role", _ROLE, "one or several roles")
+    option(token, "tenant", "acme", "short name or id")
+    option(token, "sub", "local-user", "who the user is")
+    option(token, "entity_scope", "", "ids to which the user is confined")
+    option(token, "department_scope", "", "ids to which the user is confined")
+    psql = add("psql", _psql)
+    option(psql, "service", "", "as the role with which this service serves")
+    psql.add_argument("arguments", nargs="*", help="for psql itself")
+    return parser
+
+
+def main() -> int:
+    """Run a command; gives the exit code."""
+    given = _parser().parse_args()
+    try:
+        return int(given.run(given))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 0
+    except (PortTaken, ServerFailed, Silent, OSError, RuntimeError) as failure:
+        print(failure, file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
