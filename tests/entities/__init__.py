@@ -1,0 +1,1 @@
+"""The entities service: real servicer, real PostgreSQL."""

@@ -1,0 +1,101 @@
+"""A desk at which the tests of entities are written: somebody who founds entities and sets up departments."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from billing.entities.v1 import department_service_pb2 as departments_pb
+from billing.entities.v1 import entity_service_pb2 as pb
+from billing.entities.v1.department_pb2 import Department
+from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
+
+from kit.auth import ServiceTokens
+from tests.harness.callers import Caller
+from tests.harness.services import Entities, Served
+
+
+class Desk:
+    """What somebody does with entities and departments, in few words."""
+
+    def __init__(self, who: Caller, stubs: Entities) -> None:
+        self.who = who
+        self.entities_stub = stubs.entities
+        self.departments_stub = stubs.departments
+
+    async def found(self, code: str = "ACME", **given: Any) -> Entity:
+        """A new entity."""
+        return await self.who.call(self.entities_stub.CreateEntity, entity_request(code, **given))
+
+    async def tree(self, entity: Entity | str, max_depth: int = 0) -> EntityHierarchy:
+        request = pb.GetEntityHierarchyRequest(id=_id(entity), max_depth=max_depth)
+        return await self.who.call(self.entities_stub.GetEntityHierarchy, request)
+
+    async def get(self, entity: Entity | str) -> Entity:
+        return (await self.tree(entity, max_depth=1)).entity
+
+    async def entities(self, **filters: Any) -> list[str]:
+        """The codes of all entities that fit."""
+        request = pb.ListEntitiesRequest(page_size=1000, **filters)
+        return [entity.code for entity in (await self.who.call(self.entities_stub.ListEntities, request)).entities]
+
+    async def update(self, entity: Entity | str, **given: Any) -> Entity:
+        return await self.who.call(self.entities_stub.UpdateEntity, pb.UpdateEntityRequest(id=_id(entity), **given))
+
+    async def deactivate(self, entity: Entity | str, **given: Any) -> Entity:
+        request = pb.DeactivateEntityRequest(id=_id(entity), **given)
+        return await self.who.call(self.entities_stub.DeactivateEntity, request)
+
+    async def set_up(self, entity: Entity | str, code: str = "ENG", **given: Any) -> Department:
+        """A new department."""
+        request = department_request(entity, code, **given)
+        return await self.who.call(self.departments_stub.CreateDepartment, request)
+
+    async def department(self, department: Department | str) -> Department:
+        request = departments_pb.GetDepartmentRequest(id=_id(department))
+        return await self.who.call(self.departments_stub.GetDepartment, request)
+
+    async def departments(self, **filters: Any) -> list[str]:
+        """The codes of all departments that fit."""
+        request = departments_pb.ListDepartmentsRequest(page_size=1000, **filters)
+        found = await self.who.call(self.departments_stub.ListDepartments, request)
+        return [department.code for department in found.departments]
+
+    async def change(self, department: Department | str, **given: Any) -> Department:
+        request = departments_pb.UpdateDepartmentRequest(id=_id(department), **given)
+        return await self.who.call(self.departments_stub.UpdateDepartment, request)
+
+
+def entity_request(code: str = "ACME", **given: Any) -> pb.CreateEntityRequest:
+    """With what is required, unless it is given."""
+    required = {
+        "code": code, "legal_name": f"{code} SE", "entity_type": Entity.SUBSIDIARY, "currency_code": "EUR",
+        "country_code": "DE",
+    }  # fmt: skip
+    return pb.CreateEntityRequest(**{**required, **given})
+
+
+def department_request(entity: Entity | str, code: str = "ENG", **given: Any) -> departments_pb.CreateDepartmentRequest:
+    """With what is required, unless it is given."""
+    return departments_pb.CreateDepartmentRequest(**{"entity_id": _id(entity), "code": code, "name": code, **given})
+
+
+def _id(resource: Entity | Department | str) -> str:
+    return resource if isinstance(resource, str) else resource.id
+
+
+@pytest.fixture
+def desk_of(entities: Entities) -> Callable[[Caller], Desk]:
+    """The desk of another caller."""
+    return lambda who: Desk(who, entities)
+
+
+@pytest.fixture
+def desk(desk_of: Callable[[Caller], Desk], finance: Caller) -> Desk:
+    return desk_of(finance)
+
+
+@pytest.fixture
+def service_caller(entities_served: Served[Entities], tenant: UUID) -> Caller:
+    """One of our own services, calling for the tenant."""
+    return Caller(tenant, "service:entities", ServiceTokens(entities_served.settings).token(tenant))

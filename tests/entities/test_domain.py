@@ -1,0 +1,87 @@
+from datetime import UTC, date, datetime
+from uuid import UUID
+
+import pytest
+
+from services.entities import domain
+from services.entities.domain import DepartmentAction, DepartmentState, EntityAction, EntityState
+from services.entities.errors import (
+    DepartmentStateForbids,
+    DepartmentTreeTooDeep,
+    EntityStateForbids,
+    EntityTreeTooDeep,
+)
+
+SOMEBODY = UUID(int=7)
+
+ENTITIES = {
+    EntityState.ACTIVE: {
+        EntityAction.CHANGE: EntityState.ACTIVE,
+        EntityAction.ADOPT: EntityState.ACTIVE,
+        EntityAction.STAFF: EntityState.ACTIVE,
+        EntityAction.DEACTIVATE: EntityState.INACTIVE,
+    },
+    EntityState.INACTIVE: {},
+}
+DEPARTMENTS = {
+    DepartmentState.ACTIVE: {
+        DepartmentAction.CHANGE: DepartmentState.ACTIVE,
+        DepartmentAction.ADOPT: DepartmentState.ACTIVE,
+    },
+    DepartmentState.INACTIVE: {DepartmentAction.CHANGE: DepartmentState.INACTIVE},
+}
+
+
+@pytest.mark.parametrize("action", EntityAction)
+@pytest.mark.parametrize("state", EntityState)
+def test_every_action_in_every_state_of_an_entity(state: EntityState, action: EntityAction) -> None:
+    expected = ENTITIES[state].get(action)
+    if expected:
+        assert domain.advance_entity(SOMEBODY, state, action) is expected
+        return
+    with pytest.raises(EntityStateForbids) as refused:
+        domain.advance_entity(SOMEBODY, state, action)
+    allowed = [before for before, actions in ENTITIES.items() if action in actions]
+    assert refused.value.metadata["state"] == state
+    assert refused.value.metadata["allowed"] == ", ".join(allowed)
+
+
+@pytest.mark.parametrize("action", DepartmentAction)
+@pytest.mark.parametrize("state", DepartmentState)
+def test_every_action_in_every_state_of_a_department(state: DepartmentState, action: DepartmentAction) -> None:
+    expected = DEPARTMENTS[state].get(action)
+    if expected:
+        assert domain.advance_department(SOMEBODY, state, action) is expected
+        return
+    with pytest.raises(DepartmentStateForbids) as refused:
+        domain.advance_department(SOMEBODY, state, action)
+    allowed = [before for before, actions in DEPARTMENTS.items() if action in actions]
+    assert refused.value.metadata["state"] == state
+    assert refused.value.metadata["allowed"] == ", ".join(allowed)
+
+
+def test_every_action_is_allowed_somewhere() -> None:
+    assert {action for _, action in domain.ENTITY_TRANSITIONS} == set(EntityAction)
+    assert {action for _, action in domain.DEPARTMENT_TRANSITIONS} == set(DepartmentAction)
+
+
+def test_sixteen_levels_and_no_more() -> None:
+    domain.check_entity_fits_below(SOMEBODY, 15)
+    domain.check_department_fits_below(SOMEBODY, 15)
+    with pytest.raises(EntityTreeTooDeep):
+        domain.check_entity_fits_below(SOMEBODY, 16)
+    with pytest.raises(DepartmentTreeTooDeep):
+        domain.check_department_fits_below(SOMEBODY, 16)
+
+
+@pytest.mark.parametrize(
+    ("time_zone", "day"),
+    [
+        ("UTC", date(2026, 12, 31)),
+        ("Pacific/Kiritimati", date(2027, 1, 1)),
+        ("Pacific/Pago_Pago", date(2026, 12, 31)),
+        ("Asia/Tokyo", date(2027, 1, 1)),
+    ],
+)
+def test_the_day_is_that_of_the_zone(time_zone: str, day: date) -> None:
+    assert domain.day_in(time_zone, datetime(2026, 12, 31, 15, 0, tzinfo=UTC)) == day
