@@ -48,6 +48,10 @@ seed: $(INSTALLED)  ## Load the sample data that is missing
 token: $(INSTALLED)  ## Print a token (ROLE=finance TENANT=acme SUB=alice ENTITY_SCOPE=ent_…,ent_… DEPARTMENT_SCOPE=dep_…)
 	@$(STACK) token
 
+.PHONY: address
+address: $(INSTALLED)  ## Print where a process serves (SERVICE=budgets)
+	@$(STACK) address
+
 .PHONY: psql
 psql: $(INSTALLED)  ## Open the database (SERVICE=budgets: as the role with which it serves)
 	@$(STACK) psql

@@ -13,7 +13,7 @@ _EVERYWHERE = "(select current_setting('app.everywhere', true)) = 'on'"
 
 def foundation(service: str) -> None:
     """The tables of kit: audit_log, outbox, inbox, dead_letters, idempotency_keys."""
-    _functions()
+    _functions(service)
     op.execute("""
         create table audit_log (
             position bigint generated always as identity primary key,
@@ -94,11 +94,13 @@ def drop_foundation() -> None:
     op.execute("drop function refuse_change()")
 
 
-def _functions() -> None:
-    op.execute("""
+def _functions(service: str) -> None:
+    op.execute(f"""
         create function record_change() returns trigger language plpgsql as $$
         begin
-            insert into audit_log (tenant_id, resource_table, resource_id, action, actor, trace_id, before, after)
+            insert into {service}.audit_log (
+                tenant_id, resource_table, resource_id, action, actor, trace_id, before, after
+            )
             values (
                 coalesce(new.tenant_id, old.tenant_id), tg_table_name, coalesce(new.id, old.id), lower(tg_op),
                 coalesce(current_setting('app.actor', true), ''), coalesce(current_setting('app.trace_id', true), ''),

@@ -4,6 +4,7 @@ A key says which one algorithm it is for, `kid` is a look-up in our own key set 
 that only services have is believed only from a token that a service key signed.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping
@@ -16,8 +17,10 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from kit.errors import TokenExpired, TokenInvalid, TokenMissing
+from kit import ids
+from kit.errors import InvalidFields, TokenExpired, TokenInvalid, TokenMissing, Unavailable
 from kit.settings import Settings
+from kit.telemetry import log
 
 ALGORITHMS = frozenset({"EdDSA", "ES256", "RS256"})
 SERVICE_ISSUER = "enterprise-billing-services"
@@ -26,6 +29,7 @@ _LEEWAY_S = 30
 _TOKEN_BYTES_MAX = 8192
 _CACHED_MAX = 10_000
 _KEYS_REFRESH_S = 30.0
+_KEYS_RETRY_S = 1.0
 
 _RESOURCES = (
     "entities", "departments", "allocations", "contracts", "invoices", "rates", "budgets", "approvals", "disputes",
@@ -99,19 +103,35 @@ def bearer(authorization: str | None) -> str:
 
 
 class _Keys:
-    """The public keys of one issuer, by kid; from a URL they are fetched again for an unknown kid."""
+    """The public keys of one issuer, by kid; read again for an unknown kid, but not at every stranger's call."""
 
     def __init__(self, source: str, issuer: str) -> None:
         self.issuer = issuer
         self._source = source
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._fetched_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self._read = False
+        self._again_at = float("-inf")
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
-        if kid not in self._keys and time.monotonic() - self._fetched_at > _KEYS_REFRESH_S:
-            self._fetched_at = time.monotonic()
-            self._keys = _read_keys(await self._fetch())
+        """The key; raises Unavailable where there is none of this kid and the key set can't be had."""
+        if kid in self._keys:
+            return self._keys[kid]
+        async with self._reading:
+            if kid not in self._keys and time.monotonic() > self._again_at:
+                await self._refresh()
+        if kid not in self._keys and not self._read:
+            raise Unavailable("The key set of the tokens' issuer")
         return self._keys.get(kid)
+
+    async def _refresh(self) -> None:
+        try:
+            self._keys = _read_keys(await self._fetch())
+            self._read = True
+        except (httpx.HTTPError, OSError, jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError) as error:
+            log.error("no key set", source=self._source, error=repr(error)[:300])
+            self._read = False
+        self._again_at = time.monotonic() + (_KEYS_REFRESH_S if self._read else _KEYS_RETRY_S)
 
     async def _fetch(self) -> str:
         if not self._source.startswith(("https://", "http://")):
@@ -136,7 +156,7 @@ class Authenticator:
         self._verified: dict[str, Principal] = {}
 
     async def authenticate(self, token: str) -> Principal:
-        """The caller behind the token; raises TokenInvalid or TokenExpired."""
+        """The caller behind the token; raises TokenInvalid, TokenExpired, or Unavailable where no keys can be had."""
         principal = self._verified.get(token)
         if principal is None:
             principal = await self._verify(token)
@@ -170,7 +190,7 @@ class Authenticator:
             return _principal(claims, by_service=keys is self._services)
         except jwt.ExpiredSignatureError:
             raise TokenExpired from None
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (jwt.PyJWTError, InvalidFields, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise TokenInvalid from None
 
 
@@ -183,17 +203,21 @@ def _principal(claims: Mapping[str, object], *, by_service: bool) -> Principal:
     roles = _texts(claims.get("roles", []))
     granted = [role for role in roles if role in ROLES and (role == "service") == by_service]
     subject = claims["sub"]
-    if not isinstance(subject, str) or not 0 < len(subject) <= 128:  # noqa: PLR2004 - as the tables have it
+    if not isinstance(subject, str) or not 0 < len(subject) <= 128 or not subject.isprintable():  # noqa: PLR2004
         raise ValueError("sub")
     return Principal(
         tenant_id=UUID(str(claims["tenant_id"])),
         subject=subject,
         roles=tuple(granted),
         permissions=frozenset().union(*(ROLES[role] for role in granted)),
-        entity_scope=_texts(claims["entity_scope"]) if "entity_scope" in claims else None,
-        department_scope=_texts(claims["department_scope"]) if "department_scope" in claims else None,
+        entity_scope=_ids(claims, "entity_scope", ids.ENTITY),
+        department_scope=_ids(claims, "department_scope", ids.DEPARTMENT),
         expires_at=float(str(claims["exp"])) + _LEEWAY_S,
     )
+
+
+def _ids(claims: Mapping[str, object], claim: str, kind: ids.Kind) -> tuple[str, ...] | None:
+    return tuple(kind.format(kind.parse(text)) for text in _texts(claims[claim])) if claim in claims else None
 
 
 def _texts(claim: object) -> tuple[str, ...]:

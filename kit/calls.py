@@ -1,6 +1,6 @@
 """The way of every RPC: one wrapper, put around each method at registration, its steps in order.
 
-trace → shed → deadline → identity → permission → validation → scope → handler → errors → metrics and log
+trace → shed → deadline → decoding → identity → permission → validation → scope → handler → errors → metrics and log
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from uuid import uuid4
 import grpc
 from billing.options.v1 import options_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
@@ -20,14 +20,23 @@ from opentelemetry.trace import SpanKind
 from kit import idempotency, telemetry, validation
 from kit.auth import Authenticator, Principal, bearer
 from kit.db import refusal_of
-from kit.errors import BillingError, DeadlineExceeded, Internal, Overloaded, PermissionMissing, Unavailable, to_status
+from kit.errors import (
+    BillingError,
+    DeadlineExceeded,
+    Internal,
+    MalformedBody,
+    Overloaded,
+    PermissionMissing,
+    Unavailable,
+    to_status,
+)
 from kit.origin import Call
 from kit.scope import Scopes
 from kit.settings import Settings
 from kit.telemetry import Trace, log
 
 Handler = Callable[[Any, Call], Awaitable[Message]]
-Context = aio.ServicerContext[Message, Message]
+Context = aio.ServicerContext[bytes, bytes]
 
 _DETAILS = "grpc-status-details-bin"
 _REPLAYED = (("idempotency-replayed", "true"),)
@@ -64,10 +73,9 @@ class Calls:
         permission = method.GetOptions().Extensions[options_pb2.permission]
         if not permission:
             raise TypeError(f"{method.full_name} names no permission")
-        way = _Way(self, f"{servicer.service.full_name}/{method.name}", permission, handler)
-        return grpc.unary_unary_rpc_method_handler(
-            way.serve, request_deserializer=request_type.FromString, response_serializer=_serialized
-        )
+        # Bytes in and out: what grpc itself fails to decode or encode goes past our errors, and tells the caller how.
+        way = _Way(self, f"{servicer.service.full_name}/{method.name}", permission, request_type, handler)
+        return grpc.unary_unary_rpc_method_handler(way.serve)
 
     def enter(self) -> None:
         """Count a call in; raises Overloaded where as many as can be taken are under way."""
@@ -99,15 +107,18 @@ class Calls:
 class _Way:
     """The way of calls of one method."""
 
-    def __init__(self, calls: Calls, method: str, permission: str, handler: Handler) -> None:
+    def __init__(
+        self, calls: Calls, method: str, permission: str, request_type: type[Message], handler: Handler
+    ) -> None:
         self._calls = calls
         self._method = method
         self._permission = permission
+        self._request_type = request_type
         self._handler = handler
         self._attributes = {"rpc.system.name": "grpc", "rpc.method": method}
         self._durations: dict[str, Any] = {}
 
-    async def serve(self, request: Message, context: Context) -> Message | bytes:
+    async def serve(self, sent: bytes, context: Context) -> bytes:
         """Answer one call, or refuse it with a status; nothing internal leaves."""
         started = time.perf_counter()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
@@ -116,7 +127,7 @@ class _Way:
         with telemetry.span(self._method, arrived, SpanKind.SERVER, self._attributes) as trace:
             token = telemetry.current.set(trace)
             try:
-                return await self._admitted(request, context, metadata, trace, note)
+                return await self._admitted(sent, context, metadata, trace, note)
             except BaseException as raised:
                 refusal = _refusal_of(raised, note)
                 code = refusal.code
@@ -129,12 +140,13 @@ class _Way:
                 telemetry.current.reset(token)
 
     async def _admitted(
-        self, request: Message, context: Context, metadata: Mapping[str, str], trace: Trace, note: dict[str, str]
-    ) -> Message | bytes:
+        self, sent: bytes, context: Context, metadata: Mapping[str, str], trace: Trace, note: dict[str, str]
+    ) -> bytes:
         self._calls.enter()
         try:
             deadline = self._calls.deadline(context.time_remaining())
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                request = self._read(sent)
                 call = await self._identified(request, metadata, trace, deadline)
                 note |= {"tenant_id": str(call.tenant_id), "actor": call.actor}
                 self._permit(call)
@@ -143,6 +155,12 @@ class _Way:
                 return await self._handled(request, call, context)
         finally:
             self._calls.leave()
+
+    def _read(self, sent: bytes) -> Message:
+        try:
+            return self._request_type.FromString(sent)
+        except DecodeError:
+            raise MalformedBody(f"These bytes are no {self._request_type.DESCRIPTOR.full_name}.") from None
 
     async def _identified(self, request: Message, metadata: Mapping[str, str], trace: Trace, deadline: float) -> Call:
         principal = await self._calls.identify(metadata)
@@ -165,9 +183,9 @@ class _Way:
         if self._permission not in call.principal.permissions:
             raise PermissionMissing(self._permission)
 
-    async def _handled(self, request: Message, call: Call, context: Context) -> Message | bytes:
+    async def _handled(self, request: Message, call: Call, context: Context) -> bytes:
         try:
-            return await self._handler(request, call)
+            return (await self._handler(request, call)).SerializeToString()
         except idempotency.Replay as replay:
             context.set_trailing_metadata(_REPLAYED)
             return replay.reply
@@ -177,10 +195,6 @@ class _Way:
         if duration is None:
             duration = self._durations[code] = telemetry.SERVER_DURATION.labels(self._method, code)
         duration.observe(seconds)
-
-
-def _serialized(reply: Message | bytes) -> bytes:
-    return reply if isinstance(reply, bytes) else reply.SerializeToString()
 
 
 def _refusal_of(raised: BaseException, note: dict[str, str]) -> BillingError:

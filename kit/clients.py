@@ -41,7 +41,7 @@ def channel(settings: Settings, service: str) -> aio.Channel:
     options = [
         *_OPTIONS,
         ("grpc.service_config", service_config(service)),
-        ("grpc.max_receive_message_length", size),
+        ("grpc.max_receive_message_length", 2 * size),
         ("grpc.max_send_message_length", size),
     ]
     return aio.insecure_channel(addresses if "://" in addresses else f"ipv4:{addresses}", options=options)

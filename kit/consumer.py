@@ -32,6 +32,8 @@ _ACK_WAIT_S = 60
 _HANDLER_S = 30.0
 _DELIVERIES_MAX = 5
 _PAUSES_S = (0.2, 1.0, 5.0, 15.0)
+ERROR_MAX = 2000
+"""How much of an error's text a dead letter keeps."""
 
 EventT = TypeVar("EventT", bound=Message)
 React = Callable[[WriteSession, EventT], Awaitable[None]]
@@ -81,12 +83,14 @@ class Delivery:
     @classmethod
     def of(cls, message: Msg) -> "Delivery":
         """The event in a NATS message; raises KeyError or ValueError where it is not one of ours."""
-        headers = message.headers or {}
+        headers, body = message.headers or {}, message.data.decode()
+        if "\0" in body:
+            raise ValueError("no dead letter could keep it")
         return cls(
             event_id=UUID(headers["ce-id"]),
             tenant_id=UUID(message.subject.rpartition(".")[2]),
             subject=message.subject,
-            body=message.data.decode(),
+            body=body,
             actor=headers.get("ce-actor", ""),
             traceparent=headers.get("traceparent", ""),
             deliveries=message.metadata.num_delivered or 1,
@@ -188,6 +192,6 @@ class Consumer:
             body=delivery.body,
             actor=delivery.actor,
             traceparent=delivery.traceparent,
-            error=repr(error)[:2000],
+            error=repr(error)[:ERROR_MAX],
             deliveries=delivery.deliveries,
         )

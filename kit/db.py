@@ -17,6 +17,7 @@ from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
 import asyncpg
+import orjson
 from google.protobuf.message import Message
 from sqlalchemy import (
     ColumnElement,
@@ -190,6 +191,7 @@ class Database:
             max_overflow=0,
             pool_timeout=settings.deadline_default_s,
             pool_recycle=1800,
+            json_deserializer=orjson.loads,
             connect_args={
                 "timeout": 5,
                 "server_settings": {

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from billing.operations.v1 import operations_service_pb2 as pb
-from sqlalchemy import Integer, Text, Uuid, delete, select
+from sqlalchemy import Integer, Text, Uuid, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from kit.consumer import Consumer, Delivery
+from kit.consumer import ERROR_MAX, Consumer, Delivery
 from kit.db import Database, TenantRow
 from kit.errors import DeadLetterNotFound
 from kit.origin import Call
@@ -61,7 +61,12 @@ class OperationsServicer:
         if letter is None or consumer is None:
             raise DeadLetterNotFound
         again = Delivery(event_id, call.tenant_id, letter.subject, letter.body, letter.actor, letter.traceparent)
-        await consumer.handle(again, call.trace)
+        try:
+            await consumer.handle(again, call.trace)
+        except Exception as error:
+            async with self._db.write(call) as tx:
+                await tx.execute(update(DeadLetterRow).where(*named).values(error=repr(error)[:ERROR_MAX]))
+            raise
         async with self._db.write(call) as tx:
             await tx.execute(delete(DeadLetterRow).where(*named))
         return _letter_to_proto(letter)

@@ -6,6 +6,7 @@ they hold → the outbox and NATS are let go → the database → spans and logs
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -49,8 +50,16 @@ def run(name: str, compose: Callable[[Settings], Service]) -> None:
     """Serve until SIGTERM or SIGINT. `compose` is called inside the event loop."""
     settings = Settings(service=name)
     telemetry.configure(settings)
+    _spare_collector()
     uvloop.run(_run(settings, compose))
     telemetry.shut_down()
+
+
+def _spare_collector() -> None:
+    """Leave what start-up made to itself: otherwise each large reply makes the collector walk all of it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 async def _run(settings: Settings, compose: Callable[[Settings], Service]) -> None:

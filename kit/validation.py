@@ -2,13 +2,15 @@
 
 The rules of the proto come from protovalidate. What no pattern can tell is checked here by the conventions
 of the contract: Money has the digits of its currency, `*_date` is a day of the calendar, `currency_code`,
-`country_code` and `time_zone` exist. All bad fields are reported at once.
+`country_code` and `time_zone` exist, and no text has a NUL, which PostgreSQL can't hold. All bad fields are
+reported at once.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import date
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.resources import files
 from zoneinfo import available_timezones
 
@@ -21,6 +23,10 @@ from kit.errors import InvalidFields, Violation
 
 _ID_PATTERN = re.compile(r"\^\(?([a-z]{3})_\[0-9a-f\]")
 _validator = protovalidate.Validator()
+_NUL = "must not have a NUL character"
+
+Look = Callable[[Message, str], Iterator[Violation]]
+"""Finds what is wrong in a message, which stands at a path."""
 
 
 def check(request: Message) -> None:
@@ -55,35 +61,56 @@ def _path(elements: Sequence[object]) -> str:
 
 
 @cache
-def _looks(descriptor: Descriptor) -> tuple[Callable[[Message, str], Iterator[Violation]], ...]:
+def _looks(descriptor: Descriptor) -> tuple[Look, ...]:
     """What is to be looked at in a message of this type, found out once."""
     if descriptor.full_name == "billing.type.v1.Money":
         return (_money,)
     return tuple(look for field in descriptor.fields for look in _looks_at(field))
 
 
-def _looks_at(field: FieldDescriptor) -> Iterator[Callable[[Message, str], Iterator[Violation]]]:
-    name = field.name
-    if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated:
+def _looks_at(field: FieldDescriptor) -> Iterator[Look]:
+    name, nested = field.name, field.message_type
+    if field.type == FieldDescriptor.TYPE_STRING:
+        yield partial(_texts if field.is_repeated else _text, name)
         problem = _text_problem_of(name)
-        if problem:
-            yield lambda message, path: _text(problem, name, getattr(message, name), path)
-    elif field.message_type and field.message_type.full_name.startswith("billing.") and _looks(field.message_type):
-        looks = _looks(field.message_type)
-        if field.is_repeated:
-            yield lambda message, path: (
-                violation
-                for index, item in enumerate(getattr(message, name))
-                for look in looks
-                for violation in look(item, f"{path}{name}[{index}].")
-            )
-        else:
-            yield lambda message, path: (
-                violation
-                for look in looks
-                if message.HasField(name)
-                for violation in look(getattr(message, name), f"{path}{name}.")
-            )
+        if problem and not field.is_repeated:
+            yield partial(_known, problem, name)
+    elif nested and nested.GetOptions().map_entry:
+        yield partial(_labels, name)
+    elif nested and nested.full_name.startswith("billing."):
+        yield partial(_items if field.is_repeated else _item, name, _looks(nested))
+
+
+def _item(name: str, looks: Sequence[Look], message: Message, path: str) -> Iterator[Violation]:
+    if message.HasField(name):
+        for look in looks:
+            yield from look(getattr(message, name), f"{path}{name}.")
+
+
+def _items(name: str, looks: Sequence[Look], message: Message, path: str) -> Iterator[Violation]:
+    for index, item in enumerate(getattr(message, name)):
+        for look in looks:
+            yield from look(item, f"{path}{name}[{index}].")
+
+
+def _text(name: str, message: Message, path: str) -> Iterator[Violation]:
+    if "\0" in getattr(message, name):
+        yield Violation(path + name, _NUL, "text.nul")
+
+
+def _texts(name: str, message: Message, path: str) -> Iterator[Violation]:
+    for index, item in enumerate(getattr(message, name)):
+        if "\0" in item:
+            yield Violation(f"{path}{name}[{index}]", _NUL, "text.nul")
+
+
+def _labels(name: str, message: Message, path: str) -> Iterator[Violation]:
+    """Of a map: its values are text in all our messages."""
+    for key, value in getattr(message, name).items():
+        if "\0" in key:
+            yield Violation(path + name, _NUL, "text.nul")
+        elif "\0" in value:
+            yield Violation(f'{path}{name}["{key}"]', _NUL, "text.nul")
 
 
 def _money(message: Message, path: str) -> Iterator[Violation]:
@@ -92,7 +119,8 @@ def _money(message: Message, path: str) -> Iterator[Violation]:
         yield Violation(path + problem[0], problem[1], f"money.{problem[0]}")
 
 
-def _text(problem: Callable[[str], str | None], name: str, value: str, path: str) -> Iterator[Violation]:
+def _known(problem: Callable[[str], str | None], name: str, message: Message, path: str) -> Iterator[Violation]:
+    value: str = getattr(message, name)
     wrong = problem(value) if value else None
     if wrong:
         yield Violation(path + name, wrong, f"known.{name}")
@@ -103,11 +131,10 @@ def _text_problem_of(name: str) -> Callable[[str], str | None] | None:
 
 
 def _day_problem(text: str) -> str | None:
-    try:
-        date.fromisoformat(text)
-    except ValueError:
-        return f"must be a day of the calendar as YYYY-MM-DD, not {text!r}"
-    return None
+    with suppress(ValueError):
+        if date.fromisoformat(text).isoformat() == text:  # it takes other forms of ISO 8601 as well
+            return None
+    return f"must be a day of the calendar as YYYY-MM-DD, not {text!r}"
 
 
 def _currency_problem(text: str) -> str | None:
@@ -124,7 +151,7 @@ def _country_problem(text: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones() - {"localtime"})  # which some machines have, each its own
 
 
 @lru_cache(maxsize=1)

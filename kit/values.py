@@ -7,6 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.money import Money
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def money_to_proto(money: Money) -> MoneyMessage:
     """The amount with the decimal places of its currency."""
@@ -20,9 +22,8 @@ def money_from_proto(message: MoneyMessage) -> Money:
 
 def time_to_proto(moment: datetime) -> Timestamp:
     """A moment, exact to the microsecond."""
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
+    since = moment - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def time_from_proto(stamp: Timestamp) -> datetime:

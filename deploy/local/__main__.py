@@ -120,6 +120,16 @@ def _token(given: argparse.Namespace) -> int:
     return 0
 
 
+def _address(given: argparse.Namespace) -> int:
+    """Print where a process serves."""
+    ports = layout(running=True).ports
+    if port_name(given.service) not in ports:
+        print(f"there is no process {given.service!r}", file=sys.stderr)
+        return 1
+    print(f"127.0.0.1:{ports[port_name(given.service)]}")
+    return 0
+
+
 def _psql(given: argparse.Namespace) -> int:
     """Open psql: as the administrator, or as the serving role of one service."""
     where = layout(running=True)
@@ -179,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     option(token, "sub", "local-user", "who the user is")
     option(token, "entity_scope", "", "ids to which the user is confined")
     option(token, "department_scope", "", "ids to which the user is confined")
+    option(add("address", _address), "service", GATEWAY, "of which process")
     psql = add("psql", _psql)
     option(psql, "service", "", "as the role with which this service serves")
     psql.add_argument("arguments", nargs="*", help="for psql itself")

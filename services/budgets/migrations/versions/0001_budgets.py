@@ -60,7 +60,6 @@ def _budgets() -> None:
     op.execute("create index budgets_entity_idx on budgets (tenant_id, entity_id, id)")
     op.execute("create index budgets_department_idx on budgets (tenant_id, department_id, id)")
     op.execute("create index budgets_parent_idx on budgets (tenant_id, parent_id, id)")
-    op.execute("create index budgets_state_idx on budgets (tenant_id, state, id)")
     op.execute("create index budgets_period_idx on budgets (tenant_id, period_start, period_end)")
     ddl.isolate("budgets")
     # The ledger is the record of what is spent; the trigger records what people change.

@@ -1,0 +1,158 @@
+"""The stack in operation: one trace through all of it, deaths, and a second start."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from tests.flows.conftest import ROOT, Stack
+
+
+def _eventually(look: Callable[[], Any], within_s: float = 20.0) -> Any:
+    deadline = time.monotonic() + within_s
+    while True:
+        found = look()
+        if found or time.monotonic() > deadline:
+            assert found, f"not within {within_s} s"
+            return found
+        time.sleep(0.05)
+
+
+def _post(client: httpx.Client, path: str, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+    answer = client.post(path, json=body, headers=headers)
+    assert answer.is_success, answer.text
+    return dict(answer.json())
+
+
+def _budget(client: httpx.Client, entity_id: str, amount: str = "100.00") -> dict[str, Any]:
+    body = {
+        "entity_id": entity_id, "name": "Cloud", "period_type": "ANNUAL",
+        "period_start_date": f"{time.gmtime().tm_year}-01-01", "amount": {"currency_code": "EUR", "amount": amount},
+    }  # fmt: skip
+    return _post(client, "/budgets", body)
+
+
+def _entity(client: httpx.Client) -> dict[str, Any]:
+    body = {
+        "code": f"E{uuid4().hex[:8]}", "legal_name": "Acme SE", "entity_type": "HOLDING", "currency_code": "EUR",
+        "country_code": "DE",
+    }  # fmt: skip
+    return _post(client, "/entities", body)
+
+
+def _charge(client: httpx.Client, budget: dict[str, Any], amount: str, key: str, **headers: str) -> dict[str, Any]:
+    body = {"amount": {"currency_code": "EUR", "amount": amount}}
+    return _post(client, f"/budgets/{budget['id']}/charge", body, **{"Idempotency-Key": key, **headers})
+
+
+def _log_lines(stack: Stack, name: str) -> list[dict[str, Any]]:
+    found = [path for path in Path(stack.environment["BILLING_HOME"]).rglob("*.log*") if name in path.name]
+    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in found)
+    return [json.loads(line) for line in re.findall(r'^\{.*"trace_id".*\}$', text, re.MULTILINE)]
+
+
+class TestOneTrace:
+    def test_it_is_in_every_log_the_audit_row_and_the_event_of_one_charge(self, stack: Stack) -> None:
+        trace_id = uuid4().hex
+        tenant = f"t{trace_id[:8]}"
+        with stack.client(ROLE="finance", TENANT=tenant) as finance:
+            entity = _entity(finance)
+            budget = _budget(finance, entity["id"])
+        with stack.client(ROLE="department_manager", TENANT=tenant, SUB="mia", ENTITY_SCOPE=entity["id"]) as manager:
+            _charge(manager, budget, "85.00", "po-1", traceparent=f"00-{trace_id}-{uuid4().hex[:16]}-01")
+
+        def logged(name: str) -> bool:
+            return any(line["trace_id"] == trace_id for line in _log_lines(stack, name))
+
+        for name in ("gateway", "budgets", "entities"):
+            _eventually(lambda name=name: logged(name))  # type: ignore[misc]
+        audited = stack.local(
+            "psql", "--", "-At", "-c",
+            f"select resource_table, action, actor from budgets.audit_log where trace_id = '{trace_id}'",
+        )  # fmt: skip
+        assert audited.splitlines() == ["budget_alerts|insert|mia"] * 2
+        _eventually(lambda: trace_id in _events_so_far(stack))
+
+
+def _events_so_far(stack: Stack) -> str:
+    """What `events FROM=start` prints in its first moments."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "deploy.local", "events"],
+        cwd=ROOT,
+        env={**stack.environment, "FROM": "start"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as tail:
+        time.sleep(1.5)  # it never ends by itself
+        tail.send_signal(signal.SIGINT)
+        return tail.communicate(timeout=10)[0]
+
+
+class TestDeactivation:
+    def test_the_budgets_of_a_deactivated_entity_close(self, stack: Stack) -> None:
+        with stack.client(ROLE="finance", TENANT="closing") as finance:
+            entity = _entity(finance)
+            budget = _budget(finance, entity["id"])
+            _post(finance, f"/entities/{entity['id']}/deactivate", {})
+            _eventually(lambda: finance.get(f"/budgets/{budget['id']}").json()["state"] == "CLOSED")
+
+
+class TestDeaths:
+    def test_a_killed_service_comes_back_and_the_charge_is_made_once(self, stack: Stack) -> None:
+        with stack.client(ROLE="finance", TENANT="deaths") as finance:
+            budget = _budget(finance, _entity(finance)["id"])
+            first = _charge(finance, budget, "10.00", "po-1")
+            for name in ("budgets", "nats", "postgres"):
+                os.kill(stack.processes()[name]["pid"], signal.SIGKILL)
+
+                def again() -> bool:
+                    answer = finance.post(
+                        f"/budgets/{budget['id']}/charge",
+                        json={"amount": {"currency_code": "EUR", "amount": "10.00"}},
+                        headers={"Idempotency-Key": "po-1"},
+                    )
+                    assert answer.status_code in {200, 503, 504}, answer.text
+                    return answer.status_code == httpx.codes.OK and answer.json() == first
+
+                _eventually(again)
+            spent = finance.get(f"/budgets/{budget['id']}").json()["spent"]["amount"]
+            assert spent == "10.00"
+
+    def test_a_second_up_says_that_it_runs(self, stack: Stack) -> None:
+        _eventually(lambda: "not healthy" not in _status(stack))
+        assert "already running" in stack.local("up")
+
+
+def _status(stack: Stack) -> str:
+    command = [sys.executable, "-m", "deploy.local", "status"]
+    done = subprocess.run(command, cwd=ROOT, env=dict(stack.environment), capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+class TestDocs:
+    def test_swagger_ui_loads_from_here_only(self, stack: Stack) -> None:
+        page = httpx.get(f"{stack.url}/docs")
+        assert page.status_code == httpx.codes.OK
+        assert "http://" not in page.text.replace(stack.url, "")
+        assert "https://" not in page.text
+        assets = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        assert assets
+        for asset in assets:
+            assert httpx.get(f"{stack.url}{asset}" if asset.startswith("/") else f"{stack.url}/{asset}").is_success
+
+    def test_what_the_openapi_document_lists_is_served(self, stack: Stack) -> None:
+        document = httpx.get(f"{stack.url}/openapi.json").json()
+        assert document == json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
+        for path, verbs in document["paths"].items():
+            for verb in set(verbs) & {"get", "post", "patch", "put", "delete"}:
+                answer = httpx.request(verb, stack.url + path.replace("{", "").replace("}", ""))
+                assert answer.status_code != httpx.codes.NOT_FOUND, (verb, path)
