@@ -25,6 +25,7 @@ from kit.errors import (
     DeadlineExceeded,
     Internal,
     MalformedBody,
+    MessageTooLarge,
     Overloaded,
     PermissionMissing,
     Unavailable,
@@ -88,6 +89,12 @@ class Calls:
         """Count a call out."""
         self._under_way -= 1
         telemetry.CALLS_UNDER_WAY.set(self._under_way)
+
+    def measure(self, sent: bytes) -> None:
+        """Raise MessageTooLarge where the message is larger than one may be."""
+        bytes_max = self._settings.message_bytes_max
+        if len(sent) > bytes_max:
+            raise MessageTooLarge(f"A message may have {bytes_max} bytes at most.", bytes_max=bytes_max)
 
     def deadline(self, remaining_s: float | None) -> float:
         """When the call must have ended: what the caller said, at most the limit, by default the default."""
@@ -157,6 +164,7 @@ class _Way:
             self._calls.leave()
 
     def _read(self, sent: bytes) -> Message:
+        self._calls.measure(sent)
         try:
             return self._request_type.FromString(sent)
         except DecodeError:

@@ -24,7 +24,9 @@ from sqlalchemy import text
 from kit import clock, ids, telemetry
 from kit.bus import STREAM
 from kit.db import Database, WriteSession, refusal_of
+from kit.errors import Unavailable
 from kit.origin import Origin
+from kit.tasks import undisturbed
 from kit.telemetry import Trace, log
 
 _BATCH = 16
@@ -126,12 +128,7 @@ class Consumer:
                 messages = await subscription.fetch(_BATCH, timeout=5)
             except (NatsTimeout, TimeoutError):
                 continue
-            under_way = asyncio.gather(*map(self._take, messages))
-            try:
-                await asyncio.shield(under_way)
-            except asyncio.CancelledError:
-                await under_way
-                raise
+            await undisturbed(asyncio.gather(*map(self._take, messages)))
 
     async def _take(self, message: Msg) -> None:
         try:
@@ -171,7 +168,7 @@ class Consumer:
                 await self._handler.react(tx, event)
 
     async def _failed(self, message: Msg, delivery: Delivery, trace: Trace, error: Exception) -> None:
-        passing = refusal_of(error) is not None or isinstance(error, TimeoutError)
+        passing = refusal_of(error) is not None or isinstance(error, TimeoutError | Unavailable)
         log.warning("event failed", consumer=self.name, event_id=str(delivery.event_id), exc_info=error)
         if delivery.deliveries < _DELIVERIES_MAX or passing:
             await message.nak(delay=_PAUSES_S[min(delivery.deliveries, len(_PAUSES_S)) - 1])

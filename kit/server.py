@@ -27,6 +27,7 @@ from kit.outbox import Relay
 from kit.pages import Pages
 from kit.scope import Scopes
 from kit.settings import Settings
+from kit.tasks import end, undisturbed
 from kit.telemetry import log
 
 _TURN_ELSEWHERE_S = 0.5
@@ -85,7 +86,7 @@ async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
         await state.enter_graceful_shutdown()
         await asyncio.sleep(_TURN_ELSEWHERE_S)
         await server.stop(settings.drain_s)
-        await _cancelled(events, *tasks)
+        await end(events, *tasks)
         await service.db.close()
 
 
@@ -95,7 +96,7 @@ async def _listen(
     options = [
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        ("grpc.max_receive_message_length", 2 * settings.message_bytes_max),  # what is over once is told properly
         ("grpc.max_send_message_length", 2 * settings.message_bytes_max),
         ("grpc.so_reuseport", 0),
     ]
@@ -121,12 +122,16 @@ async def _events(settings: Settings, db: Database, consumers: Sequence[Consumer
     relay = Relay(db, jetstream, settings.service)
     parts: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeated(relay.prune, _PRUNE_EVERY_S)]
     parts += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]
+    running = [asyncio.create_task(_endless(part)) for part in parts]
     try:
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(_endless(part))
+        await asyncio.gather(*running)
     finally:
-        await client.close()
+        await undisturbed(_let_go(client, running))
+
+
+async def _let_go(client: Client, running: Sequence[asyncio.Task[None]]) -> None:
+    await end(*running)
+    await client.close()
 
 
 async def _connected(settings: Settings) -> tuple[Client, JetStreamContext]:
@@ -152,9 +157,3 @@ async def _repeated(work: Callable[[], Awaitable[None]], every_s: float) -> None
     while True:
         await work()
         await asyncio.sleep(every_s)
-
-
-async def _cancelled(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 
 import orjson
@@ -151,15 +152,7 @@ def configure(settings: Settings) -> None:
     _ratio = settings.trace_ratio
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
-        processors=[
-            _add_trace,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _shorten,
-            structlog.processors.EventRenamer("message"),
-            lambda _, __, event: orjson.dumps({"service": settings.service, **event}, default=str),
-        ],
+        processors=[_add_trace, lambda _, level, event: _line(settings.service, level, event)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
@@ -176,10 +169,15 @@ def configure(settings: Settings) -> None:
         start_http_server(int(port), host)
 
 
-def _shorten(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    if "exception" in event:
-        event["exception"] = event["exception"][-_EXCEPTION_CHARACTERS:]
-    return event
+def _line(service: str, level: str, event: structlog.typing.EventDict) -> bytes:
+    """The event as JSON, in one step: every call writes one, and a chain of processors costs half as much again."""
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(None, level, event)
+        if "exception" in event:
+            event["exception"] = event["exception"][-_EXCEPTION_CHARACTERS:]
+    message = event.pop("event")
+    line = {"service": service, "level": level, "timestamp": datetime.now(UTC), "message": message, **event}
+    return orjson.dumps(line, default=str, option=orjson.OPT_UTC_Z)
 
 
 def _add_trace(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -49,7 +49,8 @@ def _generate(out: Path, protos: Path) -> None:
     _protoc(
         *(f"--plugin={scripts / plugin}" for plugin in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         f"--descriptor_set_in={rules}", f"-I{protos}", f"-I{well_known}", f"-I{google_apis}",
-        f"--python_out={out}", f"--grpc_python_out={out}", f"--mypy_out=quiet:{out}", f"--mypy_grpc_out=quiet,only_async:{out}",
+        f"--python_out={out}", f"--grpc_python_out={out}",
+        f"--mypy_out=quiet:{out}", f"--mypy_grpc_out=quiet,only_async:{out}",
         f"--descriptor_set_out={out / 'billing.binpb'}", "--include_imports", "--include_source_info",
         *sources, RULES,
     )  # fmt: skip

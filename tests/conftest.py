@@ -35,6 +35,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import hypothesis
 import nats as nats_client
 import pytest
 import uvloop
@@ -48,6 +49,9 @@ from tests.harness.databases import Cluster, Copy
 from tests.harness.outside import AuditRow, Heard, OutboxEvent, eventually
 from tests.harness.services import Budgets, Entities, Served, served, settings_for
 from tests.harness.tokens import Keys
+
+hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("suite")
 
 _CLUSTER = pytest.StashKey[Cluster]()
 _ENDING = pytest.StashKey[contextlib.ExitStack]()
@@ -149,9 +153,11 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 @pytest.fixture(scope="session")
 def settings(database: Copy, nats_url: str, keys: Keys) -> Callable[..., Settings]:
     """Makes the settings of a service; `settings("budgets", calls_max=1)`."""
-    return lambda service, **changed: settings_for(
-        service, changed.pop("database", database), nats_url, keys, **changed
-    )
+
+    def make(service: str, *, database: Copy = database, nats_url: str = nats_url, **changed: Any) -> Settings:
+        return settings_for(service, database, nats_url, keys, **changed)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ class Desk:
             request.entity_id = self.entity_id
         for field in ("period_type", "period_start_date", "amount", "name"):
             if field in given:
-                request.ClearField(field)  # type: ignore[arg-type]  # one of the four above
+                request.ClearField(field)
         request.MergeFrom(pb.CreateBudgetRequest(**given))
         return await self.who.call(self.stub.CreateBudget, request)
 

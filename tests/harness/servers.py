@@ -1,7 +1,7 @@
 """The PostgreSQL and NATS servers of a test run: embedded by default, in containers, or somebody else's by URL.
 
 TEST_BACKEND=containers                     testcontainers; images by TEST_POSTGRES_IMAGE and TEST_NATS_IMAGE
-TEST_DATABASE_URL=postgresql://admin:…@…    a server for tests only, by an administrator who may create roles
+TEST_DATABASE_URL=postgresql://admin:…@…    a server for tests only, by its superuser; one run at a time
 TEST_NATS_URL=nats://…                      a server for tests only, with JetStream; one worker at most
 """
 
@@ -14,6 +14,7 @@ from deploy.local import servers
 
 _POSTGRES_IMAGE = "postgres:15"
 _NATS_IMAGE = "nats:2.15"
+_NATS_PORT = 4222
 
 
 @contextmanager
@@ -65,8 +66,11 @@ def _postgres_container() -> Iterator[str]:
 
 @contextmanager
 def _nats_container() -> Iterator[str]:
-    from testcontainers.community.nats import NatsContainer
+    # Not its NatsContainer, which calls deprecated functions of its own package: here warnings are errors.
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
     image = os.environ.get("TEST_NATS_IMAGE", _NATS_IMAGE)
-    with NatsContainer(image, jetstream=True) as container:
-        yield container.nats_uri()
+    ready = LogMessageWaitStrategy("Server is ready").with_poll_interval(0.1)
+    with DockerContainer(image).with_command("-js").with_exposed_ports(_NATS_PORT).waiting_for(ready) as container:
+        yield f"nats://{container.get_container_host_ip()}:{container.get_exposed_port(_NATS_PORT)}"

@@ -1,0 +1,71 @@
+"""The states and kinds of the rules are those of the protos and those of the database."""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from enum import StrEnum
+
+import asyncpg
+import pytest
+from google.protobuf.descriptor import EnumDescriptor
+from sqlalchemy import Enum as SqlEnum
+
+from kit.db import TenantRow
+from tests.contract import contract
+from tests.contract.source import SERVICES
+
+
+def mirrored(service: str) -> Iterator[tuple[type[StrEnum], EnumDescriptor]]:
+    """The enums whose docstring names the one in the proto that they are, "Budget.State."."""
+    protos = {enum.full_name: enum for enum in contract.enums()}
+    for _, kind in inspect.getmembers(importlib.import_module(f"services.{service}.domain"), inspect.isclass):
+        named = protos.get(f"billing.{service}.v1.{(kind.__doc__ or '').rstrip('.')}")
+        if issubclass(kind, StrEnum) and named:
+            yield kind, named
+
+
+def of_resources(service: str) -> set[str]:
+    """The enums of the resources in the protos, which the rules must know."""
+    return {
+        enum.full_name
+        for enum in contract.enums()
+        if enum.file.package == f"billing.{service}.v1" and enum.name != "ErrorReason"
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_enum_of_a_proto_is_one_of_the_rules(service: str) -> None:
+    assert {named.full_name for _, named in mirrored(service)} == of_resources(service)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_they_have_the_same_values(service: str) -> None:
+    for kind, named in mirrored(service):
+        values = {value.name for value in named.values if value.number}
+        assert {member.value for member in kind} == values, kind
+        assert all(member.name == member.value for member in kind)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_the_database_has_the_same_values(service: str, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+    rows = await admin.fetch(
+        "select t.typname, array_agg(e.enumlabel order by e.enumsortorder) as labels from pg_type t"
+        " join pg_enum e on e.enumtypid = t.oid join pg_namespace n on n.oid = t.typnamespace"
+        " where n.nspname = $1 group by t.typname",
+        service,
+    )
+    importlib.import_module(f"services.{service}.models")
+    mapped = {
+        column.type.name: list(column.type.enums)
+        for row in rows_of(service)
+        for column in row.__table__.columns
+        if isinstance(column.type, SqlEnum)
+    }
+    assert mapped == {row["typname"]: row["labels"] for row in rows}
+
+
+def rows_of(service: str, above: type[TenantRow] = TenantRow) -> Iterator[type[TenantRow]]:
+    for row in above.__subclasses__():
+        if row.__module__ == f"services.{service}.models":
+            yield row
+        yield from rows_of(service, row)

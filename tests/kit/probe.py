@@ -1,0 +1,98 @@
+"""The probe service, generated while the tests run, with a servicer that does what a test tells it to."""
+
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from billing.options.v1 import options_pb2
+from billing.type.v1 import money_pb2
+from buf.validate import validate_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, field_mask_pb2, message_factory
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.message import Message
+from grpc import aio
+from grpc_tools import protoc  # type: ignore[import-untyped]
+
+from kit.origin import Call
+
+_IMPORTED = options_pb2, money_pb2, validate_pb2, field_mask_pb2  # what probe.proto imports must be in the pool first
+
+
+def _generated() -> FileDescriptor:
+    contract = Path(options_pb2.__file__).parents[3] / "billing.binpb"
+    with tempfile.NamedTemporaryFile(suffix=".binpb") as out:
+        arguments = f"--descriptor_set_in={contract}", f"-I{Path(__file__).parent}", f"--descriptor_set_out={out.name}"
+        if protoc.main(["protoc", *arguments, "probe.proto"]) != 0:
+            raise RuntimeError("protoc failed; its message is above")
+        file = descriptor_pb2.FileDescriptorSet.FromString(Path(out.name).read_bytes()).file[0]
+    return descriptor_pool.Default().AddSerializedFile(file.SerializeToString())
+
+
+FILE = _generated()
+
+if TYPE_CHECKING:
+
+    class _Dynamic(Message):
+        def __init__(self, **fields: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+    class DoRequest(_Dynamic): ...
+
+    class Line(_Dynamic): ...
+
+    class ListRequest(_Dynamic): ...
+
+    class InsideRequest(_Dynamic): ...
+
+    class DoReply(_Dynamic): ...
+
+else:
+    _CLASSES = {name: message_factory.GetMessageClass(kind) for name, kind in FILE.message_types_by_name.items()}
+    DoRequest, Line, DoReply = _CLASSES["DoRequest"], _CLASSES["Line"], _CLASSES["DoReply"]
+    ListRequest, InsideRequest = _CLASSES["ListRequest"], _CLASSES["InsideRequest"]
+
+Does = Callable[[Any, Call], Awaitable[DoReply]]
+
+
+class Probe:
+    """billing.probe.v1.ProbeService: every method does what `does` is set to, by default answer with its name."""
+
+    service = FILE.services_by_name["ProbeService"]
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.does: Does = self._answer
+
+    @staticmethod
+    async def _answer(request: Message, call: Call) -> DoReply:
+        return DoReply(text=call.method.rpartition("/")[2])
+
+    async def Do(self, request: DoRequest, call: Call) -> DoReply:
+        self.calls.append(call)
+        return await self.does(request, call)
+
+    async def List(self, request: ListRequest, call: Call) -> DoReply:
+        self.calls.append(call)
+        return await self.does(request, call)
+
+    async def Inside(self, request: InsideRequest, call: Call) -> DoReply:
+        self.calls.append(call)
+        return await self.does(request, call)
+
+
+class ProbeStub:
+    """Client of the probe service."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        path = f"/{Probe.service.full_name}"
+        self.Do: aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(
+            f"{path}/Do", DoRequest.SerializeToString, DoReply.FromString
+        )
+        self.List: aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(
+            f"{path}/List", ListRequest.SerializeToString, DoReply.FromString
+        )
+        self.Inside: aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(
+            f"{path}/Inside", InsideRequest.SerializeToString, DoReply.FromString
+        )
+        self.raw: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{path}/Do")

@@ -1,0 +1,273 @@
+"""Only tokens of a known key, for us, of now, and well made are believed; whatever else comes is refused as a token."""
+
+import json
+import time
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit import auth
+from kit.auth import ROLES, Authenticator, ServiceTokens, bearer
+from kit.errors import TokenExpired, TokenInvalid, TokenMissing, Unavailable
+from kit.settings import Settings
+from tests.harness.tokens import AUDIENCE, ISSUER, KID, Keys, public_jwk
+from tests.kit.bad_tokens import (
+    BAD_CLAIMS,
+    DEPARTMENT,
+    EC_KEY,
+    NOT_TOKENS,
+    OTHER_KEY,
+    RSA_KEY,
+    TENANT,
+    bad_headers,
+    claims,
+    forged,
+)
+
+
+@pytest.fixture(scope="module")
+def auth_keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """Keys of all three algorithms; one of the set is of an algorithm that we don't take, one has no name."""
+    keys = Keys.made_in(tmp_path_factory.mktemp("auth"))
+    rsa_jwk = jwt.algorithms.RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True)
+    ec_jwk = jwt.algorithms.ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True)
+    symmetric = {"kty": "oct", "k": "c2VjcmV0", "kid": "oct-1", "alg": "HS256"}
+    known = [
+        public_jwk(keys.users, KID), {**rsa_jwk, "kid": "rsa-1", "alg": "RS256"},
+        {**ec_jwk, "kid": "ec-1", "alg": "ES256"}, symmetric,
+        {**rsa_jwk, "alg": "RS256"}, {**rsa_jwk, "kid": "ps-1", "alg": "PS256"},
+    ]  # fmt: skip
+    keys.jwks.write_text(json.dumps({"keys": known}))
+    return keys
+
+
+@pytest.fixture(scope="module")
+def auth_settings(auth_keys: Keys) -> Settings:
+    return Settings(
+        service="budgets", database_url="postgresql://nowhere", nats_url="nats://nowhere", page_key="x",
+        issuer=ISSUER, audience=AUDIENCE, jwks=str(auth_keys.jwks), service_jwks=str(auth_keys.service_jwks),
+        service_key=auth_keys.service_key("budgets"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def authenticator(auth_settings: Settings) -> Authenticator:
+    return Authenticator(auth_settings)
+
+
+class TestRefusal:
+    async def test_a_good_token_is_taken(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+        for key, algorithm, kid in (
+            (auth_keys.users, "EdDSA", KID),
+            (RSA_KEY, "RS256", "rsa-1"),
+            (EC_KEY, "ES256", "ec-1"),
+        ):
+            principal = await authenticator.authenticate(jwt.encode(claims(), key, algorithm, {"kid": kid}))
+            assert (principal.tenant_id, principal.subject) == (TENANT, "alice")
+            assert principal.permissions == ROLES["finance"]
+
+    async def test_no_forged_header_or_signature_is_taken(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+        for name, token in bad_headers(auth_keys).items():
+            assert await outcome(authenticator, token) is TokenInvalid, name
+
+    @pytest.mark.parametrize("name", BAD_CLAIMS)
+    async def test_no_bad_claim_is_taken(self, authenticator: Authenticator, auth_keys: Keys, name: str) -> None:
+        token = forged({"alg": "EdDSA", "kid": KID}, claims(**BAD_CLAIMS[name]), auth_keys.users.sign)
+        assert await outcome(authenticator, token) is TokenInvalid
+
+    @pytest.mark.parametrize("name", NOT_TOKENS)
+    async def test_what_is_no_token_is_refused(self, authenticator: Authenticator, name: str) -> None:
+        assert await outcome(authenticator, NOT_TOKENS[name]) is TokenInvalid
+
+    async def test_a_signed_token_that_is_too_long_is_refused(
+        self, authenticator: Authenticator, auth_keys: Keys
+    ) -> None:
+        token = forged({"alg": "EdDSA", "kid": KID}, claims(padding="x" * 8192), auth_keys.users.sign)
+        assert await outcome(authenticator, token) is TokenInvalid
+
+    @pytest.mark.parametrize("ago", [31, 3600, 10**9])
+    async def test_an_expired_token_is_refused_as_such(
+        self, authenticator: Authenticator, auth_keys: Keys, ago: int
+    ) -> None:
+        now = int(time.time())
+        token = forged({"alg": "EdDSA", "kid": KID}, claims(iat=now - ago - 60, exp=now - ago), auth_keys.users.sign)
+        assert await outcome(authenticator, token) is TokenExpired
+
+    async def test_what_expired_and_is_forged_is_forged(self, authenticator: Authenticator) -> None:
+        token = forged({"alg": "EdDSA", "kid": KID}, claims(exp=1), OTHER_KEY.sign)
+        assert await outcome(authenticator, token) is TokenInvalid
+
+    @given(st.text(max_size=60) | st.from_regex(r"[A-Za-z0-9_-]{0,40}(\.[A-Za-z0-9_-]{0,40}){2}", fullmatch=True))
+    async def test_any_text_is_refused_and_nothing_else_happens(self, auth_settings: Settings, token: str) -> None:
+        assert await outcome(Authenticator(auth_settings), token) is TokenInvalid
+
+
+async def outcome(authenticator: Authenticator, token: str) -> type[BaseException] | None:
+    try:
+        await authenticator.authenticate(token)
+    except BaseException as refused:  # noqa: BLE001 - the kind is what is asked for
+        return type(refused)
+    return None
+
+
+class TestCache:
+    async def test_a_remembered_token_expires_all_the_same(
+        self, authenticator: Authenticator, auth_keys: Keys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        token = auth_keys.token(TENANT)
+        await authenticator.authenticate(token)
+        later = time.time() + 600 + 31
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert await outcome(authenticator, token) is TokenExpired
+        assert await outcome(authenticator, token) is TokenExpired
+
+    async def test_it_stays_small(
+        self, authenticator: Authenticator, auth_keys: Keys, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(auth, "_CACHED_MAX", 3)
+        for number in range(10):
+            await authenticator.authenticate(auth_keys.token(TENANT, subject=f"user-{number}"))
+        assert len(authenticator._verified) <= 3
+
+    async def test_what_was_refused_is_not_remembered(self, authenticator: Authenticator) -> None:
+        await outcome(authenticator, "a.b.c")
+        assert not authenticator._verified
+
+
+class TestRoles:
+    async def principal(self, authenticator: Authenticator, token: str) -> auth.Principal:
+        return await authenticator.authenticate(token)
+
+    async def test_several_roles_add_up(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+        principal = await self.principal(authenticator, auth_keys.token(TENANT, role=["approver", "viewer"]))
+        assert principal.permissions == ROLES["approver"] | ROLES["viewer"]
+
+    async def test_an_unknown_role_grants_nothing(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+        principal = await self.principal(authenticator, auth_keys.token(TENANT, role=["root", "__class__"]))
+        assert principal.permissions == frozenset()
+        assert principal.roles == ()
+
+    async def test_the_service_role_in_a_users_token_grants_nothing(
+        self, authenticator: Authenticator, auth_keys: Keys
+    ) -> None:
+        principal = await self.principal(authenticator, auth_keys.token(TENANT, role=["service", "viewer"]))
+        assert principal.permissions == ROLES["viewer"]
+
+    async def test_only_a_service_is_a_service(self, authenticator: Authenticator, auth_settings: Settings) -> None:
+        principal = await self.principal(authenticator, ServiceTokens(auth_settings).token(TENANT))
+        assert principal.permissions == {"service"}
+        assert (principal.tenant_id, principal.subject) == (TENANT, "service:budgets")
+
+    async def test_a_users_role_in_a_services_token_grants_nothing(
+        self, authenticator: Authenticator, auth_keys: Keys
+    ) -> None:
+        key = load_pem_private_key(auth_keys.service_key("budgets").read_bytes(), None)
+        made = claims(iss=auth.SERVICE_ISSUER, roles=["billing_admin"])
+        token = jwt.encode(made, key, "EdDSA", {"kid": "service-budgets"})  # type: ignore[arg-type]  # an Ed25519 key
+        assert (await self.principal(authenticator, token)).permissions == frozenset()
+
+    async def test_scopes_are_as_the_token_says(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+        free = await self.principal(authenticator, auth_keys.token(TENANT))
+        narrow = await self.principal(authenticator, auth_keys.token(TENANT, entity_scope=[]))
+        named = await self.principal(authenticator, auth_keys.token(TENANT, department_scope=[DEPARTMENT]))
+        assert not free.confined
+        assert narrow.confined
+        assert narrow.entity_scope == ()
+        assert named.department_scope == (DEPARTMENT,)
+
+    def test_roles_are_as_documented(self) -> None:
+        everything = ROLES["billing_admin"]
+        reads = {permission for permission in everything if permission.endswith(".read")}
+        assert {permission for permission in ROLES["finance"] if permission.endswith(".admin")} == set()
+        assert "integrations.write" not in ROLES["finance"]
+        assert ROLES["viewer"] < ROLES["auditor"] <= reads | {"audit.read"}
+        assert ROLES["auditor"] - ROLES["viewer"] == {"audit.read"}
+        assert all("service" not in granted for role, granted in ROLES.items() if role != "service")
+
+
+class TestBearer:
+    @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc", "bearerabc"])
+    def test_no_token_is_missing(self, header: str | None) -> None:
+        with pytest.raises(TokenMissing):
+            bearer(header)
+
+    @pytest.mark.parametrize("header", ["Bearer abc", "bearer abc", "BEARER abc"])
+    def test_the_scheme_is_read_in_any_case(self, header: str) -> None:
+        assert bearer(header) == "abc"
+
+
+class TestKeySet:
+    async def test_a_key_that_came_later_is_found(
+        self, auth_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(auth, "_KEYS_REFRESH_S", -1.0)
+        jwks = tmp_path / "jwks.json"
+        jwks.write_text('{"keys": []}')
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": str(jwks)}))
+        token = jwt.encode(claims(), OTHER_KEY, "EdDSA", {"kid": "new"})
+        assert await outcome(authenticator, token) is TokenInvalid
+        jwks.write_text(json.dumps({"keys": [public_jwk(OTHER_KEY, "new")]}))
+        assert await outcome(authenticator, token) is None
+
+    @pytest.mark.parametrize("source", ["/nowhere/jwks.json", "http://127.0.0.1:1/jwks.json"])
+    async def test_while_no_key_can_be_had_nobody_is_called_invalid(self, auth_settings: Settings, source: str) -> None:
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": source}))
+        for _ in range(3):
+            assert await outcome(authenticator, jwt.encode(claims(), OTHER_KEY, "EdDSA", {"kid": "x"})) is Unavailable
+
+    @pytest.mark.parametrize(
+        "text", ["", "[]", "{}", '{"keys": 1}', '{"keys": [1]}', '{"keys": [{"alg": "EdDSA", "kid": "x"}]}']
+    )
+    async def test_a_damaged_key_set_is_no_key_set(self, auth_settings: Settings, tmp_path: Path, text: str) -> None:
+        jwks = tmp_path / "jwks.json"
+        jwks.write_text(text)
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": str(jwks)}))
+        token = jwt.encode(claims(), OTHER_KEY, "EdDSA", {"kid": "x"})
+        assert await outcome(authenticator, token) is Unavailable
+
+    @pytest.fixture
+    def fetched(self, monkeypatch: pytest.MonkeyPatch, auth_keys: Keys) -> list[str]:
+        """URLs that were fetched; each answers with the key set."""
+        urls: list[str] = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            urls.append(str(request.url))
+            return httpx.Response(200, text=auth_keys.jwks.read_text())
+
+        client = httpx.AsyncClient
+        monkeypatch.setattr(
+            httpx, "AsyncClient", lambda **given: client(transport=httpx.MockTransport(answer), **given)
+        )
+        return urls
+
+    async def test_strangers_cannot_make_us_fetch_the_keys_again_and_again(
+        self, auth_settings: Settings, auth_keys: Keys, fetched: list[str]
+    ) -> None:
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": "https://identity.test/jwks.json"}))
+        assert await outcome(authenticator, auth_keys.token(UUID(int=1))) is None
+        for number in range(20):
+            token = jwt.encode(claims(), OTHER_KEY, "EdDSA", {"kid": f"unknown-{number}"})
+            assert await outcome(authenticator, token) is TokenInvalid
+        assert fetched == ["https://identity.test/jwks.json"]
+
+
+class TestServiceTokens:
+    def test_one_is_used_while_it_has_a_minute_left(
+        self, auth_settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tokens, now = ServiceTokens(auth_settings), time.time()
+        first = tokens.token(TENANT)
+        assert tokens.token(TENANT) == first
+        assert tokens.token(uuid4()) != first
+        monkeypatch.setattr(time, "time", lambda: now + 241)
+        assert tokens.token(TENANT) != first
+
+    def test_it_needs_a_key(self, auth_settings: Settings) -> None:
+        with pytest.raises(ValueError, match="BILLING_SERVICE_KEY"):
+            ServiceTokens(auth_settings.model_copy(update={"service_key": None}))

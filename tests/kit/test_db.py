@@ -1,0 +1,324 @@
+"""Transactions: one tenant each, read only where they read, all or nothing where they write."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy import TextClause, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from kit import ids
+from kit.auth import Scope
+from kit.db import Database, WriteSession, sqlstate, within
+from kit.errors import EtagMismatch
+from kit.operations import DeadLetterRow
+from kit.origin import Origin
+from kit.settings import Settings
+from services.budgets.models import BudgetRow
+from tests.harness.databases import Copy
+
+Pool = asyncpg.Pool
+Origins = Callable[..., Origin]
+
+
+def letter(consumer: str = "c") -> DeadLetterRow:
+    """A row like any other."""
+    return DeadLetterRow(
+        consumer=consumer, event_id=uuid4(), subject="s", body="{}", actor="a", traceparent="", error="e", deliveries=5
+    )
+
+
+async def letters(db: Database, origin: Origin) -> list[str]:
+    async with db.read(origin) as tx:
+        return [row.consumer for row in await tx.all(select(DeadLetterRow).order_by(DeadLetterRow.id))]
+
+
+async def shown(tx: Any, setting: str) -> str:
+    value: str = (
+        await tx._session.execute(text("select current_setting(:name, true)"), {"name": setting})
+    ).scalar_one()
+    return value
+
+
+class TestWrite:
+    async def test_it_commits_at_the_end(self, db: Database, origin: Origins) -> None:
+        async with db.write(origin()) as tx:
+            tx.add(letter())
+        assert await letters(db, origin()) == ["c"]
+
+    async def test_an_exception_undoes_all_of_it(self, db: Database, origin: Origins) -> None:
+        async def write() -> None:
+            async with db.write(origin()) as tx:
+                tx.add(letter())
+                await tx.flush()
+                raise RuntimeError("no")
+
+        with pytest.raises(RuntimeError, match="no"):
+            await write()
+        assert await letters(db, origin()) == []
+
+    async def test_a_row_belongs_to_the_tenant_whatever_it_says(self, db: Database, origin: Origins) -> None:
+        row = letter()
+        row.tenant_id = uuid4()
+        async with db.write(origin()) as tx:
+            tx.add(row)
+        assert row.tenant_id == origin().tenant_id
+
+    async def test_a_call_that_is_cancelled_is_never_told_what_is_not_so(self, db: Database, origin: Origins) -> None:
+        outcomes = [await self.cancelled_after(db, origin(tenant_id=uuid4()), turns) for turns in range(0, 60, 2)]
+        assert all(done == told for done, told in outcomes if told)
+
+    async def cancelled_after(self, db: Database, origin: Origin, turns: int) -> tuple[bool, bool]:
+        """Cancel a write so many turns of the loop after its commit began: was it done, and was it said to be done?"""
+        began = asyncio.Event()
+
+        async def write() -> None:
+            async with db.write(origin) as tx:
+                tx.add(letter())
+                began.set()
+
+        task = asyncio.create_task(write())
+        await began.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        return bool(await letters(db, origin)), outcome is None
+
+    async def test_a_commit_that_has_begun_survives_its_call(
+        self, db: Database, origin: Origins, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The session's commit is slowed, so that the cancellation surely meets it."""
+        begun = asyncio.Event()
+        commit = AsyncSession.commit
+
+        async def slow(session: Any) -> None:
+            begun.set()
+            await asyncio.sleep(0.05)
+            await commit(session)
+
+        monkeypatch.setattr(AsyncSession, "commit", slow)
+
+        async def write() -> None:
+            async with db.write(origin()) as tx:
+                tx.add(letter())
+
+        task = asyncio.create_task(write())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await letters(db, origin()) == ["c"]
+
+    async def test_a_cancelled_call_before_its_commit_did_nothing_and_gives_its_connection_back(
+        self, db: Database, origin: Origins
+    ) -> None:
+        async def write(tenant_id: UUID) -> None:
+            async with db.write(origin(tenant_id=tenant_id)) as tx:
+                tx.add(letter())
+                await tx.flush()
+                await asyncio.sleep(3600)
+
+        tenants = [uuid4() for _ in range(10)]
+        tasks = [asyncio.create_task(write(tenant_id)) for tenant_id in tenants]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert not any([await letters(db, origin(tenant_id=tenant_id)) for tenant_id in tenants])
+
+
+class TestRead:
+    async def test_the_database_refuses_a_write(self, db: Database, origin: Origins) -> None:
+        with pytest.raises(DBAPIError) as refused:
+            async with db.read(origin()) as tx:
+                await tx._session.execute(text("delete from dead_letters"))
+        assert sqlstate(refused.value) == "25006"
+
+    async def test_its_type_has_nothing_that_writes(self, db: Database, origin: Origins) -> None:
+        async with db.read(origin()) as tx:
+            for name in ("add", "flush", "execute", "returning", "answer"):
+                assert not hasattr(tx, name)
+                assert hasattr(WriteSession, name)
+
+
+class TestSettings:
+    async def test_tenant_actor_and_trace_are_known_inside(self, db: Database, origin: Origins) -> None:
+        mine = origin(actor="carol")
+        async with db.write(mine) as tx:
+            assert await shown(tx, "app.tenant_id") == str(mine.tenant_id)
+            assert await shown(tx, "app.actor") == "carol"
+            assert await shown(tx, "app.trace_id") == mine.trace.trace_id
+            assert await shown(tx, "statement_timeout") in {"10s", *(f"{ms}ms" for ms in range(9000, 10_000))}
+
+    async def test_nothing_of_it_is_left_for_the_next_user_of_the_connection(
+        self, kit_settings: Callable[..., Settings], origin: Origins
+    ) -> None:
+        db = Database(kit_settings(database_pool_size=1))
+        try:
+            for _ in range(2):
+                async with db.write(origin()) as tx:
+                    tx.add(letter())
+                with pytest.raises(RuntimeError):
+                    async with db.write(origin()):
+                        raise RuntimeError
+                async with db._engine.connect() as next_user:
+                    for setting in ("app.tenant_id", "app.actor", "app.trace_id", "app.everywhere"):
+                        value = (await next_user.execute(text(f"select current_setting('{setting}', true)"))).scalar()
+                        assert value in {"", None}
+                async with db.everywhere() as session:
+                    value = (await session.execute(text("select current_setting('app.tenant_id', true)"))).scalar()
+                    assert value in {"", None}
+        finally:
+            await db.close()
+
+    async def test_a_statement_ends_with_the_deadline(self, db: Database, origin: Origins) -> None:
+        with pytest.raises(DBAPIError) as refused:
+            async with db.read(origin(deadline=asyncio.get_running_loop().time() + 0.1)) as tx:
+                await tx._session.execute(text("select pg_sleep(5)"))
+        assert sqlstate(refused.value) == "57014"
+
+    async def test_a_lock_is_not_waited_for_too_long(
+        self, kit_settings: Callable[..., Settings], origin: Origins
+    ) -> None:
+        db = Database(kit_settings(database_lock_timeout_ms=50))
+        try:
+            async with db.write(origin()) as tx:
+                tx.add(letter())
+            locked = select(DeadLetterRow).with_for_update()
+            async with db.write(origin()) as holder:
+                await holder.all(locked)
+                with pytest.raises(DBAPIError) as refused:
+                    async with db.write(origin()) as waiting:
+                        await waiting.all(locked)
+            assert sqlstate(refused.value) == "55P03"
+        finally:
+            await db.close()
+
+
+class TestTenants:
+    TABLES = ("budgets", "budget_entries", "budget_alerts", "audit_log", "outbox", "inbox", "dead_letters",
+              "idempotency_keys")  # fmt: skip
+
+    async def test_without_a_tenant_nothing_is_seen(self, kit_database: Copy, db: Database, origin: Origins) -> None:
+        async with db.write(origin()) as tx:
+            tx.add(letter())
+        connection = await asyncpg.connect(kit_database.url("budgets_app"))
+        try:
+            for table in self.TABLES:
+                assert await connection.fetch(f"select * from {table}") == []
+        finally:
+            await connection.close()
+
+    async def test_with_a_tenant_only_its_own_rows_are_seen_and_touched(
+        self, db: Database, origin: Origins, kit_admin: "Pool[asyncpg.Record]"
+    ) -> None:
+        mine, other = origin(), origin(tenant_id=uuid4())
+        for whose, name in ((mine, "mine"), (other, "theirs")):
+            async with db.write(whose) as tx:
+                tx.add(letter(name))
+        assert await letters(db, mine) == ["mine"]
+        async with db.write(mine) as tx:
+            assert await tx.execute(text("update dead_letters set error = 'changed'")) == 1
+            assert await tx.execute(text("delete from dead_letters")) == 1
+        assert await letters(db, other) == ["theirs"]
+        rows = await kit_admin.fetch("select error from budgets.dead_letters where tenant_id = $1", other.tenant_id)
+        assert [row["error"] for row in rows] == ["e"]
+
+    async def test_no_row_is_written_for_or_moved_to_another_tenant(self, db: Database, origin: Origins) -> None:
+        other = uuid4()
+        insert = text(
+            "insert into inbox (tenant_id, consumer, event_id) values (:tenant_id, 'c', gen_random_uuid())"
+        ).bindparams(tenant_id=other)
+        move = text("update dead_letters set tenant_id = :tenant_id").bindparams(tenant_id=other)
+
+        async def write(statement: TextClause) -> None:
+            async with db.write(origin()) as tx:
+                tx.add(letter())
+                await tx.flush()
+                await tx.execute(statement)
+
+        for statement in (insert, move):
+            with pytest.raises(DBAPIError) as refused:
+                await write(statement)
+            assert sqlstate(refused.value) == "42501"
+
+    async def test_only_the_outbox_is_seen_everywhere(self, db: Database, origin: Origins) -> None:
+        async with db.write(origin()) as tx:
+            tx.add(letter())
+        async with db.everywhere() as session:
+            for table in self.TABLES:
+                if table != "outbox":
+                    assert (await session.execute(text(f"select * from {table}"))).all() == []
+
+    @pytest.mark.parametrize("table", ["audit_log", "inbox", "idempotency_keys", "budget_entries"])
+    @pytest.mark.parametrize("statement", ["update {} set tenant_id = tenant_id", "delete from {}", "truncate {}"])
+    async def test_what_is_append_only_stays(self, db: Database, origin: Origins, table: str, statement: str) -> None:
+        with pytest.raises(DBAPIError) as refused:
+            async with db.write(origin()) as tx:
+                await tx.execute(text(statement.format(table)))
+        assert sqlstate(refused.value) == "42501"
+
+    @pytest.mark.parametrize("table", ["audit_log", "inbox", "idempotency_keys", "budget_entries"])
+    async def test_not_even_the_owner_changes_what_is_append_only(
+        self, kit_database: Copy, origin: Origins, db: Database, table: str
+    ) -> None:
+        owner = await asyncpg.connect(kit_database.url("budgets_owner"))
+        try:
+            await owner.execute("select set_config('app.tenant_id', $1, false)", str(origin().tenant_id))
+            await owner.execute(
+                "insert into inbox (tenant_id, consumer, event_id) values ($1, 'c', $1)", origin().tenant_id
+            )
+            if table == "inbox":
+                with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+                    await owner.execute(f"delete from {table}")
+            assert await owner.fetchval("select count(*) from inbox") == 1
+        finally:
+            await owner.close()
+
+    async def test_a_service_sees_no_other_schema(self, kit_database: Copy) -> None:
+        connection = await asyncpg.connect(kit_database.url("budgets_app"))
+        try:
+            for relation in ("entities.billing_entities", "entities.outbox", "public.budgets"):
+                with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedTableError)):
+                    await connection.fetch(f"select * from {relation}")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("create table budgets.mine (id int)")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("create schema mine")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("alter table budgets disable row level security")
+        finally:
+            await connection.close()
+
+
+class TestScope:
+    def test_a_free_caller_has_no_condition(self) -> None:
+        assert within(None, BudgetRow.entity_id) is None
+
+    def test_a_caller_with_an_empty_scope_sees_nothing(self) -> None:
+        assert str(within(Scope(), BudgetRow.entity_id, BudgetRow.department_id)) == "false"
+
+    def test_a_row_is_covered_by_entity_or_department(self) -> None:
+        scope = Scope(frozenset({ids.new()}), frozenset({ids.new()}))
+        condition = str(within(scope, BudgetRow.entity_id, BudgetRow.department_id))
+        assert "entity_id IN" in condition
+        assert " OR " in condition
+        assert "department_id IN" in condition
+        assert "department" not in str(within(scope, BudgetRow.entity_id))
+
+
+class TestEtag:
+    def test_an_empty_etag_asks_nothing(self) -> None:
+        BudgetRow(version=3).check_etag("")
+        BudgetRow(version=3).check_etag("3")
+
+    @pytest.mark.parametrize("given", ["2", "03", "*", "3 "])
+    def test_another_etag_is_refused_with_the_current_one(self, given: str) -> None:
+        with pytest.raises(EtagMismatch) as refused:
+            BudgetRow(version=3).check_etag(given)
+        assert refused.value.metadata == {"given": given, "etag": "3"}

@@ -1,0 +1,62 @@
+"""Ids: time-ordered, of a kind, and readable."""
+
+import time
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit import ids
+from kit.errors import InvalidFields
+
+kinds = st.sampled_from(list(ids.KINDS.values()))
+
+
+class TestNew:
+    def test_it_is_a_version_7_of_this_moment(self) -> None:
+        before = time.time_ns() // 1_000_000
+        made = ids.new()
+        assert made.version == 7
+        assert made.variant == "specified in RFC 4122"
+        assert before <= made.int >> 80 <= time.time_ns() // 1_000_000
+
+    def test_ten_thousand_are_all_different(self) -> None:
+        assert len({ids.new() for _ in range(10_000)}) == 10_000
+
+
+class TestKind:
+    @given(kinds, st.uuids())
+    def test_what_is_formatted_parses_back(self, kind: ids.Kind, id: UUID) -> None:
+        assert kind.parse(kind.format(id)) == id
+
+    @given(kinds, st.text() | st.from_regex(r"[a-z]{3}_[0-9a-fA-F_{}-]{32}", fullmatch=True))
+    def test_only_what_format_gives_is_taken(self, kind: ids.Kind, text: str) -> None:
+        try:
+            parsed = kind.parse(text)
+        except InvalidFields:
+            return
+        assert kind.format(parsed) == text
+
+    @pytest.mark.parametrize(
+        "digits", ["１" * 32, "1_" * 15 + "11", "A" * 32, "0" * 31, "0" * 33, "{" + "0" * 30 + "}"]
+    )
+    def test_digits_are_plain_hexadecimal(self, digits: str) -> None:
+        with pytest.raises(InvalidFields):
+            ids.BUDGET.parse(f"bud_{digits}")
+
+    def test_the_id_of_another_kind_is_named_as_such(self) -> None:
+        with pytest.raises(InvalidFields) as refused:
+            ids.BUDGET.parse(ids.ENTITY.format(ids.new()), "budget_id")
+        (violation,) = refused.value.violations
+        assert violation.field == "budget_id"
+        assert "bud_" in violation.description
+        assert "this is the id of an entity" in violation.description
+
+    def test_none_is_empty_text_and_back(self) -> None:
+        assert ids.BUDGET.format_optional(None) == ""
+        assert ids.BUDGET.parse_optional("") is None
+
+    def test_every_prefix_belongs_to_one_kind(self) -> None:
+        made = [kind for kind in vars(ids).values() if isinstance(kind, ids.Kind)]
+        assert len({kind.prefix for kind in made}) == len(made) == len(ids.KINDS)

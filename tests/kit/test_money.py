@@ -1,0 +1,130 @@
+"""Money is exact, knows its currency, and reads back as it was written."""
+
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit.money import BP, DIGITS_MAX, Money, exponent, problem_of
+
+PLACES = {"EUR": 2, "USD": 2, "JPY": 0, "KRW": 0, "BHD": 3, "KWD": 3, "TND": 3, "CLF": 4}
+currencies = st.sampled_from(sorted(PLACES))
+
+
+@st.composite
+def moneys(draw: st.DrawFn, currency: str | None = None, *, at_least: int = -(10**DIGITS_MAX) + 1) -> Money:
+    code = currency or draw(currencies)
+    scale = 10 ** PLACES[code]
+    minor = draw(st.integers(at_least * scale, (10**DIGITS_MAX - 1) * scale))
+    return Money(Decimal(minor).scaleb(-PLACES[code]), code)
+
+
+class TestText:
+    @given(moneys())
+    def test_what_is_written_reads_back_the_same(self, money: Money) -> None:
+        assert Money.parse(money.text(), money.currency) == money
+
+    @given(moneys())
+    def test_it_has_the_decimal_places_of_its_currency(self, money: Money) -> None:
+        whole, point, decimals = money.text().partition(".")
+        assert len(decimals) == PLACES[money.currency]
+        assert bool(point) == bool(PLACES[money.currency])
+        assert whole.lstrip("-").isdigit()
+
+    @given(moneys())
+    def test_zeros_at_the_end_of_a_column_change_nothing(self, money: Money) -> None:
+        stored = Money(money.amount.quantize(Decimal("0.000001")), money.currency)
+        assert stored.text() == money.text()
+
+    def test_more_places_than_the_currency_has_are_kept_where_a_price_has_them(self) -> None:
+        assert Money(Decimal("0.001250"), "EUR").text() == "0.00125"
+
+    def test_nothing_has_no_sign(self) -> None:
+        assert Money(Decimal("-0.00"), "EUR").text() == "0.00"
+        assert (-Money.zero("EUR")).text() == "0.00"
+
+    def test_it_reads_as_amount_and_currency(self) -> None:
+        assert str(Money(Decimal(1250), "EUR")) == "1250.00 EUR"
+
+
+class TestExponent:
+    @pytest.mark.parametrize(("currency", "places"), PLACES.items())
+    def test_it_is_that_of_iso_4217(self, currency: str, places: int) -> None:
+        assert exponent(currency) == places
+
+    @pytest.mark.parametrize("currency", ["", "EU", "EURO", "XYZ", "eur", "€", "123"])
+    def test_what_is_no_currency_has_none(self, currency: str) -> None:
+        assert exponent(currency) is None
+
+
+class TestProblems:
+    @pytest.mark.parametrize(
+        ("amount", "currency"),
+        [("1.234", "EUR"), ("1.0", "JPY"), ("0.0001", "BHD"), ("1.999", "USD"), ("-0.001", "EUR")],
+    )
+    def test_more_digits_than_the_currency_has_are_refused(self, amount: str, currency: str) -> None:
+        problem = problem_of(amount, currency)
+        assert problem
+        assert problem[0] == "amount"
+        assert str(PLACES[currency]) in problem[1]
+
+    @pytest.mark.parametrize(
+        "amount",
+        ["", " ", "1 ", " 1", "1,00", "1.2.3", "1e3", "1E-2", "NaN", "-Infinity", "sNaN", "0x10", "1_000", "١", "１",
+         "+1", ".5", "1.", "--1", "1\n"],
+    )  # fmt: skip
+    def test_what_is_no_plain_decimal_is_refused(self, amount: str) -> None:
+        problem = problem_of(amount, "EUR")
+        assert problem
+        assert problem[0] == "amount"
+
+    @given(st.text())
+    def test_any_text_is_money_or_refused(self, amount: str) -> None:
+        if problem_of(amount, "EUR") is None:
+            assert Money.parse(amount, "EUR").text().lstrip("-").replace(".", "").isdigit()
+        else:
+            with pytest.raises(ValueError, match=r"."):
+                Money.parse(amount, "EUR")
+
+    def test_an_unknown_currency_is_named(self) -> None:
+        problem = problem_of("1.00", "XXY")
+        assert problem
+        assert problem[0] == "currency_code"
+        assert "XXY" in problem[1]
+
+    def test_thirteen_digits_fit_and_fourteen_do_not(self) -> None:
+        assert problem_of("9" * DIGITS_MAX + ".99", "EUR") is None
+        assert problem_of("1" + "0" * DIGITS_MAX, "EUR") is not None
+
+
+class TestArithmetic:
+    @given(st.lists(moneys("EUR"), max_size=20))
+    def test_sums_do_not_depend_on_the_order_and_lose_nothing(self, parts: list[Money]) -> None:
+        forward, backward = Money.zero("EUR"), Money.zero("EUR")
+        for part, last in zip(parts, reversed(parts), strict=True):
+            forward, backward = forward + part, backward + last
+        assert forward == backward
+        assert Fraction(forward.amount) == sum(Fraction(part.amount) for part in parts)
+
+    @given(moneys("EUR"), moneys("EUR"))
+    def test_what_was_added_can_be_taken_away(self, one: Money, other: Money) -> None:
+        assert one + other - other == one
+        assert one - other == -(other - one)
+
+    @given(moneys("EUR"), moneys("EUR"))
+    def test_order_is_that_of_the_amounts(self, one: Money, other: Money) -> None:
+        assert (one < other) == (one.amount < other.amount)
+        assert (one <= other) == (one.amount <= other.amount)
+
+    def test_currencies_do_not_mix(self) -> None:
+        euros, dollars = Money(Decimal(1), "EUR"), Money(Decimal(1), "USD")
+        for mix in (euros.__add__, euros.__sub__, euros.__lt__, euros.__le__, euros.utilisation_bp):
+            with pytest.raises(ValueError, match="EUR and USD"):
+                mix(dollars)
+        assert euros != dollars
+
+    @given(moneys("EUR", at_least=0), moneys("EUR", at_least=1))
+    def test_utilisation_is_the_share_rounded_down(self, spent: Money, whole: Money) -> None:
+        assert spent.utilisation_bp(whole) == Fraction(spent.amount) * BP // Fraction(whole.amount)

@@ -1,0 +1,178 @@
+"""A process that serves is found healthy, describes itself, and ends in good order while calls are under way."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from billing.budgets.v1.events_pb2 import BudgetClosed
+from billing.operations.v1.operations_service_pb2 import GetVersionRequest
+from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
+from grpc import StatusCode, aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from kit import outbox, server
+from kit.consumer import Handler
+from kit.db import Database, WriteSession
+from kit.origin import Call, Origin
+from kit.server import Service, serving
+from kit.settings import Settings
+from tests.harness.callers import Caller, refusal
+from tests.harness.outside import Heard, eventually
+from tests.kit.conftest import NoScopes
+from tests.kit.probe import DoReply, DoRequest, Probe, ProbeStub
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Process:
+    """What a process would be made of; each has a database of its own, which it closes."""
+
+    def __init__(self, settings: Settings, *handlers: Handler) -> None:
+        self.probe = Probe()
+        self.settings = settings
+        self.db = Database(settings)
+        self.service = Service(db=self.db, scopes=NoScopes(), servicers=[self.probe], handlers=handlers)
+
+
+@pytest.fixture
+def process(kit_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Process]:
+    """Makes a process that turns callers elsewhere for a moment only."""
+    monkeypatch.setattr(server, "_TURN_ELSEWHERE_S", 0.1)
+    return lambda *handlers, **changed: Process(kit_settings(**changed), *handlers)
+
+
+async def health(channel: aio.Channel, service: str = "") -> int:
+    request = health_pb2.HealthCheckRequest(service=service)
+    check: aio.UnaryUnaryMultiCallable[Any, Any] = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+    return int((await check(request, timeout=5)).status)
+
+
+async def says_not_serving(channel: aio.Channel) -> bool:
+    return await health(channel) == NOT_SERVING
+
+
+class TestServing:
+    async def test_it_is_healthy_and_so_is_each_of_its_services(self, process: Callable[..., Process]) -> None:
+        p = process()
+        async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
+            for name in ("", "billing.probe.v1.ProbeService", "billing.operations.v1.OperationsService"):
+                assert await health(channel, name) == SERVING
+
+    async def test_it_describes_itself(self, process: Callable[..., Process]) -> None:
+        p = process()
+        async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
+            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
+            ask = reflection_pb2.ServerReflectionRequest(list_services="")
+            async for answer in reflection.ServerReflectionInfo(iter([ask])):
+                names = {service.name for service in answer.list_services_response.service}
+        assert {"billing.probe.v1.ProbeService", "billing.operations.v1.OperationsService"} <= names
+        assert "grpc.health.v1.Health" in names
+
+    async def test_every_service_has_the_operations(
+        self, process: Callable[..., Process], caller: Callable[..., Caller]
+    ) -> None:
+        p = process()
+        async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
+            version = await caller("billing_admin").call(OperationsServiceStub(channel).GetVersion, GetVersionRequest())
+        assert version.service == "budgets"
+
+    async def test_a_message_that_is_too_large_is_refused(
+        self, process: Callable[..., Process], finance: Caller
+    ) -> None:
+        p = process(message_bytes_max=10_000)
+        async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
+            large = await refusal(finance.call(ProbeStub(channel).Do, DoRequest(labels=["x" * 12_000])))
+            huge = await refusal(finance.call(ProbeStub(channel).Do, DoRequest(labels=["x" * 30_000])))
+        assert (large.code, large.reason) == (StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
+        assert large.metadata == {"bytes_max": "10000"}
+        assert huge.code is StatusCode.RESOURCE_EXHAUSTED
+
+    async def test_it_serves_while_nats_is_away(self, process: Callable[..., Process], finance: Caller) -> None:
+        p = process(nats_url="nats://127.0.0.1:1")
+        async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
+            assert (await finance.call(ProbeStub(channel).Do, DoRequest())).text == "Do"
+
+
+class TestEnd:
+    async def test_it_says_so_first_and_finishes_what_is_under_way(
+        self, process: Callable[..., Process], finance: Caller
+    ) -> None:
+        p, began, go_on = process(), asyncio.Event(), asyncio.Event()
+
+        async def wait(request: Any, call: Call) -> DoReply:
+            began.set()
+            await go_on.wait()
+            return DoReply(text="finished")
+
+        p.probe.does = wait
+        running = serving(p.settings, p.service)
+        address = await running.__aenter__()
+        async with aio.insecure_channel(address) as channel:
+            under_way = asyncio.ensure_future(finance.call(ProbeStub(channel).Do, DoRequest()))
+            await asyncio.wait_for(began.wait(), 5)
+            ending = asyncio.create_task(running.__aexit__(None, None, None))
+            await eventually(lambda: says_not_serving(channel), within_s=5)
+            await asyncio.sleep(0.2)  # past the moment at which the listener closes
+            assert not ending.done()
+            go_on.set()
+            assert (await under_way).text == "finished"
+            await asyncio.wait_for(ending, 5)
+
+    async def test_who_comes_before_the_listener_closes_is_still_served(
+        self, process: Callable[..., Process], finance: Caller
+    ) -> None:
+        p = process()
+        running = serving(p.settings, p.service)
+        async with aio.insecure_channel(await running.__aenter__()) as channel:
+            assert await health(channel) == SERVING
+            ending = asyncio.create_task(running.__aexit__(None, None, None))
+            await eventually(lambda: says_not_serving(channel), within_s=5)
+            assert (await finance.call(ProbeStub(channel).Do, DoRequest())).text == "Do"
+            await ending
+            refused = await refusal(finance.call(ProbeStub(channel).Do, DoRequest(), within_s=2))
+        assert refused.code is StatusCode.UNAVAILABLE
+
+    async def test_a_call_that_takes_too_long_is_cut(self, process: Callable[..., Process], finance: Caller) -> None:
+        p, began = process(drain_s=0.2), asyncio.Event()
+
+        async def endless(request: Any, call: Call) -> DoReply:
+            began.set()
+            await asyncio.sleep(3600)
+            return DoReply()
+
+        p.probe.does = endless
+        running = serving(p.settings, p.service)
+        async with aio.insecure_channel(await running.__aenter__()) as channel:
+            under_way = asyncio.ensure_future(finance.call(ProbeStub(channel).Do, DoRequest()))
+            await asyncio.wait_for(began.wait(), 5)
+            started = time.monotonic()
+            await running.__aexit__(None, None, None)
+            assert time.monotonic() - started < 3
+            assert (await refusal(under_way)).code in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
+
+    async def test_it_ends_soon_at_every_moment_with_events_coming_and_going(
+        self, process: Callable[..., Process], origin: Callable[..., Origin], heard: Heard, tenant: UUID
+    ) -> None:
+        said = 0
+
+        async def react(tx: WriteSession, event: BudgetClosed) -> None:
+            await tx.flush()
+
+        for turn in range(6):
+            p = process(Handler(f"turn_{uuid4().hex}", BudgetClosed, react))
+            async with serving(p.settings, p.service):
+                for number in range(10):
+                    async with p.db.write(origin()) as tx:
+                        outbox.append(tx, BudgetClosed(budget_id=f"{turn}-{number}"))
+                    said += 1
+                await asyncio.sleep(turn * 0.03)
+                started = time.monotonic()
+            assert time.monotonic() - started < 4
+        last = process()
+        async with serving(last.settings, last.service):
+            told = await heard.at_least(said, BudgetClosed)
+        assert len({event.budget_id for event in told}) == said
