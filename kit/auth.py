@@ -30,6 +30,8 @@ _TOKEN_BYTES_MAX = 8192
 _CACHED_MAX = 10_000
 _KEYS_REFRESH_S = 30.0
 _KEYS_RETRY_S = 1.0
+_REMEMBERED_S = 300.0
+"""A key that was withdrawn is believed for so long; while its source is away, longer."""
 
 _RESOURCES = (
     "entities", "departments", "allocations", "contracts", "invoices", "rates", "budgets", "approvals", "disputes",
@@ -111,23 +113,27 @@ class _Keys:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._reading = asyncio.Lock()
         self._read = False
-        self._again_at = float("-inf")
+        self._again_at = self._stale_at = float("-inf")
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """The key; raises Unavailable where there is none of this kid and the key set can't be had."""
-        if kid in self._keys:
+        if not self._wants(kid):
             return self._keys[kid]
         async with self._reading:
-            if kid not in self._keys and time.monotonic() > self._again_at:
+            if self._wants(kid) and time.monotonic() > self._again_at:
                 await self._refresh()
         if kid not in self._keys and not self._read:
             raise Unavailable("The key set of the tokens' issuer")
         return self._keys.get(kid)
 
+    def _wants(self, kid: str) -> bool:
+        return kid not in self._keys or time.monotonic() > self._stale_at
+
     async def _refresh(self) -> None:
         try:
             self._keys = _read_keys(await self._fetch())
             self._read = True
+            self._stale_at = time.monotonic() + _REMEMBERED_S
         except (httpx.HTTPError, OSError, jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError) as error:
             log.error("no key set", source=self._source, error=repr(error)[:300])
             self._read = False
@@ -147,22 +153,22 @@ def _read_keys(text: str) -> dict[str, jwt.PyJWK]:
 
 
 class Authenticator:
-    """Verifies tokens; what was verified once is remembered until it expires."""
+    """Verifies tokens; what was verified once is remembered for a few minutes, but not past its expiry."""
 
     def __init__(self, settings: Settings) -> None:
         self._audience = settings.audience
         self._users = _Keys(settings.jwks, settings.issuer)
         self._services = _Keys(settings.service_jwks, SERVICE_ISSUER)
-        self._verified: dict[str, Principal] = {}
+        self._verified: dict[str, tuple[float, Principal]] = {}
 
     async def authenticate(self, token: str) -> Principal:
         """The caller behind the token; raises TokenInvalid, TokenExpired, or Unavailable where no keys can be had."""
-        principal = self._verified.get(token)
-        if principal is None:
+        remembered_until, principal = self._verified.get(token, (0.0, None))
+        if principal is None or remembered_until < time.monotonic():
             principal = await self._verify(token)
             if len(self._verified) >= _CACHED_MAX:
                 self._verified.clear()
-            self._verified[token] = principal
+            self._verified[token] = time.monotonic() + _REMEMBERED_S, principal
         if principal.expires_at < time.time():
             self._verified.pop(token, None)
             raise TokenExpired

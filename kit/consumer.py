@@ -31,7 +31,8 @@ from kit.telemetry import Trace, log
 
 _BATCH = 16
 _ACK_WAIT_S = 60
-_HANDLER_S = 30.0
+_HANDLER_S = 8.0
+"""A handler that is under way when the process is to end is waited for."""
 _DELIVERIES_MAX = 5
 _PAUSES_S = (0.2, 1.0, 5.0, 15.0)
 ERROR_MAX = 2000

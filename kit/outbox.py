@@ -21,6 +21,7 @@ from kit.telemetry import log
 _BATCH = 200
 _POLL_S = 0.5
 _PUBLISH_S = 5.0
+BODY_CHARACTERS_MAX = 256 * 1024
 _KEPT = timedelta(days=7)
 
 
@@ -47,6 +48,9 @@ class OutboxRow(Base):
 def append(tx: WriteSession, event: Message) -> None:
     """Say `event` to the world when `tx` commits, and not otherwise."""
     body = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None)
+    if len(body) > BODY_CHARACTERS_MAX:
+        # NATS would never take it, and the events behind it would wait for ever.
+        raise ValueError(f"{event.DESCRIPTOR.full_name} is too large to be published; events bear ids, not documents")
     tx.add(
         OutboxRow(
             id=ids.new(),

@@ -215,6 +215,20 @@ class TestKeySet:
         jwks.write_text(json.dumps({"keys": [public_jwk(OTHER_KEY, "new")]}))
         assert await outcome(authenticator, token) is None
 
+    async def test_a_key_that_was_withdrawn_is_believed_no_longer_than_it_is_remembered(
+        self, auth_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        jwks = tmp_path / "jwks.json"
+        jwks.write_text(json.dumps({"keys": [public_jwk(OTHER_KEY, "leaked")]}))
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": str(jwks)}))
+        token = jwt.encode(claims(), OTHER_KEY, "EdDSA", {"kid": "leaked"})
+        assert await outcome(authenticator, token) is None
+        jwks.write_text('{"keys": []}')
+        assert await outcome(authenticator, token) is None
+        later = time.monotonic() + 301
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        assert await outcome(authenticator, token) is TokenInvalid
+
     @pytest.mark.parametrize("source", ["/nowhere/jwks.json", "http://127.0.0.1:1/jwks.json"])
     async def test_while_no_key_can_be_had_nobody_is_called_invalid(self, auth_settings: Settings, source: str) -> None:
         authenticator = Authenticator(auth_settings.model_copy(update={"jwks": source}))
