@@ -1,0 +1,19 @@
+"""The gateway's process."""
+
+import uvloop
+
+from gateway.server import serve
+from kit import telemetry
+from kit.settings import Settings
+
+
+def main() -> None:
+    """Serve REST until SIGTERM."""
+    settings = Settings(service="gateway")
+    telemetry.configure(settings)
+    uvloop.run(serve(settings))
+    telemetry.shut_down()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The gateway, in front of a backend that stands for any service."""

@@ -1,0 +1,53 @@
+"""The gateway in this process, in front of a backend that stands for both services."""
+
+from collections.abc import AsyncIterator, Callable
+
+import httpx
+import pytest
+
+from gateway.app import App
+from kit.settings import Settings
+from tests.gateway import backend as backends
+from tests.gateway.backend import Backend
+
+BASE = "/api/enterprise-billing"
+BUDGET = "bud_019a5c7e2f407b3c8d1e5a6f7b8c9d0e"
+
+
+@pytest.fixture(scope="session")
+async def one_backend() -> AsyncIterator[Backend]:
+    async with backends.serving() as backend:
+        yield backend
+
+
+@pytest.fixture
+def backend(one_backend: Backend) -> Backend:
+    """The backend, with nothing said or asked yet."""
+    one_backend.replies.clear()
+    one_backend.asked.clear()
+    return one_backend
+
+
+@pytest.fixture(scope="session")
+async def app(settings: Callable[..., Settings], one_backend: Backend) -> AsyncIterator[App]:
+    """The gateway."""
+    addresses = {"entities": one_backend.address, "budgets": one_backend.address}
+    app = App(settings("gateway", addresses=addresses, rate_limit=1000, message_bytes_max=100_000))
+    await app.limits.open()
+    yield app
+    await app.close()
+
+
+@pytest.fixture
+async def anonymous(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without a token."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=True)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+
+
+@pytest.fixture
+async def client(anonymous: httpx.AsyncClient, token: Callable[..., str]) -> httpx.AsyncClient:
+    """A client of this test's tenant."""
+    anonymous.headers["authorization"] = f"Bearer {token()}"
+    return anonymous

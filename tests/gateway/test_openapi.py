@@ -1,0 +1,91 @@
+"""The description of the API: valid, complete, and the same as the one in docs."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from openapi_spec_validator import validate
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from gateway import openapi
+from gateway.routes import routes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return json.loads(json.dumps(openapi.document()))  # type: ignore[no-any-return]
+
+
+def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [operation for path in document["paths"].values() for operation in path.values()]
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    validate(document)
+
+
+def test_what_is_committed_is_what_the_protos_say(document: dict[str, Any]) -> None:
+    committed = json.loads((ROOT / "docs" / "openapi.json").read_text())
+    assert committed == document, "run `python -m gateway.openapi`"
+
+
+def test_every_route_is_described(document: dict[str, Any]) -> None:
+    for route in routes():
+        operation = document["paths"][route.template][route.verb.lower()]
+        assert operation["operationId"] == route.method.name
+        assert f"Permission: `{route.permission}`" in operation["description"]
+        described = {name for answer in operation["responses"].values() for name in _examples(answer)}
+        assert set(route.reasons) <= described
+
+
+def test_operations_have_what_a_reader_needs(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for operation in operations(document)]
+    assert len(ids) == len(set(ids))
+    for operation in operations(document):
+        assert operation["summary"], operation["operationId"]
+        assert operation["tags"], operation["operationId"]
+
+
+def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
+    registry: Registry[Any] = Registry().with_resource("urn:api", DRAFT202012.create_resource(document))
+    for operation in operations(document):
+        bodies = [operation.get("requestBody", {}), *(a for s, a in operation["responses"].items() if s < "300")]
+        for content in (content for body in bodies for content in body.get("content", {}).values()):
+            if "example" in content:
+                validator = Draft202012Validator(_absolute(content["schema"]), registry=registry)
+                errors = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(content["example"])]
+                assert not errors, operation["operationId"]
+
+
+def test_a_key_is_required_where_money_moves(document: dict[str, Any]) -> None:
+    path = document["paths"]["/api/enterprise-billing/budgets/{id}/charge"]["post"]
+    keys = [parameter for parameter in path["parameters"] if parameter["name"] == "Idempotency-Key"]
+    assert keys[0]["required"]
+    body = document["components"]["schemas"]["budgets.ChargeRequest"]
+    assert not {"id", "request_id"} & set(body["properties"])
+    assert body["required"] == ["amount"]
+
+
+def test_the_gateway_names_no_noun_of_billing() -> None:
+    """What the gateway knows of billing it reads from the protos."""
+    messages = {route.method.output_type.name.removesuffix("Response").removeprefix("List") for route in routes()}
+    nouns = {word.lower() for name in messages for word in re.findall("[A-Z][a-z]+", name)} - {"list"}
+    assert nouns
+    for file in (ROOT / "gateway").glob("*.py"):
+        code = re.sub(r'"""(?:.|\n)*?"""|#.*|HTTPStatus\.\w+', "", file.read_text())
+        words = {word.rstrip("s") for word in re.findall("[a-z]+", code.lower())}
+        assert not words & nouns, (file.name, words & nouns)
+
+
+def _absolute(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"$ref": f"urn:api{schema['$ref']}"} if "$ref" in schema else schema
+
+
+def _examples(answer: dict[str, Any]) -> list[str]:
+    return [name for content in answer.get("content", {}).values() for name in content.get("examples", {})]
