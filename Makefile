@@ -71,7 +71,7 @@ protos: $(GENERATED)  ## Generate gen/ from the protos
 
 .PHONY: openapi
 openapi: $(GENERATED)  ## Write docs/openapi.json from the protos
-	@$(PYTHON) -m gateway.openapi
+	@$(PYTHON) -m contract.openapi
 
 .PHONY: format
 format: $(INSTALLED)  ## Put the code in its form

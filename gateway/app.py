@@ -9,15 +9,17 @@ from typing import Any
 from opentelemetry.trace import SpanKind
 from prometheus_client import Histogram
 
-from gateway import handwritten, problems, routes
+from contract import routes
+from contract.routes import Router
+from gateway import handwritten, problems
 from gateway.answers import Answer, Endpoint, Receive, Request
 from gateway.limits import Limits
-from gateway.routes import Router
 from gateway.transcoding import Transcoder
-from kit import clients, telemetry
+from kit import telemetry
 from kit.auth import Authenticator
 from kit.settings import Settings
 from kit.telemetry import Trace, log
+from serving import clients
 
 DURATION = Histogram(
     "http_server_request_duration_seconds",

@@ -17,7 +17,8 @@ import prometheus_client
 from grpc import aio
 from grpc_health.v1 import health, health_pb2
 
-from gateway import codec, descriptors, openapi, problems
+from contract import codec, descriptors, openapi
+from gateway import problems
 from gateway.answers import Answer, Endpoint, Request
 from kit.auth import ROLES, Authenticator, Principal, bearer
 from kit.errors import RouteNotFound

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
 
-from gateway import codec, descriptors
+from contract import codec, descriptors
 from gateway.answers import Answer
 from kit.errors import (
     BillingError,

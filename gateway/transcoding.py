@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 from grpc import aio
 
-from gateway import codec, problems
+from contract import codec
+from contract.binding import Binding
+from contract.routes import Route
+from gateway import problems
 from gateway.answers import Answer, Request
-from gateway.binding import Binding
 from gateway.limits import Limits
-from gateway.routes import Route
 from kit.auth import Authenticator, bearer
 from kit.settings import Settings
 

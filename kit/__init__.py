@@ -1,1 +1,1 @@
-"""What every service stands on. Imports no service and knows no billing noun but Money."""
+"""What everything stands on: values, errors, identity, the database, telemetry. Imports nothing else of ours."""

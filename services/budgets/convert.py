@@ -7,11 +7,11 @@ from uuid import UUID
 
 from billing.budgets.v1 import alert_pb2, budget_pb2, budget_service_pb2, charge_pb2
 
+from contract.masks import changed_fields
+from contract.values import date_from_text, money_from_proto, money_to_proto, time_from_proto, time_to_proto
 from kit import ids
 from kit.errors import InvalidFields, Violation
-from kit.masks import changed_fields
 from kit.money import Money
-from kit.values import date_from_text, money_from_proto, money_to_proto, time_from_proto, time_to_proto
 from services.budgets import domain
 from services.budgets.domain import Availability, Balance, Decision, OverspendPolicy, PeriodType, State
 from services.budgets.models import AlertRow, BudgetRow, EntryRow

@@ -5,8 +5,8 @@ from typing import Final
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised, BudgetClosed, BudgetExhausted
 from billing.entities.v1.events_pb2 import EntityDeactivated
 
+from eventing.consumer import Handler, on
 from kit import ids
-from kit.consumer import Handler, on
 from kit.db import WriteSession
 from services.budgets import convert, service
 from services.budgets.models import AlertRow, BudgetRow

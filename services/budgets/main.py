@@ -1,14 +1,14 @@
 """What the process of the budgets service is made of."""
 
-from kit.clients import Peer
 from kit.db import Database
-from kit.pages import Pages
-from kit.scope import RemoteScopes
-from kit.server import Service, run
 from kit.settings import Settings
 from services.budgets import events
 from services.budgets.peers import Owners
 from services.budgets.rpc import BudgetServicer
+from serving.clients import Peer
+from serving.pages import Pages
+from serving.scope import RemoteScopes
+from serving.server import Service, run
 
 
 def compose(settings: Settings) -> Service:

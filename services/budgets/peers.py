@@ -11,9 +11,9 @@ from billing.entities.v1.entity_service_pb2 import GetEntitiesRequest
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 
 from kit import ids
-from kit.clients import Peer
 from kit.origin import Origin
 from services.budgets.errors import OwnerInactive, OwnerNotFound
+from serving.clients import Peer
 
 
 class Owners:

@@ -6,14 +6,14 @@ from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.charge_pb2 import Availability
 
+from contract.values import date_from_text, money_from_proto, time_from_proto
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
-from kit.pages import Pages
-from kit.values import date_from_text, money_from_proto, time_from_proto
 from services.budgets import convert, service, store
 from services.budgets.domain import Action, AlertState, AlertType, State
 from services.budgets.peers import Owners
+from serving.pages import Pages
 
 
 class BudgetServicer:

@@ -6,7 +6,8 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from kit import clock, ids, outbox
+from eventing import outbox
+from kit import clock, ids
 from kit.db import ReadSession, WriteSession
 from kit.money import Money
 from services.budgets import domain, events, store

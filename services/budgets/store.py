@@ -11,10 +11,10 @@ from sqlalchemy.dialects.postgresql import insert
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession, within
 from kit.money import BP
-from kit.pages import Page, Slice
 from services.budgets.domain import AlertState, AlertType, Balance, EntryType, Mark, State
 from services.budgets.errors import BudgetNotFound, ChargeNotFound
 from services.budgets.models import AlertRow, BudgetRow, EntryRow
+from serving.pages import Page, Slice
 
 
 def _visible(tx: ReadSession) -> Select[BudgetRow]:

@@ -10,10 +10,10 @@ from billing.entities.v1.entity_pb2 import Address as AddressMessage
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 from google.protobuf.message import Message
 
+from contract.masks import changed_fields
+from contract.values import time_to_proto
 from kit import ids
 from kit.errors import InvalidFields, Violation
-from kit.masks import changed_fields
-from kit.values import time_to_proto
 from services.entities import domain
 from services.entities.domain import Address, Consolidation, EntityType
 from services.entities.models import DepartmentRow, EntityColumns, EntityRow

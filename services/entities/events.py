@@ -4,8 +4,8 @@ from typing import Final
 
 from billing.entities.v1.events_pb2 import DepartmentManagerChanged, EntityCreated, EntityDeactivated
 
+from eventing.consumer import Handler
 from kit import ids
-from kit.consumer import Handler
 from services.entities.models import DepartmentRow, EntityRow
 
 

@@ -1,11 +1,11 @@
 """What the process of the entities service is made of."""
 
 from kit.db import Database
-from kit.pages import Pages
-from kit.server import Service, run
 from kit.settings import Settings
 from services.entities import events
 from services.entities.rpc import DepartmentServicer, EntityServicer, LocalScopes
+from serving.pages import Pages
+from serving.server import Service, run
 
 
 def compose(settings: Settings) -> Service:

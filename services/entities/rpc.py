@@ -10,10 +10,10 @@ from kit.auth import Scope
 from kit.db import Database
 from kit.errors import InvalidFields, TokenInvalid
 from kit.origin import Call
-from kit.pages import Pages
-from kit.scope import named_by
 from services.entities import convert, service, store
 from services.entities.domain import DepartmentState, EntityState, EntityType
+from serving.pages import Pages
+from serving.scope import named_by
 
 
 class EntityServicer:

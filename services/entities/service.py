@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from kit import clock, outbox
+from eventing import outbox
+from kit import clock
 from kit.auth import Scope
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation

@@ -9,10 +9,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession, WriteSession, constraint_of, within
-from kit.pages import Page, Slice
 from services.entities.domain import ENTITY_DEPTH_MAX, DepartmentState, EntityState, EntityType
 from services.entities.errors import DepartmentCodeTaken, DepartmentNotFound, EntityCodeTaken, EntityNotFound
 from services.entities.models import DepartmentRow, EntityColumns, EntityRow
+from serving.pages import Page, Slice
 
 _CHILDREN_NAMED: Final = 10
 """Most active children that the refusal of a deactivation names."""

@@ -28,7 +28,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import aio
 from pydantic import SecretStr
 
-from gateway import codec, descriptors
+from contract import codec, descriptors
 from kit.settings import Settings
 from tests.gateway import backend as backends
 from tests.gateway.conftest import BASE, BUDGET

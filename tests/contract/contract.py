@@ -15,12 +15,12 @@ from google.protobuf.descriptor import (
     ServiceDescriptor,
 )
 
-from kit import contract
+from contract.methods import descriptor_set
 
 
 def proto_files() -> list[FileDescriptor]:
     """Every proto file of ours."""
-    names = [file.name for file in contract.descriptor_set().file if file.package.startswith("billing.")]
+    names = [file.name for file in descriptor_set().file if file.package.startswith("billing.")]
     for name in names:
         importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
     return [descriptor_pool.Default().FindFileByName(name) for name in names]

@@ -1,8 +1,6 @@
 """The source as the wall tests read it: files, what they import, what they name. Nothing is run."""
 
 import ast
-import io
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,20 +61,3 @@ def split(text: str) -> Iterator[str]:
         if word:
             yield word
         word = letter if letter.isalpha() else ""
-
-
-def code_lines(path: Path) -> int:
-    """Lines that have code on them: no blank lines, comments or docstrings."""
-    docstrings = {
-        line
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-    }
-    ignored = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING,
-               tokenize.ENDMARKER}  # fmt: skip
-    lines: set[int] = set()
-    for token in tokenize.tokenize(io.BytesIO(path.read_bytes()).readline):
-        if token.type not in ignored:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    return len(lines - docstrings)

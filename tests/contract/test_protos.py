@@ -13,12 +13,12 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
 from grpc import StatusCode
 
-from kit import contract as loaded
+from contract import methods as loaded
 from kit import errors as kit_errors
 from kit.auth import ROLES
-from kit.calls import Calls, Servicer
 from kit.errors import BillingError
 from kit.settings import Settings
+from serving.calls import Calls, Servicer
 from tests.contract import contract
 from tests.contract.source import SERVICES
 from tests.harness.services import Budgets, Entities, Served

@@ -13,8 +13,8 @@ from grpc import aio
 from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from gateway import descriptors
-from gateway.routes import Route, routes
+from contract import descriptors
+from contract.routes import Route, routes
 from kit.errors import BillingError, to_status
 
 

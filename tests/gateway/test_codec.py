@@ -14,15 +14,15 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway import codec, descriptors
-from kit import contract
+from contract import codec, descriptors
+from contract.methods import descriptor_set
 from kit.errors import Violation
 
 FIELD = descriptor_pb2.FieldDescriptorProto
 
 
 def messages_of_the_contract() -> list[Descriptor]:
-    files = [file for file in contract.descriptor_set().file if file.package.startswith("billing.")]
+    files = [file for file in descriptor_set().file if file.package.startswith("billing.")]
     names = [f"{file.package}.{message.name}" for file in files for message in file.message_type]
     return [descriptors.pool().FindMessageTypeByName(name) for name in names]
 
@@ -35,7 +35,7 @@ def every_kind() -> Descriptor:
     for name in well_known:
         path = f"google/protobuf/{name}.proto"
         file.dependency.append(path)
-        found = next((one for one in contract.descriptor_set().file if one.name == path), None)
+        found = next((one for one in descriptor_set().file if one.name == path), None)
         if found is None:
             found = descriptor_pb2.FileDescriptorProto()
             struct_pb2.DESCRIPTOR.CopyToProto(found)

@@ -11,8 +11,8 @@ from openapi_spec_validator import validate
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from gateway import openapi
-from gateway.routes import routes
+from contract import openapi
+from contract.routes import routes
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +32,7 @@ def test_it_is_valid(document: dict[str, Any]) -> None:
 
 def test_what_is_committed_is_what_the_protos_say(document: dict[str, Any]) -> None:
     committed = json.loads((ROOT / "docs" / "openapi.json").read_text())
-    assert committed == document, "run `python -m gateway.openapi`"
+    assert committed == document, "run `python -m contract.openapi`"
 
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.routes import Router, routes
+from contract.routes import Router, routes
 from kit.errors import MethodNotAllowed, RouteNotFound
 
 

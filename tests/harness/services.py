@@ -12,8 +12,8 @@ from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceS
 from grpc import aio
 from pydantic import SecretStr
 
-from kit.server import Service, serving
 from kit.settings import Settings
+from serving.server import Service, serving
 from tests.harness.databases import Copy
 from tests.harness.tokens import AUDIENCE, ISSUER, Keys
 

@@ -3,7 +3,7 @@
 db              kit.db.Database of the service `budgets`, in a database where no relay or consumer runs by itself
 kit_admin       the superuser in that database
 origin()        an Origin of this test's tenant; call(key=…) a Call
-probe           a Probe servicer behind kit.calls on a real port: `probe.servicer.does = …`, `probe.stub.Do`
+probe           a Probe servicer behind serving.calls on a real port: `probe.servicer.does = …`, `probe.stub.Do`
 """
 
 import contextlib
@@ -18,13 +18,13 @@ import pytest
 from grpc import aio
 from nats.js import JetStreamContext
 
-from kit import bus
+from eventing import bus
 from kit.auth import ROLES, Principal, Scope
-from kit.calls import Calls
 from kit.db import Database
 from kit.origin import Call, Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
+from serving.calls import Calls
 from tests.harness.databases import Copy
 from tests.kit.probe import Probe, ProbeStub
 

@@ -15,11 +15,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from kit import ids
 from kit.auth import ServiceTokens
-from kit.calls import Calls
 from kit.errors import FailedPrecondition
 from kit.origin import Call
 from kit.settings import Settings
 from kit.telemetry import SERVER_DURATION
+from serving.calls import Calls
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.outside import eventually
 from tests.kit.conftest import NoScopes, Probed, probed

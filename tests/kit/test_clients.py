@@ -20,13 +20,15 @@ from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from google.protobuf.message import Message
 from grpc import StatusCode, aio, method_handlers_generic_handler, unary_unary_rpc_method_handler
 
-from kit import clients, contract, ids
+from contract.methods import methods
+from kit import ids
 from kit.auth import Authenticator, bearer
-from kit.clients import Peer
 from kit.errors import Unavailable
 from kit.origin import Call, Origin
-from kit.scope import RemoteScopes, named_by
 from kit.settings import Settings
+from serving import clients
+from serving.clients import Peer
+from serving.scope import RemoteScopes, named_by
 from tests.harness.outside import eventually
 
 T = TypeVar("T", bound=Message)
@@ -184,7 +186,7 @@ class TestConfig:
         (config,) = json.loads(clients.service_config("budgets"))["methodConfig"]
         assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
         named = {f"{entry['service']}/{entry['method']}" for entry in config["name"]}
-        known = contract.methods().values()
+        known = methods().values()
         assert named == {
             method.full_name for method in known if method.repeatable and method.room in {"budgets", "operations"}
         }

@@ -21,16 +21,17 @@ from grpc import StatusCode, aio
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from kit import bus, outbox, tasks
-from kit import consumer as module
-from kit.calls import Calls
-from kit.consumer import Consumer, Handler, on
+from eventing import bus, outbox
+from eventing import consumer as module
+from eventing.consumer import Consumer, Handler, on
+from kit import tasks
 from kit.db import Database, WriteSession
 from kit.errors import FailedPrecondition, Unavailable
-from kit.operations import OperationsServicer
-from kit.pages import Pages
 from kit.settings import Settings
 from kit.telemetry import Trace
+from serving.calls import Calls
+from serving.operations import OperationsServicer
+from serving.pages import Pages
 from tests.harness.callers import Caller, refusal
 from tests.harness.outside import eventually
 from tests.kit.conftest import NoScopes

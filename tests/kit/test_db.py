@@ -15,10 +15,10 @@ from kit import ids
 from kit.auth import Scope
 from kit.db import Database, WriteSession, sqlstate, within
 from kit.errors import EtagMismatch
-from kit.operations import DeadLetterRow
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets.models import BudgetRow
+from serving.operations import DeadLetterRow
 from tests.harness.databases import Copy
 
 Pool = asyncpg.Pool

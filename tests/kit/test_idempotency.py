@@ -12,9 +12,9 @@ from sqlalchemy import func, select
 
 from kit.db import Database
 from kit.errors import FailedPrecondition
-from kit.operations import DeadLetterRow
 from kit.origin import Call
 from kit.settings import Settings
+from serving.operations import DeadLetterRow
 from tests.harness.callers import Caller, refusal
 from tests.kit.conftest import Probed, probed
 from tests.kit.probe import DoReply, DoRequest

@@ -4,8 +4,8 @@ import pytest
 from billing.budgets.v1.budget_service_pb2 import UpdateBudgetRequest
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from contract.masks import changed_fields
 from kit.errors import InvalidFields
-from kit.masks import changed_fields
 
 
 def mask(*paths: str) -> FieldMask:

@@ -14,10 +14,11 @@ from billing.budgets.v1.events_pb2 import BudgetClosed
 from nats.js import JetStreamContext
 
 from deploy.local import servers
-from kit import bus, outbox, tasks
+from eventing import bus, outbox
+from eventing.outbox import Relay
+from kit import tasks
 from kit.db import Database
 from kit.origin import Origin
-from kit.outbox import Relay
 from kit.settings import Settings
 from kit.telemetry import Trace
 from tests.harness.outside import Heard, eventually

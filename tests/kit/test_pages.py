@@ -13,10 +13,10 @@ from sqlalchemy import select
 
 from kit.db import Database
 from kit.errors import PageTokenInvalid
-from kit.operations import DeadLetterRow
 from kit.origin import Call
-from kit.pages import SIZE_DEFAULT, Pages
 from kit.settings import Settings
+from serving.operations import DeadLetterRow
+from serving.pages import SIZE_DEFAULT, Pages
 from tests.kit.probe import ListRequest
 
 Calls = Callable[..., Call]

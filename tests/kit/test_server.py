@@ -14,12 +14,13 @@ from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from kit import outbox, server
-from kit.consumer import Handler
+from eventing import outbox
+from eventing.consumer import Handler
 from kit.db import Database, WriteSession
 from kit.origin import Call, Origin
-from kit.server import Service, serving
 from kit.settings import Settings
+from serving import server
+from serving.server import Service, serving
 from tests.harness.callers import Caller, refusal
 from tests.harness.outside import Heard, eventually
 from tests.kit.conftest import NoScopes

@@ -8,7 +8,8 @@ from billing.entities.v1.entity_pb2 import Address, Entity
 from billing.entities.v1.entity_service_pb2 import CreateEntityRequest
 from billing.type.v1.money_pb2 import Money
 
-from kit import ids, validation
+from contract import validation
+from kit import ids
 from kit.errors import InvalidFields
 from tests.kit.probe import DoRequest, Line
 

@@ -21,8 +21,8 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from opentelemetry.trace import SpanKind
 from sqlalchemy import text
 
+from eventing.bus import STREAM
 from kit import clock, ids, telemetry
-from kit.bus import STREAM
 from kit.db import Database, WriteSession, refusal_of
 from kit.errors import Unavailable
 from kit.origin import Origin

@@ -13,8 +13,8 @@ from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 
 from kit import ids
 from kit.auth import Principal, Scope
-from kit.clients import Peer
 from kit.origin import Call
+from serving.clients import Peer
 
 _REMEMBERED_S = 30.0
 _REMEMBERED_MAX = 10_000

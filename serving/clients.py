@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
 
-from kit import contract, telemetry
+from contract.methods import methods
+from kit import telemetry
 from kit.auth import ServiceTokens
 from kit.errors import Unavailable
 from kit.origin import Origin
@@ -59,7 +60,7 @@ def service_config(service: str) -> str:
     }
     repeatable = [
         {"service": method.service, "method": method.name}
-        for method in contract.methods().values()
+        for method in methods().values()
         if method.repeatable and method.room in {service, "operations"}
     ]
     return json.dumps(
@@ -86,7 +87,7 @@ class Peer:
 
         Never inside a transaction: it would hold its locks for as long as the other service takes.
         """
-        method = contract.methods()[request.DESCRIPTOR.full_name]
+        method = methods()[request.DESCRIPTOR.full_name]
         if method.keyed and not request.request_id:  # type: ignore[attr-defined]  # `keyed` says that it has one
             request.request_id = uuid4().hex  # type: ignore[attr-defined]  # so that the channel's retry does it once
         started = time.perf_counter()

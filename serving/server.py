@@ -18,17 +18,18 @@ from grpc_reflection.v1alpha import reflection
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from kit import bus, telemetry
-from kit.calls import Calls, Servicer
-from kit.consumer import Consumer, Handler
+from eventing import bus
+from eventing.consumer import Consumer, Handler
+from eventing.outbox import Relay
+from kit import telemetry
 from kit.db import Database
-from kit.operations import OperationsServicer
-from kit.outbox import Relay
-from kit.pages import Pages
-from kit.scope import Scopes
 from kit.settings import Settings
 from kit.tasks import end, undisturbed
 from kit.telemetry import log
+from serving.calls import Calls, Servicer
+from serving.operations import OperationsServicer
+from serving.pages import Pages
+from serving.scope import Scopes
 
 _TURN_ELSEWHERE_S = 0.5
 _PRUNE_EVERY_S = 3600

@@ -12,8 +12,8 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from gateway import codec
-from gateway.routes import Route
+from contract import codec
+from contract.routes import Route
 from kit.errors import InvalidFields, MalformedBody, UnsupportedMediaType, Violation
 
 DEPTH_MAX = 32

@@ -14,8 +14,8 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from gateway import descriptors
-from kit import contract
+from contract import descriptors
+from contract.methods import descriptor_set
 from kit.errors import MethodNotAllowed, RouteNotFound
 
 _SEGMENT = re.compile(r"[^{}/:*]+|\{(\w+)(?:=\*)?\}")
@@ -104,7 +104,7 @@ def routes() -> list[Route]:
     """Every route of the contract, in its order."""
     found = [
         route
-        for file in contract.descriptor_set().file
+        for file in descriptor_set().file
         for service in file.service
         for method in descriptors.pool().FindServiceByName(f"{file.package}.{service.name}").methods
         for route in _routes_of(method, file.package.split(".")[1])

@@ -7,11 +7,11 @@ from billing.operations.v1 import operations_service_pb2 as pb
 from sqlalchemy import Integer, Text, Uuid, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from kit.consumer import ERROR_MAX, Consumer, Delivery
+from eventing.consumer import ERROR_MAX, Consumer, Delivery
 from kit.db import Database, TenantRow
 from kit.errors import DeadLetterNotFound
 from kit.origin import Call
-from kit.pages import Pages
+from serving.pages import Pages
 
 VERSION = "0.1.0"
 

@@ -17,7 +17,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
 
-from kit import idempotency, telemetry, validation
+from contract import validation
+from kit import idempotency, telemetry
 from kit.auth import Authenticator, Principal, bearer
 from kit.db import refusal_of
 from kit.errors import (
@@ -32,9 +33,9 @@ from kit.errors import (
     to_status,
 )
 from kit.origin import Call
-from kit.scope import Scopes
 from kit.settings import Settings
 from kit.telemetry import Trace, log
+from serving.scope import Scopes
 
 Handler = Callable[[Any, Call], Awaitable[Message]]
 Context = aio.ServicerContext[bytes, bytes]

@@ -1,6 +1,6 @@
 """OpenAPI 3.1, from the protos: their comments, rules, permissions and errors. The rest is in openapi.base.json.
 
-`python -m gateway.openapi` writes it to docs/openapi.json.
+`python -m contract.openapi` writes it to docs/openapi.json.
 """
 
 import json
@@ -16,9 +16,9 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from pydantic import TypeAdapter
 
-from gateway import codec, descriptors, routes
-from gateway.descriptors import Reason
-from gateway.routes import Route
+from contract import codec, descriptors, routes
+from contract.descriptors import Reason
+from contract.routes import Route
 from kit.auth import Principal
 
 _FILE = Path(__file__).parent.parent / "docs" / "openapi.json"

@@ -10,7 +10,7 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto,
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc import StatusCode
 
-from kit import contract
+from contract.methods import descriptor_set
 
 _Named = Iterator[tuple[tuple[int, ...], str]]
 
@@ -65,7 +65,7 @@ def http_status(code: StatusCode, reason: str) -> HTTPStatus:
 def pool() -> DescriptorPool:
     """Every descriptor of the contract and of what it imports."""
     made = DescriptorPool()
-    for file in contract.descriptor_set().file:
+    for file in descriptor_set().file:
         made.Add(file)
     return made
 
@@ -75,7 +75,7 @@ def reasons() -> dict[str, Reason]:
     """Every reason for a refusal, by name."""
     return {
         value.name: Reason(value.name, code, comments().get(f"{file.package}.{enum.name}.{value.name}", ""))
-        for file in contract.descriptor_set().file
+        for file in descriptor_set().file
         for enum in file.enum_type
         if enum.name == "ErrorReason"
         for value in enum.value
@@ -87,7 +87,7 @@ def reasons() -> dict[str, Reason]:
 def comments() -> dict[str, str]:
     """The comment above each thing in the protos, by the thing's full name; enum values as `<enum>.<VALUE>`."""
     found = {}
-    for file in contract.descriptor_set().file:
+    for file in descriptor_set().file:
         above = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
         for path, name in _of_file(file):
             text = above.get(path, "")
