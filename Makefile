@@ -108,6 +108,10 @@ lint-migrations: $(INSTALLED)
 test: $(GENERATED)  ## Run all tests in parallel, on servers of their own (TESTS=tests/budgets)
 	@$(PYTHON) -m pytest -n auto --dist worksteal -q $(TESTS)
 
+.PHONY: bench
+bench: $(GENERATED)  ## Measure the gateway against a hand-written route to the same backend
+	@$(PYTHON) -m tests.bench.gateway
+
 .PHONY: clean
 clean:  ## Delete what was generated and installed, not the data
 	@rm -rf gen build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -12,7 +12,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,10 +66,6 @@ class Trace:
             return cls(match[1], match[2], sampled=bool(int(match[3], 16) & 1))
         return cls(f"{random.getrandbits(128) | 1:032x}", _span_id(), sampled=random.random() < _ratio)  # noqa: S311
 
-    def child(self) -> "Trace":
-        """The next step of the same trace."""
-        return Trace(self.trace_id, _span_id(), self.sampled)
-
     def header(self) -> str:
         """This place as a `traceparent` header."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
@@ -83,12 +79,15 @@ current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 """The trace of the call or event that is being worked on."""
 
 
-@contextmanager
-def span(name: str, trace: Trace, kind: otel.SpanKind, attributes: Mapping[str, str | int]) -> Iterator[Trace]:
+def span(
+    name: str, trace: Trace, kind: otel.SpanKind, attributes: Mapping[str, str | int]
+) -> AbstractContextManager[Trace]:
     """A step of the trace, recorded where it is sampled; gives the place for what happens inside."""
-    if not trace.sampled:
-        yield trace.child()
-        return
+    return _recorded(name, trace, kind, attributes) if trace.sampled else nullcontext(trace)
+
+
+@contextmanager
+def _recorded(name: str, trace: Trace, kind: otel.SpanKind, attributes: Mapping[str, str | int]) -> Iterator[Trace]:
     parent = otel.SpanContext(int(trace.trace_id, 16), int(trace.span_id, 16), is_remote=True, trace_flags=_SAMPLED)
     context = otel.set_span_in_context(otel.NonRecordingSpan(parent))
     # attributes live on in the exporter's batch, so they are copied here

@@ -26,13 +26,6 @@ def test_any_other_header_starts_a_trace(header: str) -> None:
     assert trace.trace_id not in header or not header
 
 
-def test_a_child_is_another_place_in_the_same_trace() -> None:
-    trace = Trace.from_header(None)
-    child = trace.child()
-    assert child.trace_id == trace.trace_id
-    assert child.span_id != trace.span_id
-
-
 @pytest.mark.parametrize("sampled", [True, False])
 def test_a_span_keeps_the_trace_whether_it_is_recorded_or_not(sampled: bool) -> None:  # noqa: FBT001
     trace = Trace("1" * 32, "2" * 16, sampled)
