@@ -4,7 +4,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Date, DateTime, Integer, Numeric, String, Uuid
+from sqlalchemy import ARRAY, Boolean, Date, DateTime, Integer, Numeric, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import clock
@@ -22,6 +22,15 @@ from services.budgets.domain import (
 )
 
 AMOUNT = Numeric(20, 6)
+
+
+class OwnerRow(TenantRow):
+    """An entity that has budgets, as far as this service has heard; `id` is the entity's."""
+
+    __tablename__ = "budget_owners"
+
+    retired: Mapped[bool] = mapped_column(Boolean, default=False)
+    """Whether it went out of business; there is no way back."""
 
 
 class BudgetRow(VersionedRow):

@@ -24,6 +24,7 @@ from services.budgets.errors import (
     AmountBelowSpent,
     BudgetTreeTooDeep,
     CurrencyMismatch,
+    OwnerInactive,
     OwnerNotFound,
     PeriodOutsideParent,
 )
@@ -62,9 +63,10 @@ class ChargeDraft:
 
 
 async def create_budget(tx: WriteSession, draft: BudgetDraft) -> BudgetRow:
-    """Create a budget whose owner was found to be active."""
+    """Create a budget whose owner was found to be active, and was not retired since."""
     if tx.scope and not tx.scope.covers(draft.entity_id, draft.department_id):
         raise OwnerNotFound(f"entity {ids.ENTITY.format(draft.entity_id)}")
+    await _check_not_retired(tx, draft.entity_id)
     parent = await store.lock_parent(tx, draft.parent_id) if draft.parent_id else None
     if parent:
         _check_fits_below(parent, draft)
@@ -89,6 +91,11 @@ async def create_budget(tx: WriteSession, draft: BudgetDraft) -> BudgetRow:
     tx.add(budget)
     await tx.flush()
     return budget
+
+
+async def _check_not_retired(tx: WriteSession, entity_id: UUID) -> None:
+    if (await store.share_owner(tx, entity_id)).retired:
+        raise OwnerInactive(f"The entity {ids.ENTITY.format(entity_id)}")
 
 
 def _check_fits_below(parent: BudgetRow, draft: BudgetDraft) -> None:
@@ -140,6 +147,8 @@ async def change_state(tx: WriteSession, budget_id: UUID, action: Action, *, eta
     """Activate, close or reopen a budget, and say so when it is closed."""
     budget = await store.lock_budget(tx, budget_id)
     budget.check_etag(etag)
+    if action is Action.REOPEN:
+        await _check_not_retired(tx, budget.entity_id)
     budget.state = domain.advance(budget.id, budget.state, action)
     await tx.flush()
     if budget.state is State.CLOSED:
@@ -148,7 +157,8 @@ async def change_state(tx: WriteSession, budget_id: UUID, action: Action, *, eta
 
 
 async def close_budgets_of_entity(tx: WriteSession, entity_id: UUID) -> None:
-    """Close every budget of an entity that went out of business."""
+    """Close every budget of an entity that went out of business; it gets no new one."""
+    await store.retire_owner(tx, entity_id)
     for budget in await store.lock_open_budgets(tx, entity_id):
         await change_state(tx, budget.id, Action.CLOSE)
 

@@ -13,7 +13,7 @@ from kit.db import ReadSession, WriteSession, within
 from kit.money import BP
 from services.budgets.domain import AlertState, AlertType, Balance, EntryType, Mark, State
 from services.budgets.errors import BudgetNotFound, ChargeNotFound
-from services.budgets.models import AlertRow, BudgetRow, EntryRow
+from services.budgets.models import AlertRow, BudgetRow, EntryRow, OwnerRow
 from serving.pages import Page, Slice
 
 
@@ -21,6 +21,21 @@ def _visible(tx: ReadSession) -> Select[BudgetRow]:
     """Budgets that the caller may see."""
     covered = within(tx.scope, BudgetRow.entity_id, BudgetRow.department_id)
     return select(BudgetRow) if covered is None else select(BudgetRow).where(covered)
+
+
+async def share_owner(tx: WriteSession, entity_id: UUID) -> OwnerRow:
+    """The entity as an owner of budgets, kept from being retired until the transaction ends."""
+    row = {"tenant_id": tx.tenant_id, "id": entity_id, "retired": False, "create_time": clock.now()}
+    await tx.execute(insert(OwnerRow).values(row).on_conflict_do_nothing())
+    (owner,) = await tx.all(select(OwnerRow).where(OwnerRow.id == entity_id).with_for_update(read=True))
+    return owner
+
+
+async def retire_owner(tx: WriteSession, entity_id: UUID) -> None:
+    """Let the entity have no new budget; waits for those that are being opened for it."""
+    row = {"tenant_id": tx.tenant_id, "id": entity_id, "retired": True, "create_time": clock.now()}
+    retired = insert(OwnerRow).values(row)
+    await tx.execute(retired.on_conflict_do_update(index_elements=["tenant_id", "id"], set_={"retired": True}))
 
 
 async def get_budget(tx: ReadSession, budget_id: UUID) -> BudgetRow:

@@ -1,5 +1,6 @@
 """The life of a budget: opened, listed, changed, closed; by whom, and who hears of it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
@@ -16,6 +17,7 @@ from billing.type.v1.money_pb2 import Money
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from kit.ids import BUDGET
+from services.budgets.peers import Owners
 from tests.budgets.conftest import Desk, eur
 from tests.harness.callers import Caller, refusal
 from tests.harness.outside import AuditRow, Heard, OutboxEvent, eventually
@@ -283,6 +285,35 @@ class TestStates:
         assert (await desk.get(other)).state == Budget.ACTIVE
         reopened = refusal(desk.who.call(desk.stub.ReopenBudget, pb.ReopenBudgetRequest(id=mine.id)))
         assert (await reopened).reason == "OWNER_INACTIVE"
+
+
+class TestRetiredOwners:
+    async def test_no_budget_stays_open_however_opening_and_deactivating_meet(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        entity = await desk.company("GOING")
+        checked, deactivated = asyncio.Event(), asyncio.Event()
+        check_active = Owners.check_active
+
+        async def check_and_pause(owners: Owners, *asked: Any) -> None:
+            await check_active(owners, *asked)
+            checked.set()
+            await deactivated.wait()
+
+        early = await desk.open(entity_id=entity)
+        monkeypatch.setattr(Owners, "check_active", check_and_pause)
+        opening = asyncio.create_task(desk.open(entity_id=entity, name="late"))
+        await checked.wait()
+        await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
+
+        async def closed() -> bool:
+            return (await desk.get(early)).state == Budget.CLOSED
+
+        await eventually(closed)
+        deactivated.set()
+        assert (await refusal(opening)).reason == "OWNER_INACTIVE"
+        answer = await desk.who.call(desk.stub.ListBudgets, pb.ListBudgetsRequest(entity_id=entity))
+        assert [budget.state for budget in answer.budgets] == [Budget.CLOSED]
 
 
 class TestWhoMay:

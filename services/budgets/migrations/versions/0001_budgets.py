@@ -21,9 +21,23 @@ def upgrade() -> None:
     op.execute("create type charge_verdict as enum ('ACCEPTED', 'ACCEPTED_OVERSPENT')")
     op.execute("create type alert_type as enum ('THRESHOLD', 'OVERSPEND')")
     op.execute("create type alert_state as enum ('OPEN', 'RESOLVED')")
+    _budget_owners()
     _budgets()
     _budget_entries()
     _budget_alerts()
+
+
+def _budget_owners() -> None:
+    op.execute("""
+        create table budget_owners (
+            tenant_id uuid not null,
+            id uuid not null,
+            retired boolean not null,
+            create_time timestamptz not null,
+            primary key (tenant_id, id)
+        )""")
+    ddl.isolate("budget_owners")
+    ddl.audit("budget_owners", columns=("retired",))
 
 
 def _budgets() -> None:
@@ -53,6 +67,7 @@ def _budgets() -> None:
             create_time timestamptz not null,
             update_time timestamptz not null,
             primary key (tenant_id, id),
+            foreign key (tenant_id, entity_id) references budget_owners (tenant_id, id),
             foreign key (tenant_id, parent_id) references budgets (tenant_id, id),
             constraint budgets_period_check check (period_start < period_end),
             constraint budgets_never_overspent check (overspend_policy <> 'BLOCK' or spent <= amount)
@@ -129,7 +144,7 @@ def _budget_alerts() -> None:
 
 
 def downgrade() -> None:
-    for table in ("budget_alerts", "budget_entries", "budgets"):
+    for table in ("budget_alerts", "budget_entries", "budgets", "budget_owners"):
         op.execute(f"drop table {table}")
     for kind in (
         "alert_state", "alert_type", "charge_verdict", "entry_type", "budget_state", "overspend_policy", "period_type",
