@@ -59,11 +59,23 @@ class Stack:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: TempPathFactory) -> Iterator[Stack]:
-    """The stack of this worker, as `make up` starts it."""
+def collector(tmp_path_factory: TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A collector of spans: its address, and the file that it writes them to."""
+    port, file = free_port(), tmp_path_factory.mktemp("collector") / "spans.jsonl"
+    command = [sys.executable, "-m", "tests.flows.collector", str(port), str(file)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    yield f"127.0.0.1:{port}", file
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: TempPathFactory, collector: tuple[str, Path]) -> Iterator[Stack]:
+    """The stack of this worker, as `make up` starts it, with spans sent to the collector."""
     home = tmp_path_factory.mktemp("stack")
     kept = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "NATS_URL"}}
     environment = {**kept, "BILLING_HOME": str(home), "GATEWAY_PORT": str(free_port())}
+    environment |= {"BILLING_OTLP_ENDPOINT": collector[0], "BILLING_TRACE_RATIO": "0"}
     running = Stack(environment)
     running.local("up")
     yield running

@@ -61,7 +61,9 @@ def _log_lines(stack: Stack, name: str) -> list[dict[str, Any]]:
 
 
 class TestOneTrace:
-    def test_it_is_in_every_log_the_audit_row_and_the_event_of_one_charge(self, stack: Stack) -> None:
+    def test_it_is_in_every_log_the_audit_row_and_the_event_of_one_charge(
+        self, stack: Stack, collector: tuple[str, Path]
+    ) -> None:
         trace_id = uuid4().hex
         tenant = f"t{trace_id[:8]}"
         with stack.client(ROLE="finance", TENANT=tenant) as finance:
@@ -81,6 +83,24 @@ class TestOneTrace:
         )  # fmt: skip
         assert audited.splitlines() == ["budget_alerts|insert|mia"] * 2
         _eventually(lambda: trace_id in _events_so_far(stack))
+        spans = _eventually(lambda: _whole_trace(collector[1], trace_id))
+        by_id = {span["span_id"]: span for span in spans}
+        path = [span for span in spans if span["service"] == "entities"]
+        while path[-1]["parent_id"] in by_id:
+            path.append(by_id[path[-1]["parent_id"]])
+        assert [(span["service"], span["name"].rpartition("/")[2]) for span in path] == [
+            ("entities", "ResolveScope"),
+            ("budgets", "ResolveScope"),
+            ("budgets", "Charge"),
+            ("gateway", "charge"),
+        ]
+
+
+def _whole_trace(file: Path, trace_id: str) -> list[dict[str, Any]]:
+    """The spans of the trace, once every process has sent its own; they do so every few seconds."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    spans = [span for span in map(json.loads, lines) if span["trace_id"] == trace_id]
+    return spans if {span["service"] for span in spans} == {"gateway", "budgets", "entities"} else []
 
 
 def _events_so_far(stack: Stack) -> str:
