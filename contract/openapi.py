@@ -141,10 +141,21 @@ def _body(route: Route, schemas: "_Schemas") -> Json:
     else:
         schema = schemas.of_field(request.fields_by_name[route.body], asked=True)
     content = schemas.resolved(schema)
-    required = bool(content.get("required"))
+    example = schemas.example(schema, asked=not route.masked)
+    if route.masked:
+        content["properties"] = {name: _clearable(value) for name, value in content["properties"].items()}
     return {
-        "required": required,
-        "content": {_JSON: {"schema": schema, "example": schemas.example(schema, asked=True)}},
+        "required": bool(content.get("required")),
+        "content": {_JSON: {"schema": schema, "example": example}},
+    }
+
+
+def _clearable(schema: Json) -> Json:
+    """The schema of a field that null clears."""
+    described = {"description": schema["description"]} if "description" in schema else {}
+    return {
+        "anyOf": [{key: value for key, value in schema.items() if key != "description"}, {"type": "null"}],
+        **described,
     }
 
 
