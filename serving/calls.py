@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, get_type_hints
+from urllib.parse import unquote
 from uuid import uuid4
 
 import grpc
@@ -175,7 +176,7 @@ class _Way:
         principal = await self._calls.identify(metadata)
         actor = principal.subject
         if "service" in principal.permissions:
-            actor = metadata.get("x-actor", actor)  # a service says for whom it calls; only a service may
+            actor = unquote(metadata.get("x-actor", actor))  # a service says for whom it calls; only a service may
         key = getattr(request, "request_id", "")
         return Call(
             method=self._method,

@@ -4,6 +4,7 @@ import json
 import time
 from functools import lru_cache
 from typing import TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import grpc
@@ -97,6 +98,7 @@ class Peer:
             metadata = (
                 ("authorization", f"Bearer {self._tokens.token(origin.tenant_id)}"),
                 ("traceparent", trace.header()),
+                ("x-actor", quote(origin.actor)),
             )
             try:
                 return await rpc(request, timeout=origin.remaining_s() * _HEADROOM, metadata=metadata)

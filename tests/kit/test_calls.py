@@ -89,11 +89,11 @@ class TestWho:
     async def test_only_a_service_may_say_for_whom_it_calls(
         self, probe: Probed, finance: Caller, tenant: UUID, kit_settings: Callable[..., Settings]
     ) -> None:
-        named = ("x-actor", "bob")
+        named = ("x-actor", "Zo%C3%AB")
         await probe.stub.Do(DoRequest(), metadata=(*finance.metadata, named))
         service = Caller(tenant, "budgets", ServiceTokens(kit_settings()).token(tenant))
         await probe.stub.Inside(InsideRequest(), metadata=(*service.metadata, named))
-        assert [call.actor for call in probe.servicer.calls] == ["alice", "bob"]
+        assert [call.actor for call in probe.servicer.calls] == ["alice", "Zoë"]
 
     async def test_a_confined_caller_gets_a_scope_and_others_none(
         self, probe: Probed, caller: Callable[..., Caller]

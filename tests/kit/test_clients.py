@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
+from urllib.parse import unquote
 from uuid import UUID
 
 import pytest
@@ -102,12 +103,13 @@ class TestCall:
     async def test_it_says_who_we_are_for_whom_we_ask_and_in_which_trace(
         self, peer: Peer, fakes: list[Fake], origin: Origins, kit_settings: Callable[..., Settings]
     ) -> None:
-        mine = origin()
+        mine = origin(actor="Zoë")
         await peer.call(EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(ids=["x"]), mine)
         (sent,) = fakes[0].metadata
         principal = await Authenticator(kit_settings()).authenticate(bearer(sent["authorization"]))
         assert (principal.tenant_id, principal.subject) == (mine.tenant_id, "service:budgets")
         assert principal.permissions == {"service"}
+        assert unquote(sent["x-actor"]) == "Zoë"
         assert sent["traceparent"].split("-")[1] == mine.trace.trace_id
 
     async def test_it_gets_the_time_that_is_left_but_for_some_to_answer(
