@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from billing.budgets.v1 import alert_pb2, budget_pb2, budget_service_pb2, charge_pb2
+from billing.budgets.v1 import alert_pb2, budget_pb2, budget_service_pb2, charge_pb2, entry_pb2
 
 from contract.masks import changed_fields
 from contract.values import date_from_text, money_from_proto, money_to_proto, time_from_proto, time_to_proto
@@ -203,4 +204,36 @@ def alert_to_proto(row: AlertRow) -> alert_pb2.Alert:
         state=alert_pb2.Alert.State.Value(row.state),
         create_time=time_to_proto(row.create_time),
         update_time=time_to_proto(row.update_time),
+    )
+
+
+def entry_to_proto(row: EntryRow, budget_id: UUID) -> entry_pb2.Entry:
+    """An entry of the ledger, as the budget sees it."""
+    place = row.chain_ids.index(budget_id)
+    return entry_pb2.Entry(
+        id=ids.ENTRY.format(row.id),
+        entry_type=entry_pb2.Entry.Type.Value(row.entry_type),
+        budget_id=ids.BUDGET.format(row.budget_id),
+        amount=money_to_proto(Money(row.amount, row.currency_code)),
+        budget_amount_after=money_to_proto(Money(row.chain_amounts[place], row.currency_code)),
+        spent_after=money_to_proto(Money(row.chain_spent[place], row.currency_code)),
+        ledger_version=row.chain_versions[place],
+        request_id=row.request_id or "",
+        description=row.description,
+        reference=row.reference,
+        actor=row.actor,
+        charge_time=time_to_proto(row.charge_time),
+        create_time=time_to_proto(row.create_time),
+    )
+
+
+def verification_to_proto(budget: BudgetRow, spent: Decimal, entries: int) -> entry_pb2.BudgetVerification:
+    """Whether the budget says what its ledger says."""
+    return entry_pb2.BudgetVerification(
+        budget_id=ids.BUDGET.format(budget.id),
+        verified=budget.spent == spent and budget.ledger_version == entries,
+        spent=money_to_proto(budget.balance.spent),
+        spent_by_ledger=money_to_proto(Money(spent, budget.currency_code)),
+        ledger_version=budget.ledger_version,
+        entry_count=entries,
     )

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from kit.money import BP, Money
-from services.budgets.errors import BudgetExceeded, BudgetState, CurrencyMismatch, OutsidePeriod
+from services.budgets.errors import AlertStateForbids, BudgetExceeded, BudgetState, CurrencyMismatch, OutsidePeriod
 
 DEPTH_MAX: Final = 8
 """Most levels of budgets above one another."""
@@ -62,11 +62,19 @@ class AlertState(StrEnum):
     """Alert.State."""
 
     OPEN = "OPEN"
+    ACKNOWLEDGED = "ACKNOWLEDGED"
     RESOLVED = "RESOLVED"
 
 
+class AlertAction(StrEnum):
+    """What is done to an alert; the value is how it reads in a sentence."""
+
+    ACKNOWLEDGE = "acknowledged"
+    RESOLVE = "resolved"
+
+
 class EntryType(StrEnum):
-    """What an entry of the ledger records."""
+    """Entry.Type."""
 
     CHARGE = "CHARGE"
     ADJUST = "ADJUST"
@@ -110,6 +118,23 @@ def advance(budget_id: UUID, state: State, action: Action) -> State:
     except KeyError:
         allowed = [before for before, allowed_action in TRANSITIONS if allowed_action is action]
         raise BudgetState(budget_id, state, action, allowed) from None
+
+
+ALERT_TRANSITIONS: Final[Mapping[tuple[AlertState, AlertAction], AlertState]] = {
+    (AlertState.OPEN, AlertAction.ACKNOWLEDGE): AlertState.ACKNOWLEDGED,
+    (AlertState.OPEN, AlertAction.RESOLVE): AlertState.RESOLVED,
+    (AlertState.ACKNOWLEDGED, AlertAction.RESOLVE): AlertState.RESOLVED,
+}
+"""The whole life of an alert."""
+
+
+def advance_alert(alert_id: UUID, state: AlertState, action: AlertAction) -> AlertState:
+    """The state after `action`; raises AlertStateForbids naming the states in which it is allowed."""
+    try:
+        return ALERT_TRANSITIONS[state, action]
+    except KeyError:
+        allowed = [before for before, allowed_action in ALERT_TRANSITIONS if allowed_action is action]
+        raise AlertStateForbids(alert_id, state, action, allowed) from None
 
 
 _MONTHS: Final[Mapping[PeriodType, int]] = {PeriodType.MONTHLY: 1, PeriodType.QUARTERLY: 3, PeriodType.ANNUAL: 12}

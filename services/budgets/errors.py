@@ -129,3 +129,24 @@ class ChargeNotFound(NotFound):
 
     def __init__(self, key: str) -> None:
         super().__init__(f"No charge was made with the key {key!r}.", request_id=key)
+
+
+class AlertNotFound(NotFound):
+    reason = "ALERT_NOT_FOUND"
+
+    def __init__(self, alert_id: UUID) -> None:
+        text = ids.ALERT.format(alert_id)
+        super().__init__(f"There is no alert {text}.", alert_id=text)
+
+
+class AlertStateForbids(FailedPrecondition):
+    reason = "ALERT_STATE"
+
+    def __init__(self, alert_id: UUID, state: str, action: str, allowed: Iterable[str]) -> None:
+        text, states = ids.ALERT.format(alert_id), list(allowed)
+        super().__init__(
+            f"The alert {text} is {state}; it can be {action} in {' or '.join(states)}.",
+            alert_id=text,
+            state=state,
+            allowed=states,
+        )

@@ -5,13 +5,14 @@ from billing.budgets.v1 import charge_pb2
 from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.charge_pb2 import Availability
+from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
 
 from contract.values import date_from_text, money_from_proto, time_from_proto
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
 from services.budgets import convert, service, store
-from services.budgets.domain import Action, AlertState, AlertType, State
+from services.budgets.domain import Action, AlertState, AlertType, EntryType, State
 from services.budgets.peers import Owners
 from serving.pages import Pages
 
@@ -111,3 +112,41 @@ class BudgetServicer:
             )
         alerts = map(convert.alert_to_proto, found.rows)
         return pb.ListAlertsResponse(alerts=alerts, next_page_token=found.next_page_token)
+
+    async def ListAllAlerts(self, request: pb.ListAllAlertsRequest, call: Call) -> pb.ListAllAlertsResponse:
+        page = self._pages.read(request, call)
+        async with self._db.read(call) as tx:
+            found = await store.list_alerts(
+                tx,
+                page,
+                None,
+                state=AlertState(Alert.State.Name(request.state)) if request.state else None,
+                alert_type=AlertType(Alert.Type.Name(request.alert_type)) if request.alert_type else None,
+                since=time_from_proto(request.since_time) if request.HasField("since_time") else None,
+            )
+        alerts = map(convert.alert_to_proto, found.rows)
+        return pb.ListAllAlertsResponse(alerts=alerts, next_page_token=found.next_page_token)
+
+    async def AcknowledgeAlert(self, request: pb.AcknowledgeAlertRequest, call: Call) -> Alert:
+        async with self._db.write(call) as tx:
+            alert = await service.acknowledge_alert(tx, ids.ALERT.parse(request.id))
+            return await tx.answer(convert.alert_to_proto(alert))
+
+    async def ListEntries(self, request: pb.ListEntriesRequest, call: Call) -> pb.ListEntriesResponse:
+        page = self._pages.read(request, call)
+        async with self._db.read(call) as tx:
+            budget = await store.get_budget(tx, ids.BUDGET.parse(request.id))
+            found = await store.list_entries(
+                tx,
+                page,
+                budget.id,
+                entry_type=EntryType(Entry.Type.Name(request.entry_type)) if request.entry_type else None,
+                as_of=time_from_proto(request.as_of_time) if request.HasField("as_of_time") else None,
+            )
+        entries = (convert.entry_to_proto(row, budget.id) for row in found.rows)
+        return pb.ListEntriesResponse(entries=entries, next_page_token=found.next_page_token)
+
+    async def VerifyBudget(self, request: pb.VerifyBudgetRequest, call: Call) -> BudgetVerification:
+        async with self._db.read(call) as tx:
+            budget = await store.get_budget(tx, ids.BUDGET.parse(request.id))
+            return convert.verification_to_proto(*await store.sum_ledger(tx, budget.id))

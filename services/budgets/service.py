@@ -13,6 +13,7 @@ from kit.money import Money
 from services.budgets import domain, events, store
 from services.budgets.domain import (
     Action,
+    AlertAction,
     Balance,
     Decision,
     EntryType,
@@ -28,7 +29,7 @@ from services.budgets.errors import (
     OwnerNotFound,
     PeriodOutsideParent,
 )
-from services.budgets.models import BudgetRow, EntryRow
+from services.budgets.models import AlertRow, BudgetRow, EntryRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,14 @@ async def close_budgets_of_entity(tx: WriteSession, entity_id: UUID) -> None:
     await store.retire_owner(tx, entity_id)
     for budget in await store.lock_open_budgets(tx, entity_id):
         await change_state(tx, budget.id, Action.CLOSE)
+
+
+async def acknowledge_alert(tx: WriteSession, alert_id: UUID) -> AlertRow:
+    """Say that somebody takes care of an alert."""
+    alert = await store.lock_alert(tx, alert_id)
+    alert.state = domain.advance_alert(alert.id, alert.state, AlertAction.ACKNOWLEDGE)
+    await tx.flush()
+    return alert
 
 
 async def check_availability(

@@ -1,18 +1,20 @@
 """Every SQL statement of the budgets service."""
 
 from collections.abc import Collection, Sequence
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
 
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession, within
 from kit.money import BP
-from services.budgets.domain import AlertState, AlertType, Balance, EntryType, Mark, State
-from services.budgets.errors import BudgetNotFound, ChargeNotFound
+from services.budgets import domain
+from services.budgets.domain import AlertAction, AlertState, AlertType, Balance, EntryType, Mark, State
+from services.budgets.errors import AlertNotFound, BudgetNotFound, ChargeNotFound
 from services.budgets.models import AlertRow, BudgetRow, EntryRow, OwnerRow
 from serving.pages import Page, Slice
 
@@ -174,16 +176,73 @@ async def resolve_alerts(tx: WriteSession, budget_id: UUID, still_passed: Collec
     not_resolved = select(AlertRow).where(AlertRow.budget_id == budget_id, AlertRow.state != AlertState.RESOLVED)
     for alert in await tx.all(not_resolved):
         if Mark(alert.alert_type, alert.threshold_bp) not in still_passed:
-            alert.state = AlertState.RESOLVED
+            alert.state = domain.advance_alert(alert.id, alert.state, AlertAction.RESOLVE)
 
 
 async def list_alerts(
-    tx: ReadSession, page: Page, budget_id: UUID, *, state: AlertState | None, alert_type: AlertType | None
+    tx: ReadSession,
+    page: Page,
+    budget_id: UUID | None,
+    *,
+    state: AlertState | None,
+    alert_type: AlertType | None,
+    since: datetime | None = None,
 ) -> Slice[AlertRow]:
-    """One page of the alerts of the budget, newest first."""
-    wanted = select(AlertRow).where(AlertRow.budget_id == budget_id)
+    """One page of the alerts of the budget, or of all that the caller may see, newest first."""
+    wanted = _visible_alerts(tx)
+    if budget_id is not None:
+        wanted = wanted.where(AlertRow.budget_id == budget_id)
     if state is not None:
         wanted = wanted.where(AlertRow.state == state)
     if alert_type is not None:
         wanted = wanted.where(AlertRow.alert_type == alert_type)
+    if since is not None:
+        wanted = wanted.where(AlertRow.create_time >= since)
     return page.slice(await tx.all(page.narrow(wanted, AlertRow.id, newest_first=True)))
+
+
+async def lock_alert(tx: WriteSession, alert_id: UUID) -> AlertRow:
+    """The alert, locked until the transaction ends; raises AlertNotFound."""
+    locked = _visible_alerts(tx).where(AlertRow.id == alert_id).with_for_update(of=AlertRow)
+    alert = await tx.one_or_none(locked)
+    if alert is None:
+        raise AlertNotFound(alert_id)
+    return alert
+
+
+def _visible_alerts(tx: ReadSession) -> Select[AlertRow]:
+    """Alerts of the budgets that the caller may see."""
+    if tx.scope is None:
+        return select(AlertRow)
+    return select(AlertRow).where(AlertRow.budget_id.in_(_visible(tx).with_only_columns(BudgetRow.id)))
+
+
+async def list_entries(
+    tx: ReadSession, page: Page, budget_id: UUID, *, entry_type: EntryType | None, as_of: datetime | None
+) -> Slice[EntryRow]:
+    """One page of the entries that moved the budget, newest first."""
+    wanted = select(EntryRow).where(_moved(budget_id))
+    if entry_type is not None:
+        wanted = wanted.where(EntryRow.entry_type == entry_type)
+    if as_of is not None:
+        wanted = wanted.where(EntryRow.create_time <= as_of)
+    return page.slice(await tx.all(page.narrow(wanted, EntryRow.id, newest_first=True)))
+
+
+async def sum_ledger(tx: ReadSession, budget_id: UUID) -> tuple[BudgetRow, Decimal, int]:
+    """The budget, what its ledger says is spent, and how many entries moved it, all of one moment."""
+    charged = func.coalesce(func.sum(EntryRow.amount).filter(EntryRow.entry_type == EntryType.CHARGE), 0)
+    ledger = select(charged.label("spent"), func.count().label("entries")).where(_moved(budget_id)).subquery()
+    wanted = select(BudgetRow, ledger.c.spent, ledger.c.entries).join(ledger, true()).where(BudgetRow.id == budget_id)
+    # Read anew where the session has the budget already: both sides must be of the moment of this statement.
+    ((budget, spent, entries),) = await tx.rows(wanted.execution_options(populate_existing=True))
+    return budget, spent, entries
+
+
+def _moved(budget_id: UUID) -> ColumnElement[bool]:
+    """Entries that moved the budget: its own, and charges on those below it, which are in the tree for good."""
+    tree = select(BudgetRow.id).where(BudgetRow.id == budget_id).cte("tree", recursive=True)
+    below = aliased(BudgetRow)
+    tree = tree.union_all(select(below.id).join(tree, below.parent_id == tree.c.id))
+    own_or_charge = (EntryRow.budget_id == budget_id) | (EntryRow.entry_type == EntryType.CHARGE)
+    return and_(EntryRow.budget_id.in_(select(tree.c.id)), own_or_charge)

@@ -20,7 +20,7 @@ def upgrade() -> None:
     op.execute("create type entry_type as enum ('CHARGE', 'ADJUST')")
     op.execute("create type charge_verdict as enum ('ACCEPTED', 'ACCEPTED_OVERSPENT')")
     op.execute("create type alert_type as enum ('THRESHOLD', 'OVERSPEND')")
-    op.execute("create type alert_state as enum ('OPEN', 'RESOLVED')")
+    op.execute("create type alert_state as enum ('OPEN', 'ACKNOWLEDGED', 'RESOLVED')")
     _budget_owners()
     _budgets()
     _budget_entries()

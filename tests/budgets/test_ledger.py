@@ -1,0 +1,163 @@
+"""The ledger and the alerts as people look at them: complete, in order, as of then, and of what they may see only."""
+
+import asyncio
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1.alert_pb2 import Alert
+from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
+
+from kit.ids import BUDGET
+from services.budgets import domain
+from services.budgets.domain import AlertAction, AlertState
+from services.budgets.errors import AlertStateForbids
+from tests.budgets.conftest import Desk, eur
+from tests.harness.callers import Caller, refusal
+
+
+async def entries(desk: Desk, budget: Budget, **given: Any) -> list[Entry]:
+    return list((await desk.who.call(desk.stub.ListEntries, pb.ListEntriesRequest(id=budget.id, **given))).entries)
+
+
+async def verified(desk: Desk, budget: Budget) -> BudgetVerification:
+    return await desk.who.call(desk.stub.VerifyBudget, pb.VerifyBudgetRequest(id=budget.id))
+
+
+class TestListEntries:
+    async def test_a_budget_has_its_own_entries_and_the_charges_below(self, desk: Desk) -> None:
+        group = await desk.open("1000", name="Group")
+        team = await desk.open("500", name="Team", parent_id=group.id)
+        other = await desk.open("500", name="Other", parent_id=group.id)
+        first = await desk.charge(team, "10", "k1", reference="PO-1")
+        await desk.charge(other, "20")
+        await desk.update(team, amount=eur("600"))
+        await desk.update(group, amount=eur("2000"))
+        seen = await entries(desk, group)
+        assert [(e.entry_type, e.amount.amount, e.spent_after.amount, e.budget_amount_after.amount) for e in seen] == [
+            (Entry.ADJUST, "1000.00", "30.00", "2000.00"),
+            (Entry.CHARGE, "20.00", "30.00", "1000.00"),
+            (Entry.CHARGE, "10.00", "10.00", "1000.00"),
+        ]
+        assert [e.ledger_version for e in seen] == [3, 2, 1]
+        assert (seen[2].id, seen[2].budget_id, seen[2].request_id, seen[2].reference) == (
+            first.id,
+            team.id,
+            "k1",
+            "PO-1",
+        )
+        assert [e.entry_type for e in await entries(desk, team)] == [Entry.ADJUST, Entry.CHARGE]
+        assert [e.amount.amount for e in await entries(desk, group, entry_type=Entry.ADJUST)] == ["1000.00"]
+
+    async def test_as_of_a_past_time_it_is_what_it_was_then(self, desk: Desk) -> None:
+        budget = await desk.open()
+        then = (await desk.charge(budget, "10")).create_time
+        await desk.charge(budget, "20")
+        assert [e.spent_after.amount for e in await entries(desk, budget, as_of_time=then)] == ["10.00"]
+
+    async def test_page_by_page_each_comes_once_while_more_is_charged(self, desk: Desk) -> None:
+        budget = await desk.open()
+        charged = [(await desk.charge(budget, "1")).id for _ in range(5)]
+        seen, token = [], ""
+        while True:
+            request = pb.ListEntriesRequest(id=budget.id, page_size=2, page_token=token)
+            page = await desk.who.call(desk.stub.ListEntries, request)
+            seen += [entry.id for entry in page.entries]
+            token = page.next_page_token
+            if not token:
+                break
+            await desk.charge(budget, "1")
+        assert seen == charged[::-1]
+
+    async def test_the_ledger_of_a_budget_that_may_not_be_seen_is_not_found(
+        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+    ) -> None:
+        budget = await desk.open()
+        for who in (caller(tenant=uuid4()), caller("department_manager", entity_scope=[])):
+            stranger = desk_of(who)
+            assert (await refusal(entries(stranger, budget))).reason == "BUDGET_NOT_FOUND"
+            assert (await refusal(verified(stranger, budget))).reason == "BUDGET_NOT_FOUND"
+
+
+class TestVerifyBudget:
+    async def test_it_holds_at_every_moment_while_the_tree_is_charged(self, desk: Desk) -> None:
+        group = await desk.open("10000", name="Group")
+        teams = [await desk.open("500", name=f"Team {n}", parent_id=group.id) for n in range(3)]
+        charging = asyncio.gather(*(desk.charge(teams[n % 3], "1.10") for n in range(60)))
+        while not charging.done():
+            seen = await verified(desk, group)
+            assert seen.verified, seen
+        await charging
+        for budget, spent, count in ((group, "66.00", 60), *((team, "22.00", 20) for team in teams)):
+            seen = await verified(desk, budget)
+            assert (seen.verified, seen.spent.amount, seen.spent_by_ledger.amount) == (True, spent, spent)
+            assert seen.ledger_version == seen.entry_count == count
+
+    async def test_a_balance_that_was_tampered_with_is_found(self, desk: Desk, admin: Any) -> None:
+        budget = await desk.open()
+        await desk.charge(budget, "10")
+        await admin.execute("update budgets.budgets set spent = spent - 1 where id = $1", BUDGET.parse(budget.id))
+        seen = await verified(desk, budget)
+        assert (seen.verified, seen.spent.amount, seen.spent_by_ledger.amount) == (False, "9.00", "10.00")
+
+
+class TestAlerts:
+    async def test_an_acknowledged_alert_is_not_raised_again_and_is_resolved(self, desk: Desk) -> None:
+        budget = await desk.open("100", alert_thresholds_bp=[5000])
+        await desk.charge(budget, "50")
+        (alert,) = await desk.alerts(budget)
+        request = pb.AcknowledgeAlertRequest(id=alert.id)
+        assert (await desk.who.call(desk.stub.AcknowledgeAlert, request)).state == Alert.ACKNOWLEDGED
+        twice = await refusal(desk.who.call(desk.stub.AcknowledgeAlert, request))
+        assert (twice.reason, twice.metadata["state"], twice.metadata["allowed"]) == (
+            "ALERT_STATE",
+            "ACKNOWLEDGED",
+            "OPEN",
+        )
+        await desk.charge(budget, "1")
+        assert [a.state for a in await desk.alerts(budget)] == [Alert.ACKNOWLEDGED]
+        await desk.update(budget, amount=eur("1000"))
+        assert [a.state for a in await desk.alerts(budget)] == [Alert.RESOLVED]
+
+    async def test_all_alerts_are_those_of_the_budgets_one_may_see(
+        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+    ) -> None:
+        mine, other = await desk.company("MINE"), await desk.company("OTHER")
+        for entity in (mine, other):
+            budget = await desk.open("100", entity_id=entity, alert_thresholds_bp=[5000])
+            await desk.charge(budget, "60")
+
+        async def seen_by(who: Desk, **given: Any) -> list[Alert]:
+            return list((await who.who.call(who.stub.ListAllAlerts, pb.ListAllAlertsRequest(**given))).alerts)
+
+        everything = await seen_by(desk)
+        assert everything[0].budget_id == budget.id
+        assert len(everything) == 2
+        assert len(await seen_by(desk, since_time=everything[0].create_time)) == 1
+        assert await seen_by(desk, state=Alert.RESOLVED) == []
+        manager = desk_of(caller("department_manager", entity_scope=[mine]))
+        assert [alert.id for alert in await seen_by(manager)] == [everything[1].id]
+        stranger = desk_of(caller(tenant=uuid4()))
+        assert await seen_by(stranger) == []
+        refused = refusal(
+            stranger.who.call(stranger.stub.AcknowledgeAlert, pb.AcknowledgeAlertRequest(id=everything[0].id))
+        )
+        assert (await refused).reason == "ALERT_NOT_FOUND"
+
+    ALLOWED = frozenset({
+        (AlertState.OPEN, AlertAction.ACKNOWLEDGE),
+        (AlertState.OPEN, AlertAction.RESOLVE),
+        (AlertState.ACKNOWLEDGED, AlertAction.RESOLVE),
+    })  # fmt: skip
+
+    @pytest.mark.parametrize(("state", "action"), list(product(AlertState, AlertAction)))
+    def test_every_state_and_action(self, state: AlertState, action: AlertAction) -> None:
+        if (state, action) in self.ALLOWED:
+            assert domain.advance_alert(uuid4(), state, action) is not state
+        else:
+            with pytest.raises(AlertStateForbids):
+                domain.advance_alert(uuid4(), state, action)
