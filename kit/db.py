@@ -150,6 +150,8 @@ class WriteSession(ReadSession):
         super().__init__(session, origin)
         self.appended = False
         """Whether an event was appended that the relay should learn of."""
+        self.answered = False
+        """Whether the reply was kept."""
 
     def add(self, row: Base) -> None:
         """Insert `row` at the next flush or query, as this tenant's where it has a tenant."""
@@ -177,6 +179,7 @@ class WriteSession(ReadSession):
     async def answer(self, reply: ReplyT) -> ReplyT:
         """Keep the reply under the call's key, in this transaction, and give it back."""
         await idempotency.keep(self._session, self.origin, reply)
+        self.answered = True
         return reply
 
 
@@ -220,6 +223,8 @@ class Database:
             await idempotency.check(session, origin)
             tx = WriteSession(session, origin)
             yield tx
+            if idempotency.lock_name(origin) and not tx.answered:
+                raise RuntimeError("a call with a key must end with `return await tx.answer(reply)`")
             await _commit(session)
             if tx.appended:
                 self.appended.set()

@@ -127,6 +127,29 @@ class TestKey:
         ledger.refusing = False
         assert (await finance.call(probe.stub.Do, keyed())).text
 
+    async def test_a_handler_that_forgets_to_keep_its_answer_does_nothing(
+        self, probe: Probed, ledger: Ledger, finance: Caller
+    ) -> None:
+        async def forgetful(request: Any, call: Call) -> DoReply:
+            async with ledger.db.write(call) as tx:
+                row = DeadLetterRow(
+                    consumer="x",
+                    event_id=uuid4(),
+                    subject="",
+                    body="",
+                    actor="",
+                    traceparent="",
+                    error="",
+                    deliveries=1,
+                )
+                tx.add(row)
+                return DoReply()
+
+        probe.servicer.does = forgetful
+        assert (await refusal(finance.call(probe.stub.Do, keyed()))).reason == "INTERNAL"
+        assert await ledger.effects(probe.servicer.calls[0]) == 0
+        await finance.call(probe.stub.Do, DoRequest(name="without a key"))
+
     async def test_a_restarted_service_still_knows_it(
         self, probe: Probed, ledger: Ledger, finance: Caller, kit_settings: Callable[..., Settings]
     ) -> None:
