@@ -57,6 +57,11 @@ class Money:
         self._same(whole)
         return int((self.amount * BP / whole.amount).to_integral_value(ROUND_FLOOR))
 
+    def share(self, bp: int) -> "Money":
+        """So many basis points of this, rounded down to the last digit of the currency."""
+        unit = Decimal(1).scaleb(-(exponent(self.currency) or 0))
+        return Money((self.amount * bp / BP).quantize(unit, ROUND_FLOOR), self.currency)
+
     def __add__(self, other: "Money") -> "Money":
         self._same(other)
         return Money(self.amount + other.amount, self.currency)

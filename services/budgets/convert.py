@@ -19,7 +19,7 @@ from services.budgets.models import AlertRow, BudgetRow, EntryRow
 from services.budgets.service import BudgetDraft, ChargeDraft
 
 _NEVER_CLEARED: Final[Sequence[Literal["name", "overspend_policy", "amount"]]] = ("name", "overspend_policy", "amount")
-_TEXTS = frozenset({"name", "category", "gl_code"})
+_AS_THEY_ARE = frozenset({"name", "category", "gl_code", "tolerance_bp"})
 
 
 def budget_to_proto(row: BudgetRow) -> budget_pb2.Budget:
@@ -42,6 +42,7 @@ def budget_to_proto(row: BudgetRow) -> budget_pb2.Budget:
         available=money_to_proto(balance.available),
         utilisation_bp=balance.utilisation_bp,
         overspend_policy=budget_pb2.Budget.OverspendPolicy.Value(row.overspend_policy),
+        tolerance_bp=row.tolerance_bp,
         alert_thresholds_bp=row.alert_thresholds_bp,
         state=budget_pb2.Budget.State.Value(row.state),
         etag=row.etag,
@@ -68,6 +69,7 @@ def budget_draft_from_proto(request: budget_service_pb2.CreateBudgetRequest) -> 
         time_zone=request.time_zone or "UTC",
         amount=money_from_proto(request.amount),
         overspend_policy=OverspendPolicy(budget_pb2.Budget.OverspendPolicy.Name(policy)),
+        tolerance_bp=request.tolerance_bp,
         alert_thresholds_bp=_thresholds(request.alert_thresholds_bp) or domain.THRESHOLDS_DEFAULT_BP,
         state=State.DRAFT if request.draft else State.ACTIVE,
     )
@@ -104,7 +106,7 @@ def budget_changes_from_proto(
     cleared = [field for field in _NEVER_CLEARED if field in fields and not request.HasField(field)]
     if cleared:
         raise InvalidFields([Violation(field, "can't be cleared", "required") for field in cleared])
-    changes: dict[str, Any] = {field: getattr(request, field) for field in fields & _TEXTS}
+    changes: dict[str, Any] = {field: getattr(request, field) for field in fields & _AS_THEY_ARE}
     if "overspend_policy" in fields:
         changes["overspend_policy"] = OverspendPolicy(budget_pb2.Budget.OverspendPolicy.Name(request.overspend_policy))
     if "alert_thresholds_bp" in fields:

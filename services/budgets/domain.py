@@ -8,7 +8,14 @@ from typing import Final
 from uuid import UUID
 
 from kit.money import BP, Money
-from services.budgets.errors import AlertStateForbids, BudgetExceeded, BudgetState, CurrencyMismatch, OutsidePeriod
+from services.budgets.errors import (
+    AlertStateForbids,
+    ApprovalRequired,
+    BudgetExceeded,
+    BudgetState,
+    CurrencyMismatch,
+    OutsidePeriod,
+)
 
 DEPTH_MAX: Final = 8
 """Most levels of budgets above one another."""
@@ -49,6 +56,8 @@ class OverspendPolicy(StrEnum):
 
     BLOCK = "BLOCK"
     WARN = "WARN"
+    ALLOW_WITHIN_TOLERANCE = "ALLOW_WITHIN_TOLERANCE"
+    REQUIRE_APPROVAL = "REQUIRE_APPROVAL"
 
 
 class AlertType(StrEnum):
@@ -95,6 +104,7 @@ class AvailabilityVerdict(StrEnum):
     EXCEEDED = "EXCEEDED"
     NOT_ACTIVE = "NOT_ACTIVE"
     OUTSIDE_PERIOD = "OUTSIDE_PERIOD"
+    APPROVAL_REQUIRED = "APPROVAL_REQUIRED"
 
 
 TRANSITIONS: Final[Mapping[tuple[State, Action], State]] = {
@@ -163,6 +173,7 @@ class Balance:
     name: str
     state: State
     policy: OverspendPolicy
+    tolerance_bp: int
     amount: Money
     spent: Money
     starts: datetime
@@ -184,6 +195,25 @@ class Balance:
         """Whether more is spent than it has."""
         return self.amount < self.spent
 
+    @property
+    def limit(self) -> Money | None:
+        """The most that may be spent by its policy, to the last digit of the currency; None where it only warns."""
+        if self.policy is OverspendPolicy.WARN:
+            return None
+        if self.policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE:
+            return self.amount.share(BP + self.tolerance_bp)
+        return self.amount
+
+    @property
+    def room(self) -> Money:
+        """What may still be spent, tolerance included; below zero where more is spent than it has."""
+        return (self.limit or self.amount) - self.spent
+
+    @property
+    def beyond_policy(self) -> bool:
+        """Whether more is spent than its policy allows."""
+        return self.limit is not None and self.limit < self.spent
+
     def charged(self, amount: Money) -> "Balance":
         """This budget after a charge of `amount`."""
         return replace(self, spent=self.spent + amount)
@@ -201,18 +231,20 @@ class Decision:
 def decide(chain: Sequence[Balance], amount: Money, at: datetime) -> Decision:
     """Take a charge of `amount` at the moment `at` on the whole chain, or refuse it on the whole.
 
-    Raises CurrencyMismatch, BudgetState, OutsidePeriod or BudgetExceeded, each naming the budget of the chain that
-    refuses; where several lack room, the one with the least.
+    Raises CurrencyMismatch, BudgetState, OutsidePeriod, BudgetExceeded or ApprovalRequired, each naming the budget of
+    the chain that refuses; where several lack room, the one with the least. Approval is asked for only where it helps:
+    not when another budget refuses for good.
     """
     for balance in chain:
         _check_takes_charge(balance, amount, at)
     after = [balance.charged(amount) for balance in chain]
-    refusing = [left for left in after if left.overspent and left.policy is OverspendPolicy.BLOCK]
+    refusing = [left for left in after if left.beyond_policy]
     if refusing:
-        binding = tightest(refusing)
-        raise BudgetExceeded(
-            binding.id, binding.name, requested=amount, available=binding.available + amount, limit=binding.amount
-        )
+        for_good = [left for left in refusing if left.policy is not OverspendPolicy.REQUIRE_APPROVAL]
+        refusal = BudgetExceeded if for_good else ApprovalRequired
+        binding = tightest(for_good or refusing)
+        room = binding.room + amount
+        raise refusal(binding.id, binding.name, requested=amount, available=room, limit=binding.amount)
     overspent = any(balance.overspent for balance in after)
     verdict = ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED
     return Decision(verdict, chain, after)
@@ -227,8 +259,8 @@ def _check_takes_charge(balance: Balance, amount: Money, at: datetime) -> None:
 
 
 def tightest(balances: Sequence[Balance]) -> Balance:
-    """The budget with the least left; of several the first."""
-    return min(balances, key=lambda balance: balance.available.amount)
+    """The budget with the least room; of several the first."""
+    return min(balances, key=lambda balance: balance.room.amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +278,7 @@ _REFUSALS: Final = {
     BudgetState: AvailabilityVerdict.NOT_ACTIVE,
     OutsidePeriod: AvailabilityVerdict.OUTSIDE_PERIOD,
     BudgetExceeded: AvailabilityVerdict.EXCEEDED,
+    ApprovalRequired: AvailabilityVerdict.APPROVAL_REQUIRED,
 }
 
 
@@ -254,7 +287,7 @@ def availability(chain: Sequence[Balance], amount: Money, at: datetime) -> Avail
     after = [balance.charged(amount) if balance.amount.currency == amount.currency else balance for balance in chain]
     try:
         decision = decide(chain, amount, at)
-    except (BudgetState, OutsidePeriod, BudgetExceeded) as refusal:
+    except (BudgetState, OutsidePeriod, BudgetExceeded, ApprovalRequired) as refusal:
         return Availability(_REFUSALS[type(refusal)], refusal.budget_id, chain, after, refusal.message)
     binding = tightest(after)
     if decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT:

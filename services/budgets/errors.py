@@ -31,14 +31,12 @@ class BudgetState(FailedPrecondition):
         )
 
 
-class BudgetExceeded(FailedPrecondition):
-    reason = "BUDGET_EXCEEDED"
-
+class _TooLittle(FailedPrecondition):
     def __init__(self, budget_id: UUID, name: str, *, requested: Money, available: Money, limit: Money) -> None:
         self.budget_id = budget_id
         text, short = ids.BUDGET.format(budget_id), requested - available
         super().__init__(
-            f"The budget {name!r} ({text}) has {available} available; {requested} is {short} too much.",
+            f"The budget {name!r} ({text}) has {available} available; {requested} is {short} too much.{self.advice}",
             budget_id=text,
             currency_code=requested.currency,
             requested=requested.text(),
@@ -46,6 +44,17 @@ class BudgetExceeded(FailedPrecondition):
             short=short.text(),
             amount=limit.text(),
         )
+
+    advice = ""
+
+
+class BudgetExceeded(_TooLittle):
+    reason = "BUDGET_EXCEEDED"
+
+
+class ApprovalRequired(_TooLittle):
+    reason = "APPROVAL_REQUIRED"
+    advice = " It takes more only when somebody approves it."
 
 
 class OutsidePeriod(FailedPrecondition):

@@ -54,6 +54,7 @@ class BudgetRow(VersionedRow):
     amount: Mapped[Decimal] = mapped_column(AMOUNT)
     spent: Mapped[Decimal] = mapped_column(AMOUNT, default=Decimal(0))
     overspend_policy: Mapped[OverspendPolicy] = mapped_column(enum_column(OverspendPolicy, "overspend_policy"))
+    tolerance_bp: Mapped[int] = mapped_column(Integer, default=0)
     alert_thresholds_bp: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     ledger_version: Mapped[int] = mapped_column(Integer, default=0)
     """How many entries have moved its balance."""
@@ -67,6 +68,7 @@ class BudgetRow(VersionedRow):
             name=self.name,
             state=self.state,
             policy=self.overspend_policy,
+            tolerance_bp=self.tolerance_bp,
             amount=Money(self.amount, self.currency_code),
             spent=Money(self.spent, self.currency_code),
             starts=clock.day_start(self.period_start, self.time_zone),

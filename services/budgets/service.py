@@ -48,6 +48,7 @@ class BudgetDraft:
     time_zone: str
     amount: Money
     overspend_policy: OverspendPolicy
+    tolerance_bp: int
     alert_thresholds_bp: Sequence[int]
     state: State
 
@@ -86,6 +87,7 @@ async def create_budget(tx: WriteSession, draft: BudgetDraft) -> BudgetRow:
         currency_code=draft.amount.currency,
         amount=draft.amount.amount,
         overspend_policy=draft.overspend_policy,
+        tolerance_bp=draft.tolerance_bp,
         alert_thresholds_bp=list(draft.alert_thresholds_bp),
         state=draft.state,
     )
@@ -123,7 +125,7 @@ async def update_budget(
         setattr(budget, field, value)
     if amount is not None:
         _adjust(tx, budget, amount)
-    if budget.balance.overspent and budget.overspend_policy is OverspendPolicy.BLOCK:
+    if budget.balance.beyond_policy:
         raise AmountBelowSpent(budget.id, amount=budget.balance.amount, spent=budget.balance.spent)
     await tx.flush()
     passed = domain.marks_passed(budget.balance)

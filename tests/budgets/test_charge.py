@@ -56,6 +56,18 @@ class TestCharge:
         assert charge.chain[0].overspent
         assert (await desk.get(budget)).available.amount == "-50.00"
 
+    async def test_a_tolerant_budget_takes_a_little_more_and_one_that_asks_refuses(self, desk: Desk) -> None:
+        tolerant = await desk.open("100", overspend_policy=Budget.ALLOW_WITHIN_TOLERANCE, tolerance_bp=500)
+        assert (await desk.charge(tolerant, "105")).verdict == Charge.ACCEPTED_OVERSPENT
+        assert (await refusal(desk.charge(tolerant, "0.01"))).reason == "BUDGET_EXCEEDED"
+        lower = await refusal(desk.update(tolerant, tolerance_bp=499))
+        assert lower.reason == "AMOUNT_BELOW_SPENT"
+        assert (await desk.update(tolerant, tolerance_bp=600)).tolerance_bp == 600
+        asks = await desk.open("100", overspend_policy=Budget.REQUIRE_APPROVAL)
+        refused = await refusal(desk.charge(asks, "100.01"))
+        assert (refused.reason, refused.metadata["short"]) == ("APPROVAL_REQUIRED", "0.01")
+        assert (await desk.get(asks)).spent.amount == "0.00"
+
     async def test_charges_do_not_change_the_etag(self, desk: Desk) -> None:
         budget = await desk.open()
         await desk.charge(budget, "1")

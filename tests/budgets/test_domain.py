@@ -24,7 +24,7 @@ from services.budgets.domain import (
     PeriodType,
     State,
 )
-from services.budgets.errors import BudgetExceeded, BudgetState, CurrencyMismatch, OutsidePeriod
+from services.budgets.errors import ApprovalRequired, BudgetExceeded, BudgetState, CurrencyMismatch, OutsidePeriod
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -39,12 +39,14 @@ def balance(
     policy: OverspendPolicy = OverspendPolicy.BLOCK,
     state: State = State.ACTIVE,
     thresholds_bp: tuple[int, ...] = domain.THRESHOLDS_DEFAULT_BP,
+    tolerance_bp: int = 0,
 ) -> Balance:
     return Balance(
         id=uuid4(),
         name="Cloud",
         state=state,
         policy=policy,
+        tolerance_bp=tolerance_bp,
         amount=eur(amount),
         spent=eur(spent),
         starts=datetime(2026, 1, 1, tzinfo=UTC),
@@ -135,7 +137,7 @@ class TestDecision:
             st.tuples(
                 st.decimals("0.01", "1000", places=2),
                 st.decimals("0", "1000", places=2),
-                st.sampled_from(OverspendPolicy),
+                st.sampled_from([OverspendPolicy.BLOCK, OverspendPolicy.WARN]),
             ),
             min_size=1,
             max_size=5,
@@ -165,6 +167,44 @@ class TestDecision:
         overspent = any(b.spent.amount + amount > b.amount.amount for b in chain)
         assert (decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT) == overspent
         assert (seen.verdict is AvailabilityVerdict.AVAILABLE_OVERSPENT) == overspent
+
+
+class TestPolicies:
+    TOLERANT = OverspendPolicy.ALLOW_WITHIN_TOLERANCE
+    APPROVED = OverspendPolicy.REQUIRE_APPROVAL
+
+    def test_a_tolerance_is_taken_to_its_last_cent(self) -> None:
+        chain = [balance("100.01", "100", self.TOLERANT, tolerance_bp=500)]
+        assert chain[0].limit == eur("105.01")  # 105.0105
+        decision = domain.decide(chain, eur("5.01"), NOW)
+        assert decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT
+        with pytest.raises(BudgetExceeded) as refused:
+            domain.decide(chain, eur("5.02"), NOW)
+        assert (refused.value.metadata["available"], refused.value.metadata["short"]) == ("5.01", "0.01")
+
+    def test_within_its_amount_a_tolerant_budget_is_not_overspent(self) -> None:
+        decision = domain.decide([balance("100", "0", self.TOLERANT, tolerance_bp=500)], eur("100"), NOW)
+        assert decision.verdict is ChargeVerdict.ACCEPTED
+
+    def test_overspending_asks_for_approval(self) -> None:
+        chain = [balance("100", "90", self.APPROVED)]
+        assert domain.decide(chain, eur("10"), NOW).verdict is ChargeVerdict.ACCEPTED
+        with pytest.raises(ApprovalRequired) as refused:
+            domain.decide(chain, eur("10.01"), NOW)
+        assert refused.value.metadata["short"] == "0.01"
+        assert domain.availability(chain, eur("10.01"), NOW).verdict is AvailabilityVerdict.APPROVAL_REQUIRED
+
+    def test_no_approval_is_asked_for_where_it_would_not_help(self) -> None:
+        asks, blocks = balance("100", "100", self.APPROVED), balance("100", "95")
+        with pytest.raises(BudgetExceeded) as refused:
+            domain.decide([asks, blocks], eur("10"), NOW)
+        assert refused.value.budget_id == blocks.id
+
+    @given(st.decimals("0.01", "100000", places=2), st.integers(0, 10_000), st.decimals("0.01", "300000", places=2))
+    def test_the_database_agrees_about_the_tolerance(self, amount: Decimal, tolerance_bp: int, spent: Decimal) -> None:
+        """The CHECK constraint multiplies instead of rounding; of cents both say the same."""
+        tolerant = balance(amount, spent, self.TOLERANT, tolerance_bp=tolerance_bp)
+        assert tolerant.beyond_policy == (spent * 10_000 > amount * (10_000 + tolerance_bp))
 
 
 class TestMarks:

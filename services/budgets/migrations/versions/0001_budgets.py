@@ -8,14 +8,14 @@ revision = "0001"
 down_revision = None
 
 _DEFINITION = (
-    "name", "category", "gl_code", "amount", "overspend_policy", "alert_thresholds_bp", "state",
+    "name", "category", "gl_code", "amount", "overspend_policy", "tolerance_bp", "alert_thresholds_bp", "state",
 )  # fmt: skip
 
 
 def upgrade() -> None:
     ddl.foundation("budgets")
     op.execute("create type period_type as enum ('MONTHLY', 'QUARTERLY', 'ANNUAL', 'CUSTOM')")
-    op.execute("create type overspend_policy as enum ('BLOCK', 'WARN')")
+    op.execute("create type overspend_policy as enum ('BLOCK', 'WARN', 'ALLOW_WITHIN_TOLERANCE', 'REQUIRE_APPROVAL')")
     op.execute("create type budget_state as enum ('DRAFT', 'ACTIVE', 'CLOSED')")
     op.execute("create type entry_type as enum ('CHARGE', 'ADJUST')")
     op.execute("create type charge_verdict as enum ('ACCEPTED', 'ACCEPTED_OVERSPENT')")
@@ -60,6 +60,7 @@ def _budgets() -> None:
             amount numeric(20, 6) not null check (amount > 0),
             spent numeric(20, 6) not null check (spent >= 0),
             overspend_policy overspend_policy not null,
+            tolerance_bp integer not null check (tolerance_bp between 0 and 10000),
             alert_thresholds_bp integer[] not null,
             ledger_version integer not null,
             state budget_state not null,
@@ -70,7 +71,13 @@ def _budgets() -> None:
             foreign key (tenant_id, entity_id) references budget_owners (tenant_id, id),
             foreign key (tenant_id, parent_id) references budgets (tenant_id, id),
             constraint budgets_period_check check (period_start < period_end),
-            constraint budgets_never_overspent check (overspend_policy <> 'BLOCK' or spent <= amount)
+            constraint budgets_never_overspent check (
+                case overspend_policy
+                    when 'BLOCK' then spent <= amount
+                    when 'ALLOW_WITHIN_TOLERANCE' then spent * 10000 <= amount * (10000 + tolerance_bp)
+                    else true
+                end
+            )
         )""")
     op.execute("create index budgets_entity_idx on budgets (tenant_id, entity_id, id)")
     op.execute("create index budgets_department_idx on budgets (tenant_id, department_id, id)")
