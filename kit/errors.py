@@ -20,6 +20,7 @@ from enum import Enum
 from typing import ClassVar
 
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
@@ -84,12 +85,7 @@ def to_status(error: BillingError) -> status_pb2.Status:
     return status
 
 
-def _packed(
-    detail: error_details_pb2.ErrorInfo
-    | error_details_pb2.BadRequest
-    | error_details_pb2.PreconditionFailure
-    | error_details_pb2.RetryInfo,
-) -> any_pb2.Any:
+def _packed(detail: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(detail)
     return packed
@@ -247,10 +243,3 @@ class Unavailable(BillingError):
 class Internal(BillingError):
     def __init__(self, incident: str) -> None:
         super().__init__(f"A fault of ours; operators find it as {incident}.", incident=incident)
-
-
-class DeadLetterNotFound(NotFound):
-    reason = "DEAD_LETTER_NOT_FOUND"
-
-    def __init__(self) -> None:
-        super().__init__("There is no such dead letter; it may have been redriven already.")

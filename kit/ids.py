@@ -32,6 +32,16 @@ class Kind:
     prefix: str
     noun: str
 
+    @property
+    def name(self) -> str:
+        """The noun without its article: "budget"."""
+        return self.noun.partition(" ")[2]
+
+    @property
+    def field(self) -> str:
+        """What a field with such an id is called: "budget_id"."""
+        return f"{self.name.replace(' ', '_')}_id"
+
     def format(self, id: UUID) -> str:
         """The id as callers see it."""
         return f"{self.prefix}_{id.hex}"

@@ -9,11 +9,20 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from eventing.consumer import ERROR_MAX, Consumer, Delivery
 from kit.db import Database, TenantRow
-from kit.errors import DeadLetterNotFound
+from kit.errors import NotFound
 from kit.origin import Call
 from serving.pages import Pages
 
 VERSION = "0.1.0"
+
+
+class DeadLetterNotFound(NotFound):
+    """A dead letter is not there, or not any more."""
+
+    reason = "DEAD_LETTER_NOT_FOUND"
+
+    def __init__(self) -> None:
+        super().__init__("There is no such dead letter; it may have been redriven already.")
 
 
 class DeadLetterRow(TenantRow):

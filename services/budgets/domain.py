@@ -7,12 +7,13 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from kit import resources
 from kit.money import BP, Money
 from services.budgets.errors import (
     AlertStateForbids,
     ApprovalRequired,
     BudgetExceeded,
-    BudgetState,
+    BudgetStateForbids,
     CurrencyMismatch,
     OutsidePeriod,
 )
@@ -122,12 +123,8 @@ TRANSITIONS: Final[Mapping[tuple[State, Action], State]] = {
 
 
 def advance(budget_id: UUID, state: State, action: Action) -> State:
-    """The state after `action`; raises BudgetState naming the states in which it is allowed."""
-    try:
-        return TRANSITIONS[state, action]
-    except KeyError:
-        allowed = [before for before, allowed_action in TRANSITIONS if allowed_action is action]
-        raise BudgetState(budget_id, state, action, allowed) from None
+    """The state after `action`; raises BudgetStateForbids naming the states in which it is allowed."""
+    return resources.advance(TRANSITIONS, budget_id, state, action, BudgetStateForbids)
 
 
 ALERT_TRANSITIONS: Final[Mapping[tuple[AlertState, AlertAction], AlertState]] = {
@@ -140,11 +137,7 @@ ALERT_TRANSITIONS: Final[Mapping[tuple[AlertState, AlertAction], AlertState]] = 
 
 def advance_alert(alert_id: UUID, state: AlertState, action: AlertAction) -> AlertState:
     """The state after `action`; raises AlertStateForbids naming the states in which it is allowed."""
-    try:
-        return ALERT_TRANSITIONS[state, action]
-    except KeyError:
-        allowed = [before for before, allowed_action in ALERT_TRANSITIONS if allowed_action is action]
-        raise AlertStateForbids(alert_id, state, action, allowed) from None
+    return resources.advance(ALERT_TRANSITIONS, alert_id, state, action, AlertStateForbids)
 
 
 _MONTHS: Final[Mapping[PeriodType, int]] = {PeriodType.MONTHLY: 1, PeriodType.QUARTERLY: 3, PeriodType.ANNUAL: 12}
@@ -231,9 +224,9 @@ class Decision:
 def decide(chain: Sequence[Balance], amount: Money, at: datetime) -> Decision:
     """Take a charge of `amount` at the moment `at` on the whole chain, or refuse it on the whole.
 
-    Raises CurrencyMismatch, BudgetState, OutsidePeriod, BudgetExceeded or ApprovalRequired, each naming the budget of
-    the chain that refuses; where several lack room, the one with the least. Approval is asked for only where it helps:
-    not when another budget refuses for good.
+    Raises CurrencyMismatch, BudgetStateForbids, OutsidePeriod, BudgetExceeded or ApprovalRequired, each naming the
+    budget of the chain that refuses; where several lack room, the one with the least. Approval is asked for only where
+    it helps: not when another budget refuses for good.
     """
     for balance in chain:
         _check_takes_charge(balance, amount, at)
@@ -275,7 +268,7 @@ class Availability:
 
 
 _REFUSALS: Final = {
-    BudgetState: AvailabilityVerdict.NOT_ACTIVE,
+    BudgetStateForbids: AvailabilityVerdict.NOT_ACTIVE,
     OutsidePeriod: AvailabilityVerdict.OUTSIDE_PERIOD,
     BudgetExceeded: AvailabilityVerdict.EXCEEDED,
     ApprovalRequired: AvailabilityVerdict.APPROVAL_REQUIRED,
@@ -287,8 +280,8 @@ def availability(chain: Sequence[Balance], amount: Money, at: datetime) -> Avail
     after = [balance.charged(amount) if balance.amount.currency == amount.currency else balance for balance in chain]
     try:
         decision = decide(chain, amount, at)
-    except (BudgetState, OutsidePeriod, BudgetExceeded, ApprovalRequired) as refusal:
-        return Availability(_REFUSALS[type(refusal)], refusal.budget_id, chain, after, refusal.message)
+    except (BudgetStateForbids, OutsidePeriod, BudgetExceeded, ApprovalRequired) as refusal:
+        return Availability(_REFUSALS[type(refusal)], refusal.id, chain, after, refusal.message)
     binding = tightest(after)
     if decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT:
         text = f"It would be taken, and leave the budget {binding.name!r} overspent by {-binding.available}."

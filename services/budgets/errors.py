@@ -1,39 +1,27 @@
 """What the budgets service refuses, and how it says so; the reasons are documented in errors.proto."""
 
-from collections.abc import Iterable
 from datetime import date, datetime
 from uuid import UUID
 
 from kit import ids
 from kit.errors import FailedPrecondition, NotFound
 from kit.money import Money
+from kit.resources import ResourceNotFound, StateForbids
 
 
-class BudgetNotFound(NotFound):
+class BudgetNotFound(ResourceNotFound):
     reason = "BUDGET_NOT_FOUND"
-
-    def __init__(self, budget_id: UUID) -> None:
-        text = ids.BUDGET.format(budget_id)
-        super().__init__(f"There is no budget {text}.", budget_id=text)
+    kind = ids.BUDGET
 
 
-class BudgetState(FailedPrecondition):
+class BudgetStateForbids(StateForbids):
     reason = "BUDGET_STATE"
-
-    def __init__(self, budget_id: UUID, state: str, action: str, allowed: Iterable[str]) -> None:
-        self.budget_id = budget_id
-        text, states = ids.BUDGET.format(budget_id), list(allowed)
-        super().__init__(
-            f"The budget {text} is {state}; it can be {action} in {' or '.join(states)}.",
-            budget_id=text,
-            state=state,
-            allowed=states,
-        )
+    kind = ids.BUDGET
 
 
 class _TooLittle(FailedPrecondition):
     def __init__(self, budget_id: UUID, name: str, *, requested: Money, available: Money, limit: Money) -> None:
-        self.budget_id = budget_id
+        self.id = budget_id
         text, short = ids.BUDGET.format(budget_id), requested - available
         super().__init__(
             f"The budget {name!r} ({text}) has {available} available; {requested} is {short} too much.{self.advice}",
@@ -61,7 +49,7 @@ class OutsidePeriod(FailedPrecondition):
     reason = "OUTSIDE_PERIOD"
 
     def __init__(self, budget_id: UUID, *, at: datetime, starts: datetime, ends: datetime) -> None:
-        self.budget_id = budget_id
+        self.id = budget_id
         text = ids.BUDGET.format(budget_id)
         super().__init__(
             f"{at.isoformat()} is outside the period of the budget {text},"
@@ -140,22 +128,11 @@ class ChargeNotFound(NotFound):
         super().__init__(f"No charge was made with the key {key!r}.", request_id=key)
 
 
-class AlertNotFound(NotFound):
+class AlertNotFound(ResourceNotFound):
     reason = "ALERT_NOT_FOUND"
-
-    def __init__(self, alert_id: UUID) -> None:
-        text = ids.ALERT.format(alert_id)
-        super().__init__(f"There is no alert {text}.", alert_id=text)
+    kind = ids.ALERT
 
 
-class AlertStateForbids(FailedPrecondition):
+class AlertStateForbids(StateForbids):
     reason = "ALERT_STATE"
-
-    def __init__(self, alert_id: UUID, state: str, action: str, allowed: Iterable[str]) -> None:
-        text, states = ids.ALERT.format(alert_id), list(allowed)
-        super().__init__(
-            f"The alert {text} is {state}; it can be {action} in {' or '.join(states)}.",
-            alert_id=text,
-            state=state,
-            allowed=states,
-        )
+    kind = ids.ALERT

@@ -7,6 +7,7 @@ from typing import Final, TypedDict
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from kit import resources
 from services.entities.errors import (
     DepartmentStateForbids,
     DepartmentTreeTooDeep,
@@ -98,20 +99,12 @@ DEPARTMENT_TRANSITIONS: Final[Mapping[tuple[DepartmentState, DepartmentAction], 
 
 def advance_entity(entity_id: UUID, state: EntityState, action: EntityAction) -> EntityState:
     """The state after `action`; raises EntityStateForbids naming the states in which it is allowed."""
-    try:
-        return ENTITY_TRANSITIONS[state, action]
-    except KeyError:
-        allowed = [before for before, allowed_action in ENTITY_TRANSITIONS if allowed_action is action]
-        raise EntityStateForbids(entity_id, state, action, allowed) from None
+    return resources.advance(ENTITY_TRANSITIONS, entity_id, state, action, EntityStateForbids)
 
 
 def advance_department(department_id: UUID, state: DepartmentState, action: DepartmentAction) -> DepartmentState:
     """The state after `action`; raises DepartmentStateForbids naming the states in which it is allowed."""
-    try:
-        return DEPARTMENT_TRANSITIONS[state, action]
-    except KeyError:
-        allowed = [before for before, allowed_action in DEPARTMENT_TRANSITIONS if allowed_action is action]
-        raise DepartmentStateForbids(department_id, state, action, allowed) from None
+    return resources.advance(DEPARTMENT_TRANSITIONS, department_id, state, action, DepartmentStateForbids)
 
 
 def check_entity_fits_below(parent_id: UUID, level: int) -> None:

@@ -1,18 +1,16 @@
 """What the entities service refuses, and how it says so; the reasons are documented in errors.proto."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from kit import ids
-from kit.errors import AlreadyExists, FailedPrecondition, NotFound
+from kit.errors import AlreadyExists, FailedPrecondition
+from kit.resources import ResourceNotFound, StateForbids
 
 
-class EntityNotFound(NotFound):
+class EntityNotFound(ResourceNotFound):
     reason = "ENTITY_NOT_FOUND"
-
-    def __init__(self, entity_id: UUID) -> None:
-        text = ids.ENTITY.format(entity_id)
-        super().__init__(f"There is no entity {text}.", entity_id=text)
+    kind = ids.ENTITY
 
 
 class EntityCodeTaken(AlreadyExists):
@@ -22,17 +20,9 @@ class EntityCodeTaken(AlreadyExists):
         super().__init__(f"Another entity has the code {code!r}.", code=code)
 
 
-class EntityStateForbids(FailedPrecondition):
+class EntityStateForbids(StateForbids):
     reason = "ENTITY_STATE"
-
-    def __init__(self, entity_id: UUID, state: str, action: str, allowed: Iterable[str]) -> None:
-        text, states = ids.ENTITY.format(entity_id), list(allowed)
-        super().__init__(
-            f"The entity {text} is {state}; it can be {action} in {' or '.join(states)}.",
-            entity_id=text,
-            state=state,
-            allowed=states,
-        )
+    kind = ids.ENTITY
 
 
 class EntityHasActiveChildren(FailedPrecondition):
@@ -57,25 +47,14 @@ class EntityTreeTooDeep(FailedPrecondition):
         )
 
 
-class DepartmentNotFound(NotFound):
+class DepartmentNotFound(ResourceNotFound):
     reason = "DEPARTMENT_NOT_FOUND"
-
-    def __init__(self, department_id: UUID) -> None:
-        text = ids.DEPARTMENT.format(department_id)
-        super().__init__(f"There is no department {text}.", department_id=text)
+    kind = ids.DEPARTMENT
 
 
-class DepartmentStateForbids(FailedPrecondition):
+class DepartmentStateForbids(StateForbids):
     reason = "DEPARTMENT_STATE"
-
-    def __init__(self, department_id: UUID, state: str, action: str, allowed: Iterable[str]) -> None:
-        text, states = ids.DEPARTMENT.format(department_id), list(allowed)
-        super().__init__(
-            f"The department {text} is {state}; it can be {action} in {' or '.join(states)}.",
-            department_id=text,
-            state=state,
-            allowed=states,
-        )
+    kind = ids.DEPARTMENT
 
 
 class DepartmentCodeTaken(AlreadyExists):

@@ -24,7 +24,13 @@ from services.budgets.domain import (
     PeriodType,
     State,
 )
-from services.budgets.errors import ApprovalRequired, BudgetExceeded, BudgetState, CurrencyMismatch, OutsidePeriod
+from services.budgets.errors import (
+    ApprovalRequired,
+    BudgetExceeded,
+    BudgetStateForbids,
+    CurrencyMismatch,
+    OutsidePeriod,
+)
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -71,7 +77,7 @@ class TestStates:
         if after is not None:
             assert domain.advance(uuid4(), state, action) is after
             return
-        with pytest.raises(BudgetState) as refused:
+        with pytest.raises(BudgetStateForbids) as refused:
             domain.advance(uuid4(), state, action)
         assert refused.value.metadata["state"] == state
         assert set(refused.value.metadata["allowed"].split(", ")) == set(self.ALLOWED[action])
@@ -116,7 +122,7 @@ class TestDecision:
         own, above = balance("100", "95"), balance("1000", "999")
         with pytest.raises(BudgetExceeded) as refused:
             domain.decide([own, above], eur("10"), NOW)
-        assert refused.value.budget_id == above.id
+        assert refused.value.id == above.id
 
     def test_an_ancestor_that_only_warns_does_not_refuse(self) -> None:
         decision = domain.decide([balance("100"), balance("5", policy=OverspendPolicy.WARN)], eur("10"), NOW)
@@ -158,7 +164,7 @@ class TestDecision:
         except BudgetExceeded as refused:
             assert not fits
             assert seen.verdict is AvailabilityVerdict.EXCEEDED
-            assert seen.binding == refused.budget_id
+            assert seen.binding == refused.id
             return
         assert fits
         assert [
@@ -198,7 +204,7 @@ class TestPolicies:
         asks, blocks = balance("100", "100", self.APPROVED), balance("100", "95")
         with pytest.raises(BudgetExceeded) as refused:
             domain.decide([asks, blocks], eur("10"), NOW)
-        assert refused.value.budget_id == blocks.id
+        assert refused.value.id == blocks.id
 
     @given(st.decimals("0.01", "100000", places=2), st.integers(0, 10_000), st.decimals("0.01", "300000", places=2))
     def test_the_database_agrees_about_the_tolerance(self, amount: Decimal, tolerance_bp: int, spent: Decimal) -> None:

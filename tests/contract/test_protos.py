@@ -18,6 +18,7 @@ from kit import errors as kit_errors
 from kit.auth import ROLES
 from kit.errors import BillingError
 from kit.settings import Settings
+from serving import operations
 from serving.calls import Calls, Servicer
 from tests.contract import contract
 from tests.contract.source import SERVICES
@@ -213,7 +214,8 @@ class TestReasons:
         assert contract.reasons_of(f"billing.{service}.v1") <= named
 
     def test_every_common_reason_has_its_error_and_the_other_way_round(self) -> None:
-        made = {kind.reason: kind.code.name for kind in errors_in(kit_errors)}
+        found = [*errors_in(kit_errors), *errors_in(operations)]
+        made = {kind.reason: kind.code.name for kind in found}
         assert set(made) == contract.reasons_of("billing.type.v1")
         assert made == {reason: code for reason, code in contract.reasons().items() if reason in made}
 

@@ -98,7 +98,7 @@ class TestWhatLivesWhere:
                 module
                 for module in imports(path)
                 if module.split(".")[0] not in sys.stdlib_module_names
-                and not module.startswith(("kit.money.", f"{own}.errors.", f"{own}.domain."))
+                and not f"{module}.".startswith(("kit.money.", "kit.resources.", f"{own}.errors.", f"{own}.domain."))
             }
             assert not strange
             assert not {module for module in imports(path) if module.split(".")[0] in {"asyncio", "socket", "os", "io"}}
