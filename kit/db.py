@@ -157,6 +157,8 @@ class WriteSession(ReadSession):
         """Insert `row` at the next flush or query, as this tenant's where it has a tenant."""
         if isinstance(row, TenantRow):
             row.tenant_id = self.tenant_id
+        if isinstance(row, VersionedRow) and row.version is None:  # new
+            row.create_time = row.update_time = clock.now()
         self._session.add(row)
 
     async def flush(self) -> None:
@@ -171,10 +173,6 @@ class WriteSession(ReadSession):
     async def returning(self, statement: Executable) -> Sequence[Any]:
         """The single column that a statement with RETURNING gives, of every row it touched."""
         return (await self._session.execute(statement)).scalars().all()
-
-    async def refresh(self, row: Base) -> None:
-        """Read the row again, with what the database filled in."""
-        await self._session.refresh(row)
 
     async def answer(self, reply: ReplyT) -> ReplyT:
         """Keep the reply under the call's key, in this transaction, and give it back."""

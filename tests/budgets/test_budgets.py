@@ -34,6 +34,7 @@ class TestCreateBudget:
         assert (budget.amount, budget.spent, budget.available) == (eur("1000.00"), eur("0.00"), eur("1000.00"))
         assert (budget.overspend_policy, budget.state) == (Budget.BLOCK, Budget.ACTIVE)
         assert list(budget.alert_thresholds_bp) == [5000, 8000, 9000, 10000]
+        assert budget.create_time == budget.update_time
         assert await desk.get(budget) == budget
 
     async def test_the_owner_must_exist(self, desk: Desk) -> None:
