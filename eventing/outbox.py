@@ -14,6 +14,7 @@ from nats.js import JetStreamContext
 from sqlalchemy import DateTime, Interval, String, Text, Uuid, bindparam, func, select, text, update
 from sqlalchemy.orm import Mapped, mapped_column
 
+from eventing import bus
 from kit import clock, ids, telemetry
 from kit.db import Base, Database, WriteSession
 from kit.telemetry import log
@@ -100,6 +101,8 @@ class Relay:
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome is not None:
                 log.warning("event not published yet", event_id=str(row.id), error=repr(outcome)[:300])
+        if len(done) < len(rows):
+            await bus.ensure_stream(self._jetstream)  # it may be the stream itself that is gone
         return len(done)
 
     async def _publish(self, row: OutboxRow) -> None:

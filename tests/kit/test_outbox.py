@@ -179,6 +179,18 @@ class TestRelay:
             assert f"billing.budgets.v1.BudgetClosed.{origin().tenant_id.hex}" in (messages.state.subjects or {})
             await client.close()
 
+    async def test_a_stream_that_was_deleted_is_made_again(
+        self, db: Database, origin: Origins, waiting: Outbox, kit_settings: Callable[..., Settings], tmp_path: Path
+    ) -> None:
+        with servers.nats(tmp_path, durable=False) as nats:
+            client, jetstream = await bus.connect(kit_settings(nats_url=nats.url))
+            async with relaying(db, jetstream):
+                await jetstream.delete_stream(bus.STREAM)
+                await say(db, origin(), "after the loss")
+                await eventually(waiting.is_empty, within_s=20)
+            assert (await jetstream.stream_info(bus.STREAM)).state.messages == 1
+            await client.close()
+
 
 class TestPrune:
     async def test_only_what_was_published_long_ago_is_dropped(
