@@ -43,6 +43,7 @@ from kit.auth import Scope
 from kit.errors import BillingError, Conflict, DeadlineExceeded, EtagMismatch, Unavailable
 from kit.origin import Origin
 from kit.settings import Settings
+from kit.tasks import end
 
 _COMMIT_GRACE_S = 0.2
 """How long a cancelled call waits to learn whether its commit was done."""
@@ -257,12 +258,13 @@ class Database:
 
 
 async def _commit(session: AsyncSession) -> None:
-    """Commit, to the end also where the call is cancelled meanwhile: otherwise nobody knows what was done."""
+    """Commit, to the end also where the call is cancelled; one that does not end is given up with its connection."""
     commit = asyncio.create_task(session.commit())
     try:
         await asyncio.shield(commit)
     except asyncio.CancelledError:
         await asyncio.wait({commit}, timeout=_COMMIT_GRACE_S)
+        await end(commit)
         raise
 
 

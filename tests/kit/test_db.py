@@ -1,6 +1,7 @@
 """Transactions: one tenant each, read only where they read, all or nothing where they write."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy import TextClause, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.pool import QueuePool
 
 from kit import ids
 from kit.auth import Scope
@@ -20,9 +22,19 @@ from kit.settings import Settings
 from services.budgets.models import BudgetRow
 from serving.operations import DeadLetterRow
 from tests.harness.databases import Copy
+from tests.harness.outside import eventually
 
 Pool = asyncpg.Pool
 Origins = Callable[..., Origin]
+
+
+SLOW_COMMIT = """
+    create or replace function budgets.slow_commit() returns trigger language plpgsql as $$
+    begin perform pg_sleep(5); return null; end $$;
+    drop trigger if exists slow_commit on budgets.dead_letters;
+    create constraint trigger slow_commit after insert on budgets.dead_letters deferrable initially deferred
+        for each row when (new.consumer = 'slow') execute function budgets.slow_commit();
+"""
 
 
 def letter(consumer: str = "c") -> DeadLetterRow:
@@ -130,6 +142,31 @@ class TestWrite:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert not any([await letters(db, origin(tenant_id=tenant_id)) for tenant_id in tenants])
+
+    async def test_a_commit_that_does_not_end_holds_neither_its_call_nor_its_connection(
+        self, db: Database, origin: Origins, kit_admin: "asyncpg.Pool[asyncpg.Record]"
+    ) -> None:
+        await kit_admin.execute(SLOW_COMMIT)
+
+        async def write() -> None:
+            async with db.write(origin()) as tx:
+                tx.add(letter("slow"))
+                await tx.flush()
+                begun.set()
+
+        begun = asyncio.Event()
+        task = asyncio.create_task(write())
+        await begun.wait()
+        await asyncio.sleep(0.1)
+        task.cancel()
+        started = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.monotonic() - started < 2.5
+        pool = db._engine.pool
+        assert isinstance(pool, QueuePool)
+        await eventually(lambda: asyncio.sleep(0, pool.checkedout() == 0))
+        assert await letters(db, origin()) == []
 
 
 class TestRead:
