@@ -9,7 +9,7 @@ reported at once.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cache, lru_cache, partial
 from importlib.resources import files
 from zoneinfo import available_timezones
@@ -22,6 +22,11 @@ from kit import ids, money
 from kit.errors import InvalidFields, Violation
 
 _ID_PATTERN = re.compile(r"\^\(?([a-z]{3})_\[0-9a-f\]")
+_YEAR_MIN, _YEAR_MAX = 1900, 2200
+"""Far enough for any contract; beyond, periods and time zones run out of the calendar."""
+_YEARS = f"from the year {_YEAR_MIN} to {_YEAR_MAX - 1}"
+_SECONDS_MIN, _SECONDS_MAX = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (_YEAR_MIN, _YEAR_MAX))
+_NANOS = 10**9
 _validator = protovalidate.Validator()
 _NUL = "must not have a NUL character"
 
@@ -77,6 +82,8 @@ def _looks_at(field: FieldDescriptor) -> Iterator[Look]:
             yield partial(_known, problem, name)
     elif nested and nested.GetOptions().map_entry:
         yield partial(_labels, name)
+    elif nested and nested.full_name == "google.protobuf.Timestamp":
+        yield partial(_moment, name)
     elif nested and nested.full_name.startswith("billing."):
         yield partial(_items if field.is_repeated else _item, name, _looks(nested))
 
@@ -113,6 +120,13 @@ def _labels(name: str, message: Message, path: str) -> Iterator[Violation]:
             yield Violation(f'{path}{name}["{key}"]', _NUL, "text.nul")
 
 
+def _moment(name: str, message: Message, path: str) -> Iterator[Violation]:
+    if message.HasField(name):
+        stamp = getattr(message, name)
+        if not _SECONDS_MIN <= stamp.seconds < _SECONDS_MAX or not 0 <= stamp.nanos < _NANOS:
+            yield Violation(path + name, f"must be a moment {_YEARS}", "known.time")
+
+
 def _money(message: Message, path: str) -> Iterator[Violation]:
     problem = money.problem_of(getattr(message, "amount"), getattr(message, "currency_code"))  # noqa: B009
     if problem:
@@ -132,9 +146,10 @@ def _text_problem_of(name: str) -> Callable[[str], str | None] | None:
 
 def _day_problem(text: str) -> str | None:
     with suppress(ValueError):
-        if date.fromisoformat(text).isoformat() == text:  # it takes other forms of ISO 8601 as well
+        day = date.fromisoformat(text)
+        if day.isoformat() == text and _YEAR_MIN <= day.year < _YEAR_MAX:  # it takes other forms of ISO 8601 as well
             return None
-    return f"must be a day of the calendar as YYYY-MM-DD, not {text!r}"
+    return f"must be a day of the calendar {_YEARS} as YYYY-MM-DD, not {text!r}"
 
 
 def _currency_problem(text: str) -> str | None:

@@ -75,6 +75,8 @@ class TestCreateBudget:
             ({"period_type": Budget.CUSTOM, "period_end_date": "2026-01-01"}, "period_end_date"),
             ({"period_type": Budget.ANNUAL, "period_end_date": "2026-12-31"}, "period_end_date"),
             ({"period_start_date": "2026-02-30"}, "period_start_date"),
+            ({"period_start_date": "9999-06-01"}, "period_start_date"),
+            ({"period_start_date": "0001-01-01", "time_zone": "Asia/Tokyo"}, "period_start_date"),
             ({"time_zone": "Mars/Olympus"}, "time_zone"),
             ({"alert_thresholds_bp": [8000, 8000]}, "alert_thresholds_bp"),
             ({"alert_thresholds_bp": [0]}, "alert_thresholds_bp[0]"),
