@@ -53,9 +53,9 @@ class Money:
         return f"{amount:.{max(places, -scale if isinstance(scale, int) else 0)}f}"
 
     def utilisation_bp(self, whole: "Money") -> int:
-        """This as a share of `whole` in basis points, rounded down; `whole` is above zero."""
+        """This as a share of `whole` (above zero) in basis points, rounded down, at most what an int32 holds."""
         self._same(whole)
-        return int((self.amount * BP / whole.amount).to_integral_value(ROUND_FLOOR))
+        return min(int((self.amount * BP / whole.amount).to_integral_value(ROUND_FLOOR)), 2**31 - 1)
 
     def share(self, bp: int) -> "Money":
         """So many basis points of this, rounded down to the last digit of the currency."""

@@ -68,6 +68,12 @@ class TestCharge:
         assert (refused.reason, refused.metadata["short"]) == ("APPROVAL_REQUIRED", "0.01")
         assert (await desk.get(asks)).spent.amount == "0.00"
 
+    async def test_a_tiny_warning_budget_takes_a_huge_charge(self, desk: Desk) -> None:
+        budget = await desk.open("0.01", overspend_policy=Budget.WARN)
+        charge = await desk.charge(budget, "9999999999999.99")
+        assert charge.chain[0].utilisation_bp == 2**31 - 1  # as much as the field holds
+        assert (await desk.get(budget)).spent.amount == "9999999999999.99"
+
     async def test_charges_do_not_change_the_etag(self, desk: Desk) -> None:
         budget = await desk.open()
         await desk.charge(budget, "1")
