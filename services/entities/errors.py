@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from kit import ids
-from kit.errors import AlreadyExists, FailedPrecondition
+from kit.errors import AlreadyExists, FailedPrecondition, PermissionDenied
 from kit.resources import ResourceNotFound, StateForbids
 
 
@@ -87,3 +87,10 @@ class DepartmentTreeTooDeep(FailedPrecondition):
             parent_id=text,
             limit=limit,
         )
+
+
+class RatesOutOfScope(PermissionDenied):
+    reason = "RATES_OUT_OF_SCOPE"
+
+    def __init__(self) -> None:
+        super().__init__("Exchange rates hold for the whole tenant; your token is confined to a part of it.")

@@ -1,12 +1,19 @@
 """What the entities service says; it reacts to nobody."""
 
+from collections.abc import Sequence
 from typing import Final
 
-from billing.entities.v1.events_pb2 import DepartmentManagerChanged, EntityCreated, EntityDeactivated
+from billing.entities.v1.events_pb2 import (
+    DepartmentManagerChanged,
+    EntityCreated,
+    EntityDeactivated,
+    ExchangeRatesChanged,
+)
+from billing.entities.v1.exchange_rate_pb2 import CurrencyPair
 
 from eventing.consumer import Handler
 from kit import ids
-from services.entities.models import DepartmentRow, EntityRow
+from services.entities.models import DepartmentRow, EntityRow, ExchangeRateRow
 
 
 def entity_created(entity: EntityRow) -> EntityCreated:
@@ -31,6 +38,15 @@ def department_manager_changed(department: DepartmentRow, old_manager_user_id: s
         entity_id=ids.ENTITY.format(department.entity_id),
         old_manager_user_id=old_manager_user_id,
         new_manager_user_id=department.manager_user_id,
+    )
+
+
+def exchange_rates_changed(changed: Sequence[ExchangeRateRow]) -> ExchangeRatesChanged:
+    """Exchange rates are new or have been replaced; there is one at least."""
+    pairs = sorted({(row.base_currency, row.quote_currency) for row in changed})
+    return ExchangeRatesChanged(
+        pairs=[CurrencyPair(base_currency=base, quote_currency=quote) for base, quote in pairs],
+        earliest_date=min(row.effective_date for row in changed).isoformat(),
     )
 
 

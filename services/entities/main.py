@@ -3,7 +3,7 @@
 from kit.db import Database
 from kit.settings import Settings
 from services.entities import events
-from services.entities.rpc import DepartmentServicer, EntityServicer, LocalScopes
+from services.entities.rpc import DepartmentServicer, EntityServicer, ExchangeRateServicer, LocalScopes
 from serving.pages import Pages
 from serving.server import Service, run
 
@@ -15,7 +15,7 @@ def compose(settings: Settings) -> Service:
     return Service(
         db=db,
         scopes=LocalScopes(db),
-        servicers=[EntityServicer(db, pages), DepartmentServicer(db, pages)],
+        servicers=[EntityServicer(db, pages), DepartmentServicer(db, pages), ExchangeRateServicer(db, pages)],
         handlers=events.HANDLERS,
     )
 

@@ -1,10 +1,14 @@
 """The gRPC side of entities: read the request, open a transaction, call the use case, return the message."""
 
+from dataclasses import asdict
+
 from billing.entities.v1 import department_service_pb2 as departments_pb
 from billing.entities.v1 import entity_service_pb2 as pb
+from billing.entities.v1 import exchange_rate_service_pb2 as rates_pb
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 
+from contract.values import date_from_text
 from kit import ids
 from kit.auth import Scope
 from kit.db import Database
@@ -127,6 +131,46 @@ class DepartmentServicer:
         async with self._db.read(call) as tx:
             found = await store.find_departments(tx, [ids.DEPARTMENT.parse(id, "ids") for id in request.ids])
         return departments_pb.GetDepartmentsResponse(departments=map(convert.department_to_proto, found))
+
+
+class ExchangeRateServicer:
+    """billing.entities.v1.ExchangeRateService."""
+
+    service = rates_pb.DESCRIPTOR.services_by_name["ExchangeRateService"]
+
+    def __init__(self, db: Database, pages: Pages) -> None:
+        self._db = db
+        self._pages = pages
+
+    async def SetExchangeRates(
+        self, request: rates_pb.SetExchangeRatesRequest, call: Call
+    ) -> rates_pb.SetExchangeRatesResponse:
+        drafts = convert.rate_drafts_from_proto(request)
+        async with self._db.write(call) as tx:
+            done = await service.set_exchange_rates(tx, drafts)
+            return await tx.answer(rates_pb.SetExchangeRatesResponse(**asdict(done)))
+
+    async def ListExchangeRates(
+        self, request: rates_pb.ListExchangeRatesRequest, call: Call
+    ) -> rates_pb.ListExchangeRatesResponse:
+        page = self._pages.read(request, call)
+        async with self._db.read(call) as tx:
+            found = await store.list_rates(
+                tx,
+                page,
+                base_currency=request.base_currency,
+                quote_currency=request.quote_currency,
+                start=date_from_text(request.start_date),
+                end=date_from_text(request.end_date),
+            )
+        rates = map(convert.exchange_rate_to_proto, found.rows)
+        return rates_pb.ListExchangeRatesResponse(exchange_rates=rates, next_page_token=found.next_page_token)
+
+    async def GetRates(self, request: rates_pb.GetRatesRequest, call: Call) -> rates_pb.GetRatesResponse:
+        conversions = convert.conversions_from_proto(request)
+        async with self._db.read(call) as tx:
+            found = await service.get_rates(tx, conversions)
+        return rates_pb.GetRatesResponse(rates=map(convert.conversion_rate_to_proto, conversions, found))
 
 
 class LocalScopes:

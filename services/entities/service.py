@@ -1,7 +1,8 @@
-"""What can be done with entities and departments, as a finance person would say it."""
+"""What can be done with entities, departments and exchange rates, as a finance person would say it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any
 from uuid import UUID
 
@@ -16,11 +17,13 @@ from services.entities.domain import (
     Consolidation,
     DepartmentAction,
     DepartmentState,
+    DerivedRate,
     EntityAction,
     EntityState,
     EntityType,
+    RateDraft,
 )
-from services.entities.errors import DepartmentOfOtherEntity, EntityHasActiveChildren
+from services.entities.errors import DepartmentOfOtherEntity, EntityHasActiveChildren, RatesOutOfScope
 from services.entities.models import DepartmentHistoryRow, DepartmentRow, EntityRow
 
 
@@ -59,6 +62,24 @@ class DepartmentDraft:
     gl_code: str
     manager_user_id: str
     headcount: int
+
+
+@dataclass(frozen=True, slots=True)
+class RatesSet:
+    """How many of the rates that were to be recorded are new, were replaced, and were there already."""
+
+    created: int
+    replaced: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """Money of one currency that is to become another's on a day."""
+
+    source: str
+    target: str
+    day: date
 
 
 async def create_entity(tx: WriteSession, draft: EntityDraft) -> EntityRow:
@@ -158,3 +179,23 @@ async def resolve_scope(tx: ReadSession, entity_ids: Collection[UUID], departmen
     """What the entities and departments named cover: themselves, all below them, and the entities' departments."""
     covered = await store.find_entities_at_or_below(tx, entity_ids)
     return Scope(frozenset(covered), frozenset(await store.find_departments_covered(tx, covered, department_ids)))
+
+
+async def set_exchange_rates(tx: WriteSession, drafts: Collection[RateDraft]) -> RatesSet:
+    """Record rates, each pair and day at most once, in place of what was there; say so if that changed anything."""
+    if tx.scope is not None:
+        raise RatesOutOfScope
+    changed = await store.record_rates(tx, drafts)
+    if changed:
+        outbox.append(tx, events.exchange_rates_changed(changed))
+    created = sum(row.version == 1 for row in changed)
+    return RatesSet(created, len(changed) - created, len(drafts) - len(changed))
+
+
+async def get_rates(tx: ReadSession, conversions: Sequence[Conversion]) -> Sequence[DerivedRate | None]:
+    """The rate for each conversion, in their order; None where there is none."""
+    quotes = await store.find_quotes(tx, {(wanted.source, wanted.target, wanted.day) for wanted in conversions})
+    return [
+        domain.derive_rate(wanted.source, wanted.target, wanted.day, quotes.get(wanted.day, {}))
+        for wanted in conversions
+    ]

@@ -7,8 +7,10 @@ from uuid import UUID
 import pytest
 from billing.entities.v1 import department_service_pb2 as departments_pb
 from billing.entities.v1 import entity_service_pb2 as pb
+from billing.entities.v1 import exchange_rate_service_pb2 as rates_pb
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
+from billing.entities.v1.exchange_rate_pb2 import ConversionRate, ExchangeRate
 
 from kit.auth import ServiceTokens
 from tests.harness.callers import Caller
@@ -16,12 +18,13 @@ from tests.harness.services import Entities, Served
 
 
 class Desk:
-    """What somebody does with entities and departments, in few words."""
+    """What somebody does with entities, departments and exchange rates, in few words."""
 
     def __init__(self, who: Caller, stubs: Entities) -> None:
         self.who = who
         self.entities_stub = stubs.entities
         self.departments_stub = stubs.departments
+        self.rates_stub = stubs.rates
 
     async def found(self, code: str = "ACME", **given: Any) -> Entity:
         """A new entity."""
@@ -65,6 +68,43 @@ class Desk:
         request = departments_pb.UpdateDepartmentRequest(id=_id(department), **given)
         return await self.who.call(self.departments_stub.UpdateDepartment, request)
 
+    async def set_rates(self, *rates: str, source: str = "", request_id: str = "") -> rates_pb.SetExchangeRatesResponse:
+        """Record rates, each as "2026-03-01 EUR/USD 1.25"."""
+        given = [rate_input(rate, source) for rate in rates]
+        request = rates_pb.SetExchangeRatesRequest(rates=given, request_id=request_id)
+        return await self.who.call(self.rates_stub.SetExchangeRates, request)
+
+    async def recorded(self, **filters: Any) -> list[ExchangeRate]:
+        """All rates that fit."""
+        request = rates_pb.ListExchangeRatesRequest(page_size=1000, **filters)
+        return list((await self.who.call(self.rates_stub.ListExchangeRates, request)).exchange_rates)
+
+    async def rates(self, **filters: Any) -> list[str]:
+        """All rates that fit, as `set_rates` takes them."""
+        return [rate_text(rate) for rate in await self.recorded(**filters)]
+
+    async def convert(self, *conversions: str) -> list[ConversionRate]:
+        """The rates for conversions, each as "2026-03-01 USD/EUR"."""
+        wanted = [
+            rates_pb.Conversion(conversion_date=day, from_currency=pair[:3], to_currency=pair[4:])
+            for day, pair in map(str.split, conversions)
+        ]
+        return list((await self.who.call(self.rates_stub.GetRates, rates_pb.GetRatesRequest(conversions=wanted))).rates)
+
+
+def rate_input(text: str, source: str = "") -> rates_pb.ExchangeRateInput:
+    """Out of "2026-03-01 EUR/USD 1.25"."""
+    day, pair, rate = text.split()
+    base, quote = pair.split("/")
+    return rates_pb.ExchangeRateInput(
+        base_currency=base, quote_currency=quote, effective_date=day, rate=rate, source=source
+    )
+
+
+def rate_text(rate: ExchangeRate) -> str:
+    """As `rate_input` takes it."""
+    return f"{rate.effective_date} {rate.base_currency}/{rate.quote_currency} {rate.rate}"
+
 
 def entity_request(code: str = "ACME", **given: Any) -> pb.CreateEntityRequest:
     """With what is required, unless it is given."""
@@ -93,6 +133,11 @@ def desk_of(entities: Entities) -> Callable[[Caller], Desk]:
 @pytest.fixture
 def desk(desk_of: Callable[[Caller], Desk], finance: Caller) -> Desk:
     return desk_of(finance)
+
+
+@pytest.fixture
+def service_desk(desk_of: Callable[[Caller], Desk], service_caller: Caller) -> Desk:
+    return desk_of(service_caller)
 
 
 @pytest.fixture

@@ -50,6 +50,11 @@ async def _fill(admin: asyncpg.Connection) -> None:
         tenant,
         entity,
     )
+    await admin.execute(
+        "insert into exchange_rates values ($1, $2, 'EUR', 'USD', current_date, 1.1, 'ECB', 1, now(), now())",
+        tenant,
+        ids.new(),
+    )
     for department, parent in ((top, None), (below, top)):
         await admin.execute(
             "insert into departments values ($1, $2, $3, $4, $5, 'N', '', '', '', 0, 'ACTIVE', 1, now(), now())",
