@@ -13,7 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from contract import codec
-from contract.routes import Route
+from contract.routes import RESUMED, Route
 from kit.errors import InvalidFields, MalformedBody, UnsupportedMediaType, Violation
 
 DEPTH_MAX = 32
@@ -91,6 +91,8 @@ class Binding:
             value = codec.boolean(text) if taken[name].type == FieldDescriptor.TYPE_BOOL else text
             if taken[name].is_repeated:
                 given.setdefault(name, []).append(value)
+            elif name in given and name == RESUMED:
+                continue  # who comes back says by the header how far it was; its address is still that of the beginning
             elif name in given:
                 yield Violation(name, "is given more than once", "field.repeated")
             else:

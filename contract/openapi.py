@@ -18,13 +18,14 @@ from pydantic import TypeAdapter
 
 from contract import codec, descriptors, routes
 from contract.descriptors import Reason
-from contract.routes import Route
+from contract.routes import RESUMED, Route
 from kit.auth import Principal
 
 _FILE = Path(__file__).parent.parent / "docs" / "openapi.json"
 _BASE_FILE = Path(__file__).parent / "openapi.base.json"
 _PROBLEM = "application/problem+json"
 _JSON = "application/json"
+_EVENTS = "text/event-stream"
 
 Json = dict[str, Any]
 
@@ -61,6 +62,12 @@ _KEYWORDS = {
 _KEY_TEXT = (
     "Names this request. Repeated with the same key it is done once and answered the same; with another input it is"
     " refused as IDEMPOTENCY_MISMATCH. Repeat a call whose answer was lost with its key."
+)
+_STREAM_TEXT = (
+    "Server-sent events, for as long as you listen. `data` of each is JSON of this schema, `event` says what it is,"
+    " and `id`, where it has one, is what you send as `Last-Event-ID` to go on after it. Comments keep the connection"
+    " alive. A refusal that comes later is an `event: error` with a problem as its data, and the end. A stream may end"
+    " at any time: connect again."
 )
 
 
@@ -107,7 +114,7 @@ def _operation(route: Route, schemas: "_Schemas") -> Json:
 def _parameters(route: Route, schemas: "_Schemas") -> Iterator[Json]:
     for item in route.method.input_type.fields:
         in_path = item.name in route.variables
-        if not in_path and (route.body == "*" or item.name in {route.body, *route.headers}):
+        if not in_path and (route.body == "*" or item.name in {route.body, *route.headers} - {RESUMED}):
             continue
         yield {
             "name": item.name,
@@ -168,7 +175,9 @@ def _success(route: Route, schemas: "_Schemas") -> Json:
     if route.empty:
         return {"204": answer}
     schema = schemas.of_message(route.method.output_type)
-    answer["content"] = {_JSON: {"schema": schema, "example": schemas.example(schema)}}
+    answer["content"] = {_EVENTS if route.streams else _JSON: {"schema": schema, "example": schemas.example(schema)}}
+    if route.streams:
+        answer["description"] = _STREAM_TEXT
     return {"201" if route.creates else "200": answer}
 
 

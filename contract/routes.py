@@ -19,7 +19,9 @@ from contract.methods import descriptor_set
 from kit.errors import MethodNotAllowed, RouteNotFound
 
 _SEGMENT = re.compile(r"[^{}/:*]+|\{(\w+)(?:=\*)?\}")
-_HEADERS = {"request_id": "Idempotency-Key", "etag": "If-Match"}
+RESUMED = "last_event_id"
+"""The field of a streaming request that says after which event to begin."""
+_HEADERS = {"request_id": "Idempotency-Key", "etag": "If-Match", RESUMED: "Last-Event-ID"}
 
 T = TypeVar("T")
 
@@ -58,6 +60,11 @@ class Route:
     def variables(self) -> frozenset[str]:
         """The fields that the path binds."""
         return frozenset(re.findall(r"\{(\w+)", self.template))
+
+    @property
+    def streams(self) -> bool:
+        """Whether the reply is a stream of messages."""
+        return self.method.server_streaming
 
     @cached_property
     def headers(self) -> dict[str, str]:
@@ -107,7 +114,7 @@ def routes() -> list[Route]:
         for file in descriptor_set().file
         for service in file.service
         for method in descriptors.pool().FindServiceByName(f"{file.package}.{service.name}").methods
-        for route in _routes_of(method, file.package.split(".")[1])
+        for route in routes_of(method, file.package.split(".")[1])
     ]
     gotten = {
         route.template.rpartition("/{")[0] for route in found if route.verb == "GET" and route.template[-1] == "}"
@@ -115,16 +122,19 @@ def routes() -> list[Route]:
     return [replace(route, creates=route.makes_one and route.template in gotten) for route in found]
 
 
-def _routes_of(method: MethodDescriptor, room: str) -> Iterator[Route]:
+def routes_of(method: MethodDescriptor, room: str) -> Iterator[Route]:
+    """The routes of one RPC; raises TypeError where REST can't have it as it is."""
     options = method.GetOptions()
     if not options.HasExtension(annotations_pb2.http):
         return
-    if method.client_streaming or method.server_streaming:
-        raise TypeError(f"{method.full_name} streams: it can't have a REST route")
+    if method.client_streaming:
+        raise TypeError(f"{method.full_name} takes a stream: it can't have a REST route")
     rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]
     for binding in (rule, *rule.additional_bindings):
         pattern = binding.WhichOneof("pattern") or ""
         route = Route(pattern.upper(), getattr(binding, pattern), binding.body, room, method)
+        if route.streams and route.verb != "GET":
+            raise TypeError(f"{method.full_name} streams: its route must be a GET")
         _check_names(route, method.input_type)
         yield route
 

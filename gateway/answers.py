@@ -1,6 +1,7 @@
 """What comes in over HTTP and what goes back."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableSet, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ class Request:
     query: str
     headers: Mapping[str, str]
     receive: Receive
+    listening: MutableSet[asyncio.Task[None]]
+    """Where a stream leaves the task that waits for its caller to go; it is cancelled when the process is to end."""
     trace: Trace
     id: str
     """Names it in logs and answers: the caller's `X-Request-Id`, or a new one."""
@@ -56,6 +59,8 @@ class Answer:
     headers: Headers = ()
     reason: str = ""
     """Why it was refused, for the log."""
+    more: AsyncGenerator[bytes, None] | None = None
+    """What follows the body, piece by piece, begun already; it is closed when the caller leaves."""
 
 
 class Endpoint(Protocol):

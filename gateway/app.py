@@ -1,19 +1,23 @@
 """The gateway as an ASGI application: one request's way through."""
 
+import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
+from weakref import WeakSet
 
 from opentelemetry.trace import SpanKind
 from prometheus_client import Histogram
 
 from contract import routes
-from contract.routes import Router
+from contract.routes import Route, Router
 from gateway import handwritten, problems
 from gateway.answers import Answer, Endpoint, Receive, Request
 from gateway.limits import Limits
+from gateway.streaming import Stream
 from gateway.transcoding import Transcoder
 from kit import telemetry
 from kit.auth import Authenticator
@@ -37,17 +41,19 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 class App:
     """Routes requests to what answers them, and sees to what all of them have: trace, problems, log, metrics."""
 
-    def __init__(self, settings: Settings) -> None:
-        found = routes.routes()
+    def __init__(self, settings: Settings, found: Sequence[Route] = ()) -> None:
+        found = found or routes.routes()
         self.channels = {room: clients.channel(settings, room) for room in sorted({route.room for route in found})}
         self.limits = Limits(settings)
         self.draining = False
         """Whether the process is about to end: it says so, and lets go of connections."""
+        self._listening: WeakSet[asyncio.Task[None]] = WeakSet()
         authenticator = Authenticator(settings)
         self._router: Router[tuple[str, Endpoint]] = Router()
         self._durations: dict[tuple[str, str, int], Any] = {}
         for route in found:
-            endpoint = Transcoder(route, self.channels[route.room], authenticator, self.limits, settings)
+            kind = Stream if route.streams else Transcoder
+            endpoint = kind(route, self.channels[route.room], authenticator, self.limits, settings)
             self._router.add(route.verb, route.template, (route.template, endpoint))
         for template, page in handwritten.pages(self.channels, authenticator, lambda: self.draining).items():
             self._router.add("GET", template, (template, page))
@@ -63,6 +69,7 @@ class App:
             headers=headers,
             receive=receive,
             trace=Trace.from_header(headers.get("traceparent")),
+            listening=self._listening,
             id=asked_id if _REQUEST_ID.fullmatch(asked_id) else f"{random.getrandbits(128):032x}",
         )
         route, answer = await self._answered(request, scope["raw_path"].decode("latin-1"))
@@ -86,16 +93,22 @@ class App:
     async def _send(self, request: Request, answer: Answer, send: Send) -> None:
         headers = [
             *_ALWAYS,
-            (b"content-length", b"%d" % len(answer.body)),
             (b"x-request-id", request.id.encode()),
             (b"traceparent", request.trace.header().encode()),
         ]
         for name, value in (*request.told, *answer.headers):
             headers.append((name.encode(), value.encode("latin-1", "replace")))
+        if answer.more is None:
+            headers.append((b"content-length", b"%d" % len(answer.body)))
         if self.draining:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": answer.more is not None})
+        if answer.more is not None:
+            async with aclosing(answer.more):
+                async for piece in answer.more:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body"})
 
     def _note(self, request: Request, route: str, answer: Answer, seconds: float) -> None:
         label = request.verb, route, answer.status
@@ -116,6 +129,12 @@ class App:
             tenant_id=principal.tenant_id if principal else None,
             actor=principal.subject if principal else None,
         )
+
+    def drain(self) -> None:
+        """Say from now on that the process is about to end, and end what streams."""
+        self.draining = True
+        for listening in self._listening:
+            listening.cancel()
 
     async def close(self) -> None:
         """Let the services and the database go."""

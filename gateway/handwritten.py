@@ -124,7 +124,8 @@ class _People:
 
     async def me(self, request: Request) -> Answer:
         principal = await self._known(request)
-        return Answer(200, orjson.dumps(asdict(principal), default=sorted), [_JSON])
+        told = {**asdict(principal), "tenant_id": str(principal.tenant_id)}
+        return Answer(200, orjson.dumps(told, default=sorted), [_JSON])
 
     async def roles(self, request: Request) -> Answer:
         await self._known(request)

@@ -38,6 +38,8 @@ def of(error: BaseException) -> status_pb2.Status:
         return _of_service(error)
     if isinstance(error, BillingError):
         return to_status(error)
+    if isinstance(error, TimeoutError):
+        return to_status(DeadlineExceeded())
     incident = uuid4().hex
     log.error("fault", incident=incident, exc_info=error)
     return to_status(Internal(incident))

@@ -1,7 +1,7 @@
 """The HTTP server, and its end: no request is lost when the process is told to stop.
 
-On SIGTERM `/readyz` says no and every answer asks its connection to be closed, while requests are still taken
-for longer than callers pause. Then nobody new is let in, whoever is in is answered, and the process exits with 0.
+On SIGTERM streams end, `/readyz` says no and every answer asks its connection to be closed, while requests are still
+taken for longer than callers pause. Then nobody new is let in, whoever is in is answered, and the process exits with 0.
 """
 
 import asyncio
@@ -11,10 +11,11 @@ import gc
 import signal
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 
+from contract.routes import Route
 from gateway.app import App
 from kit import telemetry
 from kit.settings import Settings
@@ -37,9 +38,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    app = App(settings)
+async def serve(settings: Settings, found: Sequence[Route] = ()) -> None:
+    """Serve the routes, by default all of the contract, until SIGTERM or SIGINT."""
+    app = App(settings, found)
     await app.limits.open()
     host, _, port = settings.listen.rpartition(":")
     listener = socket.create_server((host, int(port)), backlog=_BACKLOG)
@@ -72,7 +73,7 @@ async def serve(settings: Settings) -> None:
 async def _end(stop: asyncio.Event, app: App, server: _Server, listener: socket.socket) -> None:
     await stop.wait()
     log.info("stopping")
-    app.draining = True
+    app.drain()
     await asyncio.sleep(_GRACE_S)
     _let_nobody_in(listener)
     await asyncio.sleep(_QUEUE_S)  # those who wait to be accepted are
@@ -80,6 +81,7 @@ async def _end(stop: asyncio.Event, app: App, server: _Server, listener: socket.
         if all(getattr(connection, "cycle", None) for connection in server.server_state.connections):
             break
         await asyncio.sleep(_FIRST_REQUEST_S)  # somebody came in and has not asked yet: it is on its way
+    app.drain()  # again, for streams that began meanwhile
     server.should_exit = True
 
 

@@ -1,14 +1,15 @@
 """A REST route answered by its RPC: who calls, how often, what they want; the call; and the reply as JSON."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from grpc import aio
 
-from contract import codec
+from contract import codec, sse
 from contract.binding import Binding
 from contract.routes import Route
 from gateway import problems
-from gateway.answers import Answer, Request
+from gateway.answers import Answer, Headers, Request
 from gateway.limits import Limits
 from kit.auth import Authenticator, bearer
 from kit.settings import Settings
@@ -23,30 +24,20 @@ class Transcoder:
         self, route: Route, channel: aio.Channel, authenticator: Authenticator, limits: Limits, settings: Settings
     ) -> None:
         self._route = route
-        self._rpc: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(route.rpc)
+        self._rpc: Any = (channel.unary_stream if route.streams else channel.unary_unary)(route.rpc)
         self._authenticator = authenticator
         self._limits = limits
         self._settings = settings
         self._binding = Binding(route)
         self._keyed = "request_id" in route.headers
         self._reply = route.reply.FromString
-        self._encode = None if route.empty else codec.encoder(route.method.output_type)
+        encoder = sse.encoder if route.streams else codec.encoder
+        self._encode: Any = None if route.empty else encoder(route.method.output_type)
 
     async def answer(self, request: Request) -> Answer:
         """The RPC's reply; raises what was refused on the way, here or there."""
-        request.principal = await self._authenticator.authenticate(bearer(request.headers.get("authorization")))
-        request.told = await self._limits.take(request.principal.tenant_id)
-        body = await request.body(self._settings.message_bytes_max)
-        message = self._binding.request(request.variables, request.query, request.headers, body)
-        call = self._rpc(
-            message.SerializeToString(),
-            timeout=self._deadline_s(request.headers),
-            metadata=(
-                ("authorization", request.headers["authorization"]),
-                ("traceparent", request.trace.header()),
-                ("x-request-id", request.id),
-            ),
-        )
+        message, metadata = await self._let_in(request)
+        call = self._rpc(message, timeout=self._deadline_s(request.headers), metadata=metadata)
         reply = await call
         if self._encode is None:
             return Answer(204)
@@ -60,6 +51,18 @@ class Transcoder:
             headers.append(("location", f"{self._route.filled(request.variables)}/{values['id']}"))
             return Answer(201, codec.dumps(values), headers)
         return Answer(200, codec.dumps(values), headers)
+
+    async def _let_in(self, request: Request) -> tuple[bytes, Headers]:
+        """The request message of somebody who may ask, and the metadata that goes along."""
+        request.principal = await self._authenticator.authenticate(bearer(request.headers.get("authorization")))
+        request.told = await self._limits.take(request.principal.tenant_id)
+        body = await request.body(self._settings.message_bytes_max)
+        message = self._binding.request(request.variables, request.query, request.headers, body)
+        return message.SerializeToString(), (
+            ("authorization", request.headers["authorization"]),
+            ("traceparent", request.trace.header()),
+            ("x-request-id", request.id),
+        )
 
     def refused(self, error: Exception, request: Request) -> Answer:
         """The refusal as problem+json, with REST's names for the fields."""

@@ -1,12 +1,18 @@
 """The way of every RPC: one wrapper, put around each method at registration, its steps in order.
 
 trace → shed → deadline → decoding → identity → permission → validation → scope → handler → errors → metrics and log
+
+Streams go the same way. One lives for an hour at most, or for as long as its caller and the token allow; streams are
+counted apart from calls, and end at once when the process is to end.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, get_type_hints
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from inspect import isasyncgenfunction
+from operator import itemgetter
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -17,6 +23,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
+from prometheus_client import Gauge
 
 from contract import validation
 from kit import idempotency, telemetry
@@ -30,23 +37,33 @@ from kit.errors import (
     MessageTooLarge,
     Overloaded,
     PermissionMissing,
+    TokenExpired,
     Unavailable,
     to_status,
 )
 from kit.origin import Call
 from kit.settings import Settings
+from kit.tasks import end
 from kit.telemetry import Trace, log
 from serving.scope import Scopes
 
-Handler = Callable[[Any, Call], Awaitable[Message]]
+STREAMS_UNDER_WAY = Gauge("billing_streams_under_way", "Streams being served just now.")
+
+Handler = Callable[[Any, Call], Any]
 Context = aio.ServicerContext[bytes, bytes]
 
 _DETAILS = "grpc-status-details-bin"
 _REPLAYED = (("idempotency-replayed", "true"),)
+_STREAM_S = 3600.0
+"""A stream ends well after so long, so that its caller comes again: with a new token, maybe to another replica."""
 
 
 class Servicer(Protocol):
-    """The methods of one gRPC service, each `async def Name(self, request: NameRequest, call: Call) -> Reply`."""
+    """The methods of one gRPC service, each `async def Name(self, request: NameRequest, call: Call) -> Reply`.
+
+    Where the proto says `stream` the method is an async generator, `-> AsyncIterator[Reply]`; `call.deadline` is the
+    end of the stream then, and what a confined caller may see is that of the beginning.
+    """
 
     service: ServiceDescriptor
 
@@ -59,6 +76,9 @@ class Calls:
         self._scopes = scopes
         self._authenticator = Authenticator(settings)
         self._under_way = 0
+        self._streams: set[asyncio.Future[None]] = set()
+        self._ending = False
+        telemetry.CALLS_UNDER_WAY.set_function(lambda: self._under_way)  # asked when it is read, not set by each call
 
     def handlers_of(self, servicer: Servicer) -> grpc.GenericRpcHandler:
         """The servicer as grpc takes it; raises TypeError where a method is missing or differs from the proto."""
@@ -70,14 +90,18 @@ class Calls:
         if handler is None:
             raise TypeError(f"{type(servicer).__name__} has no method {method.name}")
         request_type = GetMessageClass(method.input_type)
-        hints = get_type_hints(handler)
-        if hints.get("request") is not request_type or hints.get("return") is not GetMessageClass(method.output_type):
+        if method.client_streaming:
+            raise TypeError(f"{method.full_name} takes a stream, which is not served here")
+        if not _fits(handler, request_type, GetMessageClass(method.output_type), streams=method.server_streaming):
             raise TypeError(f"{type(servicer).__name__}.{method.name} does not take and give what its proto says")
         permission = method.GetOptions().Extensions[options_pb2.permission]
         if not permission:
             raise TypeError(f"{method.full_name} names no permission")
         # Bytes in and out: what grpc itself fails to decode or encode goes past our errors, and tells the caller how.
-        way = _Way(self, f"{servicer.service.full_name}/{method.name}", permission, request_type, handler)
+        kind = _StreamWay if method.server_streaming else _Way
+        way = kind(self, f"{servicer.service.full_name}/{method.name}", permission, request_type, handler)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(way.serve)
         return grpc.unary_unary_rpc_method_handler(way.serve)
 
     def enter(self) -> None:
@@ -85,12 +109,43 @@ class Calls:
         if self._under_way >= self._settings.calls_max:
             raise Overloaded
         self._under_way += 1
-        telemetry.CALLS_UNDER_WAY.set(self._under_way)
 
     def leave(self) -> None:
         """Count a call out."""
         self._under_way -= 1
-        telemetry.CALLS_UNDER_WAY.set(self._under_way)
+
+    def open_stream(self) -> asyncio.Future[None]:
+        """Count a stream in; what it gives is done when the process is to end. As many as calls may be open.
+
+        Raises Overloaded where all are, Unavailable where the process is ending.
+        """
+        if self._ending:
+            raise Unavailable("This replica")
+        if len(self._streams) >= self._settings.calls_max:
+            raise Overloaded
+        ending = asyncio.get_running_loop().create_future()
+        self._streams.add(ending)
+        STREAMS_UNDER_WAY.set(len(self._streams))
+        return ending
+
+    def close_stream(self, ending: asyncio.Future[None]) -> None:
+        """Count a stream out."""
+        self._streams.remove(ending)
+        STREAMS_UNDER_WAY.set(len(self._streams))
+
+    def end_streams(self) -> None:
+        """Tell all streams, and those still to come, to turn elsewhere; other calls are still served."""
+        self._ending = True
+        for ending in self._streams:
+            ending.set_result(None)
+
+    def life_of_stream(self, call: Call, remaining_s: float | None) -> tuple[float, BillingError | None]:
+        """Seconds that a stream may live, and with what it is refused then; None: it ends well."""
+        ends: list[tuple[float, BillingError | None]] = [(_STREAM_S, None)]
+        ends.append((call.principal.expires_at - time.time(), TokenExpired()))
+        if remaining_s is not None:
+            ends.append((remaining_s, DeadlineExceeded()))
+        return min(ends, key=itemgetter(0))
 
     def measure(self, sent: bytes) -> None:
         """Raise MessageTooLarge where the message is larger than one may be."""
@@ -111,6 +166,14 @@ class Calls:
         """Set what a confined caller may see."""
         if call.principal.confined:
             call.scope = await self._scopes.resolve(call)
+
+
+def _fits(handler: Handler, request: type[Message], reply: type[Message], *, streams: bool) -> bool:
+    hints = get_type_hints(handler)
+    gives = hints.get("return")
+    if streams:
+        gives = get_args(gives)[0] if isasyncgenfunction(handler) and get_origin(gives) is AsyncIterator else None
+    return gives is reply and hints.get("request") is request
 
 
 class _Way:
@@ -138,9 +201,12 @@ class _Way:
             try:
                 return await self._admitted(sent, context, metadata, trace, note)
             except BaseException as raised:
+                if isinstance(raised, asyncio.CancelledError) and _is_cancelled():
+                    code = StatusCode.CANCELLED  # the caller is gone: there is nobody to tell
+                    raise
                 refusal = _refusal_of(raised, note)
                 code = refusal.code
-                await _abort(context, refusal, raised)
+                await _abort(context, refusal)
                 raise
             finally:
                 seconds = time.perf_counter() - started
@@ -155,15 +221,21 @@ class _Way:
         try:
             deadline = self._calls.deadline(context.time_remaining())
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                request = self._read(sent)
-                call = await self._identified(request, metadata, trace, deadline)
-                note |= {"tenant_id": str(call.tenant_id), "actor": call.actor}
-                self._permit(call)
-                validation.check(request)
-                await self._calls.narrow(call)
+                request, call = await self._let_in(sent, metadata, trace, deadline, note)
                 return await self._handled(request, call, context)
         finally:
             self._calls.leave()
+
+    async def _let_in(
+        self, sent: bytes, metadata: Mapping[str, str], trace: Trace, deadline: float, note: dict[str, str]
+    ) -> tuple[Message, Call]:
+        request = self._read(sent)
+        call = await self._identified(request, metadata, trace, deadline)
+        note |= {"tenant_id": str(call.tenant_id), "actor": call.actor}
+        self._permit(call)
+        validation.check(request)
+        await self._calls.narrow(call)
+        return request, call
 
     def _read(self, sent: bytes) -> Message:
         self._calls.measure(sent)
@@ -195,7 +267,8 @@ class _Way:
 
     async def _handled(self, request: Message, call: Call, context: Context) -> bytes:
         try:
-            return (await self._handler(request, call)).SerializeToString()
+            reply: Message = await self._handler(request, call)
+            return reply.SerializeToString()
         except idempotency.Replay as replay:
             context.set_trailing_metadata(_REPLAYED)
             return replay.reply
@@ -205,6 +278,44 @@ class _Way:
         if duration is None:
             duration = self._durations[code] = telemetry.SERVER_DURATION.labels(self._method, code)
         duration.observe(seconds)
+
+
+class _StreamWay(_Way):
+    """The way of calls of one method that answers with a stream."""
+
+    async def _admitted(
+        self, sent: bytes, context: Context, metadata: Mapping[str, str], trace: Trace, note: dict[str, str]
+    ) -> bytes:
+        ending = self._calls.open_stream()
+        try:
+            deadline = self._calls.deadline(context.time_remaining())
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                request, call = await self._let_in(sent, metadata, trace, deadline, note)
+                await context.send_initial_metadata(())  # tells that it is let in, long before the first message maybe
+            lives_s, refusal = self._calls.life_of_stream(call, context.time_remaining())
+            call.deadline = time.monotonic() + lives_s
+            # A task of its own, since `end` also ends what lost a cancellation, as libraries may do in Python 3.11.
+            flowing = asyncio.create_task(self._flow(request, call, context))
+            try:
+                await asyncio.wait({flowing, ending}, timeout=lives_s, return_when=asyncio.FIRST_COMPLETED)
+                ended = flowing.done()
+            finally:
+                await end(flowing)
+            if ended:
+                flowing.result()
+            elif ending.done():
+                raise Unavailable("This replica")
+            elif refusal:
+                raise refusal
+            return b""
+        finally:
+            self._calls.close_stream(ending)
+
+    async def _flow(self, request: Message, call: Call, context: Context) -> None:
+        """Send what the handler yields, not faster than the caller takes it."""
+        async with aclosing(self._handler(request, call)) as replies:
+            async for reply in replies:
+                await context.write(reply.SerializeToString())
 
 
 def _refusal_of(raised: BaseException, note: dict[str, str]) -> BillingError:
@@ -227,9 +338,13 @@ def _refusal_of(raised: BaseException, note: dict[str, str]) -> BillingError:
     return refusal
 
 
-async def _abort(context: Context, refusal: BillingError, raised: BaseException) -> None:
-    """End the call with the refusal's status. Where the caller is gone already there is nobody to tell."""
-    if isinstance(raised, asyncio.CancelledError) and context.cancelled():
-        return
+def _is_cancelled() -> bool:
+    """Whether gRPC gave the call up; its context does not tell."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _abort(context: Context, refusal: BillingError) -> None:
+    """End the call with the refusal's status."""
     status = to_status(refusal)
     await context.abort(refusal.code, refusal.message, trailing_metadata=((_DETAILS, status.SerializeToString()),))

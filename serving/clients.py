@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import quote
@@ -12,7 +14,7 @@ from google.protobuf.message import Message
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
 
-from contract.methods import methods
+from contract.methods import Method, methods
 from kit import telemetry
 from kit.auth import ServiceTokens
 from kit.errors import Unavailable
@@ -91,17 +93,34 @@ class Peer:
         method = methods()[request.DESCRIPTOR.full_name]
         if method.keyed and not request.request_id:  # type: ignore[attr-defined]  # `keyed` says that it has one
             request.request_id = uuid4().hex  # type: ignore[attr-defined]  # so that the channel's retry does it once
+        with self._asking(method, origin) as metadata:
+            return await rpc(request, timeout=origin.remaining_s() * _HEADROOM, metadata=metadata)
+
+    async def stream(
+        self, rpc: aio.UnaryStreamMultiCallable[RequestT, ReplyT], request: RequestT, origin: Origin
+    ) -> AsyncGenerator[ReplyT, None]:
+        """The replies as they come, under the same terms. Close it where you leave before its end (`aclosing`)."""
+        with self._asking(methods()[request.DESCRIPTOR.full_name], origin) as metadata:
+            replies = rpc(request, timeout=origin.remaining_s() * _HEADROOM, metadata=metadata)
+            try:
+                async for reply in replies:
+                    yield reply
+            finally:
+                replies.cancel()
+
+    @contextmanager
+    def _asking(self, method: Method, origin: Origin) -> Iterator[tuple[tuple[str, str], ...]]:
+        """What a call bears as metadata; it is traced and measured, and Unavailable if the service gives no answer."""
         started = time.perf_counter()
         code = StatusCode.OK
         attributes = {"rpc.system.name": "grpc", "rpc.method": method.full_name}
         with telemetry.span(method.full_name, origin.trace, SpanKind.CLIENT, attributes) as trace:
-            metadata = (
-                ("authorization", f"Bearer {self._tokens.token(origin.tenant_id)}"),
-                ("traceparent", trace.header()),
-                ("x-actor", quote(origin.actor)),
-            )
             try:
-                return await rpc(request, timeout=origin.remaining_s() * _HEADROOM, metadata=metadata)
+                yield (
+                    ("authorization", f"Bearer {self._tokens.token(origin.tenant_id)}"),
+                    ("traceparent", trace.header()),
+                    ("x-actor", quote(origin.actor)),
+                )
             except grpc.aio.AioRpcError as error:
                 code = error.code()
                 if code in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}:

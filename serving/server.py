@@ -1,7 +1,7 @@
 """A process that serves: gRPC with health and reflection, events in and out, and an orderly end on SIGTERM.
 
-The end, in order: health says NOT_SERVING → callers turn elsewhere → calls under way end → consumers finish what
-they hold → the outbox and NATS are let go → the database → spans and logs. Exit code 0.
+The end, in order: health says NOT_SERVING → callers turn elsewhere → streams are told to do so → calls under way
+end → consumers finish what they hold → the outbox and NATS are let go → the database → spans and logs. Exit code 0.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from eventing import bus
+from eventing.bus import Bus
 from eventing.consumer import Consumer, Handler
 from eventing.outbox import Relay
 from kit import telemetry
@@ -46,6 +47,8 @@ class Service:
     handlers: Sequence[Handler] = ()
     jobs: Sequence[Callable[[], Awaitable[None]]] = field(default=())
     """Endless tasks that a clock drives; cancelled at the end."""
+    bus: Bus = field(default_factory=Bus)
+    """What the parts hear over NATS; connected while the service is served."""
 
 
 def run(name: str, compose: Callable[[Settings], Service]) -> None:
@@ -78,21 +81,23 @@ async def _run(settings: Settings, compose: Callable[[Settings], Service]) -> No
 async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
     """Serve inside the block; gives the address. Leaving the block is the orderly end."""
     consumers = [Consumer(service.db, settings.service, handler) for handler in service.handlers]
-    server, state, address = await _listen(settings, service, consumers)
+    calls = Calls(settings, service.scopes)
+    server, state, address = await _listen(settings, service, calls, consumers)
     tasks = [asyncio.create_task(telemetry.flush_logs()), *(asyncio.create_task(_endless(job)) for job in service.jobs)]
-    events = asyncio.create_task(_events(settings, service.db, consumers))
+    events = asyncio.create_task(_events(settings, service, consumers))
     try:
         yield address
     finally:
         await state.enter_graceful_shutdown()
         await asyncio.sleep(_TURN_ELSEWHERE_S)
+        calls.end_streams()  # each learns of it a moment later, when `stop` has told its caller to turn elsewhere
         await server.stop(settings.drain_s)
         await end(events, *tasks)
         await service.db.close()
 
 
 async def _listen(
-    settings: Settings, service: Service, consumers: Sequence[Consumer]
+    settings: Settings, service: Service, calls: Calls, consumers: Sequence[Consumer]
 ) -> tuple[aio.Server, health.aio.HealthServicer, str]:
     options = [
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -102,7 +107,6 @@ async def _listen(
         ("grpc.so_reuseport", 0),
     ]
     server = aio.server(options=options)
-    calls = Calls(settings, service.scopes)
     operations = OperationsServicer(settings.service, service.db, Pages(settings), consumers)
     servicers = [*service.servicers, operations]
     server.add_generic_rpc_handlers([calls.handlers_of(servicer) for servicer in servicers])
@@ -117,10 +121,11 @@ async def _listen(
     return server, state, f"{settings.listen.rpartition(':')[0]}:{port}"
 
 
-async def _events(settings: Settings, db: Database, consumers: Sequence[Consumer]) -> None:
+async def _events(settings: Settings, service: Service, consumers: Sequence[Consumer]) -> None:
     """Publish and consume, until cancelled. Calls are served whether NATS is there or not."""
     client, jetstream = await _connected(settings)
-    relay = Relay(db, jetstream, settings.service)
+    service.bus.connected(client, jetstream)
+    relay = Relay(service.db, jetstream, settings.service)
     parts: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeated(relay.prune, _PRUNE_EVERY_S)]
     parts += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]
     running = [asyncio.create_task(_endless(part)) for part in parts]

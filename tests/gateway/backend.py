@@ -14,13 +14,17 @@ from grpc_health.v1 import health as grpc_health
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from contract import descriptors
-from contract.routes import Route, routes
+from contract.routes import Route, routes, routes_of
 from kit.errors import BillingError, to_status
+from tests.kit.probe import Probe
+
+PROBED = [route for method in Probe.service.methods for route in routes_of(method, "budgets")]
+"""Routes of a service that exists in tests only; one of them streams."""
 
 
 @lru_cache(maxsize=1)
 def _routes() -> dict[str, Route]:
-    return {route.rpc: route for route in routes()}
+    return {route.rpc: route for route in (*routes(), *PROBED)}
 
 
 Reply = Callable[[Message, "Asked"], Awaitable[Message] | Message]
@@ -39,7 +43,10 @@ class Asked:
 
 @dataclass
 class Backend(grpc.GenericRpcHandler):
-    """Answers with what `replies` has for the RPC: a function, a message, a refusal; else with an empty reply."""
+    """Answers with what `replies` has for the RPC: a function, a message, a refusal; else with an empty reply.
+
+    An RPC that streams tells what its function yields.
+    """
 
     replies: dict[str, Any] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -51,29 +58,53 @@ class Backend(grpc.GenericRpcHandler):
         """A message of the contract."""
         return GetMessageClass(descriptors.pool().FindMessageTypeByName(f"billing.{full_name}"))(**fields)
 
+    def _arrived(self, route: Route, raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> tuple[Message, Asked]:
+        metadata = dict(context.invocation_metadata() or ())
+        request = route.request.FromString(raw)
+        call = Asked(route.method.name, request, metadata, context.time_remaining() or 0.0, context)
+        if self.remembers:
+            self.asked.append(call)
+        return request, call
+
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
         route = _routes().get(details.method)
         if route is None:
             return None
+        if route.streams:
+
+            async def tell(raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
+                await self._tell(route, raw, context)
+
+            return grpc.unary_stream_rpc_method_handler(tell)
 
         async def answer(raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
-            metadata = dict(context.invocation_metadata() or ())
-            request = route.request.FromString(raw)
-            call = Asked(route.method.name, request, metadata, context.time_remaining() or 0.0, context)
-            if self.remembers:
-                self.asked.append(call)
+            request, call = self._arrived(route, raw, context)
             reply = self.replies.get(route.method.name) or route.reply()
             if callable(reply):
                 reply = reply(request, call)
             if isinstance(reply, Awaitable):
                 reply = await reply
             if isinstance(reply, BillingError):
-                details = (("grpc-status-details-bin", to_status(reply).SerializeToString()),)
-                await context.abort(reply.code, reply.message, trailing_metadata=details)
+                await _abort(context, reply)
             assert isinstance(reply, Message)
             return reply.SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(answer)
+
+    async def _tell(self, route: Route, raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
+        request, call = self._arrived(route, raw, context)
+        try:
+            await context.send_initial_metadata(())
+            async with contextlib.aclosing(self.replies[route.method.name](request, call)) as replies:
+                async for reply in replies:
+                    await context.write(reply.SerializeToString())
+        except BillingError as refusal:
+            await _abort(context, refusal)
+
+
+async def _abort(context: aio.ServicerContext[bytes, bytes], refusal: BillingError) -> None:
+    details = (("grpc-status-details-bin", to_status(refusal).SerializeToString()),)
+    await context.abort(refusal.code, refusal.message, trailing_metadata=details)
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from referencing.jsonschema import DRAFT202012
 
 from contract import openapi
 from contract.routes import routes
+from tests.gateway.backend import PROBED
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,13 +73,28 @@ def test_a_key_is_required_where_money_moves(document: dict[str, Any]) -> None:
     assert body["required"] == ["amount"]
 
 
+def test_a_stream_is_described_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contract.routes.routes", lambda: [route for route in PROBED if route.streams])
+    described = openapi.document()
+    operation = described["paths"]["/api/enterprise-billing/probes/watch"]["get"]
+    events = operation["responses"]["200"]
+    assert "Server-sent events" in events["description"]
+    assert set(events["content"]) == {"text/event-stream"}
+    item = events["content"]["text/event-stream"]["schema"]["$ref"].rpartition("/")[2]
+    assert set(described["components"]["schemas"][item]["properties"]) == {"event_id", "done", "line"}
+    places = {(parameter["in"], parameter["name"]) for parameter in operation["parameters"]}
+    assert places == {("query", "name"), ("query", "last_event_id"), ("header", "Last-Event-ID")}
+    assert {"401", "403", "503"} <= set(operation["responses"])
+
+
 def test_the_gateway_names_no_noun_of_billing() -> None:
     """What the gateway knows of billing it reads from the protos."""
     messages = {route.method.output_type.name.removesuffix("Response").removeprefix("List") for route in routes()}
-    nouns = {word.lower() for name in messages for word in re.findall("[A-Z][a-z]+", name)} - {"list", "all"}
+    words_of = {word.lower() for name in messages for word in re.findall("[A-Z][a-z]+", name)}
+    nouns = words_of - {"list", "all", "set", "event"}
     assert nouns
     for file in (ROOT / "gateway").glob("*.py"):
-        code = re.sub(r'"""(?:.|\n)*?"""|#.*|HTTPStatus\.\w+', "", file.read_text())
+        code = re.sub(r'"""(?:.|\n)*?"""|#.*|HTTPStatus\.\w+|transfer-encoding', "", file.read_text())
         words = {word.rstrip("s") for word in re.findall("[a-z]+", code.lower())}
         assert not words & nouns, (file.name, words & nouns)
 

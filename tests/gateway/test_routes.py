@@ -2,8 +2,9 @@
 
 import pytest
 
-from contract.routes import Router, routes
+from contract.routes import Router, routes, routes_of
 from kit.errors import MethodNotAllowed, RouteNotFound
+from tests.kit.probe import FILE
 
 
 @pytest.fixture
@@ -69,3 +70,14 @@ def test_every_route_of_the_contract_is_found_by_its_own_path() -> None:
     for route in routes():
         variables = {name: f"{name}-1" for name in route.variables}
         assert router.find(route.verb, route.filled(variables)) == (route.rpc, variables)
+
+
+def test_a_stream_has_a_route_that_knows_how_to_resume() -> None:
+    (route,) = routes_of(FILE.services_by_name["ProbeService"].methods_by_name["Watch"], "budgets")
+    assert (route.verb, route.streams, route.headers) == ("GET", True, {"last_event_id": "Last-Event-ID"})
+
+
+@pytest.mark.parametrize(("method", "wrong"), [("Post", "must be a GET"), ("Take", "takes a stream")])
+def test_streams_that_rest_can_not_have_are_refused(method: str, wrong: str) -> None:
+    with pytest.raises(TypeError, match=wrong):
+        list(routes_of(FILE.services_by_name["StreamingService"].methods_by_name[method], "budgets"))

@@ -1,13 +1,14 @@
 """The probe service, generated while the tests run, with a servicer that does what a test tells it to."""
 
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from billing.options.v1 import options_pb2
 from billing.type.v1 import money_pb2
 from buf.validate import validate_pb2
+from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, field_mask_pb2, message_factory
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
@@ -16,7 +17,8 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from kit.origin import Call
 
-_IMPORTED = options_pb2, money_pb2, validate_pb2, field_mask_pb2  # what probe.proto imports must be in the pool first
+# what probe.proto imports must be in the pool first
+_IMPORTED = options_pb2, money_pb2, validate_pb2, annotations_pb2, field_mask_pb2
 
 
 def _generated() -> FileDescriptor:
@@ -45,24 +47,36 @@ if TYPE_CHECKING:
 
     class InsideRequest(_Dynamic): ...
 
+    class WatchRequest(_Dynamic): ...
+
+    class GetRequest(_Dynamic): ...
+
     class DoReply(_Dynamic): ...
+
+    class WatchReply(_Dynamic): ...
 
 else:
     _CLASSES = {name: message_factory.GetMessageClass(kind) for name, kind in FILE.message_types_by_name.items()}
     DoRequest, Line, DoReply = _CLASSES["DoRequest"], _CLASSES["Line"], _CLASSES["DoReply"]
     ListRequest, InsideRequest = _CLASSES["ListRequest"], _CLASSES["InsideRequest"]
+    WatchRequest, WatchReply, GetRequest = _CLASSES["WatchRequest"], _CLASSES["WatchReply"], _CLASSES["GetRequest"]
 
 Does = Callable[[Any, Call], Awaitable[DoReply]]
+Tells = Callable[[Any, Call], AsyncIterator[WatchReply]]
 
 
 class Probe:
-    """billing.probe.v1.ProbeService: every method does what `does` is set to, by default answer with its name."""
+    """billing.probe.v1.ProbeService: every method does what `does` is set to, by default answer with its name.
+
+    The stream tells what `tells` is set to, by default two messages.
+    """
 
     service = FILE.services_by_name["ProbeService"]
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.does: Does = self._answer
+        self.tells: Tells = self._two
 
     @staticmethod
     async def _answer(request: Message, call: Call) -> DoReply:
@@ -80,6 +94,20 @@ class Probe:
         self.calls.append(call)
         return await self.does(request, call)
 
+    async def Get(self, request: GetRequest, call: Call) -> DoReply:
+        self.calls.append(call)
+        return await self.does(request, call)
+
+    @staticmethod
+    async def _two(request: Message, call: Call) -> AsyncIterator[WatchReply]:
+        yield WatchReply(event_id="1")
+        yield WatchReply(event_id="2")
+
+    async def Watch(self, request: WatchRequest, call: Call) -> AsyncIterator[WatchReply]:
+        self.calls.append(call)
+        async for reply in self.tells(request, call):
+            yield reply
+
 
 class ProbeStub:
     """Client of the probe service."""
@@ -94,5 +122,8 @@ class ProbeStub:
         )
         self.Inside: aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(
             f"{path}/Inside", InsideRequest.SerializeToString, DoReply.FromString
+        )
+        self.Watch: aio.UnaryStreamMultiCallable[Any, Any] = channel.unary_stream(
+            f"{path}/Watch", WatchRequest.SerializeToString, WatchReply.FromString
         )
         self.raw: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"{path}/Do")

@@ -1,9 +1,10 @@
 """Calls to other services: as a service, for somebody, in the time that is left, tried again only where it is safe."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any, TypeVar
 from urllib.parse import unquote
 from uuid import UUID
@@ -19,7 +20,13 @@ from billing.entities.v1.entity_service_pb2 import (
 )
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from google.protobuf.message import Message
-from grpc import StatusCode, aio, method_handlers_generic_handler, unary_unary_rpc_method_handler
+from grpc import (
+    StatusCode,
+    aio,
+    method_handlers_generic_handler,
+    unary_stream_rpc_method_handler,
+    unary_unary_rpc_method_handler,
+)
 
 from contract.methods import methods
 from kit import ids
@@ -177,6 +184,66 @@ class TestCall:
             await peer.call(stub.GetEntities, GetEntitiesRequest(), origin())
         assert [len(fake.requests) - had for fake, had in zip(fakes, before, strict=True)] == [10, 10]
         await peer.channel.close()
+
+
+class TestStream:
+    @pytest.fixture
+    async def away(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[Peer]:
+        peer = Peer(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
+        yield peer
+        await peer.channel.close()
+
+    @pytest.fixture
+    async def telling(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[tuple[Peer, list[str]]]:
+        """A service that tells without end, and what came of it: for whom it tells, and that it was left."""
+        noted: list[str] = []
+
+        async def tell(request: Any, context: Any) -> AsyncIterator[GetEntitiesResponse]:
+            noted.append(dict(context.invocation_metadata())["x-actor"])
+            try:
+                while True:
+                    yield GetEntitiesResponse()
+                    await asyncio.sleep(0.01)
+            finally:
+                noted.append("left")
+
+        server = aio.server()
+        handler = unary_stream_rpc_method_handler(
+            tell, GetEntitiesRequest.FromString, GetEntitiesResponse.SerializeToString
+        )
+        server.add_generic_rpc_handlers([method_handlers_generic_handler(SERVICE, {"GetEntities": handler})])
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        peer = Peer(kit_settings(addresses={"entities": address}), "entities")
+        yield peer, noted
+        await peer.channel.close()
+        await server.stop(None)
+
+    def rpc(self, peer: Peer) -> Any:
+        return peer.channel.unary_stream(
+            f"/{SERVICE}/GetEntities", GetEntitiesRequest.SerializeToString, GetEntitiesResponse.FromString
+        )
+
+    async def test_replies_come_until_the_caller_leaves(self, telling: tuple[Peer, list[str]], origin: Origins) -> None:
+        peer, noted = telling
+        async with aclosing(peer.stream(self.rpc(peer), GetEntitiesRequest(), origin())) as replies:
+            for _ in range(3):
+                assert isinstance(await anext(replies), GetEntitiesResponse)
+
+        async def was_left() -> bool:
+            return noted == ["alice", "left"]
+
+        await eventually(was_left, within_s=2)
+
+    async def test_it_ends_in_the_time_that_is_left(self, telling: tuple[Peer, list[str]], origin: Origins) -> None:
+        peer, _ = telling
+        with pytest.raises(Unavailable, match="The service entities"):
+            async for _ in peer.stream(self.rpc(peer), GetEntitiesRequest(), origin(deadline=time.monotonic() + 0.3)):
+                pass
+
+    async def test_a_service_that_is_away_is_named(self, away: Peer, origin: Origins) -> None:
+        with pytest.raises(Unavailable, match="The service entities"):
+            await anext(away.stream(self.rpc(away), GetEntitiesRequest(), origin(deadline=time.monotonic() + 1)))
 
 
 class TestConfig:
