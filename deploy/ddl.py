@@ -3,7 +3,8 @@
 Migrations call these functions, so a function is never changed once a release has run it: a new need is a new one.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 from alembic import op
 
@@ -94,6 +95,27 @@ def drop_foundation() -> None:
     op.execute("drop function refuse_change()")
 
 
+def timers(service: str) -> None:
+    """The table of eventing.timers, in the schema of the service."""
+    op.execute(f"""
+        create table {service}.timers (
+            tenant_id uuid not null,
+            kind text not null,
+            resource_id uuid not null,
+            due_time timestamptz not null,
+            attempts integer not null default 0,
+            create_time timestamptz not null default now(),
+            primary key (tenant_id, kind, resource_id)
+        )""")
+    op.execute(f"create index timers_due_idx on {service}.timers (due_time)")
+    isolate("timers", relayed=True)
+
+
+def drop_timers() -> None:
+    """Undo timers()."""
+    op.execute("drop table timers")
+
+
 def _functions(service: str) -> None:
     op.execute(f"""
         create function record_change() returns trigger language plpgsql as $$
@@ -118,8 +140,8 @@ def _functions(service: str) -> None:
 def isolate(table: str, *, relayed: bool = False) -> None:
     """Row-level security by tenant, forced on the owner too.
 
-    `relayed` lets the service itself see the rows of all tenants in a transaction that says so: for the outbox only,
-    whose relay works for all of them.
+    `relayed` lets the service itself see the rows of all tenants in a transaction that says so: for the outbox and
+    the timers only, which are worked off for all of them at once.
     """
     condition = f"{_TENANT} or {_EVERYWHERE}" if relayed else _TENANT
     op.execute(f"alter table {table} enable row level security")
@@ -141,3 +163,30 @@ def append_only(service: str, table: str) -> None:
     op.execute(f"""
         create trigger {table}_append_only before update or delete on {table}
         for each row execute function refuse_change()""")
+
+
+@contextlib.contextmanager
+def of_all_tenants(table: str) -> Iterator[None]:
+    """Let the migration, which is of no tenant, change the rows of all of them inside the block, and tell no audit."""
+    op.execute(f"alter table {table} no force row level security")
+    op.execute(f"alter table {table} disable trigger user")
+    yield
+    op.execute(f"alter table {table} enable trigger user")
+    op.execute(f"alter table {table} force row level security")
+
+
+def share_among_tenants(table: str, role: str) -> None:
+    """Let `role`, and nobody else, work for several tenants in one transaction, which names them in `app.tenant_ids`.
+
+    It keeps out everybody who is not named, and does not keep those who are apart: its statements join on tenant and
+    id.
+    """
+    named = "string_to_array(nullif(current_setting('app.tenant_ids', true), ''), ',')::uuid[]"
+    condition = f"tenant_id in (select unnest({named}))"
+    op.execute(f"create policy {table}_tenants on {table} to {role} using ({condition}) with check ({condition})")
+
+
+def keep_to_one_tenant(table: str, role: str) -> None:
+    """Undo share_among_tenants()."""
+    op.execute(f"drop policy {table}_tenants on {table}")
+    op.execute(f"revoke all on {table} from {role}")

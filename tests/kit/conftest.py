@@ -3,6 +3,7 @@
 db              kit.db.Database of the service `budgets`, in a database where no relay or consumer runs by itself
 kit_admin       the superuser in that database
 origin()        an Origin of this test's tenant; call(key=…) a Call
+clockwork       timers of a kind that only this test knows: `clockwork.set(origin(), id)`; see clockwork.py
 probe           a Probe servicer behind serving.calls on a real port: `probe.servicer.does = …`, `probe.stub.Do`
 """
 
@@ -11,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -26,6 +27,7 @@ from kit.settings import Settings
 from kit.telemetry import Trace
 from serving.calls import Calls
 from tests.harness.databases import Copy
+from tests.kit.clockwork import Clockwork
 from tests.kit.probe import Probe, ProbeStub
 
 
@@ -94,6 +96,12 @@ def call(tenant: UUID) -> Callable[..., Call]:
         return Call(**{**given, "deadline": time.monotonic() + 10, "method": "probe/Do", **changed})
 
     return make
+
+
+@pytest.fixture
+def clockwork(db: Database, kit_admin: "asyncpg.Pool[asyncpg.Record]") -> Clockwork:
+    """Timers of a kind of their own, so that no runner of another test takes them."""
+    return Clockwork(db, kit_admin, f"probe-{uuid4().hex}")
 
 
 class NoScopes:
