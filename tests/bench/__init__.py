@@ -1,1 +1,1 @@
-"""Measurements, each run with `python -m tests.bench.<case>`."""
+"""Measurements, run by `make bench`: cases against floors, in slices that take turns. docs/operations.md tells how."""

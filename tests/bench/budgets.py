@@ -1,0 +1,153 @@
+"""Group budgets: charges and questions about them, against a bare gRPC server and bare SQL."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from random import Random
+from typing import Final
+from uuid import uuid4
+
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import charge_pb2
+from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from grpc import aio
+
+from tests.bench import floors
+from tests.bench.data import CENT, Maker, Way, at_once, new_key
+from tests.bench.figures import Goal, rate_goal
+from tests.bench.load import CALLERS, WITHIN_S, Call, Runner, WrongAnswer, slices
+from tests.bench.plan import Bench, Part
+
+_BATCH: Final = 500
+_BATCH_CALLERS: Final = 4
+_TENANTS: Final = 100
+
+_FLOORS_OF: Final[Mapping[str, Sequence[str]]] = {
+    "charge_hot": ("floor_grpc_echo", "floor_sql_hot"),
+    "charge_spread": ("floor_grpc_echo", "floor_sql_spread"),
+    "charge_tenants": ("charge_spread",),
+    "check_availability": ("floor_grpc_echo",),
+    "charge_batch": ("floor_sql_hot",),
+    "charge_1_caller": ("floor_grpc_echo_1_caller", "floor_commit_1_caller"),
+}
+_GOALS: Final = (
+    rate_goal("charge_hot", "floor_grpc_echo", 0.75),
+    rate_goal("charge_hot", "floor_sql_hot", 1.5),
+    rate_goal("charge_spread", "floor_grpc_echo", 0.65),
+    rate_goal("charge_tenants", "charge_spread", 0.8),
+    rate_goal("check_availability", "floor_grpc_echo", 0.85),
+    Goal("charge_batch/per_s", "charge_batch", (), lambda ours: ours.per_s, at_least=20_000),
+    rate_goal("charge_batch", "floor_sql_hot", 8),
+    Goal(
+        "charge_1_caller/commits_above_echo",
+        "charge_1_caller",
+        ("floor_grpc_echo_1_caller", "floor_commit_1_caller"),
+        lambda ours, echo, commit: (ours.p50_s - echo.p50_s) / commit.p50_s,
+        at_most=1.5,
+    ),
+)
+
+
+def charging(stub: BudgetServiceStub, ways: Sequence[Way]) -> Call:
+    """A charge of a cent on one of the budgets, with a new key."""
+    random = Random(1)  # noqa: S311 - which budget, not a secret
+
+    async def call(_: int) -> int:
+        way, key = random.choice(ways), new_key()
+        request = pb.ChargeRequest(id=random.choice(way.budget_ids), amount=CENT, request_id=key)
+        reply = await stub.Charge(request, metadata=way.metadata, timeout=WITHIN_S)
+        if reply.request_id != key or reply.verdict != charge_pb2.Charge.ACCEPTED:
+            raise WrongAnswer(str(reply))
+        return 1
+
+    return call
+
+
+def checking(stub: BudgetServiceStub, ways: Sequence[Way]) -> Call:
+    """Whether one of the budgets has a cent."""
+    random = Random(1)  # noqa: S311 - which budget, not a secret
+
+    async def call(_: int) -> int:
+        way = random.choice(ways)
+        request = pb.CheckAvailabilityRequest(id=random.choice(way.budget_ids), amount=CENT)
+        reply = await stub.CheckAvailability(request, metadata=way.metadata, timeout=WITHIN_S)
+        if reply.verdict != charge_pb2.Availability.AVAILABLE or reply.chain[0].budget_id != request.id:
+            raise WrongAnswer(str(reply))
+        return 1
+
+    return call
+
+
+def batching(stub: BudgetServiceStub, ways: Sequence[Way]) -> Call:
+    """A batch of charges of a cent, each on one of the budgets; counts the charges."""
+    random = Random(1)  # noqa: S311 - which budget, not a secret
+
+    async def call(_: int) -> int:
+        way, keys = random.choice(ways), [new_key() for _ in range(_BATCH)]
+        charges = [pb.ChargeRequest(id=random.choice(way.budget_ids), amount=CENT, request_id=key) for key in keys]
+        request = pb.BatchChargeRequest(charges=charges)
+        reply = await stub.BatchCharge(request, metadata=way.metadata, timeout=WITHIN_S)
+        taken = [result.charge for result in reply.results]
+        if [charge.request_id for charge in taken if charge.verdict == charge_pb2.Charge.ACCEPTED] != keys:
+            raise WrongAnswer(str(reply)[:500])
+        return _BATCH
+
+    return call
+
+
+@contextlib.asynccontextmanager
+async def _runners(bench: Bench) -> AsyncIterator[dict[str, Runner]]:
+    """What can be measured; budgets for many callers are made only where they are wanted."""
+    stack, tenant_id = bench.stack, uuid4()
+    pid = stack.budgets.pid
+    async with contextlib.AsyncExitStack() as ending:
+        entities, budgets = [
+            await ending.enter_async_context(aio.insecure_channel(each.address))
+            for each in (stack.entities, stack.budgets)
+        ]
+        stub = BudgetServiceStub(budgets)
+        people = [stack.metadata(tenant_id, f"user-{number}") for number in range(CALLERS)]
+        hot_ids = await Maker(entities, budgets, people[0]).tree(1)
+        hot = [Way(metadata, hot_ids) for metadata in people]
+        first = pb.ChargeRequest(id=hot_ids[0], amount=CENT, request_id=new_key())
+        reply = await stub.Charge(first, metadata=people[0], timeout=WITHIN_S)
+        echo = await ending.enter_async_context(floors.echo(stack.folder, reply))
+        channel = await ending.enter_async_context(aio.insecure_channel(echo.address))
+        echoed = charging(BudgetServiceStub(channel), [Way(None, hot_ids)])
+        connections = await ending.enter_async_context(floors.sql(stack.database.admin_url))
+        runners = {
+            "floor_grpc_echo": slices(echoed, pid=echo.pid),
+            "floor_grpc_echo_1_caller": slices(echoed, callers=1),
+            "floor_sql_hot": slices(floors.charging(connections, 1), callers=floors.SQL_CONNECTIONS),
+            "floor_sql_spread": slices(floors.charging(connections, 1000), callers=floors.SQL_CONNECTIONS),
+            "floor_commit_1_caller": slices(floors.committing(connections[0]), callers=1),
+            "charge_hot": slices(charging(stub, hot), pid=pid),
+            "charge_1_caller": slices(charging(stub, hot), callers=1),
+            "check_availability": slices(checking(stub, hot), pid=pid),
+        }
+        if bench.wanted & {"charge_spread", "charge_tenants", "charge_batch"}:
+            leaves = await Maker(entities, budgets, people[0]).tree(10, 10, 10)
+            spread = [Way(metadata, leaves) for metadata in people]
+            runners["charge_spread"] = slices(charging(stub, spread), pid=pid)
+            runners["charge_batch"] = slices(batching(stub, spread), callers=_BATCH_CALLERS, pid=pid)
+        if "charge_tenants" in bench.wanted:
+            runners["charge_tenants"] = slices(charging(stub, await _tenants(bench, entities, budgets)), pid=pid)
+        yield runners
+
+
+async def _tenants(bench: Bench, entities: aio.Channel, budgets: aio.Channel) -> list[Way]:
+    """Somebody of each of many tenants, with ten budgets two levels below the highest."""
+
+    async def tenant() -> Way:
+        metadata = bench.stack.metadata(uuid4())
+        return Way(metadata, await Maker(entities, budgets, metadata).tree(1, 1, 10))
+
+    return await at_once([tenant] * _TENANTS)
+
+
+async def measure(bench: Bench) -> None:
+    """Charges and questions, in turn with their floors."""
+    async with _runners(bench) as runners:
+        await bench.measure(_FLOORS_OF, runners, _GOALS)
+
+
+PART: Final = Part("budgets", tuple(_FLOORS_OF), measure)

@@ -1,0 +1,258 @@
+"""What is measured: real processes over loopback, on a PostgreSQL and a NATS of their own, both flushing to disk."""
+
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import grpc
+from grpc import aio
+from grpc_health.v1 import health, health_pb2
+from pydantic import SecretStr
+
+from deploy.local import bound, places, servers
+from deploy.local.ports import answers, free_port, http_status
+from deploy.local.processes import GATEWAY, PROCESSES
+from kit.settings import Settings
+from tests.bench.load import WITHIN_S
+from tests.harness.databases import Cluster, Copy
+from tests.harness.services import settings_for
+from tests.harness.tokens import Keys
+
+ROOT = Path(__file__).parents[2]
+_UP_WITHIN_S = 30.0
+_END_WITHIN_S = 15.0
+_LOOK_EVERY_S = 0.05
+_TOKEN_S = 3600
+_NO_LIMIT = 100_000_000
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One that runs, and where."""
+
+    port: int
+    pid: int
+    log: Path
+
+    @property
+    def address(self) -> str:
+        """As gRPC takes it."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def resident_mib(self) -> float:
+        """The memory that it occupies."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        kib = next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]
+        return round(int(kib) / 1024, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The processes of the suite, as `make up` starts them."""
+
+    folder: Path
+    cluster: Cluster
+    database: Copy
+    nats_url: str
+    keys: Keys
+    collector: Process
+    services: dict[str, Process]
+    """By name, the gateway among them."""
+
+    @property
+    def entities(self) -> Process:
+        """The entities service."""
+        return self.services["entities"]
+
+    @property
+    def budgets(self) -> Process:
+        """The budgets service."""
+        return self.services["budgets"]
+
+    @property
+    def gateway(self) -> Process:
+        """REST."""
+        return self.services[GATEWAY]
+
+    def metadata(self, tenant_id: UUID, subject: str = "alice") -> Metadata:
+        """A token, as it goes with a call."""
+        return (("authorization", f"Bearer {self.token(tenant_id, subject)}"),)
+
+    def token(self, tenant_id: UUID, subject: str = "alice") -> str:
+        """Somebody of the finance department, for an hour."""
+        return self.keys.token(tenant_id, subject=subject, exp=int(time.time()) + _TOKEN_S)
+
+    def admin(self) -> "contextlib.AbstractAsyncContextManager[asyncpg.Connection]":
+        """The superuser, in the database of the stack."""
+        return connected(self.database.admin_url)
+
+    @contextlib.asynccontextmanager
+    async def served(
+        self, name: str, *, backend: Process | None = None, database: Copy | None = None
+    ) -> AsyncIterator[Process]:
+        """One more process of a service, for which `backend` is all others, or on a database of its own."""
+        wanted = next(each for each in PROCESSES if each.name == name)
+        port = free_port()
+        settings = settings_for(
+            name,
+            database or self.database,
+            self.nats_url,
+            self.keys,
+            addresses={need: (backend or self.services[need]).address for need in wanted.needs},
+            listen=f"127.0.0.1:{port}",
+            metrics_listen="" if name == GATEWAY else f"127.0.0.1:{free_port()}",
+            rate_limit=_NO_LIMIT,
+            otlp_endpoint=self.collector.address,
+            trace_ratio=Settings.model_fields["trace_ratio"].default,
+        )
+        log = self.folder / f"{name}-{port}.log"
+        async with process(log, port, python("-m", wanted.module), _environment(settings)) as started:
+            await _until_ready(started, http=name == GATEWAY)
+            yield started
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> "AsyncIterator[asyncpg.Connection]":
+    """A connection for the time of the block."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def running() -> AsyncIterator[Stack]:
+    """The stack, in a folder that goes with it."""
+    folder = places.open_temporary_folder("billing-bench-")
+    try:
+        with servers.postgres(folder / "postgres") as postgres, servers.nats(folder / "nats") as nats:
+            cluster = await Cluster.prepared(postgres.url)
+            database = await cluster.copy("stack")
+            (folder / "keys").mkdir()
+            keys = Keys.made_in(folder / "keys")
+            async with contextlib.AsyncExitStack() as ending:
+                port = free_port()
+                collecting = python("-m", "tests.flows.collector", str(port), str(folder / "spans.jsonl"))
+                collector = await ending.enter_async_context(process(folder / "collector.log", port, collecting))
+                stack = Stack(folder, cluster, database, nats.url, keys, collector, {})
+                for each in PROCESSES:
+                    stack.services[each.name] = await ending.enter_async_context(stack.served(each.name))
+                yield stack
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """The settings as variables of a process; what was not set has its default there too."""
+    given = {f"BILLING_{name.upper()}": _text(getattr(settings, name)) for name in settings.model_fields_set}
+    return {**given, "PYTHONUNBUFFERED": "1"}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def python(*arguments: str) -> list[str]:
+    """The command that runs this interpreter."""
+    return [sys.executable, *arguments]
+
+
+@contextlib.asynccontextmanager
+async def process(
+    log: Path, port: int, command: list[str], environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Process]:
+    """Run a command that serves on a port until the block ends; it ends with us at the latest."""
+    started = _spawn(log, command, environment or {})
+    try:
+        deadline = time.monotonic() + _UP_WITHIN_S
+        while not answers(port):
+            if started.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command} does not serve: {_said(log)}")
+            await asyncio.sleep(_LOOK_EVERY_S)
+        yield Process(port, started.pid, log)
+    finally:
+        await asyncio.to_thread(_end, started)
+
+
+def _spawn(log: Path, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [*bound.command(parent=str(os.getpid()), signal_name="TERM"), *command],
+            cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        )  # fmt: skip
+
+
+def _end(started: "subprocess.Popen[bytes]") -> None:
+    started.terminate()
+    try:
+        started.wait(_END_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        started.wait()
+
+
+def _said(log: Path) -> str:
+    return log.read_text(errors="replace")[-3000:]
+
+
+async def _until_ready(started: Process, *, http: bool) -> None:
+    deadline = time.monotonic() + _UP_WITHIN_S
+    while not (http_status(started.port, "/readyz") == 200 if http else await _serves(started)):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not ready: {_said(started.log)}")
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _serves(started: Process) -> bool:
+    async with aio.insecure_channel(started.address) as channel:
+        check: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{health.SERVICE_NAME}/Check")
+        try:
+            raw = await check(b"", timeout=WITHIN_S)
+        except grpc.RpcError:
+            return False
+    return health_pb2.HealthCheckResponse.FromString(raw).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def machine(stack: Stack) -> dict[str, Any]:
+    """Where it was measured, with which versions and settings."""
+    async with stack.admin() as admin:
+        shown = {
+            name: await admin.fetchval(f"show {name}") for name in ("server_version", "fsync", "synchronous_commit")
+        }
+        forced = await admin.fetchval(
+            "select relforcerowsecurity from pg_class where oid = 'budgets.budgets'::regclass"
+        )
+    libraries = {name: version(name) for name in ("grpcio", "protobuf", "asyncpg", "uvloop", "uvicorn", "nats-py")}
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
+        "load_before": [round(each, 2) for each in os.getloadavg()],
+        "versions": {"python": platform.python_version(), "postgres": shown["server_version"], **libraries},
+        "settings": {
+            "fsync": shown["fsync"],
+            "synchronous_commit": shown["synchronous_commit"],
+            "row_level_security": "forced" if forced else "off",
+            "tokens": "EdDSA, verified",
+            "telemetry": "metrics, and the default share of spans sent to a collector",
+            "log": "INFO, to a file",
+            "event_loop": "uvloop on both sides",
+        },
+    }
