@@ -1,0 +1,385 @@
+"""The service and a small model of it are asked the same things: every answer and every number must be the same."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import asyncpg
+import grpc
+import pytest
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import charge_pb2
+from billing.budgets.v1.alert_pb2 import Alert
+from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.entry_pb2 import Entry
+from billing.budgets.v1.hold_pb2 import Hold
+from billing.budgets.v1.rollover_pb2 import Transfer
+from billing.type.v1.money_pb2 import Money
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from kit import ids
+from tests.budgets.conftest import Desk
+from tests.budgets.model import APPROVAL, BLOCK, TOLERANCE, WARN, Answer, Tree
+from tests.harness.callers import Caller, Refusal
+from tests.harness.outside import eventually
+from tests.harness.services import Budgets, Entities
+from tests.harness.tokens import Keys
+
+T = TypeVar("T")
+
+TREE = (
+    ("group", 1000_00, BLOCK, "", 0),
+    ("sales", 600_00, TOLERANCE, "group", 1000),
+    ("labs", 300_00, WARN, "group", 0),
+    ("north", 250_00, BLOCK, "sales", 0),
+    ("south", 200_00, APPROVAL, "sales", 0),
+    ("trial", 33_33, TOLERANCE, "labs", 333),
+)
+NAMES = [name for name, *_ in TREE]
+AMOUNTS = st.sampled_from([1, 5_00, 33_33, 99_99, 120_00, 250_00]) | st.integers(1, 90_00)
+PARTS = st.none() | AMOUNTS
+SHARED = st.none() | st.integers(0, 2)
+"""A new key, or one of three that are used again and again, with the same input or another."""
+LINES = st.lists(st.tuples(st.sampled_from(NAMES), AMOUNTS, SHARED), min_size=1, max_size=6)
+EXPIRIES_MAX = 1
+
+
+def money(cents: int) -> Money:
+    return Money(currency_code="EUR", amount=f"{Decimal(cents) / 100:.2f}")
+
+
+def cents(text: str) -> int:
+    return int(Decimal(text) * 100)
+
+
+@dataclass(slots=True)
+class World:
+    """What the machines share."""
+
+    loop: asyncio.AbstractEventLoop
+    keys: Keys
+    budgets: Budgets
+    entities: Entities
+    admin: "asyncpg.Pool[asyncpg.Record]"
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def desk(self) -> Desk:
+        """Somebody of a tenant of their own."""
+        tenant = uuid4()
+        return Desk(Caller(tenant, "alice", self.keys.token(tenant)), self.budgets, self.entities)
+
+
+class Machine(RuleBasedStateMachine):
+    """Asks both; what the model calls by a name has an id in the service."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        self.tree = Tree()
+        self.desk = world.desk()
+        self.id_of: dict[str, str] = {}
+        self.name_of: dict[str, str] = {}
+        self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.replies: dict[tuple[str, str], bytes] = {}
+        self.numbers = 0
+        self.expiries = 0
+
+    @initialize()
+    def open_the_tree(self) -> None:
+        for name, amount, policy, parent, tolerance_bp in TREE:
+            opened = self.world.run(
+                self.desk.open(
+                    name=name, amount=money(amount), overspend_policy=Budget.OverspendPolicy.Value(policy),
+                    parent_id=self.id_of.get(parent, ""), tolerance_bp=tolerance_bp,
+                )
+            )  # fmt: skip
+            self.tree.open(name, amount, policy, parent=parent, tolerance_bp=tolerance_bp)
+            self._name(name, opened.id)
+        # Something of each kind is there from the beginning: which rules come together is a matter of luck.
+        for _ in range(2):
+            self.hold("north", 40_00)
+        self._ask("capture", self._key(), hold=min(self.tree.holds), amount=15_00, release_rest=False)
+        self.charge("south", 20_00, None)
+
+    @rule(budget=st.sampled_from(NAMES), amount=AMOUNTS, shared=SHARED)
+    def charge(self, budget: str, amount: int, shared: int | None) -> None:
+        self._ask("charge", self._key(shared), budget=budget, amount=amount)
+
+    @rule(lines=LINES, atomic=st.booleans())
+    def batch(self, lines: list[tuple[str, int, int | None]], atomic: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+        asked = [(self._key(shared), {"budget": budget, "amount": amount}) for budget, amount, shared in lines]
+        expected = self.tree.batch(asked, atomic=atomic)
+        request = pb.BatchChargeRequest(charges=[self._request("charge", *line) for line in asked], atomic=atomic)
+        reply = self._reply(self.desk.stub.BatchCharge, request)
+        if isinstance(reply, Refusal):
+            place = int(reply.metadata["line"].removeprefix("charges[").removesuffix("]"))
+            got = {"refused": reply.reason, "line": place, "line_reason": reply.metadata["line_reason"]}
+            assert got == expected
+            return
+        assert isinstance(expected, list)
+        assert reply.accepted_count == sum("refused" not in answer for answer in expected)
+        for (key, _), answer, result in zip(asked, expected, reply.results, strict=True):
+            known = ("charge", key) in self.replies
+            if result.HasField("charge"):
+                self._same("charge", key, answer, result.charge)
+                assert result.replayed == known
+            else:
+                assert self._refused(result.refusal.reason, result.refusal.metadata) == answer
+
+    @rule(budget=st.sampled_from(NAMES), amount=AMOUNTS)
+    def hold(self, budget: str, amount: int) -> None:
+        self._ask("hold", self._key(), budget=budget, amount=amount)
+
+    @precondition(lambda self: self.tree.holds)
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        self._ask("commit", self._key(), hold=self._some_hold(data))
+
+    @precondition(lambda self: self.tree.holds)
+    @rule(data=st.data(), amount=PARTS, release_rest=st.booleans())
+    def capture(self, data: st.DataObject, amount: int | None, release_rest: bool) -> None:  # noqa: FBT001
+        self._ask("capture", self._key(), hold=self._some_hold(data), amount=amount, release_rest=release_rest)
+
+    @precondition(lambda self: self.tree.holds)
+    @rule(data=st.data(), amount=PARTS)
+    def release(self, data: st.DataObject, amount: int | None) -> None:
+        self._ask("release", self._key(), hold=self._some_hold(data), amount=amount)
+
+    @precondition(lambda self: self.tree.charges)
+    @rule(data=st.data(), amount=PARTS, captured=st.booleans())
+    def refund(self, data: st.DataObject, amount: int | None, captured: bool) -> None:  # noqa: FBT001
+        wanted = sorted(name for name, spent in self.tree.charges.items() if spent["captured"] == captured)
+        charge = data.draw(st.sampled_from(wanted or sorted(self.tree.charges)))
+        self._ask("refund", self._key(), charge=charge, amount=amount)
+
+    @rule(budget=st.sampled_from(NAMES), amount=AMOUNTS, more=st.sampled_from([0, 200_00]))
+    def adjust(self, budget: str, amount: int, more: int) -> None:
+        self._ask("adjust", self._key(), budget=budget, amount=amount + more)
+
+    @rule(way=st.permutations(NAMES), amount=AMOUNTS)
+    def transfer(self, way: list[str], amount: int) -> None:
+        self._ask("transfer", self._key(), source=way[0], target=way[1], amount=amount)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        """What was answered is answered again, to the byte, and happens once; what was refused is decided anew."""
+        method, key, given = data.draw(st.sampled_from(self.asked))
+        self._ask(method, key, **given)
+
+    @precondition(lambda self: self.expiries < EXPIRIES_MAX and self._waiting())
+    @rule(data=st.data())
+    def outlive(self, data: st.DataObject) -> None:
+        """The time of a hold is over, before the clock has noticed."""
+        hold = data.draw(st.sampled_from(self._waiting()))
+        self.expiries += 1
+        self.tree.holds[hold]["due"] = True
+        self._in_the_database("update budgets.budget_holds set expire_time = now() where id = $1", hold)
+
+    @precondition(lambda self: self._overdue())
+    @rule(data=st.data())
+    def expire(self, data: st.DataObject) -> None:
+        hold = data.draw(st.sampled_from(self._overdue()))
+        self._in_the_database("update budgets.timers set due_time = now() where resource_id = $1", hold)
+        self.tree.expire(hold)
+        request = pb.GetHoldRequest(id=self.id_of[self.tree.holds[hold]["budget"]], hold_id=self.id_of[hold])
+
+        async def expired() -> bool:
+            return (await self.desk.who.call(self.desk.stub.GetHold, request)).state == Hold.EXPIRED
+
+        self.world.run(eventually(expired))
+
+    def teardown(self) -> None:
+        if self.id_of:
+            self.world.run(self._compare())
+
+    async def _compare(self) -> None:
+        """Everything that is left behind: numbers, ledgers, holds, alerts."""
+        who, stub = self.desk.who, self.desk.stub
+        for name in NAMES:
+            id = self.id_of[name]
+            budget = await who.call(stub.GetBudget, pb.GetBudgetRequest(id=id))
+            told = {field: cents(getattr(budget, field).amount) for field in _NUMBERS}
+            assert told == {**{field: self.tree.budgets[name][field] for field in told if field != "available"},
+                            "available": self.tree.available(name)}  # fmt: skip
+            verified = await who.call(stub.VerifyBudget, pb.VerifyBudgetRequest(id=id))
+            assert (verified.verified, verified.entry_count) == (True, self.tree.budgets[name]["version"])
+            assert cents(verified.open_holds.amount) == told["held"] + told["committed"]
+            ledger = await who.call(stub.ListEntries, pb.ListEntriesRequest(id=id, page_size=1000))
+            assert [self._entry(entry) for entry in reversed(ledger.entries)] == list(self._entries(name))
+            alerts = await who.call(stub.ListAlerts, pb.ListAlertsRequest(id=id, state=Alert.OPEN, page_size=1000))
+            raised = [(Alert.Type.Name(alert.alert_type), alert.threshold_bp) for alert in alerts.alerts]
+            assert sorted(raised) == sorted(self.tree.marks(name))
+        for hold in self.tree.holds:
+            request = pb.GetHoldRequest(id=self.id_of[self.tree.holds[hold]["budget"]], hold_id=self.id_of[hold])
+            assert self._hold(await who.call(stub.GetHold, request)) == self.tree.told(hold)
+
+    def _entries(self, name: str) -> Iterable[tuple[Any, ...]]:
+        for entry in self.tree.entries:
+            if name in entry["after"]:
+                kind, budget, key, amount = (entry[field] for field in ("kind", "budget", "key", "amount"))
+                yield kind, budget, key, amount, *entry["after"][name].values()
+
+    def _entry(self, entry: Entry) -> tuple[Any, ...]:
+        after = (entry.budget_amount_after, entry.spent_after, entry.held_after, entry.committed_after)
+        numbers = [cents(money.amount) for money in after]
+        kind, budget = Entry.Type.Name(entry.entry_type), self.name_of[entry.budget_id]
+        return kind, budget, entry.request_id, cents(entry.amount.amount), entry.ledger_version, *numbers
+
+    def _ask(self, method: str, key: str, **given: Any) -> None:
+        """Ask both, and compare what they say."""
+        self.asked.append((method, key, given))
+        rpc = getattr(self.desk.stub, _RPCS[method])
+        reply = self._reply(rpc, self._request(method, key, given))
+        answer = self.tree.ask(method, key, **given)
+        if isinstance(reply, Refusal):
+            assert self._refused(reply.reason, reply.metadata) == answer
+        else:
+            self._same(method, key, answer, reply)
+
+    def _reply(self, rpc: Any, request: Message) -> Any:
+        try:
+            return self.world.run(self.desk.who.call(rpc, request))
+        except grpc.aio.AioRpcError as error:
+            return Refusal.of(error)
+
+    def _same(self, method: str, key: str, answer: Answer, reply: Any) -> None:
+        """The reply says what the model says, and is the same each time."""
+        assert "refused" not in answer, f"taken, though {answer}"
+        sent = reply.SerializeToString(deterministic=True)
+        assert self.replies.setdefault((method, key), sent) == sent
+        self._learn(method, answer, reply)
+        assert self._told(method, reply) == answer
+
+    def _learn(self, method: str, answer: Answer, reply: Any) -> None:
+        if method == "hold":
+            self._name(answer["hold"], reply.id)
+        elif method == "capture":
+            self._name(answer["entry"], reply.last_entry_id)
+        elif method != "adjust" and "entry" in answer:
+            self._name(answer["entry"], reply.id)
+
+    def _told(self, method: str, reply: Any) -> Answer:
+        if isinstance(reply, Hold):
+            entry = {"entry": self.name_of[reply.last_entry_id]} if method == "capture" else {}
+            return {**self._hold(reply), **entry}
+        if isinstance(reply, Budget):
+            return {"amount": cents(reply.amount.amount), "available": cents(reply.available.amount)}
+        if isinstance(reply, Transfer):
+            left, reached = cents(reply.source.available.amount), cents(reply.target.available.amount)
+            return {"amount": cents(reply.amount.amount), "left": left, "reached": reached}
+        chain = [
+            (self.name_of[link.budget_id], cents(link.available_before.amount), cents(link.available_after.amount))
+            for link in reply.chain
+        ]
+        overspent = any(link.overspent for link in reply.chain)
+        told = {"entry": self.name_of[reply.id], "amount": cents(reply.amount.amount), "chain": chain}
+        if isinstance(reply, charge_pb2.Refund):
+            return {**told, "overspent": overspent, "refundable": cents(reply.refundable.amount)}
+        assert overspent == (reply.verdict == charge_pb2.Charge.ACCEPTED_OVERSPENT)
+        return {**told, "overspent": overspent}
+
+    def _hold(self, hold: Hold) -> Answer:
+        numbers = {name: cents(getattr(hold, name).amount) for name in ("amount", "captured", "released", "open")}
+        state = Hold.State.Name(hold.state)
+        return {"hold": self.name_of[hold.id], "budget": self.name_of[hold.budget_id], **numbers, "state": state}
+
+    def _refused(self, reason: str, metadata: Any) -> Answer:
+        """A refusal as the model says it: with the numbers that it names."""
+        wanted = _NUMBERS_OF_REFUSALS.get(reason, ())
+        read: dict[str, Callable[[str], Any]] = {"state": str, "budget_id": self.name_of.__getitem__}
+        told = {name.removesuffix("_id"): read.get(name, cents)(metadata[name]) for name in wanted}
+        if reason == "AMOUNT_BELOW_SPENT":
+            told["requested"] = told.pop("amount")
+        return {"refused": reason, **told}
+
+    def _request(self, method: str, key: str, given: dict[str, Any]) -> Any:
+        amount = given.get("amount")
+        asked: dict[str, Any] = {"request_id": key} | ({} if amount is None else {"amount": money(amount)})
+        if "hold" in given:
+            held = self.tree.holds[given["hold"]]
+            asked |= {"id": self.id_of[held["budget"]], "hold_id": self.id_of[given["hold"]]}
+        elif "charge" in given:
+            spent = self.tree.charges[given["charge"]]
+            asked |= {"id": self.id_of[spent["budget"]], "charge_id": self.id_of[given["charge"]]}
+        elif "source" in given:
+            asked |= {"id": self.id_of[given["source"]], "to_budget_id": self.id_of[given["target"]]}
+        else:
+            asked["id"] = self.id_of[given["budget"]]
+        if method == "hold":
+            asked["expire_time"] = _FAR
+        if method == "capture":
+            asked["release_rest"] = given["release_rest"]
+        return _REQUESTS[method](**asked)
+
+    def _key(self, shared: int | None = None) -> str:
+        self.numbers += 1
+        return f"shared-{shared}" if shared is not None else f"key-{self.numbers}"
+
+    def _name(self, name: str, id: str) -> None:
+        assert self.id_of.setdefault(name, id) == id
+        self.name_of[id] = name
+
+    def _some_hold(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(sorted(self.tree.holds)))
+
+    def _waiting(self) -> list[str]:
+        return [hold for hold, held in self.tree.holds.items() if held["state"] == "HELD" and not held["due"]]
+
+    def _overdue(self) -> list[str]:
+        return [hold for hold, held in self.tree.holds.items() if held["state"] == "HELD" and held["due"]]
+
+    def _in_the_database(self, statement: str, hold: str) -> None:
+        self.world.run(self.world.admin.execute(statement, ids.HOLD.parse(self.id_of[hold])))
+
+
+_NUMBERS = ("amount", "spent", "held", "committed", "captured", "available")
+_NUMBERS_OF_REFUSALS = {
+    "BUDGET_EXCEEDED": ("budget_id", "requested", "available"),
+    "APPROVAL_REQUIRED": ("budget_id", "requested", "available"),
+    "HOLD_EXCEEDED": ("requested", "available"),
+    "REFUND_EXCEEDS_CHARGE": ("requested", "available"),
+    "AMOUNT_BELOW_SPENT": ("amount", "spent"),
+    "TRANSFER_EXCEEDS_BUDGET": ("requested", "transferable", "used"),
+    "HOLD_STATE": ("state",),
+}
+_RPCS = {
+    "charge": "Charge", "hold": "CreateHold", "commit": "CommitHold", "capture": "CaptureHold",
+    "release": "ReleaseHold", "refund": "RefundCharge", "adjust": "UpdateBudget",
+    "transfer": "TransferBudget",
+}  # fmt: skip
+_REQUESTS: dict[str, Callable[..., Message]] = {
+    method: getattr(pb, f"{rpc}Request") for method, rpc in _RPCS.items()
+}  # fmt: skip
+_FAR = Timestamp(seconds=int((datetime.now(UTC) + timedelta(days=30)).timestamp()))
+
+
+@pytest.fixture(scope="session")
+async def loop() -> asyncio.AbstractEventLoop:
+    """The loop in which the services of this worker run."""
+    return asyncio.get_running_loop()
+
+
+def test_the_service_does_what_the_model_does(
+    loop: asyncio.AbstractEventLoop,
+    keys: Keys,
+    budgets: Budgets,
+    entities: Entities,
+    admin: "asyncpg.Pool[asyncpg.Record]",
+) -> None:
+    world = World(loop, keys, budgets, entities, admin)
+    # What fails is told as it is: making it smaller would take minutes.
+    bounded = settings(
+        max_examples=8, stateful_step_count=50, derandomize=True, deadline=None, database=None, phases=[Phase.generate]
+    )
+    run_state_machine_as_test(lambda: Machine(world), settings=bounded)  # type: ignore[arg-type]  # any factory will do
