@@ -29,6 +29,9 @@ MIGRATIONS: Final = {
 }
 """Where the revisions of each schema are."""
 
+ENGINES: Final = {"budgets": "budgets_engine"}
+"""Roles that the serving role of a service may take on for work on several tenants at once; nobody logs in as one."""
+
 _PROVISION_LOCK: Final = 4_720_001
 _LOCK_TRIES: Final = 40
 _LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -65,6 +68,9 @@ async def provision(admin_url: str, database: str, services: Iterable[str], pass
             await _provision_role(admin, role, passwords[role])
         if not await admin.fetchval("SELECT count(*) FROM pg_database WHERE datname = $1", database):
             await admin.execute(f"CREATE DATABASE {_name(database)} TEMPLATE template0 ENCODING 'UTF8'")
+        for service in services:
+            if service in ENGINES:
+                await _provision_engine(admin, ENGINES[service], roles(service)[1])
         inside = await asyncpg.connect(admin_url, database=database)
         try:
             await inside.execute(_closed_to_public(database))
@@ -88,6 +94,14 @@ async def _provision_role(admin: asyncpg.Connection, role: str, password: str) -
         await admin.execute(f"GRANT {_name(role)} TO CURRENT_USER")
 
 
+async def _provision_engine(admin: asyncpg.Connection, engine: str, app: str) -> None:
+    if not await admin.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", engine):
+        await admin.execute(f"CREATE ROLE {_name(engine)} NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE")
+    # What the engine may do, the serving role may do only while it says that it is the engine.
+    await admin.execute(f"ALTER ROLE {_name(app)} NOINHERIT")
+    await admin.execute(f"GRANT {_name(engine)} TO {_name(app)}")
+
+
 def _closed_to_public(database: str) -> str:
     return f"""
         REVOKE ALL ON DATABASE {_name(database)} FROM PUBLIC;
@@ -98,11 +112,13 @@ def _closed_to_public(database: str) -> str:
 def _schema(database: str, service: str) -> str:
     schema = _name(service)
     owner, app = map(_name, roles(service))
+    engine = f"GRANT USAGE ON SCHEMA {schema} TO {_name(ENGINES[service])};" if service in ENGINES else ""
     defaults = f"ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema}"
     return f"""
         CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {owner};
         GRANT CONNECT ON DATABASE {_name(database)} TO {owner}, {app};
         GRANT USAGE ON SCHEMA {schema} TO {app};
+        {engine}
         {defaults} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {app};
         {defaults} GRANT USAGE, SELECT ON SEQUENCES TO {app};
         ALTER ROLE {owner} SET search_path = {schema};

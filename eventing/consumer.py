@@ -1,7 +1,8 @@
 """Events in: each has its effect once, whatever is delivered twice, lost on the way or killed in between.
 
-The inbox row of (consumer, event) and the effect stand in one transaction. A handler that fails is tried again
-with growing pauses; after five deliveries the event goes to the dead letters, from where it can be redriven.
+The inbox row of (consumer, event) and the effect stand in one transaction; a handler that has transactions of its own
+makes its effect once by itself, and is given many events at a time. A handler that fails is tried again with growing
+pauses; after five deliveries the event goes to the dead letters, from where it can be redriven.
 """
 
 import asyncio
@@ -24,22 +25,27 @@ from sqlalchemy import text
 from eventing.bus import STREAM
 from kit import clock, ids, telemetry
 from kit.db import Database, WriteSession, refusal_of
-from kit.errors import Unavailable
+from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable
 from kit.origin import Origin
 from kit.tasks import undisturbed
 from kit.telemetry import Trace, log
 
 _BATCH = 16
+_BATCH_OUTSIDE = 256
+"""Handlers outside of our transactions do in groups what comes together: the more at once, the less each costs."""
 _ACK_WAIT_S = 60
 _HANDLER_S = 8.0
 """A handler that is under way when the process is to end is waited for."""
 _DELIVERIES_MAX = 5
 _PAUSES_S = (0.2, 1.0, 5.0, 15.0)
+_PASSING = TimeoutError | Unavailable | DeadlineExceeded | Conflict | Overloaded
+"""What is no fault of the event: it is tried again however often."""
 ERROR_MAX = 2000
 """How much of an error's text a dead letter keeps."""
 
 EventT = TypeVar("EventT", bound=Message)
 React = Callable[[WriteSession, EventT], Awaitable[None]]
+ReactOutside = Callable[[Origin, EventT], Awaitable[None]]
 
 _ENTER = text(
     "insert into inbox (tenant_id, consumer, event_id) values (:tenant_id, :consumer, :event_id) on conflict do nothing"
@@ -57,7 +63,8 @@ class Handler:
 
     name: str
     event: type[Message]
-    react: React[Any]
+    react: Callable[[Any, Any], Awaitable[None]]
+    outside: bool = False
 
     @property
     def subject(self) -> str:
@@ -68,6 +75,15 @@ class Handler:
 def on(event: type[EventT]) -> Callable[[React[EventT]], Handler]:
     """Make a function `(tx, event)` the handler of an event; its name is the consumer's, so never rename it."""
     return lambda react: Handler(react.__name__, event, react)
+
+
+def on_outside(event: type[EventT]) -> Callable[[ReactOutside[EventT]], Handler]:
+    """Make a function `(origin, event)` with transactions of its own the handler of an event; named as with `on`.
+
+    It may be called twice with the same event, also at the same moment and in two replicas: a key of what the event is
+    about, kept with the effect, makes that one.
+    """
+    return lambda react: Handler(react.__name__, event, react, outside=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +140,10 @@ class Consumer:
                 ack_policy=AckPolicy.EXPLICIT, ack_wait=_ACK_WAIT_S, max_deliver=-1, deliver_policy=DeliverPolicy.ALL
             ),
         )
+        batch = _BATCH_OUTSIDE if self._handler.outside else _BATCH
         while True:
             try:
-                messages = await subscription.fetch(_BATCH, timeout=5)
+                messages = await subscription.fetch(batch, timeout=5)
             except (NatsTimeout, TimeoutError):
                 continue
             await undisturbed(asyncio.gather(*map(self._take, messages)))
@@ -161,15 +178,20 @@ class Consumer:
     async def handle(self, delivery: Delivery, trace: Trace) -> None:
         """Let the event have its effect, unless it had it before."""
         event = json_format.Parse(delivery.body, self._handler.event(), ignore_unknown_fields=True)
-        async with asyncio.timeout(_HANDLER_S), self._db.write(delivery.origin(trace)) as tx:
-            entered = await tx.execute(
-                _ENTER.bindparams(tenant_id=delivery.tenant_id, consumer=self.name, event_id=delivery.event_id)
-            )
-            if entered:
-                await self._handler.react(tx, event)
+        origin, react = delivery.origin(trace), self._handler.react
+        async with asyncio.timeout(_HANDLER_S):
+            if self._handler.outside:
+                await react(origin, event)
+                return
+            async with self._db.write(origin) as tx:
+                entered = await tx.execute(
+                    _ENTER.bindparams(tenant_id=delivery.tenant_id, consumer=self.name, event_id=delivery.event_id)
+                )
+                if entered:
+                    await react(tx, event)
 
     async def _failed(self, message: Msg, delivery: Delivery, trace: Trace, error: Exception) -> None:
-        passing = refusal_of(error) is not None or isinstance(error, TimeoutError | Unavailable)
+        passing = refusal_of(error) is not None or isinstance(error, _PASSING)
         log.warning("event failed", consumer=self.name, event_id=str(delivery.event_id), exc_info=error)
         if delivery.deliveries < _DELIVERIES_MAX or passing:
             await message.nak(delay=_PAUSES_S[min(delivery.deliveries, len(_PAUSES_S)) - 1])

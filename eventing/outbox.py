@@ -17,6 +17,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from eventing import bus
 from kit import clock, ids, telemetry
 from kit.db import Base, Database, WriteSession
+from kit.origin import Origin
 from kit.telemetry import log
 
 _BATCH = 200
@@ -48,22 +49,25 @@ class OutboxRow(Base):
 
 def append(tx: WriteSession, event: Message) -> None:
     """Say `event` to the world when `tx` commits, and not otherwise."""
+    tx.add(drafted(tx.origin, event))
+    tx.appended = True
+
+
+def drafted(origin: Origin, event: Message) -> OutboxRow:
+    """The event as it is to stand in the outbox, said on behalf of `origin`; raises ValueError if too large."""
     body = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None)
     if len(body) > BODY_CHARACTERS_MAX:
         # NATS would never take it, and the events behind it would wait for ever.
         raise ValueError(f"{event.DESCRIPTOR.full_name} is too large to be published; events bear ids, not documents")
-    tx.add(
-        OutboxRow(
-            id=ids.new(),
-            tenant_id=tx.tenant_id,
-            type=event.DESCRIPTOR.full_name,
-            body=body,
-            actor=tx.origin.actor,
-            traceparent=tx.origin.trace.header(),
-            create_time=clock.now(),
-        )
+    return OutboxRow(
+        id=ids.new(),
+        tenant_id=origin.tenant_id,
+        type=event.DESCRIPTOR.full_name,
+        body=body,
+        actor=origin.actor,
+        traceparent=origin.trace.header(),
+        create_time=clock.now(),
     )
-    tx.appended = True
 
 
 class Relay:

@@ -212,7 +212,7 @@ def _principal(claims: Mapping[str, object], *, by_service: bool) -> Principal:
     if not isinstance(subject, str) or not 0 < len(subject) <= 128 or not subject.isprintable():  # noqa: PLR2004
         raise ValueError("sub")
     return Principal(
-        tenant_id=UUID(str(claims["tenant_id"])),
+        tenant_id=ids.uuid_of(str(claims["tenant_id"])),
         subject=subject,
         roles=tuple(granted),
         permissions=frozenset().union(*(ROLES[role] for role in granted)),

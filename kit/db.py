@@ -19,19 +19,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 from google.protobuf.message import Message
-from sqlalchemy import (
-    ColumnElement,
-    DateTime,
-    Executable,
-    Integer,
-    MetaData,
-    Row,
-    Select,
-    Uuid,
-    false,
-    or_,
-    text,
-)
+from sqlalchemy import ColumnElement, DateTime, Executable, Integer, MetaData, Row, Select, Uuid, false, or_, text
 from sqlalchemy import Enum as SqlEnum
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout

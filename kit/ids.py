@@ -6,14 +6,20 @@ The hex digits are the UUID without dashes, so an id from a log can be pasted in
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 from uuid import UUID
+
+from asyncpg.pgproto import pgproto
 
 from kit.errors import InvalidFields, Violation
 
 _last = 0
 
 _DIGITS = re.compile("[0-9a-f]{32}")
+# asyncpg's own: made, hashed and compared ten times as fast
+uuid_of = cast("Callable[[str | bytes], UUID]", pgproto.UUID)
 
 
 def new() -> UUID:
@@ -22,7 +28,7 @@ def new() -> UUID:
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     _last = max(milliseconds << 12 | (nanoseconds << 12) // 1_000_000, _last + 1)
     random = int.from_bytes(os.urandom(8), "big") >> 2
-    return UUID(int=(_last >> 12) << 80 | 0x7 << 76 | (_last & 0xFFF) << 64 | 0x2 << 62 | random)
+    return uuid_of(((_last >> 12) << 80 | 0x7 << 76 | (_last & 0xFFF) << 64 | 0x2 << 62 | random).to_bytes(16, "big"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Kind:
         prefix, _, digits = text.partition("_")
         if prefix != self.prefix or not _DIGITS.fullmatch(digits):
             raise InvalidFields([Violation(field, self.describe(text), "id.kind")])
-        return UUID(digits)
+        return uuid_of(digits)
 
     def parse_optional(self, text: str, field: str = "id") -> UUID | None:
         """As parse; None for empty text."""

@@ -12,6 +12,7 @@ DIGITS_MAX = 13
 
 _PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # Decimal itself also takes 1e3, 1_000, NaN and the digits of every script
 
+_UNITS = [Decimal(1).scaleb(-places) for places in range(7)]
 BP = 10_000
 """Basis points in the whole: 10,000 bp = 100 %."""
 
@@ -48,9 +49,9 @@ class Money:
     def text(self) -> str:
         """The amount with exactly the decimal places of its currency, "1250.00"; more only where it has more."""
         places = exponent(self.currency) or 0
-        amount = self.amount.normalize() + 0  # which makes 0 of -0
-        scale = amount.as_tuple().exponent
-        return f"{amount:.{max(places, -scale if isinstance(scale, int) else 0)}f}"
+        exact = self.amount.quantize(_UNITS[places])
+        amount = exact if exact == self.amount else self.amount.normalize()
+        return f"{amount + 0:f}"  # which makes 0 of -0
 
     def utilisation_bp(self, whole: "Money") -> int:
         """This as a share of `whole` (above zero) in basis points, rounded down, at most what an int32 holds."""

@@ -98,6 +98,9 @@ SAMPLES: Final = (
     ),
 )  # fmt: skip
 
+_RATES: Final = {"USD": "1.10", "GBP": "0.86"}
+"""What one euro costs in the sample entities' other currencies."""
+
 
 def load(port: int) -> tuple[int, int]:
     """Create what is missing; gives how many were created and how many were there."""
@@ -115,6 +118,8 @@ def load(port: int) -> tuple[int, int]:
             found = created["id"]
             made += 1
         known[sample.name] = found
+    for currency, rate in _RATES.items():
+        _load_rates(gateway, authorization, currency, rate)
     gateway.close()
     return made, len(SAMPLES) - made
 
@@ -125,6 +130,23 @@ def _find(
     query = urlencode({field: body[field] for field in sample.among} | {"page_size": 1000})
     listed = _ask(gateway, "GET", f"{sample.collection}?{query}", headers)[sample.collection]
     return next((item["id"] for item in listed if item[sample.known_by] == body[sample.known_by]), None)
+
+
+def _load_rates(gateway: http.client.HTTPConnection, headers: Mapping[str, str], currency: str, rate: str) -> None:
+    """A rate for each month of this year that has none yet, so that what is loaded from elsewhere stays as it is."""
+    today = dt.datetime.now(dt.UTC).date()
+    pair = {"base_currency": "EUR", "quote_currency": currency}
+    query = urlencode(pair | {"start_date": f"{today.year}-01-01", "page_size": 1000})
+    listed = _ask(gateway, "GET", f"exchange-rates?{query}", headers)["exchange_rates"]
+    known = {recorded["effective_date"][: len("YYYY-MM")] for recorded in listed}
+    months = [f"{today.year}-{month:02}" for month in range(1, today.month + 1)]
+    missing = [
+        pair | {"effective_date": f"{month}-01", "rate": rate, "source": "sample"}
+        for month in months
+        if month not in known
+    ]
+    if missing:
+        _ask(gateway, "PUT", "exchange-rates", headers, {"rates": missing})
 
 
 def _ask(

@@ -4,7 +4,7 @@ from datetime import date, datetime
 from uuid import UUID
 
 from kit import ids
-from kit.errors import FailedPrecondition, NotFound
+from kit.errors import BillingError, FailedPrecondition, NotFound
 from kit.money import Money
 from kit.resources import ResourceNotFound, StateForbids
 
@@ -87,6 +87,99 @@ class AmountBelowSpent(FailedPrecondition):
         )
 
 
+class HoldNotFound(ResourceNotFound):
+    reason = "HOLD_NOT_FOUND"
+    kind = ids.HOLD
+
+
+class HoldStateForbids(StateForbids):
+    reason = "HOLD_STATE"
+    kind = ids.HOLD
+
+
+class HoldExpired(FailedPrecondition):
+    reason = "HOLD_EXPIRED"
+
+    def __init__(self, hold_id: UUID, *, expired: datetime) -> None:
+        text = ids.HOLD.format(hold_id)
+        super().__init__(
+            f"The hold {text} expired at {expired.isoformat()}; make a new one.",
+            hold_id=text,
+            expire_time=expired.isoformat(),
+        )
+
+
+class HoldExceeded(FailedPrecondition):
+    reason = "HOLD_EXCEEDED"
+
+    def __init__(self, hold_id: UUID, *, requested: Money, available: Money) -> None:
+        text = ids.HOLD.format(hold_id)
+        super().__init__(
+            f"{available} of the hold {text} is left; {requested} is too much.",
+            hold_id=text,
+            requested=requested.text(),
+            available=available.text(),
+            currency_code=available.currency,
+        )
+
+
+class EntryNotFound(ResourceNotFound):
+    reason = "ENTRY_NOT_FOUND"
+    kind = ids.ENTRY
+
+
+class RefundExceedsCharge(FailedPrecondition):
+    reason = "REFUND_EXCEEDS_CHARGE"
+
+    def __init__(self, charge_id: UUID, *, requested: Money, available: Money) -> None:
+        text = ids.ENTRY.format(charge_id)
+        super().__init__(
+            f"{available} of the charge {text} is not refunded yet; {requested} is too much.",
+            charge_id=text,
+            requested=requested.text(),
+            available=available.text(),
+            currency_code=available.currency,
+        )
+
+
+class RateMissing(FailedPrecondition):
+    reason = "RATE_MISSING"
+
+    def __init__(self, currency: str, *, to: str, on: date) -> None:
+        super().__init__(
+            f"There is no exchange rate from {currency} to {to} for {on}; set one and try again.",
+            from_currency_code=currency,
+            to_currency_code=to,
+            rate_date=on,
+        )
+
+
+class AmountTooSmall(FailedPrecondition):
+    reason = "AMOUNT_TOO_SMALL"
+
+    def __init__(self, amount: Money, currency: str) -> None:
+        super().__init__(
+            f"{amount} is less than the smallest amount of {currency}.",
+            amount=amount.text(),
+            given=amount.currency,
+            currency_code=currency,
+        )
+
+
+class BatchRefused(FailedPrecondition):
+    reason = "BATCH_REFUSED"
+
+    def __init__(self, index: int, refusal: BillingError) -> None:
+        self.index = index
+        self.refusal = refusal
+        super().__init__(
+            f"Nothing was taken, since charges[{index}] is refused: {refusal.message}",
+            line=f"charges[{index}]",
+            line_reason=refusal.reason,
+        )
+        self.metadata |= refusal.metadata
+
+
 class PeriodOutsideParent(FailedPrecondition):
     reason = "PERIOD_OUTSIDE_PARENT"
 
@@ -136,3 +229,59 @@ class AlertNotFound(ResourceNotFound):
 class AlertStateForbids(StateForbids):
     reason = "ALERT_STATE"
     kind = ids.ALERT
+
+
+class TransferExceedsBudget(FailedPrecondition):
+    reason = "TRANSFER_EXCEEDS_BUDGET"
+
+    def __init__(self, budget_id: UUID, *, requested: Money, transferable: Money, amount: Money, used: Money) -> None:
+        text = ids.BUDGET.format(budget_id)
+        super().__init__(
+            f"At most {transferable} can leave the budget {text}; {requested} is too much."
+            f" Its amount is {amount}, and {used} is spent, held or committed.",
+            budget_id=text,
+            currency_code=requested.currency,
+            requested=requested.text(),
+            transferable=transferable.text(),
+            amount=amount.text(),
+            used=used.text(),
+        )
+
+
+class PeriodNotOver(FailedPrecondition):
+    reason = "PERIOD_NOT_OVER"
+
+    def __init__(self, budget_id: UUID, *, ends: datetime) -> None:
+        text = ids.BUDGET.format(budget_id)
+        super().__init__(
+            f"The period of the budget {text} ends at {ends.isoformat()}; say `early` to roll it over before.",
+            budget_id=text,
+            period_end_time=ends.isoformat(),
+        )
+
+
+class PeriodOpened(FailedPrecondition):
+    reason = "PERIOD_OPENED"
+
+    def __init__(self, budget_id: UUID, opened_id: UUID) -> None:
+        text, opened = ids.BUDGET.format(budget_id), ids.BUDGET.format(opened_id)
+        super().__init__(
+            f"The period after that of the budget {text} is open already: {opened}.",
+            budget_id=text,
+            opened_budget_id=opened,
+        )
+
+
+class ParentNotRolledOver(FailedPrecondition):
+    reason = "PARENT_NOT_ROLLED_OVER"
+
+    def __init__(self, budget_id: UUID, parent_id: UUID, *, start: date, end: date) -> None:
+        text, parent = ids.BUDGET.format(budget_id), ids.BUDGET.format(parent_id)
+        super().__init__(
+            f"The next period of the budget {text}, from {start} until before {end}, does not lie within that of the"
+            f" budget above, {parent}; roll that one over, and this one goes with it.",
+            budget_id=text,
+            parent_id=parent,
+            period_start_date=start,
+            period_end_date=end,
+        )

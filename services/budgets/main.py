@@ -1,10 +1,12 @@
 """What the process of the budgets service is made of."""
 
+from eventing.bus import Bus
+from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
-from services.budgets import events
-from services.budgets.peers import Owners
-from services.budgets.rpc import BudgetServicer
+from services.budgets import events, peers, rpc, timers
+from services.budgets.ledger import Ledger
+from services.budgets.service.usage import Usage
 from serving.clients import Peer
 from serving.pages import Pages
 from serving.scope import RemoteScopes
@@ -13,13 +15,18 @@ from serving.server import Service, run
 
 def compose(settings: Settings) -> Service:
     """The parts of the service."""
-    db = Database(settings)
+    db, bus = Database(settings), Bus()
     entities = Peer(settings, "entities")
+    exchange = peers.Rates(entities, bus)
+    ledger = Ledger(settings, exchange, db.appended)
+    usage = Usage(settings, db, ledger)
     return Service(
         db=db,
         scopes=RemoteScopes(entities),
-        servicers=[BudgetServicer(db, Pages(settings), Owners(entities))],
-        handlers=events.HANDLERS,
+        servicers=[rpc.BudgetServicer(db, Pages(settings), peers.Owners(entities), exchange, ledger, bus=bus)],
+        handlers=events.handlers(usage),
+        jobs=[ledger.run, usage.run, exchange.forget_changed, Timers(db, settings.service, timers.timers(ledger)).run],
+        bus=bus,
     )
 
 

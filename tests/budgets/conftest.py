@@ -1,26 +1,50 @@
 """The desk of somebody of finance, who has a company and opens and charges budgets."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1 import charge_pb2
 from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
+from billing.budgets.v1.hold_pb2 import Hold
 from billing.entities.v1.department_service_pb2 import CreateDepartmentRequest
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.entity_service_pb2 import CreateEntityRequest
+from billing.entities.v1.exchange_rate_service_pb2 import SetExchangeRatesRequest
 from billing.type.v1.money_pb2 import Money
+from nats.aio.client import Client
 
+from tests.budgets.usage import Replica, Said
+from tests.entities.conftest import rate_input
 from tests.harness.callers import Caller
-from tests.harness.services import Budgets, Entities
+from tests.harness.services import Budgets, Entities, Served
 
 
 def eur(amount: str) -> Money:
     return Money(currency_code="EUR", amount=amount)
+
+
+def money(amount: str | Money) -> Money:
+    """Euros, unless another currency is said."""
+    return eur(amount) if isinstance(amount, str) else amount
+
+
+def line(budget: Budget, amount: str | Money, key: str = "", **given: Any) -> pb.ChargeRequest:
+    """A charge, alone or in a batch."""
+    return pb.ChargeRequest(id=budget.id, amount=money(amount), request_id=key or uuid4().hex, **given)
+
+
+def numbers(budget: Budget) -> tuple[str, str, str, str, str]:
+    """What is spent, held, committed, captured and available."""
+    seen = budget.spent, budget.held, budget.committed, budget.captured, budget.available
+    return tuple(amount.amount for amount in seen)  # type: ignore[return-value]  # of so many
 
 
 class Desk:
@@ -60,9 +84,67 @@ class Desk:
         request.MergeFrom(pb.CreateBudgetRequest(**given))
         return await self.who.call(self.stub.CreateBudget, request)
 
-    async def charge(self, budget: Budget, amount: str, key: str = "", **given: Any) -> charge_pb2.Charge:
-        request = pb.ChargeRequest(id=budget.id, amount=eur(amount), request_id=key or uuid4().hex, **given)
-        return await self.who.call(self.stub.Charge, request)
+    async def charge(self, budget: Budget, amount: str | Money, key: str = "", **given: Any) -> charge_pb2.Charge:
+        return await self.who.call(self.stub.Charge, line(budget, amount, key, **given))
+
+    async def batch(self, *lines: pb.ChargeRequest, atomic: bool = False) -> pb.BatchChargeResponse:
+        request = pb.BatchChargeRequest(charges=lines, atomic=atomic)
+        return await self.who.call(self.stub.BatchCharge, request)
+
+    async def refund(
+        self, charge: charge_pb2.Charge, amount: str | Money = "", key: str = "", **given: Any
+    ) -> charge_pb2.Refund:
+        """All that is left of it where no amount is said."""
+        usual = {"id": charge.budget_id, "charge_id": charge.id, "request_id": key or uuid4().hex}
+        request = pb.RefundChargeRequest(**{**usual, **given}, amount=money(amount) if amount else None)
+        return await self.who.call(self.stub.RefundCharge, request)
+
+    async def hold(self, budget: Budget, amount: str | Money, key: str = "", **given: Any) -> Hold:
+        request = pb.CreateHoldRequest(id=budget.id, amount=money(amount), request_id=key or uuid4().hex, **given)
+        return await self.who.call(self.stub.CreateHold, request)
+
+    async def commit(self, hold: Hold, key: str = "") -> Hold:
+        request = pb.CommitHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex)
+        return await self.who.call(self.stub.CommitHold, request)
+
+    async def capture(self, hold: Hold, amount: str | Money = "", key: str = "", **given: Any) -> Hold:
+        """All that is left of it where no amount is said."""
+        request = pb.CaptureHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex, **given)
+        if amount:
+            request.amount.CopyFrom(money(amount))
+        return await self.who.call(self.stub.CaptureHold, request)
+
+    async def release(self, hold: Hold, amount: str | Money = "", key: str = "") -> Hold:
+        """All that is left of it where no amount is said."""
+        request = pb.ReleaseHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex)
+        if amount:
+            request.amount.CopyFrom(money(amount))
+        return await self.who.call(self.stub.ReleaseHold, request)
+
+    async def get_hold(self, hold: Hold) -> Hold:
+        return await self.who.call(self.stub.GetHold, pb.GetHoldRequest(id=hold.budget_id, hold_id=hold.id))
+
+    async def holds(self, budget: Budget, **given: Any) -> list[Hold]:
+        return list((await self.who.call(self.stub.ListHolds, pb.ListHoldsRequest(id=budget.id, **given))).holds)
+
+    async def entries(self, budget: Budget, **given: Any) -> list[Entry]:
+        """Newest first."""
+        return list((await self.who.call(self.stub.ListEntries, pb.ListEntriesRequest(id=budget.id, **given))).entries)
+
+    async def verify(self, *budgets: Budget) -> list[BudgetVerification]:
+        """What the ledgers say; the test fails where one says something else than its budget."""
+        seen = [await self.who.call(self.stub.VerifyBudget, pb.VerifyBudgetRequest(id=budget.id)) for budget in budgets]
+        assert all(found.verified for found in seen), seen
+        return seen
+
+    async def close(self, budget: Budget) -> Budget:
+        return await self.who.call(self.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
+
+    async def set_rates(self, *rates: str) -> None:
+        """Record exchange rates, each as "2026-03-01 USD/EUR 0.9"; without a day they are of today."""
+        today = datetime.now(UTC).date()
+        given = [rate_input(rate if rate[0].isdigit() else f"{today} {rate}") for rate in rates]
+        await self.who.call(self.entities.rates.SetExchangeRates, SetExchangeRatesRequest(rates=given))
 
     async def get(self, budget: Budget) -> Budget:
         return await self.who.call(self.stub.GetBudget, pb.GetBudgetRequest(id=budget.id))
@@ -84,3 +166,30 @@ def desk_of(budgets: Budgets, entities: Entities) -> Callable[[Caller], Desk]:
 @pytest.fixture
 def desk(desk_of: Callable[[Caller], Desk], finance: Caller) -> Desk:
     return desk_of(finance)
+
+
+@pytest.fixture
+async def company(desk: Desk) -> str:
+    """The company of the desk."""
+    desk.entity_id = await desk.company()
+    return desk.entity_id
+
+
+@pytest.fixture
+def said(nats: Client, tenant: UUID, desk: Desk, admin: "asyncpg.Pool[asyncpg.Record]") -> Said:
+    """Events that reach the budgets service."""
+    return Said(nats, tenant, desk, admin)
+
+
+@pytest.fixture
+async def replica(budgets_served: Served[Budgets], tenant: UUID) -> AsyncIterator[Replica]:
+    """A second budgets service."""
+    from services.budgets.main import compose
+
+    service = compose(budgets_served.settings)
+    jobs = [asyncio.ensure_future(job()) for job in service.jobs]
+    yield Replica(service, tenant)
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    await service.db.close()

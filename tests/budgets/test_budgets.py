@@ -114,7 +114,7 @@ class TestListBudgets:
         department = await desk.department(desk.entity_id)
         await desk.open(name="second", department_id=department, parent_id=first.id, period_start_date="2026-01-01")
         await desk.open(name="third", entity_id=await desk.company("B"), period_start_date="2025-01-01", draft=True)
-        await desk.open(name="old", period_start_date="2019-01-01", period_type=Budget.MONTHLY)
+        await desk.open(name="old", period_start_date="2019-01-01", period_type=Budget.MONTHLY, recurring=False)
         assert await self.names(desk) == ["first", "second", "third", "old"]
         assert await self.names(desk, entity_id=desk.entity_id) == ["first", "second", "old"]
         assert await self.names(desk, department_id=department) == ["second"]
@@ -298,10 +298,11 @@ class TestRetiredOwners:
         checked, deactivated = asyncio.Event(), asyncio.Event()
         check_active = Owners.check_active
 
-        async def check_and_pause(owners: Owners, *asked: Any) -> None:
-            await check_active(owners, *asked)
+        async def check_and_pause(owners: Owners, *asked: Any) -> Any:
+            found = await check_active(owners, *asked)
             checked.set()
             await deactivated.wait()
+            return found
 
         early = await desk.open(entity_id=entity)
         monkeypatch.setattr(Owners, "check_active", check_and_pause)

@@ -68,6 +68,12 @@ class TestCharge:
         assert (refused.reason, refused.metadata["short"]) == ("APPROVAL_REQUIRED", "0.01")
         assert (await desk.get(asks)).spent.amount == "0.00"
 
+    async def test_an_overspent_budget_may_be_raised_part_of_the_way_and_not_lowered(self, desk: Desk) -> None:
+        budget = await desk.open("100", overspend_policy=Budget.WARN)
+        await desk.charge(budget, "150")
+        assert (await desk.update(budget, amount=eur("120"))).available == eur("-30.00")
+        assert (await refusal(desk.update(budget, amount=eur("110")))).reason == "AMOUNT_BELOW_SPENT"
+
     async def test_a_tiny_warning_budget_takes_a_huge_charge(self, desk: Desk) -> None:
         budget = await desk.open("0.01", overspend_policy=Budget.WARN)
         charge = await desk.charge(budget, "9999999999999.99")
@@ -100,7 +106,7 @@ class TestCharge:
 
     async def test_days_start_in_the_budgets_time_zone(self, desk: Desk) -> None:
         budget = await desk.open(
-            time_zone="Pacific/Auckland", period_type=Budget.MONTHLY, period_start_date="2026-01-01"
+            time_zone="Pacific/Auckland", period_type=Budget.MONTHLY, period_start_date="2026-01-01", recurring=False
         )
         first, before = Timestamp(), Timestamp()
         first.FromJsonString("2025-12-31T11:00:00Z")
@@ -108,11 +114,11 @@ class TestCharge:
         assert await desk.charge(budget, "1", charge_time=first)
         assert (await refusal(desk.charge(budget, "1", charge_time=before))).reason == "OUTSIDE_PERIOD"
 
-    async def test_another_currency_is_refused(self, desk: Desk) -> None:
+    async def test_another_currency_needs_a_rate(self, desk: Desk) -> None:
         budget = await desk.open()
-        request = pb.ChargeRequest(id=budget.id, amount=Money(currency_code="USD", amount="1"), request_id=uuid4().hex)
-        refused = await refusal(desk.who.call(desk.stub.Charge, request))
-        assert (refused.reason, refused.metadata["currency_code"]) == ("CURRENCY_MISMATCH", "EUR")
+        refused = await refusal(desk.charge(budget, Money(currency_code="USD", amount="1")))
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
+        assert (refused.metadata["from_currency_code"], refused.metadata["to_currency_code"]) == ("USD", "EUR")
 
     @pytest.mark.parametrize(
         ("given", "field"),
@@ -250,7 +256,45 @@ class TestCheckAvailability:
     async def test_each_verdict(self, desk: Desk) -> None:
         warn = await desk.open("10", overspend_policy=Budget.WARN)
         draft = await desk.open(draft=True)
-        past = await desk.open(period_type=Budget.MONTHLY, period_start_date="2020-01-01")
+        past = await desk.open(period_type=Budget.MONTHLY, period_start_date="2020-01-01", recurring=False)
         assert (await self.ask(desk, warn, "11")).verdict == Availability.AVAILABLE_OVERSPENT
         assert (await self.ask(desk, draft, "11")).verdict == Availability.NOT_ACTIVE
         assert (await self.ask(desk, past, "11")).verdict == Availability.OUTSIDE_PERIOD
+
+    async def test_it_tells_what_other_policies_would_do(self, desk: Desk) -> None:
+        budget = await desk.open("100", tolerance_bp=500)
+        told = {
+            amount: {outcome.policy: outcome.verdict for outcome in (await self.ask(desk, budget, amount)).by_policy}
+            for amount in ("100", "105", "105.01")
+        }
+        assert told == {
+            amount: dict(zip((Budget.BLOCK, Budget.WARN, Budget.REQUIRE_APPROVAL, Budget.ALLOW_WITHIN_TOLERANCE), said,
+                             strict=True))
+            for amount, said in {
+                "100": (Availability.AVAILABLE,) * 4,
+                "105": (Availability.EXCEEDED, Availability.AVAILABLE_OVERSPENT, Availability.APPROVAL_REQUIRED,
+                        Availability.AVAILABLE_OVERSPENT),
+                "105.01": (Availability.EXCEEDED, Availability.AVAILABLE_OVERSPENT, Availability.APPROVAL_REQUIRED,
+                           Availability.EXCEEDED),
+            }.items()
+        }  # fmt: skip
+
+    async def test_each_line_is_judged_after_those_before_it_that_fit(self, desk: Desk) -> None:
+        group = await desk.open("100", name="Group")
+        team, other = await desk.open("60", parent_id=group.id), await desk.open("90", parent_id=group.id)
+        lines = [
+            pb.CheckLine(amount=eur("50")),
+            pb.CheckLine(amount=eur("20")),
+            pb.CheckLine(budget_id=other.id, amount=eur("80")),
+            pb.CheckLine(budget_id=other.id, amount=eur("40")),
+        ]
+        request = pb.CheckAvailabilityRequest(id=team.id, amount=eur("10"), lines=lines)
+        seen = await desk.who.call(desk.stub.CheckAvailability, request)
+        assert seen.verdict == Availability.AVAILABLE
+        assert [(found.verdict, found.binding_budget_id) for found in seen.lines] == [
+            (Availability.AVAILABLE, team.id),
+            (Availability.EXCEEDED, team.id),
+            (Availability.EXCEEDED, group.id),
+            (Availability.AVAILABLE, group.id),
+        ]
+        assert [(await desk.get(budget)).spent.amount for budget in (group, team, other)] == ["0.00"] * 3

@@ -1,224 +1,347 @@
-"""The rules of budgets, without I/O: every state and action, periods, and charges against a small model."""
+"""The rules of budgets, without I/O: every state and action, and movements of every kind on chains of every kind."""
 
-from calendar import monthrange
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from enum import Enum
 from itertools import product
-from typing import ClassVar
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.money import Money
-from services.budgets import domain
-from services.budgets.domain import (
+from services.budgets.domain import balances, lives
+from services.budgets.domain.balances import LARGEST, Balance, Movement, Terms
+from services.budgets.domain.lives import (
     Action,
+    AlertAction,
+    AlertState,
     AlertType,
     AvailabilityVerdict,
-    Balance,
     ChargeVerdict,
-    Mark,
+    EntryType,
+    HoldAction,
+    HoldState,
     OverspendPolicy,
-    PeriodType,
     State,
 )
+from services.budgets.domain.marks import THRESHOLDS_DEFAULT_BP, Mark, marks_passed, span
 from services.budgets.errors import (
+    AlertStateForbids,
     ApprovalRequired,
     BudgetExceeded,
     BudgetStateForbids,
     CurrencyMismatch,
+    HoldStateForbids,
     OutsidePeriod,
 )
 
+BLOCK, WARN = OverspendPolicy.BLOCK, OverspendPolicy.WARN
+TOLERANT, APPROVED = OverspendPolicy.ALLOW_WITHIN_TOLERANCE, OverspendPolicy.REQUIRE_APPROVAL
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
+CENT = Decimal("0.01")
 
 
-def eur(amount: str | Decimal) -> Money:
-    return Money(Decimal(amount), "EUR")
+def balance(amount: str | Decimal = "100", spent: str | Decimal = "0", /, **given: Any) -> Balance:
+    """A budget of this year in euros; what is given are its terms and its other numbers."""
+    numbers = {name: Decimal(given.pop(name, 0)) for name in ("carried", "held", "committed", "captured")}
+    usual: dict[str, Any] = {
+        "tenant_id": uuid4(), "id": uuid4(), "entity_id": uuid4(), "department_id": None, "name": "Cloud",
+        "state": State.ACTIVE, "currency": "EUR", "policy": BLOCK, "tolerance_bp": 0,
+        "starts": datetime(2026, 1, 1, tzinfo=UTC), "ends": datetime(2027, 1, 1, tzinfo=UTC),
+        "thresholds_bp": THRESHOLDS_DEFAULT_BP, "period_start": date(2026, 1, 1), "time_zone": "UTC",
+    }  # fmt: skip
+    terms = Terms(**{**usual, **given})
+    return Balance(terms=terms, amount=Decimal(amount), spent=Decimal(spent), version=3, **numbers)
 
 
-def balance(
-    amount: str | Decimal = "100",
-    spent: str | Decimal = "0",
-    policy: OverspendPolicy = OverspendPolicy.BLOCK,
-    state: State = State.ACTIVE,
-    thresholds_bp: tuple[int, ...] = domain.THRESHOLDS_DEFAULT_BP,
-    tolerance_bp: int = 0,
-) -> Balance:
-    return Balance(
-        id=uuid4(),
-        name="Cloud",
-        state=state,
-        policy=policy,
-        tolerance_bp=tolerance_bp,
-        amount=eur(amount),
-        spent=eur(spent),
-        starts=datetime(2026, 1, 1, tzinfo=UTC),
-        ends=datetime(2027, 1, 1, tzinfo=UTC),
-        thresholds_bp=thresholds_bp,
-    )
+def charge(chain: list[Balance], amount: str | Decimal) -> balances.Decision:
+    return balances.decide(chain, EntryType.CHARGE, Movement(spent=Decimal(amount)), NOW)
 
 
-class TestStates:
-    ALLOWED: ClassVar = {
-        Action.ACTIVATE: {State.DRAFT: State.ACTIVE},
-        Action.CLOSE: {State.DRAFT: State.CLOSED, State.ACTIVE: State.CLOSED},
-        Action.REOPEN: {State.CLOSED: State.ACTIVE},
-        Action.CHANGE: {State.DRAFT: State.DRAFT, State.ACTIVE: State.ACTIVE},
-        Action.CHARGE: {State.ACTIVE: State.ACTIVE},
-        Action.ADOPT: {State.DRAFT: State.DRAFT, State.ACTIVE: State.ACTIVE},
-    }
+BUDGETS: Mapping[Enum, Mapping[Enum, Enum]] = {
+    Action.ACTIVATE: {State.DRAFT: State.ACTIVE},
+    Action.CLOSE: {State.DRAFT: State.CLOSED, State.ACTIVE: State.CLOSED},
+    Action.REOPEN: {State.CLOSED: State.ACTIVE},
+    Action.CHANGE: {State.DRAFT: State.DRAFT, State.ACTIVE: State.ACTIVE},
+    Action.CHARGE: {State.ACTIVE: State.ACTIVE},
+    Action.RETURN: {State.ACTIVE: State.ACTIVE, State.CLOSED: State.CLOSED},
+    Action.ADOPT: {State.DRAFT: State.DRAFT, State.ACTIVE: State.ACTIVE},
+    Action.ROLL_OVER: {State.ACTIVE: State.CLOSED},
+}
+HOLDS: Mapping[Enum, Mapping[Enum, Enum]] = {
+    HoldAction.COMMIT: {HoldState.HELD: HoldState.COMMITTED},
+    HoldAction.CAPTURE: {HoldState.HELD: HoldState.HELD, HoldState.COMMITTED: HoldState.COMMITTED},
+    HoldAction.FINISH: {HoldState.HELD: HoldState.CAPTURED, HoldState.COMMITTED: HoldState.CAPTURED},
+    HoldAction.RELEASE: {HoldState.HELD: HoldState.RELEASED, HoldState.COMMITTED: HoldState.RELEASED},
+    HoldAction.EXPIRE: {HoldState.HELD: HoldState.EXPIRED},
+}
+ALERTS: Mapping[Enum, Mapping[Enum, Enum]] = {
+    AlertAction.ACKNOWLEDGE: {AlertState.OPEN: AlertState.ACKNOWLEDGED},
+    AlertAction.RESOLVE: {
+        AlertState.OPEN: AlertState.RESOLVED,
+        AlertState.ACKNOWLEDGED: AlertState.RESOLVED,
+    },
+}
 
-    @pytest.mark.parametrize(("state", "action"), list(product(State, Action)))
-    def test_every_state_and_action(self, state: State, action: Action) -> None:
-        after = self.ALLOWED[action].get(state)
-        if after is not None:
-            assert domain.advance(uuid4(), state, action) is after
-            return
-        with pytest.raises(BudgetStateForbids) as refused:
-            domain.advance(uuid4(), state, action)
-        assert refused.value.metadata["state"] == state
-        assert set(refused.value.metadata["allowed"].split(", ")) == set(self.ALLOWED[action])
 
-
-class TestPeriods:
+class TestLives:
     @pytest.mark.parametrize(
-        ("period_type", "start", "end"),
+        ("advance", "forbids", "allowed", "state", "action"),
         [
-            (PeriodType.MONTHLY, date(2026, 1, 31), date(2026, 2, 28)),
-            (PeriodType.MONTHLY, date(2028, 1, 31), date(2028, 2, 29)),
-            (PeriodType.MONTHLY, date(2026, 12, 1), date(2027, 1, 1)),
-            (PeriodType.QUARTERLY, date(2026, 11, 30), date(2027, 2, 28)),
-            (PeriodType.ANNUAL, date(2028, 2, 29), date(2029, 2, 28)),
-            (PeriodType.ANNUAL, date(2026, 4, 1), date(2027, 4, 1)),
+            *((lives.advance, BudgetStateForbids, BUDGETS, *pair) for pair in product(State, Action)),
+            *((lives.advance_hold, HoldStateForbids, HOLDS, *pair) for pair in product(HoldState, HoldAction)),
+            *((lives.advance_alert, AlertStateForbids, ALERTS, *pair) for pair in product(AlertState, AlertAction)),
         ],
     )
-    def test_the_end_is_the_same_day_or_the_last(self, period_type: PeriodType, start: date, end: date) -> None:
-        assert domain.period_end(period_type, start) == end
-
-    @given(
-        st.dates(date(1990, 1, 1), date(2100, 1, 1)),
-        st.sampled_from([(PeriodType.MONTHLY, 1), (PeriodType.QUARTERLY, 3), (PeriodType.ANNUAL, 12)]),
-    )
-    def test_a_period_has_its_number_of_months(self, start: date, kind: tuple[PeriodType, int]) -> None:
-        period_type, months = kind
-        end = domain.period_end(period_type, start)
-        assert (end.year * 12 + end.month) - (start.year * 12 + start.month) == months
-        assert end.day == min(start.day, monthrange(end.year, end.month)[1])
+    def test_every_state_and_action(
+        self, advance: Any, forbids: Any, allowed: Mapping[Enum, Mapping[Enum, Enum]], state: Enum, action: Enum
+    ) -> None:
+        after = allowed[action].get(state)
+        if after is not None:
+            assert advance(uuid4(), state, action) is after
+            return
+        with pytest.raises(forbids) as refused:
+            advance(uuid4(), state, action)
+        assert refused.value.metadata["state"] == state.value
+        assert set(refused.value.metadata["allowed"].split(", ")) == {from_.value for from_ in allowed[action]}
 
 
 class TestDecision:
     def test_the_last_cent_is_taken_and_the_next_is_not(self) -> None:
         chain = [balance("100", "99.99")]
-        assert domain.decide(chain, eur("0.01"), NOW).after[0].available == eur("0")
+        assert charge(chain, CENT).after[0].available == 0
         with pytest.raises(BudgetExceeded) as refused:
-            domain.decide(chain, eur("0.02"), NOW)
+            charge(chain, "0.02")
         assert refused.value.metadata["short"] == "0.01"
         assert refused.value.metadata["available"] == "0.01"
+
+    def test_what_is_held_committed_and_carried_counts(self) -> None:
+        chain = [balance("100", "20", held="30", committed="40", carried="5")]
+        assert charge(chain, "15").after[0].available == 0
+        with pytest.raises(BudgetExceeded) as refused:
+            charge(chain, "15.01")
+        assert (refused.value.metadata["available"], refused.value.metadata["amount"]) == ("15.00", "105.00")
+
+    def test_what_was_overspent_before_leaves_less(self) -> None:
+        chain = [balance("100", carried="-100")]
+        with pytest.raises(BudgetExceeded):
+            charge(chain, CENT)
+
+    def test_every_budget_of_the_chain_is_moved_once(self) -> None:
+        chain = [balance("100", "10"), balance("1000", "500", held="1"), balance("9999")]
+        after = charge(chain, "7").after
+        assert [(left.terms.id, int(left.spent), left.version) for left in after] == [
+            (chain[0].terms.id, 17, 4),
+            (chain[1].terms.id, 507, 4),
+            (chain[2].terms.id, 7, 4),
+        ]
 
     def test_of_two_that_refuse_the_tighter_one_is_named(self) -> None:
         own, above = balance("100", "95"), balance("1000", "999")
         with pytest.raises(BudgetExceeded) as refused:
-            domain.decide([own, above], eur("10"), NOW)
-        assert refused.value.id == above.id
+            charge([own, above], "10")
+        assert refused.value.id == above.terms.id
 
     def test_an_ancestor_that_only_warns_does_not_refuse(self) -> None:
-        decision = domain.decide([balance("100"), balance("5", policy=OverspendPolicy.WARN)], eur("10"), NOW)
-        assert decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT
+        assert charge([balance("100"), balance("5", policy=WARN)], "10").verdict is ChargeVerdict.ACCEPTED_OVERSPENT
+
+    def test_a_closed_budget_above_refuses_and_is_named(self) -> None:
+        above = balance(state=State.CLOSED)
+        with pytest.raises(BudgetStateForbids) as refused:
+            charge([balance(), above], "1")
+        assert refused.value.id == above.terms.id
 
     def test_the_period_has_its_start_and_not_its_end(self) -> None:
         chain = [balance()]
-        assert domain.decide(chain, eur("1"), chain[0].starts)
+        terms = chain[0].terms
+        assert balances.decide(chain, EntryType.CHARGE, Movement(spent=CENT), terms.starts)
         with pytest.raises(OutsidePeriod):
-            domain.decide(chain, eur("1"), chain[0].ends)
+            balances.decide(chain, EntryType.CHARGE, Movement(spent=CENT), terms.ends)
+
+    @pytest.mark.parametrize("entry_type", [EntryType.COMMIT, EntryType.RELEASE, EntryType.EXPIRE, EntryType.REFUND])
+    def test_what_spends_nothing_may_come_after_the_period(self, entry_type: EntryType) -> None:
+        chain = [balance(held="5")]
+        assert balances.decide(chain, entry_type, Movement(held=Decimal(-1)), chain[0].terms.ends)
+
+    @pytest.mark.parametrize(("entry_type", "state"), list(product(balances.RULES, State)))
+    def test_a_closed_budget_gives_back_and_takes_nothing(self, entry_type: EntryType, state: State) -> None:
+        gives_back = entry_type in {EntryType.RELEASE, EntryType.EXPIRE, EntryType.REFUND}
+        chain = [balance(state=state, held="5")]
+        if state is State.ACTIVE or (state is State.CLOSED and gives_back):
+            assert balances.decide(chain, entry_type, Movement(), NOW)
+        else:
+            with pytest.raises(BudgetStateForbids):
+                balances.decide(chain, entry_type, Movement(), NOW)
+
+    def test_what_gives_back_is_taken_however_overspent_the_budget_is(self) -> None:
+        decision = balances.decide([balance("100", "200")], EntryType.REFUND, Movement(spent=Decimal(-1)), NOW)
+        assert decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT
 
     def test_another_currency_is_refused(self) -> None:
         with pytest.raises(CurrencyMismatch):
-            domain.decide([balance()], Money(Decimal(1), "USD"), NOW)
+            balances.check_currency(balance(), "USD")
 
     @given(
         st.lists(
             st.tuples(
-                st.decimals("0.01", "1000", places=2),
-                st.decimals("0", "1000", places=2),
-                st.sampled_from([OverspendPolicy.BLOCK, OverspendPolicy.WARN]),
+                st.sampled_from([*OverspendPolicy]),
+                st.integers(1, 100_000),
+                *(st.integers(0, 40_000) for _ in range(3)),
+                st.integers(-20_000, 20_000),
+                st.integers(0, 10_000),
             ),
             min_size=1,
             max_size=5,
         ),
-        st.decimals("0.01", "1500", places=2),
+        st.integers(1, 150_000),
     )
-    def test_a_chain_takes_a_charge_exactly_when_every_blocking_budget_has_room(
-        self, budgets: list[tuple[Decimal, Decimal, OverspendPolicy]], amount: Decimal
+    def test_a_chain_takes_a_charge_exactly_when_every_budget_of_it_does(
+        self, budgets: list[tuple[OverspendPolicy, int, int, int, int, int, int]], cents: int
     ) -> None:
+        """In whole cents, by a model that knows no decimals."""
         chain = [
-            balance(limit, min(spent, limit) if policy is OverspendPolicy.BLOCK else spent, policy)
-            for limit, spent, policy in budgets
-        ]
-        fits = all(b.policy is OverspendPolicy.WARN or b.spent.amount + amount <= b.amount.amount for b in chain)
-        seen = domain.availability(chain, eur(amount), NOW)
+            balance(amount * CENT, spent * CENT, policy=policy, held=held * CENT, committed=committed * CENT,
+                    carried=carried * CENT, tolerance_bp=bp)
+            for policy, amount, spent, held, committed, carried, bp in budgets
+        ]  # fmt: skip
+        refusing, overspent = set(), False
+        for policy, amount, spent, held, committed, carried, bp in budgets:
+            used, total = spent + held + committed + cents, amount + carried
+            overspent = overspent or used > total
+            if policy is TOLERANT and used * 10_000 > total * (10_000 + bp):
+                refusing.add(policy)
+            if policy in {BLOCK, APPROVED} and used > total:
+                refusing.add(policy)
+        seen = balances.availability(chain, cents * CENT, NOW)
         try:
-            decision = domain.decide(chain, eur(amount), NOW)
+            decision = charge(chain, cents * CENT)
+        except ApprovalRequired as refused:
+            assert refusing == {APPROVED}
+            assert (seen.verdict, seen.binding) == (AvailabilityVerdict.APPROVAL_REQUIRED, refused.id)
         except BudgetExceeded as refused:
-            assert not fits
-            assert seen.verdict is AvailabilityVerdict.EXCEEDED
-            assert seen.binding == refused.id
-            return
-        assert fits
-        assert [
-            after.spent.amount - before.spent.amount for before, after in zip(chain, decision.after, strict=True)
-        ] == [amount] * len(chain)
-        overspent = any(b.spent.amount + amount > b.amount.amount for b in chain)
-        assert (decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT) == overspent
-        assert (seen.verdict is AvailabilityVerdict.AVAILABLE_OVERSPENT) == overspent
+            assert refusing - {APPROVED}
+            assert (seen.verdict, seen.binding) == (AvailabilityVerdict.EXCEEDED, refused.id)
+        else:
+            assert not refusing
+            moved = [(after.spent - before.spent) / CENT for before, after in zip(chain, decision.after, strict=True)]
+            assert moved == [cents] * len(chain)
+            assert (decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT) == overspent
+            assert (seen.verdict is AvailabilityVerdict.AVAILABLE_OVERSPENT) == overspent
 
 
 class TestPolicies:
-    TOLERANT = OverspendPolicy.ALLOW_WITHIN_TOLERANCE
-    APPROVED = OverspendPolicy.REQUIRE_APPROVAL
-
     def test_a_tolerance_is_taken_to_its_last_cent(self) -> None:
-        chain = [balance("100.01", "100", self.TOLERANT, tolerance_bp=500)]
-        assert chain[0].limit == eur("105.01")  # 105.0105
-        decision = domain.decide(chain, eur("5.01"), NOW)
-        assert decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT
+        chain = [balance("100.01", "60", held="20", committed="20", policy=TOLERANT, tolerance_bp=500)]
+        assert chain[0].limit == Decimal("105.01")  # 105.0105
+        assert charge(chain, "5.01").verdict is ChargeVerdict.ACCEPTED_OVERSPENT
         with pytest.raises(BudgetExceeded) as refused:
-            domain.decide(chain, eur("5.02"), NOW)
+            charge(chain, "5.02")
         assert (refused.value.metadata["available"], refused.value.metadata["short"]) == ("5.01", "0.01")
 
+    def test_the_tolerance_is_of_what_was_carried_over_too(self) -> None:
+        assert balance("100", carried="100", policy=TOLERANT, tolerance_bp=1000).limit == 220
+
     def test_within_its_amount_a_tolerant_budget_is_not_overspent(self) -> None:
-        decision = domain.decide([balance("100", "0", self.TOLERANT, tolerance_bp=500)], eur("100"), NOW)
-        assert decision.verdict is ChargeVerdict.ACCEPTED
+        assert charge([balance("100", policy=TOLERANT, tolerance_bp=500)], "100").verdict is ChargeVerdict.ACCEPTED
 
     def test_overspending_asks_for_approval(self) -> None:
-        chain = [balance("100", "90", self.APPROVED)]
-        assert domain.decide(chain, eur("10"), NOW).verdict is ChargeVerdict.ACCEPTED
+        chain = [balance("100", "90", policy=APPROVED)]
+        assert charge(chain, "10").verdict is ChargeVerdict.ACCEPTED
         with pytest.raises(ApprovalRequired) as refused:
-            domain.decide(chain, eur("10.01"), NOW)
+            charge(chain, "10.01")
         assert refused.value.metadata["short"] == "0.01"
-        assert domain.availability(chain, eur("10.01"), NOW).verdict is AvailabilityVerdict.APPROVAL_REQUIRED
 
     def test_no_approval_is_asked_for_where_it_would_not_help(self) -> None:
-        asks, blocks = balance("100", "100", self.APPROVED), balance("100", "95")
+        asks, blocks = balance("100", "100", policy=APPROVED), balance("100", "95")
         with pytest.raises(BudgetExceeded) as refused:
-            domain.decide([asks, blocks], eur("10"), NOW)
-        assert refused.value.id == blocks.id
+            charge([asks, blocks], "10")
+        assert refused.value.id == blocks.terms.id
 
-    @given(st.decimals("0.01", "100000", places=2), st.integers(0, 10_000), st.decimals("0.01", "300000", places=2))
-    def test_the_database_agrees_about_the_tolerance(self, amount: Decimal, tolerance_bp: int, spent: Decimal) -> None:
-        """The CHECK constraint multiplies instead of rounding; of cents both say the same."""
-        tolerant = balance(amount, spent, self.TOLERANT, tolerance_bp=tolerance_bp)
-        assert tolerant.beyond_policy == (spent * 10_000 > amount * (10_000 + tolerance_bp))
+    def test_a_warning_budget_takes_what_its_column_can_hold_and_no_more(self) -> None:
+        chain = [balance("1", LARGEST - 1, policy=WARN)]
+        assert charge(chain, "1").verdict is ChargeVerdict.ACCEPTED_OVERSPENT
+        with pytest.raises(BudgetExceeded):
+            charge(chain, "1.01")
+
+    @given(
+        st.sampled_from([("EUR", 2), ("JPY", 0), ("BHD", 3)]), st.integers(1, 10**7), st.integers(0, 10_000),
+        st.tuples(*[st.integers(0, 10**7)] * 3), st.integers(-(10**6), 10**6), st.sampled_from([BLOCK, TOLERANT]),
+    )  # fmt: skip
+    def test_the_database_agrees_about_what_is_too_much(
+        self, of: tuple[str, int], amount: int, bp: int, used: tuple[int, ...], carried: int, policy: OverspendPolicy
+    ) -> None:
+        """The CHECK constraint multiplies instead of rounding; of whole units of the currency both say the same."""
+        currency, places = of
+        spent, held, committed = (Decimal(number).scaleb(-places) for number in used)
+        whole, over = Decimal(amount).scaleb(-places), Decimal(carried).scaleb(-places)
+        numbers = {"held": held, "committed": committed, "carried": over}
+        budget = balance(whole, spent, policy=policy, tolerance_bp=bp, currency=currency, **numbers)
+        allowed = 10_000 + (bp if policy is TOLERANT else 0)
+        takes = sum(used) == 0 or sum(used) * 10_000 <= (amount + carried) * allowed
+        assert budget.beyond_policy != takes
+
+
+class TestAvailability:
+    def test_where_all_is_well_the_tightest_is_named_with_what_would_be_left(self) -> None:
+        own, above = balance("1000"), balance("100", "50", held="10", name="Group")
+        seen = balances.availability([own, above], Decimal(40), NOW)
+        assert (seen.verdict, seen.binding) == (AvailabilityVerdict.AVAILABLE, above.terms.id)
+        assert seen.explanation == "It would be taken; the budget 'Group' would have 0.00 EUR left."
+        assert [left.available for left in seen.after] == [960, 0]
+
+    def test_what_each_policy_would_say(self) -> None:
+        over = balance("100", "105", tolerance_bp=500)
+        assert balances.by_policy(over) == {
+            BLOCK: AvailabilityVerdict.EXCEEDED,
+            WARN: AvailabilityVerdict.AVAILABLE_OVERSPENT,
+            TOLERANT: AvailabilityVerdict.AVAILABLE_OVERSPENT,
+            APPROVED: AvailabilityVerdict.APPROVAL_REQUIRED,
+        }
+        assert balances.by_policy(balance("100", "105.01", tolerance_bp=500))[TOLERANT] is AvailabilityVerdict.EXCEEDED
+        assert set(balances.by_policy(balance("100", "100")).values()) == {AvailabilityVerdict.AVAILABLE}
+
+    @pytest.mark.parametrize("policy", list(OverspendPolicy))
+    @pytest.mark.parametrize("amount", ["1", "100", "100.01", "105", "105.01"])
+    def test_it_says_of_its_own_policy_what_would_come_of_it(self, policy: OverspendPolicy, amount: str) -> None:
+        seen = balances.availability([balance("100", policy=policy, tolerance_bp=500)], Decimal(amount), NOW)
+        assert seen.by_policy[policy] is seen.verdict
 
 
 class TestMarks:
     def test_a_mark_is_passed_when_it_is_reached_and_not_a_cent_before(self) -> None:
-        assert Mark(AlertType.THRESHOLD, 8000) not in domain.marks_passed(balance("100", "79.99"))
-        assert Mark(AlertType.THRESHOLD, 8000) in domain.marks_passed(balance("100", "80"))
+        at_80 = Mark(AlertType.THRESHOLD, 8000)
+        assert at_80 not in marks_passed(balance("90", "50", held="20", committed="9.99", carried="10"))
+        assert at_80 in marks_passed(balance("90", "50", held="20", committed="10", carried="10"))
 
     def test_overspending_is_a_mark_of_its_own(self) -> None:
-        exactly, over = balance("100", "100"), balance("100", "100.01", OverspendPolicy.WARN)
-        assert Mark(AlertType.OVERSPEND, 10000) not in domain.marks_passed(exactly)
-        assert Mark(AlertType.OVERSPEND, 10000) in domain.marks_passed(over)
+        overspent = Mark(AlertType.OVERSPEND, 10000)
+        assert overspent not in marks_passed(balance("100", "100"))
+        assert overspent in marks_passed(balance("100", "100.01", policy=WARN))
+
+    def test_what_is_not_used_has_passed_nothing_even_if_there_is_nothing_to_use(self) -> None:
+        assert marks_passed(balance("100", carried="-150")) == set()
+        assert len(marks_passed(balance("100", CENT, carried="-150"))) == len(THRESHOLDS_DEFAULT_BP) + 1
+
+    @given(
+        st.integers(1, 20_000), st.integers(-5_000, 5_000), st.integers(0, 30_000), st.integers(0, 30_000),
+        st.lists(st.integers(1, 100_000), max_size=6, unique=True),
+    )  # fmt: skip
+    def test_within_its_span_no_mark_changes(
+        self, amount: int, carried: int, used: int, later: int, thresholds: list[int]
+    ) -> None:
+        def at(cents: int) -> Balance:
+            return balance(amount * CENT, cents * CENT, carried=carried * CENT, thresholds_bp=sorted(thresholds))
+
+        low, high = span(at(used))
+        if low <= later * CENT < high:
+            assert marks_passed(at(later)) == marks_passed(at(used))
+            assert at(later).overspent == at(used).overspent
+            assert not at(used).available > 0 >= at(later).available  # nor is it exhausted within
+
+    def test_a_span_is_as_wide_as_it_can_be(self) -> None:
+        assert span(balance("100", "60")) == (Decimal(50), Decimal(80))
+        assert span(balance("100", "85")) == (Decimal(80), Decimal(90))
+        assert span(balance("100", "120", thresholds_bp=[5000, 15000])) == (Decimal(120), Decimal(150))

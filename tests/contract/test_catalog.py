@@ -1,22 +1,52 @@
 """What the database itself says of our tables: who owns them, who sees which rows, and what never changes."""
 
+import contextlib
+from collections.abc import Callable
+from uuid import uuid4
+
 import asyncpg
 import pytest
 
-from deploy.database import MIGRATIONS, roles
+from deploy.database import ENGINES, MIGRATIONS, roles
 
 Pool = asyncpg.Pool
 SCHEMAS = list(MIGRATIONS)
-APPEND_ONLY = {"audit_log", "inbox", "idempotency_keys", "budget_entries"}
+APPEND_ONLY = {"audit_log", "inbox", "idempotency_keys", "budget_entries", "unbudgeted_spend"}
+SEEN_EVERYWHERE = {"outbox", "timers"}
+"""What the service itself works off for all tenants."""
 BOOKKEEPING = {"alembic_version"}
 """Alembic's own table, which has no tenant; the serving role may do no more than look at it."""
 SECURITY_DEFINER: set[str] = set()
 """Functions that run with their owner's rights, each with its reason. There are none."""
 
+ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
+    "budgets": {
+        "budgets": ({"SELECT"}, {"spent", "held", "committed", "captured", "ledger_version"}),
+        "budget_entries": ({"SELECT", "INSERT"}, set()),
+        "budget_holds": (
+            {"SELECT", "INSERT"},
+            {"captured", "released", "state", "expire_time", "last_entry_id", "version", "update_time"},
+        ),
+        "budget_alerts": ({"SELECT", "INSERT"}, {"state", "version", "update_time"}),
+        "idempotency_keys": ({"SELECT", "INSERT"}, set()),
+        "timers": ({"SELECT", "INSERT", "DELETE"}, set()),
+        "outbox": ({"INSERT"}, set()),
+        "audit_log": ({"INSERT"}, set()),
+        "unbudgeted_spend": ({"SELECT", "INSERT"}, set()),
+    }
+}
+"""The one exception from "one tenant in a transaction": what a role may do for several at once, by service and table;
+of the rows that are there it changes these columns only."""
+
 _TABLES = """
     select c.oid, c.relname, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner) as owner
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where n.nspname = $1 and c.relkind in ('r', 'p')"""
+
+_POLICIES = """
+    select polname, polcmd, pg_get_expr(polqual, polrelid) as seen, pg_get_expr(polwithcheck, polrelid) as written,
+        array(select rolname::text from pg_roles where oid = any(polroles)) as roles
+    from pg_policy where polrelid = $1"""
 
 every_schema = pytest.mark.parametrize("schema", SCHEMAS)
 
@@ -39,29 +69,105 @@ async def test_row_level_security_is_forced_in_both_directions(admin: "Pool[asyn
     for table in await tables(admin, schema):
         assert table["relrowsecurity"], table["relname"]
         assert table["relforcerowsecurity"], table["relname"]
-        policies = await admin.fetch(
-            "select pg_get_expr(polqual, polrelid) as seen, pg_get_expr(polwithcheck, polrelid) as written, polcmd,"
-            " polpermissive from pg_policy where polrelid = $1",
-            table["oid"],
-        )
-        (policy,) = policies
-        assert policy["seen"] == policy["written"]
-        assert "app.tenant_id" in policy["seen"]
-        assert policy["polcmd"] == b"*"
-        assert ("app.everywhere" in policy["seen"]) == (table["relname"] == "outbox"), table["relname"]
+        policies = await admin.fetch(_POLICIES, table["oid"])
+        engine = ENGINES.get(schema, "")
+        shared = {f"{table['relname']}_tenants": [engine]} if table["relname"] in ENGINE_RIGHTS.get(schema, {}) else {}
+        assert {policy["polname"]: policy["roles"] for policy in policies} == {
+            f"{table['relname']}_tenant": [],
+            **shared,
+        }
+        for policy in policies:
+            assert policy["seen"] == policy["written"]
+            assert policy["polcmd"] == b"*"
+            everywhere = table["relname"] in SEEN_EVERYWHERE and policy["polname"] not in shared
+            assert ("app.everywhere" in policy["seen"]) == everywhere, table["relname"]
+            setting = "'app.tenant_ids'" if policy["polname"] in shared else "'app.tenant_id'"
+            assert setting in policy["seen"]
+            assert "tenant_id" in policy["seen"].partition("current_setting")[0]
 
 
 @every_schema
 async def test_the_serving_role_owns_nothing_and_has_no_power(admin: "Pool[asyncpg.Record]", schema: str) -> None:
     owner, app = roles(schema)
     assert {table["owner"] for table in await tables(admin, schema)} == {owner}
-    for role in (owner, app):
+    engines = [ENGINES[schema]] if schema in ENGINES else []
+    for role in (owner, app, *engines):
         found = await admin.fetchrow("select * from pg_roles where rolname = $1", role)
         assert found
         for power in ("rolsuper", "rolbypassrls", "rolcreaterole", "rolcreatedb", "rolreplication"):
             assert not found[power], (role, power)
-    member_of = "select count(*) from pg_auth_members where member = $1::regrole"
-    assert await admin.fetchval(member_of, app) == 0
+    member_of = "select roleid::regrole::text from pg_auth_members where member = $1::regrole"
+    assert [row["roleid"] for row in await admin.fetch(member_of, app)] == engines
+
+
+every_engine = pytest.mark.parametrize(("schema", "engine"), ENGINES.items())
+RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
+
+
+def test_every_engine_is_stated() -> None:
+    assert ENGINES.keys() == ENGINE_RIGHTS.keys()
+
+
+@every_engine
+async def test_an_engine_may_do_what_is_stated_and_nothing_else(
+    admin: "Pool[asyncpg.Record]", schema: str, engine: str
+) -> None:
+    for table in await tables(admin, schema):
+        on_table = {
+            right
+            for right in RIGHTS
+            if await admin.fetchval("select has_table_privilege($1, $2::oid, $3)", engine, table["oid"], right)
+        }
+        columns = await admin.fetch(
+            "select attname, has_column_privilege($1, attrelid, attnum, 'UPDATE') as changes,"
+            " has_column_privilege($1, attrelid, attnum, 'REFERENCES') as refers"
+            " from pg_attribute where attrelid = $2 and attnum > 0 and not attisdropped",
+            engine,
+            table["oid"],
+        )
+        changes = {row["attname"] for row in columns if row["changes"]}
+        assert (on_table, changes) == ENGINE_RIGHTS[schema].get(table["relname"], (set(), set())), table["relname"]
+        assert not any(row["refers"] for row in columns)
+
+
+@every_engine
+async def test_nobody_is_an_engine_by_himself(admin: "Pool[asyncpg.Record]", schema: str, engine: str) -> None:
+    """The serving role may become it, and until then has nothing of it; nobody logs in as one."""
+    _, app = roles(schema)
+    found = await admin.fetchrow("select rolcanlogin, rolinherit from pg_roles where rolname = $1", engine)
+    assert found
+    assert not found["rolcanlogin"]
+    assert await admin.fetchval("select count(*) from pg_auth_members where member = $1::regrole", engine) == 0
+    assert await admin.fetchval("select count(*) from pg_class where relowner = $1::regrole", engine) == 0
+    has = "select pg_has_role($1, $2, 'member') as may_become, pg_has_role($1, $2, 'usage') as is_one"
+    assert dict(await admin.fetchrow(has, app, engine) or {}) == {"may_become": True, "is_one": False}
+    for other in SCHEMAS:
+        for role in roles(other):
+            if role != app:
+                assert not await admin.fetchval("select pg_has_role($1, $2, 'member')", role, engine), role
+
+
+async def test_the_tenants_of_an_engine_are_nobody_elses(
+    admin: "Pool[asyncpg.Record]",
+    app_connection: Callable[[str], contextlib.AbstractAsyncContextManager[asyncpg.Connection]],
+) -> None:
+    """With `app.tenant_ids` set the serving role still sees nothing, until it says that it is the engine."""
+    tenant, other = uuid4(), uuid4()
+    for tenant_id in (tenant, other):
+        await admin.execute(
+            "insert into budgets.idempotency_keys (tenant_id, method, key, fingerprint, reply)"
+            " values ($1, 'm', 'k', '', '')",
+            tenant_id,
+        )
+    async with app_connection("budgets") as connection:
+        seen = "select tenant_id from idempotency_keys where tenant_id = any($1)"
+        for role, sees in (("", []), ("set local role budgets_engine;", [tenant])):
+            async with connection.transaction():
+                await connection.execute(f"{role} set local app.tenant_ids = '{tenant}'")
+                assert [row["tenant_id"] for row in await connection.fetch(seen, [tenant, other])] == sees
+        async with connection.transaction():
+            await connection.execute("set local role budgets_engine")
+            assert await connection.fetch(seen, [tenant, other]) == []  # who names nobody sees nobody
 
 
 @every_schema

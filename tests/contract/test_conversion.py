@@ -7,24 +7,34 @@ from uuid import UUID
 
 import pytest
 from google.protobuf.message import Message
-from sqlalchemy import ARRAY, Date, DateTime, Enum, Integer, Numeric, String, Uuid
+from sqlalchemy import ARRAY, Boolean, Date, DateTime, Enum, Integer, Numeric, String, Uuid
 
 from kit import ids
 from kit.db import TenantRow
-from services.budgets import convert as budgets
-from services.budgets.models import AlertRow, BudgetRow, EntryRow
+from kit.money import Money
+from services.budgets.convert import alerts, budgets, holds, movements
+from services.budgets.convert.holds import stored_hold
+from services.budgets.domain.balances import Decision, Movement
+from services.budgets.domain.lives import AlertType, ChargeVerdict, EntryType
+from services.budgets.domain.marks import Mark
+from services.budgets.domain.refunds import Charged, Refund
+from services.budgets.models import AlertRow, BudgetRow, EntryRow, HoldRow
+from services.budgets.service.moves import Moved
+from services.budgets.store.group import Entry
+from services.budgets.store.ledger import Sums
 from services.entities import convert as entities
-from services.entities.models import DepartmentRow, EntityRow
+from services.entities.models import DepartmentRow, EntityRow, ExchangeRateRow
 
 RowT = TypeVar("RowT", bound=TenantRow)
 
 NOW = datetime.now(UTC)
 
 FIXED = {
-    "currency_code": "EUR", "country_code": "DE", "time_zone": "Europe/Berlin", "spent": Decimal("30.00"),
+    "currency_code": "EUR", "country_code": "DE", "time_zone": "Europe/Berlin",
     "amount": Decimal("100.00"), "period_start": date(2026, 1, 1), "period_end": date(2027, 1, 1),
     "labels": {"team": "a"}, "verdict": "ACCEPTED_OVERSPENT", "chain_amounts": [Decimal(100)],
-    "chain_spent": [Decimal(130)], "chain_versions": [1],
+    "chain_spent": [Decimal(130)], "chain_versions": [1], "original_currency": "USD", "captured": Decimal("20.00"),
+    "spent": Decimal("130.00"),
     "address": {"lines": ["Weg 1"], "postal_code": "1", "city": "B", "region": "C", "country_code": "DE"},
 }  # fmt: skip
 """Columns whose values must go together."""
@@ -41,7 +51,8 @@ def filled(kind: type[RowT]) -> RowT:
 def something(kind: Any, number: int) -> Any:
     made: dict[type, Any] = {
         Uuid: UUID(int=number), Enum: getattr(kind, "enums", [""])[0], String: f"text {number}", Integer: number,
-        Numeric: Decimal(number), DateTime: NOW + timedelta(seconds=number), Date: date(2026, 1, number),
+        Boolean: True, Numeric: Decimal(number), DateTime: NOW + timedelta(seconds=number),
+        Date: date(2026, 1, 1) + timedelta(days=number),
     }  # fmt: skip
     if isinstance(kind, ARRAY):
         return [something(kind.item_type, number)]
@@ -61,10 +72,38 @@ def empty_fields(message: Message, path: str = "") -> list[str]:
     return empty
 
 
-def charge() -> Message:
-    entry = filled(EntryRow)
-    entry.chain_ids = [entry.budget_id]
-    return budgets.recorded_charge_to_proto(entry, {entry.budget_id: "Cloud"})
+def moved(row: BudgetRow) -> Moved:
+    """What a line did that had all there is to have."""
+    balance = row.balance
+    euros, dollars = Money(Decimal(10), "EUR"), Money(Decimal(12), "USD")
+    decision = Decision(ChargeVerdict.ACCEPTED_OVERSPENT, [balance], [balance])
+    hold = stored_hold(filled(HoldRow))
+    refund = Refund(euros, dollars, Movement())
+    charged = Charged(UUID(int=1), row.id, EntryType.CHARGE, euros, dollars, Decimal(0), Decimal(0))
+    entry = Entry(
+        id=UUID(int=2), entry_type=EntryType.CHARGE, chain=[balance], amount=Decimal(10), movement=Movement(),
+        verdict=decision.verdict, hold_id=hold.hold.id, charge_id=charged.id, original=dollars, rate=Decimal("0.9"),
+        rate_date=date(2026, 1, 1), plan_amount=Decimal(9), request_id="k", description="d", reference="r", actor="a",
+        charge_time=NOW, create_time=NOW,
+    )  # fmt: skip
+    return Moved(entry, decision, hold, refund, charged)
+
+
+def entry() -> Message:
+    row = filled(EntryRow)
+    row.chain_ids = [row.budget_id]
+    return movements.entry_to_proto(row, row.budget_id)
+
+
+def verified() -> Message:
+    """Of a budget that says what its ledger says."""
+    row = filled(BudgetRow)
+    at = row.balance
+    sums = Sums(
+        opening=at.total, amount=Decimal(0), spent=at.spent, held=at.held, committed=at.committed,
+        captured=at.captured, entries=at.version, open_holds=at.held + at.committed,
+    )  # fmt: skip
+    return budgets.verification_to_proto(row, sums)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +111,18 @@ def charge() -> Message:
     [
         entities.entity_to_proto(filled(EntityRow)),
         entities.department_to_proto(filled(DepartmentRow)),
+        entities.exchange_rate_to_proto(filled(ExchangeRateRow)),
         budgets.budget_to_proto(filled(BudgetRow)),
-        budgets.alert_to_proto(filled(AlertRow)),
-        charge(),
+        alerts.alert_to_proto(filled(AlertRow)),
+        alerts.raised_alert_to_proto(
+            filled(BudgetRow).balance, Mark(AlertType.OVERSPEND, 1), UUID(int=1), UUID(int=2), NOW
+        ),
+        holds.hold_to_proto(stored_hold(filled(HoldRow))),
+        movements.charge_to_proto(moved(filled(BudgetRow))),
+        movements.refund_to_proto(moved(filled(BudgetRow))),
+        movements.moved_hold_to_proto(moved(filled(BudgetRow))),
+        entry(),
+        verified(),
     ],
     ids=lambda message: type(message).__name__,
 )

@@ -2,8 +2,10 @@
 
 import importlib
 import inspect
+import pkgutil
 from collections.abc import Iterator
 from enum import StrEnum
+from types import ModuleType
 
 import asyncpg
 import pytest
@@ -18,10 +20,18 @@ from tests.contract.source import SERVICES
 def mirrored(service: str) -> Iterator[tuple[type[StrEnum], EnumDescriptor]]:
     """The enums whose docstring names the one in the proto that they are, "Budget.State."."""
     protos = {enum.full_name: enum for enum in contract.enums()}
-    for _, kind in inspect.getmembers(importlib.import_module(f"services.{service}.domain"), inspect.isclass):
+    for kind in {kind for module in rules(service) for _, kind in inspect.getmembers(module, inspect.isclass)}:
         named = protos.get(f"billing.{service}.v1.{(kind.__doc__ or '').rstrip('.')}")
         if issubclass(kind, StrEnum) and named:
             yield kind, named
+
+
+def rules(service: str) -> Iterator[ModuleType]:
+    """The module of the rules, and those in it where it has grown to a package."""
+    domain = importlib.import_module(f"services.{service}.domain")
+    yield domain
+    for found in pkgutil.iter_modules(getattr(domain, "__path__", ())):
+        yield importlib.import_module(f"{domain.__name__}.{found.name}")
 
 
 def of_resources(service: str) -> set[str]:

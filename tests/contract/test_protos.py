@@ -46,20 +46,43 @@ ALSO = {
     ("POST", "/entities/{id}/deactivate"): "DeactivateEntity",
     ("GET", "/departments/{id}"): "GetDepartment",
     ("PATCH", "/departments/{id}"): "UpdateDepartment",
+    ("PUT", "/exchange-rates"): "SetExchangeRates",
+    ("GET", "/exchange-rates"): "ListExchangeRates",
     ("GET", "/budgets/{id}"): "GetBudget",
     ("PATCH", "/budgets/{id}"): "UpdateBudget",
     ("POST", "/budgets/{id}/close"): "CloseBudget",
     ("POST", "/budgets/{id}/reopen"): "ReopenBudget",
     ("GET", "/budgets/charges/{request_id}"): "GetCharge",
+    ("GET", "/unbudgeted-spend"): "ListUnbudgetedSpend",
+    ("POST", "/budgets/charges/batch"): "BatchCharge",
+    ("POST", "/budgets/{id}/refund"): "RefundCharge",
+    ("POST", "/budgets/{id}/holds"): "CreateHold",
+    ("GET", "/budgets/{id}/holds"): "ListHolds",
+    ("GET", "/budgets/{id}/holds/{hold_id}"): "GetHold",
+    ("POST", "/budgets/{id}/holds/{hold_id}/commit"): "CommitHold",
+    ("POST", "/budgets/{id}/holds/{hold_id}/capture"): "CaptureHold",
+    ("POST", "/budgets/{id}/holds/{hold_id}/release"): "ReleaseHold",
+    ("GET", "/budgets/{id}/entries"): "ListEntries",
+    ("GET", "/budgets/{id}/verify"): "VerifyBudget",
+    ("GET", "/alerts"): "ListAllAlerts",
+    ("POST", "/alerts/{id}/acknowledge"): "AcknowledgeAlert",
+    ("POST", "/budgets/{id}/transfer"): "TransferBudget",
+    ("POST", "/budgets/{id}/rollover"): "RolloverBudget",
 }
 """The other routes of these services that the API describes."""
 
 INTERNAL = {
-    "GetEntities", "GetDepartments", "ResolveScope", "GetVersion", "ListDeadLetters", "RedriveDeadLetter",
+    "GetEntities", "GetDepartments", "ResolveScope", "GetVersion", "ListDeadLetters", "RedriveDeadLetter", "GetRates",
+    "SummarizeBudgets", "StreamEntries",
 }  # fmt: skip
 """What has no route: for our own services, and for operators over gRPC."""
 
-MONEY_MOVES = {"Charge"}
+MONEY_MOVES = {
+    "Charge", "RefundCharge", "CreateHold", "CommitHold", "CaptureHold", "ReleaseHold", "TransferBudget",
+    "RolloverBudget",
+}  # fmt: skip
+KEYED_BY_LINE = {"BatchCharge": "charges"}
+"""Writes without a key of their own, since each of their lines has one."""
 REPEATABLE_BY_NATURE = {"RedriveDeadLetter"}
 """Writes without a key: done again they find nothing to do."""
 
@@ -156,7 +179,13 @@ class TestKeys:
     @every_method
     def test_every_write_takes_a_key(self, method: MethodDescriptor) -> None:
         keyed = "request_id" in method.input_type.fields_by_name
-        if not is_read(method) and method.name not in REPEATABLE_BY_NATURE:
+        if method.name in KEYED_BY_LINE:
+            line = method.input_type.fields_by_name[KEYED_BY_LINE[method.name]]
+            assert line.message_type
+            options = line.message_type.fields_by_name["request_id"].GetOptions()
+            assert (line.is_repeated, options.Extensions[validate_pb2.field].required, keyed) == (True, True, False)
+            assert level(method) == descriptor_pb2.MethodOptions.IDEMPOTENT
+        elif not is_read(method) and method.name not in REPEATABLE_BY_NATURE:
             assert keyed
 
     @every_method

@@ -27,7 +27,7 @@ ALLOWED_NOUNS = {
 ROOM = {"main", "rpc", "service", "domain", "store", "models", "convert", "events", "errors"}
 MAIN_LINES_MAX = 40
 FILE_LINES_MAX = 450
-LINES_MAX = {"kit": 1_500, "gateway": 900, "eventing": 500, "serving": 900, "contract": 1_600}
+LINES_MAX = {"kit": 1_500, "gateway": 950, "eventing": 800, "serving": 900, "contract": 1_600}
 """All lines, comments too. Before you raise one, look for what can go."""
 
 KNOWS: dict[str, set[str]] = {

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
+from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
 from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 from grpc import aio
 from pydantic import SecretStr
@@ -27,6 +28,7 @@ class Entities:
         self.channel = channel
         self.entities = EntityServiceStub(channel)
         self.departments = DepartmentServiceStub(channel)
+        self.rates = ExchangeRateServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
 
 

@@ -23,10 +23,11 @@ from nats.js.errors import NotFoundError
 
 from eventing import bus, outbox
 from eventing import consumer as module
-from eventing.consumer import Consumer, Handler, on
+from eventing.consumer import Consumer, Handler, on, on_outside
 from kit import tasks
 from kit.db import Database, WriteSession
-from kit.errors import FailedPrecondition, Unavailable
+from kit.errors import Conflict, DeadlineExceeded, FailedPrecondition, Overloaded, Unavailable
+from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
 from serving.calls import Calls
@@ -220,6 +221,35 @@ async def _so_many(count: int, seen: Seen) -> bool:
     return len(await seen.effects()) == count
 
 
+class TestOutside:
+    async def test_a_handler_of_its_own_transactions_is_given_many_at_once_and_tried_again(
+        self, db: Database, jetstream: JetStreamContext, tell: Tell, seen: Seen, tenant: UUID,
+        kit_admin: "Pool[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(module, "_PAUSES_S", (0.01,))
+        arrived, all_there, failures = [], asyncio.Event(), [RuntimeError("once")]
+
+        @on_outside(BudgetClosed)
+        async def react_outside(origin: Origin, event: BudgetClosed) -> None:
+            if origin.tenant_id != tenant:  # said by another test
+                return
+            arrived.append(event.budget_id)
+            if len(arrived) == 40:
+                all_there.set()
+            await all_there.wait()
+            if failures:
+                raise failures.pop()
+            async with db.write(origin) as tx:
+                outbox.append(tx, BudgetClosed(budget_id=f"effect of {event.budget_id}"))
+
+        for number in range(40):
+            await tell(str(number))
+        async with consuming(Consumer(db, "budgets", react_outside), jetstream):
+            await eventually(lambda: _so_many(40, seen))
+        assert len(arrived) == 41
+        assert await kit_admin.fetchval("select count(*) from budgets.inbox where tenant_id = $1", tenant) == 0
+
+
 class TestFailure:
     async def test_one_that_fails_is_tried_again_and_leaves_no_half(
         self, consumer: Consumer, reaction: Reaction, tell: Tell, seen: Seen
@@ -251,7 +281,11 @@ class TestFailure:
         await eventually(lambda: _among("effect of good", seen))
         assert len(await eventually(seen.letters)) == 1
 
-    @pytest.mark.parametrize("passing", [Unavailable("x"), ConnectionRefusedError(), TimeoutError()], ids=repr)
+    @pytest.mark.parametrize(
+        "passing",
+        [Unavailable("x"), DeadlineExceeded(), Conflict(), Overloaded(), ConnectionRefusedError(), TimeoutError()],
+        ids=repr,
+    )
     async def test_what_passes_is_never_put_aside(
         self, consumer: Consumer, reaction: Reaction, tell: Tell, seen: Seen, passing: BaseException
     ) -> None:

@@ -1,0 +1,106 @@
+"""Alerts to messages, and what watchers want to be told of them."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
+
+from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
+from billing.budgets.v1.budget_service_pb2 import WatchAlertsRequest
+from billing.budgets.v1.events_pb2 import BudgetAlertRaised
+
+from contract.values import money_to_proto, time_to_proto
+from kit import ids
+from kit.auth import Scope
+from kit.money import Money
+from services.budgets.domain.balances import Balance
+from services.budgets.domain.marks import Mark
+from services.budgets.models import AlertRow
+
+
+def alert_to_proto(row: AlertRow) -> Alert:
+    """An alert."""
+    return Alert(
+        id=ids.ALERT.format(row.id),
+        budget_id=ids.BUDGET.format(row.budget_id),
+        alert_type=Alert.Type.Value(row.alert_type),
+        threshold_bp=row.threshold_bp,
+        utilisation_bp=row.utilisation_bp,
+        amount=money_to_proto(Money(row.amount, row.currency_code)),
+        spent=money_to_proto(Money(row.spent, row.currency_code)),
+        used=money_to_proto(Money(row.used, row.currency_code)),
+        charge_id=ids.ENTRY.format_optional(row.charge_id),
+        state=Alert.State.Value(row.state),
+        create_time=time_to_proto(row.create_time),
+        update_time=time_to_proto(row.update_time),
+    )
+
+
+def raised_alert_to_proto(
+    balance: Balance,
+    mark: Mark,
+    alert_id: UUID,
+    entry_id: UUID | None,
+    at: datetime,
+    *,
+    expected: Decimal | None = None,
+) -> Alert:
+    """An alert that is raised just now, since what is used passed the mark, or what is `expected` to be."""
+    used = balance.used if expected is None else expected
+    return Alert(
+        id=ids.ALERT.format(alert_id),
+        budget_id=ids.BUDGET.format(balance.terms.id),
+        alert_type=Alert.Type.Value(mark.type),
+        threshold_bp=mark.threshold_bp,
+        utilisation_bp=balance.share_bp(used),
+        amount=money_to_proto(balance.money(balance.total)),
+        spent=money_to_proto(balance.money(balance.spent)),
+        used=money_to_proto(balance.money(used)),
+        charge_id=ids.ENTRY.format_optional(entry_id),
+        state=Alert.OPEN,
+        create_time=time_to_proto(at),
+        update_time=time_to_proto(at),
+    )
+
+
+class Watch(NamedTuple):
+    """Which alerts somebody wants to be told of."""
+
+    after: int | None
+    """The event after which to begin; None: with what is raised next."""
+    budget_id: UUID | None
+    alert_type: int
+    """0: any."""
+    scope: Scope | None
+    """What a confined watcher may see."""
+
+    def wants(self, said: BudgetAlertRaised) -> bool:
+        """Whether the alert is one of those, and of a budget that the watcher may see."""
+        alert = said.alert
+        if self.budget_id is not None and alert.budget_id != ids.BUDGET.format(self.budget_id):
+            return False
+        if self.alert_type and alert.alert_type != self.alert_type:
+            return False
+        owner = ids.ENTITY.parse(said.entity_id), ids.DEPARTMENT.parse_optional(said.department_id)
+        return self.scope is None or self.scope.covers(*owner)
+
+
+def watch_from_proto(request: WatchAlertsRequest, scope: Scope | None) -> Watch:
+    """What WatchAlerts asks for, of somebody who may see so much."""
+    return Watch(
+        after=int(request.last_event_id) if request.last_event_id else None,
+        budget_id=ids.BUDGET.parse_optional(request.budget_id, "budget_id"),
+        alert_type=request.alert_type,
+        scope=scope,
+    )
+
+
+def alert_event(sequence: int, said: BudgetAlertRaised) -> AlertEvent:
+    """What was said with this number, as watchers get it."""
+    return AlertEvent(
+        event_id=str(sequence),
+        alert=said.alert,
+        entity_id=said.entity_id,
+        department_id=said.department_id,
+        raised_time=said.alert.create_time,
+    )

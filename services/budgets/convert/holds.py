@@ -1,0 +1,54 @@
+"""Holds to messages."""
+
+from billing.budgets.v1.hold_pb2 import Hold
+
+from contract.values import money_to_proto, time_to_proto
+from kit import ids
+from kit.money import Money
+from services.budgets.convert.numbers import rate_text
+from services.budgets.models import HoldRow
+from services.budgets.store.group import StoredHold
+
+
+def hold_to_proto(stored: StoredHold) -> Hold:
+    """A hold as the engine left it."""
+    hold = stored.hold
+    return Hold(
+        id=ids.HOLD.format(hold.id),
+        budget_id=ids.BUDGET.format(hold.budget_id),
+        amount=money_to_proto(hold.money(hold.amount)),
+        captured=money_to_proto(hold.money(hold.captured)),
+        released=money_to_proto(hold.money(hold.released)),
+        open=money_to_proto(hold.money(hold.open)),
+        state=Hold.State.Value(hold.state),
+        expire_time=time_to_proto(hold.expires) if hold.expires else None,
+        original_amount=money_to_proto(stored.original) if stored.original else None,
+        rate=rate_text(stored.rate),
+        rate_date=stored.rate_date.isoformat() if stored.rate_date else "",
+        description=stored.description,
+        reference=stored.reference,
+        request_id=stored.request_id,
+        actor=stored.actor,
+        last_entry_id=ids.ENTRY.format(stored.last_entry_id),
+        create_time=time_to_proto(stored.create_time),
+        update_time=time_to_proto(stored.update_time),
+    )
+
+
+def stored_hold(row: HoldRow) -> StoredHold:
+    """A hold out of its row."""
+    return StoredHold(
+        hold=row.hold,
+        opened_budget_id=row.opened_budget_id,
+        original=Money(row.original_amount or row.amount, row.original_currency) if row.original_currency else None,
+        rate=row.rate,
+        rate_date=row.rate_date,
+        description=row.description,
+        reference=row.reference,
+        request_id=row.request_id,
+        actor=row.actor,
+        last_entry_id=row.last_entry_id,
+        version=row.version,
+        create_time=row.create_time,
+        update_time=row.update_time,
+    )

@@ -1,0 +1,294 @@
+"""What a budget has, what moves it, and whether a chain of budgets takes a movement. The heart of the service; pure.
+
+    available = amount + carried - spent - held - committed
+
+A movement counts against a budget and every one above it: the chain takes it on the whole, or refuses it on the whole.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from kit.money import BP, Money
+from services.budgets.domain.lives import (
+    BUDGET_LIFE,
+    Action,
+    AvailabilityVerdict,
+    ChargeVerdict,
+    EntryType,
+    OverspendPolicy,
+    State,
+    advance,
+)
+from services.budgets.errors import (
+    ApprovalRequired,
+    BudgetExceeded,
+    BudgetStateForbids,
+    CurrencyMismatch,
+    OutsidePeriod,
+)
+
+ZERO: Final = Decimal(0)
+LARGEST: Final = Decimal(10**14) - 1
+"""The most that a balance can hold, 14 digits before the point; where a policy sets no limit, this does."""
+UTILISATION_MAX_BP: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a budget is, apart from its numbers."""
+
+    tenant_id: UUID
+    id: UUID
+    entity_id: UUID
+    department_id: UUID | None
+    name: str
+    state: State
+    currency: str
+    policy: OverspendPolicy
+    tolerance_bp: int
+    starts: datetime
+    ends: datetime
+    thresholds_bp: Sequence[int]
+    period_start: date
+    time_zone: str
+
+
+class Movement(NamedTuple):
+    """By how much the numbers of a budget change, in its currency."""
+
+    spent: Decimal = ZERO
+    held: Decimal = ZERO
+    committed: Decimal = ZERO
+    captured: Decimal = ZERO
+    """The part of `spent` that was held before."""
+
+    @property
+    def used(self) -> Decimal:
+        """What it takes of the budget; below zero where it gives back."""
+        return self.spent + self.held + self.committed
+
+
+class Balance(NamedTuple):
+    """The numbers of a budget at one moment, in its currency."""
+
+    terms: Terms
+    amount: Decimal
+    carried: Decimal
+    """What came over from the period before; below zero where that was overspent."""
+    spent: Decimal
+    held: Decimal
+    committed: Decimal
+    captured: Decimal
+    version: int
+    """How many entries of the ledger have moved it."""
+
+    @property
+    def total(self) -> Decimal:
+        """What there is to use: its amount and what was carried over."""
+        return self.amount + self.carried
+
+    @property
+    def used(self) -> Decimal:
+        """What is spent, held or committed."""
+        return self.spent + self.held + self.committed
+
+    @property
+    def available(self) -> Decimal:
+        """What is left; below zero where it is overspent."""
+        return self.amount + self.carried - self.spent - self.held - self.committed
+
+    @property
+    def utilisation_bp(self) -> int:
+        """What is used, as a share of the total in basis points, rounded down; at most what an int32 holds."""
+        return self.share_bp(self.used)
+
+    def share_bp(self, amount: Decimal) -> int:
+        """An amount as a share of the total in basis points, rounded down; at most what an int32 holds."""
+        total = self.total
+        if total <= 0:
+            return UTILISATION_MAX_BP if amount > 0 else 0
+        return min(int(amount * BP / total), UTILISATION_MAX_BP)
+
+    @property
+    def overspent(self) -> bool:
+        """Whether more is used than it has."""
+        return self.available < 0
+
+    @property
+    def limit(self) -> Decimal:
+        """The most that may be used by its policy, to the last digit of the currency."""
+        policy = self.terms.policy
+        if policy is OverspendPolicy.WARN:
+            return LARGEST
+        if policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE:
+            return Money(self.total, self.terms.currency).share(BP + self.terms.tolerance_bp).amount
+        return self.total
+
+    @property
+    def beyond_policy(self) -> bool:
+        """Whether more is used than its policy allows. Nothing used is never too much, whatever was carried over."""
+        used = self.used
+        return used > self.limit and used > 0
+
+    def moved(self, movement: Movement) -> "Balance":
+        """This budget after a movement."""
+        return Balance(
+            self.terms,
+            self.amount,
+            self.carried,
+            self.spent + movement.spent,
+            self.held + movement.held,
+            self.committed + movement.committed,
+            self.captured + movement.captured,
+            self.version + 1,
+        )
+
+    def money(self, amount: Decimal) -> Money:
+        """An amount of this budget's currency."""
+        return Money(amount, self.terms.currency)
+
+
+class Rule(NamedTuple):
+    """What a kind of movement asks of every budget of its chain."""
+
+    action: Action
+    timed: bool
+    """Whether the moment it belongs to must lie in the period."""
+
+
+RULES: Final[Mapping[EntryType, Rule]] = {
+    EntryType.CHARGE: Rule(Action.CHARGE, timed=True),
+    EntryType.HOLD: Rule(Action.CHARGE, timed=True),
+    EntryType.COMMIT: Rule(Action.CHARGE, timed=False),
+    EntryType.CAPTURE: Rule(Action.CHARGE, timed=True),
+    EntryType.RELEASE: Rule(Action.RETURN, timed=False),
+    EntryType.EXPIRE: Rule(Action.RETURN, timed=False),
+    EntryType.REFUND: Rule(Action.RETURN, timed=False),
+}
+"""The movements that callers make one by one."""
+
+
+class Decision(NamedTuple):
+    """What a movement does: the chain before and after it, the budget moved first, then the one above it and so on."""
+
+    verdict: ChargeVerdict
+    before: Sequence[Balance]
+    after: Sequence[Balance]
+
+
+def decide(chain: Sequence[Balance], entry_type: EntryType, movement: Movement, at: datetime) -> Decision:
+    """Take a movement that belongs to the moment `at` on the whole chain, or refuse it on the whole.
+
+    Raises BudgetStateForbids, OutsidePeriod, BudgetExceeded or ApprovalRequired, each naming the budget of the chain
+    that refuses; where several lack room, the one with the least. Approval is asked for only where it helps: not when
+    another budget refuses for good.
+    """
+    rule = RULES[entry_type]
+    for balance in chain:
+        terms = balance.terms
+        if (terms.state, rule.action) not in BUDGET_LIFE or (rule.timed and not terms.starts <= at < terms.ends):
+            _refuse(terms, rule, at)
+    after = [balance.moved(movement) for balance in chain]
+    if movement.used > 0:
+        refusing = [balance for balance in after if balance.beyond_policy]
+        if refusing:
+            raise _too_little(refusing, movement.used)
+    overspent = any([balance.overspent for balance in after])  # noqa: C419 - half the time of a generator
+    verdict = ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED
+    return Decision(verdict, chain, after)
+
+
+def _refuse(terms: Terms, rule: Rule, at: datetime) -> None:
+    advance(terms.id, terms.state, rule.action)
+    raise OutsidePeriod(terms.id, at=at, starts=terms.starts, ends=terms.ends)
+
+
+def _too_little(refusing: Sequence[Balance], asked: Decimal) -> BudgetExceeded | ApprovalRequired:
+    for_good = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
+    refusal = BudgetExceeded if for_good else ApprovalRequired
+    binding = tightest(for_good or refusing)
+    return refusal(
+        binding.terms.id,
+        binding.terms.name,
+        requested=binding.money(asked),
+        available=binding.money(binding.limit - binding.used + asked),
+        limit=binding.money(binding.total),
+    )
+
+
+def check_currency(balance: Balance, currency: str) -> None:
+    """Raise CurrencyMismatch unless the budget is in `currency`; all of a chain are in one."""
+    if balance.terms.currency != currency:
+        terms = balance.terms
+        raise CurrencyMismatch(terms.id, given=currency, currency=terms.currency)
+
+
+def tightest(balances: Iterable[Balance]) -> Balance:
+    """The budget with the least room; of several the first. One that only warns has as much room as is left of it."""
+    return min(balances, key=_room)
+
+
+def _room(balance: Balance) -> Decimal:
+    only_warns = balance.terms.policy is OverspendPolicy.WARN
+    return balance.available if only_warns else balance.limit - balance.used
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """What a charge would meet."""
+
+    verdict: AvailabilityVerdict
+    binding: UUID
+    before: Sequence[Balance]
+    after: Sequence[Balance]
+    explanation: str
+    by_policy: Mapping[OverspendPolicy, AvailabilityVerdict]
+    """What would come of it if the binding budget had this policy and no other budget were in the way."""
+
+
+_REFUSALS: Final = {
+    BudgetStateForbids: AvailabilityVerdict.NOT_ACTIVE,
+    OutsidePeriod: AvailabilityVerdict.OUTSIDE_PERIOD,
+    BudgetExceeded: AvailabilityVerdict.EXCEEDED,
+    ApprovalRequired: AvailabilityVerdict.APPROVAL_REQUIRED,
+}
+
+
+def availability(chain: Sequence[Balance], amount: Decimal, at: datetime) -> Availability:
+    """What `decide` would say to a charge, and why."""
+    charge = Movement(spent=amount)
+    after = [balance.moved(charge) for balance in chain]
+    try:
+        decision = decide(chain, EntryType.CHARGE, charge, at)
+    except (BudgetStateForbids, OutsidePeriod, BudgetExceeded, ApprovalRequired) as refusal:
+        verdict, text, binding_id = _REFUSALS[type(refusal)], refusal.message, refusal.id
+        (binding,) = (balance for balance in after if balance.terms.id == binding_id)
+    else:
+        binding = tightest(after)
+        left = binding.money(binding.available)
+        if decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT:
+            verdict = AvailabilityVerdict.AVAILABLE_OVERSPENT
+            text = f"It would be taken, and leave the budget {binding.terms.name!r} overspent by {-left}."
+        else:
+            verdict = AvailabilityVerdict.AVAILABLE
+            text = f"It would be taken; the budget {binding.terms.name!r} would have {left} left."
+    return Availability(verdict, binding.terms.id, chain, after, text, by_policy(binding))
+
+
+def by_policy(after: Balance) -> Mapping[OverspendPolicy, AvailabilityVerdict]:
+    """What each policy would say to a budget being left like this."""
+    if not after.overspent:
+        return dict.fromkeys(OverspendPolicy, AvailabilityVerdict.AVAILABLE)
+    tolerated = after.used <= after.money(after.total).share(BP + after.terms.tolerance_bp).amount
+    return {
+        OverspendPolicy.BLOCK: AvailabilityVerdict.EXCEEDED,
+        OverspendPolicy.WARN: AvailabilityVerdict.AVAILABLE_OVERSPENT,
+        OverspendPolicy.ALLOW_WITHIN_TOLERANCE: (
+            AvailabilityVerdict.AVAILABLE_OVERSPENT if tolerated else AvailabilityVerdict.EXCEEDED
+        ),
+        OverspendPolicy.REQUIRE_APPROVAL: AvailabilityVerdict.APPROVAL_REQUIRED,
+    }

@@ -1,0 +1,97 @@
+"""Usage: which budget an allocated cost belongs to, and at what moment it counts there. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from hashlib import sha256
+from typing import Final, NamedTuple
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from kit.money import Money
+
+NO_BUDGET: Final = "NO_BUDGET"
+"""The reason of a cost that fits no active budget; all others are those of refusals."""
+_NOON: Final = time(12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """A cost that was allocated to an entity, or to one of its departments."""
+
+    allocation_id: UUID
+    entity_id: UUID
+    department_id: UUID | None
+    category: str
+    gl_code: str
+    amount: Money
+    """Above zero."""
+    day: date
+    description: str
+
+    @property
+    def digest(self) -> bytes:
+        """Of all that decides which budget is charged with what: an allocation is never said with another one."""
+        fields = (
+            self.allocation_id.hex, self.entity_id.hex, self.department_id.hex if self.department_id else "",
+            self.category, self.gl_code, self.amount.text(), self.amount.currency, self.day.isoformat(),
+        )  # fmt: skip
+        return sha256("\0".join(fields).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """An allocation that takes back another one as a whole."""
+
+    allocation_id: UUID
+    reversed_id: UUID
+    reason: str
+
+    @property
+    def digest(self) -> bytes:
+        """Of both: an allocation is taken back by one other at most."""
+        return sha256(f"{self.allocation_id.hex}\0{self.reversed_id.hex}".encode()).digest()
+
+
+class Candidate(NamedTuple):
+    """An active budget of the cost's entity in whose period, counted in days of its own time zone, the cost lies."""
+
+    id: UUID
+    department_id: UUID | None
+    category: str
+    gl_code: str
+    depth: int
+    """How many budgets are above it."""
+    time_zone: str
+
+
+def budget_for(cost: Cost, candidates: Iterable[Candidate]) -> Candidate | None:
+    """The budget that fits the cost best; None where none fits.
+
+    A budget of a department goes before one of the whole entity; then one for the cost's category before one for all;
+    then one for its ledger code, before one for any, before one for another; then the one with the most budgets above
+    it; then the oldest. Budgets of another department or for another category don't fit.
+    """
+    fitting = [
+        candidate
+        for candidate in candidates
+        if candidate.department_id in {None, cost.department_id} and candidate.category in {"", cost.category}
+    ]
+    return min(fitting, key=lambda candidate: _rank(cost, candidate), default=None)
+
+
+def _rank(cost: Cost, candidate: Candidate) -> tuple[bool, bool, bool, bool, int, UUID]:
+    """The lower, the better it fits."""
+    return (
+        candidate.department_id is None,
+        not candidate.category,
+        not candidate.gl_code or candidate.gl_code != cost.gl_code,
+        candidate.gl_code not in {"", cost.gl_code},
+        -candidate.depth,
+        candidate.id,
+    )
+
+
+def charge_time(day: date, time_zone: str) -> datetime:
+    """The moment that stands for a day: its noon in the zone, which no change of clocks touches."""
+    return datetime.combine(day, _NOON, ZoneInfo(time_zone)).astimezone(UTC)

@@ -1,0 +1,1 @@
+"""What can be done with budgets, as a finance person would say it."""

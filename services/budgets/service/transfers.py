@@ -1,0 +1,112 @@
+"""Amounts that go from one budget to another."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+from uuid import UUID
+
+from kit import clock
+from kit.db import WriteSession
+from kit.errors import InvalidFields, Violation
+from kit.money import DIGITS_MAX, Money
+from kit.origin import Origin
+from services.budgets.domain import rates, rollover
+from services.budgets.domain.lives import Action, EntryType, advance
+from services.budgets.domain.rates import Rate
+from services.budgets.errors import CurrencyMismatch, RateMissing, TransferExceedsBudget
+from services.budgets.models import BudgetRow, EntryRow
+from services.budgets.peers import Rates
+from services.budgets.service.definitions import record_entry, settle_alerts
+from services.budgets.store import budgets
+
+_LARGEST: Final = Decimal(10**DIGITS_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferAsk:
+    """A transfer as it is asked for."""
+
+    source_id: UUID
+    target_id: UUID
+    amount: Money
+    rate: Decimal | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """What a transfer did."""
+
+    source: BudgetRow
+    target: BudgetRow
+    amount: Money
+    target_amount: Money
+    rate: Rate | None
+    """None where both are in one currency."""
+    entries: tuple[EntryRow, EntryRow]
+    """That of the source and that of the target."""
+
+
+async def rate_of(
+    exchange: Rates, origin: Origin, ask: TransferAsk, source: BudgetRow, target: BudgetRow
+) -> Rate | None:
+    """The rate from one budget to the other, None where both are in one currency; asked for outside a transaction.
+
+    Raises RateMissing, and InvalidFields for a rate where there is nothing to convert.
+    """
+    if source.currency_code == target.currency_code:
+        if ask.rate is not None:
+            told = f"both budgets are in {source.currency_code}"
+            raise InvalidFields([Violation("rate", told, "rate.needless")])
+        return None
+    today, _ = rates.days(target.balance.terms, clock.now())
+    if ask.rate is not None:
+        return Rate(ask.rate, today)
+    (rate,) = await exchange.find(origin, [(source.currency_code, target.currency_code, today)])
+    if rate is None:
+        raise RateMissing(source.currency_code, to=target.currency_code, on=today)
+    return rate
+
+
+async def transfer(tx: WriteSession, ask: TransferAsk, rate: Rate | None) -> Transferred:
+    """Lower the amount of one budget and raise that of the other; raises why that can't be done."""
+    source, target = await budgets.lock_pair(tx, ask.source_id, ask.target_id)
+    for budget in (source, target):
+        advance(budget.id, budget.state, Action.CHANGE)
+    if ask.amount.currency != source.currency_code:
+        raise CurrencyMismatch(source.id, given=ask.amount.currency, currency=source.currency_code)
+    reaches = rates.convert(ask.amount, target.currency_code, rate, None).amount if rate else ask.amount
+    _check_fits(source, target, ask.amount, reaches)
+    source.amount -= ask.amount.amount
+    left = record_entry(
+        tx, source, EntryType.TRANSFER_OUT, ask.amount.amount,
+        moved=-ask.amount.amount, counterpart_id=target.id, description=ask.reason,
+    )  # fmt: skip
+    target.amount += reaches.amount
+    came = record_entry(
+        tx, target, EntryType.TRANSFER_IN, reaches.amount,
+        moved=reaches.amount, counterpart_id=source.id, description=ask.reason,
+    )  # fmt: skip
+    if rate:
+        came.original_amount, came.original_currency = ask.amount.amount, ask.amount.currency
+        left.rate = came.rate = rate.rate
+        left.rate_date = came.rate_date = rate.rate_date
+    for budget in sorted((source, target), key=lambda budget: budget.id):
+        await settle_alerts(tx, budget)
+    return Transferred(source, target, ask.amount, reaches, rate, (left, came))
+
+
+def _check_fits(source: BudgetRow, target: BudgetRow, amount: Money, reaches: Money) -> None:
+    balance = source.balance
+    most = rollover.transferable(balance)
+    if amount.amount > most:
+        raise TransferExceedsBudget(
+            source.id,
+            requested=amount,
+            transferable=balance.money(most),
+            amount=balance.money(balance.amount),
+            used=balance.money(balance.used),
+        )
+    if target.amount + reaches.amount >= _LARGEST:
+        told = f"the other budget may have at most {DIGITS_MAX} digits before the point"
+        raise InvalidFields([Violation("amount.amount", told, "money.amount")])

@@ -1,0 +1,102 @@
+"""Budgets and their owners."""
+
+from collections.abc import Sequence
+from datetime import date
+from uuid import UUID
+
+from sqlalchemy import Select, select
+from sqlalchemy.dialects.postgresql import insert
+
+from kit import clock
+from kit.db import ReadSession, WriteSession, within
+from kit.money import BP
+from services.budgets.domain.lives import State
+from services.budgets.errors import BudgetNotFound
+from services.budgets.models import BudgetRow, OwnerRow
+from serving.pages import Page, Slice
+
+
+def visible(tx: ReadSession) -> Select[BudgetRow]:
+    """Budgets that the caller may see."""
+    covered = within(tx.scope, BudgetRow.entity_id, BudgetRow.department_id)
+    return select(BudgetRow) if covered is None else select(BudgetRow).where(covered)
+
+
+async def share_owner(tx: WriteSession, entity_id: UUID) -> OwnerRow:
+    """The entity as an owner of budgets, kept from being retired until the transaction ends."""
+    row = {"tenant_id": tx.tenant_id, "id": entity_id, "retired": False, "create_time": clock.now()}
+    await tx.execute(insert(OwnerRow).values(row).on_conflict_do_nothing())
+    (owner,) = await tx.all(select(OwnerRow).where(OwnerRow.id == entity_id).with_for_update(read=True))
+    return owner
+
+
+async def retire_owner(tx: WriteSession, entity_id: UUID) -> None:
+    """Let the entity have no new budget; waits for those that are being opened for it."""
+    row = {"tenant_id": tx.tenant_id, "id": entity_id, "retired": True, "create_time": clock.now()}
+    retired = insert(OwnerRow).values(row)
+    await tx.execute(retired.on_conflict_do_update(index_elements=["tenant_id", "id"], set_={"retired": True}))
+
+
+async def get_budget(tx: ReadSession, budget_id: UUID) -> BudgetRow:
+    """The budget; raises BudgetNotFound."""
+    return _found(await tx.one_or_none(visible(tx).where(BudgetRow.id == budget_id)), budget_id)
+
+
+async def lock_budget(tx: WriteSession, budget_id: UUID) -> BudgetRow:
+    """The budget, locked until the transaction ends; raises BudgetNotFound."""
+    locked = visible(tx).where(BudgetRow.id == budget_id).with_for_update(key_share=True)
+    return _found(await tx.one_or_none(locked), budget_id)
+
+
+async def lock_pair(tx: WriteSession, first_id: UUID, second_id: UUID) -> tuple[BudgetRow, BudgetRow]:
+    """Two budgets, locked in id order until the transaction ends; raises BudgetNotFound."""
+    both = visible(tx).where(BudgetRow.id.in_([first_id, second_id])).order_by(BudgetRow.id)
+    found = {budget.id: budget for budget in await tx.all(both.with_for_update(key_share=True))}
+    return _found(found.get(first_id), first_id), _found(found.get(second_id), second_id)
+
+
+async def lock_parent(tx: WriteSession, budget_id: UUID) -> BudgetRow:
+    """The budget, kept from changing until the transaction ends; raises BudgetNotFound."""
+    locked = visible(tx).where(BudgetRow.id == budget_id).with_for_update(read=True)
+    return _found(await tx.one_or_none(locked), budget_id)
+
+
+def _found(budget: BudgetRow | None, budget_id: UUID) -> BudgetRow:
+    if budget is None:
+        raise BudgetNotFound(budget_id)
+    return budget
+
+
+async def list_budgets(
+    tx: ReadSession,
+    page: Page,
+    *,
+    entity_id: UUID | None,
+    department_id: UUID | None,
+    parent_id: UUID | None,
+    state: State | None,
+    period_date: date | None,
+    utilisation_min_bp: int,
+) -> Slice[BudgetRow]:
+    """One page of the budgets that fit all filters given, oldest first."""
+    wanted = visible(tx)
+    if entity_id is not None:
+        wanted = wanted.where(BudgetRow.entity_id == entity_id)
+    if department_id is not None:
+        wanted = wanted.where(BudgetRow.department_id == department_id)
+    if parent_id is not None:
+        wanted = wanted.where(BudgetRow.parent_id == parent_id)
+    if state is not None:
+        wanted = wanted.where(BudgetRow.state == state)
+    if period_date is not None:
+        wanted = wanted.where(BudgetRow.period_start <= period_date, period_date < BudgetRow.period_end)
+    if utilisation_min_bp:
+        used = BudgetRow.spent + BudgetRow.held + BudgetRow.committed
+        wanted = wanted.where(used * BP >= (BudgetRow.amount + BudgetRow.carried) * utilisation_min_bp, used > 0)
+    return page.slice(await tx.all(page.narrow(wanted, BudgetRow.id)))
+
+
+async def lock_open_budgets(tx: WriteSession, entity_id: UUID) -> Sequence[BudgetRow]:
+    """All budgets of the entity that are not closed, locked in id order."""
+    still_open = select(BudgetRow).where(BudgetRow.entity_id == entity_id, BudgetRow.state != State.CLOSED)
+    return await tx.all(still_open.order_by(BudgetRow.id).with_for_update(key_share=True))

@@ -1,0 +1,59 @@
+"""Budgets from one period to the next, in few words, and time that passes."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.rollover_pb2 import Rollover
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from kit.ids import BUDGET
+from tests.budgets.conftest import Desk
+
+YEAR = datetime.now(UTC).year
+
+
+async def roll(desk: Desk, budget: Budget, key: str = "", **given: Any) -> Rollover:
+    """Before the end of its period, unless it is said otherwise."""
+    request = pb.RolloverBudgetRequest(**{"id": budget.id, "early": True, "request_id": key or uuid4().hex, **given})
+    return await desk.who.call(desk.stub.RolloverBudget, request)
+
+
+async def below(desk: Desk, parent: Budget) -> list[Budget]:
+    """The budgets below, oldest first."""
+    return list((await desk.who.call(desk.stub.ListBudgets, pb.ListBudgetsRequest(parent_id=parent.id))).budgets)
+
+
+async def series(desk: Desk, name: str) -> list[Budget]:
+    """All periods of a budget, in order."""
+    found = await desk.who.call(desk.stub.ListBudgets, pb.ListBudgetsRequest(page_size=1000))
+    return sorted((b for b in found.budgets if b.name == name), key=lambda budget: budget.period_number)
+
+
+async def a_year_passes(admin: Any, *budgets: Budget) -> None:
+    """Put budgets back by a year, without what would follow from it by itself."""
+    moments = "period_start", "period_end", "anchor_date", "period_start_time", "period_end_time"
+    earlier = ", ".join(f"{moment} = {moment} - interval '1 year'" for moment in moments)
+    await admin.execute(
+        f"update budgets.budgets set {earlier} where id = any($1)",
+        [BUDGET.parse(budget.id) for budget in budgets],
+    )
+
+
+def noon(day: str) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(datetime.fromisoformat(f"{day}T12:00:00+00:00"))
+    return stamp
+
+
+async def timers(admin: Any, budget: Budget, kind: str = "rollover") -> list[tuple[str, datetime]]:
+    rows = await admin.fetch(
+        "select kind, due_time from budgets.timers where resource_id = $1 and kind = $2", BUDGET.parse(budget.id), kind
+    )
+    return [(row["kind"], row["due_time"]) for row in rows]
+
+
+def this_month() -> str:
+    return datetime.now(UTC).date().replace(day=1).isoformat()

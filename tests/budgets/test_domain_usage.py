@@ -1,0 +1,65 @@
+"""Which budget an allocated cost belongs to, and when it counts."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from uuid import UUID, uuid4
+
+import pytest
+
+from kit.money import Money
+from services.budgets.domain import usage
+from services.budgets.domain.usage import Candidate, Cost
+
+ENTITY, DEPARTMENT, OTHER_DEPARTMENT = uuid4(), uuid4(), uuid4()
+COST = Cost(
+    allocation_id=uuid4(), entity_id=ENTITY, department_id=DEPARTMENT, category="cloud", gl_code="6000",
+    amount=Money(Decimal(10), "EUR"), day=date(2026, 3, 31), description="",
+)  # fmt: skip
+ALL = Candidate(UUID(int=1), None, "", "", 0, "UTC")
+"""A budget of the whole entity for everything, and the oldest."""
+CLOUD = ALL._replace(id=UUID(int=2), category="cloud")
+OURS = ALL._replace(id=UUID(int=3), department_id=DEPARTMENT)
+OUR_CLOUD = OURS._replace(id=UUID(int=4), category="cloud")
+
+
+class TestWhichBudget:
+    @pytest.mark.parametrize(
+        ("candidates", "best"),
+        [
+            ([], None),
+            ([ALL, CLOUD, OURS, OUR_CLOUD], OUR_CLOUD),
+            ([ALL, CLOUD, OURS], OURS),
+            ([ALL, CLOUD], CLOUD),
+            ([ALL], ALL),
+            ([ALL._replace(department_id=OTHER_DEPARTMENT)], None),
+            ([ALL._replace(category="travel")], None),
+            ([OURS._replace(category="travel"), ALL], ALL),
+            ([OURS, OURS._replace(id=UUID(int=9), gl_code="6000")], OURS._replace(id=UUID(int=9), gl_code="6000")),
+            ([OURS._replace(gl_code="7000"), OURS._replace(id=UUID(int=9))], OURS._replace(id=UUID(int=9))),
+            ([OURS._replace(gl_code="7000"), CLOUD._replace(gl_code="6000")], OURS._replace(gl_code="7000")),
+            ([OURS, OURS._replace(id=UUID(int=9), depth=2)], OURS._replace(id=UUID(int=9), depth=2)),
+            ([OURS._replace(gl_code="6000"), OURS._replace(depth=2)], OURS._replace(gl_code="6000")),
+            ([OURS._replace(id=UUID(int=9)), OURS], OURS),
+        ],
+    )
+    def test_the_one_that_fits_best(self, candidates: list[Candidate], best: Candidate | None) -> None:
+        assert usage.budget_for(COST, candidates) == best
+        assert usage.budget_for(COST, candidates[::-1]) == best
+
+    def test_a_cost_of_no_department_is_not_for_a_budget_of_one(self) -> None:
+        assert usage.budget_for(replace(COST, department_id=None), [OUR_CLOUD, CLOUD]) == CLOUD
+
+    def test_a_cost_of_no_category_is_not_for_a_budget_of_one(self) -> None:
+        assert usage.budget_for(replace(COST, category=""), [OUR_CLOUD, CLOUD, ALL]) == ALL
+
+    @pytest.mark.parametrize(
+        ("zone", "moment"),
+        [
+            ("UTC", datetime(2026, 3, 31, 12, tzinfo=UTC)),
+            ("Pacific/Kiritimati", datetime(2026, 3, 30, 22, tzinfo=UTC)),
+            ("Pacific/Pago_Pago", datetime(2026, 3, 31, 23, tzinfo=UTC)),
+        ],
+    )
+    def test_a_day_counts_at_its_noon(self, zone: str, moment: datetime) -> None:
+        assert usage.charge_time(COST.day, zone) == moment

@@ -1,0 +1,85 @@
+"""Migrations of a database with rows in it, of several tenants, under forced row-level security."""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from deploy import database
+from kit import ids
+from tests.harness.databases import Copy
+
+
+async def test_what_was_there_before_the_ledger_grew_is_carried_over(
+    fresh_database: Callable[[], Awaitable[Copy]],
+) -> None:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    try:
+        await admin.execute("set search_path = budgets")
+        await _migrate(copy, lambda connection: command.downgrade(_config(connection), "0001"))
+        for _ in range(2):
+            await _fill(admin)
+        await _migrate(copy, lambda connection: command.upgrade(_config(connection), "head"))
+        for budget in await admin.fetch("select * from budgets"):
+            assert budget["period_start_time"] == datetime(2025, 12, 31, 23, tzinfo=UTC)
+            assert (budget["anchor_date"], budget["held"]) == (budget["period_start"], Decimal(0))
+        entries = await admin.fetch("select * from budget_entries")
+        assert [(row["moved_spent"], row["moved_amount"], row["chain_held"]) for row in entries] == [
+            (Decimal(80), Decimal(0), [Decimal(0)])
+        ] * 2
+        assert [row["used"] for row in await admin.fetch("select used from budget_alerts")] == [Decimal(80)] * 2
+        await _migrate(copy, lambda connection: command.downgrade(_config(connection), "base"))
+        left = "select relname from pg_class where relnamespace = 'budgets'::regnamespace and relkind = 'r'"
+        assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
+        await _migrate(copy, lambda connection: command.upgrade(_config(connection), "head"))
+    finally:
+        await admin.close()
+
+
+async def _fill(admin: asyncpg.Connection) -> None:
+    tenant, entity, budget, charge = (ids.new() for _ in range(4))
+    await admin.execute("insert into budget_owners values ($1, $2, false, now())", tenant, entity)
+    await admin.execute(
+        "insert into budgets (tenant_id, id, entity_id, ancestor_ids, name, category, gl_code, period_type,"
+        " period_start, period_end, time_zone, currency_code, amount, spent, overspend_policy, tolerance_bp,"
+        " alert_thresholds_bp, ledger_version, state, version, create_time, update_time) values ($1, $2, $3, '{}',"
+        " 'Cloud', '', '', 'ANNUAL', '2026-01-01', '2027-01-01', 'Europe/Berlin', 'EUR', 100, 80, 'BLOCK', 0, '{8000}',"
+        " 1, 'ACTIVE', 1, now(), now())",
+        tenant,
+        budget,
+        entity,
+    )
+    await admin.execute(
+        "insert into budget_entries values ($1, $2, 'CHARGE', $3, array[$3::uuid], '{1}', '{100}', '{80}', 80, 'EUR',"
+        " 'ACCEPTED', 'k', '', '', 'alice', now(), now())",
+        tenant,
+        charge,
+        budget,
+    )
+    await admin.execute(
+        "insert into budget_alerts values ($1, $2, $3, 'THRESHOLD', 8000, 8000, 'EUR', 100, 80, $4, 'OPEN', 1, now(),"
+        " now())",
+        tenant,
+        ids.new(),
+        budget,
+        charge,
+    )
+
+
+def _config(connection: Connection) -> Config:
+    return database._config("budgets", connection)
+
+
+async def _migrate(copy: Copy, run: Callable[[Connection], None]) -> None:
+    owner = make_url(copy.url("budgets_owner")).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(owner)
+    async with engine.connect() as connection:
+        await connection.run_sync(run)
+        await connection.commit()
+    await engine.dispose()

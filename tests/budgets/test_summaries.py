@@ -1,0 +1,375 @@
+"""Budgets added up for reports, and their ledger told entry by entry; for services only."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.entry_pb2 import Entry
+from billing.budgets.v1.summary_pb2 import BudgetSummary, LedgerEntry
+from billing.type.v1.money_pb2 import Money
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import event
+
+from kit import ids
+from kit.auth import ServiceTokens
+from kit.db import Database
+from kit.origin import Origin
+from kit.settings import Settings
+from kit.telemetry import Trace
+from services.budgets import rpc
+from services.budgets.domain.summaries import GroupBy
+from services.budgets.store import reports
+from tests.budgets.conftest import Desk, eur
+from tests.budgets.rolling import YEAR
+from tests.harness.callers import Caller, refusal
+from tests.harness.databases import Copy
+
+
+@pytest.fixture
+def service_of(settings: Callable[..., Settings]) -> Callable[[UUID], Caller]:
+    """Another service, which calls for a tenant."""
+    tokens = ServiceTokens(settings("entities"))
+    return lambda tenant_id: Caller(tenant_id, "service:entities", tokens.token(tenant_id))
+
+
+@pytest.fixture
+def service(service_of: Callable[[UUID], Caller], tenant: UUID) -> Caller:
+    return service_of(tenant)
+
+
+async def summarize(desk: Desk, who: Caller, **given: Any) -> Sequence[BudgetSummary]:
+    return (await who.call(desk.stub.SummarizeBudgets, pb.SummarizeBudgetsRequest(**given))).summaries
+
+
+def usd(amount: str) -> Money:
+    return Money(currency_code="USD", amount=amount)
+
+
+class TestSummaries:
+    async def test_everything_is_added_up(self, desk: Desk, service: Caller) -> None:
+        first = await desk.open("1000", overspend_policy=Budget.WARN)
+        second = await desk.open("500")
+        third = await desk.open("200")
+        await desk.charge(first, "1100")
+        await desk.charge(second, "100")
+        await desk.hold(second, "30")
+        await desk.commit(await desk.hold(second, "20"))
+        await desk.capture(await desk.hold(third, "200"), "50")
+        (told,) = await summarize(desk, service)
+        assert told == BudgetSummary(
+            budget_count=3, overspent_count=1, compliance_bp=6666, amount=eur("1700.00"), carried=eur("0.00"),
+            spent=eur("1250.00"), held=eur("180.00"), committed=eur("20.00"), captured=eur("50.00"),
+            available=eur("250.00"), fx_effect=eur("0.00"),
+        )  # fmt: skip
+
+    async def test_budgets_below_a_chosen_one_are_in_its_numbers(self, desk: Desk, service: Caller) -> None:
+        entity = await desk.company()
+        department = await desk.department(entity)
+        top = await desk.open("1000", entity_id=entity)
+        middle = await desk.open("600", entity_id=entity, parent_id=top.id, draft=True)
+        bottom = await desk.open("500", entity_id=entity, parent_id=middle.id, department_id=department)
+        await desk.who.call(desk.stub.ActivateBudget, pb.ActivateBudgetRequest(id=middle.id))
+        await desk.charge(bottom, "100")
+        (told,) = await summarize(desk, service)
+        assert (told.budget_count, told.amount, told.spent) == (1, eur("1000.00"), eur("100.00"))
+        await desk.close(top)
+        (told,) = await summarize(desk, service, state=Budget.ACTIVE)
+        assert (told.budget_count, told.amount, told.spent) == (1, eur("600.00"), eur("100.00"))
+        await desk.close(middle)
+        (told,) = await summarize(desk, service, state=Budget.CLOSED)
+        assert (told.budget_count, told.amount) == (1, eur("1000.00")), "both are there, one in the other"
+        (told,) = await summarize(desk, service, state=Budget.ACTIVE)
+        assert (told.budget_count, told.amount) == (1, eur("500.00"))
+
+    async def test_a_grandchild_is_in_the_numbers_though_its_parent_is_not_chosen(
+        self, desk: Desk, service: Caller
+    ) -> None:
+        top = await desk.open("1000")
+        middle = await desk.open("600", parent_id=top.id)
+        await desk.open("500", parent_id=middle.id)
+        await desk.close(middle)
+        (told,) = await summarize(desk, service, state=Budget.ACTIVE)
+        assert (told.budget_count, told.amount) == (1, eur("1000.00"))
+
+    async def test_each_group_alone_is_complete(self, desk: Desk, service: Caller) -> None:
+        entity = await desk.company()
+        department = await desk.department(entity)
+        top = await desk.open("1000", entity_id=entity)
+        below = await desk.open("400", entity_id=entity, parent_id=top.id, department_id=department)
+        await desk.open("300", entity_id=entity, parent_id=below.id, department_id=department)
+        (whole,) = await summarize(desk, service, group_by=BudgetSummary.DEPARTMENT)
+        assert (whole.entity_id, whole.department_id, whole.amount) == (entity, "", eur("1000.00"))
+        found = await summarize(desk, service, group_by=BudgetSummary.DEPARTMENT, each_group_alone=True)
+        assert {(one.department_id, one.amount.amount) for one in found} == {("", "1000.00"), (department, "400.00")}
+        assert {one.entity_id for one in found} == {entity}
+
+    async def test_groups_are_never_of_two_currencies(self, desk: Desk, service: Caller) -> None:
+        await desk.open("1000", category="cloud")
+        await desk.open("500", category="cloud")
+        await desk.open(amount=usd("70"), category="cloud")
+        await desk.open("20", category="travel")
+        for group_by in (BudgetSummary.GROUP_BY_UNSPECIFIED, BudgetSummary.CURRENCY, BudgetSummary.ENTITY):
+            found = await summarize(desk, service, group_by=group_by)
+            assert [one.amount for one in found] == [eur("1520.00"), usd("70.00")]
+            assert {one.category for one in found} == {""}
+        found = await summarize(desk, service, group_by=BudgetSummary.CATEGORY)
+        assert [(one.category, one.amount, one.entity_id) for one in found] == [
+            ("cloud", eur("1500.00"), ""), ("cloud", usd("70.00"), ""), ("travel", eur("20.00"), ""),
+        ]  # fmt: skip
+
+    async def test_filters(self, desk: Desk, service: Caller) -> None:
+        acme, other = await desk.company("ACME"), await desk.company("OTHER")
+        await desk.open("1", entity_id=acme, period_type=Budget.QUARTERLY, period_start_date="2030-01-01")
+        await desk.open("10", entity_id=acme, period_type=Budget.QUARTERLY, period_start_date="2030-04-01")
+        await desk.open("100", entity_id=other, period_type=Budget.QUARTERLY, period_start_date="2030-07-01")
+        await desk.open("1000", entity_id=other, period_start_date="2030-01-01", draft=True)
+
+        async def amount(**given: Any) -> int:
+            return sum(int(float(one.amount.amount)) for one in await summarize(desk, service, **given))
+
+        assert await amount() == 111
+        assert await amount(state=Budget.DRAFT) == 1000
+        assert await amount(state=Budget.CLOSED) == 0
+        assert await amount(entity_ids=[acme]) == 11
+        assert await amount(entity_ids=[acme, other]) == 111
+        assert await amount(period_date="2030-03-31") == 1
+        assert await amount(period_date="2030-04-01") == 10
+        assert await amount(start_date="2030-04-01") == 110
+        assert await amount(start_date="2030-03-31") == 111
+        assert await amount(end_date="2030-04-01") == 1
+        assert await amount(start_date="2030-06-30", end_date="2030-07-02") == 110
+
+    async def test_what_exchange_rates_did(self, desk: Desk, service: Caller) -> None:
+        await desk.set_rates(f"{YEAR}-01-01 USD/EUR 0.9", "USD/EUR 1.0")
+        top = await desk.open("1000")
+        below = await desk.open("800", parent_id=top.id)
+        charge = await desk.charge(below, usd("100"))
+        await desk.charge(below, "50")
+        await desk.capture(await desk.hold(top, usd("40")), usd("40"))
+        (told,) = await summarize(desk, service)
+        assert (told.spent, told.fx_effect) == (eur("190.00"), eur("14.00"))
+        await desk.refund(charge, usd("25"))
+        (told,) = await summarize(desk, service)
+        assert (told.spent, told.fx_effect) == (eur("165.00"), eur("11.50"))
+        await desk.refund(charge)
+        (told,) = await summarize(desk, service)
+        assert (told.spent, told.fx_effect) == (eur("90.00"), eur("4.00"))
+        await desk.hold(below, usd("10"))
+        assert (await summarize(desk, service))[0].fx_effect == eur("4.00"), "what is held is not spent"
+
+    async def test_for_services_and_of_one_tenant_only(
+        self, desk: Desk, service: Caller, service_of: Callable[[UUID], Caller]
+    ) -> None:
+        await desk.open()
+        assert (await refusal(summarize(desk, desk.who))).reason == "PERMISSION_MISSING"
+        assert len(await summarize(desk, service)) == 1
+        assert list(await summarize(desk, service_of(uuid4()))) == []
+
+
+async def feed(desk: Desk, who: Caller, **given: Any) -> list[LedgerEntry]:
+    """All that is told, until now unless it is said otherwise."""
+    if "end_time" not in given:
+        given["end_time"] = stamp(timedelta(hours=1))
+    request = pb.StreamEntriesRequest(**given)
+    return [told async for told in desk.stub.StreamEntries(request, metadata=who.metadata, timeout=20)]
+
+
+def stamp(from_now: timedelta) -> Timestamp:
+    made = Timestamp()
+    made.FromDatetime(datetime.now(UTC) + from_now)
+    return made
+
+
+class TestEntries:
+    @pytest.fixture
+    def small_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(rpc, "_ENTRIES_AT_ONCE", 3)
+
+    @pytest.mark.parametrize("count", [0, 2, 3, 4, 6, 7])
+    @pytest.mark.usefixtures("small_pages")
+    async def test_each_is_told_once_in_order(self, desk: Desk, service: Caller, count: int) -> None:
+        entity = await desk.company()
+        department = await desk.department(entity)
+        top = await desk.open(entity_id=entity)
+        below = await desk.open("500", entity_id=entity, parent_id=top.id, department_id=department, category="cloud")
+        charges = [await desk.charge(below, str(number + 1)) for number in range(count)]
+        told = await feed(desk, service)
+        assert [one.event_id for one in told] == [charge.id for charge in charges]
+        for one, entry in zip(told, reversed(await desk.entries(below)), strict=True):
+            assert one.entry == entry
+            assert (one.entity_id, one.department_id, one.category) == (entity, department, "cloud")
+
+    @pytest.mark.usefixtures("small_pages")
+    async def test_who_was_cut_off_goes_on_after_the_last(self, desk: Desk, service: Caller) -> None:
+        budget = await desk.open()
+        for _ in range(8):
+            await desk.charge(budget, "1")
+        request = pb.StreamEntriesRequest(end_time=stamp(timedelta(hours=1)))
+        call = desk.stub.StreamEntries(request, metadata=service.metadata, timeout=20)
+        had = [(await call.read()).event_id for _ in range(4)]
+        call.cancel()
+        rest = [one.event_id for one in await feed(desk, service, last_event_id=had[-1])]
+        whole = [one.event_id for one in await feed(desk, service)]
+        assert had + rest == whole
+        assert len(whole) == 8
+
+    async def test_only_what_is_asked_for(self, desk: Desk, service: Caller) -> None:
+        acme, other = await desk.company("ACME"), await desk.company("OTHER")
+        budgets = [await desk.open(entity_id=entity) for entity in (acme, other)]
+        before = await desk.charge(budgets[0], "1")
+        after = await desk.charge(budgets[1], "2")
+        told = {entity: await feed(desk, service, entity_ids=[entity]) for entity in (acme, other)}
+        assert [one.event_id for one in told[acme]] == [before.id]
+        assert [one.event_id for one in told[other]] == [after.id]
+        moment = told[other][0].entry.create_time
+        assert [one.event_id for one in await feed(desk, service, end_time=moment)] == [before.id]
+        assert [one.event_id for one in await feed(desk, service, start_time=moment)] == [after.id]
+
+    async def test_what_may_still_be_joined_by_others_waits_unless_it_is_asked_for(
+        self, desk: Desk, service: Caller
+    ) -> None:
+        await desk.charge(await desk.open(), "1")
+        request = pb.StreamEntriesRequest()
+        told = [one async for one in desk.stub.StreamEntries(request, metadata=service.metadata, timeout=20)]
+        assert told == []
+
+    async def test_each_movement_is_seen_by_its_own_budget(self, desk: Desk, service: Caller) -> None:
+        top = await desk.open("1000", name="Top")
+        other = await desk.open("1000", name="Other")
+        request = pb.TransferBudgetRequest(id=top.id, to_budget_id=other.id, amount=eur("5"), request_id=uuid4().hex)
+        await desk.who.call(desk.stub.TransferBudget, request)
+        told = await feed(desk, service)
+        assert {(one.entry.budget_id, one.entry.entry_type) for one in told} == {
+            (top.id, Entry.TRANSFER_OUT), (other.id, Entry.TRANSFER_IN),
+        }  # fmt: skip
+
+    async def test_for_services_and_of_one_tenant_only(
+        self, desk: Desk, service: Caller, service_of: Callable[[UUID], Caller]
+    ) -> None:
+        await desk.charge(await desk.open(), "1")
+        assert (await refusal(feed(desk, desk.who))).reason == "PERMISSION_MISSING"
+        assert len(await feed(desk, service)) == 1
+        assert await feed(desk, service_of(uuid4())) == []
+
+
+class Ledger:
+    """A database with many entries, most of them of other budgets."""
+
+    def __init__(self, database: Database, connection: asyncpg.Connection) -> None:
+        self.database, self.connection = database, connection
+        self.tenant_id, self.entity_id = uuid4(), ids.new()
+        self.budget_ids = [ids.new() for _ in range(100)]
+
+    async def fill(self, admin: asyncpg.Connection) -> None:
+        """50,000 charges on 100 budgets, every fifth in another currency."""
+        await admin.execute("set search_path = budgets")
+        await admin.execute("insert into budget_owners values ($1, $2, false, now())", self.tenant_id, self.entity_id)
+        await admin.execute(
+            "insert into budgets (tenant_id, id, entity_id, ancestor_ids, name, category, gl_code, period_type,"
+            " period_start, period_end, period_start_time, period_end_time, anchor_date, time_zone, currency_code,"
+            " amount, spent, overspend_policy, tolerance_bp, alert_thresholds_bp, ledger_version, state, version,"
+            " create_time, update_time)"
+            " select $1, id, $2, '{}', 'Cloud', 'cloud', '', 'ANNUAL', '2026-01-01', '2027-01-01', '2026-01-01',"
+            " '2027-01-01', '2026-01-01', 'UTC', 'EUR', 100000, 500, 'BLOCK', 0, '{8000}', 500, 'ACTIVE', 1, now(),"
+            " now() from unnest($3::uuid[]) id",
+            self.tenant_id, self.entity_id, self.budget_ids,
+        )  # fmt: skip
+        await admin.execute(
+            "insert into budget_entries (tenant_id, id, entry_type, budget_id, chain_ids, chain_versions,"
+            " chain_amounts, chain_spent, chain_held, chain_committed, amount, currency_code, verdict, request_id,"
+            " description, reference, actor, charge_time, create_time, moved_spent, original_amount,"
+            " original_currency, plan_amount)"
+            " select $1, ($3::text || lpad(to_hex(n), 8, '0'))::uuid, 'CHARGE', id, array[id], array[n], '{100000}',"
+            " '{1}', '{0}', '{0}', 1, 'EUR', 'ACCEPTED', n::text, '', '', 'alice',"
+            " '2026-01-01'::timestamptz + n * interval '10 minutes', now(), 1,"
+            " case when n % 5 = 0 then 2 end, case when n % 5 = 0 then 'USD' end, case when n % 5 = 0 then 0.9 end"
+            " from generate_series(1, 50000) n cross join lateral (select ($2::uuid[])[1 + n % 100] as id) b",
+            self.tenant_id, self.budget_ids, ids.new().hex[:24],
+        )  # fmt: skip
+        await admin.execute("vacuum analyze budget_entries")
+
+    async def plan(self, ask: Callable[[Any], Awaitable[Any]]) -> tuple[list[dict[str, Any]], Any]:
+        """How PostgreSQL reads the ledger for what is asked, under row-level security; and the answer."""
+        said: list[tuple[str, Any]] = []
+        engine = self.database._engine.sync_engine
+
+        def hear(_: Any, __: Any, statement: str, parameters: Any, ___: Any, ____: Any) -> None:
+            said.append((statement, parameters))
+
+        trace, deadline = Trace.from_header(None), time.monotonic() + 30
+        origin = Origin(tenant_id=self.tenant_id, actor="alice", trace=trace, deadline=deadline)
+        event.listen(engine, "before_cursor_execute", hear)
+        try:
+            async with self.database.read(origin) as tx:
+                answer = await ask(tx)
+        finally:
+            event.remove(engine, "before_cursor_execute", hear)
+        statement, parameters = said[-1]
+        await self.connection.execute("select set_config('app.tenant_id', $1, false)", str(self.tenant_id))
+        told = await self.connection.fetchval(f"explain (analyze, format json) {statement}", *parameters)
+        return [node for node in nodes(json.loads(told)[0]["Plan"]) if touches_entries(node)], answer
+
+
+def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    return [plan, *[node for below in plan.get("Plans", ()) for node in nodes(below)]]
+
+
+def touches_entries(node: dict[str, Any]) -> bool:
+    return node.get("Relation Name") == "budget_entries"
+
+
+def read(plan: list[dict[str, Any]]) -> int:
+    """How many entries were read, those thrown away included."""
+    return sum(
+        int((node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]) for node in plan
+    )
+
+
+class TestPlans:
+    @pytest.fixture
+    async def big(
+        self,
+        fresh_database: Callable[[], Awaitable[Copy]],
+        settings: Callable[..., Settings],
+    ) -> AsyncIterator[Ledger]:
+        copy = await fresh_database()
+        database = Database(settings("budgets", database=copy))
+        connection = await asyncpg.connect(copy.url("budgets_app"))
+        ledger = Ledger(database, connection)
+        admin = await asyncpg.connect(copy.admin_url)
+        try:
+            await ledger.fill(admin)
+            yield ledger
+        finally:
+            await admin.close()
+            await connection.close()
+            await database.close()
+
+    async def test_a_big_ledger_is_read_by_its_indexes(self, big: Ledger) -> None:
+        chosen = big.budget_ids[:3]
+        plan, by_day = await big.plan(lambda tx: reports.spend_by_day(tx, chosen, "UTC"))
+        assert {node["Index Name"] for node in plan} == {"budget_entries_budget_idx"}
+        assert {node["Node Type"] for node in plan} == {"Index Only Scan"}
+        assert (read(plan), sum(spent for _, spent in by_day)) == (1500, 1500)
+
+        ask = reports.SummaryAsk(
+            entity_ids=[big.entity_id], period_date=date(2026, 5, 1), start_date=None, end_date=None, state=None,
+            group_by=GroupBy.CATEGORY, each_group_alone=False,
+        )  # fmt: skip
+        plan, (summary,) = await big.plan(lambda tx: reports.summarize(tx, ask))
+        assert {node.get("Index Name") for node in plan} <= {"budget_entries_converted_idx", "budget_entries_pkey"}
+        assert read(plan) == 10_000, "those that were converted, and no others"
+        assert (summary.budgets, float(summary.fx_effect)) == (100, 1000.0)
+
+        feed = reports.FeedAsk(start=None, end=datetime.now(UTC) + timedelta(days=1), entity_ids=[])
+        plan, page = await big.plan(lambda tx: reports.entries_after(tx, feed, None, 500))
+        assert {node["Index Name"] for node in plan} == {"budget_entries_pkey"}
+        assert (read(plan), len(page)) == (500, 500)
+        assert [entry.id for entry, _ in page] == sorted(entry.id for entry, _ in page)

@@ -1,0 +1,124 @@
+"""What no budget took: listed by filters and pages, for those who may see it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.entities.v1.events_pb2 import CostAllocated
+from grpc import StatusCode
+from nats.aio.client import Client
+
+from kit import ids
+from services.budgets.convert.usage import cost_from_proto
+from services.budgets.service.usage import ALLOCATED
+from services.budgets.store import usage as store
+from services.budgets.store.group import Engine
+from tests.budgets.conftest import Desk, eur
+from tests.budgets.usage import Said, allocation, today, unbudgeted
+from tests.harness.callers import Caller, refusal
+from tests.harness.services import Budgets, Served
+
+
+class TestList:
+    @pytest.fixture
+    async def spends(self, desk: Desk, company: str, said: Said) -> list[CostAllocated]:
+        """Three costs that no budget took: the first was refused, the last has a department."""
+        await desk.open("1", category="cloud")
+        department = await desk.department(company)
+        costs = [
+            allocation(company, category="cloud", allocation_date=today()),
+            allocation(company, category="travel", allocation_date="2031-03-01"),
+            allocation(company, department_id=department, category="rent", allocation_date="2031-04-01"),
+        ]
+        for cost in costs:
+            await said(cost)
+        return costs
+
+    async def test_filters(self, desk: Desk, company: str, spends: list[CostAllocated]) -> None:
+        async def found(**given: Any) -> list[int]:
+            listed = [spend.allocation_id for spend in await unbudgeted(desk, **given)]
+            return [[cost.allocation_id for cost in spends].index(id) for id in listed]
+
+        assert await found() == [2, 1, 0]
+        assert await found(entity_id=company) == [2, 1, 0]
+        assert await found(entity_id=ids.ENTITY.format(uuid4())) == []
+        assert await found(department_id=spends[2].department_id) == [2]
+        assert await found(category="travel") == [1]
+        assert await found(reason="NO_BUDGET") == [2, 1]
+        assert await found(reason="BUDGET_EXCEEDED") == [0]
+        assert await found(start_date="2031-03-01") == [2, 1]
+        assert await found(start_date="2031-03-01", end_date="2031-04-01") == [1]
+        assert await found(end_date="2031-03-01") == [0]
+
+    async def test_pages(self, desk: Desk, spends: list[CostAllocated]) -> None:
+        request = pb.ListUnbudgetedSpendRequest(page_size=2)
+        first = await desk.who.call(desk.stub.ListUnbudgetedSpend, request)
+        assert [spend.allocation_id for spend in first.unbudgeted_spend] == [
+            spends[2].allocation_id, spends[1].allocation_id,
+        ]  # fmt: skip
+        request.page_token = first.next_page_token
+        second = await desk.who.call(desk.stub.ListUnbudgetedSpend, request)
+        assert [spend.allocation_id for spend in second.unbudgeted_spend] == [spends[0].allocation_id]
+        assert second.next_page_token == ""
+        request.category = "cloud"
+        refused = await refusal(desk.who.call(desk.stub.ListUnbudgetedSpend, request))
+        assert refused.reason == "PAGE_TOKEN_INVALID"
+
+    async def test_a_confined_caller_sees_what_their_token_covers(
+        self, desk: Desk, company: str, spends: list[CostAllocated], desk_of: Callable[[Caller], Desk],
+        caller: Callable[..., Caller],
+    ) -> None:  # fmt: skip
+        of_department = desk_of(caller("department_manager", department_scope=[spends[2].department_id]))
+        assert [spend.category for spend in await unbudgeted(of_department)] == ["rent"]
+        assert await unbudgeted(of_department, category="cloud") == []
+        of_company = desk_of(caller("department_manager", entity_scope=[company]))
+        assert len(await unbudgeted(of_company)) == 3
+        of_another = desk_of(caller("department_manager", entity_scope=[await desk.company("OTHER")]))
+        assert await unbudgeted(of_another) == []
+
+    async def test_another_tenant_sees_nothing(
+        self, spends: list[CostAllocated], desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+    ) -> None:
+        assert await unbudgeted(desk_of(caller("finance", tenant=uuid4()))) == []
+
+    async def test_it_needs_the_right_to_read_budgets(
+        self, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+    ) -> None:
+        refused = await refusal(unbudgeted(desk_of(caller([]))))
+        assert refused.code == StatusCode.PERMISSION_DENIED
+
+    async def test_budgets_of_one_tenant_never_take_costs_of_another(
+        self, desk: Desk, company: str, said: Said, nats: Client,
+        desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller], admin: "asyncpg.Pool[asyncpg.Record]",
+    ) -> None:  # fmt: skip
+        """Also when both come at the same moment and with the same ids."""
+        budget, stranger = await desk.open(), uuid4()
+        theirs = desk_of(caller("finance", tenant=stranger))
+        costs = [allocation(company) for _ in range(20)]
+        elsewhere = Said(nats, stranger, theirs, admin)
+        await asyncio.gather(said(*costs), elsewhere(*costs))
+        assert (await desk.get(budget)).spent == eur("200.00")
+        assert len(await elsewhere.unbudgeted(20)) == 20
+        assert await unbudgeted(desk) == []
+
+    async def test_in_one_transaction_for_two_tenants_each_finds_what_is_its_own(
+        self, desk: Desk, company: str, said: Said, budgets_served: Served[Budgets], tenant: UUID
+    ) -> None:
+        budget, stranger, done, new = await desk.open(), uuid4(), allocation(company), allocation(company)
+        await said(done)
+        asked = [
+            ((of, ALLOCATED, f"allocation:{event.allocation_id}"), cost_from_proto(event))
+            for event in (done, new)
+            for of in (stranger, tenant)
+        ]
+        engine = Engine(budgets_served.settings)
+        async with engine.begin({tenant, stranger}) as group:
+            found = await store.match(group, asked)
+        await engine.close()
+        assert [match.kept is not None for match in found] == [False, True, False, False]
+        named = [[ids.BUDGET.format(candidate.id) for candidate in match.candidates] for match in found]
+        assert named == [[], [], [], [budget.id]]

@@ -1,0 +1,273 @@
+"""Alerts told as they are raised, over gRPC and as server-sent events: none is missed, and none is told twice."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import uvicorn
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
+from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.events_pb2 import BudgetAlertRaised
+from google.protobuf import json_format
+from grpc import StatusCode, aio
+from nats.aio.client import Client
+
+from deploy.local.ports import free_port
+from gateway.app import App
+from gateway.server import _Server
+from kit.ids import BUDGET, new
+from kit.settings import Settings
+from services.budgets.main import compose
+from tests.budgets.conftest import Desk
+from tests.gateway.wire import Events
+from tests.harness.callers import Caller, refusal
+from tests.harness.outside import OutboxEvent, eventually
+from tests.harness.services import Budgets, Entities, Served, served
+
+MARKS = [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000]
+WATCH = "/api/enterprise-billing/budgets/watch"
+
+
+class Stream:
+    """Somebody who watches alerts over gRPC."""
+
+    def __init__(self, stub: Any, who: Caller, **given: Any) -> None:
+        self.call = stub.WatchAlerts(pb.WatchAlertsRequest(**given), metadata=who.metadata)
+        self.seen = given.get("last_event_id", "")
+
+    async def next(self) -> AlertEvent:
+        event: AlertEvent = await asyncio.wait_for(self.call.read(), 10)
+        assert event is not aio.EOF, await self.call.details()
+        self.seen = event.event_id
+        return event
+
+    async def begun(self) -> "Stream":
+        """Having been told where it begins."""
+        assert not (await self.next()).HasField("alert")
+        return self
+
+    async def marks(self, count: int) -> list[int]:
+        return [(await self.next()).alert.threshold_bp for _ in range(count)]
+
+    def close(self) -> None:
+        self.call.cancel()
+
+
+@pytest.fixture
+def watch(desk: Desk) -> Iterator[Callable[..., Stream]]:
+    """Watches, by default as the desk: `watch(stub=…, who=…, budget_id=…)`."""
+    streams: list[Stream] = []
+
+    def begin(*, stub: Any = desk.stub, who: Caller = desk.who, **given: Any) -> Stream:
+        streams.append(Stream(stub, who, **given))
+        return streams[-1]
+
+    yield begin
+    for stream in streams:
+        stream.close()
+
+
+@pytest.fixture
+def replica(settings: Callable[..., Settings], entities_served: Served[Entities]) -> Callable[[int], Any]:
+    """One more budgets service, at a port, as long as the block lasts."""
+
+    def start(port: int) -> Any:
+        addresses = {"entities": entities_served.address}
+        return served(settings("budgets", listen=f"127.0.0.1:{port}", addresses=addresses), compose, Budgets)
+
+    return start
+
+
+async def open_marked(desk: Desk, **given: Any) -> Budget:
+    """A budget of 100 with an alert at every tenth."""
+    return await desk.open("100", alert_thresholds_bp=MARKS, **given)
+
+
+class TestWatch:
+    async def test_what_is_raised_from_now_on(
+        self,
+        desk: Desk,
+        watch: Callable[..., Stream],
+        outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
+    ) -> None:
+        budget = await open_marked(desk)
+        await desk.charge(budget, "10")
+
+        async def told_before() -> bool:
+            return all(event.published for event in await outbox_events("budgets"))
+
+        await eventually(told_before)
+        stream = await watch().begun()
+        charge = await desk.charge(budget, "10")
+        event = await stream.next()
+        (alert, _) = await desk.alerts(budget)
+        assert event.raised_time == event.alert.create_time
+        assert abs(event.raised_time.ToDatetime() - alert.create_time.ToDatetime()) < timedelta(seconds=1)
+        for seen in (event.alert, alert):
+            seen.ClearField("create_time")
+            seen.ClearField("update_time")
+        assert event.alert == alert
+        assert (alert.threshold_bp, alert.charge_id) == (2000, charge.id)
+        assert (event.entity_id, event.department_id) == (budget.entity_id, "")
+
+    async def test_who_comes_back_goes_on_after_the_last_event(self, desk: Desk, watch: Callable[..., Stream]) -> None:
+        budget = await open_marked(desk)
+        first = await watch().begun()
+        began = first.seen
+        await desk.charge(budget, "30")
+        assert await first.marks(2) == [1000, 2000]
+        first.close()
+        await desk.charge(budget, "20")
+        again = watch(last_event_id=first.seen)
+        assert await again.marks(3) == [3000, 4000, 5000]
+        await desk.charge(budget, "10")
+        assert await again.marks(1) == [6000]
+        assert await watch(last_event_id=began).marks(6) == MARKS[:6], "who saw no alert yet knows where it began"
+
+    async def test_filters(self, desk: Desk, watch: Callable[..., Stream]) -> None:
+        wanted, other = await open_marked(desk), await open_marked(desk, overspend_policy=Budget.WARN)
+        of_budget = await watch(budget_id=wanted.id).begun()
+        of_type = await watch(alert_type=Alert.OVERSPEND).begun()
+        await desk.charge(other, "101")
+        await desk.charge(wanted, "10")
+        assert (await of_budget.next()).alert.budget_id == wanted.id
+        told = (await of_type.next()).alert
+        assert (told.alert_type, told.budget_id) == (Alert.OVERSPEND, other.id)
+
+    async def test_who_is_confined_hears_of_their_own_only(
+        self, desk: Desk, watch: Callable[..., Stream], caller: Callable[..., Caller]
+    ) -> None:
+        mine, others = await desk.company("MINE"), await desk.company("OTHERS")
+        department = await desk.department(others)
+        budgets = [
+            await open_marked(desk, entity_id=others),
+            await open_marked(desk, entity_id=mine),
+            await open_marked(desk, entity_id=others, department_id=department),
+        ]
+        of_entity = await watch(who=caller("viewer", entity_scope=[mine])).begun()
+        of_department = await watch(who=caller("viewer", department_scope=[department])).begun()
+        stranger = await watch(who=caller(tenant=uuid4())).begun()
+        for budget in budgets:
+            await desk.charge(budget, "10")
+        assert (await of_entity.next()).entity_id == mine
+        assert (await of_department.next()).department_id == department
+        everything = await watch(last_event_id=of_entity.seen).next()
+        assert everything.department_id == department, "the stream of the confined ended with theirs"
+        reading = asyncio.ensure_future(stranger.call.read())
+        assert not (await asyncio.wait({reading}, timeout=0.3))[0], "nothing of another tenant"
+
+    async def test_a_budget_that_is_not_there_is_refused(
+        self, desk: Desk, watch: Callable[..., Stream], caller: Callable[..., Caller]
+    ) -> None:
+        budget = await open_marked(desk)
+        for who, budget_id in ((desk.who, BUDGET.format(new())), (caller(tenant=uuid4()), budget.id)):
+            assert (await refusal(watch(who=who, budget_id=budget_id).call.read())).reason == "BUDGET_NOT_FOUND"
+        assert set((await refusal(watch(last_event_id="-1").call.read())).fields) == {"last_event_id"}
+        assert (await refusal(watch(who=caller("service")).call.read())).reason == "PERMISSION_MISSING"
+
+    async def test_what_is_no_alert_is_passed_over(
+        self, desk: Desk, watch: Callable[..., Stream], nats: Client, logs: list[dict[str, Any]]
+    ) -> None:
+        budget = await open_marked(desk)
+        stream = await watch().begun()
+        subject = f"{BudgetAlertRaised.DESCRIPTOR.full_name}.{desk.who.tenant_id.hex}"
+        await nats.jetstream().publish(subject, b"?")
+        await desk.charge(budget, "10")
+        assert await stream.marks(1) == [1000]
+        assert [line["event"] for line in logs].count("this is no alert") == 1
+
+
+class TestRestart:
+    async def test_over_grpc_nothing_is_missed_or_told_twice(
+        self, desk: Desk, watch: Callable[..., Stream], replica: Callable[[int], Any]
+    ) -> None:
+        budget, port = await open_marked(desk), free_port()
+        async with replica(port) as service:
+            stream = await watch(stub=service.stubs.budgets).begun()
+            await desk.charge(budget, "30")
+            told = await stream.marks(3)
+        assert await stream.call.code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
+        await desk.charge(budget, "30")
+        async with replica(port) as service:
+            again = watch(stub=service.stubs.budgets, last_event_id=stream.seen)
+            told += await again.marks(3)
+            await desk.charge(budget, "30")
+            told += await again.marks(3)
+        assert told == MARKS
+
+    async def test_over_rest_with_last_event_id(
+        self, desk: Desk, replica: Callable[[int], Any], gateway: Callable[[int], Any]
+    ) -> None:
+        budget, port = await open_marked(desk), free_port()
+        told: list[int] = []
+        async with gateway(port) as at:
+            async with replica(port):
+                events = await asyncio.wait_for(Events.open(at, WATCH, desk.who.token), 5)
+                assert events.headers["content-type"] == "text/event-stream"
+                seen = (await events.event())["id"]
+                await desk.charge(budget, "20")
+                seen = await heard(events, told, 2)
+            assert (await events.event())["event"] == "error"
+            events.close()
+            await desk.charge(budget, "30")
+            async with replica(port):
+                events = await coming_back(at, desk.who.token, seen)
+                seen = await heard(events, told, 3)
+                await desk.charge(budget, "10")
+                await heard(events, told, 1)
+                events.close()
+        assert told == MARKS[:6]
+
+
+async def heard(events: Events, told: list[int], count: int) -> str:
+    """Adds the marks of the next events; gives the id of the last one."""
+    seen = ""
+    for _ in range(count):
+        event = await asyncio.wait_for(events.event(), 10)
+        assert event["event"] == "AlertEvent"
+        assert event["data"]["event_id"] == event["id"]
+        alert = json_format.ParseDict(event["data"], AlertEvent()).alert
+        told.append(alert.threshold_bp)
+        seen = event["id"]
+    return seen
+
+
+async def coming_back(port: int, token: str, seen: str) -> Events:
+    """As a browser does it: again and again, with the id of the last event."""
+    async with asyncio.timeout(20):
+        while True:
+            events = await Events.open(port, WATCH, token, last_event_id=seen)
+            if events.status == 200:
+                return events
+            events.close()
+            await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+def gateway(settings: Callable[..., Settings], entities_served: Served[Entities]) -> Callable[[int], Any]:
+    """A gateway in front of the budgets service at a port; gives its own port."""
+
+    @contextlib.asynccontextmanager
+    async def serve(port: int) -> AsyncIterator[int]:
+        addresses = {"entities": entities_served.address, "budgets": f"127.0.0.1:{port}"}
+        app = App(settings("gateway", addresses=addresses))
+        await app.limits.open()
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+        server = _Server(config)
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            app.drain()
+            server.should_exit = True
+            await running
+            await app.close()
+
+    return serve

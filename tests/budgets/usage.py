@@ -1,0 +1,114 @@
+"""Costs that are allocated: events as the entities service says them, and what came of them."""
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import asyncpg
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1.unbudgeted_pb2 import UnbudgetedSpend
+from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated
+from billing.type.v1.money_pb2 import Money
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from nats.aio.client import Client
+
+from eventing.consumer import Consumer, Delivery
+from kit import clock, ids
+from kit.telemetry import Trace
+from services.budgets.service.usage import ALLOCATED
+from serving.server import Service
+from tests.harness.outside import eventually
+
+if TYPE_CHECKING:
+    from tests.budgets.conftest import Desk
+
+
+def today() -> str:
+    return clock.now().date().isoformat()
+
+
+def allocation(entity_id: str, amount: str | Money = "10.00", **given: Any) -> CostAllocated:
+    """A cost of today."""
+    said = CostAllocated(
+        allocation_id=ids.ALLOCATION.format(ids.new()),
+        entity_id=entity_id,
+        amount=Money(currency_code="EUR", amount=amount) if isinstance(amount, str) else amount,
+        allocation_date=today(),
+        source="USAGE",
+        description="Compute",
+    )
+    said.MergeFrom(CostAllocated(**given))
+    return said
+
+
+def reversal(of: CostAllocated) -> AllocationReversed:
+    return AllocationReversed(
+        allocation_id=ids.ALLOCATION.format(ids.new()),
+        reversed_allocation_id=of.allocation_id,
+        entity_id=of.entity_id,
+        department_id=of.department_id,
+        amount=of.amount,
+        allocation_date=today(),
+        reason="Metered twice",
+    )
+
+
+class Said:
+    """Events that reach the budgets service as the entities service says them."""
+
+    def __init__(self, nats: Client, tenant_id: UUID, desk: "Desk", admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._nats, self._tenant_id, self._desk, self._admin = nats, tenant_id, desk, admin
+
+    async def publish(self, *said: Message, event_id: UUID | None = None) -> None:
+        jetstream = self._nats.jetstream()
+        for event in said:
+            headers = {
+                "ce-id": str(event_id or uuid4()), "ce-actor": "carol", "traceparent": Trace.from_header(None).header(),
+            }  # fmt: skip
+            body = json_format.MessageToJson(event, preserving_proto_field_name=True).encode()
+            await jetstream.publish(f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}", body, headers=headers)
+
+    async def done(self, *said: CostAllocated) -> None:
+        """Wait until something was done about the allocations."""
+        keys = [f"allocation:{event.allocation_id}" for event in said]
+        kept = "select count(*) from budgets.idempotency_keys where tenant_id = $1 and method = $2 and key = any($3)"
+
+        async def all_kept() -> bool:
+            return bool(await self._admin.fetchval(kept, self._tenant_id, ALLOCATED, keys) == len(keys))
+
+        await eventually(all_kept)
+
+    async def __call__(self, *said: CostAllocated) -> None:
+        """Publish costs, and wait until something was done about them."""
+        await self.publish(*said)
+        await self.done(*said)
+
+    async def unbudgeted(self, count: int, **given: Any) -> list[UnbudgetedSpend]:
+        """What no budget took, newest first, as soon as there is so much."""
+
+        async def enough() -> list[UnbudgetedSpend]:
+            listed = await unbudgeted(self._desk, **given)
+            return listed if len(listed) >= count else []
+
+        found = await eventually(enough)
+        assert len(found) == count
+        return found
+
+
+async def unbudgeted(desk: "Desk", **given: Any) -> list[UnbudgetedSpend]:
+    answer = await desk.who.call(desk.stub.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
+    return list(answer.unbudgeted_spend)
+
+
+class Replica:
+    """A second service without a server, with connections of its own, which is handed events one by one."""
+
+    def __init__(self, service: Service, tenant_id: UUID) -> None:
+        self._consumers = {handler.event: Consumer(service.db, "budgets", handler) for handler in service.handlers}
+        self._tenant_id = tenant_id
+
+    async def take(self, event: Message) -> None:
+        """Raises what its handler raises."""
+        subject = f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}"
+        delivery = Delivery(uuid4(), self._tenant_id, subject, json_format.MessageToJson(event), "carol", "")
+        await self._consumers[type(event)].handle(delivery, Trace.from_header(None))
