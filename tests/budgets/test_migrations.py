@@ -34,6 +34,9 @@ async def test_what_was_there_before_the_ledger_grew_is_carried_over(
             (Decimal(80), Decimal(0), [Decimal(0)])
         ] * 2
         assert [row["used"] for row in await admin.fetch("select used from budget_alerts")] == [Decimal(80)] * 2
+        going_on = "select id from budgets where state = 'ACTIVE' and period_end_time > now() order by id"
+        looked_at = "select resource_id from timers where kind = 'forecast' order by resource_id"
+        assert await admin.fetch(looked_at) == await admin.fetch(going_on)
         await _migrate(copy, lambda connection: command.downgrade(_config(connection), "base"))
         left = "select relname from pg_class where relnamespace = 'budgets'::regnamespace and relkind = 'r'"
         assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]

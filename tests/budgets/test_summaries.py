@@ -213,7 +213,8 @@ class TestEntries:
             await desk.charge(budget, "1")
         request = pb.StreamEntriesRequest(end_time=stamp(timedelta(hours=1)))
         call = desk.stub.StreamEntries(request, metadata=service.metadata, timeout=20)
-        had = [(await call.read()).event_id for _ in range(4)]
+        told = aiter(call)
+        had = [(await anext(told)).event_id for _ in range(4)]
         call.cancel()
         rest = [one.event_id for one in await feed(desk, service, last_event_id=had[-1])]
         whole = [one.event_id for one in await feed(desk, service)]

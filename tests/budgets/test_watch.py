@@ -15,7 +15,7 @@ from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
 from google.protobuf import json_format
-from grpc import StatusCode, aio
+from grpc import StatusCode
 from nats.aio.client import Client
 
 from deploy.local.ports import free_port
@@ -38,12 +38,11 @@ class Stream:
     """Somebody who watches alerts over gRPC."""
 
     def __init__(self, stub: Any, who: Caller, **given: Any) -> None:
-        self.call = stub.WatchAlerts(pb.WatchAlertsRequest(**given), metadata=who.metadata)
+        self.call: Any = stub.WatchAlerts(pb.WatchAlertsRequest(**given), metadata=who.metadata)
         self.seen = given.get("last_event_id", "")
 
     async def next(self) -> AlertEvent:
-        event: AlertEvent = await asyncio.wait_for(self.call.read(), 10)
-        assert event is not aio.EOF, await self.call.details()
+        event: AlertEvent = await asyncio.wait_for(anext(aiter(self.call)), 10)
         self.seen = event.event_id
         return event
 
@@ -141,7 +140,11 @@ class TestWatch:
         assert (told.alert_type, told.budget_id) == (Alert.OVERSPEND, other.id)
 
     async def test_who_is_confined_hears_of_their_own_only(
-        self, desk: Desk, watch: Callable[..., Stream], caller: Callable[..., Caller]
+        self,
+        desk: Desk,
+        desk_of: Callable[[Caller], Desk],
+        watch: Callable[..., Stream],
+        caller: Callable[..., Caller],
     ) -> None:
         mine, others = await desk.company("MINE"), await desk.company("OTHERS")
         department = await desk.department(others)
@@ -152,15 +155,17 @@ class TestWatch:
         ]
         of_entity = await watch(who=caller("viewer", entity_scope=[mine])).begun()
         of_department = await watch(who=caller("viewer", department_scope=[department])).begun()
-        stranger = await watch(who=caller(tenant=uuid4())).begun()
+        elsewhere = desk_of(caller(tenant=uuid4()))
+        stranger = await watch(who=elsewhere.who).begun()
         for budget in budgets:
             await desk.charge(budget, "10")
         assert (await of_entity.next()).entity_id == mine
         assert (await of_department.next()).department_id == department
         everything = await watch(last_event_id=of_entity.seen).next()
         assert everything.department_id == department, "the stream of the confined ended with theirs"
-        reading = asyncio.ensure_future(stranger.call.read())
-        assert not (await asyncio.wait({reading}, timeout=0.3))[0], "nothing of another tenant"
+        theirs = await open_marked(elsewhere)
+        await elsewhere.charge(theirs, "10")
+        assert (await stranger.next()).alert.budget_id == theirs.id, "and nothing of another tenant before"
 
     async def test_a_budget_that_is_not_there_is_refused(
         self, desk: Desk, watch: Callable[..., Stream], caller: Callable[..., Caller]

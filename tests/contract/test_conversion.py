@@ -6,24 +6,32 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
+from billing.budgets.v1.events_pb2 import BudgetAlertRaised
 from google.protobuf.message import Message
 from sqlalchemy import ARRAY, Boolean, Date, DateTime, Enum, Integer, Numeric, String, Uuid
 
 from kit import ids
 from kit.db import TenantRow
 from kit.money import Money
-from services.budgets.convert import alerts, budgets, holds, movements
+from services.budgets import events
+from services.budgets.convert import alerts, budgets, holds, movements, reports
 from services.budgets.convert.holds import stored_hold
+from services.budgets.convert.usage import unbudgeted_to_proto
 from services.budgets.domain.balances import Decision, Movement
+from services.budgets.domain.forecast import Course, Forecast, Method
 from services.budgets.domain.lives import AlertType, ChargeVerdict, EntryType
 from services.budgets.domain.marks import Mark
 from services.budgets.domain.refunds import Charged, Refund
-from services.budgets.models import AlertRow, BudgetRow, EntryRow, HoldRow
+from services.budgets.models import AlertRow, BudgetRow, EntryRow, HoldRow, UnbudgetedRow
+from services.budgets.service.forecasts import Foreseen
 from services.budgets.service.moves import Moved
 from services.budgets.store.group import Entry
 from services.budgets.store.ledger import Sums
+from services.budgets.store.reports import Summary
 from services.entities import convert as entities
 from services.entities.models import DepartmentRow, EntityRow, ExchangeRateRow
+
+SUMMED = ("amount", "carried", "spent", "held", "committed", "captured", "fx_effect")
 
 RowT = TypeVar("RowT", bound=TenantRow)
 
@@ -106,6 +114,31 @@ def verified() -> Message:
     return budgets.verification_to_proto(row, sums)
 
 
+def foreseen() -> Message:
+    balance, out = filled(BudgetRow).balance, date(2026, 2, 20)
+    course = Course(date(2026, 1, 1), date(2026, 3, 1), date(2026, 2, 1), balance.total, "EUR")
+    found = Forecast(Decimal(300), Decimal(200), Decimal(400), out, Method.LEVEL, 40)
+    return reports.forecast_to_proto(Foreseen(balance, course, found))
+
+
+def summed() -> Message:
+    amounts = {name: Decimal(number) for number, name in enumerate(SUMMED, 1)}
+    return reports.summary_to_proto(Summary(UUID(int=1), UUID(int=2), "cloud", "EUR", 3, 1, **amounts))
+
+
+def ledger_entry() -> Message:
+    row, budget = filled(EntryRow), filled(BudgetRow)
+    row.budget_id, row.chain_ids = budget.id, [budget.id]
+    return reports.ledger_entry_to_proto(row, budget)
+
+
+def raised() -> BudgetAlertRaised:
+    mark = Mark(AlertType.FORECAST, 10000)
+    return events.budget_alert_raised(
+        filled(BudgetRow).balance, mark, UUID(int=1), UUID(int=2), NOW, expected=Decimal(200)
+    )
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -121,8 +154,13 @@ def verified() -> Message:
         movements.charge_to_proto(moved(filled(BudgetRow))),
         movements.refund_to_proto(moved(filled(BudgetRow))),
         movements.moved_hold_to_proto(moved(filled(BudgetRow))),
+        unbudgeted_to_proto(filled(UnbudgetedRow)),
         entry(),
         verified(),
+        foreseen(),
+        summed(),
+        ledger_entry(),
+        alerts.alert_event(7, raised()),
     ],
     ids=lambda message: type(message).__name__,
 )

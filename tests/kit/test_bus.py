@@ -18,6 +18,7 @@ from eventing import bus
 from eventing.bus import Bus
 from kit import tasks
 from kit.db import Database
+from kit.errors import Unavailable
 from kit.settings import Settings
 from serving.server import Service, serving
 from tests.harness.outside import eventually
@@ -95,6 +96,18 @@ class TestFollow:
                 if (await asyncio.wait({next_}, timeout=0.05))[0]:
                     break
             assert (await next_)[0] >= 3
+
+    async def test_the_newest_is_where_the_next_one_follows(self, there: Bus, say: Say, subject: str) -> None:
+        said = await say(1)
+        assert await there.newest() == said
+        await say(2)
+        async with aclosing(there.follow(subject, said)) as following:
+            assert await some(following, 1) == [2]
+
+    async def test_the_newest_is_not_known_while_there_is_no_connection(self, there: Bus, client: Client) -> None:
+        await client.close()
+        with pytest.raises(Unavailable):
+            await there.newest()
 
     async def test_what_is_pruned_is_passed_over(
         self, there: Bus, say: Say, subject: str, jetstream: JetStreamContext

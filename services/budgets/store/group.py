@@ -6,6 +6,7 @@ other, so each of them joins on (tenant, id).
 """
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -41,6 +42,7 @@ RequestKey = tuple[UUID, str, str]
 _LOCK_MS: Final = 50
 """How long a group waits for a row that somebody else has locked; then it is split: only those wait who must."""
 _STATEMENT_S: Final = 5.0
+_PLANNED_S: Final = 10.0
 ROLE: Final = "budgets_engine"
 
 
@@ -139,6 +141,7 @@ class Engine:
         self._url = settings.database_url.get_secret_value()
         self._name = f"{settings.service} engine"
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._planned_at = 0.0
 
     @contextlib.asynccontextmanager
     async def begin(self, tenant_ids: Collection[UUID], *, lock_ms: int = _LOCK_MS) -> AsyncIterator["Group"]:
@@ -147,9 +150,8 @@ class Engine:
         named = ",".join(map(str, tenant_ids))
         try:
             # One message to the server; set_config would be parsed and planned.
-            await connection.execute(
-                f"begin; set local app.tenant_ids = '{named}'; set local lock_timeout = {int(lock_ms)}"
-            )
+            settings = f"set local app.tenant_ids = '{named}'; set local lock_timeout = {int(lock_ms)}"
+            await connection.execute(f"{self._forgotten()}begin; {settings}")
             yield Group(connection)
             await connection.execute("commit")
         except BaseException:
@@ -159,8 +161,18 @@ class Engine:
     async def look(self, asked: Collection[Key]) -> Found:
         """The chains of (tenant, budget) as they are, in one round trip."""
         connection = await self._connected()
+        if forgotten := self._forgotten():
+            await connection.execute(forgotten)
         named = ",".join({str(tenant_id) for tenant_id, _ in asked})
         return _found(await connection.fetch(statements.LOOK, *_columns(asked, 2), named))
+
+    def _forgotten(self) -> str:
+        """Now and then, the order to forget all plans: one that was made when a table was empty is bad later."""
+        now = time.monotonic()
+        if now - self._planned_at < _PLANNED_S:
+            return ""
+        self._planned_at = now
+        return "discard plans; "
 
     async def _rolled_back(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         """Leave a connection on which nothing is under way; where that can't be had, none."""
@@ -179,6 +191,10 @@ class Engine:
                 server_settings={
                     "application_name": self._name,
                     "role": ROLE,
+                    # The statements are written so that one plan is good for all; to plan them takes longer than to
+                    # run them.
+                    "plan_cache_mode": "force_generic_plan",
+                    "jit": "off",
                     "idle_in_transaction_session_timeout": "10000",
                     "statement_timeout": str(int(_STATEMENT_S * 1000)),
                     "app.actor": "service:budgets",
