@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -107,10 +106,6 @@ class TestWatch:
         event = await stream.next()
         (alert, _) = await desk.alerts(budget)
         assert event.raised_time == event.alert.create_time
-        assert abs(event.raised_time.ToDatetime() - alert.create_time.ToDatetime()) < timedelta(seconds=1)
-        for seen in (event.alert, alert):
-            seen.ClearField("create_time")
-            seen.ClearField("update_time")
         assert event.alert == alert
         assert (alert.threshold_bp, alert.charge_id) == (2000, charge.id)
         assert (event.entity_id, event.department_id) == (budget.entity_id, "")

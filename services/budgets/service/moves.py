@@ -378,7 +378,7 @@ class Books:
                 event = events.budget_alert_raised(after, mark, alert_id, entry.id, self.found.now)
                 said = outbox.drafted(line.origin, event)
                 self.raised[key, mark] = RaisedAlert(
-                    id=alert_id, balance=after, mark=mark, entry_id=entry.id, event=said
+                    id=alert_id, balance=after, mark=mark, entry_id=entry.id, at=self.found.now, event=said
                 )
         for mark in had - has:
             if self.raised.pop((key, mark), None) is None:

@@ -88,6 +88,7 @@ class RaisedAlert:
     balance: Balance
     mark: Mark
     entry_id: UUID
+    at: datetime
     event: OutboxRow
 
 
@@ -403,6 +404,6 @@ def _alert(alert: RaisedAlert) -> tuple[Any, ...]:
     terms = balance.terms
     return (
         terms.tenant_id, alert.id, terms.id, alert.mark.type, alert.mark.threshold_bp, balance.utilisation_bp,
-        terms.currency, balance.total, balance.spent, balance.used, alert.entry_id, event.create_time, event.id,
+        terms.currency, balance.total, balance.spent, balance.used, alert.entry_id, alert.at, event.id,
         event.type, event.body, event.actor, event.traceparent,
     )  # fmt: skip
