@@ -167,23 +167,26 @@ def moved_hold_to_proto(moved: Moved) -> Hold:
 
 def results_to_proto(outcomes: Sequence[Outcome]) -> pb.BatchChargeResponse:
     """What came of the lines of a batch."""
-    results = [_result(outcome) for outcome in outcomes]
-    refused = sum(result.HasField("refusal") for result in results)
-    return pb.BatchChargeResponse(results=results, accepted_count=len(results) - refused, refused_count=refused)
+    told = pb.BatchChargeResponse()
+    for outcome in outcomes:
+        _tell(told.results.add(), outcome)
+    told.refused_count = sum(isinstance(outcome, BillingError) for outcome in outcomes)
+    told.accepted_count = len(outcomes) - told.refused_count
+    return told
 
 
-def _result(outcome: Outcome) -> pb.ChargeResult:
+def _tell(result: pb.ChargeResult, outcome: Outcome) -> None:
     if isinstance(outcome, Replayed):
-        return pb.ChargeResult(charge=Charge.FromString(outcome.reply), replayed=True)
-    if isinstance(outcome, BillingError):
-        return pb.ChargeResult(
-            refusal=pb.Refusal(
-                code=outcome.code.name, reason=outcome.reason, message=outcome.message, metadata=outcome.metadata
-            )
-        )
-    if not isinstance(outcome, Charge):
+        result.charge.ParseFromString(outcome.reply)
+        result.replayed = True
+    elif isinstance(outcome, BillingError):
+        refusal = result.refusal
+        refusal.code, refusal.reason, refusal.message = outcome.code.name, outcome.reason, outcome.message
+        refusal.metadata.update(outcome.metadata)
+    elif isinstance(outcome, Charge):
+        result.charge.CopyFrom(outcome)
+    else:
         raise TypeError("a line of a batch is answered by a charge")
-    return pb.ChargeResult(charge=outcome)
 
 
 def _fill(
