@@ -29,9 +29,11 @@ from services.budgets.errors import RefundExceedsCharge
 from services.budgets.ledger import Ledger
 from services.budgets.models import UnbudgetedRow
 from services.budgets.service.moves import Line
+from services.budgets.store import keys
 from services.budgets.store import usage as store
 from services.budgets.store.group import Engine, RequestKey
-from services.budgets.store.usage import Kept, Match, Unbudgeted
+from services.budgets.store.keys import Kept
+from services.budgets.store.usage import Match, Unbudgeted
 
 ALLOCATED: Final = "billing.entities.v1.CostAllocated"
 REVERSED: Final = "billing.entities.v1.AllocationReversed"
@@ -108,9 +110,9 @@ class Usage:
         """
         key = _key(reversal.reversed_id)
         async with self._db.write(origin) as tx:
-            kept = await store.find_kept(tx, ALLOCATED, key)
-            if kept is None and not await store.keep(tx, ALLOCATED, key, store.CALLED_OFF):
-                kept = await store.find_kept(tx, ALLOCATED, key)  # it was heard of at this very moment
+            kept = await keys.find_kept(tx, ALLOCATED, key)
+            if kept is None and not await keys.keep(tx, ALLOCATED, key, store.CALLED_OFF):
+                kept = await keys.find_kept(tx, ALLOCATED, key)  # it was heard of at this very moment
             if kept and not kept.reply and kept.fingerprint != store.CALLED_OFF:
                 await _take_back(tx, reversal)
         if kept and kept.reply:
@@ -158,11 +160,11 @@ class Usage:
 async def _take_back(tx: WriteSession, reversal: Reversal) -> None:
     """Follow the row of an unbudgeted allocation by one of the opposite amount."""
     key = _key(reversal.reversed_id)
-    done = await store.find_kept(tx, REVERSED, key)
+    done = await keys.find_kept(tx, REVERSED, key)
     if done:
         _check_same(done, reversal.digest, (tx.tenant_id, REVERSED, key))
         return
-    if not await store.keep(tx, REVERSED, key, reversal.digest):
+    if not await keys.keep(tx, REVERSED, key, reversal.digest):
         raise Conflict
     taken = await store.get_unbudgeted(tx, reversal.reversed_id)
     row = UnbudgetedRow(

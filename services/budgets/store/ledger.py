@@ -7,18 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import (
     ColumnElement,
-    LargeBinary,
     Select,
-    String,
-    Uuid,
     and_,
     any_,
-    column,
     func,
     literal,
     or_,
     select,
-    table,
     true,
 )
 from sqlalchemy.orm import aliased
@@ -27,22 +22,17 @@ from kit.db import ReadSession
 from services.budgets.domain.lives import EntryType, HoldState
 from services.budgets.errors import ChargeNotFound, HoldNotFound
 from services.budgets.models import BudgetRow, EntryRow, HoldRow
+from services.budgets.store import keys
 from services.budgets.store.budgets import visible
 from serving.pages import Page, Slice
-
-_keys = table(
-    "idempotency_keys", column("tenant_id", Uuid), column("method", String), column("key", String),
-    column("reply", LargeBinary),
-)  # fmt: skip
 
 
 async def get_reply(tx: ReadSession, method: str, request_id: str) -> bytes:
     """What was answered to the request with this key; raises ChargeNotFound."""
-    kept: Select[bytes] = select(_keys.c.reply).where(_keys.c.tenant_id == tx.tenant_id, _keys.c.method == method)
-    reply = await tx.one_or_none(kept.where(_keys.c.key == request_id))
-    if reply is None:
+    kept = await keys.find_kept(tx, method, request_id)
+    if kept is None:
         raise ChargeNotFound(request_id)
-    return reply
+    return kept.reply
 
 
 async def list_entries(

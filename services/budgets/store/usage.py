@@ -7,17 +7,17 @@ took it. So of both there is never more than one.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import LargeBinary, String, Uuid, column, select, table
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import select
 
 from eventing.outbox import OutboxRow
-from kit.db import ReadSession, WriteSession, within
+from kit.db import ReadSession, within
 from services.budgets.domain.usage import Candidate, Cost
 from services.budgets.models import UnbudgetedRow
 from services.budgets.store.group import Group, RequestKey
+from services.budgets.store.keys import Kept
 from serving.pages import Page, Slice
 
 CALLED_OFF: Final = b""
@@ -74,18 +74,6 @@ _RECORD: Final = """
     )
     select id from recorded"""
 
-_keys = table(
-    "idempotency_keys", column("tenant_id", Uuid), column("method", String), column("key", String),
-    column("fingerprint", LargeBinary), column("reply", LargeBinary),
-)  # fmt: skip
-
-
-class Kept(NamedTuple):
-    """What was done under a key."""
-
-    fingerprint: bytes
-    reply: bytes
-
 
 @dataclass(slots=True)
 class Match:
@@ -133,20 +121,6 @@ def _recorded(spend: Unbudgeted) -> tuple[Any, ...]:
         row.gl_code, row.amount, row.currency_code, row.allocation_date, row.reason, row.detail, row.budget_id,
         row.create_time, event.id, event.type, event.body, event.actor, event.traceparent,
     )  # fmt: skip
-
-
-async def find_kept(tx: ReadSession, method: str, key: str) -> Kept | None:
-    """What was done under a key, if anything was."""
-    kept = select(_keys.c.fingerprint, _keys.c.reply)
-    mine = kept.where(_keys.c.tenant_id == tx.tenant_id, _keys.c.method == method, _keys.c.key == key)
-    found = await tx.rows(mine)
-    return Kept(*found[0]) if found else None
-
-
-async def keep(tx: WriteSession, method: str, key: str, fingerprint: bytes) -> bool:
-    """Keep an empty answer under a key; False where somebody else has kept one at this very moment."""
-    row = {"tenant_id": tx.tenant_id, "method": method, "key": key, "fingerprint": fingerprint, "reply": b""}
-    return await tx.execute(insert(_keys).values(row).on_conflict_do_nothing()) == 1
 
 
 async def get_unbudgeted(tx: ReadSession, allocation_id: UUID) -> UnbudgetedRow:
