@@ -3,7 +3,10 @@
 from kit.db import Database
 from kit.settings import Settings
 from services.entities import events
-from services.entities.rpc import DepartmentServicer, EntityServicer, ExchangeRateServicer, LocalScopes
+from services.entities.rpc.departments import DepartmentServicer
+from services.entities.rpc.entities import EntityServicer
+from services.entities.rpc.rates import ExchangeRateServicer
+from services.entities.rpc.scopes import LocalScopes
 from serving.pages import Pages
 from serving.server import Service, run
 

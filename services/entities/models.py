@@ -10,7 +10,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit.db import TenantRow, VersionedRow, enum_column
-from services.entities.domain import Address, Consolidation, DepartmentState, EntityState, EntityType
+from services.entities.domain.departments import DepartmentState
+from services.entities.domain.entities import Address, Consolidation, EntityState, EntityType
 
 
 class EntityRow(VersionedRow):

@@ -1,6 +1,7 @@
 """The protos as the contract tests read them: their descriptors, with our annotations."""
 
 import importlib
+import pkgutil
 from collections.abc import Iterable, Iterator
 from types import ModuleType
 
@@ -89,5 +90,8 @@ def room(method: MethodDescriptor) -> str:
     return str(method.full_name.split(".")[1])
 
 
-def rpc_module(service: str) -> ModuleType:
-    return importlib.import_module(f"services.{service}.rpc")
+def rpc_modules(service: str) -> list[ModuleType]:
+    """The doors of the service: a module, or those of a package when it has grown."""
+    door = importlib.import_module(f"services.{service}.rpc")
+    inside = pkgutil.iter_modules(getattr(door, "__path__", []), f"{door.__name__}.")
+    return [door, *(importlib.import_module(found.name) for found in inside)]

@@ -28,7 +28,9 @@ from services.budgets.service.moves import Moved
 from services.budgets.store.group import Entry
 from services.budgets.store.ledger import Sums
 from services.budgets.store.reports import Summary
-from services.entities import convert as entities
+from services.entities.convert.departments import department_to_proto
+from services.entities.convert.entities import entity_to_proto
+from services.entities.convert.rates import exchange_rate_to_proto
 from services.entities.models import DepartmentRow, EntityRow, ExchangeRateRow
 
 SUMMED = ("amount", "carried", "spent", "held", "committed", "captured", "fx_effect")
@@ -142,9 +144,9 @@ def raised() -> BudgetAlertRaised:
 @pytest.mark.parametrize(
     "message",
     [
-        entities.entity_to_proto(filled(EntityRow)),
-        entities.department_to_proto(filled(DepartmentRow)),
-        entities.exchange_rate_to_proto(filled(ExchangeRateRow)),
+        entity_to_proto(filled(EntityRow)),
+        department_to_proto(filled(DepartmentRow)),
+        exchange_rate_to_proto(filled(ExchangeRateRow)),
         budgets.budget_to_proto(filled(BudgetRow)),
         alerts.alert_to_proto(filled(AlertRow)),
         alerts.raised_alert_to_proto(

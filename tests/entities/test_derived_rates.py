@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.entities.domain import RATE_DIGITS, Derivation, DerivedRate, Pair, Quote, derive_rate
+from services.entities.domain.rates import RATE_DIGITS, Derivation, DerivedRate, Pair, Quote, derive_rate
 
 DAY = date(2026, 3, 31)
 EARLIER = date(2026, 3, 2)

@@ -3,8 +3,9 @@ from uuid import UUID
 
 import pytest
 
-from services.entities import domain
-from services.entities.domain import DepartmentAction, DepartmentState, EntityAction, EntityState
+from services.entities.domain import departments, entities
+from services.entities.domain.departments import DepartmentAction, DepartmentState
+from services.entities.domain.entities import EntityAction, EntityState
 from services.entities.errors import (
     DepartmentStateForbids,
     DepartmentTreeTooDeep,
@@ -37,10 +38,10 @@ DEPARTMENTS = {
 def test_every_action_in_every_state_of_an_entity(state: EntityState, action: EntityAction) -> None:
     expected = ENTITIES[state].get(action)
     if expected:
-        assert domain.advance_entity(SOMEBODY, state, action) is expected
+        assert entities.advance_entity(SOMEBODY, state, action) is expected
         return
     with pytest.raises(EntityStateForbids) as refused:
-        domain.advance_entity(SOMEBODY, state, action)
+        entities.advance_entity(SOMEBODY, state, action)
     allowed = [before for before, actions in ENTITIES.items() if action in actions]
     assert refused.value.metadata["state"] == state
     assert refused.value.metadata["allowed"] == ", ".join(allowed)
@@ -51,27 +52,27 @@ def test_every_action_in_every_state_of_an_entity(state: EntityState, action: En
 def test_every_action_in_every_state_of_a_department(state: DepartmentState, action: DepartmentAction) -> None:
     expected = DEPARTMENTS[state].get(action)
     if expected:
-        assert domain.advance_department(SOMEBODY, state, action) is expected
+        assert departments.advance_department(SOMEBODY, state, action) is expected
         return
     with pytest.raises(DepartmentStateForbids) as refused:
-        domain.advance_department(SOMEBODY, state, action)
+        departments.advance_department(SOMEBODY, state, action)
     allowed = [before for before, actions in DEPARTMENTS.items() if action in actions]
     assert refused.value.metadata["state"] == state
     assert refused.value.metadata["allowed"] == ", ".join(allowed)
 
 
 def test_every_action_is_allowed_somewhere() -> None:
-    assert {action for _, action in domain.ENTITY_TRANSITIONS} == set(EntityAction)
-    assert {action for _, action in domain.DEPARTMENT_TRANSITIONS} == set(DepartmentAction)
+    assert {action for _, action in entities.ENTITY_TRANSITIONS} == set(EntityAction)
+    assert {action for _, action in departments.DEPARTMENT_TRANSITIONS} == set(DepartmentAction)
 
 
 def test_sixteen_levels_and_no_more() -> None:
-    domain.check_entity_fits_below(SOMEBODY, 15)
-    domain.check_department_fits_below(SOMEBODY, 15)
+    entities.check_entity_fits_below(SOMEBODY, 15)
+    departments.check_department_fits_below(SOMEBODY, 15)
     with pytest.raises(EntityTreeTooDeep):
-        domain.check_entity_fits_below(SOMEBODY, 16)
+        entities.check_entity_fits_below(SOMEBODY, 16)
     with pytest.raises(DepartmentTreeTooDeep):
-        domain.check_department_fits_below(SOMEBODY, 16)
+        departments.check_department_fits_below(SOMEBODY, 16)
 
 
 @pytest.mark.parametrize(
@@ -84,4 +85,4 @@ def test_sixteen_levels_and_no_more() -> None:
     ],
 )
 def test_the_day_is_that_of_the_zone(time_zone: str, day: date) -> None:
-    assert domain.day_in(time_zone, datetime(2026, 12, 31, 15, 0, tzinfo=UTC)) == day
+    assert entities.day_in(time_zone, datetime(2026, 12, 31, 15, 0, tzinfo=UTC)) == day

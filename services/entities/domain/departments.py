@@ -1,0 +1,45 @@
+"""The rules of departments: states and limits."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from kit import resources
+from services.entities.errors import DepartmentStateForbids, DepartmentTreeTooDeep
+
+DEPARTMENT_DEPTH_MAX: Final = 16
+"""Most levels of departments in one entity."""
+
+
+class DepartmentState(StrEnum):
+    """Department.State."""
+
+    ACTIVE = "ACTIVE"
+    INACTIVE = "INACTIVE"
+
+
+class DepartmentAction(StrEnum):
+    """What is done to a department; the value is how it reads in a sentence."""
+
+    CHANGE = "changed"
+    ADOPT = "given another department below it"
+
+
+DEPARTMENT_TRANSITIONS: Final[Mapping[tuple[DepartmentState, DepartmentAction], DepartmentState]] = {
+    (DepartmentState.ACTIVE, DepartmentAction.CHANGE): DepartmentState.ACTIVE,
+    (DepartmentState.ACTIVE, DepartmentAction.ADOPT): DepartmentState.ACTIVE,
+    (DepartmentState.INACTIVE, DepartmentAction.CHANGE): DepartmentState.INACTIVE,
+}
+"""The whole life of a department; what is not here is not allowed."""
+
+
+def advance_department(department_id: UUID, state: DepartmentState, action: DepartmentAction) -> DepartmentState:
+    """The state after `action`; raises DepartmentStateForbids naming the states in which it is allowed."""
+    return resources.advance(DEPARTMENT_TRANSITIONS, department_id, state, action, DepartmentStateForbids)
+
+
+def check_department_fits_below(parent_id: UUID, level: int) -> None:
+    """Raise DepartmentTreeTooDeep where the parent is on the lowest level; the top of an entity is level 1."""
+    if level >= DEPARTMENT_DEPTH_MAX:
+        raise DepartmentTreeTooDeep(parent_id, DEPARTMENT_DEPTH_MAX)

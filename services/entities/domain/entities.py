@@ -1,0 +1,86 @@
+"""The rules of entities: states, limits, defaults."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Final, TypedDict
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from kit import resources
+from services.entities.errors import EntityStateForbids, EntityTreeTooDeep
+
+ENTITY_DEPTH_MAX: Final = 16
+"""Most levels of entities, the root's included."""
+
+
+TIME_ZONE_DEFAULT: Final = "UTC"
+FISCAL_YEAR_START_MONTH_DEFAULT: Final = 1
+PAYMENT_TERMS_DAYS_DEFAULT: Final = 30
+
+
+class EntityType(StrEnum):
+    """Entity.Type."""
+
+    HOLDING = "HOLDING"
+    SUBSIDIARY = "SUBSIDIARY"
+    DIVISION = "DIVISION"
+    BRANCH = "BRANCH"
+
+
+class EntityState(StrEnum):
+    """Entity.State."""
+
+    ACTIVE = "ACTIVE"
+    INACTIVE = "INACTIVE"
+
+
+class Consolidation(StrEnum):
+    """Entity.Consolidation."""
+
+    INCLUDE = "INCLUDE"
+    SEPARATE = "SEPARATE"
+
+
+class EntityAction(StrEnum):
+    """What is done to an entity; the value is how it reads in a sentence."""
+
+    CHANGE = "changed"
+    ADOPT = "given another entity below it"
+    STAFF = "given a department"
+    DEACTIVATE = "deactivated"
+
+
+class Address(TypedDict):
+    """A postal address, as it is kept."""
+
+    lines: list[str]
+    postal_code: str
+    city: str
+    region: str
+    country_code: str
+
+
+ENTITY_TRANSITIONS: Final[Mapping[tuple[EntityState, EntityAction], EntityState]] = {
+    (EntityState.ACTIVE, EntityAction.CHANGE): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.ADOPT): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.STAFF): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.DEACTIVATE): EntityState.INACTIVE,
+}
+"""The whole life of an entity; what is not here is not allowed."""
+
+
+def advance_entity(entity_id: UUID, state: EntityState, action: EntityAction) -> EntityState:
+    """The state after `action`; raises EntityStateForbids naming the states in which it is allowed."""
+    return resources.advance(ENTITY_TRANSITIONS, entity_id, state, action, EntityStateForbids)
+
+
+def check_entity_fits_below(parent_id: UUID, level: int) -> None:
+    """Raise EntityTreeTooDeep where the parent is on the lowest level; roots are on level 1."""
+    if level >= ENTITY_DEPTH_MAX:
+        raise EntityTreeTooDeep(parent_id, ENTITY_DEPTH_MAX)
+
+
+def day_in(time_zone: str, moment: datetime) -> date:
+    """The day of the calendar that `moment` falls on in the zone."""
+    return moment.astimezone(ZoneInfo(time_zone)).date()

@@ -1,0 +1,70 @@
+"""The gRPC side of departments."""
+
+from billing.entities.v1 import department_service_pb2 as departments_pb
+from billing.entities.v1.department_pb2 import Department
+
+from kit import ids
+from kit.db import Database
+from kit.origin import Call
+from services.entities.convert.departments import (
+    department_changes_from_proto,
+    department_draft_from_proto,
+    department_to_proto,
+)
+from services.entities.domain.departments import DepartmentState
+from services.entities.service import departments
+from services.entities.store import departments as departments_store
+from serving.pages import Pages
+
+
+class DepartmentServicer:
+    """billing.entities.v1.DepartmentService."""
+
+    service = departments_pb.DESCRIPTOR.services_by_name["DepartmentService"]
+
+    def __init__(self, db: Database, pages: Pages) -> None:
+        self._db = db
+        self._pages = pages
+
+    async def CreateDepartment(self, request: departments_pb.CreateDepartmentRequest, call: Call) -> Department:
+        draft = department_draft_from_proto(request)
+        async with self._db.write(call) as tx:
+            department = await departments.create_department(tx, draft)
+            return await tx.answer(department_to_proto(department))
+
+    async def ListDepartments(
+        self, request: departments_pb.ListDepartmentsRequest, call: Call
+    ) -> departments_pb.ListDepartmentsResponse:
+        page = self._pages.read(request, call)
+        async with self._db.read(call) as tx:
+            found = await departments_store.list_departments(
+                tx,
+                page,
+                entity_id=ids.ENTITY.parse_optional(request.entity_id, "entity_id"),
+                parent_id=ids.DEPARTMENT.parse_optional(request.parent_id, "parent_id"),
+                manager_user_id=request.manager_user_id,
+                cost_center=request.cost_center,
+                state=DepartmentState(Department.State.Name(request.state)) if request.state else None,
+            )
+        departments = map(department_to_proto, found.rows)
+        return departments_pb.ListDepartmentsResponse(departments=departments, next_page_token=found.next_page_token)
+
+    async def GetDepartment(self, request: departments_pb.GetDepartmentRequest, call: Call) -> Department:
+        async with self._db.read(call) as tx:
+            return department_to_proto(await departments_store.get_department(tx, ids.DEPARTMENT.parse(request.id)))
+
+    async def UpdateDepartment(self, request: departments_pb.UpdateDepartmentRequest, call: Call) -> Department:
+        changes = department_changes_from_proto(request)
+        async with self._db.write(call) as tx:
+            department_id = ids.DEPARTMENT.parse(request.id)
+            department = await departments.update_department(tx, department_id, changes, etag=request.etag)
+            return await tx.answer(department_to_proto(department))
+
+    async def GetDepartments(
+        self, request: departments_pb.GetDepartmentsRequest, call: Call
+    ) -> departments_pb.GetDepartmentsResponse:
+        async with self._db.read(call) as tx:
+            found = await departments_store.find_departments(
+                tx, [ids.DEPARTMENT.parse(id, "ids") for id in request.ids]
+            )
+        return departments_pb.GetDepartmentsResponse(departments=map(department_to_proto, found))

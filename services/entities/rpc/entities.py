@@ -1,0 +1,80 @@
+"""The gRPC side of entities."""
+
+from billing.entities.v1 import entity_service_pb2 as pb
+from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
+
+from kit import ids
+from kit.db import Database
+from kit.origin import Call
+from services.entities.convert.entities import (
+    entity_changes_from_proto,
+    entity_draft_from_proto,
+    entity_to_proto,
+    hierarchy_to_proto,
+)
+from services.entities.domain.entities import EntityState, EntityType
+from services.entities.service import entities
+from services.entities.store import entities as entities_store
+from serving.pages import Pages
+
+
+class EntityServicer:
+    """billing.entities.v1.EntityService."""
+
+    service = pb.DESCRIPTOR.services_by_name["EntityService"]
+
+    def __init__(self, db: Database, pages: Pages) -> None:
+        self._db = db
+        self._pages = pages
+
+    async def CreateEntity(self, request: pb.CreateEntityRequest, call: Call) -> Entity:
+        draft = entity_draft_from_proto(request)
+        async with self._db.write(call) as tx:
+            entity = await entities.create_entity(tx, draft)
+            return await tx.answer(entity_to_proto(entity))
+
+    async def ListEntities(self, request: pb.ListEntitiesRequest, call: Call) -> pb.ListEntitiesResponse:
+        page = self._pages.read(request, call)
+        async with self._db.read(call) as tx:
+            found = await entities_store.list_entities(
+                tx,
+                page,
+                state=EntityState(Entity.State.Name(request.state)) if request.state else None,
+                parent_id=ids.ENTITY.parse_optional(request.parent_id, "parent_id"),
+                entity_type=EntityType(Entity.Type.Name(request.entity_type)) if request.entity_type else None,
+                code=request.code,
+                text=request.q,
+            )
+        entities = map(entity_to_proto, found.rows)
+        return pb.ListEntitiesResponse(entities=entities, next_page_token=found.next_page_token)
+
+    async def GetEntityHierarchy(self, request: pb.GetEntityHierarchyRequest, call: Call) -> EntityHierarchy:
+        async with self._db.read(call) as tx:
+            rows = await entities_store.get_entity_tree(tx, ids.ENTITY.parse(request.id), depth_max=request.max_depth)
+        return hierarchy_to_proto(rows)
+
+    async def UpdateEntity(self, request: pb.UpdateEntityRequest, call: Call) -> Entity:
+        changes = entity_changes_from_proto(request)
+        async with self._db.write(call) as tx:
+            entity = await entities.update_entity(tx, ids.ENTITY.parse(request.id), changes, etag=request.etag)
+            return await tx.answer(entity_to_proto(entity))
+
+    async def DeactivateEntity(self, request: pb.DeactivateEntityRequest, call: Call) -> Entity:
+        async with self._db.write(call) as tx:
+            entity = await entities.deactivate_entity(tx, ids.ENTITY.parse(request.id), etag=request.etag)
+            return await tx.answer(entity_to_proto(entity))
+
+    async def GetEntities(self, request: pb.GetEntitiesRequest, call: Call) -> pb.GetEntitiesResponse:
+        async with self._db.read(call) as tx:
+            found = await entities_store.find_entities(tx, [ids.ENTITY.parse(id, "ids") for id in request.ids])
+        return pb.GetEntitiesResponse(entities=map(entity_to_proto, found))
+
+    async def ResolveScope(self, request: pb.ResolveScopeRequest, call: Call) -> pb.ResolveScopeResponse:
+        entity_ids = [ids.ENTITY.parse(id, "entity_ids") for id in request.entity_ids]
+        department_ids = [ids.DEPARTMENT.parse(id, "department_ids") for id in request.department_ids]
+        async with self._db.read(call) as tx:
+            scope = await entities.resolve_scope(tx, entity_ids, department_ids)
+        return pb.ResolveScopeResponse(
+            entity_ids=map(ids.ENTITY.format, sorted(scope.entity_ids)),
+            department_ids=map(ids.DEPARTMENT.format, sorted(scope.department_ids)),
+        )

@@ -1,0 +1,1 @@
+"""What can be done with entities, departments and exchange rates."""

@@ -1,0 +1,97 @@
+"""Departments and the tree they form."""
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from sqlalchemy import Select, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import aliased
+
+from kit.db import ReadSession, WriteSession, constraint_of, within
+from services.entities.domain.departments import DepartmentState
+from services.entities.errors import DepartmentCodeTaken, DepartmentNotFound
+from services.entities.models import DepartmentRow
+from services.entities.store.trees import count_levels
+from serving.pages import Page, Slice
+
+
+def _visible_departments(tx: ReadSession) -> Select[DepartmentRow]:
+    """Departments that the caller may see."""
+    covered = within(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
+    return select(DepartmentRow) if covered is None else select(DepartmentRow).where(covered)
+
+
+async def get_department(tx: ReadSession, department_id: UUID) -> DepartmentRow:
+    """The department; raises DepartmentNotFound."""
+    wanted = _visible_departments(tx).where(DepartmentRow.id == department_id)
+    return _found_department(await tx.one_or_none(wanted), department_id)
+
+
+async def lock_department(tx: WriteSession, department_id: UUID) -> DepartmentRow:
+    """The department, locked until the transaction ends; raises DepartmentNotFound."""
+    locked = _visible_departments(tx).where(DepartmentRow.id == department_id).with_for_update(key_share=True)
+    return _found_department(await tx.one_or_none(locked), department_id)
+
+
+async def share_department(tx: WriteSession, department_id: UUID) -> DepartmentRow:
+    """The department, kept from changing until the transaction ends; raises DepartmentNotFound."""
+    kept = _visible_departments(tx).where(DepartmentRow.id == department_id).with_for_update(read=True)
+    return _found_department(await tx.one_or_none(kept), department_id)
+
+
+def _found_department(department: DepartmentRow | None, department_id: UUID) -> DepartmentRow:
+    if department is None:
+        raise DepartmentNotFound(department_id)
+    return department
+
+
+async def save_department(tx: WriteSession, department: DepartmentRow) -> None:
+    """Write a new or changed department, which gives it its id and etag; raises DepartmentCodeTaken."""
+    entity_id, code = department.entity_id, department.code  # a flush that fails takes the row's values with it
+    tx.add(department)
+    try:
+        await tx.flush()
+    except IntegrityError as error:
+        if constraint_of(error) == "departments_code_key":
+            raise DepartmentCodeTaken(entity_id, code) from error
+        raise
+
+
+async def list_departments(
+    tx: ReadSession,
+    page: Page,
+    *,
+    entity_id: UUID | None,
+    parent_id: UUID | None,
+    manager_user_id: str,
+    cost_center: str,
+    state: DepartmentState | None,
+) -> Slice[DepartmentRow]:
+    """One page of the departments that fit all filters given, oldest first."""
+    wanted = _visible_departments(tx)
+    if entity_id is not None:
+        wanted = wanted.where(DepartmentRow.entity_id == entity_id)
+    if parent_id is not None:
+        wanted = wanted.where(DepartmentRow.parent_id == parent_id)
+    if manager_user_id:
+        wanted = wanted.where(DepartmentRow.manager_user_id == manager_user_id)
+    if cost_center:
+        wanted = wanted.where(DepartmentRow.cost_center == cost_center)
+    if state is not None:
+        wanted = wanted.where(DepartmentRow.state == state)
+    return page.slice(await tx.all(page.narrow(wanted, DepartmentRow.id)))
+
+
+async def find_departments(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
+    """Those of the departments that there are, oldest first."""
+    wanted = _visible_departments(tx).where(DepartmentRow.id.in_(department_ids))
+    return await tx.all(wanted.order_by(DepartmentRow.id))
+
+
+async def get_department_level(tx: ReadSession, department_id: UUID) -> int:
+    """On which level of its entity the department is; those without a parent are on level 1."""
+    above = aliased(DepartmentRow)
+    start = select(DepartmentRow.id, DepartmentRow.parent_id).where(DepartmentRow.id == department_id)
+    path = start.cte("path", recursive=True)
+    path = path.union_all(select(above.id, above.parent_id).join(path, above.id == path.c.parent_id))
+    return await count_levels(tx, path)

@@ -1,0 +1,29 @@
+"""What a confined caller may see."""
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import aliased
+
+from kit.db import ReadSession
+from services.entities.models import DepartmentRow, EntityRow
+
+
+async def find_entities_at_or_below(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[UUID]:
+    """Ids of those of the entities that there are, and of all below them."""
+    covered = select(EntityRow.id).where(EntityRow.id.in_(entity_ids)).cte("covered", recursive=True)
+    below = aliased(EntityRow)
+    covered = covered.union(select(below.id).join(covered, below.parent_id == covered.c.id))
+    return await tx.all(select(covered.c.id))
+
+
+async def find_departments_covered(
+    tx: ReadSession, entity_ids: Collection[UUID], department_ids: Collection[UUID]
+) -> Sequence[UUID]:
+    """Ids of all departments of the entities, of those of the departments that there are, and of all below them."""
+    named = or_(DepartmentRow.entity_id.in_(entity_ids), DepartmentRow.id.in_(department_ids))
+    covered = select(DepartmentRow.id).where(named).cte("covered", recursive=True)
+    below = aliased(DepartmentRow)
+    covered = covered.union(select(below.id).join(covered, below.parent_id == covered.c.id))
+    return await tx.all(select(covered.c.id))
