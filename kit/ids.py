@@ -77,6 +77,7 @@ class Kind:
 ENTITY = Kind("ent", "an entity")
 DEPARTMENT = Kind("dep", "a department")
 ALLOCATION = Kind("alc", "a cost allocation")
+ALLOCATION_RULE = Kind("arl", "an allocation rule")
 CONTRACT = Kind("con", "a contract")
 AMENDMENT = Kind("amd", "an amendment")
 INVOICE = Kind("inv", "an invoice")

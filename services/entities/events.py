@@ -13,7 +13,8 @@ from billing.entities.v1.exchange_rate_pb2 import CurrencyPair
 
 from eventing.consumer import Handler
 from kit import ids
-from services.entities.models import DepartmentRow, EntityRow, ExchangeRateRow
+from services.entities.models.entities import DepartmentRow, EntityRow
+from services.entities.models.rates import ExchangeRateRow
 
 
 def entity_created(entity: EntityRow) -> EntityCreated:

@@ -90,8 +90,8 @@ def room(method: MethodDescriptor) -> str:
     return str(method.full_name.split(".")[1])
 
 
-def rpc_modules(service: str) -> list[ModuleType]:
-    """The doors of the service: a module, or those of a package when it has grown."""
-    door = importlib.import_module(f"services.{service}.rpc")
-    inside = pkgutil.iter_modules(getattr(door, "__path__", []), f"{door.__name__}.")
-    return [door, *(importlib.import_module(found.name) for found in inside)]
+def modules(service: str, part: str) -> list[ModuleType]:
+    """A part of the service: a module, or all of a package when it has grown."""
+    module = importlib.import_module(f"services.{service}.{part}")
+    inside = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{module.__name__}.")
+    return [module, *(importlib.import_module(found.name) for found in inside)]

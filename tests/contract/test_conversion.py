@@ -31,7 +31,8 @@ from services.budgets.store.reports import Summary
 from services.entities.convert.departments import department_to_proto
 from services.entities.convert.entities import entity_to_proto
 from services.entities.convert.rates import exchange_rate_to_proto
-from services.entities.models import DepartmentRow, EntityRow, ExchangeRateRow
+from services.entities.models.entities import DepartmentRow, EntityRow
+from services.entities.models.rates import ExchangeRateRow
 
 SUMMED = ("amount", "carried", "spent", "held", "committed", "captured", "fx_effect")
 

@@ -1,11 +1,8 @@
 """The states and kinds of the rules are those of the protos and those of the database."""
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Iterator
 from enum import StrEnum
-from types import ModuleType
 
 import asyncpg
 import pytest
@@ -20,18 +17,14 @@ from tests.contract.source import SERVICES
 def mirrored(service: str) -> Iterator[tuple[type[StrEnum], EnumDescriptor]]:
     """The enums whose docstring names the one in the proto that they are, "Budget.State."."""
     protos = {enum.full_name: enum for enum in contract.enums()}
-    for kind in {kind for module in rules(service) for _, kind in inspect.getmembers(module, inspect.isclass)}:
+    for kind in {
+        kind
+        for module in contract.modules(service, "domain")
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+    }:
         named = protos.get(f"billing.{service}.v1.{(kind.__doc__ or '').rstrip('.')}")
         if issubclass(kind, StrEnum) and named:
             yield kind, named
-
-
-def rules(service: str) -> Iterator[ModuleType]:
-    """The module of the rules, and those in it where it has grown to a package."""
-    domain = importlib.import_module(f"services.{service}.domain")
-    yield domain
-    for found in pkgutil.iter_modules(getattr(domain, "__path__", ())):
-        yield importlib.import_module(f"{domain.__name__}.{found.name}")
 
 
 def of_resources(service: str) -> set[str]:
@@ -64,7 +57,7 @@ async def test_the_database_has_the_same_values(service: str, admin: "asyncpg.Po
         " where n.nspname = $1 group by t.typname",
         service,
     )
-    importlib.import_module(f"services.{service}.models")
+    contract.modules(service, "models")
     mapped = {
         column.type.name: list(column.type.enums)
         for row in rows_of(service)
@@ -76,6 +69,6 @@ async def test_the_database_has_the_same_values(service: str, admin: "asyncpg.Po
 
 def rows_of(service: str, above: type[TenantRow] = TenantRow) -> Iterator[type[TenantRow]]:
     for row in above.__subclasses__():
-        if row.__module__ == f"services.{service}.models":
+        if f"{row.__module__}.".startswith(f"services.{service}.models."):
             yield row
         yield from rows_of(service, row)

@@ -104,7 +104,7 @@ class TestServed:
     def test_every_rpc_is_implemented_as_its_proto_says(
         self, service: str, settings: Callable[[str], Settings]
     ) -> None:
-        doors = contract.rpc_modules(service)
+        doors = contract.modules(service, "rpc")
         inside = [kind for door in doors for _, kind in inspect.getmembers(door, inspect.isclass)]
         servicers = [kind for kind in inside if hasattr(kind, "service")]
         served = {kind.service.full_name for kind in servicers}

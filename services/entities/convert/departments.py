@@ -9,7 +9,7 @@ from billing.entities.v1.department_pb2 import Department
 from contract.values import time_to_proto
 from kit import ids
 from services.entities.convert.changes import changed_columns
-from services.entities.models import DepartmentRow
+from services.entities.models.entities import DepartmentRow
 from services.entities.service.departments import DepartmentDraft
 
 _DEPARTMENT_CLEARED: Final[Mapping[str, Any]] = {

@@ -19,7 +19,7 @@ from services.entities.domain.entities import (
     Consolidation,
     EntityType,
 )
-from services.entities.models import EntityColumns, EntityRow
+from services.entities.models.entities import EntityColumns, EntityRow
 from services.entities.service.entities import EntityDraft
 
 

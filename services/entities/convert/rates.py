@@ -12,7 +12,7 @@ from contract.values import time_to_proto
 from kit import money
 from kit.errors import InvalidFields, Violation
 from services.entities.domain.rates import Derivation, DerivedRate, RateDraft
-from services.entities.models import ExchangeRateRow
+from services.entities.models.rates import ExchangeRateRow
 from services.entities.service.rates import Conversion
 
 

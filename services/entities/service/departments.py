@@ -17,7 +17,7 @@ from services.entities.domain.departments import (
 )
 from services.entities.domain.entities import EntityAction, advance_entity, day_in
 from services.entities.errors import DepartmentOfOtherEntity
-from services.entities.models import DepartmentHistoryRow, DepartmentRow
+from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow
 from services.entities.store import departments, entities
 
 

@@ -20,7 +20,7 @@ from services.entities.domain.entities import (
     check_entity_fits_below,
 )
 from services.entities.errors import EntityHasActiveChildren
-from services.entities.models import EntityRow
+from services.entities.models.entities import EntityRow
 from services.entities.store import entities, scopes
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import aliased
 from kit.db import ReadSession, WriteSession, constraint_of, within
 from services.entities.domain.departments import DepartmentState
 from services.entities.errors import DepartmentCodeTaken, DepartmentNotFound
-from services.entities.models import DepartmentRow
+from services.entities.models.entities import DepartmentRow
 from services.entities.store.trees import count_levels
 from serving.pages import Page, Slice
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import aliased
 from kit.db import ReadSession, WriteSession, constraint_of, within
 from services.entities.domain.entities import ENTITY_DEPTH_MAX, EntityState, EntityType
 from services.entities.errors import EntityCodeTaken, EntityNotFound
-from services.entities.models import DepartmentRow, EntityColumns, EntityRow
+from services.entities.models.entities import DepartmentRow, EntityColumns, EntityRow
 from services.entities.store.trees import count_levels
 from serving.pages import Page, Slice
 

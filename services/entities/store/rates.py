@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
 from services.entities.domain.rates import RATE_AGE_DAYS_MAX, Pair, Quote, RateDraft
-from services.entities.models import ExchangeRateRow
+from services.entities.models.rates import ExchangeRateRow
 from services.entities.store.unnested import unnested
 from serving.pages import Page, Slice
 

@@ -7,7 +7,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession
-from services.entities.models import DepartmentRow, EntityRow
+from services.entities.models.entities import DepartmentRow, EntityRow
 
 
 async def find_entities_at_or_below(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[UUID]:

@@ -1,11 +1,10 @@
-"""The tables of the schema `entities`."""
+"""Entities and their departments."""
 
 from datetime import date
-from decimal import Decimal
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import CHAR, Date, Integer, Numeric, Row, String, Uuid
+from sqlalchemy import Date, Integer, Row, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -72,16 +71,3 @@ class DepartmentHistoryRow(TenantRow):
     effective_from: Mapped[date] = mapped_column(Date)
     effective_to: Mapped[date | None] = mapped_column(Date)
     """The day after the last one; None: until further notice."""
-
-
-class ExchangeRateRow(VersionedRow):
-    """What one unit of the base currency costs in the quote currency, from a day on."""
-
-    __tablename__ = "exchange_rates"
-
-    base_currency: Mapped[str] = mapped_column(CHAR(3))  # compared as what it is, so that its index is read
-    quote_currency: Mapped[str] = mapped_column(CHAR(3))
-    effective_date: Mapped[date] = mapped_column(Date)
-    rate: Mapped[Decimal] = mapped_column(Numeric(24, 12))
-    source: Mapped[str] = mapped_column(String)
-    """Who says so; empty where nobody was named."""
