@@ -48,10 +48,8 @@ class Money:
 
     def text(self) -> str:
         """The amount with exactly the decimal places of its currency, "1250.00"; more only where it has more."""
-        places = exponent(self.currency) or 0
-        exact = self.amount.quantize(_UNITS[places])
-        amount = exact if exact == self.amount else self.amount.normalize()
-        return f"{amount + 0:f}"  # which makes 0 of -0
+        exact = self.amount.quantize(_UNITS[exponent(self.currency) or 0])
+        return str(exact + 0) if exact == self.amount else f"{self.amount.normalize():f}"  # + 0 makes 0 of -0
 
     def utilisation_bp(self, whole: "Money") -> int:
         """This as a share of `whole` (above zero) in basis points, rounded down, at most what an int32 holds."""

@@ -378,7 +378,7 @@ def _entered(entry: Entry) -> tuple[Any, ...]:
         _list([balance.spent for balance in chain]),
         _list([balance.held for balance in chain]),
         _list([balance.committed for balance in chain]),
-        entry.amount, own.currency, *movement, entry.verdict, entry.hold_id, entry.charge_id,
+        str(entry.amount), own.currency, *map(str, movement), entry.verdict, entry.hold_id, entry.charge_id,
         original.amount if original else None, original.currency if original else None,
         entry.rate, entry.rate_date, entry.plan_amount, entry.request_id, entry.description, entry.reference,
         entry.actor, entry.charge_time, entry.create_time,

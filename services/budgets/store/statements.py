@@ -94,13 +94,13 @@ RECORD = """
         )
         select tenant_id, id, entry_type::entry_type, budget_id, chain_ids::uuid[], chain_versions::int[],
             chain_amounts::numeric[], chain_spent::numeric[], chain_held::numeric[], chain_committed::numeric[],
-            amount, currency_code, moved_spent, moved_held, moved_committed, moved_captured, verdict::charge_verdict,
-            hold_id, charge_id, original_amount, original_currency, rate, rate_date, plan_amount, request_id,
-            description, reference, actor, charge_time, create_time
+            amount::numeric, currency_code, moved_spent::numeric, moved_held::numeric, moved_committed::numeric,
+            moved_captured::numeric, verdict::charge_verdict, hold_id, charge_id, original_amount, original_currency,
+            rate, rate_date, plan_amount, request_id, description, reference, actor, charge_time, create_time
         from unnest(
             $8::uuid[], $9::uuid[], $10::text[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::text[],
-            $16::text[], $17::text[], $18::numeric[], $19::text[], $20::numeric[], $21::numeric[], $22::numeric[],
-            $23::numeric[], $24::text[], $25::uuid[], $26::uuid[], $27::numeric[], $28::text[], $29::numeric[],
+            $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[], $22::text[],
+            $23::text[], $24::text[], $25::uuid[], $26::uuid[], $27::numeric[], $28::text[], $29::numeric[],
             $30::date[], $31::numeric[], $32::text[], $33::text[], $34::text[], $35::text[], $36::timestamptz[],
             $37::timestamptz[]
         ) e (
