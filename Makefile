@@ -48,6 +48,14 @@ seed: $(INSTALLED)  ## Load the sample data that is missing
 rates: $(INSTALLED)  ## Load exchange rates of the ECB (FILE=eurofxref-hist.csv TENANT=acme SINCE=2026-01-01)
 	@$(PYTHON) -m deploy.rates "$(FILE)" $(if $(TENANT),--tenant "$(TENANT)") $(if $(SINCE),--since "$(SINCE)")
 
+.PHONY: usage
+usage: $(INSTALLED)  ## Simulate usage (COUNT=100 RATE=50 DUPLICATES=5 BAD=2 TENANT=acme; RATE=0: as fast as it goes)
+	@$(PYTHON) -m deploy.simulators.usage
+
+.PHONY: leave
+leave: $(INSTALLED)  ## Let a user of the simulated user management leave (WHO=erin TENANT=acme)
+	@$(PYTHON) -m deploy.simulators.directory deactivate $(WHO)
+
 .PHONY: token
 token: $(INSTALLED)  ## Print a token (ROLE=finance TENANT=acme SUB=alice ENTITY_SCOPE=ent_…,ent_… DEPARTMENT_SCOPE=dep_…)
 	@$(STACK) token

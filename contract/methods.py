@@ -9,11 +9,15 @@ from billing.options.v1 import options_pb2
 from google.protobuf import descriptor_pb2
 
 _REPEATABLE = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT
+_CALLED = "billing.", "platform."
+"""Packages whose RPCs we call: our own, and those of outside systems."""
+SHARED = frozenset({"operations", "audit"})
+"""Rooms that every service has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One RPC of the contract."""
+    """One RPC of the contract, or of an outside system."""
 
     service: str
     """Full name of its service, "billing.budgets.v1.BudgetService"."""
@@ -47,7 +51,7 @@ def methods() -> dict[str, Method]:
 
 
 def _read() -> Iterator[Method]:
-    files = [file for file in descriptor_set().file if file.package.startswith("billing.")]
+    files = [file for file in descriptor_set().file if file.package.startswith(_CALLED)]
     keyed = {
         f".{file.package}.{message.name}"
         for file in files

@@ -18,6 +18,8 @@ from kit.settings import Settings
 from kit.telemetry import log
 
 STREAM = "BILLING"
+_SUBJECTS = ("billing.>", "platform.>")
+"""What we say, and what outside systems say."""
 _KEPT_S = 30 * 24 * 3600
 _DUPLICATES_S = 600
 _HEARD_MAX = 1000
@@ -45,10 +47,10 @@ async def connect(settings: Settings) -> tuple[Client, JetStreamContext]:
 
 
 async def ensure_stream(jetstream: JetStreamContext) -> None:
-    """Make the stream of all billing events, or leave the one that is there."""
+    """Make the stream of all events, or leave the one that is there but for subjects that it lacks."""
     config = StreamConfig(
         name=STREAM,
-        subjects=["billing.>"],
+        subjects=list(_SUBJECTS),
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
         max_age=_KEPT_S,
@@ -58,6 +60,16 @@ async def ensure_stream(jetstream: JetStreamContext) -> None:
         await jetstream.add_stream(config)
     except BadRequestError as error:
         log.warning("the stream is there with another configuration", error=str(error))
+        await _complete_subjects(jetstream)
+
+
+async def _complete_subjects(jetstream: JetStreamContext) -> None:
+    """Have the stream take all of our subjects; what operators changed of it, also subjects of theirs, stays."""
+    there = (await jetstream.stream_info(STREAM)).config
+    subjects = there.subjects or []
+    missing = [subject for subject in _SUBJECTS if subject not in subjects]
+    if missing:
+        await jetstream.update_stream(there.evolve(subjects=[*subjects, *missing]))
 
 
 async def _tell(error: Exception) -> None:

@@ -110,16 +110,25 @@ class Delivery:
             tenant_id=UUID(message.subject.rpartition(".")[2]),
             subject=message.subject,
             body=body,
-            actor=headers.get("ce-actor", ""),
+            actor=headers.get("ce-actor") or headers.get("ce-source", ""),
             traceparent=headers.get("traceparent", ""),
             deliveries=message.metadata.num_delivered or 1,
-            said_at=datetime.fromisoformat(headers["ce-time"]) if "ce-time" in headers else None,
+            said_at=_said_at(headers.get("ce-time", "")),
         )
 
     def origin(self, trace: Trace) -> Origin:
         """On whose behalf the effect is made: whoever caused the event."""
         deadline = time.monotonic() + _HANDLER_S
         return Origin(tenant_id=self.tenant_id, actor=self.actor, trace=trace, deadline=deadline)
+
+
+def _said_at(text: str) -> datetime | None:
+    """When an event was said; None where its sender does not tell, or not so that it is understood."""
+    try:
+        said_at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return said_at if said_at.tzinfo else None
 
 
 class Consumer:

@@ -13,10 +13,12 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Histogram
 
 from contract import routes
+from contract.methods import SHARED
 from contract.routes import Route, Router
 from gateway import handwritten, problems
 from gateway.answers import Answer, Endpoint, Receive, Request
 from gateway.limits import Limits
+from gateway.merging import Merged
 from gateway.streaming import Stream
 from gateway.transcoding import Transcoder
 from kit import telemetry
@@ -43,7 +45,10 @@ class App:
 
     def __init__(self, settings: Settings, found: Sequence[Route] = ()) -> None:
         found = found or routes.routes()
-        self.channels = {room: clients.channel(settings, room) for room in sorted({route.room for route in found})}
+        rooms = {route.room for route in found}
+        # What every service has is asked of all whose address we are told.
+        rooms = (rooms | settings.addresses.keys() if rooms & SHARED else rooms) - SHARED
+        self.channels = {room: clients.channel(settings, room) for room in sorted(rooms)}
         self.limits = Limits(settings)
         self.draining = False
         """Whether the process is about to end: it says so, and lets go of connections."""
@@ -52,8 +57,11 @@ class App:
         self._router: Router[tuple[str, Endpoint]] = Router()
         self._durations: dict[tuple[str, str, int], Any] = {}
         for route in found:
-            kind = Stream if route.streams else Transcoder
-            endpoint = kind(route, self.channels[route.room], authenticator, self.limits, settings)
+            if route.room in SHARED:
+                endpoint: Endpoint = Merged(route, self.channels, authenticator, self.limits, settings)
+            else:
+                kind = Stream if route.streams else Transcoder
+                endpoint = kind(route, self.channels[route.room], authenticator, self.limits, settings)
             self._router.add(route.verb, route.template, (route.template, endpoint))
         for template, page in handwritten.pages(self.channels, authenticator, lambda: self.draining).items():
             self._router.add("GET", template, (template, page))

@@ -64,6 +64,7 @@ async def serve(settings: Settings, found: Sequence[Route] = ()) -> None:
     tasks = [asyncio.create_task(telemetry.flush_logs()), asyncio.create_task(_end(stop, app, server, listener))]
     log.info("serving", address="{}:{}".format(*listener.getsockname()[:2]))
     gc.freeze()  # what is made by now stays: the collector need not look at it again and again
+    gc.set_threshold(20_000, 20, 100)  # nor at each part of a large answer
     await server.serve(sockets=[listener])
     for task in tasks:
         task.cancel()

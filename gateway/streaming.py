@@ -24,7 +24,7 @@ class Stream(Transcoder):
         if request.verb == "HEAD":
             raise MethodNotAllowed("A stream has no HEAD.", allowed=["GET"])
         message, metadata = await self._let_in(request)
-        events = self._events(self._rpc(message, metadata=metadata), request)
+        events = self._events(self._rpc(message.SerializeToString(), metadata=metadata), request)
         return Answer(200, await anext(events), _HEADERS, more=events)
 
     async def _events(self, call: Any, request: Request) -> AsyncGenerator[bytes, None]:

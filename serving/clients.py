@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
 
-from contract.methods import Method, methods
+from contract.methods import SHARED, Method, methods
 from kit import telemetry
 from kit.auth import ServiceTokens
 from kit.errors import Unavailable
@@ -64,7 +64,7 @@ def service_config(service: str) -> str:
     repeatable = [
         {"service": method.service, "method": method.name}
         for method in methods().values()
-        if method.repeatable and method.room in {service, "operations"}
+        if method.repeatable and method.room in {service, *SHARED}
     ]
     return json.dumps(
         {

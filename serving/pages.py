@@ -58,9 +58,7 @@ class Page:
         if len(rows) <= self.size:
             return Slice(rows, "")
         rows = rows[: self.size]
-        last = rows[-1].id.bytes
-        token = base64.urlsafe_b64encode(last + _sign(self.secret, self.list_digest, last)).rstrip(b"=")
-        return Slice(rows, token.decode())
+        return Slice(rows, _sealed(self.secret, self.list_digest, rows[-1].id.bytes))
 
 
 class Pages:
@@ -71,27 +69,45 @@ class Pages:
 
     def read(self, request: Message, call: Call) -> Page:
         """The page that `request` asks for; raises PageTokenInvalid for a token of another list, filter or tenant."""
-        filters = type(request)()
-        filters.CopyFrom(request)
-        filters.ClearField("page_token")
-        filters.ClearField("page_size")
-        listed = call.method.encode() + call.tenant_id.bytes + filters.SerializeToString(deterministic=True)
-        digest = hashlib.sha256(listed).digest()
+        digest = _digest(request, call.method, call.tenant_id)
         size: int = getattr(request, "page_size") or SIZE_DEFAULT  # noqa: B009 - generated messages have no base with it
         token: str = getattr(request, "page_token")  # noqa: B009
-        return Page(size, _open(self._secret, digest, token) if token else None, self._secret, digest)
+        after = UUID(bytes=_opened(self._secret, digest, token)) if token else None
+        return Page(size, after, self._secret, digest)
+
+    def sealed(self, place: bytes, request: Message, method: str, tenant_id: UUID) -> str:
+        """A token for a list of another order, bound like the others, that holds a place in it."""
+        return _sealed(self._secret, _digest(request, method, tenant_id), place)
+
+    def opened(self, token: str, request: Message, method: str, tenant_id: UUID) -> bytes:
+        """The place that `sealed` put into the token; raises PageTokenInvalid as `read` does."""
+        return _opened(self._secret, _digest(request, method, tenant_id), token)
 
 
-def _open(secret: bytes, digest: bytes, token: str) -> UUID:
+def _digest(request: Message, method: str, tenant_id: UUID) -> bytes:
+    """What a token is bound to: the list and its filters."""
+    filters = type(request)()
+    filters.CopyFrom(request)
+    filters.ClearField("page_token")
+    filters.ClearField("page_size")
+    listed = method.encode() + tenant_id.bytes + filters.SerializeToString(deterministic=True)
+    return hashlib.sha256(listed).digest()
+
+
+def _sealed(secret: bytes, digest: bytes, place: bytes) -> str:
+    return base64.urlsafe_b64encode(place + _sign(secret, digest, place)).rstrip(b"=").decode()
+
+
+def _opened(secret: bytes, digest: bytes, token: str) -> bytes:
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except ValueError:
         raise PageTokenInvalid from None
-    last, signature = raw[:16], raw[16:]
-    if not hmac.compare_digest(signature, _sign(secret, digest, last)):
+    place, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
+    if not hmac.compare_digest(signature, _sign(secret, digest, place)):
         raise PageTokenInvalid
-    return UUID(bytes=last)
+    return place
 
 
-def _sign(secret: bytes, digest: bytes, last: bytes) -> bytes:
-    return hmac.digest(secret, digest + last, "sha256")[:_SIGNATURE_BYTES]
+def _sign(secret: bytes, digest: bytes, place: bytes) -> bytes:
+    return hmac.digest(secret, digest + place, "sha256")[:_SIGNATURE_BYTES]

@@ -27,6 +27,7 @@ from kit.db import Database
 from kit.settings import Settings
 from kit.tasks import end, undisturbed
 from kit.telemetry import log
+from serving.audit import AuditServicer
 from serving.calls import Calls, Servicer
 from serving.operations import OperationsServicer
 from serving.pages import Pages
@@ -107,8 +108,10 @@ async def _listen(
         ("grpc.so_reuseport", 0),
     ]
     server = aio.server(options=options)
-    operations = OperationsServicer(settings.service, service.db, Pages(settings), consumers)
-    servicers = [*service.servicers, operations]
+    pages = Pages(settings)
+    operations = OperationsServicer(settings.service, service.db, pages, consumers)
+    audit = AuditServicer(settings.service, service.db, pages)
+    servicers = [*service.servicers, operations, audit]
     server.add_generic_rpc_handlers([calls.handlers_of(servicer) for servicer in servicers])
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)

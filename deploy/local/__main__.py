@@ -11,7 +11,16 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from deploy.local import home
-from deploy.local.processes import GATEWAY, PROCESSES, Layout, PortTaken, layout, metrics_port_name, port_name
+from deploy.local.processes import (
+    GATEWAY,
+    PROCESSES,
+    SIMULATORS,
+    Layout,
+    PortTaken,
+    layout,
+    metrics_port_name,
+    port_name,
+)
 from deploy.local.servers import ServerFailed
 from deploy.local.supervision import Silent
 
@@ -47,6 +56,11 @@ def _show(where: Layout) -> None:
         if process.name != GATEWAY:
             grpc, metrics = (where.ports[name(process.name)] for name in (port_name, metrics_port_name))
             rows.append((f"{process.name}", f"127.0.0.1:{grpc} (gRPC)   http://127.0.0.1:{metrics}/metrics"))
+    rows += [
+        (simulator.name, f"127.0.0.1:{where.ports[port_name(simulator.name)]} (gRPC, simulator)")
+        for simulator in SIMULATORS
+        if simulator.serves
+    ]
     for label, text in rows:
         print(f"  {label:<16} {text}")
     print(f"\n  A token ({_ROLE} of acme; others: make -s token ROLE=…):\n\n{keys.token()}\n")

@@ -1,4 +1,4 @@
-"""The suite's events, as they happen."""
+"""The events of the suite, and of the outside systems that it hears, as they happen."""
 
 import asyncio
 import json
@@ -9,7 +9,6 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 _STREAM = "BILLING"
-_SUBJECTS = "billing.>"
 
 
 async def follow(url: str, *, from_start: bool) -> None:
@@ -18,7 +17,7 @@ async def follow(url: str, *, from_start: bool) -> None:
     policy = DeliverPolicy.ALL if from_start else DeliverPolicy.NEW
     try:
         subscription = await client.jetstream().subscribe(
-            _SUBJECTS, stream=_STREAM, ordered_consumer=True, config=ConsumerConfig(deliver_policy=policy)
+            ">", stream=_STREAM, ordered_consumer=True, config=ConsumerConfig(deliver_policy=policy)
         )
     except NotFoundError:
         raise RuntimeError("no event was ever sent") from None

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -15,15 +15,29 @@ from deploy.local.servers import Nats, Postgres, Server
 
 @dataclass(frozen=True)
 class Process:
-    """One of our services: its module and the services that it calls."""
+    """One of our services: its module, and whom it calls: services, and outside systems by what they are to it."""
 
     name: str
     module: str
     needs: tuple[str, ...] = ()
+    outside: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Simulator:
+    """What stands for an outside system, and whether it serves."""
+
+    name: str
+    module: str
+    serves: bool = False
+
+
+SIMULATORS: Final = (
+    Simulator("licensing", "deploy.simulators.licensing"),
+    Simulator("directory", "deploy.simulators.directory", serves=True),
+)
 PROCESSES: Final = (
-    Process("entities", "services.entities.main"),
+    Process("entities", "services.entities.main", outside={"users": "directory"}),
     Process("budgets", "services.budgets.main", needs=("entities",)),
     Process("gateway", "gateway.main", needs=("entities", "budgets")),
 )
@@ -93,7 +107,8 @@ class Layout:
 
     def environment(self, process: Process) -> dict[str, str]:
         """What a process is told; the fields of kit.settings.Settings."""
-        addresses = {name: f"127.0.0.1:{self.ports[port_name(name)]}" for name in process.needs}
+        called = {**{name: name for name in process.needs}, **process.outside}
+        addresses = {name: f"127.0.0.1:{self.ports[port_name(by)]}" for name, by in called.items()}
         metrics = "" if process.name == GATEWAY else f"127.0.0.1:{self.ports[metrics_port_name(process.name)]}"
         return {
             "BILLING_DATABASE_URL": self.url_as(roles(process.name)[1]),
@@ -106,6 +121,16 @@ class Layout:
             "BILLING_SERVICE_KEY": str(keys.service_key(process.name)),
             "BILLING_PAGE_KEY": home.secret("page"),
             "PYTHONUNBUFFERED": "1",
+        }
+
+    def simulator_environment(self, simulator: Simulator) -> dict[str, str]:
+        """What a simulator is told."""
+        listen = {"BILLING_LISTEN": f"127.0.0.1:{self.ports[port_name(simulator.name)]}"} if simulator.serves else {}
+        return {
+            "BILLING_NATS_URL": self.nats_url,
+            "BILLING_SERVICE_JWKS": str(keys.SERVICES_JWKS),
+            "PYTHONUNBUFFERED": "1",
+            **listen,
         }
 
 
@@ -123,7 +148,8 @@ def port_names() -> list[str]:
     """All variables that set a port."""
     services = [name for process in PROCESSES for name in (port_name(process.name), metrics_port_name(process.name))]
     services.remove(metrics_port_name(GATEWAY))  # it has them beside its REST
-    return ["POSTGRES_PORT", "NATS_PORT", "NATS_MONITOR_PORT", *services]
+    simulators = [port_name(simulator.name) for simulator in SIMULATORS if simulator.serves]
+    return ["POSTGRES_PORT", "NATS_PORT", "NATS_MONITOR_PORT", *services, *simulators]
 
 
 def remembered() -> dict[str, int]:

@@ -4,6 +4,7 @@ A thing that is there, by its code or name, is left as it is; so the seed can be
 """
 
 import datetime as dt
+import hashlib
 import http.client
 import json
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from deploy.local import home, keys
 _BASE: Final = "/api/enterprise-billing"
 _FIRST_DAY: Final = home.RUN / "seeded"
 _MONTHS_OF_QUARTER: Final = 3
+_YEARS_OF_CONTRACT: Final = 3
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Sample:
     """One thing to create.
 
     `body` may name things made before: "$acme" stands for the id of the sample "acme"; and "$year" and "$quarter" for
-    the first day of the year and quarter in which the seed was first loaded.
+    the first day of the year and quarter in which the seed was first loaded, "$end" for that of the third year after.
     """
 
     name: str
@@ -50,7 +52,7 @@ SAMPLES: Final = (
         {
             "parent_id": "$acme", "code": "ACME-DE", "legal_name": "Acme Deutschland GmbH",
             "display_name": "Acme Germany", "entity_type": "SUBSIDIARY", "currency_code": "EUR",
-            "country_code": "DE", "tax_id": "DE123456789", "tax_rate_bp": 1900, "time_zone": "Europe/Berlin",
+            "country_code": "DE", "tax_id": "DE111111125", "tax_rate_bp": 1900, "time_zone": "Europe/Berlin",
         },
         known_by="code", among=("code",),
     ),
@@ -65,17 +67,26 @@ SAMPLES: Final = (
     ),
     Sample(
         "engineering", "departments",
-        {"entity_id": "$acme", "code": "ENG", "name": "Engineering", "cost_center": "CC-100", "headcount": 40},
+        {
+            "entity_id": "$acme", "code": "ENG", "name": "Engineering", "cost_center": "CC-100", "headcount": 40,
+            "manager_user_id": "erin",
+        },
         known_by="code", among=("entity_id",),
     ),
     Sample(
         "sales", "departments",
-        {"entity_id": "$acme", "code": "SALES", "name": "Sales", "cost_center": "CC-200", "headcount": 15},
+        {
+            "entity_id": "$acme", "code": "SALES", "name": "Sales", "cost_center": "CC-200", "headcount": 15,
+            "manager_user_id": "sam",
+        },
         known_by="code", among=("entity_id",),
     ),
     Sample(
         "finance", "departments",
-        {"entity_id": "$acme", "code": "FIN", "name": "Finance", "cost_center": "CC-300", "headcount": 8},
+        {
+            "entity_id": "$acme", "code": "FIN", "name": "Finance", "cost_center": "CC-300", "headcount": 8,
+            "manager_user_id": "frank",
+        },
         known_by="code", among=("entity_id",),
     ),
     Sample(
@@ -96,7 +107,23 @@ SAMPLES: Final = (
         },
         known_by="name", among=("entity_id",),
     ),
+    Sample(
+        "enterprise", "contracts",
+        {
+            "entity_id": "$acme", "name": "Enterprise platform", "contract_type": "ENTERPRISE_LICENSE",
+            "start_date": "$year", "end_date": "$end", "billing_frequency": "ANNUAL",
+            "total_value": {"currency_code": "USD", "amount": "360000.00"}, "license_tier": "enterprise", "seats": 250,
+            "payment_terms_days": 30, "purchase_order_number": "PO-1001", "auto_renew": True,
+            "renewal_term_months": 12, "renewal_notice_days": 90, "renewal_uplift_bp": 300,
+            "sla_terms": {"uptime_bp": 9990, "response_hours": 4, "credit_bp": 500},
+        },
+        known_by="name", among=("entity_id",),
+    ),
 )  # fmt: skip
+
+_CONTRACT: Final = "enterprise"
+_SIGNERS: Final = {"OURS": "Frank Weber", "COUNTERPARTY": "Cora Lindgren"}
+_DOCUMENT: Final = hashlib.sha256(b"Enterprise platform").hexdigest()
 
 _RATES: Final = {"USD": "1.10", "GBP": "0.86"}
 """What one euro costs in the sample entities' other currencies."""
@@ -118,6 +145,7 @@ def load(port: int) -> tuple[int, int]:
             found = created["id"]
             made += 1
         known[sample.name] = found
+    _bring_into_force(gateway, authorization, known[_CONTRACT])
     for currency, rate in _RATES.items():
         _load_rates(gateway, authorization, currency, rate)
     gateway.close()
@@ -130,6 +158,22 @@ def _find(
     query = urlencode({field: body[field] for field in sample.among} | {"page_size": 1000})
     listed = _ask(gateway, "GET", f"{sample.collection}?{query}", headers)[sample.collection]
     return next((item["id"] for item in listed if item[sample.known_by] == body[sample.known_by]), None)
+
+
+def _bring_into_force(gateway: http.client.HTTPConnection, headers: Mapping[str, str], contract_id: str) -> None:
+    """Submit, sign and activate the contract, from where it is; what is done with it later stays as it is."""
+    route = f"contracts/{contract_id}"
+    contract = _ask(gateway, "GET", route, headers)
+    if contract["state"] == "DRAFT":
+        contract = _ask(gateway, "POST", f"{route}/submit", headers, {})
+    if contract["state"] != "PENDING_SIGNATURE":
+        return
+    signed = {signature["party"] for signature in contract["signatures"]}
+    for party, signer in _SIGNERS.items():
+        if party not in signed:
+            signature = {"party": party, "signer_name": signer, "document_digest": _DOCUMENT}
+            _ask(gateway, "POST", f"{route}/signatures", headers, signature)
+    _ask(gateway, "PUT", f"{route}/activate", headers, {})
 
 
 def _load_rates(gateway: http.client.HTTPConnection, headers: Mapping[str, str], currency: str, rate: str) -> None:
@@ -169,8 +213,10 @@ def _filled(body: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]
 
 
 def _dates() -> dict[str, str]:
-    """First day of the year and of the quarter of the first load."""
+    """First day of the year and of the quarter of the first load, and of the year in which a contract of it ends."""
     today = dt.datetime.now(dt.UTC).date()
     day = dt.date.fromisoformat(home.write_once(_FIRST_DAY, lambda: today.isoformat().encode()).decode())
     quarter = day.replace(month=day.month - (day.month - 1) % _MONTHS_OF_QUARTER, day=1)
-    return {"year": day.replace(month=1, day=1).isoformat(), "quarter": quarter.isoformat()}
+    year = day.replace(month=1, day=1)
+    end = year.replace(year=year.year + _YEARS_OF_CONTRACT)
+    return {"year": year.isoformat(), "quarter": quarter.isoformat(), "end": end.isoformat()}

@@ -16,8 +16,8 @@ import asyncpg
 from deploy.database import migrate, provision, roles
 from deploy.local import home, keys, places, processes, supervision
 from deploy.local.ports import answers, http_status, is_free
-from deploy.local.processes import GATEWAY, PROCESSES, Layout, port_name
-from deploy.local.supervision import SERVERS, SERVICES, Seen, Supervisor
+from deploy.local.processes import GATEWAY, PROCESSES, SIMULATORS, Layout, port_name
+from deploy.local.supervision import OUTSIDE, SERVERS, SERVICES, Seen, Supervisor
 
 _READY_S: Final = 90.0
 _LEFTOVERS_S: Final = 15.0
@@ -77,6 +77,7 @@ def _bring_up(supervisor: Supervisor, layout: Layout) -> None:
     asyncio.run(prepare_database(layout))
     print(f"database ready, {time.time() - started:.1f} s")
     supervisor.start(f"{SERVICES}:*")
+    supervisor.start(f"{OUTSIDE}:*")
     _await(supervisor, started, lambda: is_healthy(supervisor, layout))
     print(f"services ready, {time.time() - started:.1f} s")
 
@@ -100,9 +101,11 @@ def _servers_ready(supervisor: Supervisor, layout: Layout) -> bool:
 
 def is_healthy(supervisor: Supervisor, layout: Layout) -> bool:
     """Whether everything runs and takes connections, and the gateway, which asks the services, is ready."""
+    serving = [process.name for process in PROCESSES]
+    serving += [simulator.name for simulator in SIMULATORS if simulator.serves]
     return (
         all(seen.is_running for seen in supervisor.processes())
-        and all(answers(layout.ports[port_name(process.name)]) for process in PROCESSES)
+        and all(answers(layout.ports[port_name(name)]) for name in serving)
         and http_status(layout.gateway_port, "/readyz") == HTTPStatus.OK
     )
 

@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from deploy.local import bound, home, places
-from deploy.local.processes import PROCESSES, Layout
+from deploy.local.processes import PROCESSES, SIMULATORS, Layout
 
 SERVERS: Final = "servers"
 SERVICES: Final = "services"
+OUTSIDE: Final = "outside"
+"""The group of the simulators."""
 
 _CONFIG: Final = home.RUN / "supervisord.conf"
 _PID: Final = home.RUN / "supervisord.pid"
@@ -107,10 +109,16 @@ def config(layout: Layout) -> str:
         stop = {"stopwaitsecs": "15", "directory": str(places.ROOT)}
         shim = bound.command(parent=_PARENT)
         sections.append(_program(process.name, shim, command, layout.environment(process), stop))
+    for simulator in SIMULATORS:
+        command = [sys.executable, "-m", simulator.module]
+        stop = {"directory": str(places.ROOT)}
+        shim = bound.command(parent=_PARENT)
+        sections.append(_program(simulator.name, shim, command, layout.simulator_environment(simulator), stop))
     # Groups are stopped in falling order of priority, the programs of one group all at once.
     if layout.servers:
         sections.append(_group(SERVERS, 1, [server.name for server in layout.servers]))
     sections.append(_group(SERVICES, 2, [process.name for process in PROCESSES]))
+    sections.append(_group(OUTSIDE, 3, [simulator.name for simulator in SIMULATORS]))
     return "\n".join(sections)
 
 
@@ -204,7 +212,7 @@ class Supervisor:
     def processes(self) -> list[Seen]:
         """What it looks after, servers first."""
         found = cast("list[dict[str, Any]]", self._call.supervisor.getAllProcessInfo())
-        order = [SERVERS, SERVICES]
+        order = [SERVERS, SERVICES, OUTSIDE]
         return [
             Seen(info["name"], info["statename"], info["pid"], info["start"], Path(info["stdout_logfile"]))
             for info in sorted(found, key=lambda info: order.index(info["group"]))

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Boolean, Date, DateTime, Integer, Numeric, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
+from kit import ids
 from kit.db import TenantRow, VersionedRow, enum_column
 from services.budgets.domain.balances import ZERO, Balance, Terms
 from services.budgets.domain.holds import Hold
@@ -30,6 +31,7 @@ class OwnerRow(TenantRow):
     """An entity that has budgets, as far as this service has heard; `id` is the entity's."""
 
     __tablename__ = "budget_owners"
+    audited_as = "budget_owner"
 
     retired: Mapped[bool] = mapped_column(Boolean, default=False)
     """Whether it went out of business; there is no way back."""
@@ -39,6 +41,7 @@ class BudgetRow(VersionedRow):
     """A budget. What moves its numbers raises `ledger_version` and leaves `version`, the etag, as it is."""
 
     __tablename__ = "budgets"
+    audited_as = ids.BUDGET
 
     entity_id: Mapped[UUID] = mapped_column(Uuid)
     department_id: Mapped[UUID | None] = mapped_column(Uuid)
@@ -159,6 +162,7 @@ class HoldRow(VersionedRow):
     """Money of a budget that is set aside."""
 
     __tablename__ = "budget_holds"
+    audited_as = ids.HOLD
 
     budget_id: Mapped[UUID] = mapped_column(Uuid)
     opened_budget_id: Mapped[UUID] = mapped_column(Uuid)
@@ -199,6 +203,7 @@ class AlertRow(VersionedRow):
     """A budget passed a mark. One per mark that is not resolved."""
 
     __tablename__ = "budget_alerts"
+    audited_as = ids.ALERT
 
     budget_id: Mapped[UUID] = mapped_column(Uuid)
     alert_type: Mapped[AlertType] = mapped_column(enum_column(AlertType, "alert_type"))

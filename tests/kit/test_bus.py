@@ -12,6 +12,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
+from nats.js.api import StreamConfig
 
 from deploy.local import servers
 from eventing import bus
@@ -237,6 +238,31 @@ class TestFollowThroughLoss:
                 await eventually(said)
                 assert await asyncio.wait_for(next_, 20) == [2]
             await client.close()
+
+
+class TestSubjects:
+    async def test_a_stream_of_before_takes_what_outside_systems_say_and_keeps_its_other_settings(
+        self, kit_settings: Callable[..., Settings], tmp_path: Path
+    ) -> None:
+        with servers.nats(tmp_path, durable=False) as server:
+            before = await nats.connect(server.url)
+            settings = StreamConfig(name=bus.STREAM, subjects=["billing.>", "theirs.>"], max_age=3600)
+            await before.jetstream().add_stream(settings)
+            await before.jetstream().publish("billing.probe.v1.Told.x", b"1")
+            for _ in range(2):
+                client, jetstream = await bus.connect(kit_settings(nats_url=server.url))
+                there = await jetstream.stream_info(bus.STREAM)
+                assert there.config.subjects == ["billing.>", "theirs.>", "platform.>"]
+                assert (there.config.max_age, there.state.messages) == (3600, 1)
+                await client.close()
+            await before.jetstream().publish("platform.usage.v1.UsageRecorded.x", b"2")
+            await before.close()
+
+    async def test_what_outside_systems_say_is_kept_from_the_start(
+        self, jetstream: JetStreamContext, tenant: UUID
+    ) -> None:
+        subject = f"platform.usage.v1.UsageRecorded.{tenant.hex}"
+        assert (await jetstream.publish(subject, b"1")).stream == bus.STREAM
 
 
 class TestListen:

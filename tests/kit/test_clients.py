@@ -28,7 +28,7 @@ from grpc import (
     unary_unary_rpc_method_handler,
 )
 
-from contract.methods import methods
+from contract.methods import SHARED, methods
 from kit import ids
 from kit.auth import Authenticator, bearer
 from kit.errors import Unavailable
@@ -257,7 +257,7 @@ class TestConfig:
         named = {f"{entry['service']}/{entry['method']}" for entry in config["name"]}
         known = methods().values()
         assert named == {
-            method.full_name for method in known if method.repeatable and method.room in {"budgets", "operations"}
+            method.full_name for method in known if method.repeatable and method.room in {"budgets", *SHARED}
         }
         assert "billing.budgets.v1.BudgetService/Charge" in named
 

@@ -214,7 +214,7 @@ class TestStream:
         before: Any = (await jetstream.stream_info(bus.STREAM)).config
         await bus.ensure_stream(jetstream)
         assert (await jetstream.stream_info(bus.STREAM)).config == before
-        assert before.subjects == ["billing.>"]
+        assert before.subjects == ["billing.>", "platform.>"]
         assert before.retention == "limits"
         assert before.storage == "file"
         assert before.duplicate_window == 600

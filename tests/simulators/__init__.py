@@ -1,0 +1,1 @@
+"""The simulated outside systems: they say and answer what their protos promise."""

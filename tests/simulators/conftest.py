@@ -1,0 +1,30 @@
+"""What a simulator said for the tenant of a test."""
+
+from collections.abc import AsyncIterator, Callable
+from uuid import UUID
+
+import pytest
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from eventing import bus
+from kit.settings import Settings
+from tests.harness.outside import Heard
+
+
+@pytest.fixture(scope="session")
+async def jetstream(settings: Callable[..., Settings]) -> AsyncIterator[JetStreamContext]:
+    """The stream of the worker."""
+    client, jetstream = await bus.connect(settings("budgets"))
+    yield jetstream
+    await client.close()
+
+
+@pytest.fixture
+async def told(nats: Client, tenant: UUID) -> AsyncIterator[Heard]:
+    """What outside systems say for the tenant from here on."""
+    told = Heard()
+    subscription = await nats.subscribe(f"platform.*.v1.*.{tenant.hex}", cb=told.take)
+    await nats.flush()
+    yield told
+    await subscription.unsubscribe()
