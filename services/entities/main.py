@@ -1,11 +1,11 @@
 """What the process of the entities service is made of."""
 
+from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
-from services.entities import events
-from services.entities.rpc.departments import DepartmentServicer
-from services.entities.rpc.entities import EntityServicer
-from services.entities.rpc.rates import ExchangeRateServicer
+from services.entities import rpc, timers
+from services.entities.events.heard import handlers
+from services.entities.peers import Directory
 from services.entities.rpc.scopes import LocalScopes
 from serving.pages import Pages
 from serving.server import Service, run
@@ -14,12 +14,13 @@ from serving.server import Service, run
 def compose(settings: Settings) -> Service:
     """The parts of the service."""
     db = Database(settings)
-    pages = Pages(settings)
+    directory = Directory(settings)
     return Service(
         db=db,
         scopes=LocalScopes(db),
-        servicers=[EntityServicer(db, pages), DepartmentServicer(db, pages), ExchangeRateServicer(db, pages)],
-        handlers=events.HANDLERS,
+        servicers=rpc.servicers(db, Pages(settings), directory),
+        handlers=handlers(db, directory),
+        jobs=[Timers(db, settings.service, timers.HANDLERS).run],
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import uvloop
 
-from tests.bench import budgets, events, gateway, history, upkeep
+from tests.bench import budgets, costs, events, gateway, hierarchy, history, upkeep, usage
 from tests.bench.figures import Report
 from tests.bench.plan import Bench, Part, chosen
 from tests.bench.stack import ROOT, machine, running
@@ -22,9 +22,12 @@ PARTS: Final[tuple[Part, ...]] = (
     budgets.PART,
     history.PART,
     events.PART,
+    usage.PART,
+    costs.PART,
     upkeep.UP,
     gateway.PART,
     gateway.CODEC,
+    hierarchy.PART,
 )
 _SLICES: Final = 10
 

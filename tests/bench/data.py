@@ -62,10 +62,10 @@ class Maker:
         self._budgets = BudgetServiceStub(budgets)
         self._metadata = metadata
 
-    async def entity(self) -> str:
+    async def entity(self, code: str = "") -> str:
         """The id of a new entity."""
         request = entity_service_pb2.CreateEntityRequest(
-            code=uuid4().hex, legal_name="A company", entity_type=Entity.SUBSIDIARY, currency_code="EUR",
+            code=code or uuid4().hex, legal_name="A company", entity_type=Entity.SUBSIDIARY, currency_code="EUR",
             country_code="DE",
         )  # fmt: skip
         return (await self._entities.CreateEntity(request, metadata=self._metadata, timeout=WITHIN_S)).id

@@ -4,29 +4,27 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
 
 import asyncpg
+import nats
 import orjson
-from billing.entities.v1.entity_service_pb2 import DeactivateEntityRequest
-from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from grpc import aio
 
-from tests.bench.data import Maker, at_once, id_sql, multiply
+from deploy.simulators.usage import Plan, say
+from tests.bench.data import Maker, id_sql, multiply
 from tests.bench.figures import Goal
-from tests.bench.load import WITHIN_S
 from tests.bench.plan import Bench, Part
-from tests.bench.stack import Metadata, Process, Stack
+from tests.bench.stack import Process, Stack
 
 _PER_S: Final = 200
 _FOR_S: Final = 6
 _WAITING: Final = 10_000
 _SAID_WITHIN_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.05
-_EVENT: Final = "billing.entities.v1.EntityDeactivated"
-_CONSUMER: Final = "budgets.close_budgets_of_entity"
+_EVENT: Final = "billing.entities.v1.CostAllocated"
+_CONSUMER: Final = "budgets.charge_allocated_cost"
 
 _RATE_GOAL: Final = Goal("events/said_per_s", "events", (), float, at_least=0.95 * _PER_S)
 _AGE_GOAL: Final = Goal("events/p99_ms", "events", (), float, at_most=250)
@@ -34,7 +32,7 @@ _DRAIN_GOAL: Final = Goal("events/drained_per_s", "events", (), float, at_least=
 
 
 async def measure(bench: Bench) -> None:
-    """Two hundred entities a second go out of business and their budgets are closed; then a full outbox is emptied."""
+    """Two hundred records of usage a second become costs and are charged; then a full outbox is emptied."""
     said_per_s, ages = await _ages_ms(bench.stack)
     ages_ms = sorted(ages)
     p99_ms = ages_ms[int(0.99 * len(ages_ms))]
@@ -53,41 +51,36 @@ async def measure(bench: Bench) -> None:
 
 
 async def _ages_ms(stack: Stack) -> tuple[float, Sequence[float]]:
-    """How many events there were in a second, and how old each was when its consumer was through with it.
+    """How many costs were allocated in a second, and how old each was when a budget was charged with it.
 
-    Its age counts from when it was appended, which is right before the commit.
+    Its age counts from when the event was appended, which is right before the commit.
     """
     tenant_id = uuid4()
-    metadata = stack.metadata(tenant_id)
     async with (
         aio.insecure_channel(stack.entities.address) as entities,
         aio.insecure_channel(stack.budgets.address) as budgets,
     ):
-        maker = Maker(entities, budgets, metadata)
-        entity_ids = await at_once([maker.entity] * (_PER_S * _FOR_S))
-        await at_once([partial(maker.budget, entity_id) for entity_id in entity_ids])
-        said_per_s = await _deactivate(EntityServiceStub(entities), entity_ids, metadata)
-    async with stack.admin() as admin:
-        said = "select id, create_time from entities.outbox where tenant_id = $1 and type = $2"
-        rows = await admin.fetch(said, tenant_id, _EVENT)
+        maker = Maker(entities, budgets, stack.metadata(tenant_id))
+        await maker.budget(await maker.entity("ACME"))
+    plan = Plan(count=_PER_S * _FOR_S, rate=_PER_S, entity_code="ACME", department_codes=(), currency="EUR")
+    client = await nats.connect(stack.nats_url)
+    try:
+        await say(client.jetstream(), tenant_id, plan)
+    finally:
+        await client.close()
+    rows = await _allocated(stack, tenant_id, plan.count)
     effects = await _effects(stack.budgets, {row["id"] for row in rows})
-    return said_per_s, [(effects[row["id"]] - row["create_time"]).total_seconds() * 1e3 for row in rows]
+    took_s = (rows[-1]["create_time"] - rows[0]["create_time"]).total_seconds()
+    return len(rows) / took_s, [(effects[row["id"]] - row["create_time"]).total_seconds() * 1e3 for row in rows]
 
 
-async def _deactivate(stub: EntityServiceStub, entity_ids: Sequence[str], metadata: Metadata) -> float:
-    """One after the other at an even pace, or as fast as some at once are answered; gives the rate."""
-    started = time.monotonic()
-    calls = [
-        partial(_deactivated, stub, entity_id, metadata, started + number / _PER_S)
-        for number, entity_id in enumerate(entity_ids)
-    ]
-    await at_once(calls)
-    return len(entity_ids) / (time.monotonic() - started)
-
-
-async def _deactivated(stub: EntityServiceStub, entity_id: str, metadata: Metadata, due: float) -> None:
-    await asyncio.sleep(max(0.0, due - time.monotonic()))
-    await stub.DeactivateEntity(DeactivateEntityRequest(id=entity_id), metadata=metadata, timeout=WITHIN_S)
+async def _allocated(stack: Stack, tenant_id: UUID, count: int) -> Sequence[asyncpg.Record]:
+    """The events that so many costs were allocated, in their order; raises TimeoutError where some are not."""
+    said = "select id, create_time from entities.outbox where tenant_id = $1 and type = $2 order by create_time"
+    async with stack.admin() as admin, asyncio.timeout(_SAID_WITHIN_S):
+        while len(rows := await admin.fetch(said, tenant_id, _EVENT)) < count:  # noqa: ASYNC110 - looked at from outside
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return rows
 
 
 async def _effects(service: Process, event_ids: set[UUID]) -> dict[UUID, datetime]:

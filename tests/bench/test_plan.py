@@ -19,7 +19,7 @@ class TestChosen:
         assert chosen(PARTS, ["gateway", "up"]) == {"charge_rest", "get_rest", "codec", "up"}
 
     def test_a_name_that_there_is_not_is_refused_with_those_that_there_are(self) -> None:
-        with pytest.raises(ValueError, match=r"charge_cold: the groups are budgets, gateway; the cases .*charge_hot"):
+        with pytest.raises(ValueError, match=r"charge_cold: the groups are budgets, .*gateway; the cases .*charge_hot"):
             chosen(PARTS, ["charge_cold"])
 
     def test_no_case_is_measured_twice(self) -> None:

@@ -16,19 +16,22 @@ from google.protobuf.descriptor import (
     ServiceDescriptor,
 )
 
+from contract.descriptors import comments
 from contract.methods import descriptor_set
 
 
 def proto_files() -> list[FileDescriptor]:
-    """Every proto file of ours."""
-    names = [file.name for file in descriptor_set().file if file.package.startswith("billing.")]
+    """Every proto file of ours; also those that say what we and outside systems tell each other."""
+    names = [file.name for file in descriptor_set().file if file.package.startswith(("billing.", "platform."))]
     for name in names:
         importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
     return [descriptor_pool.Default().FindFileByName(name) for name in names]
 
 
 def services() -> list[ServiceDescriptor]:
-    return [service for file in proto_files() for service in file.services_by_name.values()]
+    """Every service of ours; those that outside systems serve are not."""
+    ours = [file for file in proto_files() if file.package.startswith("billing.")]
+    return [service for file in ours for service in file.services_by_name.values()]
 
 
 def methods() -> list[MethodDescriptor]:
@@ -54,10 +57,14 @@ def enums() -> list[EnumDescriptor]:
 
 
 def reasons() -> dict[str, str]:
-    """Every reason, and the gRPC code that goes with it."""
-    values = [value for enum in enums() if enum.name == "ErrorReason" for value in enum.values if value.number]
-    assert len({value.name for value in values}) == len(values)
-    return {value.name: value.GetOptions().Extensions[options_pb2.code] for value in values}
+    """Every reason, and the gRPC code that goes with it. One that several services have means the same in each."""
+    found: dict[str, tuple[str, str]] = {}
+    for enum in enums():
+        for value in enum.values if enum.name == "ErrorReason" else ():
+            told = comments().get(f"{enum.full_name}.{value.name}", "")
+            means = value.GetOptions().Extensions[options_pb2.code], told
+            assert not value.number or found.setdefault(value.name, means) == means, value.name
+    return {name: code for name, (code, _) in found.items()}
 
 
 def reasons_of(package: str) -> set[str]:

@@ -11,7 +11,19 @@ from deploy.database import ENGINES, MIGRATIONS, roles
 
 Pool = asyncpg.Pool
 SCHEMAS = list(MIGRATIONS)
-APPEND_ONLY = {"audit_log", "inbox", "idempotency_keys", "budget_entries", "unbudgeted_spend"}
+APPEND_ONLY = {
+    "audit_log",
+    "inbox",
+    "idempotency_keys",
+    "budget_entries",
+    "unbudgeted_spend",
+    "posted_departments",
+    "cost_allocations",
+    "purchase_order_warnings",
+    "cost_splits",
+    "contract_signatures",
+    "contract_notices",
+}
 SEEN_EVERYWHERE = {"outbox", "timers"}
 """What the service itself works off for all tenants."""
 BOOKKEEPING = {"alembic_version"}

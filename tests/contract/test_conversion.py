@@ -28,11 +28,34 @@ from services.budgets.service.moves import Moved
 from services.budgets.store.group import Entry
 from services.budgets.store.ledger import Sums
 from services.budgets.store.reports import Summary
-from services.entities.convert.departments import department_to_proto
+from services.entities.convert import costs
+from services.entities.convert.allocation_rules import allocation_rule_to_proto, cost_split_to_proto
+from services.entities.convert.allocations import allocation_to_proto
+from services.entities.convert.amendments import amendment_to_proto
+from services.entities.convert.contracts import contract_summary_to_proto, contract_to_proto, renewal_check_to_proto
+from services.entities.convert.departments import department_to_proto, placement_to_proto
 from services.entities.convert.entities import entity_to_proto
 from services.entities.convert.rates import exchange_rate_to_proto
-from services.entities.models.entities import DepartmentRow, EntityRow
+from services.entities.domain.amendments import AmendedFee, Effect
+from services.entities.domain.contracts import ContractState, LicenseState, Phase, SlaTerms
+from services.entities.domain.costs import CostSum, DepartmentGroupBy, SummaryGroupBy, Tree
+from services.entities.domain.proration import Days
+from services.entities.domain.purchase_orders import PurchaseOrderState, PurchaseOrderUse
+from services.entities.domain.rates import Derivation, DerivedRate
+from services.entities.domain.renewals import Standing, assess, renewed_terms
+from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow, CostSplitRow
+from services.entities.models.allocations import AllocationRow
+from services.entities.models.amendments import AmendmentRow, changes_record, effect_record
+from services.entities.models.contracts import ContractRow, SignatureRow
+from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow, EntityRow
 from services.entities.models.rates import ExchangeRateRow
+from services.entities.service.contracts import Annex
+from services.entities.service.costs import DepartmentCosts, StatedRate, Summarized
+from services.entities.service.rates import Conversion
+from services.entities.service.renewals import Checked
+from services.entities.store.contracts import ContractSum
+from services.entities.store.costs import DepartmentAsk, SummaryAsk
+from services.entities.store.costs import Summary as CostsSummary
 
 SUMMED = ("amount", "carried", "spent", "held", "committed", "captured", "fx_effect")
 
@@ -46,16 +69,21 @@ FIXED = {
     "labels": {"team": "a"}, "verdict": "ACCEPTED_OVERSPENT", "chain_amounts": [Decimal(100)],
     "chain_spent": [Decimal(130)], "chain_versions": [1], "original_currency": "USD", "captured": Decimal("20.00"),
     "spent": Decimal("130.00"),
+    "shares": [
+        {"department_id": "d", "entity_id": "e", "weight": "1", "fraction": "1", "amount": "1", "allocation_id": "a"}
+    ],
+    "phases": [{"start_date": "2026-01-01", "fee": "10.00"}],
+    "sla_terms": {"uptime_bp": 9990, "response_hours": 4, "credit_bp": 500},
     "address": {"lines": ["Weg 1"], "postal_code": "1", "city": "B", "region": "C", "country_code": "DE"},
 }  # fmt: skip
 """Columns whose values must go together."""
 
 
-def filled(kind: type[RowT]) -> RowT:
+def filled(kind: type[RowT], **given: Any) -> RowT:
     """A row with something in every column."""
-    row = kind()
+    row, fixed = kind(), {**FIXED, **given}
     for number, (name, column) in enumerate(kind.__mapper__.columns.items(), 1):
-        setattr(row, name, FIXED[name] if name in FIXED else something(column.type, number))
+        setattr(row, name, fixed[name] if name in fixed else something(column.type, number))
     return row
 
 
@@ -135,6 +163,68 @@ def ledger_entry() -> Message:
     return reports.ledger_entry_to_proto(row, budget)
 
 
+def split() -> Message:
+    done = cost_split_to_proto(filled(CostSplitRow))
+    done.validate_only = True  # which the row does not know: one that was only tried has no allocations
+    return done
+
+
+STATED = StatedRate(
+    Conversion("EUR", "CHF", date(2026, 1, 31)), DerivedRate(Derivation.CROSS, Decimal("0.9"), date(2026, 1, 2), "USD")
+)
+
+
+def department_costs() -> Message:
+    ask = DepartmentAsk(
+        department_id=UUID(int=1), start=date(2026, 1, 1), end=date(2026, 2, 1), group_by=list(DepartmentGroupBy),
+        include_descendants=True, tree=Tree.CURRENT,
+    )  # fmt: skip
+    added = CostSum(Decimal(10), 3, 1, {"USD": Decimal(12)})
+    key = ("cloud", "6000", date(2026, 1, 1), UUID(int=2))
+    return costs.department_costs_to_proto(ask, DepartmentCosts(filled(DepartmentRow), [(key, added)], added, STATED))
+
+
+def cost_summary() -> Message:
+    group_by = list(SummaryGroupBy)
+    ask = SummaryAsk(entity_ids=[], start=date(2026, 1, 1), end=date(2026, 2, 1), group_by=group_by)
+    key = (UUID(int=1), UUID(int=2), "cloud", "6000", date(2026, 1, 1))
+    found = CostsSummary(key, "EUR", Decimal(10), 3, 1)
+    return costs.summary_to_proto(ask, Summarized(found, Money(Decimal(9), "CHF")))
+
+
+USE = PurchaseOrderUse(Money(Decimal(1), "EUR"), Money(Decimal(2), "EUR"), PurchaseOrderState.NEAR, date(2026, 9, 1))
+
+TERMS: dict[str, Any] = {
+    "fee": Money(Decimal(9), "EUR"), "phases": (Phase(date(2026, 9, 1), Money(Decimal(9), "EUR")),), "seats": 5,
+    "end_date": date(2027, 1, 1), "license_tier": "gold", "minimum_commitment": Money(Decimal(9), "EUR"),
+    "payment_terms_days": 30, "purchase_order_number": "PO-1", "purchase_order_limit": Money(Decimal(9), "EUR"),
+    "auto_renew": True, "renewal_term_months": 12, "renewal_notice_days": 30, "renewal_uplift_bp": 300,
+    "sla_terms": SlaTerms(9990, 4, 500),
+}  # fmt: skip
+
+
+def amendment() -> Message:
+    days, euros = Days(date(2026, 1, 1), date(2026, 2, 1)), [Money(Decimal(number), "EUR") for number in range(1, 7)]
+    fee = AmendedFee(1, days, euros[0], euros[1])
+    effect = Effect(
+        period=days, old_part=euros[0], new_part=euros[1], fees=(fee,), old_total=euros[2], new_total=euros[3]
+    )
+    fixed = {"changes": changes_record(TERMS, TERMS), "proration": effect_record(effect)}
+    return amendment_to_proto(filled(AmendmentRow, **fixed))
+
+
+def checked() -> Message:
+    """Of a contract in its last days, with a successor that the answer may name though it would not decide."""
+    row = filled(ContractRow)
+    row.end_date, row.renewal_notice_days = date(2027, 1, 1), 30
+    standing = Standing(
+        terms=row.terms, state=ContractState.ACTIVE, license_state=LicenseState.FAILED, renewed=True,
+        termination_date=None, used=Money(Decimal(1), "EUR"), today=date(2026, 12, 1),
+    )  # fmt: skip
+    recommendation, reasons = assess(standing)
+    return renewal_check_to_proto(Checked(row, standing, recommendation, reasons, renewed_terms(row.terms)))
+
+
 def raised() -> BudgetAlertRaised:
     mark = Mark(AlertType.FORECAST, 10000)
     return events.budget_alert_raised(
@@ -147,7 +237,17 @@ def raised() -> BudgetAlertRaised:
     [
         entity_to_proto(filled(EntityRow)),
         department_to_proto(filled(DepartmentRow)),
+        placement_to_proto(filled(DepartmentHistoryRow)),
         exchange_rate_to_proto(filled(ExchangeRateRow)),
+        allocation_to_proto(filled(AllocationRow), UUID(int=1)),
+        contract_to_proto(filled(ContractRow), Annex([filled(SignatureRow)], USE)),
+        checked(),
+        contract_summary_to_proto(ContractSum(UUID(int=1), 1, Money(Decimal(1), "EUR"), 2, 3, 4, 5)),
+        department_costs(),
+        cost_summary(),
+        allocation_rule_to_proto(filled(AllocationRuleRow), [filled(AllocationTargetRow)]),
+        split(),
+        amendment(),
         budgets.budget_to_proto(filled(BudgetRow)),
         alerts.alert_to_proto(filled(AlertRow)),
         alerts.raised_alert_to_proto(

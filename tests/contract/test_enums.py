@@ -1,6 +1,7 @@
 """The states and kinds of the rules are those of the protos and those of the database."""
 
 import inspect
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 
@@ -62,9 +63,32 @@ async def test_the_database_has_the_same_values(service: str, admin: "asyncpg.Po
         column.type.name: list(column.type.enums)
         for row in rows_of(service)
         for column in row.__table__.columns
-        if isinstance(column.type, SqlEnum)
+        if isinstance(column.type, SqlEnum) and column.type.native_enum
     }
     assert mapped == {row["typname"]: row["labels"] for row in rows}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_text_that_holds_an_enum_is_checked_for_its_values(
+    service: str, admin: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    """What lists are filtered by is text: a CHECK on its own column says which."""
+    contract.modules(service, "models")
+    checks = {
+        (row["table"], row["column"]): set(re.findall(r"'(\w+)'::text", row["says"]))
+        for row in await admin.fetch(
+            "select t.relname as table, a.attname as column, pg_get_constraintdef(c.oid) as says from pg_constraint c"
+            " join pg_class t on t.oid = c.conrelid join pg_namespace n on n.oid = t.relnamespace"
+            " join pg_attribute a on a.attrelid = t.oid and array[a.attnum] = c.conkey"
+            " where n.nspname = $1 and c.contype = 'c' and c.conname = t.relname || '_' || a.attname || '_check'",
+            service,
+        )
+    }
+    for row in rows_of(service):
+        for column in row.__table__.columns:
+            if isinstance(column.type, SqlEnum) and not column.type.native_enum:
+                place = (row.__tablename__, column.name)
+                assert checks.get(place) == set(column.type.enums), place
 
 
 def rows_of(service: str, above: type[TenantRow] = TenantRow) -> Iterator[type[TenantRow]]:

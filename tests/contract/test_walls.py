@@ -27,8 +27,9 @@ ALLOWED_NOUNS = {
 ROOM = {"main", "rpc", "service", "domain", "store", "models", "convert", "events", "errors"}
 MAIN_LINES_MAX = 40
 FILE_LINES_MAX = 450
-LINES_MAX = {"kit": 1_500, "gateway": 950, "eventing": 800, "serving": 900, "contract": 1_600}
-"""All lines, comments too. Before you raise one, look for what can go."""
+LINES_MAX = {"kit": 1_500, "gateway": 1_060, "eventing": 800, "serving": 1_180, "contract": 1_820}
+"""All lines, comments too. Before you raise one, look for what can go. Every service tells its audit log, over REST as
+one list: that is 200 lines of serving and 80 of the gateway."""
 
 KNOWS: dict[str, set[str]] = {
     "kit": set(),
@@ -88,7 +89,7 @@ class TestWhatLivesWhere:
     @service_files
     def test_use_cases_know_neither_protobuf_nor_grpc_nor_sql(self, service: str) -> None:
         for path in of_service(service, "service"):
-            assert not imports_any(path, "google", "grpc", "billing", "sqlalchemy", "asyncpg", "nats")
+            assert not imports_any(path, "google", "grpc", "billing", "outside", "sqlalchemy", "asyncpg", "nats")
 
     @service_files
     def test_rules_are_pure(self, service: str) -> None:
@@ -114,7 +115,7 @@ class TestWhatLivesWhere:
     def test_only_the_converter_and_the_doors_know_messages(self, service: str) -> None:
         for module in ("domain", "store", "models", "errors", "service"):
             for path in of_service(service, module):
-                assert not imports_any(path, "billing", "google.protobuf")
+                assert not imports_any(path, "billing", "outside", "google.protobuf")
 
     @service_files
     def test_the_doors_know_no_rows(self, service: str) -> None:

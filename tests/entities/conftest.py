@@ -1,9 +1,11 @@
 """A desk at which the tests of entities are written: somebody who founds entities and sets up departments."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from billing.entities.v1 import department_service_pb2 as departments_pb
 from billing.entities.v1 import entity_service_pb2 as pb
@@ -13,8 +15,13 @@ from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 from billing.entities.v1.exchange_rate_pb2 import ConversionRate, ExchangeRate
 
 from kit.auth import ServiceTokens
+from kit.settings import Settings
+from services.entities.main import compose
+from tests.entities.allocation_desk import AllocationDesk
+from tests.entities.clocks import Quiet
 from tests.harness.callers import Caller
-from tests.harness.services import Entities, Served
+from tests.harness.databases import Copy
+from tests.harness.services import Entities, Served, served
 
 
 class Desk:
@@ -25,6 +32,8 @@ class Desk:
         self.entities_stub = stubs.entities
         self.departments_stub = stubs.departments
         self.rates_stub = stubs.rates
+        self.contracts_stub = stubs.contracts
+        self.amendments_stub = stubs.amendments
 
     async def found(self, code: str = "ACME", **given: Any) -> Entity:
         """A new entity."""
@@ -144,3 +153,36 @@ def service_desk(desk_of: Callable[[Caller], Desk], service_caller: Caller) -> D
 def service_caller(entities_served: Served[Entities], tenant: UUID) -> Caller:
     """One of our own services, calling for the tenant."""
     return Caller(tenant, "service:entities", ServiceTokens(entities_served.settings).token(tenant))
+
+
+@pytest.fixture
+def costs_of(entities: Entities) -> Callable[[Caller], AllocationDesk]:
+    """The desk at which another caller allocates costs."""
+    return lambda who: AllocationDesk(who, entities)
+
+
+@pytest.fixture
+def costs(costs_of: Callable[[Caller], AllocationDesk], finance: Caller) -> AllocationDesk:
+    return costs_of(finance)
+
+
+@pytest.fixture
+def stranger(
+    desk_of: Callable[[Caller], Desk], costs_of: Callable[[Caller], AllocationDesk], caller: Callable[..., Caller]
+) -> tuple[Desk, AllocationDesk]:
+    """The desks of somebody in another tenant."""
+    who = caller("finance", tenant=uuid4())
+    return desk_of(who), costs_of(who)
+
+
+@pytest.fixture(scope="session")
+async def quiet(
+    settings: Callable[..., Settings], fresh_database: Callable[[], Awaitable[Copy]], database: Copy
+) -> AsyncIterator[Quiet]:
+    copy = await fresh_database()
+    given = settings("entities", database=copy)
+    async with (
+        asyncpg.create_pool(copy.admin_url, min_size=1, max_size=2) as pool,
+        served(given, lambda given: replace(compose(given), jobs=(), handlers=()), Entities) as entities,
+    ):
+        yield Quiet(entities, copy, pool)

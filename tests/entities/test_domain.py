@@ -3,6 +3,7 @@ from uuid import UUID
 
 import pytest
 
+from kit import ids
 from services.entities.domain import departments, entities
 from services.entities.domain.departments import DepartmentAction, DepartmentState
 from services.entities.domain.entities import EntityAction, EntityState
@@ -18,8 +19,11 @@ SOMEBODY = UUID(int=7)
 ENTITIES = {
     EntityState.ACTIVE: {
         EntityAction.CHANGE: EntityState.ACTIVE,
+        EntityAction.MOVE: EntityState.ACTIVE,
+        EntityAction.BEAR: EntityState.ACTIVE,
         EntityAction.ADOPT: EntityState.ACTIVE,
         EntityAction.STAFF: EntityState.ACTIVE,
+        EntityAction.CONTRACT: EntityState.ACTIVE,
         EntityAction.DEACTIVATE: EntityState.INACTIVE,
     },
     EntityState.INACTIVE: {},
@@ -28,8 +32,14 @@ DEPARTMENTS = {
     DepartmentState.ACTIVE: {
         DepartmentAction.CHANGE: DepartmentState.ACTIVE,
         DepartmentAction.ADOPT: DepartmentState.ACTIVE,
+        DepartmentAction.MOVE: DepartmentState.ACTIVE,
+        DepartmentAction.BEAR: DepartmentState.ACTIVE,
+        DepartmentAction.DEACTIVATE: DepartmentState.INACTIVE,
     },
-    DepartmentState.INACTIVE: {DepartmentAction.CHANGE: DepartmentState.INACTIVE},
+    DepartmentState.INACTIVE: {
+        DepartmentAction.CHANGE: DepartmentState.INACTIVE,
+        DepartmentAction.ACTIVATE: DepartmentState.ACTIVE,
+    },
 }
 
 
@@ -67,12 +77,16 @@ def test_every_action_is_allowed_somewhere() -> None:
 
 
 def test_sixteen_levels_and_no_more() -> None:
-    entities.check_entity_fits_below(SOMEBODY, 15)
-    departments.check_department_fits_below(SOMEBODY, 15)
+    path = [ids.new() for _ in range(16)]
+    entities.check_entity_fits_below(path[:15])
+    entities.check_entity_fits_below(path[:6], levels=10)
+    departments.check_department_fits_below(path[:15])
     with pytest.raises(EntityTreeTooDeep):
-        entities.check_entity_fits_below(SOMEBODY, 16)
+        entities.check_entity_fits_below(path)
+    with pytest.raises(EntityTreeTooDeep):
+        entities.check_entity_fits_below(path[:6], levels=11)
     with pytest.raises(DepartmentTreeTooDeep):
-        departments.check_department_fits_below(SOMEBODY, 16)
+        departments.check_department_fits_below(path)
 
 
 @pytest.mark.parametrize(

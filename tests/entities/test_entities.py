@@ -35,7 +35,7 @@ class TestCreateEntity:
             "entity_type": Entity.DIVISION,
             "currency_code": "CHF",
             "country_code": "CH",
-            "tax_id": "CHE-1",
+            "tax_id": "CHE-100.155.212",
             "registration_number": "HRB 7",
             "tax_rate_bp": 810,
             "address": Address(
@@ -148,7 +148,7 @@ class TestCreateEntity:
 
 class TestUpdateEntity:
     async def test_only_what_is_given_changes(self, desk: Desk) -> None:
-        entity = await desk.found(tax_id="DE1", metadata={"a": "1"})
+        entity = await desk.found(tax_id="DE111111125", metadata={"a": "1"})
         updated = await desk.update(entity, legal_name="New SE", metadata={"b": "2"})
         expected = Entity()
         expected.CopyFrom(entity)
@@ -182,7 +182,8 @@ class TestUpdateEntity:
 
     async def test_fields_named_and_not_given_are_cleared(self, desk: Desk) -> None:
         entity = await desk.found(
-            display_name="Acme", tax_id="1", registration_number="2", tax_rate_bp=3, address=Address(city="Bonn"),
+            display_name="Acme", tax_id="DE111111125", registration_number="2", tax_rate_bp=3,
+            address=Address(city="Bonn"),
             time_zone="Europe/Berlin", fiscal_year_start_month=4, payment_terms_days=5, invoice_prefix="X-",
             consolidation=Entity.SEPARATE, metadata={"a": "b"},
         )  # fmt: skip
@@ -217,11 +218,11 @@ class TestUpdateEntity:
         assert await desk.get(entity) == entity
 
     async def test_a_mask_leaves_the_other_fields_alone(self, desk: Desk) -> None:
-        entity = await desk.found(tax_id="1")
-        request = pb.UpdateEntityRequest(id=entity.id, legal_name="New SE", tax_id="2")
+        entity = await desk.found(tax_id="DE111111125")
+        request = pb.UpdateEntityRequest(id=entity.id, legal_name="New SE", tax_id="DE136695976")
         request.update_mask.paths.append("legal_name")
         updated = await desk.who.call(desk.entities_stub.UpdateEntity, request)
-        assert (updated.legal_name, updated.tax_id) == ("New SE", "1")
+        assert (updated.legal_name, updated.tax_id) == ("New SE", "DE111111125")
 
     @pytest.mark.parametrize("path", ["currency_code", "state", "address.city", "etag"])
     async def test_a_mask_names_fields_that_can_change(self, desk: Desk, path: str) -> None:

@@ -32,12 +32,33 @@ async def test_down_and_up_again_with_rows_in_it(fresh_database: Callable[[], Aw
         await admin.execute("set search_path = entities")
         before = {row[0] for row in await admin.fetch(_LAYOUT)}
         await _fill(admin)
+        await _fill_allocation_rules(admin)
+        await _fill_contracts(admin)
         await _migrate(copy, lambda connection: command.downgrade(database._config("entities", connection), "base"))
         left = "select relname from pg_class where relnamespace = 'entities'::regnamespace and relkind = 'r'"
         assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
         await _migrate(copy, lambda connection: command.upgrade(database._config("entities", connection), "head"))
         assert {row[0] for row in await admin.fetch(_LAYOUT)} == before
         await _fill(admin)
+    finally:
+        await admin.close()
+
+
+async def test_entities_of_before_have_been_where_they_are_since_they_were_founded(
+    fresh_database: Callable[[], Awaitable[Copy]],
+) -> None:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    try:
+        await admin.execute("set search_path = entities")
+        await _migrate(copy, lambda connection: command.downgrade(database._config("entities", connection), "0002"))
+        await _fill(admin)
+        await _fill(admin)  # of another tenant
+        await _migrate(copy, lambda connection: command.upgrade(database._config("entities", connection), "head"))
+        found = "select tenant_id, entity_id, parent_id, start_time, end_time from entity_history order by tenant_id"
+        expected = "select tenant_id, id, parent_id, create_time, null from billing_entities order by tenant_id"
+        assert [tuple(row) for row in await admin.fetch(found)] == [tuple(row) for row in await admin.fetch(expected)]
+        assert await admin.fetchval("select count(*) from entity_history") == 2
     finally:
         await admin.close()
 
@@ -71,6 +92,70 @@ async def _fill(admin: asyncpg.Connection) -> None:
             department,
             parent,
         )
+
+
+async def _fill_allocation_rules(admin: asyncpg.Connection) -> None:
+    """Between the departments of an entity, of which there is one."""
+    rule = ids.new()
+    below = await admin.fetchrow("select tenant_id, id, parent_id from departments where parent_id is not null")
+    assert below
+    tenant, target, source = below
+    await admin.execute(
+        "insert into allocation_rules values ($1, $2, 'Rent', 'EVEN', null, '', '', $3, '', current_date, null,"
+        " 'ACTIVE', 1, now(), now())",
+        tenant,
+        rule,
+        source,
+    )
+    await admin.execute(
+        "insert into allocation_rule_targets values ($1, $2, $3, 0, $4, 0, null, now())",
+        tenant,
+        ids.new(),
+        rule,
+        target,
+    )
+    await admin.execute(
+        "insert into cost_splits values ($1, $2, 'bill', $3, 1, 'EVEN', null, 1, 'EUR', current_date, '', '', '', $4,"
+        " null, null, null, '[]', array[$5::uuid], now())",
+        tenant,
+        ids.new(),
+        rule,
+        source,
+        target,
+    )
+
+
+async def _fill_contracts(admin: asyncpg.Connection) -> None:
+    """Of an entity, one that somebody signed and whose parties were told of its end."""
+    entity = await admin.fetchrow("select tenant_id, id from billing_entities")
+    assert entity
+    tenant, entity_id = entity
+    contract = ids.new()
+    await admin.execute(
+        "insert into billing_contracts (tenant_id, id, entity_id, contract_number, name, contract_type, start_date,"
+        " end_date, total_value, currency_code, billing_frequency, phases, license_tier, seats, payment_terms_days,"
+        " purchase_order_number, auto_renew, renewal_term_months, renewal_notice_days, renewal_uplift_bp,"
+        " license_state, license_id, license_problem, state, suspension_reason, termination_reason,"
+        " terminated_for_cause, version, create_time, update_time) values ($1, $2, $3, 'C-1', 'N', 'SERVICES',"
+        " current_date, current_date + 365, 1, 'EUR', 'MONTHLY', '[]', '', 0, 30, '', false, 12, 30, 0, 'NONE', '', '',"
+        " 'PENDING_SIGNATURE', '', '', false, 1, now(), now())",
+        tenant,
+        contract,
+        entity_id,
+    )
+    await admin.execute(
+        "insert into contract_signatures values ($1, $2, $3, 'OURS', 'Ada', '', repeat('0', 64), 'a', now())",
+        tenant,
+        ids.new(),
+        contract,
+    )
+    await admin.execute(
+        "insert into contract_notices values ($1, $2, $3, current_date + 365, 'RENEWAL_DUE', now())",
+        tenant,
+        ids.new(),
+        contract,
+    )
+    await admin.execute("insert into contract_numbers values ($1, 2026, 1)", tenant)
 
 
 async def _migrate(copy: Copy, run: Callable[[Connection], None]) -> None:

@@ -14,8 +14,8 @@ from tests.harness.outside import AuditRow, Heard, OutboxEvent
 async def test_the_audit_log_says_who_changed_what(
     desk: Desk, audit_rows: Callable[[str], Awaitable[list[AuditRow]]]
 ) -> None:
-    entity = await desk.found(tax_id="1")
-    await desk.update(entity, tax_id="2")
+    entity = await desk.found(tax_id="DE111111125")
+    await desk.update(entity, tax_id="DE136695976")
     department = await desk.set_up(entity)
     await desk.change(department, manager_user_id="bob")
     await desk.deactivate(entity)
@@ -37,7 +37,7 @@ async def test_the_audit_log_says_who_changed_what(
     assert {field for field in changed.after if changed.after[field] != changed.before[field]} == {
         "tax_id", "version", "update_time",
     }  # fmt: skip
-    assert (changed.before["tax_id"], changed.after["tax_id"]) == ("1", "2")
+    assert (changed.before["tax_id"], changed.after["tax_id"]) == ("DE111111125", "DE136695976")
 
 
 async def test_what_is_refused_leaves_nothing(

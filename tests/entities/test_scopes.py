@@ -67,7 +67,7 @@ class TestConfinedToAnEntity:
         assert (await conny.department(group.qa)).code == "QA"
 
     async def test_changes_it_and_what_is_below(self, conny: Desk, group: Group) -> None:
-        assert (await conny.update(group.de_sub, tax_id="1")).tax_id == "1"
+        assert (await conny.update(group.de_sub, tax_id="DE111111125")).tax_id == "DE111111125"
         assert (await conny.change(group.hr, name="People")).name == "People"
         child = await conny.found("DE-NEW", parent_id=group.de.id)
         assert (await conny.set_up(child, "NEW")).code == "NEW"

@@ -22,7 +22,7 @@ def finance(stack: Stack) -> Iterator[httpx.Client]:
 def entity(finance: httpx.Client) -> dict[str, Any]:
     body = {
         "code": f"E{uuid4().hex[:8]}", "legal_name": "Acme SE", "entity_type": "HOLDING", "currency_code": "EUR",
-        "country_code": "DE", "tax_id": "DE123",
+        "country_code": "DE", "tax_id": "DE111111125",
     }  # fmt: skip
     answer = finance.post("/entities", json=body)
     assert answer.status_code == 201, answer.text

@@ -5,7 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from billing.audit.v1.audit_service_pb2_grpc import AuditServiceStub
 from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.entities.v1.allocation_rule_service_pb2_grpc import AllocationRuleServiceStub
+from billing.entities.v1.allocation_service_pb2_grpc import AllocationServiceStub
+from billing.entities.v1.amendment_service_pb2_grpc import AmendmentServiceStub
+from billing.entities.v1.contract_service_pb2_grpc import ContractServiceStub
+from billing.entities.v1.cost_service_pb2_grpc import CostServiceStub
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
@@ -29,7 +35,13 @@ class Entities:
         self.entities = EntityServiceStub(channel)
         self.departments = DepartmentServiceStub(channel)
         self.rates = ExchangeRateServiceStub(channel)
+        self.allocations = AllocationServiceStub(channel)
+        self.allocation_rules = AllocationRuleServiceStub(channel)
+        self.contracts = ContractServiceStub(channel)
+        self.amendments = AmendmentServiceStub(channel)
+        self.costs = CostServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
+        self.audit = AuditServiceStub(channel)
 
 
 class Budgets:
@@ -39,6 +51,7 @@ class Budgets:
         self.channel = channel
         self.budgets = BudgetServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
+        self.audit = AuditServiceStub(channel)
 
 
 @dataclass(frozen=True, slots=True)

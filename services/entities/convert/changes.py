@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from contract.masks import changed_fields
 from kit.errors import InvalidFields, Violation
 
-_ZERO_IS_A_VALUE: Final = frozenset({"payment_terms_days"})
+_ZERO_IS_A_VALUE: Final = frozenset({"payment_terms_days", "renewal_notice_days"})
 """Fields for which 0 says something else than that there is nothing."""
 
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from billing.entities.v1 import department_service_pb2
-from billing.entities.v1.department_pb2 import Department
+from billing.entities.v1.department_pb2 import Department, DepartmentPlacement
 
 from contract.values import time_to_proto
 from kit import ids
 from services.entities.convert.changes import changed_columns
-from services.entities.models.entities import DepartmentRow
+from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow
 from services.entities.service.departments import DepartmentDraft
 
 _DEPARTMENT_CLEARED: Final[Mapping[str, Any]] = {
@@ -42,6 +42,16 @@ def department_to_proto(row: DepartmentRow) -> Department:
         etag=row.etag,
         create_time=time_to_proto(row.create_time),
         update_time=time_to_proto(row.update_time),
+    )
+
+
+def placement_to_proto(row: DepartmentHistoryRow) -> DepartmentPlacement:
+    """A time during which a department is at one place in the tree."""
+    return DepartmentPlacement(
+        department_id=ids.DEPARTMENT.format(row.department_id),
+        parent_id=ids.DEPARTMENT.format_optional(row.parent_id),
+        start_date=row.effective_from.isoformat(),
+        end_date=row.effective_to.isoformat() if row.effective_to else "",
     )
 
 

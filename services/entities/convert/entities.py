@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
 from billing.entities.v1 import entity_service_pb2
 from billing.entities.v1.entity_pb2 import Address as AddressMessage
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 
-from contract.values import time_to_proto
+from contract.values import time_fields
 from kit import ids
 from services.entities.convert.changes import changed_columns
 from services.entities.domain.entities import (
@@ -17,38 +18,20 @@ from services.entities.domain.entities import (
     TIME_ZONE_DEFAULT,
     Address,
     Consolidation,
+    EntityState,
     EntityType,
 )
 from services.entities.models.entities import EntityColumns, EntityRow
 from services.entities.service.entities import EntityDraft
 
+_TYPES: Final = {kind: Entity.Type.Value(kind) for kind in EntityType}
+_STATES: Final = {state: Entity.State.Value(state) for state in EntityState}
+_CONSOLIDATIONS: Final = {kind: Entity.Consolidation.Value(kind) for kind in Consolidation}
+
 
 def entity_to_proto(row: EntityRow | EntityColumns) -> Entity:
     """An entity, out of its row or out of the same columns."""
-    return Entity(
-        id=ids.ENTITY.format(row.id),
-        parent_id=ids.ENTITY.format_optional(row.parent_id),
-        code=row.code,
-        legal_name=row.legal_name,
-        display_name=row.display_name or row.legal_name,
-        entity_type=Entity.Type.Value(row.entity_type),
-        currency_code=row.currency_code,
-        country_code=row.country_code,
-        tax_id=row.tax_id,
-        registration_number=row.registration_number,
-        tax_rate_bp=row.tax_rate_bp,
-        address=AddressMessage(**row.address) if row.address else None,
-        time_zone=row.time_zone,
-        fiscal_year_start_month=row.fiscal_year_start_month,
-        payment_terms_days=row.payment_terms_days,
-        invoice_prefix=row.invoice_prefix,
-        consolidation=Entity.Consolidation.Value(row.consolidation),
-        state=Entity.State.Value(row.state),
-        metadata=row.labels,
-        etag=str(row.version),
-        create_time=time_to_proto(row.create_time),
-        update_time=time_to_proto(row.update_time),
-    )
+    return Entity(**_entity(row))
 
 
 def hierarchy_to_proto(rows: Sequence[EntityColumns]) -> EntityHierarchy:
@@ -61,7 +44,40 @@ def hierarchy_to_proto(rows: Sequence[EntityColumns]) -> EntityHierarchy:
 
 
 def _node(row: EntityColumns) -> dict[str, Any]:
-    return {"entity": entity_to_proto(row), "truncated": row.truncated, "etag": str(row.version)}
+    return {"entity": _entity(row), "truncated": row.truncated, "etag": str(row.version)}
+
+
+def _entity(row: EntityRow | EntityColumns) -> dict[str, Any]:
+    """The fields of an entity. Messages within messages are dicts: those are filled in place, and not copied."""
+    return {
+        "id": ids.ENTITY.format(row.id),
+        "parent_id": ids.ENTITY.format_optional(row.parent_id),
+        "code": row.code,
+        "legal_name": row.legal_name,
+        "display_name": row.display_name or row.legal_name,
+        "entity_type": _TYPES[row.entity_type],
+        "currency_code": row.currency_code,
+        "country_code": row.country_code,
+        "tax_id": row.tax_id,
+        "registration_number": row.registration_number,
+        "tax_rate_bp": row.tax_rate_bp,
+        "address": _parsed(row.address) or None,
+        "time_zone": row.time_zone,
+        "fiscal_year_start_month": row.fiscal_year_start_month,
+        "payment_terms_days": row.payment_terms_days,
+        "invoice_prefix": row.invoice_prefix,
+        "consolidation": _CONSOLIDATIONS[row.consolidation],
+        "state": _STATES[row.state],
+        "metadata": _parsed(row.labels),
+        "etag": str(row.version),
+        "create_time": time_fields(row.create_time),
+        "update_time": time_fields(row.update_time),
+    }
+
+
+def _parsed(value: Any) -> Any:
+    """A JSON value, also where it comes as it is written."""
+    return orjson.loads(value) if isinstance(value, str) else value
 
 
 def entity_draft_from_proto(request: entity_service_pb2.CreateEntityRequest) -> EntityDraft:

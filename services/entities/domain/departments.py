@@ -1,6 +1,6 @@
 """The rules of departments: states and limits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -24,12 +24,20 @@ class DepartmentAction(StrEnum):
 
     CHANGE = "changed"
     ADOPT = "given another department below it"
+    BEAR = "given a cost"
+    MOVE = "moved"
+    DEACTIVATE = "deactivated"
+    ACTIVATE = "activated"
 
 
 DEPARTMENT_TRANSITIONS: Final[Mapping[tuple[DepartmentState, DepartmentAction], DepartmentState]] = {
     (DepartmentState.ACTIVE, DepartmentAction.CHANGE): DepartmentState.ACTIVE,
     (DepartmentState.ACTIVE, DepartmentAction.ADOPT): DepartmentState.ACTIVE,
+    (DepartmentState.ACTIVE, DepartmentAction.BEAR): DepartmentState.ACTIVE,
+    (DepartmentState.ACTIVE, DepartmentAction.MOVE): DepartmentState.ACTIVE,
+    (DepartmentState.ACTIVE, DepartmentAction.DEACTIVATE): DepartmentState.INACTIVE,
     (DepartmentState.INACTIVE, DepartmentAction.CHANGE): DepartmentState.INACTIVE,
+    (DepartmentState.INACTIVE, DepartmentAction.ACTIVATE): DepartmentState.ACTIVE,
 }
 """The whole life of a department; what is not here is not allowed."""
 
@@ -39,7 +47,7 @@ def advance_department(department_id: UUID, state: DepartmentState, action: Depa
     return resources.advance(DEPARTMENT_TRANSITIONS, department_id, state, action, DepartmentStateForbids)
 
 
-def check_department_fits_below(parent_id: UUID, level: int) -> None:
-    """Raise DepartmentTreeTooDeep where the parent is on the lowest level; the top of an entity is level 1."""
-    if level >= DEPARTMENT_DEPTH_MAX:
-        raise DepartmentTreeTooDeep(parent_id, DEPARTMENT_DEPTH_MAX)
+def check_department_fits_below(path: Sequence[UUID]) -> None:
+    """Raise DepartmentTreeTooDeep where `path`, which begins at the top, ends on the lowest level."""
+    if len(path) >= DEPARTMENT_DEPTH_MAX:
+        raise DepartmentTreeTooDeep(path[-1], DEPARTMENT_DEPTH_MAX)

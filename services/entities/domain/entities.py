@@ -1,6 +1,6 @@
 """The rules of entities: states, limits, defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Final, TypedDict
@@ -8,7 +8,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from kit import resources
-from services.entities.errors import EntityStateForbids, EntityTreeTooDeep
+from services.entities.errors import EntityCycle, EntityStateForbids, EntityTreeTooDeep
 
 ENTITY_DEPTH_MAX: Final = 16
 """Most levels of entities, the root's included."""
@@ -48,6 +48,9 @@ class EntityAction(StrEnum):
     CHANGE = "changed"
     ADOPT = "given another entity below it"
     STAFF = "given a department"
+    BEAR = "given a cost"
+    CONTRACT = "given a contract"
+    MOVE = "moved"
     DEACTIVATE = "deactivated"
 
 
@@ -65,6 +68,9 @@ ENTITY_TRANSITIONS: Final[Mapping[tuple[EntityState, EntityAction], EntityState]
     (EntityState.ACTIVE, EntityAction.CHANGE): EntityState.ACTIVE,
     (EntityState.ACTIVE, EntityAction.ADOPT): EntityState.ACTIVE,
     (EntityState.ACTIVE, EntityAction.STAFF): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.BEAR): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.CONTRACT): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.MOVE): EntityState.ACTIVE,
     (EntityState.ACTIVE, EntityAction.DEACTIVATE): EntityState.INACTIVE,
 }
 """The whole life of an entity; what is not here is not allowed."""
@@ -75,10 +81,16 @@ def advance_entity(entity_id: UUID, state: EntityState, action: EntityAction) ->
     return resources.advance(ENTITY_TRANSITIONS, entity_id, state, action, EntityStateForbids)
 
 
-def check_entity_fits_below(parent_id: UUID, level: int) -> None:
-    """Raise EntityTreeTooDeep where the parent is on the lowest level; roots are on level 1."""
-    if level >= ENTITY_DEPTH_MAX:
-        raise EntityTreeTooDeep(parent_id, ENTITY_DEPTH_MAX)
+def check_entity_fits_below(path: Sequence[UUID], levels: int = 1) -> None:
+    """Raise EntityTreeTooDeep where so many levels do not fit below the end of `path`, which begins at a root."""
+    if len(path) + levels > ENTITY_DEPTH_MAX:
+        raise EntityTreeTooDeep(path[-1], ENTITY_DEPTH_MAX)
+
+
+def check_no_entity_cycle(entity_id: UUID, path: Sequence[UUID]) -> None:
+    """Raise EntityCycle where the entity is on the path to the one below which it is to be moved."""
+    if entity_id in path:
+        raise EntityCycle(entity_id, path[-1])
 
 
 def day_in(time_zone: str, moment: datetime) -> date:

@@ -1,13 +1,14 @@
 """Entities and their departments."""
 
-from datetime import date
+from datetime import date, datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Date, Integer, Row, String, Uuid
+from sqlalchemy import Date, DateTime, Integer, String, Uuid, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from kit import ids
 from kit.db import TenantRow, VersionedRow, enum_column
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import Address, Consolidation, EntityState, EntityType
@@ -17,6 +18,7 @@ class EntityRow(VersionedRow):
     """A legal entity of the group."""
 
     __tablename__ = "billing_entities"
+    audited_as = ids.ENTITY
 
     parent_id: Mapped[UUID | None] = mapped_column(Uuid)
     code: Mapped[str] = mapped_column(String)
@@ -40,14 +42,29 @@ class EntityRow(VersionedRow):
     """The field `metadata`, a name that SQLAlchemy has taken."""
 
 
-EntityColumns: TypeAlias = Row[*tuple[Any, ...]]
-"""The columns of an EntityRow under the same names, without what makes a mapped row slow by the thousands."""
+EntityColumns: TypeAlias = Any
+"""A named tuple of the columns of an EntityRow under the same names, JSON as it is written and enums as text: by the
+thousands, rows of SQLAlchemy are slow."""
+
+
+class EntityHistoryRow(TenantRow):
+    """A time during which an entity had one parent, or none. The audit log has it as changes of the entity."""
+
+    __tablename__ = "entity_history"
+
+    entity_id: Mapped[UUID] = mapped_column(Uuid)
+    parent_id: Mapped[UUID | None] = mapped_column(Uuid)
+    start_time: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=func.clock_timestamp())
+    """By the clock of the database, so that moves have one order whoever makes them."""
+    end_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When the next one began; None: it is so now."""
 
 
 class DepartmentRow(VersionedRow):
     """A department of an entity."""
 
     __tablename__ = "departments"
+    audited_as = ids.DEPARTMENT
 
     entity_id: Mapped[UUID] = mapped_column(Uuid)
     parent_id: Mapped[UUID | None] = mapped_column(Uuid)
@@ -65,6 +82,7 @@ class DepartmentHistoryRow(TenantRow):
     """A time during which a department had one parent, or none."""
 
     __tablename__ = "department_history"
+    audited_as = "department_history"
 
     department_id: Mapped[UUID] = mapped_column(Uuid)
     parent_id: Mapped[UUID | None] = mapped_column(Uuid)

@@ -13,6 +13,7 @@ class ExchangeRateRow(VersionedRow):
     """What one unit of the base currency costs in the quote currency, from a day on."""
 
     __tablename__ = "exchange_rates"
+    audited_as = "exchange_rate"
 
     base_currency: Mapped[str] = mapped_column(CHAR(3))  # compared as what it is, so that its index is read
     quote_currency: Mapped[str] = mapped_column(CHAR(3))

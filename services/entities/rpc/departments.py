@@ -3,6 +3,7 @@
 from billing.entities.v1 import department_service_pb2 as departments_pb
 from billing.entities.v1.department_pb2 import Department
 
+from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
@@ -10,10 +11,13 @@ from services.entities.convert.departments import (
     department_changes_from_proto,
     department_draft_from_proto,
     department_to_proto,
+    placement_to_proto,
 )
 from services.entities.domain.departments import DepartmentState
-from services.entities.service import departments
+from services.entities.peers import Directory
+from services.entities.service import departments, placements
 from services.entities.store import departments as departments_store
+from services.entities.store import placements as placements_store
 from serving.pages import Pages
 
 
@@ -22,14 +26,16 @@ class DepartmentServicer:
 
     service = departments_pb.DESCRIPTOR.services_by_name["DepartmentService"]
 
-    def __init__(self, db: Database, pages: Pages) -> None:
+    def __init__(self, db: Database, pages: Pages, directory: Directory) -> None:
         self._db = db
         self._pages = pages
+        self._directory = directory
 
     async def CreateDepartment(self, request: departments_pb.CreateDepartmentRequest, call: Call) -> Department:
         draft = department_draft_from_proto(request)
+        manager = await self._directory.find(call, draft.manager_user_id)
         async with self._db.write(call) as tx:
-            department = await departments.create_department(tx, draft)
+            department = await departments.create_department(tx, draft, manager)
             return await tx.answer(department_to_proto(department))
 
     async def ListDepartments(
@@ -54,11 +60,45 @@ class DepartmentServicer:
             return department_to_proto(await departments_store.get_department(tx, ids.DEPARTMENT.parse(request.id)))
 
     async def UpdateDepartment(self, request: departments_pb.UpdateDepartmentRequest, call: Call) -> Department:
-        changes = department_changes_from_proto(request)
+        changes, department_id = department_changes_from_proto(request), ids.DEPARTMENT.parse(request.id)
+        manager = await self._directory.find(call, changes.get("manager_user_id", ""))
+        async with self._db.write(call) as tx:
+            department = await departments.update_department(
+                tx, department_id, changes, manager=manager, etag=request.etag
+            )
+            return await tx.answer(department_to_proto(department))
+
+    async def MoveDepartment(self, request: departments_pb.MoveDepartmentRequest, call: Call) -> Department:
+        department_id = ids.DEPARTMENT.parse(request.id)
+        parent_id = ids.DEPARTMENT.parse_optional(request.new_parent_id, "new_parent_id")
+        day = date_from_text(request.effective_date)
+        async with self._db.write(call) as tx:
+            department = await placements.move_department(tx, department_id, parent_id, day, etag=request.etag)
+            return await tx.answer(department_to_proto(department))
+
+    async def DeactivateDepartment(self, request: departments_pb.DeactivateDepartmentRequest, call: Call) -> Department:
         async with self._db.write(call) as tx:
             department_id = ids.DEPARTMENT.parse(request.id)
-            department = await departments.update_department(tx, department_id, changes, etag=request.etag)
+            department = await departments.deactivate_department(tx, department_id, etag=request.etag)
             return await tx.answer(department_to_proto(department))
+
+    async def ActivateDepartment(self, request: departments_pb.ActivateDepartmentRequest, call: Call) -> Department:
+        async with self._db.write(call) as tx:
+            department_id = ids.DEPARTMENT.parse(request.id)
+            department = await departments.activate_department(tx, department_id, etag=request.etag)
+            return await tx.answer(department_to_proto(department))
+
+    async def ListDepartmentHistory(
+        self, request: departments_pb.ListDepartmentHistoryRequest, call: Call
+    ) -> departments_pb.ListDepartmentHistoryResponse:
+        page = self._pages.read(request, call)
+        async with self._db.read(call) as tx:
+            department = await departments_store.get_department(tx, ids.DEPARTMENT.parse(request.id))
+            found = await placements_store.list_placements(tx, page, department.id)
+        placements = map(placement_to_proto, found.rows)
+        return departments_pb.ListDepartmentHistoryResponse(
+            placements=placements, next_page_token=found.next_page_token
+        )
 
     async def GetDepartments(
         self, request: departments_pb.GetDepartmentsRequest, call: Call

@@ -3,6 +3,7 @@
 from billing.entities.v1 import entity_service_pb2 as pb
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 
+from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
@@ -49,14 +50,22 @@ class EntityServicer:
         return pb.ListEntitiesResponse(entities=entities, next_page_token=found.next_page_token)
 
     async def GetEntityHierarchy(self, request: pb.GetEntityHierarchyRequest, call: Call) -> EntityHierarchy:
+        entity_id, as_of = ids.ENTITY.parse(request.id), date_from_text(request.as_of_date)
         async with self._db.read(call) as tx:
-            rows = await entities_store.get_entity_tree(tx, ids.ENTITY.parse(request.id), depth_max=request.max_depth)
+            rows = await entities.get_hierarchy(tx, entity_id, depth_max=request.max_depth, as_of=as_of)
         return hierarchy_to_proto(rows)
 
     async def UpdateEntity(self, request: pb.UpdateEntityRequest, call: Call) -> Entity:
         changes = entity_changes_from_proto(request)
         async with self._db.write(call) as tx:
             entity = await entities.update_entity(tx, ids.ENTITY.parse(request.id), changes, etag=request.etag)
+            return await tx.answer(entity_to_proto(entity))
+
+    async def MoveEntity(self, request: pb.MoveEntityRequest, call: Call) -> Entity:
+        entity_id = ids.ENTITY.parse(request.id)
+        parent_id = ids.ENTITY.parse_optional(request.new_parent_id, "new_parent_id")
+        async with self._db.write(call) as tx:
+            entity = await entities.move_entity(tx, entity_id, parent_id, etag=request.etag)
             return await tx.answer(entity_to_proto(entity))
 
     async def DeactivateEntity(self, request: pb.DeactivateEntityRequest, call: Call) -> Entity:

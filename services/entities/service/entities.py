@@ -1,11 +1,13 @@
 """What can be done with entities, as a finance person would say it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
 from eventing import outbox
+from kit import clock
 from kit.auth import Scope
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
@@ -18,10 +20,15 @@ from services.entities.domain.entities import (
     EntityType,
     advance_entity,
     check_entity_fits_below,
+    check_no_entity_cycle,
+    day_in,
 )
-from services.entities.errors import EntityHasActiveChildren
-from services.entities.models.entities import EntityRow
-from services.entities.store import entities, scopes
+from services.entities.errors import EntityHasActiveChildren, EntityHasActiveContracts
+from services.entities.models.entities import EntityColumns, EntityRow
+from services.entities.service.contracts import reset_timers
+from services.entities.service.placements import settle_departments
+from services.entities.service.tax_ids import check_tax_id
+from services.entities.store import contracts, entities, scopes, trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,27 +56,31 @@ class EntityDraft:
 
 async def create_entity(tx: WriteSession, draft: EntityDraft) -> EntityRow:
     """Create an entity below an active one, or as a root, and say so."""
+    check_tax_id(draft.country_code, draft.tax_id)
     if draft.parent_id is None:
-        _check_may_create_root(tx.scope)
+        _check_may_make_root(tx.scope, "parent_id")
     else:
-        await _adopt_entity(tx, draft.parent_id)
+        await trees.share_tree(tx)
+        check_entity_fits_below(await _adopt_entity(tx, draft.parent_id))
     entity = EntityRow(**asdict(draft), state=EntityState.ACTIVE)
     _fill_invoice_prefix(entity)
     await entities.save_entity(tx, entity)
+    await trees.record_place(tx, entity)
     outbox.append(tx, events.entity_created(entity))
     return entity
 
 
-def _check_may_create_root(scope: Scope | None) -> None:
+def _check_may_make_root(scope: Scope | None, field: str) -> None:
     if scope is not None:
         text = "must name an entity that your token covers; a new root would be outside of it"
-        raise InvalidFields([Violation("parent_id", text, "scope.root")])
+        raise InvalidFields([Violation(field, text, "scope.root")])
 
 
-async def _adopt_entity(tx: WriteSession, parent_id: UUID) -> None:
+async def _adopt_entity(tx: WriteSession, parent_id: UUID) -> Sequence[UUID]:
+    """The path to an entity that takes another one below it, and stays active until the transaction ends."""
     parent = await entities.share_entity(tx, parent_id)
     advance_entity(parent.id, parent.state, EntityAction.ADOPT)
-    check_entity_fits_below(parent.id, await entities.get_entity_level(tx, parent.id))
+    return await trees.find_path(tx, parent.id)
 
 
 def _fill_invoice_prefix(entity: EntityRow) -> None:
@@ -82,24 +93,69 @@ async def update_entity(tx: WriteSession, entity_id: UUID, changes: Mapping[str,
     entity = await entities.lock_entity(tx, entity_id)
     entity.check_etag(etag)
     entity.state = advance_entity(entity.id, entity.state, EntityAction.CHANGE)
+    time_zone_before = entity.time_zone
     for column, value in changes.items():
         setattr(entity, column, value)
+    if not changes.keys().isdisjoint({"country_code", "tax_id"}):
+        check_tax_id(entity.country_code, entity.tax_id)
     _fill_invoice_prefix(entity)
     await entities.save_entity(tx, entity)
+    if entity.time_zone != time_zone_before:
+        # The days of its departments and contracts begin at other moments.
+        await settle_departments(tx, entity)
+        await reset_timers(tx, entity)
+    return entity
+
+
+async def move_entity(tx: WriteSession, entity_id: UUID, parent_id: UUID | None, *, etag: str) -> EntityRow:
+    """Have an entity with all below it below another one, or as a root, from now on, and say so."""
+    if parent_id is None:
+        _check_may_make_root(tx.scope, "new_parent_id")
+    await trees.lock_tree(tx)
+    entity = await entities.lock_entity(tx, entity_id)
+    entity.check_etag(etag)
+    entity.state = advance_entity(entity.id, entity.state, EntityAction.MOVE)
+    if entity.parent_id == parent_id:
+        return entity
+    if parent_id:
+        path = await _adopt_entity(tx, parent_id)
+        check_no_entity_cycle(entity.id, path)
+        check_entity_fits_below(path, await trees.count_levels(tx, entity.id))
+    old_parent_id, entity.parent_id = entity.parent_id, parent_id
+    await entities.save_entity(tx, entity)
+    await trees.record_place(tx, entity)
+    outbox.append(tx, events.entity_moved(entity, old_parent_id))
     return entity
 
 
 async def deactivate_entity(tx: WriteSession, entity_id: UUID, *, etag: str) -> EntityRow:
-    """Take an entity without active children out of business, and say so."""
+    """Take an entity without active children and contracts in force out of business, and say so."""
     entity = await entities.lock_entity(tx, entity_id)
     entity.check_etag(etag)
     entity.state = advance_entity(entity.id, entity.state, EntityAction.DEACTIVATE)
     children = await entities.find_active_children(tx, entity.id)
     if children:
         raise EntityHasActiveChildren(entity.id, children)
+    in_force = await contracts.find_in_force(tx, entity.id)
+    if in_force:
+        raise EntityHasActiveContracts(entity.id, in_force)
     await entities.save_entity(tx, entity)
     outbox.append(tx, events.entity_deactivated(entity))
     return entity
+
+
+async def get_hierarchy(
+    tx: ReadSession, entity_id: UUID, *, depth_max: int, as_of: date | None
+) -> Sequence[EntityColumns]:
+    """The entity and what is below it, or was at the end of a day; see `trees.get_entity_tree`."""
+    until = None
+    if as_of:
+        time_zone = await entities.get_time_zone(tx, entity_id)
+        today = day_in(time_zone, clock.now())
+        if as_of > today:
+            raise InvalidFields([Violation("as_of_date", f"must not be after today, {today}", "date.future")])
+        until = clock.day_start(as_of + timedelta(days=1), time_zone) if as_of < today else None
+    return await trees.get_entity_tree(tx, entity_id, depth_max=depth_max, until=until)
 
 
 async def resolve_scope(tx: ReadSession, entity_ids: Collection[UUID], department_ids: Collection[UUID]) -> Scope:

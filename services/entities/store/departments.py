@@ -1,17 +1,17 @@
 """Departments and the tree they form."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, literal, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession, WriteSession, constraint_of, within
-from services.entities.domain.departments import DepartmentState
+from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX, DepartmentState
 from services.entities.errors import DepartmentCodeTaken, DepartmentNotFound
 from services.entities.models.entities import DepartmentRow
-from services.entities.store.trees import count_levels
+from services.entities.store.scopes import find_departments_covered
 from serving.pages import Page, Slice
 
 
@@ -25,6 +25,15 @@ async def get_department(tx: ReadSession, department_id: UUID) -> DepartmentRow:
     """The department; raises DepartmentNotFound."""
     wanted = _visible_departments(tx).where(DepartmentRow.id == department_id)
     return _found_department(await tx.one_or_none(wanted), department_id)
+
+
+async def get_entity_id(tx: ReadSession, department_id: UUID) -> UUID:
+    """The entity of the department, for ever the same; raises DepartmentNotFound."""
+    wanted = _visible_departments(tx).where(DepartmentRow.id == department_id)
+    found = await tx.one_or_none(wanted.with_only_columns(DepartmentRow.entity_id))
+    if found is None:
+        raise DepartmentNotFound(department_id)
+    return found
 
 
 async def lock_department(tx: WriteSession, department_id: UUID) -> DepartmentRow:
@@ -88,10 +97,30 @@ async def find_departments(tx: ReadSession, department_ids: Collection[UUID]) ->
     return await tx.all(wanted.order_by(DepartmentRow.id))
 
 
-async def get_department_level(tx: ReadSession, department_id: UUID) -> int:
-    """On which level of its entity the department is; those without a parent are on level 1."""
+async def find_any_departments(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
+    """As find_departments, whatever the caller may see."""
+    return await tx.all(select(DepartmentRow).where(DepartmentRow.id.in_(department_ids)).order_by(DepartmentRow.id))
+
+
+async def find_paths(tx: ReadSession, department_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
+    """Where each of the departments is in the tree of today: the ids from the top down to itself.
+
+    Departments that do not exist are left out. The caller's scope is not looked at.
+    """
     above = aliased(DepartmentRow)
-    start = select(DepartmentRow.id, DepartmentRow.parent_id).where(DepartmentRow.id == department_id)
-    path = start.cte("path", recursive=True)
-    path = path.union_all(select(above.id, above.parent_id).join(path, above.id == path.c.parent_id))
-    return await count_levels(tx, path)
+    start = select(DepartmentRow.id.label("of"), DepartmentRow.id, DepartmentRow.parent_id, literal(0).label("steps"))
+    path = start.where(DepartmentRow.id.in_(department_ids)).cte("path", recursive=True)
+    up = select(path.c.of, above.id, above.parent_id, path.c.steps + 1).join(path, above.id == path.c.parent_id)
+    path = path.union_all(up.where(path.c.steps < DEPARTMENT_DEPTH_MAX))
+    paths: dict[UUID, list[UUID]] = {}
+    for of, id in await tx.rows(select(path.c.of, path.c.id).order_by(path.c.of, path.c.steps.desc())):
+        paths.setdefault(of, []).append(id)
+    return paths
+
+
+async def find_descendants(tx: ReadSession, department_id: UUID) -> Sequence[UUID]:
+    """Ids of the department and of all below it in the tree of today; none where it does not exist.
+
+    The caller's scope is not looked at: who sees a department sees all below it.
+    """
+    return await find_departments_covered(tx, (), [department_id])

@@ -1,18 +1,16 @@
 """Entities and the tree they form."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import CTE, Select, and_, literal, or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession, WriteSession, constraint_of, within
-from services.entities.domain.entities import ENTITY_DEPTH_MAX, EntityState, EntityType
+from services.entities.domain.entities import EntityState, EntityType
 from services.entities.errors import EntityCodeTaken, EntityNotFound
-from services.entities.models.entities import DepartmentRow, EntityColumns, EntityRow
-from services.entities.store.trees import count_levels
+from services.entities.models.entities import DepartmentRow, EntityRow
 from serving.pages import Page, Slice
 
 _CHILDREN_NAMED: Final = 10
@@ -29,6 +27,21 @@ def _visible_entities(tx: ReadSession) -> Select[EntityRow]:
     return select(EntityRow) if covered is None else select(EntityRow).where(covered)
 
 
+async def get_time_zone(tx: ReadSession, entity_id: UUID) -> str:
+    """The time zone of the entity; raises EntityNotFound."""
+    wanted = _visible_entities(tx).where(EntityRow.id == entity_id)
+    found = await tx.one_or_none(wanted.with_only_columns(EntityRow.time_zone))
+    if found is None:
+        raise EntityNotFound(entity_id)
+    return found
+
+
+async def get_entity_of(tx: ReadSession, department: DepartmentRow) -> EntityRow:
+    """The entity of a department that the caller sees."""
+    wanted = select(EntityRow).where(EntityRow.id == department.entity_id)
+    return _found_entity(await tx.one_or_none(wanted), department.entity_id)
+
+
 async def lock_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
     """The entity, locked until the transaction ends; raises EntityNotFound."""
     locked = _visible_entities(tx).where(EntityRow.id == entity_id).with_for_update(key_share=True)
@@ -41,10 +54,16 @@ async def share_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
     return _found_entity(await tx.one_or_none(kept), entity_id)
 
 
-async def share_entity_of(tx: WriteSession, department: DepartmentRow) -> EntityRow:
-    """The entity of a department that the caller sees, kept from changing until the transaction ends."""
-    kept = select(EntityRow).where(EntityRow.id == department.entity_id).with_for_update(read=True)
-    return _found_entity(await tx.one_or_none(kept), department.entity_id)
+async def share_any_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
+    """The entity, whatever the caller may see, kept from changing until the transaction ends; raises EntityNotFound."""
+    kept = select(EntityRow).where(EntityRow.id == entity_id).with_for_update(read=True)
+    return _found_entity(await tx.one_or_none(kept), entity_id)
+
+
+async def lock_any_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
+    """The entity, whatever the caller may see, locked until the transaction ends; raises EntityNotFound."""
+    locked = select(EntityRow).where(EntityRow.id == entity_id).with_for_update(key_share=True)
+    return _found_entity(await tx.one_or_none(locked), entity_id)
 
 
 def _found_entity(entity: EntityRow | None, entity_id: UUID) -> EntityRow:
@@ -100,41 +119,3 @@ async def find_active_children(tx: ReadSession, entity_id: UUID) -> Sequence[UUI
     """Ids of the first few active children."""
     active = EntityRow.parent_id == entity_id, EntityRow.state == EntityState.ACTIVE
     return await tx.all(select(EntityRow.id).where(*active).order_by(EntityRow.id).limit(_CHILDREN_NAMED))
-
-
-async def get_entity_level(tx: ReadSession, entity_id: UUID) -> int:
-    """On which level of its tree the entity is; roots are on level 1."""
-    above = aliased(EntityRow)
-    path = select(EntityRow.id, EntityRow.parent_id).where(EntityRow.id == entity_id).cte("path", recursive=True)
-    path = path.union_all(select(above.id, above.parent_id).join(path, above.id == path.c.parent_id))
-    return await count_levels(tx, path)
-
-
-async def get_entity_tree(tx: ReadSession, entity_id: UUID, *, depth_max: int) -> Sequence[EntityColumns]:
-    """The columns of the entity and of all at most `depth_max` levels below it (0: all of them).
-
-    Parents stand before their children and siblings in the order of their codes. `truncated` is true where
-    `depth_max` left children out. Raises EntityNotFound.
-    """
-    # Who sees the entity sees all below it.
-    if tx.scope and not tx.scope.covers(entity_id):
-        raise EntityNotFound(entity_id)
-    tree, child = _entity_tree(entity_id, depth_max or ENTITY_DEPTH_MAX), _ENTITIES.alias()
-    has_children = select(child.c.id).where(child.c.parent_id == _ENTITIES.c.id).exists()
-    truncated = and_(tree.c.depth == depth_max, has_children) if depth_max else literal(value=False)
-    ordered: Select[*tuple[Any, ...]] = (
-        select(*_ENTITY_COLUMNS, truncated.label("truncated"))
-        .join(tree, tree.c.id == _ENTITIES.c.id)
-        .order_by(tree.c.depth, _ENTITIES.c.code)
-    )
-    rows = await tx.rows(ordered)
-    if not rows:
-        raise EntityNotFound(entity_id)
-    return rows
-
-
-def _entity_tree(entity_id: UUID, depth_max: int) -> CTE:
-    top = select(_ENTITIES.c.id, literal(0).label("depth")).where(_ENTITIES.c.id == entity_id)
-    tree, below = top.cte("tree", recursive=True), _ENTITIES.alias()
-    deeper = select(below.c.id, tree.c.depth + 1).join(tree, below.c.parent_id == tree.c.id)
-    return tree.union_all(deeper.where(tree.c.depth < depth_max))

@@ -1,12 +1,45 @@
-"""What trees of entities and departments were, day by day."""
+"""What the tree of entities was at any moment, and a way to what is planned for departments."""
+
+from alembic import op
+
+from deploy import ddl
 
 revision = "0003"
 down_revision = "0002"
 
 
 def upgrade() -> None:
-    pass
+    op.execute("""
+        create table entity_history (
+            tenant_id uuid not null,
+            id uuid not null,
+            entity_id uuid not null,
+            parent_id uuid check (parent_id <> entity_id),
+            start_time timestamptz not null,
+            end_time timestamptz check (end_time >= start_time),
+            create_time timestamptz not null,
+            primary key (tenant_id, id),
+            foreign key (tenant_id, entity_id) references billing_entities (tenant_id, id),
+            foreign key (tenant_id, parent_id) references billing_entities (tenant_id, id)
+        )""")
+    op.execute("""
+        create unique index entity_history_now_idx on entity_history (tenant_id, entity_id)
+        where end_time is null""")
+    op.execute("create index entity_history_entity_idx on entity_history (tenant_id, entity_id, start_time)")
+    op.execute("create index entity_history_parent_idx on entity_history (tenant_id, parent_id)")
+    # The days to come have few rows, so they are found at once.
+    op.execute("""
+        -- squawk-ignore require-concurrent-index-creation
+        create index department_history_from_idx on department_history (tenant_id, effective_from)""")
+    ddl.isolate("entity_history")
+    # Changes of it are in the audit log already: they are those of `billing_entities.parent_id`.
+    # Nobody could be moved until now: each entity has been where it is since it was founded.
+    with ddl.of_all_tenants("billing_entities"), ddl.of_all_tenants("entity_history"):
+        op.execute("""
+            insert into entity_history (tenant_id, id, entity_id, parent_id, start_time, create_time)
+            select tenant_id, gen_random_uuid(), id, parent_id, create_time, now() from billing_entities""")
 
 
 def downgrade() -> None:
-    pass
+    op.execute("-- squawk-ignore require-concurrent-index-deletion\ndrop index department_history_from_idx")
+    op.execute("drop table entity_history")

@@ -1,0 +1,27 @@
+"""The rules of who may answer for a department."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from services.entities.errors import ManagerInactive, ManagerNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A user as user management has them."""
+
+    user_id: str
+    active: bool
+
+
+def check_may_manage(user_id: str, person: Person | None) -> None:
+    """Raise ManagerNotFound where there is no such person, ManagerInactive where they have left."""
+    if person is None:
+        raise ManagerNotFound(user_id)
+    if not person.active:
+        raise ManagerInactive(user_id)
+
+
+def successor_of(user_id: str, managers: Iterable[Person]) -> str:
+    """Who takes over from a user: the nearest of their managers who is active; empty where there is none."""
+    return next((person.user_id for person in managers if person.active and person.user_id != user_id), "")

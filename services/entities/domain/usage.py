@@ -1,0 +1,48 @@
+"""The rules of usage: which cost a record of the usage tracking system stands for."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from kit.money import Money
+from services.entities.domain.allocations import AllocationDraft, AllocationSource
+from services.entities.domain.entities import day_in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """Something that costs money was used. Who bears it is named by id or else by code."""
+
+    record_id: str
+    """Names the record among all of the tenant."""
+    entity_id: UUID | None
+    entity_code: str
+    department_id: UUID | None
+    department_code: str
+    """Empty as well as `department_id`: the entity bears the cost as a whole."""
+    category: str
+    quantity: Decimal | None
+    unit: str
+    amount: Money
+    """Above zero."""
+    usage_time: datetime
+    description: str
+
+
+def cost_of(record: UsageRecord, entity_id: UUID, department_id: UUID | None, time_zone: str) -> AllocationDraft:
+    """The cost of a record: of the day of its use in the entity's time zone."""
+    return AllocationDraft(
+        entity_id=entity_id,
+        department_id=department_id,
+        category=record.category,
+        source=AllocationSource.USAGE,
+        source_ref=record.record_id,
+        amount=record.amount,
+        quantity=record.quantity,
+        unit=record.unit,
+        gl_code="",
+        counterparty_entity_id=None,
+        allocation_date=day_in(time_zone, record.usage_time),
+        description=record.description,
+    )

@@ -1,0 +1,108 @@
+"""What is refused of allocation rules and of costs that are split by them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from uuid import UUID
+
+from kit import ids
+from kit.errors import AlreadyExists, FailedPrecondition, NotFound, Violation
+from kit.resources import ResourceNotFound, StateForbids
+
+
+class AllocationRuleNotFound(ResourceNotFound):
+    reason = "ALLOCATION_RULE_NOT_FOUND"
+    kind = ids.ALLOCATION_RULE
+
+
+class AllocationRuleStateForbids(StateForbids):
+    reason = "ALLOCATION_RULE_STATE"
+    kind = ids.ALLOCATION_RULE
+
+
+class AllocationRuleNotEffective(FailedPrecondition):
+    reason = "ALLOCATION_RULE_NOT_EFFECTIVE"
+
+    def __init__(self, rule_id: UUID, day: date, effective_from: date, effective_to: date | None) -> None:
+        text = ids.ALLOCATION_RULE.format(rule_id)
+        end = f" until before {effective_to}" if effective_to else ""
+        super().__init__(
+            f"The allocation rule {text} is effective from {effective_from}{end}; the cost is of {day}.",
+            allocation_rule_id=text,
+            allocation_date=day,
+            effective_from_date=effective_from,
+            effective_to_date=effective_to,
+        )
+
+
+class AllocationRuleMismatch(FailedPrecondition):
+    reason = "ALLOCATION_RULE_MISMATCH"
+
+    def __init__(self, rule_id: UUID, field: str, *, wanted: str | UUID, given: str | UUID) -> None:
+        rule = ids.ALLOCATION_RULE.format(rule_id)
+        wanted, given = (ids.DEPARTMENT.format(each) if isinstance(each, UUID) else each for each in (wanted, given))
+        super().__init__(
+            f"The allocation rule {rule} is for costs with the {field} {wanted}, not {given}.",
+            allocation_rule_id=rule,
+            field=field,
+            wanted=wanted,
+            given=given,
+        )
+
+
+class AllocationRulesChain(FailedPrecondition):
+    reason = "ALLOCATION_RULES_CHAIN"
+
+    def __init__(self, rule_id: UUID | None, path: Sequence[UUID | None]) -> None:
+        other = ids.ALLOCATION_RULE.format_optional(rule_id)
+        way = " → ".join(ids.DEPARTMENT.format(place) if place else "…" for place in path)
+        super().__init__(
+            f"The same cost would be split again by the allocation rule {other}: {way}. A target of one rule may not be"
+            " the source of another.",
+            allocation_rule_id=other,
+            path=way,
+        )
+
+
+class AllocationDepartmentsNotFound(NotFound):
+    reason = "ALLOCATION_DEPARTMENTS_NOT_FOUND"
+
+    def __init__(self, missing: Mapping[str, UUID]) -> None:
+        listed = {field: ids.DEPARTMENT.format(department_id) for field, department_id in missing.items()}
+        super().__init__(
+            f"There is no department {', '.join(listed.values())}.",
+            violations=[
+                Violation(field, f"there is no department {text}", "department.known") for field, text in listed.items()
+            ],
+            department_ids=listed.values(),
+        )
+
+
+class SplitWeightNegative(FailedPrecondition):
+    reason = "SPLIT_WEIGHT_NEGATIVE"
+
+    def __init__(self, place: int) -> None:
+        super().__init__(f"What targets[{place}] weighs is below zero.", target=f"targets[{place}]")
+
+
+class SplitWeightsAllZero(FailedPrecondition):
+    reason = "SPLIT_WEIGHTS_ALL_ZERO"
+
+    def __init__(self) -> None:
+        super().__init__("None of the targets weighs anything, so that none could bear the cost.")
+
+
+class CostAlreadySplit(AlreadyExists):
+    reason = "COST_ALREADY_SPLIT"
+
+    def __init__(self, source_ref: str) -> None:
+        super().__init__(f"The cost {source_ref!r} is split already.", source_ref=source_ref)
+
+
+class AllocationIsShare(FailedPrecondition):
+    reason = "ALLOCATION_IS_SHARE"
+
+    def __init__(self, allocation_id: UUID) -> None:
+        text = ids.ALLOCATION.format(allocation_id)
+        super().__init__(
+            f"The allocation {text} is a share of a cost that was split; no cost is split again.", allocation_id=text
+        )

@@ -1,0 +1,105 @@
+"""What is refused of allocations, and of reports of what they cost."""
+
+from collections.abc import Sequence
+from datetime import date
+from uuid import UUID
+
+from kit import ids
+from kit.errors import AlreadyExists, BillingError, FailedPrecondition
+from kit.money import DIGITS_MAX, Money
+from kit.resources import ResourceNotFound
+
+
+class AllocationNotFound(ResourceNotFound):
+    reason = "ALLOCATION_NOT_FOUND"
+    kind = ids.ALLOCATION
+
+
+class AllocationSourceTaken(AlreadyExists):
+    reason = "ALLOCATION_SOURCE_TAKEN"
+
+    def __init__(
+        self, source: str, source_ref: str, existing_id: UUID | None = None, differs: Sequence[str] = ()
+    ) -> None:
+        """`existing_id` is None where the caller may not see what was allocated, nor how it differs."""
+        seen = f" as {ids.ALLOCATION.format(existing_id)}, which differs in {', '.join(differs)}" if existing_id else ""
+        super().__init__(
+            f"The cost of {source} {source_ref!r} is allocated{seen or ' already'}.",
+            source=source,
+            source_ref=source_ref,
+            allocation_id=ids.ALLOCATION.format(existing_id) if existing_id else None,
+            differs=differs if existing_id else None,
+        )
+
+
+class AllocationAlreadyReversed(FailedPrecondition):
+    reason = "ALLOCATION_ALREADY_REVERSED"
+
+    def __init__(self, allocation_id: UUID, reversal_id: UUID) -> None:
+        text, reversal = ids.ALLOCATION.format(allocation_id), ids.ALLOCATION.format(reversal_id)
+        super().__init__(f"The allocation {text} is reversed by {reversal}.", allocation_id=text, reversal_id=reversal)
+
+
+class AllocationIsReversal(FailedPrecondition):
+    reason = "ALLOCATION_IS_REVERSAL"
+
+    def __init__(self, allocation_id: UUID) -> None:
+        text = ids.ALLOCATION.format(allocation_id)
+        super().__init__(
+            f"The allocation {text} is a reversal, which can't be reversed; allocate the cost anew.", allocation_id=text
+        )
+
+
+class AllocationDateTooFar(FailedPrecondition):
+    reason = "ALLOCATION_DATE_TOO_FAR"
+
+    def __init__(self, day: date, latest: date) -> None:
+        super().__init__(
+            f"A cost may belong to {latest} at the latest, not to {day}.", allocation_date=day, latest_date=latest
+        )
+
+
+class RateMissing(FailedPrecondition):
+    reason = "RATE_MISSING"
+
+    def __init__(self, currency: str, *, to: str, on: date) -> None:
+        super().__init__(
+            f"There is no exchange rate from {currency} to {to} for {on}; set one and try again.",
+            from_currency_code=currency,
+            to_currency_code=to,
+            rate_date=on,
+        )
+
+
+class AmountTooLarge(FailedPrecondition):
+    reason = "AMOUNT_TOO_LARGE"
+
+    def __init__(self, amount: Money, *, to: str) -> None:
+        super().__init__(
+            f"{amount} has more than {DIGITS_MAX} digits before the point in {to}.",
+            amount=amount.text(),
+            from_currency_code=amount.currency,
+            to_currency_code=to,
+        )
+
+
+class BatchRefused(FailedPrecondition):
+    reason = "BATCH_REFUSED"
+
+    def __init__(self, index: int, refusal: BillingError) -> None:
+        super().__init__(
+            f"Nothing was allocated, since allocations[{index}] is refused: {refusal.message}",
+            line=f"allocations[{index}]",
+            line_reason=refusal.reason,
+        )
+        self.metadata |= refusal.metadata
+
+
+class TooManyCostGroups(FailedPrecondition):
+    reason = "TOO_MANY_COST_GROUPS"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"The costs fall into more than {limit} groups and currencies; group by less, or ask for a part.",
+            limit=limit,
+        )

@@ -1,0 +1,108 @@
+"""What is refused of contracts."""
+
+from collections.abc import Sequence
+from datetime import date
+from uuid import UUID
+
+from kit import ids
+from kit.errors import AlreadyExists, FailedPrecondition
+from kit.resources import ResourceNotFound, StateForbids
+
+
+class ContractNotFound(ResourceNotFound):
+    reason = "CONTRACT_NOT_FOUND"
+    kind = ids.CONTRACT
+
+
+class ContractStateForbids(StateForbids):
+    reason = "CONTRACT_STATE"
+    kind = ids.CONTRACT
+
+
+class ContractNumberTaken(AlreadyExists):
+    reason = "CONTRACT_NUMBER_TAKEN"
+
+    def __init__(self, number: str) -> None:
+        super().__init__(f"Another contract has the number {number!r}.", contract_number=number)
+
+
+class ContractAlreadySigned(AlreadyExists):
+    reason = "CONTRACT_ALREADY_SIGNED"
+
+    def __init__(self, contract_id: UUID, party: str) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        super().__init__(f"The party {party} has signed the contract {text}.", contract_id=text, party=party)
+
+
+class ContractDigestDiffers(FailedPrecondition):
+    reason = "CONTRACT_DIGEST_DIFFERS"
+
+    def __init__(self, contract_id: UUID, *, given: str, signed: str) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        super().__init__(
+            f"Both parties of the contract {text} sign one document; the other signed that of the digest {signed}.",
+            contract_id=text,
+            given=given,
+            signed=signed,
+        )
+
+
+class ContractSignatureMissing(FailedPrecondition):
+    reason = "CONTRACT_SIGNATURE_MISSING"
+
+    def __init__(self, contract_id: UUID, missing: Sequence[str]) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        super().__init__(
+            f"The contract {text} is not signed by {' and '.join(missing)}.", contract_id=text, missing=missing
+        )
+
+
+class ContractTermOver(FailedPrecondition):
+    reason = "CONTRACT_TERM_OVER"
+
+    def __init__(self, contract_id: UUID, end_date: date) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        super().__init__(f"The contract {text} ended before {end_date}.", contract_id=text, end_date=end_date)
+
+
+class ContractAlreadyRenewed(FailedPrecondition):
+    reason = "CONTRACT_ALREADY_RENEWED"
+
+    def __init__(self, contract_id: UUID, successor_id: UUID) -> None:
+        text, successor = ids.CONTRACT.format(contract_id), ids.CONTRACT.format(successor_id)
+        super().__init__(f"The contract {text} is renewed by {successor}.", contract_id=text, renewed_to_id=successor)
+
+
+class ContractEvergreen(FailedPrecondition):
+    reason = "CONTRACT_EVERGREEN"
+
+    def __init__(self, contract_id: UUID) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        super().__init__(f"The contract {text} has no end at which it could be renewed.", contract_id=text)
+
+
+class ContractNoticeTooShort(FailedPrecondition):
+    reason = "CONTRACT_NOTICE_TOO_SHORT"
+
+    def __init__(self, contract_id: UUID, *, effective: date, earliest: date, notice_days: int) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        super().__init__(
+            f"Without cause the contract {text} ends {notice_days} days after it was terminated at the earliest, on"
+            f" {earliest}.",
+            contract_id=text,
+            effective_date=effective,
+            earliest_date=earliest,
+            notice_days=notice_days,
+        )
+
+
+class EntityHasActiveContracts(FailedPrecondition):
+    reason = "ENTITY_HAS_ACTIVE_CONTRACTS"
+
+    def __init__(self, entity_id: UUID, contracts: Sequence[UUID]) -> None:
+        text, listed = ids.ENTITY.format(entity_id), [ids.CONTRACT.format(contract) for contract in contracts]
+        super().__init__(
+            f"The entity {text} has contracts in force, {', '.join(listed)} among them; terminate them first.",
+            entity_id=text,
+            contract_ids=listed,
+        )

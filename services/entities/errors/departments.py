@@ -1,0 +1,93 @@
+"""What is refused of departments and of those who answer for them."""
+
+from collections.abc import Sequence
+from datetime import date
+from uuid import UUID
+
+from kit import ids
+from kit.errors import AlreadyExists, FailedPrecondition, NotFound
+from kit.resources import ResourceNotFound, StateForbids
+
+
+class DepartmentNotFound(ResourceNotFound):
+    reason = "DEPARTMENT_NOT_FOUND"
+    kind = ids.DEPARTMENT
+
+
+class DepartmentStateForbids(StateForbids):
+    reason = "DEPARTMENT_STATE"
+    kind = ids.DEPARTMENT
+
+
+class DepartmentCodeTaken(AlreadyExists):
+    reason = "DEPARTMENT_CODE_TAKEN"
+
+    def __init__(self, entity_id: UUID, code: str) -> None:
+        text = ids.ENTITY.format(entity_id)
+        super().__init__(f"Another department of the entity {text} has the code {code!r}.", entity_id=text, code=code)
+
+
+class DepartmentOfOtherEntity(FailedPrecondition):
+    reason = "DEPARTMENT_OF_OTHER_ENTITY"
+
+    def __init__(self, department_id: UUID, entity_id: UUID) -> None:
+        department, entity = ids.DEPARTMENT.format(department_id), ids.ENTITY.format(entity_id)
+        super().__init__(
+            f"The department {department} does not belong to the entity {entity}.",
+            department_id=department,
+            entity_id=entity,
+        )
+
+
+class DepartmentTreeTooDeep(FailedPrecondition):
+    reason = "DEPARTMENT_TREE_TOO_DEEP"
+
+    def __init__(self, parent_id: UUID, limit: int, day: date | None = None) -> None:
+        text = ids.DEPARTMENT.format(parent_id)
+        on = f" on {day}" if day else ""
+        super().__init__(
+            f"There may be at most {limit} levels of departments; below {text} there would be more{on}.",
+            parent_id=text,
+            limit=limit,
+            date=day,
+        )
+
+
+class DepartmentCycle(FailedPrecondition):
+    reason = "DEPARTMENT_CYCLE"
+
+    def __init__(self, department_id: UUID, parent_id: UUID, day: date) -> None:
+        department, parent = ids.DEPARTMENT.format(department_id), ids.DEPARTMENT.format(parent_id)
+        super().__init__(
+            f"On {day} the department {department} would be below itself: {parent} is the same or one below it.",
+            department_id=department,
+            new_parent_id=parent,
+            date=day,
+        )
+
+
+class DepartmentHasActiveChildren(FailedPrecondition):
+    reason = "DEPARTMENT_HAS_ACTIVE_CHILDREN"
+
+    def __init__(self, department_id: UUID, children: Sequence[UUID]) -> None:
+        text, listed = ids.DEPARTMENT.format(department_id), [ids.DEPARTMENT.format(child) for child in children]
+        super().__init__(
+            f"The department {text} has active departments below it or planned to be, {', '.join(listed)} among them;"
+            " deactivate or move them first.",
+            department_id=text,
+            child_ids=listed,
+        )
+
+
+class ManagerNotFound(NotFound):
+    reason = "MANAGER_NOT_FOUND"
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(f"User management knows no user {user_id!r}.", manager_user_id=user_id)
+
+
+class ManagerInactive(FailedPrecondition):
+    reason = "MANAGER_INACTIVE"
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(f"The user {user_id!r} is not active, so can't be a manager.", manager_user_id=user_id)

@@ -1,0 +1,68 @@
+"""What the entities service does about what others say."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
+from outside.usage.v1.usage_pb2 import UsageRecorded
+from outside.users.v1.events_pb2 import UserDeactivated
+
+from contract import validation
+from eventing.consumer import Handler, on, on_outside
+from kit import ids
+from kit.db import Database, WriteSession
+from kit.origin import Origin
+from services.entities.convert.usage import usage_from_proto
+from services.entities.domain.managers import successor_of
+from services.entities.peers import Directory
+from services.entities.service import contracts, managers, usage
+
+
+@on(LicenseProvisioned)
+async def note_provisioned_license(tx: WriteSession, event: LicenseProvisioned) -> None:
+    """The licensing system grants what a contract does."""
+    contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
+    await contracts.note_license(tx, contract_id, license_id=event.license_id, tier=event.tier, seats=event.seats)
+
+
+@on(LicenseProvisioningFailed)
+async def note_failed_license(tx: WriteSession, event: LicenseProvisioningFailed) -> None:
+    """The licensing system can't grant what a contract does."""
+    contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
+    await contracts.note_license_problem(tx, contract_id, reason=event.reason, tier=event.tier, seats=event.seats)
+
+
+@on(LicenseReleased)
+async def note_released_license(tx: WriteSession, event: LicenseReleased) -> None:
+    """The licensing system took back what an ended contract had granted."""
+    contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
+    await contracts.note_license_released(tx, contract_id, license_id=event.license_id)
+
+
+HANDLERS: Final[tuple[Handler, ...]] = (note_provisioned_license, note_failed_license, note_released_license)
+
+
+def handlers(db: Database, directory: Directory) -> Sequence[Handler]:
+    """What this service does about all events that it hears."""
+
+    @on_outside(UserDeactivated)
+    async def hand_over_departments_of_user(origin: Origin, event: UserDeactivated) -> None:
+        """Somebody who left answers for nothing: their nearest active manager does, or nobody."""
+        validation.check(event)
+        if await directory.is_active(origin, event.user_id):
+            return  # they are back
+        successor = successor_of(event.user_id, await directory.managers(origin, event.user_id))
+        handed = 1
+        while handed:
+            async with db.write(origin) as tx:
+                handed = await managers.hand_over_departments(tx, event.user_id, successor)
+
+    intake = usage.UsageIntake(db)
+
+    @on_outside(UsageRecorded)
+    async def allocate_recorded_usage(origin: Origin, event: UsageRecorded) -> None:
+        """What was used is a cost of whoever used it."""
+        validation.check(event)
+        await intake.record(origin, usage_from_proto(event))
+
+    return *HANDLERS, hand_over_departments_of_user, allocate_recorded_usage

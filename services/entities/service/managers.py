@@ -1,0 +1,21 @@
+"""Who answers for departments, when somebody leaves."""
+
+from eventing import outbox
+from kit.db import WriteSession
+from services.entities import events
+from services.entities.domain.departments import DepartmentAction, advance_department
+from services.entities.store import departments, managers
+
+
+async def hand_over_departments(tx: WriteSession, user_id: str, successor: str) -> int:
+    """Let the successor, or nobody where empty, answer for departments of a user, and say so for each.
+
+    Gives for how many; there may be more left, as long as it is not 0.
+    """
+    handed = await managers.lock_departments_of(tx, user_id)
+    for department in handed:
+        department.state = advance_department(department.id, department.state, DepartmentAction.CHANGE)
+        department.manager_user_id = successor
+        await departments.save_department(tx, department)
+        outbox.append(tx, events.department_manager_changed(department, user_id))
+    return len(handed)

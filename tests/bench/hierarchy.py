@@ -1,0 +1,112 @@
+"""Group entities: a tree of ten thousand entities over REST, against the query alone with its rows as JSON."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+from uuid import UUID, uuid4
+
+import asyncpg
+import orjson
+from billing.entities.v1 import entity_service_pb2 as pb
+from billing.entities.v1.entity_pb2 import Address, Entity
+from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
+from grpc import aio
+
+from kit import ids
+from tests.bench.data import multiply
+from tests.bench.figures import Goal
+from tests.bench.load import WITHIN_S, Call, WrongAnswer, slices
+from tests.bench.plan import Bench, Part
+from tests.bench.stack import Stack
+from tests.gateway.conftest import BASE
+from tests.gateway.wire import Wire, get
+
+_ENTITIES: Final = 10_000
+_BELOW_EACH: Final = 10
+_ANSWER_BYTES_MAX: Final = 2**25
+_QUERY: Final = """
+    with recursive tree as (
+        select id, 0 as depth from entities.billing_entities where tenant_id = $1 and id = $2
+        union all
+        select below.id, tree.depth + 1 from entities.billing_entities below
+        join tree on below.tenant_id = $1 and below.parent_id = tree.id
+    )
+    select e.* from entities.billing_entities e join tree on e.tenant_id = $1 and e.id = tree.id
+    order by tree.depth, e.code"""
+_GOAL: Final = Goal(
+    "hierarchy/floor_tree_sql", "hierarchy", ("floor_tree_sql",), lambda ours, floor: ours.p50_s / floor.p50_s,
+    at_most=2.5,
+)  # fmt: skip
+
+
+async def measure(bench: Bench) -> None:
+    """One caller who asks for the whole tree again and again."""
+    stack, tenant_id = bench.stack, uuid4()
+    async with contextlib.AsyncExitStack() as ending:
+        admin = await ending.enter_async_context(stack.admin())
+        root_id = await _tree(stack, admin, tenant_id)
+        wire = await ending.enter_async_context(_wire(stack))
+        request = get(f"{BASE}/entities/{root_id}", stack.token(tenant_id))
+        runners = {
+            "floor_tree_sql": slices(_bare(admin, tenant_id, ids.ENTITY.parse(root_id)), callers=1),
+            "hierarchy": slices(_over_rest(wire, request), callers=1, pid=stack.gateway.pid),
+        }
+        await bench.measure({"hierarchy": ["floor_tree_sql"]}, runners, [_GOAL])
+
+
+async def _tree(stack: Stack, admin: "asyncpg.Connection", tenant_id: UUID) -> str:
+    """The id of the root of as many entities, each with some below it down to the fourth level."""
+    request = pb.CreateEntityRequest(
+        code="ROOT", legal_name="Acme Holding SE", display_name="Acme", entity_type=Entity.SUBSIDIARY,
+        currency_code="EUR", country_code="DE", tax_id="DE111111125", registration_number="HRB 4711",
+        tax_rate_bp=1900, time_zone="Europe/Berlin", metadata={"region": "emea"},
+        address=Address(lines=["Hauptstr. 1"], postal_code="10115", city="Berlin", country_code="DE"),
+    )  # fmt: skip
+    async with aio.insecure_channel(stack.entities.address) as channel:
+        stub = EntityServiceStub(channel)
+        root = await stub.CreateEntity(request, metadata=stack.metadata(tenant_id), timeout=WITHIN_S)
+    above = f"case when n <= {_BELOW_EACH} then id else md5(tenant_id::text || (n - 1) / {_BELOW_EACH})::uuid end"
+    await multiply(
+        admin, "entities.billing_entities", _ENTITIES - 1, where=f"tenant_id = '{tenant_id}'",
+        id="md5(tenant_id::text || n)::uuid", parent_id=above, code="'E' || n",
+    )  # fmt: skip
+    await admin.execute("analyze entities.billing_entities")
+    return root.id
+
+
+@contextlib.asynccontextmanager
+async def _wire(stack: Stack) -> AsyncIterator[Wire]:
+    """A connection that takes a large answer at once."""
+    wire = Wire(*await asyncio.open_connection("127.0.0.1", stack.gateway.port, limit=_ANSWER_BYTES_MAX))
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+def _bare(admin: "asyncpg.Connection", tenant_id: UUID, root_id: UUID) -> Call:
+    """The recursive query and orjson of its rows."""
+
+    async def call(_: int) -> int:
+        rows = await admin.fetch(_QUERY, tenant_id, root_id)
+        if len(rows) != _ENTITIES:
+            raise WrongAnswer(f"{len(rows)} rows")
+        return min(1, len(orjson.dumps([dict(row) for row in rows], default=str)))
+
+    return call
+
+
+def _over_rest(wire: Wire, request: bytes) -> Call:
+    """The same tree through the gateway, everything on."""
+
+    async def call(_: int) -> int:
+        status, body = await wire.send(request)
+        if status != 200 or body.count(b'"legal_name"') != _ENTITIES:
+            raise WrongAnswer(f"{status} {body[:300]!r}")
+        return 1
+
+    return call
+
+
+PART: Final = Part("entities", ("hierarchy",), measure)

@@ -1,0 +1,270 @@
+"""Many costs at once: each line by itself, or all or none."""
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal
+
+import asyncpg
+import pytest
+from billing.entities.v1 import allocation_service_pb2 as pb
+from billing.entities.v1.allocation_pb2 import Allocation
+from billing.entities.v1.department_pb2 import Department
+from billing.entities.v1.entity_pb2 import Entity
+from billing.entities.v1.events_pb2 import CostAllocated
+from grpc import StatusCode
+
+from kit import ids
+from tests.entities.allocation_desk import AllocationDesk, amounts, line, money, money_text
+from tests.entities.conftest import Desk
+from tests.harness.callers import Caller, refusal
+from tests.harness.outside import Heard
+
+LINES_MAX = 1000
+
+
+def outcomes(answer: pb.BatchAllocateCostsResponse) -> list[str]:
+    """Of each line the reason of its refusal, else "again" or "done"."""
+    return [
+        each.refusal.reason if each.HasField("refusal") else "again" if each.replayed else "done"
+        for each in answer.results
+    ]
+
+
+@pytest.fixture
+async def acme(desk: Desk) -> Entity:
+    return await desk.found("ACME")
+
+
+@pytest.fixture
+async def engineering(desk: Desk, acme: Entity) -> Department:
+    return await desk.set_up(acme, "ENG")
+
+
+@pytest.fixture
+async def sales(desk: Desk, acme: Entity) -> Department:
+    return await desk.set_up(acme, "SALES", gl_code="6400")
+
+
+class TestEachByItself:
+    async def test_what_can_be_is_taken_and_the_rest_is_refused(
+        self, desk: Desk, costs: AllocationDesk, acme: Entity, engineering: Department, sales: Department
+    ) -> None:
+        closed, nobody = await desk.found("CLOSED"), ids.ENTITY.format(ids.new())
+        await desk.deactivate(closed)
+        mixed = line(engineering)
+        mixed.entity_id = closed.id
+        stranger = line(None)
+        stranger.entity_id = nobody
+        answer = await costs.batch(
+            line(engineering, "1.00 EUR", source_ref="a"), line(closed), line(sales, "2.00 EUR"), stranger, mixed,
+            line(engineering, "3.00 USD"), line(acme, "4.00 EUR"), line(sales, allocation_date="2199-01-01"),
+        )  # fmt: skip
+        assert outcomes(answer) == [
+            "done", "ENTITY_STATE", "done", "ENTITY_NOT_FOUND", "DEPARTMENT_OF_OTHER_ENTITY", "RATE_MISSING", "done",
+            "ALLOCATION_DATE_TOO_FAR",
+        ]  # fmt: skip
+        assert (answer.allocated_count, answer.refused_count) == (3, 5)
+        taken = [each.allocation for each in answer.results if each.HasField("allocation")]
+        assert [await costs.get(each) for each in taken] == taken
+        assert [each.gl_code for each in taken] == ["", "6400", ""]
+        refusals = [each.refusal for each in answer.results if each.HasField("refusal")]
+        assert refusals[0].code == "FAILED_PRECONDITION"
+        assert (refusals[0].metadata["entity_id"], refusals[1].metadata["entity_id"]) == (closed.id, nobody)
+
+    async def test_a_cost_may_be_the_whole_entitys(self, costs: AllocationDesk, acme: Entity) -> None:
+        (result,) = (await costs.batch(line(acme))).results
+        made = result.allocation
+        assert (made.entity_id, made.department_id, list(made.department_path)) == (acme.id, "", [])
+        assert await costs.get(made) == made
+
+    async def test_a_line_that_names_nobody_is_not_acceptable(
+        self, costs: AllocationDesk, engineering: Department
+    ) -> None:
+        refused = await refusal(costs.batch(line(engineering), line(None)))
+        assert refused.rules == {"allocations[1]": "bearer.required"}
+
+    async def test_a_line_that_is_wrong_is_named(self, costs: AllocationDesk, engineering: Department) -> None:
+        refused = await refusal(costs.batch(line(engineering), line(engineering, "1.001 EUR")))
+        assert set(refused.fields) == {"allocations[1].amount.amount"}
+
+    async def test_there_are_from_one_to_a_thousand_lines(self, costs: AllocationDesk, engineering: Department) -> None:
+        assert set((await refusal(costs.batch())).fields) == {"allocations"}
+        lines = [line(engineering)] * (LINES_MAX + 1)
+        assert set((await refusal(costs.batch(*lines))).fields) == {"allocations"}
+
+    async def test_a_thousand_are_taken_and_told(
+        self, costs: AllocationDesk, engineering: Department, sales: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+    ) -> None:
+        lines = [line((engineering, sales)[n % 2], f"{n}.50 EUR", source_ref=f"r-{n}") for n in range(1, LINES_MAX + 1)]
+        answer = await costs.batch(*lines)
+        assert (answer.allocated_count, answer.refused_count) == (LINES_MAX, 0)
+        assert [each.allocation.source_ref for each in answer.results] == [each.source_ref for each in lines]
+        assert [money_text(each.allocation.amount) for each in answer.results] == [
+            f"{n}.50 EUR" for n in range(1, LINES_MAX + 1)
+        ]
+        summed = "select sum(amount), count(*) from entities.cost_allocations where tenant_id = $1"
+        summed_up = await admin.fetchrow(summed, costs.who.tenant_id)
+        assert summed_up
+        assert tuple(summed_up) == (Decimal(501000), LINES_MAX)
+        told = "count(distinct body::json->>'allocation_id')"
+        said = f"select {told} from entities.outbox where tenant_id = $1 and type = $2"
+        event = CostAllocated.DESCRIPTOR.full_name
+        assert await admin.fetchval(said, costs.who.tenant_id, event) == LINES_MAX
+
+
+class TestDocuments:
+    async def test_what_was_allocated_before_is_answered_and_not_made_again(
+        self, costs: AllocationDesk, engineering: Department
+    ) -> None:
+        first = await costs.allocate(engineering, source_ref="a")
+        answer = await costs.batch(
+            line(engineering, source_ref="a"),
+            line(engineering, source_ref="b"),
+            line(engineering, "11.00 EUR", source_ref="a"),
+        )
+        assert outcomes(answer) == ["again", "done", "ALLOCATION_SOURCE_TAKEN"]
+        assert answer.results[0].allocation == first
+        assert answer.results[2].refusal.metadata["allocation_id"] == first.id
+        assert (answer.allocated_count, answer.refused_count) == (2, 1)
+
+    async def test_a_document_that_is_in_there_twice_counts_once(
+        self, costs: AllocationDesk, engineering: Department, sales: Department
+    ) -> None:
+        answer = await costs.batch(
+            line(engineering, source_ref="a"),
+            line(engineering, source_ref="a"),
+            line(sales, source_ref="a"),
+            line(engineering),
+            line(engineering),
+        )
+        assert outcomes(answer) == ["done", "again", "ALLOCATION_SOURCE_TAKEN", "done", "done"]
+        assert answer.results[1].allocation.id == answer.results[0].allocation.id
+
+    async def test_one_that_was_refused_takes_nothing_from_the_next_of_its_document(
+        self, costs: AllocationDesk, engineering: Department
+    ) -> None:
+        answer = await costs.batch(
+            line(engineering, "1.00 USD", source_ref="a"), line(engineering, "1.00 EUR", source_ref="a")
+        )
+        assert outcomes(answer) == ["RATE_MISSING", "done"]
+
+    async def test_batches_at_the_same_moment_in_any_order_make_each_once(
+        self, costs: AllocationDesk, engineering: Department
+    ) -> None:
+        lines = [line(engineering, f"{n}.00 EUR", source_ref=f"r-{n}") for n in range(1, 101)]
+        answers = await asyncio.gather(*(costs.batch(*(lines if n % 2 else lines[::-1])) for n in range(8)))
+        assert [each.allocated_count for each in answers] == [100] * 8
+        assert sum(outcomes(each).count("done") for each in answers) == 100
+        assert len(await costs.listed(engineering)) == 100
+
+
+class TestAllOrNone:
+    async def test_all_are_taken(self, costs: AllocationDesk, engineering: Department, sales: Department) -> None:
+        answer = await costs.batch(line(engineering), line(sales), atomic=True)
+        assert outcomes(answer) == ["done", "done"]
+
+    async def test_where_one_is_refused_none_is_taken_and_it_is_named(
+        self, costs: AllocationDesk, engineering: Department, heard: Heard
+    ) -> None:
+        lines = line(engineering, source_ref="a"), line(engineering, "1.00 USD")
+        refused = await refusal(costs.batch(*lines, atomic=True))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "BATCH_REFUSED")
+        assert refused.metadata["line"] == "allocations[1]"
+        assert refused.metadata["line_reason"] == "RATE_MISSING"
+        assert await costs.listed(engineering) == []
+        made = await costs.allocate(engineering, "2.00 EUR", source_ref="a")
+        assert [told.allocation_id for told in await heard.at_least(1, CostAllocated)] == [made.id]
+
+
+class TestKeys:
+    async def test_the_same_key_gives_the_same_answer(self, costs: AllocationDesk, engineering: Department) -> None:
+        lines = line(engineering), line(engineering, "1.00 USD")
+        first = await costs.batch(*lines, request_id="k")
+        assert await costs.batch(*lines, request_id="k") == first
+        assert len(await costs.listed(engineering)) == 1
+        assert (await refusal(costs.batch(line(engineering), request_id="k"))).reason == "IDEMPOTENCY_MISMATCH"
+
+
+class TestScopes:
+    async def test_lines_outside_of_the_scope_are_refused_as_if_nobody_were_there(
+        self, costs_of: Callable[[Caller], AllocationDesk], caller: Callable[..., Caller], acme: Entity,
+        engineering: Department, sales: Department,
+    ) -> None:  # fmt: skip
+        conny = costs_of(caller("finance", department_scope=[engineering.id]))
+        assert outcomes(await conny.batch(line(engineering), line(sales), line(acme))) == [
+            "done", "DEPARTMENT_NOT_FOUND", "ENTITY_NOT_FOUND",
+        ]  # fmt: skip
+        cora = costs_of(caller("finance", entity_scope=[acme.id]))
+        assert outcomes(await cora.batch(line(engineering), line(sales), line(acme))) == ["done"] * 3
+
+
+class TestListed:
+    @pytest.fixture
+    async def posted(self, desk: Desk, costs: AllocationDesk, acme: Entity, engineering: Department) -> Department:
+        """ENG over QA over LAB, each with costs on three days; and SALES beside them."""
+        qa = await desk.set_up(acme, "QA", parent_id=engineering.id)
+        lab = await desk.set_up(acme, "LAB", parent_id=qa.id)
+        beside = await desk.set_up(acme, "BESIDE")
+        lines = [
+            line(bearer, f"{number}{day}.00 EUR", allocation_date=f"2026-0{day}-01", category=category, source=source)
+            for day in (1, 2, 3)
+            for number, bearer, category, source in (
+                (1, engineering, "cloud", Allocation.USAGE), (2, qa, "people", Allocation.MANUAL),
+                (3, lab, "cloud", Allocation.INVOICE), (4, beside, "cloud", Allocation.MANUAL),
+            )
+        ]  # fmt: skip
+        assert (await costs.batch(*reversed(lines))).refused_count == 0
+        return engineering
+
+    async def test_newest_day_first(self, costs: AllocationDesk, posted: Department) -> None:
+        assert amounts(await costs.listed(posted)) == ["13.00 EUR", "12.00 EUR", "11.00 EUR"]
+
+    async def test_with_what_is_below(self, costs: AllocationDesk, posted: Department) -> None:
+        listed = await costs.listed(posted, include_descendants=True)
+        assert [each.allocation_date for each in listed] == sorted(
+            (each.allocation_date for each in listed), reverse=True
+        )
+        assert {each.amount.amount for each in listed} == {f"{n}{day}.00" for n in (1, 2, 3) for day in (1, 2, 3)}
+
+    async def test_of_days_a_category_and_a_source(self, costs: AllocationDesk, posted: Department) -> None:
+        period = {"start_date": "2026-02-01", "end_date": "2026-03-01"}
+        below = {"include_descendants": True}
+        assert amounts(await costs.listed(posted, **period)) == ["12.00 EUR"]
+        assert set(amounts(await costs.listed(posted, **period, **below))) == {"12.00 EUR", "22.00 EUR", "32.00 EUR"}
+        cloud = await costs.listed(posted, **period, **below, category="cloud")
+        assert set(amounts(cloud)) == {"12.00 EUR", "32.00 EUR"}
+        invoiced = await costs.listed(posted, **below, category="cloud", source=Allocation.INVOICE)
+        assert amounts(invoiced) == ["33.00 EUR", "32.00 EUR", "31.00 EUR"]
+        assert await costs.listed(posted, category="none") == []
+
+    @pytest.mark.parametrize("size", [1, 2, 4, 9])
+    async def test_pages_give_each_once_whatever_comes_meanwhile(
+        self, costs: AllocationDesk, posted: Department, size: int
+    ) -> None:
+        wanted = await costs.listed(posted, include_descendants=True)
+        found: list[Allocation] = []
+        token, first = "", True
+        while first or token:
+            some, token = await costs.page(posted, page_size=size, page_token=token, include_descendants=True)
+            found += some
+            if first:
+                await costs.allocate(posted, allocation_date="2026-04-01")
+            first = False
+        assert found == wanted
+
+    async def test_a_token_of_another_list_is_refused(self, costs: AllocationDesk, posted: Department) -> None:
+        _, token = await costs.page(posted, page_size=1)
+        for given in ({"category": "cloud"}, {"include_descendants": True}, {"start_date": "2026-01-01"}):
+            refused = await refusal(costs.page(posted, page_size=1, page_token=token, **given))
+            assert refused.reason == "PAGE_TOKEN_INVALID"
+        assert (await refusal(costs.page(posted, page_token="x"))).reason == "PAGE_TOKEN_INVALID"
+
+    async def test_reversals_are_listed_and_what_they_take_back_says_so(
+        self, costs: AllocationDesk, engineering: Department
+    ) -> None:
+        made = await costs.allocate(engineering)
+        reversal = await costs.reverse(made)
+        listed = {each.id: each for each in await costs.listed(engineering)}
+        assert listed[made.id].reversed_by_id == reversal.id
+        assert listed[reversal.id].reversal_of_id == made.id
+        assert listed[reversal.id].amount == money("-10.00 EUR")

@@ -1,0 +1,79 @@
+"""What comes of an allocation elsewhere: the budget that fits is charged once, and gets it back."""
+
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from uuid import UUID
+
+import asyncpg
+import pytest
+from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.entry_pb2 import Entry
+from billing.entities.v1.department_pb2 import Department
+from nats.aio.client import Client
+
+from kit import clock
+from tests.entities.allocation_desk import AllocationDesk, line, money
+from tests.entities.conftest import Desk
+from tests.entities.usage_records import Tracked, usage
+from tests.harness.callers import Caller
+from tests.harness.outside import eventually
+from tests.harness.services import Budgets
+
+Entries = Callable[[int], Awaitable[list[Entry]]]
+
+
+@pytest.fixture
+async def engineering(desk: Desk) -> Department:
+    return await desk.set_up(await desk.found("ACME"), "ENG")
+
+
+@pytest.fixture
+async def entries(finance: Caller, budgets: Budgets, engineering: Department) -> Entries:
+    """The ledger of the department's budget of this year, oldest first, as soon as there are so many entries."""
+    request = pb.CreateBudgetRequest(
+        entity_id=engineering.entity_id, department_id=engineering.id, name="Cloud", period_type=Budget.ANNUAL,
+        period_start_date=f"{clock.now().year}-01-01", amount=money("1000.00 EUR"),
+    )  # fmt: skip
+    budget = await finance.call(budgets.budgets.CreateBudget, request)
+
+    async def wait(count: int) -> list[Entry]:
+        async def enough() -> list[Entry]:
+            answer = await finance.call(budgets.budgets.ListEntries, pb.ListEntriesRequest(id=budget.id))
+            return list(answer.entries)[::-1] if len(answer.entries) >= count else []
+
+        return await eventually(enough)
+
+    return wait
+
+
+async def test_a_cost_is_charged_and_a_reversal_gives_it_back(
+    costs: AllocationDesk, engineering: Department, entries: Entries
+) -> None:
+    made = await costs.allocate(engineering, "12.34 EUR", description="Storage")
+    (charge,) = await entries(1)
+    assert (charge.entry_type, charge.amount, charge.reference) == (Entry.CHARGE, money("12.34 EUR"), made.id)
+    assert (charge.actor, charge.description) == ("alice", "Storage")
+    reversal = await costs.reverse(made)
+    _, refund = await entries(2)
+    assert (refund.entry_type, refund.amount) == (Entry.REFUND, money("12.34 EUR"))
+    assert refund.reference == reversal.id
+
+
+async def test_each_line_of_a_batch_is_charged_once(
+    costs: AllocationDesk, engineering: Department, entries: Entries
+) -> None:
+    lines = [line(engineering, f"{n}.00 EUR", source_ref=f"r-{n}") for n in range(1, 21)]
+    await costs.batch(*lines)
+    await costs.batch(*lines, line(engineering, "0.50 EUR"))
+    charged = await entries(21)
+    assert sorted(Decimal(each.amount.amount) for each in charged) == [Decimal("0.5"), *range(1, 21)]
+
+
+async def test_what_was_used_is_charged(
+    engineering: Department, entries: Entries, nats: Client, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    record = usage(engineering, "7.00 EUR")
+    await Tracked(nats, tenant, admin).say(record, record)
+    (charge,) = await entries(1)
+    assert (charge.amount, charge.actor) == (money("7.00 EUR"), "/usage-tracking")

@@ -1,0 +1,202 @@
+"""What amendments do to the terms and the fees of a contract: what is shown is what is billed, to the cent."""
+
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+from itertools import product
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit import ids
+from kit.money import Money
+from services.entities.domain.amendments import (
+    AMENDMENT_TRANSITIONS,
+    AmendmentAction,
+    AmendmentState,
+    Changes,
+    advance_amendment,
+    amended,
+    check_still,
+    effect_of,
+    terms_now,
+)
+from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase, SlaTerms, flaws
+from services.entities.domain.fees import accrue, fee_of, find_fees, periods_from, plan_of, sum_fees
+from services.entities.domain.proration import Days
+from services.entities.errors import AmendmentStale, AmendmentStateForbids
+from services.entities.models.amendments import AmendmentRow, changes_record, effect_record
+from tests.entities.test_fees import day, eur, terms
+
+ID = ids.new()
+
+
+@st.composite
+def agreed(draw: st.DrawFn) -> ContractTerms:
+    """The terms of any contract."""
+    frequency = draw(st.sampled_from(list(BillingFrequency)))
+    start = draw(st.dates(date(2020, 1, 1), date(2040, 1, 1)))
+    length = draw(st.integers(60, 1200))
+    total = Decimal(draw(st.integers(0, 10**8))).scaleb(-2)
+    steps = sorted(draw(st.sets(st.integers(1, length - 1), max_size=3)))
+    fees = [eur(Decimal(draw(st.integers(0, 10**7))).scaleb(-2)) for _ in range(len(steps) + 1)]
+    ramp = tuple(Phase(start + timedelta(step), fee) for step, fee in zip((0, *steps), fees, strict=True))
+    evergreen, ramped = draw(st.booleans()), draw(st.booleans()) and frequency is not BillingFrequency.ONE_TIME
+    made = terms(str(start), str(start + timedelta(length)), total=str(total), frequency=frequency)
+    return replace(made, end_date=None if evergreen else made.end_date, phases=ramp if ramped else ())
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[ContractTerms, Changes, date]:
+    """Terms, what is changed of them, and from which day on."""
+    before = draw(agreed())
+    effective = before.start_date + timedelta(draw(st.integers(0, 59)))
+    after: dict[str, object] = {}
+    if draw(st.booleans()):
+        after["fee"] = eur(Decimal(draw(st.integers(0, 10**7))).scaleb(-2))
+        steps = sorted(draw(st.sets(st.integers(1, 200), max_size=2)))
+        later = (Phase(effective + timedelta(step), eur(str(step))) for step in steps)
+        after["phases"] = () if before.billing_frequency is BillingFrequency.ONE_TIME else tuple(later)
+    if not after or draw(st.booleans()):
+        longest = (before.end_date or before.start_date + timedelta(1200)) + timedelta(400)
+        evergreen = draw(st.booleans())
+        after["end_date"] = None if evergreen else draw(st.dates(effective + timedelta(201), longest + timedelta(201)))
+    return before, after, effective
+
+
+class TestEffect:
+    @given(changes())
+    def test_what_is_shown_is_what_is_billed(self, case: tuple[ContractTerms, Changes, date]) -> None:
+        before, after, effective = case
+        changed = amended(before, after, effective)
+        old, new = plan_of(before), plan_of(changed)
+        effect = effect_of(before, changed, None, effective)
+        first = effect.fees[0]
+        assert first.days.start <= effective < first.days.end
+        assert effect.new_part - effect.old_part == first.new - first.old
+        old_fees = {
+            period.number: fee_of(old, period) for period in periods_from(old, effective) if period.number < 100
+        }
+        new_fees = {
+            period.number: fee_of(new, period) for period in periods_from(new, effective) if period.number < 100
+        }
+        for fee in effect.fees:
+            assert fee.old == old_fees.get(fee.number, eur("0"))
+            assert fee.new == new_fees.get(fee.number, eur("0"))
+        assert [fee.number for fee in effect.fees] == list(range(first.number, first.number + len(effect.fees)))
+
+    @given(changes())
+    def test_nothing_before_the_effective_date_is_billed_differently(
+        self, case: tuple[ContractTerms, Changes, date]
+    ) -> None:
+        before, after, effective = case
+        old, new = plan_of(before), plan_of(amended(before, after, effective))
+        if before.billing_frequency is not BillingFrequency.ONE_TIME:
+            assert accrue(old, Days(old.start, effective)) == accrue(new, Days(new.start, effective))
+            (start,) = {period.days.start for period in (next(periods_from(plan, effective)) for plan in (old, new))}
+            assert sum_fees(old, start) == sum_fees(new, start)
+
+    @given(changes())
+    def test_the_value_follows_the_fees(self, case: tuple[ContractTerms, Changes, date]) -> None:
+        before, after, effective = case
+        changed = amended(before, after, effective)
+        if before.billing_frequency is BillingFrequency.ONE_TIME:
+            assert changed.total_value == after.get("fee", before.total_value)
+        elif before.end_date and changed.end_date and not before.phases:
+            assert changed.total_value == sum_fees(plan_of(changed), changed.end_date)
+
+    @given(changes())
+    def test_terms_that_went_together_do_so_afterwards(self, case: tuple[ContractTerms, Changes, date]) -> None:
+        before, after, effective = case
+        of_phases = {flaw.field.partition("[")[0] for flaw in flaws(amended(before, after, effective))}
+        assert of_phases <= {"phases", "renewal_notice_days"}
+        if "phases" in of_phases:  # given, and after the end
+            end = after.get("end_date", before.end_date)
+            assert any(end and phase.start_date >= end for phase in after.get("phases", ()))
+
+    @given(changes())
+    def test_the_difference_falls_due_on_the_effective_date(self, case: tuple[ContractTerms, Changes, date]) -> None:
+        before, after, effective = case
+        changed = amended(before, {**after, "end_date": before.end_date}, effective)
+        if before.billing_frequency is BillingFrequency.ONE_TIME or "fee" not in after or after["phases"]:
+            return
+        old, new = plan_of(before), plan_of(changed)
+        steps = any(phase.start_date > effective for phase in before.phases)
+        period = next(periods_from(new, effective))
+        if not steps and period.days.start < effective and not old.remainder.amount:
+            effect = effect_of(before, changed, None, effective)
+            day_of = Days(effective, effective + timedelta(1))
+            due = sum((fee.amount.amount for fee in find_fees(new, day_of)), Decimal(0))
+            due -= sum((fee.amount.amount for fee in find_fees(old, day_of)), Decimal(0))
+            assert due == (effect.new_part - effect.old_part).amount
+
+    @given(changes(), st.integers(61, 900))
+    def test_of_what_was_terminated_only_the_rest_is_shown(
+        self, case: tuple[ContractTerms, Changes, date], days: int
+    ) -> None:
+        before, after, effective = case
+        over = before.start_date + timedelta(days)
+        effect = effect_of(before, amended(before, after, effective), over, effective)
+        assert all(fee.days.end <= over for fee in effect.fees)
+
+
+class TestKept:
+    @given(changes())
+    def test_nothing_is_lost_in_what_is_kept(self, case: tuple[ContractTerms, Changes, date]) -> None:
+        before, after, effective = case
+        was = terms_now(before, after.keys(), effective)
+        effect = effect_of(before, amended(before, after, effective), None, effective)
+        row = AmendmentRow(currency_code="EUR", changes=changes_record(was, after), proration=effect_record(effect))
+        assert (row.before, row.after, row.effect) == (was, after, effect)
+
+    def test_sla_terms_and_texts_are_kept_too(self) -> None:
+        after = {"sla_terms": SlaTerms(9990, 4, 500), "license_tier": "gold", "seats": 0, "auto_renew": True}
+        row = AmendmentRow(currency_code="EUR", changes=changes_record({"sla_terms": None}, after))
+        assert (row.before, row.after) == ({"sla_terms": None}, after)
+
+
+class TestStill:
+    @given(changes())
+    def test_what_was_captured_is_still_so(self, case: tuple[ContractTerms, Changes, date]) -> None:
+        before, after, effective = case
+        check_still(ID, terms_now(before, after.keys(), effective), before, effective)
+
+    @pytest.mark.parametrize(
+        ("moved", "stale"),
+        [
+            ({"seats": 7}, ["seats"]),
+            ({"seats": 7, "end_date": day("2029-01-01"), "total_value": eur("2400")}, ["end_date", "seats"]),
+            ({"phases": (Phase(day("2027-01-01"), eur("101")),)}, ["fee"]),
+            ({"phases": (Phase(day("2027-01-01"), eur("100")), Phase(day("2027-09-01"), eur("1")))}, ["phases"]),
+            ({"phases": (Phase(day("2027-01-01"), eur("1")), Phase(day("2027-02-01"), eur("100")))}, []),
+            ({"name": "Other", "total_value": Money(Decimal(1200), "EUR")}, []),
+        ],
+    )
+    def test_what_changed_since_is_named(self, moved: dict[str, Any], stale: list[str]) -> None:
+        effective, names = day("2027-06-01"), ("fee", "phases", "end_date", "seats")
+        before = terms_now(terms(), names, effective)
+        now = replace(terms(), **moved)
+        if stale:
+            with pytest.raises(AmendmentStale) as refused:
+                check_still(ID, before, now, effective)
+            assert refused.value.metadata["changed"] == ", ".join(stale)
+        else:
+            check_still(ID, before, now, effective)
+
+
+@pytest.mark.parametrize(("state", "action"), list(product(AmendmentState, AmendmentAction)))
+def test_every_action_in_every_state(state: AmendmentState, action: AmendmentAction) -> None:
+    allowed = {
+        AmendmentAction.APPROVE: {AmendmentState.DRAFT: AmendmentState.APPROVED},
+        AmendmentAction.APPLY: {AmendmentState.APPROVED: AmendmentState.APPLIED},
+        AmendmentAction.REJECT: {
+            AmendmentState.DRAFT: AmendmentState.REJECTED,
+            AmendmentState.APPROVED: AmendmentState.REJECTED,
+        },
+    }
+    assert AMENDMENT_TRANSITIONS.get((state, action)) == allowed[action].get(state)
+    if state not in allowed[action]:
+        with pytest.raises(AmendmentStateForbids):
+            advance_amendment(ID, state, action)

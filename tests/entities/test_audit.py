@@ -1,0 +1,208 @@
+"""Who changed what and when, as those who look into it see it."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from billing.audit.v1.audit_service_pb2 import AuditEvent, ListAuditEventsRequest, ListAuditEventsResponse
+from billing.entities.v1.entity_pb2 import Entity
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc import StatusCode
+
+from kit import ids
+from serving.audit import audited
+from serving.pages import Pages
+from serving.timeline import Place, token_of
+from tests.contract import contract
+from tests.contract.source import SERVICES
+from tests.entities.conftest import Desk
+from tests.harness.callers import Caller, refusal
+from tests.harness.services import Entities, Served
+
+
+class Auditor:
+    """Somebody who looks into the log of the entities service."""
+
+    def __init__(self, who: Caller, stubs: Entities) -> None:
+        self.who, self.stub = who, stubs.audit
+
+    async def ask(self, **given: Any) -> ListAuditEventsResponse:
+        return await self.who.call(self.stub.ListAuditEvents, ListAuditEventsRequest(**given))
+
+    async def list(self, **filters: Any) -> list[AuditEvent]:
+        return list((await self.ask(page_size=1000, **filters)).audit_events)
+
+    async def walk(self, page_size: int, **filters: Any) -> AsyncIterator[AuditEvent]:
+        """Every page."""
+        token = ""
+        while True:
+            page = await self.ask(page_size=page_size, page_token=token, **filters)
+            assert len(page.audit_events) <= page_size
+            for event in page.audit_events:
+                yield event
+            token = page.next_page_token
+            if not token:
+                return
+
+
+@pytest.fixture
+def auditor_of(entities: Entities) -> Callable[[Caller], Auditor]:
+    return lambda who: Auditor(who, entities)
+
+
+@pytest.fixture
+def auditor(auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]) -> Auditor:
+    return auditor_of(caller("auditor", subject="ada"))
+
+
+def place(event: AuditEvent) -> Place:
+    """Where the line stands in the list of all services."""
+    return Place(event.change_time.ToDatetime(tzinfo=UTC), event.service, int(event.event_id))
+
+
+def change(event: AuditEvent, field: str) -> tuple[str | None, str | None]:
+    """What a field was and became."""
+    (found,) = (change for change in event.changes if change.field == field)
+    return (
+        found.before if found.HasField("before") else None,
+        found.after if found.HasField("after") else None,
+    )
+
+
+async def _entity_with_a_past(desk: Desk) -> Entity:
+    entity = await desk.found(tax_id="DE136695976", metadata={"team": "a", "api_token": "t0p-s3cret"})
+    return await desk.update(entity, display_name="Acme")
+
+
+class TestEvents:
+    async def test_they_say_who_what_and_in_which_trace_newest_first(self, desk: Desk, auditor: Auditor) -> None:
+        entity = await _entity_with_a_past(desk)
+        changed, created = await auditor.list(resource_id=entity.id)
+        assert (created.action, changed.action) == (AuditEvent.CREATED, AuditEvent.CHANGED)
+        for event in (created, changed):
+            assert (event.service, event.resource_type, event.resource_id) == ("entities", "entity", entity.id)
+            assert (event.actor, event.trace_id) == ("alice", desk.who.trace.trace_id)
+        assert [(each.field, each.before, each.after) for each in changed.changes] == [("display_name", "", "Acme")]
+        assert abs((changed.change_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)).total_seconds()) < 60
+
+    async def test_what_was_created_shows_all_that_it_has(self, desk: Desk, auditor: Auditor) -> None:
+        top = await desk.found("TOP")
+        entity = await desk.found("SUB", parent_id=top.id, tax_rate_bp=1900)
+        (created,) = await auditor.list(resource_id=entity.id)
+        assert change(created, "code") == (None, "SUB")
+        assert change(created, "parent_id") == (None, top.id), "an id is shown as callers know it"
+        assert change(created, "tax_rate_bp") == (None, "1900")
+        assert not {"id", "tenant_id", "version", "create_time", "update_time"} & {it.field for it in created.changes}
+
+    async def test_a_secret_is_never_shown(self, desk: Desk, auditor: Auditor) -> None:
+        entity = await _entity_with_a_past(desk)
+        events = await auditor.list(resource_id=entity.id)
+        assert change(events[-1], "metadata")[1] == '{"team": "a", "api_token": "(hidden)"}'
+        assert "t0p-s3cret" not in str(events)
+
+    async def test_numbers_keep_all_their_digits(self, desk: Desk, auditor: Auditor) -> None:
+        await desk.set_rates("2026-03-01 EUR/USD 1.234567890123")
+        (event,) = await auditor.list(resource_type="exchange_rate")
+        assert change(event, "rate") == (None, "1.234567890123")
+
+
+class TestFilters:
+    async def test_by_resource_kind_actor_and_time(
+        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller], auditor: Auditor
+    ) -> None:
+        entity = await desk.found()
+        between = Timestamp()
+        between.FromDatetime((await auditor.list())[0].change_time.ToDatetime())
+        between.nanos += 1000
+        department = await desk_of(caller("finance", subject="bob")).set_up(entity)
+        bobs = [department.id, ids.DEPARTMENT.parse(department.id).hex]
+        assert [event.resource_id for event in await auditor.list(resource_type="department")] == [department.id]
+        assert department.id in [event.resource_id for event in await auditor.list(actor="bob")]
+        until, since = await auditor.list(until_time=between), await auditor.list(since_time=between)
+        assert {event.actor for event in until} == {"alice"}
+        assert {event.actor for event in since} == {"bob"}
+        assert {event.resource_id for event in until + since} >= {entity.id, department.id}
+        for resource_id in bobs:
+            (found,) = await auditor.list(resource_id=resource_id)
+            assert found.resource_id == department.id
+        assert not await auditor.list(resource_id=department.id, actor="alice")
+        assert not await auditor.list(resource_id="ent_" + bobs[1]), "of another kind"
+        assert not await auditor.list(resource_id="bud_" + "0" * 32), "of another service"
+        assert not await auditor.list(resource_type="unheard_of")
+
+    async def test_an_id_of_no_kind_is_refused(self, auditor: Auditor) -> None:
+        refused = await refusal(auditor.ask(resource_id="xyz_" + "0" * 32))
+        assert (refused.reason, list(refused.fields)) == ("INVALID_FIELDS", ["resource_id"])
+
+
+class TestPages:
+    async def test_each_event_is_on_one_page_while_others_are_written(self, desk: Desk, auditor: Auditor) -> None:
+        entity = await desk.found()
+        for number in range(7):
+            await desk.update(entity, display_name=f"Acme {number}")
+        expected = [event.event_id for event in await auditor.list()]
+        walked = []
+        async for event in auditor.walk(3):
+            walked.append(event.event_id)
+            await desk.update(entity, display_name=f"Acme {event.event_id}")
+        assert walked == expected
+
+    async def test_changes_of_one_moment_have_an_order_that_the_list_of_all_services_has_too(
+        self, desk: Desk, auditor: Auditor
+    ) -> None:
+        await desk.set_rates("2026-03-01 EUR/USD 1.2", "2026-03-02 EUR/USD 1.3", "2026-03-03 EUR/USD 1.4")
+        places = [place(event) for event in await auditor.list()]
+        assert len({here.time for here in places}) == 1
+        assert places == sorted(places, key=lambda here: here.order)
+        assert [place(event) async for event in auditor.walk(1)] == places
+
+    @pytest.mark.parametrize(("service", "told"), [("billing", 1), ("zebras", 0)])
+    async def test_it_goes_on_after_the_line_of_another_service(
+        self, desk: Desk, auditor: Auditor, entities_served: Served[Entities], service: str, told: int
+    ) -> None:
+        """At one moment a service tells what is its own after those that come before it in the alphabet."""
+        await desk.set_rates("2026-03-01 EUR/USD 1.2")
+        (event,) = await auditor.list()
+        line = Place(place(event).time, service, 10**9)
+        method = "billing.audit.v1.AuditService/ListAuditEvents"
+        pages = Pages(entities_served.settings)
+        token = token_of(pages, line, ListAuditEventsRequest(), method, desk.who.tenant_id)
+        assert len(await auditor.list(page_token=token)) == told
+
+    async def test_a_token_of_other_filters_is_refused(self, desk: Desk, auditor: Auditor) -> None:
+        await _entity_with_a_past(desk)
+        token = (await auditor.ask(page_size=1)).next_page_token
+        for given in ({"actor": "alice"}, {"page_token": ("B" if token[0] == "A" else "A") + token[1:]}):
+            refused = await refusal(auditor.ask(**{"page_token": token, **given}))
+            assert refused.reason == "PAGE_TOKEN_INVALID"
+
+
+class TestWhoMaySee:
+    async def test_another_tenant_sees_nothing(
+        self, desk: Desk, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
+    ) -> None:
+        entity = await desk.found()
+        stranger = auditor_of(caller("auditor", tenant=UUID(int=7)))
+        assert not await stranger.list(resource_id=entity.id)
+        assert not [event for event in await stranger.list() if event.trace_id == desk.who.trace.trace_id]
+
+    async def test_who_is_confined_is_refused_and_so_is_who_may_not_audit(
+        self, desk: Desk, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
+    ) -> None:
+        entity = await desk.found()
+        confined = await refusal(auditor_of(caller("auditor", entity_scope=[entity.id])).ask())
+        assert (confined.code, confined.reason) == (StatusCode.PERMISSION_DENIED, "AUDIT_OUT_OF_SCOPE")
+        viewer = await refusal(auditor_of(caller("viewer")).ask())
+        assert (viewer.reason, viewer.metadata["permission"]) == ("PERMISSION_MISSING", "audit.read")
+
+
+async def test_every_audited_table_says_what_it_is(admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+    for service in SERVICES:
+        contract.modules(service, "models")
+    tables = await admin.fetch(
+        "select c.relname from pg_trigger t join pg_class c on c.oid = t.tgrelid where t.tgname = c.relname || '_audit'"
+    )
+    assert {row["relname"] for row in tables} <= audited().keys()

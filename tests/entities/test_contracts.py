@@ -1,0 +1,395 @@
+"""Contracts as they are written, signed and activated; who sees them, and what follows."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from billing.entities.v1 import contract_service_pb2 as pb
+from billing.entities.v1.contract_pb2 import Contract, ContractSignature, SlaTerms
+from billing.entities.v1.entity_pb2 import Entity
+from billing.entities.v1.events_pb2 import ContractActivated
+from grpc import StatusCode
+
+from kit import ids
+from tests.entities.conftest import Desk
+from tests.entities.contract_desk import DIGEST, ContractDesk, contract_request, day, money, phase
+from tests.harness.callers import Caller, refusal
+from tests.harness.outside import AuditRow, Heard, OutboxEvent
+
+NOBODY = ids.CONTRACT.format(UUID(int=1))
+ALL_TERMS: dict[str, Any] = {
+    "contract_number": "ACME/1", "name": "Platform", "contract_type": Contract.ENTERPRISE_LICENSE,
+    "start_date": "2026-01-01", "end_date": "2027-01-01", "total_value": money("18000.00"),
+    "billing_frequency": Contract.QUARTERLY, "phases": [phase("2026-01-01", "3000.00"), phase("2026-07-01", "6000.00")],
+    "minimum_commitment": money("9000.00"), "license_tier": "gold", "seats": 250, "payment_terms_days": 0,
+    "purchase_order_number": "PO-7", "purchase_order_limit": money("20000.00"), "auto_renew": True,
+    "renewal_term_months": 24, "renewal_notice_days": 60, "renewal_uplift_bp": 350,
+    "sla_terms": SlaTerms(uptime_bp=9990, response_hours=4, credit_bp=500),
+}  # fmt: skip
+
+
+@pytest.fixture
+def contracts(desk: Desk) -> ContractDesk:
+    return ContractDesk(desk)
+
+
+@pytest.fixture
+async def acme(desk: Desk) -> Entity:
+    return await desk.found("ACME", payment_terms_days=45)
+
+
+class TestCreateContract:
+    async def test_it_has_what_was_given(self, contracts: ContractDesk, acme: Entity) -> None:
+        created = await contracts.write(acme, **ALL_TERMS)
+        assert created == Contract(
+            **ALL_TERMS,
+            id=created.id,
+            entity_id=acme.id,
+            state=Contract.DRAFT,
+            license_state=Contract.NONE,
+            etag="1",
+            create_time=created.create_time,
+            update_time=created.update_time,
+        )
+        assert await contracts.get(created) == created
+
+    async def test_what_is_left_out_has_its_default(self, contracts: ContractDesk, acme: Entity) -> None:
+        created = await contracts.write(acme)
+        assert (created.payment_terms_days, created.renewal_term_months, created.renewal_notice_days) == (45, 12, 30)
+        assert not created.auto_renew
+        assert not created.HasField("minimum_commitment")
+        assert not created.HasField("sla_terms")
+        evergreen = await contracts.write(acme, end_date="")
+        assert evergreen.end_date == ""
+
+    async def test_numbers_are_our_own_or_given_and_never_twice(self, contracts: ContractDesk, acme: Entity) -> None:
+        year = day()[:4]
+        await contracts.write(acme, contract_number=f"CON-{year}-000002")
+        numbers = [
+            contract.contract_number for contract in await asyncio.gather(*(contracts.write(acme) for _ in "abc"))
+        ]
+        assert sorted(numbers) == [f"CON-{year}-00000{n}" for n in (1, 3, 4)]
+        refused = await refusal(contracts.write(acme, contract_number=numbers[0]))
+        assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "CONTRACT_NUMBER_TAKEN")
+        assert refused.metadata == {"contract_number": numbers[0]}
+
+    async def test_another_tenant_counts_for_itself(
+        self, contracts: ContractDesk, acme: Entity, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+    ) -> None:
+        other = desk_of(caller(tenant=ids.new()))
+        first, theirs = await contracts.write(acme), await ContractDesk(other).write(await other.found("ACME"))
+        assert first.contract_number == theirs.contract_number
+
+    async def test_a_deactivated_entity_agrees_to_nothing(
+        self, desk: Desk, contracts: ContractDesk, acme: Entity
+    ) -> None:
+        await desk.deactivate(acme)
+        refused = await refusal(contracts.write(acme))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
+
+    async def test_an_unknown_entity_is_not_found(self, contracts: ContractDesk) -> None:
+        nobody = ids.ENTITY.format(ids.new())
+        refused = await refusal(contracts.write(nobody))
+        assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
+
+    async def test_a_key_is_answered_the_same_and_not_for_another_body(
+        self, contracts: ContractDesk, acme: Entity
+    ) -> None:
+        first = await contracts.write(acme, request_id="key-1")
+        assert await contracts.write(acme, request_id="key-1") == first
+        refused = await refusal(contracts.write(acme, request_id="key-1", name="Other"))
+        assert refused.reason == "IDEMPOTENCY_MISMATCH"
+        assert await contracts.names() == ["Cloud"]
+
+
+BAD_TERMS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"start_date": "2026-02-01", "end_date": "2026-02-01"}, {"end_date"}),
+    ({"end_date": "", "auto_renew": True}, {"auto_renew"}),
+    ({"start_date": "2026-02-01", "end_date": "2026-02-21", "renewal_notice_days": 21}, {"renewal_notice_days"}),
+    ({"auto_renew": True, "renewal_term_months": 1, "renewal_notice_days": 29}, {"renewal_notice_days"}),
+    ({"total_value": money("-1")}, {"total_value.amount"}),
+    (
+        {"minimum_commitment": money("0"), "purchase_order_limit": money("1", "USD")},
+        {"minimum_commitment.amount", "purchase_order_limit.currency_code", "purchase_order_number"},
+    ),
+    ({"minimum_commitment": money("5", "USD")}, {"minimum_commitment.currency_code"}),
+    ({"contract_type": Contract.USAGE_COMMITMENT}, {"minimum_commitment"}),
+    ({"contract_type": Contract.ENTERPRISE_LICENSE}, {"license_tier", "seats"}),
+    ({"start_date": "2026-01-01", "phases": [phase("2026-01-02", "1")]}, {"phases[0].start_date"}),
+    (
+        {"start_date": "2026-01-01", "phases": [phase("2026-01-01", "1"), phase("2026-01-01", "2")]},
+        {"phases[1].start_date"},
+    ),
+    (
+        {"start_date": "2026-01-01", "end_date": "2026-07-01",
+         "phases": [phase("2026-01-01", "-1"), phase("2026-07-01", "2", "USD")]},
+        {"phases[0].fee.amount", "phases[1].start_date", "phases[1].fee.currency_code"},
+    ),
+    (
+        {"start_date": "2026-01-01", "billing_frequency": Contract.ONE_TIME, "phases": [phase("2026-01-01", "1")]},
+        {"phases"},
+    ),
+    (
+        {"start_date": "2026-02-01", "end_date": "2026-01-01", "total_value": money("-1"), "phases":
+         [phase("2026-03-01", "1")], "contract_type": Contract.USAGE_COMMITMENT},
+        {"end_date", "total_value.amount", "phases[0].start_date", "minimum_commitment"},
+    ),
+]  # fmt: skip
+
+
+class TestTerms:
+    @pytest.mark.parametrize(("given", "fields"), BAD_TERMS)
+    async def test_all_that_do_not_go_together_are_named_at_once(
+        self, contracts: ContractDesk, acme: Entity, given: dict[str, Any], fields: set[str]
+    ) -> None:
+        refused = await refusal(contracts.write(acme, **given))
+        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", fields)
+        assert await contracts.names() == []
+
+    @pytest.mark.parametrize(
+        ("given", "field"),
+        [
+            ({"seats": -1}, "seats"),
+            ({"renewal_uplift_bp": 10001}, "renewal_uplift_bp"),
+            ({"renewal_notice_days": 731}, "renewal_notice_days"),
+            ({"renewal_term_months": 0}, "renewal_term_months"),
+            ({"sla_terms": SlaTerms(uptime_bp=10001)}, "sla_terms.uptime_bp"),
+            ({"sla_terms": SlaTerms(response_hours=-1)}, "sla_terms.response_hours"),
+            ({"sla_terms": SlaTerms(credit_bp=10001)}, "sla_terms.credit_bp"),
+            ({"start_date": "2026-02-30", "end_date": ""}, "start_date"),
+            ({"total_value": money("1.005")}, "total_value.amount"),
+            ({"phases": [phase("2026-1-1", "1")]}, "phases[0].start_date"),
+            ({"contract_type": Contract.TYPE_UNSPECIFIED}, "contract_type"),
+            ({"contract_number": "a b"}, "contract_number"),
+        ],
+    )
+    async def test_each_has_its_bounds(
+        self, contracts: ContractDesk, acme: Entity, given: dict[str, Any], field: str
+    ) -> None:
+        request = contract_request(acme)
+        for name, value in given.items():
+            request.ClearField(name)  # type: ignore[arg-type]
+            request.MergeFrom(pb.CreateContractRequest(**{name: value}))
+        refused = await refusal(contracts.who.call(contracts.stub.CreateContract, request))
+        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {field})
+
+
+class TestUpdateContract:
+    async def test_only_what_is_given_changes(self, contracts: ContractDesk, acme: Entity) -> None:
+        draft = await contracts.write(acme, **ALL_TERMS)
+        updated = await contracts.update(draft, name="Renamed", seats=300, renewal_notice_days=0)
+        expected = Contract()
+        expected.CopyFrom(draft)
+        expected.name, expected.seats, expected.renewal_notice_days, expected.etag = "Renamed", 300, 0, "2"
+        expected.update_time.CopyFrom(updated.update_time)
+        assert updated == expected
+        assert await contracts.get(draft) == updated
+
+    async def test_every_term_can_be_changed(self, contracts: ContractDesk, acme: Entity) -> None:
+        updated = await contracts.update(await contracts.write(acme), **ALL_TERMS)
+        for field, value in ALL_TERMS.items():
+            assert getattr(updated, field) == value, field
+
+    async def test_named_or_given_empty_is_cleared(self, contracts: ContractDesk, acme: Entity) -> None:
+        draft = await contracts.write(acme, **{**ALL_TERMS, "contract_type": Contract.SERVICES})
+        cleared = {
+            "end_date", "phases", "minimum_commitment", "license_tier", "seats", "payment_terms_days",
+            "purchase_order_number", "purchase_order_limit", "auto_renew", "renewal_term_months",
+            "renewal_notice_days", "renewal_uplift_bp", "sla_terms",
+        }  # fmt: skip
+        request = pb.UpdateContractRequest(id=draft.id)
+        request.update_mask.paths.extend(cleared)
+        updated = await contracts.who.call(contracts.stub.UpdateContract, request)
+        assert (updated.payment_terms_days, updated.renewal_term_months, updated.renewal_notice_days) == (45, 12, 30)
+        left = {field.name for field, _ in updated.ListFields()}
+        assert left & cleared == {"payment_terms_days", "renewal_term_months", "renewal_notice_days"}
+
+    async def test_some_terms_cannot_be_cleared(self, contracts: ContractDesk, acme: Entity) -> None:
+        request = pb.UpdateContractRequest(id=(await contracts.write(acme)).id)
+        required = {"contract_number", "name", "contract_type", "start_date", "total_value", "billing_frequency"}
+        request.update_mask.paths.extend(required)
+        refused = await refusal(contracts.who.call(contracts.stub.UpdateContract, request))
+        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", required)
+
+    async def test_they_must_go_together_afterwards(self, contracts: ContractDesk, acme: Entity) -> None:
+        draft = await contracts.write(acme, **ALL_TERMS)
+        refused = await refusal(contracts.update(draft, total_value=money("5", "USD")))
+        assert set(refused.fields) == {
+            "minimum_commitment.currency_code", "purchase_order_limit.currency_code", "phases[0].fee.currency_code",
+            "phases[1].fee.currency_code",
+        }  # fmt: skip
+        assert await contracts.get(draft) == draft
+
+    async def test_another_number_must_be_free(self, contracts: ContractDesk, acme: Entity) -> None:
+        first, second = await contracts.write(acme), await contracts.write(acme)
+        refused = await refusal(contracts.update(second, contract_number=first.contract_number))
+        assert refused.reason == "CONTRACT_NUMBER_TAKEN"
+
+    async def test_a_stale_etag_changes_nothing(self, contracts: ContractDesk, acme: Entity) -> None:
+        draft = await contracts.write(acme)
+        await contracts.update(draft, name="First", etag=draft.etag)
+        refused = await refusal(contracts.update(draft, name="Second", etag=draft.etag))
+        assert (refused.reason, refused.metadata) == ("ETAG_MISMATCH", {"given": "1", "etag": "2"})
+        assert (await contracts.get(draft)).name == "First"
+
+
+class TestSignContract:
+    async def test_each_party_signs_the_same_document_once(self, contracts: ContractDesk, acme: Entity) -> None:
+        draft = await contracts.submit(await contracts.write(acme))
+        signed = await contracts.sign(draft)
+        refused = await refusal(contracts.sign(draft))
+        assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "CONTRACT_ALREADY_SIGNED")
+        assert refused.metadata == {"contract_id": draft.id, "party": "OURS"}
+        other = "0" * 64
+        refused = await refusal(contracts.sign(draft, ContractSignature.COUNTERPARTY, document_digest=other))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_DIGEST_DIFFERS")
+        assert refused.metadata == {"contract_id": draft.id, "given": other, "signed": DIGEST}
+        both = await contracts.sign(draft, ContractSignature.COUNTERPARTY, signer_name="Bob", signer_title="")
+        said = [(s.party, s.signer_name, s.signer_title, s.document_digest, s.recorded_by) for s in both.signatures]
+        assert said == [
+            (ContractSignature.OURS, "Ada", "CFO", DIGEST, "alice"),
+            (ContractSignature.COUNTERPARTY, "Bob", "", DIGEST, "alice"),
+        ]
+        assert len({draft.etag, signed.etag, both.etag}) == 3
+        assert await contracts.get(draft) == both
+
+    async def test_of_two_at_once_one_counts(self, contracts: ContractDesk, acme: Entity) -> None:
+        draft = await contracts.submit(await contracts.write(acme))
+        answers = await asyncio.gather(*(contracts.sign(draft) for _ in range(4)), return_exceptions=True)
+        assert sum(isinstance(answer, Contract) for answer in answers) == 1
+        assert len((await contracts.get(draft)).signatures) == 1
+
+    async def test_who_may_write_may_not_sign_unless_granted(
+        self, contracts: ContractDesk, acme: Entity, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+    ) -> None:
+        draft = await contracts.submit(await contracts.write(acme))
+        for role in ("viewer", "auditor", "department_manager", "approver"):
+            refused = await refusal(ContractDesk(desk_of(caller(role))).sign(draft))
+            assert (refused.code, refused.metadata) == (
+                StatusCode.PERMISSION_DENIED,
+                {"permission": "contracts.sign"},
+            ), role
+        assert (await ContractDesk(desk_of(caller("procurement"))).sign(draft)).signatures
+
+    async def test_signatures_are_never_changed(
+        self, contracts: ContractDesk, acme: Entity, app_connection: Callable[..., Any]
+    ) -> None:
+        draft = await contracts.submit(await contracts.write(acme))
+        await contracts.sign(draft)
+        async with app_connection("entities") as connection:
+            await connection.execute(f"set app.tenant_id = '{contracts.who.tenant_id}'")
+            for statement in ("update contract_signatures set signer_name = 'X'", "delete from contract_signatures"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await connection.execute(statement)
+
+
+class TestActivateContract:
+    async def test_it_is_told_with_what_it_grants(self, contracts: ContractDesk, acme: Entity, heard: Heard) -> None:
+        active = await contracts.put_in_force(acme, license_tier="gold", seats=12)
+        assert (active.state, active.license_state) == (Contract.ACTIVE, Contract.REQUESTED)
+        assert active.HasField("activate_time")
+        assert await heard.first(ContractActivated) == ContractActivated(
+            contract_id=active.id, entity_id=acme.id, contract_number=active.contract_number, contract_type="SERVICES",
+            license_tier="gold", seats=12, start_date=active.start_date, end_date=active.end_date,
+            total_value=money("1200.00"),
+        )  # fmt: skip
+
+    async def test_what_grants_nothing_asks_for_no_license(self, contracts: ContractDesk, acme: Entity) -> None:
+        assert (await contracts.put_in_force(acme)).license_state == Contract.NONE
+
+    @pytest.mark.parametrize(
+        ("signed", "missing"),
+        [
+            ((), "OURS, COUNTERPARTY"),
+            ((ContractSignature.OURS,), "COUNTERPARTY"),
+            ((ContractSignature.COUNTERPARTY,), "OURS"),
+        ],
+    )
+    async def test_it_needs_both_signatures(
+        self,
+        contracts: ContractDesk,
+        acme: Entity,
+        signed: tuple[ContractSignature.Party.ValueType, ...],
+        missing: str,
+    ) -> None:
+        draft = await contracts.submit(await contracts.write(acme))
+        for party in signed:
+            await contracts.sign(draft, party)
+        refused = await refusal(contracts.activate(draft))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_SIGNATURE_MISSING")
+        assert refused.metadata == {"contract_id": draft.id, "missing": missing}
+
+    async def test_a_subscription_needs_no_signature(self, contracts: ContractDesk, acme: Entity) -> None:
+        draft = await contracts.submit(await contracts.write(acme, contract_type=Contract.SUBSCRIPTION))
+        assert (await contracts.activate(draft)).state == Contract.ACTIVE
+
+    async def test_a_term_that_is_over_does_not_begin(self, contracts: ContractDesk, acme: Entity) -> None:
+        refused = await refusal(contracts.put_in_force(acme, start_date=day(-60), end_date=day(-10)))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_TERM_OVER")
+        assert refused.metadata["end_date"] == day(-10)
+
+    async def test_it_may_be_before_its_first_day(self, contracts: ContractDesk, acme: Entity) -> None:
+        active = await contracts.put_in_force(acme, start_date=day(100))
+        assert (active.state, active.start_date) == (Contract.ACTIVE, day(100))
+
+    async def test_not_when_its_entity_went_out_of_business(
+        self, desk: Desk, contracts: ContractDesk, acme: Entity
+    ) -> None:
+        draft = await contracts.submit(await contracts.write(acme))
+        for party in (ContractSignature.OURS, ContractSignature.COUNTERPARTY):
+            await contracts.sign(draft, party)
+        await desk.deactivate(acme)
+        assert (await refusal(contracts.activate(draft))).reason == "ENTITY_STATE"
+
+    async def test_a_key_is_answered_the_same(
+        self,
+        contracts: ContractDesk,
+        acme: Entity,
+        outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
+    ) -> None:
+        draft = await contracts.submit(await contracts.write(acme, contract_type=Contract.SUBSCRIPTION))
+        first = await contracts.activate(draft, request_id="key-1")
+        assert await contracts.activate(draft, request_id="key-1") == first
+        said = [event.type for event in await outbox_events("entities")]
+        assert said.count("billing.entities.v1.ContractActivated") == 1
+
+
+class TestDeactivateEntity:
+    async def test_an_entity_with_contracts_in_force_stays(
+        self, desk: Desk, contracts: ContractDesk, acme: Entity
+    ) -> None:
+        await contracts.write(acme)
+        first, second = await contracts.put_in_force(acme), await contracts.put_in_force(acme)
+        await contracts.suspend(second)
+        refused = await refusal(desk.deactivate(acme))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_HAS_ACTIVE_CONTRACTS")
+        assert refused.metadata == {"entity_id": acme.id, "contract_ids": f"{first.id}, {second.id}"}
+        for contract in (first, second):
+            await contracts.terminate(contract, for_cause=True)
+        assert (await desk.deactivate(acme)).state == Entity.INACTIVE
+
+    async def test_none_slips_in_meanwhile(self, desk: Desk, contracts: ContractDesk) -> None:
+        for round_ in range(6):
+            entity = await desk.found(f"E{round_}")
+            draft = await contracts.submit(await contracts.write(entity, contract_type=Contract.SUBSCRIPTION))
+            answers = await asyncio.gather(contracts.activate(draft), desk.deactivate(entity), return_exceptions=True)
+            assert sum(not isinstance(answer, BaseException) for answer in answers) == 1
+
+
+class TestRecords:
+    async def test_the_audit_log_says_who_signed(
+        self, contracts: ContractDesk, acme: Entity, audit_rows: Callable[[str], Awaitable[list[AuditRow]]]
+    ) -> None:
+        draft = await contracts.submit(await contracts.write(acme))
+        await contracts.sign(draft)
+        rows = [row for row in await audit_rows("entities") if row.table.startswith(("billing_con", "contract_sig"))]
+        assert [(row.table, row.action) for row in rows] == [
+            ("billing_contracts", "insert"), ("billing_contracts", "update"), ("billing_contracts", "update"),
+            ("contract_signatures", "insert"),
+        ] or [(row.table, row.action) for row in rows][2:] == [
+            ("contract_signatures", "insert"), ("billing_contracts", "update"),
+        ]  # fmt: skip
+        assert {row.actor for row in rows} == {"alice"}

@@ -1,0 +1,265 @@
+"""How PostgreSQL reads a million allocations: never from end to end for a part of them.
+
+What is explained is what the store really asked, as the role that serves and under row-level security; once as it is
+planned for the values, once as it is planned for any. All belongs to one tenant, which is the worst case: the tenant's
+id rules out nothing. A report over most of the table is not here: reading all of it is the best plan for that.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import pytest
+from sqlalchemy import event
+
+from kit import ids
+from kit.db import Database, ReadSession
+from kit.origin import Origin
+from kit.settings import Settings
+from kit.telemetry import Trace
+from services.entities.domain.allocations import AllocationSource
+from services.entities.domain.costs import DepartmentGroupBy, SummaryGroupBy, Tree
+from services.entities.store import allocation_rules, allocations, costs
+from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, found_group, spend
+from tests.harness.databases import Copy
+
+ALLOCATIONS: Final = 1_000_000
+Q1: Final = (date(2026, 1, 1), date(2026, 4, 1))
+MARCH: Final = (date(2026, 3, 1), date(2026, 4, 1))
+BOTH_YEARS: Final = (FIRST_DAY, AFTER_LAST_DAY)
+
+Ask = Callable[[ReadSession, Group], Awaitable[Sequence[Any]]]
+
+
+class Read(NamedTuple):
+    """How a statement reads the allocations."""
+
+    indexes: set[str]
+    from_end_to_end: bool
+    rows: int
+    """Those thrown away included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The database with the allocations, as the service has it, and its role."""
+
+    group: Group
+    database: Database
+    connection: "asyncpg.Connection"
+
+    async def ask(self, ask: Ask) -> tuple[list[tuple[str, Sequence[Any]]], Sequence[Any]]:
+        """The statements about allocations that the store sent, and the answer."""
+        said: list[tuple[str, Sequence[Any]]] = []
+        engine = self.database._engine.sync_engine
+
+        def hear(_: Any, __: Any, statement: str, parameters: Any, ___: Any, ____: Any) -> None:
+            said.append((statement, parameters))
+
+        trace, deadline = Trace.from_header(None), time.monotonic() + 30
+        origin = Origin(tenant_id=self.group.tenant_id, actor="alice", trace=trace, deadline=deadline)
+        event.listen(engine, "before_cursor_execute", hear)
+        try:
+            async with self.database.read(origin) as tx:
+                answer = await ask(tx, self.group)
+        finally:
+            event.remove(engine, "before_cursor_execute", hear)
+        return [each for each in said if "cost_allocations" in each[0]], answer
+
+    async def reads(self, statement: str, parameters: Sequence[Any]) -> list[Read]:
+        """How it is read: planned for these values, and planned for any."""
+        async with self.connection.transaction():
+            set_tenant = "select set_config('app.tenant_id', $1, true)"
+            await self.connection.execute(set_tenant, str(self.group.tenant_id))
+            await self.connection.execute("set local plan_cache_mode = force_generic_plan")
+            await self.connection.execute(f"prepare asked as {statement}")
+            values = f"({', '.join(map(literal, parameters))})" if parameters else ""
+            explain = "explain (analyze, timing off, format json)"
+            told = [
+                await self.connection.fetchval(f"{explain} {statement}", *parameters),
+                await self.connection.fetchval(f"{explain} execute asked{values}"),
+            ]
+            await self.connection.execute("deallocate asked")
+        return [how_read(json.loads(each)[0]["Plan"]) for each in told]
+
+
+def literal(value: Any) -> str:
+    """As SQL has it."""
+    if isinstance(value, list):
+        return "'{" + ",".join(f'"{item}"' for item in value) + "}'"
+    return "null" if value is None else "'" + str(value).replace("'", "''") + "'"
+
+
+def how_read(plan: dict[str, Any]) -> Read:
+    of_table = [node for node in nodes(plan) if node.get("Relation Name") == "cost_allocations"]
+    indexes = {node["Index Name"] for node in nodes(plan) if node.get("Index Name", "").startswith("cost_allocations")}
+    thrown_away = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
+    rows = sum((node["Actual Rows"] + sum(node.get(each, 0) for each in thrown_away)) * node["Actual Loops"]
+               for node in of_table)  # fmt: skip
+    return Read(indexes, any(node["Node Type"] == "Seq Scan" for node in of_table), int(rows))
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+@pytest.fixture
+async def books(
+    fresh_database: Callable[[], Awaitable[Copy]], settings: Callable[..., Settings]
+) -> AsyncIterator[Books]:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    database = Database(settings("entities", database=copy))
+    connection = await asyncpg.connect(copy.url("entities_app"))
+    try:
+        group = await found_group(admin)
+        await spend(admin, group, ALLOCATIONS)
+        yield Books(group, database, connection)
+    finally:
+        await connection.close()
+        await database.close()
+        await admin.close()
+
+
+def of_department(
+    find: Callable[[Group], UUID],
+    period: tuple[date, date],
+    tree: Tree = Tree.POSTED,
+    *group_by: DepartmentGroupBy,
+    below: bool = True,
+) -> Ask:
+    """GetDepartmentCosts."""
+
+    def ask(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
+        return costs.add_up_department(
+            tx,
+            costs.DepartmentAsk(
+                department_id=find(group), start=period[0], end=period[1], group_by=group_by,
+                include_descendants=below, tree=tree,
+            ),
+        )  # fmt: skip
+
+    return ask
+
+
+def of_entities(entities: int, period: tuple[date, date], *group_by: SummaryGroupBy) -> Ask:
+    """SummarizeCosts of so many entities; 0: of all."""
+
+    def ask(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
+        entity_ids = group.entity_ids[:entities]
+        return costs.add_up_entities(
+            tx, costs.SummaryAsk(entity_ids=entity_ids, start=period[0], end=period[1], group_by=group_by)
+        )
+
+    return ask
+
+
+def stream(start: datetime | None, entities: int = 0) -> Ask:
+    """StreamAllocations, a page of it."""
+
+    def ask(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
+        feed = costs.FeedAsk(start=start, end=datetime(2027, 1, 1, tzinfo=UTC), entity_ids=group.entity_ids[:entities])
+        return costs.allocations_after(tx, feed, None, 500)
+
+    return ask
+
+
+def listed(departments: Callable[[Group], list[UUID]], **filters: Any) -> Ask:
+    """ListAllocations, a page of it."""
+    given = {"after": None, "start": None, "end": None, "category": "", "source": None, **filters}
+
+    def ask(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
+        found = departments(group)
+        wanted = allocations.AllocationAsk(department_id=found[0], include_descendants=True, count=51, **given)
+        return allocations.list_allocations(tx, wanted, found)
+
+    return ask
+
+
+def weighed(departments: Callable[[Group], list[UUID]], **filters: Any) -> Ask:
+    """SplitCost by usage: what each target weighs."""
+
+    async def ask(tx: ReadSession, group: Group) -> Sequence[Any]:
+        given = {"unit": "GB", "category": "", "start": MARCH[0], "end": MARCH[1], **filters}
+        return list(await allocation_rules.sum_usage(tx, departments(group), **given))
+
+    return ask
+
+
+def top(group: Group) -> UUID:
+    return group.top_ids[3]
+
+
+def middle(group: Group) -> UUID:
+    return group.middle_ids[3][1]
+
+
+def lowest(group: Group) -> UUID:
+    return group.lowest_ids[3][2]
+
+
+def all_of_one(group: Group) -> list[UUID]:
+    return group.lowest_ids[3]
+
+
+MONTH, CATEGORY, DEPARTMENT = DepartmentGroupBy.MONTH, DepartmentGroupBy.CATEGORY, DepartmentGroupBy.DEPARTMENT
+BY_DEPARTMENT, BY_CATEGORY = "cost_allocations_department_idx", "cost_allocations_category_idx"
+BY_ENTITY, BY_DAY, BY_ID = "cost_allocations_entity_idx", "cost_allocations_day_idx", "cost_allocations_pkey"
+LATE: Final = allocations.Place(date(2026, 11, 2), ids.new())
+
+QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
+    "costs, POSTED, by month": (of_department(middle, Q1, Tree.POSTED, MONTH), {BY_DEPARTMENT}, 1_000),
+    "costs, CURRENT, by month": (of_department(middle, Q1, Tree.CURRENT, MONTH), {BY_DEPARTMENT}, 1_000),
+    "costs, POSTED, all that a company ever spent": (
+        of_department(top, BOTH_YEARS, Tree.POSTED, CATEGORY, DEPARTMENT), {BY_DEPARTMENT}, 26_000,
+    ),
+    "costs, CURRENT, all that a company ever spent": (
+        of_department(top, BOTH_YEARS, Tree.CURRENT), {BY_DEPARTMENT}, 26_000,
+    ),
+    "costs of a department alone": (of_department(lowest, MARCH, below=False), {BY_DEPARTMENT}, 80),
+    "summary of three entities": (of_entities(3, Q1, SummaryGroupBy.MONTH), {BY_ENTITY}, 10_000),
+    "summary of all entities": (
+        of_entities(0, MARCH, SummaryGroupBy.ENTITY, SummaryGroupBy.CATEGORY), {BY_DAY, BY_ENTITY}, 43_000,
+    ),
+    "stream from a day on": (stream(datetime(2026, 3, 1, tzinfo=UTC)), {BY_ID}, 520),
+    "stream of an entity": (stream(None, entities=1), {BY_ID}, 25_000),
+    "list": (listed(lambda group: [lowest(group)]), {BY_DEPARTMENT}, 51),
+    "list of a company": (listed(all_of_one), {BY_DEPARTMENT}, 20 * 51),
+    "list, later page": (listed(all_of_one, after=LATE), {BY_DEPARTMENT}, 20 * 52),
+    "list of a month": (listed(all_of_one, start=MARCH[0], end=MARCH[1]), {BY_DEPARTMENT}, 20 * 51),
+    "list of a category": (listed(all_of_one, category="category 4"), {BY_CATEGORY}, 20 * 51),
+    "usage of a month": (weighed(all_of_one), {BY_DEPARTMENT}, 1_500),
+    "usage of a category": (weighed(all_of_one, category="category 4"), {BY_DEPARTMENT, BY_CATEGORY}, 1_500),
+    "list of a source": (listed(all_of_one, source=AllocationSource.USAGE), {BY_DEPARTMENT}, 20 * 51),
+}  # fmt: skip
+"""What is asked, the indexes of which one or more are read for it, and how many allocations at most."""
+
+
+async def test_a_part_is_read_by_an_index(books: Books) -> None:
+    """One test, so that one worker makes the million."""
+    await see_what_reads_from_end_to_end(books)
+    wrong = {}
+    for name, (ask, indexes, rows_max) in QUERIES.items():
+        statements, answer = await books.ask(ask)
+        assert answer, name
+        ((statement, parameters),) = statements
+        for read in await books.reads(statement, parameters):
+            found = bool(read.indexes) and read.indexes <= indexes
+            if read.from_end_to_end or not found or not 0 < read.rows <= rows_max:
+                wrong[name] = read, statement
+    assert not wrong
+
+
+async def see_what_reads_from_end_to_end(books: Books) -> None:
+    """That the test can fail."""
+    whole = "select count(*) from cost_allocations where category = $1 and description <> ''"
+    for read in await books.reads(whole, ["category 4"]):
+        assert read.from_end_to_end
+        assert read.rows >= ALLOCATIONS - 9  # told as an average of the processes that read

@@ -1,0 +1,238 @@
+"""Who answers for a department is somebody whom user management knows, and when they leave, their manager."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from billing.entities.v1.department_pb2 import Department
+from billing.entities.v1.events_pb2 import DepartmentManagerChanged
+from google.protobuf import json_format
+from grpc import StatusCode
+from nats.js import JetStreamContext
+from outside.users.v1.events_pb2 import UserDeactivated
+
+from deploy.local import servers
+from deploy.simulators import directory
+from deploy.simulators.directory import Users
+from deploy.simulators.telling import tell
+from eventing import bus
+from eventing.consumer import Consumer, Delivery
+from kit.db import Database
+from kit.settings import Settings
+from kit.telemetry import Trace
+from services.entities.events.heard import handlers
+from services.entities.main import compose
+from services.entities.peers import Directory
+from tests.entities.conftest import Desk
+from tests.harness.callers import Caller, refusal
+from tests.harness.databases import Copy
+from tests.harness.outside import OutboxEvent, eventually, outbox_events
+from tests.harness.services import Entities, Served, served
+from tests.harness.tokens import Keys
+
+HANDLER = "hand_over_departments_of_user"
+
+
+@dataclass
+class Managed:
+    """The entities service with user management beside it, on servers of their own."""
+
+    served: Served[Entities]
+    users: Users
+    jetstream: JetStreamContext
+    admin: "asyncpg.Pool[asyncpg.Record]"
+    address: str
+
+
+@pytest.fixture(scope="module")
+async def managed(
+    settings: Callable[..., Settings],
+    fresh_database: Callable[[], Awaitable[Copy]],
+    keys: Keys,
+    open_databases: list[Database],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Managed]:
+    users = Users.sample(tmp_path_factory.mktemp("users") / "state.json")
+    server, address = await directory.start("127.0.0.1:0", users, keys.service_jwks)
+    copy = await fresh_database()
+    with servers.nats(tmp_path_factory.mktemp("nats"), durable=False) as nats:
+        told = settings("entities", database=copy, nats_url=nats.url, addresses={"users": address})
+        client, jetstream = await bus.connect(told)
+        async with (
+            asyncpg.create_pool(copy.admin_url, min_size=1) as admin,
+            served(told, compose, Entities) as entities,
+        ):
+            open_databases.append(entities.service.db)
+            yield Managed(entities, users, jetstream, admin, address)
+        await client.close()
+    await server.stop(None)
+
+
+@pytest.fixture
+def desk(managed: Managed, finance: Caller) -> Desk:
+    """Finance, at the service that knows user management."""
+    return Desk(finance, managed.served.stubs)
+
+
+@pytest.fixture
+def said(managed: Managed, tenant: UUID) -> Callable[[], Awaitable[list[OutboxEvent]]]:
+    """The changes of managers that were said."""
+
+    async def find() -> list[OutboxEvent]:
+        events = await outbox_events(managed.admin, "entities", tenant)
+        return [event for event in events if event.type == DepartmentManagerChanged.DESCRIPTOR.full_name]
+
+    return find
+
+
+class TestWhoMayManage:
+    async def test_an_active_user_may(self, desk: Desk) -> None:
+        department = await desk.set_up(await desk.found(), manager_user_id="erin")
+        assert (await desk.change(department, manager_user_id="sam")).manager_user_id == "sam"
+        assert (await desk.change(department, manager_user_id="")).manager_user_id == ""
+        assert (await desk.change(department, name="Machines")).name == "Machines"
+
+    async def test_somebody_unknown_may_not(self, desk: Desk) -> None:
+        entity = await desk.found()
+        refused = await refusal(desk.set_up(entity, manager_user_id="nobody"))
+        assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "MANAGER_NOT_FOUND")
+        assert refused.metadata == {"manager_user_id": "nobody"}
+        department = await desk.set_up(entity)
+        assert (await refusal(desk.change(department, manager_user_id="nobody"))).reason == "MANAGER_NOT_FOUND"
+        assert (await desk.department(department)).manager_user_id == ""
+
+    async def test_somebody_who_has_left_may_not(self, desk: Desk, managed: Managed, tenant: UUID) -> None:
+        managed.users.set_active(tenant, "erin", active=False)
+        refused = await refusal(desk.set_up(await desk.found(), manager_user_id="erin"))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "MANAGER_INACTIVE")
+
+    async def test_a_repeated_request_is_answered_as_before_whoever_has_left(
+        self, desk: Desk, managed: Managed, tenant: UUID
+    ) -> None:
+        entity = await desk.found()
+        first = await desk.set_up(entity, manager_user_id="erin", request_id="k")
+        managed.users.set_active(tenant, "erin", active=False)
+        assert await desk.set_up(entity, manager_user_id="erin", request_id="k") == first
+
+    async def test_while_user_management_is_away_only_a_new_manager_is_refused(
+        self,
+        settings: Callable[..., Settings],
+        fresh_database: Callable[[], Awaitable[Copy]],
+        finance: Caller,
+        open_databases: list[Database],
+    ) -> None:
+        told = settings("entities", database=await fresh_database(), addresses={"users": "127.0.0.1:1"})
+        async with served(told, compose, Entities) as entities:
+            desk = Desk(finance, entities.stubs)
+            department = await desk.set_up(await desk.found())
+            refused = await refusal(desk.change(department, manager_user_id="erin"))
+            assert (refused.code, refused.reason) == (StatusCode.UNAVAILABLE, "UNAVAILABLE")
+            assert (await desk.change(department, name="Machines")).name == "Machines"
+
+    async def test_where_there_is_none_everybody_may(self, entities: Entities, finance: Caller) -> None:
+        desk = Desk(finance, entities)
+        assert (await desk.set_up(await desk.found(), manager_user_id="anybody")).manager_user_id == "anybody"
+
+
+class TestWhoLeaves:
+    async def _leave(self, managed: Managed, tenant: UUID, user_id: str) -> None:
+        await directory.deactivate(managed.jetstream, managed.users, tenant, user_id)
+
+    async def _managed_by(self, desk: Desk, departments: list[Department], user_id: str) -> None:
+        async def look() -> bool:
+            return {(await desk.department(department)).manager_user_id for department in departments} == {user_id}
+
+        await eventually(look)
+
+    async def test_their_manager_takes_over_what_they_managed_and_nothing_else(
+        self, desk: Desk, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+    ) -> None:
+        entity = await desk.found()
+        theirs = [await desk.set_up(entity, code, manager_user_id="erin") for code in ("A", "B")]
+        other = await desk.set_up(entity, "C", manager_user_id="sam")
+        await self._leave(managed, tenant, "erin")
+        await self._managed_by(desk, theirs, "grace")
+        await self._managed_by(desk, [other], "sam")
+        events = await said()
+        assert [event.body["department_id"] for event in events] == [department.id for department in theirs]
+        for event in events:
+            assert event.body["old_manager_user_id"] == "erin"
+            assert event.body["new_manager_user_id"] == "grace"
+            assert event.actor == "/platform/users"
+
+    async def test_where_the_manager_has_left_too_the_next_one_does(
+        self, desk: Desk, managed: Managed, tenant: UUID
+    ) -> None:
+        department = await desk.set_up(await desk.found(), manager_user_id="dave")
+        managed.users.set_active(tenant, "erin", active=False)
+        await self._leave(managed, tenant, "dave")
+        await self._managed_by(desk, [department], "grace")
+
+    async def test_where_there_is_nobody_above_nobody_answers_for_it(
+        self, desk: Desk, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+    ) -> None:
+        department = await desk.set_up(await desk.found(), manager_user_id="grace")
+        await self._leave(managed, tenant, "grace")
+        await self._managed_by(desk, [department], "")
+        assert [event.body.get("new_manager_user_id", "") for event in await said()] == [""]
+
+    async def test_another_tenants_departments_stay_as_they_are(
+        self, desk: Desk, managed: Managed, tenant: UUID, caller: Callable[..., Caller]
+    ) -> None:
+        theirs = await desk.set_up(await desk.found(), manager_user_id="erin")
+        elsewhere = Desk(caller("finance", tenant=uuid4()), managed.served.stubs)
+        other = await elsewhere.set_up(await elsewhere.found(), manager_user_id="erin")
+        await self._leave(managed, tenant, "erin")
+        await self._managed_by(desk, [theirs], "grace")
+        assert (await elsewhere.department(other)).manager_user_id == "erin"
+
+    async def test_told_twice_it_is_done_once_and_who_came_back_keeps_what_they_got(
+        self, desk: Desk, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+    ) -> None:
+        department = await desk.set_up(await desk.found(), manager_user_id="erin")
+        feed = self._feeder(managed, tenant, "erin")
+        managed.users.set_active(tenant, "erin", active=False)
+        await asyncio.gather(feed(), feed())
+        await feed()
+        assert [event.body["new_manager_user_id"] for event in await said()] == ["grace"]
+        managed.users.set_active(tenant, "erin", active=True)
+        await desk.change(department, manager_user_id="erin")
+        await feed()
+        assert (await desk.department(department)).manager_user_id == "erin"
+
+    async def test_an_event_that_names_nobody_touches_no_department(
+        self, desk: Desk, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+    ) -> None:
+        await desk.set_up(await desk.found())
+        with pytest.raises(Exception, match="user_id"):
+            await self._feeder(managed, tenant, "")()
+        assert not await said()
+
+    async def test_without_user_management_nobody_takes_over(
+        self, entities_served: Served[Entities], finance: Caller, tenant: UUID
+    ) -> None:
+        desk = Desk(finance, entities_served.stubs)
+        department = await desk.set_up(await desk.found(), manager_user_id="erin")
+        settings = entities_served.settings
+        client, jetstream = await bus.connect(settings)
+        await tell(jetstream, UserDeactivated(user_id="erin"), tenant, "/platform/users")
+        await self._managed_by(desk, [department], "")
+        await client.close()
+
+    def _feeder(self, managed: Managed, tenant: UUID, user_id: str) -> Callable[[], Awaitable[None]]:
+        """Hands the same event to the consumer, as often as it is called."""
+        service = managed.served.service
+        found = handlers(service.db, Directory(managed.served.settings))
+        (handler,) = (handler for handler in found if handler.name == HANDLER)
+        body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
+        delivery = Delivery(uuid4(), tenant, f"platform.users.v1.UserDeactivated.{tenant.hex}", body, "", "")
+        consumer = Consumer(service.db, "entities", handler)
+
+        async def feed(**_: Any) -> None:
+            await consumer.handle(delivery, Trace.from_header(None))
+
+        return feed

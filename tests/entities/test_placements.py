@@ -1,0 +1,97 @@
+"""The rules of the tree of departments, day by day, against looking at every single day."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date, timedelta
+from typing import TypeAlias
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX
+from services.entities.domain.placements import Placement, check_move, levels_below
+from services.entities.errors import DepartmentCycle, DepartmentTreeTooDeep
+
+FIRST = date(2026, 1, 1)
+DAYS = 8
+DEPARTMENTS = [UUID(int=number) for number in range(1, 8)]
+LOW = [UUID(int=number) for number in range(100, 100 + DEPARTMENT_DEPTH_MAX - 1)]
+"""One below the other since ever, so that one level is left below the last of them."""
+
+Move: TypeAlias = tuple[int, UUID, UUID | None]
+"""From which day on, who, below whom."""
+moves = st.lists(
+    st.tuples(
+        st.integers(0, DAYS - 1), st.sampled_from(DEPARTMENTS), st.sampled_from([None, LOW[-1], *DEPARTMENTS])
+    ),
+    max_size=25,
+)  # fmt: skip
+
+
+def on(day: int) -> date:
+    return FIRST + timedelta(days=day)
+
+
+def placed(placements: list[Placement], department_id: UUID, parent_id: UUID | None, day: date) -> list[Placement]:
+    """As the history has it after the move."""
+    kept = [
+        replace(each, end=day) if each.department_id == department_id and each.holds_on(day) else each
+        for each in placements
+        if each.department_id != department_id or each.start < day
+    ]
+    return [*kept, Placement(department_id, parent_id, day, None)]
+
+
+def parents_on(placements: list[Placement], day: date) -> dict[UUID, UUID | None]:
+    return {each.department_id: each.parent_id for each in placements if each.holds_on(day)}
+
+
+def wrong(parents: Mapping[UUID, UUID | None]) -> type[Exception] | None:
+    """What is wrong with the tree of one day."""
+    for department_id in parents:
+        above: list[UUID] = []
+        one: UUID | None = department_id
+        while one is not None:
+            if one in above:
+                return DepartmentCycle
+            above.append(one)
+            one = parents[one]
+        if len(above) > DEPARTMENT_DEPTH_MAX:
+            return DepartmentTreeTooDeep
+    return None
+
+
+@given(moves)
+def test_a_move_is_refused_exactly_where_a_day_would_have_no_tree(made: list[Move]) -> None:
+    history = [Placement(each, None, FIRST, None) for each in DEPARTMENTS]
+    history += [
+        Placement(each, above, FIRST, None) for each, above in zip(LOW, [None, *LOW], strict=False)
+    ]  # fmt: skip
+    for number, department_id, parent_id in made:
+        day = on(number)
+        moved = placed(history, department_id, parent_id, day)
+        bad = [(on(each), wrong(parents_on(moved, on(each)))) for each in range(DAYS)]
+        first = next(((each, why) for each, why in bad if why), None)
+        if first is None:
+            if parent_id:
+                check_move(history, department_id, parent_id, day)
+            history = moved
+            continue
+        assert parent_id is not None
+        with pytest.raises(first[1]) as refused:
+            check_move(history, department_id, parent_id, day)
+        assert getattr(refused.value, "metadata")["date"] == first[0].isoformat()  # noqa: B009
+
+
+def test_levels_are_counted_from_the_department_down() -> None:
+    one, two, three, beside = DEPARTMENTS[:4]
+    parents = {one: None, two: one, three: two, beside: one}
+    assert [levels_below(parents, each) for each in (one, two, three, beside)] == [3, 2, 1, 1]
+
+
+def test_a_placement_holds_from_its_first_day_to_the_one_before_its_end() -> None:
+    placement = Placement(DEPARTMENTS[0], None, on(1), on(3))
+    assert [placement.holds_on(on(day)) for day in range(5)] == [False, True, True, False, False]
+    assert replace(placement, end=None).holds_on(on(999))

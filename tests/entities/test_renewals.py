@@ -1,0 +1,378 @@
+"""Whether and how contracts are renewed: the successor's terms, what we would do, and what ends soon."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+import pytest
+from billing.entities.v1.contract_pb2 import Contract
+from billing.entities.v1.entity_pb2 import Entity
+from billing.entities.v1.renewal_pb2 import ContractSummary, RenewalCheck, RenewalReason
+from grpc import StatusCode
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit import ids
+from kit.money import Money
+from services.entities.domain.contracts import (
+    BillingFrequency,
+    ContractState,
+    ContractTerms,
+    ContractType,
+    LicenseState,
+    Phase,
+    flaws,
+)
+from services.entities.domain.proration import months_later
+from services.entities.domain.renewals import (
+    ReasonKind,
+    Recommendation,
+    Standing,
+    assess,
+    months_between,
+    percent,
+    renewed_terms,
+)
+from tests.entities.conftest import Desk
+from tests.entities.contract_desk import ContractDesk, day, money, phase
+from tests.harness.callers import Caller, refusal
+
+Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+R, K = Recommendation, ReasonKind
+
+
+@pytest.fixture
+def contracts(desk: Desk) -> ContractDesk:
+    return ContractDesk(desk)
+
+
+@pytest.fixture
+async def acme(desk: Desk) -> Entity:
+    return await desk.found("ACME")
+
+
+def eur(amount: str) -> Money:
+    return Money(Decimal(amount), "EUR")
+
+
+def terms(start: str = "2026-01-01", end: str | None = "2027-01-01", **changed: Any) -> ContractTerms:
+    """A year for 1,200 euros."""
+    agreed = ContractTerms(
+        contract_number="C-1", name="Cloud", contract_type=ContractType.SERVICES, start_date=date.fromisoformat(start),
+        end_date=date.fromisoformat(end) if end else None, total_value=eur("1200"),
+        billing_frequency=BillingFrequency.MONTHLY, phases=(), minimum_commitment=None, license_tier="", seats=0,
+        payment_terms_days=30, purchase_order_number="", purchase_order_limit=None, auto_renew=False,
+        renewal_term_months=12, renewal_notice_days=30, renewal_uplift_bp=0, sla_terms=None,
+    )  # fmt: skip
+    return replace(agreed, **changed)
+
+
+class TestTermsOfTheSuccessor:
+    def test_it_begins_where_the_other_ends_and_is_dearer_by_the_uplift(self) -> None:
+        renewed = renewed_terms(terms(renewal_uplift_bp=350))
+        assert (renewed.start_date, renewed.end_date) == (date(2027, 1, 1), date(2028, 1, 1))
+        assert (renewed.total_value, renewed.contract_number) == (eur("1242.00"), "")
+        assert renewed == replace(
+            terms(renewal_uplift_bp=350), contract_number="", start_date=renewed.start_date, end_date=renewed.end_date,
+            total_value=renewed.total_value,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("months", "value", "commitment"), [(24, "2400", "600"), (6, "600", "150"), (1, "100", "25")]
+    )
+    def test_what_was_agreed_for_a_term_follows_its_length(self, months: int, value: str, commitment: str) -> None:
+        agreed = terms(renewal_term_months=months, minimum_commitment=eur("300"))
+        renewed = renewed_terms(agreed)
+        assert (renewed.total_value, renewed.minimum_commitment) == (eur(value), eur(commitment))
+
+    def test_of_phases_the_last_one_goes_on(self) -> None:
+        phases = (Phase(date(2026, 1, 1), eur("50")), Phase(date(2026, 7, 1), eur("100")))
+        renewed = renewed_terms(terms(phases=phases, renewal_uplift_bp=1000))
+        assert renewed.phases == (Phase(date(2027, 1, 1), eur("110.00")),)
+        assert renewed.total_value == eur("1320.00")
+
+    def test_somebody_may_want_another_end_and_uplift(self) -> None:
+        renewed = renewed_terms(terms(), contract_number="N", end_date=date(2027, 7, 1), uplift_bp=5000)
+        assert (renewed.contract_number, renewed.end_date, renewed.total_value) == ("N", date(2027, 7, 1), eur("900"))
+
+    def test_the_last_day_of_a_month_stays_the_last_day(self) -> None:
+        renewed = renewed_terms(terms("2026-02-28", "2027-01-31", renewal_term_months=1))
+        assert renewed.end_date == date(2027, 2, 28)
+
+    def test_an_evergreen_one_has_none(self) -> None:
+        with pytest.raises(ValueError, match="no end"):
+            renewed_terms(terms(end=None))
+
+    @given(
+        st.dates(date(2000, 1, 1), date(2100, 1, 1)), st.integers(1, 3000), st.integers(1, 120), st.integers(0, 10_000),
+        st.decimals(0, 10**9, places=2),
+    )  # fmt: skip
+    def test_what_goes_together_goes_together_afterwards(
+        self, start: date, days: int, months: int, uplift_bp: int, value: Decimal
+    ) -> None:
+        agreed = replace(
+            terms(), start_date=start, end_date=start + timedelta(days=days), renewal_term_months=months,
+            renewal_uplift_bp=uplift_bp, total_value=Money(value, "EUR"), auto_renew=True,
+            renewal_notice_days=min(28, days),
+        )  # fmt: skip
+        assert flaws(agreed) == []
+        renewed = renewed_terms(agreed)
+        assert flaws(renewed) == []
+        assert renewed.start_date == agreed.end_date
+        assert renewed.end_date
+        assert agreed.end_date
+        ratio = months_between(renewed.start_date, renewed.end_date) / months_between(start, agreed.end_date)
+        exact = Fraction(value) * ratio * (10_000 + uplift_bp) / 10_000
+        assert abs(Fraction(renewed.total_value.amount) - exact) <= Fraction(2, 100)
+
+    @given(st.dates(date(2000, 1, 1), date(2100, 1, 1)), st.integers(0, 200), st.integers(0, 27))
+    def test_months_are_counted_exactly(self, start: date, months: int, days: int) -> None:
+        end = months_later(start, months)
+        assert months_between(start, end) == months
+        assert months <= months_between(start, end + timedelta(days=days)) < months + 1
+
+
+def standing(today: str = "2026-12-01", **changed: Any) -> Standing:
+    given = {
+        "terms": terms(), "state": ContractState.ACTIVE, "license_state": LicenseState.NONE, "renewed": False,
+        "termination_date": None, "used": None,
+    }  # fmt: skip
+    return Standing(**{**given, **changed}, today=date.fromisoformat(today))
+
+
+COMMITTED = terms(minimum_commitment=eur("1000"))
+AUTO = terms(auto_renew=True)
+
+
+class TestRecommendation:
+    @pytest.mark.parametrize(
+        ("changed", "recommended", "because"),
+        [
+            ({}, R.RENEW, [K.AS_AGREED]),
+            ({"state": ContractState.DRAFT}, R.NONE, [K.NOT_IN_FORCE]),
+            ({"state": ContractState.EXPIRED}, R.NONE, [K.NOT_IN_FORCE]),
+            ({"terms": terms(end=None)}, R.NONE, [K.EVERGREEN]),
+            ({"renewed": True}, R.NONE, [K.RENEWED]),
+            ({"termination_date": date(2026, 12, 24)}, R.NONE, [K.TERMINATED]),
+            ({"today": "2026-09-02"}, R.NONE, [K.NOT_YET]),
+            ({"today": "2026-09-03"}, R.RENEW, [K.AS_AGREED]),
+            ({"terms": terms(renewal_uplift_bp=999)}, R.RENEW, [K.AS_AGREED]),
+            ({"terms": terms(renewal_uplift_bp=1000)}, R.RENEGOTIATE, [K.UPLIFT_HIGH]),
+            ({"state": ContractState.SUSPENDED}, R.RENEGOTIATE, [K.SUSPENDED]),
+            ({"license_state": LicenseState.FAILED}, R.RENEGOTIATE, [K.LICENSE_FAILED]),
+            ({"terms": COMMITTED}, R.RENEW, [K.USAGE_UNKNOWN]),
+            ({"terms": COMMITTED, "used": eur("0")}, R.TERMINATE, [K.COMMITMENT_UNUSED]),
+            ({"terms": COMMITTED, "used": eur("457")}, R.TERMINATE, [K.COMMITMENT_UNUSED]),
+            ({"terms": COMMITTED, "used": eur("458")}, R.RENEGOTIATE, [K.COMMITMENT_UNDERUSED]),
+            ({"terms": COMMITTED, "used": eur("732")}, R.RENEGOTIATE, [K.COMMITMENT_UNDERUSED]),
+            ({"terms": COMMITTED, "used": eur("733")}, R.RENEW, [K.COMMITMENT_FITS]),
+            ({"terms": COMMITTED, "used": eur("1098")}, R.RENEW, [K.COMMITMENT_FITS]),
+            ({"terms": COMMITTED, "used": eur("1099")}, R.RENEGOTIATE, [K.COMMITMENT_EXCEEDED]),
+            (
+                {"terms": replace(COMMITTED, renewal_uplift_bp=2000), "used": eur("100")},
+                R.TERMINATE, [K.COMMITMENT_UNUSED, K.UPLIFT_HIGH],
+            ),
+            (
+                {"terms": replace(COMMITTED, renewal_uplift_bp=2000), "used": eur("1000")},
+                R.RENEGOTIATE, [K.UPLIFT_HIGH, K.COMMITMENT_FITS],
+            ),
+            ({"terms": AUTO, "today": "2026-12-02"}, R.RENEW, [K.AS_AGREED]),
+            ({"terms": AUTO, "today": "2026-12-03"}, R.RENEW, [K.AS_AGREED, K.NOTICE_OVER]),
+            (
+                {"terms": replace(COMMITTED, auto_renew=True), "used": eur("1"), "today": "2026-12-03"},
+                R.RENEGOTIATE, [K.COMMITMENT_UNUSED, K.NOTICE_OVER],
+            ),
+        ],
+    )  # fmt: skip
+    def test_what_we_would_do_and_why(
+        self, changed: dict[str, Any], recommended: Recommendation, because: list[ReasonKind]
+    ) -> None:
+        found, reasons = assess(standing(**changed))
+        assert (found, [reason.kind for reason in reasons]) == (recommended, because)
+        assert all(reason.text.endswith(".") for reason in reasons)
+
+    def test_before_its_first_day_nothing_is_expected(self) -> None:
+        early = standing("2025-12-31", terms=COMMITTED, used=eur("5"))
+        assert early.expected_utilisation_bp == 0
+
+    def test_a_share_for_people(self) -> None:
+        assert [percent(bp) for bp in (0, 5, 50, 1250, 1000, 10_000)] == [
+            "0 %", "0.05 %", "0.5 %", "12.5 %", "10 %", "100 %",
+        ]  # fmt: skip
+
+
+class TestRenewContract:
+    async def test_the_successor_is_a_draft_that_begins_at_the_end(self, contracts: ContractDesk, acme: Entity) -> None:
+        active = await contracts.put_in_force(
+            acme, start_date="2026-01-01", end_date="2199-01-01", renewal_uplift_bp=300, renewal_term_months=6,
+            phases=[phase("2026-01-01", "100")],
+        )  # fmt: skip
+        draft = await contracts.renew(active)
+        assert (draft.state, draft.renewed_from_id, list(draft.signatures)) == (Contract.DRAFT, active.id, [])
+        assert (draft.start_date, draft.end_date) == ("2199-01-01", "2199-07-01")
+        assert (draft.total_value, draft.phases[0].fee) == (money("618.00"), money("103.00"))
+        assert await contracts.get(draft) == draft
+        old = await contracts.get(active)
+        assert (old.state, old.renewed_to_id) == (Contract.ACTIVE, draft.id)
+
+    async def test_with_number_end_and_uplift_of_ones_own(self, contracts: ContractDesk, acme: Entity) -> None:
+        active = await contracts.put_in_force(acme)
+        draft = await contracts.renew(active, contract_number="NEXT", end_date="2190-01-01", uplift_bp=0)
+        assert (draft.contract_number, draft.end_date) == ("NEXT", "2190-01-01")
+        refused = await refusal(contracts.renew(await contracts.put_in_force(acme), contract_number="NEXT"))
+        assert refused.reason == "CONTRACT_NUMBER_TAKEN"
+
+    async def test_it_is_renewed_once(self, contracts: ContractDesk, acme: Entity) -> None:
+        active = await contracts.put_in_force(acme)
+        draft = await contracts.renew(active, request_id="key-1")
+        assert await contracts.renew(active, request_id="key-1") == draft
+        refused = await refusal(contracts.renew(active))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_ALREADY_RENEWED")
+        assert refused.metadata == {"contract_id": active.id, "renewed_to_id": draft.id}
+        assert len(await contracts.names()) == 2
+
+    async def test_again_after_the_successor_was_withdrawn(self, contracts: ContractDesk, acme: Entity) -> None:
+        active = await contracts.put_in_force(acme)
+        await contracts.terminate(await contracts.renew(active))
+        draft = await contracts.renew(active)
+        assert (await contracts.get(active)).renewed_to_id == draft.id
+
+    async def test_an_evergreen_one_is_not_renewed(self, contracts: ContractDesk, acme: Entity) -> None:
+        refused = await refusal(contracts.renew(await contracts.put_in_force(acme, end_date="")))
+        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_EVERGREEN")
+
+    async def test_an_end_before_its_start_is_refused(self, contracts: ContractDesk, acme: Entity) -> None:
+        active = await contracts.put_in_force(acme)
+        refused = await refusal(contracts.renew(active, end_date=active.end_date))
+        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"end_date"})
+
+    async def test_the_database_refuses_a_second_successor(
+        self, contracts: ContractDesk, acme: Entity, admin: Admin
+    ) -> None:
+        active = await contracts.put_in_force(acme)
+        await contracts.renew(active)
+        other = await contracts.write(acme)
+        query = "update entities.billing_contracts set renewed_from_id = $1 where id = $2"
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await admin.execute(query, ids.CONTRACT.parse(active.id), ids.CONTRACT.parse(other.id))
+
+
+async def use(admin: Admin, tenant_id: UUID, entity: Entity, on: str, amount: str, source: str = "USAGE") -> None:
+    """Something of a currency ("12.50 EUR") was used, as it stands in the books."""
+    number, currency = amount.split()
+    await admin.execute(
+        "insert into entities.cost_allocations (tenant_id, id, entity_id, department_path, category, source,"
+        " source_ref, amount, currency_code, entity_amount, entity_currency_code, rate, rate_date, unit, gl_code,"
+        " allocation_date, description, actor, create_time)"
+        " select $1, $2, $3, '{}', '', $4, '', $5, currency, $5, 'EUR', case when currency <> 'EUR' then 1 end,"
+        " case when currency <> 'EUR' then $7::date end, '', '', $7, '', 'a', now()"
+        " from (select $6::char(3) as currency) given",
+        tenant_id,
+        ids.new(),
+        ids.ENTITY.parse(entity.id),
+        source,
+        Decimal(number),
+        currency,
+        date.fromisoformat(on),
+    )
+
+
+class TestCheckRenewal:
+    async def test_all_there_is_to_know(
+        self, desk: Desk, contracts: ContractDesk, acme: Entity, admin: Admin, tenant: UUID
+    ) -> None:
+        active = await contracts.put_in_force(
+            acme, start_date=day(-100), end_date=day(100), minimum_commitment=money("1000"), auto_renew=True,
+            renewal_uplift_bp=500, renewal_term_months=12, billing_frequency=Contract.ONE_TIME,
+        )  # fmt: skip
+        await desk.set_rates(f"{day()} EUR/USD 2")
+        other = await desk.found("OTHER")
+        for entity, on, amount, source in (
+            (acme, day(-100), "300 EUR", "USAGE"), (acme, day(), "100 USD", "USAGE"), (acme, day(), "77 EUR", "MANUAL"),
+            (acme, day(-101), "77 EUR", "USAGE"), (other, day(), "77 EUR", "USAGE"),
+        ):  # fmt: skip
+            await use(admin, tenant, entity, on, amount, source)
+        check = await contracts.check(active)
+        assert check == RenewalCheck(
+            contract_id=active.id, end_date=day(100), days_to_end=100, notice_date=day(70), auto_renew=True,
+            recommendation=RenewalCheck.RENEGOTIATE,
+            reasons=[
+                RenewalReason(
+                    kind=RenewalReason.COMMITMENT_UNDERUSED,
+                    text="At the end 70 % of the commitment of 1000.00 EUR will be used.",
+                )
+            ],
+            current_value=money("1200.00"), renewal_value=check.renewal_value, renewal_start_date=day(100),
+            renewal_end_date=months_later(date.fromisoformat(day(100)), 12).isoformat(), committed=money("1000.00"),
+            used=money("350.00"), expected_utilisation_bp=7000,
+        )  # fmt: skip
+        assert Decimal(check.renewal_value.amount) > 1260
+
+    async def test_without_a_rate_it_does_not_guess(
+        self, contracts: ContractDesk, acme: Entity, admin: Admin, tenant: UUID
+    ) -> None:
+        active = await contracts.put_in_force(
+            acme, start_date=day(-100), end_date=day(50), minimum_commitment=money("1000")
+        )
+        await use(admin, tenant, acme, day(), "1 USD")
+        check = await contracts.check(active)
+        assert not check.HasField("used")
+        assert [reason.kind for reason in check.reasons] == [RenewalReason.USAGE_UNKNOWN]
+
+    async def test_a_draft_an_evergreen_one_and_one_with_a_successor(
+        self, contracts: ContractDesk, acme: Entity
+    ) -> None:
+        draft = await contracts.check(await contracts.write(acme))
+        evergreen = await contracts.check(await contracts.put_in_force(acme, end_date=""))
+        active = await contracts.put_in_force(acme)
+        successor = await contracts.renew(active)
+        renewed = await contracts.check(active)
+        for check, kind in (
+            (draft, RenewalReason.NOT_IN_FORCE), (evergreen, RenewalReason.EVERGREEN), (renewed, RenewalReason.RENEWED),
+        ):  # fmt: skip
+            assert (check.recommendation, [reason.kind for reason in check.reasons]) == (RenewalCheck.NONE, [kind])
+        assert (evergreen.end_date, evergreen.days_to_end, evergreen.notice_date) == ("", 0, "")
+        assert not evergreen.HasField("renewal_value")
+        assert renewed.renewed_to_id == successor.id
+
+
+class TestSummarizeContracts:
+    @pytest.fixture
+    def service(self, service_desk: Desk) -> ContractDesk:
+        return ContractDesk(service_desk)
+
+    async def test_by_entity_and_currency(
+        self, desk: Desk, contracts: ContractDesk, service: ContractDesk, acme: Entity
+    ) -> None:
+        other = await desk.found("OTHER")
+        for end in (day(30), day(31), day(60), day(90), day(91), ""):
+            await contracts.put_in_force(acme, start_date=day(-100), end_date=end, total_value=money("100.50"))
+        await contracts.suspend(await contracts.put_in_force(acme, start_date=day(-100), end_date=day(5)))
+        renewed = await contracts.put_in_force(acme, start_date=day(-100), end_date=day(7), total_value=money("1"))
+        await contracts.bring_into_force(await contracts.renew(renewed, uplift_bp=0, end_date=day(500)))
+        await contracts.put_in_force(acme, total_value=money("7", "JPY"))
+        await contracts.put_in_force(other)
+        await contracts.write(acme)
+        await contracts.terminate(await contracts.put_in_force(acme), for_cause=True)
+        first, yen, third = await service.summarize()
+        assert (first.entity_id, yen.entity_id, third.entity_id) == (acme.id, acme.id, other.id)
+        worth = Decimal(first.active_value.amount)
+        assert first == ContractSummary(
+            entity_id=acme.id, currency_code="EUR", active_contracts=8, active_value=first.active_value,
+            suspended_contracts=1, renewals_due_30_days=2, renewals_due_60_days=4, renewals_due_90_days=5,
+        )  # fmt: skip
+        assert worth > Decimal(604)
+        assert (yen.currency_code, yen.active_contracts, yen.active_value) == ("JPY", 1, money("7", "JPY"))
+        assert third.active_value == money("1200.00")
+        assert await service.summarize(other) == [third]
+
+    async def test_only_our_own_services_may_ask(
+        self, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+    ) -> None:
+        refused = await refusal(ContractDesk(desk_of(caller("billing_admin"))).summarize())
+        assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})

@@ -1,0 +1,132 @@
+"""Splits are exact: proved on cases worked out by hand and on a million drawn ones."""
+
+import random
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+
+from kit.money import Money
+from services.entities.domain.splits import split_money, split_units
+from services.entities.errors import SplitWeightNegative, SplitWeightsAllZero
+
+CASES = 1_000_000
+PARTS = 8
+"""Of so many cases each, so that workers share them."""
+
+
+def shares(amount: str, currency: str, *weights: str) -> list[str]:
+    """The shares as texts."""
+    split = split_money(Money(Decimal(amount), currency), [Decimal(weight) for weight in weights])
+    return [share.amount.text() for share in split]
+
+
+class TestByHand:
+    @pytest.mark.parametrize(
+        ("amount", "currency", "weights", "wanted"),
+        [
+            ("0.01", "EUR", ["9500", "500"], ["0.01", "0.00"]),
+            ("0.01", "EUR", ["500", "9500"], ["0.00", "0.01"]),
+            ("100.00", "EUR", ["1", "1", "1"], ["33.34", "33.33", "33.33"]),
+            ("200.00", "EUR", ["1", "1", "1"], ["66.67", "66.67", "66.66"]),
+            ("0.05", "EUR", ["1", "1", "1"], ["0.02", "0.02", "0.01"]),
+            ("100", "JPY", ["1", "1", "1"], ["34", "33", "33"]),
+            ("0.010", "BHD", ["1", "1", "1"], ["0.004", "0.003", "0.003"]),
+            ("10.00", "EUR", ["0", "3", "0", "1"], ["0.00", "7.50", "0.00", "2.50"]),
+            ("1.00", "EUR", ["0.000001", "0.000002"], ["0.33", "0.67"]),
+            ("1.00", "EUR", ["120.5", "79.5"], ["0.60", "0.40"]),
+            ("7.77", "EUR", ["42"], ["7.77"]),
+            ("0.00", "EUR", ["1", "2"], ["0.00", "0.00"]),
+            ("9999999999999.99", "EUR", ["999999999999", "999999999999", "1"],
+             ["4999999999997.50", "4999999999997.49", "5.00"]),
+        ],
+    )  # fmt: skip
+    def test_the_shares(self, amount: str, currency: str, weights: list[str], wanted: list[str]) -> None:
+        assert shares(amount, currency, *weights) == wanted
+
+    def test_a_tie_goes_to_the_first_target(self) -> None:
+        assert split_units(1, [5, 5]) == [1, 0]
+        assert split_units(3, [1, 1, 1, 1]) == [1, 1, 1, 0]
+        assert split_units(1, [0, 5, 5]) == [0, 1, 0]
+
+    def test_the_largest_remainder_goes_before_the_first_target(self) -> None:
+        assert split_units(10, [15, 18, 67]) == [1, 2, 7]  # 1.5, 1.8, 6.7
+
+    def test_a_share_knows_its_weight_and_the_exact_part_of_the_whole(self) -> None:
+        first, second = split_money(Money(Decimal("0.01"), "EUR"), [Decimal(9500), Decimal(500)])
+        assert (first.weight, first.fraction) == (Decimal(9500), Fraction(19, 20))
+        assert (second.weight, second.fraction) == (Decimal(500), Fraction(1, 20))
+
+    def test_a_weight_below_zero_is_refused_by_name(self) -> None:
+        with pytest.raises(SplitWeightNegative) as refused:
+            split_units(100, [1, 2, -1])
+        assert refused.value.metadata == {"target": "targets[2]"}
+
+    @pytest.mark.parametrize("weights", [[], [0], [0, 0, 0]])
+    def test_weights_that_are_all_zero_are_refused(self, weights: list[int]) -> None:
+        with pytest.raises(SplitWeightsAllZero):
+            split_units(100, weights)
+
+    def test_less_than_nothing_is_not_split(self) -> None:
+        with pytest.raises(ValueError, match="less than nothing"):
+            split_units(-1, [1, 1])
+
+
+class TestDrawn:
+    @pytest.mark.parametrize("part", range(PARTS))
+    def test_a_million_splits_keep_every_promise(self, part: int) -> None:
+        draw = random.Random(part)  # noqa: S311 - the same cases in every run
+        for case in range(CASES // PARTS):
+            units, weights = drawn(draw)
+            problem = broken_promise(units, weights, split_units(units, weights))
+            assert problem is None, (part, case, units, weights, problem)
+
+    def test_any_order_of_the_targets_gives_the_same_but_for_ties(self) -> None:
+        draw = random.Random(PARTS)  # noqa: S311
+        for _ in range(CASES // 20):
+            units, weights = drawn(draw)
+            order = list(range(len(weights)))
+            draw.shuffle(order)
+            shuffled = split_units(units, [weights[place] for place in order])
+            again = [share for _, share in sorted(zip(order, shuffled, strict=True))]
+            assert same_but_for_ties(units, weights, split_units(units, weights), again)
+
+
+def drawn(draw: random.Random) -> tuple[int, list[int]]:
+    """Units and weights: small and huge ones, with zeros and equal ones among them."""
+    kind = draw.random()
+    most = 3 if kind < 0.3 else 10_000 if kind < 0.7 else 10**18
+    weights = [int(draw.random() * most) for _ in range(1 + int(draw.random() * 6))]
+    weights[int(draw.random() * len(weights))] += 1  # so that not all are zero
+    return int(draw.random() * (10 if draw.random() < 0.3 else 10**15)), weights
+
+
+def broken_promise(units: int, weights: list[int], split: list[int]) -> str | None:
+    """What is wrong with the shares; None where nothing is."""
+    if sum(split) != units:
+        return "they do not sum to the whole"
+    total = sum(weights)
+    for share, weight in zip(split, weights, strict=True):
+        if not -total < share * total - units * weight < total:
+            return "one is a unit or more away from the exact share"
+        if not weight and share:
+            return "who weighs nothing bears something"
+    ordered = [share for _, share in sorted(zip(weights, split, strict=True))]
+    if ordered != sorted(ordered):
+        return "who weighs more bears less"
+    if not same_but_for_ties(units, weights, split, split_units(units, weights[::-1])[::-1]):
+        return "it is another in the opposite order"
+    return None
+
+
+def same_but_for_ties(units: int, weights: list[int], one: list[int], other: list[int]) -> bool:
+    """Whether both give each the same; only those that lost the same by rounding may bear a unit of one another."""
+    if one == other:
+        return True
+    total = sum(weights)
+    lost = [units * weight % total for weight in weights]
+    return all(
+        sum(share for share, of in zip(one, lost, strict=True) if of == tied)
+        == sum(share for share, of in zip(other, lost, strict=True) if of == tied)
+        for tied in lost
+    )

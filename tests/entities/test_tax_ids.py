@@ -1,0 +1,85 @@
+"""Currencies, countries and tax numbers are those that there are."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit.errors import InvalidFields
+from services.entities.service.tax_ids import TAX_IDS, check_tax_id
+from tests.entities.conftest import Desk
+from tests.harness.callers import refusal
+
+EU = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"
+EXAMPLES = [(country, example) for country, kinds in TAX_IDS.items() for _, example in kinds]
+
+
+def problem(country: str, tax_id: str) -> str:
+    """What is told about a tax number; the test fails if it is accepted."""
+    with pytest.raises(InvalidFields) as refused:
+        check_tax_id(country, tax_id)
+    [violation] = refused.value.violations
+    assert (violation.field, violation.rule) == ("tax_id", "known.tax_id")
+    return violation.description
+
+
+class TestTaxIds:
+    @pytest.mark.parametrize(("country", "example"), EXAMPLES)
+    def test_every_example_that_is_named_is_accepted(self, country: str, example: str) -> None:
+        check_tax_id(country, example)
+
+    def test_the_countries_of_the_union_and_the_largest_others_are_known(self) -> None:
+        assert not {*EU.split(), "GB", "US", "CH", "NO"} - TAX_IDS.keys()
+
+    @pytest.mark.parametrize(
+        ("country", "tax_id"),
+        [
+            ("DE", "DE123456789"), ("DE", "FR40303265045"), ("FR", "FR84323140391"), ("GB", "GB802311781"),
+            ("US", "07-1144442"), ("CH", "CHE-100.155.213"), ("IT", "00743110158"), ("ES", "ESA58818502"),
+            ("NL", "NL123456789B90"), ("DE", "x"), ("DE", "ＤＥ１"),
+        ],
+    )  # fmt: skip
+    def test_a_wrong_check_digit_form_or_country_is_refused(self, country: str, tax_id: str) -> None:
+        told = problem(country, tax_id)
+        assert repr(tax_id) in told
+        assert all(example in told for _, example in TAX_IDS[country])
+
+    def test_one_digit_more_or_less_is_refused(self) -> None:
+        for country in ("DE", "FR", "GB", "US", "CH"):
+            kind, example = TAX_IDS[country][0]
+            assert kind
+            problem(country, example[:-1])
+            problem(country, f"{example}0")
+
+    def test_none_and_those_of_unknown_countries_are_fine(self) -> None:
+        check_tax_id("DE", "")
+        check_tax_id("KP", "whatever it is")
+
+    @given(st.sampled_from(sorted(TAX_IDS)), st.text(max_size=40))
+    def test_whatever_is_written_is_either_fine_or_refused(self, country: str, text: str) -> None:
+        try:
+            check_tax_id(country, text)
+        except InvalidFields as refused:
+            assert [violation.field for violation in refused.violations] == ["tax_id"]
+
+
+class TestEntities:
+    async def test_a_number_that_is_none_is_refused_with_the_form_that_is_expected(self, desk: Desk) -> None:
+        refused = await refusal(desk.found(country_code="DE", tax_id="DE123456789"))
+        assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"tax_id": "known.tax_id"})
+        assert "such as DE136695976" in refused.fields["tax_id"]
+        assert await desk.entities() == []
+
+    async def test_it_is_kept_as_it_is_written(self, desk: Desk) -> None:
+        assert (await desk.found(country_code="CH", tax_id="CHE 107787577 MWST")).tax_id == "CHE 107787577 MWST"
+        assert (await desk.found("US", country_code="US", tax_id="91-1144442")).tax_id == "91-1144442"
+
+    async def test_number_and_country_must_go_together_after_an_update(self, desk: Desk) -> None:
+        entity = await desk.found(country_code="DE", tax_id="DE111111125")
+        for given_ in ({"country_code": "FR"}, {"tax_id": "FR40303265045"}):
+            assert (await refusal(desk.update(entity, **given_))).rules == {"tax_id": "known.tax_id"}
+        both = await desk.update(entity, country_code="FR", tax_id="FR40303265045")
+        assert (both.country_code, both.tax_id) == ("FR", "FR40303265045")
+
+    async def test_currency_and_country_are_those_that_there_are(self, desk: Desk) -> None:
+        refused = await refusal(desk.found(currency_code="XYZ", country_code="XX", tax_id="1"))
+        assert refused.rules == {"currency_code": "known.currency_code", "country_code": "known.country_code"}

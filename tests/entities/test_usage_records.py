@@ -1,0 +1,358 @@
+"""What was used becomes allocations: each record once, and what can't be one is put aside until it can."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import asyncpg
+import nats as nats_client
+import pytest
+from billing.entities.v1.allocation_pb2 import Allocation
+from billing.entities.v1.department_pb2 import Department
+from billing.entities.v1.events_pb2 import CostAllocated
+from billing.operations.v1.operations_service_pb2 import ListDeadLettersRequest, RedriveDeadLetterRequest
+from nats.aio.client import Client
+from outside.usage.v1.usage_pb2 import UsageRecorded
+
+from eventing import bus
+from kit.errors import InvalidFields
+from kit.settings import Settings
+from services.entities.errors import AllocationSourceTaken, EntityStateForbids, RateMissing
+from tests.entities.allocation_desk import AllocationDesk, money, money_text
+from tests.entities.conftest import Desk
+from tests.entities.usage_records import CONSUMER, Replica, Tracked, usage
+from tests.harness import servers
+from tests.harness.callers import Caller
+from tests.harness.databases import Copy
+from tests.harness.outside import Heard
+from tests.harness.services import Entities, Served, served
+
+MANY = 1_000
+
+
+@pytest.fixture
+def tracked(nats: Client, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]", entities: Entities) -> Tracked:
+    return Tracked(nats, tenant, admin)
+
+
+@pytest.fixture
+async def engineering(desk: Desk) -> Department:
+    return await desk.set_up(await desk.found("ACME", time_zone="Asia/Tokyo"), "ENG", gl_code="6200")
+
+
+@pytest.fixture
+async def replica(entities_served: Served[Entities], tenant: UUID) -> AsyncIterator[Replica]:
+    """A second entities service."""
+    from services.entities.main import compose
+
+    service = compose(entities_served.settings)
+    yield Replica(service, tenant)
+    await service.db.close()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between tries, milliseconds."""
+    monkeypatch.setattr("eventing.consumer._PAUSES_S", (0.01,))
+
+
+class TestAllocated:
+    async def test_a_record_is_a_cost_of_whoever_used_it(
+        self, costs: AllocationDesk, tracked: Tracked, engineering: Department, heard: Heard
+    ) -> None:
+        record = usage(
+            engineering, "12.34 EUR", quantity="7.25", unit="GB", description="Storage", record_id="meter-1:17"
+        )
+        record.usage_time.FromDatetime(datetime(2026, 3, 31, 15, 0, tzinfo=UTC))  # midnight in Tokyo
+        await tracked.say(record)
+        await tracked.done(record)
+        (made,) = await costs.listed(engineering)
+        assert made == Allocation(
+            id=made.id,
+            entity_id=engineering.entity_id,
+            department_id=engineering.id,
+            department_path=[engineering.id],
+            category="cloud",
+            source=Allocation.USAGE,
+            source_ref="meter-1:17",
+            amount=money("12.34 EUR"),
+            entity_amount=money("12.34 EUR"),
+            quantity="7.25",
+            unit="GB",
+            gl_code="6200",
+            allocation_date="2026-04-01",
+            description="Storage",
+            actor="/usage-tracking",
+            create_time=made.create_time,
+        )
+        told = await heard.first(CostAllocated)
+        assert (told.allocation_id, told.source, told.source_ref) == (made.id, "USAGE", "meter-1:17")
+        assert heard.headers(CostAllocated)["ce-actor"] == "/usage-tracking"
+
+    async def test_those_who_do_not_know_our_ids_name_codes(
+        self, desk: Desk, costs: AllocationDesk, tracked: Tracked, engineering: Department
+    ) -> None:
+        other = await desk.set_up(await desk.found("OTHER"), "ENG")  # the same code, elsewhere
+        records = [
+            usage(None, "1.00 EUR", entity_code="ACME", department_code="ENG"),
+            usage(None, "2.00 EUR", entity_code="OTHER", department_code="ENG"),
+            usage(None, "3.00 EUR", entity_id=engineering.entity_id, department_code="ENG"),
+            usage(None, "4.00 EUR", entity_code="OTHER", department_id=other.id),
+        ]
+        await tracked.say(*records)
+        await tracked.done(*records)
+        assert {money_text(each.amount) for each in await costs.listed(engineering)} == {"1.00 EUR", "3.00 EUR"}
+        assert {money_text(each.amount) for each in await costs.listed(other)} == {"2.00 EUR", "4.00 EUR"}
+
+    async def test_without_a_department_the_entity_bears_it(
+        self, costs: AllocationDesk, tracked: Tracked, engineering: Department, heard: Heard
+    ) -> None:
+        await tracked.say(usage(None, entity_id=engineering.entity_id))
+        made = await costs.get((await heard.first(CostAllocated)).allocation_id)
+        assert (made.entity_id, made.department_id) == (engineering.entity_id, "")
+
+    async def test_another_currency_is_converted_at_the_rate_of_its_day(
+        self, desk: Desk, costs: AllocationDesk, tracked: Tracked, engineering: Department
+    ) -> None:
+        await desk.set_rates("2026-03-01 USD/EUR 0.9")
+        records = [usage(engineering, f"{n}.00 USD") for n in (1, 2)]
+        for record in records:
+            record.usage_time.FromDatetime(datetime(2026, 3, 5, tzinfo=UTC))
+        await tracked.say(*records)
+        await tracked.done(*records)
+        assert {money_text(each.entity_amount) for each in await costs.listed(engineering)} == {"0.90 EUR", "1.80 EUR"}
+
+
+class TestOnce:
+    async def test_said_again_it_counts_once(
+        self, costs: AllocationDesk, tracked: Tracked, engineering: Department
+    ) -> None:
+        """Delivered again under the same event id, and said anew under others."""
+        record, last, event_id = usage(engineering), usage(engineering), uuid4()
+        await tracked.say(record, event_id=event_id)
+        await tracked.say(record, event_id=event_id)
+        await tracked.say(record, record, record)
+        await tracked.done(record)
+        await tracked.say(record, last)
+        await tracked.done(last)
+        assert await tracked.counted() == {record.record_id: 1, last.record_id: 1}
+        assert sorted(await tracked.told()) == sorted([record.record_id, last.record_id])
+
+    async def test_what_was_allocated_by_hand_is_not_allocated_again(
+        self, costs: AllocationDesk, replica: Replica, tracked: Tracked, engineering: Department
+    ) -> None:
+        record = usage(engineering, record_id="r-1")
+        await replica.take(record)
+        (made,) = await costs.listed(engineering)
+        again = await costs.allocate(
+            engineering, source=Allocation.USAGE, source_ref="r-1", category="cloud",
+            allocation_date=made.allocation_date,
+        )  # fmt: skip
+        assert again == made
+        assert await tracked.told() == ["r-1"]
+
+    async def test_taken_back_it_stays_so(
+        self, costs: AllocationDesk, replica: Replica, tracked: Tracked, engineering: Department
+    ) -> None:
+        record = usage(engineering)
+        await replica.take(record)
+        await costs.reverse((await costs.listed(engineering))[0])
+        await replica.take(record)
+        assert len(await costs.listed(engineering)) == 2
+        assert await tracked.told() == [record.record_id]
+
+    async def test_the_record_of_another_tenant_is_another_one(
+        self, costs: AllocationDesk, replica: Replica, engineering: Department, stranger: tuple[Desk, AllocationDesk],
+        nats: Client, admin: "asyncpg.Pool[asyncpg.Record]",
+    ) -> None:  # fmt: skip
+        await replica.take(usage(engineering, record_id="r-1"))
+        their_desk, their_costs = stranger
+        theirs = await their_desk.set_up(await their_desk.found("ACME"))
+        their_usage = Tracked(nats, their_costs.who.tenant_id, admin)
+        record = usage(None, "3.00 EUR", entity_code="ACME", department_code="ENG", record_id="r-1")
+        await their_usage.say(record)
+        await their_usage.done(record)
+        assert [money_text(each.amount) for each in await their_costs.listed(theirs)] == ["3.00 EUR"]
+        assert [money_text(each.amount) for each in await costs.listed(engineering)] == ["10.00 EUR"]
+
+    async def test_many_count_each_once_by_two_replicas(
+        self, tracked: Tracked, replica: Replica, engineering: Department
+    ) -> None:
+        """While the service takes them from NATS, a second one is handed the same, in another order."""
+        records = [usage(engineering, "0.01 EUR") for _ in range(MANY)]
+        twice = asyncio.gather(*map(replica.take, reversed(records)))
+        await tracked.say(*records, *records[::3])
+        await twice
+        await tracked.done(*records)
+        assert await tracked.counted() == {each.record_id: 1 for each in records}
+        assert sorted(await tracked.told()) == sorted(each.record_id for each in records)
+
+
+class TestReplicaThatGoes:
+    async def test_what_it_had_in_hand_is_done_once_by_the_next(
+        self, fresh_database: Callable[[], Awaitable[Copy]], settings: Callable[..., Settings], finance: Caller,
+        tenant: UUID, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """One that hears the stream ends in the middle, again and again, and another one goes on.
+
+        What was on its way to the one that ended comes to the next after three seconds here, instead of a minute.
+        """
+        from services.entities.main import compose
+
+        monkeypatch.setattr("eventing.consumer._ACK_WAIT_S", 3)
+        database = await fresh_database()
+        records: list[UsageRecorded] = []
+        async with own_stream(tmp_path) as (nats, nats_url), asyncpg.create_pool(database.admin_url, min_size=1) as own:
+            settings_here, tracked = (
+                settings("entities", database=database, nats_url=nats_url),
+                Tracked(nats, tenant, own),
+            )
+            for turn in range(3):
+                async with served(settings_here, compose, Entities) as entities:
+                    desk = Desk(finance, entities.stubs)
+                    department = await desk.set_up(await desk.found(f"E{turn}"))
+                    some = [usage(department, "0.01 EUR") for _ in range(MANY)]
+                    records += some
+                    saying = asyncio.create_task(tracked.say(*some, *some[::5]))
+                    await tracked.done(some[0])  # and others are under way
+                await saying
+            async with served(settings_here, compose, Entities):
+                await tracked.done(*records, within_s=60)
+                assert await tracked.counted() == {each.record_id: 1 for each in records}
+                assert sorted(await tracked.told()) == sorted(each.record_id for each in records)
+
+
+@contextlib.asynccontextmanager
+async def own_stream(folder: Path) -> AsyncIterator[tuple[Client, str]]:
+    """A NATS server that no other service hears."""
+    with servers.nats(folder) as url:
+        client = await nats_client.connect(url)
+        await bus.ensure_stream(client.jetstream())
+        yield client, url
+        await client.close()
+
+
+class TestPutAside:
+    async def test_what_can_not_be_allocated_is_a_dead_letter_that_says_why(
+        self, desk: Desk, tracked: Tracked, engineering: Department, pauses: None
+    ) -> None:
+        closed = await desk.set_up(await desk.found("CLOSED"))
+        await desk.deactivate(closed.entity_id)
+        bad: dict[str, UsageRecorded] = {
+            "names no entity that there is: 'NOBODY'": usage(None, entity_code="NOBODY"),
+            "names no department that there is: 'NOBODY'": usage(None, entity_code="ACME", department_code="NOBODY"),
+            "EntityStateForbids": usage(closed),
+            "DepartmentOfOtherEntity": usage(None, entity_id=engineering.entity_id, department_id=closed.id),
+            "There is no exchange rate from USD to EUR": usage(engineering, "1.00 USD"),
+            "must be above zero": usage(engineering, "0.00 EUR"),
+            "has 3 decimal places": usage(engineering, "1.001 EUR"),
+            "amount": usage(engineering, "-1.00 EUR"),
+            "entity_id": usage(None),
+            "record_id": usage(engineering, record_id=" "),
+            "usage_time": UsageRecorded(record_id="t", entity_id=engineering.entity_id, amount=money("1.00 EUR")),
+        }
+        good = usage(engineering)
+        await tracked.say(*bad.values(), good)
+        await tracked.done(good)
+        errors = [letter["error"] for letter in await tracked.buried(len(bad))]
+        assert len(errors) == len(bad)
+        for said in bad:
+            assert any(said in error for error in errors), (said, errors)
+        assert await tracked.counted() == {good.record_id: 1}
+
+    async def test_said_with_another_content_it_is_a_dead_letter_and_changes_nothing(
+        self, costs: AllocationDesk, tracked: Tracked, engineering: Department, pauses: None
+    ) -> None:
+        await tracked.say(usage(engineering, record_id="r-1"))
+        await tracked.done(usage(engineering, record_id="r-1"))
+        await tracked.say(usage(engineering, "11.00 EUR", record_id="r-1"))
+        (letter,) = await tracked.buried()
+        (made,) = await costs.listed(engineering)
+        assert "AllocationSourceTaken" in letter["error"]
+        assert made.id in letter["error"]
+        assert money_text(made.amount) == "10.00 EUR"
+
+    async def test_once_the_cause_is_mended_it_is_redriven(
+        self, desk: Desk, costs: AllocationDesk, tracked: Tracked, engineering: Department,
+        caller: Callable[..., Caller], entities: Entities, pauses: None,
+    ) -> None:  # fmt: skip
+        record = usage(engineering, "2.00 USD")
+        record.usage_time.FromDatetime(datetime(2026, 3, 5, tzinfo=UTC))
+        await tracked.say(record)
+        (letter,) = await tracked.buried()
+        operator = caller("billing_admin")
+        request = RedriveDeadLetterRequest(consumer=CONSUMER, event_id=str(letter["event_id"]))
+        await desk.set_rates("2026-03-01 USD/EUR 0.9")
+        await operator.call(entities.operations.RedriveDeadLetter, request)
+        assert [money_text(each.entity_amount) for each in await costs.listed(engineering)] == ["1.80 EUR"]
+        left = await operator.call(entities.operations.ListDeadLetters, ListDeadLettersRequest())
+        assert not left.dead_letters
+
+    async def test_what_is_no_record_at_all_is_put_aside_too(self, tracked: Tracked, pauses: None) -> None:
+        await tracked.say_raw("{")
+        (letter,) = await tracked.buried()
+        assert letter["body"] == "{"
+
+
+class TestTogether:
+    async def test_one_that_is_refused_keeps_none_of_the_others_back(
+        self, replica: Replica, tracked: Tracked, engineering: Department
+    ) -> None:
+        good = [usage(engineering) for _ in range(50)]
+        bad = [usage(engineering, "1.00 USD"), usage(None, entity_code="NOBODY")]
+        outcomes = await asyncio.gather(*map(replica.take, [*good[:25], *bad, *good[25:]]), return_exceptions=True)
+        refused = [each for each in outcomes if each]
+        assert [type(each) for each in refused] == [RateMissing, InvalidFields]
+        assert await tracked.counted() == {each.record_id: 1 for each in good}
+
+    async def test_one_that_fails_in_the_database_keeps_none_of_the_others_back(
+        self, replica: Replica, tracked: Tracked, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+    ) -> None:
+        """Whatever it is that nobody thought of."""
+        tenant_id = tracked.tenant_id
+        name = f"unforeseen_{tenant_id.hex}"
+        forbid = f"check (tenant_id <> '{tenant_id}' or category <> 'unforeseen') not valid"
+        await admin.execute(f"alter table entities.cost_allocations add constraint {name} {forbid}")
+        try:
+            records = [usage(engineering) for _ in range(10)]
+            records[4].category = "unforeseen"
+            outcomes = await asyncio.gather(*map(replica.take, records), return_exceptions=True)
+        finally:
+            await admin.execute(f"alter table entities.cost_allocations drop constraint {name}")
+        assert [number for number, each in enumerate(outcomes) if each] == [4]
+        assert await tracked.counted() == {each.record_id: 1 for each in records if each.category == "cloud"}
+
+    async def test_those_of_many_tenants_are_kept_apart(
+        self, nats: Client, admin: "asyncpg.Pool[asyncpg.Record]", entities: Entities, caller: Callable[..., Caller]
+    ) -> None:
+        async def one(number: int) -> tuple[Tracked, list[UsageRecorded]]:
+            who = caller("finance", tenant=uuid4())
+            desk = Desk(who, entities)
+            department = await desk.set_up(await desk.found("ACME"))
+            records = [usage(department, f"{number}.00 EUR", record_id=f"r-{each}") for each in range(20)]
+            return Tracked(nats, who.tenant_id, admin), records
+
+        tenants = [await one(number) for number in range(1, 6)]
+        await asyncio.gather(*(tracked.say(*records) for tracked, records in tenants))
+        for tracked, records in tenants:
+            await tracked.done(*records)
+            assert await tracked.counted() == {each.record_id: 1 for each in records}
+            assert len(await tracked.told()) == len(records)
+
+    async def test_a_closed_entity_is_told_to_the_one_who_asks(
+        self, desk: Desk, replica: Replica, engineering: Department
+    ) -> None:
+        await desk.deactivate(engineering.entity_id)
+        with pytest.raises(EntityStateForbids):
+            await replica.take(usage(engineering))
+
+    async def test_twice_in_one_group_with_another_content_the_second_is_refused(
+        self, replica: Replica, tracked: Tracked, engineering: Department
+    ) -> None:
+        pair = usage(engineering, record_id="r-1"), usage(engineering, "11.00 EUR", record_id="r-1")
+        outcomes = await asyncio.gather(*map(replica.take, pair), return_exceptions=True)
+        assert [type(each) for each in outcomes if each] == [AllocationSourceTaken]
+        assert await tracked.counted() == {"r-1": 1}

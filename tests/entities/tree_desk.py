@@ -1,0 +1,66 @@
+"""A desk at which groups are reorganised: entities and departments are moved, and departments go out of use."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from billing.entities.v1 import department_service_pb2 as departments_pb
+from billing.entities.v1 import entity_service_pb2 as pb
+from billing.entities.v1.department_pb2 import Department
+from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
+
+from tests.entities.conftest import Desk, _id
+
+
+class TreeDesk(Desk):
+    """What somebody does with the trees, in few words."""
+
+    async def move(self, entity: Entity | str, parent: Entity | str = "", **given: Any) -> Entity:
+        request = pb.MoveEntityRequest(id=_id(entity), new_parent_id=_id(parent), **given)
+        return await self.who.call(self.entities_stub.MoveEntity, request)
+
+    async def tree_of(self, entity: Entity | str, day: str, max_depth: int = 0) -> EntityHierarchy:
+        """As it was on a day."""
+        request = pb.GetEntityHierarchyRequest(id=_id(entity), as_of_date=day, max_depth=max_depth)
+        return await self.who.call(self.entities_stub.GetEntityHierarchy, request)
+
+    async def move_department(
+        self, department: Department | str, parent: Department | str = "", day: str = "", **given: Any
+    ) -> Department:
+        request = departments_pb.MoveDepartmentRequest(
+            id=_id(department), new_parent_id=_id(parent), effective_date=day, **given
+        )
+        return await self.who.call(self.departments_stub.MoveDepartment, request)
+
+    async def retire(self, department: Department | str, **given: Any) -> Department:
+        request = departments_pb.DeactivateDepartmentRequest(id=_id(department), **given)
+        return await self.who.call(self.departments_stub.DeactivateDepartment, request)
+
+    async def revive(self, department: Department | str, **given: Any) -> Department:
+        request = departments_pb.ActivateDepartmentRequest(id=_id(department), **given)
+        return await self.who.call(self.departments_stub.ActivateDepartment, request)
+
+    async def history(self, department: Department | str, page_size: int = 0) -> list[tuple[str, str, str]]:
+        """Parent, first day and day after the last one of each placement, page by page."""
+        found: list[tuple[str, str, str]] = []
+        token = ""
+        while True:
+            request = departments_pb.ListDepartmentHistoryRequest(
+                id=_id(department), page_size=page_size, page_token=token
+            )
+            page = await self.who.call(self.departments_stub.ListDepartmentHistory, request)
+            found += [(each.parent_id, each.start_date, each.end_date) for each in page.placements]
+            token = page.next_page_token
+            if not token:
+                return found
+
+
+def shape(tree: EntityHierarchy) -> dict[str, object]:
+    """The tree as nested codes."""
+    return {f"{tree.entity.code}{'…' if tree.truncated else ''}": [shape(child) for child in tree.children]}
+
+
+def each(tree: EntityHierarchy) -> Iterator[Entity]:
+    """Every entity of the tree."""
+    yield tree.entity
+    for child in tree.children:
+        yield from each(child)
