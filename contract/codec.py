@@ -88,7 +88,7 @@ def _whole_field(field: FieldDescriptor) -> str:
         return f"{{{of_key}: {of_item} for k, v in {value}.items()}}"
     each = _expression(field, "v")
     if field.message_type is not None and _contains_itself(field.message_type):
-        # A tree may be large: what is JSON already is not kept as thousands of objects, which costs more than to make them.
+        # A tree may be large: what is JSON already is not kept as thousands of objects.
         each = f"fragment(json({each}))"
     return f"{value}[:]" if each == "v" else f"[{each} for v in {value}]"
 

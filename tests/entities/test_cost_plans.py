@@ -24,7 +24,7 @@ from kit.settings import Settings
 from kit.telemetry import Trace
 from services.entities.domain.allocations import AllocationSource
 from services.entities.domain.costs import DepartmentGroupBy, SummaryGroupBy, Tree
-from services.entities.store import allocation_rules, allocations, costs
+from services.entities.store import allocation_rules, allocations, contracts, costs
 from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, found_group, spend
 from tests.harness.databases import Copy
 
@@ -193,6 +193,11 @@ def weighed(departments: Callable[[Group], list[UUID]], **filters: Any) -> Ask:
     return ask
 
 
+def under_contract(start: date, end: date) -> Ask:
+    """CheckRenewal: what was used in the term so far."""
+    return lambda tx, group: contracts.sum_usage(tx, group.entity_ids[3], start, end)
+
+
 def top(group: Group) -> UUID:
     return group.top_ids[3]
 
@@ -237,6 +242,7 @@ QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
     "list of a category": (listed(all_of_one, category="category 4"), {BY_CATEGORY}, 20 * 51),
     "usage of a month": (weighed(all_of_one), {BY_DEPARTMENT}, 1_500),
     "usage of a category": (weighed(all_of_one, category="category 4"), {BY_DEPARTMENT, BY_CATEGORY}, 1_500),
+    "usage under a contract": (under_contract(*Q1), {BY_ENTITY}, 3_500),
     "list of a source": (listed(all_of_one, source=AllocationSource.USAGE), {BY_DEPARTMENT}, 20 * 51),
 }  # fmt: skip
 """What is asked, the indexes of which one or more are read for it, and how many allocations at most."""

@@ -1,0 +1,136 @@
+"""How PostgreSQL reads twenty thousand contracts of one tenant: never from end to end for a part of them."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import date
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import pytest
+from sqlalchemy import event
+
+from kit import ids
+from kit.db import Database, ReadSession
+from kit.origin import Origin
+from kit.settings import Settings
+from kit.telemetry import Trace
+from services.entities.domain.contracts import ContractState, ContractType
+from services.entities.store import contracts
+from serving.pages import Page
+from tests.harness.databases import Copy
+
+CONTRACTS: Final = 20_000
+ENTITIES: Final = 100
+Asked = tuple[str, Sequence[Any]]
+
+
+@pytest.fixture
+async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> AsyncIterator[tuple[Copy, UUID, list[UUID]]]:
+    """A database with the contracts, their tenant and its entities."""
+    copy = await fresh_database()
+    tenant, entity_ids = ids.new(), [ids.new() for _ in range(ENTITIES)]
+    admin = await asyncpg.connect(copy.admin_url)
+    await admin.execute("set search_path = entities")
+    await admin.execute("set session_replication_role = replica")  # no audit of what is only there to be many
+    await admin.execute(
+        "insert into billing_entities select $1, id, null, id, 'Acme', '', 'HOLDING', 'EUR', 'DE', '', '', 0, null,"
+        " 'UTC', 1, 30, 'A', 'INCLUDE', 'ACTIVE', '{}', 1, now(), now() from unnest($2::uuid[]) id",
+        tenant,
+        entity_ids,
+    )
+    await admin.execute(
+        "insert into billing_contracts (tenant_id, id, entity_id, contract_number, name, contract_type, start_date,"
+        " end_date, total_value, currency_code, billing_frequency, phases, license_tier, seats, payment_terms_days,"
+        " purchase_order_number, auto_renew, renewal_term_months, renewal_notice_days, renewal_uplift_bp,"
+        " license_state, license_id, license_problem, state, suspension_reason, termination_reason,"
+        " terminated_for_cause, version, create_time, update_time) select $1, gen_random_uuid(),"
+        " ($2::uuid[])[1 + n % $4], 'C-' || n, 'Cloud ' || n, case when n % 50 = 0 then 'MASTER' else 'SERVICES' end,"
+        " '2020-01-01', date '2021-01-01' + n % 3650, 1, 'EUR', 'MONTHLY', '[]', '', 0, 30, '', false, 12, 30, 0,"
+        " 'NONE', '', '', case when n % 40 = 0 then 'DRAFT' when n % 5 = 0 then 'ACTIVE' else 'EXPIRED' end, '', '',"
+        " false, 1, now(), now() from generate_series(1, $3) n",
+        tenant,
+        entity_ids,
+        CONTRACTS,
+        ENTITIES,
+    )
+    await admin.execute("vacuum analyze billing_contracts")
+    yield copy, tenant, entity_ids
+    await admin.close()
+
+
+def listed(**filters: Any) -> Callable[[ReadSession, UUID], Awaitable[object]]:
+    """ListContracts, a page of it; "entity" stands for one of them."""
+    given = {
+        "entity_id": None, "state": None, "contract_type": None, "ends_from": None, "ends_before": None, "text": "",
+        **filters,
+    }  # fmt: skip
+
+    def ask(tx: ReadSession, entity_id: UUID) -> Awaitable[object]:
+        of_entity = {"entity_id": entity_id} if given["entity_id"] else {}
+        return contracts.list_contracts(tx, Page(50, None, b"", b""), **{**given, **of_entity})
+
+    return ask
+
+
+QUERIES: Final[dict[str, Callable[[ReadSession, UUID], Awaitable[object]]]] = {
+    "list": listed(),
+    "list of an entity": listed(entity_id=True),
+    "list of a state": listed(state=ContractState.DRAFT),
+    "list of a state that none is in": listed(state=ContractState.SUSPENDED),
+    "list of a type": listed(contract_type=ContractType.MASTER),
+    "list of what ends soon": listed(ends_from=date(2026, 1, 1), ends_before=date(2026, 1, 8)),
+    "list of what is called so": listed(text="cloud 19"),
+    "those in force of an entity": contracts.find_in_force,
+    "summary": lambda tx, entity_id: contracts.summarize(tx, [entity_id]),
+}
+
+
+async def test_a_part_is_read_by_an_index(
+    filled: tuple[Copy, UUID, list[UUID]], settings: Callable[..., Settings]
+) -> None:
+    copy, tenant, entity_ids = filled
+    database = Database(settings("entities", database=copy))
+    connection = await asyncpg.connect(copy.url("entities_app"))
+    wrong = {}
+    try:
+        await connection.execute("select set_config('app.tenant_id', $1, false)", str(tenant))
+        for name, ask in QUERIES.items():
+            ((statement, parameters),) = await asked(database, tenant, lambda tx, ask=ask: ask(tx, entity_ids[7]))
+            plan = json.loads(await connection.fetchval(f"explain (format json) {statement}", *parameters))[0]["Plan"]
+            of_contracts = [node for node in nodes(plan) if node.get("Relation Name") == "billing_contracts"]
+            if not of_contracts or any(node["Node Type"] == "Seq Scan" for node in of_contracts):
+                wrong[name] = plan
+        whole = await connection.fetchval("explain (format json) select max(name) from billing_contracts")
+        assert "Seq Scan" in whole  # so it would be seen
+    finally:
+        await connection.close()
+        await database.close()
+    assert not wrong
+
+
+async def asked(
+    database: Database, tenant_id: UUID, ask: Callable[[ReadSession], Awaitable[object]]
+) -> Sequence[Asked]:
+    """The statements about contracts that the store sends."""
+    said: list[Asked] = []
+    engine = database._engine.sync_engine
+
+    def hear(_: Any, __: Any, statement: str, parameters: Any, ___: Any, ____: Any) -> None:
+        said.append((statement, parameters))
+
+    trace, deadline = Trace.from_header(None), time.monotonic() + 30
+    event.listen(engine, "before_cursor_execute", hear)
+    try:
+        async with database.read(Origin(tenant_id=tenant_id, actor="a", trace=trace, deadline=deadline)) as tx:
+            await ask(tx)
+    finally:
+        event.remove(engine, "before_cursor_execute", hear)
+    return [each for each in said if "billing_contracts" in each[0]]
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
