@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import statistics
+import time
 from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID, uuid4
@@ -24,6 +26,7 @@ from tests.gateway.wire import Wire, get
 
 _ENTITIES: Final = 10_000
 _BELOW_EACH: Final = 10
+_CHANGES: Final = 8
 _ANSWER_BYTES_MAX: Final = 2**25
 _QUERY: Final = """
     with recursive tree as (
@@ -48,11 +51,33 @@ async def measure(bench: Bench) -> None:
         root_id = await _tree(stack, admin, tenant_id)
         wire = await ending.enter_async_context(_wire(stack))
         request = get(f"{BASE}/entities/{root_id}", stack.token(tenant_id))
+        bare, over_rest = _bare(admin, tenant_id, ids.ENTITY.parse(root_id)), _over_rest(wire, request)
         runners = {
-            "floor_tree_sql": slices(_bare(admin, tenant_id, ids.ENTITY.parse(root_id)), callers=1),
-            "hierarchy": slices(_over_rest(wire, request), callers=1, pid=stack.gateway.pid),
+            "floor_tree_sql": slices(bare, callers=1),
+            "hierarchy": slices(over_rest, callers=1, pid=stack.gateway.pid),
         }
         await bench.measure({"hierarchy": ["floor_tree_sql"]}, runners, [_GOAL])
+        changed = [await _changed(admin, tenant_id, bare, over_rest) for _ in range(_CHANGES)]
+        bench.report.cases["hierarchy_changed"] = {
+            "p50_ms": round(statistics.median(seconds for seconds, _ in changed) * 1e3),
+            "times_floor": round(statistics.median(ours / floor for ours, floor in changed), 2),
+        }
+
+
+async def _changed(admin: "asyncpg.Connection", tenant_id: UUID, bare: Call, over_rest: Call) -> tuple[float, float]:
+    """Seconds for the whole tree right after every one of its entities has changed, and those of the floor."""
+    async with admin.transaction():
+        await admin.execute("set local session_replication_role = 'replica'")
+        await admin.execute(
+            "update entities.billing_entities set version = version + 1 where tenant_id = $1", tenant_id
+        )
+    await admin.execute("vacuum analyze entities.billing_entities")
+    took = []
+    for call in (over_rest, bare):
+        started = time.perf_counter()
+        await call(0)
+        took.append(time.perf_counter() - started)
+    return took[0], took[1]
 
 
 async def _tree(stack: Stack, admin: "asyncpg.Connection", tenant_id: UUID) -> str:

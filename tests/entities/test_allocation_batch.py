@@ -17,7 +17,7 @@ from kit import ids
 from tests.entities.allocation_desk import AllocationDesk, amounts, line, money, money_text
 from tests.entities.conftest import Desk
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import Heard
+from tests.harness.outside import Heard, eventually
 
 LINES_MAX = 1000
 
@@ -148,7 +148,7 @@ class TestDocuments:
         )
         assert outcomes(answer) == ["RATE_MISSING", "done"]
 
-    async def test_batches_at_the_same_moment_in_any_order_make_each_once(
+    async def test_batches_at_the_same_moment_make_each_once(
         self, costs: AllocationDesk, engineering: Department
     ) -> None:
         lines = [line(engineering, f"{n}.00 EUR", source_ref=f"r-{n}") for n in range(1, 101)]
@@ -156,6 +156,37 @@ class TestDocuments:
         assert [each.allocated_count for each in answers] == [100] * 8
         assert sum(outcomes(each).count("done") for each in answers) == 100
         assert len(await costs.listed(engineering)) == 100
+
+    async def test_batches_in_another_order_do_not_wait_for_each_other(
+        self, costs: AllocationDesk, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+    ) -> None:
+        """Both are in the middle when a third, which has one of the documents, gives it up."""
+        await costs.allocate(engineering, source_ref="r-0")
+        lines = [line(engineering, source_ref=f"r-{n}") for n in range(1, 10)]
+        async with admin.acquire() as third:
+            held = third.transaction()
+            await held.start()
+            await third.execute(_AS_ANOTHER, costs.who.tenant_id, "r-5")
+            both = asyncio.gather(costs.batch(*lines), costs.batch(*lines[::-1]))
+            await eventually(lambda: _waiting(admin))
+            await held.rollback()
+        assert [answer.allocated_count for answer in await both] == [9, 9]
+
+
+_AS_ANOTHER = """
+    insert into entities.cost_allocations
+    select (another).* from (
+        select jsonb_populate_record(
+            row, jsonb_build_object('id', gen_random_uuid(), 'source_ref', $2::text)
+        ) as another
+        from entities.cost_allocations as row where tenant_id = $1
+    ) as made"""
+
+
+async def _waiting(admin: "asyncpg.Pool[asyncpg.Record]") -> bool:
+    """Whether two wait for others."""
+    query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    return bool(await admin.fetchval(query) == 2)
 
 
 class TestAllOrNone:

@@ -104,8 +104,11 @@ class TestEffect:
         changed = amended(before, after, effective)
         if before.billing_frequency is BillingFrequency.ONE_TIME:
             assert changed.total_value == after.get("fee", before.total_value)
-        elif before.end_date and changed.end_date and not before.phases:
-            assert changed.total_value == sum_fees(plan_of(changed), changed.end_date)
+        elif before.end_date and changed.end_date:
+            more = sum_fees(plan_of(changed), changed.end_date) - sum_fees(plan_of(before), before.end_date)
+            assert changed.total_value == max(before.total_value + more, eur("0"))
+            if not before.phases:
+                assert changed.total_value == sum_fees(plan_of(changed), changed.end_date)
 
     @given(changes())
     def test_terms_that_went_together_do_so_afterwards(self, case: tuple[ContractTerms, Changes, date]) -> None:

@@ -81,10 +81,10 @@ QUERIES: Final[dict[str, Callable[[ReadSession, UUID], Awaitable[object]]]] = {
     "list of a state that none is in": listed(state=ContractState.SUSPENDED),
     "list of a type": listed(contract_type=ContractType.MASTER),
     "list of what ends soon": listed(ends_from=date(2026, 1, 1), ends_before=date(2026, 1, 8)),
-    "list of what is called so": listed(text="cloud 19"),
     "those in force of an entity": contracts.find_in_force,
     "summary": lambda tx, entity_id: contracts.summarize(tx, [entity_id]),
 }
+"""What is asked. Text that is looked for is in no index, since under row-level security none would be read for it."""
 
 
 async def test_a_part_is_read_by_an_index(
@@ -97,7 +97,7 @@ async def test_a_part_is_read_by_an_index(
     try:
         await connection.execute("select set_config('app.tenant_id', $1, false)", str(tenant))
         for name, ask in QUERIES.items():
-            ((statement, parameters),) = await asked(database, tenant, lambda tx, ask=ask: ask(tx, entity_ids[7]))
+            ((statement, parameters),) = await asked(database, tenant, ask, entity_ids[7])
             plan = json.loads(await connection.fetchval(f"explain (format json) {statement}", *parameters))[0]["Plan"]
             of_contracts = [node for node in nodes(plan) if node.get("Relation Name") == "billing_contracts"]
             if not of_contracts or any(node["Node Type"] == "Seq Scan" for node in of_contracts):
@@ -111,7 +111,7 @@ async def test_a_part_is_read_by_an_index(
 
 
 async def asked(
-    database: Database, tenant_id: UUID, ask: Callable[[ReadSession], Awaitable[object]]
+    database: Database, tenant_id: UUID, ask: Callable[[ReadSession, UUID], Awaitable[object]], entity_id: UUID
 ) -> Sequence[Asked]:
     """The statements about contracts that the store sends."""
     said: list[Asked] = []
@@ -124,7 +124,7 @@ async def asked(
     event.listen(engine, "before_cursor_execute", hear)
     try:
         async with database.read(Origin(tenant_id=tenant_id, actor="a", trace=trace, deadline=deadline)) as tx:
-            await ask(tx)
+            await ask(tx, entity_id)
     finally:
         event.remove(engine, "before_cursor_execute", hear)
     return [each for each in said if "billing_contracts" in each[0]]

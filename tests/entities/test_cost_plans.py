@@ -198,6 +198,16 @@ def under_contract(start: date, end: date) -> Ask:
     return lambda tx, group: contracts.sum_usage(tx, group.entity_ids[3], start, end)
 
 
+def of_documents(*records: str) -> Ask:
+    """What was allocated from records of usage."""
+
+    async def ask(tx: ReadSession, _: Group) -> Sequence[Any]:
+        found = await allocations.find_of_documents(tx, [(AllocationSource.USAGE, record) for record in records])
+        return list(found.values())
+
+    return ask
+
+
 def top(group: Group) -> UUID:
     return group.top_ids[3]
 
@@ -244,6 +254,9 @@ QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
     "usage of a category": (weighed(all_of_one, category="category 4"), {BY_DEPARTMENT, BY_CATEGORY}, 1_500),
     "usage under a contract": (under_contract(*Q1), {BY_ENTITY}, 3_500),
     "list of a source": (listed(all_of_one, source=AllocationSource.USAGE), {BY_DEPARTMENT}, 20 * 51),
+    "what was allocated from documents": (
+        of_documents("record 3", "record 300000", "record 1"), {"cost_allocations_source_key"}, 2,
+    ),
 }  # fmt: skip
 """What is asked, the indexes of which one or more are read for it, and how many allocations at most."""
 

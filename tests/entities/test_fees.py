@@ -2,7 +2,6 @@
 
 import random
 from calendar import monthrange
-from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from itertools import islice, pairwise
@@ -26,7 +25,7 @@ from services.entities.domain.fees import (
     sum_fees,
     value_of,
 )
-from services.entities.domain.proration import Days
+from services.entities.domain.proration import Days, months_later
 
 MONTHLY, QUARTERLY, ANNUAL, ONE_TIME = BillingFrequency
 MONTHS = {MONTHLY: 1, QUARTERLY: 3, ANNUAL: 12}
@@ -165,29 +164,30 @@ class TestSpread:
         assert all(fee.amount.amount >= 0 for fee in find_fees(plan, Days(start, end)))
 
 
+month_ends = st.builds(
+    lambda year, month, before: months_later(date(year, 1, 31), month) - timedelta(before),
+    st.integers(2000, 2060), st.integers(0, 11), st.integers(0, 3),
+)  # fmt: skip
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> FeePlan:
-    """Any plan with a ramp or without, with or without end."""
+    """Any plan with a ramp or without, with or without end; as many begin at the end of a month as anywhere else."""
     frequency = draw(st.sampled_from(list(BillingFrequency)))
-    start = draw(st.dates(date(2000, 1, 1), date(2060, 1, 1)))
+    start = draw(st.dates(date(2000, 1, 1), date(2060, 1, 1)) | month_ends)
     length = draw(st.integers(1, 1500))
-    steps = sorted(draw(st.sets(st.integers(1, length), max_size=4)) - {length}) if frequency is not ONE_TIME else []
+    ramped, evergreen = draw(st.booleans()) and frequency is not ONE_TIME, draw(st.booleans())
+    steps = sorted(draw(st.sets(st.integers(1, length), max_size=4)) - {length}) if ramped else []
     fees = [Decimal(draw(st.integers(0, 10**7))).scaleb(-2) for _ in range(len(steps) + 1)]
     ramp = {str(start + timedelta(step)): str(fee) for step, fee in zip((0, *steps), fees, strict=True)}
-    given_terms = terms(
-        str(start),
-        str(start + timedelta(length)),
-        total=str(fees[0]),
-        frequency=frequency,
-        phases=ramp if steps else {},
-    )
-    evergreen = draw(st.booleans())
-    return plan_of(replace(given_terms, end_date=None) if evergreen else given_terms)
+    end = "" if evergreen else str(start + timedelta(length))
+    return plan_of(terms(str(start), end, total=str(fees[0]), frequency=frequency, phases=ramp if ramped else None))
 
 
 class TestProperties:
-    @given(plans(), st.dates(date(1990, 1, 1), date(2070, 1, 1)))
-    def test_the_calendar_has_no_gap_and_no_overlap(self, plan: FeePlan, since: date) -> None:
+    @given(plans(), st.integers(-400, 1600))
+    def test_the_calendar_has_no_gap_and_no_overlap(self, plan: FeePlan, days: int) -> None:
+        since = plan.start + timedelta(days)
         periods = list(islice(periods_from(plan, since), 30))
         assert all(before.days.end == after.days.start for before, after in pairwise(periods))
         assert all(after.number == before.number + 1 for before, after in pairwise(periods))
@@ -197,6 +197,13 @@ class TestProperties:
             assert periods[0].number > 1 or periods[0].days.start == plan.start
         else:
             assert since >= plan.limit
+
+    @pytest.mark.parametrize("frequency", MONTHS)
+    def test_whatever_the_first_day_there_is_no_gap_and_no_overlap(self, frequency: BillingFrequency) -> None:
+        for start in (date(2027, 1, 1) + timedelta(days) for days in range(731)):
+            plan = plan_of(terms(str(start), "", frequency=frequency, phases={str(start): "1"}))
+            periods = list(islice(periods_from(plan, start), 26))
+            assert all(before.whole.end == after.whole.start for before, after in pairwise(periods))
 
     @given(plans())
     def test_the_calendar_goes_from_the_start_to_the_end(self, plan: FeePlan) -> None:
@@ -224,11 +231,8 @@ class TestProperties:
         accrued = sum((accrue(plan, part).amount for part in parts), Decimal(0))
         assert accrued == accrue(plan, Days(plan.start, end)).amount
         if plan.end:
-            assert (
-                accrued
-                == due
-                == sum((fee_of(plan, each).amount for each in periods_from(plan, plan.start)), Decimal(0))
-            )
+            by_period = [fee_of(plan, period).amount for period in periods_from(plan, plan.start)]
+            assert accrued == due == sum(by_period, Decimal(0))
 
     @given(plans(), st.integers(1, 10**9))
     def test_an_amount_is_reached_on_the_first_day_on_which_so_much_was_due(self, plan: FeePlan, cents: int) -> None:

@@ -61,6 +61,17 @@ class TestGetEntityHierarchy:
             seen.append(tree.entity.code)
         assert seen == codes
 
+    async def test_what_has_changed_since_it_was_read_is_seen_at_once(self, desk: Desk) -> None:
+        entities = await group(desk)
+        before = await desk.tree(entities["ROOT"])
+        assert await desk.tree(entities["ROOT"]) == before
+        changed = await desk.update(entities["A"], display_name="Another name", metadata={"team": "a"})
+        after = await desk.tree(entities["ROOT"])
+        assert (after.children[0].entity, after.children[0].etag) == (changed, "2")
+        before.children[0].entity.CopyFrom(changed)
+        before.children[0].etag = "2"
+        assert after == before
+
     async def test_an_unknown_entity_is_not_found(self, desk: Desk) -> None:
         nobody = ids.ENTITY.format(ids.new())
         refused = await refusal(desk.tree(nobody))

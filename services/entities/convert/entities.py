@@ -1,13 +1,12 @@
 """Entities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
-from uuid import UUID
 
 import orjson
 from billing.entities.v1 import entity_service_pb2
 from billing.entities.v1.entity_pb2 import Address as AddressMessage
-from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
+from billing.entities.v1.entity_pb2 import Entity
 
 from contract.values import time_fields
 from kit import ids
@@ -31,48 +30,37 @@ _CONSOLIDATIONS: Final = {kind: Entity.Consolidation.Value(kind) for kind in Con
 
 def entity_to_proto(row: EntityRow | EntityColumns) -> Entity:
     """An entity, out of its row or out of the same columns."""
-    return Entity(**_entity(row))
-
-
-def hierarchy_to_proto(rows: Sequence[EntityColumns]) -> EntityHierarchy:
-    """The tree out of its rows, in which parents stand before their children and the first one is the top."""
-    top = EntityHierarchy(**_node(rows[0]))
-    nodes: dict[UUID, EntityHierarchy] = {rows[0].id: top}
-    for row in rows[1:]:
-        nodes[row.id] = nodes[row.parent_id].children.add(**_node(row))
-    return top
-
-
-def _node(row: EntityColumns) -> dict[str, Any]:
-    return {"entity": _entity(row), "truncated": row.truncated, "etag": str(row.version)}
-
-
-def _entity(row: EntityRow | EntityColumns) -> dict[str, Any]:
-    """The fields of an entity. Messages within messages are dicts: those are filled in place, and not copied."""
-    return {
-        "id": ids.ENTITY.format(row.id),
-        "parent_id": ids.ENTITY.format_optional(row.parent_id),
-        "code": row.code,
-        "legal_name": row.legal_name,
-        "display_name": row.display_name or row.legal_name,
-        "entity_type": _TYPES[row.entity_type],
-        "currency_code": row.currency_code,
-        "country_code": row.country_code,
-        "tax_id": row.tax_id,
-        "registration_number": row.registration_number,
-        "tax_rate_bp": row.tax_rate_bp,
-        "address": _parsed(row.address) or None,
-        "time_zone": row.time_zone,
-        "fiscal_year_start_month": row.fiscal_year_start_month,
-        "payment_terms_days": row.payment_terms_days,
-        "invoice_prefix": row.invoice_prefix,
-        "consolidation": _CONSOLIDATIONS[row.consolidation],
-        "state": _STATES[row.state],
-        "metadata": _parsed(row.labels),
-        "etag": str(row.version),
+    # Messages within the message are given as dicts: those are filled in place, and not copied.
+    within: dict[str, Any] = {
         "create_time": time_fields(row.create_time),
         "update_time": time_fields(row.update_time),
     }
+    if row.address:
+        within["address"] = _parsed(row.address)
+    entity = Entity(
+        id=ids.ENTITY.format(row.id),
+        parent_id=ids.ENTITY.format_optional(row.parent_id),
+        code=row.code,
+        legal_name=row.legal_name,
+        display_name=row.display_name or row.legal_name,
+        entity_type=_TYPES[row.entity_type],
+        currency_code=row.currency_code,
+        country_code=row.country_code,
+        tax_id=row.tax_id,
+        registration_number=row.registration_number,
+        tax_rate_bp=row.tax_rate_bp,
+        time_zone=row.time_zone,
+        fiscal_year_start_month=row.fiscal_year_start_month,
+        payment_terms_days=row.payment_terms_days,
+        invoice_prefix=row.invoice_prefix,
+        consolidation=_CONSOLIDATIONS[row.consolidation],
+        state=_STATES[row.state],
+        etag=str(row.version),
+        **within,
+    )
+    for name, value in _parsed(row.labels).items():  # a map that is given to the message costs more than all else
+        entity.metadata[name] = value
+    return entity
 
 
 def _parsed(value: Any) -> Any:

@@ -11,11 +11,12 @@ from services.entities.convert.entities import (
     entity_changes_from_proto,
     entity_draft_from_proto,
     entity_to_proto,
-    hierarchy_to_proto,
 )
+from services.entities.convert.hierarchies import KnownEntities, hierarchy_to_proto
 from services.entities.domain.entities import EntityState, EntityType
 from services.entities.service import entities
 from services.entities.store import entities as entities_store
+from services.entities.store import trees
 from serving.pages import Pages
 
 
@@ -27,6 +28,7 @@ class EntityServicer:
     def __init__(self, db: Database, pages: Pages) -> None:
         self._db = db
         self._pages = pages
+        self._known = KnownEntities()
 
     async def CreateEntity(self, request: pb.CreateEntityRequest, call: Call) -> Entity:
         draft = entity_draft_from_proto(request)
@@ -52,8 +54,10 @@ class EntityServicer:
     async def GetEntityHierarchy(self, request: pb.GetEntityHierarchyRequest, call: Call) -> EntityHierarchy:
         entity_id, as_of = ids.ENTITY.parse(request.id), date_from_text(request.as_of_date)
         async with self._db.read(call) as tx:
-            rows = await entities.get_hierarchy(tx, entity_id, depth_max=request.max_depth, as_of=as_of)
-        return hierarchy_to_proto(rows)
+            places = await entities.get_hierarchy(tx, entity_id, depth_max=request.max_depth, as_of=as_of)
+            found = self._known.find(tx.tenant_id, places)
+            rows = await trees.find_columns(tx, [place.id for place in places if place.id not in found])
+        return hierarchy_to_proto(places, found | self._known.learn(call.tenant_id, rows))
 
     async def UpdateEntity(self, request: pb.UpdateEntityRequest, call: Call) -> Entity:
         changes = entity_changes_from_proto(request)

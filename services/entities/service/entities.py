@@ -24,7 +24,7 @@ from services.entities.domain.entities import (
     day_in,
 )
 from services.entities.errors import EntityHasActiveChildren, EntityHasActiveContracts
-from services.entities.models.entities import EntityColumns, EntityRow
+from services.entities.models.entities import EntityRow
 from services.entities.service.contracts import reset_timers
 from services.entities.service.placements import settle_departments
 from services.entities.service.tax_ids import check_tax_id
@@ -146,7 +146,7 @@ async def deactivate_entity(tx: WriteSession, entity_id: UUID, *, etag: str) -> 
 
 async def get_hierarchy(
     tx: ReadSession, entity_id: UUID, *, depth_max: int, as_of: date | None
-) -> Sequence[EntityColumns]:
+) -> Sequence[trees.Place]:
     """The entity and what is below it, or was at the end of a day; see `trees.get_entity_tree`."""
     until = None
     if as_of:

@@ -3,10 +3,11 @@
 from collections import namedtuple
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     JSON,
     ColumnElement,
@@ -14,7 +15,10 @@ from sqlalchemy import (
     FromClause,
     Select,
     String,
+    Uuid,
     and_,
+    any_,
+    bindparam,
     cast,
     func,
     literal,
@@ -47,10 +51,22 @@ _ENTITY_COLUMNS: Final = [
     for column in attribute.columns
     if attribute.key != "tenant_id"
 ]
-_FIELDS: Final = [*(column.key for column in _ENTITY_COLUMNS), "truncated"]
-_EntityColumns: Any = namedtuple("_EntityColumns", _FIELDS)  # type: ignore[misc]  # noqa: PYI024 - they are the model's
-"""For whole trees: rows of the bare table as plain tuples, since what SQLAlchemy makes of them costs several times as
-much to read by the thousands."""
+"""For many at once: rows of the bare table, since mapped ones cost several times as much by the thousands."""
+_NAMES: Final = [column.key for column in _ENTITY_COLUMNS]
+_EntityColumns: Any = namedtuple("_EntityColumns", _NAMES)  # type: ignore[misc]  # noqa: PYI024 - they are the model's
+
+
+class Place(NamedTuple):
+    """Where an entity is in a tree, and which version of it that is."""
+
+    id: UUID
+    parent_id: UUID | None
+    """The one of this tree."""
+    version: int
+    update_time: datetime
+    truncated: bool
+    """Whether children of it were left out."""
+
 
 _TREE_NAME: Final = "hashtextextended('entities of ' || :tenant_id, 0)"
 _LOCK_TREE, _SHARE_TREE = (text(f"select pg_advisory_xact_lock{kind}({_TREE_NAME})") for kind in ("", "_shared"))
@@ -99,12 +115,11 @@ async def record_place(tx: WriteSession, entity: EntityRow) -> None:
 
 async def get_entity_tree(
     tx: ReadSession, entity_id: UUID, *, depth_max: int, until: datetime | None = None
-) -> Sequence[EntityColumns]:
-    """The columns of the entity and of all at most `depth_max` levels below it (0: all of them).
+) -> Sequence[Place]:
+    """The entity and all at most `depth_max` levels below it (0: all of them).
 
     With `until` as it was right before that moment. Parents stand before their children and siblings in the order of
-    their codes; `parent_id` is that of the tree. `truncated` is true where `depth_max` left children out. Raises
-    EntityNotFound.
+    their codes. Raises EntityNotFound.
     """
     # Who sees the entity sees all below it; what was below it once may be elsewhere now.
     if tx.scope and not tx.scope.covers(entity_id):
@@ -113,16 +128,28 @@ async def get_entity_tree(
     tree, child = _tree(links, entity_id, depth_max or ENTITY_DEPTH_MAX), links.alias()
     has_children = select(child.c.id).where(child.c.parent_id == tree.c.id).exists()
     truncated = and_(tree.c.depth == depth_max, has_children) if depth_max else literal(value=False)
-    columns = [tree.c.parent_id if column.key == "parent_id" else column for column in _ENTITY_COLUMNS]
-    ordered: Select[*tuple[Any, ...]] = (
-        select(*columns, truncated.label("truncated"))
-        .join(tree, tree.c.id == _ENTITIES.c.id)
+    ordered: Select[UUID, UUID | None, int, datetime, bool] = (
+        select(tree.c.id, tree.c.parent_id, _ENTITIES.c.version, _ENTITIES.c.update_time, truncated)
+        .join(_ENTITIES, tree.c.id == _ENTITIES.c.id)
         .order_by(tree.c.depth, _ENTITIES.c.code)
     )
-    rows = await tx.rows(ordered)
-    if not rows:
+    places = [Place(*row) for row in await tx.rows(ordered)]
+    if not places:
         raise EntityNotFound(entity_id)
-    return list(map(_EntityColumns._make, rows))
+    return places
+
+
+async def find_columns(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[EntityColumns]:
+    """The columns of these entities, in no order and whatever the caller may see."""
+    if not entity_ids:
+        return []
+    wanted: Select[*tuple[Any, ...]] = select(*_ENTITY_COLUMNS).where(_ENTITIES.c.id == any_(_array(entity_ids)))
+    return [_EntityColumns._make(row) for row in await tx.rows(wanted)]
+
+
+def _array(entity_ids: Collection[UUID]) -> ColumnElement[Any]:
+    """The ids as one parameter, however many there are."""
+    return bindparam("entity_ids", list(entity_ids), ARRAY(Uuid), unique=True)
 
 
 def _links_before(moment: datetime, covered: Collection[UUID] | None) -> FromClause:
