@@ -27,14 +27,12 @@ from kit import clock, ids, telemetry
 from kit.db import Database, WriteSession, refusal_of
 from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable
 from kit.origin import Origin
-from kit.tasks import end, undisturbed
+from kit.tasks import undisturbed
 from kit.telemetry import Trace, log
 
 _BATCH = 16
 _BATCH_OUTSIDE = 256
 """Handlers outside of our transactions do in groups what comes together: the more at once, the less each costs."""
-_PULLS_OUTSIDE = 2
-"""For those the next are fetched while some are worked on."""
 _ACK_WAIT_S = 60
 _HANDLER_S = 8.0
 """A handler that is under way when the process is to end is waited for."""
@@ -143,14 +141,6 @@ class Consumer:
 
     async def run(self, jetstream: JetStreamContext) -> None:
         """Take events as they come, until cancelled; what is under way then is finished first."""
-        pulls = _PULLS_OUTSIDE if self._handler.outside else 1
-        pulling = [asyncio.create_task(self._pull(jetstream)) for _ in range(pulls)]
-        try:
-            await asyncio.gather(*pulling)
-        finally:
-            await undisturbed(end(*pulling))
-
-    async def _pull(self, jetstream: JetStreamContext) -> None:
         subscription = await jetstream.pull_subscribe(
             self._handler.subject,
             durable=self.name.replace(".", "_"),

@@ -27,6 +27,7 @@ Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Events: TypeAlias = Callable[..., Awaitable[list[OutboxEvent]]]
 NOBODY = ids.DEPARTMENT.format(ids.new())
 DEPTH_MAX = 16
+_FAR = 10_000
 
 
 @pytest.fixture
@@ -51,12 +52,13 @@ def day(days: int) -> str:
 
 async def age(admin: Admin, desk: TreeDesk, days: int) -> None:
     """Put the history of the tenant's departments so many days back: what was planned comes nearer, or is due."""
-    await admin.execute(
-        "update entities.department_history set effective_from = effective_from - $2::int,"
-        " effective_to = effective_to - $2::int where tenant_id = $1",
-        desk.who.tenant_id,
-        days,
-    )
+    for shift in (days + _FAR, -_FAR):  # all of them away first, so that none meets the next one on its way
+        await admin.execute(
+            "update entities.department_history set effective_from = effective_from - $2::int,"
+            " effective_to = effective_to - $2::int where tenant_id = $1",
+            desk.who.tenant_id,
+            shift,
+        )
 
 
 async def chain(desk: TreeDesk, entity: Entity, levels: int, name: str = "L") -> list[Department]:
