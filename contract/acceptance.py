@@ -25,8 +25,8 @@ _UNDERSTOOD: Final = {
     "enum": {"defined_only", "not_in"},
     "repeated": {"min_items", "max_items", "items"},
 }
-_PLAIN_PATTERN: Final = re.compile(r"(?:\\[.\-/+$^]|[^\\$?]|(?<!\()\?)*\$?")
-"""Patterns that mean the same to every engine: no classes by letters, no groups with flags, `$` at the end only."""
+_PLAIN_PATTERN: Final = re.compile(r"(?:\\[.\-/+]|\[(?!:)|[^\\$?\[]|(?<!\()\?)*\$?")
+"""Patterns that mean the same to every engine: no classes by letter or name, no flags, `$` at the end only."""
 _MATCHES: Final = re.compile(r"this(?:\.([a-z_]+))?\.matches\('([^']*)'\)")
 
 

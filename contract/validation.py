@@ -41,7 +41,7 @@ def check(request: Message) -> None:
     """Raise InvalidFields with every field of `request` that is not acceptable."""
     fine = acceptance.look_at(request.DESCRIPTOR)
     told = () if fine and fine(request) else _validator().collect_violations(request)
-    violations = [_violation(found) for found in told]
+    violations = [_violation(request, found) for found in told]
     wrong = {violation.field for violation in violations}
     nul = b"\0" in request.SerializeToString()  # else no text has one
     for look in _looks(request.DESCRIPTOR, nul=nul):
@@ -58,13 +58,23 @@ def _validator() -> "protovalidate.Validator":
     return protovalidate.Validator()
 
 
-def _violation(found: "protovalidate.Violation") -> Violation:
+def _violation(request: Message, found: "protovalidate.Violation") -> Violation:
     proto = found.proto
-    message = proto.message
+    message = _choice_of(request, proto.field.elements if proto.field else ()) or proto.message
     id_pattern = _ID_PATTERN.search(message)
     if id_pattern and id_pattern[1] in ids.KINDS:
         message = ids.KINDS[id_pattern[1]].describe(str(found.field_value or ""))
     return Violation(_path(proto.field.elements if proto.field else ()), message, proto.rule_id)
+
+
+def _choice_of(request: Message, elements: Sequence[object]) -> str:
+    """What may be chosen where an enum stands; empty where none does. The validator itself tells numbers."""
+    descriptor, field = request.DESCRIPTOR, None
+    for element in elements:
+        field = descriptor.fields_by_name.get(getattr(element, "field_name"))  # noqa: B009 - see _path
+        descriptor = field.message_type or descriptor if field else descriptor
+    names = [value.name for value in field.enum_type.values if value.number] if field and field.enum_type else ()
+    return f"must be one of {', '.join(names)}" if names else ""
 
 
 def _path(elements: Sequence[object]) -> str:

@@ -87,6 +87,9 @@ def test_good_charges_need_no_validator() -> None:
     look = acceptance.look_at(budgets_pb.ChargeRequest.DESCRIPTOR)
     assert look
     assert look(charge())
+    nothing = charge()
+    nothing.amount.amount = "0.00"
+    assert not look(nothing)
     batch = acceptance.look_at(budgets_pb.BatchChargeRequest.DESCRIPTOR)
     assert batch
     assert batch(budgets_pb.BatchChargeRequest(charges=[charge(), charge()]))

@@ -55,6 +55,11 @@ class TestAll:
         rules = {violation.field: violation.rule for violation in refused.value.violations}
         assert rules == {"name": "string.max_len", "amount.amount": "money.amount", "time_zone": "known.time_zone"}
 
+    def test_of_an_enum_the_names_are_told(self) -> None:
+        told = found(CreateEntityRequest(entity_type=99))  # type: ignore[arg-type]  # which a newer client may send
+        assert told["entity_type"] == "must be one of HOLDING, SUBSIDIARY, DIVISION, BRANCH"
+        assert found(CreateEntityRequest())["entity_type"] == told["entity_type"]
+
     def test_a_request_of_ours_lists_all_that_is_missing(self) -> None:
         assert set(found(CreateEntityRequest())) == {
             "code", "legal_name", "entity_type", "currency_code", "country_code",
