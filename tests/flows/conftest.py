@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,15 @@ from pytest import TempPathFactory  # noqa: PT013 - a type only
 from deploy.local.ports import free_port
 
 ROOT = Path(__file__).parents[2]
+
+
+def eventually(look: Callable[[], Any], within_s: float = 20.0) -> Any:
+    """The first true result of `look`: the stack is looked at from outside, so nothing else tells."""
+    deadline = time.monotonic() + within_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {within_s} s"
+        time.sleep(0.05)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

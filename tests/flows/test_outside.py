@@ -3,14 +3,13 @@
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.flows.conftest import Stack
+from tests.flows.conftest import Stack, eventually
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +17,6 @@ def acme(stack: Stack) -> Iterator[httpx.Client]:
     """An administrator of the tenant that has the sample data."""
     with stack.client() as client:
         yield client
-
-
-def eventually(look: Callable[[], Any], within_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.05)
-    return found
 
 
 def department(acme: httpx.Client, code: str) -> dict[str, Any]:

@@ -8,24 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 
-from tests.flows.conftest import ROOT, Stack
-
-
-def _eventually(look: Callable[[], Any], within_s: float = 20.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while True:
-        found = look()
-        if found or time.monotonic() > deadline:
-            assert found, f"not within {within_s} s"
-            return found
-        time.sleep(0.05)
+from tests.flows.conftest import ROOT, Stack, eventually
 
 
 def _post(client: httpx.Client, path: str, body: dict[str, Any], **headers: str) -> dict[str, Any]:
@@ -77,14 +66,14 @@ class TestOneTrace:
             return any(line["trace_id"] == trace_id for line in _log_lines(stack, name))
 
         for name in ("gateway", "budgets", "entities"):
-            _eventually(lambda name=name: logged(name))  # type: ignore[misc]
+            eventually(lambda name=name: logged(name))  # type: ignore[misc]
         audited = stack.local(
             "psql", "--", "-At", "-c",
             f"select resource_table, action, actor from budgets.audit_log where trace_id = '{trace_id}'",
         )  # fmt: skip
         assert audited.splitlines() == ["budget_alerts|insert|mia"] * 2
         assert _is_told(stack, trace_id)
-        spans = _eventually(lambda: _whole_trace(collector[1], trace_id))
+        spans = eventually(lambda: _whole_trace(collector[1], trace_id))
         by_id = {span["span_id"]: span for span in spans}
         path = [span for span in spans if span["service"] == "entities"]
         while path[-1]["parent_id"] in by_id:
@@ -127,7 +116,7 @@ class TestDeactivation:
             entity = _entity(finance)
             budget = _budget(finance, entity["id"])
             _post(finance, f"/entities/{entity['id']}/deactivate", {})
-            _eventually(lambda: finance.get(f"/budgets/{budget['id']}").json()["state"] == "CLOSED")
+            eventually(lambda: finance.get(f"/budgets/{budget['id']}").json()["state"] == "CLOSED")
 
 
 class TestDeaths:
@@ -147,12 +136,12 @@ class TestDeaths:
                     assert answer.status_code in {200, 503, 504}, answer.text
                     return answer.status_code == httpx.codes.OK and answer.json() == first
 
-                _eventually(again)
+                eventually(again)
             spent = finance.get(f"/budgets/{budget['id']}").json()["spent"]["amount"]
             assert spent == "10.00"
 
     def test_a_second_up_says_that_it_runs(self, stack: Stack) -> None:
-        _eventually(lambda: "not healthy" not in _status(stack))
+        eventually(lambda: "not healthy" not in _status(stack))
         assert "already running" in stack.local("up")
 
 
