@@ -37,11 +37,14 @@ class Tree:
         self.entries: list[dict[str, Any]] = []
         self.answered: dict[tuple[str, str], tuple[Any, Answer]] = {}
 
-    def open(self, name: str, amount: int, policy: str = BLOCK, *, parent: str = "", tolerance_bp: int = 0) -> None:
-        """A budget, on its own or below another."""
+    def open(
+        self, name: str, amount: int, policy: str = BLOCK, *, parent: str = "", tolerance_bp: int = 0,
+        goes_over: Callable[[int], int] = lambda _: 0,
+    ) -> None:  # fmt: skip
+        """A budget, on its own or below another; `goes_over` says how much of what is left the next period gets."""
         self.budgets[name] = {
             "parent": parent, "amount": amount, "policy": policy, "tolerance_bp": tolerance_bp,
-            "spent": 0, "held": 0, "committed": 0, "captured": 0, "version": 0,
+            "goes_over": goes_over, "carried": 0, "spent": 0, "held": 0, "committed": 0, "captured": 0, "version": 0,
         }  # fmt: skip
 
     def chain(self, name: str) -> list[str]:
@@ -55,7 +58,8 @@ class Tree:
 
     def available(self, name: str) -> int:
         """What is left."""
-        return int(self.budgets[name]["amount"]) - self.used(name)
+        budget = self.budgets[name]
+        return int(budget["amount"] + budget["carried"]) - self.used(name)
 
     def limit(self, name: str) -> int | None:
         """The most that may be used; None: there is no such thing."""
@@ -189,6 +193,38 @@ class Tree:
         budget = self.budgets[name]
         tolerance = budget["tolerance_bp"] if budget["policy"] == TOLERANCE else 0
         return 0 if budget["policy"] == WARN else -(-self.used(name) * 10_000 // (10_000 + int(tolerance)))
+
+    def roll_over(self) -> dict[str, str]:
+        """The next period of all budgets is opened, holds and what goes over move there; gives the names of the new."""
+        opened = {name: f"{name}'" for name in self.budgets}
+        moving = {name: {"held": 0, "committed": 0} for name in opened}
+        for held in (held for held in self.holds.values() if held["state"] in OPEN):
+            for above in self.chain(held["budget"]):
+                moving[above][_where(held)] += _left(held)
+            held["budget"] = opened[held["budget"]]
+        for name, new in opened.items():
+            old, aside = self.budgets[name], moving[name]
+            for number in aside:
+                old[number] -= aside[number]
+            carried = self._carried(name, sum(aside.values()))
+            old["carried"] -= carried
+            self.budgets[new] = {
+                **old, **aside, "parent": opened.get(old["parent"], ""), "carried": carried, "spent": 0, "captured": 0,
+            }  # fmt: skip
+        return opened
+
+    def _carried(self, name: str, aside: int) -> int:
+        """What goes over; holds bring what they need beyond the new amount, if it is left or the policy insists."""
+        budget, rest = self.budgets[name], self.available(name)
+        carried: int = budget["goes_over"](rest)
+        if not aside:
+            return carried
+        amount: int = budget["amount"]
+        carried = max(carried, min(rest, aside - amount))
+        if budget["policy"] in {WARN, APPROVAL}:
+            return carried
+        tolerance: int = budget["tolerance_bp"] if budget["policy"] == TOLERANCE else 0
+        return max(carried, -(-aside * 10_000 // (10_000 + tolerance)) - amount)
 
     def told(self, hold: str) -> Answer:
         """The hold as callers see it."""

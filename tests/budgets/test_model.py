@@ -27,21 +27,36 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from kit import ids
 from tests.budgets.conftest import Desk
-from tests.budgets.model import APPROVAL, BLOCK, TOLERANCE, WARN, Answer, Tree
+from tests.budgets.model import APPROVAL, BLOCK, OPEN, TOLERANCE, WARN, Answer, Tree
 from tests.harness.callers import Caller, Refusal
 from tests.harness.outside import eventually
 from tests.harness.services import Budgets, Entities
 from tests.harness.tokens import Keys
 
 T = TypeVar("T")
+CAP = 45_00
+
+
+def money(cents: int) -> Money:
+    return Money(currency_code="EUR", amount=f"{Decimal(cents) / 100:.2f}")
+
+
+GOES_OVER: dict[str, tuple[dict[str, Any], Callable[[int], int]]] = {
+    "nothing": ({}, lambda rest: 0),
+    "all": ({"rollover": Budget.FULL}, lambda rest: max(rest, 0)),
+    "some": ({"rollover": Budget.CAPPED, "rollover_cap": money(CAP)}, lambda rest: max(min(rest, CAP), 0)),
+    "overspending too": ({"rollover": Budget.FULL, "carry_overspend": True}, lambda rest: rest),
+}
+"""What goes over to the next period: as it is asked for, and how much of what is left that is."""
+
 
 TREE = (
-    ("group", 1000_00, BLOCK, "", 0),
-    ("sales", 600_00, TOLERANCE, "group", 1000),
-    ("labs", 300_00, WARN, "group", 0),
-    ("north", 250_00, BLOCK, "sales", 0),
-    ("south", 200_00, APPROVAL, "sales", 0),
-    ("trial", 33_33, TOLERANCE, "labs", 333),
+    ("group", 1000_00, BLOCK, "", 0, "all"),
+    ("sales", 600_00, TOLERANCE, "group", 1000, "some"),
+    ("labs", 300_00, WARN, "group", 0, "overspending too"),
+    ("north", 250_00, BLOCK, "sales", 0, "nothing"),
+    ("south", 200_00, APPROVAL, "sales", 0, "some"),
+    ("trial", 33_33, TOLERANCE, "labs", 333, "all"),
 )
 NAMES = [name for name, *_ in TREE]
 AMOUNTS = st.sampled_from([1, 5_00, 33_33, 99_99, 120_00, 250_00]) | st.integers(1, 90_00)
@@ -50,10 +65,6 @@ SHARED = st.none() | st.integers(0, 2)
 """A new key, or one of three that are used again and again, with the same input or another."""
 LINES = st.lists(st.tuples(st.sampled_from(NAMES), AMOUNTS, SHARED), min_size=1, max_size=6)
 EXPIRIES_MAX = 1
-
-
-def money(cents: int) -> Money:
-    return Money(currency_code="EUR", amount=f"{Decimal(cents) / 100:.2f}")
 
 
 def cents(text: str) -> int:
@@ -96,14 +107,15 @@ class Machine(RuleBasedStateMachine):
 
     @initialize()
     def open_the_tree(self) -> None:
-        for name, amount, policy, parent, tolerance_bp in TREE:
+        for name, amount, policy, parent, tolerance_bp, goes in TREE:
+            asked, goes_over = GOES_OVER[goes]
             opened = self.world.run(
                 self.desk.open(
                     name=name, amount=money(amount), overspend_policy=Budget.OverspendPolicy.Value(policy),
-                    parent_id=self.id_of.get(parent, ""), tolerance_bp=tolerance_bp,
+                    parent_id=self.id_of.get(parent, ""), tolerance_bp=tolerance_bp, **asked,
                 )
             )  # fmt: skip
-            self.tree.open(name, amount, policy, parent=parent, tolerance_bp=tolerance_bp)
+            self.tree.open(name, amount, policy, parent=parent, tolerance_bp=tolerance_bp, goes_over=goes_over)
             self._name(name, opened.id)
         # Something of each kind is there from the beginning: which rules come together is a matter of luck.
         for _ in range(2):
@@ -202,6 +214,40 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if self.id_of:
             self.world.run(self._compare())
+            self.world.run(self._roll_over())
+            self._use_both_periods()
+            self.world.run(self._compare_numbers())
+
+    async def _roll_over(self) -> None:
+        """The whole tree goes over to its next period, once, with all that is held."""
+        who, stub = self.desk.who, self.desk.stub
+        holds = sum(held["state"] in OPEN for held in self.tree.holds.values())
+        request = pb.RolloverBudgetRequest(id=self.id_of["group"], early=True, request_id="next")
+        reply = await who.call(stub.RolloverBudget, request)
+        assert (reply.opened_budget_count, reply.moved_hold_count) == (len(NAMES), holds)
+        assert await who.call(stub.RolloverBudget, request) == reply
+        listed = await who.call(stub.ListBudgets, pb.ListBudgetsRequest(state=Budget.ACTIVE, page_size=1000))
+        for name, new in self.tree.roll_over().items():
+            (opened,) = (budget for budget in listed.budgets if budget.name == name)
+            self._name(new, opened.id)
+        await self._compare_numbers()
+
+    def _use_both_periods(self) -> None:
+        """Holds are promised and given back where they are now, charges where they were made."""
+        for number, hold in enumerate(sorted(self.tree.holds)):
+            self._ask("commit" if number % 2 else "release", self._key(), hold=hold, **({} if number % 2 else _REST))
+        for charge in sorted(self.tree.charges)[:3]:
+            self._ask("refund", self._key(), charge=charge, amount=None)
+
+    async def _compare_numbers(self) -> None:
+        """The numbers of all budgets, of both periods; and that the ledgers bear them out."""
+        who, stub = self.desk.who, self.desk.stub
+        for name, expected in self.tree.budgets.items():
+            budget = await who.call(stub.GetBudget, pb.GetBudgetRequest(id=self.id_of[name]))
+            told = {field: cents(getattr(budget, field).amount) for field in (*_NUMBERS, "carried")}
+            assert told == {**{field: expected[field] for field in told if field != "available"},
+                            "available": self.tree.available(name)}, name  # fmt: skip
+            assert (await who.call(stub.VerifyBudget, pb.VerifyBudgetRequest(id=self.id_of[name]))).verified
 
     async def _compare(self) -> None:
         """Everything that is left behind: numbers, ledgers, holds, alerts."""
@@ -361,6 +407,7 @@ _RPCS = {
 _REQUESTS: dict[str, Callable[..., Message]] = {
     method: getattr(pb, f"{rpc}Request") for method, rpc in _RPCS.items()
 }  # fmt: skip
+_REST: dict[str, Any] = {"amount": None}
 _FAR = Timestamp(seconds=int((datetime.now(UTC) + timedelta(days=30)).timestamp()))
 
 
