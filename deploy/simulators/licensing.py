@@ -1,8 +1,11 @@
 """The licensing system: provisions what contracts grant, and says so.
 
-It hears ContractActivated, ContractAmended, ContractTerminated and ContractExpired of the entities service. Every tier
-is there but "unavailable", and up to 100,000 seats are: more, or that tier, is answered by LicenseProvisioningFailed.
-A contract that grants neither tier nor seats is not answered.
+It hears ContractActivated, ContractAmended, ContractRenewed, ContractTerminated and ContractExpired of the entities
+service. Every tier is there but "unavailable", and up to 100,000 seats are: more, or that tier, is answered by
+LicenseProvisioningFailed. A contract that grants neither tier nor seats is not answered.
+
+Each contract has a license of its own. A successor gets one when it is activated, which may be long before the contract
+that it renews has ended; that one's is taken back when the successor takes over, so that one license is left.
 
 `python -m deploy.simulators.licensing`, with BILLING_NATS_URL; `make up` starts it.
 """
@@ -28,8 +31,8 @@ SOURCE: Final = "/platform/licensing"
 UNAVAILABLE: Final = "unavailable"
 """The tier that is not there."""
 SEATS_MAX: Final = 100_000
-_HEARD: Final = ("ContractActivated", "ContractAmended", "ContractTerminated", "ContractExpired")
-_ENDED: Final = {"ContractTerminated", "ContractExpired"}
+_ENDED: Final = ("ContractTerminated", "ContractExpired", "ContractRenewed")
+_HEARD: Final = ("ContractActivated", "ContractAmended", *_ENDED)
 _STREAM: Final = "BILLING"
 _ANSWERS: Final = UUID("4b6f7a52-51c6-4d0e-9d2b-6f0a4c1d7e90")
 """Namespace in which the id of an answer follows from that of the event: who is told twice answers the same."""

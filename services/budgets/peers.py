@@ -21,8 +21,8 @@ from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServi
 from eventing.bus import Bus
 from kit import ids
 from kit.origin import Origin
+from services.budgets.domain.owners import Owner
 from services.budgets.domain.rates import Rate
-from services.budgets.errors import OwnerInactive, OwnerNotFound
 from serving.clients import Peer
 
 _REMEMBERED_S: Final = 300.0
@@ -38,32 +38,45 @@ class Owners:
         self._entities = EntityServiceStub(entities.channel)
         self._departments = DepartmentServiceStub(entities.channel)
 
-    async def check_active(self, origin: Origin, entity_id: UUID, department_id: UUID | None) -> Entity:
-        """The entity; raises OwnerNotFound or OwnerInactive unless a budget may be opened for this owner."""
+    async def find(self, origin: Origin, entity_id: UUID, department_id: UUID | None) -> Owner:
+        """The owner, whether there is one that may have a budget or not: that is judged after the key was looked up."""
+        asked = ids.ENTITY.format(entity_id), ids.DEPARTMENT.format(department_id) if department_id else ""
         entity, department = await asyncio.gather(
-            self._entity(origin, ids.ENTITY.format(entity_id)),
-            self._department(origin, ids.DEPARTMENT.format(department_id)) if department_id else _nothing(),
+            self._entity(origin, asked[0]), self._department(origin, asked[1]) if asked[1] else _nothing()
         )
-        if department is not None and department.entity_id != entity.id:
-            raise OwnerNotFound(f"department {department.id} of entity {entity.id}")
-        if entity.state != Entity.ACTIVE:
-            raise OwnerInactive(f"The entity {entity.id}")
-        if department is not None and department.state != Department.ACTIVE:
-            raise OwnerInactive(f"The department {department.id}")
-        return entity
+        return Owner(
+            missing=_missing(asked, entity, department),
+            inactive=_inactive(entity, department),
+            fiscal_year_start_month=entity.fiscal_year_start_month if entity else 1,
+        )
 
-    async def _entity(self, origin: Origin, entity_id: str) -> Entity:
+    async def _entity(self, origin: Origin, entity_id: str) -> Entity | None:
         found = await self._peer.call(self._entities.GetEntities, GetEntitiesRequest(ids=[entity_id]), origin)
-        if not found.entities:
-            raise OwnerNotFound(f"entity {entity_id}")
-        return found.entities[0]
+        return found.entities[0] if found.entities else None
 
-    async def _department(self, origin: Origin, department_id: str) -> Department:
+    async def _department(self, origin: Origin, department_id: str) -> Department | None:
         request = GetDepartmentsRequest(ids=[department_id])
         found = await self._peer.call(self._departments.GetDepartments, request, origin)
-        if not found.departments:
-            raise OwnerNotFound(f"department {department_id}")
-        return found.departments[0]
+        return found.departments[0] if found.departments else None
+
+
+def _missing(asked: tuple[str, str], entity: Entity | None, department: Department | None) -> str:
+    entity_id, department_id = asked
+    if entity is None:
+        return f"entity {entity_id}"
+    if department_id and department is None:
+        return f"department {department_id}"
+    if department is not None and department.entity_id != entity_id:
+        return f"department {department_id} of entity {entity_id}"
+    return ""
+
+
+def _inactive(entity: Entity | None, department: Department | None) -> str:
+    if entity is not None and entity.state != Entity.ACTIVE:
+        return f"The entity {entity.id}"
+    if department is not None and department.state != Department.ACTIVE:
+        return f"The department {department.id}"
+    return ""
 
 
 Asked = tuple[str, str, date]

@@ -75,10 +75,11 @@ class BudgetServicer:
     async def CreateBudget(self, request: pb.CreateBudgetRequest, call: Call) -> Budget:
         entity_id = ids.ENTITY.parse(request.entity_id, "entity_id")
         department_id = ids.DEPARTMENT.parse_optional(request.department_id, "department_id")
-        owner = await self._owners.check_active(call, entity_id, department_id)
-        draft = budget_draft_from_proto(request, owner.fiscal_year_start_month)
+        owner = await self._owners.find(call, entity_id, department_id)
         async with self._db.write(call) as tx:
-            budget = await definitions.create_budget(tx, draft)
+            # Here, since the same request may ask for another period when the fiscal year or the day is another.
+            draft = budget_draft_from_proto(request, owner.fiscal_year_start_month)
+            budget = await definitions.create_budget(tx, draft, owner)
             return await tx.answer(budget_to_proto(budget))
 
     async def ListBudgets(self, request: pb.ListBudgetsRequest, call: Call) -> pb.ListBudgetsResponse:
@@ -119,14 +120,13 @@ class BudgetServicer:
     async def ReopenBudget(self, request: pb.ReopenBudgetRequest, call: Call) -> Budget:
         async with self._db.read(call) as tx:
             budget = await budgets.get_budget(tx, ids.BUDGET.parse(request.id))
-        await self._owners.check_active(call, budget.entity_id, budget.department_id)
-        return await self._change_state(request, call, Action.REOPEN)
+        owner = await self._owners.find(call, budget.entity_id, budget.department_id)
+        async with self._db.write(call) as tx:
+            budget = await definitions.reopen_budget(tx, budget.id, owner, etag=request.etag)
+            return await tx.answer(budget_to_proto(budget))
 
     async def _change_state(
-        self,
-        request: pb.ActivateBudgetRequest | pb.CloseBudgetRequest | pb.ReopenBudgetRequest,
-        call: Call,
-        action: Action,
+        self, request: pb.ActivateBudgetRequest | pb.CloseBudgetRequest, call: Call, action: Action
     ) -> Budget:
         async with self._db.write(call) as tx:
             budget = await definitions.change_state(tx, ids.BUDGET.parse(request.id), action, etag=request.etag)
@@ -137,7 +137,7 @@ class BudgetServicer:
         async with self._db.read(call) as tx:
             source = await budgets.get_budget(tx, ask.source_id)
             target = await budgets.get_budget(tx, ask.target_id)
-        rate = await transfers.rate_of(self._exchange, call, ask, source, target)
+        rate = await transfers.find_rate(self._exchange, call, ask, source, target)
         with suppress(_OnlyTried):
             async with self._db.write(call) as tx:
                 done = await transfers.transfer(tx, ask, rate)

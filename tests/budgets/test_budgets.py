@@ -296,16 +296,16 @@ class TestRetiredOwners:
     ) -> None:
         entity = await desk.company("GOING")
         checked, deactivated = asyncio.Event(), asyncio.Event()
-        check_active = Owners.check_active
+        find = Owners.find
 
-        async def check_and_pause(owners: Owners, *asked: Any) -> Any:
-            found = await check_active(owners, *asked)
+        async def find_and_pause(owners: Owners, *asked: Any) -> Any:
+            found = await find(owners, *asked)
             checked.set()
             await deactivated.wait()
             return found
 
         early = await desk.open(entity_id=entity)
-        monkeypatch.setattr(Owners, "check_active", check_and_pause)
+        monkeypatch.setattr(Owners, "find", find_and_pause)
         opening = asyncio.create_task(desk.open(entity_id=entity, name="late"))
         await checked.wait()
         await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))

@@ -1,23 +1,29 @@
 """What the licensing system says about what contracts grant, each time twice."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 from uuid import UUID
 
+import asyncpg
 import pytest
 from billing.entities.v1.contract_pb2 import Contract
 from google.protobuf.message import Message
 from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
 
+from deploy.simulators import licensing
 from eventing import outbox
+from kit import tasks
 from kit.origin import Origin
 from kit.telemetry import Trace
 from tests.entities.conftest import Desk
-from tests.entities.contract_desk import ContractDesk
+from tests.entities.contract_desk import ContractDesk, day, days_pass
+from tests.entities.test_contract_lives import becomes
 from tests.harness.outside import eventually
 from tests.harness.services import Entities, Served
 
+Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Says: TypeAlias = Callable[..., Awaitable[None]]
 
 
@@ -38,6 +44,14 @@ def says(entities_served: Served[Entities], tenant: UUID) -> Says:
                 outbox.append(tx, event)
 
     return say
+
+
+@pytest.fixture
+async def licensing_system(nats_url: str) -> AsyncIterator[None]:
+    """Its simulator, while the test runs."""
+    running = asyncio.create_task(licensing.run(nats_url))
+    yield
+    await tasks.end(running)
 
 
 @pytest.fixture
@@ -83,6 +97,89 @@ async def test_it_is_taken_back_when_the_contract_has_ended(
     released = LicenseReleased(contract_id=licensed.id, license_id="lic-1")
     await says(released, released)
     await shows(contracts, licensed, Contract.RELEASED)
+
+
+class TestRenewal:
+    async def test_the_license_goes_with_the_contract_and_its_successor_has_its_own(
+        self, desk: Desk, contracts: ContractDesk, says: Says, admin: Admin
+    ) -> None:
+        old = await contracts.put_in_force(
+            await desk.found(), license_tier="gold", seats=12, auto_renew=True, end_date=day(50)
+        )
+        await says(provisioned(old, "lic-1"))
+        await shows(contracts, old, Contract.PROVISIONED)
+        await days_pass(admin, 50, old)
+        renewed = await becomes(contracts, old, Contract.RENEWED)
+        assert renewed.license_state == Contract.PROVISIONED  # until the licensing system says that it is not
+        new = await contracts.get(renewed.renewed_to_id)
+        released = LicenseReleased(contract_id=old.id, license_id="lic-1")
+        await says(released, provisioned(new, "lic-2"), released)
+        assert (await shows(contracts, old, Contract.RELEASED)).license_id == "lic-1"
+        assert (await shows(contracts, new, Contract.PROVISIONED)).license_id == "lic-2"
+
+    async def test_who_says_too_early_that_it_was_taken_back_is_not_believed(
+        self, contracts: ContractDesk, licensed: Contract, says: Says, admin: Admin, tenant: UUID
+    ) -> None:
+        await says(provisioned(licensed, "lic-1"))
+        await shows(contracts, licensed, Contract.PROVISIONED)
+        await contracts.bring_into_force(await contracts.renew(licensed))
+        await says(LicenseReleased(contract_id=licensed.id, license_id="lic-1"))
+        await released_heard(admin, tenant)
+        assert (await contracts.get(licensed)).license_state == Contract.PROVISIONED
+
+    async def test_with_the_licensing_system_there_is_one_license_in_the_end(
+        self, desk: Desk, contracts: ContractDesk, admin: Admin, licensing_system: None
+    ) -> None:
+        old = await contracts.put_in_force(await desk.found(), license_tier="gold", seats=12, end_date=day(50))
+        await shows(contracts, old, Contract.PROVISIONED)
+        new = await shows(contracts, await contracts.bring_into_force(await contracts.renew(old)), Contract.PROVISIONED)
+        assert (await contracts.get(old)).license_state == Contract.PROVISIONED
+        await days_pass(admin, 50, old, new)
+        assert (await shows(contracts, old, Contract.RELEASED)).state == Contract.RENEWED
+        still = await contracts.get(new)
+        assert (still.license_state, still.license_id) == (Contract.PROVISIONED, new.license_id)
+
+
+class TestAnswersThatOvertakeOneAnother:
+    async def test_a_license_that_is_taken_back_before_it_was_told_of_is_taken_back(
+        self, contracts: ContractDesk, licensed: Contract, says: Says
+    ) -> None:
+        await contracts.terminate(licensed, for_cause=True)
+        await says(LicenseReleased(contract_id=licensed.id, license_id="lic-1"))
+        await shows(contracts, licensed, Contract.RELEASED)
+        await says(provisioned(licensed, "lic-2"))  # which names it last, so that it is seen to be heard
+
+        async def named() -> bool:
+            return (await contracts.get(licensed)).license_id == "lic-2"
+
+        await eventually(named)
+        assert (await contracts.get(licensed)).license_state == Contract.RELEASED
+
+    async def test_what_grants_nothing_has_nothing_taken_back(
+        self, desk: Desk, contracts: ContractDesk, says: Says, admin: Admin, tenant: UUID
+    ) -> None:
+        plain = await contracts.put_in_force(await desk.found())
+        await contracts.terminate(plain, for_cause=True)
+        await says(LicenseReleased(contract_id=plain.id, license_id="lic-1"))
+        await released_heard(admin, tenant)
+        found = await contracts.get(plain)
+        assert (found.license_state, found.license_id) == (Contract.NONE, "")
+
+
+async def released_heard(admin: Admin, tenant: UUID) -> None:
+    """Wait until an event LicenseReleased had what effect it has."""
+    query = "select count(*) from entities.inbox where tenant_id = $1 and consumer = 'entities.note_released_license'"
+
+    async def heard() -> bool:
+        return bool(await admin.fetchval(query, tenant))
+
+    await eventually(heard)
+
+
+def provisioned(contract: Contract, license_id: str) -> LicenseProvisioned:
+    return LicenseProvisioned(
+        contract_id=contract.id, license_id=license_id, tier=contract.license_tier, seats=contract.seats
+    )
 
 
 async def shows(contracts: ContractDesk, contract: Contract, state: Contract.LicenseState.ValueType) -> Contract:

@@ -1,29 +1,26 @@
 """How PostgreSQL reads twenty thousand contracts of one tenant: never from end to end for a part of them."""
 
-import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 import pytest
-from sqlalchemy import event
 
 from kit import ids
 from kit.db import Database, ReadSession
-from kit.origin import Origin
 from kit.settings import Settings
-from kit.telemetry import Trace
 from services.entities.domain.contracts import ContractState, ContractType
 from services.entities.store import contracts
 from serving.pages import Page
 from tests.harness.databases import Copy
+from tests.harness.plans import Plans, Statement
 
 CONTRACTS: Final = 20_000
 ENTITIES: Final = 100
-Asked = tuple[str, Sequence[Any]]
+TABLE: Final = "billing_contracts"
+Ask = Callable[[ReadSession, UUID], Awaitable[object]]
 
 
 @pytest.fixture
@@ -60,7 +57,7 @@ async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> AsyncIterator
     await admin.close()
 
 
-def listed(**filters: Any) -> Callable[[ReadSession, UUID], Awaitable[object]]:
+def listed(**filters: Any) -> Ask:
     """ListContracts, a page of it; "entity" stands for one of them."""
     given = {
         "entity_id": None, "state": None, "contract_type": None, "ends_from": None, "ends_before": None, "text": "",
@@ -74,7 +71,7 @@ def listed(**filters: Any) -> Callable[[ReadSession, UUID], Awaitable[object]]:
     return ask
 
 
-QUERIES: Final[dict[str, Callable[[ReadSession, UUID], Awaitable[object]]]] = {
+QUERIES: Final[dict[str, Ask]] = {
     "list": listed(),
     "list of an entity": listed(entity_id=True),
     "list of a state": listed(state=ContractState.DRAFT),
@@ -93,44 +90,23 @@ async def test_a_part_is_read_by_an_index(
     copy, tenant, entity_ids = filled
     database = Database(settings("entities", database=copy))
     connection = await asyncpg.connect(copy.url("entities_app"))
+    plans = Plans(database, connection, tenant)
     wrong = {}
     try:
-        await connection.execute("select set_config('app.tenant_id', $1, false)", str(tenant))
         for name, ask in QUERIES.items():
-            ((statement, parameters),) = await asked(database, tenant, ask, entity_ids[7])
-            plan = json.loads(await connection.fetchval(f"explain (format json) {statement}", *parameters))[0]["Plan"]
-            of_contracts = [node for node in nodes(plan) if node.get("Relation Name") == "billing_contracts"]
-            if not of_contracts or any(node["Node Type"] == "Seq Scan" for node in of_contracts):
-                wrong[name] = plan
-        whole = await connection.fetchval("explain (format json) select max(name) from billing_contracts")
-        assert "Seq Scan" in whole  # so it would be seen
+            ((statement, parameters),) = await asked(plans, ask, entity_ids[7])
+            for read in await plans.reads(statement, parameters, of_table=TABLE):
+                if read.from_end_to_end or not read.indexes:
+                    wrong[name] = read, statement
+        for read in await plans.reads("select max(name) from billing_contracts", []):
+            assert read.from_end_to_end  # so it would be seen
     finally:
         await connection.close()
         await database.close()
     assert not wrong
 
 
-async def asked(
-    database: Database, tenant_id: UUID, ask: Callable[[ReadSession, UUID], Awaitable[object]], entity_id: UUID
-) -> Sequence[Asked]:
+async def asked(plans: Plans, ask: Ask, entity_id: UUID) -> list[Statement]:
     """The statements about contracts that the store sends."""
-    said: list[Asked] = []
-    engine = database._engine.sync_engine
-
-    def hear(_: Any, __: Any, statement: str, parameters: Any, ___: Any, ____: Any) -> None:
-        said.append((statement, parameters))
-
-    trace, deadline = Trace.from_header(None), time.monotonic() + 30
-    event.listen(engine, "before_cursor_execute", hear)
-    try:
-        async with database.read(Origin(tenant_id=tenant_id, actor="a", trace=trace, deadline=deadline)) as tx:
-            await ask(tx, entity_id)
-    finally:
-        event.remove(engine, "before_cursor_execute", hear)
-    return [each for each in said if "billing_contracts" in each[0]]
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from nodes(below)
+    said, _ = await plans.asked(lambda tx: ask(tx, entity_id))
+    return [each for each in said if TABLE in each[0]]

@@ -5,30 +5,27 @@ planned for the values, once as it is planned for any. All belongs to one tenant
 id rules out nothing. A report over most of the table is not here: reading all of it is the best plan for that.
 """
 
-import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
 import pytest
-from sqlalchemy import event
 
 from kit import ids
 from kit.db import Database, ReadSession
-from kit.origin import Origin
 from kit.settings import Settings
-from kit.telemetry import Trace
 from services.entities.domain.allocations import AllocationSource
 from services.entities.domain.costs import DepartmentGroupBy, SummaryGroupBy, Tree
 from services.entities.store import allocation_rules, allocations, contracts, costs
 from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, found_group, spend
 from tests.harness.databases import Copy
+from tests.harness.plans import Plans, Read, Statement
 
 ALLOCATIONS: Final = 1_000_000
+TABLE: Final = "cost_allocations"
 Q1: Final = (date(2026, 1, 1), date(2026, 4, 1))
 MARCH: Final = (date(2026, 3, 1), date(2026, 4, 1))
 BOTH_YEARS: Final = (FIRST_DAY, AFTER_LAST_DAY)
@@ -36,78 +33,21 @@ BOTH_YEARS: Final = (FIRST_DAY, AFTER_LAST_DAY)
 Ask = Callable[[ReadSession, Group], Awaitable[Sequence[Any]]]
 
 
-class Read(NamedTuple):
-    """How a statement reads the allocations."""
-
-    indexes: set[str]
-    from_end_to_end: bool
-    rows: int
-    """Those thrown away included."""
-
-
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The database with the allocations, as the service has it, and its role."""
+    """The database with the allocations, as the service has it."""
 
     group: Group
-    database: Database
-    connection: "asyncpg.Connection"
+    plans: Plans
 
-    async def ask(self, ask: Ask) -> tuple[list[tuple[str, Sequence[Any]]], Sequence[Any]]:
+    async def ask(self, ask: Ask) -> tuple[list[Statement], Sequence[Any]]:
         """The statements about allocations that the store sent, and the answer."""
-        said: list[tuple[str, Sequence[Any]]] = []
-        engine = self.database._engine.sync_engine
-
-        def hear(_: Any, __: Any, statement: str, parameters: Any, ___: Any, ____: Any) -> None:
-            said.append((statement, parameters))
-
-        trace, deadline = Trace.from_header(None), time.monotonic() + 30
-        origin = Origin(tenant_id=self.group.tenant_id, actor="alice", trace=trace, deadline=deadline)
-        event.listen(engine, "before_cursor_execute", hear)
-        try:
-            async with self.database.read(origin) as tx:
-                answer = await ask(tx, self.group)
-        finally:
-            event.remove(engine, "before_cursor_execute", hear)
-        return [each for each in said if "cost_allocations" in each[0]], answer
+        said, answer = await self.plans.asked(lambda tx: ask(tx, self.group))
+        return [each for each in said if TABLE in each[0]], answer
 
     async def reads(self, statement: str, parameters: Sequence[Any]) -> list[Read]:
-        """How it is read: planned for these values, and planned for any."""
-        async with self.connection.transaction():
-            set_tenant = "select set_config('app.tenant_id', $1, true)"
-            await self.connection.execute(set_tenant, str(self.group.tenant_id))
-            await self.connection.execute("set local plan_cache_mode = force_generic_plan")
-            await self.connection.execute(f"prepare asked as {statement}")
-            values = f"({', '.join(map(literal, parameters))})" if parameters else ""
-            explain = "explain (analyze, timing off, format json)"
-            told = [
-                await self.connection.fetchval(f"{explain} {statement}", *parameters),
-                await self.connection.fetchval(f"{explain} execute asked{values}"),
-            ]
-            await self.connection.execute("deallocate asked")
-        return [how_read(json.loads(each)[0]["Plan"]) for each in told]
-
-
-def literal(value: Any) -> str:
-    """As SQL has it."""
-    if isinstance(value, list):
-        return "'{" + ",".join(f'"{item}"' for item in value) + "}'"
-    return "null" if value is None else "'" + str(value).replace("'", "''") + "'"
-
-
-def how_read(plan: dict[str, Any]) -> Read:
-    of_table = [node for node in nodes(plan) if node.get("Relation Name") == "cost_allocations"]
-    indexes = {node["Index Name"] for node in nodes(plan) if node.get("Index Name", "").startswith("cost_allocations")}
-    thrown_away = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
-    rows = sum((node["Actual Rows"] + sum(node.get(each, 0) for each in thrown_away)) * node["Actual Loops"]
-               for node in of_table)  # fmt: skip
-    return Read(indexes, any(node["Node Type"] == "Seq Scan" for node in of_table), int(rows))
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from nodes(below)
+        """How it reads the allocations."""
+        return await self.plans.reads(statement, parameters, of_table=TABLE)
 
 
 @pytest.fixture
@@ -121,7 +61,7 @@ async def books(
     try:
         group = await found_group(admin)
         await spend(admin, group, ALLOCATIONS)
-        yield Books(group, database, connection)
+        yield Books(group, Plans(database, connection, group.tenant_id))
     finally:
         await connection.close()
         await database.close()

@@ -1,6 +1,7 @@
 from collections.abc import Awaitable, Callable
 
 import asyncpg
+import pytest
 from alembic import command
 from sqlalchemy import Connection, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -59,6 +60,42 @@ async def test_entities_of_before_have_been_where_they_are_since_they_were_found
         expected = "select tenant_id, id, parent_id, create_time, null from billing_entities order by tenant_id"
         assert [tuple(row) for row in await admin.fetch(found)] == [tuple(row) for row in await admin.fetch(expected)]
         assert await admin.fetchval("select count(*) from entity_history") == 2
+    finally:
+        await admin.close()
+
+
+async def test_states_and_kinds_stay_what_they_are_as_text_and_back(
+    fresh_database: Callable[[], Awaitable[Copy]],
+) -> None:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    columns = (
+        "select table_name || ' ' || column_name || ' ' || udt_name from information_schema.columns"
+        " where table_schema = 'entities' and table_name in ('billing_entities', 'departments')"
+        " and column_name in ('entity_type', 'state') order by 1"
+    )
+    indexes = "select indexdef from pg_indexes where schemaname = 'entities' order by 1"
+    values = (
+        "select e.entity_type::text, e.state::text, d.state::text from billing_entities e"
+        " join departments d on d.entity_id = e.id order by d.parent_id"
+    )
+    kept = [("HOLDING", "ACTIVE", "ACTIVE")] * 2
+    try:
+        await admin.execute("set search_path = entities")
+        await _fill(admin)
+        before = await admin.fetch(indexes)
+        await _migrate(copy, lambda connection: command.downgrade(database._config("entities", connection), "0007"))
+        assert [row[0] for row in await admin.fetch(columns)] == [
+            "billing_entities entity_type entity_type", "billing_entities state entity_state",
+            "departments state department_state",
+        ]  # fmt: skip
+        assert [tuple(row) for row in await admin.fetch(values)] == kept
+        await _migrate(copy, lambda connection: command.upgrade(database._config("entities", connection), "head"))
+        assert {row[0].rpartition(" ")[2] for row in await admin.fetch(columns)} == {"text"}
+        assert [tuple(row) for row in await admin.fetch(values)] == kept
+        assert await admin.fetch(indexes) == before
+        with pytest.raises(asyncpg.CheckViolationError, match="departments_state_check"):
+            await admin.execute("update departments set state = 'GONE'")
     finally:
         await admin.close()
 

@@ -5,7 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID, uuid4
 
 import pytest
-from billing.entities.v1.events_pb2 import ContractActivated, ContractAmended, ContractExpired, ContractTerminated
+from billing.entities.v1.events_pb2 import (
+    ContractActivated,
+    ContractAmended,
+    ContractExpired,
+    ContractRenewed,
+    ContractTerminated,
+)
 from google.protobuf.message import Message
 from nats.js import JetStreamContext
 from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
@@ -56,7 +62,7 @@ async def test_what_is_not_there_fails_with_a_reason(say: Say, told: Heard, tier
     validation.check(answer)
 
 
-@pytest.mark.parametrize("kind", [ContractTerminated, ContractExpired])
+@pytest.mark.parametrize("kind", [ContractTerminated, ContractExpired, ContractRenewed])
 async def test_the_license_of_a_contract_that_ends_is_taken_back(
     say: Say, told: Heard, kind: Callable[..., Message]
 ) -> None:
@@ -64,6 +70,22 @@ async def test_the_license_of_a_contract_that_ends_is_taken_back(
     await say(kind(contract_id=CONTRACT))
     released, provisioned = await told.first(LicenseReleased), await told.first(LicenseProvisioned)
     assert released.license_id == provisioned.license_id
+    validation.check(released)
+
+
+async def test_a_successor_has_a_license_of_its_own_and_that_of_before_goes_when_it_takes_over(
+    say: Say, told: Heard
+) -> None:
+    successor = "con_" + "8" * 32
+    await say(ContractActivated(contract_id=CONTRACT, seats=3))
+    await say(ContractActivated(contract_id=successor, renewed_from_id=CONTRACT, seats=5))
+    before, after = await told.at_least(2, LicenseProvisioned)
+    assert (after.contract_id, after.seats) == (successor, 5)
+    assert after.license_id != before.license_id
+    assert told.of(LicenseReleased) == []  # both are in force
+    await say(ContractRenewed(contract_id=CONTRACT, renewed_to_id=successor))
+    released = await told.first(LicenseReleased)
+    assert (released.contract_id, released.license_id) == (CONTRACT, before.license_id)
     validation.check(released)
 
 

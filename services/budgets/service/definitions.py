@@ -30,6 +30,7 @@ from services.budgets.domain.lives import (
     advance_alert,
 )
 from services.budgets.domain.marks import Mark
+from services.budgets.domain.owners import Owner, check_may_own
 from services.budgets.errors import (
     AmountBelowSpent,
     BudgetTreeTooDeep,
@@ -73,8 +74,9 @@ class BudgetDraft:
     state: State
 
 
-async def create_budget(tx: WriteSession, draft: BudgetDraft) -> BudgetRow:
+async def create_budget(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRow:
     """Create a budget whose owner was found to be active, and was not retired since."""
+    check_may_own(owner)
     if tx.scope and not tx.scope.covers(draft.entity_id, draft.department_id):
         raise OwnerNotFound(f"entity {ids.ENTITY.format(draft.entity_id)}")
     await _check_not_retired(tx, draft.entity_id)
@@ -224,6 +226,12 @@ def _adjust(tx: WriteSession, budget: BudgetRow, amount: Money, reason: str) -> 
     budget.amount = amount.amount
     change = amount.amount - before.amount
     record_entry(tx, budget, EntryType.ADJUST, change, moved=change, description=reason)
+
+
+async def reopen_budget(tx: WriteSession, budget_id: UUID, owner: Owner, *, etag: str) -> BudgetRow:
+    """Reopen a budget whose owner was found to be active, and was not retired since."""
+    check_may_own(owner)
+    return await change_state(tx, budget_id, Action.REOPEN, etag=etag)
 
 
 async def change_state(tx: WriteSession, budget_id: UUID, action: Action, *, etag: str = "") -> BudgetRow:

@@ -1,6 +1,7 @@
 """Amounts that go from one budget to another."""
 
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -47,30 +48,31 @@ class Transferred:
     """That of the source and that of the target."""
 
 
-async def rate_of(
+async def find_rate(
     exchange: Rates, origin: Origin, ask: TransferAsk, source: BudgetRow, target: BudgetRow
 ) -> Rate | None:
-    """The rate from one budget to the other, None where both are in one currency; asked for outside a transaction.
+    """The rate from one budget to the other, None where both are in one currency or there is none.
 
-    Raises RateMissing, and InvalidFields for a rate where there is nothing to convert.
+    Asked for outside a transaction, and judged inside it: after the key was looked up.
     """
     if source.currency_code == target.currency_code:
-        if ask.rate is not None:
-            told = f"both budgets are in {source.currency_code}"
-            raise InvalidFields([Violation("rate", told, "rate.needless")])
         return None
-    today, _ = rates.days(target.balance.terms, clock.now())
+    today = _today(target)
     if ask.rate is not None:
         return Rate(ask.rate, today)
     (rate,) = await exchange.find(origin, [(source.currency_code, target.currency_code, today)])
-    if rate is None:
-        raise RateMissing(source.currency_code, to=target.currency_code, on=today)
     return rate
+
+
+def _today(target: BudgetRow) -> date:
+    """The day whose rate a transfer to the budget takes."""
+    return rates.days(target.balance.terms, clock.now())[0]
 
 
 async def transfer(tx: WriteSession, ask: TransferAsk, rate: Rate | None) -> Transferred:
     """Lower the amount of one budget and raise that of the other; raises why that can't be done."""
     source, target = await budgets.lock_pair(tx, ask.source_id, ask.target_id)
+    _check_rate(source, target, ask, rate)
     for budget in (source, target):
         advance(budget.id, budget.state, Action.CHANGE)
     if ask.amount.currency != source.currency_code:
@@ -94,6 +96,16 @@ async def transfer(tx: WriteSession, ask: TransferAsk, rate: Rate | None) -> Tra
     for budget in sorted((source, target), key=lambda budget: budget.id):
         await settle_alerts(tx, budget)
     return Transferred(source, target, ask.amount, reaches, rate, (left, came))
+
+
+def _check_rate(source: BudgetRow, target: BudgetRow, ask: TransferAsk, rate: Rate | None) -> None:
+    """Raise RateMissing, or InvalidFields for a rate where there is nothing to convert."""
+    if source.currency_code == target.currency_code:
+        if ask.rate is not None:
+            told = f"both budgets are in {source.currency_code}"
+            raise InvalidFields([Violation("rate", told, "rate.needless")])
+    elif rate is None:
+        raise RateMissing(source.currency_code, to=target.currency_code, on=_today(target))
 
 
 def _check_fits(source: BudgetRow, target: BudgetRow, amount: Money, reaches: Money) -> None:

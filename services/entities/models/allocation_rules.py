@@ -11,10 +11,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import TenantRow, VersionedRow
+from kit.db import TenantRow, VersionedRow, text_enum
 from kit.money import Money
 from services.entities.domain.allocation_rules import Reach, RuleBasis, RuleState, RuleType, Target, Terms
-from services.entities.models.texts import text_enum
 
 
 class AllocationRuleRow(VersionedRow):

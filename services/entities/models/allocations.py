@@ -9,10 +9,9 @@ from uuid import UUID
 from sqlalchemy import ARRAY, CHAR, Date, Numeric, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
-from kit.db import TenantRow
+from kit.db import TenantRow, text_enum
 from kit.money import Money
 from services.entities.domain.allocations import AllocationDraft, AllocationSource, Document
-from services.entities.models.texts import text_enum
 
 AMOUNT: Final = Numeric(20, 6)
 

@@ -11,13 +11,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import TenantRow, VersionedRow
+from kit.db import TenantRow, VersionedRow, text_enum
 from kit.money import Money
 from services.entities.domain.amendments import AmendedFee, AmendmentState, AmendmentType, Changes, Effect
 from services.entities.domain.contracts import Phase, SlaTerms
 from services.entities.domain.proration import Days
 from services.entities.models.contracts import AMOUNT
-from services.entities.models.texts import text_enum
 
 Kept: TypeAlias = Mapping[str, Any]
 """As it is kept in JSON: amounts are exact texts in the currency of the contract, days are ISO texts."""

@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import Base, TenantRow, VersionedRow
+from kit.db import Base, TenantRow, VersionedRow, text_enum
 from kit.money import Money
 from services.entities.domain.contracts import (
     BillingFrequency,
@@ -24,7 +24,6 @@ from services.entities.domain.contracts import (
     Phase,
     SlaTerms,
 )
-from services.entities.models.texts import text_enum
 
 AMOUNT: Final = Numeric(20, 6)
 

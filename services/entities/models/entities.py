@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import TenantRow, VersionedRow, enum_column
+from kit.db import TenantRow, VersionedRow, enum_column, text_enum
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import Address, Consolidation, EntityState, EntityType
 
@@ -25,7 +25,7 @@ class EntityRow(VersionedRow):
     legal_name: Mapped[str] = mapped_column(String)
     display_name: Mapped[str] = mapped_column(String)
     """Empty where the legal name is shown."""
-    entity_type: Mapped[EntityType] = mapped_column(enum_column(EntityType, "entity_type"))
+    entity_type: Mapped[EntityType] = mapped_column(text_enum(EntityType))
     currency_code: Mapped[str] = mapped_column(String(3))
     country_code: Mapped[str] = mapped_column(String(2))
     tax_id: Mapped[str] = mapped_column(String)
@@ -37,7 +37,7 @@ class EntityRow(VersionedRow):
     payment_terms_days: Mapped[int] = mapped_column(Integer)
     invoice_prefix: Mapped[str] = mapped_column(String)
     consolidation: Mapped[Consolidation] = mapped_column(enum_column(Consolidation, "consolidation"))
-    state: Mapped[EntityState] = mapped_column(enum_column(EntityState, "entity_state"))
+    state: Mapped[EntityState] = mapped_column(text_enum(EntityState))
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSONB)
     """The field `metadata`, a name that SQLAlchemy has taken."""
 
@@ -75,7 +75,7 @@ class DepartmentRow(VersionedRow):
     manager_user_id: Mapped[str] = mapped_column(String)
     """Empty where nobody answers for it."""
     headcount: Mapped[int] = mapped_column(Integer)
-    state: Mapped[DepartmentState] = mapped_column(enum_column(DepartmentState, "department_state"))
+    state: Mapped[DepartmentState] = mapped_column(text_enum(DepartmentState))
 
 
 class DepartmentHistoryRow(TenantRow):

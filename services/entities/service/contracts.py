@@ -287,10 +287,12 @@ async def note_license_problem(tx: WriteSession, contract_id: UUID, *, reason: s
 
 
 async def note_license_released(tx: WriteSession, contract_id: UUID, *, license_id: str) -> None:
-    """Note that the licensing system has taken a license back."""
+    """Note that the licensing system has taken a license back, also where it has not said yet that there was one."""
     contract = await contracts.lock_contract(tx, contract_id)
-    if license_id == contract.license_id and contract.state not in IN_FORCE:
-        contract.license_state = LicenseState.RELEASED
+    told = license_id == contract.license_id
+    waiting = contract.license_state is LicenseState.REQUESTED and not contract.license_id
+    if (told or waiting) and contract.state not in IN_FORCE:
+        contract.license_id, contract.license_state = license_id, LicenseState.RELEASED
 
 
 async def today_of(tx: ReadSession, contract: ContractRow) -> date:
