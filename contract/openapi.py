@@ -326,7 +326,7 @@ class _Schemas:
                 if key in wanted
             }
         if full.get("type") == "array":
-            recursive = depth > 1 and "$ref" in full["items"]
+            recursive = depth > 1 and "$ref" in full["items"] and not full.get("minItems")
             return [] if recursive else [self.example(full["items"], name, asked=asked, depth=depth + 1)]
         if full.get("type") == "string":
             return _text_example(name, full.get("description", ""))

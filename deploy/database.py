@@ -25,6 +25,7 @@ ROOT: Final = Path(__file__).parent.parent
 MIGRATIONS: Final = {
     "entities": "services/entities/migrations",
     "budgets": "services/budgets/migrations",
+    "approvals": "services/approvals/migrations",
     "gateway": "gateway/migrations",
 }
 """Where the revisions of each schema are."""

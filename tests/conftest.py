@@ -11,9 +11,9 @@ truncated, and services serve all tests of a worker. After each test no connecti
     token(role=…, tenant=…, …)      makes a JWT: role, tenant, subject, entity_scope, department_scope, any claim
     caller(role=…, subject=…, …)    a Caller with such a token; `await caller("finance").call(stub.Method, request)`
     finance                         caller("finance")
-    entities, budgets               typed stubs of the real services, served in this process on real ports:
+    entities, budgets, approvals    typed stubs of the real services, served in this process on real ports:
                                     entities.entities, entities.departments, budgets.budgets, <each>.operations
-    entities_served, budgets_served the same with address, settings and parts
+    entities_served, …_served       the same with address, settings and parts
     settings(service, **changed)    Settings for a service of this worker
     fresh_database()                one more copy of the migrated database, for tests that run a relay of their own
     admin                           asyncpg pool of the superuser: sees every row of every tenant
@@ -47,7 +47,7 @@ from tests.harness import captured, outside, servers
 from tests.harness.callers import Caller
 from tests.harness.databases import Cluster, Copy
 from tests.harness.outside import AuditRow, Heard, OutboxEvent, eventually
-from tests.harness.services import Budgets, Entities, Served, served, settings_for
+from tests.harness.services import Approvals, Budgets, Entities, Served, served, settings_for
 from tests.harness.tokens import Keys
 
 hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
@@ -189,6 +189,28 @@ async def budgets_served(
     async with served(settings("budgets", addresses=addresses), compose, Budgets) as budgets:
         open_databases.append(budgets.service.db)
         yield budgets
+
+
+@pytest.fixture(scope="session")
+async def approvals_served(
+    settings: Callable[..., Settings],
+    entities_served: Served[Entities],
+    budgets_served: Served[Budgets],
+    open_databases: list[Database],
+) -> AsyncIterator[Served[Approvals]]:
+    """The approvals service, which asks the entities and the budgets service."""
+    from services.approvals.main import compose
+
+    addresses = {"entities": entities_served.address, "budgets": budgets_served.address}
+    async with served(settings("approvals", addresses=addresses), compose, Approvals) as approvals:
+        open_databases.append(approvals.service.db)
+        yield approvals
+
+
+@pytest.fixture(scope="session")
+def approvals(approvals_served: Served[Approvals]) -> Approvals:
+    """Stubs of the approvals service."""
+    return approvals_served.stubs
 
 
 @pytest.fixture(scope="session")

@@ -37,9 +37,12 @@ SIMULATORS: Final = (
     Simulator("directory", "deploy.simulators.directory", serves=True),
 )
 PROCESSES: Final = (
-    Process("entities", "services.entities.main", outside={"users": "directory"}),
-    Process("budgets", "services.budgets.main", needs=("entities",)),
-    Process("gateway", "gateway.main", needs=("entities", "budgets")),
+    Process("entities", "services.entities.main", needs=("approvals",), outside={"users": "directory"}),
+    Process("budgets", "services.budgets.main", needs=("entities", "approvals")),
+    Process(
+        "approvals", "services.approvals.main", needs=("entities", "budgets"), outside={"users": "directory"}
+    ),
+    Process("gateway", "gateway.main", needs=("entities", "budgets", "approvals")),
 )
 GATEWAY: Final = "gateway"
 GATEWAY_PORT: Final = 8000

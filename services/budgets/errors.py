@@ -109,6 +109,19 @@ class HoldExpired(FailedPrecondition):
         )
 
 
+class HoldAwaitsApproval(FailedPrecondition):
+    reason = "HOLD_AWAITS_APPROVAL"
+
+    def __init__(self, hold_id: UUID, approval_id: UUID) -> None:
+        text, awaited = ids.HOLD.format(hold_id), ids.APPROVAL.format(approval_id)
+        super().__init__(
+            f"The hold {text} is for the approval request {awaited}, which is undecided: what comes of that commits or"
+            " releases it.",
+            hold_id=text,
+            approval_id=awaited,
+        )
+
+
 class HoldExceeded(FailedPrecondition):
     reason = "HOLD_EXCEEDED"
 

@@ -7,8 +7,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from billing.approvals.v1.approval_pb2 import Approval
+from billing.approvals.v1.events_pb2 import (
+    ApprovalApproved,
+    ApprovalCancelled,
+    ApprovalChangesRequested,
+    ApprovalExpired,
+    ApprovalFacts,
+    ApprovalRejected,
+)
 from billing.budgets.v1.alert_pb2 import AlertEvent
 from billing.budgets.v1.events_pb2 import (
+    ApprovalFundsSettled,
     BudgetAlertRaised,
     BudgetClosed,
     BudgetExhausted,
@@ -19,7 +29,7 @@ from billing.budgets.v1.events_pb2 import (
 from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated, EntityDeactivated
 from google.protobuf import json_format
 
-from contract.values import money_to_proto
+from contract.values import money_from_proto, money_to_proto
 from eventing.bus import Bus
 from eventing.consumer import Handler, on, on_outside
 from kit import ids
@@ -29,12 +39,15 @@ from kit.telemetry import log
 from services.budgets.convert import alerts, holds
 from services.budgets.convert.usage import cost_from_proto, reversal_from_proto, unbudgeted_to_proto
 from services.budgets.domain.balances import Balance, Terms
+from services.budgets.domain.funds import SETTLEMENTS, Ended
+from services.budgets.domain.lives import EntryType
 from services.budgets.domain.marks import Mark
 from services.budgets.models import UnbudgetedRow
 from services.budgets.service import definitions
 from services.budgets.store.group import StoredHold
 
-if TYPE_CHECKING:  # it says events itself
+if TYPE_CHECKING:  # they say events themselves
+    from services.budgets.service.funds import Funds
     from services.budgets.service.usage import Usage
 
 
@@ -98,6 +111,28 @@ def unbudgeted_spend_recorded(row: UnbudgetedRow) -> UnbudgetedSpendRecorded:
     return UnbudgetedSpendRecorded(spend=unbudgeted_to_proto(row))
 
 
+def approval_hold_settled(stored: StoredHold, entry_type: EntryType) -> ApprovalFundsSettled:
+    """The hold of an approval request was committed or given back, as that ended."""
+    return ApprovalFundsSettled(
+        approval_id=ids.APPROVAL.format_optional(stored.approval_id),
+        round=int(stored.request_id.rpartition(":")[2]),
+        budget_id=ids.BUDGET.format(stored.hold.budget_id),
+        hold_id=ids.HOLD.format(stored.hold.id),
+        funds=ApprovalFundsSettled.Funds.Value(SETTLEMENTS[entry_type]),
+    )
+
+
+def approval_funds_settled(ended: Ended, *, raised: bool, problem: str = "") -> ApprovalFundsSettled:
+    """A budget was raised for an approval request, or could not follow it."""
+    return ApprovalFundsSettled(
+        approval_id=ids.APPROVAL.format(ended.approval_id),
+        round=ended.round,
+        budget_id=ids.BUDGET.format(ended.budget_id),
+        funds=ApprovalFundsSettled.RAISED if raised else ApprovalFundsSettled.FAILED,
+        problem=problem,
+    )
+
+
 async def raised_alerts(bus: Bus, tenant_id: UUID, watch: alerts.Watch) -> AsyncGenerator[AlertEvent, None]:
     """The alerts of a tenant that somebody watches, as they are raised, each once, without end.
 
@@ -126,7 +161,7 @@ async def close_budgets_of_entity(tx: WriteSession, event: EntityDeactivated) ->
     await definitions.close_budgets_of_entity(tx, ids.ENTITY.parse(event.entity_id, "entity_id"))
 
 
-def handlers(usage: "Usage") -> Sequence[Handler]:
+def handlers(usage: "Usage", funds: "Funds") -> Sequence[Handler]:
     """What this service does about all events that it hears."""
 
     @on_outside(CostAllocated)
@@ -139,4 +174,51 @@ def handlers(usage: "Usage") -> Sequence[Handler]:
         """A cost that was taken back counts no more."""
         await usage.give_back(origin, reversal_from_proto(event))
 
-    return close_budgets_of_entity, charge_allocated_cost, give_back_reversed_cost
+    return close_budgets_of_entity, charge_allocated_cost, give_back_reversed_cost, *_handlers_of_approvals(funds)
+
+
+def _handlers_of_approvals(funds: "Funds") -> Sequence[Handler]:
+    @on_outside(ApprovalApproved)
+    async def follow_approval(origin: Origin, event: ApprovalApproved) -> None:
+        """What was approved is committed, or the budget is raised."""
+        if event.approval.budget_id:
+            await funds.follow(origin, ended_from_proto(event.approval))
+
+    async def give_back(origin: Origin, facts: ApprovalFacts) -> None:
+        if facts.hold_id:
+            await funds.release(origin, ended_from_proto(facts))
+
+    @on_outside(ApprovalRejected)
+    async def release_rejected(origin: Origin, event: ApprovalRejected) -> None:
+        """What was refused is not held any more."""
+        await give_back(origin, event.approval)
+
+    @on_outside(ApprovalCancelled)
+    async def release_cancelled(origin: Origin, event: ApprovalCancelled) -> None:
+        """What was taken back is not held any more."""
+        await give_back(origin, event.approval)
+
+    @on_outside(ApprovalExpired)
+    async def release_expired(origin: Origin, event: ApprovalExpired) -> None:
+        """What nobody decided is not held any more."""
+        await give_back(origin, event.approval)
+
+    @on_outside(ApprovalChangesRequested)
+    async def release_sent_back(origin: Origin, event: ApprovalChangesRequested) -> None:
+        """What has to be changed is not held until it is asked for again."""
+        await give_back(origin, event.approval)
+
+    return follow_approval, release_rejected, release_cancelled, release_expired, release_sent_back
+
+
+def ended_from_proto(facts: ApprovalFacts) -> Ended:
+    """An approval request that ended, as far as it is about a budget."""
+    return Ended(
+        approval_id=ids.APPROVAL.parse(facts.approval_id, "approval_id"),
+        round=facts.round,
+        budget_id=ids.BUDGET.parse(facts.budget_id, "budget_id"),
+        hold_id=ids.HOLD.parse_optional(facts.hold_id, "hold_id"),
+        amount=money_from_proto(facts.amount) if facts.HasField("amount") else None,
+        raises=facts.request_type == Approval.BUDGET_INCREASE,
+        title=facts.title,
+    )

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from clients.rates import Rates
 from kit import clock
 from kit.errors import BillingError
 from kit.idempotency import Replay
@@ -23,9 +24,8 @@ from services.budgets.combiner import Combiner
 from services.budgets.domain import rates
 from services.budgets.domain.balances import Terms
 from services.budgets.domain.lives import EntryType
-from services.budgets.domain.rates import Conversion
+from services.budgets.domain.rates import Conversion, Rate
 from services.budgets.errors import AmountTooSmall, BatchRefused, CurrencyMismatch, RateMissing
-from services.budgets.peers import Rates
 from services.budgets.service import moves
 from services.budgets.service.moves import Line, Message, Outcome, Replayed, Submission
 from services.budgets.store.group import Engine, Found, Key
@@ -39,7 +39,7 @@ _REMEMBERED_MAX: Final = 50_000
 class Ledger:
     """Moves balances in groups."""
 
-    def __init__(self, settings: Settings, exchange: Rates, appended: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, exchange: Rates[Rate], appended: asyncio.Event) -> None:
         """`appended` is set when a group may have appended events to the outbox."""
         self._exchange = exchange
         self._appended = appended

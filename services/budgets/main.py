@@ -4,28 +4,28 @@ from eventing.bus import Bus
 from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
-from services.budgets import events, peers, rpc, timers
+from services.budgets import events, rpc, timers
 from services.budgets.ledger import Ledger
+from services.budgets.peers import Peers
+from services.budgets.service.funds import Funds
 from services.budgets.service.usage import Usage
-from serving.clients import Peer
 from serving.pages import Pages
-from serving.scope import RemoteScopes
 from serving.server import Service, run
 
 
 def compose(settings: Settings) -> Service:
     """The parts of the service."""
     db, bus = Database(settings), Bus()
-    entities = Peer(settings, "entities")
-    exchange = peers.Rates(entities, bus)
-    ledger = Ledger(settings, exchange, db.appended)
-    usage = Usage(settings, db, ledger)
+    peers = Peers(settings, bus)
+    ledger = Ledger(settings, peers.rates, db.appended)
+    usage, funds = Usage(settings, db, ledger), Funds(db, ledger)
+    clock = Timers(db, settings.service, timers.timers(ledger))
     return Service(
         db=db,
-        scopes=RemoteScopes(entities),
-        servicers=[rpc.BudgetServicer(db, Pages(settings), peers.Owners(entities), exchange, ledger, bus=bus)],
-        handlers=events.handlers(usage),
-        jobs=[ledger.run, usage.run, exchange.forget_changed, Timers(db, settings.service, timers.timers(ledger)).run],
+        scopes=peers.scopes,
+        servicers=[rpc.BudgetServicer(db, Pages(settings), peers, ledger, funds, bus=bus)],
+        handlers=events.handlers(usage, funds),
+        jobs=[ledger.run, usage.run, peers.rates.forget_changed, clock.run],
         bus=bus,
     )
 

@@ -183,6 +183,8 @@ class HoldRow(VersionedRow):
     actor: Mapped[str] = mapped_column(String)
     last_entry_id: Mapped[UUID] = mapped_column(Uuid)
     """The newest entry of the ledger that moved it."""
+    approval_id: Mapped[UUID | None] = mapped_column(Uuid)
+    """The approval request it is for."""
 
     @property
     def hold(self) -> Hold:

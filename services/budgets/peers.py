@@ -1,33 +1,35 @@
 """What the budgets service asks of other services; never inside a transaction."""
 
 import asyncio
-import time
-from collections import OrderedDict
-from datetime import date
-from decimal import Decimal
+import hashlib
 from typing import Final
 from uuid import UUID
 
+from billing.approvals.v1.approval_pb2 import Approval
+from billing.approvals.v1.approval_service_pb2 import OpenApprovalRequest
+from billing.approvals.v1.approval_service_pb2_grpc import ApprovalServiceStub
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.department_service_pb2 import GetDepartmentsRequest
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.entity_service_pb2 import GetEntitiesRequest
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
-from billing.entities.v1.events_pb2 import ExchangeRatesChanged
-from billing.entities.v1.exchange_rate_service_pb2 import Conversion, GetRatesRequest
-from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
+from grpc.aio import AioRpcError
 
+from clients.rates import Rates
+from contract.values import money_to_proto
 from eventing.bus import Bus
 from kit import ids
+from kit.errors import BillingError
 from kit.origin import Origin
+from kit.settings import Settings
+from services.budgets.domain.funds import Overspend
 from services.budgets.domain.owners import Owner
 from services.budgets.domain.rates import Rate
 from serving.clients import Peer
+from serving.scope import RemoteScopes
 
-_REMEMBERED_S: Final = 300.0
-"""Rates are forgotten when they change; this is for the change that was not heard of."""
-_REMEMBERED_MAX: Final = 50_000
+_TITLE_MAX: Final = 200
 
 
 class Owners:
@@ -79,58 +81,44 @@ def _inactive(entity: Entity | None, department: Department | None) -> str:
     return ""
 
 
-Asked = tuple[str, str, date]
-"""From a currency to a currency on a day."""
-
-
-class Rates:
-    """Exchange rates; remembered until they change."""
-
-    def __init__(self, entities: Peer, bus: Bus) -> None:
-        self._peer = entities
-        self._stub = ExchangeRateServiceStub(entities.channel)
-        self._bus = bus
-        self._known: OrderedDict[tuple[UUID, Asked], tuple[float, Rate]] = OrderedDict()
-        self._changes = 0
-
-    async def find(self, origin: Origin, asked: list[Asked]) -> list[Rate | None]:
-        """The rate of each that is asked for, None where there is none; all that are not known in one call."""
-        now = time.monotonic()
-        known: dict[Asked, Rate] = {}
-        for one in asked:
-            until, rate = self._known.get((origin.tenant_id, one), (0.0, None))
-            if rate is not None and until > now:
-                known[one] = rate
-        missing = [one for one in dict.fromkeys(asked) if one not in known]
-        if missing:
-            known |= await self._ask(origin, missing)
-        return [known.get(one) for one in asked]
-
-    async def _ask(self, origin: Origin, asked: list[Asked]) -> dict[Asked, Rate]:
-        wanted = [
-            Conversion(from_currency=given, to_currency=to, conversion_date=on.isoformat()) for given, to, on in asked
-        ]
-        changes = self._changes
-        reply = await self._peer.call(self._stub.GetRates, GetRatesRequest(conversions=wanted), origin)
-        found = {
-            one: Rate(Decimal(rate.rate), date.fromisoformat(rate.rate_date))
-            for one, rate in zip(asked, reply.rates, strict=True)
-            if rate.rate
-        }
-        for one, rate in found.items() if changes == self._changes else ():  # what changed meanwhile is not remembered
-            self._known[origin.tenant_id, one] = time.monotonic() + _REMEMBERED_S, rate
-            while len(self._known) > _REMEMBERED_MAX:
-                self._known.popitem(last=False)
-        return found
-
-    async def forget_changed(self) -> None:
-        """Forget the rates of a tenant whenever they change, until cancelled."""
-        async for message in self._bus.listen(f"{ExchangeRatesChanged.DESCRIPTOR.full_name}.*"):
-            self._changes += 1
-            tenant_id = UUID(message.subject.rpartition(".")[2])
-            for key in [key for key in self._known if key[0] == tenant_id]:
-                del self._known[key]
-
-
 async def _nothing() -> None:
     return None
+
+
+class Approvals:
+    """The approvals service; where none is configured nothing is asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._peer = Peer(settings, "approvals") if "approvals" in settings.addresses else None
+        if self._peer:
+            self._stub = ApprovalServiceStub(self._peer.channel)
+
+    async def open_overspend(self, origin: Origin, wanted: Overspend) -> dict[str, str]:
+        """Ask for the approval of an overspend; what a refusal tells of it: `approval_id`, or why there is none."""
+        if self._peer is None:
+            return {"approval_problem": "There is no approvals service."}
+        asked = OpenApprovalRequest(
+            request_type=Approval.BUDGET_OVERSPEND,
+            title=(wanted.description or f"Overspending of {wanted.amount}")[:_TITLE_MAX],
+            budget_id=ids.BUDGET.format(wanted.budget_id),
+            amount=money_to_proto(wanted.amount),
+            attributes={"reference": wanted.reference} if wanted.reference else {},
+            request_id=hashlib.sha256(wanted.key.encode()).hexdigest(),
+        )
+        try:
+            opened = await self._peer.call(self._stub.OpenApproval, asked, origin)
+        except (BillingError, AioRpcError) as error:
+            told = error.details() if isinstance(error, AioRpcError) else error.message
+            return {"approval_problem": told or "It could not be asked for."}
+        return {"approval_id": opened.id}
+
+
+class Peers:
+    """All of them."""
+
+    def __init__(self, settings: Settings, bus: Bus) -> None:
+        entities = Peer(settings, "entities")
+        self.scopes = RemoteScopes(entities)
+        self.owners = Owners(entities)
+        self.rates = Rates(entities, bus, Rate)
+        self.approvals = Approvals(settings)

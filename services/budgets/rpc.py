@@ -15,7 +15,7 @@ from billing.budgets.v1.hold_pb2 import Hold
 from billing.budgets.v1.rollover_pb2 import Rollover, Transfer
 from billing.budgets.v1.summary_pb2 import LedgerEntry
 
-from contract.values import date_from_text, time_from_proto
+from contract.values import date_from_text, money_from_proto, time_from_proto
 from eventing.bus import Bus
 from kit import ids
 from kit.db import Database
@@ -45,10 +45,11 @@ from services.budgets.convert.rollovers import (
 )
 from services.budgets.convert.usage import unbudgeted_to_proto
 from services.budgets.domain.lives import Action, AlertState, AlertType, EntryType, HoldState, State
-from services.budgets.errors import BatchRefused
+from services.budgets.errors import ApprovalRequired, BatchRefused
 from services.budgets.ledger import Ledger
-from services.budgets.peers import Owners, Rates
+from services.budgets.peers import Peers
 from services.budgets.service import checks, definitions, forecasts, rollovers, transfers
+from services.budgets.service.funds import Funds
 from services.budgets.store import alerts, budgets, ledger, reports, usage
 from serving.pages import Pages
 
@@ -64,12 +65,14 @@ class BudgetServicer:
 
     service = pb.DESCRIPTOR.services_by_name["BudgetService"]
 
-    def __init__(self, db: Database, pages: Pages, owners: Owners, exchange: Rates, books: Ledger, *, bus: Bus) -> None:
+    def __init__(self, db: Database, pages: Pages, peers: Peers, books: Ledger, funds: Funds, *, bus: Bus) -> None:
         self._db = db
         self._pages = pages
-        self._owners = owners
-        self._exchange = exchange
+        self._owners = peers.owners
+        self._exchange = peers.rates
+        self._approvals = peers.approvals
         self._ledger = books
+        self._funds = funds
         self._bus = bus
 
     async def CreateBudget(self, request: pb.CreateBudgetRequest, call: Call) -> Budget:
@@ -164,7 +167,19 @@ class BudgetServicer:
         return movements.availability_to_proto(answers)
 
     async def Charge(self, request: pb.ChargeRequest, call: Call) -> charge_pb2.Charge:
-        return cast("charge_pb2.Charge", await self._ledger.move(movements.charge_line(request, call)))
+        try:
+            return cast("charge_pb2.Charge", await self._ledger.move(movements.charge_line(request, call)))
+        except ApprovalRequired as refusal:
+            raise await self._asked_for(request, call, refusal) from None
+
+    async def _asked_for(
+        self, request: pb.ChargeRequest | pb.CreateHoldRequest, call: Call, refusal: ApprovalRequired
+    ) -> ApprovalRequired:
+        """The refusal, with the approval request that was opened where the caller wants that."""
+        if request.open_approval:
+            wanted = movements.overspend_from_proto(request)
+            refusal.metadata |= await self._approvals.open_overspend(call, wanted)
+        return refusal
 
     async def BatchCharge(self, request: pb.BatchChargeRequest, call: Call) -> pb.BatchChargeResponse:
         lines = [movements.charge_line(charge, call) for charge in request.charges]
@@ -184,7 +199,28 @@ class BudgetServicer:
         return cast("charge_pb2.Refund", await self._ledger.move(movements.refund_line(request, call)))
 
     async def CreateHold(self, request: pb.CreateHoldRequest, call: Call) -> Hold:
-        return cast("Hold", await self._ledger.move(movements.hold_line(request, call)))
+        try:
+            return cast("Hold", await self._ledger.move(movements.hold_line(request, call)))
+        except ApprovalRequired as refusal:
+            raise await self._asked_for(request, call, refusal) from None
+
+    async def HoldForApproval(self, request: pb.HoldForApprovalRequest, call: Call) -> Hold:
+        return cast("Hold", await self._ledger.move(movements.approval_hold_line(request, call)))
+
+    async def ReleaseForApproval(
+        self, request: pb.ReleaseForApprovalRequest, call: Call
+    ) -> pb.ReleaseForApprovalResponse:
+        released = await self._funds.call_off(call, movements.round_from_proto(request))
+        return pb.ReleaseForApprovalResponse(released=released)
+
+    async def ReviewFunds(self, request: pb.ReviewFundsRequest, call: Call) -> pb.FundsReview:
+        async with self._db.read(call) as tx:
+            budget = await budgets.get_budget(tx, ids.BUDGET.parse(request.budget_id, "budget_id"))
+        if not request.HasField("amount"):
+            return pb.FundsReview(budget=budget_to_proto(budget))
+        asked = [checks.Ask(budget.id, money_from_proto(request.amount))]
+        (answer,) = await checks.check(self._ledger, call, asked, None)
+        return movements.review_to_proto(budget_to_proto(budget), answer)
 
     async def CommitHold(self, request: pb.CommitHoldRequest, call: Call) -> Hold:
         return await self._change_hold(request, call, EntryType.COMMIT)

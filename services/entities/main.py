@@ -1,11 +1,12 @@
 """What the process of the entities service is made of."""
 
+from clients.directory import Directory
 from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
 from services.entities import rpc, timers
 from services.entities.events.heard import handlers
-from services.entities.peers import Directory
+from services.entities.peers import Approvals
 from services.entities.rpc.scopes import LocalScopes
 from serving.pages import Pages
 from serving.server import Service, run
@@ -18,7 +19,7 @@ def compose(settings: Settings) -> Service:
     return Service(
         db=db,
         scopes=LocalScopes(db),
-        servicers=rpc.servicers(db, Pages(settings), directory),
+        servicers=rpc.servicers(db, Pages(settings), directory, Approvals(settings)),
         handlers=handlers(db, directory),
         jobs=[Timers(db, settings.service, timers.HANDLERS).run],
     )

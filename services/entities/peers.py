@@ -1,61 +1,46 @@
-"""What the entities service asks of outside systems; never inside a transaction."""
+"""What the entities service asks of other services; never inside a transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Final
 
-import grpc
-from grpc import StatusCode
-from outside.users.v1.directory_service_pb2 import GetUserRequest, ListManagersRequest
-from outside.users.v1.directory_service_pb2_grpc import DirectoryServiceStub
-from outside.users.v1.user_pb2 import User
+from billing.approvals.v1.approval_pb2 import Approval
+from billing.approvals.v1.approval_service_pb2 import CheckApprovalNeedRequest
+from billing.approvals.v1.approval_service_pb2_grpc import ApprovalServiceStub
 
+from clients.refusals import passed_on
+from contract.values import money_to_proto
+from kit import ids
+from kit.errors import BillingError
 from kit.origin import Origin
 from kit.settings import Settings
-from services.entities.domain.managers import Person
+from services.entities.domain.needs import Need
+from services.entities.errors import ApproverMissing, RateMissing
 from serving.clients import Peer
 
-_USERS: Final = "users"
-AUDIENCE: Final = "platform.users"
-"""For whom our tokens are there: with one of ours for ourselves, user management could call our services as we do."""
+_PASSED_ON: Final[Mapping[str, type[BillingError]]] = {kind.reason: kind for kind in (ApproverMissing, RateMissing)}
 
 
-class Directory:
-    """The users of a tenant, as user management knows them; where none is configured, everybody is believed in."""
+class Approvals:
+    """The approvals service; where none is configured nothing has to be approved."""
 
     def __init__(self, settings: Settings) -> None:
-        self._peer = None
-        if _USERS in settings.addresses:
-            self._peer = Peer(settings.model_copy(update={"audience": AUDIENCE}), _USERS)
-            self._stub = DirectoryServiceStub(self._peer.channel)
+        self._peer = Peer(settings, "approvals") if "approvals" in settings.addresses else None
+        if self._peer:
+            self._stub = ApprovalServiceStub(self._peer.channel)
 
-    async def find(self, origin: Origin, user_id: str) -> Person | None:
-        """The user, None where there is none; raises Unavailable."""
-        if self._peer is None or not user_id:
-            return Person(user_id, active=True)
-        try:
-            return _person(await self._peer.call(self._stub.GetUser, GetUserRequest(user_id=user_id), origin))
-        except grpc.aio.AioRpcError as error:
-            if error.code() is StatusCode.NOT_FOUND:
-                return None
-            raise
+    async def are_needed(self, origin: Origin, need: Need | None) -> bool:
+        """Whether a rule asks for the approval of something; not where there is nothing to ask about.
 
-    async def is_active(self, origin: Origin, user_id: str) -> bool:
-        """Whether user management says that the user is active; not so where it is not configured."""
-        person = await self.find(origin, user_id) if self._peer else None
-        return person is not None and person.active
-
-    async def managers(self, origin: Origin, user_id: str) -> Sequence[Person]:
-        """Who manages the user, nearest first; nobody where the user or user management is not there."""
-        if self._peer is None:
-            return ()
-        try:
-            found = await self._peer.call(self._stub.ListManagers, ListManagersRequest(user_id=user_id), origin)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is StatusCode.NOT_FOUND:
-                return ()
-            raise
-        return [_person(user) for user in found.managers]
-
-
-def _person(user: User) -> Person:
-    return Person(user.user_id, active=user.active)
+        Raises ApproverMissing, RateMissing or Unavailable.
+        """
+        if self._peer is None or need is None:
+            return False
+        asked = CheckApprovalNeedRequest(
+            request_type=Approval.Type.Value(need.request_type),
+            entity_id=ids.ENTITY.format(need.entity_id),
+            category=need.category,
+            amount=money_to_proto(need.amount) if need.amount.amount > 0 else None,
+            attributes=need.attributes,
+        )
+        with passed_on(_PASSED_ON):
+            return (await self._peer.call(self._stub.CheckApprovalNeed, asked, origin)).needed

@@ -16,8 +16,8 @@ from billing.budgets.v1.unbudgeted_pb2 import UnbudgetedSpend
 from billing.operations.v1.operations_service_pb2 import ListDeadLettersRequest
 from billing.type.v1.money_pb2 import Money
 
+from clients.rates import Rates
 from kit.errors import Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
-from services.budgets.peers import Rates
 from services.budgets.service.usage import UNBUDGETED
 from tests.budgets.conftest import Desk, eur
 from tests.budgets.usage import Replica, Said, allocation, reversal, today, unbudgeted
@@ -243,7 +243,7 @@ class TestPassingFailures:
         failing = [Unavailable("entities"), DeadlineExceeded(), Conflict(), Overloaded()] * 2
         find = Rates.find
 
-        async def fail_at_first(rates: Rates, *asked: Any) -> Any:
+        async def fail_at_first(rates: Rates[Any], *asked: Any) -> Any:
             if failing:
                 raise failing.pop()
             return await find(rates, *asked)

@@ -255,7 +255,8 @@ def gateway(settings: Callable[..., Settings], entities_served: Served[Entities]
 
     @contextlib.asynccontextmanager
     async def serve(port: int) -> AsyncIterator[int]:
-        addresses = {"entities": entities_served.address, "budgets": f"127.0.0.1:{port}"}
+        others = dict.fromkeys(("entities", "approvals"), entities_served.address)
+        addresses = {**others, "budgets": f"127.0.0.1:{port}"}
         app = App(settings("gateway", addresses=addresses))
         await app.limits.open()
         listener = socket.create_server(("127.0.0.1", 0))

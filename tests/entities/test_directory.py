@@ -15,6 +15,7 @@ from grpc import StatusCode
 from nats.js import JetStreamContext
 from outside.users.v1.events_pb2 import UserDeactivated
 
+from clients.directory import Directory
 from deploy.local import servers
 from deploy.simulators import directory
 from deploy.simulators.directory import Users
@@ -26,7 +27,6 @@ from kit.settings import Settings
 from kit.telemetry import Trace
 from services.entities.events.heard import handlers
 from services.entities.main import compose
-from services.entities.peers import Directory
 from tests.entities.conftest import Desk
 from tests.harness.callers import Caller, refusal
 from tests.harness.databases import Copy

@@ -64,7 +64,7 @@ class TestParse:
 @pytest.fixture(scope="module")
 async def url(settings: Callable[..., Settings], entities_served: Served[Entities]) -> AsyncIterator[str]:
     """A gateway in front of the entities service."""
-    addresses = dict.fromkeys(("entities", "budgets"), entities_served.address)
+    addresses = dict.fromkeys(("entities", "budgets", "approvals"), entities_served.address)
     async with process.running(settings("gateway", addresses=addresses)) as gateway:
         yield f"http://127.0.0.1:{gateway.port}"
 

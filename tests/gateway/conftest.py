@@ -31,7 +31,7 @@ def backend(one_backend: Backend) -> Backend:
 @pytest.fixture(scope="session")
 async def app(settings: Callable[..., Settings], one_backend: Backend) -> AsyncIterator[App]:
     """The gateway."""
-    addresses = {"entities": one_backend.address, "budgets": one_backend.address}
+    addresses = dict.fromkeys(("entities", "budgets", "approvals"), one_backend.address)
     app = App(settings("gateway", addresses=addresses, rate_limit=1000, message_bytes_max=100_000))
     await app.limits.open()
     yield app

@@ -11,6 +11,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from contract import routes
 from gateway import merging
 from gateway.app import App
 from kit.errors import Internal, InvalidFields, Overloaded, PermissionMissing, Violation
@@ -87,7 +88,7 @@ async def gateway(settings: Callable[..., Settings], token: Callable[..., str], 
     async with AsyncExitStack() as stack:
         entities, budgets = [await stack.enter_async_context(backends.serving()) for _ in range(2)]
         told = settings("gateway", addresses={"entities": entities.address, "budgets": budgets.address})
-        app = App(told)
+        app = App(told, [route for route in routes.routes() if route.room != "approvals"])
         await app.limits.open()
         stack.push_async_callback(app.close)
         logs = [Log("entities", entities, Pages(told), tenant), Log("budgets", budgets, Pages(told), tenant)]

@@ -47,7 +47,7 @@ async def call_until_nobody_listens(port: int, request: bytes, seen: Counter[str
 async def test_no_request_is_lost(
     attempt: int, settings: Callable[..., Settings], backend: Backend, token: Callable[..., str]
 ) -> None:
-    addresses = {"entities": backend.address, "budgets": backend.address}
+    addresses = dict.fromkeys(("entities", "budgets", "approvals"), backend.address)
     request, seen = get(f"{BASE}/budgets/{BUDGET}", token()), Counter[str]()
     backend.replies["GetBudget"] = backend.message("budgets.v1.Budget", id=BUDGET)
     async with running(settings("gateway", addresses=addresses, rate_limit=1_000_000)) as gateway:

@@ -102,7 +102,7 @@ async def test_one_tenant_sees_no_lease_of_another(
 
 
 async def test_over_rest(settings: Callable[..., Settings], backend: Backend, token: Callable[..., str]) -> None:
-    addresses = {"entities": backend.address, "budgets": backend.address}
+    addresses = dict.fromkeys(("entities", "budgets", "approvals"), backend.address)
     app = App(settings("gateway", addresses=addresses, rate_limit=3, rate_window_s=HOUR))
     await app.limits.open()
     headers = {"authorization": f"Bearer {token()}"}

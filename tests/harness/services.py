@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from billing.approvals.v1.approval_rule_service_pb2_grpc import ApprovalRuleServiceStub
+from billing.approvals.v1.approval_service_pb2_grpc import ApprovalServiceStub
+from billing.approvals.v1.delegation_service_pb2_grpc import DelegationServiceStub
 from billing.audit.v1.audit_service_pb2_grpc import AuditServiceStub
 from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
 from billing.entities.v1.allocation_rule_service_pb2_grpc import AllocationRuleServiceStub
@@ -50,6 +53,18 @@ class Budgets:
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
         self.budgets = BudgetServiceStub(channel)
+        self.operations = OperationsServiceStub(channel)
+        self.audit = AuditServiceStub(channel)
+
+
+class Approvals:
+    """Stubs of the approvals service."""
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self.channel = channel
+        self.approvals = ApprovalServiceStub(channel)
+        self.rules = ApprovalRuleServiceStub(channel)
+        self.delegations = DelegationServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

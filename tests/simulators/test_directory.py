@@ -13,12 +13,12 @@ from outside.users.v1.directory_service_pb2 import GetUserRequest, ListGroupMemb
 from outside.users.v1.directory_service_pb2_grpc import DirectoryServiceStub
 from outside.users.v1.events_pb2 import UserDeactivated
 
+from clients.directory import AUDIENCE
 from contract import validation
 from deploy.simulators import directory
 from deploy.simulators.directory import Users
 from kit.auth import ServiceTokens
 from kit.settings import Settings
-from services.entities.peers import AUDIENCE
 from tests.harness.outside import Heard
 from tests.harness.tokens import Keys
 

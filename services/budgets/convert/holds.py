@@ -1,11 +1,14 @@
 """Holds to messages."""
 
+from dataclasses import replace
+
 from billing.budgets.v1.hold_pb2 import Hold
 
 from contract.values import money_to_proto, time_to_proto
 from kit import ids
 from kit.money import Money
 from services.budgets.convert.numbers import rate_text
+from services.budgets.domain.funds import Ended
 from services.budgets.models import HoldRow
 from services.budgets.store.group import StoredHold
 
@@ -32,6 +35,7 @@ def hold_to_proto(stored: StoredHold) -> Hold:
         last_entry_id=ids.ENTRY.format(stored.last_entry_id),
         create_time=time_to_proto(stored.create_time),
         update_time=time_to_proto(stored.update_time),
+        approval_id=ids.APPROVAL.format_optional(stored.approval_id),
     )
 
 
@@ -51,4 +55,10 @@ def stored_hold(row: HoldRow) -> StoredHold:
         version=row.version,
         create_time=row.create_time,
         update_time=row.update_time,
+        approval_id=row.approval_id,
     )
+
+
+def hold_of(reply: bytes, ended: Ended) -> Ended:
+    """A round of an approval request with the hold that was answered for it."""
+    return replace(ended, hold_id=ids.HOLD.parse(Hold.FromString(reply).id))

@@ -25,6 +25,7 @@ from kit.origin import Call, Origin
 from services.budgets.convert.holds import hold_to_proto
 from services.budgets.convert.numbers import rate_text
 from services.budgets.domain.balances import Balance
+from services.budgets.domain.funds import Ended, Overspend
 from services.budgets.domain.lives import EntryType
 from services.budgets.models import EntryRow
 from services.budgets.service.checks import Answer, Ask
@@ -82,6 +83,52 @@ def hold_line(request: pb.CreateHoldRequest, call: Call) -> Line:
         expire_time=time_from_proto(request.expire_time) if request.HasField("expire_time") else None,
         answer=moved_hold_to_proto,
     )
+
+
+def approval_hold_line(request: pb.HoldForApprovalRequest, call: Call) -> Line:
+    """What HoldForApproval asks for."""
+    return Line(
+        origin=call,
+        entry_type=EntryType.HOLD,
+        budget_id=ids.BUDGET.parse(request.budget_id, "budget_id"),
+        amount=money_from_proto(request.amount),
+        request=(call.tenant_id, call.method, call.key),
+        fingerprint=call.fingerprint,
+        description=request.description,
+        reference=request.approval_id,
+        approval_id=ids.APPROVAL.parse(request.approval_id, "approval_id"),
+        answer=moved_hold_to_proto,
+    )
+
+
+def round_from_proto(request: pb.ReleaseForApprovalRequest) -> Ended:
+    """The round of an approval request whose money is called off."""
+    return Ended(
+        approval_id=ids.APPROVAL.parse(request.approval_id, "approval_id"),
+        round=request.round,
+        budget_id=ids.BUDGET.parse(request.budget_id, "budget_id"),
+        hold_id=None,
+        amount=None,
+        raises=False,
+        title="",
+    )
+
+
+def overspend_from_proto(request: pb.ChargeRequest | pb.CreateHoldRequest) -> Overspend:
+    """What somebody wants to spend beyond the limit, if that is approved."""
+    return Overspend(
+        budget_id=ids.BUDGET.parse(request.id),
+        amount=money_from_proto(request.amount),
+        description=request.description,
+        reference=request.reference,
+        key=f"{request.DESCRIPTOR.name}:{request.request_id}",
+    )
+
+
+def review_to_proto(budget: Budget, answer: Answer) -> pb.FundsReview:
+    """How a budget stands, and what a charge would meet."""
+    verdict = Availability.Verdict.Value(answer.availability.verdict)
+    return pb.FundsReview(budget=budget, amount=money_to_proto(answer.amount), verdict=verdict)
 
 
 def change_line(

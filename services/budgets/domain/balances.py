@@ -180,12 +180,14 @@ class Decision(NamedTuple):
     after: Sequence[Balance]
 
 
-def decide(chain: Sequence[Balance], entry_type: EntryType, movement: Movement, at: datetime) -> Decision:
+def decide(
+    chain: Sequence[Balance], entry_type: EntryType, movement: Movement, at: datetime, *, approved: bool = False
+) -> Decision:
     """Take a movement that belongs to the moment `at` on the whole chain, or refuse it on the whole.
 
     Raises BudgetStateForbids, OutsidePeriod, BudgetExceeded or ApprovalRequired, each naming the budget of the chain
     that refuses; where several lack room, the one with the least. Approval is asked for only where it helps: not when
-    another budget refuses for good.
+    another budget refuses for good. What is `approved` is not refused for that.
     """
     rule = RULES[entry_type]
     for balance in chain:
@@ -195,6 +197,8 @@ def decide(chain: Sequence[Balance], entry_type: EntryType, movement: Movement, 
     after = [balance.moved(movement) for balance in chain]
     if movement.used > 0:
         refusing = [balance for balance in after if balance.beyond_policy]
+        if refusing and approved:
+            refusing = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
         if refusing:
             raise _too_little(refusing, movement.used)
     overspent = any([balance.overspent for balance in after])  # noqa: C419 - half the time of a generator

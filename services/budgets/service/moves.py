@@ -21,12 +21,13 @@ from kit.origin import Origin
 from services.budgets import events
 from services.budgets.domain import balances, holds, marks, refunds
 from services.budgets.domain.balances import Balance, Decision, Movement
+from services.budgets.domain.funds import SETTLEMENTS
 from services.budgets.domain.holds import Hold
 from services.budgets.domain.lives import EntryType, HoldState
 from services.budgets.domain.marks import Mark
 from services.budgets.domain.rates import Conversion
 from services.budgets.domain.refunds import Charged, Refund
-from services.budgets.errors import BatchRefused, EntryNotFound, HoldNotFound
+from services.budgets.errors import BatchRefused, EntryNotFound, HoldAwaitsApproval, HoldNotFound
 from services.budgets.store.group import (
     Entry,
     Found,
@@ -73,6 +74,10 @@ class Line:
     charge_time: datetime | None = None
     expire_time: datetime | None = None
     release_rest: bool = False
+    approval_id: UUID | None = None
+    """The approval request on whose behalf it is moved."""
+    approved: bool = False
+    """Whether somebody approved that more is spent than there is; a budget that blocks still does."""
     answer: Callable[["Moved"], Message]
 
     @property
@@ -220,7 +225,7 @@ class Books:
         chain = self._chain(line)
         change = _CHANGES[line.entry_type](self, line, chain[0])
         at = line.charge_time or self.found.now
-        decision = balances.decide(chain, line.entry_type, change.movement, at)
+        decision = balances.decide(chain, line.entry_type, change.movement, at, approved=line.approved)
         entry = self._entry(line, change, decision, at)
         self.entries.append(entry)
         for before, after in zip(decision.before, decision.after, strict=True):
@@ -284,6 +289,7 @@ class Books:
             version=0,
             create_time=self.found.now,
             update_time=self.found.now,
+            approval_id=line.approval_id,
         )
         return _Change(Movement(held=amount), amount, hold=made)
 
@@ -331,7 +337,11 @@ class Books:
     def _stored(self, line: Line) -> StoredHold:
         if line.hold_id is None:
             raise ValueError("a hold is missing")
-        return self._hold(line, line.hold_id)
+        stored = self._hold(line, line.hold_id)
+        awaited = stored.approval_id if stored.hold.state is HoldState.HELD else None
+        if awaited and awaited != line.approval_id:
+            raise HoldAwaitsApproval(stored.hold.id, awaited)
+        return stored
 
     def _entry(self, line: Line, change: _Change, decision: Decision, at: datetime) -> Entry:
         conversion, original = line.conversion, line.amount if line.conversion else None
@@ -392,6 +402,8 @@ class Books:
         self.holds[key] = self.changed_holds[key] = kept
         if entry.entry_type is EntryType.EXPIRE:
             self.events.append(outbox.drafted(line.origin, events.budget_hold_expired(kept, entry.chain[0].terms)))
+        if line.approval_id and entry.entry_type in SETTLEMENTS:
+            self.events.append(outbox.drafted(line.origin, events.approval_hold_settled(kept, entry.entry_type)))
         return kept
 
     def _keep_refund(self, line: Line, refund: Refund, charged: Charged) -> None:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
+from clients.rates import Rates
 from kit import clock
 from kit.db import WriteSession
 from kit.errors import InvalidFields, Violation
@@ -16,7 +17,6 @@ from services.budgets.domain.lives import Action, EntryType, advance
 from services.budgets.domain.rates import Rate
 from services.budgets.errors import CurrencyMismatch, RateMissing, TransferExceedsBudget
 from services.budgets.models import BudgetRow, EntryRow
-from services.budgets.peers import Rates
 from services.budgets.service.definitions import record_entry, settle_alerts
 from services.budgets.store import budgets
 
@@ -49,7 +49,7 @@ class Transferred:
 
 
 async def find_rate(
-    exchange: Rates, origin: Origin, ask: TransferAsk, source: BudgetRow, target: BudgetRow
+    exchange: Rates[Rate], origin: Origin, ask: TransferAsk, source: BudgetRow, target: BudgetRow
 ) -> Rate | None:
     """The rate from one budget to the other, None where both are in one currency or there is none.
 

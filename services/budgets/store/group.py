@@ -109,6 +109,8 @@ class StoredHold:
     version: int
     create_time: datetime
     update_time: datetime
+    approval_id: UUID | None = None
+    """The approval request it is for."""
 
 
 @dataclass(slots=True)
@@ -254,7 +256,7 @@ class Group:
         """Insert or change holds, and the timers of those that expire."""
         if not holds:
             return
-        await self._connection.execute(statements.RECORD_HOLDS, *_columns([_held(*item) for item in holds.items()], 22))
+        await self._connection.execute(statements.RECORD_HOLDS, *_columns([_held(*item) for item in holds.items()], 23))
         waiting = [(*key, stored.hold.expires) for key, stored in holds.items() if _expires(stored.hold)]
         ended = [key for key, stored in holds.items() if not _expires(stored.hold) and stored.version > 1]
         if waiting:
@@ -340,6 +342,7 @@ def _stored_hold(row: asyncpg.Record) -> StoredHold:
         version=row["version"],
         create_time=row["create_time"],
         update_time=row["update_time"],
+        approval_id=row["approval_id"],
     )
 
 
@@ -395,7 +398,7 @@ def _held(key: Key, stored: StoredHold) -> tuple[Any, ...]:
         *key, hold.budget_id, stored.opened_budget_id, hold.amount, hold.captured, hold.released, hold.currency,
         original.amount if original else None, original.currency if original else None, stored.rate, stored.rate_date,
         hold.state, hold.expires, stored.description, stored.reference, stored.request_id, stored.actor,
-        stored.last_entry_id, stored.version, stored.create_time, stored.update_time,
+        stored.last_entry_id, stored.version, stored.create_time, stored.update_time, stored.approval_id,
     )  # fmt: skip
 
 

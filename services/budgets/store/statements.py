@@ -118,19 +118,20 @@ RECORD_HOLDS = """
     insert into budget_holds (
         tenant_id, id, budget_id, opened_budget_id, amount, captured, released, currency_code, original_amount,
         original_currency, rate, rate_date, state, expire_time, description, reference, request_id, actor,
-        last_entry_id, version, create_time, update_time
+        last_entry_id, version, create_time, update_time, approval_id
     )
     select h.tenant_id, h.id, h.budget_id, h.opened_budget_id, h.amount, h.captured, h.released, h.currency_code,
         h.original_amount, h.original_currency, h.rate, h.rate_date, h.state::hold_state, h.expire_time, h.description,
-        h.reference, h.request_id, h.actor, h.last_entry_id, h.version, h.create_time, h.update_time
+        h.reference, h.request_id, h.actor, h.last_entry_id, h.version, h.create_time, h.update_time, h.approval_id
     from unnest(
         $1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::numeric[], $6::numeric[], $7::numeric[], $8::text[],
         $9::numeric[], $10::text[], $11::numeric[], $12::date[], $13::text[], $14::timestamptz[], $15::text[],
-        $16::text[], $17::text[], $18::text[], $19::uuid[], $20::int[], $21::timestamptz[], $22::timestamptz[]
+        $16::text[], $17::text[], $18::text[], $19::uuid[], $20::int[], $21::timestamptz[], $22::timestamptz[],
+        $23::uuid[]
     ) h (
         tenant_id, id, budget_id, opened_budget_id, amount, captured, released, currency_code, original_amount,
         original_currency, rate, rate_date, state, expire_time, description, reference, request_id, actor,
-        last_entry_id, version, create_time, update_time
+        last_entry_id, version, create_time, update_time, approval_id
     )
     on conflict (tenant_id, id) do update set captured = excluded.captured, released = excluded.released,
         state = excluded.state, expire_time = excluded.expire_time, last_entry_id = excluded.last_entry_id,

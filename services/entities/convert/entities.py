@@ -53,6 +53,7 @@ def entity_to_proto(row: EntityRow | EntityColumns) -> Entity:
         fiscal_year_start_month=row.fiscal_year_start_month,
         payment_terms_days=row.payment_terms_days,
         invoice_prefix=row.invoice_prefix,
+        controller_user_id=row.controller_user_id,
         consolidation=_CONSOLIDATIONS[row.consolidation],
         state=_STATES[row.state],
         etag=str(row.version),
@@ -90,6 +91,7 @@ def entity_draft_from_proto(request: entity_service_pb2.CreateEntityRequest) -> 
         invoice_prefix=request.invoice_prefix,
         consolidation=_consolidation(request.consolidation) if request.consolidation else Consolidation.INCLUDE,
         labels=dict(request.metadata),
+        controller_user_id=request.controller_user_id,
     )
 
 
@@ -119,6 +121,7 @@ _ENTITY_CLEARED: Final[Mapping[str, Any]] = {
     "invoice_prefix": "",
     "consolidation": Consolidation.INCLUDE,
     "metadata": {},
+    "controller_user_id": "",
 }
 """What each field of an entity is when it is cleared; those that are not here can't be."""
 

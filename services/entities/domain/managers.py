@@ -1,17 +1,21 @@
 """The rules of who may answer for a department."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import Protocol
 
 from services.entities.errors import ManagerInactive, ManagerNotFound
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(Protocol):
     """A user as user management has them."""
 
-    user_id: str
-    active: bool
+    @property
+    def user_id(self) -> str:
+        """The subject of their tokens."""
+
+    @property
+    def active(self) -> bool:
+        """Whether they may still do anything."""
 
 
 def check_may_manage(user_id: str, person: Person | None) -> None:

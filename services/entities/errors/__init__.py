@@ -31,6 +31,7 @@ from services.entities.errors.amendments import (
     AmendmentStateForbids,
 )
 from services.entities.errors.contracts import (
+    ApproverMissing,
     ContractAlreadyRenewed,
     ContractAlreadySigned,
     ContractDigestDiffers,
@@ -85,6 +86,7 @@ __all__ = [
     "AmendmentStale",
     "AmendmentStateForbids",
     "AmountTooLarge",
+    "ApproverMissing",
     "BatchRefused",
     "ContractAlreadyRenewed",
     "ContractAlreadySigned",

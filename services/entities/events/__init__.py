@@ -13,8 +13,10 @@ from billing.entities.v1.events_pb2 import (
     ContractRenewalDue,
     ContractRenewed,
     ContractResumed,
+    ContractSubmitted,
     ContractSuspended,
     ContractTerminated,
+    ContractWithdrawn,
     CostAllocated,
     DepartmentManagerChanged,
     DepartmentMoved,
@@ -30,6 +32,7 @@ from contract.values import money_to_proto
 from kit import ids
 from services.entities.domain.contracts import ContractTerms, notice_date
 from services.entities.domain.fees import fee_on, plan_of
+from services.entities.domain.needs import Need
 from services.entities.domain.purchase_orders import PurchaseOrderUse
 from services.entities.models.allocations import AllocationRow
 from services.entities.models.amendments import AmendmentRow
@@ -118,6 +121,28 @@ def allocation_reversed(reversal: AllocationRow, taken_back: AllocationRow) -> A
         amount=money_to_proto(taken_back.money),
         allocation_date=reversal.allocation_date.isoformat(),
         reason=reversal.description,
+    )
+
+
+def contract_submitted(contract: ContractRow, need: Need, submitted_by: str) -> ContractSubmitted:
+    """A contract waits for somebody to approve it."""
+    return ContractSubmitted(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        contract_number=contract.contract_number,
+        name=contract.name,
+        contract_type=contract.contract_type,
+        total_value=money_to_proto(need.amount),
+        attributes=need.attributes,
+        submission=contract.version,
+        submitted_by=submitted_by,
+    )
+
+
+def contract_withdrawn(contract: ContractRow) -> ContractWithdrawn:
+    """Nobody has to approve a contract any more."""
+    return ContractWithdrawn(
+        contract_id=ids.CONTRACT.format(contract.id), entity_id=ids.ENTITY.format(contract.entity_id)
     )
 
 

@@ -3,10 +3,20 @@
 from collections.abc import Sequence
 from typing import Final
 
+from billing.approvals.v1.approval_pb2 import Approval
+from billing.approvals.v1.events_pb2 import (
+    ApprovalApproved,
+    ApprovalCancelled,
+    ApprovalChangesRequested,
+    ApprovalExpired,
+    ApprovalFacts,
+    ApprovalRejected,
+)
 from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
 from outside.usage.v1.usage_pb2 import UsageRecorded
 from outside.users.v1.events_pb2 import UserDeactivated
 
+from clients.directory import Directory
 from contract import validation
 from eventing.consumer import Handler, on, on_outside
 from kit import ids
@@ -14,7 +24,6 @@ from kit.db import Database, WriteSession
 from kit.origin import Origin
 from services.entities.convert.usage import usage_from_proto
 from services.entities.domain.managers import successor_of
-from services.entities.peers import Directory
 from services.entities.service import contracts, managers, usage
 
 
@@ -39,7 +48,51 @@ async def note_released_license(tx: WriteSession, event: LicenseReleased) -> Non
     await contracts.note_license_released(tx, contract_id, license_id=event.license_id)
 
 
-HANDLERS: Final[tuple[Handler, ...]] = (note_provisioned_license, note_failed_license, note_released_license)
+@on(ApprovalApproved)
+async def go_on_with_approved(tx: WriteSession, event: ApprovalApproved) -> None:
+    """What was approved may be signed."""
+    await _note_approval(tx, event.approval, approved=True)
+
+
+@on(ApprovalRejected)
+async def go_back_with_rejected(tx: WriteSession, event: ApprovalRejected) -> None:
+    """What was refused is a draft again."""
+    await _note_approval(tx, event.approval, approved=False)
+
+
+@on(ApprovalCancelled)
+async def go_back_with_cancelled(tx: WriteSession, event: ApprovalCancelled) -> None:
+    """What nobody asks for any more is a draft again."""
+    await _note_approval(tx, event.approval, approved=False)
+
+
+@on(ApprovalExpired)
+async def go_back_with_expired(tx: WriteSession, event: ApprovalExpired) -> None:
+    """What nobody decided is a draft again."""
+    await _note_approval(tx, event.approval, approved=False)
+
+
+@on(ApprovalChangesRequested)
+async def go_back_to_be_changed(tx: WriteSession, event: ApprovalChangesRequested) -> None:
+    """What has to be changed is a draft again, to be submitted anew."""
+    await _note_approval(tx, event.approval, approved=False)
+
+
+async def _note_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: bool) -> None:
+    if facts.request_type == Approval.CONTRACT:
+        await contracts.note_approval(tx, ids.CONTRACT.parse(facts.subject_id, "subject_id"), approved=approved)
+
+
+HANDLERS: Final[tuple[Handler, ...]] = (
+    note_provisioned_license,
+    note_failed_license,
+    note_released_license,
+    go_on_with_approved,
+    go_back_with_rejected,
+    go_back_with_cancelled,
+    go_back_with_expired,
+    go_back_to_be_changed,
+)
 
 
 def handlers(db: Database, directory: Directory) -> Sequence[Handler]:

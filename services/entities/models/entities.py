@@ -40,6 +40,8 @@ class EntityRow(VersionedRow):
     state: Mapped[EntityState] = mapped_column(text_enum(EntityState))
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSONB)
     """The field `metadata`, a name that SQLAlchemy has taken."""
+    controller_user_id: Mapped[str] = mapped_column(String, default="")
+    """Who answers for its books; empty where the controller of the entity above does."""
 
 
 EntityColumns: TypeAlias = Any

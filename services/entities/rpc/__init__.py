@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from clients.directory import Directory
 from kit.db import Database
-from services.entities.peers import Directory
+from services.entities.peers import Approvals
 from services.entities.rpc.allocation_rules import AllocationRuleServicer
 from services.entities.rpc.allocations import AllocationServicer
 from services.entities.rpc.amendments import AmendmentServicer
@@ -16,7 +17,7 @@ from serving.calls import Servicer
 from serving.pages import Pages
 
 
-def servicers(db: Database, pages: Pages, directory: Directory) -> Sequence[Servicer]:
+def servicers(db: Database, pages: Pages, directory: Directory, approvals: Approvals) -> Sequence[Servicer]:
     """All of them."""
     return (
         EntityServicer(db, pages),
@@ -25,6 +26,6 @@ def servicers(db: Database, pages: Pages, directory: Directory) -> Sequence[Serv
         AllocationServicer(db, pages),
         CostServicer(db),
         AllocationRuleServicer(db, pages),
-        ContractServicer(db, pages),
+        ContractServicer(db, pages, approvals),
         AmendmentServicer(db, pages),
     )

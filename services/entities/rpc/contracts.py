@@ -18,6 +18,7 @@ from services.entities.convert.contracts import (
     signature_from_proto,
 )
 from services.entities.domain.contracts import ContractState, ContractType
+from services.entities.peers import Approvals
 from services.entities.service import contracts, renewals
 from services.entities.service.contracts import NO_ANNEX
 from services.entities.store import contracts as contracts_store
@@ -29,9 +30,10 @@ class ContractServicer:
 
     service = contracts_pb.DESCRIPTOR.services_by_name["ContractService"]
 
-    def __init__(self, db: Database, pages: Pages) -> None:
+    def __init__(self, db: Database, pages: Pages, approvals: Approvals) -> None:
         self._db = db
         self._pages = pages
+        self._approvals = approvals
 
     async def CreateContract(self, request: contracts_pb.CreateContractRequest, call: Call) -> Contract:
         entity_id, terms = ids.ENTITY.parse(request.entity_id, "entity_id"), contract_terms_from_proto(request)
@@ -72,8 +74,14 @@ class ContractServicer:
             return await tx.answer(contract_to_proto(contract, NO_ANNEX))
 
     async def SubmitContract(self, request: contracts_pb.SubmitContractRequest, call: Call) -> Contract:
+        contract_id = ids.CONTRACT.parse(request.id)
+        async with self._db.read(call) as tx:
+            need, seen = await contracts.find_need(tx, contract_id)
+        to_approve = await self._approvals.are_needed(call, need)
         async with self._db.write(call) as tx:
-            contract = await contracts.submit_contract(tx, ids.CONTRACT.parse(request.id), etag=request.etag)
+            contract = await contracts.submit_contract(
+                tx, contract_id, to_approve=to_approve, seen=seen, etag=request.etag
+            )
             return await tx.answer(contract_to_proto(contract, NO_ANNEX))
 
     async def SignContract(self, request: contracts_pb.SignContractRequest, call: Call) -> Contract:

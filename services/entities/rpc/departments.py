@@ -3,6 +3,7 @@
 from billing.entities.v1 import department_service_pb2 as departments_pb
 from billing.entities.v1.department_pb2 import Department
 
+from clients.directory import Directory
 from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
@@ -14,7 +15,6 @@ from services.entities.convert.departments import (
     placement_to_proto,
 )
 from services.entities.domain.departments import DepartmentState
-from services.entities.peers import Directory
 from services.entities.service import departments, placements
 from services.entities.store import departments as departments_store
 from services.entities.store import placements as placements_store

@@ -7,6 +7,7 @@ from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
+from services.entities.convert.departments import department_to_proto
 from services.entities.convert.entities import (
     entity_changes_from_proto,
     entity_draft_from_proto,
@@ -81,6 +82,13 @@ class EntityServicer:
         async with self._db.read(call) as tx:
             found = await entities_store.find_entities(tx, [ids.ENTITY.parse(id, "ids") for id in request.ids])
         return pb.GetEntitiesResponse(entities=map(entity_to_proto, found))
+
+    async def GetLineage(self, request: pb.GetLineageRequest, call: Call) -> pb.GetLineageResponse:
+        entity_id = ids.ENTITY.parse(request.entity_id, "entity_id")
+        department_id = ids.DEPARTMENT.parse_optional(request.department_id, "department_id")
+        async with self._db.read(call) as tx:
+            found, below = await entities.find_lineage(tx, entity_id, department_id)
+        return pb.GetLineageResponse(entities=map(entity_to_proto, found), departments=map(department_to_proto, below))
 
     async def ResolveScope(self, request: pb.ResolveScopeRequest, call: Call) -> pb.ResolveScopeResponse:
         entity_ids = [ids.ENTITY.parse(id, "entity_ids") for id in request.entity_ids]

@@ -10,7 +10,7 @@ from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock
 from kit.db import ReadSession, WriteSession
-from kit.errors import InvalidFields, Violation
+from kit.errors import Conflict, InvalidFields, Violation
 from services.entities import events
 from services.entities.domain.contracts import (
     IN_FORCE,
@@ -29,6 +29,7 @@ from services.entities.domain.contracts import (
     notice_date,
 )
 from services.entities.domain.entities import EntityAction, advance_entity, day_in
+from services.entities.domain.needs import Need, need_of
 from services.entities.domain.purchase_orders import PurchaseOrderUse
 from services.entities.errors import ContractAlreadySigned
 from services.entities.models.contracts import ContractRow, SignatureRow, columns_of
@@ -127,13 +128,39 @@ def enter(contract: ContractRow, action: ContractAction) -> None:
         contract.suspend_time, contract.suspension_reason = None, ""
 
 
-async def submit_contract(tx: WriteSession, contract_id: UUID, *, etag: str) -> ContractRow:
-    """Give a draft to the parties to sign."""
+async def find_need(tx: ReadSession, contract_id: UUID) -> tuple[Need | None, str]:
+    """A draft as approval rules see it, None where it is none, and its etag."""
+    contract = await contracts.get_contract(tx, contract_id)
+    is_draft = contract.state is ContractState.DRAFT
+    return need_of(contract.entity_id, contract.terms) if is_draft else None, contract.etag
+
+
+async def submit_contract(
+    tx: WriteSession, contract_id: UUID, *, to_approve: bool, seen: str, etag: str
+) -> ContractRow:
+    """Give a draft to the parties to sign, or to somebody to approve where a rule asks for that.
+
+    Raises Conflict where it is not any more what was `seen` when the rules were asked.
+    """
     contract = await contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
-    enter(contract, ContractAction.SUBMIT)
+    if contract.state is ContractState.DRAFT and contract.etag != seen:
+        raise Conflict
+    enter(contract, ContractAction.REQUEST_APPROVAL if to_approve else ContractAction.SUBMIT)
     await tx.flush()
+    if to_approve:
+        outbox.append(
+            tx, events.contract_submitted(contract, need_of(contract.entity_id, contract.terms), tx.origin.actor)
+        )
     return contract
+
+
+async def note_approval(tx: WriteSession, contract_id: UUID, *, approved: bool) -> None:
+    """Let a contract be signed that was approved, or be a draft again; one that waits for nobody stays as it is."""
+    contract = await contracts.lock_contract(tx, contract_id)
+    if contract.state is ContractState.PENDING_APPROVAL:
+        enter(contract, ContractAction.APPROVE if approved else ContractAction.REJECT)
+        await tx.flush()
 
 
 async def sign_contract(tx: WriteSession, contract_id: UUID, signature: Signature, *, etag: str) -> ContractRow:
@@ -250,8 +277,11 @@ async def terminate_contract(
 
 async def end_by_termination(tx: WriteSession, contract: ContractRow, *, said: bool = True) -> None:
     """Let a contract hold no more; `said` where anybody knows that it did."""
+    waited = contract.state is ContractState.PENDING_APPROVAL
     enter(contract, ContractAction.TERMINATE)
     await tx.flush()
+    if waited:
+        outbox.append(tx, events.contract_withdrawn(contract))
     if said and contract.termination_date:
         outbox.append(tx, events.contract_terminated(contract, contract.termination_date))
 

@@ -23,12 +23,17 @@ from services.entities.domain.entities import (
     check_no_entity_cycle,
     day_in,
 )
-from services.entities.errors import EntityHasActiveChildren, EntityHasActiveContracts
-from services.entities.models.entities import EntityRow
+from services.entities.errors import (
+    DepartmentNotFound,
+    EntityHasActiveChildren,
+    EntityHasActiveContracts,
+    EntityNotFound,
+)
+from services.entities.models.entities import DepartmentRow, EntityRow
 from services.entities.service.contracts import reset_timers
 from services.entities.service.placements import settle_departments
 from services.entities.service.tax_ids import check_tax_id
-from services.entities.store import contracts, entities, scopes, trees
+from services.entities.store import contracts, departments, entities, scopes, trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,7 @@ class EntityDraft:
     invoice_prefix: str
     consolidation: Consolidation
     labels: dict[str, str]
+    controller_user_id: str
 
 
 async def create_entity(tx: WriteSession, draft: EntityDraft) -> EntityRow:
@@ -142,6 +148,27 @@ async def deactivate_entity(tx: WriteSession, entity_id: UUID, *, etag: str) -> 
     await entities.save_entity(tx, entity)
     outbox.append(tx, events.entity_deactivated(entity))
     return entity
+
+
+async def find_lineage(
+    tx: ReadSession, entity_id: UUID, department_id: UUID | None
+) -> tuple[Sequence[EntityRow], Sequence[DepartmentRow]]:
+    """An entity and one of its departments, each with those above, nearest first.
+
+    Raises EntityNotFound, or DepartmentNotFound where there is no such department of the entity.
+    """
+    path = [*await trees.find_path(tx, entity_id)][::-1]
+    found = {row.id: row for row in await entities.find_entities(tx, path)}
+    if entity_id not in found:
+        raise EntityNotFound(entity_id)
+    above: Sequence[UUID] = ()
+    below = {}
+    if department_id:
+        above = [*(await departments.find_paths(tx, [department_id])).get(department_id, ())][::-1]
+        below = {row.id: row for row in await departments.find_departments(tx, above)}
+        if department_id not in below or below[department_id].entity_id != entity_id:
+            raise DepartmentNotFound(department_id)
+    return [found[id] for id in path if id in found], [below[id] for id in above]
 
 
 async def get_hierarchy(

@@ -1,0 +1,1 @@
+"""Requests that people approve, and the rules that say who."""

@@ -1,0 +1,55 @@
+"""What the approvals service does about what others say."""
+
+from collections.abc import Sequence
+
+from billing.budgets.v1.events_pb2 import ApprovalFundsSettled
+from billing.entities.v1.events_pb2 import ContractSubmitted, ContractWithdrawn
+from outside.users.v1.events_pb2 import UserDeactivated
+
+from contract import validation
+from eventing.consumer import Handler, on, on_outside
+from kit import ids
+from kit.db import Database, WriteSession
+from kit.origin import Origin
+from services.approvals.convert.submissions import CONTRACT, ask_of_contract
+from services.approvals.domain.lives import Funds
+from services.approvals.peers import Peers
+from services.approvals.service import departures, requests
+from services.approvals.service.opening import Opening
+
+
+@on(ApprovalFundsSettled)
+async def note_settled_funds(tx: WriteSession, event: ApprovalFundsSettled) -> None:
+    """A budget followed a request that ended, or could not."""
+    await requests.note_funds(
+        tx,
+        ids.APPROVAL.parse(event.approval_id, "approval_id"),
+        of_round=event.round,
+        funds=Funds(ApprovalFundsSettled.Funds.Name(event.funds)),
+        hold_id=ids.HOLD.parse_optional(event.hold_id, "hold_id"),
+        problem=event.problem,
+    )
+
+
+def handlers(db: Database, peers: Peers, opening: Opening) -> Sequence[Handler]:
+    """What this service does about all events that it hears."""
+
+    @on_outside(UserDeactivated)
+    async def replace_departed_approver(origin: Origin, event: UserDeactivated) -> None:
+        """Somebody who left decides on nothing: their nearest active manager does, or whom the step escalates to."""
+        validation.check(event)
+        if await peers.directory.is_active(origin, event.user_id):
+            return  # they are back
+        await departures.replace_approver(db, peers, origin, event.user_id)
+
+    @on_outside(ContractSubmitted)
+    async def ask_for_submitted_contract(origin: Origin, event: ContractSubmitted) -> None:
+        """A contract has to be approved before it is signed."""
+        await opening.open_submitted(origin, ask_of_contract(event))
+
+    @on_outside(ContractWithdrawn)
+    async def cancel_withdrawn_contract(origin: Origin, event: ContractWithdrawn) -> None:
+        """Nobody has to decide on a contract any more."""
+        await opening.cancel_about(origin, CONTRACT, event.contract_id)
+
+    return note_settled_funds, replace_departed_approver, ask_for_submitted_contract, cancel_withdrawn_contract

@@ -1,0 +1,37 @@
+"""What the process of the approvals service is made of."""
+
+from eventing.bus import Bus
+from eventing.timers import Timers
+from kit.db import Database
+from kit.settings import Settings
+from services.approvals import rpc
+from services.approvals.events.heard import handlers
+from services.approvals.peers import Peers
+from services.approvals.service.opening import Opening
+from services.approvals.timers import timers
+from serving.pages import Pages
+from serving.server import Service, run
+
+
+def compose(settings: Settings) -> Service:
+    """The parts of the service."""
+    db, bus = Database(settings), Bus()
+    peers = Peers(settings, bus)
+    opening = Opening(db, peers)
+    return Service(
+        db=db,
+        scopes=peers.scopes,
+        servicers=rpc.servicers(db, Pages(settings), peers, opening, bus=bus),
+        handlers=handlers(db, peers, opening),
+        jobs=[peers.rates.forget_changed, Timers(db, settings.service, timers(opening)).run],
+        bus=bus,
+    )
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    run("approvals", compose)
+
+
+if __name__ == "__main__":
+    main()

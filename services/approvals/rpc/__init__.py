@@ -1,0 +1,22 @@
+"""The gRPC side: a servicer for each service of billing.approvals.v1."""
+
+from collections.abc import Sequence
+
+from eventing.bus import Bus
+from kit.db import Database
+from services.approvals.peers import Peers
+from services.approvals.rpc.delegations import DelegationServicer
+from services.approvals.rpc.requests import ApprovalServicer
+from services.approvals.rpc.rules import ApprovalRuleServicer
+from services.approvals.service.opening import Opening
+from serving.calls import Servicer
+from serving.pages import Pages
+
+
+def servicers(db: Database, pages: Pages, peers: Peers, opening: Opening, *, bus: Bus) -> Sequence[Servicer]:
+    """All of them."""
+    return (
+        ApprovalServicer(db, pages, peers, opening, bus=bus),
+        ApprovalRuleServicer(db, pages, peers),
+        DelegationServicer(db, pages, peers),
+    )

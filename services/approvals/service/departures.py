@@ -1,0 +1,35 @@
+"""Approvers who left."""
+
+from typing import Final
+
+from kit.db import Database
+from kit.origin import Origin
+from services.approvals.domain import panels
+from services.approvals.domain.lives import ApprovalState
+from services.approvals.domain.seats import Seat
+from services.approvals.peers import Peers
+from services.approvals.service.requests import apply
+from services.approvals.store import requests
+
+_AT_ONCE: Final = 50
+
+
+async def replace_approver(db: Database, peers: Peers, origin: Origin, user_id: str) -> None:
+    """Let the nearest active manager sit where a user sat who left, or whom the step escalates to; some at a time."""
+    managers = await peers.directory.managers(origin, user_id)
+    successor = next((one.user_id for one in managers if one.active and one.user_id != user_id), "")
+    seat = Seat(user_id=successor, why=f"they manage {user_id}, who left") if successor else None
+    after = None
+    while True:
+        async with db.read(origin) as tx:
+            waiting = await requests.find_sat_in(tx, user_id, after, _AT_ONCE)
+        for approval_id in waiting:
+            async with db.write(origin) as tx:
+                row = await requests.find_request(tx, approval_id)
+                if row is not None and row.state is ApprovalState.PENDING:
+                    change = panels.replace_user(row.panel, user_id, seat)
+                    if change.records:
+                        await apply(tx, row, change)
+        if len(waiting) < _AT_ONCE:
+            return
+        after = waiting[-1]
