@@ -39,9 +39,7 @@ SIMULATORS: Final = (
 PROCESSES: Final = (
     Process("entities", "services.entities.main", needs=("approvals",), outside={"users": "directory"}),
     Process("budgets", "services.budgets.main", needs=("entities", "approvals")),
-    Process(
-        "approvals", "services.approvals.main", needs=("entities", "budgets"), outside={"users": "directory"}
-    ),
+    Process("approvals", "services.approvals.main", needs=("entities", "budgets"), outside={"users": "directory"}),
     Process("gateway", "gateway.main", needs=("entities", "budgets", "approvals")),
 )
 GATEWAY: Final = "gateway"

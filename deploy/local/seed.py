@@ -119,6 +119,38 @@ SAMPLES: Final = (
         },
         known_by="name", among=("entity_id",),
     ),
+    Sample(
+        "purchases", "approval-rules",
+        {
+            "name": "Purchases", "request_type": "PURCHASE", "ladder": "purchases",
+            "amount_up_to": {"currency_code": "USD", "amount": "5000.00"},
+            "steps": [
+                {
+                    "name": "Manager", "approvers": [{"department_manager": True}], "sla_hours": 48,
+                    "escalate_to": {"role": "finance"},
+                },
+            ],
+        },
+        known_by="name", among=("request_type",),
+    ),
+    Sample(
+        "large_purchases", "approval-rules",
+        {
+            "name": "Large purchases", "request_type": "PURCHASE", "ladder": "purchases",
+            "amount_above": {"currency_code": "USD", "amount": "5000.00"},
+            "steps": [{"name": "Finance", "approvers": [{"role": "finance"}], "sla_hours": 72}],
+        },
+        known_by="name", among=("request_type",),
+    ),
+    Sample(
+        "contracts", "approval-rules",
+        {
+            "name": "Large contracts", "request_type": "CONTRACT",
+            "amount_above": {"currency_code": "USD", "amount": "500000.00"},
+            "steps": [{"name": "Finance", "approvers": [{"role": "finance"}], "sla_hours": 72}],
+        },
+        known_by="name", among=("request_type",),
+    ),
 )  # fmt: skip
 
 _CONTRACT: Final = "enterprise"
@@ -156,7 +188,7 @@ def _find(
     gateway: http.client.HTTPConnection, headers: Mapping[str, str], sample: Sample, body: Mapping[str, Any]
 ) -> str | None:
     query = urlencode({field: body[field] for field in sample.among} | {"page_size": 1000})
-    listed = _ask(gateway, "GET", f"{sample.collection}?{query}", headers)[sample.collection]
+    listed = _ask(gateway, "GET", f"{sample.collection}?{query}", headers)[sample.collection.replace("-", "_")]
     return next((item["id"] for item in listed if item[sample.known_by] == body[sample.known_by]), None)
 
 

@@ -12,6 +12,7 @@ from eventing.bus import Bus
 from kit import ids
 from kit.db import Database
 from kit.errors import BillingError
+from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Call
 from services.approvals import events
@@ -117,6 +118,8 @@ class ApprovalServicer:
             async with self._db.write(one) as tx:
                 row = await deciding.act(tx, ids.APPROVAL.parse(id), caller_of(call), act)
                 return await tx.answer(pb.ApprovalResult(approval=approval_to_proto(row)))
+        except Replay as replay:
+            return pb.ApprovalResult.FromString(replay.reply)
         except BillingError as refusal:
             return pb.ApprovalResult(refusal=refusal_to_proto(id, refusal))
 

@@ -80,7 +80,8 @@ class Opening:
         """The way that a request would take; raises whatever would refuse it, except that its budget has no room."""
         _check(ask)
         if ask.budget_id:
-            budget = await self._peers.budgets.review(origin, ask.budget_id, ask.amount)
+            spent = None if ask.request_type is ApprovalType.BUDGET_INCREASE else ask.amount
+            budget = await self._peers.budgets.review(origin, ask.budget_id, spent)
             ask = _of_budget(ask, budget)
             if ask.overspend and budget.needs_approval:
                 ask = replace(ask, request_type=ApprovalType.BUDGET_OVERSPEND)
@@ -263,7 +264,8 @@ class Opening:
     async def _resubmit(self, origin: Origin, seen: ApprovalRow, way: Way, comment: str) -> ApprovalRow:
         async with self._db.write(_unkeyed(origin)) as tx:
             row = await requests.lock_request(tx, seen.id)
-            row.check_etag(seen.etag)
+            if row.round != seen.round:
+                raise Conflict  # somebody else resubmitted it at this moment
             use_cases.advance(row, Event.RESUBMIT)
             fresh = _row(way)
             row.round += 1

@@ -1,0 +1,145 @@
+"""What dies between two writes while a request is opened is finished or undone, and no money stays behind.
+
+The places, by name: after the request was kept (KEPT), after its money was held (HELD), after a refusal was kept
+(REFUSED), and after what it held was called off (CALLED_OFF). A process that dies there is one whose use case was
+cancelled there: what is kept is all that another one has.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from billing.approvals.v1 import approval_service_pb2 as pb
+from billing.approvals.v1.approval_pb2 import Approval
+
+from kit import ids
+from kit.origin import Origin
+from kit.telemetry import Trace
+from services.approvals.peers import Budgets as BudgetsPeer
+from services.approvals.service.opening import Opening
+from tests.approvals.conftest import Desk, step
+from tests.harness.callers import refusal
+from tests.harness.services import Approvals, Served
+
+
+class Died(BaseException):
+    """The process is gone."""
+
+
+KEPT, HELD, REFUSED, CALLED_OFF = "KEPT", "HELD", "REFUSED", "CALLED_OFF"
+WITH_ROOM: Final = (KEPT, HELD)
+WITHOUT_ROOM: Final = (KEPT, REFUSED, CALLED_OFF)
+
+
+@pytest.fixture
+def opening(approvals_served: Served[Approvals]) -> Opening:
+    """What opens requests, in the served process."""
+    found: Any = approvals_served.service.servicers[0]
+    return found._opening  # type: ignore[no-any-return]  # it is one
+
+
+@pytest.fixture
+def origin(tenant: UUID) -> Origin:
+    return Origin(tenant_id=tenant, actor="service:approvals", trace=Trace.from_header(None), deadline=float("inf"))
+
+
+@pytest.fixture
+def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have the process die at a place."""
+    hold, release = BudgetsPeer.hold, BudgetsPeer.release
+
+    def at(place: str) -> None:
+        async def dying_hold(*given: Any, **named: Any) -> UUID:
+            if place == KEPT:
+                raise RuntimeError(place)
+            held = await hold(*given, **named)
+            if place == HELD:
+                raise RuntimeError(place)
+            return held
+
+        async def dying_release(*given: Any, **named: Any) -> None:
+            if place == REFUSED:
+                raise RuntimeError(place)
+            await release(*given, **named)
+            if place == CALLED_OFF:
+                raise RuntimeError(place)
+
+        monkeypatch.setattr(BudgetsPeer, "hold", dying_hold)
+        monkeypatch.setattr(BudgetsPeer, "release", dying_release)
+
+    return at
+
+
+async def of_budget(desk: Desk, budget_id: str) -> list[Approval]:
+    request = pb.ListApprovalsRequest(budget_id=budget_id)
+    return list((await desk.admin.call(desk.stubs.approvals.ListApprovals, request)).approvals)
+
+
+async def stranded(
+    desk: Desk, die: Callable[[str], None], place: str, amount: str, budget_id: str
+) -> pb.CreateApprovalRequest:
+    """A request whose opening died at a place; what is kept of it."""
+    request = desk.request(amount, budget_id=budget_id)
+    die(place)
+    refused = await refusal(desk.of("alice", "procurement").call(desk.stubs.approvals.CreateApproval, request))
+    assert refused.reason == "INTERNAL"
+    assert [one.state for one in await of_budget(desk, budget_id)] == [Approval.OPENING]
+    return request
+
+
+@pytest.mark.parametrize("place", WITH_ROOM)
+@pytest.mark.parametrize("healer", ["the same key", "the clock"])
+async def test_with_room_it_is_opened(
+    desk: Desk, opening: Opening, origin: Origin, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
+    place: str, healer: str,
+) -> None:  # fmt: skip
+    await desk.rule(step("C", "carla"))
+    budget = await desk.budgets.open("100.00")
+    request = await stranded(desk, die, place, "60.00", budget.id)
+    monkeypatch.undo()
+    (kept,) = await of_budget(desk, budget.id)
+    if healer == "the clock":
+        await opening.recover(origin, ids.APPROVAL.parse(kept.id))
+    again = await desk.of("alice", "procurement").call(desk.stubs.approvals.CreateApproval, request)
+    assert (again.id, again.state, again.funds) == (kept.id, Approval.PENDING, Approval.HELD)
+    assert await desk.numbers(budget) == ("0.00", "60.00", "0.00", "0.00", "40.00")
+    assert await desk.inbox("carla") == [kept.id]
+    assert len(await desk.history(again)) == 1
+
+
+@pytest.mark.parametrize("place", WITHOUT_ROOM)
+@pytest.mark.parametrize("healer", ["the same key", "the clock"])
+async def test_without_room_nothing_is_left(
+    desk: Desk, opening: Opening, origin: Origin, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
+    place: str, healer: str,
+) -> None:  # fmt: skip
+    await desk.rule(step("C", "carla"))
+    budget = await desk.budgets.open("100.00")
+    request = await stranded(desk, die, place, "101.00", budget.id)
+    monkeypatch.undo()
+    (kept,) = await of_budget(desk, budget.id)
+    if healer == "the clock":
+        await opening.recover(origin, ids.APPROVAL.parse(kept.id))
+    else:
+        call = desk.of("alice", "procurement").call(desk.stubs.approvals.CreateApproval, request)
+        assert (await refusal(call)).reason == "BUDGET_EXCEEDED"
+    assert await of_budget(desk, budget.id) == []
+    assert await desk.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
+
+
+async def test_a_hold_that_comes_after_it_was_called_off_is_kept_out(
+    desk: Desk, opening: Opening, origin: Origin
+) -> None:
+    budget = await desk.budgets.open("100.00")
+    approval_id, budget_id = ids.new(), ids.BUDGET.parse(budget.id)
+    peer = opening._peers.budgets
+    await peer.release(origin, approval_id, of_round=1, budget_id=budget_id)
+    amount = desk.request("10.00").amount
+    from contract.values import money_from_proto
+
+    with pytest.raises(Exception, match="Another call"):
+        await peer.hold(
+            origin, approval_id, of_round=1, budget_id=budget_id, amount=money_from_proto(amount), description="late"
+        )
+    assert await desk.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")

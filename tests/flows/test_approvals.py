@@ -1,0 +1,168 @@
+"""Approvals over REST, from the rule to the money that is spent."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.flows.conftest import Stack, eventually
+
+TENANT = "approvals"
+
+
+@pytest.fixture(scope="module")
+def company(stack: Stack) -> Iterator["Company"]:
+    company = Company(stack)
+    yield company
+    for client in company.clients.values():
+        client.close()
+
+
+class Company:
+    """An entity, and its people."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.clients: dict[str, httpx.Client] = {}
+        body = {
+            "code": f"E{uuid4().hex[:8]}", "legal_name": "Acme SE", "entity_type": "HOLDING", "currency_code": "EUR",
+            "country_code": "DE",
+        }  # fmt: skip
+        self.entity_id = str(self.of("finance", "fiona").post("/entities", json=body).json()["id"])
+
+    def of(self, role: str, user: str) -> httpx.Client:
+        name = f"{role} {user}"
+        if name not in self.clients:
+            self.clients[name] = self.stack.client(ROLE=role, TENANT=TENANT, SUB=user)
+        return self.clients[name]
+
+    def do(self, role: str, user: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        answer = self.of(role, user).request(method, path, json=body, headers={"Idempotency-Key": uuid4().hex})
+        assert answer.status_code in {200, 201}, answer.text
+        return dict(answer.json())
+
+    def budget(self, amount: str, policy: str = "BLOCK") -> dict[str, Any]:
+        body = {
+            "entity_id": self.entity_id, "name": f"Budget {uuid4().hex[:6]}", "period_type": "ANNUAL",
+            "amount": {"currency_code": "EUR", "amount": amount}, "overspend_policy": policy,
+            "period_start_date": f"{datetime.now(UTC).year}-01-01",
+        }  # fmt: skip
+        return self.do("finance", "fiona", "POST", "/budgets", body)
+
+
+def test_from_the_rule_to_the_money_that_is_spent(company: Company) -> None:
+    rule = company.do("billing_admin", "root", "POST", "/approval-rules", {
+        "name": "Purchases", "request_type": "PURCHASE", "condition": "amount_minor > 1000",
+        "steps": [{"name": "Controlling", "approvers": [{"user_id": "frank"}]}],
+    })  # fmt: skip
+    budget = company.budget("1000.00")
+    asked = company.do("procurement", "paul", "POST", "/approvals", {
+        "request_type": "PURCHASE", "title": "Laptops", "budget_id": budget["id"],
+        "amount": {"currency_code": "EUR", "amount": "400.00"},
+    })  # fmt: skip
+    assert (asked["state"], asked["funds"], asked["rules"][0]["rule_id"]) == ("PENDING", "HELD", rule["id"])
+    assert asked["steps"][0]["seats"][0]["why"] == "the rule asks frank"
+
+    until = (datetime.now(UTC) + timedelta(days=7)).isoformat()
+    company.do("approver", "frank", "POST", "/delegations", {"delegate": "erin", "end_time": until, "reason": "away"})
+    waiting = company.do("approver", "erin", "GET", "/approvals?mine=TO_DECIDE")["approvals"]
+    assert [one["id"] for one in waiting] == [asked["id"]]
+    seen = company.do("approver", "erin", "GET", f"/approvals/{asked['id']}")
+    assert seen["budget_impact"]["available"]["amount"] == "600.00"
+
+    own = company.of("finance", "paul").post(f"/approvals/{asked['id']}/action", json={"action": "APPROVE"})
+    assert (own.status_code, own.json()["code"]) == (403, "NOT_AN_APPROVER")
+    done = company.do("approver", "erin", "POST", f"/approvals/{asked['id']}/action", {"action": "APPROVE"})
+    assert (done["state"], done["decided_by"]) == ("APPROVED", "erin")
+    late = company.of("approver", "frank").post(f"/approvals/{asked['id']}/action", json={"action": "APPROVE"})
+    assert (late.status_code, late.json()["code"]) == (409, "APPROVAL_STATE")
+
+    def committed() -> bool:
+        return company.do("procurement", "paul", "GET", f"/approvals/{asked['id']}")["funds"] == "COMMITTED"
+
+    eventually(committed)
+    hold = f"/budgets/{budget['id']}/holds/{asked['hold_id']}"
+    captured = company.do("procurement", "paul", "POST", f"{hold}/capture", {})
+    assert (captured["state"], captured["captured"]["amount"]) == ("CAPTURED", "400.00")
+    history = company.do("auditor", "ada", "GET", f"/approvals/{asked['id']}/history")["actions"]
+    assert [(one["action"], one["actor"], one["on_behalf_of"]) for one in history] == [
+        ("REQUEST", "paul", ""), ("APPROVE", "erin", "frank"),
+    ]  # fmt: skip
+
+
+def test_what_is_held_for_a_request_is_nobody_elses(company: Company) -> None:
+    company.do("billing_admin", "root", "POST", "/approval-rules", {
+        "name": "Others", "request_type": "OTHER", "steps": [{"name": "C", "approvers": [{"user_id": "frank"}]}],
+    })  # fmt: skip
+    budget = company.budget("100.00")
+    asked = company.do("procurement", "paul", "POST", "/approvals", {
+        "request_type": "OTHER", "title": "x", "budget_id": budget["id"],
+        "amount": {"currency_code": "EUR", "amount": "60.00"},
+    })  # fmt: skip
+    hold = f"/budgets/{budget['id']}/holds/{asked['hold_id']}"
+    for verb in ("capture", "commit", "release"):
+        refused = company.of("procurement", "paul").post(
+            f"{hold}/{verb}", json={}, headers={"Idempotency-Key": uuid4().hex}
+        )
+        assert (refused.status_code, refused.json()["code"]) == (409, "HOLD_AWAITS_APPROVAL")
+
+
+def test_a_charge_that_needs_approval_asks_for_it_and_is_captured_when_it_has_it(company: Company) -> None:
+    company.do("billing_admin", "root", "POST", "/approval-rules", {
+        "name": "Overspending", "request_type": "BUDGET_OVERSPEND",
+        "steps": [{"name": "CFO", "approvers": [{"role": "finance"}]}],
+    })  # fmt: skip
+    budget = company.budget("100.00", "REQUIRE_APPROVAL")
+    charge = {"amount": {"currency_code": "EUR", "amount": "130.00"}, "open_approval": True, "description": "Servers"}
+    key = {"Idempotency-Key": uuid4().hex}
+    refused = company.of("procurement", "paul").post(f"/budgets/{budget['id']}/charge", json=charge, headers=key)
+    assert (refused.status_code, refused.json()["code"]) == (409, "APPROVAL_REQUIRED")
+    approval_id = refused.json()["metadata"]["approval_id"]
+    again = company.of("procurement", "paul").post(f"/budgets/{budget['id']}/charge", json=charge, headers=key)
+    assert again.json()["metadata"]["approval_id"] == approval_id
+    company.do("finance", "fiona", "POST", f"/approvals/{approval_id}/action", {"action": "APPROVE"})
+
+    def committed() -> bool:
+        return company.do("procurement", "paul", "GET", f"/approvals/{approval_id}")["funds"] == "COMMITTED"
+
+    eventually(committed)
+    hold_id = company.do("procurement", "paul", "GET", f"/approvals/{approval_id}")["hold_id"]
+    captured = company.do("procurement", "paul", "POST", f"/budgets/{budget['id']}/holds/{hold_id}/capture", {})
+    assert captured["captured"]["amount"] == "130.00"
+    seen = company.do("finance", "fiona", "GET", f"/budgets/{budget['id']}")
+    assert (seen["spent"]["amount"], seen["available"]["amount"]) == ("130.00", "-30.00")
+
+
+def test_a_contract_waits_until_it_is_approved(company: Company) -> None:
+    company.do("billing_admin", "root", "POST", "/approval-rules", {
+        "name": "Large contracts", "request_type": "CONTRACT",
+        "amount_above": {"currency_code": "EUR", "amount": "1000.00"},
+        "steps": [{"name": "CFO", "approvers": [{"role": "finance"}]}],
+    })  # fmt: skip
+    small, large = (
+        company.do("procurement", "paul", "POST", "/contracts", {
+            "entity_id": company.entity_id, "name": "Cloud", "contract_type": "SUBSCRIPTION",
+            "start_date": f"{datetime.now(UTC).year + 1}-01-01", "end_date": f"{datetime.now(UTC).year + 2}-01-01",
+            "billing_frequency": "MONTHLY", "total_value": {"currency_code": "EUR", "amount": amount},
+        })["id"]
+        for amount in ("900.00", "90000.00")
+    )  # fmt: skip
+    assert company.do("procurement", "paul", "POST", f"/contracts/{small}/submit", {})["state"] == "PENDING_SIGNATURE"
+
+    def submit_and_decide(action: str, state: str) -> None:
+        submitted = company.do("procurement", "paul", "POST", f"/contracts/{large}/submit", {})
+        assert submitted["state"] == "PENDING_APPROVAL"
+        listed = f"/approvals?subject_type=contract&subject_id={large}&state=PENDING"
+        eventually(lambda: bool(company.do("finance", "fiona", "GET", listed)["approvals"]))
+        (asked,) = company.do("finance", "fiona", "GET", listed)["approvals"]
+        assert (asked["requester"], asked["amount"]["amount"]) == ("paul", "90000.00")
+        decision = {"action": action, "comment": "so be it"}
+        company.do("finance", "fiona", "POST", f"/approvals/{asked['id']}/action", decision)
+        eventually(lambda: company.do("finance", "fiona", "GET", f"/contracts/{large}")["state"] == state)
+
+    submit_and_decide("REQUEST_CHANGES", "DRAFT")
+    submit_and_decide("REJECT", "DRAFT")
+    submit_and_decide("APPROVE", "PENDING_SIGNATURE")
