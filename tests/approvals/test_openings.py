@@ -5,6 +5,7 @@ The places, by name: after the request was kept (KEPT), after its money was held
 cancelled there: what is kept is all that another one has.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
@@ -13,7 +14,9 @@ import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval
 
+from contract.values import money_from_proto
 from kit import ids
+from kit.errors import Conflict
 from kit.origin import Origin
 from kit.telemetry import Trace
 from services.approvals.peers import Budgets as BudgetsPeer
@@ -21,11 +24,6 @@ from services.approvals.service.opening import Opening
 from tests.approvals.conftest import Desk, step
 from tests.harness.callers import refusal
 from tests.harness.services import Approvals, Served
-
-
-class Died(BaseException):
-    """The process is gone."""
-
 
 KEPT, HELD, REFUSED, CALLED_OFF = "KEPT", "HELD", "REFUSED", "CALLED_OFF"
 WITH_ROOM: Final = (KEPT, HELD)
@@ -41,7 +39,9 @@ def opening(approvals_served: Served[Approvals]) -> Opening:
 
 @pytest.fixture
 def origin(tenant: UUID) -> Origin:
-    return Origin(tenant_id=tenant, actor="service:approvals", trace=Trace.from_header(None), deadline=float("inf"))
+    return Origin(
+        tenant_id=tenant, actor="service:approvals", trace=Trace.from_header(None), deadline=time.monotonic() + 20
+    )
 
 
 @pytest.fixture
@@ -136,9 +136,7 @@ async def test_a_hold_that_comes_after_it_was_called_off_is_kept_out(
     peer = opening._peers.budgets
     await peer.release(origin, approval_id, of_round=1, budget_id=budget_id)
     amount = desk.request("10.00").amount
-    from contract.values import money_from_proto
-
-    with pytest.raises(Exception, match="Another call"):
+    with pytest.raises(Conflict):
         await peer.hold(
             origin, approval_id, of_round=1, budget_id=budget_id, amount=money_from_proto(amount), description="late"
         )

@@ -10,9 +10,11 @@ from billing.approvals.v1.approval_rule_pb2 import ApprovalRule, ApprovalRuleSte
 from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import StatusCode
 
-from tests.approvals.conftest import Desk, eur, step
+from tests.approvals.conftest import APPROVE, Desk, eur, step
 from tests.budgets.usage import today
 from tests.harness.callers import refusal
+
+HOURS_OF_MARS = BusinessHours(time_zone="Mars/X", start="09:00", end="18:00")
 
 
 def names(asked: Approval) -> list[str]:
@@ -131,7 +133,7 @@ class TestSaying:
             ({"steps": [step("S", "a", mode=Approval.QUORUM)]}, {"steps[0].quorum"}),
             ({"steps": [step("S", "a", mode=Approval.QUORUM, quorum=2)]}, {"steps[0].quorum"}),
             ({"steps": [step("S", "a", "a")]}, {"steps[0].approvers"}),
-            ({"business_hours": BusinessHours(time_zone="Mars/X", start="09:00", end="18:00")}, {"business_hours.time_zone"}),
+            ({"business_hours": HOURS_OF_MARS}, {"business_hours.time_zone"}),
             ({"business_hours": BusinessHours(time_zone="UTC", start="09:00", end="09:00")}, {"business_hours.end"}),
         ],
     )  # fmt: skip
@@ -225,7 +227,7 @@ class TestBatches:
         mine, done = await desk.ask(), await desk.ask()
         await desk.act("carla", done)
         request = approval_service_pb2.BatchActOnApprovalsRequest(
-            ids=[mine.id, done.id, "apr_" + "0" * 32], action=1, request_id="batch-1"
+            ids=[mine.id, done.id, "apr_" + "0" * 32], action=APPROVE, request_id="batch-1"
         )
         call = desk.stubs.approvals.BatchActOnApprovals
         told = await desk.of("carla").call(call, request)

@@ -81,7 +81,7 @@ def test_from_the_rule_to_the_money_that_is_spent(company: Company) -> None:
     assert (late.status_code, late.json()["code"]) == (409, "APPROVAL_STATE")
 
     def committed() -> bool:
-        return company.do("procurement", "paul", "GET", f"/approvals/{asked['id']}")["funds"] == "COMMITTED"
+        return str(company.do("procurement", "paul", "GET", f"/approvals/{asked['id']}")["funds"]) == "COMMITTED"
 
     eventually(committed)
     hold = f"/budgets/{budget['id']}/holds/{asked['hold_id']}"
@@ -126,7 +126,7 @@ def test_a_charge_that_needs_approval_asks_for_it_and_is_captured_when_it_has_it
     company.do("finance", "fiona", "POST", f"/approvals/{approval_id}/action", {"action": "APPROVE"})
 
     def committed() -> bool:
-        return company.do("procurement", "paul", "GET", f"/approvals/{approval_id}")["funds"] == "COMMITTED"
+        return str(company.do("procurement", "paul", "GET", f"/approvals/{approval_id}")["funds"]) == "COMMITTED"
 
     eventually(committed)
     hold_id = company.do("procurement", "paul", "GET", f"/approvals/{approval_id}")["hold_id"]
