@@ -74,6 +74,8 @@ class Stack:
     collector: Process
     services: dict[str, Process]
     """By name, the gateway among them."""
+    ports: dict[str, int]
+    """Where each of them serves, or will: some call one another."""
 
     @property
     def entities(self) -> Process:
@@ -104,17 +106,17 @@ class Stack:
 
     @contextlib.asynccontextmanager
     async def served(
-        self, name: str, *, backend: Process | None = None, database: Copy | None = None
+        self, name: str, *, backend: Process | None = None, database: Copy | None = None, port: int = 0
     ) -> AsyncIterator[Process]:
         """One more process of a service, for which `backend` is all others, or on a database of its own."""
         wanted = next(each for each in PROCESSES if each.name == name)
-        port = free_port()
+        port = port or free_port()
         settings = settings_for(
             name,
             database or self.database,
             self.nats_url,
             self.keys,
-            addresses={need: (backend or self.services[need]).address for need in wanted.needs},
+            addresses={need: backend.address if backend else f"127.0.0.1:{self.ports[need]}" for need in wanted.needs},
             listen=f"127.0.0.1:{port}",
             metrics_listen="" if name == GATEWAY else f"127.0.0.1:{free_port()}",
             rate_limit=_NO_LIMIT,
@@ -151,9 +153,11 @@ async def running() -> AsyncIterator[Stack]:
                 port = free_port()
                 collecting = python("-m", "tests.flows.collector", str(port), str(folder / "spans.jsonl"))
                 collector = await ending.enter_async_context(process(folder / "collector.log", port, collecting))
-                stack = Stack(folder, cluster, database, nats.url, keys, collector, {})
+                ports = {each.name: free_port() for each in PROCESSES}
+                stack = Stack(folder, cluster, database, nats.url, keys, collector, {}, ports)
                 for each in PROCESSES:
-                    stack.services[each.name] = await ending.enter_async_context(stack.served(each.name))
+                    serving = stack.served(each.name, port=ports[each.name])
+                    stack.services[each.name] = await ending.enter_async_context(serving)
                 yield stack
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -26,7 +26,7 @@ def department(acme: httpx.Client, code: str) -> dict[str, Any]:
 
 class TestSampleData:
     def test_it_is_what_is_promised_and_loading_it_again_adds_nothing(self, stack: Stack, acme: httpx.Client) -> None:
-        assert "sample data: 0 made, 9 there already" in stack.local("seed")
+        assert "sample data: 0 made, 12 there already" in stack.local("seed")
         entities = acme.get("/entities").json()["entities"]
         assert [bool(entity["parent_id"]) for entity in entities] == [False, True, True]
         assert len({entity["currency_code"] for entity in entities}) == 3
@@ -35,6 +35,8 @@ class TestSampleData:
         budgets = acme.get("/budgets").json()["budgets"]
         assert {budget["period_type"] for budget in budgets} == {"QUARTERLY", "ANNUAL"}
         assert len(budgets) == 2
+        rules = acme.get("/approval-rules").json()["approval_rules"]
+        assert {rule["name"] for rule in rules} == {"Purchases", "Large purchases", "Large contracts"}
 
     def test_its_contract_is_in_force_and_licensed(self, acme: httpx.Client) -> None:
         (contract,) = acme.get("/contracts").json()["contracts"]
@@ -89,7 +91,7 @@ class TestAudit:
             token = page["next_page_token"]
             if not token:
                 break
-        assert {event["service"] for event in told} == {"entities", "budgets"}
+        assert {event["service"] for event in told} == {"entities", "budgets", "approvals"}
         times = [event["change_time"] for event in told]
         assert times == sorted(times, reverse=True)
         assert len({(event["service"], event["event_id"]) for event in told}) == len(told)
@@ -106,5 +108,5 @@ class TestAudit:
         assert answer.status_code == httpx.codes.OK
         page = answer.json()
         assert page["unavailable_services"] == ["budgets"]
-        assert {event["service"] for event in page["audit_events"]} == {"entities"}
+        assert {event["service"] for event in page["audit_events"]} == {"entities", "approvals"}
         eventually(lambda: acme.get("/audit-events").json()["unavailable_services"] == [])

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, insert, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from kit.db import ReadSession, WriteSession, constraint_of, within
 from kit.errors import Conflict
 from kit.money import Money
-from services.approvals.domain.lives import ApprovalState, ApprovalType, Mine
+from services.approvals.domain.lives import ActionType, ApprovalState, ApprovalType, Mine
 from services.approvals.errors import ApprovalNotFound, SubjectPending
 from services.approvals.models.requests import ActionRow, ApprovalRow, SeatRow
 from serving.pages import Page, Slice
@@ -192,26 +192,31 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
 
 def _waits_for(viewer: Viewer) -> ColumnElement[bool]:
     """Whether the viewer can decide: from a seat, not on their own unless it is theirs by name, and not twice."""
-    seats = select(SeatRow.approval_id).where(
-        SeatRow.tenant_id == ApprovalRow.tenant_id,
-        SeatRow.approval_id == ApprovalRow.id,
-        viewer.seats,
-        or_(ApprovalRow.requester != viewer.user_id, SeatRow.user_id == viewer.user_id),
-        ~exists(_decided_by(viewer)),
+    decided = (
+        select(ActionRow.id)
+        .where(
+            ActionRow.tenant_id == ApprovalRow.tenant_id,
+            ActionRow.approval_id == ApprovalRow.id,
+            ActionRow.round == ApprovalRow.round,
+            ActionRow.step == SeatRow.step,
+            ActionRow.actor == viewer.user_id,
+            ActionRow.action == ActionType.APPROVE,
+        )
+        .correlate(ApprovalRow, SeatRow)  # also of the query around the one around it
+    )
+    seats = (
+        select(SeatRow.approval_id)
+        .where(
+            SeatRow.tenant_id == ApprovalRow.tenant_id,
+            SeatRow.approval_id == ApprovalRow.id,
+            viewer.seats,
+            or_(ApprovalRow.requester != viewer.user_id, SeatRow.user_id == viewer.user_id),
+            ~exists(decided),
+        )
+        .correlate(ApprovalRow)
     )
     waiting = select(SeatRow.approval_id).where(viewer.seats).correlate(None)  # read first, by an index
     return and_(ApprovalRow.id.in_(waiting), ApprovalRow.state == ApprovalState.PENDING, exists(seats))
-
-
-def _decided_by(viewer: Viewer) -> Select[UUID]:
-    return select(ActionRow.id).where(
-        ActionRow.tenant_id == ApprovalRow.tenant_id,
-        ActionRow.approval_id == ApprovalRow.id,
-        ActionRow.round == ApprovalRow.round,
-        ActionRow.step == SeatRow.step,
-        ActionRow.actor == viewer.user_id,
-        ActionRow.action == literal("APPROVE"),
-    )
 
 
 async def list_actions(tx: ReadSession, page: Page, approval_id: UUID) -> Slice[ActionRow]:

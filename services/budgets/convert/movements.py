@@ -93,7 +93,8 @@ def approval_hold_line(request: pb.HoldForApprovalRequest, call: Call) -> Line:
         budget_id=ids.BUDGET.parse(request.budget_id, "budget_id"),
         amount=money_from_proto(request.amount),
         request=(call.tenant_id, call.method, call.key),
-        fingerprint=call.fingerprint,
+        # Whoever goes on with an opening asks for the same: a user, or the clock.
+        fingerprint=idempotency.fingerprint(request, ""),
         description=request.description,
         reference=request.approval_id,
         approval_id=ids.APPROVAL.parse(request.approval_id, "approval_id"),

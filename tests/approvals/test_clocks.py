@@ -1,0 +1,149 @@
+"""What the clock does to requests: reminds, asks somebody else, and ends them; and what others are told."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+import pytest
+from billing.approvals.v1 import approval_service_pb2 as pb
+from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
+from billing.approvals.v1.approval_rule_pb2 import Approver
+
+from kit import clock
+from tests.approvals.conftest import REJECT, Desk, step
+from tests.harness.callers import refusal
+from tests.harness.outside import OutboxEvent, eventually
+
+BOSS = Approver(user_id="boss")
+
+
+async def asked_ago(desk: Desk, monkeypatch: pytest.MonkeyPatch, hours: float) -> Approval:
+    """A request that was made so many hours ago, by the clock of this process; timers go by the database's."""
+    now: Callable[[], datetime] = clock.now
+    with monkeypatch.context() as patched:
+        patched.setattr(clock, "now", lambda: now() - timedelta(hours=hours))
+        return await desk.ask()
+
+
+async def done_by_the_clock(desk: Desk, asked: Approval) -> list[ApprovalAction]:
+    return [one for one in await desk.history(asked) if one.actor == "service:approvals"]
+
+
+class TestTime:
+    async def test_half_time_reminds_and_says_so_once(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch, outbox_events: Callable[..., Awaitable[list[OutboxEvent]]]
+    ) -> None:
+        await desk.rule(step("C", "carla", sla_hours=2))
+        asked = await asked_ago(desk, monkeypatch, 1.5)
+
+        async def reminded() -> bool:
+            return bool(await done_by_the_clock(desk, asked))
+
+        await eventually(reminded)
+        assert [one.action for one in await done_by_the_clock(desk, asked)] == [ApprovalAction.REMIND]
+        said = [event for event in await outbox_events("approvals") if event.type.endswith("ApprovalReminded")]
+        assert len(said) == 1
+        seen = await desk.get(asked)
+        assert (seen.state, seen.due_time) == (Approval.PENDING, seen.steps[0].due_time)
+
+    async def test_the_end_asks_the_escalation_approver_as_well(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await desk.rule(step("C", "carla", sla_hours=1, escalate_to=BOSS))
+        asked = await asked_ago(desk, monkeypatch, 1.2)
+
+        async def waiting() -> bool:
+            return await desk.inbox("boss") == [asked.id]
+
+        await eventually(waiting)
+        assert await desk.inbox("carla") == [asked.id]
+        assert (await desk.act("boss", asked)).state == Approval.APPROVED
+
+    async def test_nobody_decided_and_it_is_over(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        budget = await desk.budgets.open("1000.00")
+        await desk.rule(step("C", "carla", sla_hours=1), on_expiry=Approval.REJECTED)
+        now: Callable[[], datetime] = clock.now
+        with monkeypatch.context() as patched:
+            patched.setattr(clock, "now", lambda: now() - timedelta(hours=1.1))
+            asked = await desk.ask(budget_id=budget.id)
+
+        async def escalated() -> bool:
+            return (await desk.get(asked)).steps[0].escalated
+
+        await eventually(escalated)
+        assert (await desk.get(asked)).state == Approval.PENDING  # for as long again
+
+
+class TestTelling:
+    async def test_a_comment_is_for_everybody_who_sees_it_in_any_state(self, desk: Desk) -> None:
+        await desk.rule(step("C", "carla"))
+        asked = await desk.ask()
+        await desk.act("carla", asked, REJECT, comment="no")
+        await desk.act("dora", asked, ApprovalAction.COMMENT, comment="a pity")
+        last = (await desk.history(asked))[-1]
+        assert (last.action, last.actor, last.comment) == (ApprovalAction.COMMENT, "dora", "a pity")
+
+    @pytest.mark.parametrize(
+        ("action", "given", "field"),
+        [
+            (ApprovalAction.REJECT, {}, "comment"),
+            (ApprovalAction.COMMENT, {"comment": " "}, "comment"),
+            (ApprovalAction.DELEGATE, {}, "target"),
+            (ApprovalAction.APPROVE, {"target": "x"}, "target"),
+        ],
+    )
+    async def test_what_is_missing_is_named(
+        self, desk: Desk, action: ApprovalAction.Type.ValueType, given: dict[str, str], field: str
+    ) -> None:
+        await desk.rule(step("C", "carla"))
+        asked = await desk.ask()
+        refused = await refusal(desk.act("carla", asked, action, **given))
+        assert list(refused.fields) == [field]
+
+    async def test_a_seat_is_handed_over_and_somebody_is_asked_as_well(self, desk: Desk) -> None:
+        await desk.rule(step("C", "carla"))
+        asked = await desk.ask()
+        await desk.act("carla", asked, ApprovalAction.ADD_APPROVER, target="emil")
+        await desk.act("carla", asked, ApprovalAction.DELEGATE, target="dora")
+        assert await desk.inbox("carla") == []
+        assert (await desk.act("dora", asked)).state == Approval.PENDING
+        assert (await desk.act("emil", asked)).state == Approval.APPROVED
+
+    async def test_they_are_summed_up(self, desk: Desk) -> None:
+        await desk.rule(step("C", "carla"))
+        first, _ = await desk.ask(amount="10.00"), await desk.ask(amount="15.50")
+        await desk.act("carla", first)
+        found = await desk.admin.call(
+            desk.stubs.approvals.ListApprovals, pb.ListApprovalsRequest(state=Approval.PENDING)
+        )
+        assert [one.amount.amount for one in found.approvals] == ["15.50"]
+
+
+class TestLists:
+    async def test_filters_narrow_and_pages_follow(self, desk: Desk) -> None:
+        await desk.rule(step("C", "carla"), is_default=True)
+        amounts = [f"{number}.00" for number in range(1, 8)]
+        made = [await desk.ask(amount=amount) for amount in amounts]
+        await desk.act("carla", made[0])
+        low, high = desk.request("2.00").amount, desk.request("5.00").amount
+        call = desk.stubs.approvals.ListApprovals
+
+        async def listed(**given: object) -> list[str]:
+            request = pb.ListApprovalsRequest(**given)  # type: ignore[arg-type]  # as named
+            return [one.amount.amount for one in (await desk.admin.call(call, request)).approvals]
+
+        assert await listed() == amounts[::-1]
+        assert await listed(state=Approval.APPROVED) == ["1.00"]
+        assert await listed(amount_from=low, amount_to=high) == ["5.00", "4.00", "3.00", "2.00"]
+        assert await listed(requester="nobody") == []
+        assert await listed(mine=pb.ListApprovalsRequest.REQUESTED) == []
+        told, token = [], ""
+        while True:
+            request = pb.ListApprovalsRequest(page_size=3, page_token=token)
+            page = await desk.admin.call(call, request)
+            told += [one.id for one in page.approvals]
+            token = page.next_page_token
+            if not token:
+                break
+        assert told == [one.id for one in made[::-1]]
+        assert await asyncio.gather(desk.inbox("carla"), desk.inbox("alice")) == [told[:-1], []]

@@ -1,0 +1,91 @@
+"""Group approvals: asking for approvals and deciding on them, with fifty rules, beside charges."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Final
+from uuid import uuid4
+
+from billing.approvals.v1 import approval_rule_service_pb2 as rules_pb
+from billing.approvals.v1 import approval_service_pb2 as pb
+from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
+from billing.approvals.v1.approval_rule_pb2 import ApprovalRuleStep, Approver
+from billing.approvals.v1.approval_rule_service_pb2_grpc import ApprovalRuleServiceStub
+from billing.approvals.v1.approval_service_pb2_grpc import ApprovalServiceStub
+from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.type.v1.money_pb2 import Money
+from grpc import aio
+
+from tests.bench.budgets import charging
+from tests.bench.data import Maker, Way, new_key
+from tests.bench.figures import rate_goal
+from tests.bench.load import CALLERS, WITHIN_S, Call, Runner, WrongAnswer, slices
+from tests.bench.plan import Bench, Part
+from tests.bench.stack import Metadata
+
+_RULES: Final = 50
+_AMOUNT: Final = Money(currency_code="EUR", amount="100.00")
+_FLOORS_OF: Final[Mapping[str, Sequence[str]]] = {"approvals": ("charge_beside_approvals",)}
+_GOALS: Final = (rate_goal("approvals", "charge_beside_approvals", 0.4),)
+
+
+def deciding(stub: ApprovalServiceStub, entity_id: str, asks: Sequence[Metadata], decides: Metadata) -> Call:
+    """A request that is made and approved; counts as one."""
+
+    async def call(number: int) -> int:
+        request = pb.CreateApprovalRequest(
+            request_type=Approval.PURCHASE,
+            title="Laptops",
+            entity_id=entity_id,
+            amount=_AMOUNT,
+            category=f"category-{_RULES - 1}",
+            request_id=new_key(),
+        )
+        made = await stub.CreateApproval(request, metadata=asks[number], timeout=WITHIN_S)
+        act = pb.ActOnApprovalRequest(id=made.id, action=ApprovalAction.APPROVE)
+        done = await stub.ActOnApproval(act, metadata=decides, timeout=WITHIN_S)
+        if done.state != Approval.APPROVED:
+            raise WrongAnswer(str(done))
+        return 1
+
+    return call
+
+
+@contextlib.asynccontextmanager
+async def _runners(bench: Bench) -> AsyncIterator[dict[str, Runner]]:
+    stack, tenant_id = bench.stack, uuid4()
+    async with contextlib.AsyncExitStack() as ending:
+        entities, budgets, approvals = [
+            await ending.enter_async_context(aio.insecure_channel(stack.services[name].address))
+            for name in ("entities", "budgets", "approvals")
+        ]
+        people = [stack.metadata(tenant_id, f"user-{number}") for number in range(CALLERS)]
+        admin = (("authorization", f"Bearer {stack.keys.token(tenant_id, role='billing_admin', subject='carla')}"),)
+        maker = Maker(entities, budgets, people[0])
+        entity_id = await maker.entity()
+        for number in range(_RULES):
+            step = ApprovalRuleStep(name="Controlling", approvers=[Approver(user_id="carla")])
+            rule = rules_pb.CreateApprovalRuleRequest(
+                name=f"Rule {number}",
+                request_type=Approval.PURCHASE,
+                categories=[f"category-{number}"],
+                amount_above=Money(currency_code="EUR", amount="10.00"),
+                condition="amount_minor > 1000 && !('urgent' in attributes)",
+                steps=[step],
+            )
+            await ApprovalRuleServiceStub(approvals).CreateApprovalRule(rule, metadata=admin, timeout=WITHIN_S)
+        hot = [Way(metadata, await maker.tree(1)) for metadata in people[:1]]
+        yield {
+            "charge_beside_approvals": slices(charging(BudgetServiceStub(budgets), hot), pid=stack.budgets.pid),
+            "approvals": slices(
+                deciding(ApprovalServiceStub(approvals), entity_id, people, admin), pid=stack.services["approvals"].pid
+            ),
+        }
+
+
+async def measure(bench: Bench) -> None:
+    """Requests that are decided, in turn with charges."""
+    async with _runners(bench) as runners:
+        await bench.measure(_FLOORS_OF, runners, _GOALS)
+
+
+PART: Final = Part("approvals", tuple(_FLOORS_OF), measure)
