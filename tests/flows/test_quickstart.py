@@ -33,12 +33,14 @@ def test_the_quickstart_works_as_written(stack: Stack, tmp_path: Path) -> None:
         answer, end = decoder.raw_decode(text)
         answers.append(answer)
         text = text[end:].lstrip()
-    available, charge, alerts, refused, allocated, costs, over_grpc = answers
+    available, charge, alerts, refused, allocated, costs, rule, approved, history, over_grpc = answers
     assert available["verdict"] == "AVAILABLE"
     assert charge["chain"][0]["available_after"] == {"currency_code": "EUR", "amount": "1500.00"}
     assert [alert["threshold_bp"] for alert in alerts["alerts"]] == [8000, 5000]
     assert (refused["status"], refused["code"], refused["metadata"]["short"]) == (409, "BUDGET_EXCEEDED", "0.01")
     assert allocated["amount"] == {"currency_code": "EUR", "amount": "400.00"}
     assert costs["total"]["cost"] == {"currency_code": "EUR", "amount": "400.00"}
+    assert (rule["rule_version"], approved["state"], approved["decided_by"]) == (1, "APPROVED", "erin")
+    assert [one["action"] for one in history["actions"]] == ["REQUEST", "APPROVE"]
     # The allocation is charged a moment after it was answered.
     assert over_grpc["spent"]["amount"] in {"8500.00", "8900.00"}
