@@ -166,3 +166,39 @@ def test_a_contract_waits_until_it_is_approved(company: Company) -> None:
     submit_and_decide("REQUEST_CHANGES", "DRAFT")
     submit_and_decide("REJECT", "DRAFT")
     submit_and_decide("APPROVE", "PENDING_SIGNATURE")
+
+
+def test_an_amendment_waits_until_it_is_approved(company: Company) -> None:
+    company.do("billing_admin", "root", "POST", "/approval-rules", {
+        "name": "Amendments", "request_type": "AMENDMENT", "condition": "attributes['amendment_type'] == 'SEATS'",
+        "steps": [{"name": "CFO", "approvers": [{"role": "finance"}]}],
+    })  # fmt: skip
+    contract = company.do("procurement", "paul", "POST", "/contracts", {
+        "entity_id": company.entity_id, "name": "Licences", "contract_type": "ENTERPRISE_LICENSE",
+        "start_date": f"{datetime.now(UTC).year}-01-01", "end_date": f"{datetime.now(UTC).year + 2}-01-01",
+        "billing_frequency": "MONTHLY", "total_value": {"currency_code": "EUR", "amount": "240.00"},
+        "license_tier": "team", "seats": 10,
+    })["id"]  # fmt: skip
+    company.do("procurement", "paul", "POST", f"/contracts/{contract}/submit", {})
+    for party in ("OURS", "COUNTERPARTY"):
+        signature = {"party": party, "signer_name": "Ada", "document_digest": "ab" * 32}
+        company.do("procurement", "paul", "POST", f"/contracts/{contract}/signatures", signature)
+    company.do("procurement", "paul", "PUT", f"/contracts/{contract}/activate", {})
+
+    def amend(seats: int, action: str, state: str) -> dict[str, Any]:
+        route, day = f"/contracts/{contract}/amendments", f"{datetime.now(UTC).year + 1}-01-01"
+        body = {"amendment_type": "SEATS", "effective_date": day, "after": {"seats": seats}, "reason": "more people"}
+        made = company.do("procurement", "paul", "POST", route, body)
+        assert made["awaits_approval"] is True
+        own = company.of("finance", "fiona").post(f"{route}/{made['id']}/approve", json={})
+        assert (own.status_code, own.json()["code"]) == (409, "AMENDMENT_AWAITS_APPROVAL")
+        listed = f"/approvals?subject_type=amendment&subject_id={made['id']}"
+        eventually(lambda: bool(company.do("finance", "fiona", "GET", listed)["approvals"]))
+        (asked,) = company.do("finance", "fiona", "GET", listed)["approvals"]
+        company.do("finance", "fiona", "POST", f"/approvals/{asked['id']}/action", {"action": action, "comment": "so"})
+        one = f"{route}/{made['id']}"
+        eventually(lambda: company.do("finance", "fiona", "GET", one)["state"] == state)
+        return company.do("finance", "fiona", "GET", one)
+
+    assert amend(12, "REJECT", "REJECTED")["rejection_reason"] == "so"
+    assert amend(15, "APPROVE", "APPROVED")["approved_by"] == "fiona"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from billing.budgets.v1.events_pb2 import ApprovalFundsSettled
-from billing.entities.v1.events_pb2 import ContractSubmitted, ContractWithdrawn
+from billing.entities.v1.events_pb2 import AmendmentSubmitted, ContractSubmitted, ContractWithdrawn
 from outside.users.v1.events_pb2 import UserDeactivated
 
 from contract import validation
@@ -11,7 +11,7 @@ from eventing.consumer import Handler, on, on_outside
 from kit import ids
 from kit.db import Database, WriteSession
 from kit.origin import Origin
-from services.approvals.convert.submissions import CONTRACT, ask_of_contract
+from services.approvals.convert.submissions import CONTRACT, ask_of_amendment, ask_of_contract
 from services.approvals.domain.lives import Funds
 from services.approvals.peers import Peers
 from services.approvals.service import departures, requests
@@ -47,9 +47,20 @@ def handlers(db: Database, peers: Peers, opening: Opening) -> Sequence[Handler]:
         """A contract has to be approved before it is signed."""
         await opening.open_submitted(origin, ask_of_contract(event))
 
+    @on_outside(AmendmentSubmitted)
+    async def ask_for_submitted_amendment(origin: Origin, event: AmendmentSubmitted) -> None:
+        """An amendment has to be approved before it takes effect."""
+        await opening.open_submitted(origin, ask_of_amendment(event))
+
     @on_outside(ContractWithdrawn)
     async def cancel_withdrawn_contract(origin: Origin, event: ContractWithdrawn) -> None:
         """Nobody has to decide on a contract any more."""
         await opening.cancel_about(origin, CONTRACT, event.contract_id)
 
-    return note_settled_funds, replace_departed_approver, ask_for_submitted_contract, cancel_withdrawn_contract
+    return (
+        note_settled_funds,
+        replace_departed_approver,
+        ask_for_submitted_contract,
+        ask_for_submitted_amendment,
+        cancel_withdrawn_contract,
+    )

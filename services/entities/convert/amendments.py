@@ -36,6 +36,7 @@ def amendment_to_proto(row: AmendmentRow, *, tried: bool = False, listed: bool =
         approve_time=time_to_proto(row.approve_time) if row.approve_time else None,
         apply_time=time_to_proto(row.apply_time) if row.apply_time else None,
         rejection_reason=row.rejection_reason,
+        awaits_approval=row.awaits_approval,
         etag="" if tried else row.etag,
         create_time=time_to_proto(row.create_time),
         update_time=time_to_proto(row.update_time),

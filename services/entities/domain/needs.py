@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from uuid import UUID
 
 from kit.money import Money
@@ -17,6 +18,17 @@ class Need:
     category: str
     amount: Money
     attributes: Mapping[str, str]
+
+
+def need_of_amendment(entity_id: UUID, terms: ContractTerms, amendment_type: str, effective: date) -> Need:
+    """An amendment of a contract, as approval rules see it; its category and amount are those of the contract."""
+    return Need(
+        request_type="AMENDMENT",
+        entity_id=entity_id,
+        category=terms.contract_type.value,
+        amount=terms.total_value,
+        attributes={"amendment_type": amendment_type, "effective_date": effective.isoformat()},
+    )
 
 
 def need_of(entity_id: UUID, terms: ContractTerms) -> Need:

@@ -24,6 +24,7 @@ from services.entities.errors.allocations import (
     TooManyCostGroups,
 )
 from services.entities.errors.amendments import (
+    AmendmentAwaitsApproval,
     AmendmentNotDue,
     AmendmentNotFound,
     AmendmentOutsideTerm,
@@ -80,6 +81,7 @@ __all__ = [
     "AllocationRuleStateForbids",
     "AllocationRulesChain",
     "AllocationSourceTaken",
+    "AmendmentAwaitsApproval",
     "AmendmentNotDue",
     "AmendmentNotFound",
     "AmendmentOutsideTerm",

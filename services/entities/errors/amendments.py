@@ -56,3 +56,14 @@ class AmendmentOutsideTerm(FailedPrecondition):
             start_date=start,
             end_date=end,
         )
+
+
+class AmendmentAwaitsApproval(FailedPrecondition):
+    reason = "AMENDMENT_AWAITS_APPROVAL"
+
+    def __init__(self, id: UUID) -> None:
+        text = ids.AMENDMENT.format(id)
+        super().__init__(
+            f"The approval request about the amendment {text} is undecided: what comes of it approves or rejects it.",
+            amendment_id=text,
+        )

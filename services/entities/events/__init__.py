@@ -7,6 +7,7 @@ from uuid import UUID
 from billing.entities.v1.events_pb2 import (
     AllocationReversed,
     AmendmentRejected,
+    AmendmentSubmitted,
     ContractActivated,
     ContractAmended,
     ContractExpired,
@@ -135,6 +136,25 @@ def contract_submitted(contract: ContractRow, need: Need, submitted_by: str) -> 
         total_value=money_to_proto(need.amount),
         attributes=need.attributes,
         submission=contract.version,
+        submitted_by=submitted_by,
+    )
+
+
+def amendment_submitted(
+    contract: ContractRow, amendment: AmendmentRow, need: Need, submitted_by: str
+) -> AmendmentSubmitted:
+    """An amendment waits for somebody to approve it."""
+    return AmendmentSubmitted(
+        amendment_id=ids.AMENDMENT.format(amendment.id),
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        contract_number=contract.contract_number,
+        number=amendment.number,
+        amendment_type=amendment.amendment_type,
+        contract_type=contract.contract_type,
+        total_value=money_to_proto(need.amount),
+        attributes=need.attributes,
+        reason=amendment.reason,
         submitted_by=submitted_by,
     )
 

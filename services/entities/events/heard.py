@@ -24,7 +24,7 @@ from kit.db import Database, WriteSession
 from kit.origin import Origin
 from services.entities.convert.usage import usage_from_proto
 from services.entities.domain.managers import successor_of
-from services.entities.service import contracts, managers, usage
+from services.entities.service import amendments, contracts, managers, usage
 
 
 @on(LicenseProvisioned)
@@ -57,13 +57,13 @@ async def go_on_with_approved(tx: WriteSession, event: ApprovalApproved) -> None
 @on(ApprovalRejected)
 async def go_back_with_rejected(tx: WriteSession, event: ApprovalRejected) -> None:
     """What was refused is a draft again."""
-    await _note_approval(tx, event.approval, approved=False)
+    await _note_approval(tx, event.approval, approved=False, why=event.comment)
 
 
 @on(ApprovalCancelled)
 async def go_back_with_cancelled(tx: WriteSession, event: ApprovalCancelled) -> None:
     """What nobody asks for any more is a draft again."""
-    await _note_approval(tx, event.approval, approved=False)
+    await _note_approval(tx, event.approval, approved=False, why=event.comment)
 
 
 @on(ApprovalExpired)
@@ -75,10 +75,13 @@ async def go_back_with_expired(tx: WriteSession, event: ApprovalExpired) -> None
 @on(ApprovalChangesRequested)
 async def go_back_to_be_changed(tx: WriteSession, event: ApprovalChangesRequested) -> None:
     """What has to be changed is a draft again, to be submitted anew."""
-    await _note_approval(tx, event.approval, approved=False)
+    await _note_approval(tx, event.approval, approved=False, why=event.comment)
 
 
-async def _note_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: bool) -> None:
+async def _note_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: bool, why: str = "") -> None:
+    if facts.request_type == Approval.AMENDMENT:
+        amendment_id = ids.AMENDMENT.parse(facts.subject_id, "subject_id")
+        await amendments.note_approval(tx, amendment_id, approved=approved, reason=why or "It was not approved.")
     if facts.request_type == Approval.CONTRACT:
         await contracts.note_approval(tx, ids.CONTRACT.parse(facts.subject_id, "subject_id"), approved=approved)
 

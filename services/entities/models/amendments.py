@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias, TypedDict
 from uuid import UUID
 
-from sqlalchemy import Date, DateTime, Integer, String, Uuid
+from sqlalchemy import Boolean, Date, DateTime, Integer, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -49,6 +49,8 @@ class AmendmentRow(VersionedRow):
     approve_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     apply_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     rejection_reason: Mapped[str] = mapped_column(String, default="")
+    awaits_approval: Mapped[bool] = mapped_column(Boolean, default=False)
+    """Whether an approval request about it is undecided."""
 
     @property
     def before(self) -> Changes:

@@ -27,5 +27,5 @@ def servicers(db: Database, pages: Pages, directory: Directory, approvals: Appro
         CostServicer(db),
         AllocationRuleServicer(db, pages),
         ContractServicer(db, pages, approvals),
-        AmendmentServicer(db, pages),
+        AmendmentServicer(db, pages, approvals),
     )

@@ -11,6 +11,7 @@ from kit.db import Database
 from kit.origin import Call
 from services.entities.convert.amendments import amendment_draft_from_proto, amendment_to_proto
 from services.entities.domain.amendments import AmendmentState, AmendmentType
+from services.entities.peers import Approvals
 from services.entities.service import amendments
 from services.entities.store import amendments as amendments_store
 from services.entities.store import contracts as contracts_store
@@ -26,20 +27,29 @@ class AmendmentServicer:
 
     service = amendments_pb.DESCRIPTOR.services_by_name["AmendmentService"]
 
-    def __init__(self, db: Database, pages: Pages) -> None:
+    def __init__(self, db: Database, pages: Pages, approvals: Approvals) -> None:
         self._db = db
         self._pages = pages
+        self._approvals = approvals
 
     async def CreateAmendment(self, request: amendments_pb.CreateAmendmentRequest, call: Call) -> Amendment:
         contract_id, draft = ids.CONTRACT.parse(request.id), amendment_draft_from_proto(request)
+        to_approve = not request.validate_only and await self._is_to_be_approved(call, contract_id, draft)
         with suppress(_OnlyTried):
             async with self._db.write(call) as tx:
-                amendment = await amendments.create_amendment(tx, contract_id, draft, etag=request.etag)
+                amendment = await amendments.create_amendment(
+                    tx, contract_id, draft, to_approve=to_approve, etag=request.etag
+                )
                 reply = amendment_to_proto(amendment, tried=request.validate_only)
                 if request.validate_only:
                     raise _OnlyTried
                 return await tx.answer(reply)
         return reply
+
+    async def _is_to_be_approved(self, call: Call, contract_id: UUID, draft: amendments.AmendmentDraft) -> bool:
+        async with self._db.read(call) as tx:
+            need = await amendments.find_need(tx, contract_id, draft)
+        return await self._approvals.are_needed(call, need)
 
     async def ListAmendments(
         self, request: amendments_pb.ListAmendmentsRequest, call: Call

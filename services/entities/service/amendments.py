@@ -34,7 +34,8 @@ from services.entities.domain.contracts import (
 )
 from services.entities.domain.entities import day_in
 from services.entities.domain.flaws import Flaw
-from services.entities.errors import AmendmentNotDue, ContractAlreadyRenewed
+from services.entities.domain.needs import Need, need_of_amendment
+from services.entities.errors import AmendmentAwaitsApproval, AmendmentNotDue, ContractAlreadyRenewed
 from services.entities.models.amendments import AmendmentRow, changes_record, effect_record
 from services.entities.models.contracts import ContractRow, columns_of
 from services.entities.service.contracts import AMENDMENT, live_successor, set_timers
@@ -51,8 +52,19 @@ class AmendmentDraft:
     reason: str
 
 
-async def create_amendment(tx: WriteSession, contract_id: UUID, draft: AmendmentDraft, *, etag: str) -> AmendmentRow:
-    """Write an amendment of a contract in force; raises InvalidFields where the terms would not go together with it."""
+async def find_need(tx: ReadSession, contract_id: UUID, draft: AmendmentDraft) -> Need:
+    """An amendment as approval rules see it; raises ContractNotFound."""
+    contract = await contracts.get_contract(tx, contract_id)
+    return need_of_amendment(contract.entity_id, contract.terms, draft.amendment_type, draft.effective_date)
+
+
+async def create_amendment(
+    tx: WriteSession, contract_id: UUID, draft: AmendmentDraft, *, to_approve: bool, etag: str
+) -> AmendmentRow:
+    """Write an amendment of a contract in force, and ask for its approval where a rule does.
+
+    Raises InvalidFields where the terms would not go together with it.
+    """
     contract = await contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     effective, after = draft.effective_date, draft.after
@@ -73,9 +85,13 @@ async def create_amendment(tx: WriteSession, contract_id: UUID, draft: Amendment
         proration=effect_record(effect_of(terms, changed, contract.termination_date, effective)),
         reason=draft.reason,
         state=AmendmentState.DRAFT,
+        awaits_approval=to_approve,
     )
     tx.add(amendment)
     await tx.flush()
+    if to_approve:
+        need = need_of_amendment(contract.entity_id, contract.terms, draft.amendment_type, effective)
+        outbox.append(tx, events.amendment_submitted(contract, amendment, need, tx.origin.actor))
     return amendment
 
 
@@ -120,10 +136,40 @@ def _with(contract: ContractRow, waiting: Sequence[AmendmentRow]) -> ContractTer
 
 
 async def approve_amendment(tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, etag: str) -> AmendmentRow:
-    """Let a draft take effect on its day."""
+    """Let a draft take effect on its day; raises AmendmentAwaitsApproval where somebody else decides that."""
     contract = await contracts.lock_contract(tx, contract_id)
     amendment = await amendments.lock_amendment(tx, contract.id, amendment_id)
     amendment.check_etag(etag)
+    _check_undecided_by_others(amendment)
+    await _approve(tx, contract, amendment)
+    return amendment
+
+
+def _check_undecided_by_others(amendment: AmendmentRow) -> None:
+    if amendment.awaits_approval:
+        raise AmendmentAwaitsApproval(amendment.id)
+
+
+async def note_approval(tx: WriteSession, amendment_id: UUID, *, approved: bool, reason: str) -> None:
+    """Approve or reject an amendment as its approval request was; one that waits for nobody stays as it is.
+
+    What was approved and can't be done any more is rejected, with the reason.
+    """
+    contract = await contracts.lock_contract(tx, await amendments.get_contract_id(tx, amendment_id))
+    amendment = await amendments.lock_amendment(tx, contract.id, amendment_id)
+    if not amendment.awaits_approval:
+        return
+    amendment.awaits_approval = False
+    if approved:
+        try:
+            await _approve(tx, contract, amendment)
+        except BillingError as refusal:
+            await _reject(tx, contract, amendment, refusal.message)
+    else:
+        await _reject(tx, contract, amendment, reason)
+
+
+async def _approve(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow) -> None:
     state = advance_amendment(amendment.id, amendment.state, AmendmentAction.APPROVE)
     terms = _with(contract, await _before(tx, amendment))
     await _check_amendable(tx, contract, terms, amendment.after, amendment.effective_date)
@@ -132,7 +178,6 @@ async def approve_amendment(tx: WriteSession, contract_id: UUID, amendment_id: U
     await tx.flush()
     time_zone = await contracts.get_time_zone(tx, contract)
     await set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, time_zone))
-    return amendment
 
 
 async def _before(tx: WriteSession, amendment: AmendmentRow) -> Sequence[AmendmentRow]:
@@ -149,6 +194,7 @@ async def reject_amendment(
     contract = await contracts.lock_contract(tx, contract_id)
     amendment = await amendments.lock_amendment(tx, contract.id, amendment_id)
     amendment.check_etag(etag)
+    _check_undecided_by_others(amendment)
     await _reject(tx, contract, amendment, reason)
     return amendment
 
