@@ -128,6 +128,10 @@ bench: $(GENERATED)  ## Measure against floors, write build/bench.json (CASES=bu
 chaos-budgets: $(GENERATED)  ## Charge budgets while processes are killed, then check every answer (OPERATIONS=100000 SEED=1)
 	@$(PYTHON) -m tests.chaos.budgets --operations $(or $(OPERATIONS),100000) --seed $(or $(SEED),1)
 
+.PHONY: chaos-approvals
+chaos-approvals: $(GENERATED)  ## Let fifty people decide at once on two replicas, two hundred times (RACES=50 for each mix)
+	@APPROVALS_RACES=$(or $(RACES),50) $(PYTHON) -m pytest tests/approvals/test_races.py -q
+
 .PHONY: clean
 clean:  ## Delete what was generated and installed, not the data
 	@rm -rf gen build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
