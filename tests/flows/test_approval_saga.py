@@ -23,6 +23,7 @@ from tests.flows.conftest import Stack, eventually
 from tests.flows.test_approvals import Company
 
 VICTIMS: Final = ("approvals", "budgets", "nats")
+TENANT: Final = "saga"
 CALLERS: Final = 4
 FOR_S: Final = 10.0
 HEALED_WITHIN_S: Final = 90.0
@@ -33,8 +34,8 @@ class People:
     """Somebody who asks and somebody who decides, patiently: with the same key until there is an answer."""
 
     def __init__(self, stack: Stack, budget_id: str, seed: int) -> None:
-        self.ask = stack.client(ROLE="procurement", TENANT="approvals", SUB=f"paul-{seed}")
-        self.decide = stack.client(ROLE="approver", TENANT="approvals", SUB="frank")
+        self.ask = stack.client(ROLE="procurement", TENANT=TENANT, SUB=f"paul-{seed}")
+        self.decide = stack.client(ROLE="approver", TENANT=TENANT, SUB="frank")
         self.budget_id, self.random = budget_id, random.Random(seed)  # noqa: S311 - a seeded run
 
     def do(self, client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
@@ -97,7 +98,7 @@ FOLLOWED: Final = {"PENDING": "HELD", "APPROVED": "COMMITTED", "REJECTED": "RELE
 
 @pytest.mark.parametrize("seed", [1])
 def test_budgets_hold_and_commit_what_the_requests_say(stack: Stack, seed: int) -> None:
-    company = Company(stack)
+    company = Company(stack, TENANT)
     company.do("billing_admin", "root", "POST", "/approval-rules", {
         "name": f"Saga {uuid4().hex[:6]}", "request_type": "OTHER", "priority": 9, "entity_ids": [company.entity_id],
         "steps": [{"name": "C", "approvers": [{"user_id": "frank"}]}],

@@ -24,8 +24,8 @@ def company(stack: Stack) -> Iterator["Company"]:
 class Company:
     """An entity, and its people."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
+    def __init__(self, stack: Stack, tenant: str = TENANT) -> None:
+        self.stack, self.tenant = stack, tenant
         self.clients: dict[str, httpx.Client] = {}
         body = {
             "code": f"E{uuid4().hex[:8]}", "legal_name": "Acme SE", "entity_type": "HOLDING", "currency_code": "EUR",
@@ -36,7 +36,7 @@ class Company:
     def of(self, role: str, user: str) -> httpx.Client:
         name = f"{role} {user}"
         if name not in self.clients:
-            self.clients[name] = self.stack.client(ROLE=role, TENANT=TENANT, SUB=user)
+            self.clients[name] = self.stack.client(ROLE=role, TENANT=self.tenant, SUB=user)
         return self.clients[name]
 
     def do(self, role: str, user: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -51,7 +51,7 @@ async def test_bad_records_are_as_many_as_it_says(jetstream: JetStreamContext, t
 
 async def test_it_keeps_to_the_rate(jetstream: JetStreamContext, tenant: UUID) -> None:
     said = await usage.say(jetstream, tenant, Plan(count=30, rate=100))
-    assert 0.29 <= said.seconds < 1.5
+    assert 0.28 <= said.seconds < 1.5  # timers may be a little early
 
 
 def test_the_same_plan_is_the_same_records() -> None:
