@@ -73,7 +73,7 @@ def _values_of(names: Sequence[str]) -> Callable[[Message], Sequence[object]]:
 
 def _look_if_there(field: FieldDescriptor, looks: Sequence[Look]) -> Look | None:
     """A look at a field that says whether it was given."""
-    name, required = field.name, _rules(field).required
+    name, required = field.name, rules_of(field).required
     if not looks and not required:
         return None
 
@@ -90,14 +90,16 @@ def _look_if_there(field: FieldDescriptor, looks: Sequence[Look]) -> Look | None
 
 
 def _looks(field: FieldDescriptor) -> Iterator[Look]:
-    rules = _rules(field)
+    rules = rules_of(field)
     if rules.required and not field.has_presence:
         yield bool
     yield from (_items_looks if field.is_repeated else _value_looks)(field, rules)
 
 
-def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
-    return field.GetOptions().Extensions[validate_pb2.field]
+def rules_of(field: Any) -> validate_pb2.FieldRules:
+    """What the proto asks of a field; of whichever class its descriptor is."""
+    rules: validate_pb2.FieldRules = field.GetOptions().Extensions[validate_pb2.field]
+    return rules
 
 
 def _value_looks(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Iterator[Look]:

@@ -17,6 +17,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from pydantic import TypeAdapter
 
 from contract import codec, descriptors, routes
+from contract.acceptance import rules_of
 from contract.descriptors import Reason
 from contract.routes import RESUMED, Route
 from kit.auth import Principal
@@ -129,7 +130,9 @@ def _header_parameters(route: Route) -> Iterator[Json]:
     for name, header in route.headers.items():
         item = route.method.input_type.fields_by_name[name]
         schema = {
-            key: value for key, value in _of_rules(_rules(item)).items() if key in {"pattern", "maxLength", "examples"}
+            key: value
+            for key, value in _of_rules(rules_of(item)).items()
+            if key in {"pattern", "maxLength", "examples"}
         }
         yield {
             "name": header,
@@ -222,13 +225,9 @@ def _problem_example(reason: Reason) -> Json:
     return {"summary": reason.title, "value": value}
 
 
-def _rules(item: FieldDescriptor) -> validate_pb2.FieldRules:
-    return item.GetOptions().Extensions[validate_pb2.field]
-
-
 def _is_required(item: FieldDescriptor) -> bool:
     """Whether a request without the field is refused: by `required`, or by a rule that its zero value breaks."""
-    rules = _rules(item)
+    rules = rules_of(item)
     if rules.required:
         return True
     if item.is_repeated:
@@ -287,7 +286,7 @@ class _Schemas:
 
     def of_field(self, item: FieldDescriptor, *, asked: bool) -> Json:
         """The schema of a field's value."""
-        rules = _rules(item)
+        rules = rules_of(item)
         entry = codec.entry_of(item)
         if entry:
             value = {**self._one(entry[1], asked=asked), **_of_rules(rules.map.values)}
@@ -303,7 +302,7 @@ class _Schemas:
         if item.message_type is not None:
             return self.of_message(item.message_type, asked=asked)
         if item.enum_type is not None:
-            return _enum(item.enum_type, but=set(_rules(item).enum.not_in) if asked else set())
+            return _enum(item.enum_type, but=set(rules_of(item).enum.not_in) if asked else set())
         return dict(_KINDS[item.type])
 
     def resolved(self, schema: Json) -> Json:
@@ -365,7 +364,7 @@ def _text_example(name: str, comment: str) -> str:
 def _known_examples() -> dict[str, str]:
     """Examples that the rules of any request give for a field, by its name."""
     fields = (item for route in routes.routes() for item in route.method.input_type.fields if item.name != "id")
-    return {item.name: example for item in fields for example in _rules(item).string.example}
+    return {item.name: example for item in fields for example in rules_of(item).string.example}
 
 
 def main() -> None:

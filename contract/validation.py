@@ -73,8 +73,11 @@ def _choice_of(request: Message, elements: Sequence[object]) -> str:
     for element in elements:
         field = descriptor.fields_by_name.get(getattr(element, "field_name"))  # noqa: B009 - see _path
         descriptor = field.message_type or descriptor if field else descriptor
-    names = [value.name for value in field.enum_type.values if value.number] if field and field.enum_type else ()
-    return f"must be one of {', '.join(names)}" if names else ""
+    if field is None or field.enum_type is None:
+        return ""
+    rules = acceptance.rules_of(field)
+    refused = {0, *(rules.repeated.items.enum if field.is_repeated else rules.enum).not_in}
+    return f"must be one of {', '.join(value.name for value in field.enum_type.values if value.number not in refused)}"
 
 
 def _path(elements: Sequence[object]) -> str:

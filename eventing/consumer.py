@@ -33,7 +33,8 @@ from kit.telemetry import Trace, log
 _BATCH = 16
 _BATCH_OUTSIDE = 256
 """Handlers outside of our transactions do in groups what comes together: the more at once, the less each costs."""
-_ACK_WAIT_S = 60
+_ACK_WAIT_S = 20
+"""How long what a process took that died has to wait; more than a handler may take, so that it is not done twice."""
 _HANDLER_S = 8.0
 """A handler that is under way when the process is to end is waited for."""
 _DELIVERIES_MAX = 5

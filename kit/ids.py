@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import cast
 from uuid import UUID
 
@@ -29,6 +30,16 @@ def new() -> UUID:
     _last = max(milliseconds << 12 | (nanoseconds << 12) // 1_000_000, _last + 1)
     random = int.from_bytes(os.urandom(8), "big") >> 2
     return uuid_of(((_last >> 12) << 80 | 0x7 << 76 | (_last & 0xFFF) << 64 | 0x2 << 62 | random).to_bytes(16, "big"))
+
+
+def first_of(moment: datetime) -> UUID:
+    """The smallest id that `new` can make at this moment or later."""
+    return uuid_of((int(moment.timestamp() * 1000) << 80 | 0x7 << 76 | 0x2 << 62).to_bytes(16, "big"))
+
+
+def time_of(id: UUID) -> datetime:
+    """When `new` made the id, to the millisecond."""
+    return datetime.fromtimestamp((id.int >> 80) / 1000, UTC)
 
 
 @dataclass(frozen=True, slots=True)

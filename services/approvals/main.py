@@ -1,14 +1,13 @@
 """What the process of the approvals service is made of."""
 
 from eventing.bus import Bus
-from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
 from services.approvals import rpc
 from services.approvals.events.heard import handlers
 from services.approvals.peers import Peers
 from services.approvals.service.opening import Opening
-from services.approvals.timers import timers
+from services.approvals.timers import jobs
 from serving.pages import Pages
 from serving.server import Service, run
 
@@ -23,7 +22,7 @@ def compose(settings: Settings) -> Service:
         scopes=peers.scopes,
         servicers=rpc.servicers(db, Pages(settings), peers, opening, bus=bus),
         handlers=handlers(db, peers, opening),
-        jobs=[peers.rates.forget_changed, Timers(db, settings.service, timers(opening)).run],
+        jobs=[peers.rates.forget_changed, *jobs(db, settings.service, opening)],
         bus=bus,
     )
 

@@ -1,14 +1,22 @@
 """What the clock does to requests."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
 from uuid import UUID
 
-from eventing.timers import TimerHandler, due, due_outside
-from kit.db import WriteSession
+from eventing.timers import TimerHandler, Timers, due, due_outside
+from kit.db import Database, WriteSession
 from kit.origin import Origin
+from kit.telemetry import log
+from services.approvals import measures
 from services.approvals.service import requests
 from services.approvals.service.opening import Opening
 from services.approvals.service.requests import CLOCK, OPENING
+from services.approvals.store import waiting
+
+_LOOK_EVERY_S: Final = 15.0
 
 
 @due(CLOCK)
@@ -26,3 +34,25 @@ def timers(opening: Opening) -> Sequence[TimerHandler]:
         await opening.recover(origin, approval_id)
 
     return look_at_request, finish_opening
+
+
+def jobs(db: Database, service: str, opening: Opening) -> Sequence[Callable[[], Awaitable[None]]]:
+    """What runs as long as the service does."""
+    return Timers(db, service, timers(opening)).run, partial(watch_waiting, db)
+
+
+async def watch_waiting(db: Database) -> None:
+    """Measure how old undecided requests are, of all tenants, until cancelled; every replica says the same."""
+    while True:
+        try:
+            await look_at_waiting(db)
+        except Exception as error:  # noqa: BLE001 - PostgreSQL is away: the next look tells
+            log.warning("the age of approvals is not measured", error=repr(error)[:300])
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def look_at_waiting(db: Database) -> None:
+    """Measure it once."""
+    async with db.everywhere() as session:
+        ages = await waiting.find_ages(session, CLOCK, list(measures.AGES.values()))
+    measures.waiting(ages.oldest, ages.counts)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from billing.approvals.v1 import approval_rule_service_pb2 as rules_pb
 from billing.approvals.v1 import approval_service_pb2 as pb
@@ -16,7 +17,7 @@ from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kit import clock
+from kit import clock, ids
 from tests.budgets.conftest import Desk as BudgetDesk
 from tests.budgets.conftest import eur, money, numbers
 from tests.harness.callers import Caller
@@ -119,6 +120,29 @@ class Desk:
         )
 
 
+async def expire(desk: Desk, admin: "asyncpg.Pool[asyncpg.Record]", approval: Approval) -> Approval:
+    """Let the time of a request pass, until nobody is asked any more; the clock of the service does the rest."""
+    approval_id = ids.APPROVAL.parse(approval.id)
+
+    async def over() -> bool:
+        await admin.execute(_TIME_PASSES, approval_id)
+        await admin.execute("update approvals.timers set due_time = now() where resource_id = $1", approval_id)
+        return (await desk.get(approval)).state != Approval.PENDING
+
+    await eventually(over)
+    return await desk.get(approval)
+
+
+_TIME_PASSES = """
+    update approvals.approval_requests set panel = jsonb_set(panel, '{steps}', (
+        select jsonb_agg(case when step ? 'due_time'
+            then step || jsonb_build_object('remind_time', now() - interval '2 s', 'due_time', now() - interval '1 s')
+            else step end order by number)
+        from jsonb_array_elements(panel -> 'steps') with ordinality as of_panel (step, number)))
+    where id = $1 and state = 'PENDING'"""
+"""The steps that are under way have been for as long as they may."""
+
+
 @pytest.fixture
 async def desk(
     caller: Callable[..., Caller],
@@ -133,4 +157,4 @@ async def desk(
     return Desk(caller, approvals, budget_desk)
 
 
-__all__ = ["Desk", "desk", "eur", "step"]
+__all__ = ["Desk", "desk", "eur", "expire", "step"]

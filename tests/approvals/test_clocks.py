@@ -2,16 +2,21 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from uuid import uuid4
 
+import asyncpg
 import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_rule_pb2 import Approver
+from prometheus_client import REGISTRY
 
-from kit import clock
-from tests.approvals.conftest import REJECT, Desk, step
+from kit import clock, ids
+from services.approvals.timers import look_at_waiting
+from tests.approvals.conftest import REJECT, Desk, expire, step
 from tests.harness.callers import refusal
 from tests.harness.outside import OutboxEvent, eventually
+from tests.harness.services import Approvals, Served
 
 BOSS = Approver(user_id="boss")
 
@@ -146,3 +151,60 @@ class TestLists:
                 break
         assert told == [one.id for one in made[::-1]]
         assert (await desk.inbox("carla"), await desk.inbox("alice")) == (told[:-1], [])
+
+
+class TestTheEnd:
+    @pytest.mark.parametrize(("on_expiry", "action"), [("EXPIRED", "EXPIRE"), ("REJECTED", "REJECT")])
+    async def test_what_nobody_decides_ends_as_its_rule_says_and_its_money_is_given_back(
+        self,
+        desk: Desk,
+        admin: "asyncpg.Pool[asyncpg.Record]",
+        outbox_events: Callable[..., Awaitable[list[OutboxEvent]]],
+        on_expiry: str,
+        action: str,
+    ) -> None:
+        budget = await desk.budgets.open("100.00")
+        await desk.rule(step("C", "carla"), step("Z", "zoe"), on_expiry=Approval.State.Value(on_expiry))
+        asked = await desk.ask(amount="60.00", budget_id=budget.id)
+        over = await expire(desk, admin, asked)
+        assert (Approval.State.Name(over.state), over.decided_by) == (on_expiry, "service:approvals")
+        assert over.HasField("end_time")
+        assert (await refusal(desk.act("carla", asked))).metadata["decided_by"] == "service:approvals"
+        assert (await desk.inbox("carla"), await desk.inbox("zoe")) == ([], [])
+        await desk.settled(asked, Approval.RELEASED)
+        assert await desk.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
+        said = [one for one in await outbox_events("approvals") if one.type.endswith(f".Approval{on_expiry.title()}")]
+        assert len(said) == 1
+        done = [one.action for one in await done_by_the_clock(desk, asked)]
+        assert done == [ApprovalAction.ESCALATE, ApprovalAction.Type.Value(action)]
+
+
+class TestMeasuring:
+    async def test_the_age_of_what_is_undecided_is_measured(
+        self, desk: Desk, approvals_served: Served[Approvals], admin: "asyncpg.Pool[asyncpg.Record]"
+    ) -> None:
+        def seen() -> dict[str, float]:
+            samples = [one for metric in REGISTRY.collect() for one in metric.samples]
+            told = {one.labels["age"]: one.value for one in samples if one.name == "billing_approvals_pending"}
+            oldest = [one.value for one in samples if one.name == "billing_approvals_pending_oldest_seconds"]
+            return {**told, "oldest": oldest[0]}
+
+        await desk.rule(step("C", "carla"))
+        asked = await desk.ask()
+        await look_at_waiting(approvals_served.service.db)
+        before = seen()
+        old = ids.first_of(clock.now() - timedelta(hours=30))
+        await admin.execute(
+            "insert into approvals.timers (tenant_id, kind, resource_id, due_time)"
+            " values ($1, 'approval-clock', $2, now() + interval '1 hour')", uuid4(), old,
+        )  # fmt: skip
+        await look_at_waiting(approvals_served.service.db)
+        after = seen()
+        assert {age: after[age] - before[age] for age in ("hour", "day", "three days", "week", "older")} == {
+            "hour": 0, "day": 0, "three days": 1, "week": 0, "older": 0,
+        }  # fmt: skip
+        assert after["oldest"] >= timedelta(hours=30).total_seconds()
+        await desk.act("carla", asked)
+        await admin.execute("delete from approvals.timers where resource_id = $1", old)
+        await look_at_waiting(approvals_served.service.db)
+        assert seen()["hour"] == before["hour"] - 1

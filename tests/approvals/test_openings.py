@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
-from billing.approvals.v1.approval_pb2 import Approval
+from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 
 from contract.values import money_from_proto
 from kit import ids
@@ -126,6 +126,29 @@ async def test_without_room_nothing_is_left(
         assert (await refusal(call)).reason == "BUDGET_EXCEEDED"
     assert await of_budget(desk, budget.id) == []
     assert await desk.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
+
+
+async def test_only_whoever_asked_goes_on_with_what_they_submitted_again(
+    desk: Desk, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.rule(step("C", "carla"))
+    budget = await desk.budgets.open("100.00")
+    asked = await desk.ask(amount="60.00", budget_id=budget.id)
+    await desk.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?")
+
+    async def again(who: str, amount: str) -> Approval:
+        request = pb.ResubmitApprovalRequest(id=asked.id, amount=desk.request(amount).amount)
+        return await desk.of(who, "procurement").call(desk.stubs.approvals.ResubmitApproval, request)
+
+    die(KEPT)
+    assert (await refusal(again("alice", "70.00"))).reason == "INTERNAL"
+    monkeypatch.undo()
+    assert (await desk.get(asked)).state == Approval.OPENING
+    assert (await refusal(again("mallory", "70.00"))).reason == "NOT_THE_REQUESTER"
+    assert (await refusal(again("alice", "80.00"))).reason == "APPROVAL_STATE"
+    opened = await again("alice", "70.00")
+    assert (opened.state, opened.round, opened.amount.amount) == (Approval.PENDING, 2, "70.00")
+    assert await desk.numbers(budget) == ("0.00", "70.00", "0.00", "0.00", "30.00")
 
 
 async def test_a_hold_that_comes_after_it_was_called_off_is_kept_out(

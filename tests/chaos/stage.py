@@ -39,17 +39,22 @@ CHANNEL: Final = (
 class Replica:
     """A process that serves on a port, whatever happens to it in between."""
 
-    def __init__(self, module: str, environment: Mapping[str, str], folder: Path) -> None:
+    def __init__(self, module: str, environment: Mapping[str, str], folder: Path, *arguments: str) -> None:
         self.port = free_port()
         self.log = folder / f"{module}-{self.port}.log"
         self._environment = {**environment, "BILLING_LISTEN": f"127.0.0.1:{self.port}"}
-        self._command = [*bound.command(parent=str(os.getpid())), sys.executable, "-m", module]
+        self._command = [*bound.command(parent=str(os.getpid())), sys.executable, "-m", module, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
         """As gRPC takes it."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The id of the process; 0 where there is none."""
+        return self._process.pid if self._process and self._process.poll() is None else 0
 
     async def start(self) -> None:
         """Start it, and wait until it serves."""

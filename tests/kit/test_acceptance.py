@@ -59,7 +59,7 @@ def value(field: FieldDescriptor, chance: random.Random) -> Any:
 
 
 def _example(field: FieldDescriptor) -> str:
-    for rules in (acceptance._rules(field), acceptance._rules(field).repeated.items):
+    for rules in (acceptance.rules_of(field), acceptance.rules_of(field).repeated.items):
         if rules.string.example:
             return str(rules.string.example[0])
     return {"currency_code": "EUR", "amount": "1.25"}.get(field.name, "")

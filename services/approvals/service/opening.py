@@ -38,6 +38,7 @@ from services.approvals.service.callers import Caller
 from services.approvals.service.requests import OPENING, Ask
 from services.approvals.service.routing import Rules
 from services.approvals.store import requests
+from services.approvals.store.requests import Viewer
 
 _ABANDONED: Final = timedelta(seconds=30)
 """After so long the clock goes on with an opening that nobody finished."""
@@ -247,19 +248,19 @@ class Opening:
     ) -> Prepared:
         """Bring a request that was sent back so far that it can be opened again; raises what refuses that."""
         async with self._db.read(origin) as tx:
-            row = await requests.get_request(tx, approval_id)
-        if row.state is not ApprovalState.OPENING:  # else an earlier call got so far, and this one goes on
-            if row.request_type in _OF_OTHERS:
-                raise SubmittedElsewhere(row.subject_type, row.subject_id)
-            use_cases.check_requester(row, caller)
-            row.check_etag(etag)
-            use_cases.advance(row, Event.RESUBMIT)
-            way = await self.find_way(origin, _asked_again(row, changes))
-            if row.budget_id and row.hold_id:
-                # The event that gives it back may still be under way; the new hold needs the room.
-                await self._peers.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
-            row = await self._resubmit(origin, row, way, comment)
-        return await self._funded(origin, row)
+            row = await requests.get_request(tx, approval_id, Viewer(caller.user_id, caller.roles))
+        use_cases.check_requester(row, caller)
+        if _is_under_way(row, changes):  # an earlier call got so far, and this one goes on
+            return await self._funded(origin, row)
+        if row.request_type in _OF_OTHERS:
+            raise SubmittedElsewhere(row.subject_type, row.subject_id)
+        row.check_etag(etag)
+        use_cases.advance(row, Event.RESUBMIT)
+        way = await self.find_way(origin, _asked_again(row, changes))
+        if row.budget_id and row.hold_id:
+            # The event that gives it back may still be under way; the new hold needs the room.
+            await self._peers.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
+        return await self._funded(origin, await self._resubmit(origin, row, way, comment))
 
     async def _resubmit(self, origin: Origin, seen: ApprovalRow, way: Way, comment: str) -> ApprovalRow:
         async with self._db.write(_unkeyed(origin)) as tx:
@@ -283,6 +284,12 @@ class Opening:
 def holds(row: ApprovalRow) -> bool:
     """Whether money is set aside for the request."""
     return row.budget_id is not None and row.request_type not in _BUDGET_TYPES
+
+
+def _is_under_way(row: ApprovalRow, changes: Mapping[str, Any]) -> bool:
+    """Whether a request is just being opened again with these changes."""
+    said = {"title": row.title, "description": row.description, "amount": row.money}
+    return row.state is ApprovalState.OPENING and row.round > 1 and {**said, **changes} == said
 
 
 def refused(row: ApprovalRow) -> bool:

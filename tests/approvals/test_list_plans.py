@@ -1,0 +1,185 @@
+"""How PostgreSQL reads the lists of a tenant with 60,000 requests, of which 100 wait: by an index, and little of it.
+
+What is explained is what the store really asked, as the role that serves and under row-level security; once as it is
+planned for the values, once as it is planned for any.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+import asyncpg
+import pytest
+
+from kit.auth import Scope
+from kit.db import Database, ReadSession
+from kit.money import Money
+from kit.settings import Settings
+from services.approvals.domain.delegations import DelegationState
+from services.approvals.domain.lives import ApprovalState, ApprovalType, Mine, RuleState
+from services.approvals.store import delegations, requests, rules
+from services.approvals.store.requests import Filter, Viewer
+from serving.pages import Page
+from tests.approvals import crowd
+from tests.approvals.crowd import id_of
+from tests.harness.databases import Copy
+from tests.harness.plans import Plans
+
+ONE_PAGE: Final = 51
+"""Rows of a page, and the one that tells that there is another."""
+NOW: Final = datetime.now(UTC)
+ROOT: Final = Viewer("root", frozenset({"billing_admin"}))
+BOSS: Final = Viewer("boss-8", frozenset({"department_manager"}))
+FINANCE: Final = Viewer("fiona", frozenset({"finance"}))
+COVERED: Final = Scope(entity_ids=frozenset({id_of("entity", 7)}), department_ids=frozenset({id_of("department", 8)}))
+"""What a confined caller sees."""
+
+Ask: TypeAlias = Callable[[ReadSession], Awaitable[Any]]
+
+
+def of_requests(viewer: Viewer = ROOT, **filters: Any) -> Ask:
+    """ListApprovals."""
+
+    async def ask(tx: ReadSession) -> Sequence[Any]:
+        page = Page(50, filters.pop("after", None), b"", b"")
+        return (await requests.list_requests(tx, page, viewer, Filter(**filters))).rows
+
+    return ask
+
+
+def of_rules(**filters: Any) -> Ask:
+    """ListApprovalRules."""
+    given = {"state": None, "request_type": None, "ladder": "", **filters}
+    return lambda tx: rules.list_rules(tx, Page(50, None, b"", b""), **given)
+
+
+def of_delegations(**filters: Any) -> Ask:
+    """ListDelegations."""
+    given = {"own": "", "delegator": "", "delegate": "", "state": None, "now": NOW, **filters}
+    return lambda tx: delegations.list_delegations(tx, Page(50, None, b"", b""), **given)
+
+
+def euros(amount: int) -> Money:
+    return Money(Decimal(amount), "EUR")
+
+
+R_ID, R_STATE, R_ASKER = "approval_requests_pkey", "approval_requests_state_idx", "approval_requests_requester_idx"
+R_ENTITY, R_DEPARTMENT = "approval_requests_entity_idx", "approval_requests_department_idx"
+R_BUDGET, R_TYPE, R_AMOUNT = "approval_requests_budget_idx", "approval_requests_type_idx", "approval_requests_amount_idx"
+R_DUE, R_MADE, R_ABOUT = "approval_requests_due_idx", "approval_requests_made_idx", "approval_requests_about_idx"
+R_SUBJECT, R_KEY = "approval_requests_subject_key", "approval_requests_opening_key"
+A_OF = "approval_actions_approval_idx"
+S_USER, S_ROLE, S_ID = "approval_seats_user_idx", "approval_seats_role_idx", "approval_seats_pkey"
+D_ID, D_FROM, D_TO, D_END = "delegations_pkey", "delegations_delegator_idx", "delegations_delegate_idx", "delegations_end_idx"
+L_ID, L_STATE, L_TYPE, L_LADDER = (
+    "approval_rules_pkey", "approval_rules_state_idx", "approval_rules_type_idx", "approval_rules_ladder_idx",
+)  # fmt: skip
+WAITING: Final = crowd.RARE
+INBOX: Final = {R_ID, R_STATE, S_USER, S_ROLE, S_ID, A_OF}
+
+QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
+    "requests": (of_requests(), {R_ID}, ONE_PAGE),
+    "requests, late page": (of_requests(after=id_of("approval", 500)), {R_ID}, ONE_PAGE),
+    "requests that wait": (of_requests(state=ApprovalState.PENDING), {R_STATE, R_DUE}, WAITING),
+    "requests that were approved": (of_requests(state=ApprovalState.APPROVED), {R_ID, R_STATE}, ONE_PAGE),
+    "requests in a state that none has": (of_requests(state=ApprovalState.EXPIRED), {R_STATE}, 0),
+    "requests of a rare kind": (of_requests(request_type=ApprovalType.INVOICE), {R_TYPE}, ONE_PAGE),
+    "requests of a kind that none has": (of_requests(request_type=ApprovalType.CONTRACT), {R_TYPE}, 0),
+    "requests of somebody": (of_requests(requester="user-7"), {R_ASKER}, ONE_PAGE),
+    "requests of nobody": (of_requests(requester="nobody"), {R_ASKER}, 0),
+    "my requests": (of_requests(Viewer("user-7", frozenset()), mine=Mine.REQUESTED), {R_ASKER}, ONE_PAGE),
+    "requests of an entity": (of_requests(entity_id=id_of("entity", 7)), {R_ENTITY}, ONE_PAGE),
+    "requests of a department": (of_requests(department_id=id_of("department", 8)), {R_DEPARTMENT}, ONE_PAGE + 20),
+    "requests of a budget": (of_requests(budget_id=id_of("budget", 9)), {R_BUDGET}, ONE_PAGE),
+    "requests of an entity that wait": (
+        of_requests(entity_id=id_of("entity", 7), state=ApprovalState.PENDING), {R_ENTITY, R_STATE, R_DUE}, 200,
+    ),
+    "small requests": (of_requests(amount_from=euros(10), amount_to=euros(40)), {R_AMOUNT}, ONE_PAGE),
+    "requests of another currency": (of_requests(amount_from=Money(Decimal(1), "USD")), {R_AMOUNT}, 0),
+    "requests that are due": (of_requests(due_before=NOW + timedelta(hours=5)), {R_DUE}, WAITING),
+    "requests about something": (of_requests(subject_type="invoice", subject_id="17"), {R_ABOUT, R_SUBJECT}, 1),
+    "requests about nothing known": (of_requests(subject_type="invoice", subject_id="x"), {R_ABOUT, R_SUBJECT}, 0),
+    "inbox of somebody": (of_requests(BOSS, mine=Mine.TO_DECIDE), INBOX, 20 * WAITING),
+    "inbox of a role": (of_requests(FINANCE, mine=Mine.TO_DECIDE), INBOX, 20 * WAITING),
+    "inbox of nobody": (of_requests(Viewer("x", frozenset()), mine=Mine.TO_DECIDE), INBOX, WAITING),
+    "history": (
+        lambda tx: requests.list_actions(tx, Page(50, None, b"", b""), id_of("approval", 9_000)), {A_OF}, 2,
+    ),
+    "the request of a key": (lambda tx: requests.find_opened(tx, "user-7", "key"), {R_KEY}, 0),
+    "the request about something": (lambda tx: requests.find_about(tx, "invoice", "17"), {R_ABOUT, R_SUBJECT}, 1),
+    "where somebody sits who left": (
+        lambda tx: requests.find_sat_in(tx, "boss-8", None, 50), {R_STATE, R_DUE}, WAITING,
+    ),
+    "requests of a day": (
+        lambda tx: requests.list_past(tx, datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC), 1_000),
+        {R_MADE}, 1_001,
+    ),
+    "rules": (of_rules(), {L_ID, L_STATE}, 2_000),
+    "rules that are active": (of_rules(state=RuleState.ACTIVE), {L_ID, L_STATE}, 2 * ONE_PAGE),
+    "rules that are paused": (of_rules(state=RuleState.PAUSED), {L_STATE}, ONE_PAGE),
+    "rules of a rare kind": (of_rules(request_type=ApprovalType.INVOICE), {L_ID, L_TYPE}, 2 * crowd.RARE),
+    "rules of a ladder": (of_rules(ladder="ladder"), {L_ID, L_LADDER}, 2 * crowd.RARE),
+    "delegations": (of_delegations(), {D_ID}, ONE_PAGE),
+    "my delegations": (of_delegations(own="user-8"), {D_FROM, D_TO}, 300),
+    "delegations of somebody": (of_delegations(delegator="user-8"), {D_FROM}, ONE_PAGE),
+    "delegations to somebody": (of_delegations(delegate="boss-8"), {D_TO}, ONE_PAGE),
+    "delegations that are good": (of_delegations(state=DelegationState.ACTIVE), {D_ID, D_END}, 100),
+    "for whom somebody decides": (
+        lambda tx: delegations.find_delegators(tx, "boss-8", NOW), {D_FROM, D_TO, D_END}, 2_000,
+    ),
+}  # fmt: skip
+"""What is asked, the indexes of which one or more are read for it, and how many rows at most."""
+
+OF_CONFINED: Final[dict[str, tuple[Ask, set[str], int]]] = {
+    "requests": (of_requests(BOSS), {R_ID, R_ENTITY, R_DEPARTMENT, R_ASKER, A_OF, S_USER, S_ID}, 60_000),
+    "requests that wait": (
+        of_requests(BOSS, state=ApprovalState.PENDING), {R_STATE, R_DUE, A_OF, S_USER, S_ID, R_ENTITY}, 10 * WAITING,
+    ),
+    "inbox": (of_requests(BOSS, mine=Mine.TO_DECIDE), INBOX, 20 * WAITING),
+    "one": (lambda tx: requests.get_request(tx, id_of("approval", 7), BOSS), {R_ID, A_OF, S_USER, S_ID}, 10),
+}  # fmt: skip
+"""The same of callers who see a part of the tenant."""
+
+NEEDED: Final = {
+    R_STATE: "requests in a state that none has",
+    R_ASKER: "requests of somebody",
+    R_TYPE: "requests of a kind that none has",
+    R_ENTITY: "requests of an entity",
+    R_BUDGET: "requests of a budget",
+    R_AMOUNT: "small requests",
+    D_TO: "delegations to somebody",
+    A_OF: "history",
+}
+"""Indexes, and for each a question that nothing else answers."""
+
+
+@pytest.fixture
+async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> Copy:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    await crowd.gather(admin)
+    await admin.close()
+    return copy
+
+
+@pytest.fixture
+async def plans(filled: Copy, settings: Callable[..., Settings]) -> AsyncIterator[Plans]:
+    database = Database(settings("approvals", database=filled))
+    connection = await asyncpg.connect(filled.url("approvals_app"))
+    yield Plans(database, connection, crowd.TENANT_ID)
+    await connection.close()
+    await database.close()
+
+
+async def test_little_is_read_and_by_an_index(plans: Plans, filled: Copy) -> None:
+    """One test, so that one worker makes all the rows."""
+    wrong = await plans.badly_read(QUERIES)
+    assert not wrong, wrong
+    wrong = await plans.badly_read(OF_CONFINED, scope=COVERED)
+    assert not wrong, wrong
+    admin = await asyncpg.connect(filled.admin_url)
+    for index, name in NEEDED.items():
+        await admin.execute(f"drop index approvals.{index}")
+        assert await plans.badly_read({name: QUERIES[name]}), f"{name} without {index}"
+    await admin.close()

@@ -1,0 +1,35 @@
+"""Requests and their money: whoever dies at a place between two writes, in the end budgets hold what requests say."""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from tests.chaos.faults import PLACES
+from tests.chaos.sagas import WHERE, cases, staged, theatre
+from tests.harness.databases import Copy
+from tests.harness.services import Entities, Served
+from tests.harness.tokens import Keys
+
+EVERYBODY: Final = os.environ.get("SAGA_VICTIMS") == "all"
+"""Else at each place the process that is there dies; `make chaos-approvals` has everybody die everywhere."""
+
+
+def test_each_place_is_passed_by_a_story() -> None:
+    passed = {(service, place) for places in WHERE.values() for service, named in places.items() for place in named}
+    assert passed == {(service, place) for service, places in PLACES.items() for place in places}
+
+
+async def test_budgets_hold_and_commit_what_requests_say_whoever_dies_where(
+    fresh_database: Callable[[], Awaitable[Copy]], keys: Keys, entities_served: Served[Entities], tmp_path: Path
+) -> None:
+    database: Copy = await fresh_database()
+    planned = cases(everybody=EVERYBODY)
+    async with (
+        staged(database, keys, entities_served.address, tmp_path) as stage,
+        theatre(stage, keys, entities_served.stubs) as playing,
+    ):
+        for case in planned:
+            await playing.play(case)
+        await playing.healed()
+    assert stage.deaths.total() == len(planned)
