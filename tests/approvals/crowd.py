@@ -32,8 +32,8 @@ async def gather(admin: "asyncpg.Connection") -> None:
         counts = [ROWS if tenant_id == TENANT_ID else 1_000 for tenant_id in _TENANT_IDS]
         await admin.execute("create temp table many (tenant uuid, n bigint, rare boolean) on commit drop")
         await admin.execute(
-            "insert into many select tenant, n, n <= $3 from unnest($1::uuid[], $2::int[]) as of_tenant (tenant, count),"
-            " generate_series(1, count) n",
+            "insert into many select tenant, n, n <= $3"
+            " from unnest($1::uuid[], $2::int[]) as of_tenant (tenant, count), generate_series(1, count) n",
             _TENANT_IDS, counts, RARE,
         )  # fmt: skip
         for rows in _WRITTEN.values():
@@ -74,14 +74,16 @@ _WRITTEN: Final = {
         from many where rare""",
     "approval_rules": """
         insert into approval_rules
-        select tenant, pg_temp.id_of('rule', n, tenant), 'Rule ' || n, 0, case when rare then 'INVOICE' else 'OTHER' end,
-            n, null, 'EUR', case when rare then 'ladder' else '' end, '{}', '{}', '{}', '', '[{}]', 'SEQUENTIAL', false,
+        select tenant, pg_temp.id_of('rule', n, tenant), 'Rule ' || n, 0,
+            case when rare then 'INVOICE' else 'OTHER' end, n, null, 'EUR', case when rare then 'ladder' else '' end,
+            '{}', '{}', '{}', '', '[{}]', 'SEQUENTIAL', false,
             false, 'EXPIRED', null, false, case when n % 100 = 0 then 'PAUSED' when n % 2 = 0 then 'DELETED'
             else 'ACTIVE' end, 1, 1, now(), now()
         from many where n <= 2000""",
     "delegations": """
         insert into delegations
         select tenant, pg_temp.id_of('delegation', n, tenant), 'user-' || n % 500, 'boss-' || n % 50,
-            now() - n * interval '1 hour', now() - (n - 30) * interval '1 hour', '', 'root', null, 1, now(), now()
+            now() - (60000 - n) * interval '1 hour', now() - (59900 - n) * interval '1 hour', '', 'root', null, 1,
+            now(), now()
         from many where n % 2 = 0""",
 }

@@ -215,35 +215,21 @@ async def plans(filled: Copy, settings: Callable[..., Settings]) -> AsyncIterato
 
 async def test_little_is_read_and_by_an_index(plans: Plans, filled: Copy) -> None:
     """One test, so that one worker makes all the rows."""
-    assert not await badly_read(plans, QUERIES)
-    assert not await badly_read(plans, OF_CONFINED, scope=COVERED)
+    assert not await plans.badly_read(QUERIES)
+    assert not await plans.badly_read(OF_CONFINED, scope=COVERED)
     await see_what_reads_from_end_to_end(plans)
     admin = await asyncpg.connect(filled.admin_url)
     for index, name in NEEDED.items():
         await admin.execute(f"drop index entities.{index}")
-        assert await badly_read(plans, {name: QUERIES[name]}), f"{name} without {index}"
+        assert await plans.badly_read({name: QUERIES[name]}), f"{name} without {index}"
     await admin.close()
-
-
-async def badly_read(
-    plans: Plans, queries: dict[str, tuple[Ask, set[str], int]], *, scope: Scope | None = None
-) -> dict[str, Any]:
-    """What reads a table from end to end, another index, or more than it should."""
-    wrong = {}
-    for name, (ask, indexes, rows_max) in queries.items():
-        ((statement, parameters),), _ = await plans.asked(ask, scope=scope)
-        for read in await plans.reads(statement, parameters):
-            found = bool(read.indexes) and read.indexes <= indexes
-            if read.from_end_to_end or not found or read.rows > rows_max:
-                wrong[name] = read, statement
-    return wrong
 
 
 async def see_what_reads_from_end_to_end(plans: Plans) -> None:
     """That it would be seen."""
     await plans.connection.execute("set enable_indexscan = off; set enable_bitmapscan = off")
     name = "entities that are not"
-    read, _ = (await badly_read(plans, {name: QUERIES[name]}))[name]
+    read, _ = (await plans.badly_read({name: QUERIES[name]}))[name]
     assert read.from_end_to_end == {"billing_entities"}
     assert read.rows >= crowd.ROWS
     await plans.connection.execute("reset enable_indexscan; reset enable_bitmapscan")

@@ -6,7 +6,7 @@ as they are planned for any.
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
@@ -21,6 +21,10 @@ from kit.telemetry import Trace
 
 Statement: TypeAlias = tuple[str, Sequence[Any]]
 T = TypeVar("T")
+
+
+Question: TypeAlias = tuple[Callable[[ReadSession], Awaitable[Any]], set[str], int]
+"""What is asked, the indexes of which one or more are read for it, and how many rows at most."""
 
 
 class Read(NamedTuple):
@@ -61,6 +65,19 @@ class Plans:
         finally:
             event.remove(engine, "before_cursor_execute", hear)
         return said, answer
+
+    async def badly_read(
+        self, questions: Mapping[str, Question], *, scope: Scope | None = None
+    ) -> dict[str, tuple[Read, str]]:
+        """Those that read a table from end to end, another index, or more than they should."""
+        wrong = {}
+        for name, (ask, indexes, rows_max) in questions.items():
+            ((statement, parameters),), _ = await self.asked(ask, scope=scope)
+            for read in await self.reads(statement, parameters):
+                found = bool(read.indexes) and read.indexes <= indexes
+                if read.from_end_to_end or not found or read.rows > rows_max:
+                    wrong[name] = read, statement
+        return wrong
 
     async def reads(self, statement: str, parameters: Sequence[Any], *, of_table: str = "") -> list[Read]:
         """How it is read, for these values and for any; of all tables, or of one."""

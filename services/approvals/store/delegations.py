@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, union
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession, WriteSession
@@ -13,8 +12,6 @@ from services.approvals.domain.delegations import CHAIN_MAX, DelegationState
 from services.approvals.errors import DelegationNotFound
 from services.approvals.models.delegations import DelegationRow
 from serving.pages import Page, Slice
-
-_OVER: Final = func.least(DelegationRow.end_time, DelegationRow.revoke_time)  # null is passed over
 
 
 async def find_delegators(tx: ReadSession, user_id: str, now: datetime) -> Mapping[str, list[str]]:
@@ -75,7 +72,10 @@ async def list_delegations(
     """One page of those from and to a user, of all where `own` is empty, newest first."""
     wanted = select(DelegationRow)
     if own:
-        wanted = wanted.where(or_(DelegationRow.delegator == own, DelegationRow.delegate == own))
+        of_them = [
+            select(DelegationRow.id).where(side == own) for side in (DelegationRow.delegator, DelegationRow.delegate)
+        ]
+        wanted = wanted.where(DelegationRow.id.in_(union(*of_them)))
     if delegator:
         wanted = wanted.where(DelegationRow.delegator == delegator)
     if delegate:
@@ -86,7 +86,8 @@ async def list_delegations(
 
 
 def _in_state(state: DelegationState, now: datetime) -> ColumnElement[bool]:
-    over, begun = now >= _OVER, DelegationRow.start_time <= now
+    revoked, begun = DelegationRow.revoke_time <= now, DelegationRow.start_time <= now
     if state is DelegationState.ENDED:
-        return over
-    return and_(~over, begun if state is DelegationState.ACTIVE else ~begun)
+        return or_(DelegationRow.end_time <= now, revoked)
+    lasting = and_(DelegationRow.end_time > now, or_(DelegationRow.revoke_time.is_(None), ~revoked))
+    return and_(lasting, begun if state is DelegationState.ACTIVE else ~begun)
