@@ -129,8 +129,8 @@ chaos-budgets: $(GENERATED)  ## Charge budgets while processes are killed, then 
 	@$(PYTHON) -m tests.chaos.budgets --operations $(or $(OPERATIONS),100000) --seed $(or $(SEED),1)
 
 .PHONY: chaos-approvals
-chaos-approvals: $(GENERATED)  ## Let fifty people decide at once on two replicas, two hundred times (RACES=50 for each mix)
-	@APPROVALS_RACES=$(or $(RACES),50) $(PYTHON) -m pytest tests/approvals/test_races.py -q
+chaos-approvals: $(GENERATED)  ## Let fifty people decide at once, 200 times, and everybody die at each place (RACES=50 for each mix)
+	@APPROVALS_RACES=$(or $(RACES),50) SAGA_VICTIMS=all $(PYTHON) -m pytest tests/approvals/test_races.py tests/chaos/test_sagas.py -q
 
 .PHONY: clean
 clean:  ## Delete what was generated and installed, not the data

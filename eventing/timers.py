@@ -3,7 +3,7 @@
     @due("hold-expiry")
     async def expire(tx: WriteSession, hold_id: UUID) -> None: ...
 
-    await set_timer(tx, "hold-expiry", hold.id, hold.expire_time)      in the transaction that makes the hold
+    set_timer(tx, "hold-expiry", hold.id, hold.expire_time)      in the transaction that makes the hold
     Service(..., jobs=(Timers(db, settings.service, (expire,)).run,))
 
 A replica claims what is due by moving it one lease ahead; should it die, others claim it after that. Only the clock
@@ -35,10 +35,11 @@ _PAUSES_S = (1.0, 5.0, 30.0, 120.0, 600.0)
 LATE = Gauge("billing_timers_late_seconds", "How long the oldest timer of the last round had been due; 0 for none.")
 FIRED = Counter("billing_timers_fired", "Timers fired, by outcome; stuck: failed many times.", ("kind", "outcome"))
 
-_SET = text(
-    "insert into timers (tenant_id, kind, resource_id, due_time) values (:tenant_id, :kind, :resource_id, :due_time)"
+_SET = (
+    "insert into timers (tenant_id, kind, resource_id, due_time) values ($1, $2, $3, $4)"
     " on conflict (tenant_id, kind, resource_id) do update set due_time = excluded.due_time, attempts = 0"
 )
+_CANCEL = "delete from timers where tenant_id = $1 and kind = $2 and resource_id = $3"
 _CLAIM = text(
     "with due as (select tenant_id, kind, resource_id, now() - due_time as late from timers"
     " where due_time <= now() and kind = any(:kinds) order by due_time limit :batch for update skip locked)"
@@ -48,21 +49,21 @@ _CLAIM = text(
 )
 _ONE = "where tenant_id = :tenant_id and kind = :kind and resource_id = :resource_id"
 _STILL_CLAIMED = f"{_ONE} and due_time = :due_time and attempts = :attempts"
-_CANCEL, _TAKE = text(f"delete from timers {_ONE}"), text(f"delete from timers {_STILL_CLAIMED}")
+_TAKE = text(f"delete from timers {_STILL_CLAIMED}")
 _PAUSE = text(f"update timers set due_time = now() + :pause {_STILL_CLAIMED}")
 # Calls lock a resource and then its timer, handlers the other way round: the handler gives way before PostgreSQL,
 # which looks for deadlocks after a second, can choose the call.
 _GIVE_WAY = text("set local lock_timeout = '500ms'")
 
 
-async def set_timer(tx: WriteSession, kind: str, resource_id: UUID, due_time: datetime) -> None:
+def set_timer(tx: WriteSession, kind: str, resource_id: UUID, due_time: datetime) -> None:
     """Have the handler of `kind` called for the resource at `due_time` or soon after; replaces what was set before."""
-    await tx.execute(_SET.bindparams(tenant_id=tx.tenant_id, kind=kind, resource_id=resource_id, due_time=due_time))
+    tx.write_later(_SET, tx.tenant_id, kind, resource_id, due_time)
 
 
-async def cancel_timer(tx: WriteSession, kind: str, resource_id: UUID) -> None:
+def cancel_timer(tx: WriteSession, kind: str, resource_id: UUID) -> None:
     """Take the timer back, if there is one."""
-    await tx.execute(_CANCEL.bindparams(tenant_id=tx.tenant_id, kind=kind, resource_id=resource_id))
+    tx.write_later(_CANCEL, tx.tenant_id, kind, resource_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,21 +5,19 @@ anything else, and kept with the reply in the same transaction. A call that was 
 """
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
 
 from google.protobuf.message import Message
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from kit.errors import IdempotencyMismatch
 from kit.origin import Call, Origin
 
-_FIND = text(
-    "select fingerprint, reply from idempotency_keys where tenant_id = :tenant_id and method = :method and key = :key"
-)
-_KEEP = text(
-    "insert into idempotency_keys (tenant_id, method, key, fingerprint, reply)"
-    " values (:tenant_id, :method, :key, :fingerprint, :reply)"
-)
+Key = tuple[UUID, str, str]
+"""The tenant, the method, and what the caller chose."""
+FIND: Final = "select fingerprint, reply from idempotency_keys where tenant_id = $1 and method = $2 and key = $3"
+KEEP: Final = "insert into idempotency_keys (tenant_id, method, key, fingerprint, reply) values ($1, $2, $3, $4, $5)"
 
 
 class Replay(Exception):
@@ -35,32 +33,27 @@ def fingerprint(request: Message, subject: str) -> bytes:
     return hashlib.sha256(subject.encode() + b"\0" + request.SerializeToString(deterministic=True)).digest()
 
 
+def key_of(origin: Origin) -> Key | None:
+    """The key of a call that has one."""
+    return (origin.tenant_id, origin.method, origin.key) if isinstance(origin, Call) and origin.key else None
+
+
 def lock_name(origin: Origin) -> str:
     """What calls with the same key have in common; empty where there is no key."""
-    if not (isinstance(origin, Call) and origin.key):
-        return ""
-    return f"{origin.tenant_id} {origin.method} {origin.key}"
+    key = key_of(origin)
+    return "{} {} {}".format(*key) if key else ""
 
 
-async def check(session: AsyncSession, origin: Origin) -> None:
+def check(origin: Origin, found: Sequence[Any]) -> None:
     """Raise Replay where the key was answered before, IdempotencyMismatch where that was another request."""
-    if not (isinstance(origin, Call) and origin.key):
+    if not (isinstance(origin, Call) and found):
         return
-    found = (await session.execute(_FIND, _named(origin))).one_or_none()
-    if found is None:
-        return
-    if found.fingerprint != origin.fingerprint:
+    if found[0]["fingerprint"] != origin.fingerprint:
         raise IdempotencyMismatch(origin.key)
-    raise Replay(found.reply)
+    raise Replay(found[0]["reply"])
 
 
-async def keep(session: AsyncSession, origin: Origin, reply: Message) -> None:
-    """Keep the reply under the call's key, if it has one."""
-    if isinstance(origin, Call) and origin.key:
-        kept = {"fingerprint": origin.fingerprint, "reply": reply.SerializeToString()}
-        await session.flush()
-        await session.execute(_KEEP, {**_named(origin), **kept})
-
-
-def _named(call: Call) -> dict[str, object]:
-    return {"tenant_id": call.tenant_id, "method": call.method, "key": call.key}
+def kept(origin: Origin, reply: Message) -> tuple[object, ...]:
+    """What is kept of an answer; nothing where the call has no key."""
+    key = key_of(origin)
+    return (*key, origin.fingerprint, reply.SerializeToString()) if key and isinstance(origin, Call) else ()

@@ -61,6 +61,13 @@ class Plans:
         event.listen(engine, "before_cursor_execute", hear)
         try:
             async with self.database.read(origin) as tx:
+                fetch = tx.fetch
+
+                async def hear_fetch(statement: str, *values: object) -> Sequence[asyncpg.Record]:
+                    said.append((statement, values))
+                    return await fetch(statement, *values)
+
+                tx.fetch = hear_fetch  # type: ignore[method-assign]  # of this transaction only
                 answer = await ask(tx)
         finally:
             event.remove(engine, "before_cursor_execute", hear)

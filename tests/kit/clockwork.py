@@ -55,7 +55,7 @@ class Clockwork:
         now = await self._admin.fetchval("select now()")
         async with self.db.write(origin) as tx:
             for resource_id in resource_ids:
-                await set_timer(tx, self.kind, resource_id, now + at)
+                set_timer(tx, self.kind, resource_id, now + at)
 
     async def effects(self) -> list[UUID]:
         rows = await self._admin.fetch("select body from budgets.outbox where body like $1", f"%{self.kind}%")

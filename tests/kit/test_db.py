@@ -10,10 +10,9 @@ import asyncpg
 import pytest
 from sqlalchemy import TextClause, select, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
-from kit import ids
+from kit import ids, transactions
 from kit.auth import Scope
 from kit.db import Database, WriteSession, sqlstate, within
 from kit.errors import EtagMismatch
@@ -104,16 +103,16 @@ class TestWrite:
     async def test_a_commit_that_has_begun_survives_its_call(
         self, db: Database, origin: Origins, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The session's commit is slowed, so that the cancellation surely meets it."""
+        """The commit is slowed, so that the cancellation surely meets it."""
         begun = asyncio.Event()
-        commit = AsyncSession.commit
+        commit = transactions._commit
 
-        async def slow(session: Any) -> None:
+        async def slow(driver: Any) -> None:
             begun.set()
             await asyncio.sleep(0.05)
-            await commit(session)
+            await commit(driver)
 
-        monkeypatch.setattr(AsyncSession, "commit", slow)
+        monkeypatch.setattr(transactions, "_commit", slow)
 
         async def write() -> None:
             async with db.write(origin()) as tx:

@@ -142,7 +142,7 @@ class TestSetting:
     ) -> None:
         async def fail() -> None:
             async with clockwork.db.write(origin()) as tx:
-                await set_timer(tx, clockwork.kind, uuid4(), clock.now())
+                set_timer(tx, clockwork.kind, uuid4(), clock.now())
                 raise RuntimeError
 
         with pytest.raises(RuntimeError):
@@ -154,8 +154,8 @@ class TestSetting:
         await clockwork.set(origin(), cancelled, at=-HOUR)
         await clockwork.set(origin(), other)
         async with clockwork.db.write(origin()) as tx:
-            await cancel_timer(tx, clockwork.kind, cancelled)
-            await cancel_timer(tx, clockwork.kind, uuid4())
+            cancel_timer(tx, clockwork.kind, cancelled)
+            cancel_timer(tx, clockwork.kind, uuid4())
         async with running(clockwork.replica()):
             await eventually(clockwork.over)
         assert await clockwork.effects() == [other]
@@ -170,9 +170,9 @@ class TestSetting:
         (claimed,) = await replica._claim()
         async with clockwork.db.write(origin()) as tx:
             if again:
-                await set_timer(tx, clockwork.kind, resource, clock.now() + HOUR)
+                set_timer(tx, clockwork.kind, resource, clock.now() + HOUR)
             else:
-                await cancel_timer(tx, clockwork.kind, resource)
+                cancel_timer(tx, clockwork.kind, resource)
         await replica._fire(claimed)
         assert clockwork.tries == []
         assert [row["attempts"] for row in await clockwork.rows()] == [0] * again
@@ -180,7 +180,7 @@ class TestSetting:
     async def test_a_handler_may_set_its_timer_again(self, clockwork: Clockwork, origin: Origins) -> None:
         async def three_times(tx: WriteSession, resource_id: UUID) -> None:
             ahead = HOUR if len(clockwork.tries) == 3 else -HOUR
-            await set_timer(tx, clockwork.kind, resource_id, clock.now() + ahead)
+            set_timer(tx, clockwork.kind, resource_id, clock.now() + ahead)
 
         clockwork.then = three_times
         (resource,) = some(1)
@@ -216,7 +216,7 @@ class TestSetting:
             async with clockwork.db.write(origin()) as call:
                 await call.all(locked)
                 await asyncio.wait_for(began.wait(), 5)
-                await cancel_timer(call, clockwork.kind, resource)
+                cancel_timer(call, clockwork.kind, resource)
             await eventually(clockwork.over)
         assert clockwork.tries == [resource]
         assert await clockwork.effects() == []
@@ -303,7 +303,7 @@ class TestOutside:
 
     async def test_one_that_its_handler_set_again_stays(self, clockwork: Clockwork, origin: Origins) -> None:
         async def again_in_an_hour(tx: WriteSession, resource_id: UUID) -> None:
-            await set_timer(tx, clockwork.kind, resource_id, clock.now() + HOUR)
+            set_timer(tx, clockwork.kind, resource_id, clock.now() + HOUR)
 
         clockwork.then = again_in_an_hour
         (resource,) = some(1)

@@ -119,7 +119,7 @@ class TestReplicas:
         self, clockwork: Clockwork, origin: Origins, another_db: Database
     ) -> None:
         async def again_in_an_hour(tx: WriteSession, resource_id: UUID) -> None:
-            await set_timer(tx, clockwork.kind, resource_id, clock.now() + HOUR)
+            set_timer(tx, clockwork.kind, resource_id, clock.now() + HOUR)
 
         clockwork.then = again_in_an_hour
         (resource,) = some(1)

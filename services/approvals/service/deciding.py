@@ -7,17 +7,17 @@ from typing import Final
 from uuid import UUID
 
 from clients.directory import Person
-from kit import clock, ids
+from kit import clock
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
 from services.approvals.domain import panels
 from services.approvals.domain.lives import ActionType, Decision, Event
-from services.approvals.domain.seats import Actor, Change, Panel
+from services.approvals.domain.seats import Actor, Change, Panel, Record
 from services.approvals.errors import ApproverInactive
-from services.approvals.models.requests import ActionRow, ApprovalRow
+from services.approvals.models.requests import ApprovalRow
 from services.approvals.service.callers import Caller
 from services.approvals.service.delegations import acting_for
-from services.approvals.service.requests import advance, apply
+from services.approvals.service.requests import advance, apply, done_to
 from services.approvals.store import requests
 from services.approvals.store.requests import Viewer
 
@@ -76,7 +76,8 @@ async def act(tx: WriteSession, approval_id: UUID, caller: Caller, act: Act) -> 
     row = await requests.lock_request(tx, approval_id, viewer)
     row.check_etag(act.etag)
     if act.action is ActionType.COMMENT:
-        await _comment(tx, row, caller, act.comment)
+        said = Record(step=0, action=ActionType.COMMENT, actor=caller.user_id, comment=act.comment)
+        requests.record(tx, done_to(row, said))
         return row
     advance(row, Event.DECIDE)
     covered = tx.scope is None or tx.scope.covers(row.entity_id, row.department_id)
@@ -109,16 +110,3 @@ _HELPS: Final[Mapping[ActionType, Callable[[Panel, Actor, Act, datetime], Change
         panel, actor, now, comment=act.comment, step=act.step
     ),
 }
-
-
-async def _comment(tx: WriteSession, row: ApprovalRow, caller: Caller, comment: str) -> None:
-    said = ActionRow(
-        id=ids.new(),
-        approval_id=row.id,
-        round=row.round,
-        step=0,
-        action=ActionType.COMMENT,
-        actor=caller.user_id,
-        comment=comment,
-    )
-    await requests.record(tx, [said])

@@ -26,7 +26,7 @@ from kit.errors import (
 )
 from kit.origin import Origin
 from services.approvals.domain.lives import ApprovalState, ApprovalType, Event, Funds
-from services.approvals.domain.rules import Facts
+from services.approvals.domain.rules import Facts, Rule
 from services.approvals.domain.seats import Level, Panel
 from services.approvals.errors import NoRuleMatches, SubmittedElsewhere
 from services.approvals.models.panels import panel_record
@@ -75,10 +75,13 @@ class Opening:
     def __init__(self, db: Database, peers: Peers) -> None:
         self._db = db
         self._peers = peers
-        self._rules = Rules(db)
+        self._rules = Rules()
 
-    async def find_way(self, origin: Origin, ask: Ask) -> Way:
-        """The way that a request would take; raises whatever would refuse it, except that its budget has no room."""
+    async def find_way(self, origin: Origin, ask: Ask, rules: Sequence[Rule] | None = None) -> Way:
+        """The way that a request would take; raises whatever would refuse it, except that its budget has no room.
+
+        `rules` are the tenant's, where they have been read.
+        """
         _check(ask)
         if ask.budget_id:
             spent = None if ask.request_type is ApprovalType.BUDGET_INCREASE else ask.amount
@@ -87,7 +90,9 @@ class Opening:
             if ask.overspend and budget.needs_approval:
                 ask = replace(ask, request_type=ApprovalType.BUDGET_OVERSPEND)
         facts, lineage = await self._facts(origin, ask)
-        rules = await self._rules.find(origin)
+        if rules is None:
+            async with self._db.read(origin) as tx:
+                rules = await self._rules.find(tx)
         route = await routing.choose(self._peers, origin, rules, facts)
         if route is None:
             raise NoRuleMatches(ask.request_type, len(rules))
@@ -128,6 +133,7 @@ class Opening:
         """
         async with self._db.read(origin) as tx:
             known = await requests.find_opened(tx, ask.requester, ask.key)
+            rules = await self._rules.find(tx)
         if known is not None and known.opening_digest != ask.digest:
             raise IdempotencyMismatch(ask.key)
         if known is not None and refused(known):
@@ -135,13 +141,12 @@ class Opening:
             known = None
         if known is not None:
             return await self._funded(origin, known)
-        way = await self.find_way(origin, ask)
-        row = _row(way)
+        row = _row(await self.find_way(origin, ask, rules))
         if not holds(row):
             return Prepared(row.id, new=row)
         async with self._db.write(_unkeyed(origin)) as tx:
             await requests.save_request(tx, row)
-            await set_timer(tx, OPENING, row.id, clock.now() + _ABANDONED)
+            set_timer(tx, OPENING, row.id, clock.now() + _ABANDONED)
         return await self._funded(origin, row)
 
     async def open(self, tx: WriteSession, prepared: Prepared) -> ApprovalRow:
@@ -157,7 +162,7 @@ class Opening:
             use_cases.advance(row, Event.OPEN)
             if prepared.hold_id:
                 row.hold_id, row.funds = prepared.hold_id, Funds.HELD
-            await cancel_timer(tx, OPENING, row.id)
+            cancel_timer(tx, OPENING, row.id)
             await use_cases.begin(tx, row, new=False)
         return row
 
@@ -191,7 +196,7 @@ class Opening:
             kept = await requests.find_request(tx, row.id)
             if kept is None or not refused(kept):
                 return
-            await cancel_timer(tx, OPENING, kept.id)
+            cancel_timer(tx, OPENING, kept.id)
             if kept.round == 1:
                 await requests.delete_request(tx, kept)
                 return
@@ -277,7 +282,7 @@ class Opening:
             row.hold_id, row.funds, row.funds_problem = None, Funds.NONE, ""
             row.decision_comment = comment
             await requests.save_request(tx, row)
-            await set_timer(tx, OPENING, row.id, clock.now() + _ABANDONED)
+            set_timer(tx, OPENING, row.id, clock.now() + _ABANDONED)
         return row
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
-from kit import clock, ids
+from kit import clock
 from kit.db import WriteSession
 from kit.money import Money
 from services.approvals import events, measures
@@ -23,9 +23,10 @@ from services.approvals.domain.lives import (
 from services.approvals.domain.seats import Change, Panel, Record
 from services.approvals.errors import ApprovalStateForbids, NotTheRequester
 from services.approvals.models.panels import panel_record
-from services.approvals.models.requests import ActionRow, ApprovalRow
+from services.approvals.models.requests import ApprovalRow
 from services.approvals.service.callers import Caller
 from services.approvals.store import requests
+from services.approvals.store.requests import Done
 
 OPENING: Final = "approval-opening"
 """The timers of requests whose money is being set aside: what a replica left undone is finished or undone."""
@@ -87,14 +88,15 @@ async def apply(tx: WriteSession, row: ApprovalRow, change: Change, *, new: bool
     row.due_time = None if change.outcome else panels.next_due(panel)
     row.update_time = clock.now()
     await requests.save_request(tx, row)
-    await requests.record(tx, [_action(row, said) for said in change.records])
-    await requests.seat(tx, row.id, set() if change.outcome else _asked(panel), new=new)
+    for said in change.records:
+        requests.record(tx, done_to(row, said))
+    requests.seat(tx, row.id, set() if change.outcome else _asked(panel), new=new)
     for event in events.of_change(row, panel, change):
         outbox.append(tx, event)
     if row.due_time:
-        await set_timer(tx, CLOCK, row.id, row.due_time)
+        set_timer(tx, CLOCK, row.id, row.due_time)
     elif not new:
-        await cancel_timer(tx, CLOCK, row.id)
+        cancel_timer(tx, CLOCK, row.id)
 
 
 def _end(row: ApprovalRow, outcome: Event, by: str, comment: str) -> None:
@@ -109,9 +111,9 @@ def _asked(panel: Panel) -> set[tuple[int, str, str]]:
     return {(asked.step, asked.seat.user_id, asked.seat.role) for asked in panels.asked(panel)}
 
 
-def _action(row: ApprovalRow, said: Record) -> ActionRow:
-    return ActionRow(
-        id=ids.new(),
+def done_to(row: ApprovalRow, said: Record) -> Done:
+    """What was done to a request in its present round, as it is kept."""
+    return Done(
         approval_id=row.id,
         round=row.round,
         step=said.step,

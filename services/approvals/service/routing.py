@@ -5,7 +5,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from kit import clock
-from kit.db import Database
+from kit.db import ReadSession
 from kit.errors import InvalidFields
 from kit.money import Money
 from kit.origin import Origin
@@ -24,19 +24,17 @@ CONDITIONS = Conditions()
 class Rules:
     """The active rules of tenants, read again when they have changed."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self) -> None:
         self._known: dict[UUID, tuple[int, Sequence[Rule]]] = {}
 
-    async def find(self, origin: Origin) -> Sequence[Rule]:
+    async def find(self, tx: ReadSession) -> Sequence[Rule]:
         """The active rules of the tenant, as they are now."""
-        async with self._db.read(origin) as tx:
-            revision = await store.get_revision(tx)
-            known = self._known.get(origin.tenant_id)
-            if known and known[0] == revision:
-                return known[1]
-            rules = await store.find_active(tx)
-        self._known[origin.tenant_id] = revision, rules
+        revision = await store.get_revision(tx)
+        known = self._known.get(tx.tenant_id)
+        if known and known[0] == revision:
+            return known[1]
+        rules = await store.find_active(tx)
+        self._known[tx.tenant_id] = revision, rules
         return rules
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, union
-from sqlalchemy.orm import aliased
+from sqlalchemy import ColumnElement, and_, func, or_, select, union
 
 from kit.db import ReadSession, WriteSession
 from services.approvals.domain.delegations import CHAIN_MAX, DelegationState
@@ -13,29 +13,25 @@ from services.approvals.errors import DelegationNotFound
 from services.approvals.models.delegations import DelegationRow
 from serving.pages import Page, Slice
 
+_DELEGATORS: Final = f"""
+    with recursive chain (delegate, delegator, steps) as (
+        select delegate, delegator, 1 from delegations
+        where tenant_id = $1 and delegate = $2 and start_time <= $3 and end_time > $3 and revoke_time is null
+        union
+        select above.delegate, above.delegator, chain.steps + 1 from chain
+        join delegations above on above.tenant_id = $1 and above.delegate = chain.delegator
+            and above.start_time <= $3 and above.end_time > $3 and above.revoke_time is null
+        where chain.steps < {CHAIN_MAX}
+    )
+    select distinct delegate, delegator from chain"""
+
 
 async def find_delegators(tx: ReadSession, user_id: str, now: datetime) -> Mapping[str, list[str]]:
     """Who delegated to a user at this moment, who to those, and so on: by delegate."""
-    first = _active(select(DelegationRow.delegate, DelegationRow.delegator, literal(1).label("steps")), now)
-    chain = first.where(DelegationRow.delegate == user_id).cte("chain", recursive=True)
-    above = aliased(DelegationRow)
-    good = above.start_time <= now, above.end_time > now, above.revoke_time.is_(None)
-    further = (
-        select(above.delegate, above.delegator, chain.c.steps + 1)
-        .join(chain, above.delegate == chain.c.delegator)
-        .where(*good, chain.c.steps < CHAIN_MAX)
-    )
-    chain = chain.union(further)
     found: dict[str, list[str]] = {}
-    for delegate, delegator in await tx.rows(select(chain.c.delegate, chain.c.delegator).distinct()):
+    for delegate, delegator in await tx.fetch(_DELEGATORS, tx.tenant_id, user_id, now):
         found.setdefault(delegate, []).append(delegator)
     return found
-
-
-def _active(wanted: Select[str, str, int], now: datetime) -> Select[str, str, int]:
-    return wanted.where(
-        DelegationRow.start_time <= now, DelegationRow.end_time > now, DelegationRow.revoke_time.is_(None)
-    )
 
 
 async def lock_delegations(tx: WriteSession, delegator: str) -> None:

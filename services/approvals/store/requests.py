@@ -11,12 +11,11 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Select,
-    String,
     and_,
+    bindparam,
     delete,
     exists,
     func,
-    insert,
     literal_column,
     or_,
     select,
@@ -24,6 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from kit import clock, ids
 from kit.db import ReadSession, WriteSession, constraint_of
 from kit.errors import Conflict
 from kit.money import Money
@@ -34,9 +34,18 @@ from serving.pages import Page, Slice
 
 OPEN = (ApprovalState.OPENING, ApprovalState.PENDING, ApprovalState.CHANGES_REQUESTED)
 """The states of what has not ended."""
-_EMPTY: Final = literal_column("''", String)
 _WHOLE_AMOUNT: Final = literal_column("approval_requests.whole_amount", BigInteger)
 """An amount without its fraction, by which an index is read; see 0004_lists."""
+_OPENED: Final = (
+    "select id from approval_requests"
+    " where tenant_id = $1 and requester = $2 and opening_key = $3 and opening_key <> ''"  # as the index has it
+)
+_RECORD: Final = (
+    "insert into approval_actions (tenant_id, id, approval_id, round, step, action, actor, on_behalf_of, target,"
+    " comment, create_time) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+)
+_SIT: Final = "insert into approval_seats (tenant_id, approval_id, step, user_id, role) values ($1, $2, $3, $4, $5)"
+_RISE: Final = "delete from approval_seats where tenant_id = $1 and approval_id = $2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +91,17 @@ async def lock_request(tx: WriteSession, approval_id: UUID, viewer: Viewer | Non
 
 async def find_request(tx: WriteSession, approval_id: UUID, viewer: Viewer | None = None) -> ApprovalRow | None:
     """The request, locked until the transaction ends; None where there is none."""
-    locked = _visible(tx, viewer).where(ApprovalRow.id == approval_id).with_for_update(key_share=True)
-    return await tx.one_or_none(locked.execution_options(populate_existing=True))
+    if tx.scope is None or viewer is None:
+        return await tx.one_or_none(_LOCKED, id=approval_id)
+    return await tx.one_or_none(_locked(_visible(tx, viewer).where(ApprovalRow.id == approval_id)))
+
+
+def _locked(wanted: Select[ApprovalRow]) -> Select[ApprovalRow]:
+    return wanted.with_for_update(key_share=True).execution_options(populate_existing=True)
+
+
+_LOCKED: Final = _locked(select(ApprovalRow).where(ApprovalRow.id == bindparam("id")))
+"""Built once: nearly every decision begins with it."""
 
 
 def _found(row: ApprovalRow | None, approval_id: UUID) -> ApprovalRow:
@@ -94,9 +112,8 @@ def _found(row: ApprovalRow | None, approval_id: UUID) -> ApprovalRow:
 
 async def find_opened(tx: ReadSession, requester: str, key: str) -> ApprovalRow | None:
     """The request that a call with this key made, if one did."""
-    # That it is not empty is said once more, for the index that has those only.
-    made = ApprovalRow.requester == requester, ApprovalRow.opening_key == key, ApprovalRow.opening_key != _EMPTY
-    return await tx.one_or_none(select(ApprovalRow).where(*made)) if key else None
+    made = await tx.fetch(_OPENED, tx.tenant_id, requester, key) if key else ()
+    return await get_request(tx, made[0]["id"]) if made else None
 
 
 async def find_opening(tx: ReadSession, approval_id: UUID) -> ApprovalRow | None:
@@ -135,23 +152,33 @@ async def delete_request(tx: WriteSession, row: ApprovalRow) -> None:
     await tx.execute(delete(ApprovalRow).where(ApprovalRow.id == row.id))
 
 
-async def record(tx: WriteSession, actions: Sequence[ActionRow]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Something that was done to a request, as it is kept."""
+
+    approval_id: UUID
+    round: int
+    step: int
+    action: ActionType
+    actor: str
+    on_behalf_of: str = ""
+    target: str = ""
+    comment: str = ""
+
+
+def record(tx: WriteSession, done: Done) -> None:
     """Keep what was done."""
-    for action in actions:
-        tx.add(action)
-    await tx.flush()
+    what = done.approval_id, done.round, done.step, done.action.value
+    who = done.actor, done.on_behalf_of, done.target, done.comment
+    tx.write_later(_RECORD, tx.tenant_id, ids.new(), *what, *who, clock.now())
 
 
-async def seat(tx: WriteSession, approval_id: UUID, seats: Collection[tuple[int, str, str]], *, new: bool) -> None:
+def seat(tx: WriteSession, approval_id: UUID, seats: Collection[tuple[int, str, str]], *, new: bool) -> None:
     """Have these (step, user, role) asked, and nobody else; `new` where nobody was before."""
     if not new:
-        await tx.execute(delete(SeatRow).where(SeatRow.approval_id == approval_id))
-    if seats:
-        asked = [
-            {"tenant_id": tx.tenant_id, "approval_id": approval_id, "step": step, "user_id": user_id, "role": role}
-            for step, user_id, role in sorted(seats)
-        ]
-        await tx.execute(insert(SeatRow).values(asked))
+        tx.write_later(_RISE, tx.tenant_id, approval_id)
+    for step, user_id, role in sorted(seats):
+        tx.write_later(_SIT, tx.tenant_id, approval_id, step, user_id, role)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,8 @@ async def count_rules(tx: ReadSession) -> int:
 
 async def get_revision(tx: ReadSession) -> int:
     """Counts the changes of the tenant's rules; 0 where it never had one."""
-    return await tx.one_or_none(select(RuleRevisionRow.revision)) or 0
+    found = await tx.fetch("select revision from approval_rule_revisions where tenant_id = $1", tx.tenant_id)
+    return found[0]["revision"] if found else 0
 
 
 async def find_active(tx: ReadSession) -> Sequence[Rule]:

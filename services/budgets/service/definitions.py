@@ -125,9 +125,9 @@ async def await_forecast(tx: WriteSession, budget: BudgetRow) -> None:
     """Have the forecast of an active budget looked at on the next day of its period, if there is one; otherwise not."""
     due_time = _next_forecast(budget)
     if budget.state is State.ACTIVE and due_time < budget.period_end_time:
-        await set_timer(tx, FORECAST, budget.id, due_time)
+        set_timer(tx, FORECAST, budget.id, due_time)
     else:
-        await cancel_timer(tx, FORECAST, budget.id)
+        cancel_timer(tx, FORECAST, budget.id)
 
 
 def _next_forecast(budget: BudgetRow) -> datetime:
@@ -140,9 +140,9 @@ def _next_forecast(budget: BudgetRow) -> datetime:
 async def await_period_end(tx: WriteSession, budget: BudgetRow) -> None:
     """Have the next period opened when this one ends, if the budget is active and recurs; otherwise not."""
     if budget.recurring and budget.state is State.ACTIVE:
-        await set_timer(tx, PERIOD_END, budget.id, budget.period_end_time)
+        set_timer(tx, PERIOD_END, budget.id, budget.period_end_time)
     else:
-        await cancel_timer(tx, PERIOD_END, budget.id)
+        cancel_timer(tx, PERIOD_END, budget.id)
 
 
 async def _check_not_retired(tx: WriteSession, entity_id: UUID) -> None:
@@ -214,7 +214,7 @@ async def settle_alerts(tx: WriteSession, budget: BudgetRow) -> None:
     await tx.flush()
     await raise_alerts(tx, budget.balance, passed)
     if budget.state is State.ACTIVE:
-        await set_timer(tx, FORECAST, budget.id, clock.now())  # more or less may suffice now
+        set_timer(tx, FORECAST, budget.id, clock.now())  # more or less may suffice now
 
 
 def _adjust(tx: WriteSession, budget: BudgetRow, amount: Money, reason: str) -> None:

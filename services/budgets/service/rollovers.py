@@ -146,7 +146,7 @@ async def _roll_due(tx: WriteSession, tree: _Tree, *, before: datetime | None) -
     while due := tree.due(before):
         if opened >= _OPENED_AT_ONCE:
             for budget in due:
-                await set_timer(tx, PERIOD_END, budget.id, tree.now)
+                set_timer(tx, PERIOD_END, budget.id, tree.now)
             return
         first = min(due, key=lambda budget: (budget.period_end_time, len(budget.ancestor_ids), budget.id))
         try:

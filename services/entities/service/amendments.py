@@ -177,7 +177,7 @@ async def _approve(tx: WriteSession, contract: ContractRow, amendment: Amendment
     amendment.state, amendment.approved_by, amendment.approve_time = state, tx.origin.actor, clock.now()
     await tx.flush()
     time_zone = await contracts.get_time_zone(tx, contract)
-    await set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, time_zone))
+    set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, time_zone))
 
 
 async def _before(tx: WriteSession, amendment: AmendmentRow) -> Sequence[AmendmentRow]:
@@ -203,7 +203,7 @@ async def _reject(tx: WriteSession, contract: ContractRow, amendment: AmendmentR
     amendment.state = advance_amendment(amendment.id, amendment.state, AmendmentAction.REJECT)
     amendment.rejection_reason = reason
     await tx.flush()
-    await cancel_timer(tx, AMENDMENT, amendment.id)
+    cancel_timer(tx, AMENDMENT, amendment.id)
     outbox.append(tx, events.amendment_rejected(contract, amendment))
 
 
@@ -218,7 +218,7 @@ async def apply_amendment(tx: WriteSession, contract_id: UUID, amendment_id: UUI
         raise AmendmentNotDue(amendment.id, amendment.effective_date)
     await _settle(tx, contract, await _before(tx, amendment), time_zone)
     await _apply(tx, contract, amendment, time_zone)
-    await cancel_timer(tx, AMENDMENT, amendment.id)
+    cancel_timer(tx, AMENDMENT, amendment.id)
     return amendment
 
 
@@ -231,7 +231,7 @@ async def apply_due(tx: WriteSession, amendment_id: UUID) -> None:
     await apply_due_of(tx, contract)
     time_zone = await contracts.get_time_zone(tx, contract)
     for early in await amendments.lock_waiting(tx, contract.id):
-        await set_timer(tx, AMENDMENT, early.id, clock.day_start(early.effective_date, time_zone))
+        set_timer(tx, AMENDMENT, early.id, clock.day_start(early.effective_date, time_zone))
 
 
 async def apply_due_of(tx: WriteSession, contract: ContractRow) -> None:

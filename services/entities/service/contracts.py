@@ -215,14 +215,14 @@ async def set_timers(tx: WriteSession, contract: ContractRow, time_zone: str) ->
     """Have the clock do to a contract what it does; to be called wherever its state or its end has changed."""
     over = last_day_without(contract.termination_date, contract.end_date) if contract.state in IN_FORCE else None
     if over:
-        await set_timer(tx, CONTRACT_END, contract.id, clock.day_start(over, time_zone))
+        set_timer(tx, CONTRACT_END, contract.id, clock.day_start(over, time_zone))
     else:
-        await cancel_timer(tx, CONTRACT_END, contract.id)
+        cancel_timer(tx, CONTRACT_END, contract.id)
     if over and contract.end_date and contract.termination_date is None:
         told = notice_date(contract.end_date, contract.renewal_notice_days)
-        await set_timer(tx, CONTRACT_NOTICE, contract.id, clock.day_start(told, time_zone))
+        set_timer(tx, CONTRACT_NOTICE, contract.id, clock.day_start(told, time_zone))
     else:
-        await cancel_timer(tx, CONTRACT_NOTICE, contract.id)
+        cancel_timer(tx, CONTRACT_NOTICE, contract.id)
     await watch_purchase_order(tx, contract, time_zone)
 
 
@@ -231,7 +231,7 @@ async def reset_timers(tx: WriteSession, entity: EntityRow) -> None:
     for contract in await contracts.lock_in_force(tx, entity.id):
         await set_timers(tx, contract, entity.time_zone)
         for amendment in await amendments.lock_waiting(tx, contract.id):
-            await set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, entity.time_zone))
+            set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, entity.time_zone))
 
 
 async def suspend_contract(tx: WriteSession, contract_id: UUID, *, reason: str, etag: str) -> ContractRow:

@@ -87,6 +87,6 @@ async def settle_departments(tx: WriteSession, entity: EntityRow) -> None:
         outbox.append(tx, events.department_moved(department, old_parent_id, placement.start))
     next_day = await placements.find_next_day(tx, entity.id, today)
     if next_day:
-        await set_timer(tx, DEPARTMENT_MOVES, entity.id, clock.day_start(next_day, entity.time_zone))
+        set_timer(tx, DEPARTMENT_MOVES, entity.id, clock.day_start(next_day, entity.time_zone))
     else:
-        await cancel_timer(tx, DEPARTMENT_MOVES, entity.id)
+        cancel_timer(tx, DEPARTMENT_MOVES, entity.id)

@@ -55,6 +55,6 @@ async def watch_purchase_order(tx: WriteSession, contract: ContractRow, time_zon
                 use = use_of(plan, limit, today)
                 outbox.append(tx, events.purchase_order_limit_reached(contract, use, threshold_bp))
     if later:
-        await set_timer(tx, PURCHASE_ORDER, contract.id, clock.day_start(min(later), time_zone))
+        set_timer(tx, PURCHASE_ORDER, contract.id, clock.day_start(min(later), time_zone))
     else:
-        await cancel_timer(tx, PURCHASE_ORDER, contract.id)
+        cancel_timer(tx, PURCHASE_ORDER, contract.id)
