@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 
 from eventing import bus
 from kit.settings import Settings
-from tests.harness.outside import Heard
+from tests.harness.outside import Heard, subscribed
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +25,6 @@ async def told(nats: Client, tenant: UUID) -> AsyncIterator[Heard]:
     """What outside systems say for the tenant from here on."""
     told = Heard()
     subscription = await nats.subscribe(f"platform.*.v1.*.{tenant.hex}", cb=told.take)
-    await nats.flush()
+    await subscribed(nats)
     yield told
     await subscription.unsubscribe()
