@@ -34,7 +34,11 @@ class Conditions:
         """Why the condition does not hold for the facts; None where it does."""
         if not condition:
             return None
-        value = self._expression(condition).eval(data=_values(facts)).value()
+        expression = self._expression(condition)
+        try:
+            value = expression.eval(data=_values(facts)).value()
+        except RuntimeError as error:  # it would take too long: the library counts its steps
+            return f"its condition can't be told: {error}"[:_SHOWN_MAX]
         if value is True:
             return None
         # What can't be looked at, for example an attribute that is not there, comes as a status instead of a value.

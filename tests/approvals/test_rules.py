@@ -75,6 +75,16 @@ class TestChoice:
         assert await taken(desk, "100.00", attributes={"supplier": "new"}) == ["rest"]
         assert await taken(desk, "100.01") == ["rest"]  # what is not there does not match
 
+    async def test_a_condition_that_would_take_for_ever_does_not_hold(self, desk: Desk) -> None:
+        endless = "true"
+        for name in "abcdef":
+            endless = f"attributes.all({name}, {endless})"
+        await desk.rule(step("C", "carla"), name="endless", condition=endless)
+        await desk.rule(step("C", "carla"), name="rest", is_default=True)
+        many = {f"attribute {number}": "x" for number in range(50)}
+        assert await taken(desk, "1.00", attributes=many) == ["rest"]
+        assert await taken(desk, "999999999999.00", attributes={}) == ["endless"]
+
     async def test_places_and_categories_are_looked_at_with_what_is_above(self, desk: Desk) -> None:
         top = desk.budgets.entity_id
         below = await desk.budgets.company("BELOW", parent_id=top)
