@@ -236,8 +236,8 @@ class Stage:
         for task in self.reviving:
             if task.done():
                 task.result()  # it failed: nobody comes back any more
-        there = {name: replica.pid for name, replica in self.replicas.items()} | {NATS: self.nats.pid}
-        return self.noted == there
+        there = all(replica.pid == self.noted[name] for name, replica in self.replicas.items())
+        return there and bool(bound.command_line(self.noted[NATS]))
 
     def note(self, name: str, pid: int) -> None:
         """Let those who strike know whom."""
@@ -266,7 +266,7 @@ class Stage:
     async def revive_nats(self) -> None:
         """Start NATS again whenever it is gone, until cancelled."""
         while True:
-            if not bound.command_line(self.nats.pid):
+            if not bound.command_line(self.noted[NATS]):
                 self.deaths[NATS] += 1
                 await asyncio.to_thread(self._restart_nats)
             await asyncio.sleep(0.02)
