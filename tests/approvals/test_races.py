@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
 
+import asyncpg
 import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
@@ -14,7 +15,7 @@ from grpc import StatusCode, aio
 from kit.db import Database
 from kit.settings import Settings
 from services.approvals.main import compose
-from tests.approvals.conftest import APPROVE, REJECT, Desk, step
+from tests.approvals.conftest import APPROVE, REJECT, Desk, expire, step
 from tests.harness.callers import Refusal
 from tests.harness.outside import OutboxEvent
 from tests.harness.services import Approvals, Budgets, Entities, Served, served
@@ -110,6 +111,23 @@ async def test_one_key_from_several_sides_asks_and_holds_once(
     assert len(set(told)) == 1
     assert await desk.numbers(budget) == ("0.00", "100.00", "0.00", "0.00", "900.00")
     assert await desk.inbox("carla") == [told[0]]
+
+
+async def test_two_replicas_escalate_and_end_each_request_once(
+    desk: Desk,
+    replica: Approvals,
+    admin: "asyncpg.Pool[asyncpg.Record]",
+    outbox_events: Callable[..., Awaitable[list[OutboxEvent]]],
+) -> None:
+    """Both have a clock."""
+    assert replica
+    await desk.rule(step("C", "carla"), is_default=True)
+    asked = [await desk.ask() for _ in range(20)]
+    await asyncio.gather(*(expire(desk, admin, one) for one in asked))
+    done = [ApprovalAction.REQUEST, ApprovalAction.ESCALATE, ApprovalAction.EXPIRE]
+    assert [[one.action for one in await desk.history(each)] for each in asked] == [done] * len(asked)
+    said = Counter(event.type.rpartition(".")[2] for event in await outbox_events("approvals"))
+    assert (said["ApprovalExpired"], said["ApprovalRequested"]) == (len(asked), len(asked))
 
 
 async def test_a_decision_and_a_withdrawal_at_once_have_one_outcome(desk: Desk, replica: Approvals) -> None:
