@@ -66,6 +66,8 @@ class Handler:
     event: type[Message]
     react: Callable[[Any, Any], Awaitable[None]]
     outside: bool = False
+    concerns: Callable[[Any], bool] | None = None
+    """Whether the service has to do with an event; what it has not is let go at once."""
 
     @property
     def subject(self) -> str:
@@ -73,9 +75,9 @@ class Handler:
         return f"{self.event.DESCRIPTOR.full_name}.*"
 
 
-def on(event: type[EventT]) -> Callable[[React[EventT]], Handler]:
+def on(event: type[EventT], concerns: Callable[[EventT], bool] | None = None) -> Callable[[React[EventT]], Handler]:
     """Make a function `(tx, event)` the handler of an event; its name is the consumer's, so never rename it."""
-    return lambda react: Handler(react.__name__, event, react)
+    return lambda react: Handler(react.__name__, event, react, concerns=concerns)
 
 
 def on_outside(event: type[EventT]) -> Callable[[ReactOutside[EventT]], Handler]:
@@ -188,6 +190,8 @@ class Consumer:
     async def handle(self, delivery: Delivery, trace: Trace) -> None:
         """Let the event have its effect, unless it had it before."""
         event = json_format.Parse(delivery.body, self._handler.event(), ignore_unknown_fields=True)
+        if self._handler.concerns and not self._handler.concerns(event):
+            return
         origin, react = delivery.origin(trace), self._handler.react
         async with asyncio.timeout(_HANDLER_S):
             if self._handler.outside:

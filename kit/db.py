@@ -132,13 +132,13 @@ class ReadSession:
         """The only row, or None; with values for the parameters of a query that was built once."""
         return (await self._session.execute(select, values)).scalar_one_or_none()
 
-    async def all(self, select: Select[T]) -> Sequence[T]:
+    async def all(self, select: Select[T], **values: object) -> Sequence[T]:
         """All rows; bound the query where there may be many."""
-        return (await self._session.execute(select)).scalars().all()
+        return (await self._session.execute(select, values)).scalars().all()
 
-    async def rows(self, select: Select[*Ts]) -> Sequence[Row[*Ts]]:
+    async def rows(self, select: Select[*Ts], **values: object) -> Sequence[Row[*Ts]]:
         """All rows of a query of several columns."""
-        return (await self._session.execute(select)).all()
+        return (await self._session.execute(select, values)).all()
 
     async def fetch(self, statement: str, *values: object) -> Sequence["asyncpg.Record"]:
         """All rows of a statement in the driver's own form (`$1`): for what each call asks, at a third of the price."""

@@ -120,6 +120,12 @@ class Seen:
         rows = await self._admin.fetch("select body from budgets.outbox where tenant_id = $1", self._tenant_id)
         return [json_format.Parse(row["body"], BudgetClosed()).budget_id for row in rows]
 
+    async def entered(self, consumer: str) -> int:
+        """How many events are in the inbox of a consumer."""
+        counted = "select count(*) from budgets.inbox where tenant_id = $1 and consumer = $2"
+        count: int = await self._admin.fetchval(counted, self._tenant_id, consumer)
+        return count
+
     async def letters(self) -> list[asyncpg.Record]:
         return await self._admin.fetch("select * from budgets.dead_letters where tenant_id = $1", self._tenant_id)
 
@@ -170,6 +176,19 @@ class TestEffect:
         async with consuming(other, jetstream):
             await tell()
             await eventually(lambda: _so_many(2, seen))
+
+    async def test_what_does_not_concern_it_is_let_go_without_a_trace(
+        self, db: Database, jetstream: JetStreamContext, tell: Tell, seen: Seen, reaction: Reaction
+    ) -> None:
+        picky = Handler(
+            f"picky_{uuid4().hex}", BudgetClosed, reaction.react, concerns=lambda event: event.budget_id != "b"
+        )
+        consumer = Consumer(db, "budgets", picky)
+        async with consuming(consumer, jetstream):
+            await tell("b")
+            await tell("c")
+            assert await eventually(seen.effects) == ["effect of c"]
+        assert (reaction.tries, await seen.entered(consumer.name)) == (1, 1)
 
     async def test_a_field_we_do_not_know_yet_does_no_harm(self, consumer: Consumer, tell: Tell, seen: Seen) -> None:
         await tell(body=b'{"budget_id": "b", "of_a_later_version": {"x": 1}}')

@@ -1,7 +1,7 @@
 """What the entities service does about what others say."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from billing.approvals.v1.approval_pb2 import Approval
 from billing.approvals.v1.events_pb2 import (
@@ -48,31 +48,40 @@ async def note_released_license(tx: WriteSession, event: LicenseReleased) -> Non
     await contracts.note_license_released(tx, contract_id, license_id=event.license_id)
 
 
-@on(ApprovalApproved)
+Outcome: TypeAlias = (
+    ApprovalApproved | ApprovalRejected | ApprovalCancelled | ApprovalExpired | ApprovalChangesRequested
+)
+
+
+def _is_ours(event: Outcome) -> bool:
+    return event.approval.request_type in {Approval.CONTRACT, Approval.AMENDMENT}
+
+
+@on(ApprovalApproved, concerns=_is_ours)
 async def go_on_with_approved(tx: WriteSession, event: ApprovalApproved) -> None:
     """What was approved may be signed."""
     await _note_approval(tx, event.approval, approved=True)
 
 
-@on(ApprovalRejected)
+@on(ApprovalRejected, concerns=_is_ours)
 async def go_back_with_rejected(tx: WriteSession, event: ApprovalRejected) -> None:
     """What was refused is a draft again."""
     await _note_approval(tx, event.approval, approved=False, why=event.comment)
 
 
-@on(ApprovalCancelled)
+@on(ApprovalCancelled, concerns=_is_ours)
 async def go_back_with_cancelled(tx: WriteSession, event: ApprovalCancelled) -> None:
     """What nobody asks for any more is a draft again."""
     await _note_approval(tx, event.approval, approved=False, why=event.comment)
 
 
-@on(ApprovalExpired)
+@on(ApprovalExpired, concerns=_is_ours)
 async def go_back_with_expired(tx: WriteSession, event: ApprovalExpired) -> None:
     """What nobody decided is a draft again."""
     await _note_approval(tx, event.approval, approved=False)
 
 
-@on(ApprovalChangesRequested)
+@on(ApprovalChangesRequested, concerns=_is_ours)
 async def go_back_to_be_changed(tx: WriteSession, event: ApprovalChangesRequested) -> None:
     """What has to be changed is a draft again, to be submitted anew."""
     await _note_approval(tx, event.approval, approved=False, why=event.comment)

@@ -1,9 +1,10 @@
 """Departments and the tree they form."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Select, literal, select
+from sqlalchemy import ARRAY, BindParameter, Select, Uuid, any_, bindparam, literal, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
@@ -107,15 +108,23 @@ async def find_paths(tx: ReadSession, department_ids: Collection[UUID]) -> Mappi
 
     Departments that do not exist are left out. The caller's scope is not looked at.
     """
-    above = aliased(DepartmentRow)
-    start = select(DepartmentRow.id.label("of"), DepartmentRow.id, DepartmentRow.parent_id, literal(0).label("steps"))
-    path = start.where(DepartmentRow.id.in_(department_ids)).cte("path", recursive=True)
-    up = select(path.c.of, above.id, above.parent_id, path.c.steps + 1).join(path, above.id == path.c.parent_id)
-    path = path.union_all(up.where(path.c.steps < DEPARTMENT_DEPTH_MAX))
     paths: dict[UUID, list[UUID]] = {}
-    for of, id in await tx.rows(select(path.c.of, path.c.id).order_by(path.c.of, path.c.steps.desc())):
+    for of, id in await tx.rows(_PATHS, department_ids=list(department_ids)):
         paths.setdefault(of, []).append(id)
     return paths
+
+
+def _paths_to(department_ids: BindParameter[Any]) -> Select[UUID, UUID]:
+    above = aliased(DepartmentRow)
+    start = select(DepartmentRow.id.label("of"), DepartmentRow.id, DepartmentRow.parent_id, literal(0).label("steps"))
+    path = start.where(DepartmentRow.id == any_(department_ids)).cte("path", recursive=True)
+    up = select(path.c.of, above.id, above.parent_id, path.c.steps + 1).join(path, above.id == path.c.parent_id)
+    path = path.union_all(up.where(path.c.steps < DEPARTMENT_DEPTH_MAX))
+    return select(path.c.of, path.c.id).order_by(path.c.of, path.c.steps.desc())
+
+
+_PATHS: Final = _paths_to(bindparam("department_ids", type_=ARRAY(Uuid)))
+"""Built once: that takes longer than to ask it."""
 
 
 async def find_descendants(tx: ReadSession, department_id: UUID) -> Sequence[UUID]:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ARRAY,
     CTE,
     JSON,
+    BindParameter,
     ColumnElement,
     Enum,
     FromClause,
@@ -85,14 +86,22 @@ async def share_tree(tx: WriteSession) -> None:
     await tx.execute(_SHARE_TREE.bindparams(tenant_id=str(tx.tenant_id)))
 
 
-async def find_path(tx: ReadSession, entity_id: UUID) -> Sequence[UUID]:
-    """Ids from the root down to the entity itself, whatever the caller may see."""
+def _path_to(entity_id: BindParameter[UUID]) -> Select[UUID]:
     above, steps = aliased(EntityRow), literal(0).label("steps")
     start = select(EntityRow.id, EntityRow.parent_id, steps).where(EntityRow.id == entity_id)
     path = start.cte("path", recursive=True)
     up = select(above.id, above.parent_id, path.c.steps + 1).join(path, above.id == path.c.parent_id)
     path = path.union_all(up.where(path.c.steps < ENTITY_DEPTH_MAX))
-    return await tx.all(select(path.c.id).order_by(path.c.steps.desc()))
+    return select(path.c.id).order_by(path.c.steps.desc())
+
+
+_PATH: Final = _path_to(bindparam("entity_id", type_=Uuid))
+"""Built once: that takes longer than to ask it."""
+
+
+async def find_path(tx: ReadSession, entity_id: UUID) -> Sequence[UUID]:
+    """Ids from the root down to the entity itself, whatever the caller may see."""
+    return await tx.all(_PATH, entity_id=entity_id)
 
 
 async def count_levels(tx: ReadSession, entity_id: UUID) -> int:
