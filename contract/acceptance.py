@@ -22,7 +22,7 @@ _UNDERSTOOD: Final = {
     "": {"required", "cel", "string", "int32", "enum", "repeated"},
     "string": {"pattern", "min_len", "max_len", "example"},
     "int32": {"gte", "lte", "example"},
-    "enum": {"defined_only", "not_in"},
+    "enum": {"defined_only", "not_in", "in"},
     "repeated": {"min_items", "max_items", "items"},
 }
 _PLAIN_PATTERN: Final = re.compile(r"(?:\\[.\-/+]|\[(?!:)|[^\\$?\[]|(?<!\()\?)*\$?")
@@ -100,6 +100,27 @@ def rules_of(field: Any) -> validate_pb2.FieldRules:
     """What the proto asks of a field; of whichever class its descriptor is."""
     rules: validate_pb2.FieldRules = field.GetOptions().Extensions[validate_pb2.field]
     return rules
+
+
+def refused_numbers(field: Any) -> set[int]:
+    """The values of an enum that a request may not give."""
+    rules = rules_of(field)
+    asked = rules.repeated.items.enum if field.is_repeated else rules.enum
+    allowed = getattr(asked, "in")  # a word of Python's
+    return set(field.enum_type.values_by_number) - set(allowed) if allowed else set(asked.not_in)
+
+
+def choices(field: Any) -> str:
+    """What a request may give where an enum stands, as a refusal tells it."""
+    refused = refused_numbers(field) | {0}
+    return f"must be one of {', '.join(value.name for value in field.enum_type.values if value.number not in refused)}"
+
+
+def such_as(field: Any) -> str:
+    """An example of a text, as a refusal tells it; empty where the proto has none."""
+    rules = rules_of(field)
+    examples = (rules.repeated.items.string if field.is_repeated else rules.string).example
+    return f' such as "{examples[0]}"' if examples else ""
 
 
 def _value_looks(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Iterator[Look]:
@@ -193,6 +214,6 @@ def _number_looks(asked: validate_pb2.Int32Rules) -> Iterator[Look]:
 
 def _choice_look(field: FieldDescriptor, asked: validate_pb2.EnumRules) -> Look:
     _check_understood(asked, "enum")
-    if field.enum_type is None or not asked.defined_only:
+    if field.enum_type is None or not (asked.defined_only or getattr(asked, "in")):
         raise _Unknown
-    return frozenset(set(field.enum_type.values_by_number) - set(asked.not_in)).__contains__
+    return frozenset(set(field.enum_type.values_by_number) - refused_numbers(field)).__contains__

@@ -14,7 +14,6 @@ from itertools import takewhile
 from typing import Any
 
 import orjson
-from buf.validate import validate_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -22,6 +21,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from contract import acceptance
 from kit.errors import Violation
 
 Encoder = Callable[[Any], dict[str, Any]]
@@ -275,9 +275,9 @@ def boolean(text: str) -> object:
 def _parser(field: FieldDescriptor) -> Callable[[Any], Any]:
     """The function that takes a JSON value for this type; it raises ValueError saying what is wanted."""
     if field.enum_type is not None:
-        return _enum_parser(field.enum_type)
+        return _enum_parser(field, field.enum_type)
     if field.type == FieldDescriptor.TYPE_STRING:
-        return _exact(str, f"must be a string{_such_as(field)}")
+        return _exact(str, f"must be a string{acceptance.such_as(field)}")
     if field.type == FieldDescriptor.TYPE_BOOL:
         return _exact(bool, "must be true or false")
     if field.type == FieldDescriptor.TYPE_BYTES:
@@ -294,14 +294,8 @@ def _exact(kind: type, wanted: str) -> Callable[[Any], Any]:
     return parse
 
 
-def _such_as(field: FieldDescriptor) -> str:
-    examples = field.GetOptions().Extensions[validate_pb2.field].string.example
-    return f' such as "{examples[0]}"' if examples else ""
-
-
-def _enum_parser(enum: EnumDescriptor) -> Callable[[Any], Any]:
-    numbers = {value.name: value.number for value in enum.values}
-    wanted = f"must be one of {', '.join(name for name, number in numbers.items() if number)}"
+def _enum_parser(field: FieldDescriptor, enum: EnumDescriptor) -> Callable[[Any], Any]:
+    numbers, wanted = {value.name: value.number for value in enum.values}, acceptance.choices(field)
 
     def parse(value: object) -> int:
         number = numbers.get(value) if isinstance(value, str) else value

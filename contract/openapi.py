@@ -17,7 +17,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from pydantic import TypeAdapter
 
 from contract import codec, descriptors, routes
-from contract.acceptance import rules_of
+from contract.acceptance import refused_numbers, rules_of
 from contract.descriptors import Reason
 from contract.routes import RESUMED, Route
 from kit.auth import Principal
@@ -233,7 +233,7 @@ def _is_required(item: FieldDescriptor) -> bool:
     if item.is_repeated:
         return rules.repeated.min_items > 0
     text = rules.string
-    broken = text.min_len > 0 or text.uuid or 0 in rules.enum.not_in
+    broken = text.min_len > 0 or text.uuid or (item.enum_type is not None and 0 in refused_numbers(item))
     return not item.has_presence and (broken or bool(text.pattern and not re.search(text.pattern, "")))
 
 
@@ -302,7 +302,7 @@ class _Schemas:
         if item.message_type is not None:
             return self.of_message(item.message_type, asked=asked)
         if item.enum_type is not None:
-            return _enum(item.enum_type, but=set(rules_of(item).enum.not_in) if asked else set())
+            return _enum(item.enum_type, but=refused_numbers(item) if asked else set())
         return dict(_KINDS[item.type])
 
     def resolved(self, schema: Json) -> Json:

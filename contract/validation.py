@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import cache, lru_cache, partial
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import available_timezones
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -60,24 +60,31 @@ def _validator() -> "protovalidate.Validator":
 
 def _violation(request: Message, found: "protovalidate.Violation") -> Violation:
     proto = found.proto
-    message = _choice_of(request, proto.field.elements if proto.field else ()) or proto.message
-    id_pattern = _ID_PATTERN.search(message)
+    elements = proto.field.elements if proto.field else ()
+    return Violation(_path(elements), _told(_field_of(request, elements), found), proto.rule_id)
+
+
+def _told(field: FieldDescriptor | None, found: "protovalidate.Violation") -> str:
+    """What is wrong, in words of ours where the validator speaks of numbers and patterns."""
+    proto = found.proto
+    if field is not None and field.enum_type is not None:
+        return acceptance.choices(field)
+    id_pattern = _ID_PATTERN.search(proto.message)
     if id_pattern and id_pattern[1] in ids.KINDS:
-        message = ids.KINDS[id_pattern[1]].describe(str(found.field_value or ""))
-    return Violation(_path(proto.field.elements if proto.field else ()), message, proto.rule_id)
+        return ids.KINDS[id_pattern[1]].describe(str(found.field_value or ""))
+    if field is not None and proto.rule_id == "string.pattern":
+        pattern = proto.message.partition("`")[2].rstrip("`")
+        return f"must be a text{acceptance.such_as(field)} that matches {pattern}"
+    return proto.message
 
 
-def _choice_of(request: Message, elements: Sequence[object]) -> str:
-    """What may be chosen where an enum stands; empty where none does. The validator itself tells numbers."""
+def _field_of(request: Message, elements: Sequence[object]) -> Any:
+    """The field at a place; None where the place is the message itself."""
     descriptor, field = request.DESCRIPTOR, None
     for element in elements:
         field = descriptor.fields_by_name.get(getattr(element, "field_name"))  # noqa: B009 - see _path
         descriptor = field.message_type or descriptor if field else descriptor
-    if field is None or field.enum_type is None:
-        return ""
-    rules = acceptance.rules_of(field)
-    refused = {0, *(rules.repeated.items.enum if field.is_repeated else rules.enum).not_in}
-    return f"must be one of {', '.join(value.name for value in field.enum_type.values if value.number not in refused)}"
+    return field
 
 
 def _path(elements: Sequence[object]) -> str:

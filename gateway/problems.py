@@ -15,10 +15,12 @@ from kit.errors import (
     BillingError,
     DeadlineExceeded,
     Internal,
+    InvalidFields,
     MessageTooLarge,
     Overloaded,
     Unavailable,
     Violation,
+    not_acceptable,
     to_status,
 )
 from kit.telemetry import log
@@ -77,17 +79,18 @@ def answer(status: status_pb2.Status, request_id: str, trace_id: str, locate: Lo
     http = descriptors.http_status(code, found.reason)
     reason = descriptors.reasons().get(found.reason)
     retryable = code in _AGAIN and found.reason not in _NEVER_AGAIN
+    violations = locate(found.violations)
     problem: dict[str, Any] = {
         "type": f"/errors/{found.reason}",
         "title": reason.title if reason else http.phrase,
         "status": http.value,
-        "detail": status.message,
+        "detail": not_acceptable(violations) if found.reason == InvalidFields.reason else status.message,
         "code": found.reason,
         "request_id": request_id,
         "trace_id": trace_id,
         "retryable": retryable,
         "metadata": found.metadata,
-        "errors": [{"field": v.field, "code": v.rule, "detail": v.description} for v in locate(found.violations)],
+        "errors": [{"field": v.field, "code": v.rule, "detail": v.description} for v in violations],
     }
     headers = [("content-type", MEDIA_TYPE)]
     if code is StatusCode.UNAUTHENTICATED:

@@ -127,8 +127,12 @@ class InvalidFields(InvalidArgument):
     reason = "INVALID_FIELDS"
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        listed = "; ".join(f"{v.field}: {v.description}" for v in violations)
-        super().__init__(f"Not acceptable: {listed}", violations=violations)
+        super().__init__(not_acceptable(violations), violations=violations)
+
+
+def not_acceptable(violations: Sequence[Violation]) -> str:
+    """What is wrong, in a sentence."""
+    return "Not acceptable: " + "; ".join(f"{v.field}: {v.description}" for v in violations)
 
 
 class MalformedBody(InvalidArgument):

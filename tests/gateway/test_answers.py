@@ -88,6 +88,8 @@ class TestRefusals:
             {"field": "header Idempotency-Key", "code": "required", "detail": "value is required"},
             {"field": "amount.amount", "code": "money", "detail": "bad"},
         ]
+        told = "Not acceptable: header Idempotency-Key: value is required; amount.amount: bad"
+        assert answer.json()["detail"] == told
 
     async def test_nothing_internal_leaves(
         self, client: httpx.AsyncClient, backend: Backend, logs: list[dict[str, Any]]

@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
+from billing.approvals.v1.approval_service_pb2 import ActOnApprovalRequest, CreateApprovalRequest
 from billing.budgets.v1.budget_service_pb2 import ChargeRequest
 from billing.entities.v1.entity_pb2 import Address, Entity
 from billing.entities.v1.entity_service_pb2 import CreateEntityRequest
@@ -59,6 +61,19 @@ class TestAll:
         told = found(CreateEntityRequest(entity_type=99))  # type: ignore[arg-type]  # which a newer client may send
         assert told["entity_type"] == "must be one of HOLDING, SUBSIDIARY, DIVISION, BRANCH"
         assert found(CreateEntityRequest())["entity_type"] == told["entity_type"]
+
+    def test_of_an_enum_what_is_refused_here_is_not_named(self) -> None:
+        asked = CreateApprovalRequest(request_type=Approval.CONTRACT)
+        allowed = "PURCHASE, BUDGET_INCREASE, BUDGET_OVERSPEND, INVOICE, DISPUTE_RESOLUTION, OTHER"
+        assert found(asked)["request_type"] == f"must be one of {allowed}"
+        done = ActOnApprovalRequest(id=ids.APPROVAL.format(ids.new()), action=ApprovalAction.EXPIRE)
+        allowed = "APPROVE, REJECT, REQUEST_CHANGES, COMMENT, DELEGATE, ESCALATE, ADD_APPROVER"
+        assert found(done) == {"action": f"must be one of {allowed}"}
+
+    def test_a_pattern_comes_with_an_example(self) -> None:
+        told = found(DoRequest(amount=Money(currency_code="Euro", amount="1,00")))
+        assert told["amount.currency_code"] == 'must be a text such as "EUR" that matches ^[A-Z]{3}$'
+        assert told["amount.amount"].startswith('must be a text such as "1250.00" that matches ')
 
     def test_a_request_of_ours_lists_all_that_is_missing(self) -> None:
         assert set(found(CreateEntityRequest())) == {
