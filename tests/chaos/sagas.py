@@ -8,6 +8,7 @@ say, nobody decided twice, and what was refused has left nothing behind.
 import asyncio
 import contextlib
 import json
+import re
 import signal
 import time
 from collections import Counter
@@ -192,6 +193,9 @@ WHERE: Final[Mapping[Callable[[Desk, Budget], Awaitable[None]], Mapping[str, Seq
 """The places that a story passes, in its order; see faults.PLACES."""
 
 
+_OF_EVENTS: Final = re.compile("published|heard|acknowledged")
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A story in which somebody dies at a place."""
@@ -206,13 +210,14 @@ class Case:
 
 
 def cases(*, everybody: bool) -> Sequence[Case]:
-    """Each story at each place: with the process that is there as the victim, or with everybody in turn."""
+    """Each story at each place; everybody dies there in turn, or else whoever is there, and NATS where events are."""
     return [
         Case(story, service, place, victim)
         for story, places in WHERE.items()
         for service, named in places.items()
         for place in named
-        for victim in ((APPROVALS, BUDGETS, NATS) if everybody else (service,))
+        for victim in (APPROVALS, BUDGETS, NATS)
+        if everybody or victim == service or (victim == NATS and story is approved and _OF_EVENTS.search(place))
     ]
 
 
