@@ -1,6 +1,7 @@
 """Ids: time-ordered, of a kind, and readable."""
 
 import time
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -60,3 +61,12 @@ class TestKind:
     def test_every_prefix_belongs_to_one_kind(self) -> None:
         made = [kind for kind in vars(ids).values() if isinstance(kind, ids.Kind)]
         assert len({kind.prefix for kind in made}) == len(made) == len(ids.KINDS)
+
+
+def test_an_id_tells_when_it_was_made_and_none_of_that_moment_is_smaller() -> None:
+    before = datetime.now(UTC)
+    made = ids.new()
+    assert timedelta(milliseconds=-1) <= ids.time_of(made) - before < timedelta(seconds=5)
+    moment = datetime(2026, 3, 2, 9, 30, 0, 123000, tzinfo=UTC)
+    assert ids.time_of(ids.first_of(moment)) == moment
+    assert ids.first_of(before) <= made < ids.first_of(datetime.now(UTC) + timedelta(milliseconds=2))

@@ -8,20 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from kit import clock, ids
 
-_OLDEST = text("select resource_id from timers where kind = :kind order by resource_id limit 1")
-_YOUNGER = text(
-    "select place, count(t.resource_id)"
-    " from unnest(cast(:since as uuid[])) with ordinality as of_bounds (since, place)"
-    " left join timers t on t.kind = :kind and t.resource_id >= since"
-    " group by place order by place"
+_AGES = text(
+    "select width_bucket(resource_id, cast(:since as uuid[])) as place, count(*), min(resource_id::text) from timers"
+    " where kind = :kind group by place"
 )
-_ALL = text("select count(*) from timers where kind = :kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +33,11 @@ class Ages:
 async def find_ages(session: AsyncSession, kind: str, bounds: Sequence[timedelta]) -> Ages:
     """The ages of requests that have a timer, by bounds that rise; in a transaction over all tenants."""
     now = clock.now()
-    oldest = (await session.execute(_OLDEST, {"kind": kind})).scalar()
-    since: list[Any] = [ids.first_of(now - bound) for bound in bounds]
-    younger = [count for _, count in await session.execute(_YOUNGER, {"kind": kind, "since": since})]
-    everything = (await session.execute(_ALL, {"kind": kind})).scalar_one()
-    counts = [count - before for before, count in zip([0, *younger], [*younger, everything], strict=True)]
-    return Ages(now - ids.time_of(oldest) if oldest else timedelta(0), counts)
+    since: list[Any] = [ids.first_of(now - bound) for bound in reversed(bounds)]  # the oldest first, as ids rise
+    seen = (await session.execute(_AGES, {"kind": kind, "since": since})).all()
+    counts = {place: count for place, count, _ in seen}
+    oldest = min((UUID(first) for _, _, first in seen), default=None)
+    return Ages(
+        now - ids.time_of(oldest) if oldest else timedelta(0),
+        [counts.get(place, 0) for place in range(len(bounds), -1, -1)],
+    )
