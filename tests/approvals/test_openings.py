@@ -6,7 +6,7 @@ cancelled there: what is kept is all that another one has.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from uuid import UUID
 
@@ -149,6 +149,41 @@ async def test_only_whoever_asked_goes_on_with_what_they_submitted_again(
     opened = await again("alice", "70.00")
     assert (opened.state, opened.round, opened.amount.amount) == (Approval.PENDING, 2, "70.00")
     assert await desk.numbers(budget) == ("0.00", "70.00", "0.00", "0.00", "30.00")
+
+
+@pytest.mark.parametrize("place", [REFUSED, CALLED_OFF])
+async def test_a_resubmit_that_its_budget_refused_is_undone_by_the_next_one(
+    desk: Desk, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    await desk.rule(step("C", "carla"))
+    budget = await desk.budgets.open("100.00")
+    asked = await desk.ask(amount="60.00", budget_id=budget.id)
+    await desk.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?")
+    await desk.settled(asked, Approval.RELEASED)
+    alice = desk.of("alice", "procurement")
+
+    def again(amount: str) -> Awaitable[Approval]:
+        request = pb.ResubmitApprovalRequest(id=asked.id, amount=desk.request(amount).amount)
+        return alice.call(desk.stubs.approvals.ResubmitApproval, request)
+
+    patched = BudgetsPeer.release
+    die(place)
+    real, counted = BudgetsPeer.release, 0
+
+    async def second(*given: Any, **named: Any) -> None:
+        """The first release is of the earlier round."""
+        nonlocal counted
+        counted += 1
+        await (patched if counted == 1 else real)(*given, **named)
+
+    monkeypatch.setattr(BudgetsPeer, "release", second)
+    assert (await refusal(again("101.00"))).reason == "INTERNAL"
+    monkeypatch.undo()
+    assert (await desk.get(asked)).state == Approval.OPENING
+    assert (await refusal(again("101.00"))).reason == "BUDGET_EXCEEDED"
+    opened = await again("90.00")
+    assert (opened.state, opened.amount.amount) == (Approval.PENDING, "90.00")
+    assert await desk.numbers(budget) == ("0.00", "90.00", "0.00", "0.00", "10.00")
 
 
 async def test_a_hold_that_comes_after_it_was_called_off_is_kept_out(

@@ -77,11 +77,8 @@ class Opening:
         self._peers = peers
         self._rules = Rules()
 
-    async def find_way(self, origin: Origin, ask: Ask, rules: Sequence[Rule] | None = None) -> Way:
-        """The way that a request would take; raises whatever would refuse it, except that its budget has no room.
-
-        `rules` are the tenant's, where they have been read.
-        """
+    async def _find_way(self, origin: Origin, ask: Ask, rules: Sequence[Rule]) -> Way:
+        """The way that a request would take; raises whatever would refuse it, except that its budget has no room."""
         _check(ask)
         if ask.budget_id:
             spent = None if ask.request_type is ApprovalType.BUDGET_INCREASE else ask.amount
@@ -90,9 +87,6 @@ class Opening:
             if ask.overspend and budget.needs_approval:
                 ask = replace(ask, request_type=ApprovalType.BUDGET_OVERSPEND)
         facts, lineage = await self._facts(origin, ask)
-        if rules is None:
-            async with self._db.read(origin) as tx:
-                rules = await self._rules.find(tx)
         route = await routing.choose(self._peers, origin, rules, facts)
         if route is None:
             raise NoRuleMatches(ask.request_type, len(rules))
@@ -115,16 +109,20 @@ class Opening:
         )
         return facts, lineage
 
+    async def _find_rules(self, origin: Origin) -> Sequence[Rule]:
+        async with self._db.read(origin) as tx:
+            return await self._rules.find(tx)
+
     async def find_need(self, origin: Origin, ask: Ask) -> Sequence[Level]:
         """The rules that ask for an approval of something like this; none where none does."""
         try:
-            return (await self.find_way(origin, ask)).panel.levels
+            return (await self._find_way(origin, ask, await self._find_rules(origin))).panel.levels
         except NoRuleMatches:
             return ()
 
     async def preview(self, origin: Origin, ask: Ask) -> ApprovalRow:
         """The request as it would be, kept nowhere; raises what would refuse it, as far as that is known before."""
-        return _row(await self.find_way(origin, ask))
+        return _row(await self._find_way(origin, ask, await self._find_rules(origin)))
 
     async def prepare(self, origin: Origin, ask: Ask) -> Prepared:
         """The request as far as it can be made before the transaction that answers.
@@ -141,7 +139,7 @@ class Opening:
             known = None
         if known is not None:
             return await self._funded(origin, known)
-        row = _row(await self.find_way(origin, ask, rules))
+        row = _row(await self._find_way(origin, ask, rules))
         if not holds(row):
             return Prepared(row.id, new=row)
         async with self._db.write(_unkeyed(origin)) as tx:
@@ -254,18 +252,27 @@ class Opening:
         """Bring a request that was sent back so far that it can be opened again; raises what refuses that."""
         async with self._db.read(origin) as tx:
             row = await requests.get_request(tx, approval_id, Viewer(caller.user_id, caller.roles))
+            rules = await self._rules.find(tx)
         use_cases.check_requester(row, caller)
+        if refused(row):
+            row = await self._sent_back(origin, row)
         if _is_under_way(row, changes):  # an earlier call got so far, and this one goes on
             return await self._funded(origin, row)
         if row.request_type in _OF_OTHERS:
             raise SubmittedElsewhere(row.subject_type, row.subject_id)
         row.check_etag(etag)
         use_cases.advance(row, Event.RESUBMIT)
-        way = await self.find_way(origin, _asked_again(row, changes))
+        way = await self._find_way(origin, _asked_again(row, changes), rules)
         if row.budget_id and row.hold_id:
             # The event that gives it back may still be under way; the new hold needs the room.
             await self._peers.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
         return await self._funded(origin, await self._resubmit(origin, row, way, comment))
+
+    async def _sent_back(self, origin: Origin, row: ApprovalRow) -> ApprovalRow:
+        """A request whose budget refused an earlier resubmit, when that is undone to its end."""
+        await self._call_off(origin, row)
+        async with self._db.read(origin) as tx:
+            return await requests.get_request(tx, row.id)
 
     async def _resubmit(self, origin: Origin, seen: ApprovalRow, way: Way, comment: str) -> ApprovalRow:
         async with self._db.write(_unkeyed(origin)) as tx:
