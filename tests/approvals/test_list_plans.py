@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from kit.auth import Scope
-from kit.db import Database, ReadSession
+from kit.db import ReadSession
 from kit.money import Money
 from kit.settings import Settings
 from services.approvals.domain.delegations import DelegationState
@@ -24,7 +24,7 @@ from serving.pages import Page
 from tests.approvals import crowd
 from tests.approvals.crowd import id_of
 from tests.harness.databases import Copy
-from tests.harness.plans import Plans
+from tests.harness.plans import Plans, opened
 
 ONE_PAGE: Final = 51
 """Rows of a page, and the one that tells that there is another."""
@@ -172,11 +172,8 @@ async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> Copy:
 
 @pytest.fixture
 async def plans(filled: Copy, settings: Callable[..., Settings]) -> AsyncIterator[Plans]:
-    database = Database(settings("approvals", database=filled))
-    connection = await asyncpg.connect(filled.url("approvals_app"))
-    yield Plans(database, connection, crowd.TENANT_ID)
-    await connection.close()
-    await database.close()
+    async with opened(settings("approvals", database=filled), filled, crowd.TENANT_ID) as plans:
+        yield plans
 
 
 async def test_little_is_read_and_by_an_index(plans: Plans, filled: Copy) -> None:

@@ -6,13 +6,10 @@ from decimal import Decimal
 
 import asyncpg
 from alembic import command
-from alembic.config import Config
-from sqlalchemy import Connection, make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from deploy import database
 from kit import ids
 from tests.harness.databases import Copy
+from tests.harness.migrations import migrate
 
 
 async def test_what_was_there_before_the_ledger_grew_is_carried_over(
@@ -22,10 +19,10 @@ async def test_what_was_there_before_the_ledger_grew_is_carried_over(
     admin = await asyncpg.connect(copy.admin_url)
     try:
         await admin.execute("set search_path = budgets")
-        await _migrate(copy, lambda connection: command.downgrade(_config(connection), "0001"))
+        await migrate(copy, "budgets", command.downgrade, "0001")
         for _ in range(2):
             await _fill(admin)
-        await _migrate(copy, lambda connection: command.upgrade(_config(connection), "head"))
+        await migrate(copy, "budgets", command.upgrade, "head")
         for budget in await admin.fetch("select * from budgets"):
             assert budget["period_start_time"] == datetime(2025, 12, 31, 23, tzinfo=UTC)
             assert (budget["anchor_date"], budget["held"]) == (budget["period_start"], Decimal(0))
@@ -37,10 +34,10 @@ async def test_what_was_there_before_the_ledger_grew_is_carried_over(
         going_on = "select id from budgets where state = 'ACTIVE' and period_end_time > now() order by id"
         looked_at = "select resource_id from timers where kind = 'forecast' order by resource_id"
         assert await admin.fetch(looked_at) == await admin.fetch(going_on)
-        await _migrate(copy, lambda connection: command.downgrade(_config(connection), "base"))
+        await migrate(copy, "budgets", command.downgrade, "base")
         left = "select relname from pg_class where relnamespace = 'budgets'::regnamespace and relkind = 'r'"
         assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
-        await _migrate(copy, lambda connection: command.upgrade(_config(connection), "head"))
+        await migrate(copy, "budgets", command.upgrade, "head")
     finally:
         await admin.close()
 
@@ -73,16 +70,3 @@ async def _fill(admin: asyncpg.Connection) -> None:
         budget,
         charge,
     )
-
-
-def _config(connection: Connection) -> Config:
-    return database._config("budgets", connection)
-
-
-async def _migrate(copy: Copy, run: Callable[[Connection], None]) -> None:
-    owner = make_url(copy.url("budgets_owner")).set(drivername="postgresql+asyncpg")
-    engine = create_async_engine(owner)
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
-        await connection.commit()
-    await engine.dispose()

@@ -3,27 +3,10 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 import pytest
 from alembic import command
-from sqlalchemy import Connection, make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 
-from deploy import database
 from kit import ids
 from tests.harness.databases import Copy
-
-_LAYOUT = """
-    select c.relname || ' ' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull
-    from pg_class c join pg_attribute a on a.attrelid = c.oid
-    where c.relnamespace = 'entities'::regnamespace and a.attnum > 0
-    union all
-    select conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
-    from pg_constraint where connamespace = 'entities'::regnamespace
-    union all
-    select tablename || ' ' || policyname || ' ' || qual || ' ' || with_check from pg_policies
-    where schemaname = 'entities'
-    union all
-    select tgrelid::regclass || ' ' || pg_get_triggerdef(oid) from pg_trigger where not tgisinternal
-    and tgrelid in (select oid from pg_class where relnamespace = 'entities'::regnamespace)
-"""
+from tests.harness.migrations import layout, migrate
 
 
 async def test_down_and_up_again_with_rows_in_it(fresh_database: Callable[[], Awaitable[Copy]]) -> None:
@@ -31,15 +14,15 @@ async def test_down_and_up_again_with_rows_in_it(fresh_database: Callable[[], Aw
     admin = await asyncpg.connect(copy.admin_url)
     try:
         await admin.execute("set search_path = entities")
-        before = {row[0] for row in await admin.fetch(_LAYOUT)}
+        before = await layout(admin, "entities")
         await _fill(admin)
         await _fill_allocation_rules(admin)
         await _fill_contracts(admin)
-        await _migrate(copy, lambda connection: command.downgrade(database._config("entities", connection), "base"))
+        await migrate(copy, "entities", command.downgrade, "base")
         left = "select relname from pg_class where relnamespace = 'entities'::regnamespace and relkind = 'r'"
         assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
-        await _migrate(copy, lambda connection: command.upgrade(database._config("entities", connection), "head"))
-        assert {row[0] for row in await admin.fetch(_LAYOUT)} == before
+        await migrate(copy, "entities", command.upgrade, "head")
+        assert await layout(admin, "entities") == before
         await _fill(admin)
     finally:
         await admin.close()
@@ -52,10 +35,10 @@ async def test_entities_of_before_have_been_where_they_are_since_they_were_found
     admin = await asyncpg.connect(copy.admin_url)
     try:
         await admin.execute("set search_path = entities")
-        await _migrate(copy, lambda connection: command.downgrade(database._config("entities", connection), "0002"))
+        await migrate(copy, "entities", command.downgrade, "0002")
         await _fill(admin)
         await _fill(admin)  # of another tenant
-        await _migrate(copy, lambda connection: command.upgrade(database._config("entities", connection), "head"))
+        await migrate(copy, "entities", command.upgrade, "head")
         found = "select tenant_id, entity_id, parent_id, start_time, end_time from entity_history order by tenant_id"
         expected = "select tenant_id, id, parent_id, create_time, null from billing_entities order by tenant_id"
         assert [tuple(row) for row in await admin.fetch(found)] == [tuple(row) for row in await admin.fetch(expected)]
@@ -84,13 +67,13 @@ async def test_states_and_kinds_stay_what_they_are_as_text_and_back(
         await admin.execute("set search_path = entities")
         await _fill(admin)
         before = await admin.fetch(indexes)
-        await _migrate(copy, lambda connection: command.downgrade(database._config("entities", connection), "0007"))
+        await migrate(copy, "entities", command.downgrade, "0007")
         assert [row[0] for row in await admin.fetch(columns)] == [
             "billing_entities entity_type entity_type", "billing_entities state entity_state",
             "departments state department_state",
         ]  # fmt: skip
         assert [tuple(row) for row in await admin.fetch(values)] == kept
-        await _migrate(copy, lambda connection: command.upgrade(database._config("entities", connection), "head"))
+        await migrate(copy, "entities", command.upgrade, "head")
         assert {row[0].rpartition(" ")[2] for row in await admin.fetch(columns)} == {"text"}
         assert [tuple(row) for row in await admin.fetch(values)] == kept
         assert await admin.fetch(indexes) == before
@@ -193,11 +176,3 @@ async def _fill_contracts(admin: asyncpg.Connection) -> None:
         contract,
     )
     await admin.execute("insert into contract_numbers values ($1, 2026, 1)", tenant)
-
-
-async def _migrate(copy: Copy, run: Callable[[Connection], None]) -> None:
-    owner = make_url(copy.url("entities_owner")).set(drivername="postgresql+asyncpg")
-    engine = create_async_engine(owner)
-    async with engine.connect() as connection:
-        await connection.run_sync(run)
-    await engine.dispose()

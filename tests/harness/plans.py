@@ -4,9 +4,10 @@ They are explained as the role that serves and under row-level security; once as
 as they are planned for any.
 """
 
+import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
@@ -17,7 +18,9 @@ from sqlalchemy import event
 from kit.auth import Scope
 from kit.db import Database, ReadSession
 from kit.origin import Origin
+from kit.settings import Settings
 from kit.telemetry import Trace
+from tests.harness.databases import Copy
 
 Statement: TypeAlias = tuple[str, Sequence[Any]]
 T = TypeVar("T")
@@ -124,3 +127,14 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield plan
     for below in plan.get("Plans", ()):
         yield from _nodes(below)
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings, copy: Copy, tenant_id: UUID) -> AsyncIterator[Plans]:
+    """The database of a service in a copy, as a tenant has it."""
+    database, connection = Database(settings), await asyncpg.connect(copy.url(f"{settings.service}_app"))
+    try:
+        yield Plans(database, connection, tenant_id)
+    finally:
+        await connection.close()
+        await database.close()

@@ -6,13 +6,13 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 import asyncpg
 import pytest
 from sqlalchemy.pool import QueuePool
 
+from deploy.local import bound
 from kit.db import Database, refusal_of
 from kit.errors import Unavailable
 from kit.origin import Origin
@@ -45,7 +45,7 @@ async def backend_of(db: Database, origin: Origin) -> int:
 @contextlib.contextmanager
 def stopping(pid: int) -> Iterator[Callable[[], None]]:
     """Has the process do nothing until the block ends, as behind a connection that is half open."""
-    if b"postgres" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+    if b"postgres" not in bound.command_line(pid):
         pytest.skip("PostgreSQL runs elsewhere")
     try:
         yield lambda: os.kill(pid, signal.SIGSTOP)
