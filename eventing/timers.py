@@ -125,8 +125,9 @@ class Timers:
     async def _round(self) -> int:
         claimed = await self._claim()
         outcomes = await asyncio.gather(*map(self._fire, claimed), return_exceptions=True)
-        for error in filter(None, outcomes):
-            log.warning("a timer waits for the end of its lease", error=repr(error)[:300])
+        for timer, error in zip(claimed, outcomes, strict=True):
+            if error is not None:
+                log.warning("a timer waits for the end of its lease", **asdict(timer), error=repr(error)[:300])
         return len(claimed)
 
     async def _claim(self) -> Sequence[_Claimed]:

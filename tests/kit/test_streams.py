@@ -65,6 +65,11 @@ def watch(probe: Probed, caller: Caller, **given: Any) -> Any:
     return probe.stub.Watch(WatchRequest(**given), metadata=caller.metadata)
 
 
+def of(caller: Caller, logs: Log) -> Log:
+    """What was written about the caller's calls; other services of this process write too."""
+    return [line for line in logs if line.get("trace_id") == caller.trace.trace_id]
+
+
 async def all_of(call: Any) -> list[str]:
     return [reply.event_id async for reply in call]
 
@@ -124,13 +129,14 @@ class TestTheWay:
         told = await refused(watch(probe, finance))
         assert (told.code, told.reason) == (StatusCode.INTERNAL, "INTERNAL")
         assert "secret" not in str(told)
-        assert [line["incident"] for line in logs if line["event"] == "fault"] == [told.metadata["incident"]]
+        faults = [line["incident"] for line in of(finance, logs) if line["event"] == "fault"]
+        assert faults == [told.metadata["incident"]]
 
     async def test_it_is_logged_when_it_ends(self, probe: Probed, finance: Caller, logs: Log) -> None:
         await all_of(watch(probe, finance))
 
         async def line() -> dict[str, Any] | None:
-            return next((line for line in logs if line["event"] == "call"), None)
+            return next((line for line in of(finance, logs) if line["event"] == "call"), None)
 
         told = await eventually(line)
         assert told is not None
@@ -205,10 +211,10 @@ class TestHowLong:
         await eventually(source.is_closed, within_s=1.0)
 
         async def said_so() -> bool:
-            return [line["code"] for line in logs if line["event"] == "call"] == ["CANCELLED"]
+            return [line["code"] for line in of(finance, logs) if line["event"] == "call"] == ["CANCELLED"]
 
         await eventually(said_so)
-        assert not [line for line in logs if line["level"] in {"warning", "error"}]
+        assert not [line for line in of(finance, logs) if line["level"] in {"warning", "error"}]
 
     async def test_a_handler_that_loses_a_cancellation_is_ended_all_the_same(
         self, probe: Probed, finance: Caller
