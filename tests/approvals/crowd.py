@@ -1,56 +1,19 @@
-"""A large tenant with many requests, and smaller ones beside it; written straight into the tables.
+"""Many requests, the delegations of those who decide on them, and rules.
 
-What is rare comes first or last: who reads on from the newest finds the first ones after everything else.
+The rare ones come first: undecided, of a rare kind, and about something; the others have ended.
 """
 
 from typing import Final
-from uuid import UUID
 
-import asyncpg
+from tests.harness.crowds import Crowd
 
 ROWS: Final = 60_000
-"""Requests of the large tenant; each of the others has 1,000. Half as many delegations, a thirtieth as many rules."""
-RARE: Final = 100
-"""The first so many are undecided, of a rare kind, and about something; the others have ended."""
-TENANT_ID: Final = UUID(int=1)
-_TENANT_IDS: Final = [TENANT_ID, *(UUID(int=number) for number in range(2, 11))]
-_KINDS: Final = ("approval", "action", "entity", "department", "budget", "rule", "delegation")
-_WITHIN_S: Final = 300
+"""Requests of the large tenant. Half as many delegations, a thirtieth as many rules."""
 
-
-def id_of(kind: str, number: int) -> UUID:
-    """The id of something of the large tenant, for example of "approval" 17; ids rise with the number."""
-    return UUID(f"{number:012x}70008000{TENANT_ID.int:03x}{_KINDS.index(kind):09x}")
-
-
-async def gather(admin: "asyncpg.Connection") -> None:
-    """Write all of it."""
-    async with admin.transaction():
-        await admin.execute("set local session_replication_role = 'replica'")
-        await admin.execute("set local search_path = approvals")
-        await admin.execute(_ID_OF)
-        counts = [ROWS if tenant_id == TENANT_ID else 1_000 for tenant_id in _TENANT_IDS]
-        await admin.execute("create temp table many (tenant uuid, n bigint, rare boolean) on commit drop")
-        await admin.execute(
-            "insert into many select tenant, n, n <= $3"
-            " from unnest($1::uuid[], $2::int[]) as of_tenant (tenant, count), generate_series(1, count) n",
-            _TENANT_IDS, counts, RARE,
-        )  # fmt: skip
-        for rows in _WRITTEN.values():
-            await admin.execute(rows, timeout=_WITHIN_S)
-    tables = ", ".join(f"approvals.{table}" for table in _WRITTEN)
-    await admin.execute(f"vacuum (analyze) {tables}", timeout=_WITHIN_S)
-
-
-_ID_OF: Final = f"""
-    create function pg_temp.id_of(kind text, number bigint, tenant uuid) returns uuid language sql immutable as $$
-        select (lpad(to_hex(number), 12, '0') || '70008000' || right(tenant::text, 3)
-            || lpad(to_hex(array_position(array{list(_KINDS)}, kind) - 1), 9, '0'))::uuid
-    $$"""
 _PANEL: Final = """jsonb_build_object('requester', 'user-' || n % 500, 'levels', '[]'::jsonb, 'steps',
     jsonb_build_array(jsonb_build_object('name', 'C', 'mode', 'ANY', 'sla_hours', 1, 'state', 'ACTIVE', 'seats',
         jsonb_build_array(jsonb_build_object('user_id', 'boss-' || n % 50, 'why', 'so')))))"""
-_WRITTEN: Final = {
+_TABLES: Final = {
     "approval_requests": f"""
         insert into approval_requests
         select tenant, pg_temp.id_of('approval', n, tenant),
@@ -87,3 +50,11 @@ _WRITTEN: Final = {
             now(), now()
         from many where n % 2 = 0""",
 }
+CROWD: Final = Crowd(
+    schema="approvals",
+    kinds=("approval", "action", "entity", "department", "budget", "rule", "delegation"),
+    sizes={"many": (ROWS, 1_000)},
+    rare_first=True,
+    tables=_TABLES,
+)
+id_of: Final = CROWD.id_of

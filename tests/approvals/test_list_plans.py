@@ -21,8 +21,8 @@ from services.approvals.domain.lives import ApprovalState, ApprovalType, Mine, R
 from services.approvals.store import delegations, requests, rules
 from services.approvals.store.requests import Filter, Viewer
 from serving.pages import Page
-from tests.approvals import crowd
-from tests.approvals.crowd import id_of
+from tests.approvals.crowd import CROWD, ROWS, id_of
+from tests.harness.crowds import RARE, TENANT_ID
 from tests.harness.databases import Copy
 from tests.harness.plans import Plans, opened
 
@@ -79,14 +79,13 @@ S_ID, S_USER, S_ROLE = map(of_seat, ("pkey", "user_idx", "role_idx"))
 D_ID, D_FROM, D_TO, D_END = map(of_delegation, ("pkey", "delegator_idx", "delegate_idx", "end_idx"))
 L_ID, L_STATE, L_TYPE, L_LADDER = map(of_rule, ("pkey", "state_idx", "type_idx", "ladder_idx"))
 A_OF, A_BY = "approval_actions_approval_idx", "approval_actions_actor_idx"
-WAITING: Final = crowd.RARE
 COVERED_BY: Final = {R_ID, R_STATE, R_DUE, R_ENTITY, R_DEPARTMENT, R_ASKER, S_USER, S_ID, A_OF, A_BY}
 INBOX: Final = {R_ID, R_STATE, S_USER, S_ROLE, S_ID, A_OF, A_BY}
 
 QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
     "requests": (of_requests(), {R_ID}, ONE_PAGE),
     "requests, late page": (of_requests(after=id_of("approval", 500)), {R_ID}, ONE_PAGE),
-    "requests that wait": (of_requests(state=ApprovalState.PENDING), {R_STATE, R_DUE}, WAITING),
+    "requests that wait": (of_requests(state=ApprovalState.PENDING), {R_STATE, R_DUE}, RARE),
     "requests that were approved": (of_requests(state=ApprovalState.APPROVED), {R_ID, R_STATE}, ONE_PAGE),
     "requests in a state that none has": (of_requests(state=ApprovalState.EXPIRED), {R_STATE}, 0),
     "requests of a rare kind": (of_requests(request_type=ApprovalType.INVOICE), {R_TYPE}, ONE_PAGE),
@@ -101,20 +100,20 @@ QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
         of_requests(entity_id=id_of("entity", 7), state=ApprovalState.PENDING), {R_ENTITY, R_STATE, R_DUE}, 200,
     ),
     "small requests": (of_requests(amount_from=euros(10), amount_to=euros(40)), {R_AMOUNT}, ONE_PAGE),
-    "requests of another currency": (of_requests(amount_from=Money(Decimal(1), "USD")), {R_AMOUNT, R_ID}, crowd.ROWS),
-    "requests that are due": (of_requests(due_before=NOW + timedelta(hours=5)), {R_DUE, R_ID}, crowd.ROWS),
+    "requests of another currency": (of_requests(amount_from=Money(Decimal(1), "USD")), {R_AMOUNT, R_ID}, ROWS),
+    "requests that are due": (of_requests(due_before=NOW + timedelta(hours=5)), {R_DUE, R_ID}, ROWS),
     "requests about something": (of_requests(subject_type="invoice", subject_id="17"), {R_ABOUT, R_SUBJECT}, 1),
     "requests about nothing known": (of_requests(subject_type="invoice", subject_id="x"), {R_ABOUT, R_SUBJECT}, 0),
-    "inbox of somebody": (of_requests(BOSS, mine=Mine.TO_DECIDE), INBOX, 20 * WAITING),
-    "inbox of a role": (of_requests(FINANCE, mine=Mine.TO_DECIDE), INBOX, 20 * WAITING),
-    "inbox of nobody": (of_requests(Viewer("x", frozenset()), mine=Mine.TO_DECIDE), INBOX, WAITING),
+    "inbox of somebody": (of_requests(BOSS, mine=Mine.TO_DECIDE), INBOX, 20 * RARE),
+    "inbox of a role": (of_requests(FINANCE, mine=Mine.TO_DECIDE), INBOX, 20 * RARE),
+    "inbox of nobody": (of_requests(Viewer("x", frozenset()), mine=Mine.TO_DECIDE), INBOX, RARE),
     "history": (
         lambda tx: requests.list_actions(tx, Page(50, None, b"", b""), id_of("approval", 9_000)), {A_OF}, 2,
     ),
     "the request of a key": (lambda tx: requests.find_opened(tx, "user-7", "key"), {R_KEY}, 0),
     "the request about something": (lambda tx: requests.find_about(tx, "invoice", "17"), {R_ABOUT, R_SUBJECT}, 1),
     "where somebody sits who left": (
-        lambda tx: requests.find_sat_in(tx, "boss-8", None, 50), {R_STATE, R_DUE}, WAITING,
+        lambda tx: requests.find_sat_in(tx, "boss-8", None, 50), {R_STATE, R_DUE}, RARE,
     ),
     "requests of a day": (
         lambda tx: requests.list_past(tx, datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC), 1_000),
@@ -123,13 +122,13 @@ QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
     "rules": (of_rules(), {L_ID, L_STATE}, 2_000),
     "rules that are active": (of_rules(state=RuleState.ACTIVE), {L_ID, L_STATE}, 2 * ONE_PAGE),
     "rules that are paused": (of_rules(state=RuleState.PAUSED), {L_STATE}, ONE_PAGE),
-    "rules of a rare kind": (of_rules(request_type=ApprovalType.INVOICE), {L_ID, L_TYPE}, 2 * crowd.RARE),
-    "rules of a ladder": (of_rules(ladder="ladder"), {L_ID, L_LADDER}, 2 * crowd.RARE),
+    "rules of a rare kind": (of_rules(request_type=ApprovalType.INVOICE), {L_ID, L_TYPE}, 2 * RARE),
+    "rules of a ladder": (of_rules(ladder="ladder"), {L_ID, L_LADDER}, 2 * RARE),
     "delegations": (of_delegations(), {D_ID}, ONE_PAGE),
-    "my delegations": (of_delegations(own="user-8"), {D_FROM, D_TO, D_ID}, crowd.ROWS // 2),
+    "my delegations": (of_delegations(own="user-8"), {D_FROM, D_TO, D_ID}, ROWS // 2),
     "delegations of somebody": (of_delegations(delegator="user-8"), {D_FROM}, ONE_PAGE),
     "delegations to somebody": (of_delegations(delegate="boss-8"), {D_TO}, ONE_PAGE),
-    "delegations that are good": (of_delegations(state=DelegationState.ACTIVE), {D_ID, D_END}, crowd.ROWS // 2),
+    "delegations that are good": (of_delegations(state=DelegationState.ACTIVE), {D_ID, D_END}, ROWS // 2),
     "for whom somebody decides": (
         lambda tx: delegations.find_delegators(tx, "boss-8", NOW), {D_FROM, D_TO, D_END}, 2_000,
     ),
@@ -165,14 +164,14 @@ NEEDED: Final = {
 async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> Copy:
     copy = await fresh_database()
     admin = await asyncpg.connect(copy.admin_url)
-    await crowd.gather(admin)
+    await CROWD.gather(admin)
     await admin.close()
     return copy
 
 
 @pytest.fixture
 async def plans(filled: Copy, settings: Callable[..., Settings]) -> AsyncIterator[Plans]:
-    async with opened(settings("approvals", database=filled), filled, crowd.TENANT_ID) as plans:
+    async with opened(settings("approvals", database=filled), filled, TENANT_ID) as plans:
         yield plans
 
 

@@ -1,67 +1,18 @@
-"""A large tenant, of which nobody wants to read everything, and smaller ones beside it.
+"""Many entities and departments with their past, rates, rules, splits and amendments.
 
-Written straight into the tables; triggers and foreign keys are left aside. What is rare comes last: who reads on from
-the beginning finds it there after everything else.
+The rare ones come last: inactive, or of a rare kind.
 """
 
 from typing import Final
-from uuid import UUID
 
-import asyncpg
+from tests.harness.crowds import Crowd
 
 ROWS: Final = 100_000
-"""Entities, departments, placements and rates of the large tenant; each of the others has 2,000."""
+"""Entities, departments, placements and rates of the large tenant."""
 TERMS: Final = 20_000
-"""Its rules, splits and amendments; each of the others has 1,000."""
-RARE: Final = 100
-"""How many of each are inactive or of a rare kind: the last ones."""
-TENANT_ID: Final = UUID(int=1)
-_TENANT_IDS: Final = [TENANT_ID, *(UUID(int=number) for number in range(2, 11))]
-_WITHIN_S: Final = 300
-_KINDS: Final = (
-    "entity",
-    "department",
-    "rate",
-    "rule",
-    "target",
-    "split",
-    "contract",
-    "amendment",
-    "placement",
-    "stay",
-)
+"""Its rules, splits and amendments."""
 
-
-def id_of(kind: str, number: int) -> UUID:
-    """The id of a row of the large tenant, for example of "entity" 17; ids rise with the number."""
-    return UUID(f"{number:012x}70008000{TENANT_ID.int:03x}{_KINDS.index(kind):09x}")
-
-
-async def gather(admin: "asyncpg.Connection") -> None:
-    """Write all of it."""
-    async with admin.transaction():
-        await admin.execute("set local session_replication_role = 'replica'")
-        await admin.execute("set local search_path = entities")
-        await admin.execute(_ID_OF)
-        for name, (large, small) in {"many": (ROWS, 2_000), "fewer": (TERMS, 1_000)}.items():
-            counts = [large if tenant_id == TENANT_ID else small for tenant_id in _TENANT_IDS]
-            await admin.execute(f"create temp table {name} (tenant uuid, n bigint, rare boolean) on commit drop")
-            await admin.execute(
-                f"insert into {name} select tenant, n, n > count - $3 from unnest($1::uuid[], $2::int[])"
-                " as of_tenant (tenant, count), generate_series(1, count) n",
-                _TENANT_IDS, counts, RARE,
-            )  # fmt: skip
-        for rows in _WRITTEN.values():
-            await admin.execute(rows, timeout=_WITHIN_S)
-    await admin.execute(f"vacuum (analyze) {', '.join(f'entities.{table}' for table in _WRITTEN)}", timeout=_WITHIN_S)
-
-
-_ID_OF: Final = f"""
-    create function pg_temp.id_of(kind text, number bigint, tenant uuid) returns uuid language sql immutable as $$
-        select (lpad(to_hex(number), 12, '0') || '70008000' || right(tenant::text, 3)
-            || lpad(to_hex(array_position(array{list(_KINDS)}, kind) - 1), 9, '0'))::uuid
-    $$"""
-_WRITTEN: Final = {
+_TABLES: Final = {
     "billing_entities": """
         insert into billing_entities
         select tenant, pg_temp.id_of('entity', n, tenant),
@@ -119,3 +70,11 @@ _WRITTEN: Final = {
             'as agreed', 'DRAFT', '', null, null, '', 1, now(), now()
         from fewer""",
 }  # fmt: skip
+CROWD: Final = Crowd(
+    schema="entities",
+    kinds=("entity", "department", "rate", "rule", "target", "split", "contract", "amendment", "placement", "stay"),
+    sizes={"many": (ROWS, 2_000), "fewer": (TERMS, 1_000)},
+    rare_first=False,
+    tables=_TABLES,
+)
+id_of: Final = CROWD.id_of

@@ -20,8 +20,8 @@ from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import EntityState, EntityType
 from services.entities.store import allocation_rules, amendments, departments, entities, placements, rates, trees
 from serving.pages import Page, Slice
-from tests.entities import crowd
-from tests.entities.crowd import id_of
+from tests.entities.crowd import CROWD, ROWS, id_of
+from tests.harness.crowds import RARE, TENANT_ID
 from tests.harness.databases import Copy
 from tests.harness.plans import Plans, opened
 
@@ -119,7 +119,7 @@ QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
     "entities of a rare kind": (of_entities(entity_type=EntityType.BRANCH), {E_TYPE}, ONE_PAGE),
     "entities of a kind that there is not": (of_entities(entity_type=EntityType.HOLDING), {E_TYPE}, 0),
     "entities of a rare kind and state": (
-        of_entities(entity_type=EntityType.BRANCH, state=EntityState.ACTIVE), {E_TYPE}, crowd.RARE,
+        of_entities(entity_type=EntityType.BRANCH, state=EntityState.ACTIVE), {E_TYPE}, RARE,
     ),
     "entities below one": (of_entities(parent_id=id_of("entity", 17)), {E_PARENT}, 10),
     "entities below one that are not active": (
@@ -127,9 +127,9 @@ QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
     ),
     "the entity of a code": (of_entities(code="E77"), {E_CODE}, 1),
     "a piece of a name that many have": (of_entities(text="acme"), {E_ID}, ONE_PAGE),
-    "a piece of a name that one has": (of_entities(text="acme 99999"), {E_ID}, crowd.ROWS),
+    "a piece of a name that one has": (of_entities(text="acme 99999"), {E_ID}, ROWS),
     "a piece of a name, below one": (of_entities(text="99999", parent_id=id_of("entity", 17)), {E_PARENT}, 10),
-    "a piece of a name, not active": (of_entities(text="x", state=EntityState.INACTIVE), {E_STATE}, crowd.RARE),
+    "a piece of a name, not active": (of_entities(text="x", state=EntityState.INACTIVE), {E_STATE}, RARE),
     "tree": (of_tree(), {E_ID, E_PARENT}, 222),
     "tree of before": (
         of_tree(datetime(2100, 1, 1, tzinfo=UTC)),
@@ -177,7 +177,7 @@ for that under row-level security, whatever it is made of. It takes a tenth of a
 
 OF_CONFINED: Final[dict[str, tuple[Ask, set[str], int]]] = {
     "entities": (of_entities(), {E_ID}, 2),
-    "entities that are not active": (of_entities(state=EntityState.INACTIVE), {E_ID, E_STATE}, crowd.RARE),
+    "entities that are not active": (of_entities(state=EntityState.INACTIVE), {E_ID, E_STATE}, RARE),
     "departments": (of_departments(), {D_ID, D_ENTITY}, 4),
     "departments of a manager": (of_departments(manager_user_id="user-500"), {D_MANAGER, D_ID, D_ENTITY}, 50),
 }
@@ -199,14 +199,14 @@ NEEDED: Final = {
 async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> Copy:
     copy = await fresh_database()
     admin = await asyncpg.connect(copy.admin_url)
-    await crowd.gather(admin)
+    await CROWD.gather(admin)
     await admin.close()
     return copy
 
 
 @pytest.fixture
 async def plans(filled: Copy, settings: Callable[..., Settings]) -> AsyncIterator[Plans]:
-    async with opened(settings("entities", database=filled), filled, crowd.TENANT_ID) as plans:
+    async with opened(settings("entities", database=filled), filled, TENANT_ID) as plans:
         yield plans
 
 
@@ -228,5 +228,5 @@ async def see_what_reads_from_end_to_end(plans: Plans) -> None:
     name = "entities that are not"
     read, _ = (await plans.badly_read({name: QUERIES[name]}))[name]
     assert read.from_end_to_end == {"billing_entities"}
-    assert read.rows >= crowd.ROWS
+    assert read.rows >= ROWS
     await plans.connection.execute("reset enable_indexscan; reset enable_bitmapscan")
