@@ -325,13 +325,14 @@ class Theatre:
         armed = self.stage.arm(case)
         await case.story(self.desk, budget)
         self.played.append((case, budget))
-        deadline = time.monotonic() + STRUCK_WITHIN_S
-        while armed.exists():
-            assert time.monotonic() < deadline, f"{case}: nobody died"
-            await asyncio.sleep(0.02)
+
+        async def struck() -> bool:
+            return not armed.exists()
+
+        await eventually(struck, within_s=STRUCK_WITHIN_S, about=str(case))
 
     async def _connected(self, budget: Budget) -> None:
-        """Wait until each service answers the other again: who goes away after one try must get as far as the place."""
+        """Wait until approvals reaches budgets again: who goes away after one try must get as far as the place."""
         await self.desk.ask(amount="1.00", budget_id=budget.id, validate_only=True)
 
     async def ended(self, budget: Budget) -> Ending:

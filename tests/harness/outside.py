@@ -25,15 +25,18 @@ EventT = TypeVar("EventT", bound=Message)
 _EVERY_S = 0.02
 
 
-async def eventually(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0) -> T:
-    """The first true result of `look`, which is tried again and again; the test fails when the time is over."""
+async def eventually(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0, about: str = "") -> T:
+    """The first true result of `look`, which is tried again and again; when the time is over the test fails.
+
+    What it was `about` is told then.
+    """
     deadline = time.monotonic() + within_s
     while True:
         found = await look()
         if found:
             return found
         if time.monotonic() > deadline:
-            pytest.fail(f"still {found!r} after {within_s} s")
+            pytest.fail(f"{about or 'waited for'}: still {found!r} after {within_s} s")
         await asyncio.sleep(_EVERY_S)
 
 

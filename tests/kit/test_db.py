@@ -103,16 +103,16 @@ class TestWrite:
     async def test_a_commit_that_has_begun_survives_its_call(
         self, db: Database, origin: Origins, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The commit is slowed, so that the cancellation surely meets it."""
-        begun = asyncio.Event()
+        """The commit waits for the cancellation, which so meets it for sure."""
+        begun, cancelled = asyncio.Event(), asyncio.Event()
         commit = transactions._commit
 
-        async def slow(driver: Any) -> None:
+        async def late(driver: Any) -> None:
             begun.set()
-            await asyncio.sleep(0.05)
+            await cancelled.wait()
             await commit(driver)
 
-        monkeypatch.setattr(transactions, "_commit", slow)
+        monkeypatch.setattr(transactions, "_commit", late)
         monkeypatch.setattr(transactions, "_COMMIT_GRACE_S", 10.0)  # a busy disk takes longer than a call would wait
 
         async def write() -> None:
@@ -122,6 +122,7 @@ class TestWrite:
         task = asyncio.create_task(write())
         await begun.wait()
         task.cancel()
+        cancelled.set()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await letters(db, origin()) == ["c"]
