@@ -12,7 +12,7 @@ from outside.users.v1.user_pb2 import User
 
 from kit.origin import Origin
 from kit.settings import Settings
-from serving.clients import Peer
+from serving.clients import ServiceClient
 
 _USERS: Final = "users"
 AUDIENCE: Final = "platform.users"
@@ -33,7 +33,7 @@ class Directory:
     def __init__(self, settings: Settings) -> None:
         self._peer = None
         if _USERS in settings.addresses:
-            self._peer = Peer(settings.model_copy(update={"audience": AUDIENCE}), _USERS)
+            self._peer = ServiceClient(settings.model_copy(update={"audience": AUDIENCE}), _USERS)
             self._stub = DirectoryServiceStub(self._peer.channel)
 
     async def find(self, origin: Origin, user_id: str) -> Person | None:

@@ -14,7 +14,7 @@ from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServi
 
 from eventing.bus import Bus
 from kit.origin import Origin
-from serving.clients import Peer
+from serving.clients import ServiceClient
 
 _REMEMBERED_S: Final = 300.0
 """Rates are forgotten when they change; this is for the change that was not heard of."""
@@ -29,7 +29,7 @@ Asked = tuple[str, str, date]
 class Rates(Generic[RateT]):
     """Exchange rates; remembered until they change."""
 
-    def __init__(self, entities: Peer, bus: Bus, make: Callable[[Decimal, date], RateT]) -> None:
+    def __init__(self, entities: ServiceClient, bus: Bus, make: Callable[[Decimal, date], RateT]) -> None:
         """`make` makes what the service calls a rate, of what one unit costs and the day from which it does."""
         self._peer = entities
         self._stub = ExchangeRateServiceStub(entities.channel)
@@ -68,7 +68,7 @@ class Rates(Generic[RateT]):
                 self._known.popitem(last=False)
         return found
 
-    async def forget_changed(self) -> None:
+    async def evict_changed(self) -> None:
         """Forget the rates of a tenant whenever they change, until cancelled."""
         async for message in self._bus.listen(f"{ExchangeRatesChanged.DESCRIPTOR.full_name}.*"):
             self._changes += 1

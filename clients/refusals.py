@@ -10,7 +10,7 @@ from kit.errors import BillingError, Violation
 
 
 @contextmanager
-def passed_on(known: Mapping[str, type[BillingError]]) -> Iterator[None]:
+def forward_errors(known: Mapping[str, type[BillingError]]) -> Iterator[None]:
     """Raise what another service refuses as the class of ours that has its reason; what has none stays as it is."""
     try:
         yield

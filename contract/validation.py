@@ -166,7 +166,7 @@ def _moment(name: str, message: Message, path: str) -> Iterator[Violation]:
 
 
 def _money(message: Message, path: str) -> Iterator[Violation]:
-    problem = money.problem_of(getattr(message, "amount"), getattr(message, "currency_code"))  # noqa: B009
+    problem = money.invalid_reason(getattr(message, "amount"), getattr(message, "currency_code"))  # noqa: B009
     if problem:
         yield Violation(path + problem[0], problem[1], f"money.{problem[0]}")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 from uuid import UUID
 
 from google.protobuf import json_format
@@ -24,14 +24,14 @@ from sqlalchemy import text
 
 from eventing.bus import STREAM
 from kit import clock, ids, telemetry
-from kit.db import Database, WriteSession, refusal_of
+from kit.db import Database, WriteSession, to_billing_error
 from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable
 from kit.origin import Origin
-from kit.tasks import undisturbed
+from kit.tasks import run_to_completion
 from kit.telemetry import Trace, log
 
 _BATCH = 16
-_BATCH_OUTSIDE = 256
+_BATCH_OWN_TRANSACTION = 256
 """Handlers outside of our transactions do in groups what comes together: the more at once, the less each costs."""
 _ACK_WAIT_S = 20
 """How long what a process took that died has to wait; more than a handler may take, so that it is not done twice."""
@@ -45,8 +45,8 @@ ERROR_MAX = 2000
 """How much of an error's text a dead letter keeps."""
 
 EventT = TypeVar("EventT", bound=Message)
-React = Callable[[WriteSession, EventT], Awaitable[None]]
-ReactOutside = Callable[[Origin, EventT], Awaitable[None]]
+InTransaction = Callable[[WriteSession, EventT], Awaitable[None]]
+OwnTransaction = Callable[[Any, Origin, EventT], Awaitable[None]]
 
 _ENTER = text(
     "insert into inbox (tenant_id, consumer, event_id) values (:tenant_id, :consumer, :event_id) on conflict do nothing"
@@ -60,33 +60,42 @@ _BURY = text(
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """What a service does about one kind of event."""
+    """The function of a service that handles one type of event."""
 
     name: str
     event: type[Message]
-    react: Callable[[Any, Any], Awaitable[None]]
-    outside: bool = False
+    handle: Callable[..., Awaitable[None]]
+    own_transaction: bool = False
     concerns: Callable[[Any], bool] | None = None
-    """Whether the service has to do with an event; what it has not is let go at once."""
+    """Filter: events for which it returns False are acknowledged without a transaction."""
 
     @property
     def subject(self) -> str:
-        """The subjects of the event, for all tenants."""
+        """NATS subject filter of the event, for all tenants."""
         return f"{self.event.DESCRIPTOR.full_name}.*"
 
 
-def on(event: type[EventT], concerns: Callable[[EventT], bool] | None = None) -> Callable[[React[EventT]], Handler]:
-    """Make a function `(tx, event)` the handler of an event; its name is the consumer's, so never rename it."""
-    return lambda react: Handler(react.__name__, event, react, concerns=concerns)
+@overload
+def on(
+    event: type[EventT], concerns: Callable[[EventT], bool] | None = None
+) -> Callable[[InTransaction[EventT]], Handler]: ...
 
 
-def on_outside(event: type[EventT]) -> Callable[[ReactOutside[EventT]], Handler]:
-    """Make a function `(origin, event)` with transactions of its own the handler of an event; named as with `on`.
+@overload
+def on(event: type[EventT], *, own_transaction: Literal[True]) -> Callable[[OwnTransaction[EventT]], Handler]: ...
 
-    It may be called twice with the same event, also at the same moment and in two replicas: a key of what the event is
-    about, kept with the effect, makes that one.
+
+def on(
+    event: type[EventT], concerns: Callable[[EventT], bool] | None = None, *, own_transaction: bool = False
+) -> Callable[[Callable[..., Awaitable[None]]], Handler]:
+    """Declare a function as the handler of an event. Its name names the durable consumer, so never rename it.
+
+    By default the function is `(tx, event)`: its writes commit together with the inbox row, so they happen once.
+    With `own_transaction` it is `(dependencies, origin, event)` and opens transactions itself. It may be called twice
+    with the same event, also concurrently and in two replicas, so it must be idempotent: store a key derived from the
+    event in the same transaction as the effect. `dependencies` is what the service was composed with.
     """
-    return lambda react: Handler(react.__name__, event, react, outside=True)
+    return lambda handle: Handler(handle.__name__, event, handle, own_transaction, concerns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +146,9 @@ def _said_at(text: str) -> datetime | None:
 class Consumer:
     """Feeds the events of one kind to one handler; replicas share the work."""
 
-    def __init__(self, db: Database, service: str, handler: Handler) -> None:
+    def __init__(self, db: Database, service: str, handler: Handler, dependencies: object = None) -> None:
         self._db = db
+        self._dependencies = dependencies
         self._handler = handler
         self.name = f"{service}.{handler.name}"
 
@@ -152,13 +162,13 @@ class Consumer:
                 ack_policy=AckPolicy.EXPLICIT, ack_wait=_ACK_WAIT_S, max_deliver=-1, deliver_policy=DeliverPolicy.ALL
             ),
         )
-        batch = _BATCH_OUTSIDE if self._handler.outside else _BATCH
+        batch = _BATCH_OWN_TRANSACTION if self._handler.own_transaction else _BATCH
         while True:
             try:
                 messages = await subscription.fetch(batch, timeout=5)
             except (NatsTimeout, TimeoutError):
                 continue
-            await undisturbed(asyncio.gather(*map(self._take, messages)))
+            await run_to_completion(asyncio.gather(*map(self._take, messages)))
 
     async def _take(self, message: Msg) -> None:
         try:
@@ -192,20 +202,20 @@ class Consumer:
         event = json_format.Parse(delivery.body, self._handler.event(), ignore_unknown_fields=True)
         if self._handler.concerns and not self._handler.concerns(event):
             return
-        origin, react = delivery.origin(trace), self._handler.react
+        origin, handle = delivery.origin(trace), self._handler.handle
         async with asyncio.timeout(_HANDLER_S):
-            if self._handler.outside:
-                await react(origin, event)
+            if self._handler.own_transaction:
+                await handle(self._dependencies, origin, event)
                 return
             async with self._db.write(origin) as tx:
                 entered = await tx.execute(
                     _ENTER.bindparams(tenant_id=delivery.tenant_id, consumer=self.name, event_id=delivery.event_id)
                 )
                 if entered:
-                    await react(tx, event)
+                    await handle(tx, event)
 
     async def _failed(self, message: Msg, delivery: Delivery, trace: Trace, error: Exception) -> None:
-        passing = refusal_of(error) is not None or isinstance(error, _PASSING)
+        passing = to_billing_error(error) is not None or isinstance(error, _PASSING)
         log.warning("event failed", consumer=self.name, event_id=str(delivery.event_id), exc_info=error)
         if delivery.deliveries < _DELIVERIES_MAX or passing:
             await message.nak(delay=_PAUSES_S[min(delivery.deliveries, len(_PAUSES_S)) - 1])

@@ -53,13 +53,13 @@ class OutboxRow(Base):
 
 def append(tx: WriteSession, event: Message) -> None:
     """Say `event` to the world when `tx` commits, and not otherwise."""
-    row = drafted(tx.origin, event)
+    row = new_row(tx.origin, event)
     said = row.id, row.tenant_id, row.type, row.body, row.actor, row.traceparent, row.create_time
-    tx.write_later(_SAY, *said)
+    tx.defer(_SAY, *said)
     tx.appended = True
 
 
-def drafted(origin: Origin, event: Message) -> OutboxRow:
+def new_row(origin: Origin, event: Message) -> OutboxRow:
     """The event as it is to stand in the outbox, said on behalf of `origin`; raises ValueError if too large."""
     body = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None)
     if len(body) > BODY_CHARACTERS_MAX:
@@ -98,7 +98,7 @@ class Relay:
 
     async def _publish_some(self) -> int:
         # Locked while they are published, so that no other replica takes them; nothing else waits for these rows.
-        async with self._db.everywhere() as session:
+        async with self._db.all_tenants() as session:
             waiting = select(OutboxRow).where(OutboxRow.publish_time.is_(None)).order_by(OutboxRow.id).limit(_BATCH)
             rows = (await session.execute(waiting.with_for_update(skip_locked=True))).scalars().all()
             oldest = rows[0].create_time if rows else clock.now()
@@ -138,7 +138,7 @@ class Relay:
         ).bindparams(bindparam("kept", _KEPT, Interval))
         dropped = 1
         while dropped:
-            async with self._db.everywhere() as session:
+            async with self._db.all_tenants() as session:
                 result = await session.execute(piece)
                 dropped = int(getattr(result, "rowcount", 0))
 

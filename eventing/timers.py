@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal, overload
 from uuid import UUID
 
 from opentelemetry.trace import SpanKind
@@ -25,7 +25,7 @@ from sqlalchemy import text
 from kit import telemetry
 from kit.db import Database, WriteSession
 from kit.origin import Origin
-from kit.tasks import undisturbed
+from kit.tasks import run_to_completion
 from kit.telemetry import Trace, log
 
 _BATCH = 8
@@ -58,34 +58,43 @@ _GIVE_WAY = text("set local lock_timeout = '500ms'")
 
 def set_timer(tx: WriteSession, kind: str, resource_id: UUID, due_time: datetime) -> None:
     """Have the handler of `kind` called for the resource at `due_time` or soon after; replaces what was set before."""
-    tx.write_later(_SET, tx.tenant_id, kind, resource_id, due_time)
+    tx.defer(_SET, tx.tenant_id, kind, resource_id, due_time)
 
 
 def cancel_timer(tx: WriteSession, kind: str, resource_id: UUID) -> None:
     """Take the timer back, if there is one."""
-    tx.write_later(_CANCEL, tx.tenant_id, kind, resource_id)
+    tx.defer(_CANCEL, tx.tenant_id, kind, resource_id)
+
+
+InTransaction = Callable[[WriteSession, UUID], Awaitable[None]]
+OwnTransaction = Callable[[Any, Origin, UUID], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class TimerHandler:
-    """What a service does when a timer of one kind is due."""
+    """The function of a service that handles timers of one kind."""
 
     kind: str
-    act: Callable[[Any, UUID], Awaitable[None]]
-    outside: bool = False
+    handle: Callable[..., Awaitable[None]]
+    own_transaction: bool = False
 
 
-def due(kind: str) -> Callable[[Callable[[WriteSession, UUID], Awaitable[None]]], TimerHandler]:
-    """Make `(tx, resource_id)` the handler of a kind: the timer ends, or is set again, together with its effect."""
-    return lambda act: TimerHandler(kind, act)
+@overload
+def due(kind: str) -> Callable[[InTransaction], TimerHandler]: ...
 
 
-def due_outside(kind: str) -> Callable[[Callable[[Origin, UUID], Awaitable[None]]], TimerHandler]:
-    """Make `(origin, resource_id)` the handler of a kind, with transactions of its own; the timer ends afterwards.
+@overload
+def due(kind: str, *, own_transaction: Literal[True]) -> Callable[[OwnTransaction], TimerHandler]: ...
 
-    It may be called twice, or for a timer just cancelled: it looks at the resource before it does anything to it.
+
+def due(kind: str, *, own_transaction: bool = False) -> Callable[[Callable[..., Awaitable[None]]], TimerHandler]:
+    """Declare a function as the handler of timers of a kind.
+
+    By default the function is `(tx, resource_id)`: its writes commit together with the deletion of the timer. With
+    `own_transaction` it is `(dependencies, origin, resource_id)`, opens transactions itself, and the timer is deleted
+    afterwards. It may be called twice, or for a timer that was just cancelled, so it must check the resource first.
     """
-    return lambda act: TimerHandler(kind, act, outside=True)
+    return lambda handle: TimerHandler(kind, handle, own_transaction)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +112,17 @@ class Timers:
     """Calls a service's handlers when their timers are due; each replica has one."""
 
     def __init__(
-        self, db: Database, service: str, handlers: Sequence[TimerHandler], *, poll_s: float = 0.5, lease_s: float = 30
+        self,
+        db: Database,
+        service: str,
+        handlers: Sequence[TimerHandler],
+        dependencies: object = None,
+        *,
+        poll_s: float = 0.5,
+        lease_s: float = 30,
     ) -> None:
+        """`dependencies` is passed to handlers with `own_transaction`."""
+        self._dependencies = dependencies
         self._db, self._service, self._poll_s = db, service, poll_s
         self._handlers = {handler.kind: handler for handler in handlers}
         if len(self._handlers) < len(handlers):
@@ -116,7 +134,7 @@ class Timers:
         while True:
             fired = 0
             try:
-                fired = await undisturbed(self._round())
+                fired = await run_to_completion(self._round())
             except Exception as error:  # noqa: BLE001 - PostgreSQL is away: timers wait, and so do we
                 log.warning("timers wait", error=repr(error)[:300])
             if fired < _BATCH:
@@ -132,7 +150,7 @@ class Timers:
 
     async def _claim(self) -> Sequence[_Claimed]:
         claim = _CLAIM.bindparams(kinds=list(self._handlers), batch=_BATCH, lease=self._lease)
-        async with self._db.everywhere() as session:
+        async with self._db.all_tenants() as session:
             rows = (await session.execute(claim)).all()
         LATE.set(max((late.total_seconds() for late, *_ in rows), default=0.0))
         return [_Claimed(*row) for _, *row in rows]
@@ -152,18 +170,18 @@ class Timers:
                 log.info("timer", kind=timer.kind, resource_id=str(timer.resource_id), tenant_id=str(timer.tenant_id))
 
     async def _effect(self, handler: TimerHandler, timer: _Claimed, origin: Origin) -> None:
-        if handler.outside:
-            await handler.act(origin, timer.resource_id)
+        if handler.own_transaction:
+            await handler.handle(self._dependencies, origin, timer.resource_id)
         async with self._db.write(origin) as tx:
             await tx.execute(_GIVE_WAY)
             still_ours = await tx.execute(_TAKE.bindparams(**asdict(timer)))
-            if still_ours and not handler.outside:
-                await handler.act(tx, timer.resource_id)
+            if still_ours and not handler.own_transaction:
+                await handler.handle(tx, timer.resource_id)
 
     async def _failed(self, timer: _Claimed, error: Exception) -> None:
         stuck = timer.attempts >= len(_PAUSES_S)
         FIRED.labels(timer.kind, "stuck" if stuck else "again").inc()
         (log.error if stuck else log.warning)("timer failed", exc_info=error, **asdict(timer))
         pause = timedelta(seconds=_PAUSES_S[min(timer.attempts, len(_PAUSES_S)) - 1])
-        async with self._db.everywhere() as session:
+        async with self._db.all_tenants() as session:
             await session.execute(_PAUSE.bindparams(**asdict(timer), pause=pause))

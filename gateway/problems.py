@@ -20,8 +20,8 @@ from kit.errors import (
     Overloaded,
     Unavailable,
     Violation,
-    not_acceptable,
     to_status,
+    violations_message,
 )
 from kit.telemetry import log
 
@@ -84,7 +84,7 @@ def answer(status: status_pb2.Status, request_id: str, trace_id: str, locate: Lo
         "type": f"/errors/{found.reason}",
         "title": reason.title if reason else http.phrase,
         "status": http.value,
-        "detail": not_acceptable(violations) if found.reason == InvalidFields.reason else status.message,
+        "detail": violations_message(violations) if found.reason == InvalidFields.reason else status.message,
         "code": found.reason,
         "request_id": request_id,
         "trace_id": trace_id,

@@ -177,14 +177,14 @@ class WriteSession(ReadSession):
         """The single column that a statement with RETURNING gives, of every row it touched."""
         return (await self._session.execute(statement)).scalars().all()
 
-    def write_later(self, statement: str, *values: object) -> None:
+    def defer(self, statement: str, *values: object) -> None:
         """Run a statement in the driver's own form before the commit, after what was added, in the order given.
 
         For what nothing in this transaction looks at: it costs a third, and several in a row take one round trip.
         """
         self._later.append((statement, values))
 
-    async def write_rest(self) -> None:
+    async def run_deferred(self) -> None:
         """Run what was to be written later."""
         if not self._later:
             return
@@ -196,7 +196,7 @@ class WriteSession(ReadSession):
     async def answer(self, reply: ReplyT) -> ReplyT:
         """Keep the reply under the call's key, in this transaction, and give it back."""
         if kept := idempotency.kept(self.origin, reply):
-            self.write_later(idempotency.KEEP, *kept)
+            self.defer(idempotency.KEEP, *kept)
         self.answered = True
         return reply
 
@@ -244,13 +244,13 @@ class Database:
             yield tx
             if key and not tx.answered:
                 raise RuntimeError("a call with a key must end with `return await tx.answer(reply)`")
-            await tx.write_rest()
+            await tx.run_deferred()
             await commit(opened)
             if tx.appended:
                 self.appended.set()
 
     @contextlib.asynccontextmanager
-    async def everywhere(self) -> AsyncIterator[AsyncSession]:
+    async def all_tenants(self) -> AsyncIterator[AsyncSession]:
         """A transaction of the service itself, over all tenants: sees only the tables whose policy says so."""
         async with begun(self._engine) as opened:
             await opened.driver.fetch(_EVERYWHERE)
@@ -271,7 +271,7 @@ class Database:
         await self._engine.dispose()
 
 
-def within(
+def scope_filter(
     scope: Scope | None,
     entity_id: InstrumentedAttribute[UUID],
     department_id: InstrumentedAttribute[UUID] | InstrumentedAttribute[UUID | None] | None = None,
@@ -294,7 +294,7 @@ _REFUSALS: dict[str, type[Conflict | DeadlineExceeded]] = {
 _AWAY = ("08", "57P", "53")  # connection exceptions, operator intervention, insufficient resources
 
 
-def refusal_of(error: BaseException) -> BillingError | None:
+def to_billing_error(error: BaseException) -> BillingError | None:
     """What a database error means for the caller; None where it is a fault of ours."""
     if isinstance(error, PoolTimeout | ConnectionError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable("The database")
@@ -312,7 +312,7 @@ def sqlstate(error: BaseException) -> str:
     return str(getattr(origin, "sqlstate", None) or "")
 
 
-def constraint_of(error: DBAPIError) -> str:
+def constraint_name(error: DBAPIError) -> str:
     """The name of the constraint that refused; empty where none did."""
     return str(getattr(error.orig.__cause__, "constraint_name", None) or "") if error.orig else ""
 

@@ -127,10 +127,10 @@ class InvalidFields(InvalidArgument):
     reason = "INVALID_FIELDS"
 
     def __init__(self, violations: Sequence[Violation]) -> None:
-        super().__init__(not_acceptable(violations), violations=violations)
+        super().__init__(violations_message(violations), violations=violations)
 
 
-def not_acceptable(violations: Sequence[Violation]) -> str:
+def violations_message(violations: Sequence[Violation]) -> str:
     """What is wrong, in a sentence."""
     return "Not acceptable: " + "; ".join(f"{v.field}: {v.description}" for v in violations)
 

@@ -36,7 +36,7 @@ class Money:
     @classmethod
     def parse(cls, amount: str, currency: str) -> "Money":
         """Money from its two texts; raises ValueError that says what is wrong with them."""
-        problem = problem_of(amount, currency)
+        problem = invalid_reason(amount, currency)
         if problem:
             raise ValueError(problem[1])
         return cls(Decimal(amount), currency)
@@ -88,7 +88,7 @@ class Money:
             raise ValueError(f"{self.currency} and {other.currency} don't go together")
 
 
-def problem_of(amount: str, currency: str) -> tuple[str, str] | None:
+def invalid_reason(amount: str, currency: str) -> tuple[str, str] | None:
     """What is wrong with the two texts as money: the field (`amount` or `currency_code`) and why; None if nothing."""
     places = exponent(currency)
     if places is None:

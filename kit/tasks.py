@@ -23,7 +23,7 @@ async def end(*tasks: asyncio.Task[None]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def undisturbed(work: Awaitable[T]) -> T:
+async def run_to_completion(work: Awaitable[T]) -> T:
     """The result of `work`, which is done to its end, however often the caller is cancelled; that is raised then."""
     doing = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

@@ -28,7 +28,7 @@ from prometheus_client import Gauge
 from contract import validation
 from kit import idempotency, telemetry
 from kit.auth import Authenticator, Principal, bearer
-from kit.db import refusal_of
+from kit.db import to_billing_error
 from kit.errors import (
     BillingError,
     DeadlineExceeded,
@@ -327,7 +327,7 @@ def _refusal_of(raised: BaseException, note: dict[str, str]) -> BillingError:
         return DeadlineExceeded()
     if isinstance(raised, asyncio.CancelledError):
         return Unavailable("This replica")
-    refusal = refusal_of(raised)
+    refusal = to_billing_error(raised)
     if refusal is None:
         incident = uuid4().hex
         note["incident"] = incident

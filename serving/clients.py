@@ -75,7 +75,7 @@ def service_config(service: str) -> str:
     )
 
 
-class Peer:
+class ServiceClient:
     """Another service, called with a token of our own on behalf of whoever called us."""
 
     def __init__(self, settings: Settings, service: str) -> None:

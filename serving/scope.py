@@ -14,7 +14,7 @@ from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from kit import ids
 from kit.auth import Principal, Scope
 from kit.origin import Call
-from serving.clients import Peer
+from serving.clients import ServiceClient
 
 _REMEMBERED_S = 30.0
 _REMEMBERED_MAX = 10_000
@@ -30,7 +30,7 @@ class Scopes(Protocol):
 class RemoteScopes:
     """Scopes as the entities service resolves them."""
 
-    def __init__(self, entities: Peer) -> None:
+    def __init__(self, entities: ServiceClient) -> None:
         self._entities = entities
         self._stub = EntityServiceStub(entities.channel)
         self._known: dict[tuple[UUID, tuple[str, ...], tuple[str, ...]], tuple[float, Scope]] = {}

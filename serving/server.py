@@ -25,7 +25,7 @@ from eventing.outbox import Relay
 from kit import telemetry
 from kit.db import Database
 from kit.settings import Settings
-from kit.tasks import end, undisturbed
+from kit.tasks import end, run_to_completion
 from kit.telemetry import log
 from serving.audit import AuditServicer
 from serving.calls import Calls, Servicer
@@ -46,6 +46,8 @@ class Service:
     scopes: Scopes
     servicers: Sequence[Servicer]
     handlers: Sequence[Handler] = ()
+    dependencies: object = None
+    """Passed to the event handlers that have `own_transaction`."""
     jobs: Sequence[Callable[[], Awaitable[None]]] = field(default=())
     """Endless tasks that a clock drives; cancelled at the end."""
     bus: Bus = field(default_factory=Bus)
@@ -81,7 +83,7 @@ async def _run(settings: Settings, compose: Callable[[Settings], Service]) -> No
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
     """Serve inside the block; gives the address. Leaving the block is the orderly end."""
-    consumers = [Consumer(service.db, settings.service, handler) for handler in service.handlers]
+    consumers = [Consumer(service.db, settings.service, handler, service.dependencies) for handler in service.handlers]
     calls = Calls(settings, service.scopes)
     server, state, address = await _listen(settings, service, calls, consumers)
     tasks = [asyncio.create_task(telemetry.flush_logs()), *(asyncio.create_task(_endless(job)) for job in service.jobs)]
@@ -135,7 +137,7 @@ async def _events(settings: Settings, service: Service, consumers: Sequence[Cons
     try:
         await asyncio.gather(*running)
     finally:
-        await undisturbed(_let_go(client, running))
+        await run_to_completion(_let_go(client, running))
 
 
 async def _let_go(client: Client, running: Sequence[asyncio.Task[None]]) -> None:

@@ -4,8 +4,8 @@ from eventing.bus import Bus
 from kit.db import Database
 from kit.settings import Settings
 from services.approvals import rpc
+from services.approvals.clients import Clients
 from services.approvals.events.heard import handlers
-from services.approvals.peers import Peers
 from services.approvals.service.opening import Opening
 from services.approvals.timers import jobs
 from serving.pages import Pages
@@ -15,14 +15,14 @@ from serving.server import Service, run
 def compose(settings: Settings) -> Service:
     """The parts of the service."""
     db, bus = Database(settings), Bus()
-    peers = Peers(settings, bus)
-    opening = Opening(db, peers)
+    clients = Clients(settings, bus)
+    opening = Opening(db, clients)
     return Service(
         db=db,
-        scopes=peers.scopes,
-        servicers=rpc.servicers(db, Pages(settings), peers, opening, bus=bus),
-        handlers=handlers(db, peers, opening),
-        jobs=[peers.rates.forget_changed, *jobs(db, settings.service, opening)],
+        scopes=clients.scopes,
+        servicers=rpc.servicers(db, Pages(settings), clients, opening, bus=bus),
+        handlers=handlers(db, clients, opening),
+        jobs=[clients.rates.evict_changed, *jobs(db, settings.service, opening)],
         bus=bus,
     )
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from eventing.timers import TimerHandler, Timers, due, due_outside
+from eventing.timers import TimerHandler, Timers, due
 from kit.db import Database, WriteSession
 from kit.origin import Origin
 from kit.telemetry import log
@@ -28,8 +28,8 @@ async def look_at_request(tx: WriteSession, approval_id: UUID) -> None:
 def timers(opening: Opening) -> Sequence[TimerHandler]:
     """The handlers of all timers of this service."""
 
-    @due_outside(OPENING)
-    async def finish_opening(origin: Origin, approval_id: UUID) -> None:
+    @due(OPENING, own_transaction=True)
+    async def finish_opening(_: object, origin: Origin, approval_id: UUID) -> None:
         """Finish or undo what a replica left undone."""
         await opening.recover(origin, approval_id)
 
@@ -53,6 +53,6 @@ async def watch_waiting(db: Database) -> None:
 
 async def look_at_waiting(db: Database) -> None:
     """Measure it once."""
-    async with db.everywhere() as session:
+    async with db.all_tenants() as session:
         ages = await waiting.find_ages(session, CLOCK, list(measures.AGES.values()))
     measures.waiting(ages.oldest, ages.counts)

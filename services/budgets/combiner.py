@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
-from kit.db import refusal_of, sqlstate
+from kit.db import sqlstate, to_billing_error
 from kit.errors import Overloaded, Unavailable
 from kit.tasks import end
 from kit.telemetry import log
@@ -124,7 +124,7 @@ class Combiner(Generic[WorkT, ResultT]):
                 ticket.done.set_result(result)
 
     async def _failed(self, group: "Sequence[_Ticket[WorkT, ResultT]]", lane: int, error: Exception) -> None:
-        refusal = refusal_of(error)
+        refusal = to_billing_error(error)
         if isinstance(refusal, Unavailable) or isinstance(error, TimeoutError):
             await self._lost(group, lane)
             return

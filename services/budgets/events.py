@@ -31,7 +31,7 @@ from google.protobuf import json_format
 
 from contract.values import money_from_proto, money_to_proto
 from eventing.bus import Bus
-from eventing.consumer import Handler, on, on_outside
+from eventing.consumer import Handler, on
 from kit import ids
 from kit.db import WriteSession
 from kit.origin import Origin
@@ -164,13 +164,13 @@ async def close_budgets_of_entity(tx: WriteSession, event: EntityDeactivated) ->
 def handlers(usage: "Usage", funds: "Funds") -> Sequence[Handler]:
     """What this service does about all events that it hears."""
 
-    @on_outside(CostAllocated)
-    async def charge_allocated_cost(origin: Origin, event: CostAllocated) -> None:
+    @on(CostAllocated, own_transaction=True)
+    async def charge_allocated_cost(_: object, origin: Origin, event: CostAllocated) -> None:
         """A cost counts against the budget that fits it best."""
         await usage.charge(origin, cost_from_proto(event))
 
-    @on_outside(AllocationReversed)
-    async def give_back_reversed_cost(origin: Origin, event: AllocationReversed) -> None:
+    @on(AllocationReversed, own_transaction=True)
+    async def give_back_reversed_cost(_: object, origin: Origin, event: AllocationReversed) -> None:
         """A cost that was taken back counts no more."""
         await usage.give_back(origin, reversal_from_proto(event))
 
@@ -178,8 +178,8 @@ def handlers(usage: "Usage", funds: "Funds") -> Sequence[Handler]:
 
 
 def _handlers_of_approvals(funds: "Funds") -> Sequence[Handler]:
-    @on_outside(ApprovalApproved)
-    async def follow_approval(origin: Origin, event: ApprovalApproved) -> None:
+    @on(ApprovalApproved, own_transaction=True)
+    async def follow_approval(_: object, origin: Origin, event: ApprovalApproved) -> None:
         """What was approved is committed, or the budget is raised."""
         if event.approval.budget_id:
             await funds.follow(origin, ended_from_proto(event.approval))
@@ -188,23 +188,23 @@ def _handlers_of_approvals(funds: "Funds") -> Sequence[Handler]:
         if facts.hold_id:
             await funds.release(origin, ended_from_proto(facts))
 
-    @on_outside(ApprovalRejected)
-    async def release_rejected(origin: Origin, event: ApprovalRejected) -> None:
+    @on(ApprovalRejected, own_transaction=True)
+    async def release_rejected(_: object, origin: Origin, event: ApprovalRejected) -> None:
         """What was refused is not held any more."""
         await give_back(origin, event.approval)
 
-    @on_outside(ApprovalCancelled)
-    async def release_cancelled(origin: Origin, event: ApprovalCancelled) -> None:
+    @on(ApprovalCancelled, own_transaction=True)
+    async def release_cancelled(_: object, origin: Origin, event: ApprovalCancelled) -> None:
         """What was taken back is not held any more."""
         await give_back(origin, event.approval)
 
-    @on_outside(ApprovalExpired)
-    async def release_expired(origin: Origin, event: ApprovalExpired) -> None:
+    @on(ApprovalExpired, own_transaction=True)
+    async def release_expired(_: object, origin: Origin, event: ApprovalExpired) -> None:
         """What nobody decided is not held any more."""
         await give_back(origin, event.approval)
 
-    @on_outside(ApprovalChangesRequested)
-    async def release_sent_back(origin: Origin, event: ApprovalChangesRequested) -> None:
+    @on(ApprovalChangesRequested, own_transaction=True)
+    async def release_sent_back(_: object, origin: Origin, event: ApprovalChangesRequested) -> None:
         """What has to be changed is not held until it is asked for again."""
         await give_back(origin, event.approval)
 

@@ -21,6 +21,7 @@ from kit import ids
 from kit.db import Database
 from kit.origin import Call
 from services.budgets import events
+from services.budgets.clients import Clients
 from services.budgets.convert import movements
 from services.budgets.convert.alerts import alert_to_proto, watch_from_proto
 from services.budgets.convert.budgets import (
@@ -47,7 +48,6 @@ from services.budgets.convert.usage import unbudgeted_to_proto
 from services.budgets.domain.lives import Action, AlertState, AlertType, EntryType, HoldState, State
 from services.budgets.errors import ApprovalRequired, BatchRefused
 from services.budgets.ledger import Ledger
-from services.budgets.peers import Peers
 from services.budgets.service import checks, definitions, forecasts, rollovers, transfers
 from services.budgets.service.funds import Funds
 from services.budgets.store import alerts, budgets, ledger, reports, usage
@@ -65,12 +65,12 @@ class BudgetServicer:
 
     service = pb.DESCRIPTOR.services_by_name["BudgetService"]
 
-    def __init__(self, db: Database, pages: Pages, peers: Peers, books: Ledger, funds: Funds, *, bus: Bus) -> None:
+    def __init__(self, db: Database, pages: Pages, clients: Clients, books: Ledger, funds: Funds, *, bus: Bus) -> None:
         self._db = db
         self._pages = pages
-        self._owners = peers.owners
-        self._exchange = peers.rates
-        self._approvals = peers.approvals
+        self._owners = clients.owners
+        self._exchange = clients.rates
+        self._approvals = clients.approvals
         self._ledger = books
         self._funds = funds
         self._bus = bus

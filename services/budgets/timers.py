@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from eventing.timers import TimerHandler, due, due_outside
+from eventing.timers import TimerHandler, due
 from kit.db import WriteSession
 from kit.origin import Origin
 from services.budgets.convert import movements
@@ -29,8 +29,8 @@ async def look_ahead(tx: WriteSession, budget_id: UUID) -> None:
 def timers(ledger: Ledger) -> Sequence[TimerHandler]:
     """The handlers of all timers of this service."""
 
-    @due_outside(HOLD_EXPIRY)
-    async def expire_hold(origin: Origin, hold_id: UUID) -> None:
+    @due(HOLD_EXPIRY, own_transaction=True)
+    async def expire_hold(_: object, origin: Origin, hold_id: UUID) -> None:
         """Give back what is held and was not wanted in time; what has ended or was committed stays as it is."""
         try:
             await ledger.move(movements.expiry_line(hold_id, origin))

@@ -5,8 +5,8 @@ from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
 from services.entities import rpc, timers
+from services.entities.clients import Approvals
 from services.entities.events.heard import handlers
-from services.entities.peers import Approvals
 from services.entities.rpc.scopes import LocalScopes
 from serving.pages import Pages
 from serving.server import Service, run

@@ -19,7 +19,7 @@ from kit import ids
 from kit.errors import Conflict
 from kit.origin import Origin
 from kit.telemetry import Trace
-from services.approvals.peers import Budgets as BudgetsPeer
+from services.approvals.clients import Budgets as BudgetsPeer
 from services.approvals.service.opening import Opening
 from tests.approvals.conftest import Desk, step
 from tests.harness.callers import refusal
@@ -191,7 +191,7 @@ async def test_a_hold_that_comes_after_it_was_called_off_is_kept_out(
 ) -> None:
     budget = await desk.budgets.open("100.00")
     approval_id, budget_id = ids.new(), ids.BUDGET.parse(budget.id)
-    peer = opening._peers.budgets
+    peer = opening.clients.budgets
     await peer.release(origin, approval_id, of_round=1, budget_id=budget_id)
     amount = desk.request("10.00").amount
     with pytest.raises(Conflict):

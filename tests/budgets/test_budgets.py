@@ -17,7 +17,7 @@ from billing.type.v1.money_pb2 import Money
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from kit.ids import BUDGET
-from services.budgets.peers import Owners
+from services.budgets.clients import Owners
 from tests.budgets.conftest import Desk, eur
 from tests.harness.callers import Caller, refusal
 from tests.harness.outside import AuditRow, Heard, OutboxEvent, eventually

@@ -57,7 +57,7 @@ def _moves_in_group(entry_type: str) -> Callable[..., bool]:
 
 
 _OPENING: Final = "services.approvals.service.opening:Opening"
-_PEER: Final = "services.approvals.peers:Budgets"
+_PEER: Final = "services.approvals.clients:Budgets"
 _FUNDS: Final = "services.budgets.service.funds:Funds"
 _LEDGER: Final = "services.budgets.ledger:Ledger"
 _MOVES: Final = "services.budgets.service.moves"

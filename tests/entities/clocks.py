@@ -77,7 +77,7 @@ def process_amid_effect(settings: Settings, kind: str) -> Iterator[tuple[Any, Pi
 
 
 def replica_that_hangs(settings: Settings, kind: str, pipe: Pipe) -> None:
-    (effect,) = (handler.act for handler in timers.HANDLERS if handler.kind == kind)
+    (effect,) = (handler.handle for handler in timers.HANDLERS if handler.kind == kind)
 
     @due(kind)
     async def hang(tx: WriteSession, contract_id: UUID) -> None:

@@ -43,7 +43,7 @@ class Clockwork:
         if resource_id in self.failing:
             raise RuntimeError("broken")
 
-    async def act_outside(self, origin: Origin, resource_id: UUID) -> None:
+    async def act_outside(self, _: object, origin: Origin, resource_id: UUID) -> None:
         async with self.db.write(origin) as tx:
             await self.act(tx, resource_id)
 

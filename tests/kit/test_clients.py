@@ -35,7 +35,7 @@ from kit.errors import Unavailable
 from kit.origin import Call, Origin
 from kit.settings import Settings
 from serving import clients
-from serving.clients import Peer
+from serving.clients import ServiceClient
 from serving.scope import RemoteScopes, named_by
 from tests.harness.outside import eventually
 
@@ -96,9 +96,9 @@ async def fakes() -> AsyncIterator[list[Fake]]:
 
 
 @pytest.fixture
-async def peer(fakes: list[Fake], kit_settings: Callable[..., Settings]) -> AsyncIterator[Peer]:
+async def peer(fakes: list[Fake], kit_settings: Callable[..., Settings]) -> AsyncIterator[ServiceClient]:
     """The service of which the first replica is known."""
-    peer = Peer(kit_settings(addresses={"entities": fakes[0].address}), "entities")
+    peer = ServiceClient(kit_settings(addresses={"entities": fakes[0].address}), "entities")
     yield peer
     await peer.channel.close()
 
@@ -108,7 +108,7 @@ Origins = Callable[..., Origin]
 
 class TestCall:
     async def test_it_says_who_we_are_for_whom_we_ask_and_in_which_trace(
-        self, peer: Peer, fakes: list[Fake], origin: Origins, kit_settings: Callable[..., Settings]
+        self, peer: ServiceClient, fakes: list[Fake], origin: Origins, kit_settings: Callable[..., Settings]
     ) -> None:
         mine = origin(actor="Zoë")
         await peer.call(EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(ids=["x"]), mine)
@@ -120,7 +120,7 @@ class TestCall:
         assert sent["traceparent"].split("-")[1] == mine.trace.trace_id
 
     async def test_it_gets_the_time_that_is_left_but_for_some_to_answer(
-        self, peer: Peer, fakes: list[Fake], origin: Origins
+        self, peer: ServiceClient, fakes: list[Fake], origin: Origins
     ) -> None:
         await peer.call(
             EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(), origin(deadline=time.monotonic() + 2)
@@ -128,7 +128,7 @@ class TestCall:
         assert 1.5 < fakes[0].remaining[0] < 1.9
 
     async def test_a_write_gets_a_key_so_that_it_can_be_repeated(
-        self, peer: Peer, fakes: list[Fake], origin: Origins
+        self, peer: ServiceClient, fakes: list[Fake], origin: Origins
     ) -> None:
         create = EntityServiceStub(peer.channel).CreateEntity
         fakes[0].refusals = [StatusCode.UNAVAILABLE]
@@ -140,7 +140,7 @@ class TestCall:
 
     @pytest.mark.parametrize("tries", [1, 3])
     async def test_what_is_away_for_a_moment_is_asked_again(
-        self, peer: Peer, fakes: list[Fake], origin: Origins, tries: int
+        self, peer: ServiceClient, fakes: list[Fake], origin: Origins, tries: int
     ) -> None:
         fakes[0].refusals = [StatusCode.UNAVAILABLE] * tries
         await peer.call(EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(), origin())
@@ -150,7 +150,7 @@ class TestCall:
         "code", [StatusCode.INTERNAL, StatusCode.ABORTED, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED]
     )
     async def test_nothing_else_is_asked_again(
-        self, peer: Peer, fakes: list[Fake], origin: Origins, code: StatusCode
+        self, peer: ServiceClient, fakes: list[Fake], origin: Origins, code: StatusCode
     ) -> None:
         fakes[0].refusals = [code] * 4
         with pytest.raises((Unavailable, aio.AioRpcError)):
@@ -160,7 +160,7 @@ class TestCall:
     async def test_a_service_that_is_away_is_named(
         self, kit_settings: Callable[..., Settings], origin: Origins
     ) -> None:
-        away = Peer(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
+        away = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
         with pytest.raises(Unavailable, match="The service entities"):
             await away.call(
                 EntityServiceStub(away.channel).GetEntities, GetEntitiesRequest(), origin(deadline=time.monotonic() + 1)
@@ -171,7 +171,7 @@ class TestCall:
         self, fakes: list[Fake], kit_settings: Callable[..., Settings], origin: Origins
     ) -> None:
         addresses = ",".join(fake.address for fake in fakes)
-        peer = Peer(kit_settings(addresses={"entities": addresses + ",127.0.0.1:1"}), "entities")
+        peer = ServiceClient(kit_settings(addresses={"entities": addresses + ",127.0.0.1:1"}), "entities")
         stub = EntityServiceStub(peer.channel)
 
         async def both_were_asked() -> bool:
@@ -188,13 +188,13 @@ class TestCall:
 
 class TestStream:
     @pytest.fixture
-    async def away(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[Peer]:
-        peer = Peer(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
+    async def away(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[ServiceClient]:
+        peer = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
         yield peer
         await peer.channel.close()
 
     @pytest.fixture
-    async def telling(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[tuple[Peer, list[str]]]:
+    async def telling(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[tuple[ServiceClient, list[str]]]:
         """A service that tells without end, and what came of it: for whom it tells, and that it was left."""
         noted: list[str] = []
 
@@ -214,17 +214,19 @@ class TestStream:
         server.add_generic_rpc_handlers([method_handlers_generic_handler(SERVICE, {"GetEntities": handler})])
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
-        peer = Peer(kit_settings(addresses={"entities": address}), "entities")
+        peer = ServiceClient(kit_settings(addresses={"entities": address}), "entities")
         yield peer, noted
         await peer.channel.close()
         await server.stop(None)
 
-    def rpc(self, peer: Peer) -> Any:
+    def rpc(self, peer: ServiceClient) -> Any:
         return peer.channel.unary_stream(
             f"/{SERVICE}/GetEntities", GetEntitiesRequest.SerializeToString, GetEntitiesResponse.FromString
         )
 
-    async def test_replies_come_until_the_caller_leaves(self, telling: tuple[Peer, list[str]], origin: Origins) -> None:
+    async def test_replies_come_until_the_caller_leaves(
+        self, telling: tuple[ServiceClient, list[str]], origin: Origins
+    ) -> None:
         peer, noted = telling
         async with aclosing(peer.stream(self.rpc(peer), GetEntitiesRequest(), origin())) as replies:
             for _ in range(3):
@@ -235,13 +237,15 @@ class TestStream:
 
         await eventually(was_left, within_s=2)
 
-    async def test_it_ends_in_the_time_that_is_left(self, telling: tuple[Peer, list[str]], origin: Origins) -> None:
+    async def test_it_ends_in_the_time_that_is_left(
+        self, telling: tuple[ServiceClient, list[str]], origin: Origins
+    ) -> None:
         peer, _ = telling
         with pytest.raises(Unavailable, match="The service entities"):
             async for _ in peer.stream(self.rpc(peer), GetEntitiesRequest(), origin(deadline=time.monotonic() + 0.3)):
                 pass
 
-    async def test_a_service_that_is_away_is_named(self, away: Peer, origin: Origins) -> None:
+    async def test_a_service_that_is_away_is_named(self, away: ServiceClient, origin: Origins) -> None:
         with pytest.raises(Unavailable, match="The service entities"):
             await anext(away.stream(self.rpc(away), GetEntitiesRequest(), origin(deadline=time.monotonic() + 1)))
 
@@ -264,7 +268,7 @@ class TestConfig:
 
 class TestScopes:
     async def test_what_a_scope_covers_is_asked_once_in_a_while(
-        self, peer: Peer, fakes: list[Fake], call: Callable[..., Call]
+        self, peer: ServiceClient, fakes: list[Fake], call: Callable[..., Call]
     ) -> None:
         scopes, mine = RemoteScopes(peer), call()
         for _ in range(3):
@@ -277,7 +281,7 @@ class TestScopes:
     async def test_nothing_is_seen_while_nobody_can_say_what(
         self, kit_settings: Callable[..., Settings], call: Callable[..., Call]
     ) -> None:
-        away = Peer(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
+        away = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
         with pytest.raises(Unavailable):
             await RemoteScopes(away).resolve(call(deadline=time.monotonic() + 0.5))
         await away.channel.close()

@@ -23,7 +23,7 @@ from nats.js.errors import NotFoundError
 
 from eventing import bus, outbox
 from eventing import consumer as module
-from eventing.consumer import Consumer, Handler, on, on_outside
+from eventing.consumer import Consumer, Handler, on
 from kit import tasks
 from kit.db import Database, WriteSession
 from kit.errors import Conflict, DeadlineExceeded, FailedPrecondition, Overloaded, Unavailable
@@ -249,8 +249,8 @@ class TestOutside:
         monkeypatch.setattr(module, "_PAUSES_S", (0.01,))
         arrived, all_there, failures = [], asyncio.Event(), [RuntimeError("once")]
 
-        @on_outside(BudgetClosed)
-        async def react_outside(origin: Origin, event: BudgetClosed) -> None:
+        @on(BudgetClosed, own_transaction=True)
+        async def react_outside(_: object, origin: Origin, event: BudgetClosed) -> None:
             if origin.tenant_id != tenant:  # said by another test
                 return
             arrived.append(event.budget_id)

@@ -14,7 +14,7 @@ from sqlalchemy.pool import QueuePool
 
 from kit import ids, transactions
 from kit.auth import Scope
-from kit.db import Database, WriteSession, sqlstate, within
+from kit.db import Database, WriteSession, scope_filter, sqlstate
 from kit.errors import EtagMismatch
 from kit.origin import Origin
 from kit.settings import Settings
@@ -208,7 +208,7 @@ class TestSettings:
                     for setting in ("app.tenant_id", "app.actor", "app.trace_id", "app.everywhere"):
                         value = (await next_user.execute(text(f"select current_setting('{setting}', true)"))).scalar()
                         assert value in {"", None}
-                async with db.everywhere() as session:
+                async with db.all_tenants() as session:
                     value = (await session.execute(text("select current_setting('app.tenant_id', true)"))).scalar()
                     assert value in {"", None}
         finally:
@@ -288,7 +288,7 @@ class TestTenants:
     async def test_only_the_outbox_is_seen_everywhere(self, db: Database, origin: Origins) -> None:
         async with db.write(origin()) as tx:
             tx.add(letter())
-        async with db.everywhere() as session:
+        async with db.all_tenants() as session:
             for table in self.TABLES:
                 if table != "outbox":
                     assert (await session.execute(text(f"select * from {table}"))).all() == []
@@ -336,18 +336,18 @@ class TestTenants:
 
 class TestScope:
     def test_a_free_caller_has_no_condition(self) -> None:
-        assert within(None, BudgetRow.entity_id) is None
+        assert scope_filter(None, BudgetRow.entity_id) is None
 
     def test_a_caller_with_an_empty_scope_sees_nothing(self) -> None:
-        assert str(within(Scope(), BudgetRow.entity_id, BudgetRow.department_id)) == "false"
+        assert str(scope_filter(Scope(), BudgetRow.entity_id, BudgetRow.department_id)) == "false"
 
     def test_a_row_is_covered_by_entity_or_department(self) -> None:
         scope = Scope(frozenset({ids.new()}), frozenset({ids.new()}))
-        condition = str(within(scope, BudgetRow.entity_id, BudgetRow.department_id))
+        condition = str(scope_filter(scope, BudgetRow.entity_id, BudgetRow.department_id))
         assert "entity_id IN" in condition
         assert " OR " in condition
         assert "department_id IN" in condition
-        assert "department" not in str(within(scope, BudgetRow.entity_id))
+        assert "department" not in str(scope_filter(scope, BudgetRow.entity_id))
 
 
 class TestEtag:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.money import BP, DIGITS_MAX, Money, exponent, problem_of
+from kit.money import BP, DIGITS_MAX, Money, exponent, invalid_reason
 
 PLACES = {"EUR": 2, "USD": 2, "JPY": 0, "KRW": 0, "BHD": 3, "KWD": 3, "TND": 3, "CLF": 4}
 currencies = st.sampled_from(sorted(PLACES))
@@ -65,7 +65,7 @@ class TestProblems:
         [("1.234", "EUR"), ("1.0", "JPY"), ("0.0001", "BHD"), ("1.999", "USD"), ("-0.001", "EUR")],
     )
     def test_more_digits_than_the_currency_has_are_refused(self, amount: str, currency: str) -> None:
-        problem = problem_of(amount, currency)
+        problem = invalid_reason(amount, currency)
         assert problem
         assert problem[0] == "amount"
         assert str(PLACES[currency]) in problem[1]
@@ -76,27 +76,27 @@ class TestProblems:
          "+1", ".5", "1.", "--1", "1\n"],
     )  # fmt: skip
     def test_what_is_no_plain_decimal_is_refused(self, amount: str) -> None:
-        problem = problem_of(amount, "EUR")
+        problem = invalid_reason(amount, "EUR")
         assert problem
         assert problem[0] == "amount"
 
     @given(st.text())
     def test_any_text_is_money_or_refused(self, amount: str) -> None:
-        if problem_of(amount, "EUR") is None:
+        if invalid_reason(amount, "EUR") is None:
             assert Money.parse(amount, "EUR").text().lstrip("-").replace(".", "").isdigit()
         else:
             with pytest.raises(ValueError, match=r"."):
                 Money.parse(amount, "EUR")
 
     def test_an_unknown_currency_is_named(self) -> None:
-        problem = problem_of("1.00", "XXY")
+        problem = invalid_reason("1.00", "XXY")
         assert problem
         assert problem[0] == "currency_code"
         assert "XXY" in problem[1]
 
     def test_thirteen_digits_fit_and_fourteen_do_not(self) -> None:
-        assert problem_of("9" * DIGITS_MAX + ".99", "EUR") is None
-        assert problem_of("1" + "0" * DIGITS_MAX, "EUR") is not None
+        assert invalid_reason("9" * DIGITS_MAX + ".99", "EUR") is None
+        assert invalid_reason("1" + "0" * DIGITS_MAX, "EUR") is not None
 
 
 class TestArithmetic:

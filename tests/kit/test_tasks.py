@@ -40,7 +40,7 @@ async def test_what_is_undisturbed_is_done_to_its_end_however_often_it_is_cancel
         done = True
         return "done"
 
-    task = asyncio.create_task(tasks.undisturbed(work()))
+    task = asyncio.create_task(tasks.run_to_completion(work()))
     for _ in range(3):
         await asyncio.sleep(0)
         task.cancel()
@@ -56,6 +56,6 @@ async def test_undisturbed_work_gives_its_result_or_raises_what_it_raises() -> N
     async def fail() -> None:
         raise RuntimeError("broken")
 
-    assert await tasks.undisturbed(asyncio.sleep(0, "done")) == "done"
+    assert await tasks.run_to_completion(asyncio.sleep(0, "done")) == "done"
     with pytest.raises(RuntimeError, match="broken"):
-        await tasks.undisturbed(fail())
+        await tasks.run_to_completion(fail())

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventing import outbox
 from eventing.outbox import OutboxRow
-from eventing.timers import Timers, cancel_timer, due_outside, set_timer
+from eventing.timers import Timers, cancel_timer, due, set_timer
 from kit import clock, tasks
 from kit.db import Database, WriteSession, sqlstate
 from kit.origin import Origin
@@ -278,7 +278,7 @@ class TestTenants:
         query = text("select tenant_id from timers where kind = :kind").bindparams(kind=clockwork.kind)
         async with clockwork.db.write(origin()) as tx:
             assert await tx.returning(query) == [tenant]
-        async with clockwork.db.everywhere() as session:
+        async with clockwork.db.all_tenants() as session:
             assert set((await session.execute(query)).scalars()) == {tenant, theirs}
 
 
@@ -296,7 +296,7 @@ class TestOutside:
 
         clockwork.then = look
         await clockwork.set(origin(), resource)
-        async with running(clockwork.replica(handler=due_outside(clockwork.kind)(clockwork.act_outside))):
+        async with running(clockwork.replica(handler=due(clockwork.kind, own_transaction=True)(clockwork.act_outside))):
             await eventually(clockwork.over)
         assert (clockwork.tries, seen) == ([resource], [1])
         assert await clockwork.effects() == [resource]
@@ -308,7 +308,7 @@ class TestOutside:
         clockwork.then = again_in_an_hour
         (resource,) = some(1)
         await clockwork.set(origin(), resource, at=-HOUR)
-        replica = clockwork.replica(handler=due_outside(clockwork.kind)(clockwork.act_outside))
+        replica = clockwork.replica(handler=due(clockwork.kind, own_transaction=True)(clockwork.act_outside))
         await replica._round()
         await replica._round()
         assert clockwork.tries == [resource]

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from eventing import outbox
 from eventing import timers as module
-from eventing.timers import Timers, due, due_outside, set_timer
+from eventing.timers import Timers, due, set_timer
 from kit import clock
 from kit.db import Database, WriteSession
 from kit.origin import Origin
@@ -82,13 +82,13 @@ class TestReplicas:
         )
         assert at >= claimed.due_time
 
-    @pytest.mark.parametrize("sort", [due, due_outside])
+    @pytest.mark.parametrize("own_transaction", [False, True])
     async def test_one_that_is_killed_amid_its_effect_leaves_it_to_others(
-        self, clockwork: Clockwork, origin: Origins, kit_settings: Callable[..., Settings], sort: Callable[..., Any]
+        self, clockwork: Clockwork, origin: Origins, kit_settings: Callable[..., Settings], *, own_transaction: bool
     ) -> None:
         (resource,) = some(1)
         await clockwork.set(origin(), resource)
-        with process_amid_effect(kit_settings(), clockwork.kind, outside=sort is due_outside) as (process, pipe):
+        with process_amid_effect(kit_settings(), clockwork.kind, outside=own_transaction) as (process, pipe):
             assert await asyncio.to_thread(pipe.poll, 20)
             assert pipe.recv() == resource
             async with running(clockwork.replica()):
@@ -163,11 +163,11 @@ def replica_that_hangs(settings: Settings, kind: str, pipe: Pipe, *, outside: bo
         pipe.send(resource_id)
         await asyncio.Event().wait()
 
-    async def hang_outside(origin: Origin, resource_id: UUID) -> None:
+    async def hang_outside(_: object, origin: Origin, resource_id: UUID) -> None:
         async with db.write(origin) as tx:
             await hang(tx, resource_id)
 
-    handler = due_outside(kind)(hang_outside) if outside else due(kind)(hang)
+    handler = due(kind, own_transaction=True)(hang_outside) if outside else due(kind)(hang)
     asyncio.run(Timers(db, "budgets", (handler,), lease_s=0.5).run())
 
 
@@ -176,7 +176,7 @@ class TestFailure:
     async def test_one_that_fails_is_tried_again_and_the_others_go_on(
         self, clockwork: Clockwork, origin: Origins, quick: None, *, outside: bool
     ) -> None:
-        handler = due_outside(clockwork.kind)(clockwork.act_outside) if outside else clockwork.handler
+        handler = due(clockwork.kind, own_transaction=True)(clockwork.act_outside) if outside else clockwork.handler
         bad, *good = some(10)
         clockwork.failing = {bad}
         await clockwork.set(origin(), bad, at=-HOUR)
@@ -267,13 +267,13 @@ class TestFailure:
     ) -> None:
         (resource,) = some(1)
 
-        async def lose_the_table(_: Origin, resource_id: UUID) -> None:
+        async def lose_the_table(_: object, __: Origin, resource_id: UUID) -> None:
             clockwork.tries.append(resource_id)
             if len(clockwork.tries) == 1:
                 await kit_admin.execute("alter table budgets.timers rename to away")
 
         await clockwork.set(origin(), resource)
-        replica = clockwork.replica(handler=due_outside(clockwork.kind)(lose_the_table), lease_s=0.3)
+        replica = clockwork.replica(handler=due(clockwork.kind, own_transaction=True)(lose_the_table), lease_s=0.3)
         try:
             assert await replica._round() == 1
         finally:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.pool import QueuePool
 
 from deploy.local import bound
-from kit.db import Database, refusal_of
+from kit.db import Database, to_billing_error
 from kit.errors import Unavailable
 from kit.origin import Origin
 from kit.settings import Settings
@@ -142,7 +142,7 @@ class TestGone:
 
         (outcome,) = await asyncio.gather(write(), return_exceptions=True)
         assert isinstance(outcome, BaseException)
-        assert isinstance(refusal_of(outcome), Unavailable)
+        assert isinstance(to_billing_error(outcome), Unavailable)
         assert await letters(narrow, origin()) == []
 
     async def test_a_commit_after_a_swallowed_error_is_no_commit(self, narrow: Database, origin: Origins) -> None:

@@ -19,10 +19,10 @@ from contract.values import money_from_proto, money_to_proto, time_from_proto, t
 from kit import ids
 from kit.errors import BillingError
 from kit.origin import Call
+from services.approvals.clients import BudgetView
 from services.approvals.domain.lives import ActionType, ApprovalState, ApprovalType, Mine
 from services.approvals.domain.seats import Level, Seat, Step
 from services.approvals.models.requests import ActionRow, ApprovalRow
-from services.approvals.peers import BudgetView
 from services.approvals.service.callers import Caller
 from services.approvals.service.deciding import Act
 from services.approvals.service.requests import Ask

@@ -7,7 +7,7 @@ from services.approvals.errors.delegations import (
     NotTheDelegator,
 )
 from services.approvals.errors.neighbours import (
-    PASSED_ON,
+    FORWARDED,
     AmountTooSmall,
     ApprovalRequired,
     BudgetExceeded,
@@ -42,7 +42,7 @@ from services.approvals.errors.rules import (
 )
 
 __all__ = [
-    "PASSED_ON",
+    "FORWARDED",
     "AlreadyDecided",
     "AmountTooSmall",
     "ApprovalNotFound",

@@ -46,7 +46,7 @@ class CurrencyMismatch(FailedPrecondition):
     reason = "CURRENCY_MISMATCH"
 
 
-PASSED_ON: Final[Mapping[str, type[BillingError]]] = {
+FORWARDED: Final[Mapping[str, type[BillingError]]] = {
     refusal.reason: refusal
     for refusal in (
         EntityNotFound, DepartmentNotFound, RateMissing, BudgetNotFound, BudgetStateForbids, BudgetExceeded,

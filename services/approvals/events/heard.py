@@ -7,13 +7,13 @@ from billing.entities.v1.events_pb2 import AmendmentSubmitted, ContractSubmitted
 from outside.users.v1.events_pb2 import UserDeactivated
 
 from contract import validation
-from eventing.consumer import Handler, on, on_outside
+from eventing.consumer import Handler, on
 from kit import ids
 from kit.db import Database, WriteSession
 from kit.origin import Origin
+from services.approvals.clients import Clients
 from services.approvals.convert.submissions import CONTRACT, ask_of_amendment, ask_of_contract
 from services.approvals.domain.lives import Funds
-from services.approvals.peers import Peers
 from services.approvals.service import departures, requests
 from services.approvals.service.opening import Opening
 
@@ -31,29 +31,29 @@ async def note_settled_funds(tx: WriteSession, event: ApprovalFundsSettled) -> N
     )
 
 
-def handlers(db: Database, peers: Peers, opening: Opening) -> Sequence[Handler]:
+def handlers(db: Database, clients: Clients, opening: Opening) -> Sequence[Handler]:
     """What this service does about all events that it hears."""
 
-    @on_outside(UserDeactivated)
-    async def replace_departed_approver(origin: Origin, event: UserDeactivated) -> None:
+    @on(UserDeactivated, own_transaction=True)
+    async def replace_departed_approver(_: object, origin: Origin, event: UserDeactivated) -> None:
         """Somebody who left decides on nothing: their nearest active manager does, or whom the step escalates to."""
         validation.check(event)
-        if await peers.directory.is_active(origin, event.user_id):
+        if await clients.directory.is_active(origin, event.user_id):
             return  # they are back
-        await departures.replace_approver(db, peers, origin, event.user_id)
+        await departures.replace_approver(db, clients, origin, event.user_id)
 
-    @on_outside(ContractSubmitted)
-    async def ask_for_submitted_contract(origin: Origin, event: ContractSubmitted) -> None:
+    @on(ContractSubmitted, own_transaction=True)
+    async def ask_for_submitted_contract(_: object, origin: Origin, event: ContractSubmitted) -> None:
         """A contract has to be approved before it is signed."""
         await opening.open_submitted(origin, ask_of_contract(event))
 
-    @on_outside(AmendmentSubmitted)
-    async def ask_for_submitted_amendment(origin: Origin, event: AmendmentSubmitted) -> None:
+    @on(AmendmentSubmitted, own_transaction=True)
+    async def ask_for_submitted_amendment(_: object, origin: Origin, event: AmendmentSubmitted) -> None:
         """An amendment has to be approved before it takes effect."""
         await opening.open_submitted(origin, ask_of_amendment(event))
 
-    @on_outside(ContractWithdrawn)
-    async def cancel_withdrawn_contract(origin: Origin, event: ContractWithdrawn) -> None:
+    @on(ContractWithdrawn, own_transaction=True)
+    async def cancel_withdrawn_contract(_: object, origin: Origin, event: ContractWithdrawn) -> None:
         """Nobody has to decide on a contract any more."""
         await opening.cancel_about(origin, CONTRACT, event.contract_id)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from eventing.bus import Bus
 from kit.db import Database
-from services.approvals.peers import Peers
+from services.approvals.clients import Clients
 from services.approvals.rpc.delegations import DelegationServicer
 from services.approvals.rpc.requests import ApprovalServicer
 from services.approvals.rpc.rules import ApprovalRuleServicer
@@ -13,10 +13,10 @@ from serving.calls import Servicer
 from serving.pages import Pages
 
 
-def servicers(db: Database, pages: Pages, peers: Peers, opening: Opening, *, bus: Bus) -> Sequence[Servicer]:
+def servicers(db: Database, pages: Pages, clients: Clients, opening: Opening, *, bus: Bus) -> Sequence[Servicer]:
     """All of them."""
     return (
-        ApprovalServicer(db, pages, peers, opening, bus=bus),
-        ApprovalRuleServicer(db, pages, peers),
-        DelegationServicer(db, pages, peers),
+        ApprovalServicer(db, pages, clients, opening, bus=bus),
+        ApprovalRuleServicer(db, pages, clients),
+        DelegationServicer(db, pages, clients),
     )

@@ -6,11 +6,11 @@ from billing.approvals.v1.delegation_pb2 import Delegation
 from kit import clock, ids
 from kit.db import Database
 from kit.origin import Call
+from services.approvals.clients import Clients
 from services.approvals.convert.delegations import delegation_draft_from_proto, delegation_to_proto
 from services.approvals.convert.requests import caller_of
 from services.approvals.domain.delegations import DelegationState
 from services.approvals.errors import ApproverInactive
-from services.approvals.peers import Peers
 from services.approvals.service import delegations
 from services.approvals.store import delegations as store
 from serving.pages import Pages
@@ -21,13 +21,13 @@ class DelegationServicer:
 
     service = pb.DESCRIPTOR.services_by_name["DelegationService"]
 
-    def __init__(self, db: Database, pages: Pages, peers: Peers) -> None:
+    def __init__(self, db: Database, pages: Pages, clients: Clients) -> None:
         self._db = db
         self._pages = pages
-        self._peers = peers
+        self.clients = clients
 
     async def CreateDelegation(self, request: pb.CreateDelegationRequest, call: Call) -> Delegation:
-        person = await self._peers.directory.find(call, request.delegate)
+        person = await self.clients.directory.find(call, request.delegate)
         async with self._db.write(call) as tx:
             if person is None or not person.active:
                 raise ApproverInactive(request.delegate)

@@ -16,6 +16,7 @@ from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Call
 from services.approvals import events
+from services.approvals.clients import Clients
 from services.approvals.convert.requests import (
     act_from_proto,
     action_to_proto,
@@ -33,7 +34,6 @@ from services.approvals.convert.requests import (
     summary_to_proto,
     time_or_none,
 )
-from services.approvals.peers import Peers
 from services.approvals.service import deciding, requests
 from services.approvals.service.opening import Opening
 from services.approvals.store import requests as store
@@ -45,10 +45,10 @@ class ApprovalServicer:
 
     service = pb.DESCRIPTOR.services_by_name["ApprovalService"]
 
-    def __init__(self, db: Database, pages: Pages, peers: Peers, opening: Opening, *, bus: Bus) -> None:
+    def __init__(self, db: Database, pages: Pages, clients: Clients, opening: Opening, *, bus: Bus) -> None:
         self._db = db
         self._pages = pages
-        self._peers = peers
+        self.clients = clients
         self._opening = opening
         self._bus = bus
 
@@ -87,14 +87,14 @@ class ApprovalServicer:
         if budget_id is None or amount is None:
             return None
         try:
-            return impact_to_proto(await self._peers.budgets.review(call, budget_id, amount))
+            return impact_to_proto(await self.clients.budgets.review(call, budget_id, amount))
         except BillingError as refusal:
             return impact_problem(ids.BUDGET.format(budget_id), refusal)
 
     async def ActOnApproval(self, request: pb.ActOnApprovalRequest, call: Call) -> Approval:
         act, caller = act_from_proto(request), caller_of(call)
         deciding.check_act(act)
-        target = await self._peers.directory.find(call, act.target) if act.target else None
+        target = await self.clients.directory.find(call, act.target) if act.target else None
         async with self._db.write(call) as tx:
             deciding.check_target(act, target)
             row = await deciding.act(tx, ids.APPROVAL.parse(request.id), caller, act)

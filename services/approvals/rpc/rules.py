@@ -11,6 +11,7 @@ from contract.values import time_from_proto
 from kit import clock, ids
 from kit.db import Database
 from kit.origin import Call
+from services.approvals.clients import Clients
 from services.approvals.convert.rules import (
     changes_from_proto,
     rule_to_proto,
@@ -18,7 +19,6 @@ from services.approvals.convert.rules import (
     terms_from_proto,
 )
 from services.approvals.domain.lives import ApprovalType, RuleState
-from services.approvals.peers import Peers
 from services.approvals.service import rules, simulation
 from services.approvals.store import rules as store
 from serving.pages import Pages
@@ -32,14 +32,14 @@ class ApprovalRuleServicer:
 
     service = pb.DESCRIPTOR.services_by_name["ApprovalRuleService"]
 
-    def __init__(self, db: Database, pages: Pages, peers: Peers) -> None:
+    def __init__(self, db: Database, pages: Pages, clients: Clients) -> None:
         self._db = db
         self._pages = pages
-        self._peers = peers
+        self.clients = clients
 
     async def CreateApprovalRule(self, request: pb.CreateApprovalRuleRequest, call: Call) -> ApprovalRule:
         terms = terms_from_proto(request)
-        known = await self._peers.lineage.known(call, terms.entity_ids, terms.department_ids)
+        known = await self.clients.lineage.known(call, terms.entity_ids, terms.department_ids)
         async with self._db.write(call) as tx:
             known.check()
             return await tx.answer(rule_to_proto(await rules.create_rule(tx, terms)))
@@ -63,7 +63,7 @@ class ApprovalRuleServicer:
 
     async def UpdateApprovalRule(self, request: pb.UpdateApprovalRuleRequest, call: Call) -> ApprovalRule:
         rule_id, (changes, state) = ids.RULE.parse(request.id), changes_from_proto(request)
-        known = await self._peers.lineage.known(call, changes.get("entity_ids", ()), changes.get("department_ids", ()))
+        known = await self.clients.lineage.known(call, changes.get("entity_ids", ()), changes.get("department_ids", ()))
         async with self._db.write(call) as tx:
             known.check()
             row = await rules.update_rule(tx, rule_id, changes, state, etag=request.etag)
@@ -83,6 +83,6 @@ class ApprovalRuleServicer:
             await rules.check_terms(tx, terms, but=replaces)
             past = await simulation.find_past(tx, since, until, replaces)
         found = await simulation.simulate(
-            self._peers, call, past, terms, replaces, changes_max=request.changes_max or _CHANGES_DEFAULT
+            self.clients, call, past, terms, replaces, changes_max=request.changes_max or _CHANGES_DEFAULT
         )
         return simulation_to_proto(found)

@@ -4,19 +4,19 @@ from typing import Final
 
 from kit.db import Database
 from kit.origin import Origin
+from services.approvals.clients import Clients
 from services.approvals.domain import panels
 from services.approvals.domain.lives import ApprovalState
 from services.approvals.domain.seats import Seat
-from services.approvals.peers import Peers
 from services.approvals.service.requests import apply
 from services.approvals.store import requests
 
 _AT_ONCE: Final = 50
 
 
-async def replace_approver(db: Database, peers: Peers, origin: Origin, user_id: str) -> None:
+async def replace_approver(db: Database, clients: Clients, origin: Origin, user_id: str) -> None:
     """Let the nearest active manager sit where a user sat who left, or whom the step escalates to; some at a time."""
-    managers = await peers.directory.managers(origin, user_id)
+    managers = await clients.directory.managers(origin, user_id)
     successor = next((one.user_id for one in managers if one.active and one.user_id != user_id), "")
     seat = Seat(user_id=successor, why=f"they manage {user_id}, who left") if successor else None
     after = None

@@ -25,13 +25,13 @@ from kit.errors import (
     Violation,
 )
 from kit.origin import Origin
+from services.approvals.clients import BudgetView, Clients, Lineage
 from services.approvals.domain.lives import ApprovalState, ApprovalType, Event, Funds
 from services.approvals.domain.rules import Facts, Rule
 from services.approvals.domain.seats import Level, Panel
 from services.approvals.errors import NoRuleMatches, SubmittedElsewhere
 from services.approvals.models.panels import panel_record
 from services.approvals.models.requests import ApprovalRow
-from services.approvals.peers import BudgetView, Lineage, Peers
 from services.approvals.service import people, routing
 from services.approvals.service import requests as use_cases
 from services.approvals.service.callers import Caller
@@ -72,9 +72,9 @@ class Prepared:
 class Opening:
     """Opens requests."""
 
-    def __init__(self, db: Database, peers: Peers) -> None:
+    def __init__(self, db: Database, clients: Clients) -> None:
         self._db = db
-        self._peers = peers
+        self.clients = clients
         self._rules = Rules()
 
     async def _find_way(self, origin: Origin, ask: Ask, rules: Sequence[Rule]) -> Way:
@@ -82,21 +82,21 @@ class Opening:
         _check(ask)
         if ask.budget_id:
             spent = None if ask.request_type is ApprovalType.BUDGET_INCREASE else ask.amount
-            budget = await self._peers.budgets.review(origin, ask.budget_id, spent)
+            budget = await self.clients.budgets.review(origin, ask.budget_id, spent)
             ask = _of_budget(ask, budget)
             if ask.overspend and budget.needs_approval:
                 ask = replace(ask, request_type=ApprovalType.BUDGET_OVERSPEND)
         facts, lineage = await self._facts(origin, ask)
-        route = await routing.choose(self._peers, origin, rules, facts)
+        route = await routing.choose(self.clients, origin, rules, facts)
         if route is None:
             raise NoRuleMatches(ask.request_type, len(rules))
-        return Way(ask, facts, await people.find_panel(self._peers, origin, route, facts, lineage))
+        return Way(ask, facts, await people.find_panel(self.clients, origin, route, facts, lineage))
 
     async def _facts(self, origin: Origin, ask: Ask) -> tuple[Facts, Lineage]:
         """What rules look at, and where it belongs; raises InvalidFields, EntityNotFound or DepartmentNotFound."""
         if ask.entity_id is None:
             raise InvalidFields([Violation("entity_id", "is needed where there is no budget_id", "approval.entity")])
-        lineage = await self._peers.lineage.get(origin, ask.entity_id, ask.department_id)
+        lineage = await self.clients.lineage.get(origin, ask.entity_id, ask.department_id)
         facts = Facts(
             request_type=ask.request_type,
             title=ask.title,
@@ -169,7 +169,7 @@ class Opening:
         if row.state is not ApprovalState.OPENING or not holds(row) or row.budget_id is None or row.money is None:
             return Prepared(row.id)
         try:
-            hold_id = await self._peers.budgets.hold(
+            hold_id = await self.clients.budgets.hold(
                 origin, row.id, of_round=row.round, budget_id=row.budget_id, amount=row.money, description=row.title
             )
         except (FailedPrecondition, NotFound) as refusal:
@@ -189,7 +189,7 @@ class Opening:
 
     async def _call_off(self, origin: Origin, row: ApprovalRow) -> None:
         if row.budget_id:
-            await self._peers.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
+            await self.clients.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
         async with self._db.write(_unkeyed(origin)) as tx:
             kept = await requests.find_request(tx, row.id)
             if kept is None or not refused(kept):
@@ -265,7 +265,7 @@ class Opening:
         way = await self._find_way(origin, _asked_again(row, changes), rules)
         if row.budget_id and row.hold_id:
             # The event that gives it back may still be under way; the new hold needs the room.
-            await self._peers.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
+            await self.clients.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
         return await self._funded(origin, await self._resubmit(origin, row, way, comment))
 
     async def _sent_back(self, origin: Origin, row: ApprovalRow) -> ApprovalRow:

@@ -9,12 +9,12 @@ from kit.db import ReadSession
 from kit.errors import InvalidFields
 from kit.money import Money
 from kit.origin import Origin
+from services.approvals.clients import Clients
 from services.approvals.conditions import Conditions
 from services.approvals.domain import routes
 from services.approvals.domain.routes import Amounts, Route
 from services.approvals.domain.rules import Facts, Rule
 from services.approvals.errors import RateMissing
-from services.approvals.peers import Peers
 from services.approvals.store import rules as store
 
 CONDITIONS = Conditions()
@@ -38,9 +38,9 @@ class Rules:
         return rules
 
 
-async def choose(peers: Peers, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Route | None:
+async def choose(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Route | None:
     """The rules that a request takes; raises RateMissing where its amount can't be compared."""
-    amounts = await find_amounts(peers, origin, rules, facts)
+    amounts = await find_amounts(clients, origin, rules, facts)
     return routes.choose(rules, facts, amounts, objection)
 
 
@@ -52,22 +52,22 @@ def objection(condition: str, facts: Facts) -> str | None:
         return refusal.message
 
 
-async def find_amounts(peers: Peers, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Amounts:
+async def find_amounts(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Amounts:
     """What a request costs, in its own currency and in those of the rules; raises RateMissing."""
     if facts.amount is None:
         return {}
     amounts = {facts.amount.currency: facts.amount.amount}
     for currency in sorted(routes.currencies_of(rules, facts)):
-        amounts[currency] = await convert(peers, origin, facts.amount, currency)
+        amounts[currency] = await convert(clients, origin, facts.amount, currency)
     return amounts
 
 
-async def convert(peers: Peers, origin: Origin, amount: Money, currency: str) -> Decimal:
+async def convert(clients: Clients, origin: Origin, amount: Money, currency: str) -> Decimal:
     """The amount in another currency, at the rate of today, not rounded; raises RateMissing."""
     if amount.currency == currency:
         return amount.amount
     today = clock.now().date()
-    (rate,) = await peers.rates.find(origin, [(amount.currency, currency, today)])
+    (rate,) = await clients.rates.find(origin, [(amount.currency, currency, today)])
     if rate is None:
         raise RateMissing(
             f"There is no exchange rate from {amount.currency} to {currency} for {today}.",

@@ -11,12 +11,12 @@ from kit import ids
 from kit.db import ReadSession
 from kit.money import Money
 from kit.origin import Origin
+from services.approvals.clients import Clients
 from services.approvals.domain import routes
 from services.approvals.domain.routes import Amounts, Route
 from services.approvals.domain.rules import Facts, Rule, RuleTerms
 from services.approvals.errors import RateMissing
 from services.approvals.models.requests import ApprovalRow
-from services.approvals.peers import Peers
 from services.approvals.service.routing import convert, objection
 from services.approvals.store import requests, rules
 
@@ -60,24 +60,24 @@ async def find_past(tx: ReadSession, since: datetime, until: datetime, replaces:
 
 
 async def simulate(
-    peers: Peers, origin: Origin, past: Past, draft: RuleTerms, replaces: UUID | None, *, changes_max: int
+    clients: Clients, origin: Origin, past: Past, draft: RuleTerms, replaces: UUID | None, *, changes_max: int
 ) -> Simulation:
     """Look at each request with the rules of today, and with those and the draft."""
     kept = [rule for rule in past.rules if rule.id != replaces]
     if draft.is_default:  # it would stand in the place of the default rule of its type
         kept = [rule for rule in kept if not (rule.terms.is_default and rule.terms.request_type is draft.request_type)]
-    drafted = [*kept, Rule(id=replaces or ids.new(), version=0, terms=draft)]
+    new_row = [*kept, Rule(id=replaces or ids.new(), version=0, terms=draft)]
     rates: dict[tuple[str, str], Decimal | None] = {}
     found = Simulation()
     for row in past.rows:
         facts = row.facts
-        amounts = await _amounts(peers, origin, [*past.rules, *drafted], facts, rates)
+        amounts = await _amounts(clients, origin, [*past.rules, *new_row], facts, rates)
         if amounts is None:
             found.skipped += 1
             continue
         found.considered += 1
         before = routes.choose(past.rules, facts, amounts, objection)
-        after = routes.choose(drafted, facts, amounts, objection)
+        after = routes.choose(new_row, facts, amounts, objection)
         _count(found, RouteChange(row, before, after), changes_max)
     return found
 
@@ -98,7 +98,11 @@ def _taken(route: Route | None) -> Sequence[tuple[UUID, int]] | None:
 
 
 async def _amounts(
-    peers: Peers, origin: Origin, looked_at: Sequence[Rule], facts: Facts, rates: dict[tuple[str, str], Decimal | None]
+    clients: Clients,
+    origin: Origin,
+    looked_at: Sequence[Rule],
+    facts: Facts,
+    rates: dict[tuple[str, str], Decimal | None],
 ) -> Amounts | None:
     """What a request costs in the currencies of the rules, each rate asked for once; None where one is missing."""
     if facts.amount is None:
@@ -108,7 +112,7 @@ async def _amounts(
         pair = facts.amount.currency, currency
         if pair not in rates:
             try:
-                rates[pair] = await convert(peers, origin, Money(Decimal(1), pair[0]), currency)
+                rates[pair] = await convert(clients, origin, Money(Decimal(1), pair[0]), currency)
             except RateMissing:
                 rates[pair] = None
         rate = rates[pair]

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from kit import clock, ids
-from kit.db import ReadSession, WriteSession, constraint_of
+from kit.db import ReadSession, WriteSession, constraint_name
 from kit.errors import Conflict
 from kit.money import Money
 from services.approvals.domain.lives import ActionType, ApprovalState, ApprovalType, Mine
@@ -139,9 +139,9 @@ async def save_request(tx: WriteSession, row: ApprovalRow) -> None:
     try:
         await tx.flush()
     except IntegrityError as error:
-        if constraint_of(error) == "approval_requests_subject_key":
+        if constraint_name(error) == "approval_requests_subject_key":
             raise SubjectPending(*about, None) from error
-        if constraint_of(error) == "approval_requests_opening_key":
+        if constraint_name(error) == "approval_requests_opening_key":
             raise Conflict from error  # another call with the same key, at this very moment
         raise
 
@@ -170,15 +170,15 @@ def record(tx: WriteSession, done: Done) -> None:
     """Keep what was done."""
     what = done.approval_id, done.round, done.step, done.action.value
     who = done.actor, done.on_behalf_of, done.target, done.comment
-    tx.write_later(_RECORD, tx.tenant_id, ids.new(), *what, *who, clock.now())
+    tx.defer(_RECORD, tx.tenant_id, ids.new(), *what, *who, clock.now())
 
 
 def seat(tx: WriteSession, approval_id: UUID, seats: Collection[tuple[int, str, str]], *, new: bool) -> None:
     """Have these (step, user, role) asked, and nobody else; `new` where nobody was before."""
     if not new:
-        tx.write_later(_RISE, tx.tenant_id, approval_id)
+        tx.defer(_RISE, tx.tenant_id, approval_id)
     for step, user_id, role in sorted(seats):
-        tx.write_later(_SIT, tx.tenant_id, approval_id, step, user_id, role)
+        tx.defer(_SIT, tx.tenant_id, approval_id, step, user_id, role)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

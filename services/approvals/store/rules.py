@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from kit import ids
-from kit.db import ReadSession, WriteSession, constraint_of
+from kit.db import ReadSession, WriteSession, constraint_name
 from services.approvals.domain.lives import ApprovalType, RuleState
 from services.approvals.domain.rules import Rule
 from services.approvals.errors import ApprovalRuleNotFound, DefaultRuleTaken
@@ -50,7 +50,7 @@ async def save_rule(tx: WriteSession, row: RuleRow, record: dict[str, Any]) -> N
     try:
         await tx.flush()
     except IntegrityError as error:
-        if constraint_of(error) == "approval_rules_default_key":
+        if constraint_name(error) == "approval_rules_default_key":
             raise DefaultRuleTaken(rule_id, "made at this moment") from error
         raise
     version = RuleVersionRow(

@@ -386,7 +386,7 @@ class Books:
             if self.resolved.pop((key, mark), None) is None:
                 alert_id = ids.new()
                 event = events.budget_alert_raised(after, mark, alert_id, entry.id, self.found.now)
-                said = outbox.drafted(line.origin, event)
+                said = outbox.new_row(line.origin, event)
                 self.raised[key, mark] = RaisedAlert(
                     id=alert_id, balance=after, mark=mark, entry_id=entry.id, at=self.found.now, event=said
                 )
@@ -394,16 +394,16 @@ class Books:
             if self.raised.pop((key, mark), None) is None:
                 self.resolved[key, mark] = line.origin, after, mark
         if before.available > 0 >= after.available:
-            self.events.append(outbox.drafted(line.origin, events.budget_exhausted(after.terms)))
+            self.events.append(outbox.new_row(line.origin, events.budget_exhausted(after.terms)))
 
     def _keep_hold(self, line: Line, stored: StoredHold, entry: Entry) -> StoredHold:
         kept = replace(stored, last_entry_id=entry.id, version=stored.version + 1, update_time=self.found.now)
         key = line.tenant_id, stored.hold.id
         self.holds[key] = self.changed_holds[key] = kept
         if entry.entry_type is EntryType.EXPIRE:
-            self.events.append(outbox.drafted(line.origin, events.budget_hold_expired(kept, entry.chain[0].terms)))
+            self.events.append(outbox.new_row(line.origin, events.budget_hold_expired(kept, entry.chain[0].terms)))
         if line.approval_id and entry.entry_type in SETTLEMENTS:
-            self.events.append(outbox.drafted(line.origin, events.approval_hold_settled(kept, entry.entry_type)))
+            self.events.append(outbox.new_row(line.origin, events.approval_hold_settled(kept, entry.entry_type)))
         return kept
 
     def _keep_refund(self, line: Line, refund: Refund, charged: Charged) -> None:

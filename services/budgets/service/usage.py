@@ -76,7 +76,7 @@ class Usage:
             return
         if budget is None or refusal:
             row = _unbudgeted(origin, cost, budget, refusal)
-            event = outbox.drafted(origin, events.unbudgeted_spend_recorded(row))
+            event = outbox.new_row(origin, events.unbudgeted_spend_recorded(row))
             if await self._records.submit(origin.tenant_id, Unbudgeted(request, cost.digest, row, event)):
                 UNBUDGETED.labels(row.reason).inc()
 

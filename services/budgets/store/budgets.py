@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.dialects.postgresql import insert
 
 from kit import clock
-from kit.db import ReadSession, WriteSession, within
+from kit.db import ReadSession, WriteSession, scope_filter
 from kit.money import BP
 from services.budgets.domain.lives import State
 from services.budgets.errors import BudgetNotFound
@@ -18,7 +18,7 @@ from serving.pages import Page, Slice
 
 def visible(tx: ReadSession) -> Select[BudgetRow]:
     """Budgets that the caller may see."""
-    covered = within(tx.scope, BudgetRow.entity_id, BudgetRow.department_id)
+    covered = scope_filter(tx.scope, BudgetRow.entity_id, BudgetRow.department_id)
     return select(BudgetRow) if covered is None else select(BudgetRow).where(covered)
 
 

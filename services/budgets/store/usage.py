@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import select
 
 from eventing.outbox import OutboxRow
-from kit.db import ReadSession, within
+from kit.db import ReadSession, scope_filter
 from services.budgets.domain.usage import Candidate, Cost
 from services.budgets.models import UnbudgetedRow
 from services.budgets.store.group import Group, RequestKey
@@ -141,7 +141,7 @@ async def list_unbudgeted(
     end: date | None,
 ) -> Slice[UnbudgetedRow]:
     """One page of what the caller may see and fits all filters given, newest first."""
-    covered = within(tx.scope, UnbudgetedRow.entity_id, UnbudgetedRow.department_id)
+    covered = scope_filter(tx.scope, UnbudgetedRow.entity_id, UnbudgetedRow.department_id)
     wanted = select(UnbudgetedRow) if covered is None else select(UnbudgetedRow).where(covered)
     if entity_id is not None:
         wanted = wanted.where(UnbudgetedRow.entity_id == entity_id)

@@ -18,7 +18,7 @@ from outside.users.v1.events_pb2 import UserDeactivated
 
 from clients.directory import Directory
 from contract import validation
-from eventing.consumer import Handler, on, on_outside
+from eventing.consumer import Handler, on
 from kit import ids
 from kit.db import Database, WriteSession
 from kit.origin import Origin
@@ -110,8 +110,8 @@ HANDLERS: Final[tuple[Handler, ...]] = (
 def handlers(db: Database, directory: Directory) -> Sequence[Handler]:
     """What this service does about all events that it hears."""
 
-    @on_outside(UserDeactivated)
-    async def hand_over_departments_of_user(origin: Origin, event: UserDeactivated) -> None:
+    @on(UserDeactivated, own_transaction=True)
+    async def hand_over_departments_of_user(_: object, origin: Origin, event: UserDeactivated) -> None:
         """Somebody who left answers for nothing: their nearest active manager does, or nobody."""
         validation.check(event)
         if await directory.is_active(origin, event.user_id):
@@ -124,8 +124,8 @@ def handlers(db: Database, directory: Directory) -> Sequence[Handler]:
 
     intake = usage.UsageIntake(db)
 
-    @on_outside(UsageRecorded)
-    async def allocate_recorded_usage(origin: Origin, event: UsageRecorded) -> None:
+    @on(UsageRecorded, own_transaction=True)
+    async def allocate_recorded_usage(_: object, origin: Origin, event: UsageRecorded) -> None:
         """What was used is a cost of whoever used it."""
         validation.check(event)
         await intake.record(origin, usage_from_proto(event))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from clients.directory import Directory
 from kit.db import Database
-from services.entities.peers import Approvals
+from services.entities.clients import Approvals
 from services.entities.rpc.allocation_rules import AllocationRuleServicer
 from services.entities.rpc.allocations import AllocationServicer
 from services.entities.rpc.amendments import AmendmentServicer

@@ -9,9 +9,9 @@ from billing.entities.v1.amendment_pb2 import Amendment
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
+from services.entities.clients import Approvals
 from services.entities.convert.amendments import amendment_draft_from_proto, amendment_to_proto
 from services.entities.domain.amendments import AmendmentState, AmendmentType
-from services.entities.peers import Approvals
 from services.entities.service import amendments
 from services.entities.store import amendments as amendments_store
 from services.entities.store import contracts as contracts_store

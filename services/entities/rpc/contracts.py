@@ -8,6 +8,7 @@ from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
+from services.entities.clients import Approvals
 from services.entities.convert.contracts import (
     contract_changes_from_proto,
     contract_summary_to_proto,
@@ -18,7 +19,6 @@ from services.entities.convert.contracts import (
     signature_from_proto,
 )
 from services.entities.domain.contracts import ContractState, ContractType
-from services.entities.peers import Approvals
 from services.entities.service import contracts, renewals
 from services.entities.service.contracts import NO_ANNEX
 from services.entities.store import contracts as contracts_store

@@ -78,7 +78,7 @@ async def allocate_each(
     # Somebody else allocated the others at this moment, or they are in here twice: now they are found.
     others = await allocations.find_of_documents(tx, {row.document for row in new if row.id not in appended})
     said = [
-        outbox.drafted(origin, events.cost_allocated(row))
+        outbox.new_row(origin, events.cost_allocated(row))
         for row, origin in zip(made, origins, strict=True)
         if isinstance(row, AllocationRow) and row.id in appended
     ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
-from kit.db import Database, ReadSession, refusal_of
+from kit.db import Database, ReadSession, to_billing_error
 from kit.errors import BillingError, InvalidFields, Violation
 from kit.origin import Origin
 from services.entities.domain.allocations import AllocationDraft
@@ -75,7 +75,7 @@ class UsageIntake:
         try:
             outcomes = await self._allocated(tickets)
         except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits is told
-            if len(tickets) == 1 or refusal_of(error):
+            if len(tickets) == 1 or to_billing_error(error):
                 outcomes = [error] * len(tickets)
             else:
                 for ticket in tickets:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, Uuid, delete, func, literal, or_, 
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 
-from kit.db import ReadSession, WriteSession, constraint_of
+from kit.db import ReadSession, WriteSession, constraint_name
 from services.entities.domain.allocation_rules import Link, RuleState, RuleType, Target
 from services.entities.errors import AllocationRuleNotFound, CostAlreadySplit
 from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow, CostSplitRow
@@ -183,7 +183,7 @@ async def save_split(tx: WriteSession, split: CostSplitRow) -> None:
     try:
         await tx.flush()
     except IntegrityError as error:
-        if constraint_of(error) in {"cost_splits_ref_key", "cost_splits_allocation_key"}:
+        if constraint_name(error) in {"cost_splits_ref_key", "cost_splits_allocation_key"}:
             raise CostAlreadySplit(ref) from error
         raise
 

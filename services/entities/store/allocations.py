@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 
-from kit.db import ReadSession, WriteSession, within
+from kit.db import ReadSession, WriteSession, scope_filter
 from services.entities.domain.allocations import AllocationSource, Document
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import EntityState
@@ -57,7 +57,7 @@ async def find_bearing_entities(tx: ReadSession, entity_ids: Collection[UUID]) -
     if not entity_ids:
         return {}
     wanted = select(EntityRow.id, EntityRow.state, EntityRow.currency_code).where(EntityRow.id.in_(entity_ids))
-    covered = within(tx.scope, EntityRow.id)
+    covered = scope_filter(tx.scope, EntityRow.id)
     found = await tx.rows(wanted if covered is None else wanted.where(covered))
     return {row.id: BearingEntity(*row) for row in found}
 
@@ -76,7 +76,7 @@ async def find_bearing_departments(
         .join(EntityRow, EntityRow.id == DepartmentRow.entity_id)
         .where(DepartmentRow.id.in_(department_ids))
     )  # fmt: skip
-    covered = within(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
+    covered = scope_filter(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
     found = await tx.rows(wanted if covered is None else wanted.where(covered))
     return {row[0]: BearingDepartment(*row[:3], BearingEntity(*row[3:])) for row in found}
 
@@ -147,7 +147,7 @@ def _array(path: Sequence[UUID]) -> str:
 
 def _visible_allocations(tx: ReadSession) -> Select[AllocationRow]:
     """Allocations that the caller may see."""
-    covered = within(tx.scope, AllocationRow.entity_id, AllocationRow.department_id)
+    covered = scope_filter(tx.scope, AllocationRow.entity_id, AllocationRow.department_id)
     return select(AllocationRow) if covered is None else select(AllocationRow).where(covered)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from kit import clock, ids
-from kit.db import ReadSession, WriteSession, constraint_of, within
+from kit.db import ReadSession, WriteSession, constraint_name, scope_filter
 from kit.money import Money
 from services.entities.domain.allocations import AllocationSource
 from services.entities.domain.contracts import IN_FORCE, ContractState, ContractType, NoticeKind
@@ -28,7 +28,7 @@ _NAMED: Final = 10
 
 def _visible_contracts(tx: ReadSession) -> Select[ContractRow]:
     """Contracts that the caller may see: those of the entities that they may see."""
-    covered = within(tx.scope, ContractRow.entity_id)
+    covered = scope_filter(tx.scope, ContractRow.entity_id)
     return select(ContractRow) if covered is None else select(ContractRow).where(covered)
 
 
@@ -65,7 +65,7 @@ async def save_contract(tx: WriteSession, contract: ContractRow) -> None:
     try:
         await tx.flush()
     except IntegrityError as error:
-        if constraint_of(error) == "billing_contracts_number_key":
+        if constraint_name(error) == "billing_contracts_number_key":
             raise ContractNumberTaken(number) from error
         raise
 
@@ -205,7 +205,7 @@ async def summarize(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[C
         .group_by(ContractRow.entity_id, ContractRow.currency_code)
         .order_by(ContractRow.entity_id, ContractRow.currency_code)
     )
-    covered = within(tx.scope, ContractRow.entity_id)
+    covered = scope_filter(tx.scope, ContractRow.entity_id)
     if covered is not None:
         summed = summed.where(covered)
     if entity_ids:

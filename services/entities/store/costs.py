@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, ColumnElement, Date, DateTime, Select, Uuid, any_, cast, func, literal, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from kit.db import ReadSession, within
+from kit.db import ReadSession, scope_filter
 from services.entities.domain.costs import LINES_MAX, DepartmentGroupBy, Key, Line, SummaryGroupBy, Tree
 from services.entities.models.allocations import AllocationRow
 from services.entities.models.costs import POSTED_DEPARTMENTS
@@ -121,7 +121,7 @@ async def _plan_for_values(tx: ReadSession) -> None:
 
 
 def _covered(tx: ReadSession) -> list[ColumnElement[bool]]:
-    covered = within(tx.scope, AllocationRow.entity_id, AllocationRow.department_id)
+    covered = scope_filter(tx.scope, AllocationRow.entity_id, AllocationRow.department_id)
     return [] if covered is None else [covered]
 
 

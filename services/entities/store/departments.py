@@ -8,7 +8,7 @@ from sqlalchemy import ARRAY, BindParameter, Select, Uuid, any_, bindparam, lite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
-from kit.db import ReadSession, WriteSession, constraint_of, within
+from kit.db import ReadSession, WriteSession, constraint_name, scope_filter
 from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX, DepartmentState
 from services.entities.errors import DepartmentCodeTaken, DepartmentNotFound
 from services.entities.models.entities import DepartmentRow
@@ -18,7 +18,7 @@ from serving.pages import Page, Slice
 
 def _visible_departments(tx: ReadSession) -> Select[DepartmentRow]:
     """Departments that the caller may see."""
-    covered = within(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
+    covered = scope_filter(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
     return select(DepartmentRow) if covered is None else select(DepartmentRow).where(covered)
 
 
@@ -62,7 +62,7 @@ async def save_department(tx: WriteSession, department: DepartmentRow) -> None:
     try:
         await tx.flush()
     except IntegrityError as error:
-        if constraint_of(error) == "departments_code_key":
+        if constraint_name(error) == "departments_code_key":
             raise DepartmentCodeTaken(entity_id, code) from error
         raise
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Select, or_, select
 from sqlalchemy.exc import IntegrityError
 
-from kit.db import ReadSession, WriteSession, constraint_of, within
+from kit.db import ReadSession, WriteSession, constraint_name, scope_filter
 from services.entities.domain.entities import EntityState, EntityType
 from services.entities.errors import EntityCodeTaken, EntityNotFound
 from services.entities.models.entities import DepartmentRow, EntityRow
@@ -23,7 +23,7 @@ _ENTITY_COLUMNS: Final = [attribute.columns[0].label(attribute.key) for attribut
 
 def _visible_entities(tx: ReadSession) -> Select[EntityRow]:
     """Entities that the caller may see."""
-    covered = within(tx.scope, EntityRow.id)
+    covered = scope_filter(tx.scope, EntityRow.id)
     return select(EntityRow) if covered is None else select(EntityRow).where(covered)
 
 
@@ -79,7 +79,7 @@ async def save_entity(tx: WriteSession, entity: EntityRow) -> None:
     try:
         await tx.flush()
     except IntegrityError as error:
-        if constraint_of(error) == "billing_entities_code_key":
+        if constraint_name(error) == "billing_entities_code_key":
             raise EntityCodeTaken(code) from error
         raise
 

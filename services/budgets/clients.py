@@ -26,7 +26,7 @@ from kit.settings import Settings
 from services.budgets.domain.funds import Overspend
 from services.budgets.domain.owners import Owner
 from services.budgets.domain.rates import Rate
-from serving.clients import Peer
+from serving.clients import ServiceClient
 from serving.scope import RemoteScopes
 
 _TITLE_MAX: Final = 200
@@ -35,7 +35,7 @@ _TITLE_MAX: Final = 200
 class Owners:
     """The entities and departments that budgets belong to."""
 
-    def __init__(self, entities: Peer) -> None:
+    def __init__(self, entities: ServiceClient) -> None:
         self._peer = entities
         self._entities = EntityServiceStub(entities.channel)
         self._departments = DepartmentServiceStub(entities.channel)
@@ -89,7 +89,7 @@ class Approvals:
     """The approvals service; where none is configured nothing is asked for."""
 
     def __init__(self, settings: Settings) -> None:
-        self._peer = Peer(settings, "approvals") if "approvals" in settings.addresses else None
+        self._peer = ServiceClient(settings, "approvals") if "approvals" in settings.addresses else None
         if self._peer:
             self._stub = ApprovalServiceStub(self._peer.channel)
 
@@ -113,11 +113,11 @@ class Approvals:
         return {"approval_id": opened.id}
 
 
-class Peers:
+class Clients:
     """All of them."""
 
     def __init__(self, settings: Settings, bus: Bus) -> None:
-        entities = Peer(settings, "entities")
+        entities = ServiceClient(settings, "entities")
         self.scopes = RemoteScopes(entities)
         self.owners = Owners(entities)
         self.rates = Rates(entities, bus, Rate)

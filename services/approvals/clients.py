@@ -21,7 +21,7 @@ from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 
 from clients.directory import Directory
 from clients.rates import Rates
-from clients.refusals import passed_on
+from clients.refusals import forward_errors
 from contract.values import money_from_proto, money_to_proto
 from eventing.bus import Bus
 from kit import ids
@@ -30,8 +30,8 @@ from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from services.approvals.domain.people import Place
-from services.approvals.errors import PASSED_ON, BudgetNotFound, DepartmentNotFound, EntityNotFound
-from serving.clients import Peer
+from services.approvals.errors import FORWARDED, BudgetNotFound, DepartmentNotFound, EntityNotFound
+from serving.clients import ServiceClient
 from serving.scope import RemoteScopes
 
 
@@ -71,7 +71,7 @@ class Known:
 class Places:
     """The trees of entities and departments."""
 
-    def __init__(self, entities: Peer) -> None:
+    def __init__(self, entities: ServiceClient) -> None:
         self._peer = entities
         self._entities = EntityServiceStub(entities.channel)
         self._departments = DepartmentServiceStub(entities.channel)
@@ -84,7 +84,7 @@ class Places:
         asked = GetLineageRequest(
             entity_id=ids.ENTITY.format(entity_id), department_id=ids.DEPARTMENT.format_optional(department_id)
         )
-        with passed_on(PASSED_ON):
+        with forward_errors(FORWARDED):
             found = await self._peer.call(self._entities.GetLineage, asked, origin)
         return Lineage(
             tuple(ids.ENTITY.parse(entity.id) for entity in found.entities),
@@ -138,7 +138,7 @@ class BudgetView:
 class Budgets:
     """The budgets whose money requests ask for."""
 
-    def __init__(self, budgets: Peer) -> None:
+    def __init__(self, budgets: ServiceClient) -> None:
         self._peer = budgets
         self._stub = BudgetServiceStub(budgets.channel)
 
@@ -149,7 +149,7 @@ class Budgets:
         """
         text = ids.BUDGET.format(budget_id)
         asked = ReviewFundsRequest(budget_id=text, amount=money_to_proto(amount) if amount else None)
-        with passed_on(PASSED_ON):
+        with forward_errors(FORWARDED):
             told = await self._peer.call(self._stub.ReviewFunds, asked, origin)
         budget = told.budget
         entity_id = ids.ENTITY.parse(budget.entity_id)
@@ -183,7 +183,7 @@ class Budgets:
             description=description,
             request_id=f"{ids.APPROVAL.format(approval_id)}:{of_round}",
         )
-        with passed_on({**PASSED_ON, IdempotencyMismatch.reason: Conflict}):  # it was called off at this moment
+        with forward_errors({**FORWARDED, IdempotencyMismatch.reason: Conflict}):  # it was called off at this moment
             held = await self._peer.call(self._stub.HoldForApproval, asked, origin)
         return ids.HOLD.parse(held.id)
 
@@ -195,13 +195,13 @@ class Budgets:
         await self._peer.call(self._stub.ReleaseForApproval, asked, origin)
 
 
-class Peers:
+class Clients:
     """All of them."""
 
     def __init__(self, settings: Settings, bus: Bus) -> None:
-        entities = Peer(settings, "entities")
+        entities = ServiceClient(settings, "entities")
         self.scopes = RemoteScopes(entities)
         self.lineage = Places(entities)
         self.rates = Rates(entities, bus, Rate)
-        self.budgets = Budgets(Peer(settings, "budgets"))
+        self.budgets = Budgets(ServiceClient(settings, "budgets"))
         self.directory = Directory(settings)

@@ -7,7 +7,7 @@ from billing.approvals.v1.approval_pb2 import Approval
 from billing.approvals.v1.approval_service_pb2 import CheckApprovalNeedRequest
 from billing.approvals.v1.approval_service_pb2_grpc import ApprovalServiceStub
 
-from clients.refusals import passed_on
+from clients.refusals import forward_errors
 from contract.values import money_to_proto
 from kit import ids
 from kit.errors import BillingError
@@ -15,7 +15,7 @@ from kit.origin import Origin
 from kit.settings import Settings
 from services.entities.domain.needs import Need
 from services.entities.errors import ApproverMissing, RateMissing
-from serving.clients import Peer
+from serving.clients import ServiceClient
 
 _PASSED_ON: Final[Mapping[str, type[BillingError]]] = {kind.reason: kind for kind in (ApproverMissing, RateMissing)}
 
@@ -24,7 +24,7 @@ class Approvals:
     """The approvals service; where none is configured nothing has to be approved."""
 
     def __init__(self, settings: Settings) -> None:
-        self._peer = Peer(settings, "approvals") if "approvals" in settings.addresses else None
+        self._peer = ServiceClient(settings, "approvals") if "approvals" in settings.addresses else None
         if self._peer:
             self._stub = ApprovalServiceStub(self._peer.channel)
 
@@ -42,5 +42,5 @@ class Approvals:
             amount=money_to_proto(need.amount) if need.amount.amount > 0 else None,
             attributes=need.attributes,
         )
-        with passed_on(_PASSED_ON):
+        with forward_errors(_PASSED_ON):
             return (await self._peer.call(self._stub.CheckApprovalNeed, asked, origin)).needed
