@@ -19,12 +19,12 @@ truncated, and services serve all tests of a worker. After each test no connecti
     admin                           asyncpg pool of the superuser: sees every row of every tenant
     app_connection(service)         asyncpg connection as <service>_app, as a service has it
     outbox_events(service)          what the service appended for this tenant; audit_rows(service) likewise
-    heard                           events that NATS carried for this tenant: `await heard.first(BudgetAlertRaised)`
+    published_events                events of this tenant on NATS: `await published_events.first(BudgetAlertRaised)`
     logs                            log lines written since the test began, as dicts, with their trace_id
     nats_url                        NATS of this worker
 
 To import: `from tests.harness.callers import refusal` gives code, reason, metadata and fields of a refused call;
-`from tests.harness.outside import eventually` waits for a condition without sleeping blindly.
+`from tests.harness.observe import eventually` waits for a condition without sleeping blindly.
 """
 
 import asyncio
@@ -43,10 +43,10 @@ from nats.aio.client import Client
 
 from kit.db import Database
 from kit.settings import Settings
-from tests.harness import captured, outside, servers
+from tests.harness import log_capture, observe, servers
 from tests.harness.callers import Caller
 from tests.harness.databases import Cluster, Copy
-from tests.harness.outside import AuditRow, Heard, OutboxEvent, eventually
+from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, eventually
 from tests.harness.services import Approvals, Budgets, Entities, Served, served, settings_for
 from tests.harness.tokens import Keys
 
@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as the services run
     for name in [name for name in os.environ if name.startswith("BILLING_")]:
         del os.environ[name]  # what is set for a stack on this machine is not for the tests
-    captured.configure()
+    log_capture.configure()
     config.stash[_ENDING] = contextlib.ExitStack()
 
 
@@ -258,13 +258,13 @@ def finance(caller: Callable[..., Caller]) -> Caller:
 @pytest.fixture
 def outbox_events(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> Callable[..., Awaitable[list[OutboxEvent]]]:
     """What a service appended for the tenant: `await outbox_events("budgets")`."""
-    return lambda service, tenant_id=tenant: outside.outbox_events(admin, service, tenant_id)
+    return lambda service, tenant_id=tenant: observe.outbox_events(admin, service, tenant_id)
 
 
 @pytest.fixture
 def audit_rows(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> Callable[..., Awaitable[list[AuditRow]]]:
     """What the audit log has of the tenant: `await audit_rows("budgets")`."""
-    return lambda service, tenant_id=tenant: outside.audit_rows(admin, service, tenant_id)
+    return lambda service, tenant_id=tenant: observe.audit_rows(admin, service, tenant_id)
 
 
 @pytest.fixture(scope="session")
@@ -276,17 +276,17 @@ async def nats(nats_url: str) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def heard(nats: Client, tenant: UUID) -> AsyncIterator[Heard]:
+async def published_events(nats: Client, tenant: UUID) -> AsyncIterator[PublishedEvents]:
     """The events of the tenant from here on."""
-    heard, stop = await outside.listen(nats, tenant)
-    yield heard
+    published_events, stop = await observe.listen(nats, tenant)
+    yield published_events
     await stop()
 
 
 @pytest.fixture
 def logs() -> Iterator[list[dict[str, Any]]]:
     """The log lines of this process from here on."""
-    with captured.lines() as lines:
+    with log_capture.lines() as lines:
         yield lines
 
 
@@ -294,13 +294,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every test that has to do with the database is looked after."""
     for item in items:
         if isinstance(item, pytest.Function) and "database" in item.fixturenames:
-            item.fixturenames.insert(0, "nothing_left_open")
+            item.fixturenames.insert(0, "no_open_transactions")
 
 
 @pytest.fixture
-async def nothing_left_open(
+async def no_open_transactions(
     admin: "asyncpg.Pool[asyncpg.Record]", copies: list[Copy], open_databases: list[Database]
 ) -> AsyncIterator[None]:
     """Fail a test that leaves a transaction or a connection of a pool behind."""
     yield
-    await eventually(lambda: outside.all_closed(admin, copies, open_databases), within_s=3.0)
+    await eventually(lambda: observe.is_all_closed(admin, copies, open_databases), within_s=3.0)

@@ -1,4 +1,4 @@
-"""The desk of a company whose people ask for approvals and decide on them."""
+"""The api of a company whose people ask for approvals and decide on them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,10 +18,9 @@ from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit import clock, ids
-from tests.budgets.conftest import Desk as BudgetDesk
-from tests.budgets.conftest import eur, money, numbers
+from tests.budgets.conftest import BudgetsApi, eur, money, numbers
 from tests.harness.callers import Caller
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.harness.services import Approvals, Budgets, Entities
 
 APPROVE, REJECT = ApprovalAction.APPROVE, ApprovalAction.REJECT
@@ -45,10 +44,10 @@ def in_hours(hours: float) -> Timestamp:
     return stamp
 
 
-class Desk:
+class ApprovalsApi:
     """What people do with approvals, in few words."""
 
-    def __init__(self, caller: Callable[..., Caller], approvals: Approvals, budgets: BudgetDesk) -> None:
+    def __init__(self, caller: Callable[..., Caller], approvals: Approvals, budgets: BudgetsApi) -> None:
         self.caller, self.stubs, self.budgets = caller, approvals, budgets
         self.admin = caller("billing_admin", subject="root")
 
@@ -120,17 +119,17 @@ class Desk:
         )
 
 
-async def expire(desk: Desk, admin: "asyncpg.Pool[asyncpg.Record]", approval: Approval) -> Approval:
+async def expire(api: ApprovalsApi, admin: "asyncpg.Pool[asyncpg.Record]", approval: Approval) -> Approval:
     """Let the time of a request pass, until nobody is asked any more; the clock of the service does the rest."""
     approval_id = ids.APPROVAL.parse(approval.id)
 
     async def over() -> bool:
         await admin.execute(_TIME_PASSES, approval_id)
         await admin.execute("update approvals.timers set due_time = now() where resource_id = $1", approval_id)
-        return (await desk.get(approval)).state != Approval.PENDING
+        return (await api.get(approval)).state != Approval.PENDING
 
     await eventually(over)
-    return await desk.get(approval)
+    return await api.get(approval)
 
 
 _TIME_PASSES = """
@@ -144,17 +143,17 @@ _TIME_PASSES = """
 
 
 @pytest.fixture
-async def desk(
+async def api(
     caller: Callable[..., Caller],
     finance: Caller,
     approvals: Approvals,
     budgets: Budgets,
     entities: Entities,
     tenant: UUID,
-) -> Desk:
-    budget_desk = BudgetDesk(finance, budgets, entities)
-    budget_desk.entity_id = await budget_desk.company()
-    return Desk(caller, approvals, budget_desk)
+) -> ApprovalsApi:
+    budget_api = BudgetsApi(finance, budgets, entities)
+    budget_api.entity_id = await budget_api.company()
+    return ApprovalsApi(caller, approvals, budget_api)
 
 
-__all__ = ["Desk", "desk", "eur", "expire", "step"]
+__all__ = ["ApprovalsApi", "api", "eur", "expire", "step"]

@@ -21,8 +21,8 @@ from services.approvals.domain.lives import ApprovalState, ApprovalType, Mine, R
 from services.approvals.store import delegations, requests, rules
 from services.approvals.store.requests import Filter, Viewer
 from serving.pages import Page
-from tests.approvals.crowd import CROWD, ROWS, id_of
-from tests.harness.crowds import RARE, TENANT_ID
+from tests.approvals.bulk_data import BULK_DATA, ROWS, id_of
+from tests.harness.bulk_data import RARE, TENANT_ID
 from tests.harness.databases import Copy
 from tests.harness.plans import Plans, opened
 
@@ -164,7 +164,7 @@ NEEDED: Final = {
 async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> Copy:
     copy = await fresh_database()
     admin = await asyncpg.connect(copy.admin_url)
-    await CROWD.gather(admin)
+    await BULK_DATA.load(admin)
     await admin.close()
     return copy
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 import asyncpg
 from alembic import command
 
-from tests.approvals.crowd import CROWD
+from tests.approvals.bulk_data import BULK_DATA
 from tests.harness.databases import Copy
 from tests.harness.migrations import layout, migrate
 
@@ -18,7 +18,7 @@ async def test_down_and_up_again_with_rows_in_it(fresh_database: Callable[[], Aw
     try:
         await admin.execute("set search_path = approvals")
         before = await layout(admin, "approvals")
-        await CROWD.gather(admin)
+        await BULK_DATA.load(admin)
         rows = await admin.fetchval("select count(*) from approval_requests")
         await migrate(copy, "approvals", command.downgrade, "0003")
         assert await admin.fetchval("select count(*) from approval_requests") == rows

@@ -21,7 +21,7 @@ from kit.origin import Origin
 from kit.telemetry import Trace
 from services.approvals.clients import Budgets as BudgetsPeer
 from services.approvals.service.opening import Opening
-from tests.approvals.conftest import Desk, step
+from tests.approvals.conftest import ApprovalsApi, step
 from tests.harness.callers import refusal
 from tests.harness.services import Approvals, Served
 
@@ -71,100 +71,100 @@ def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return at
 
 
-async def of_budget(desk: Desk, budget_id: str) -> list[Approval]:
+async def of_budget(api: ApprovalsApi, budget_id: str) -> list[Approval]:
     request = pb.ListApprovalsRequest(budget_id=budget_id)
-    return list((await desk.admin.call(desk.stubs.approvals.ListApprovals, request)).approvals)
+    return list((await api.admin.call(api.stubs.approvals.ListApprovals, request)).approvals)
 
 
 async def stranded(
-    desk: Desk, die: Callable[[str], None], place: str, amount: str, budget_id: str
+    api: ApprovalsApi, die: Callable[[str], None], place: str, amount: str, budget_id: str
 ) -> pb.CreateApprovalRequest:
     """A request whose opening died at a place; what is kept of it."""
-    request = desk.request(amount, budget_id=budget_id)
+    request = api.request(amount, budget_id=budget_id)
     die(place)
-    refused = await refusal(desk.of("alice", "procurement").call(desk.stubs.approvals.CreateApproval, request))
+    refused = await refusal(api.of("alice", "procurement").call(api.stubs.approvals.CreateApproval, request))
     assert refused.reason == "INTERNAL"
-    assert [one.state for one in await of_budget(desk, budget_id)] == [Approval.OPENING]
+    assert [one.state for one in await of_budget(api, budget_id)] == [Approval.OPENING]
     return request
 
 
 @pytest.mark.parametrize("place", WITH_ROOM)
 @pytest.mark.parametrize("healer", ["the same key", "the clock"])
 async def test_with_room_it_is_opened(
-    desk: Desk, opening: Opening, origin: Origin, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
+    api: ApprovalsApi, opening: Opening, origin: Origin, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
     place: str, healer: str,
 ) -> None:  # fmt: skip
-    await desk.rule(step("C", "carla"))
-    budget = await desk.budgets.open("100.00")
-    request = await stranded(desk, die, place, "60.00", budget.id)
+    await api.rule(step("C", "carla"))
+    budget = await api.budgets.open("100.00")
+    request = await stranded(api, die, place, "60.00", budget.id)
     monkeypatch.undo()
-    (kept,) = await of_budget(desk, budget.id)
+    (kept,) = await of_budget(api, budget.id)
     if healer == "the clock":
         await opening.recover(origin, ids.APPROVAL.parse(kept.id))
-    again = await desk.of("alice", "procurement").call(desk.stubs.approvals.CreateApproval, request)
+    again = await api.of("alice", "procurement").call(api.stubs.approvals.CreateApproval, request)
     assert (again.id, again.state, again.funds) == (kept.id, Approval.PENDING, Approval.HELD)
-    assert await desk.numbers(budget) == ("0.00", "60.00", "0.00", "0.00", "40.00")
-    assert await desk.inbox("carla") == [kept.id]
-    assert len(await desk.history(again)) == 1
+    assert await api.numbers(budget) == ("0.00", "60.00", "0.00", "0.00", "40.00")
+    assert await api.inbox("carla") == [kept.id]
+    assert len(await api.history(again)) == 1
 
 
 @pytest.mark.parametrize("place", WITHOUT_ROOM)
 @pytest.mark.parametrize("healer", ["the same key", "the clock"])
 async def test_without_room_nothing_is_left(
-    desk: Desk, opening: Opening, origin: Origin, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
+    api: ApprovalsApi, opening: Opening, origin: Origin, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch,
     place: str, healer: str,
 ) -> None:  # fmt: skip
-    await desk.rule(step("C", "carla"))
-    budget = await desk.budgets.open("100.00")
-    request = await stranded(desk, die, place, "101.00", budget.id)
+    await api.rule(step("C", "carla"))
+    budget = await api.budgets.open("100.00")
+    request = await stranded(api, die, place, "101.00", budget.id)
     monkeypatch.undo()
-    (kept,) = await of_budget(desk, budget.id)
+    (kept,) = await of_budget(api, budget.id)
     if healer == "the clock":
         await opening.recover(origin, ids.APPROVAL.parse(kept.id))
     else:
-        call = desk.of("alice", "procurement").call(desk.stubs.approvals.CreateApproval, request)
+        call = api.of("alice", "procurement").call(api.stubs.approvals.CreateApproval, request)
         assert (await refusal(call)).reason == "BUDGET_EXCEEDED"
-    assert await of_budget(desk, budget.id) == []
-    assert await desk.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
+    assert await of_budget(api, budget.id) == []
+    assert await api.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
 
 
 async def test_only_whoever_asked_goes_on_with_what_they_submitted_again(
-    desk: Desk, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    api: ApprovalsApi, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await desk.rule(step("C", "carla"))
-    budget = await desk.budgets.open("100.00")
-    asked = await desk.ask(amount="60.00", budget_id=budget.id)
-    await desk.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?")
+    await api.rule(step("C", "carla"))
+    budget = await api.budgets.open("100.00")
+    asked = await api.ask(amount="60.00", budget_id=budget.id)
+    await api.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?")
 
     async def again(who: str, amount: str) -> Approval:
-        request = pb.ResubmitApprovalRequest(id=asked.id, amount=desk.request(amount).amount)
-        return await desk.of(who, "procurement").call(desk.stubs.approvals.ResubmitApproval, request)
+        request = pb.ResubmitApprovalRequest(id=asked.id, amount=api.request(amount).amount)
+        return await api.of(who, "procurement").call(api.stubs.approvals.ResubmitApproval, request)
 
     die(KEPT)
     assert (await refusal(again("alice", "70.00"))).reason == "INTERNAL"
     monkeypatch.undo()
-    assert (await desk.get(asked)).state == Approval.OPENING
+    assert (await api.get(asked)).state == Approval.OPENING
     assert (await refusal(again("mallory", "70.00"))).reason == "NOT_THE_REQUESTER"
     assert (await refusal(again("alice", "80.00"))).reason == "APPROVAL_STATE"
     opened = await again("alice", "70.00")
     assert (opened.state, opened.round, opened.amount.amount) == (Approval.PENDING, 2, "70.00")
-    assert await desk.numbers(budget) == ("0.00", "70.00", "0.00", "0.00", "30.00")
+    assert await api.numbers(budget) == ("0.00", "70.00", "0.00", "0.00", "30.00")
 
 
 @pytest.mark.parametrize("place", [REFUSED, CALLED_OFF])
 async def test_a_resubmit_that_its_budget_refused_is_undone_by_the_next_one(
-    desk: Desk, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, place: str
+    api: ApprovalsApi, die: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    await desk.rule(step("C", "carla"))
-    budget = await desk.budgets.open("100.00")
-    asked = await desk.ask(amount="60.00", budget_id=budget.id)
-    await desk.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?")
-    await desk.settled(asked, Approval.RELEASED)
-    alice = desk.of("alice", "procurement")
+    await api.rule(step("C", "carla"))
+    budget = await api.budgets.open("100.00")
+    asked = await api.ask(amount="60.00", budget_id=budget.id)
+    await api.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?")
+    await api.settled(asked, Approval.RELEASED)
+    alice = api.of("alice", "procurement")
 
     def again(amount: str) -> Awaitable[Approval]:
-        request = pb.ResubmitApprovalRequest(id=asked.id, amount=desk.request(amount).amount)
-        return alice.call(desk.stubs.approvals.ResubmitApproval, request)
+        request = pb.ResubmitApprovalRequest(id=asked.id, amount=api.request(amount).amount)
+        return alice.call(api.stubs.approvals.ResubmitApproval, request)
 
     patched = BudgetsPeer.release
     die(place)
@@ -179,23 +179,23 @@ async def test_a_resubmit_that_its_budget_refused_is_undone_by_the_next_one(
     monkeypatch.setattr(BudgetsPeer, "release", second)
     assert (await refusal(again("101.00"))).reason == "INTERNAL"
     monkeypatch.undo()
-    assert (await desk.get(asked)).state == Approval.OPENING
+    assert (await api.get(asked)).state == Approval.OPENING
     assert (await refusal(again("101.00"))).reason == "BUDGET_EXCEEDED"
     opened = await again("90.00")
     assert (opened.state, opened.amount.amount) == (Approval.PENDING, "90.00")
-    assert await desk.numbers(budget) == ("0.00", "90.00", "0.00", "0.00", "10.00")
+    assert await api.numbers(budget) == ("0.00", "90.00", "0.00", "0.00", "10.00")
 
 
 async def test_a_hold_that_comes_after_it_was_called_off_is_kept_out(
-    desk: Desk, opening: Opening, origin: Origin
+    api: ApprovalsApi, opening: Opening, origin: Origin
 ) -> None:
-    budget = await desk.budgets.open("100.00")
+    budget = await api.budgets.open("100.00")
     approval_id, budget_id = ids.new(), ids.BUDGET.parse(budget.id)
     peer = opening.clients.budgets
     await peer.release(origin, approval_id, of_round=1, budget_id=budget_id)
-    amount = desk.request("10.00").amount
+    amount = api.request("10.00").amount
     with pytest.raises(Conflict):
         await peer.hold(
             origin, approval_id, of_round=1, budget_id=budget_id, amount=money_from_proto(amount), description="late"
         )
-    assert await desk.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
+    assert await api.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")

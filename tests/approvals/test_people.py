@@ -20,8 +20,8 @@ from kit.db import Database
 from kit.settings import Settings
 from kit.telemetry import Trace
 from services.approvals.main import compose
-from tests.approvals.conftest import Desk, step
-from tests.budgets.conftest import Desk as BudgetDesk
+from tests.approvals.conftest import ApprovalsApi, step
+from tests.budgets.conftest import BudgetsApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Approvals, Budgets, Entities, Served, served
 from tests.harness.tokens import Keys
@@ -56,13 +56,13 @@ async def managed(
 
 
 @pytest.fixture
-async def desk(
+async def api(
     caller: Callable[..., Caller], finance: Caller, managed: Managed, budgets: Budgets, entities: Entities
-) -> Desk:
+) -> ApprovalsApi:
     """Dave and priya are managed by erin, she by grace, and frank is her equal."""
-    budget_desk = BudgetDesk(finance, budgets, entities)
-    budget_desk.entity_id = await budget_desk.company()
-    return Desk(caller, managed.served.stubs, budget_desk)
+    budget_api = BudgetsApi(finance, budgets, entities)
+    budget_api.entity_id = await budget_api.company()
+    return ApprovalsApi(caller, managed.served.stubs, budget_api)
 
 
 def seats(asked: Approval) -> list[tuple[str, str]]:
@@ -70,56 +70,56 @@ def seats(asked: Approval) -> list[tuple[str, str]]:
 
 
 class TestWhoIsAsked:
-    async def test_the_manager_of_whoever_asks(self, desk: Desk) -> None:
-        await desk.rule(step("Manager", "+manager_of_requester"))
-        asked = await desk.ask("dave")
+    async def test_the_manager_of_whoever_asks(self, api: ApprovalsApi) -> None:
+        await api.rule(step("Manager", "+manager_of_requester"))
+        asked = await api.ask("dave")
         assert [(seat.user_id, seat.why) for seat in asked.steps[0].seats] == [("erin", "they manage dave, who asks")]
-        assert (await refusal(desk.ask("grace"))).reason == "APPROVER_MISSING"
+        assert (await refusal(api.ask("grace"))).reason == "APPROVER_MISSING"
 
-    async def test_who_would_decide_on_their_own_is_replaced_by_their_manager(self, desk: Desk) -> None:
-        await desk.rule(step("Erin", "erin"))
-        assert seats(await desk.ask("dave")) == [("erin", "")]
-        assert seats(await desk.ask("erin")) == [("grace", "erin")]
+    async def test_who_would_decide_on_their_own_is_replaced_by_their_manager(self, api: ApprovalsApi) -> None:
+        await api.rule(step("Erin", "erin"))
+        assert seats(await api.ask("dave")) == [("erin", "")]
+        assert seats(await api.ask("erin")) == [("grace", "erin")]
 
-    async def test_unless_the_rule_allows_it(self, desk: Desk) -> None:
-        await desk.rule(step("Erin", "erin"), allow_self_approval=True)
-        asked = await desk.ask("erin")
-        assert (await desk.act("erin", asked)).state == Approval.APPROVED
+    async def test_unless_the_rule_allows_it(self, api: ApprovalsApi) -> None:
+        await api.rule(step("Erin", "erin"), allow_self_approval=True)
+        asked = await api.ask("erin")
+        assert (await api.act("erin", asked)).state == Approval.APPROVED
 
     async def test_who_has_left_is_replaced_and_without_anybody_the_step_is_escalated(
-        self, desk: Desk, managed: Managed, tenant: UUID
+        self, api: ApprovalsApi, managed: Managed, tenant: UUID
     ) -> None:
-        await desk.rule(step("Grace", "grace", escalate_to=FINANCE))
+        await api.rule(step("Grace", "grace", escalate_to=FINANCE))
         for user_id in ("grace", "dave"):
             managed.users.set_active(tenant, user_id, active=False)
-        assert seats(await desk.ask("priya")) == [("@finance", "")]
-        asked = await desk.ask("luis")
-        refused = await refusal(desk.act(desk.of("fiona", "finance"), asked, ApprovalAction.DELEGATE, target="dave"))
+        assert seats(await api.ask("priya")) == [("@finance", "")]
+        asked = await api.ask("luis")
+        refused = await refusal(api.act(api.of("fiona", "finance"), asked, ApprovalAction.DELEGATE, target="dave"))
         assert (refused.reason, refused.metadata["user_id"]) == ("APPROVER_INACTIVE", "dave")
 
 
 class TestWhoLeaves:
     async def test_their_manager_takes_their_seats_once_however_often_it_is_said(
-        self, desk: Desk, managed: Managed, tenant: UUID
+        self, api: ApprovalsApi, managed: Managed, tenant: UUID
     ) -> None:
-        await desk.rule(step("First", "sam"), step("Second", "erin"), is_default=True)
-        asked, done = await desk.ask("dave"), await desk.ask("dave")
+        await api.rule(step("First", "sam"), step("Second", "erin"), is_default=True)
+        asked, done = await api.ask("dave"), await api.ask("dave")
         for who in ("sam", "erin"):
-            await desk.act(who, done)
+            await api.act(who, done)
         managed.users.set_active(tenant, "erin", active=False)
         handlers = {handler.name: handler for handler in managed.served.service.handlers}
         consumer = Consumer(managed.served.service.db, "approvals", handlers["replace_departed_approver"])
         body = json_format.MessageToJson(UserDeactivated(user_id="erin"))
         for _ in range(2):
             await consumer.handle(Delivery(uuid4(), tenant, "", body, "users", ""), Trace.from_header(None))
-        seen = await desk.get(asked)
+        seen = await api.get(asked)
         assert seats(seen) == [("sam", ""), ("grace", "erin")]
-        replaced = [one for one in await desk.history(asked) if one.action == ApprovalAction.REPLACE_APPROVER]
+        replaced = [one for one in await api.history(asked) if one.action == ApprovalAction.REPLACE_APPROVER]
         assert [(one.on_behalf_of, one.target) for one in replaced] == [("erin", "grace")]
-        assert seats(await desk.get(done)) == [("sam", ""), ("erin", "")]
-        await desk.act("sam", asked)
-        assert await desk.inbox("erin") == []
-        assert (await desk.act("grace", asked)).state == Approval.APPROVED
+        assert seats(await api.get(done)) == [("sam", ""), ("erin", "")]
+        await api.act("sam", asked)
+        assert await api.inbox("erin") == []
+        assert (await api.act("grace", asked)).state == Approval.APPROVED
 
 
 class TestOtherServices:
@@ -127,11 +127,11 @@ class TestOtherServices:
     def service(self, settings: Callable[..., Settings], tenant: UUID) -> Caller:
         return Caller(tenant, "service:reporting", ServiceTokens(settings("budgets")).token(tenant))
 
-    async def test_are_told_what_happens_and_miss_nothing(self, desk: Desk, service: Caller) -> None:
-        await desk.rule(step("Erin", "erin"))
+    async def test_are_told_what_happens_and_miss_nothing(self, api: ApprovalsApi, service: Caller) -> None:
+        await api.rule(step("Erin", "erin"))
 
         async def told(count: int, **given: str) -> list[pb.ApprovalEvent]:
-            watching = desk.stubs.approvals.WatchApprovals(pb.WatchApprovalsRequest(**given), metadata=service.metadata)
+            watching = api.stubs.approvals.WatchApprovals(pb.WatchApprovalsRequest(**given), metadata=service.metadata)
             events = aiter(watching)
             found = [await asyncio.wait_for(anext(events), 10) for _ in range(count)]
             watching.cancel()
@@ -139,21 +139,21 @@ class TestOtherServices:
 
         (start,) = await told(1)
         assert not start.HasField("approval")
-        asked = await desk.ask("dave")
-        await desk.act("erin", asked)
+        asked = await api.ask("dave")
+        await api.act("erin", asked)
         wanted = ["ApprovalRequested", "ApprovalStepStarted", "ApprovalApproved"]
         seen = await told(3, after_event_id=start.event_id)
         assert ([one.event_type for one in seen], {one.approval.approval_id for one in seen}) == (wanted, {asked.id})
         (last,) = await told(1, after_event_id=seen[1].event_id)
         assert last.event_type == "ApprovalApproved"
 
-    async def test_are_given_sums_and_how_long_it_took(self, desk: Desk, service: Caller) -> None:
-        await desk.rule(step("Erin", "erin"), is_default=True)
-        done = await desk.ask("dave", "10.00")
+    async def test_are_given_sums_and_how_long_it_took(self, api: ApprovalsApi, service: Caller) -> None:
+        await api.rule(step("Erin", "erin"), is_default=True)
+        done = await api.ask("dave", "10.00")
         for amount in ("15.50", "4.50"):
-            await desk.ask("dave", amount)
-        await desk.act("erin", done)
-        request = pb.SummarizeApprovalsRequest(entity_ids=[desk.budgets.entity_id])
-        sums = (await service.call(desk.stubs.approvals.SummarizeApprovals, request)).summaries
+            await api.ask("dave", amount)
+        await api.act("erin", done)
+        request = pb.SummarizeApprovalsRequest(entity_ids=[api.budgets.entity_id])
+        sums = (await service.call(api.stubs.approvals.SummarizeApprovals, request)).summaries
         told = {one.state: (one.count, one.amount.amount) for one in sums}
         assert told == {Approval.APPROVED: (1, "10.00"), Approval.PENDING: (2, "20.00")}

@@ -15,9 +15,9 @@ from grpc import StatusCode, aio
 from kit.db import Database
 from kit.settings import Settings
 from services.approvals.main import compose
-from tests.approvals.conftest import APPROVE, REJECT, Desk, expire, step
+from tests.approvals.conftest import APPROVE, REJECT, ApprovalsApi, expire, step
 from tests.harness.callers import Refusal
-from tests.harness.outside import OutboxEvent
+from tests.harness.observe import OutboxEvent
 from tests.harness.services import Approvals, Budgets, Entities, Served, served
 
 APPROVERS = [f"user-{number}" for number in range(50)]
@@ -51,18 +51,18 @@ async def outcome(deciding: Awaitable[Approval]) -> str:
 
 @pytest.mark.parametrize("round_", range(4))
 async def test_fifty_decide_at_once_and_there_is_one_outcome(
-    desk: Desk,
+    api: ApprovalsApi,
     approvals: Approvals,
     replica: Approvals,
     outbox_events: Callable[..., Awaitable[list[OutboxEvent]]],
     round_: int,
 ) -> None:
     """A short run; `make chaos-approvals` has two hundred."""
-    await desk.rule(step("All of them", "@department_manager"), is_default=True)
-    people = [desk.of(name) for name in APPROVERS]
-    budget = await desk.budgets.open("10000.00")
+    await api.rule(step("All of them", "@department_manager"), is_default=True)
+    people = [api.of(name) for name in APPROVERS]
+    budget = await api.budgets.open("10000.00")
     for _ in range(RACES):
-        asked = await desk.ask(amount="10.00", budget_id=budget.id)
+        asked = await api.ask(amount="10.00", budget_id=budget.id)
         deciding = []
         for number, who in enumerate(people):
             action = APPROVE if (number + round_) % 2 else REJECT
@@ -71,8 +71,8 @@ async def test_fifty_decide_at_once_and_there_is_one_outcome(
             deciding.append(outcome(who.call(stubs.approvals.ActOnApproval, request)))
         told = Counter(await asyncio.gather(*deciding))
         assert told["APPROVED"] + told["REJECTED"] == 1, told
-        done = await desk.get(asked)
-        decided = [one for one in await desk.history(asked) if one.action in {APPROVE, REJECT}]
+        done = await api.get(asked)
+        decided = [one for one in await api.history(asked) if one.action in {APPROVE, REJECT}]
         assert [one.actor for one in decided] == [done.decided_by]
         ended = {"ApprovalApproved", "ApprovalRejected"}
         said = [
@@ -81,24 +81,24 @@ async def test_fifty_decide_at_once_and_there_is_one_outcome(
             if event.type.rpartition(".")[2] in ended and asked.id in str(event)
         ]
         assert said == ["ApprovalApproved" if done.state == Approval.APPROVED else "ApprovalRejected"]
-        await desk.settled(asked, Approval.COMMITTED if done.state == Approval.APPROVED else Approval.RELEASED)
+        await api.settled(asked, Approval.COMMITTED if done.state == Approval.APPROVED else Approval.RELEASED)
     committed = sum(
         one.state == Approval.APPROVED
         for one in (
-            await desk.admin.call(
+            await api.admin.call(
                 approvals.approvals.ListApprovals, pb.ListApprovalsRequest(budget_id=budget.id, page_size=1000)
             )
         ).approvals
     )
-    assert (await desk.numbers(budget))[:3] == ("0.00", "0.00", f"{10 * committed}.00")
+    assert (await api.numbers(budget))[:3] == ("0.00", "0.00", f"{10 * committed}.00")
 
 
 async def test_one_key_from_several_sides_asks_and_holds_once(
-    desk: Desk, approvals: Approvals, replica: Approvals, tenant: UUID
+    api: ApprovalsApi, approvals: Approvals, replica: Approvals, tenant: UUID
 ) -> None:
-    await desk.rule(step("C", "carla"), is_default=True)
-    budget = await desk.budgets.open("1000.00")
-    request, alice = desk.request("100.00", budget_id=budget.id), desk.of("alice", "procurement")
+    await api.rule(step("C", "carla"), is_default=True)
+    budget = await api.budgets.open("1000.00")
+    request, alice = api.request("100.00", budget_id=budget.id), api.of("alice", "procurement")
 
     async def ask(stubs: Approvals) -> str:
         while True:
@@ -109,36 +109,36 @@ async def test_one_key_from_several_sides_asks_and_holds_once(
 
     told = await asyncio.gather(*(ask(stubs) for stubs in [approvals, replica] * 4))
     assert len(set(told)) == 1
-    assert await desk.numbers(budget) == ("0.00", "100.00", "0.00", "0.00", "900.00")
-    assert await desk.inbox("carla") == [told[0]]
+    assert await api.numbers(budget) == ("0.00", "100.00", "0.00", "0.00", "900.00")
+    assert await api.inbox("carla") == [told[0]]
 
 
 async def test_two_replicas_escalate_and_end_each_request_once(
-    desk: Desk,
+    api: ApprovalsApi,
     replica: Approvals,
     admin: "asyncpg.Pool[asyncpg.Record]",
     outbox_events: Callable[..., Awaitable[list[OutboxEvent]]],
 ) -> None:
     """Both have a clock."""
     assert replica
-    await desk.rule(step("C", "carla"), is_default=True)
-    asked = [await desk.ask() for _ in range(20)]
-    await asyncio.gather(*(expire(desk, admin, one) for one in asked))
+    await api.rule(step("C", "carla"), is_default=True)
+    asked = [await api.ask() for _ in range(20)]
+    await asyncio.gather(*(expire(api, admin, one) for one in asked))
     done = [ApprovalAction.REQUEST, ApprovalAction.ESCALATE, ApprovalAction.EXPIRE]
-    assert [[one.action for one in await desk.history(each)] for each in asked] == [done] * len(asked)
+    assert [[one.action for one in await api.history(each)] for each in asked] == [done] * len(asked)
     said = Counter(event.type.rpartition(".")[2] for event in await outbox_events("approvals"))
     assert (said["ApprovalExpired"], said["ApprovalRequested"]) == (len(asked), len(asked))
 
 
-async def test_a_decision_and_a_withdrawal_at_once_have_one_outcome(desk: Desk, replica: Approvals) -> None:
-    await desk.rule(step("C", "carla"), is_default=True)
+async def test_a_decision_and_a_withdrawal_at_once_have_one_outcome(api: ApprovalsApi, replica: Approvals) -> None:
+    await api.rule(step("C", "carla"), is_default=True)
     for _ in range(10):
-        asked = await desk.ask()
-        alice = desk.of("alice", "procurement")
+        asked = await api.ask()
+        alice = api.of("alice", "procurement")
         told = await asyncio.gather(
-            outcome(desk.act("carla", asked)),
+            outcome(api.act("carla", asked)),
             outcome(alice.call(replica.approvals.CancelApproval, pb.CancelApprovalRequest(id=asked.id))),
         )
         assert len({"APPROVED", "CANCELLED"} & set(told)) == 1, told
         ends = {ApprovalAction.APPROVE, ApprovalAction.CANCEL}
-        assert sum(one.action in ends for one in await desk.history(asked)) == 1
+        assert sum(one.action in ends for one in await api.history(asked)) == 1

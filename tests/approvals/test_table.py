@@ -16,7 +16,7 @@ from billing.approvals.v1.approval_rule_pb2 import Approver
 from grpc import aio
 
 from kit import ids
-from tests.approvals.conftest import Desk, expire, step
+from tests.approvals.conftest import ApprovalsApi, expire, step
 from tests.harness.callers import Caller, Refusal
 
 OK: Final = ""
@@ -75,14 +75,14 @@ GIVEN: Final[Mapping[str, Mapping[str, Any]]] = {"DELEGATE": {"target": "new"}, 
 class Stage:
     """Requests in any state."""
 
-    def __init__(self, desk: Desk, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
-        self.desk, self.admin = desk, admin
+    def __init__(self, api: ApprovalsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self.api, self.admin = api, admin
 
     async def request(self, state: str) -> Approval:
         """A new request in a state."""
-        asked = await self.desk.ask()
+        asked = await self.api.ask()
         await self._bring[state](self, asked)
-        seen = await self.desk.get(asked)
+        seen = await self.api.get(asked)
         assert Approval.State.Name(seen.state) == state
         return seen
 
@@ -94,14 +94,14 @@ class Stage:
         """It is."""
 
     async def _approved(self, asked: Approval) -> None:
-        await self.desk.act("carla", asked)
-        await self.desk.act("zoe", asked)
+        await self.api.act("carla", asked)
+        await self.api.act("zoe", asked)
 
     async def _cancelled(self, asked: Approval) -> None:
         await self.tell("admin", "CANCEL", asked)
 
     async def _expired(self, asked: Approval) -> None:
-        await expire(self.desk, self.admin, asked)
+        await expire(self.api, self.admin, asked)
 
     async def _refused(self, asked: Approval) -> None:
         await self.tell("asked", "REJECT", asked)
@@ -116,22 +116,22 @@ class Stage:
 
     async def tell(self, who: str, action: str, asked: Approval) -> Approval:
         """Have somebody do something to a request."""
-        caller: Caller = self.desk.of(*WHO[who])
-        stubs = self.desk.stubs.approvals
+        caller: Caller = self.api.of(*WHO[who])
+        stubs = self.api.stubs.approvals
         if action == "CANCEL":
             return await caller.call(stubs.CancelApproval, pb.CancelApprovalRequest(id=asked.id))
         if action == "RESUBMIT":
             return await caller.call(stubs.ResubmitApproval, pb.ResubmitApprovalRequest(id=asked.id))
         given = {"comment": "so", **GIVEN.get(action, {})}
-        return await self.desk.act(caller, asked, ApprovalAction.Type.Value(action), **given)
+        return await self.api.act(caller, asked, ApprovalAction.Type.Value(action), **given)
 
 
 @pytest.fixture
-async def stage(desk: Desk, admin: "asyncpg.Pool[asyncpg.Record]") -> Stage:
+async def stage(api: ApprovalsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> Stage:
     first = step("First", "carla", "@finance", escalate_to=Approver(user_id="boss"), sla_hours=24)
-    await desk.rule(first, step("Second", "zoe", sla_hours=24), is_default=True)
-    await desk.delegate("carla", "dora")
-    return Stage(desk, admin)
+    await api.rule(first, step("Second", "zoe", sla_hours=24), is_default=True)
+    await api.delegate("carla", "dora")
+    return Stage(api, admin)
 
 
 def test_the_table_is_whole() -> None:
@@ -154,11 +154,11 @@ async def test_everybody_does_everything(stage: Stage, state: str) -> None:
                 seen = await stage.tell(who, action, asked)
             except aio.AioRpcError as error:
                 answer = Refusal.of(error).reason
-                unchanged = (await stage.desk.get(asked)).etag == asked.etag
+                unchanged = (await stage.api.get(asked)).etag == asked.etag
             else:
                 answer, after = OK, AFTERWARDS.get(action, state)
                 unchanged = Approval.State.Name(seen.state) == after
             if (answer, unchanged) != (told[who], True):
                 wrong.append(f"{action} by {who}: {answer or 'ok'}, not {told[who] or 'ok'}; as expected: {unchanged}")
-    assert Approval.State.Name((await stage.desk.get(kept)).state) == state
+    assert Approval.State.Name((await stage.api.get(kept)).state) == state
     assert not wrong, "\n".join(wrong)

@@ -14,7 +14,7 @@ from tests.bench.figures import Goal
 from tests.bench.load import WITHIN_S, Call, WrongAnswer, slices
 from tests.bench.plan import Bench, Part
 from tests.bench.stack import Metadata, connected
-from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, found_group, spend
+from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, insert_allocations, insert_group
 
 _ALLOCATIONS: Final = 1_000_000
 _MONTHS: Final = 24
@@ -65,8 +65,8 @@ async def measure(bench: Bench) -> None:
     database = await stack.cluster.copy("costs")
     async with contextlib.AsyncExitStack() as ending:
         admin = await ending.enter_async_context(connected(database.admin_url))
-        group = await found_group(admin, entities=1)
-        await spend(admin, group, _ALLOCATIONS)
+        group = await insert_group(admin, entities=1)
+        await insert_allocations(admin, group, _ALLOCATIONS)
         await admin.execute("checkpoint")
         service = await ending.enter_async_context(stack.served("entities", database=database))
         channel = await ending.enter_async_context(aio.insecure_channel(service.address))

@@ -1,4 +1,4 @@
-"""The desk of somebody of finance, who has a company and opens and charges budgets."""
+"""The api of somebody of finance, who has a company and opens and charges budgets."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -47,7 +47,7 @@ def numbers(budget: Budget) -> tuple[str, str, str, str, str]:
     return tuple(amount.amount for amount in seen)  # type: ignore[return-value]  # of so many
 
 
-class Desk:
+class BudgetsApi:
     """What somebody does with budgets, in few words."""
 
     def __init__(self, who: Caller, budgets: Budgets, entities: Entities) -> None:
@@ -158,27 +158,27 @@ class Desk:
 
 
 @pytest.fixture
-def desk_of(budgets: Budgets, entities: Entities) -> Callable[[Caller], Desk]:
-    """The desk of another caller."""
-    return lambda who: Desk(who, budgets, entities)
+def api_for(budgets: Budgets, entities: Entities) -> Callable[[Caller], BudgetsApi]:
+    """The api of another caller."""
+    return lambda who: BudgetsApi(who, budgets, entities)
 
 
 @pytest.fixture
-def desk(desk_of: Callable[[Caller], Desk], finance: Caller) -> Desk:
-    return desk_of(finance)
+def api(api_for: Callable[[Caller], BudgetsApi], finance: Caller) -> BudgetsApi:
+    return api_for(finance)
 
 
 @pytest.fixture
-async def company(desk: Desk) -> str:
-    """The company of the desk."""
-    desk.entity_id = await desk.company()
-    return desk.entity_id
+async def company(api: BudgetsApi) -> str:
+    """The company of the api."""
+    api.entity_id = await api.company()
+    return api.entity_id
 
 
 @pytest.fixture
-def said(nats: Client, tenant: UUID, desk: Desk, admin: "asyncpg.Pool[asyncpg.Record]") -> Said:
+def said(nats: Client, tenant: UUID, api: BudgetsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> Said:
     """Events that reach the budgets service."""
-    return Said(nats, tenant, desk, admin)
+    return Said(nats, tenant, api, admin)
 
 
 @pytest.fixture

@@ -10,25 +10,25 @@ from billing.budgets.v1.rollover_pb2 import Rollover
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.ids import BUDGET
-from tests.budgets.conftest import Desk
+from tests.budgets.conftest import BudgetsApi
 
 YEAR = datetime.now(UTC).year
 
 
-async def roll(desk: Desk, budget: Budget, key: str = "", **given: Any) -> Rollover:
+async def roll(api: BudgetsApi, budget: Budget, key: str = "", **given: Any) -> Rollover:
     """Before the end of its period, unless it is said otherwise."""
     request = pb.RolloverBudgetRequest(**{"id": budget.id, "early": True, "request_id": key or uuid4().hex, **given})
-    return await desk.who.call(desk.stub.RolloverBudget, request)
+    return await api.who.call(api.stub.RolloverBudget, request)
 
 
-async def below(desk: Desk, parent: Budget) -> list[Budget]:
+async def below(api: BudgetsApi, parent: Budget) -> list[Budget]:
     """The budgets below, oldest first."""
-    return list((await desk.who.call(desk.stub.ListBudgets, pb.ListBudgetsRequest(parent_id=parent.id))).budgets)
+    return list((await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(parent_id=parent.id))).budgets)
 
 
-async def series(desk: Desk, name: str) -> list[Budget]:
+async def series(api: BudgetsApi, name: str) -> list[Budget]:
     """All periods of a budget, in order."""
-    found = await desk.who.call(desk.stub.ListBudgets, pb.ListBudgetsRequest(page_size=1000))
+    found = await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(page_size=1000))
     return sorted((b for b in found.budgets if b.name == name), key=lambda budget: budget.period_number)
 
 

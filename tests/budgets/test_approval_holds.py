@@ -24,9 +24,9 @@ from kit import ids
 from kit.auth import ServiceTokens
 from kit.settings import Settings
 from kit.telemetry import Trace
-from tests.budgets.conftest import Desk, eur, numbers
+from tests.budgets.conftest import BudgetsApi, eur, numbers
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import OutboxEvent
+from tests.harness.observe import OutboxEvent
 from tests.harness.services import Budgets, Served
 
 OVER = [ApprovalRejected, ApprovalCancelled, ApprovalExpired, ApprovalChangesRequested]
@@ -42,8 +42,8 @@ HANDLERS = {
 class Approvals:
     """The approvals service, as budgets knows it: it holds, and says what came of requests, always twice."""
 
-    def __init__(self, desk: Desk, service: Caller, served: Served[Budgets], tenant: UUID) -> None:
-        self.desk, self.service, self.served, self.tenant = desk, service, served, tenant
+    def __init__(self, api: BudgetsApi, service: Caller, served: Served[Budgets], tenant: UUID) -> None:
+        self.api, self.service, self.served, self.tenant = api, service, served, tenant
 
     async def hold(self, budget: Budget, amount: str, approval_id: str = "", of_round: int = 1) -> Hold:
         approval_id = approval_id or ids.APPROVAL.format(ids.new())
@@ -51,11 +51,11 @@ class Approvals:
             budget_id=budget.id, approval_id=approval_id, round=of_round, amount=eur(amount),
             request_id=f"{approval_id}:{of_round}",
         )  # fmt: skip
-        return await self.service.call(self.desk.stub.HoldForApproval, request)
+        return await self.service.call(self.api.stub.HoldForApproval, request)
 
     async def release(self, budget: Budget, approval_id: str, of_round: int = 1) -> bool:
         request = pb.ReleaseForApprovalRequest(budget_id=budget.id, approval_id=approval_id, round=of_round)
-        return (await self.service.call(self.desk.stub.ReleaseForApproval, request)).released
+        return (await self.service.call(self.api.stub.ReleaseForApproval, request)).released
 
     async def say(self, kind: Any, budget: Budget, hold: Hold | None = None, **facts: Any) -> None:
         """An event about a request, delivered twice."""
@@ -71,13 +71,15 @@ class Approvals:
             await Consumer(self.served.service.db, "budgets", handler).handle(delivery, Trace.from_header(None))
 
     async def numbers(self, budget: Budget) -> tuple[str, str, str, str, str]:
-        return numbers(await self.desk.who.call(self.desk.stub.GetBudget, pb.GetBudgetRequest(id=budget.id)))
+        return numbers(await self.api.who.call(self.api.stub.GetBudget, pb.GetBudgetRequest(id=budget.id)))
 
 
 @pytest.fixture
-def requests(desk: Desk, settings: Callable[..., Settings], budgets_served: Served[Budgets], tenant: UUID) -> Approvals:
+def requests(
+    api: BudgetsApi, settings: Callable[..., Settings], budgets_served: Served[Budgets], tenant: UUID
+) -> Approvals:
     service = Caller(tenant, "service:approvals", ServiceTokens(settings("approvals")).token(tenant))
-    return Approvals(desk, service, budgets_served, tenant)
+    return Approvals(api, service, budgets_served, tenant)
 
 
 Events = Callable[..., Awaitable[list[OutboxEvent]]]
@@ -90,9 +92,9 @@ async def settled(events: Events) -> list[str]:
 
 class TestOutcomes:
     async def test_what_is_approved_is_committed_once(
-        self, desk: Desk, requests: Approvals, outbox_events: Events
+        self, api: BudgetsApi, requests: Approvals, outbox_events: Events
     ) -> None:
-        budget = await desk.open("100.00")
+        budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
         assert (hold.state, hold.approval_id[:4], hold.HasField("expire_time")) == (Hold.HELD, "apr_", False)
         await requests.say(ApprovalApproved, budget, hold)
@@ -101,41 +103,41 @@ class TestOutcomes:
 
     @pytest.mark.parametrize("kind", OVER)
     async def test_what_ends_otherwise_is_given_back_once(
-        self, desk: Desk, requests: Approvals, outbox_events: Events, kind: Any
+        self, api: BudgetsApi, requests: Approvals, outbox_events: Events, kind: Any
     ) -> None:
-        budget = await desk.open("100.00")
+        budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
         await requests.say(kind, budget, hold)
         assert await requests.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
         assert len(await settled(outbox_events)) == 1
 
     async def test_a_budget_that_was_closed_can_not_follow_and_holds_nothing(
-        self, desk: Desk, requests: Approvals, outbox_events: Events
+        self, api: BudgetsApi, requests: Approvals, outbox_events: Events
     ) -> None:
-        budget = await desk.open("100.00")
+        budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
-        await desk.who.call(desk.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
+        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
         await requests.say(ApprovalApproved, budget, hold)
         assert (await requests.numbers(budget))[:3] == ("0.00", "0.00", "0.00")
         said = [event for event in await outbox_events("budgets") if event.type.endswith("ApprovalFundsSettled")]
         assert "FAILED" in str(said[-1])
 
-    async def test_a_budget_is_raised_once(self, desk: Desk, requests: Approvals) -> None:
-        budget = await desk.open("100.00")
+    async def test_a_budget_is_raised_once(self, api: BudgetsApi, requests: Approvals) -> None:
+        budget = await api.open("100.00")
         await requests.say(ApprovalApproved, budget, request_type=Approval.BUDGET_INCREASE, amount=eur("5.00"))
         assert (await requests.numbers(budget))[-1] == "105.00"
 
-    async def test_an_approved_overspend_is_committed_once(self, desk: Desk, requests: Approvals) -> None:
-        budget = await desk.open("100.00", overspend_policy=Budget.REQUIRE_APPROVAL)
+    async def test_an_approved_overspend_is_committed_once(self, api: BudgetsApi, requests: Approvals) -> None:
+        budget = await api.open("100.00", overspend_policy=Budget.REQUIRE_APPROVAL)
         await requests.say(ApprovalApproved, budget, request_type=Approval.BUDGET_OVERSPEND, amount=eur("105.00"))
         assert await requests.numbers(budget) == ("0.00", "0.00", "105.00", "0.00", "-5.00")
 
 
 class TestRounds:
     async def test_each_round_holds_once_and_the_end_of_one_leaves_the_next(
-        self, desk: Desk, requests: Approvals
+        self, api: BudgetsApi, requests: Approvals
     ) -> None:
-        budget = await desk.open("100.00")
+        budget = await api.open("100.00")
         first = await requests.hold(budget, "60.00")
         assert await requests.hold(budget, "60.00", first.approval_id) == first
         assert await requests.release(budget, first.approval_id)
@@ -145,8 +147,8 @@ class TestRounds:
         await requests.say(ApprovalApproved, budget, second, round=2)
         assert await requests.numbers(budget) == ("0.00", "0.00", "90.00", "0.00", "10.00")
 
-    async def test_what_was_called_off_before_it_came_is_kept_out(self, desk: Desk, requests: Approvals) -> None:
-        budget, approval_id = await desk.open("100.00"), ids.APPROVAL.format(ids.new())
+    async def test_what_was_called_off_before_it_came_is_kept_out(self, api: BudgetsApi, requests: Approvals) -> None:
+        budget, approval_id = await api.open("100.00"), ids.APPROVAL.format(ids.new())
         assert not await requests.release(budget, approval_id)
         assert not await requests.release(budget, approval_id)
         assert (await refusal(requests.hold(budget, "60.00", approval_id))).reason == "IDEMPOTENCY_MISMATCH"
@@ -154,17 +156,17 @@ class TestRounds:
 
 
 class TestOthers:
-    async def test_nobody_else_moves_it_while_it_is_undecided(self, desk: Desk, requests: Approvals) -> None:
-        budget = await desk.open("100.00")
+    async def test_nobody_else_moves_it_while_it_is_undecided(self, api: BudgetsApi, requests: Approvals) -> None:
+        budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
         for kind, rpc in (
-            (pb.CommitHoldRequest, desk.stub.CommitHold),
-            (pb.CaptureHoldRequest, desk.stub.CaptureHold),
-            (pb.ReleaseHoldRequest, desk.stub.ReleaseHold),
+            (pb.CommitHoldRequest, api.stub.CommitHold),
+            (pb.CaptureHoldRequest, api.stub.CaptureHold),
+            (pb.ReleaseHoldRequest, api.stub.ReleaseHold),
         ):
             request: Any = kind(id=budget.id, hold_id=hold.id, request_id=uuid4().hex)
-            refused = await refusal(desk.who.call(rpc, request))
+            refused = await refusal(api.who.call(rpc, request))
             assert (refused.reason, refused.metadata["approval_id"]) == ("HOLD_AWAITS_APPROVAL", hold.approval_id)
         await requests.say(ApprovalApproved, budget, hold)
         request = pb.CaptureHoldRequest(id=budget.id, hold_id=hold.id, request_id=uuid4().hex)
-        assert (await desk.who.call(desk.stub.CaptureHold, request)).state == Hold.CAPTURED
+        assert (await api.who.call(api.stub.CaptureHold, request)).state == Hold.CAPTURED

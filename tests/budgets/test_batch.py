@@ -11,7 +11,7 @@ from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.charge_pb2 import Charge
 from billing.type.v1.money_pb2 import Money
 
-from tests.budgets.conftest import Desk, eur, line, numbers
+from tests.budgets.conftest import BudgetsApi, eur, line, numbers
 from tests.harness.callers import Caller, refusal
 
 
@@ -24,10 +24,10 @@ def said(answer: pb.BatchChargeResponse) -> list[str]:
 
 
 class TestBatchCharge:
-    async def test_each_line_has_its_own_outcome_in_its_place(self, desk: Desk) -> None:
-        first, second = await desk.open("100", name="First"), await desk.open("100", name="Second")
-        draft = await desk.open(draft=True)
-        answer = await desk.batch(
+    async def test_each_line_has_its_own_outcome_in_its_place(self, api: BudgetsApi) -> None:
+        first, second = await api.open("100", name="First"), await api.open("100", name="Second")
+        draft = await api.open(draft=True)
+        answer = await api.batch(
             line(first, "60", "k1"),
             line(second, "60", "k2", reference="PO-2"),
             line(first, "40.01", "k3"),
@@ -45,151 +45,151 @@ class TestBatchCharge:
         refused = answer.results[2].refusal
         assert (refused.code, refused.metadata["available"]) == ("FAILED_PRECONDITION", "40.00")
         assert "0.01 EUR too much" in refused.message
-        assert [numbers(await desk.get(budget))[0] for budget in (first, second)] == ["100.00", "60.00"]
-        await desk.verify(first, second, draft)
+        assert [numbers(await api.get(budget))[0] for budget in (first, second)] == ["100.00", "60.00"]
+        await api.verify(first, second, draft)
 
-    async def test_a_thousand_lines_are_decided_in_their_order(self, desk: Desk) -> None:
-        group = await desk.open("700", name="Group")
-        teams = [await desk.open("100", name=f"Team {n}", parent_id=group.id) for n in range(10)]
-        answer = await desk.batch(*(line(teams[n % 10], "1", f"k{n}") for n in range(1000)))
+    async def test_a_thousand_lines_are_decided_in_their_order(self, api: BudgetsApi) -> None:
+        group = await api.open("700", name="Group")
+        teams = [await api.open("100", name=f"Team {n}", parent_id=group.id) for n in range(10)]
+        answer = await api.batch(*(line(teams[n % 10], "1", f"k{n}") for n in range(1000)))
         assert said(answer) == ["taken"] * 700 + ["BUDGET_EXCEEDED"] * 300
         assert {r.refusal.metadata["budget_id"] for r in answer.results[700:]} == {group.id}
         assert [r.charge.chain[1].available_after.amount for r in answer.results[:3]] == ["699.00", "698.00", "697.00"]
-        (seen, *_) = await desk.verify(group, *teams)
+        (seen, *_) = await api.verify(group, *teams)
         assert (seen.spent.amount, seen.entry_count) == ("700.00", 700)
 
-    async def test_more_than_a_thousand_or_none_are_refused(self, desk: Desk) -> None:
-        budget = await desk.open()
+    async def test_more_than_a_thousand_or_none_are_refused(self, api: BudgetsApi) -> None:
+        budget = await api.open()
         for lines in ([], [line(budget, "1")] * 1001):
-            refused = await refusal(desk.batch(*lines))
+            refused = await refusal(api.batch(*lines))
             assert (refused.code, set(refused.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, {"charges"})
 
-    async def test_a_line_is_checked_like_a_charge(self, desk: Desk) -> None:
-        budget = await desk.open()
+    async def test_a_line_is_checked_like_a_charge(self, api: BudgetsApi) -> None:
+        budget = await api.open()
         without_key = pb.ChargeRequest(id=budget.id, amount=eur("1"))
-        refused = await refusal(desk.batch(line(budget, "1"), without_key, line(budget, "1.001")))
+        refused = await refusal(api.batch(line(budget, "1"), without_key, line(budget, "1.001")))
         assert set(refused.fields) == {"charges[1].request_id", "charges[2].amount.amount"}
-        assert (await desk.get(budget)).spent.amount == "0.00"
+        assert (await api.get(budget)).spent.amount == "0.00"
 
 
 class TestKeys:
-    async def test_a_batch_sent_again_gives_the_same_charges_and_makes_none(self, desk: Desk) -> None:
-        budget = await desk.open("100")
+    async def test_a_batch_sent_again_gives_the_same_charges_and_makes_none(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
         lines = [line(budget, "30", f"k{n}") for n in range(4)]
-        first = await desk.batch(*lines)
+        first = await api.batch(*lines)
         assert said(first) == ["taken", "taken", "taken", "BUDGET_EXCEEDED"]
-        again = await desk.batch(*lines)
+        again = await api.batch(*lines)
         assert said(again) == ["replayed", "replayed", "replayed", "BUDGET_EXCEEDED"]
         assert [r.charge for r in again.results] == [r.charge for r in first.results]
         assert (again.accepted_count, again.refused_count) == (3, 1)
-        assert (await desk.get(budget)).spent.amount == "90.00"
+        assert (await api.get(budget)).spent.amount == "90.00"
 
-    async def test_one_key_twice_in_a_batch_is_charged_once(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        answer = await desk.batch(line(budget, "30", "k"), line(budget, "30", "k"), line(budget, "31", "k"))
+    async def test_one_key_twice_in_a_batch_is_charged_once(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        answer = await api.batch(line(budget, "30", "k"), line(budget, "30", "k"), line(budget, "31", "k"))
         assert said(answer) == ["taken", "replayed", "IDEMPOTENCY_MISMATCH"]
         assert answer.results[0].charge == answer.results[1].charge
-        assert (await desk.get(budget)).spent.amount == "30.00"
+        assert (await api.get(budget)).spent.amount == "30.00"
 
-    async def test_a_line_and_a_single_charge_have_the_same_keys(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        (in_batch,) = (await desk.batch(line(budget, "30", "k1"))).results
-        assert await desk.charge(budget, "30", "k1") == in_batch.charge
-        assert (await refusal(desk.charge(budget, "31", "k1"))).reason == "IDEMPOTENCY_MISMATCH"
-        assert await desk.who.call(desk.stub.GetCharge, pb.GetChargeRequest(request_id="k1")) == in_batch.charge
-        single = await desk.charge(budget, "20", "k2")
-        answer = await desk.batch(line(budget, "20", "k2"), atomic=True)
+    async def test_a_line_and_a_single_charge_have_the_same_keys(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        (in_batch,) = (await api.batch(line(budget, "30", "k1"))).results
+        assert await api.charge(budget, "30", "k1") == in_batch.charge
+        assert (await refusal(api.charge(budget, "31", "k1"))).reason == "IDEMPOTENCY_MISMATCH"
+        assert await api.who.call(api.stub.GetCharge, pb.GetChargeRequest(request_id="k1")) == in_batch.charge
+        single = await api.charge(budget, "20", "k2")
+        answer = await api.batch(line(budget, "20", "k2"), atomic=True)
         assert (said(answer), answer.results[0].charge) == (["replayed"], single)
-        assert (await desk.get(budget)).spent.amount == "50.00"
+        assert (await api.get(budget)).spent.amount == "50.00"
 
 
 class TestAtomic:
-    async def test_all_lines_are_taken(self, desk: Desk) -> None:
-        first, second = await desk.open("100"), await desk.open("100")
-        answer = await desk.batch(line(first, "100"), line(second, "100"), atomic=True)
+    async def test_all_lines_are_taken(self, api: BudgetsApi) -> None:
+        first, second = await api.open("100"), await api.open("100")
+        answer = await api.batch(line(first, "100"), line(second, "100"), atomic=True)
         assert (said(answer), answer.accepted_count) == (["taken", "taken"], 2)
 
-    async def test_one_refusal_leaves_nothing_behind(self, desk: Desk) -> None:
-        first = await desk.open("100", alert_thresholds_bp=[1000])
-        second = await desk.open("100")
-        await desk.charge(first, "5")
+    async def test_one_refusal_leaves_nothing_behind(self, api: BudgetsApi) -> None:
+        first = await api.open("100", alert_thresholds_bp=[1000])
+        second = await api.open("100")
+        await api.charge(first, "5")
         lines = [line(first, "50", "k1"), line(second, "100.01", "k2"), line(first, "1", "k3")]
-        refused = await refusal(desk.batch(*lines, atomic=True))
+        refused = await refusal(api.batch(*lines, atomic=True))
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "BATCH_REFUSED")
         assert (refused.metadata["line"], refused.metadata["line_reason"]) == ("charges[1]", "BUDGET_EXCEEDED")
         assert (refused.metadata["budget_id"], refused.metadata["short"]) == (second.id, "0.01")
-        assert [seen.entry_count for seen in await desk.verify(first, second)] == [1, 0]
-        assert await desk.alerts(first) == []
+        assert [seen.entry_count for seen in await api.verify(first, second)] == [1, 0]
+        assert await api.alerts(first) == []
         for key in ("k1", "k2", "k3"):
-            missing = refusal(desk.who.call(desk.stub.GetCharge, pb.GetChargeRequest(request_id=key)))
+            missing = refusal(api.who.call(api.stub.GetCharge, pb.GetChargeRequest(request_id=key)))
             assert (await missing).reason == "CHARGE_NOT_FOUND"
-        assert said(await desk.batch(*lines)) == ["taken", "BUDGET_EXCEEDED", "taken"]  # their keys are free
+        assert said(await api.batch(*lines)) == ["taken", "BUDGET_EXCEEDED", "taken"]  # their keys are free
 
     async def test_a_batch_that_is_refused_takes_no_room_from_those_it_shares_a_transaction_with(
-        self, desk: Desk
+        self, api: BudgetsApi
     ) -> None:
-        budget = await desk.open("100", alert_thresholds_bp=[5000])
+        budget = await api.open("100", alert_thresholds_bp=[5000])
         too_much = [line(budget, "60"), line(budget, "60")]
 
         async def attempt(n: int) -> Charge | None:
             if n % 2:
-                assert (await refusal(desk.batch(*too_much, atomic=True))).reason == "BATCH_REFUSED"
+                assert (await refusal(api.batch(*too_much, atomic=True))).reason == "BATCH_REFUSED"
                 return None
-            return await desk.charge(budget, "10")
+            return await api.charge(budget, "10")
 
         outcomes = await asyncio.gather(*(attempt(n) for n in range(20)))
         assert sum(outcome is not None for outcome in outcomes) == 10
-        (seen,) = await desk.verify(budget)
-        assert (seen.spent.amount, seen.entry_count, len(await desk.alerts(budget))) == ("100.00", 10, 1)
+        (seen,) = await api.verify(budget)
+        assert (seen.spent.amount, seen.entry_count, len(await api.alerts(budget))) == ("100.00", 10, 1)
 
-    async def test_sent_again_it_is_answered_the_same(self, desk: Desk) -> None:
-        budget = await desk.open("100")
+    async def test_sent_again_it_is_answered_the_same(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
         lines = [line(budget, "50", "k1"), line(budget, "50", "k2")]
-        first = await desk.batch(*lines, atomic=True)
-        again = await desk.batch(*lines, atomic=True)
+        first = await api.batch(*lines, atomic=True)
+        again = await api.batch(*lines, atomic=True)
         assert said(again) == ["replayed", "replayed"]
         assert [r.charge for r in again.results] == [r.charge for r in first.results]
 
 
 class TestCurrencies:
     @pytest.fixture(autouse=True)
-    async def rates(self, desk: Desk) -> None:
-        await desk.set_rates("USD/EUR 0.9")
+    async def rates(self, api: BudgetsApi) -> None:
+        await api.set_rates("USD/EUR 0.9")
 
-    async def test_lines_of_several_currencies_are_taken_in_their_order(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        answer = await desk.batch(
+    async def test_lines_of_several_currencies_are_taken_in_their_order(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        answer = await api.batch(
             line(budget, Money(currency_code="USD", amount="100")), line(budget, "10.01"), line(budget, "10")
         )
         assert said(answer) == ["taken", "BUDGET_EXCEEDED", "taken"]
         assert [r.charge.amount.amount for r in answer.results] == ["90.00", "", "10.00"]
         assert answer.results[0].charge.original_amount.amount == "100.00"
 
-    async def test_budgets_of_several_currencies_are_charged_in_one(self, desk: Desk) -> None:
+    async def test_budgets_of_several_currencies_are_charged_in_one(self, api: BudgetsApi) -> None:
         dollars = Money(currency_code="USD", amount="10")
-        ours, theirs = await desk.open(), await desk.open(amount=Money(currency_code="USD", amount="100"))
-        answer = await desk.batch(line(theirs, dollars), line(ours, dollars))
+        ours, theirs = await api.open(), await api.open(amount=Money(currency_code="USD", amount="100"))
+        answer = await api.batch(line(theirs, dollars), line(ours, dollars))
         assert said(answer) == ["taken", "taken"]
         assert [(r.charge.amount.amount, r.charge.rate) for r in answer.results] == [("10.00", ""), ("9.00", "0.9")]
 
-    async def test_a_line_without_a_rate_is_refused_alone_or_with_its_batch(self, desk: Desk) -> None:
-        budget = await desk.open("100")
+    async def test_a_line_without_a_rate_is_refused_alone_or_with_its_batch(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
         lines = [line(budget, "10", "k1"), line(budget, Money(currency_code="JPY", amount="10"), "k2")]
-        refused = await refusal(desk.batch(*lines, atomic=True))
+        refused = await refusal(api.batch(*lines, atomic=True))
         assert (refused.reason, refused.metadata["line_reason"]) == ("BATCH_REFUSED", "RATE_MISSING")
         assert (refused.metadata["line"], refused.metadata["from_currency_code"]) == ("charges[1]", "JPY")
-        assert (await desk.get(budget)).spent.amount == "0.00"
-        assert said(await desk.batch(*lines)) == ["taken", "RATE_MISSING"]
+        assert (await api.get(budget)).spent.amount == "0.00"
+        assert said(await api.batch(*lines)) == ["taken", "RATE_MISSING"]
 
 
 class TestWhoMay:
     async def test_a_line_on_a_budget_out_of_scope_is_refused_alone(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        mine, other = await desk.company("MINE"), await desk.company("OTHER")
-        own, theirs = await desk.open(entity_id=mine), await desk.open(entity_id=other)
-        manager = desk_of(caller("department_manager", entity_scope=[mine]))
+        mine, other = await api.company("MINE"), await api.company("OTHER")
+        own, theirs = await api.open(entity_id=mine), await api.open(entity_id=other)
+        manager = api_for(caller("department_manager", entity_scope=[mine]))
         assert said(await manager.batch(line(own, "1"), line(theirs, "1"))) == ["taken", "BUDGET_NOT_FOUND"]
-        stranger = desk_of(caller(tenant=uuid4()))
+        stranger = api_for(caller(tenant=uuid4()))
         assert said(await stranger.batch(line(own, "1"), line(theirs, "1"))) == ["BUDGET_NOT_FOUND"] * 2
-        assert (await desk.get(theirs)).spent.amount == "0.00"
+        assert (await api.get(theirs)).spent.amount == "0.00"

@@ -18,55 +18,55 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from kit.ids import BUDGET
 from services.budgets.clients import Owners
-from tests.budgets.conftest import Desk, eur
+from tests.budgets.conftest import BudgetsApi, eur
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import AuditRow, Heard, OutboxEvent, eventually
+from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, eventually
 
 AuditRows = Callable[[str], Awaitable[list[AuditRow]]]
 OutboxEvents = Callable[[str], Awaitable[list[OutboxEvent]]]
 
 
 class TestCreateBudget:
-    async def test_it_has_what_was_asked_and_sensible_defaults(self, desk: Desk) -> None:
-        budget = await desk.open("1000", category="cloud", gl_code="6805", period_start_date="2026-04-01")
+    async def test_it_has_what_was_asked_and_sensible_defaults(self, api: BudgetsApi) -> None:
+        budget = await api.open("1000", category="cloud", gl_code="6805", period_start_date="2026-04-01")
         assert (budget.category, budget.gl_code, budget.time_zone) == ("cloud", "6805", "UTC")
         assert (budget.period_start_date, budget.period_end_date) == ("2026-04-01", "2027-04-01")
         assert (budget.amount, budget.spent, budget.available) == (eur("1000.00"), eur("0.00"), eur("1000.00"))
         assert (budget.overspend_policy, budget.state) == (Budget.BLOCK, Budget.ACTIVE)
         assert list(budget.alert_thresholds_bp) == [5000, 8000, 9000, 10000]
         assert budget.create_time == budget.update_time
-        assert await desk.get(budget) == budget
+        assert await api.get(budget) == budget
 
-    async def test_the_owner_must_exist(self, desk: Desk) -> None:
-        refused = await refusal(desk.open(entity_id="ent_" + uuid4().hex))
+    async def test_the_owner_must_exist(self, api: BudgetsApi) -> None:
+        refused = await refusal(api.open(entity_id="ent_" + uuid4().hex))
         assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "OWNER_NOT_FOUND")
 
-    async def test_the_department_must_be_of_the_entity(self, desk: Desk) -> None:
-        department = await desk.department(await desk.company("OTHER"))
-        assert (await refusal(desk.open(department_id=department))).reason == "OWNER_NOT_FOUND"
+    async def test_the_department_must_be_of_the_entity(self, api: BudgetsApi) -> None:
+        department = await api.department(await api.company("OTHER"))
+        assert (await refusal(api.open(department_id=department))).reason == "OWNER_NOT_FOUND"
 
-    async def test_an_inactive_entity_takes_no_budget(self, desk: Desk) -> None:
-        entity = await desk.company("GONE")
-        await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
-        assert (await refusal(desk.open(entity_id=entity))).reason == "OWNER_INACTIVE"
+    async def test_an_inactive_entity_takes_no_budget(self, api: BudgetsApi) -> None:
+        entity = await api.company("GONE")
+        await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
+        assert (await refusal(api.open(entity_id=entity))).reason == "OWNER_INACTIVE"
 
-    async def test_below_another_it_has_its_currency_and_lies_in_its_period(self, desk: Desk) -> None:
-        group = await desk.open(period_start_date="2026-01-01")
+    async def test_below_another_it_has_its_currency_and_lies_in_its_period(self, api: BudgetsApi) -> None:
+        group = await api.open(period_start_date="2026-01-01")
         other = Money(currency_code="USD", amount="1")
-        assert (await refusal(desk.open(parent_id=group.id, amount=other))).reason == "CURRENCY_MISMATCH"
-        later = await refusal(desk.open(parent_id=group.id, period_start_date="2026-02-01"))
+        assert (await refusal(api.open(parent_id=group.id, amount=other))).reason == "CURRENCY_MISMATCH"
+        later = await refusal(api.open(parent_id=group.id, period_start_date="2026-02-01"))
         assert later.reason == "PERIOD_OUTSIDE_PARENT"
 
-    async def test_a_closed_budget_takes_none_below(self, desk: Desk) -> None:
-        group = await desk.open()
-        await desk.who.call(desk.stub.CloseBudget, pb.CloseBudgetRequest(id=group.id))
-        assert (await refusal(desk.open(parent_id=group.id))).reason == "BUDGET_STATE"
+    async def test_a_closed_budget_takes_none_below(self, api: BudgetsApi) -> None:
+        group = await api.open()
+        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=group.id))
+        assert (await refusal(api.open(parent_id=group.id))).reason == "BUDGET_STATE"
 
-    async def test_there_is_a_limit_to_the_levels(self, desk: Desk) -> None:
-        budget = await desk.open()
+    async def test_there_is_a_limit_to_the_levels(self, api: BudgetsApi) -> None:
+        budget = await api.open()
         for _ in range(7):
-            budget = await desk.open(parent_id=budget.id)
-        assert (await refusal(desk.open(parent_id=budget.id))).metadata["limit"] == "8"
+            budget = await api.open(parent_id=budget.id)
+        assert (await refusal(api.open(parent_id=budget.id))).metadata["limit"] == "8"
 
     @pytest.mark.parametrize(
         ("given", "field"),
@@ -84,217 +84,225 @@ class TestCreateBudget:
             ({"name": ""}, "name"),
         ],
     )
-    async def test_bad_input_is_refused_with_its_field(self, desk: Desk, given: dict[str, Any], field: str) -> None:
-        refused = await refusal(desk.open(**{"period_start_date": "2026-01-01", **given}))
+    async def test_bad_input_is_refused_with_its_field(
+        self, api: BudgetsApi, given: dict[str, Any], field: str
+    ) -> None:
+        refused = await refusal(api.open(**{"period_start_date": "2026-01-01", **given}))
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == {field}
 
-    async def test_all_bad_fields_are_named_at_once(self, desk: Desk) -> None:
+    async def test_all_bad_fields_are_named_at_once(self, api: BudgetsApi) -> None:
         request = pb.CreateBudgetRequest(
             entity_id="bud_" + "0" * 32, period_start_date="2026-13-01", time_zone="Nowhere", amount=eur("1.234")
         )
-        refused = await refusal(desk.who.call(desk.stub.CreateBudget, request))
+        refused = await refusal(api.who.call(api.stub.CreateBudget, request))
         assert set(refused.fields) == {
             "entity_id", "name", "period_type", "period_start_date", "time_zone", "amount.amount",
         }  # fmt: skip
         assert "this is the id of a budget" in refused.fields["entity_id"]
 
-    async def test_the_same_key_opens_one_budget(self, desk: Desk) -> None:
-        assert await desk.open(request_id="k1") == await desk.open(request_id="k1")
-        assert (await refusal(desk.open("2000", request_id="k1"))).reason == "IDEMPOTENCY_MISMATCH"
+    async def test_the_same_key_opens_one_budget(self, api: BudgetsApi) -> None:
+        assert await api.open(request_id="k1") == await api.open(request_id="k1")
+        assert (await refusal(api.open("2000", request_id="k1"))).reason == "IDEMPOTENCY_MISMATCH"
 
 
 class TestListBudgets:
-    async def names(self, desk: Desk, **filters: Any) -> list[str]:
-        answer = await desk.who.call(desk.stub.ListBudgets, pb.ListBudgetsRequest(**filters))
+    async def names(self, api: BudgetsApi, **filters: Any) -> list[str]:
+        answer = await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(**filters))
         return [budget.name for budget in answer.budgets]
 
-    async def test_each_filter(self, desk: Desk) -> None:
-        first = await desk.open("100", name="first", period_start_date="2026-01-01")
-        department = await desk.department(desk.entity_id)
-        await desk.open(name="second", department_id=department, parent_id=first.id, period_start_date="2026-01-01")
-        await desk.open(name="third", entity_id=await desk.company("B"), period_start_date="2025-01-01", draft=True)
-        await desk.open(name="old", period_start_date="2019-01-01", period_type=Budget.MONTHLY, recurring=False)
-        assert await self.names(desk) == ["first", "second", "third", "old"]
-        assert await self.names(desk, entity_id=desk.entity_id) == ["first", "second", "old"]
-        assert await self.names(desk, department_id=department) == ["second"]
-        assert await self.names(desk, parent_id=first.id) == ["second"]
-        assert await self.names(desk, state=Budget.DRAFT) == ["third"]
-        assert await self.names(desk, period_date="2019-01-31") == ["old"]
-        assert await self.names(desk, period_date="2019-02-01") == []
+    async def test_each_filter(self, api: BudgetsApi) -> None:
+        first = await api.open("100", name="first", period_start_date="2026-01-01")
+        department = await api.department(api.entity_id)
+        await api.open(name="second", department_id=department, parent_id=first.id, period_start_date="2026-01-01")
+        await api.open(name="third", entity_id=await api.company("B"), period_start_date="2025-01-01", draft=True)
+        await api.open(name="old", period_start_date="2019-01-01", period_type=Budget.MONTHLY, recurring=False)
+        assert await self.names(api) == ["first", "second", "third", "old"]
+        assert await self.names(api, entity_id=api.entity_id) == ["first", "second", "old"]
+        assert await self.names(api, department_id=department) == ["second"]
+        assert await self.names(api, parent_id=first.id) == ["second"]
+        assert await self.names(api, state=Budget.DRAFT) == ["third"]
+        assert await self.names(api, period_date="2019-01-31") == ["old"]
+        assert await self.names(api, period_date="2019-02-01") == []
 
-    async def test_by_utilisation(self, desk: Desk) -> None:
-        half, _ = await desk.open("100", name="half"), await desk.open("100", name="none")
-        await desk.charge(half, "50")
-        assert await self.names(desk, utilisation_min_bp=5000) == ["half"]
-        assert await self.names(desk, utilisation_min_bp=5001) == []
+    async def test_by_utilisation(self, api: BudgetsApi) -> None:
+        half, _ = await api.open("100", name="half"), await api.open("100", name="none")
+        await api.charge(half, "50")
+        assert await self.names(api, utilisation_min_bp=5000) == ["half"]
+        assert await self.names(api, utilisation_min_bp=5001) == []
 
-    async def test_page_by_page_each_comes_once_while_more_are_opened(self, desk: Desk) -> None:
-        opened = [(await desk.open(name=f"b{n}")).id for n in range(5)]
+    async def test_page_by_page_each_comes_once_while_more_are_opened(self, api: BudgetsApi) -> None:
+        opened = [(await api.open(name=f"b{n}")).id for n in range(5)]
         seen, token = [], ""
         while True:
-            request = pb.ListBudgetsRequest(page_size=2, page_token=token, entity_id=desk.entity_id)
-            page = await desk.who.call(desk.stub.ListBudgets, request)
+            request = pb.ListBudgetsRequest(page_size=2, page_token=token, entity_id=api.entity_id)
+            page = await api.who.call(api.stub.ListBudgets, request)
             seen += [budget.id for budget in page.budgets]
             token = page.next_page_token
             if not token:
                 break
             if len(opened) < 8:
-                opened.append((await desk.open(name="later")).id)
+                opened.append((await api.open(name="later")).id)
         assert seen == opened
 
-    async def test_the_token_of_another_filter_is_refused(self, desk: Desk) -> None:
+    async def test_the_token_of_another_filter_is_refused(self, api: BudgetsApi) -> None:
         for _ in range(2):
-            await desk.open()
-        page = await desk.who.call(desk.stub.ListBudgets, pb.ListBudgetsRequest(page_size=1))
+            await api.open()
+        page = await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(page_size=1))
         other = pb.ListBudgetsRequest(page_size=1, page_token=page.next_page_token, state=Budget.ACTIVE)
-        refused = await refusal(desk.who.call(desk.stub.ListBudgets, other))
+        refused = await refusal(api.who.call(api.stub.ListBudgets, other))
         assert (refused.reason, set(refused.fields)) == ("PAGE_TOKEN_INVALID", {"page_token"})
 
 
 class TestUpdateBudget:
-    async def test_it_changes_what_is_given_and_nothing_else(self, desk: Desk) -> None:
-        budget = await desk.open(category="cloud", gl_code="6805")
-        changed = await desk.update(budget, name="Servers", overspend_policy=Budget.WARN)
+    async def test_it_changes_what_is_given_and_nothing_else(self, api: BudgetsApi) -> None:
+        budget = await api.open(category="cloud", gl_code="6805")
+        changed = await api.update(budget, name="Servers", overspend_policy=Budget.WARN)
         assert (changed.name, changed.overspend_policy, changed.category) == ("Servers", Budget.WARN, "cloud")
         assert changed.etag != budget.etag
 
-    async def test_a_field_named_in_the_mask_and_not_given_is_cleared(self, desk: Desk) -> None:
-        budget = await desk.open(category="cloud")
-        assert (await desk.update(budget, update_mask=FieldMask(paths=["category"]))).category == ""
-        refused = await refusal(desk.update(budget, update_mask=FieldMask(paths=["amount", "name"])))
+    async def test_a_field_named_in_the_mask_and_not_given_is_cleared(self, api: BudgetsApi) -> None:
+        budget = await api.open(category="cloud")
+        assert (await api.update(budget, update_mask=FieldMask(paths=["category"]))).category == ""
+        refused = await refusal(api.update(budget, update_mask=FieldMask(paths=["amount", "name"])))
         assert set(refused.fields) == {"amount", "name"}
-        unknown = await refusal(desk.update(budget, update_mask=FieldMask(paths=["spent"])))
+        unknown = await refusal(api.update(budget, update_mask=FieldMask(paths=["spent"])))
         assert "allowed:" in unknown.fields["update_mask"]
 
-    async def test_a_stale_etag_is_refused(self, desk: Desk) -> None:
-        budget = await desk.open()
-        await desk.update(budget, name="Mine", etag=budget.etag)
-        refused = await refusal(desk.update(budget, name="Yours", etag=budget.etag))
+    async def test_a_stale_etag_is_refused(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        await api.update(budget, name="Mine", etag=budget.etag)
+        refused = await refusal(api.update(budget, name="Yours", etag=budget.etag))
         assert (refused.code, refused.reason) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
 
-    async def test_the_amount_is_never_below_what_is_spent(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        await desk.charge(budget, "60")
-        refused = await refusal(desk.update(budget, amount=eur("59.99")))
+    async def test_the_amount_is_never_below_what_is_spent(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        await api.charge(budget, "60")
+        refused = await refusal(api.update(budget, amount=eur("59.99")))
         assert (refused.reason, refused.metadata["spent"]) == ("AMOUNT_BELOW_SPENT", "60.00")
-        assert (await desk.update(budget, amount=eur("60"))).available.amount == "0.00"
+        assert (await api.update(budget, amount=eur("60"))).available.amount == "0.00"
 
-    async def test_an_overspent_budget_can_not_begin_to_block(self, desk: Desk) -> None:
-        budget = await desk.open("100", overspend_policy=Budget.WARN)
-        await desk.charge(budget, "150")
-        assert (await refusal(desk.update(budget, overspend_policy=Budget.BLOCK))).reason == "AMOUNT_BELOW_SPENT"
+    async def test_an_overspent_budget_can_not_begin_to_block(self, api: BudgetsApi) -> None:
+        budget = await api.open("100", overspend_policy=Budget.WARN)
+        await api.charge(budget, "150")
+        assert (await refusal(api.update(budget, overspend_policy=Budget.BLOCK))).reason == "AMOUNT_BELOW_SPENT"
 
-    async def test_a_new_amount_stands_in_the_ledger(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open("100")
-        await desk.update(budget, amount=eur("250"))
-        await desk.update(budget, amount=eur("200"))
+    async def test_a_new_amount_stands_in_the_ledger(self, api: BudgetsApi, admin: Any) -> None:
+        budget = await api.open("100")
+        await api.update(budget, amount=eur("250"))
+        await api.update(budget, amount=eur("200"))
         entries = await admin.fetch(
             "select amount, chain_versions, actor from budgets.budget_entries where budget_id = $1 order by id",
             BUDGET.parse(budget.id),
         )
         assert [(int(row["amount"]), list(row["chain_versions"])) for row in entries] == [(150, [1]), (-50, [2])]
 
-    async def test_a_closed_budget_is_not_changed(self, desk: Desk) -> None:
-        budget = await desk.open()
-        await desk.who.call(desk.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
-        assert (await refusal(desk.update(budget, name="x"))).metadata["state"] == "CLOSED"
+    async def test_a_closed_budget_is_not_changed(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
+        assert (await refusal(api.update(budget, name="x"))).metadata["state"] == "CLOSED"
 
 
 class TestAlerts:
-    async def test_a_charge_past_thresholds_raises_each_once(self, desk: Desk, heard: Heard) -> None:
-        budget = await desk.open("100")
-        charge = await desk.charge(budget, "85")
-        await desk.charge(budget, "1")
-        alerts = await desk.alerts(budget)
+    async def test_a_charge_past_thresholds_raises_each_once(
+        self, api: BudgetsApi, published_events: PublishedEvents
+    ) -> None:
+        budget = await api.open("100")
+        charge = await api.charge(budget, "85")
+        await api.charge(budget, "1")
+        alerts = await api.alerts(budget)
         assert [(a.threshold_bp, a.utilisation_bp, a.charge_id) for a in alerts] == [
             (8000, 8500, charge.id),
             (5000, 8500, charge.id),
         ]
-        told = await heard.at_least(2, BudgetAlertRaised)
+        told = await published_events.at_least(2, BudgetAlertRaised)
         assert sorted((event.alert.threshold_bp, event.entity_id) for event in told) == [
-            (5000, desk.entity_id),
-            (8000, desk.entity_id),
+            (5000, api.entity_id),
+            (8000, api.entity_id),
         ]
-        assert desk.who.trace.trace_id in heard.headers(BudgetAlertRaised)["traceparent"]
+        assert api.who.trace.trace_id in published_events.headers(BudgetAlertRaised)["traceparent"]
 
-    async def test_budgets_above_have_alerts_of_their_own(self, desk: Desk) -> None:
-        group = await desk.open("100", name="Group")
-        team = await desk.open("1000", name="Team", parent_id=group.id)
-        await desk.charge(team, "50")
-        assert [len(await desk.alerts(budget)) for budget in (team, group)] == [0, 1]
+    async def test_budgets_above_have_alerts_of_their_own(self, api: BudgetsApi) -> None:
+        group = await api.open("100", name="Group")
+        team = await api.open("1000", name="Team", parent_id=group.id)
+        await api.charge(team, "50")
+        assert [len(await api.alerts(budget)) for budget in (team, group)] == [0, 1]
 
-    async def test_a_higher_amount_resolves_them_and_they_are_raised_again(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        await desk.charge(budget, "85")
-        await desk.update(budget, amount=eur("150"))
-        assert [(a.threshold_bp, a.state) for a in await desk.alerts(budget)] == [
+    async def test_a_higher_amount_resolves_them_and_they_are_raised_again(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        await api.charge(budget, "85")
+        await api.update(budget, amount=eur("150"))
+        assert [(a.threshold_bp, a.state) for a in await api.alerts(budget)] == [
             (8000, Alert.RESOLVED),
             (5000, Alert.OPEN),
         ]
-        await desk.charge(budget, "40")
-        still_open = await desk.alerts(budget, state=Alert.OPEN)
+        await api.charge(budget, "40")
+        still_open = await api.alerts(budget, state=Alert.OPEN)
         assert [a.threshold_bp for a in still_open] == [8000, 5000]
 
-    async def test_a_lower_amount_raises_them(self, desk: Desk) -> None:
-        budget = await desk.open("1000")
-        await desk.charge(budget, "450")
-        await desk.update(budget, amount=eur("500"))
-        assert [(a.threshold_bp, a.charge_id) for a in await desk.alerts(budget)] == [
+    async def test_a_lower_amount_raises_them(self, api: BudgetsApi) -> None:
+        budget = await api.open("1000")
+        await api.charge(budget, "450")
+        await api.update(budget, amount=eur("500"))
+        assert [(a.threshold_bp, a.charge_id) for a in await api.alerts(budget)] == [
             (9000, ""),
             (8000, ""),
             (5000, ""),
         ]
 
-    async def test_overspending_and_exhaustion_are_told(self, desk: Desk, heard: Heard) -> None:
-        budget = await desk.open("100", overspend_policy=Budget.WARN, alert_thresholds_bp=[12000])
-        await desk.charge(budget, "110")
-        assert [a.alert_type for a in await desk.alerts(budget)] == [Alert.OVERSPEND]
-        await desk.charge(budget, "10")
-        assert [a.threshold_bp for a in await desk.alerts(budget, alert_type=Alert.THRESHOLD)] == [12000]
-        assert (await heard.first(BudgetExhausted)).budget_id == budget.id
-        await heard.at_least(2, BudgetAlertRaised)
-        assert len(heard.of(BudgetExhausted)) == 1
+    async def test_overspending_and_exhaustion_are_told(
+        self, api: BudgetsApi, published_events: PublishedEvents
+    ) -> None:
+        budget = await api.open("100", overspend_policy=Budget.WARN, alert_thresholds_bp=[12000])
+        await api.charge(budget, "110")
+        assert [a.alert_type for a in await api.alerts(budget)] == [Alert.OVERSPEND]
+        await api.charge(budget, "10")
+        assert [a.threshold_bp for a in await api.alerts(budget, alert_type=Alert.THRESHOLD)] == [12000]
+        assert (await published_events.first(BudgetExhausted)).budget_id == budget.id
+        await published_events.at_least(2, BudgetAlertRaised)
+        assert len(published_events.of(BudgetExhausted)) == 1
 
 
 class TestStates:
-    async def test_a_draft_is_activated_closed_and_reopened(self, desk: Desk, heard: Heard) -> None:
-        budget = await desk.open(draft=True)
+    async def test_a_draft_is_activated_closed_and_reopened(
+        self, api: BudgetsApi, published_events: PublishedEvents
+    ) -> None:
+        budget = await api.open(draft=True)
         states = [
-            (await desk.who.call(desk.stub.ActivateBudget, pb.ActivateBudgetRequest(id=budget.id))).state,
-            (await desk.who.call(desk.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))).state,
-            (await desk.who.call(desk.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))).state,
+            (await api.who.call(api.stub.ActivateBudget, pb.ActivateBudgetRequest(id=budget.id))).state,
+            (await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))).state,
+            (await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))).state,
         ]
         assert states == [Budget.ACTIVE, Budget.CLOSED, Budget.ACTIVE]
-        assert (await heard.first(BudgetClosed)).budget_id == budget.id
-        assert await desk.charge(budget, "1")
+        assert (await published_events.first(BudgetClosed)).budget_id == budget.id
+        assert await api.charge(budget, "1")
 
-    async def test_closing_twice_names_the_state_and_the_allowed_ones(self, desk: Desk) -> None:
-        budget = await desk.open()
-        await desk.who.call(desk.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
-        refused = await refusal(desk.who.call(desk.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id)))
+    async def test_closing_twice_names_the_state_and_the_allowed_ones(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
+        refused = await refusal(api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id)))
         assert (refused.metadata["state"], refused.metadata["allowed"]) == ("CLOSED", "DRAFT, ACTIVE")
 
-    async def test_deactivating_an_entity_closes_its_budgets(self, desk: Desk) -> None:
-        entity = await desk.company("GOING")
-        mine, draft = await desk.open(entity_id=entity), await desk.open(entity_id=entity, draft=True)
-        other = await desk.open(entity_id=await desk.company("STAYING"))
-        await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
+    async def test_deactivating_an_entity_closes_its_budgets(self, api: BudgetsApi) -> None:
+        entity = await api.company("GOING")
+        mine, draft = await api.open(entity_id=entity), await api.open(entity_id=entity, draft=True)
+        other = await api.open(entity_id=await api.company("STAYING"))
+        await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
 
         async def closed() -> bool:
-            return [(await desk.get(budget)).state for budget in (mine, draft)] == [Budget.CLOSED] * 2
+            return [(await api.get(budget)).state for budget in (mine, draft)] == [Budget.CLOSED] * 2
 
         await eventually(closed)
-        assert (await desk.get(other)).state == Budget.ACTIVE
-        reopened = refusal(desk.who.call(desk.stub.ReopenBudget, pb.ReopenBudgetRequest(id=mine.id)))
+        assert (await api.get(other)).state == Budget.ACTIVE
+        reopened = refusal(api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=mine.id)))
         assert (await reopened).reason == "OWNER_INACTIVE"
 
 
 class TestRetiredOwners:
     async def test_no_budget_stays_open_however_opening_and_deactivating_meet(
-        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+        self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        entity = await desk.company("GOING")
+        entity = await api.company("GOING")
         checked, deactivated = asyncio.Event(), asyncio.Event()
         find = Owners.find
 
@@ -304,28 +312,28 @@ class TestRetiredOwners:
             await deactivated.wait()
             return found
 
-        early = await desk.open(entity_id=entity)
+        early = await api.open(entity_id=entity)
         monkeypatch.setattr(Owners, "find", find_and_pause)
-        opening = asyncio.create_task(desk.open(entity_id=entity, name="late"))
+        opening = asyncio.create_task(api.open(entity_id=entity, name="late"))
         await checked.wait()
-        await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
+        await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
 
         async def closed() -> bool:
-            return (await desk.get(early)).state == Budget.CLOSED
+            return (await api.get(early)).state == Budget.CLOSED
 
         await eventually(closed)
         deactivated.set()
         assert (await refusal(opening)).reason == "OWNER_INACTIVE"
-        answer = await desk.who.call(desk.stub.ListBudgets, pb.ListBudgetsRequest(entity_id=entity))
+        answer = await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(entity_id=entity))
         assert [budget.state for budget in answer.budgets] == [Budget.CLOSED]
 
 
 class TestWhoMay:
     async def test_another_tenants_budget_is_not_found(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        budget = await desk.open()
-        stranger = desk_of(caller(tenant=uuid4()))
+        budget = await api.open()
+        stranger = api_for(caller(tenant=uuid4()))
         missing = Budget(id="bud_" + uuid4().hex)
         for act in (
             stranger.get,
@@ -338,23 +346,23 @@ class TestWhoMay:
             assert theirs.message.replace(budget.id, missing.id) == nobodys.message
 
     async def test_a_viewer_reads_and_does_not_charge(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        budget = await desk.open()
-        viewer = desk_of(caller("viewer"))
+        budget = await api.open()
+        viewer = api_for(caller("viewer"))
         assert await viewer.get(budget) == budget
         refused = await refusal(viewer.charge(budget, "1"))
         assert (refused.code, refused.metadata["permission"]) == (grpc.StatusCode.PERMISSION_DENIED, "budgets.charge")
 
     async def test_a_confined_manager_sees_what_lies_below_and_nothing_else(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        top = await desk.company("TOP")
-        below = await desk.company("BELOW", parent_id=top)
-        group = await desk.open("100", name="group", entity_id=await desk.company("GROUP"))
-        own = await desk.open("1000", name="own", entity_id=top, parent_id=group.id)
-        lower = await desk.open("1000", name="lower", entity_id=below)
-        manager = desk_of(caller("department_manager", subject="mia", entity_scope=[top]))
+        top = await api.company("TOP")
+        below = await api.company("BELOW", parent_id=top)
+        group = await api.open("100", name="group", entity_id=await api.company("GROUP"))
+        own = await api.open("1000", name="own", entity_id=top, parent_id=group.id)
+        lower = await api.open("1000", name="lower", entity_id=below)
+        manager = api_for(caller("department_manager", subject="mia", entity_scope=[top]))
         answer = await manager.who.call(manager.stub.ListBudgets, pb.ListBudgetsRequest())
         assert [budget.name for budget in answer.budgets] == ["own", "lower"]
         assert await manager.get(lower)
@@ -365,63 +373,63 @@ class TestWhoMay:
         assert (await manager.charge(own, "100")).actor == "mia"
 
     async def test_a_department_scope_covers_its_budgets_only(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        entity = await desk.company()
-        department = await desk.department(entity)
+        entity = await api.company()
+        department = await api.department(entity)
         request = CreateDepartmentRequest(entity_id=entity, parent_id=department, code="SUB", name="Sub")
-        sub = (await desk.who.call(desk.entities.departments.CreateDepartment, request)).id
-        whole = await desk.open(entity_id=entity)
-        of_sub = await desk.open(entity_id=entity, department_id=sub)
-        manager = desk_of(caller("department_manager", department_scope=[department]))
+        sub = (await api.who.call(api.entities.departments.CreateDepartment, request)).id
+        whole = await api.open(entity_id=entity)
+        of_sub = await api.open(entity_id=entity, department_id=sub)
+        manager = api_for(caller("department_manager", department_scope=[department]))
         assert await manager.get(of_sub)
         assert (await refusal(manager.get(whole))).reason == "BUDGET_NOT_FOUND"
 
     async def test_an_empty_scope_covers_nothing(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        await desk.open()
-        manager = desk_of(caller("department_manager", entity_scope=[]))
+        await api.open()
+        manager = api_for(caller("department_manager", entity_scope=[]))
         assert not (await manager.who.call(manager.stub.ListBudgets, pb.ListBudgetsRequest())).budgets
 
 
 class TestRecords:
     async def test_changes_of_the_definition_are_audited_and_charges_are_not(
-        self, desk: Desk, audit_rows: AuditRows
+        self, api: BudgetsApi, audit_rows: AuditRows
     ) -> None:
-        budget = await desk.open("100")
-        await desk.charge(budget, "10")
-        await desk.update(budget, name="Servers")
+        budget = await api.open("100")
+        await api.charge(budget, "10")
+        await api.update(budget, name="Servers")
         rows = [row for row in await audit_rows("budgets") if row.table == "budgets"]
         assert [(row.action, row.actor, row.trace_id) for row in rows] == [
-            ("insert", "alice", desk.who.trace.trace_id),
-            ("update", "alice", desk.who.trace.trace_id),
+            ("insert", "alice", api.who.trace.trace_id),
+            ("update", "alice", api.who.trace.trace_id),
         ]
         assert rows[1].before is not None
         assert rows[1].after is not None
         assert (rows[1].before["name"], rows[1].after["name"]) == ("Cloud", "Servers")
 
-    async def test_a_refused_charge_says_nothing(self, desk: Desk, outbox_events: OutboxEvents) -> None:
-        budget = await desk.open("100")
-        await refusal(desk.charge(budget, "101"))
+    async def test_a_refused_charge_says_nothing(self, api: BudgetsApi, outbox_events: OutboxEvents) -> None:
+        budget = await api.open("100")
+        await refusal(api.charge(budget, "101"))
         assert await outbox_events("budgets") == []
 
     async def test_one_trace_runs_from_the_call_to_the_event(
         self,
-        desk: Desk,
-        heard: Heard,
+        api: BudgetsApi,
+        published_events: PublishedEvents,
         audit_rows: AuditRows,
         logs: list[dict[str, Any]],
         caller: Callable[..., Caller],
-        desk_of: Callable[[Caller], Desk],
+        api_for: Callable[[Caller], BudgetsApi],
     ) -> None:
-        top = await desk.company("TOP")
-        budget = await desk.open("100", entity_id=top)
-        manager = desk_of(caller("department_manager", entity_scope=[top]))
+        top = await api.company("TOP")
+        budget = await api.open("100", entity_id=top)
+        manager = api_for(caller("department_manager", entity_scope=[top]))
         await manager.charge(budget, "80")
         trace_id = manager.who.trace.trace_id
-        await heard.first(BudgetAlertRaised)
-        assert trace_id in heard.headers(BudgetAlertRaised)["traceparent"]
+        await published_events.first(BudgetAlertRaised)
+        assert trace_id in published_events.headers(BudgetAlertRaised)["traceparent"]
         assert trace_id in {row.trace_id for row in await audit_rows("budgets")}
         logged = {line.get("rpc_method") for line in logs if line.get("trace_id") == trace_id}
         assert logged == {

@@ -15,16 +15,16 @@ from billing.budgets.v1.charge_pb2 import Availability, Charge
 from billing.type.v1.money_pb2 import Money
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.budgets.conftest import Desk, eur
+from tests.budgets.conftest import BudgetsApi, eur
 from tests.harness.callers import Caller, refusal
 
 
 class TestCharge:
-    async def test_a_charge_counts_against_the_budget_and_all_above(self, desk: Desk) -> None:
-        group = await desk.open("10000", name="Group")
-        company = await desk.open("5000", name="Company", parent_id=group.id)
-        team = await desk.open("1000", name="Team", parent_id=company.id)
-        charge = await desk.charge(team, "250.50", description="servers", reference="PO-1")
+    async def test_a_charge_counts_against_the_budget_and_all_above(self, api: BudgetsApi) -> None:
+        group = await api.open("10000", name="Group")
+        company = await api.open("5000", name="Company", parent_id=group.id)
+        team = await api.open("1000", name="Team", parent_id=company.id)
+        charge = await api.charge(team, "250.50", description="servers", reference="PO-1")
         assert [(b.name, b.available_before.amount, b.available_after.amount) for b in charge.chain] == [
             ("Team", "1000.00", "749.50"),
             ("Company", "5000.00", "4749.50"),
@@ -32,12 +32,12 @@ class TestCharge:
         ]
         assert charge.verdict == Charge.ACCEPTED
         assert (charge.actor, charge.description, charge.reference) == ("alice", "servers", "PO-1")
-        assert [(await desk.get(budget)).spent.amount for budget in (team, company, group)] == ["250.50"] * 3
+        assert [(await api.get(budget)).spent.amount for budget in (team, company, group)] == ["250.50"] * 3
 
-    async def test_a_full_budget_above_refuses_and_is_named_and_nothing_moves(self, desk: Desk) -> None:
-        group = await desk.open("100", name="Group")
-        team = await desk.open("1000", name="Team", parent_id=group.id)
-        refused = await refusal(desk.charge(team, "100.01"))
+    async def test_a_full_budget_above_refuses_and_is_named_and_nothing_moves(self, api: BudgetsApi) -> None:
+        group = await api.open("100", name="Group")
+        team = await api.open("1000", name="Team", parent_id=group.id)
+        refused = await refusal(api.charge(team, "100.01"))
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "BUDGET_EXCEEDED")
         assert refused.metadata == {
             "budget_id": group.id,
@@ -47,76 +47,76 @@ class TestCharge:
             "short": "0.01",
             "amount": "100.00",
         }
-        assert [(await desk.get(budget)).spent.amount for budget in (team, group)] == ["0.00", "0.00"]
+        assert [(await api.get(budget)).spent.amount for budget in (team, group)] == ["0.00", "0.00"]
 
-    async def test_a_warning_budget_takes_more_than_it_has_and_says_so(self, desk: Desk) -> None:
-        budget = await desk.open("100", overspend_policy=Budget.WARN)
-        charge = await desk.charge(budget, "150")
+    async def test_a_warning_budget_takes_more_than_it_has_and_says_so(self, api: BudgetsApi) -> None:
+        budget = await api.open("100", overspend_policy=Budget.WARN)
+        charge = await api.charge(budget, "150")
         assert charge.verdict == Charge.ACCEPTED_OVERSPENT
         assert charge.chain[0].overspent
-        assert (await desk.get(budget)).available.amount == "-50.00"
+        assert (await api.get(budget)).available.amount == "-50.00"
 
-    async def test_a_tolerant_budget_takes_a_little_more_and_one_that_asks_refuses(self, desk: Desk) -> None:
-        tolerant = await desk.open("100", overspend_policy=Budget.ALLOW_WITHIN_TOLERANCE, tolerance_bp=500)
-        assert (await desk.charge(tolerant, "105")).verdict == Charge.ACCEPTED_OVERSPENT
-        assert (await refusal(desk.charge(tolerant, "0.01"))).reason == "BUDGET_EXCEEDED"
-        lower = await refusal(desk.update(tolerant, tolerance_bp=499))
+    async def test_a_tolerant_budget_takes_a_little_more_and_one_that_asks_refuses(self, api: BudgetsApi) -> None:
+        tolerant = await api.open("100", overspend_policy=Budget.ALLOW_WITHIN_TOLERANCE, tolerance_bp=500)
+        assert (await api.charge(tolerant, "105")).verdict == Charge.ACCEPTED_OVERSPENT
+        assert (await refusal(api.charge(tolerant, "0.01"))).reason == "BUDGET_EXCEEDED"
+        lower = await refusal(api.update(tolerant, tolerance_bp=499))
         assert lower.reason == "AMOUNT_BELOW_SPENT"
-        assert (await desk.update(tolerant, tolerance_bp=600)).tolerance_bp == 600
-        asks = await desk.open("100", overspend_policy=Budget.REQUIRE_APPROVAL)
-        refused = await refusal(desk.charge(asks, "100.01"))
+        assert (await api.update(tolerant, tolerance_bp=600)).tolerance_bp == 600
+        asks = await api.open("100", overspend_policy=Budget.REQUIRE_APPROVAL)
+        refused = await refusal(api.charge(asks, "100.01"))
         assert (refused.reason, refused.metadata["short"]) == ("APPROVAL_REQUIRED", "0.01")
-        assert (await desk.get(asks)).spent.amount == "0.00"
+        assert (await api.get(asks)).spent.amount == "0.00"
 
-    async def test_an_overspent_budget_may_be_raised_part_of_the_way_and_not_lowered(self, desk: Desk) -> None:
-        budget = await desk.open("100", overspend_policy=Budget.WARN)
-        await desk.charge(budget, "150")
-        assert (await desk.update(budget, amount=eur("120"))).available == eur("-30.00")
-        assert (await refusal(desk.update(budget, amount=eur("110")))).reason == "AMOUNT_BELOW_SPENT"
+    async def test_an_overspent_budget_may_be_raised_part_of_the_way_and_not_lowered(self, api: BudgetsApi) -> None:
+        budget = await api.open("100", overspend_policy=Budget.WARN)
+        await api.charge(budget, "150")
+        assert (await api.update(budget, amount=eur("120"))).available == eur("-30.00")
+        assert (await refusal(api.update(budget, amount=eur("110")))).reason == "AMOUNT_BELOW_SPENT"
 
-    async def test_a_tiny_warning_budget_takes_a_huge_charge(self, desk: Desk) -> None:
-        budget = await desk.open("0.01", overspend_policy=Budget.WARN)
-        charge = await desk.charge(budget, "9999999999999.99")
+    async def test_a_tiny_warning_budget_takes_a_huge_charge(self, api: BudgetsApi) -> None:
+        budget = await api.open("0.01", overspend_policy=Budget.WARN)
+        charge = await api.charge(budget, "9999999999999.99")
         assert charge.chain[0].utilisation_bp == 2**31 - 1  # as much as the field holds
-        assert (await desk.get(budget)).spent.amount == "9999999999999.99"
+        assert (await api.get(budget)).spent.amount == "9999999999999.99"
 
-    async def test_charges_do_not_change_the_etag(self, desk: Desk) -> None:
-        budget = await desk.open()
-        await desk.charge(budget, "1")
-        charged = await desk.get(budget)
+    async def test_charges_do_not_change_the_etag(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        await api.charge(budget, "1")
+        charged = await api.get(budget)
         assert (charged.etag, charged.update_time) == (budget.etag, budget.update_time)
 
-    async def test_only_an_active_budget_is_charged(self, desk: Desk) -> None:
-        draft = await desk.open(draft=True)
-        refused = await refusal(desk.charge(draft, "1"))
+    async def test_only_an_active_budget_is_charged(self, api: BudgetsApi) -> None:
+        draft = await api.open(draft=True)
+        refused = await refusal(api.charge(draft, "1"))
         assert refused.reason == "BUDGET_STATE"
         assert (refused.metadata["state"], refused.metadata["allowed"]) == ("DRAFT", "ACTIVE")
 
-    async def test_a_closed_budget_above_refuses(self, desk: Desk) -> None:
-        group = await desk.open()
-        team = await desk.open(parent_id=group.id)
-        await desk.who.call(desk.stub.CloseBudget, pb.CloseBudgetRequest(id=group.id))
-        assert (await refusal(desk.charge(team, "1"))).metadata["budget_id"] == group.id
+    async def test_a_closed_budget_above_refuses(self, api: BudgetsApi) -> None:
+        group = await api.open()
+        team = await api.open(parent_id=group.id)
+        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=group.id))
+        assert (await refusal(api.charge(team, "1"))).metadata["budget_id"] == group.id
 
-    async def test_a_charge_outside_the_period_is_refused(self, desk: Desk) -> None:
-        budget = await desk.open()
+    async def test_a_charge_outside_the_period_is_refused(self, api: BudgetsApi) -> None:
+        budget = await api.open()
         long_ago = Timestamp()
         long_ago.FromDatetime(datetime.now(UTC) - timedelta(days=800))
-        assert (await refusal(desk.charge(budget, "1", charge_time=long_ago))).reason == "OUTSIDE_PERIOD"
+        assert (await refusal(api.charge(budget, "1", charge_time=long_ago))).reason == "OUTSIDE_PERIOD"
 
-    async def test_days_start_in_the_budgets_time_zone(self, desk: Desk) -> None:
-        budget = await desk.open(
+    async def test_days_start_in_the_budgets_time_zone(self, api: BudgetsApi) -> None:
+        budget = await api.open(
             time_zone="Pacific/Auckland", period_type=Budget.MONTHLY, period_start_date="2026-01-01", recurring=False
         )
         first, before = Timestamp(), Timestamp()
         first.FromJsonString("2025-12-31T11:00:00Z")
         before.FromJsonString("2025-12-31T10:59:59Z")
-        assert await desk.charge(budget, "1", charge_time=first)
-        assert (await refusal(desk.charge(budget, "1", charge_time=before))).reason == "OUTSIDE_PERIOD"
+        assert await api.charge(budget, "1", charge_time=first)
+        assert (await refusal(api.charge(budget, "1", charge_time=before))).reason == "OUTSIDE_PERIOD"
 
-    async def test_another_currency_needs_a_rate(self, desk: Desk) -> None:
-        budget = await desk.open()
-        refused = await refusal(desk.charge(budget, Money(currency_code="USD", amount="1")))
+    async def test_another_currency_needs_a_rate(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        refused = await refusal(api.charge(budget, Money(currency_code="USD", amount="1")))
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
         assert (refused.metadata["from_currency_code"], refused.metadata["to_currency_code"]) == ("USD", "EUR")
 
@@ -141,76 +141,78 @@ class TestCharge:
             ({"description": "x" * 501}, "description"),
         ],
     )
-    async def test_bad_input_is_refused_with_its_field(self, desk: Desk, given: dict[str, Any], field: str) -> None:
+    async def test_bad_input_is_refused_with_its_field(
+        self, api: BudgetsApi, given: dict[str, Any], field: str
+    ) -> None:
         good = {"id": "bud_" + "0" * 32, "amount": eur("1"), "request_id": "k"}
-        refused = await refusal(desk.who.call(desk.stub.Charge, pb.ChargeRequest(**{**good, **given})))
+        refused = await refusal(api.who.call(api.stub.Charge, pb.ChargeRequest(**{**good, **given})))
         assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
         assert set(refused.fields) == {field}
 
 
 class TestKeys:
-    async def test_the_same_key_is_answered_the_same_and_charged_once(self, desk: Desk) -> None:
-        budget = await desk.open()
-        first = await desk.charge(budget, "10", "po-1")
+    async def test_the_same_key_is_answered_the_same_and_charged_once(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        first = await api.charge(budget, "10", "po-1")
         request = pb.ChargeRequest(id=budget.id, amount=eur("10"), request_id="po-1")
-        again, trailers = await desk.who.answer(desk.stub.Charge, request)
+        again, trailers = await api.who.call_with_trailers(api.stub.Charge, request)
         assert again == first
         assert trailers["idempotency-replayed"] == "true"
-        assert (await desk.get(budget)).spent.amount == "10.00"
+        assert (await api.get(budget)).spent.amount == "10.00"
 
-    async def test_an_accepted_charge_is_answered_again_after_the_budget_ran_out(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        first = await desk.charge(budget, "60", "po-1")
-        await desk.charge(budget, "40", "po-2")
-        assert await desk.charge(budget, "60", "po-1") == first
+    async def test_an_accepted_charge_is_answered_again_after_the_budget_ran_out(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        first = await api.charge(budget, "60", "po-1")
+        await api.charge(budget, "40", "po-2")
+        assert await api.charge(budget, "60", "po-1") == first
 
-    async def test_a_refused_charge_may_be_tried_again_with_its_key(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        assert (await refusal(desk.charge(budget, "150", "po-1"))).reason == "BUDGET_EXCEEDED"
-        await desk.update(budget, amount=eur("200"))
-        assert (await desk.charge(budget, "150", "po-1")).verdict == Charge.ACCEPTED
+    async def test_a_refused_charge_may_be_tried_again_with_its_key(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        assert (await refusal(api.charge(budget, "150", "po-1"))).reason == "BUDGET_EXCEEDED"
+        await api.update(budget, amount=eur("200"))
+        assert (await api.charge(budget, "150", "po-1")).verdict == Charge.ACCEPTED
 
-    async def test_a_key_with_another_input_is_refused(self, desk: Desk) -> None:
-        budget = await desk.open()
-        await desk.charge(budget, "10", "po-1")
-        refused = await refusal(desk.charge(budget, "11", "po-1"))
+    async def test_a_key_with_another_input_is_refused(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        await api.charge(budget, "10", "po-1")
+        refused = await refusal(api.charge(budget, "11", "po-1"))
         assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
 
     async def test_the_key_of_another_tenant_is_another_key(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        other = desk_of(caller(tenant=uuid4()))
-        mine, theirs = await desk.open(), await other.open()
-        assert (await desk.charge(mine, "1", "po-1")).id != (await other.charge(theirs, "2", "po-1")).id
+        other = api_for(caller(tenant=uuid4()))
+        mine, theirs = await api.open(), await other.open()
+        assert (await api.charge(mine, "1", "po-1")).id != (await other.charge(theirs, "2", "po-1")).id
 
-    async def test_one_key_sent_many_times_at_once_charges_once(self, desk: Desk) -> None:
-        budget = await desk.open()
-        answers = await asyncio.gather(*(desk.charge(budget, "10", "po-1") for _ in range(20)))
+    async def test_one_key_sent_many_times_at_once_charges_once(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        answers = await asyncio.gather(*(api.charge(budget, "10", "po-1") for _ in range(20)))
         assert len({answer.id for answer in answers}) == 1
-        assert (await desk.get(budget)).spent.amount == "10.00"
+        assert (await api.get(budget)).spent.amount == "10.00"
 
-    async def test_a_lost_answer_is_found_by_its_key(self, desk: Desk) -> None:
-        group = await desk.open("500", name="Group")
-        team = await desk.open("100", name="Team", parent_id=group.id)
-        made = await desk.charge(team, "10", "po-1", reference="PO-1")
-        await desk.charge(team, "20")
-        assert await desk.who.call(desk.stub.GetCharge, pb.GetChargeRequest(request_id="po-1")) == made
+    async def test_a_lost_answer_is_found_by_its_key(self, api: BudgetsApi) -> None:
+        group = await api.open("500", name="Group")
+        team = await api.open("100", name="Team", parent_id=group.id)
+        made = await api.charge(team, "10", "po-1", reference="PO-1")
+        await api.charge(team, "20")
+        assert await api.who.call(api.stub.GetCharge, pb.GetChargeRequest(request_id="po-1")) == made
 
-    async def test_a_key_that_charged_nothing_is_not_found(self, desk: Desk) -> None:
-        refused = await refusal(desk.who.call(desk.stub.GetCharge, pb.GetChargeRequest(request_id="po-9")))
+    async def test_a_key_that_charged_nothing_is_not_found(self, api: BudgetsApi) -> None:
+        refused = await refusal(api.who.call(api.stub.GetCharge, pb.GetChargeRequest(request_id="po-9")))
         assert refused.reason == "CHARGE_NOT_FOUND"
 
 
 class TestRaces:
-    async def test_room_for_twenty_is_taken_by_exactly_twenty_of_two_hundred(self, desk: Desk) -> None:
-        group = await desk.open("1000", name="Group")
-        team = await desk.open("200", name="Team", parent_id=group.id)
+    async def test_room_for_twenty_is_taken_by_exactly_twenty_of_two_hundred(self, api: BudgetsApi) -> None:
+        group = await api.open("1000", name="Group")
+        team = await api.open("200", name="Team", parent_id=group.id)
         callers = asyncio.Semaphore(64)
 
         async def attempt() -> bool:
             async with callers:
                 try:
-                    await desk.charge(team, "10")
+                    await api.charge(team, "10")
                 except grpc.aio.AioRpcError as error:
                     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION, error.details()
                     return False
@@ -218,16 +220,18 @@ class TestRaces:
 
         outcomes = await asyncio.gather(*(attempt() for _ in range(200)))
         assert outcomes.count(True) == 20
-        assert [(await desk.get(budget)).spent.amount for budget in (team, group)] == ["200.00", "200.00"]
+        assert [(await api.get(budget)).spent.amount for budget in (team, group)] == ["200.00", "200.00"]
 
-    async def test_charges_from_two_sides_of_a_tree_never_wait_for_each_other(self, desk: Desk, admin: Any) -> None:
-        group = await desk.open("100", name="Group")
-        teams = [await desk.open("100", name=f"Team {n}", parent_id=group.id) for n in range(4)]
-        charges = await asyncio.gather(*(desk.charge(teams[n % 4], "1.37") for n in range(80)), return_exceptions=True)
+    async def test_charges_from_two_sides_of_a_tree_never_wait_for_each_other(
+        self, api: BudgetsApi, admin: Any
+    ) -> None:
+        group = await api.open("100", name="Group")
+        teams = [await api.open("100", name=f"Team {n}", parent_id=group.id) for n in range(4)]
+        charges = await asyncio.gather(*(api.charge(teams[n % 4], "1.37") for n in range(80)), return_exceptions=True)
         taken = [charge for charge in charges if not isinstance(charge, BaseException)]
         assert len(taken) == 72  # 72 × 1.37 = 98.64; one more would be 100.01
-        assert (await desk.get(group)).spent.amount == "98.64"
-        assert sum([Decimal((await desk.get(team)).spent.amount) for team in teams]) == Decimal("98.64")
+        assert (await api.get(group)).spent.amount == "98.64"
+        assert sum([Decimal((await api.get(team)).spent.amount) for team in teams]) == Decimal("98.64")
         versions = await admin.fetch(
             "select chain_versions[2] as version, chain_spent[2] as spent from budgets.budget_entries"
             " where chain_ids[2] = $1 order by 1",
@@ -238,33 +242,33 @@ class TestRaces:
 
 
 class TestCheckAvailability:
-    async def ask(self, desk: Desk, budget: Budget, amount: str) -> Availability:
+    async def ask(self, api: BudgetsApi, budget: Budget, amount: str) -> Availability:
         request = pb.CheckAvailabilityRequest(id=budget.id, amount=eur(amount))
-        return await desk.who.call(desk.stub.CheckAvailability, request)
+        return await api.who.call(api.stub.CheckAvailability, request)
 
-    async def test_it_names_the_budget_that_decides_and_moves_nothing(self, desk: Desk) -> None:
-        group = await desk.open("100", name="Group")
-        team = await desk.open("1000", name="Team", parent_id=group.id)
-        fits = await self.ask(desk, team, "100")
+    async def test_it_names_the_budget_that_decides_and_moves_nothing(self, api: BudgetsApi) -> None:
+        group = await api.open("100", name="Group")
+        team = await api.open("1000", name="Team", parent_id=group.id)
+        fits = await self.ask(api, team, "100")
         assert (fits.verdict, fits.binding_budget_id) == (Availability.AVAILABLE, group.id)
-        too_much = await self.ask(desk, team, "100.01")
+        too_much = await self.ask(api, team, "100.01")
         assert (too_much.verdict, too_much.binding_budget_id) == (Availability.EXCEEDED, group.id)
         assert "0.01 EUR too much" in too_much.explanation
         assert [b.available_after.amount for b in too_much.chain] == ["899.99", "-0.01"]
-        assert (await desk.get(team)).spent.amount == "0.00"
+        assert (await api.get(team)).spent.amount == "0.00"
 
-    async def test_each_verdict(self, desk: Desk) -> None:
-        warn = await desk.open("10", overspend_policy=Budget.WARN)
-        draft = await desk.open(draft=True)
-        past = await desk.open(period_type=Budget.MONTHLY, period_start_date="2020-01-01", recurring=False)
-        assert (await self.ask(desk, warn, "11")).verdict == Availability.AVAILABLE_OVERSPENT
-        assert (await self.ask(desk, draft, "11")).verdict == Availability.NOT_ACTIVE
-        assert (await self.ask(desk, past, "11")).verdict == Availability.OUTSIDE_PERIOD
+    async def test_each_verdict(self, api: BudgetsApi) -> None:
+        warn = await api.open("10", overspend_policy=Budget.WARN)
+        draft = await api.open(draft=True)
+        past = await api.open(period_type=Budget.MONTHLY, period_start_date="2020-01-01", recurring=False)
+        assert (await self.ask(api, warn, "11")).verdict == Availability.AVAILABLE_OVERSPENT
+        assert (await self.ask(api, draft, "11")).verdict == Availability.NOT_ACTIVE
+        assert (await self.ask(api, past, "11")).verdict == Availability.OUTSIDE_PERIOD
 
-    async def test_it_tells_what_other_policies_would_do(self, desk: Desk) -> None:
-        budget = await desk.open("100", tolerance_bp=500)
+    async def test_it_tells_what_other_policies_would_do(self, api: BudgetsApi) -> None:
+        budget = await api.open("100", tolerance_bp=500)
         told = {
-            amount: {outcome.policy: outcome.verdict for outcome in (await self.ask(desk, budget, amount)).by_policy}
+            amount: {outcome.policy: outcome.verdict for outcome in (await self.ask(api, budget, amount)).by_policy}
             for amount in ("100", "105", "105.01")
         }
         assert told == {
@@ -279,9 +283,9 @@ class TestCheckAvailability:
             }.items()
         }  # fmt: skip
 
-    async def test_each_line_is_judged_after_those_before_it_that_fit(self, desk: Desk) -> None:
-        group = await desk.open("100", name="Group")
-        team, other = await desk.open("60", parent_id=group.id), await desk.open("90", parent_id=group.id)
+    async def test_each_line_is_judged_after_those_before_it_that_fit(self, api: BudgetsApi) -> None:
+        group = await api.open("100", name="Group")
+        team, other = await api.open("60", parent_id=group.id), await api.open("90", parent_id=group.id)
         lines = [
             pb.CheckLine(amount=eur("50")),
             pb.CheckLine(amount=eur("20")),
@@ -289,7 +293,7 @@ class TestCheckAvailability:
             pb.CheckLine(budget_id=other.id, amount=eur("40")),
         ]
         request = pb.CheckAvailabilityRequest(id=team.id, amount=eur("10"), lines=lines)
-        seen = await desk.who.call(desk.stub.CheckAvailability, request)
+        seen = await api.who.call(api.stub.CheckAvailability, request)
         assert seen.verdict == Availability.AVAILABLE
         assert [(found.verdict, found.binding_budget_id) for found in seen.lines] == [
             (Availability.AVAILABLE, team.id),
@@ -297,4 +301,4 @@ class TestCheckAvailability:
             (Availability.EXCEEDED, group.id),
             (Availability.AVAILABLE, group.id),
         ]
-        assert [(await desk.get(budget)).spent.amount for budget in (group, team, other)] == ["0.00"] * 3
+        assert [(await api.get(budget)).spent.amount for budget in (group, team, other)] == ["0.00"] * 3

@@ -9,7 +9,7 @@ import pytest
 
 from kit.errors import BillingError
 from services.budgets import combiner
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 
 
 def _truth(look: Callable[[], object]) -> Callable[[], Awaitable[object]]:

@@ -13,9 +13,9 @@ from billing.budgets.v1.hold_pb2 import Hold
 from billing.type.v1.money_pb2 import Money
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.budgets.conftest import Desk, eur, line, numbers
+from tests.budgets.conftest import BudgetsApi, eur, line, numbers
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 
 PLAN, DAY = "2026-01-01 USD/EUR 0.8", "2026-06-01 USD/EUR 0.9"
 
@@ -34,165 +34,169 @@ JUNE = at("2026-06-01T12:00:00Z")
 
 
 @pytest.fixture
-async def budget(desk: Desk) -> Budget:
+async def budget(api: BudgetsApi) -> Budget:
     """1,000 EUR of 2026, with a rate at its beginning and one of June."""
-    await desk.set_rates(PLAN, DAY)
-    return await desk.open("1000", period_start_date="2026-01-01")
+    await api.set_rates(PLAN, DAY)
+    return await api.open("1000", period_start_date="2026-01-01")
 
 
 class TestCharge:
     async def test_the_amount_is_converted_and_the_original_kept_with_its_rate(
-        self, desk: Desk, budget: Budget
+        self, api: BudgetsApi, budget: Budget
     ) -> None:
-        charge = await desk.charge(budget, usd("100"), charge_time=JUNE)
+        charge = await api.charge(budget, usd("100"), charge_time=JUNE)
         assert (charge.amount, charge.original_amount) == (eur("90.00"), usd("100.00"))
         assert (charge.rate, charge.rate_date) == ("0.9", "2026-06-01")
         assert charge.chain[0].available_after == eur("910.00")
-        (entry,) = await desk.entries(budget)
+        (entry,) = await api.entries(budget)
         assert (entry.amount, entry.original_amount) == (eur("90.00"), usd("100.00"))
         assert (entry.rate, entry.rate_date, entry.fx_effect) == ("0.9", "2026-06-01", eur("10.00"))
-        await desk.verify(budget)
+        await api.verify(budget)
 
-    async def test_what_is_in_the_budgets_own_currency_has_no_rate(self, desk: Desk, budget: Budget) -> None:
-        await desk.charge(budget, usd("1"), charge_time=JUNE)
-        charge = await desk.charge(budget, "100", charge_time=JUNE)
+    async def test_what_is_in_the_budgets_own_currency_has_no_rate(self, api: BudgetsApi, budget: Budget) -> None:
+        await api.charge(budget, usd("1"), charge_time=JUNE)
+        charge = await api.charge(budget, "100", charge_time=JUNE)
         assert (charge.rate, charge.rate_date, charge.HasField("original_amount")) == ("", "", False)
-        entry, _ = await desk.entries(budget)
+        entry, _ = await api.entries(budget)
         assert not entry.HasField("fx_effect")
 
-    async def test_it_counts_in_the_budgets_currency_against_the_whole_chain(self, desk: Desk, budget: Budget) -> None:
-        team = await desk.open("1000", period_start_date="2026-01-01", parent_id=budget.id)
-        await desk.charge(budget, "910.01", charge_time=JUNE)
-        refused = await refusal(desk.charge(team, usd("100"), charge_time=JUNE))
+    async def test_it_counts_in_the_budgets_currency_against_the_whole_chain(
+        self, api: BudgetsApi, budget: Budget
+    ) -> None:
+        team = await api.open("1000", period_start_date="2026-01-01", parent_id=budget.id)
+        await api.charge(budget, "910.01", charge_time=JUNE)
+        refused = await refusal(api.charge(team, usd("100"), charge_time=JUNE))
         assert (refused.reason, refused.metadata["budget_id"]) == ("BUDGET_EXCEEDED", budget.id)
         assert (refused.metadata["requested"], refused.metadata["currency_code"]) == ("90.00", "EUR")
 
-    async def test_the_day_is_that_of_the_budgets_time_zone(self, desk: Desk) -> None:
-        await desk.set_rates(PLAN, DAY, "2026-06-02 USD/EUR 0.5")
-        budget = await desk.open(period_start_date="2026-01-01", time_zone="Pacific/Auckland")
+    async def test_the_day_is_that_of_the_budgets_time_zone(self, api: BudgetsApi) -> None:
+        await api.set_rates(PLAN, DAY, "2026-06-02 USD/EUR 0.5")
+        budget = await api.open(period_start_date="2026-01-01", time_zone="Pacific/Auckland")
         early, late = at("2026-06-01T11:59:59Z"), at("2026-06-01T12:00:00Z")
-        charges = [await desk.charge(budget, usd("10"), charge_time=moment) for moment in (early, late)]
+        charges = [await api.charge(budget, usd("10"), charge_time=moment) for moment in (early, late)]
         assert [(c.amount.amount, c.rate_date) for c in charges] == [("9.00", "2026-06-01"), ("5.00", "2026-06-02")]
 
-    async def test_without_a_rate_of_the_plan_there_is_no_effect(self, desk: Desk) -> None:
-        await desk.set_rates(DAY)
-        budget = await desk.open(period_start_date="2026-01-01")
-        await desk.charge(budget, usd("10"), charge_time=JUNE)
-        (entry,) = await desk.entries(budget)
+    async def test_without_a_rate_of_the_plan_there_is_no_effect(self, api: BudgetsApi) -> None:
+        await api.set_rates(DAY)
+        budget = await api.open(period_start_date="2026-01-01")
+        await api.charge(budget, usd("10"), charge_time=JUNE)
+        (entry,) = await api.entries(budget)
         assert entry.fx_effect == eur("0.00")
 
-    async def test_a_missing_rate_is_named_with_its_day(self, desk: Desk, budget: Budget) -> None:
+    async def test_a_missing_rate_is_named_with_its_day(self, api: BudgetsApi, budget: Budget) -> None:
         yen = Money(currency_code="JPY", amount="1000")
-        for act in (desk.charge(budget, yen, charge_time=JUNE), desk.charge(budget, yen, charge_time=JUNE)):
+        for act in (api.charge(budget, yen, charge_time=JUNE), api.charge(budget, yen, charge_time=JUNE)):
             refused = await refusal(act)
             assert (refused.reason, refused.metadata) == (
                 "RATE_MISSING",
                 {"from_currency_code": "JPY", "to_currency_code": "EUR", "rate_date": "2026-06-01"},
             )
-        assert (await desk.get(budget)).spent.amount == "0.00"
-        await desk.set_rates("2026-05-31 EUR/JPY 160")
-        assert (await desk.charge(budget, yen, charge_time=JUNE)).amount == eur("6.25")
+        assert (await api.get(budget)).spent.amount == "0.00"
+        await api.set_rates("2026-05-31 EUR/JPY 160")
+        assert (await api.charge(budget, yen, charge_time=JUNE)).amount == eur("6.25")
 
-    async def test_what_is_less_than_the_smallest_coin_is_refused(self, desk: Desk, budget: Budget) -> None:
-        await desk.set_rates("2026-06-01 JPY/EUR 0.005")
+    async def test_what_is_less_than_the_smallest_coin_is_refused(self, api: BudgetsApi, budget: Budget) -> None:
+        await api.set_rates("2026-06-01 JPY/EUR 0.005")
         yen = Money(currency_code="JPY", amount="1")
-        refused = await refusal(desk.charge(budget, yen, charge_time=JUNE))
+        refused = await refusal(api.charge(budget, yen, charge_time=JUNE))
         assert refused.reason == "AMOUNT_TOO_SMALL"
         assert (refused.metadata["given"], refused.metadata["currency_code"]) == ("JPY", "EUR")
 
     async def test_many_first_charges_in_another_currency_at_once_are_all_converted(
-        self, desk: Desk, budget: Budget
+        self, api: BudgetsApi, budget: Budget
     ) -> None:
-        charges = await asyncio.gather(*(desk.charge(budget, usd("10"), charge_time=JUNE) for _ in range(20)))
+        charges = await asyncio.gather(*(api.charge(budget, usd("10"), charge_time=JUNE) for _ in range(20)))
         assert {charge.amount.amount for charge in charges} == {"9.00"}
-        assert (await desk.get(budget)).spent.amount == "180.00"
+        assert (await api.get(budget)).spent.amount == "180.00"
 
     async def test_each_tenant_has_its_own_rates(
-        self, desk: Desk, budget: Budget, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, budget: Budget, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        await desk.charge(budget, usd("10"), charge_time=JUNE)
-        other = desk_of(caller(tenant=uuid4()))
+        await api.charge(budget, usd("10"), charge_time=JUNE)
+        other = api_for(caller(tenant=uuid4()))
         theirs = await other.open(period_start_date="2026-01-01")
         assert (await refusal(other.charge(theirs, usd("10"), charge_time=JUNE))).reason == "RATE_MISSING"
 
 
 class TestChangedRates:
-    async def changed(self, desk: Desk, budget: Budget, *rates: str, until: str) -> None:
+    async def changed(self, api: BudgetsApi, budget: Budget, *rates: str, until: str) -> None:
         """Set rates, and wait until they are in use."""
-        await desk.set_rates(*rates)
+        await api.set_rates(*rates)
 
         async def used() -> bool:
             request = pb.CheckAvailabilityRequest(id=budget.id, amount=eur("1"), charge_time=JUNE)
             request.lines.add(amount=usd("10"))
-            seen = await desk.who.call(desk.stub.CheckAvailability, request)
+            seen = await api.who.call(api.stub.CheckAvailability, request)
             return bool(seen.lines[0].amount.amount == until)
 
         await eventually(used)
 
-    async def test_a_replaced_rate_holds_for_what_comes_after_it(self, desk: Desk, budget: Budget) -> None:
-        before = await desk.charge(budget, usd("10"), "k", charge_time=JUNE)
-        await self.changed(desk, budget, "2026-06-01 USD/EUR 0.7", until="7.00")
-        assert (await desk.charge(budget, usd("10"), charge_time=JUNE)).amount == eur("7.00")
-        assert await desk.charge(budget, usd("10"), "k", charge_time=JUNE) == before
-        assert (await desk.batch(line(budget, usd("10"), "k", charge_time=JUNE))).results[0].charge == before
-        assert [e.rate for e in await desk.entries(budget)] == ["0.7", "0.9"]
+    async def test_a_replaced_rate_holds_for_what_comes_after_it(self, api: BudgetsApi, budget: Budget) -> None:
+        before = await api.charge(budget, usd("10"), "k", charge_time=JUNE)
+        await self.changed(api, budget, "2026-06-01 USD/EUR 0.7", until="7.00")
+        assert (await api.charge(budget, usd("10"), charge_time=JUNE)).amount == eur("7.00")
+        assert await api.charge(budget, usd("10"), "k", charge_time=JUNE) == before
+        assert (await api.batch(line(budget, usd("10"), "k", charge_time=JUNE))).results[0].charge == before
+        assert [e.rate for e in await api.entries(budget)] == ["0.7", "0.9"]
 
     async def test_a_charge_is_answered_the_same_again_though_it_could_not_be_converted_any_more(
-        self, desk: Desk, budget: Budget
+        self, api: BudgetsApi, budget: Budget
     ) -> None:
-        before = await desk.charge(budget, usd("0.01"), "k", charge_time=JUNE)
-        await self.changed(desk, budget, "2026-06-01 USD/EUR 0.1", until="1.00")
-        assert (await refusal(desk.charge(budget, usd("0.01"), charge_time=JUNE))).reason == "AMOUNT_TOO_SMALL"
-        assert await desk.charge(budget, usd("0.01"), "k", charge_time=JUNE) == before
-        assert (await refusal(desk.charge(budget, usd("0.02"), "k", charge_time=JUNE))).reason == "IDEMPOTENCY_MISMATCH"
-        answer = await desk.batch(line(budget, usd("0.01"), "k", charge_time=JUNE), atomic=True)
+        before = await api.charge(budget, usd("0.01"), "k", charge_time=JUNE)
+        await self.changed(api, budget, "2026-06-01 USD/EUR 0.1", until="1.00")
+        assert (await refusal(api.charge(budget, usd("0.01"), charge_time=JUNE))).reason == "AMOUNT_TOO_SMALL"
+        assert await api.charge(budget, usd("0.01"), "k", charge_time=JUNE) == before
+        assert (await refusal(api.charge(budget, usd("0.02"), "k", charge_time=JUNE))).reason == "IDEMPOTENCY_MISMATCH"
+        answer = await api.batch(line(budget, usd("0.01"), "k", charge_time=JUNE), atomic=True)
         assert (answer.results[0].charge, answer.results[0].replayed) == (before, True)
 
 
 class TestHolds:
     async def test_money_is_held_at_the_rate_of_the_day_and_captured_in_either_currency(
-        self, desk: Desk, budget: Budget
+        self, api: BudgetsApi, budget: Budget
     ) -> None:
-        await desk.set_rates("USD/EUR 0.9")
-        current = await desk.open("1000")
-        hold = await desk.hold(current, usd("100"))
+        await api.set_rates("USD/EUR 0.9")
+        current = await api.open("1000")
+        hold = await api.hold(current, usd("100"))
         assert (hold.amount, hold.original_amount, hold.rate) == (eur("90.00"), usd("100.00"), "0.9")
         assert hold.rate_date
-        assert await desk.get_hold(hold) == hold
-        assert (await desk.capture(hold, usd("50"))).captured == eur("45.00")
-        assert (await desk.capture(hold, "40")).open == eur("5.00")
-        assert (await refusal(desk.capture(hold, usd("5.60")))).metadata["requested"] == "5.04"
-        entry = (await desk.entries(current))[1]
+        assert await api.get_hold(hold) == hold
+        assert (await api.capture(hold, usd("50"))).captured == eur("45.00")
+        assert (await api.capture(hold, "40")).open == eur("5.00")
+        assert (await refusal(api.capture(hold, usd("5.60")))).metadata["requested"] == "5.04"
+        entry = (await api.entries(current))[1]
         assert (entry.original_amount, entry.rate, entry.amount) == (usd("50.00"), "0.9", eur("45.00"))
-        assert numbers(await desk.get(current))[:4] == ("85.00", "5.00", "0.00", "85.00")
-        await desk.verify(current)
+        assert numbers(await api.get(current))[:4] == ("85.00", "5.00", "0.00", "85.00")
+        await api.verify(current)
 
-    async def test_it_is_given_back_in_its_own_currency_only(self, desk: Desk, budget: Budget) -> None:
-        hold = await desk.hold(await desk.open(), "10")
-        refused = await refusal(desk.release(hold, usd("1")))
+    async def test_it_is_given_back_in_its_own_currency_only(self, api: BudgetsApi, budget: Budget) -> None:
+        hold = await api.hold(await api.open(), "10")
+        refused = await refusal(api.release(hold, usd("1")))
         assert (refused.reason, refused.metadata["given"]) == ("CURRENCY_MISMATCH", "USD")
-        assert (await desk.get_hold(hold)).state == Hold.HELD
+        assert (await api.get_hold(hold)).state == Hold.HELD
 
 
 class TestCheckAvailability:
-    async def ask(self, desk: Desk, budget: Budget, amount: Money, **given: Any) -> Availability:
+    async def ask(self, api: BudgetsApi, budget: Budget, amount: Money, **given: Any) -> Availability:
         request = pb.CheckAvailabilityRequest(id=budget.id, amount=amount, charge_time=JUNE, **given)
-        return await desk.who.call(desk.stub.CheckAvailability, request)
+        return await api.who.call(api.stub.CheckAvailability, request)
 
-    async def test_it_is_asked_in_any_currency(self, desk: Desk, budget: Budget) -> None:
-        fits, too_much = await self.ask(desk, budget, usd("1111.11")), await self.ask(desk, budget, usd("1111.12"))
+    async def test_it_is_asked_in_any_currency(self, api: BudgetsApi, budget: Budget) -> None:
+        fits, too_much = await self.ask(api, budget, usd("1111.11")), await self.ask(api, budget, usd("1111.12"))
         assert (fits.verdict, fits.chain[0].available_after) == (Availability.AVAILABLE, eur("0.00"))
         assert (too_much.verdict, too_much.chain[0].available_after) == (Availability.EXCEEDED, eur("-0.01"))
         lines = [pb.CheckLine(amount=usd("10")), pb.CheckLine(amount=eur("1"))]
-        seen = await self.ask(desk, budget, usd("1100"), lines=lines)
+        seen = await self.ask(api, budget, usd("1100"), lines=lines)
         assert [(found.amount, found.verdict) for found in seen.lines] == [
             (eur("9.00"), Availability.AVAILABLE),
             (eur("1.00"), Availability.AVAILABLE),
         ]
 
-    async def test_what_can_not_be_converted_is_refused_as_a_charge_would_be(self, desk: Desk, budget: Budget) -> None:
-        refused = await refusal(self.ask(desk, budget, Money(currency_code="JPY", amount="1")))
+    async def test_what_can_not_be_converted_is_refused_as_a_charge_would_be(
+        self, api: BudgetsApi, budget: Budget
+    ) -> None:
+        refused = await refusal(self.ask(api, budget, Money(currency_code="JPY", amount="1")))
         assert (refused.reason, refused.metadata["rate_date"]) == ("RATE_MISSING", "2026-06-01")
-        await desk.set_rates("2026-06-01 JPY/EUR 0.001")
-        refused = await refusal(self.ask(desk, budget, Money(currency_code="JPY", amount="1")))
+        await api.set_rates("2026-06-01 JPY/EUR 0.001")
+        refused = await refusal(self.ask(api, budget, Money(currency_code="JPY", amount="1")))
         assert refused.reason == "AMOUNT_TOO_SMALL"

@@ -28,9 +28,9 @@ from services.budgets.service import moves
 from services.budgets.service.moves import Line, Outcome, Replayed, Submission
 from services.budgets.store import statements
 from services.budgets.store.group import Engine, Group
-from tests.budgets.conftest import Desk, line, numbers
+from tests.budgets.conftest import BudgetsApi, line, numbers
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.harness.services import Budgets, Entities, Served, served
 
 Pool = asyncpg.Pool
@@ -113,23 +113,23 @@ def waiting(admin: "Pool[asyncpg.Record]") -> Waiting:
 
 class TestReplicas:
     async def test_one_key_from_32_callers_on_two_replicas_is_one_charge_and_one_answer(
-        self, desk: Desk, replica: Served[Budgets]
+        self, api: BudgetsApi, replica: Served[Budgets]
     ) -> None:
         for n in range(5):
-            budget = await desk.open("10")  # room for one: who is late must not be told that there is none
+            budget = await api.open("10")  # room for one: who is late must not be told that there is none
             request = line(budget, "10", f"k{n}")
-            stubs = (desk.stub, replica.stubs.budgets)
-            answers = await asyncio.gather(*(desk.who.call(stubs[c % 2].Charge, request) for c in range(32)))
+            stubs = (api.stub, replica.stubs.budgets)
+            answers = await asyncio.gather(*(api.who.call(stubs[c % 2].Charge, request) for c in range(32)))
             assert all(answer == answers[0] for answer in answers)
-            (seen,) = await desk.verify(budget)
+            (seen,) = await api.verify(budget)
             assert (seen.spent.amount, seen.entry_count) == ("10.00", 1)
 
     @pytest.mark.parametrize("amount", ["10", "1000"])
     async def test_who_waited_for_the_lock_finds_what_was_answered_meanwhile(
-        self, desk: Desk, tenant: UUID, engine: Engine, another_engine: Engine, waiting: Waiting, amount: str
+        self, api: BudgetsApi, tenant: UUID, engine: Engine, another_engine: Engine, waiting: Waiting, amount: str
     ) -> None:
         """Also where it would be refused by now."""
-        budget_id = ids.BUDGET.parse((await desk.open(amount)).id)
+        budget_id = ids.BUDGET.parse((await api.open(amount)).id)
         lines = [asked(tenant, key="k", budget_id=budget_id, amount=Money.parse("10", "EUR")) for _ in range(2)]
 
         async def late() -> Outcome:
@@ -151,42 +151,42 @@ class TestReplicas:
                 await waits
 
     async def test_an_atomic_batch_that_was_answered_meanwhile_is_answered_the_same(
-        self, desk: Desk, replica: Served[Budgets]
+        self, api: BudgetsApi, replica: Served[Budgets]
     ) -> None:
-        budget = await desk.open("30")
+        budget = await api.open("30")
         request = pb.BatchChargeRequest(charges=[line(budget, "10", f"k{n}") for n in range(3)], atomic=True)
-        stubs = (desk.stub, replica.stubs.budgets)
-        answers = await asyncio.gather(*(desk.who.call(stubs[c % 2].BatchCharge, request) for c in range(16)))
+        stubs = (api.stub, replica.stubs.budgets)
+        answers = await asyncio.gather(*(api.who.call(stubs[c % 2].BatchCharge, request) for c in range(16)))
         charges = [[result.charge for result in answer.results] for answer in answers]
         assert all(found == charges[0] for found in charges)
         assert sum(not result.replayed for answer in answers for result in answer.results) == 3
-        assert (await desk.verify(budget))[0].entry_count == 3
+        assert (await api.verify(budget))[0].entry_count == 3
 
-    async def test_two_replicas_together_never_take_too_much(self, desk: Desk, replica: Served[Budgets]) -> None:
-        group = await desk.open("100", name="Group")
-        teams = [await desk.open("70", name=f"Team {n}", parent_id=group.id) for n in range(2)]
-        stubs = (desk.stub, replica.stubs.budgets)
+    async def test_two_replicas_together_never_take_too_much(self, api: BudgetsApi, replica: Served[Budgets]) -> None:
+        group = await api.open("100", name="Group")
+        teams = [await api.open("70", name=f"Team {n}", parent_id=group.id) for n in range(2)]
+        stubs = (api.stub, replica.stubs.budgets)
         charging = [
-            desk.who.call(stubs[n % 2].Charge, line(teams[n // 2 % 2], "3")) for n in range(80)
+            api.who.call(stubs[n % 2].Charge, line(teams[n // 2 % 2], "3")) for n in range(80)
         ]  # each team on each replica
         outcomes = await asyncio.gather(*charging, return_exceptions=True)
         refused = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
         assert len(outcomes) - len(refused) == 33
         assert {error.code() for error in refused} == {grpc.StatusCode.FAILED_PRECONDITION}
-        assert (await desk.verify(group, *teams))[0].spent.amount == "99.00"
+        assert (await api.verify(group, *teams))[0].spent.amount == "99.00"
 
 
 class TestTenants:
     """A line of one tenant that names what is another's finds nothing, though the transaction is of both."""
 
     @pytest.fixture
-    async def theirs(self, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]) -> Desk:
-        return desk_of(caller(tenant=uuid4(), subject="bob"))
+    async def theirs(self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]) -> BudgetsApi:
+        return api_for(caller(tenant=uuid4(), subject="bob"))
 
     async def test_nothing_of_another_tenant_is_found_or_moved(
-        self, desk: Desk, theirs: Desk, tenant: UUID, engine: Engine
+        self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: Engine
     ) -> None:
-        mine, other = await desk.open("100"), await theirs.open("100", alert_thresholds_bp=[1000])
+        mine, other = await api.open("100"), await theirs.open("100", alert_thresholds_bp=[1000])
         hold, charge = await theirs.hold(other, "20"), await theirs.charge(other, "10", "their-key")
         before = await theirs.get(other), await theirs.get_hold(hold), await theirs.alerts(other)
         own_id, other_id = ids.BUDGET.parse(mine.id), ids.BUDGET.parse(other.id)
@@ -210,14 +210,14 @@ class TestTenants:
             BudgetNotFound, Charge,
         ]  # fmt: skip
         assert (await theirs.get(other), await theirs.get_hold(hold), await theirs.alerts(other)) == before
-        assert numbers(await desk.get(mine))[0] == "1.00"
-        await desk.verify(mine)
+        assert numbers(await api.get(mine))[0] == "1.00"
+        await api.verify(mine)
         await theirs.verify(other)
 
     async def test_each_statement_joins_on_the_tenant(
-        self, desk: Desk, theirs: Desk, tenant: UUID, engine: Engine, admin: "Pool[asyncpg.Record]"
+        self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: Engine, admin: "Pool[asyncpg.Record]"
     ) -> None:
-        mine, other = await desk.open("100"), await theirs.open("100", alert_thresholds_bp=[1000])
+        mine, other = await api.open("100"), await theirs.open("100", alert_thresholds_bp=[1000])
         hold = await theirs.hold(other, "20", expire_time=_tomorrow())
         charge = await theirs.charge(other, "10", "their-key")
         own_id, other_id = ids.BUDGET.parse(mine.id), ids.BUDGET.parse(other.id)
@@ -249,15 +249,15 @@ class TestTenants:
         assert [alert.state for alert in await theirs.alerts(other)] == [Alert.OPEN]
         assert await admin.fetchval("select count(*) from budgets.timers where resource_id = $1", hold_id) == 1
 
-    async def test_a_look_leaves_no_tenant_named_behind(self, desk: Desk, tenant: UUID, engine: Engine) -> None:
-        budget_id = ids.BUDGET.parse((await desk.open("100")).id)
+    async def test_a_look_leaves_no_tenant_named_behind(self, api: BudgetsApi, tenant: UUID, engine: Engine) -> None:
+        budget_id = ids.BUDGET.parse((await api.open("100")).id)
         assert (await engine.look({(tenant, budget_id)})).balances
         connection = await engine._connected()
         assert not await connection.fetchval("select current_setting('app.tenant_ids', true)")
         assert await connection.fetch("select id from budgets") == []
 
     async def test_who_is_not_named_is_not_seen_whatever_is_asked(
-        self, desk: Desk, theirs: Desk, tenant: UUID, engine: Engine
+        self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: Engine
     ) -> None:
         other = await theirs.open("100")
         hold, charge = await theirs.hold(other, "20"), await theirs.charge(other, "10", "their-key")
@@ -285,61 +285,61 @@ class TestTenants:
             await write_elsewhere()
 
     async def test_calls_of_many_tenants_at_once_each_move_their_own(
-        self, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        desks = [desk_of(caller(tenant=uuid4(), subject=f"boss {n}")) for n in range(6)]
-        budgets = [await desk.open("100", alert_thresholds_bp=[5000]) for desk in desks]
+        apis = [api_for(caller(tenant=uuid4(), subject=f"boss {n}")) for n in range(6)]
+        budgets = [await api.open("100", alert_thresholds_bp=[5000]) for api in apis]
         charging = [
-            desk.charge(budget, str(n + 1), f"k{turn}")
+            api.charge(budget, str(n + 1), f"k{turn}")
             for turn in range(10)
-            for n, (desk, budget) in enumerate(zip(desks, budgets, strict=True))
+            for n, (api, budget) in enumerate(zip(apis, budgets, strict=True))
         ]
         charges = await asyncio.gather(*charging)
         assert len({charge.id for charge in charges}) == 60
-        for n, (desk, budget) in enumerate(zip(desks, budgets, strict=True)):
-            (seen,) = await desk.verify(budget)
+        for n, (api, budget) in enumerate(zip(apis, budgets, strict=True)):
+            (seen,) = await api.verify(budget)
             assert (seen.spent.amount, seen.entry_count) == (f"{10 * (n + 1)}.00", 10)
-            assert {entry.actor for entry in await desk.entries(budget)} == {f"boss {n}"}
+            assert {entry.actor for entry in await api.entries(budget)} == {f"boss {n}"}
 
 
 class TestInTheWay:
     async def test_a_budget_that_somebody_else_has_locked_delays_its_own_calls_only(
-        self, desk: Desk, admin: "Pool[asyncpg.Record]", waiting: Waiting
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
     ) -> None:
-        locked, free = await desk.open("100"), await desk.open("100")
+        locked, free = await api.open("100"), await api.open("100")
         async with admin.acquire() as connection, connection.transaction():
             await connection.execute(LOCKED, ids.BUDGET.parse(locked.id))
-            waits = asyncio.create_task(desk.charge(locked, "5", "k"))
+            waits = asyncio.create_task(api.charge(locked, "5", "k"))
             await eventually(waiting)
-            charges = await asyncio.gather(*(desk.charge(free, "1") for _ in range(30)))
+            charges = await asyncio.gather(*(api.charge(free, "1") for _ in range(30)))
             assert len(charges) == 30
-            assert (await desk.get(locked)).spent.amount == "0.00"
+            assert (await api.get(locked)).spent.amount == "0.00"
         try:
             await waits
         except grpc.aio.AioRpcError as error:  # it was too long for it
             assert error.code() is grpc.StatusCode.ABORTED
-        assert (await desk.charge(locked, "5", "k")).budget_id == locked.id
-        assert [seen.entry_count for seen in await desk.verify(locked, free)] == [1, 30]
+        assert (await api.charge(locked, "5", "k")).budget_id == locked.id
+        assert [seen.entry_count for seen in await api.verify(locked, free)] == [1, 30]
 
     async def test_a_lock_that_stays_is_told_with_when_to_come_again(
-        self, desk: Desk, admin: "Pool[asyncpg.Record]"
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]"
     ) -> None:
-        budget = await desk.open("100")
+        budget = await api.open("100")
         async with admin.acquire() as connection, connection.transaction():
             await connection.execute(LOCKED, ids.BUDGET.parse(budget.id))
-            refused = await refusal(desk.charge(budget, "5", "k"))
+            refused = await refusal(api.charge(budget, "5", "k"))
         assert (refused.code, refused.reason) == (grpc.StatusCode.ABORTED, "CONFLICT")
         assert refused.retry_after_s
-        assert await desk.charge(budget, "5", "k")
+        assert await api.charge(budget, "5", "k")
 
     async def test_who_loses_the_connection_is_answered_and_nothing_is_done_twice(
-        self, desk: Desk, admin: "Pool[asyncpg.Record]", waiting: Waiting
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
     ) -> None:
-        budget = await desk.open("1000")
+        budget = await api.open("1000")
         for turn in range(3):
             async with admin.acquire() as connection, connection.transaction():
                 await connection.execute(LOCKED, ids.BUDGET.parse(budget.id))
-                charging = [asyncio.create_task(desk.charge(budget, "1", f"{turn}-{n}")) for n in range(40)]
+                charging = [asyncio.create_task(api.charge(budget, "1", f"{turn}-{n}")) for n in range(40)]
                 await eventually(waiting)
                 killed = await admin.fetch(
                     "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
@@ -349,41 +349,41 @@ class TestInTheWay:
             outcomes = await asyncio.gather(*charging, return_exceptions=True)
             codes = {outcome.code() for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)}
             assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
-            again = await asyncio.gather(*(desk.charge(budget, "1", f"{turn}-{n}") for n in range(40)))
+            again = await asyncio.gather(*(api.charge(budget, "1", f"{turn}-{n}") for n in range(40)))
             assert all(had == has for had, has in zip(outcomes, again, strict=True) if isinstance(had, Charge))
-        (seen,) = await desk.verify(budget)
+        (seen,) = await api.verify(budget)
         assert (seen.spent.amount, seen.entry_count) == ("120.00", 120)
 
     async def test_a_full_queue_is_told_with_when_to_come_again(
-        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+        self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        budget = await desk.open("100")
+        budget = await api.open("100")
         monkeypatch.setattr(combiner, "WAITING_MAX", 10)
-        refused = await refusal(desk.batch(*(line(budget, "1") for _ in range(11))))
+        refused = await refusal(api.batch(*(line(budget, "1") for _ in range(11))))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert refused.retry_after_s
-        assert (await desk.batch(*(line(budget, "1") for _ in range(10)))).accepted_count == 10
+        assert (await api.batch(*(line(budget, "1") for _ in range(10)))).accepted_count == 10
 
     async def test_callers_that_give_up_stop_nobody(
-        self, desk: Desk, admin: "Pool[asyncpg.Record]", waiting: Waiting
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
     ) -> None:
-        budget = await desk.open("100")
+        budget = await api.open("100")
         async with admin.acquire() as connection, connection.transaction():
             await connection.execute(LOCKED, ids.BUDGET.parse(budget.id))
-            charging = [asyncio.create_task(desk.charge(budget, "1", f"k{n}")) for n in range(20)]
+            charging = [asyncio.create_task(api.charge(budget, "1", f"k{n}")) for n in range(20)]
             await eventually(waiting)
             for task in charging[::2]:
                 task.cancel()
             await asyncio.wait(charging[::2])
         outcomes = await asyncio.gather(*charging[1::2], return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} <= {Charge, grpc.aio.AioRpcError}
-        await asyncio.gather(*(desk.charge(budget, "1", f"k{n}") for n in range(20)))
-        assert (await desk.verify(budget))[0].entry_count == 20
+        await asyncio.gather(*(api.charge(budget, "1", f"k{n}") for n in range(20)))
+        assert (await api.verify(budget))[0].entry_count == 20
 
-    async def test_a_lone_caller_waits_for_nobody(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-        budget = await desk.open("100")
+    async def test_a_lone_caller_waits_for_nobody(self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch) -> None:
+        budget = await api.open("100")
         monkeypatch.setattr(combiner, "_LINGER_S", 3600.0)
         for _ in range(5):
             request = line(budget, "1")
-            await desk.who.call(desk.stub.Charge, request, within_s=5.0)
-        assert (await desk.get(budget)).spent.amount == "5.00"
+            await api.who.call(api.stub.Charge, request, within_s=5.0)
+        assert (await api.get(budget)).spent.amount == "5.00"

@@ -16,9 +16,9 @@ from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.ids import HOLD
-from tests.budgets.conftest import Desk, eur, numbers
+from tests.budgets.conftest import BudgetsApi, eur, numbers
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import Heard, eventually
+from tests.harness.observe import PublishedEvents, eventually
 
 
 def in_a_moment(seconds: float = 0.4) -> Timestamp:
@@ -32,21 +32,21 @@ def parts(hold: Hold) -> tuple[str, str, str, str]:
     return Hold.State.Name(hold.state), hold.captured.amount, hold.released.amount, hold.open.amount
 
 
-async def expired(desk: Desk, hold: Hold) -> Hold:
+async def expired(api: BudgetsApi, hold: Hold) -> Hold:
     """The hold after the clock ended it."""
 
     async def ended() -> bool:
-        return (await desk.get_hold(hold)).state == Hold.EXPIRED
+        return (await api.get_hold(hold)).state == Hold.EXPIRED
 
     await eventually(ended)
-    return await desk.get_hold(hold)
+    return await api.get_hold(hold)
 
 
 class TestCreateHold:
-    async def test_what_is_held_is_not_available_on_the_whole_chain(self, desk: Desk) -> None:
-        group = await desk.open("1000", name="Group")
-        team = await desk.open("500", name="Team", parent_id=group.id)
-        hold = await desk.hold(team, "200", "k1", description="servers", reference="PO-1")
+    async def test_what_is_held_is_not_available_on_the_whole_chain(self, api: BudgetsApi) -> None:
+        group = await api.open("1000", name="Group")
+        team = await api.open("500", name="Team", parent_id=group.id)
+        hold = await api.hold(team, "200", "k1", description="servers", reference="PO-1")
         assert (hold.budget_id, hold.amount, parts(hold)) == (
             team.id,
             eur("200.00"),
@@ -54,68 +54,68 @@ class TestCreateHold:
         )
         assert (hold.description, hold.reference, hold.request_id, hold.actor) == ("servers", "PO-1", "k1", "alice")
         assert not hold.HasField("expire_time")
-        assert [numbers(await desk.get(budget)) for budget in (team, group)] == [
+        assert [numbers(await api.get(budget)) for budget in (team, group)] == [
             ("0.00", "200.00", "0.00", "0.00", "300.00"),
             ("0.00", "200.00", "0.00", "0.00", "800.00"),
         ]
-        assert (await refusal(desk.charge(team, "300.01"))).metadata["available"] == "300.00"
-        assert await desk.charge(team, "300")
-        (entry,) = await desk.entries(group, entry_type=Entry.HOLD)
+        assert (await refusal(api.charge(team, "300.01"))).metadata["available"] == "300.00"
+        assert await api.charge(team, "300")
+        (entry,) = await api.entries(group, entry_type=Entry.HOLD)
         assert (entry.id, entry.hold_id, entry.held_after.amount) == (hold.last_entry_id, hold.id, "200.00")
-        await desk.verify(team, group)
+        await api.verify(team, group)
 
-    async def test_no_more_is_held_than_there_is(self, desk: Desk) -> None:
-        group = await desk.open("100", name="Group")
-        team = await desk.open("500", name="Team", parent_id=group.id)
-        refused = await refusal(desk.hold(team, "100.01"))
+    async def test_no_more_is_held_than_there_is(self, api: BudgetsApi) -> None:
+        group = await api.open("100", name="Group")
+        team = await api.open("500", name="Team", parent_id=group.id)
+        refused = await refusal(api.hold(team, "100.01"))
         assert (refused.reason, refused.metadata["budget_id"]) == ("BUDGET_EXCEEDED", group.id)
-        assert await desk.holds(team) == []
-        assert (await desk.hold(team, "100")).state == Hold.HELD
+        assert await api.holds(team) == []
+        assert (await api.hold(team, "100")).state == Hold.HELD
 
-    async def test_it_takes_an_active_budget(self, desk: Desk) -> None:
-        assert (await refusal(desk.hold(await desk.open(draft=True), "1"))).reason == "BUDGET_STATE"
+    async def test_it_takes_an_active_budget(self, api: BudgetsApi) -> None:
+        assert (await refusal(api.hold(await api.open(draft=True), "1"))).reason == "BUDGET_STATE"
 
-    async def test_alerts_count_what_is_held(self, desk: Desk) -> None:
-        budget = await desk.open("100", alert_thresholds_bp=[5000])
-        hold = await desk.hold(budget, "50")
-        (alert,) = await desk.alerts(budget)
+    async def test_alerts_count_what_is_held(self, api: BudgetsApi) -> None:
+        budget = await api.open("100", alert_thresholds_bp=[5000])
+        hold = await api.hold(budget, "50")
+        (alert,) = await api.alerts(budget)
         assert (alert.used.amount, alert.spent.amount, alert.charge_id) == ("50.00", "0.00", hold.last_entry_id)
 
     @pytest.mark.parametrize("expire_time", [Timestamp(seconds=1), in_a_moment(401 * 86400)])
-    async def test_it_expires_in_the_future_and_not_too_far(self, desk: Desk, expire_time: Timestamp) -> None:
-        refused = await refusal(desk.hold(await desk.open(), "1", expire_time=expire_time))
+    async def test_it_expires_in_the_future_and_not_too_far(self, api: BudgetsApi, expire_time: Timestamp) -> None:
+        refused = await refusal(api.hold(await api.open(), "1", expire_time=expire_time))
         assert set(refused.fields) == {"expire_time"}
 
-    async def test_repeated_after_its_time_it_is_answered_as_before(self, desk: Desk) -> None:
-        budget, soon = await desk.open(), in_a_moment()
-        hold = await desk.hold(budget, "10", "k1", expire_time=soon)
-        await expired(desk, hold)
-        assert await desk.hold(budget, "10", "k1", expire_time=soon) == hold
+    async def test_repeated_after_its_time_it_is_answered_as_before(self, api: BudgetsApi) -> None:
+        budget, soon = await api.open(), in_a_moment()
+        hold = await api.hold(budget, "10", "k1", expire_time=soon)
+        await expired(api, hold)
+        assert await api.hold(budget, "10", "k1", expire_time=soon) == hold
 
 
 class TestItsLife:
-    async def test_committed_captured_in_parts_and_the_rest_given_back(self, desk: Desk) -> None:
-        group = await desk.open("1000", name="Group")
-        team = await desk.open("500", name="Team", parent_id=group.id)
-        hold = await desk.hold(team, "200")
+    async def test_committed_captured_in_parts_and_the_rest_given_back(self, api: BudgetsApi) -> None:
+        group = await api.open("1000", name="Group")
+        team = await api.open("500", name="Team", parent_id=group.id)
+        hold = await api.hold(team, "200")
         steps: list[tuple[Callable[[], Awaitable[Hold]], tuple[str, ...], tuple[str, ...]]] = [
-            (lambda: desk.commit(hold), ("COMMITTED", "0.00", "0.00", "200.00"), ("0.00", "0.00", "200.00", "0.00")),
-            (lambda: desk.capture(hold, "50"), ("COMMITTED", "50.00", "0.00", "150.00"),
+            (lambda: api.commit(hold), ("COMMITTED", "0.00", "0.00", "200.00"), ("0.00", "0.00", "200.00", "0.00")),
+            (lambda: api.capture(hold, "50"), ("COMMITTED", "50.00", "0.00", "150.00"),
              ("50.00", "0.00", "150.00", "50.00")),
-            (lambda: desk.release(hold, "30"), ("COMMITTED", "50.00", "30.00", "120.00"),
+            (lambda: api.release(hold, "30"), ("COMMITTED", "50.00", "30.00", "120.00"),
              ("50.00", "0.00", "120.00", "50.00")),
-            (lambda: desk.capture(hold, "70", release_rest=True), ("CAPTURED", "120.00", "80.00", "0.00"),
+            (lambda: api.capture(hold, "70", release_rest=True), ("CAPTURED", "120.00", "80.00", "0.00"),
              ("120.00", "0.00", "0.00", "120.00")),
         ]  # fmt: skip
         for act, after, budgets in steps:
             done = await act()
             assert parts(done) == after
-            assert await desk.get_hold(hold) == done
+            assert await api.get_hold(hold) == done
             for budget in (team, group):
-                assert numbers(await desk.get(budget))[:4] == budgets
-            await desk.verify(team, group)
-        assert (await desk.get(team)).available.amount == "380.00"
-        assert [(e.entry_type, e.amount.amount) for e in await desk.entries(group)] == [
+                assert numbers(await api.get(budget))[:4] == budgets
+            await api.verify(team, group)
+        assert (await api.get(team)).available.amount == "380.00"
+        assert [(e.entry_type, e.amount.amount) for e in await api.entries(group)] == [
             (Entry.CAPTURE, "70.00"),
             (Entry.RELEASE, "30.00"),
             (Entry.CAPTURE, "50.00"),
@@ -123,30 +123,30 @@ class TestItsLife:
             (Entry.HOLD, "200.00"),
         ]
 
-    async def test_without_an_amount_all_that_is_left_is_meant(self, desk: Desk) -> None:
-        budget = await desk.open()
-        first, second = await desk.hold(budget, "60"), await desk.hold(budget, "40")
-        await desk.capture(first, "10")
-        assert parts(await desk.capture(first)) == ("CAPTURED", "60.00", "0.00", "0.00")
-        assert parts(await desk.release(second)) == ("RELEASED", "0.00", "40.00", "0.00")
-        assert numbers(await desk.get(budget)) == ("60.00", "0.00", "0.00", "60.00", "940.00")
-        await desk.verify(budget)
+    async def test_without_an_amount_all_that_is_left_is_meant(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        first, second = await api.hold(budget, "60"), await api.hold(budget, "40")
+        await api.capture(first, "10")
+        assert parts(await api.capture(first)) == ("CAPTURED", "60.00", "0.00", "0.00")
+        assert parts(await api.release(second)) == ("RELEASED", "0.00", "40.00", "0.00")
+        assert numbers(await api.get(budget)) == ("60.00", "0.00", "0.00", "60.00", "940.00")
+        await api.verify(budget)
 
-    async def test_no_more_is_taken_out_than_is_in_it(self, desk: Desk) -> None:
-        hold = await desk.hold(await desk.open(), "100")
-        await desk.capture(hold, "60")
-        for act in (desk.capture, desk.release):
+    async def test_no_more_is_taken_out_than_is_in_it(self, api: BudgetsApi) -> None:
+        hold = await api.hold(await api.open(), "100")
+        await api.capture(hold, "60")
+        for act in (api.capture, api.release):
             refused = await refusal(act(hold, "40.01"))
             assert (refused.reason, refused.metadata["available"]) == ("HOLD_EXCEEDED", "40.00")
-        assert parts(await desk.get_hold(hold)) == ("HELD", "60.00", "0.00", "40.00")
+        assert parts(await api.get_hold(hold)) == ("HELD", "60.00", "0.00", "40.00")
 
-    async def test_a_full_budget_still_takes_what_was_held_on_it(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        hold = await desk.hold(budget, "60")
-        await desk.charge(budget, "40")
-        assert (await desk.commit(hold)).state == Hold.COMMITTED
-        assert (await desk.capture(hold)).state == Hold.CAPTURED
-        assert (await desk.get(budget)).available.amount == "0.00"
+    async def test_a_full_budget_still_takes_what_was_held_on_it(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        hold = await api.hold(budget, "60")
+        await api.charge(budget, "40")
+        assert (await api.commit(hold)).state == Hold.COMMITTED
+        assert (await api.capture(hold)).state == Hold.CAPTURED
+        assert (await api.get(budget)).available.amount == "0.00"
 
     ALLOWED = {  # noqa: RUF012 - only read
         "commit": {"HELD"}, "capture": {"HELD", "COMMITTED"}, "release": {"HELD", "COMMITTED"},
@@ -154,15 +154,15 @@ class TestItsLife:
 
     @pytest.mark.parametrize("state", Hold.State.keys()[1:])
     @pytest.mark.parametrize("action", ["commit", "capture", "release"])
-    async def test_every_state_and_action(self, desk: Desk, state: str, action: str) -> None:
-        budget = await desk.open()
-        hold = await desk.hold(budget, "10", expire_time=in_a_moment() if state == "EXPIRED" else None)
+    async def test_every_state_and_action(self, api: BudgetsApi, state: str, action: str) -> None:
+        budget = await api.open()
+        hold = await api.hold(budget, "10", expire_time=in_a_moment() if state == "EXPIRED" else None)
         reach: dict[str, Callable[[Hold], Awaitable[Hold]]] = {
-            "HELD": desk.get_hold, "COMMITTED": desk.commit, "CAPTURED": desk.capture, "RELEASED": desk.release,
-            "EXPIRED": partial(expired, desk),
+            "HELD": api.get_hold, "COMMITTED": api.commit, "CAPTURED": api.capture, "RELEASED": api.release,
+            "EXPIRED": partial(expired, api),
         }  # fmt: skip
         hold = await reach[state](hold)
-        act: Callable[[Hold], Awaitable[Hold]] = getattr(desk, action)
+        act: Callable[[Hold], Awaitable[Hold]] = getattr(api, action)
         if state in self.ALLOWED[action]:
             assert (await act(hold)).state != hold.state
         else:
@@ -170,144 +170,148 @@ class TestItsLife:
             assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "HOLD_STATE")
             assert refused.metadata["state"] == state
             assert set(refused.metadata["allowed"].split(", ")) == self.ALLOWED[action]
-        await desk.verify(budget)
+        await api.verify(budget)
 
-    async def test_a_closed_budget_takes_its_money_back_and_captures_nothing(self, desk: Desk) -> None:
-        budget = await desk.open()
-        hold = await desk.hold(budget, "10")
-        await desk.close(budget)
-        for act in (desk.commit, desk.capture):
+    async def test_a_closed_budget_takes_its_money_back_and_captures_nothing(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        hold = await api.hold(budget, "10")
+        await api.close(budget)
+        for act in (api.commit, api.capture):
             assert (await refusal(act(hold))).reason == "BUDGET_STATE"
-        assert (await desk.release(hold)).state == Hold.RELEASED
-        assert numbers(await desk.get(budget))[:2] == ("0.00", "0.00")
+        assert (await api.release(hold)).state == Hold.RELEASED
+        assert numbers(await api.get(budget))[:2] == ("0.00", "0.00")
 
-    async def test_what_was_captured_is_refunded_by_its_entry(self, desk: Desk) -> None:
-        budget = await desk.open()
-        hold = await desk.capture(await desk.hold(budget, "10"))
+    async def test_what_was_captured_is_refunded_by_its_entry(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        hold = await api.capture(await api.hold(budget, "10"))
         request = pb.RefundChargeRequest(id=budget.id, charge_id=hold.last_entry_id, request_id="r", amount=eur("4"))
-        refund = await desk.who.call(desk.stub.RefundCharge, request)
+        refund = await api.who.call(api.stub.RefundCharge, request)
         assert refund.refundable == eur("6.00")
-        assert numbers(await desk.get(budget)) == ("6.00", "0.00", "0.00", "6.00", "994.00")
-        await desk.verify(budget)
+        assert numbers(await api.get(budget)) == ("6.00", "0.00", "0.00", "6.00", "994.00")
+        await api.verify(budget)
 
 
 class TestExpiry:
-    async def test_the_clock_gives_back_what_nobody_wanted(self, desk: Desk, heard: Heard) -> None:
-        group = await desk.open("100", name="Group")
-        team = await desk.open("100", name="Team", parent_id=group.id)
-        hold = await desk.hold(team, "60", expire_time=in_a_moment())
-        await desk.capture(hold, "10")
-        assert parts(await expired(desk, hold)) == ("EXPIRED", "10.00", "50.00", "0.00")
+    async def test_the_clock_gives_back_what_nobody_wanted(
+        self, api: BudgetsApi, published_events: PublishedEvents
+    ) -> None:
+        group = await api.open("100", name="Group")
+        team = await api.open("100", name="Team", parent_id=group.id)
+        hold = await api.hold(team, "60", expire_time=in_a_moment())
+        await api.capture(hold, "10")
+        assert parts(await expired(api, hold)) == ("EXPIRED", "10.00", "50.00", "0.00")
         for budget in (team, group):
-            assert numbers(await desk.get(budget)) == ("10.00", "0.00", "0.00", "10.00", "90.00")
-        told = await heard.first(BudgetHoldExpired)
-        assert (told.hold.id, told.hold.released.amount, told.entity_id) == (hold.id, "50.00", desk.entity_id)
-        (entry,) = await desk.entries(team, entry_type=Entry.EXPIRE)
+            assert numbers(await api.get(budget)) == ("10.00", "0.00", "0.00", "10.00", "90.00")
+        told = await published_events.first(BudgetHoldExpired)
+        assert (told.hold.id, told.hold.released.amount, told.entity_id) == (hold.id, "50.00", api.entity_id)
+        (entry,) = await api.entries(team, entry_type=Entry.EXPIRE)
         assert (entry.amount.amount, entry.actor, entry.hold_id) == ("50.00", "service:budgets", hold.id)
-        await desk.verify(team, group)
+        await api.verify(team, group)
 
-    async def test_after_its_time_it_is_spent_no_more_even_if_the_clock_is_late(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open()
-        hold = await desk.hold(budget, "10", expire_time=in_a_moment(3600))
+    async def test_after_its_time_it_is_spent_no_more_even_if_the_clock_is_late(
+        self, api: BudgetsApi, admin: Any
+    ) -> None:
+        budget = await api.open()
+        hold = await api.hold(budget, "10", expire_time=in_a_moment(3600))
         await admin.execute(
             "update budgets.budget_holds set expire_time = now() where id = $1", HOLD.parse(hold.id)
         )  # its timer stands where it was
-        for act in (desk.commit, desk.capture):
+        for act in (api.commit, api.capture):
             assert (await refusal(act(hold))).reason == "HOLD_EXPIRED"
-        assert (await desk.release(hold)).state == Hold.RELEASED
+        assert (await api.release(hold)).state == Hold.RELEASED
 
-    async def test_what_ended_or_was_promised_has_no_timer_any_more(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open()
-        made = [await desk.hold(budget, "10", expire_time=in_a_moment(3600)) for _ in range(4)]
+    async def test_what_ended_or_was_promised_has_no_timer_any_more(self, api: BudgetsApi, admin: Any) -> None:
+        budget = await api.open()
+        made = [await api.hold(budget, "10", expire_time=in_a_moment(3600)) for _ in range(4)]
         waiting = "select count(*) from budgets.timers where resource_id = any($1)"
         hold_ids = [HOLD.parse(hold.id) for hold in made]
         assert await admin.fetchval(waiting, hold_ids) == 4
-        await desk.commit(made[0])
-        await desk.capture(made[1])
-        await desk.release(made[2])
-        await desk.capture(made[3], "1")
+        await api.commit(made[0])
+        await api.capture(made[1])
+        await api.release(made[2])
+        await api.capture(made[3], "1")
         assert await admin.fetchval(waiting, hold_ids) == 1
         assert await admin.fetchval(waiting, hold_ids[3:]) == 1
-        assert not (await desk.get_hold(made[0])).HasField("expire_time")
+        assert not (await api.get_hold(made[0])).HasField("expire_time")
 
-    async def test_a_committed_hold_outlives_its_time(self, desk: Desk) -> None:
-        budget = await desk.open()
+    async def test_a_committed_hold_outlives_its_time(self, api: BudgetsApi) -> None:
+        budget = await api.open()
         late = in_a_moment()
         promised, forgotten = (
-            await desk.hold(budget, "10", expire_time=late),
-            await desk.hold(budget, "10", expire_time=late),
+            await api.hold(budget, "10", expire_time=late),
+            await api.hold(budget, "10", expire_time=late),
         )
-        await desk.commit(promised)
-        await expired(desk, forgotten)
-        assert (await desk.capture(promised)).state == Hold.CAPTURED
+        await api.commit(promised)
+        await expired(api, forgotten)
+        assert (await api.capture(promised)).state == Hold.CAPTURED
 
 
 class TestKeys:
-    async def test_each_call_is_answered_the_same_again_and_done_once(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        held = await desk.hold(budget, "60", "k")
-        committed = await desk.commit(held, "k")  # a key is the method's own
-        captured = await desk.capture(held, "20", "k")
-        released = await desk.release(held, "40", "k")
-        await desk.charge(budget, "80")
-        assert await desk.hold(budget, "60", "k") == held
-        assert await desk.commit(held, "k") == committed
-        assert await desk.capture(held, "20", "k") == captured
-        assert await desk.release(held, "40", "k") == released
-        assert numbers(await desk.get(budget)) == ("100.00", "0.00", "0.00", "20.00", "0.00")
-        assert len(await desk.entries(budget)) == 5
+    async def test_each_call_is_answered_the_same_again_and_done_once(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        held = await api.hold(budget, "60", "k")
+        committed = await api.commit(held, "k")  # a key is the method's own
+        captured = await api.capture(held, "20", "k")
+        released = await api.release(held, "40", "k")
+        await api.charge(budget, "80")
+        assert await api.hold(budget, "60", "k") == held
+        assert await api.commit(held, "k") == committed
+        assert await api.capture(held, "20", "k") == captured
+        assert await api.release(held, "40", "k") == released
+        assert numbers(await api.get(budget)) == ("100.00", "0.00", "0.00", "20.00", "0.00")
+        assert len(await api.entries(budget)) == 5
 
-    async def test_a_key_with_another_input_is_refused(self, desk: Desk) -> None:
-        budget = await desk.open("100")
-        first, second = await desk.hold(budget, "30", "k"), await desk.hold(budget, "30")
-        await desk.commit(first, "k")
-        await desk.capture(first, "10", "k")
-        await desk.release(first, "10", "k")
+    async def test_a_key_with_another_input_is_refused(self, api: BudgetsApi) -> None:
+        budget = await api.open("100")
+        first, second = await api.hold(budget, "30", "k"), await api.hold(budget, "30")
+        await api.commit(first, "k")
+        await api.capture(first, "10", "k")
+        await api.release(first, "10", "k")
         for again in (
-            desk.hold(budget, "31", "k"),
-            desk.commit(second, "k"),
-            desk.capture(first, "11", "k"),
-            desk.capture(first, "10", "k", release_rest=True),
-            desk.release(first, "11", "k"),
+            api.hold(budget, "31", "k"),
+            api.commit(second, "k"),
+            api.capture(first, "11", "k"),
+            api.capture(first, "10", "k", release_rest=True),
+            api.release(first, "11", "k"),
         ):
             assert (await refusal(again)).reason == "IDEMPOTENCY_MISMATCH"
-        assert numbers(await desk.get(budget))[:4] == ("10.00", "30.00", "10.00", "10.00")
+        assert numbers(await api.get(budget))[:4] == ("10.00", "30.00", "10.00", "10.00")
 
 
 class TestReading:
-    async def test_the_holds_of_a_budget_newest_first_by_state_and_document(self, desk: Desk) -> None:
-        budget, other = await desk.open(), await desk.open()
-        first = await desk.hold(budget, "1", reference="PO-1")
-        second = await desk.commit(await desk.hold(budget, "2", reference="PO-2"))
-        await desk.hold(other, "3")
-        assert await desk.holds(budget) == [second, first]
-        assert await desk.holds(budget, state=Hold.HELD) == [first]
-        assert await desk.holds(budget, reference="PO-2") == [second]
-        page = await desk.who.call(desk.stub.ListHolds, pb.ListHoldsRequest(id=budget.id, page_size=1))
+    async def test_the_holds_of_a_budget_newest_first_by_state_and_document(self, api: BudgetsApi) -> None:
+        budget, other = await api.open(), await api.open()
+        first = await api.hold(budget, "1", reference="PO-1")
+        second = await api.commit(await api.hold(budget, "2", reference="PO-2"))
+        await api.hold(other, "3")
+        assert await api.holds(budget) == [second, first]
+        assert await api.holds(budget, state=Hold.HELD) == [first]
+        assert await api.holds(budget, reference="PO-2") == [second]
+        page = await api.who.call(api.stub.ListHolds, pb.ListHoldsRequest(id=budget.id, page_size=1))
         assert list(page.holds) == [second]
-        assert await desk.holds(budget, page_token=page.next_page_token, page_size=1) == [first]
+        assert await api.holds(budget, page_token=page.next_page_token, page_size=1) == [first]
 
-    async def test_a_hold_is_found_on_its_own_budget_only(self, desk: Desk) -> None:
-        hold, other = await desk.hold(await desk.open(), "10"), await desk.open()
+    async def test_a_hold_is_found_on_its_own_budget_only(self, api: BudgetsApi) -> None:
+        hold, other = await api.hold(await api.open(), "10"), await api.open()
         elsewhere = Hold(id=hold.id, budget_id=other.id)
-        for act in (desk.get_hold, desk.commit, desk.capture, desk.release):
+        for act in (api.get_hold, api.commit, api.capture, api.release):
             assert (await refusal(act(elsewhere))).reason == "HOLD_NOT_FOUND"
         missing = Hold(id="hld_" + uuid4().hex, budget_id=hold.budget_id)
-        for act in (desk.get_hold, desk.commit, desk.capture, desk.release):
+        for act in (api.get_hold, api.commit, api.capture, api.release):
             assert (await refusal(act(missing))).reason == "HOLD_NOT_FOUND"
-        assert await desk.get_hold(hold) == hold
+        assert await api.get_hold(hold) == hold
 
 
 class TestWhoMay:
     async def test_a_confined_manager_holds_on_what_lies_below_and_nothing_else(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        entity = await desk.company()
-        department = await desk.department(entity)
-        whole = await desk.open("100", entity_id=entity)
-        own = await desk.open("100", entity_id=entity, department_id=department, parent_id=whole.id)
-        above = await desk.hold(whole, "10")
-        manager = desk_of(caller("department_manager", subject="mia", department_scope=[department]))
+        entity = await api.company()
+        department = await api.department(entity)
+        whole = await api.open("100", entity_id=entity)
+        own = await api.open("100", entity_id=entity, department_id=department, parent_id=whole.id)
+        above = await api.hold(whole, "10")
+        manager = api_for(caller("department_manager", subject="mia", department_scope=[department]))
         mine = await manager.hold(own, "20")
         assert (await manager.commit(mine)).actor == "mia"
         assert (await refusal(manager.hold(whole, "1"))).reason == "BUDGET_NOT_FOUND"
@@ -316,19 +320,19 @@ class TestWhoMay:
         for act in (manager.commit, manager.capture, manager.release):
             assert (await refusal(act(above))).reason in {"BUDGET_NOT_FOUND", "HOLD_NOT_FOUND"}
         assert (await manager.capture(mine)).state == Hold.CAPTURED
-        assert parts(await desk.get_hold(above)) == ("HELD", "0.00", "0.00", "10.00")
+        assert parts(await api.get_hold(above)) == ("HELD", "0.00", "0.00", "10.00")
 
     async def test_anothers_hold_is_answered_as_one_that_is_not_there(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        hold = await desk.hold(await desk.open(), "10")
-        stranger = desk_of(caller(tenant=uuid4()))
+        hold = await api.hold(await api.open(), "10")
+        stranger = api_for(caller(tenant=uuid4()))
         missing = Hold(id="hld_" + uuid4().hex, budget_id="bud_" + uuid4().hex)
         for act in (stranger.get_hold, stranger.commit, stranger.capture, stranger.release):
             theirs, nobodys = await refusal(act(hold)), await refusal(act(missing))
             assert (theirs.code, theirs.reason) == (nobodys.code, nobodys.reason)
             assert theirs.message.replace(hold.id, missing.id) == nobodys.message
-        assert (await refusal(desk_of(caller("viewer")).hold(Budget(id=hold.budget_id), "1"))).metadata == {
+        assert (await refusal(api_for(caller("viewer")).hold(Budget(id=hold.budget_id), "1"))).metadata == {
             "permission": "budgets.charge"
         }
-        assert await desk.get_hold(hold) == hold
+        assert await api.get_hold(hold) == hold

@@ -12,28 +12,28 @@ from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
 
 from kit.ids import BUDGET, HOLD
-from tests.budgets.conftest import Desk, eur
+from tests.budgets.conftest import BudgetsApi, eur
 from tests.harness.callers import Caller, refusal
 
 
-async def entries(desk: Desk, budget: Budget, **given: Any) -> list[Entry]:
-    return list((await desk.who.call(desk.stub.ListEntries, pb.ListEntriesRequest(id=budget.id, **given))).entries)
+async def entries(api: BudgetsApi, budget: Budget, **given: Any) -> list[Entry]:
+    return list((await api.who.call(api.stub.ListEntries, pb.ListEntriesRequest(id=budget.id, **given))).entries)
 
 
-async def verified(desk: Desk, budget: Budget) -> BudgetVerification:
-    return await desk.who.call(desk.stub.VerifyBudget, pb.VerifyBudgetRequest(id=budget.id))
+async def verified(api: BudgetsApi, budget: Budget) -> BudgetVerification:
+    return await api.who.call(api.stub.VerifyBudget, pb.VerifyBudgetRequest(id=budget.id))
 
 
 class TestListEntries:
-    async def test_a_budget_has_its_own_entries_and_the_charges_below(self, desk: Desk) -> None:
-        group = await desk.open("1000", name="Group")
-        team = await desk.open("500", name="Team", parent_id=group.id)
-        other = await desk.open("500", name="Other", parent_id=group.id)
-        first = await desk.charge(team, "10", "k1", reference="PO-1")
-        await desk.charge(other, "20")
-        await desk.update(team, amount=eur("600"))
-        await desk.update(group, amount=eur("2000"))
-        seen = await entries(desk, group)
+    async def test_a_budget_has_its_own_entries_and_the_charges_below(self, api: BudgetsApi) -> None:
+        group = await api.open("1000", name="Group")
+        team = await api.open("500", name="Team", parent_id=group.id)
+        other = await api.open("500", name="Other", parent_id=group.id)
+        first = await api.charge(team, "10", "k1", reference="PO-1")
+        await api.charge(other, "20")
+        await api.update(team, amount=eur("600"))
+        await api.update(group, amount=eur("2000"))
+        seen = await entries(api, group)
         assert [(e.entry_type, e.amount.amount, e.spent_after.amount, e.budget_amount_after.amount) for e in seen] == [
             (Entry.ADJUST, "1000.00", "30.00", "2000.00"),
             (Entry.CHARGE, "20.00", "30.00", "1000.00"),
@@ -46,118 +46,118 @@ class TestListEntries:
             "k1",
             "PO-1",
         )
-        assert [e.entry_type for e in await entries(desk, team)] == [Entry.ADJUST, Entry.CHARGE]
-        assert [e.amount.amount for e in await entries(desk, group, entry_type=Entry.ADJUST)] == ["1000.00"]
+        assert [e.entry_type for e in await entries(api, team)] == [Entry.ADJUST, Entry.CHARGE]
+        assert [e.amount.amount for e in await entries(api, group, entry_type=Entry.ADJUST)] == ["1000.00"]
 
-    async def test_as_of_a_past_time_it_is_what_it_was_then(self, desk: Desk) -> None:
-        budget = await desk.open()
-        then = (await desk.charge(budget, "10")).create_time
-        await desk.charge(budget, "20")
-        assert [e.spent_after.amount for e in await entries(desk, budget, as_of_time=then)] == ["10.00"]
+    async def test_as_of_a_past_time_it_is_what_it_was_then(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        then = (await api.charge(budget, "10")).create_time
+        await api.charge(budget, "20")
+        assert [e.spent_after.amount for e in await entries(api, budget, as_of_time=then)] == ["10.00"]
 
-    async def test_page_by_page_each_comes_once_while_more_is_charged(self, desk: Desk) -> None:
-        budget = await desk.open()
-        charged = [(await desk.charge(budget, "1")).id for _ in range(5)]
+    async def test_page_by_page_each_comes_once_while_more_is_charged(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        charged = [(await api.charge(budget, "1")).id for _ in range(5)]
         seen, token = [], ""
         while True:
             request = pb.ListEntriesRequest(id=budget.id, page_size=2, page_token=token)
-            page = await desk.who.call(desk.stub.ListEntries, request)
+            page = await api.who.call(api.stub.ListEntries, request)
             seen += [entry.id for entry in page.entries]
             token = page.next_page_token
             if not token:
                 break
-            await desk.charge(budget, "1")
+            await api.charge(budget, "1")
         assert seen == charged[::-1]
 
     async def test_the_ledger_of_a_budget_that_may_not_be_seen_is_not_found(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        budget = await desk.open()
+        budget = await api.open()
         for who in (caller(tenant=uuid4()), caller("department_manager", entity_scope=[])):
-            stranger = desk_of(who)
+            stranger = api_for(who)
             assert (await refusal(entries(stranger, budget))).reason == "BUDGET_NOT_FOUND"
             assert (await refusal(verified(stranger, budget))).reason == "BUDGET_NOT_FOUND"
 
 
 class TestVerifyBudget:
-    async def test_it_holds_at_every_moment_while_the_tree_is_charged(self, desk: Desk) -> None:
-        group = await desk.open("10000", name="Group")
-        teams = [await desk.open("500", name=f"Team {n}", parent_id=group.id) for n in range(3)]
-        charging = asyncio.gather(*(desk.charge(teams[n % 3], "1.10") for n in range(60)))
+    async def test_it_holds_at_every_moment_while_the_tree_is_charged(self, api: BudgetsApi) -> None:
+        group = await api.open("10000", name="Group")
+        teams = [await api.open("500", name=f"Team {n}", parent_id=group.id) for n in range(3)]
+        charging = asyncio.gather(*(api.charge(teams[n % 3], "1.10") for n in range(60)))
         while not charging.done():
-            seen = await verified(desk, group)
+            seen = await verified(api, group)
             assert seen.verified, seen
         await charging
         for budget, spent, count in ((group, "66.00", 60), *((team, "22.00", 20) for team in teams)):
-            seen = await verified(desk, budget)
+            seen = await verified(api, budget)
             assert (seen.verified, seen.spent.amount, seen.spent_by_ledger.amount) == (True, spent, spent)
             assert seen.ledger_version == seen.entry_count == count
 
-    async def test_a_balance_that_was_tampered_with_is_found(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open()
-        await desk.charge(budget, "10")
+    async def test_a_balance_that_was_tampered_with_is_found(self, api: BudgetsApi, admin: Any) -> None:
+        budget = await api.open()
+        await api.charge(budget, "10")
         await admin.execute("update budgets.budgets set spent = spent - 1 where id = $1", BUDGET.parse(budget.id))
-        seen = await verified(desk, budget)
+        seen = await verified(api, budget)
         assert (seen.verified, seen.spent.amount, seen.spent_by_ledger.amount) == (False, "9.00", "10.00")
 
     @pytest.mark.parametrize("number", ["held", "committed", "spent", "captured", "ledger_version"])
-    async def test_each_number_is_compared(self, desk: Desk, admin: Any, number: str) -> None:
-        budget = await desk.open()
-        await desk.capture(await desk.commit(await desk.hold(budget, "10")), "4")
-        await desk.hold(budget, "5")
-        seen = await verified(desk, budget)
+    async def test_each_number_is_compared(self, api: BudgetsApi, admin: Any, number: str) -> None:
+        budget = await api.open()
+        await api.capture(await api.commit(await api.hold(budget, "10")), "4")
+        await api.hold(budget, "5")
+        seen = await verified(api, budget)
         assert (seen.verified, seen.open_holds.amount) == (True, "11.00")
         assert (seen.held_by_ledger.amount, seen.committed_by_ledger.amount) == ("5.00", "6.00")
         assert (seen.spent_by_ledger.amount, seen.captured_by_ledger.amount) == ("4.00", "4.00")
         change = f"{number} - 1" if number == "captured" else f"{number} + 1"
         await admin.execute(f"update budgets.budgets set {number} = {change} where id = $1", BUDGET.parse(budget.id))
-        assert not (await verified(desk, budget)).verified
+        assert not (await verified(api, budget)).verified
 
-    async def test_holds_that_say_something_else_than_the_budget_are_found(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open()
-        hold = await desk.hold(budget, "10")
+    async def test_holds_that_say_something_else_than_the_budget_are_found(self, api: BudgetsApi, admin: Any) -> None:
+        budget = await api.open()
+        hold = await api.hold(budget, "10")
         await admin.execute("update budgets.budget_holds set captured = 1 where id = $1", HOLD.parse(hold.id))
-        seen = await verified(desk, budget)
+        seen = await verified(api, budget)
         assert (seen.verified, seen.held.amount, seen.open_holds.amount) == (False, "10.00", "9.00")
 
 
 class TestAlerts:
-    async def test_an_acknowledged_alert_is_not_raised_again_and_is_resolved(self, desk: Desk) -> None:
-        budget = await desk.open("100", alert_thresholds_bp=[5000])
-        await desk.charge(budget, "50")
-        (alert,) = await desk.alerts(budget)
+    async def test_an_acknowledged_alert_is_not_raised_again_and_is_resolved(self, api: BudgetsApi) -> None:
+        budget = await api.open("100", alert_thresholds_bp=[5000])
+        await api.charge(budget, "50")
+        (alert,) = await api.alerts(budget)
         request = pb.AcknowledgeAlertRequest(id=alert.id)
-        assert (await desk.who.call(desk.stub.AcknowledgeAlert, request)).state == Alert.ACKNOWLEDGED
-        twice = await refusal(desk.who.call(desk.stub.AcknowledgeAlert, request))
+        assert (await api.who.call(api.stub.AcknowledgeAlert, request)).state == Alert.ACKNOWLEDGED
+        twice = await refusal(api.who.call(api.stub.AcknowledgeAlert, request))
         assert (twice.reason, twice.metadata["state"], twice.metadata["allowed"]) == (
             "ALERT_STATE",
             "ACKNOWLEDGED",
             "OPEN",
         )
-        await desk.charge(budget, "1")
-        assert [a.state for a in await desk.alerts(budget)] == [Alert.ACKNOWLEDGED]
-        await desk.update(budget, amount=eur("1000"))
-        assert [a.state for a in await desk.alerts(budget)] == [Alert.RESOLVED]
+        await api.charge(budget, "1")
+        assert [a.state for a in await api.alerts(budget)] == [Alert.ACKNOWLEDGED]
+        await api.update(budget, amount=eur("1000"))
+        assert [a.state for a in await api.alerts(budget)] == [Alert.RESOLVED]
 
     async def test_all_alerts_are_those_of_the_budgets_one_may_see(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        mine, other = await desk.company("MINE"), await desk.company("OTHER")
+        mine, other = await api.company("MINE"), await api.company("OTHER")
         for entity in (mine, other):
-            budget = await desk.open("100", entity_id=entity, alert_thresholds_bp=[5000])
-            await desk.charge(budget, "60")
+            budget = await api.open("100", entity_id=entity, alert_thresholds_bp=[5000])
+            await api.charge(budget, "60")
 
-        async def seen_by(who: Desk, **given: Any) -> list[Alert]:
+        async def seen_by(who: BudgetsApi, **given: Any) -> list[Alert]:
             return list((await who.who.call(who.stub.ListAllAlerts, pb.ListAllAlertsRequest(**given))).alerts)
 
-        everything = await seen_by(desk)
+        everything = await seen_by(api)
         assert everything[0].budget_id == budget.id
         assert len(everything) == 2
-        assert len(await seen_by(desk, since_time=everything[0].create_time)) == 1
-        assert await seen_by(desk, state=Alert.RESOLVED) == []
-        manager = desk_of(caller("department_manager", entity_scope=[mine]))
+        assert len(await seen_by(api, since_time=everything[0].create_time)) == 1
+        assert await seen_by(api, state=Alert.RESOLVED) == []
+        manager = api_for(caller("department_manager", entity_scope=[mine]))
         assert [alert.id for alert in await seen_by(manager)] == [everything[1].id]
-        stranger = desk_of(caller(tenant=uuid4()))
+        stranger = api_for(caller(tenant=uuid4()))
         assert await seen_by(stranger) == []
         refused = refusal(
             stranger.who.call(stranger.stub.AcknowledgeAlert, pb.AcknowledgeAlertRequest(id=everything[0].id))

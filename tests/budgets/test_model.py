@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from kit import ids
-from tests.budgets.conftest import Desk
+from tests.budgets.conftest import BudgetsApi
 from tests.budgets.model import APPROVAL, BLOCK, OPEN, TOLERANCE, WARN, Answer, Tree
 from tests.harness.callers import Caller, Refusal
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.harness.services import Budgets, Entities
 from tests.harness.tokens import Keys
 
@@ -84,10 +84,10 @@ class World:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    def desk(self) -> Desk:
+    def api(self) -> BudgetsApi:
         """Somebody of a tenant of their own."""
         tenant = uuid4()
-        return Desk(Caller(tenant, "alice", self.keys.token(tenant)), self.budgets, self.entities)
+        return BudgetsApi(Caller(tenant, "alice", self.keys.token(tenant)), self.budgets, self.entities)
 
 
 class Machine(RuleBasedStateMachine):
@@ -97,7 +97,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.world = world
         self.tree = Tree()
-        self.desk = world.desk()
+        self.api = world.api()
         self.id_of: dict[str, str] = {}
         self.name_of: dict[str, str] = {}
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
         for name, amount, policy, parent, tolerance_bp, goes in TREE:
             asked, goes_over = GOES_OVER[goes]
             opened = self.world.run(
-                self.desk.open(
+                self.api.open(
                     name=name, amount=money(amount), overspend_policy=Budget.OverspendPolicy.Value(policy),
                     parent_id=self.id_of.get(parent, ""), tolerance_bp=tolerance_bp, **asked,
                 )
@@ -132,7 +132,7 @@ class Machine(RuleBasedStateMachine):
         asked = [(self._key(shared), {"budget": budget, "amount": amount}) for budget, amount, shared in lines]
         expected = self.tree.batch(asked, atomic=atomic)
         request = pb.BatchChargeRequest(charges=[self._request("charge", *line) for line in asked], atomic=atomic)
-        reply = self._reply(self.desk.stub.BatchCharge, request)
+        reply = self._reply(self.api.stub.BatchCharge, request)
         if isinstance(reply, Refusal):
             place = int(reply.metadata["line"].removeprefix("charges[").removesuffix("]"))
             got = {"refused": reply.reason, "line": place, "line_reason": reply.metadata["line_reason"]}
@@ -207,7 +207,7 @@ class Machine(RuleBasedStateMachine):
         request = pb.GetHoldRequest(id=self.id_of[self.tree.holds[hold]["budget"]], hold_id=self.id_of[hold])
 
         async def expired() -> bool:
-            return (await self.desk.who.call(self.desk.stub.GetHold, request)).state == Hold.EXPIRED
+            return (await self.api.who.call(self.api.stub.GetHold, request)).state == Hold.EXPIRED
 
         self.world.run(eventually(expired))
 
@@ -220,7 +220,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _roll_over(self) -> None:
         """The whole tree goes over to its next period, once, with all that is held."""
-        who, stub = self.desk.who, self.desk.stub
+        who, stub = self.api.who, self.api.stub
         holds = sum(held["state"] in OPEN for held in self.tree.holds.values())
         request = pb.RolloverBudgetRequest(id=self.id_of["group"], early=True, request_id="next")
         reply = await who.call(stub.RolloverBudget, request)
@@ -241,7 +241,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _compare_numbers(self) -> None:
         """The numbers of all budgets, of both periods; and that the ledgers bear them out."""
-        who, stub = self.desk.who, self.desk.stub
+        who, stub = self.api.who, self.api.stub
         for name, expected in self.tree.budgets.items():
             budget = await who.call(stub.GetBudget, pb.GetBudgetRequest(id=self.id_of[name]))
             told = {field: cents(getattr(budget, field).amount) for field in (*_NUMBERS, "carried")}
@@ -251,7 +251,7 @@ class Machine(RuleBasedStateMachine):
 
     async def _compare(self) -> None:
         """Everything that is left behind: numbers, ledgers, holds, alerts."""
-        who, stub = self.desk.who, self.desk.stub
+        who, stub = self.api.who, self.api.stub
         for name in NAMES:
             id = self.id_of[name]
             budget = await who.call(stub.GetBudget, pb.GetBudgetRequest(id=id))
@@ -285,7 +285,7 @@ class Machine(RuleBasedStateMachine):
     def _ask(self, method: str, key: str, **given: Any) -> None:
         """Ask both, and compare what they say."""
         self.asked.append((method, key, given))
-        rpc = getattr(self.desk.stub, _RPCS[method])
+        rpc = getattr(self.api.stub, _RPCS[method])
         reply = self._reply(rpc, self._request(method, key, given))
         answer = self.tree.ask(method, key, **given)
         if isinstance(reply, Refusal):
@@ -295,7 +295,7 @@ class Machine(RuleBasedStateMachine):
 
     def _reply(self, rpc: Any, request: Message) -> Any:
         try:
-            return self.world.run(self.desk.who.call(rpc, request))
+            return self.world.run(self.api.who.call(rpc, request))
         except grpc.aio.AioRpcError as error:
             return Refusal.of(error)
 

@@ -9,35 +9,35 @@ from billing.budgets.v1.budget_pb2 import Budget
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from kit.ids import BUDGET
-from tests.budgets.conftest import Desk, eur
+from tests.budgets.conftest import BudgetsApi, eur
 from tests.budgets.rolling import YEAR, a_year_passes, noon, roll, series, this_month, timers
 from tests.harness.callers import refusal
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 
 
 class TestByItself:
-    async def present(self, desk: Desk, name: str, count: int) -> list[Budget]:
+    async def present(self, api: BudgetsApi, name: str, count: int) -> list[Budget]:
         async def opened() -> list[Budget]:
-            found = await series(desk, name)
+            found = await series(api, name)
             return found if len(found) >= count else []
 
         return await eventually(opened)
 
-    async def test_when_the_period_ends_the_next_one_is_opened(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open("1000", rollover=Budget.FULL, recurring=False)
-        await desk.charge(budget, "100")
-        await desk.hold(budget, "50")
+    async def test_when_the_period_ends_the_next_one_is_opened(self, api: BudgetsApi, admin: Any) -> None:
+        budget = await api.open("1000", rollover=Budget.FULL, recurring=False)
+        await api.charge(budget, "100")
+        await api.hold(budget, "50")
         await a_year_passes(admin, budget)
-        await desk.update(budget, recurring=True)
-        closed, opened = await self.present(desk, "Cloud", 2)
+        await api.update(budget, recurring=True)
+        closed, opened = await self.present(api, "Cloud", 2)
         assert (closed.state, opened.state, opened.carried) == (Budget.CLOSED, Budget.ACTIVE, eur("900.00"))
         assert (opened.period_start_date, opened.held) == (f"{YEAR}-01-01", eur("50.00"))
-        (entry, *_) = await desk.entries(opened)
+        (entry, *_) = await api.entries(opened)
         assert entry.actor == "service:budgets"
-        await desk.verify(closed, opened)
+        await api.verify(closed, opened)
 
-    async def test_period_after_period_until_the_present_one(self, desk: Desk) -> None:
-        await desk.open(
+    async def test_period_after_period_until_the_present_one(self, api: BudgetsApi) -> None:
+        await api.open(
             "100",
             name="Old",
             period_type=Budget.QUARTERLY,
@@ -48,105 +48,107 @@ class TestByItself:
         today = datetime.now(UTC).date().isoformat()
 
         async def caught_up() -> bool:
-            return (await series(desk, "Old"))[-1].period_end_date > today
+            return (await series(api, "Old"))[-1].period_end_date > today
 
         await eventually(caught_up)
-        found = await series(desk, "Old")
+        found = await series(api, "Old")
         assert [b.state for b in found] == [Budget.CLOSED] * (len(found) - 1) + [Budget.ACTIVE]
         assert [b.period_end_date for b in found[:-1]] == [b.period_start_date for b in found[1:]]
         assert found[-1].period_start_date <= today
         assert found[-1].carried.amount == f"{100 * (len(found) - 1)}.00"
-        await desk.verify(*found)
+        await api.verify(*found)
 
-    async def test_months_that_are_behind_catch_up_before_their_year_goes(self, desk: Desk, admin: Any) -> None:
-        year = await desk.open("12000", name="Year", recurring=False, rollover=Budget.FULL)
-        month = await desk.open(
+    async def test_months_that_are_behind_catch_up_before_their_year_goes(self, api: BudgetsApi, admin: Any) -> None:
+        year = await api.open("12000", name="Year", recurring=False, rollover=Budget.FULL)
+        month = await api.open(
             "1000", name="Month", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=f"{YEAR}-01-01",
             recurring=False,
         )  # fmt: skip
-        await desk.charge(month, "300", charge_time=noon(f"{YEAR}-01-10"))
+        await api.charge(month, "300", charge_time=noon(f"{YEAR}-01-10"))
         ids = [BUDGET.parse(budget.id) for budget in (year, month)]
         await a_year_passes(admin, year, month)
         await admin.execute("update budgets.budgets set recurring = true where id = any($1)", ids)
-        await desk.update(year, recurring=True)  # the year's timer alone
-        _, this_year = await self.present(desk, "Year", 2)
-        months = await self.present(desk, "Month", datetime.now(UTC).month + 12)
+        await api.update(year, recurring=True)  # the year's timer alone
+        _, this_year = await self.present(api, "Year", 2)
+        months = await self.present(api, "Month", datetime.now(UTC).month + 12)
         assert this_year.carried == eur("11700.00")
         assert {b.parent_id for b in months[:12]} == {year.id}
         assert {b.parent_id for b in months[12:]} == {this_year.id}
         assert months[-1].period_start_date == this_month()
-        await desk.verify(year, this_year, *months)
+        await api.verify(year, this_year, *months)
 
-    async def test_what_does_not_recur_any_more_is_left(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open()
+    async def test_what_does_not_recur_any_more_is_left(self, api: BudgetsApi, admin: Any) -> None:
+        budget = await api.open()
         assert await timers(admin, budget) == [("rollover", datetime(YEAR + 1, 1, 1, tzinfo=UTC))]
-        await desk.update(budget, recurring=False)
+        await api.update(budget, recurring=False)
         assert await timers(admin, budget) == []
-        await desk.update(budget, update_mask=FieldMask(paths=["recurring"]), recurring=True)
+        await api.update(budget, update_mask=FieldMask(paths=["recurring"]), recurring=True)
         assert len(await timers(admin, budget)) == 1
-        await desk.close(budget)
+        await api.close(budget)
         assert await timers(admin, budget) == []
-        again = await desk.who.call(desk.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
+        again = await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
         assert len(await timers(admin, budget)) == 1
-        opened = (await roll(desk, again)).opened
+        opened = (await roll(api, again)).opened
         assert await timers(admin, budget) == []
         assert await timers(admin, opened) == [("rollover", datetime(YEAR + 2, 1, 1, tzinfo=UTC))]
 
-    async def test_a_draft_waits_for_its_activation(self, desk: Desk, admin: Any) -> None:
-        draft = await desk.open(draft=True)
+    async def test_a_draft_waits_for_its_activation(self, api: BudgetsApi, admin: Any) -> None:
+        draft = await api.open(draft=True)
         assert await timers(admin, draft) == []
-        await desk.who.call(desk.stub.ActivateBudget, pb.ActivateBudgetRequest(id=draft.id))
+        await api.who.call(api.stub.ActivateBudget, pb.ActivateBudgetRequest(id=draft.id))
         assert len(await timers(admin, draft)) == 1
 
-    async def test_a_budget_for_the_past_is_left_alone_unless_it_is_to_recur(self, desk: Desk, admin: Any) -> None:
-        past = await desk.open(period_start_date=f"{YEAR - 3}-01-01")
+    async def test_a_budget_for_the_past_is_left_alone_unless_it_is_to_recur(self, api: BudgetsApi, admin: Any) -> None:
+        past = await api.open(period_start_date=f"{YEAR - 3}-01-01")
         assert not past.recurring
         assert await timers(admin, past) == []
 
-    async def test_a_custom_period_does_not_recur(self, desk: Desk) -> None:
-        budget = await desk.open(
+    async def test_a_custom_period_does_not_recur(self, api: BudgetsApi) -> None:
+        budget = await api.open(
             period_type=Budget.CUSTOM, period_start_date=f"{YEAR}-01-01", period_end_date=f"{YEAR + 1}-03-01"
         )
-        assert set((await refusal(desk.update(budget, recurring=True))).fields) == {"recurring"}
+        assert set((await refusal(api.update(budget, recurring=True))).fields) == {"recurring"}
 
-    async def test_retries_and_cancelled_timers_do_no_harm(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open(name="Once", recurring=False)
+    async def test_retries_and_cancelled_timers_do_no_harm(self, api: BudgetsApi, admin: Any) -> None:
+        budget = await api.open(name="Once", recurring=False)
         await a_year_passes(admin, budget)
-        done = await roll(desk, budget, early=False)
-        await desk.who.call(desk.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
-        await desk.update(budget, recurring=True)
+        done = await roll(api, budget, early=False)
+        await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
+        await api.update(budget, recurring=True)
 
         async def fired() -> bool:
             return not await timers(admin, budget)
 
         await eventually(fired)
-        assert [b.id for b in await series(desk, "Once")] == [budget.id, done.opened.id]
+        assert [b.id for b in await series(api, "Once")] == [budget.id, done.opened.id]
 
 
 class TestUpdateOfRollover:
-    async def test_the_cap_goes_with_capped_and_with_nothing_else(self, desk: Desk) -> None:
-        budget = await desk.open("1000")
-        assert set((await refusal(desk.update(budget, rollover=Budget.CAPPED))).fields) == {"rollover_cap"}
-        assert set((await refusal(desk.update(budget, rollover_cap=eur("5")))).fields) == {"rollover_cap"}
-        capped = await desk.update(budget, rollover=Budget.CAPPED, rollover_cap=eur("5"))
+    async def test_the_cap_goes_with_capped_and_with_nothing_else(self, api: BudgetsApi) -> None:
+        budget = await api.open("1000")
+        assert set((await refusal(api.update(budget, rollover=Budget.CAPPED))).fields) == {"rollover_cap"}
+        assert set((await refusal(api.update(budget, rollover_cap=eur("5")))).fields) == {"rollover_cap"}
+        capped = await api.update(budget, rollover=Budget.CAPPED, rollover_cap=eur("5"))
         assert capped.rollover_cap == eur("5.00")
-        assert (await desk.update(budget, rollover_cap=eur("7"))).rollover_cap == eur("7.00")
-        assert not (await desk.update(budget, rollover=Budget.FULL)).HasField("rollover_cap")
+        assert (await api.update(budget, rollover_cap=eur("7"))).rollover_cap == eur("7.00")
+        assert not (await api.update(budget, rollover=Budget.FULL)).HasField("rollover_cap")
 
 
 class TestFirstDay:
     @pytest.mark.parametrize("period_type", [Budget.MONTHLY, Budget.QUARTERLY, Budget.ANNUAL])
-    async def test_without_one_it_is_that_of_the_fiscal_period_of_today(self, desk: Desk, period_type: Any) -> None:
-        entity = await desk.company("FY", fiscal_year_start_month=2)
-        budget = await desk.open(entity_id=entity, period_type=period_type, period_start_date="")
+    async def test_without_one_it_is_that_of_the_fiscal_period_of_today(
+        self, api: BudgetsApi, period_type: Any
+    ) -> None:
+        entity = await api.company("FY", fiscal_year_start_month=2)
+        budget = await api.open(entity_id=entity, period_type=period_type, period_start_date="")
         today = datetime.now(UTC).date()
         assert budget.period_start_date <= today.isoformat() < budget.period_end_date
         started = date.fromisoformat(budget.period_start_date)
         months = {Budget.MONTHLY: 1, Budget.QUARTERLY: 3, Budget.ANNUAL: 12}[period_type]
         assert (started.day, (started.month - 2) % months) == (1, 0)
 
-    async def test_a_custom_period_has_one(self, desk: Desk) -> None:
+    async def test_a_custom_period_has_one(self, api: BudgetsApi) -> None:
         refused = await refusal(
-            desk.open(period_type=Budget.CUSTOM, period_start_date="", period_end_date=f"{YEAR + 1}-01-01")
+            api.open(period_type=Budget.CUSTOM, period_start_date="", period_end_date=f"{YEAR + 1}-01-01")
         )
         assert set(refused.fields) == {"period_start_date"}

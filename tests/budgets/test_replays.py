@@ -13,46 +13,46 @@ from billing.entities.v1.entity_service_pb2 import DeactivateEntityRequest, Upda
 from billing.type.v1.money_pb2 import Money
 
 from kit import clock
-from tests.budgets.conftest import Desk, eur
+from tests.budgets.conftest import BudgetsApi, eur
 from tests.harness.callers import Refusal, refusal
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 
 
 class TestOwnersThatWentOutOfBusiness:
-    async def test_a_budget_that_was_opened_is_told_again(self, desk: Desk) -> None:
-        entity = await desk.company("GOING")
-        opened = await desk.open(entity_id=entity, request_id="k")
-        await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
-        assert await desk.open(entity_id=entity, request_id="k") == opened
-        assert (await refusal(desk.open(entity_id=entity, request_id="other"))).reason == "OWNER_INACTIVE"
+    async def test_a_budget_that_was_opened_is_told_again(self, api: BudgetsApi) -> None:
+        entity = await api.company("GOING")
+        opened = await api.open(entity_id=entity, request_id="k")
+        await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
+        assert await api.open(entity_id=entity, request_id="k") == opened
+        assert (await refusal(api.open(entity_id=entity, request_id="other"))).reason == "OWNER_INACTIVE"
 
-    async def test_so_is_that_of_a_department(self, desk: Desk, company: str) -> None:
-        department = await desk.department(company)
-        opened = await desk.open(department_id=department, request_id="k")
+    async def test_so_is_that_of_a_department(self, api: BudgetsApi, company: str) -> None:
+        department = await api.department(company)
+        opened = await api.open(department_id=department, request_id="k")
         request = DeactivateDepartmentRequest(id=department)
-        await desk.who.call(desk.entities.departments.DeactivateDepartment, request)
-        assert await desk.open(department_id=department, request_id="k") == opened
-        assert (await refusal(desk.open(department_id=department, request_id="other"))).reason == "OWNER_INACTIVE"
+        await api.who.call(api.entities.departments.DeactivateDepartment, request)
+        assert await api.open(department_id=department, request_id="k") == opened
+        assert (await refusal(api.open(department_id=department, request_id="other"))).reason == "OWNER_INACTIVE"
 
-    async def test_another_request_with_the_key_is_a_mismatch_all_the_same(self, desk: Desk) -> None:
-        entity = await desk.company("GOING")
-        await desk.open(entity_id=entity, request_id="k")
-        await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
-        refused = await refusal(desk.open("2000", entity_id=entity, request_id="k"))
+    async def test_another_request_with_the_key_is_a_mismatch_all_the_same(self, api: BudgetsApi) -> None:
+        entity = await api.company("GOING")
+        await api.open(entity_id=entity, request_id="k")
+        await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
+        refused = await refusal(api.open("2000", entity_id=entity, request_id="k"))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
 
-    async def test_a_budget_that_was_reopened_is_told_again(self, desk: Desk) -> None:
-        entity = await desk.company("GOING")
-        budget = await desk.open(entity_id=entity)
-        await desk.close(budget)
+    async def test_a_budget_that_was_reopened_is_told_again(self, api: BudgetsApi) -> None:
+        entity = await api.company("GOING")
+        budget = await api.open(entity_id=entity)
+        await api.close(budget)
         reopening = pb.ReopenBudgetRequest(id=budget.id, request_id="k")
-        reopened = await desk.who.call(desk.stub.ReopenBudget, reopening)
-        await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
-        assert await desk.who.call(desk.stub.ReopenBudget, reopening) == reopened
+        reopened = await api.who.call(api.stub.ReopenBudget, reopening)
+        await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
+        assert await api.who.call(api.stub.ReopenBudget, reopening) == reopened
 
 
 async def test_a_period_that_the_fiscal_year_gave_is_told_again_when_that_begins_elsewhere(
-    desk: Desk, company: str
+    api: BudgetsApi, company: str
 ) -> None:
     year = clock.now().year
     opening = pb.CreateBudgetRequest(
@@ -63,30 +63,30 @@ async def test_a_period_that_the_fiscal_year_gave_is_told_again_when_that_begins
         amount=eur("1000"),
         request_id="k",
     )
-    opened = await desk.who.call(desk.stub.CreateBudget, opening)
+    opened = await api.who.call(api.stub.CreateBudget, opening)
     assert opened.period_start_date == f"{year}-01-01"
     changed = UpdateEntityRequest(id=company, fiscal_year_start_month=12)
-    await desk.who.call(desk.entities.entities.UpdateEntity, changed)
-    assert await desk.who.call(desk.stub.CreateBudget, opening) == opened
+    await api.who.call(api.entities.entities.UpdateEntity, changed)
+    assert await api.who.call(api.stub.CreateBudget, opening) == opened
     opening.request_id = "other"
-    refused = await refusal(desk.who.call(desk.stub.CreateBudget, opening))
+    refused = await refusal(api.who.call(api.stub.CreateBudget, opening))
     assert set(refused.fields) == {"period_end_date"}
 
 
 async def test_what_was_converted_is_told_again_when_the_rate_is_gone(
-    desk: Desk, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]"
+    api: BudgetsApi, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
-    await desk.set_rates("EUR/USD 1.25")
-    source, target = await desk.open("1000"), await desk.open(amount=Money(currency_code="USD", amount="100"))
+    await api.set_rates("EUR/USD 1.25")
+    source, target = await api.open("1000"), await api.open(amount=Money(currency_code="USD", amount="100"))
 
     def transfer(key: str) -> Awaitable[Transfer]:
         request = pb.TransferBudgetRequest(id=source.id, to_budget_id=target.id, amount=eur("10"), request_id=key)
-        return desk.who.call(desk.stub.TransferBudget, request)
+        return api.who.call(api.stub.TransferBudget, request)
 
     done = await transfer("k")
     # As time does, which makes it too old; that another one came makes nobody remember it.
     await admin.execute("delete from entities.exchange_rates where tenant_id = $1", tenant)
-    await desk.set_rates("GBP/JPY 190")
+    await api.set_rates("GBP/JPY 190")
 
     async def refused() -> bool:
         try:

@@ -19,20 +19,20 @@ from billing.entities.v1.entity_service_pb2 import DeactivateEntityRequest
 from billing.type.v1.money_pb2 import Money
 
 from kit.ids import BUDGET
-from tests.budgets.conftest import Desk, eur, numbers
+from tests.budgets.conftest import BudgetsApi, eur, numbers
 from tests.budgets.rolling import YEAR, a_year_passes, below, noon, roll, series, this_month
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import Heard, eventually
+from tests.harness.observe import PublishedEvents, eventually
 
 
 class TestRolloverBudget:
-    async def test_the_period_is_closed_and_the_next_one_is_opened(self, desk: Desk) -> None:
-        budget = await desk.open(
+    async def test_the_period_is_closed_and_the_next_one_is_opened(self, api: BudgetsApi) -> None:
+        budget = await api.open(
             "1000", category="cloud", gl_code="6805", rollover=Budget.FULL, alert_thresholds_bp=[7000],
             tolerance_bp=100, overspend_policy=Budget.ALLOW_WITHIN_TOLERANCE, carry_overspend=True,
         )  # fmt: skip
-        await desk.charge(budget, "400")
-        done = await roll(desk, budget)
+        await api.charge(budget, "400")
+        done = await roll(api, budget)
         closed, opened = done.closed, done.opened
         assert (closed.id, closed.state, closed.amount, closed.carried) == (
             budget.id, Budget.CLOSED, eur("1000.00"), eur("-600.00"),
@@ -47,8 +47,8 @@ class TestRolloverBudget:
             "alert_thresholds_bp", "recurring", "rollover", "carry_overspend", "parent_id",
         ):  # fmt: skip
             assert getattr(opened, field) == getattr(budget, field), field
-        assert (await desk.get(budget), await desk.get(opened)) == (closed, opened)
-        (out, *_), (came,) = await desk.entries(budget), await desk.entries(opened)
+        assert (await api.get(budget), await api.get(opened)) == (closed, opened)
+        (out, *_), (came,) = await api.entries(budget), await api.entries(opened)
         assert (out.entry_type, out.amount, out.counterpart_budget_id) == (Entry.ROLLOVER_OUT, eur("600.00"), opened.id)
         assert (came.entry_type, came.amount, came.counterpart_budget_id) == (
             Entry.ROLLOVER_IN,
@@ -56,7 +56,7 @@ class TestRolloverBudget:
             budget.id,
         )
         assert (out.budget_amount_after, came.budget_amount_after) == (eur("400.00"), eur("1600.00"))
-        await desk.verify(budget, opened)
+        await api.verify(budget, opened)
 
     @pytest.mark.parametrize(
         ("given", "spent", "carried"),
@@ -71,105 +71,105 @@ class TestRolloverBudget:
             ({"rollover": Budget.FULL, "carry_overspend": True}, "2500", "-1500.00"),
         ],
     )
-    async def test_what_is_carried_over(self, desk: Desk, given: dict[str, Any], spent: str, carried: str) -> None:
-        budget = await desk.open("1000", overspend_policy=Budget.WARN, **given)
-        await desk.charge(budget, spent)
-        done = await roll(desk, budget)
+    async def test_what_is_carried_over(self, api: BudgetsApi, given: dict[str, Any], spent: str, carried: str) -> None:
+        budget = await api.open("1000", overspend_policy=Budget.WARN, **given)
+        await api.charge(budget, spent)
+        done = await roll(api, budget)
         assert (done.carried.amount, done.opened.carried.amount) == (carried, carried)
-        await desk.verify(done.closed, done.opened)
+        await api.verify(done.closed, done.opened)
 
-    async def test_what_was_carried_is_carried_on(self, desk: Desk) -> None:
-        budget = await desk.open("1000", rollover=Budget.FULL)
+    async def test_what_was_carried_is_carried_on(self, api: BudgetsApi) -> None:
+        budget = await api.open("1000", rollover=Budget.FULL)
         for carried in ("1000.00", "2000.00", "3000.00"):
-            done = await roll(desk, budget)
+            done = await roll(api, budget)
             assert done.carried.amount == carried
-            await desk.verify(done.closed, done.opened)
+            await api.verify(done.closed, done.opened)
             budget = done.opened
 
-    async def test_the_next_amount_may_be_another_one(self, desk: Desk) -> None:
-        budget = await desk.open("1000")
-        assert (await roll(desk, budget, next_amount=eur("750"))).opened.amount == eur("750.00")
-        other = await desk.open("1000")
-        in_dollars = await refusal(roll(desk, other, next_amount=Money(currency_code="USD", amount="1")))
+    async def test_the_next_amount_may_be_another_one(self, api: BudgetsApi) -> None:
+        budget = await api.open("1000")
+        assert (await roll(api, budget, next_amount=eur("750"))).opened.amount == eur("750.00")
+        other = await api.open("1000")
+        in_dollars = await refusal(roll(api, other, next_amount=Money(currency_code="USD", amount="1")))
         assert in_dollars.reason == "CURRENCY_MISMATCH"
 
-    async def test_a_custom_period_is_told_its_next_end(self, desk: Desk) -> None:
-        budget = await desk.open(
+    async def test_a_custom_period_is_told_its_next_end(self, api: BudgetsApi) -> None:
+        budget = await api.open(
             period_type=Budget.CUSTOM, period_start_date=f"{YEAR}-01-01", period_end_date=f"{YEAR + 1}-03-01"
         )
         for wrong in ("", f"{YEAR + 1}-03-01"):
-            assert set((await refusal(roll(desk, budget, next_period_end_date=wrong))).fields) == {
+            assert set((await refusal(roll(api, budget, next_period_end_date=wrong))).fields) == {
                 "next_period_end_date"
             }
-        opened = (await roll(desk, budget, next_period_end_date=f"{YEAR + 1}-04-15")).opened
+        opened = (await roll(api, budget, next_period_end_date=f"{YEAR + 1}-04-15")).opened
         assert (opened.period_start_date, opened.period_end_date) == (f"{YEAR + 1}-03-01", f"{YEAR + 1}-04-15")
-        month = await desk.open(period_type=Budget.MONTHLY)
-        refused = await refusal(roll(desk, month, next_period_end_date=f"{YEAR + 1}-04-15"))
+        month = await api.open(period_type=Budget.MONTHLY)
+        refused = await refusal(roll(api, month, next_period_end_date=f"{YEAR + 1}-04-15"))
         assert set(refused.fields) == {"next_period_end_date"}
 
-    async def test_before_the_end_only_if_it_is_said(self, desk: Desk) -> None:
-        budget = await desk.open()
-        refused = await refusal(roll(desk, budget, early=False))
+    async def test_before_the_end_only_if_it_is_said(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        refused = await refusal(roll(api, budget, early=False))
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PERIOD_NOT_OVER")
         assert refused.metadata["period_end_time"].startswith(f"{YEAR + 1}-01-01T00:00:00")
 
-    async def test_after_the_end_nothing_need_be_said(self, desk: Desk) -> None:
-        budget = await desk.open(period_start_date=f"{YEAR - 1}-01-01", recurring=False)
-        await desk.charge(budget, "100", charge_time=noon(f"{YEAR - 1}-06-30"))
-        opened = (await roll(desk, budget, early=False)).opened
+    async def test_after_the_end_nothing_need_be_said(self, api: BudgetsApi) -> None:
+        budget = await api.open(period_start_date=f"{YEAR - 1}-01-01", recurring=False)
+        await api.charge(budget, "100", charge_time=noon(f"{YEAR - 1}-06-30"))
+        opened = (await roll(api, budget, early=False)).opened
         assert opened.period_start_date == f"{YEAR}-01-01"
-        await desk.charge(opened, "1")
+        await api.charge(opened, "1")
 
-    async def test_a_period_is_opened_once(self, desk: Desk) -> None:
-        budget = await desk.open()
-        opened = (await roll(desk, budget)).opened
-        refused = await refusal(roll(desk, budget))
+    async def test_a_period_is_opened_once(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        opened = (await roll(api, budget)).opened
+        refused = await refusal(roll(api, budget))
         assert (refused.reason, refused.metadata["opened_budget_id"]) == ("PERIOD_OPENED", opened.id)
 
-    async def test_two_at_once_open_one(self, desk: Desk) -> None:
-        budget = await desk.open(rollover=Budget.FULL)
-        await desk.hold(budget, "10")
-        outcomes = await asyncio.gather(*(roll(desk, budget) for _ in range(5)), return_exceptions=True)
+    async def test_two_at_once_open_one(self, api: BudgetsApi) -> None:
+        budget = await api.open(rollover=Budget.FULL)
+        await api.hold(budget, "10")
+        outcomes = await asyncio.gather(*(roll(api, budget) for _ in range(5)), return_exceptions=True)
         assert sum(isinstance(outcome, Rollover) for outcome in outcomes) == 1
-        assert [b.period_number for b in await series(desk, "Cloud")] == [0, 1]
-        await desk.verify(*await series(desk, "Cloud"))
+        assert [b.period_number for b in await series(api, "Cloud")] == [0, 1]
+        await api.verify(*await series(api, "Cloud"))
 
-    async def test_the_same_key_gives_the_same_answer(self, desk: Desk) -> None:
-        budget = await desk.open()
-        assert await roll(desk, budget, "k") == await roll(desk, budget, "k")
+    async def test_the_same_key_gives_the_same_answer(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        assert await roll(api, budget, "k") == await roll(api, budget, "k")
 
     @pytest.mark.parametrize("draft", [True, False])
-    async def test_only_an_active_budget_is_rolled_over(self, desk: Desk, draft: bool) -> None:  # noqa: FBT001
-        budget = await desk.open(draft=draft)
+    async def test_only_an_active_budget_is_rolled_over(self, api: BudgetsApi, draft: bool) -> None:  # noqa: FBT001
+        budget = await api.open(draft=draft)
         if not draft:
-            await desk.close(budget)
-        assert (await refusal(roll(desk, budget))).reason == "BUDGET_STATE"
+            await api.close(budget)
+        assert (await refusal(roll(api, budget))).reason == "BUDGET_STATE"
 
     async def test_a_budget_that_may_not_be_seen_is_not_found(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        budget = await desk.open()
+        budget = await api.open()
         for stranger in (caller("finance", entity_scope=[]), caller("finance", tenant=uuid4())):
-            assert (await refusal(roll(desk_of(stranger), budget))).reason == "BUDGET_NOT_FOUND"
+            assert (await refusal(roll(api_for(stranger), budget))).reason == "BUDGET_NOT_FOUND"
 
-    async def test_one_hears_of_it(self, desk: Desk, heard: Heard) -> None:
-        done = await roll(desk, await desk.open("100", rollover=Budget.FULL))
-        told = await heard.first(BudgetRolledOver)
+    async def test_one_hears_of_it(self, api: BudgetsApi, published_events: PublishedEvents) -> None:
+        done = await roll(api, await api.open("100", rollover=Budget.FULL))
+        told = await published_events.first(BudgetRolledOver)
         assert (told.closed_budget_id, told.opened_budget_id) == (done.closed.id, done.opened.id)
-        assert (told.entity_id, told.carried) == (desk.entity_id, eur("100.00"))
-        assert (await heard.first(BudgetClosed)).budget_id == done.closed.id
+        assert (told.entity_id, told.carried) == (api.entity_id, eur("100.00"))
+        assert (await published_events.first(BudgetClosed)).budget_id == done.closed.id
 
-    async def test_a_budget_that_was_opened_again_for_late_bills_stays_rolled_over(self, desk: Desk) -> None:
-        done = await roll(desk, await desk.open("100"))
-        again = await desk.who.call(desk.stub.ReopenBudget, pb.ReopenBudgetRequest(id=done.closed.id))
-        await desk.charge(again, "10")
-        assert (await refusal(roll(desk, again))).reason == "PERIOD_OPENED"
-        await desk.verify(again, done.opened)
+    async def test_a_budget_that_was_opened_again_for_late_bills_stays_rolled_over(self, api: BudgetsApi) -> None:
+        done = await roll(api, await api.open("100"))
+        again = await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=done.closed.id))
+        await api.charge(again, "10")
+        assert (await refusal(roll(api, again))).reason == "PERIOD_OPENED"
+        await api.verify(again, done.opened)
 
-    async def test_an_amount_that_was_tampered_with_is_found(self, desk: Desk, admin: Any) -> None:
-        opened = (await roll(desk, await desk.open("100", rollover=Budget.FULL))).opened
+    async def test_an_amount_that_was_tampered_with_is_found(self, api: BudgetsApi, admin: Any) -> None:
+        opened = (await roll(api, await api.open("100", rollover=Budget.FULL))).opened
         await admin.execute("update budgets.budgets set carried = 999 where id = $1", BUDGET.parse(opened.id))
-        seen = await desk.who.call(desk.stub.VerifyBudget, pb.VerifyBudgetRequest(id=opened.id))
+        seen = await api.who.call(api.stub.VerifyBudget, pb.VerifyBudgetRequest(id=opened.id))
         assert (seen.verified, seen.budget_amount, seen.budget_amount_by_ledger) == (
             False,
             eur("1099.00"),
@@ -178,25 +178,27 @@ class TestRolloverBudget:
 
 
 class TestHolds:
-    async def test_open_holds_move_along_and_are_captured_under_the_old_budget(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open("1000", recurring=False)
-        kept, promised = await desk.hold(budget, "100"), await desk.commit(await desk.hold(budget, "200"))
-        ended = await desk.capture(await desk.hold(budget, "50"))
+    async def test_open_holds_move_along_and_are_captured_under_the_old_budget(
+        self, api: BudgetsApi, admin: Any
+    ) -> None:
+        budget = await api.open("1000", recurring=False)
+        kept, promised = await api.hold(budget, "100"), await api.commit(await api.hold(budget, "200"))
+        ended = await api.capture(await api.hold(budget, "50"))
         await a_year_passes(admin, budget)
-        done = await roll(desk, budget, early=False)
+        done = await roll(api, budget, early=False)
         assert (done.moved_hold_count, done.opened_budget_count) == (2, 1)
         assert numbers(done.closed) == ("50.00", "0.00", "0.00", "50.00", "950.00")
         assert numbers(done.opened) == ("0.00", "100.00", "200.00", "0.00", "700.00")
-        assert {hold.id for hold in await desk.holds(done.opened)} == {kept.id, promised.id}
-        assert [hold.id for hold in await desk.holds(budget)] == [ended.id]
-        await desk.verify(done.closed, done.opened)
-        captured = await desk.capture(kept, "60")
+        assert {hold.id for hold in await api.holds(done.opened)} == {kept.id, promised.id}
+        assert [hold.id for hold in await api.holds(budget)] == [ended.id]
+        await api.verify(done.closed, done.opened)
+        captured = await api.capture(kept, "60")
         assert (captured.budget_id, captured.open) == (done.opened.id, eur("40.00"))
-        released = await desk.release(promised)
+        released = await api.release(promised)
         assert (released.budget_id, released.state) == (done.opened.id, Hold.RELEASED)
-        assert (await desk.get_hold(kept)).budget_id == done.opened.id
-        assert numbers(await desk.get(done.opened)) == ("60.00", "40.00", "0.00", "60.00", "900.00")
-        await desk.verify(done.closed, done.opened)
+        assert (await api.get_hold(kept)).budget_id == done.opened.id
+        assert numbers(await api.get(done.opened)) == ("60.00", "40.00", "0.00", "60.00", "900.00")
+        await api.verify(done.closed, done.opened)
 
     @pytest.mark.parametrize(
         ("rule", "next_amount", "carried"),
@@ -209,67 +211,67 @@ class TestHolds:
         ],
     )
     async def test_they_bring_what_they_need_beyond_the_new_amount(
-        self, desk: Desk, rule: Any, next_amount: str, carried: str
+        self, api: BudgetsApi, rule: Any, next_amount: str, carried: str
     ) -> None:
         cap = eur("150") if rule == Budget.CAPPED else None
-        budget = await desk.open("1000", rollover=rule, rollover_cap=cap)
-        await desk.charge(budget, "200")
-        await desk.hold(budget, "300")
-        done = await roll(desk, budget, next_amount=eur(next_amount))
+        budget = await api.open("1000", rollover=rule, rollover_cap=cap)
+        await api.charge(budget, "200")
+        await api.hold(budget, "300")
+        done = await roll(api, budget, next_amount=eur(next_amount))
         assert done.carried.amount == carried
         assert Decimal(done.opened.available.amount) >= 0
-        await desk.verify(done.closed, done.opened)
+        await api.verify(done.closed, done.opened)
 
-    async def test_beyond_a_tolerance_they_bring_what_the_policy_asks_for(self, desk: Desk) -> None:
+    async def test_beyond_a_tolerance_they_bring_what_the_policy_asks_for(self, api: BudgetsApi) -> None:
         policy = Budget.ALLOW_WITHIN_TOLERANCE
-        budget = await desk.open("100", overspend_policy=policy, tolerance_bp=5000, carry_overspend=True)
-        await desk.charge(budget, "70")
-        await desk.hold(budget, "80")
-        done = await roll(desk, budget, next_amount=eur("10"))
+        budget = await api.open("100", overspend_policy=policy, tolerance_bp=5000, carry_overspend=True)
+        await api.charge(budget, "70")
+        await api.hold(budget, "80")
+        done = await roll(api, budget, next_amount=eur("10"))
         assert done.carried == eur("43.34")
-        await desk.verify(done.closed, done.opened)
+        await api.verify(done.closed, done.opened)
 
-    async def test_the_holds_of_budgets_below_count_above_on_both_sides(self, desk: Desk) -> None:
-        group = await desk.open("1000", name="Group", rollover=Budget.FULL)
-        team = await desk.open("500", name="Team", parent_id=group.id, rollover=Budget.FULL)
-        unit = await desk.open("300", name="Unit", parent_id=team.id)
-        await desk.charge(unit, "40")
+    async def test_the_holds_of_budgets_below_count_above_on_both_sides(self, api: BudgetsApi) -> None:
+        group = await api.open("1000", name="Group", rollover=Budget.FULL)
+        team = await api.open("500", name="Team", parent_id=group.id, rollover=Budget.FULL)
+        unit = await api.open("300", name="Unit", parent_id=team.id)
+        await api.charge(unit, "40")
         for budget, amount in ((group, "10"), (team, "20"), (unit, "30")):
-            await desk.hold(budget, amount)
-        await desk.commit(await desk.hold(unit, "5"))
-        done = await roll(desk, group)
+            await api.hold(budget, amount)
+        await api.commit(await api.hold(unit, "5"))
+        done = await roll(api, group)
         assert (done.moved_hold_count, done.opened_budget_count) == (4, 3)
-        (new_team,) = await below(desk, done.opened)
-        (new_unit,) = await below(desk, new_team)
+        (new_team,) = await below(api, done.opened)
+        (new_unit,) = await below(api, new_team)
         assert [budget.previous_id for budget in (new_team, new_unit)] == [team.id, unit.id]
         assert numbers(done.opened) == ("0.00", "60.00", "5.00", "0.00", "1895.00")
         assert numbers(new_team) == ("0.00", "50.00", "5.00", "0.00", "905.00")
         assert numbers(new_unit) == ("0.00", "30.00", "5.00", "0.00", "265.00")
         assert numbers(done.closed) == ("40.00", "0.00", "0.00", "0.00", "0.00")
-        await desk.verify(group, team, unit, done.opened, new_team, new_unit)
+        await api.verify(group, team, unit, done.opened, new_team, new_unit)
 
-    async def test_holds_of_a_budget_that_stays_behind_stay_with_it_and_keep_their_cover(self, desk: Desk) -> None:
-        group = await desk.open("100", rollover=Budget.FULL)
-        stays = await desk.open("100", parent_id=group.id, recurring=False)
-        hold = await desk.hold(stays, "30")
-        await desk.hold(group, "20")
-        done = await roll(desk, group)
+    async def test_holds_of_a_budget_that_stays_behind_stay_with_it_and_keep_their_cover(self, api: BudgetsApi) -> None:
+        group = await api.open("100", rollover=Budget.FULL)
+        stays = await api.open("100", parent_id=group.id, recurring=False)
+        hold = await api.hold(stays, "30")
+        await api.hold(group, "20")
+        done = await roll(api, group)
         assert (done.carried, done.moved_hold_count, done.opened_budget_count) == (eur("70.00"), 1, 1)
         assert numbers(done.closed) == ("0.00", "30.00", "0.00", "0.00", "0.00")
-        assert (await desk.get(stays)).state == Budget.ACTIVE
-        await desk.release(hold)
-        await desk.verify(group, stays, done.opened)
+        assert (await api.get(stays)).state == Budget.ACTIVE
+        await api.release(hold)
+        await api.verify(group, stays, done.opened)
 
-    async def test_marks_passed_by_what_moved_raise_their_alerts(self, desk: Desk) -> None:
-        budget = await desk.open("100", alert_thresholds_bp=[5000])
-        await desk.hold(budget, "60")
-        done = await roll(desk, budget)
-        assert [alert.state for alert in await desk.alerts(done.opened)] == [Alert.OPEN]
+    async def test_marks_passed_by_what_moved_raise_their_alerts(self, api: BudgetsApi) -> None:
+        budget = await api.open("100", alert_thresholds_bp=[5000])
+        await api.hold(budget, "60")
+        done = await roll(api, budget)
+        assert [alert.state for alert in await api.alerts(done.opened)] == [Alert.OPEN]
 
-    async def test_while_the_tree_is_charged_nothing_is_lost(self, desk: Desk) -> None:
-        group = await desk.open("10000", name="Group", rollover=Budget.FULL)
-        team = await desk.open("5000", name="Team", parent_id=group.id, rollover=Budget.FULL)
-        holds = [await desk.hold(team, "10") for _ in range(20)]
+    async def test_while_the_tree_is_charged_nothing_is_lost(self, api: BudgetsApi) -> None:
+        group = await api.open("10000", name="Group", rollover=Budget.FULL)
+        team = await api.open("5000", name="Team", parent_id=group.id, rollover=Budget.FULL)
+        holds = [await api.hold(team, "10") for _ in range(20)]
 
         async def tried(wanted: Awaitable[object]) -> None:
             try:
@@ -277,117 +279,117 @@ class TestHolds:
             except grpc.aio.AioRpcError as error:
                 assert error.code() in {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED}, error
 
-        releases = [tried(desk.release(hold)) for hold in holds]
-        captures = [tried(desk.capture(hold, "5")) for hold in holds]
-        charges = [tried(desk.charge(team, "1")) for _ in range(40)]
-        rolling = asyncio.create_task(roll(desk, group))
+        releases = [tried(api.release(hold)) for hold in holds]
+        captures = [tried(api.capture(hold, "5")) for hold in holds]
+        charges = [tried(api.charge(team, "1")) for _ in range(40)]
+        rolling = asyncio.create_task(roll(api, group))
         await asyncio.gather(*releases, *captures, *charges)
         done = await rolling
-        (new_team,) = await below(desk, done.opened)
-        await desk.verify(group, team, done.opened, new_team)
+        (new_team,) = await below(api, done.opened)
+        await api.verify(group, team, done.opened, new_team)
         for hold in holds:
-            assert (await desk.get_hold(hold)).budget_id in {team.id, new_team.id}
+            assert (await api.get_hold(hold)).budget_id in {team.id, new_team.id}
 
 
 class TestTrees:
-    async def test_a_month_rolls_alone_within_the_year(self, desk: Desk, admin: Any) -> None:
-        year = await desk.open("12000", name="Year", recurring=False)
-        month = await desk.open(
+    async def test_a_month_rolls_alone_within_the_year(self, api: BudgetsApi, admin: Any) -> None:
+        year = await api.open("12000", name="Year", recurring=False)
+        month = await api.open(
             "1000", name="Month", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=f"{YEAR}-01-01",
             rollover=Budget.FULL, recurring=False,
         )  # fmt: skip
-        await desk.charge(month, "300", charge_time=noon(f"{YEAR}-01-10"))
-        done = await roll(desk, month)
+        await api.charge(month, "300", charge_time=noon(f"{YEAR}-01-10"))
+        done = await roll(api, month)
         assert (done.opened.parent_id, done.opened.period_start_date) == (year.id, f"{YEAR}-02-01")
         assert done.carried == eur("700.00")
-        await desk.charge(done.opened, "1500", charge_time=noon(f"{YEAR}-02-10"))
-        assert numbers(await desk.get(year)) == ("1800.00", "0.00", "0.00", "0.00", "10200.00")
-        await desk.verify(year, month, done.opened)
+        await api.charge(done.opened, "1500", charge_time=noon(f"{YEAR}-02-10"))
+        assert numbers(await api.get(year)) == ("1800.00", "0.00", "0.00", "0.00", "10200.00")
+        await api.verify(year, month, done.opened)
 
-    async def test_holds_of_a_month_stay_what_they_are_for_the_year(self, desk: Desk) -> None:
-        year = await desk.open(
+    async def test_holds_of_a_month_stay_what_they_are_for_the_year(self, api: BudgetsApi) -> None:
+        year = await api.open(
             "12000", name="Years", period_type=Budget.CUSTOM, period_start_date=f"{YEAR}-01-01",
             period_end_date=f"{YEAR + 2}-01-01",
         )  # fmt: skip
-        month = await desk.open("1000", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=this_month())
-        await desk.hold(month, "100")
-        before = await desk.get(year)
-        done = await roll(desk, month)
+        month = await api.open("1000", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=this_month())
+        await api.hold(month, "100")
+        before = await api.get(year)
+        done = await roll(api, month)
         assert done.opened.held == eur("100.00")
-        assert await desk.get(year) == before
-        await desk.verify(year, month, done.opened)
+        assert await api.get(year) == before
+        await api.verify(year, month, done.opened)
 
-    async def test_the_last_month_goes_with_the_year(self, desk: Desk) -> None:
-        year = await desk.open("12000", name="Year")
-        december = await desk.open(
+    async def test_the_last_month_goes_with_the_year(self, api: BudgetsApi) -> None:
+        year = await api.open("12000", name="Year")
+        december = await api.open(
             "1000", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=f"{YEAR}-12-01"
         )
-        summer = await desk.open(
+        summer = await api.open(
             "1000", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=f"{YEAR}-06-01", recurring=False
         )
-        refused = await refusal(roll(desk, december))
+        refused = await refusal(roll(api, december))
         assert (refused.reason, refused.metadata["parent_id"]) == ("PARENT_NOT_ROLLED_OVER", year.id)
-        done = await roll(desk, year)
-        (january,) = await below(desk, done.opened)
+        done = await roll(api, year)
+        (january,) = await below(api, done.opened)
         assert (january.period_start_date, january.previous_id) == (f"{YEAR + 1}-01-01", december.id)
-        assert (await desk.get(december)).state == Budget.CLOSED
-        assert (await desk.get(summer)).state == Budget.ACTIVE
+        assert (await api.get(december)).state == Budget.CLOSED
+        assert (await api.get(summer)).state == Budget.ACTIVE
 
-    async def test_one_that_was_left_behind_finds_the_next_year(self, desk: Desk) -> None:
-        year = await desk.open("100", name="Year")
-        late = await desk.open("50", parent_id=year.id, recurring=False)
-        await desk.hold(late, "30")
-        next_year = (await roll(desk, year)).opened
-        done = await roll(desk, late)
+    async def test_one_that_was_left_behind_finds_the_next_year(self, api: BudgetsApi) -> None:
+        year = await api.open("100", name="Year")
+        late = await api.open("50", parent_id=year.id, recurring=False)
+        await api.hold(late, "30")
+        next_year = (await roll(api, year)).opened
+        done = await roll(api, late)
         assert done.opened.parent_id == next_year.id
-        assert numbers(await desk.get(next_year)) == ("0.00", "30.00", "0.00", "0.00", "70.00")
-        await desk.verify(year, late, next_year, done.opened)
+        assert numbers(await api.get(next_year)) == ("0.00", "30.00", "0.00", "0.00", "70.00")
+        await api.verify(year, late, next_year, done.opened)
 
-    async def test_but_not_where_its_holds_find_no_room_there(self, desk: Desk) -> None:
-        year = await desk.open("100", name="Year")
-        late = await desk.open("50", parent_id=year.id, recurring=False)
-        await desk.hold(late, "30")
-        next_year = (await roll(desk, year, next_amount=eur("20"))).opened
-        refused = await refusal(roll(desk, late))
+    async def test_but_not_where_its_holds_find_no_room_there(self, api: BudgetsApi) -> None:
+        year = await api.open("100", name="Year")
+        late = await api.open("50", parent_id=year.id, recurring=False)
+        await api.hold(late, "30")
+        next_year = (await roll(api, year, next_amount=eur("20"))).opened
+        refused = await refusal(roll(api, late))
         assert (refused.reason, refused.metadata["budget_id"]) == ("BUDGET_EXCEEDED", next_year.id)
-        await desk.verify(year, late, next_year)
+        await api.verify(year, late, next_year)
 
-    async def test_anchored_on_the_31st_each_month_ends_where_it_should(self, desk: Desk) -> None:
-        budget = await desk.open(period_type=Budget.MONTHLY, period_start_date=f"{YEAR + 1}-01-31", recurring=False)
+    async def test_anchored_on_the_31st_each_month_ends_where_it_should(self, api: BudgetsApi) -> None:
+        budget = await api.open(period_type=Budget.MONTHLY, period_start_date=f"{YEAR + 1}-01-31", recurring=False)
         ends = [budget.period_end_date]
         for _ in range(3):
-            budget = (await roll(desk, budget)).opened
+            budget = (await roll(api, budget)).opened
             ends.append(budget.period_end_date)
         assert [end[5:] for end in ends] == ["02-28" if (YEAR + 1) % 4 else "02-29", "03-31", "04-30", "05-31"]
 
-    async def test_an_entity_that_went_out_of_business_gets_no_next_period(self, desk: Desk, admin: Any) -> None:
-        budget = await desk.open()
-        entity = desk.entity_id
-        await desk.who.call(desk.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
+    async def test_an_entity_that_went_out_of_business_gets_no_next_period(self, api: BudgetsApi, admin: Any) -> None:
+        budget = await api.open()
+        entity = api.entity_id
+        await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
 
         async def closed() -> bool:
-            return (await desk.get(budget)).state == Budget.CLOSED
+            return (await api.get(budget)).state == Budget.CLOSED
 
         await eventually(closed)
         await admin.execute("update budgets.budgets set state = 'ACTIVE' where id = $1", BUDGET.parse(budget.id))
-        done = await roll(desk, budget)
+        done = await roll(api, budget)
         assert (done.closed.state, done.HasField("opened"), done.opened_budget_count) == (Budget.CLOSED, False, 0)
 
 
 class TestValidateOnly:
     async def test_it_tells_the_result_and_keeps_nothing(
-        self, desk: Desk, outbox_events: Callable[[str], Awaitable[Sequence[Any]]]
+        self, api: BudgetsApi, outbox_events: Callable[[str], Awaitable[Sequence[Any]]]
     ) -> None:
-        group = await desk.open("100", name="Group", rollover=Budget.FULL, alert_thresholds_bp=[9000])
-        team = await desk.open("100", name="Team", parent_id=group.id)
-        hold = await desk.hold(team, "10")
-        before = await desk.get(group), await desk.get(team)
-        seen = await roll(desk, group, "k", validate_only=True)
+        group = await api.open("100", name="Group", rollover=Budget.FULL, alert_thresholds_bp=[9000])
+        team = await api.open("100", name="Team", parent_id=group.id)
+        hold = await api.hold(team, "10")
+        before = await api.get(group), await api.get(team)
+        seen = await roll(api, group, "k", validate_only=True)
         assert (seen.carried, seen.moved_hold_count, seen.opened_budget_count) == (eur("100.00"), 1, 2)
         assert (seen.opened.id, seen.opened.held) == ("", eur("10.00"))
-        assert (await desk.get(group), await desk.get(team)) == before
-        assert len(await series(desk, "Group")) == 1
-        assert (await desk.get_hold(hold)).budget_id == team.id
-        assert len(await desk.entries(group)) == 1
+        assert (await api.get(group), await api.get(team)) == before
+        assert len(await series(api, "Group")) == 1
+        assert (await api.get_hold(hold)).budget_id == team.id
+        assert len(await api.entries(group)) == 1
         assert await outbox_events("budgets") == []
-        assert (await roll(desk, group, "k")).carried == eur("100.00")
+        assert (await roll(api, group, "k")).carried == eur("100.00")

@@ -26,7 +26,7 @@ from kit.telemetry import Trace
 from services.budgets import rpc
 from services.budgets.domain.summaries import GroupBy
 from services.budgets.store import reports
-from tests.budgets.conftest import Desk, eur
+from tests.budgets.conftest import BudgetsApi, eur
 from tests.budgets.rolling import YEAR
 from tests.harness.callers import Caller, refusal
 from tests.harness.databases import Copy
@@ -44,8 +44,8 @@ def service(service_of: Callable[[UUID], Caller], tenant: UUID) -> Caller:
     return service_of(tenant)
 
 
-async def summarize(desk: Desk, who: Caller, **given: Any) -> Sequence[BudgetSummary]:
-    return (await who.call(desk.stub.SummarizeBudgets, pb.SummarizeBudgetsRequest(**given))).summaries
+async def summarize(api: BudgetsApi, who: Caller, **given: Any) -> Sequence[BudgetSummary]:
+    return (await who.call(api.stub.SummarizeBudgets, pb.SummarizeBudgetsRequest(**given))).summaries
 
 
 def usd(amount: str) -> Money:
@@ -53,86 +53,86 @@ def usd(amount: str) -> Money:
 
 
 class TestSummaries:
-    async def test_everything_is_added_up(self, desk: Desk, service: Caller) -> None:
-        first = await desk.open("1000", overspend_policy=Budget.WARN)
-        second = await desk.open("500")
-        third = await desk.open("200")
-        await desk.charge(first, "1100")
-        await desk.charge(second, "100")
-        await desk.hold(second, "30")
-        await desk.commit(await desk.hold(second, "20"))
-        await desk.capture(await desk.hold(third, "200"), "50")
-        (told,) = await summarize(desk, service)
+    async def test_everything_is_added_up(self, api: BudgetsApi, service: Caller) -> None:
+        first = await api.open("1000", overspend_policy=Budget.WARN)
+        second = await api.open("500")
+        third = await api.open("200")
+        await api.charge(first, "1100")
+        await api.charge(second, "100")
+        await api.hold(second, "30")
+        await api.commit(await api.hold(second, "20"))
+        await api.capture(await api.hold(third, "200"), "50")
+        (told,) = await summarize(api, service)
         assert told == BudgetSummary(
             budget_count=3, overspent_count=1, compliance_bp=6666, amount=eur("1700.00"), carried=eur("0.00"),
             spent=eur("1250.00"), held=eur("180.00"), committed=eur("20.00"), captured=eur("50.00"),
             available=eur("250.00"), fx_effect=eur("0.00"),
         )  # fmt: skip
 
-    async def test_budgets_below_a_chosen_one_are_in_its_numbers(self, desk: Desk, service: Caller) -> None:
-        entity = await desk.company()
-        department = await desk.department(entity)
-        top = await desk.open("1000", entity_id=entity)
-        middle = await desk.open("600", entity_id=entity, parent_id=top.id, draft=True)
-        bottom = await desk.open("500", entity_id=entity, parent_id=middle.id, department_id=department)
-        await desk.who.call(desk.stub.ActivateBudget, pb.ActivateBudgetRequest(id=middle.id))
-        await desk.charge(bottom, "100")
-        (told,) = await summarize(desk, service)
+    async def test_budgets_below_a_chosen_one_are_in_its_numbers(self, api: BudgetsApi, service: Caller) -> None:
+        entity = await api.company()
+        department = await api.department(entity)
+        top = await api.open("1000", entity_id=entity)
+        middle = await api.open("600", entity_id=entity, parent_id=top.id, draft=True)
+        bottom = await api.open("500", entity_id=entity, parent_id=middle.id, department_id=department)
+        await api.who.call(api.stub.ActivateBudget, pb.ActivateBudgetRequest(id=middle.id))
+        await api.charge(bottom, "100")
+        (told,) = await summarize(api, service)
         assert (told.budget_count, told.amount, told.spent) == (1, eur("1000.00"), eur("100.00"))
-        await desk.close(top)
-        (told,) = await summarize(desk, service, state=Budget.ACTIVE)
+        await api.close(top)
+        (told,) = await summarize(api, service, state=Budget.ACTIVE)
         assert (told.budget_count, told.amount, told.spent) == (1, eur("600.00"), eur("100.00"))
-        await desk.close(middle)
-        (told,) = await summarize(desk, service, state=Budget.CLOSED)
+        await api.close(middle)
+        (told,) = await summarize(api, service, state=Budget.CLOSED)
         assert (told.budget_count, told.amount) == (1, eur("1000.00")), "both are there, one in the other"
-        (told,) = await summarize(desk, service, state=Budget.ACTIVE)
+        (told,) = await summarize(api, service, state=Budget.ACTIVE)
         assert (told.budget_count, told.amount) == (1, eur("500.00"))
 
     async def test_a_grandchild_is_in_the_numbers_though_its_parent_is_not_chosen(
-        self, desk: Desk, service: Caller
+        self, api: BudgetsApi, service: Caller
     ) -> None:
-        top = await desk.open("1000")
-        middle = await desk.open("600", parent_id=top.id)
-        await desk.open("500", parent_id=middle.id)
-        await desk.close(middle)
-        (told,) = await summarize(desk, service, state=Budget.ACTIVE)
+        top = await api.open("1000")
+        middle = await api.open("600", parent_id=top.id)
+        await api.open("500", parent_id=middle.id)
+        await api.close(middle)
+        (told,) = await summarize(api, service, state=Budget.ACTIVE)
         assert (told.budget_count, told.amount) == (1, eur("1000.00"))
 
-    async def test_each_group_alone_is_complete(self, desk: Desk, service: Caller) -> None:
-        entity = await desk.company()
-        department = await desk.department(entity)
-        top = await desk.open("1000", entity_id=entity)
-        below = await desk.open("400", entity_id=entity, parent_id=top.id, department_id=department)
-        await desk.open("300", entity_id=entity, parent_id=below.id, department_id=department)
-        (whole,) = await summarize(desk, service, group_by=BudgetSummary.DEPARTMENT)
+    async def test_each_group_alone_is_complete(self, api: BudgetsApi, service: Caller) -> None:
+        entity = await api.company()
+        department = await api.department(entity)
+        top = await api.open("1000", entity_id=entity)
+        below = await api.open("400", entity_id=entity, parent_id=top.id, department_id=department)
+        await api.open("300", entity_id=entity, parent_id=below.id, department_id=department)
+        (whole,) = await summarize(api, service, group_by=BudgetSummary.DEPARTMENT)
         assert (whole.entity_id, whole.department_id, whole.amount) == (entity, "", eur("1000.00"))
-        found = await summarize(desk, service, group_by=BudgetSummary.DEPARTMENT, each_group_alone=True)
+        found = await summarize(api, service, group_by=BudgetSummary.DEPARTMENT, each_group_alone=True)
         assert {(one.department_id, one.amount.amount) for one in found} == {("", "1000.00"), (department, "400.00")}
         assert {one.entity_id for one in found} == {entity}
 
-    async def test_groups_are_never_of_two_currencies(self, desk: Desk, service: Caller) -> None:
-        await desk.open("1000", category="cloud")
-        await desk.open("500", category="cloud")
-        await desk.open(amount=usd("70"), category="cloud")
-        await desk.open("20", category="travel")
+    async def test_groups_are_never_of_two_currencies(self, api: BudgetsApi, service: Caller) -> None:
+        await api.open("1000", category="cloud")
+        await api.open("500", category="cloud")
+        await api.open(amount=usd("70"), category="cloud")
+        await api.open("20", category="travel")
         for group_by in (BudgetSummary.GROUP_BY_UNSPECIFIED, BudgetSummary.CURRENCY, BudgetSummary.ENTITY):
-            found = await summarize(desk, service, group_by=group_by)
+            found = await summarize(api, service, group_by=group_by)
             assert [one.amount for one in found] == [eur("1520.00"), usd("70.00")]
             assert {one.category for one in found} == {""}
-        found = await summarize(desk, service, group_by=BudgetSummary.CATEGORY)
+        found = await summarize(api, service, group_by=BudgetSummary.CATEGORY)
         assert [(one.category, one.amount, one.entity_id) for one in found] == [
             ("cloud", eur("1500.00"), ""), ("cloud", usd("70.00"), ""), ("travel", eur("20.00"), ""),
         ]  # fmt: skip
 
-    async def test_filters(self, desk: Desk, service: Caller) -> None:
-        acme, other = await desk.company("ACME"), await desk.company("OTHER")
-        await desk.open("1", entity_id=acme, period_type=Budget.QUARTERLY, period_start_date="2030-01-01")
-        await desk.open("10", entity_id=acme, period_type=Budget.QUARTERLY, period_start_date="2030-04-01")
-        await desk.open("100", entity_id=other, period_type=Budget.QUARTERLY, period_start_date="2030-07-01")
-        await desk.open("1000", entity_id=other, period_start_date="2030-01-01", draft=True)
+    async def test_filters(self, api: BudgetsApi, service: Caller) -> None:
+        acme, other = await api.company("ACME"), await api.company("OTHER")
+        await api.open("1", entity_id=acme, period_type=Budget.QUARTERLY, period_start_date="2030-01-01")
+        await api.open("10", entity_id=acme, period_type=Budget.QUARTERLY, period_start_date="2030-04-01")
+        await api.open("100", entity_id=other, period_type=Budget.QUARTERLY, period_start_date="2030-07-01")
+        await api.open("1000", entity_id=other, period_start_date="2030-01-01", draft=True)
 
         async def amount(**given: Any) -> int:
-            return sum(int(float(one.amount.amount)) for one in await summarize(desk, service, **given))
+            return sum(int(float(one.amount.amount)) for one in await summarize(api, service, **given))
 
         assert await amount() == 111
         assert await amount(state=Budget.DRAFT) == 1000
@@ -146,39 +146,39 @@ class TestSummaries:
         assert await amount(end_date="2030-04-01") == 1
         assert await amount(start_date="2030-06-30", end_date="2030-07-02") == 110
 
-    async def test_what_exchange_rates_did(self, desk: Desk, service: Caller) -> None:
-        await desk.set_rates(f"{YEAR}-01-01 USD/EUR 0.9", "USD/EUR 1.0")
-        top = await desk.open("1000")
-        below = await desk.open("800", parent_id=top.id)
-        charge = await desk.charge(below, usd("100"))
-        await desk.charge(below, "50")
-        await desk.capture(await desk.hold(top, usd("40")), usd("40"))
-        (told,) = await summarize(desk, service)
+    async def test_what_exchange_rates_did(self, api: BudgetsApi, service: Caller) -> None:
+        await api.set_rates(f"{YEAR}-01-01 USD/EUR 0.9", "USD/EUR 1.0")
+        top = await api.open("1000")
+        below = await api.open("800", parent_id=top.id)
+        charge = await api.charge(below, usd("100"))
+        await api.charge(below, "50")
+        await api.capture(await api.hold(top, usd("40")), usd("40"))
+        (told,) = await summarize(api, service)
         assert (told.spent, told.fx_effect) == (eur("190.00"), eur("14.00"))
-        await desk.refund(charge, usd("25"))
-        (told,) = await summarize(desk, service)
+        await api.refund(charge, usd("25"))
+        (told,) = await summarize(api, service)
         assert (told.spent, told.fx_effect) == (eur("165.00"), eur("11.50"))
-        await desk.refund(charge)
-        (told,) = await summarize(desk, service)
+        await api.refund(charge)
+        (told,) = await summarize(api, service)
         assert (told.spent, told.fx_effect) == (eur("90.00"), eur("4.00"))
-        await desk.hold(below, usd("10"))
-        assert (await summarize(desk, service))[0].fx_effect == eur("4.00"), "what is held is not spent"
+        await api.hold(below, usd("10"))
+        assert (await summarize(api, service))[0].fx_effect == eur("4.00"), "what is held is not spent"
 
     async def test_for_services_and_of_one_tenant_only(
-        self, desk: Desk, service: Caller, service_of: Callable[[UUID], Caller]
+        self, api: BudgetsApi, service: Caller, service_of: Callable[[UUID], Caller]
     ) -> None:
-        await desk.open()
-        assert (await refusal(summarize(desk, desk.who))).reason == "PERMISSION_MISSING"
-        assert len(await summarize(desk, service)) == 1
-        assert list(await summarize(desk, service_of(uuid4()))) == []
+        await api.open()
+        assert (await refusal(summarize(api, api.who))).reason == "PERMISSION_MISSING"
+        assert len(await summarize(api, service)) == 1
+        assert list(await summarize(api, service_of(uuid4()))) == []
 
 
-async def feed(desk: Desk, who: Caller, **given: Any) -> list[LedgerEntry]:
+async def feed(api: BudgetsApi, who: Caller, **given: Any) -> list[LedgerEntry]:
     """All that is told, until now unless it is said otherwise."""
     if "end_time" not in given:
         given["end_time"] = stamp(timedelta(hours=1))
     request = pb.StreamEntriesRequest(**given)
-    return [told async for told in desk.stub.StreamEntries(request, metadata=who.metadata, timeout=20)]
+    return [told async for told in api.stub.StreamEntries(request, metadata=who.metadata, timeout=20)]
 
 
 def stamp(from_now: timedelta) -> Timestamp:
@@ -194,70 +194,70 @@ class TestEntries:
 
     @pytest.mark.parametrize("count", [0, 2, 3, 4, 6, 7])
     @pytest.mark.usefixtures("small_pages")
-    async def test_each_is_told_once_in_order(self, desk: Desk, service: Caller, count: int) -> None:
-        entity = await desk.company()
-        department = await desk.department(entity)
-        top = await desk.open(entity_id=entity)
-        below = await desk.open("500", entity_id=entity, parent_id=top.id, department_id=department, category="cloud")
-        charges = [await desk.charge(below, str(number + 1)) for number in range(count)]
-        told = await feed(desk, service)
+    async def test_each_is_told_once_in_order(self, api: BudgetsApi, service: Caller, count: int) -> None:
+        entity = await api.company()
+        department = await api.department(entity)
+        top = await api.open(entity_id=entity)
+        below = await api.open("500", entity_id=entity, parent_id=top.id, department_id=department, category="cloud")
+        charges = [await api.charge(below, str(number + 1)) for number in range(count)]
+        told = await feed(api, service)
         assert [one.event_id for one in told] == [charge.id for charge in charges]
-        for one, entry in zip(told, reversed(await desk.entries(below)), strict=True):
+        for one, entry in zip(told, reversed(await api.entries(below)), strict=True):
             assert one.entry == entry
             assert (one.entity_id, one.department_id, one.category) == (entity, department, "cloud")
 
     @pytest.mark.usefixtures("small_pages")
-    async def test_who_was_cut_off_goes_on_after_the_last(self, desk: Desk, service: Caller) -> None:
-        budget = await desk.open()
+    async def test_who_was_cut_off_goes_on_after_the_last(self, api: BudgetsApi, service: Caller) -> None:
+        budget = await api.open()
         for _ in range(8):
-            await desk.charge(budget, "1")
+            await api.charge(budget, "1")
         request = pb.StreamEntriesRequest(end_time=stamp(timedelta(hours=1)))
-        call = desk.stub.StreamEntries(request, metadata=service.metadata, timeout=20)
+        call = api.stub.StreamEntries(request, metadata=service.metadata, timeout=20)
         told = aiter(call)
         had = [(await anext(told)).event_id for _ in range(4)]
         call.cancel()
-        rest = [one.event_id for one in await feed(desk, service, last_event_id=had[-1])]
-        whole = [one.event_id for one in await feed(desk, service)]
+        rest = [one.event_id for one in await feed(api, service, last_event_id=had[-1])]
+        whole = [one.event_id for one in await feed(api, service)]
         assert had + rest == whole
         assert len(whole) == 8
 
-    async def test_only_what_is_asked_for(self, desk: Desk, service: Caller) -> None:
-        acme, other = await desk.company("ACME"), await desk.company("OTHER")
-        budgets = [await desk.open(entity_id=entity) for entity in (acme, other)]
-        before = await desk.charge(budgets[0], "1")
-        after = await desk.charge(budgets[1], "2")
-        told = {entity: await feed(desk, service, entity_ids=[entity]) for entity in (acme, other)}
+    async def test_only_what_is_asked_for(self, api: BudgetsApi, service: Caller) -> None:
+        acme, other = await api.company("ACME"), await api.company("OTHER")
+        budgets = [await api.open(entity_id=entity) for entity in (acme, other)]
+        before = await api.charge(budgets[0], "1")
+        after = await api.charge(budgets[1], "2")
+        told = {entity: await feed(api, service, entity_ids=[entity]) for entity in (acme, other)}
         assert [one.event_id for one in told[acme]] == [before.id]
         assert [one.event_id for one in told[other]] == [after.id]
         moment = told[other][0].entry.create_time
-        assert [one.event_id for one in await feed(desk, service, end_time=moment)] == [before.id]
-        assert [one.event_id for one in await feed(desk, service, start_time=moment)] == [after.id]
+        assert [one.event_id for one in await feed(api, service, end_time=moment)] == [before.id]
+        assert [one.event_id for one in await feed(api, service, start_time=moment)] == [after.id]
 
     async def test_what_may_still_be_joined_by_others_waits_unless_it_is_asked_for(
-        self, desk: Desk, service: Caller
+        self, api: BudgetsApi, service: Caller
     ) -> None:
-        await desk.charge(await desk.open(), "1")
+        await api.charge(await api.open(), "1")
         request = pb.StreamEntriesRequest()
-        told = [one async for one in desk.stub.StreamEntries(request, metadata=service.metadata, timeout=20)]
+        told = [one async for one in api.stub.StreamEntries(request, metadata=service.metadata, timeout=20)]
         assert told == []
 
-    async def test_each_movement_is_seen_by_its_own_budget(self, desk: Desk, service: Caller) -> None:
-        top = await desk.open("1000", name="Top")
-        other = await desk.open("1000", name="Other")
+    async def test_each_movement_is_seen_by_its_own_budget(self, api: BudgetsApi, service: Caller) -> None:
+        top = await api.open("1000", name="Top")
+        other = await api.open("1000", name="Other")
         request = pb.TransferBudgetRequest(id=top.id, to_budget_id=other.id, amount=eur("5"), request_id=uuid4().hex)
-        await desk.who.call(desk.stub.TransferBudget, request)
-        told = await feed(desk, service)
+        await api.who.call(api.stub.TransferBudget, request)
+        told = await feed(api, service)
         assert {(one.entry.budget_id, one.entry.entry_type) for one in told} == {
             (top.id, Entry.TRANSFER_OUT), (other.id, Entry.TRANSFER_IN),
         }  # fmt: skip
 
     async def test_for_services_and_of_one_tenant_only(
-        self, desk: Desk, service: Caller, service_of: Callable[[UUID], Caller]
+        self, api: BudgetsApi, service: Caller, service_of: Callable[[UUID], Caller]
     ) -> None:
-        await desk.charge(await desk.open(), "1")
-        assert (await refusal(feed(desk, desk.who))).reason == "PERMISSION_MISSING"
-        assert len(await feed(desk, service)) == 1
-        assert await feed(desk, service_of(uuid4())) == []
+        await api.charge(await api.open(), "1")
+        assert (await refusal(feed(api, api.who))).reason == "PERMISSION_MISSING"
+        assert len(await feed(api, service)) == 1
+        assert await feed(api, service_of(uuid4())) == []
 
 
 class Ledger:

@@ -17,7 +17,7 @@ from services.budgets.convert.usage import cost_from_proto
 from services.budgets.service.usage import ALLOCATED
 from services.budgets.store import usage as store
 from services.budgets.store.group import Engine
-from tests.budgets.conftest import Desk, eur
+from tests.budgets.conftest import BudgetsApi, eur
 from tests.budgets.usage import Said, allocation, today, unbudgeted
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Budgets, Served
@@ -25,10 +25,10 @@ from tests.harness.services import Budgets, Served
 
 class TestList:
     @pytest.fixture
-    async def spends(self, desk: Desk, company: str, said: Said) -> list[CostAllocated]:
+    async def spends(self, api: BudgetsApi, company: str, said: Said) -> list[CostAllocated]:
         """Three costs that no budget took: the first was refused, the last has a department."""
-        await desk.open("1", category="cloud")
-        department = await desk.department(company)
+        await api.open("1", category="cloud")
+        department = await api.department(company)
         costs = [
             allocation(company, category="cloud", allocation_date=today()),
             allocation(company, category="travel", allocation_date="2031-03-01"),
@@ -38,9 +38,9 @@ class TestList:
             await said(cost)
         return costs
 
-    async def test_filters(self, desk: Desk, company: str, spends: list[CostAllocated]) -> None:
+    async def test_filters(self, api: BudgetsApi, company: str, spends: list[CostAllocated]) -> None:
         async def found(**given: Any) -> list[int]:
-            listed = [spend.allocation_id for spend in await unbudgeted(desk, **given)]
+            listed = [spend.allocation_id for spend in await unbudgeted(api, **given)]
             return [[cost.allocation_id for cost in spends].index(id) for id in listed]
 
         assert await found() == [2, 1, 0]
@@ -54,61 +54,61 @@ class TestList:
         assert await found(start_date="2031-03-01", end_date="2031-04-01") == [1]
         assert await found(end_date="2031-03-01") == [0]
 
-    async def test_pages(self, desk: Desk, spends: list[CostAllocated]) -> None:
+    async def test_pages(self, api: BudgetsApi, spends: list[CostAllocated]) -> None:
         request = pb.ListUnbudgetedSpendRequest(page_size=2)
-        first = await desk.who.call(desk.stub.ListUnbudgetedSpend, request)
+        first = await api.who.call(api.stub.ListUnbudgetedSpend, request)
         assert [spend.allocation_id for spend in first.unbudgeted_spend] == [
             spends[2].allocation_id, spends[1].allocation_id,
         ]  # fmt: skip
         request.page_token = first.next_page_token
-        second = await desk.who.call(desk.stub.ListUnbudgetedSpend, request)
+        second = await api.who.call(api.stub.ListUnbudgetedSpend, request)
         assert [spend.allocation_id for spend in second.unbudgeted_spend] == [spends[0].allocation_id]
         assert second.next_page_token == ""
         request.category = "cloud"
-        refused = await refusal(desk.who.call(desk.stub.ListUnbudgetedSpend, request))
+        refused = await refusal(api.who.call(api.stub.ListUnbudgetedSpend, request))
         assert refused.reason == "PAGE_TOKEN_INVALID"
 
     async def test_a_confined_caller_sees_what_their_token_covers(
-        self, desk: Desk, company: str, spends: list[CostAllocated], desk_of: Callable[[Caller], Desk],
+        self, api: BudgetsApi, company: str, spends: list[CostAllocated], api_for: Callable[[Caller], BudgetsApi],
         caller: Callable[..., Caller],
     ) -> None:  # fmt: skip
-        of_department = desk_of(caller("department_manager", department_scope=[spends[2].department_id]))
+        of_department = api_for(caller("department_manager", department_scope=[spends[2].department_id]))
         assert [spend.category for spend in await unbudgeted(of_department)] == ["rent"]
         assert await unbudgeted(of_department, category="cloud") == []
-        of_company = desk_of(caller("department_manager", entity_scope=[company]))
+        of_company = api_for(caller("department_manager", entity_scope=[company]))
         assert len(await unbudgeted(of_company)) == 3
-        of_another = desk_of(caller("department_manager", entity_scope=[await desk.company("OTHER")]))
+        of_another = api_for(caller("department_manager", entity_scope=[await api.company("OTHER")]))
         assert await unbudgeted(of_another) == []
 
     async def test_another_tenant_sees_nothing(
-        self, spends: list[CostAllocated], desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, spends: list[CostAllocated], api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        assert await unbudgeted(desk_of(caller("finance", tenant=uuid4()))) == []
+        assert await unbudgeted(api_for(caller("finance", tenant=uuid4()))) == []
 
     async def test_it_needs_the_right_to_read_budgets(
-        self, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        refused = await refusal(unbudgeted(desk_of(caller([]))))
+        refused = await refusal(unbudgeted(api_for(caller([]))))
         assert refused.code == StatusCode.PERMISSION_DENIED
 
     async def test_budgets_of_one_tenant_never_take_costs_of_another(
-        self, desk: Desk, company: str, said: Said, nats: Client,
-        desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller], admin: "asyncpg.Pool[asyncpg.Record]",
+        self, api: BudgetsApi, company: str, said: Said, nats: Client,
+        api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller], admin: "asyncpg.Pool[asyncpg.Record]",
     ) -> None:  # fmt: skip
         """Also when both come at the same moment and with the same ids."""
-        budget, stranger = await desk.open(), uuid4()
-        theirs = desk_of(caller("finance", tenant=stranger))
+        budget, stranger = await api.open(), uuid4()
+        theirs = api_for(caller("finance", tenant=stranger))
         costs = [allocation(company) for _ in range(20)]
         elsewhere = Said(nats, stranger, theirs, admin)
         await asyncio.gather(said(*costs), elsewhere(*costs))
-        assert (await desk.get(budget)).spent == eur("200.00")
+        assert (await api.get(budget)).spent == eur("200.00")
         assert len(await elsewhere.unbudgeted(20)) == 20
-        assert await unbudgeted(desk) == []
+        assert await unbudgeted(api) == []
 
     async def test_in_one_transaction_for_two_tenants_each_finds_what_is_its_own(
-        self, desk: Desk, company: str, said: Said, budgets_served: Served[Budgets], tenant: UUID
+        self, api: BudgetsApi, company: str, said: Said, budgets_served: Served[Budgets], tenant: UUID
     ) -> None:
-        budget, stranger, done, new = await desk.open(), uuid4(), allocation(company), allocation(company)
+        budget, stranger, done, new = await api.open(), uuid4(), allocation(company), allocation(company)
         await said(done)
         asked = [
             ((of, ALLOCATED, f"allocation:{event.allocation_id}"), cost_from_proto(event))

@@ -23,10 +23,10 @@ from gateway.server import _Server
 from kit.ids import BUDGET, new
 from kit.settings import Settings
 from services.budgets.main import compose
-from tests.budgets.conftest import Desk
+from tests.budgets.conftest import BudgetsApi
 from tests.gateway.wire import Events
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import OutboxEvent, eventually
+from tests.harness.observe import OutboxEvent, eventually
 from tests.harness.services import Budgets, Entities, Served, served
 
 MARKS = [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000]
@@ -58,11 +58,11 @@ class Stream:
 
 
 @pytest.fixture
-def watch(desk: Desk) -> Iterator[Callable[..., Stream]]:
-    """Watches, by default as the desk: `watch(stub=…, who=…, budget_id=…)`."""
+def watch(api: BudgetsApi) -> Iterator[Callable[..., Stream]]:
+    """Watches, by default as the api: `watch(stub=…, who=…, budget_id=…)`."""
     streams: list[Stream] = []
 
-    def begin(*, stub: Any = desk.stub, who: Caller = desk.who, **given: Any) -> Stream:
+    def begin(*, stub: Any = api.stub, who: Caller = api.who, **given: Any) -> Stream:
         streams.append(Stream(stub, who, **given))
         return streams[-1]
 
@@ -82,78 +82,80 @@ def replica(settings: Callable[..., Settings], entities_served: Served[Entities]
     return start
 
 
-async def open_marked(desk: Desk, **given: Any) -> Budget:
+async def open_marked(api: BudgetsApi, **given: Any) -> Budget:
     """A budget of 100 with an alert at every tenth."""
-    return await desk.open("100", alert_thresholds_bp=MARKS, **given)
+    return await api.open("100", alert_thresholds_bp=MARKS, **given)
 
 
 class TestWatch:
     async def test_what_is_raised_from_now_on(
         self,
-        desk: Desk,
+        api: BudgetsApi,
         watch: Callable[..., Stream],
         outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
     ) -> None:
-        budget = await open_marked(desk)
-        await desk.charge(budget, "10")
+        budget = await open_marked(api)
+        await api.charge(budget, "10")
 
         async def told_before() -> bool:
             return all(event.published for event in await outbox_events("budgets"))
 
         await eventually(told_before)
         stream = await watch().begun()
-        charge = await desk.charge(budget, "10")
+        charge = await api.charge(budget, "10")
         event = await stream.next()
-        (alert, _) = await desk.alerts(budget)
+        (alert, _) = await api.alerts(budget)
         assert event.raised_time == event.alert.create_time
         assert event.alert == alert
         assert (alert.threshold_bp, alert.charge_id) == (2000, charge.id)
         assert (event.entity_id, event.department_id) == (budget.entity_id, "")
 
-    async def test_who_comes_back_goes_on_after_the_last_event(self, desk: Desk, watch: Callable[..., Stream]) -> None:
-        budget = await open_marked(desk)
+    async def test_who_comes_back_goes_on_after_the_last_event(
+        self, api: BudgetsApi, watch: Callable[..., Stream]
+    ) -> None:
+        budget = await open_marked(api)
         first = await watch().begun()
         began = first.seen
-        await desk.charge(budget, "30")
+        await api.charge(budget, "30")
         assert await first.marks(2) == [1000, 2000]
         first.close()
-        await desk.charge(budget, "20")
+        await api.charge(budget, "20")
         again = watch(last_event_id=first.seen)
         assert await again.marks(3) == [3000, 4000, 5000]
-        await desk.charge(budget, "10")
+        await api.charge(budget, "10")
         assert await again.marks(1) == [6000]
         assert await watch(last_event_id=began).marks(6) == MARKS[:6], "who saw no alert yet knows where it began"
 
-    async def test_filters(self, desk: Desk, watch: Callable[..., Stream]) -> None:
-        wanted, other = await open_marked(desk), await open_marked(desk, overspend_policy=Budget.WARN)
+    async def test_filters(self, api: BudgetsApi, watch: Callable[..., Stream]) -> None:
+        wanted, other = await open_marked(api), await open_marked(api, overspend_policy=Budget.WARN)
         of_budget = await watch(budget_id=wanted.id).begun()
         of_type = await watch(alert_type=Alert.OVERSPEND).begun()
-        await desk.charge(other, "101")
-        await desk.charge(wanted, "10")
+        await api.charge(other, "101")
+        await api.charge(wanted, "10")
         assert (await of_budget.next()).alert.budget_id == wanted.id
         told = (await of_type.next()).alert
         assert (told.alert_type, told.budget_id) == (Alert.OVERSPEND, other.id)
 
     async def test_who_is_confined_hears_of_their_own_only(
         self,
-        desk: Desk,
-        desk_of: Callable[[Caller], Desk],
+        api: BudgetsApi,
+        api_for: Callable[[Caller], BudgetsApi],
         watch: Callable[..., Stream],
         caller: Callable[..., Caller],
     ) -> None:
-        mine, others = await desk.company("MINE"), await desk.company("OTHERS")
-        department = await desk.department(others)
+        mine, others = await api.company("MINE"), await api.company("OTHERS")
+        department = await api.department(others)
         budgets = [
-            await open_marked(desk, entity_id=others),
-            await open_marked(desk, entity_id=mine),
-            await open_marked(desk, entity_id=others, department_id=department),
+            await open_marked(api, entity_id=others),
+            await open_marked(api, entity_id=mine),
+            await open_marked(api, entity_id=others, department_id=department),
         ]
         of_entity = await watch(who=caller("viewer", entity_scope=[mine])).begun()
         of_department = await watch(who=caller("viewer", department_scope=[department])).begun()
-        elsewhere = desk_of(caller(tenant=uuid4()))
+        elsewhere = api_for(caller(tenant=uuid4()))
         stranger = await watch(who=elsewhere.who).begun()
         for budget in budgets:
-            await desk.charge(budget, "10")
+            await api.charge(budget, "10")
         assert (await of_entity.next()).entity_id == mine
         assert (await of_department.next()).department_id == department
         everything = await watch(last_event_id=of_entity.seen).next()
@@ -163,63 +165,63 @@ class TestWatch:
         assert (await stranger.next()).alert.budget_id == theirs.id, "and nothing of another tenant before"
 
     async def test_a_budget_that_is_not_there_is_refused(
-        self, desk: Desk, watch: Callable[..., Stream], caller: Callable[..., Caller]
+        self, api: BudgetsApi, watch: Callable[..., Stream], caller: Callable[..., Caller]
     ) -> None:
-        budget = await open_marked(desk)
-        for who, budget_id in ((desk.who, BUDGET.format(new())), (caller(tenant=uuid4()), budget.id)):
+        budget = await open_marked(api)
+        for who, budget_id in ((api.who, BUDGET.format(new())), (caller(tenant=uuid4()), budget.id)):
             assert (await refusal(watch(who=who, budget_id=budget_id).call.read())).reason == "BUDGET_NOT_FOUND"
         assert set((await refusal(watch(last_event_id="-1").call.read())).fields) == {"last_event_id"}
         assert (await refusal(watch(who=caller("service")).call.read())).reason == "PERMISSION_MISSING"
 
     async def test_what_is_no_alert_is_passed_over(
-        self, desk: Desk, watch: Callable[..., Stream], nats: Client, logs: list[dict[str, Any]]
+        self, api: BudgetsApi, watch: Callable[..., Stream], nats: Client, logs: list[dict[str, Any]]
     ) -> None:
-        budget = await open_marked(desk)
+        budget = await open_marked(api)
         stream = await watch().begun()
-        subject = f"{BudgetAlertRaised.DESCRIPTOR.full_name}.{desk.who.tenant_id.hex}"
+        subject = f"{BudgetAlertRaised.DESCRIPTOR.full_name}.{api.who.tenant_id.hex}"
         await nats.jetstream().publish(subject, b"?")
-        await desk.charge(budget, "10")
+        await api.charge(budget, "10")
         assert await stream.marks(1) == [1000]
         assert [line["event"] for line in logs].count("this is no alert") == 1
 
 
 class TestRestart:
     async def test_over_grpc_nothing_is_missed_or_told_twice(
-        self, desk: Desk, watch: Callable[..., Stream], replica: Callable[[int], Any]
+        self, api: BudgetsApi, watch: Callable[..., Stream], replica: Callable[[int], Any]
     ) -> None:
-        budget, port = await open_marked(desk), free_port()
+        budget, port = await open_marked(api), free_port()
         async with replica(port) as service:
             stream = await watch(stub=service.stubs.budgets).begun()
-            await desk.charge(budget, "30")
+            await api.charge(budget, "30")
             told = await stream.marks(3)
         assert await stream.call.code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
-        await desk.charge(budget, "30")
+        await api.charge(budget, "30")
         async with replica(port) as service:
             again = watch(stub=service.stubs.budgets, last_event_id=stream.seen)
             told += await again.marks(3)
-            await desk.charge(budget, "30")
+            await api.charge(budget, "30")
             told += await again.marks(3)
         assert told == MARKS
 
     async def test_over_rest_with_last_event_id(
-        self, desk: Desk, replica: Callable[[int], Any], gateway: Callable[[int], Any]
+        self, api: BudgetsApi, replica: Callable[[int], Any], gateway: Callable[[int], Any]
     ) -> None:
-        budget, port = await open_marked(desk), free_port()
+        budget, port = await open_marked(api), free_port()
         told: list[int] = []
         async with gateway(port) as at:
             async with replica(port):
-                events = await asyncio.wait_for(Events.open(at, WATCH, desk.who.token), 5)
+                events = await asyncio.wait_for(Events.open(at, WATCH, api.who.token), 5)
                 assert events.headers["content-type"] == "text/event-stream"
                 seen = (await events.event())["id"]
-                await desk.charge(budget, "20")
+                await api.charge(budget, "20")
                 seen = await heard(events, told, 2)
             assert (await events.event())["event"] == "error"
             events.close()
-            await desk.charge(budget, "30")
+            await api.charge(budget, "30")
             async with replica(port):
-                events = await coming_back(at, desk.who.token, seen)
+                events = await coming_back(at, api.who.token, seen)
                 seen = await heard(events, told, 3)
-                await desk.charge(budget, "10")
+                await api.charge(budget, "10")
                 await heard(events, told, 1)
                 events.close()
         assert told == MARKS[:6]

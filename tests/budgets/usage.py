@@ -17,10 +17,10 @@ from kit import clock, ids
 from kit.telemetry import Trace
 from services.budgets.service.usage import ALLOCATED
 from serving.server import Service
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 
 if TYPE_CHECKING:
-    from tests.budgets.conftest import Desk
+    from tests.budgets.conftest import BudgetsApi
 
 
 def today() -> str:
@@ -56,8 +56,8 @@ def reversal(of: CostAllocated) -> AllocationReversed:
 class Said:
     """Events that reach the budgets service as the entities service says them."""
 
-    def __init__(self, nats: Client, tenant_id: UUID, desk: "Desk", admin: "asyncpg.Pool[asyncpg.Record]") -> None:
-        self._nats, self._tenant_id, self._desk, self._admin = nats, tenant_id, desk, admin
+    def __init__(self, nats: Client, tenant_id: UUID, api: "BudgetsApi", admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+        self._nats, self._tenant_id, self._api, self._admin = nats, tenant_id, api, admin
 
     async def publish(self, *said: Message, event_id: UUID | None = None) -> None:
         jetstream = self._nats.jetstream()
@@ -87,7 +87,7 @@ class Said:
         """What no budget took, newest first, as soon as there is so much."""
 
         async def enough() -> list[UnbudgetedSpend]:
-            listed = await unbudgeted(self._desk, **given)
+            listed = await unbudgeted(self._api, **given)
             return listed if len(listed) >= count else []
 
         found = await eventually(enough)
@@ -95,8 +95,8 @@ class Said:
         return found
 
 
-async def unbudgeted(desk: "Desk", **given: Any) -> list[UnbudgetedSpend]:
-    answer = await desk.who.call(desk.stub.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
+async def unbudgeted(api: "BudgetsApi", **given: Any) -> list[UnbudgetedSpend]:
+    answer = await api.who.call(api.stub.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
     return list(answer.unbudgeted_spend)
 
 

@@ -25,13 +25,13 @@ from grpc import StatusCode, aio
 
 from deploy.local import bound, servers
 from deploy.local.servers import Nats, Running
-from tests.approvals.conftest import REJECT, Desk, eur, step
-from tests.budgets.conftest import Desk as BudgetDesk
+from tests.approvals.conftest import REJECT, ApprovalsApi, eur, step
+from tests.budgets.conftest import BudgetsApi
 from tests.chaos.faults import APPROVALS, BUDGETS, FOLDER, NATS, file_of
 from tests.chaos.stage import CHANNEL, Replica, environment
 from tests.harness.callers import Caller, Refusal, ReplyT, RequestT
 from tests.harness.databases import Copy
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.harness.services import Approvals, Budgets, Entities
 from tests.harness.tokens import Keys
 
@@ -74,64 +74,64 @@ class Ending:
     decisions: int = 0
 
 
-async def approved(desk: Desk, budget: Budget) -> None:
-    asked = await desk.ask(amount="60.00", budget_id=budget.id)
-    await desk.act("carla", asked, request_id=uuid4().hex)
+async def approved(api: ApprovalsApi, budget: Budget) -> None:
+    asked = await api.ask(amount="60.00", budget_id=budget.id)
+    await api.act("carla", asked, request_id=uuid4().hex)
 
 
-async def rejected(desk: Desk, budget: Budget) -> None:
-    asked = await desk.ask(amount="60.00", budget_id=budget.id)
-    await desk.act("carla", asked, REJECT, comment="no", request_id=uuid4().hex)
+async def rejected(api: ApprovalsApi, budget: Budget) -> None:
+    asked = await api.ask(amount="60.00", budget_id=budget.id)
+    await api.act("carla", asked, REJECT, comment="no", request_id=uuid4().hex)
 
 
-async def sent_back(desk: Desk, budget: Budget) -> None:
-    asked = await desk.ask(amount="60.00", budget_id=budget.id)
-    await desk.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?", request_id=uuid4().hex)
+async def sent_back(api: ApprovalsApi, budget: Budget) -> None:
+    asked = await api.ask(amount="60.00", budget_id=budget.id)
+    await api.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?", request_id=uuid4().hex)
     request = pb.ResubmitApprovalRequest(id=asked.id, amount=eur("70.00"), request_id=uuid4().hex)
-    again = await desk.of("alice", "procurement").call(desk.stubs.approvals.ResubmitApproval, request)
-    await desk.act("carla", again, request_id=uuid4().hex)
+    again = await api.of("alice", "procurement").call(api.stubs.approvals.ResubmitApproval, request)
+    await api.act("carla", again, request_id=uuid4().hex)
 
 
-async def without_room(desk: Desk, budget: Budget) -> None:
+async def without_room(api: ApprovalsApi, budget: Budget) -> None:
     try:
-        await desk.ask(amount="100.01", budget_id=budget.id)
+        await api.ask(amount="100.01", budget_id=budget.id)
     except aio.AioRpcError as error:
         assert Refusal.of(error).reason == "BUDGET_EXCEEDED", error
         return
     raise AssertionError("it was taken")
 
 
-async def overspent(desk: Desk, budget: Budget) -> None:
-    asked = await desk.ask(amount="150.00", budget_id=budget.id, overspend=True)
-    await desk.act("carla", asked, request_id=uuid4().hex)
+async def overspent(api: ApprovalsApi, budget: Budget) -> None:
+    asked = await api.ask(amount="150.00", budget_id=budget.id, overspend=True)
+    await api.act("carla", asked, request_id=uuid4().hex)
 
 
-async def raised(desk: Desk, budget: Budget) -> None:
-    asked = await desk.ask(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
-    await desk.act("carla", asked, request_id=uuid4().hex)
+async def raised(api: ApprovalsApi, budget: Budget) -> None:
+    asked = await api.ask(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
+    await api.act("carla", asked, request_id=uuid4().hex)
 
 
-async def raised_when_closed(desk: Desk, budget: Budget) -> None:
-    asked = await desk.ask(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
-    await desk.budgets.close(budget)
-    await desk.act("carla", asked, request_id=uuid4().hex)
+async def raised_when_closed(api: ApprovalsApi, budget: Budget) -> None:
+    asked = await api.ask(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
+    await api.budgets.close(budget)
+    await api.act("carla", asked, request_id=uuid4().hex)
 
 
-async def abandoned(desk: Desk, budget: Budget) -> None:
-    await _once(desk, desk.request("60.00", budget_id=budget.id))
+async def abandoned(api: ApprovalsApi, budget: Budget) -> None:
+    await _once(api, api.request("60.00", budget_id=budget.id))
 
 
-async def abandoned_without_room(desk: Desk, budget: Budget) -> None:
-    await _once(desk, desk.request("100.01", budget_id=budget.id))
+async def abandoned_without_room(api: ApprovalsApi, budget: Budget) -> None:
+    await _once(api, api.request("100.01", budget_id=budget.id))
 
 
-async def _once(desk: Desk, request: pb.CreateApprovalRequest) -> None:
+async def _once(api: ApprovalsApi, request: pb.CreateApprovalRequest) -> None:
     with contextlib.suppress(aio.AioRpcError):
-        metadata = desk.of("alice", "procurement").metadata
-        await desk.stubs.approvals.CreateApproval(request, metadata=metadata, timeout=10.0)
+        metadata = api.of("alice", "procurement").metadata
+        await api.stubs.approvals.CreateApproval(request, metadata=metadata, timeout=10.0)
 
 
-STORIES: Final[Mapping[Callable[[Desk, Budget], Awaitable[None]], Ending]] = {
+STORIES: Final[Mapping[Callable[[ApprovalsApi, Budget], Awaitable[None]], Ending]] = {
     approved: Ending("APPROVED", "COMMITTED", ("0.00", "0.00", "60.00", "0.00", "40.00"), 1),
     rejected: Ending("REJECTED", "RELEASED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
     sent_back: Ending("APPROVED", "COMMITTED", ("0.00", "0.00", "70.00", "0.00", "30.00"), 2),
@@ -144,7 +144,7 @@ STORIES: Final[Mapping[Callable[[Desk, Budget], Awaitable[None]], Ending]] = {
 }
 """What happens, and how it ends."""
 
-WHERE: Final[Mapping[Callable[[Desk, Budget], Awaitable[None]], Mapping[str, Sequence[str]]]] = {
+WHERE: Final[Mapping[Callable[[ApprovalsApi, Budget], Awaitable[None]], Mapping[str, Sequence[str]]]] = {
     approved: {
         APPROVALS: (
             "kept, not held", "held, not asked", "asked, not committed", "asked, not answered",
@@ -201,7 +201,7 @@ _OF_EVENTS: Final = re.compile("published|heard|acknowledged")
 class Case:
     """A story in which somebody dies at a place."""
 
-    story: Callable[[Desk, Budget], Awaitable[None]]
+    story: Callable[[ApprovalsApi, Budget], Awaitable[None]]
     service: str
     place: str
     victim: str
@@ -312,18 +312,18 @@ async def staged(database: Copy, keys: Keys, entities: str, folder: Path) -> Asy
 class Theatre:
     """Plays cases, one after the other, and looks at all of them in the end."""
 
-    def __init__(self, stage: Stage, desk: Desk) -> None:
-        self.stage, self.desk = stage, desk
+    def __init__(self, stage: Stage, api: ApprovalsApi) -> None:
+        self.stage, self.api = stage, api
         self.played: list[tuple[Case, Budget]] = []
 
     async def play(self, case: Case) -> None:
         """Tell a story in which somebody dies; raises where nobody did."""
         policy = Budget.REQUIRE_APPROVAL if case.story is overspent else Budget.BLOCK
-        budget = await self.desk.budgets.open("100.00", overspend_policy=policy)
+        budget = await self.api.budgets.open("100.00", overspend_policy=policy)
         await eventually(self.stage.whole, within_s=PATIENCE_S)
         await self._connected(budget)
         armed = self.stage.arm(case)
-        await case.story(self.desk, budget)
+        await case.story(self.api, budget)
         self.played.append((case, budget))
 
         async def struck() -> bool:
@@ -333,17 +333,17 @@ class Theatre:
 
     async def _connected(self, budget: Budget) -> None:
         """Wait until approvals reaches budgets again: who goes away after one try must get as far as the place."""
-        await self.desk.ask(amount="1.00", budget_id=budget.id, validate_only=True)
+        await self.api.ask(amount="1.00", budget_id=budget.id, validate_only=True)
 
     async def ended(self, budget: Budget) -> Ending:
         """How a story has ended so far."""
         listing = pb.ListApprovalsRequest(budget_id=budget.id)
-        found = (await self.desk.admin.call(self.desk.stubs.approvals.ListApprovals, listing)).approvals
-        numbers = await self.desk.numbers(budget)
+        found = (await self.api.admin.call(self.api.stubs.approvals.ListApprovals, listing)).approvals
+        numbers = await self.api.numbers(budget)
         if not found:
             return Ending("", "", numbers)
         (asked,) = found
-        decided = [one for one in await self.desk.history(asked) if one.actor == "carla"]
+        decided = [one for one in await self.api.history(asked) if one.actor == "carla"]
         state, funds = Approval.State.Name(asked.state), Approval.Funds.Name(asked.funds)
         return Ending(state, funds, numbers, len(decided))
 
@@ -362,7 +362,7 @@ class Theatre:
         while unhealed := await self.unhealed():
             assert time.monotonic() < deadline, "\n".join(unhealed)
             await asyncio.sleep(0.5)
-        await self.desk.budgets.verify(*(budget for _, budget in self.played))
+        await self.api.budgets.verify(*(budget for _, budget in self.played))
 
 
 @contextlib.asynccontextmanager
@@ -377,11 +377,11 @@ async def theatre(stage: Stage, keys: Keys, entities: Entities) -> AsyncIterator
         aio.insecure_channel(stage.replicas[APPROVALS].address, options=CHANNEL) as approvals,
         aio.insecure_channel(stage.replicas[BUDGETS].address, options=CHANNEL) as budgets,
     ):
-        budget_desk = BudgetDesk(caller(), Budgets(budgets), entities)
-        desk = Desk(caller, Approvals(approvals), budget_desk)
-        budget_desk.entity_id = await budget_desk.company()
-        await desk.rule(step("Controlling", "carla"), is_default=True)
-        yield Theatre(stage, desk)
+        budget_api = BudgetsApi(caller(), Budgets(budgets), entities)
+        api = ApprovalsApi(caller, Approvals(approvals), budget_api)
+        budget_api.entity_id = await budget_api.company()
+        await api.rule(step("Controlling", "carla"), is_default=True)
+        yield Theatre(stage, api)
 
 
 def _in_an_hour() -> int:

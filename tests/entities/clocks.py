@@ -17,7 +17,7 @@ from kit.db import Database, WriteSession
 from kit.settings import Settings
 from services.entities import timers
 from tests.harness.databases import Copy
-from tests.harness.outside import outbox_events
+from tests.harness.observe import outbox_events
 from tests.harness.services import Entities, Served
 from tests.kit.clockwork import running
 

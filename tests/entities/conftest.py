@@ -1,4 +1,4 @@
-"""A desk at which the tests of entities are written: somebody who founds entities and sets up departments."""
+"""A api at which the tests of entities are written: somebody who founds entities and sets up departments."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -17,14 +17,14 @@ from billing.entities.v1.exchange_rate_pb2 import ConversionRate, ExchangeRate
 from kit.auth import ServiceTokens
 from kit.settings import Settings
 from services.entities.main import compose
-from tests.entities.allocation_desk import AllocationDesk
+from tests.entities.allocation_api import AllocationApi
 from tests.entities.clocks import Quiet
 from tests.harness.callers import Caller
 from tests.harness.databases import Copy
 from tests.harness.services import Entities, Served, served
 
 
-class Desk:
+class EntitiesApi:
     """What somebody does with entities, departments and exchange rates, in few words."""
 
     def __init__(self, who: Caller, stubs: Entities) -> None:
@@ -134,19 +134,19 @@ def _id(resource: Entity | Department | str) -> str:
 
 
 @pytest.fixture
-def desk_of(entities: Entities) -> Callable[[Caller], Desk]:
-    """The desk of another caller."""
-    return lambda who: Desk(who, entities)
+def api_for(entities: Entities) -> Callable[[Caller], EntitiesApi]:
+    """The api of another caller."""
+    return lambda who: EntitiesApi(who, entities)
 
 
 @pytest.fixture
-def desk(desk_of: Callable[[Caller], Desk], finance: Caller) -> Desk:
-    return desk_of(finance)
+def api(api_for: Callable[[Caller], EntitiesApi], finance: Caller) -> EntitiesApi:
+    return api_for(finance)
 
 
 @pytest.fixture
-def service_desk(desk_of: Callable[[Caller], Desk], service_caller: Caller) -> Desk:
-    return desk_of(service_caller)
+def service_api(api_for: Callable[[Caller], EntitiesApi], service_caller: Caller) -> EntitiesApi:
+    return api_for(service_caller)
 
 
 @pytest.fixture
@@ -156,23 +156,23 @@ def service_caller(entities_served: Served[Entities], tenant: UUID) -> Caller:
 
 
 @pytest.fixture
-def costs_of(entities: Entities) -> Callable[[Caller], AllocationDesk]:
-    """The desk at which another caller allocates costs."""
-    return lambda who: AllocationDesk(who, entities)
+def costs_of(entities: Entities) -> Callable[[Caller], AllocationApi]:
+    """The api at which another caller allocates costs."""
+    return lambda who: AllocationApi(who, entities)
 
 
 @pytest.fixture
-def costs(costs_of: Callable[[Caller], AllocationDesk], finance: Caller) -> AllocationDesk:
+def costs(costs_of: Callable[[Caller], AllocationApi], finance: Caller) -> AllocationApi:
     return costs_of(finance)
 
 
 @pytest.fixture
 def stranger(
-    desk_of: Callable[[Caller], Desk], costs_of: Callable[[Caller], AllocationDesk], caller: Callable[..., Caller]
-) -> tuple[Desk, AllocationDesk]:
-    """The desks of somebody in another tenant."""
+    api_for: Callable[[Caller], EntitiesApi], costs_of: Callable[[Caller], AllocationApi], caller: Callable[..., Caller]
+) -> tuple[EntitiesApi, AllocationApi]:
+    """The apis of somebody in another tenant."""
     who = caller("finance", tenant=uuid4())
-    return desk_of(who), costs_of(who)
+    return api_for(who), costs_of(who)
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from billing.entities.v1.events_pb2 import CostAllocated
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.allocation_desk import AllocationDesk, amounts, line, money, money_text
-from tests.entities.conftest import Desk
+from tests.entities.allocation_api import AllocationApi, amounts, line, money, money_text
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import Heard, eventually
+from tests.harness.observe import PublishedEvents, eventually
 
 LINES_MAX = 1000
 
@@ -31,26 +31,26 @@ def outcomes(answer: pb.BatchAllocateCostsResponse) -> list[str]:
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found("ACME")
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found("ACME")
 
 
 @pytest.fixture
-async def engineering(desk: Desk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "ENG")
+async def engineering(api: EntitiesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "ENG")
 
 
 @pytest.fixture
-async def sales(desk: Desk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "SALES", gl_code="6400")
+async def sales(api: EntitiesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "SALES", gl_code="6400")
 
 
 class TestEachByItself:
     async def test_what_can_be_is_taken_and_the_rest_is_refused(
-        self, desk: Desk, costs: AllocationDesk, acme: Entity, engineering: Department, sales: Department
+        self, api: EntitiesApi, costs: AllocationApi, acme: Entity, engineering: Department, sales: Department
     ) -> None:
-        closed, nobody = await desk.found("CLOSED"), ids.ENTITY.format(ids.new())
-        await desk.deactivate(closed)
+        closed, nobody = await api.found("CLOSED"), ids.ENTITY.format(ids.new())
+        await api.deactivate(closed)
         mixed = line(engineering)
         mixed.entity_id = closed.id
         stranger = line(None)
@@ -71,29 +71,29 @@ class TestEachByItself:
         assert refusals[0].code == "FAILED_PRECONDITION"
         assert (refusals[0].metadata["entity_id"], refusals[1].metadata["entity_id"]) == (closed.id, nobody)
 
-    async def test_a_cost_may_be_the_whole_entitys(self, costs: AllocationDesk, acme: Entity) -> None:
+    async def test_a_cost_may_be_the_whole_entitys(self, costs: AllocationApi, acme: Entity) -> None:
         (result,) = (await costs.batch(line(acme))).results
         made = result.allocation
         assert (made.entity_id, made.department_id, list(made.department_path)) == (acme.id, "", [])
         assert await costs.get(made) == made
 
     async def test_a_line_that_names_nobody_is_not_acceptable(
-        self, costs: AllocationDesk, engineering: Department
+        self, costs: AllocationApi, engineering: Department
     ) -> None:
         refused = await refusal(costs.batch(line(engineering), line(None)))
         assert refused.rules == {"allocations[1]": "bearer.required"}
 
-    async def test_a_line_that_is_wrong_is_named(self, costs: AllocationDesk, engineering: Department) -> None:
+    async def test_a_line_that_is_wrong_is_named(self, costs: AllocationApi, engineering: Department) -> None:
         refused = await refusal(costs.batch(line(engineering), line(engineering, "1.001 EUR")))
         assert set(refused.fields) == {"allocations[1].amount.amount"}
 
-    async def test_there_are_from_one_to_a_thousand_lines(self, costs: AllocationDesk, engineering: Department) -> None:
+    async def test_there_are_from_one_to_a_thousand_lines(self, costs: AllocationApi, engineering: Department) -> None:
         assert set((await refusal(costs.batch())).fields) == {"allocations"}
         lines = [line(engineering)] * (LINES_MAX + 1)
         assert set((await refusal(costs.batch(*lines))).fields) == {"allocations"}
 
     async def test_a_thousand_are_taken_and_told(
-        self, costs: AllocationDesk, engineering: Department, sales: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+        self, costs: AllocationApi, engineering: Department, sales: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         lines = [line((engineering, sales)[n % 2], f"{n}.50 EUR", source_ref=f"r-{n}") for n in range(1, LINES_MAX + 1)]
         answer = await costs.batch(*lines)
@@ -114,7 +114,7 @@ class TestEachByItself:
 
 class TestDocuments:
     async def test_what_was_allocated_before_is_answered_and_not_made_again(
-        self, costs: AllocationDesk, engineering: Department
+        self, costs: AllocationApi, engineering: Department
     ) -> None:
         first = await costs.allocate(engineering, source_ref="a")
         answer = await costs.batch(
@@ -128,7 +128,7 @@ class TestDocuments:
         assert (answer.allocated_count, answer.refused_count) == (2, 1)
 
     async def test_a_document_that_is_in_there_twice_counts_once(
-        self, costs: AllocationDesk, engineering: Department, sales: Department
+        self, costs: AllocationApi, engineering: Department, sales: Department
     ) -> None:
         answer = await costs.batch(
             line(engineering, source_ref="a"),
@@ -141,7 +141,7 @@ class TestDocuments:
         assert answer.results[1].allocation.id == answer.results[0].allocation.id
 
     async def test_one_that_was_refused_takes_nothing_from_the_next_of_its_document(
-        self, costs: AllocationDesk, engineering: Department
+        self, costs: AllocationApi, engineering: Department
     ) -> None:
         answer = await costs.batch(
             line(engineering, "1.00 USD", source_ref="a"), line(engineering, "1.00 EUR", source_ref="a")
@@ -149,7 +149,7 @@ class TestDocuments:
         assert outcomes(answer) == ["RATE_MISSING", "done"]
 
     async def test_batches_at_the_same_moment_make_each_once(
-        self, costs: AllocationDesk, engineering: Department
+        self, costs: AllocationApi, engineering: Department
     ) -> None:
         lines = [line(engineering, f"{n}.00 EUR", source_ref=f"r-{n}") for n in range(1, 101)]
         answers = await asyncio.gather(*(costs.batch(*(lines if n % 2 else lines[::-1])) for n in range(8)))
@@ -158,7 +158,7 @@ class TestDocuments:
         assert len(await costs.listed(engineering)) == 100
 
     async def test_batches_in_another_order_do_not_wait_for_each_other(
-        self, costs: AllocationDesk, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+        self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         """Both are in the middle when a third, which has one of the documents, gives it up."""
         await costs.allocate(engineering, source_ref="r-0")
@@ -190,12 +190,12 @@ async def _waiting(admin: "asyncpg.Pool[asyncpg.Record]") -> bool:
 
 
 class TestAllOrNone:
-    async def test_all_are_taken(self, costs: AllocationDesk, engineering: Department, sales: Department) -> None:
+    async def test_all_are_taken(self, costs: AllocationApi, engineering: Department, sales: Department) -> None:
         answer = await costs.batch(line(engineering), line(sales), atomic=True)
         assert outcomes(answer) == ["done", "done"]
 
     async def test_where_one_is_refused_none_is_taken_and_it_is_named(
-        self, costs: AllocationDesk, engineering: Department, heard: Heard
+        self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         lines = line(engineering, source_ref="a"), line(engineering, "1.00 USD")
         refused = await refusal(costs.batch(*lines, atomic=True))
@@ -204,11 +204,11 @@ class TestAllOrNone:
         assert refused.metadata["line_reason"] == "RATE_MISSING"
         assert await costs.listed(engineering) == []
         made = await costs.allocate(engineering, "2.00 EUR", source_ref="a")
-        assert [told.allocation_id for told in await heard.at_least(1, CostAllocated)] == [made.id]
+        assert [told.allocation_id for told in await published_events.at_least(1, CostAllocated)] == [made.id]
 
 
 class TestKeys:
-    async def test_the_same_key_gives_the_same_answer(self, costs: AllocationDesk, engineering: Department) -> None:
+    async def test_the_same_key_gives_the_same_answer(self, costs: AllocationApi, engineering: Department) -> None:
         lines = line(engineering), line(engineering, "1.00 USD")
         first = await costs.batch(*lines, request_id="k")
         assert await costs.batch(*lines, request_id="k") == first
@@ -218,7 +218,7 @@ class TestKeys:
 
 class TestScopes:
     async def test_lines_outside_of_the_scope_are_refused_as_if_nobody_were_there(
-        self, costs_of: Callable[[Caller], AllocationDesk], caller: Callable[..., Caller], acme: Entity,
+        self, costs_of: Callable[[Caller], AllocationApi], caller: Callable[..., Caller], acme: Entity,
         engineering: Department, sales: Department,
     ) -> None:  # fmt: skip
         conny = costs_of(caller("finance", department_scope=[engineering.id]))
@@ -231,11 +231,11 @@ class TestScopes:
 
 class TestListed:
     @pytest.fixture
-    async def posted(self, desk: Desk, costs: AllocationDesk, acme: Entity, engineering: Department) -> Department:
+    async def posted(self, api: EntitiesApi, costs: AllocationApi, acme: Entity, engineering: Department) -> Department:
         """ENG over QA over LAB, each with costs on three days; and SALES beside them."""
-        qa = await desk.set_up(acme, "QA", parent_id=engineering.id)
-        lab = await desk.set_up(acme, "LAB", parent_id=qa.id)
-        beside = await desk.set_up(acme, "BESIDE")
+        qa = await api.set_up(acme, "QA", parent_id=engineering.id)
+        lab = await api.set_up(acme, "LAB", parent_id=qa.id)
+        beside = await api.set_up(acme, "BESIDE")
         lines = [
             line(bearer, f"{number}{day}.00 EUR", allocation_date=f"2026-0{day}-01", category=category, source=source)
             for day in (1, 2, 3)
@@ -247,17 +247,17 @@ class TestListed:
         assert (await costs.batch(*reversed(lines))).refused_count == 0
         return engineering
 
-    async def test_newest_day_first(self, costs: AllocationDesk, posted: Department) -> None:
+    async def test_newest_day_first(self, costs: AllocationApi, posted: Department) -> None:
         assert amounts(await costs.listed(posted)) == ["13.00 EUR", "12.00 EUR", "11.00 EUR"]
 
-    async def test_with_what_is_below(self, costs: AllocationDesk, posted: Department) -> None:
+    async def test_with_what_is_below(self, costs: AllocationApi, posted: Department) -> None:
         listed = await costs.listed(posted, include_descendants=True)
         assert [each.allocation_date for each in listed] == sorted(
             (each.allocation_date for each in listed), reverse=True
         )
         assert {each.amount.amount for each in listed} == {f"{n}{day}.00" for n in (1, 2, 3) for day in (1, 2, 3)}
 
-    async def test_of_days_a_category_and_a_source(self, costs: AllocationDesk, posted: Department) -> None:
+    async def test_of_days_a_category_and_a_source(self, costs: AllocationApi, posted: Department) -> None:
         period = {"start_date": "2026-02-01", "end_date": "2026-03-01"}
         below = {"include_descendants": True}
         assert amounts(await costs.listed(posted, **period)) == ["12.00 EUR"]
@@ -270,7 +270,7 @@ class TestListed:
 
     @pytest.mark.parametrize("size", [1, 2, 4, 9])
     async def test_pages_give_each_once_whatever_comes_meanwhile(
-        self, costs: AllocationDesk, posted: Department, size: int
+        self, costs: AllocationApi, posted: Department, size: int
     ) -> None:
         wanted = await costs.listed(posted, include_descendants=True)
         found: list[Allocation] = []
@@ -283,7 +283,7 @@ class TestListed:
             first = False
         assert found == wanted
 
-    async def test_a_token_of_another_list_is_refused(self, costs: AllocationDesk, posted: Department) -> None:
+    async def test_a_token_of_another_list_is_refused(self, costs: AllocationApi, posted: Department) -> None:
         _, token = await costs.page(posted, page_size=1)
         for given in ({"category": "cloud"}, {"include_descendants": True}, {"start_date": "2026-01-01"}):
             refused = await refusal(costs.page(posted, page_size=1, page_token=token, **given))
@@ -291,7 +291,7 @@ class TestListed:
         assert (await refusal(costs.page(posted, page_token="x"))).reason == "PAGE_TOKEN_INVALID"
 
     async def test_reversals_are_listed_and_what_they_take_back_says_so(
-        self, costs: AllocationDesk, engineering: Department
+        self, costs: AllocationApi, engineering: Department
     ) -> None:
         made = await costs.allocate(engineering)
         reversal = await costs.reverse(made)

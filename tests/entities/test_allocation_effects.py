@@ -13,19 +13,19 @@ from billing.entities.v1.department_pb2 import Department
 from nats.aio.client import Client
 
 from kit import clock
-from tests.entities.allocation_desk import AllocationDesk, line, money
-from tests.entities.conftest import Desk
+from tests.entities.allocation_api import AllocationApi, line, money
+from tests.entities.conftest import EntitiesApi
 from tests.entities.usage_records import Tracked, usage
 from tests.harness.callers import Caller
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.harness.services import Budgets
 
 Entries = Callable[[int], Awaitable[list[Entry]]]
 
 
 @pytest.fixture
-async def engineering(desk: Desk) -> Department:
-    return await desk.set_up(await desk.found("ACME"), "ENG")
+async def engineering(api: EntitiesApi) -> Department:
+    return await api.set_up(await api.found("ACME"), "ENG")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def entries(finance: Caller, budgets: Budgets, engineering: Department) ->
 
 
 async def test_a_cost_is_charged_and_a_reversal_gives_it_back(
-    costs: AllocationDesk, engineering: Department, entries: Entries
+    costs: AllocationApi, engineering: Department, entries: Entries
 ) -> None:
     made = await costs.allocate(engineering, "12.34 EUR", description="Storage")
     (charge,) = await entries(1)
@@ -61,7 +61,7 @@ async def test_a_cost_is_charged_and_a_reversal_gives_it_back(
 
 
 async def test_each_line_of_a_batch_is_charged_once(
-    costs: AllocationDesk, engineering: Department, entries: Entries
+    costs: AllocationApi, engineering: Department, entries: Entries
 ) -> None:
     lines = [line(engineering, f"{n}.00 EUR", source_ref=f"r-{n}") for n in range(1, 21)]
     await costs.batch(*lines)

@@ -11,29 +11,29 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from kit import clock
-from tests.entities.allocation_desk import AllocationDesk, money, money_text
-from tests.entities.conftest import Desk
+from tests.entities.allocation_api import AllocationApi, money, money_text
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import refusal
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 
 
 @pytest.fixture
-async def swiss(desk: Desk) -> Department:
-    await desk.set_rates("2026-03-01 USD/CHF 0.9")
-    return await desk.set_up(await desk.found("CH", currency_code="CHF"), "ENG")
+async def swiss(api: EntitiesApi) -> Department:
+    await api.set_rates("2026-03-01 USD/CHF 0.9")
+    return await api.set_up(await api.found("CH", currency_code="CHF"), "ENG")
 
 
 @pytest.fixture
-async def made(costs: AllocationDesk, swiss: Department) -> Allocation:
+async def made(costs: AllocationApi, swiss: Department) -> Allocation:
     return await costs.allocate(
         swiss, "0.55 USD", allocation_date="2026-03-15", category="cloud", quantity="2.5", unit="GB", source_ref="a"
     )
 
 
 async def test_the_reversal_is_the_opposite(
-    desk: Desk, costs: AllocationDesk, made: Allocation, swiss: Department
+    api: EntitiesApi, costs: AllocationApi, made: Allocation, swiss: Department
 ) -> None:
-    await desk.set_rates("2026-03-01 USD/CHF 0.7")  # of no consequence: it comes back at the rate at which it went
+    await api.set_rates("2026-03-01 USD/CHF 0.7")  # of no consequence: it comes back at the rate at which it went
     reversal = await costs.reverse(made, "Metered twice")
     opposite = Allocation()
     opposite.CopyFrom(made)
@@ -49,9 +49,11 @@ async def test_the_reversal_is_the_opposite(
     assert (await costs.get(made)).reversed_by_id == reversal.id
 
 
-async def test_it_is_told_with_what_comes_back(costs: AllocationDesk, made: Allocation, heard: Heard) -> None:
+async def test_it_is_told_with_what_comes_back(
+    costs: AllocationApi, made: Allocation, published_events: PublishedEvents
+) -> None:
     reversal = await costs.reverse(made, "Metered twice", allocation_date="2026-04-01")
-    assert await heard.first(AllocationReversed) == AllocationReversed(
+    assert await published_events.first(AllocationReversed) == AllocationReversed(
         allocation_id=reversal.id,
         reversed_allocation_id=made.id,
         entity_id=made.entity_id,
@@ -62,7 +64,9 @@ async def test_it_is_told_with_what_comes_back(costs: AllocationDesk, made: Allo
     )
 
 
-async def test_of_many_at_the_same_moment_one_is_made(costs: AllocationDesk, made: Allocation, heard: Heard) -> None:
+async def test_of_many_at_the_same_moment_one_is_made(
+    costs: AllocationApi, made: Allocation, published_events: PublishedEvents
+) -> None:
     answers = await asyncio.gather(*(costs.reverse(made) for _ in range(12)), return_exceptions=True)
     reversals = [each for each in answers if isinstance(each, Allocation)]
     assert len(reversals) == 1
@@ -70,27 +74,27 @@ async def test_of_many_at_the_same_moment_one_is_made(costs: AllocationDesk, mad
     refused = await refusal(costs.reverse(made))
     assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_ALREADY_REVERSED")
     assert refused.metadata == {"allocation_id": made.id, "reversal_id": reversals[0].id}
-    assert len(await heard.at_least(1, AllocationReversed)) == 1
+    assert len(await published_events.at_least(1, AllocationReversed)) == 1
 
 
-async def test_the_same_key_gives_the_same_reversal(costs: AllocationDesk, made: Allocation) -> None:
+async def test_the_same_key_gives_the_same_reversal(costs: AllocationApi, made: Allocation) -> None:
     first = await costs.reverse(made, request_id="k")
     assert await costs.reverse(made, request_id="k") == first
 
 
-async def test_a_reversal_is_not_reversed(costs: AllocationDesk, made: Allocation) -> None:
+async def test_a_reversal_is_not_reversed(costs: AllocationApi, made: Allocation) -> None:
     refused = await refusal(costs.reverse(await costs.reverse(made)))
     assert refused.reason == "ALLOCATION_IS_REVERSAL"
 
 
 async def test_what_an_entity_bore_that_is_out_of_business_comes_back(
-    desk: Desk, costs: AllocationDesk, made: Allocation
+    api: EntitiesApi, costs: AllocationApi, made: Allocation
 ) -> None:
-    await desk.deactivate(made.entity_id)
+    await api.deactivate(made.entity_id)
     assert (await costs.reverse(made)).reversal_of_id == made.id
 
 
-async def test_it_belongs_to_the_day_of_the_allocation_or_a_later_one(costs: AllocationDesk, made: Allocation) -> None:
+async def test_it_belongs_to_the_day_of_the_allocation_or_a_later_one(costs: AllocationApi, made: Allocation) -> None:
     early = await refusal(costs.reverse(made, allocation_date="2026-03-14"))
     assert early.rules == {"allocation_date": "allocation_date.order"}
     late = clock.now().date() + timedelta(days=3 * 366)
@@ -98,6 +102,6 @@ async def test_it_belongs_to_the_day_of_the_allocation_or_a_later_one(costs: All
     assert (await costs.reverse(made, allocation_date="2026-04-01")).allocation_date == "2026-04-01"
 
 
-async def test_it_takes_a_reason_and_a_key(costs: AllocationDesk, made: Allocation) -> None:
+async def test_it_takes_a_reason_and_a_key(costs: AllocationApi, made: Allocation) -> None:
     assert set((await refusal(costs.reverse(made, ""))).fields) == {"reason"}
     assert set((await refusal(costs.reverse(made, request_id=" "))).fields) == {"request_id"}

@@ -13,9 +13,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import StatusCode, aio
 
 from kit import ids
-from tests.entities.rules_desk import RulesDesk, even, target
+from tests.entities.rules_api import RulesApi, even, target
 from tests.harness.callers import Caller, Refusal, refusal
-from tests.harness.outside import AuditRow
+from tests.harness.observe import AuditRow
 from tests.harness.services import Entities
 
 FIXED, EVEN, PROPORTIONAL = AllocationRule.FIXED_PERCENT, AllocationRule.EVEN, AllocationRule.PROPORTIONAL
@@ -25,46 +25,46 @@ NO_DEPARTMENT = ids.DEPARTMENT.format(ids.new())
 
 
 @pytest.fixture
-def desk_of(entities: Entities) -> Callable[[Caller], RulesDesk]:
-    return lambda who: RulesDesk(who, entities)
+def api_for(entities: Entities) -> Callable[[Caller], RulesApi]:
+    return lambda who: RulesApi(who, entities)
 
 
 @pytest.fixture
-def desk(desk_of: Callable[[Caller], RulesDesk], finance: Caller) -> RulesDesk:
-    return desk_of(finance)
+def api(api_for: Callable[[Caller], RulesApi], finance: Caller) -> RulesApi:
+    return api_for(finance)
 
 
 @pytest.fixture
-async def acme(desk: RulesDesk) -> Entity:
-    return await desk.found("ACME")
+async def acme(api: RulesApi) -> Entity:
+    return await api.found("ACME")
 
 
 @pytest.fixture
-async def it(desk: RulesDesk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "IT")
+async def it(api: RulesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "IT")
 
 
 @pytest.fixture
-async def eng(desk: RulesDesk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "ENG")
+async def eng(api: RulesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "ENG")
 
 
 @pytest.fixture
-async def sales(desk: RulesDesk) -> Department:
+async def sales(api: RulesApi) -> Department:
     """Of another entity."""
-    return await desk.set_up(await desk.found("OTHER", currency_code="USD"), "SALES")
+    return await api.set_up(await api.found("OTHER", currency_code="USD"), "SALES")
 
 
 class TestCreateAllocationRule:
     async def test_it_has_what_was_given(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         given: dict[str, Any] = {
             "name": "IT by storage", "rule_type": PROPORTIONAL, "basis": USAGE, "usage_unit": "GB",
             "usage_category": "storage", "source_department_id": it.id, "category": "cloud",
             "effective_from_date": "2026-01-01", "effective_to_date": "2027-01-01",
         }  # fmt: skip
-        made = await desk.rule(*even(sales, eng), **given)
+        made = await api.rule(*even(sales, eng), **given)
         assert made == AllocationRule(
             **given,
             targets=even(sales, eng),
@@ -74,21 +74,21 @@ class TestCreateAllocationRule:
             create_time=made.create_time,
             update_time=made.update_time,
         )
-        assert await desk.get_rule(made) == made
+        assert await api.get_rule(made) == made
 
     async def test_percentages_and_weights_are_kept_in_the_order_of_the_targets(
-        self, desk: RulesDesk, eng: Department, sales: Department
+        self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
-        fixed = await desk.rule(target(sales, percent=9500), target(eng, percent=500), rule_type=FIXED)
+        fixed = await api.rule(target(sales, percent=9500), target(eng, percent=500), rule_type=FIXED)
         assert [(each.department_id, each.percent_bp) for each in fixed.targets] == [(sales.id, 9500), (eng.id, 500)]
         given = [target(sales, weight="120.500"), target(eng, weight="0")]
-        weighed = await desk.get_rule(await desk.rule(*given, rule_type=PROPORTIONAL, basis=GIVEN))
+        weighed = await api.get_rule(await api.rule(*given, rule_type=PROPORTIONAL, basis=GIVEN))
         assert [each.weight for each in weighed.targets] == ["120.5", "0"]
 
-    async def test_all_that_is_wrong_is_told_at_once(self, desk: RulesDesk, eng: Department, it: Department) -> None:
+    async def test_all_that_is_wrong_is_told_at_once(self, api: RulesApi, eng: Department, it: Department) -> None:
         targets = [target(eng, percent=9000), target(it, weight="1"), target(eng, percent=500)]
         refused = await refusal(
-            desk.rule(
+            api.rule(
                 *targets,
                 rule_type=FIXED,
                 basis=GIVEN,
@@ -124,7 +124,7 @@ class TestCreateAllocationRule:
     )  # fmt: skip
     async def test_what_does_not_go_together_is_refused(
         self,
-        desk: RulesDesk,
+        api: RulesApi,
         eng: Department,
         sales: Department,
         given: dict[str, Any],
@@ -132,116 +132,108 @@ class TestCreateAllocationRule:
         wrong: set[str],
     ) -> None:
         named = [target(department, **said) for department, said in zip((eng, sales), targets, strict=False)]
-        refused = await refusal(desk.rule(*named, **given))
+        refused = await refusal(api.rule(*named, **given))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", wrong)
 
-    async def test_departments_that_there_are_not_are_all_told(self, desk: RulesDesk, eng: Department) -> None:
+    async def test_departments_that_there_are_not_are_all_told(self, api: RulesApi, eng: Department) -> None:
         other = ids.DEPARTMENT.format(ids.new())
-        refused = await refusal(
-            desk.rule(target(NO_DEPARTMENT), target(eng), target(other), source_department_id=other)
-        )
+        refused = await refusal(api.rule(target(NO_DEPARTMENT), target(eng), target(other), source_department_id=other))
         assert set(refused.fields) == {"targets[2].department_id"}
-        refused = await refusal(desk.rule(target(NO_DEPARTMENT), target(eng), source_department_id=other))
+        refused = await refusal(api.rule(target(NO_DEPARTMENT), target(eng), source_department_id=other))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_DEPARTMENTS_NOT_FOUND")
         assert refused.fields == {
             "targets[0].department_id": f"there is no department {NO_DEPARTMENT}",
             "source_department_id": f"there is no department {other}",
         }
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, desk: RulesDesk, eng: Department) -> None:
-        first = await desk.rule(target(eng), request_id="key-1")
-        assert await desk.rule(target(eng), request_id="key-1") == first
-        refused = await refusal(desk.rule(target(eng), name="Other", request_id="key-1"))
+    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: RulesApi, eng: Department) -> None:
+        first = await api.rule(target(eng), request_id="key-1")
+        assert await api.rule(target(eng), request_id="key-1") == first
+        refused = await refusal(api.rule(target(eng), name="Other", request_id="key-1"))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
-        assert await desk.rules() == ["Rent"]
+        assert await api.rules() == ["Rent"]
 
     async def test_who_only_reads_makes_none(
-        self, desk_of: Callable[[Caller], RulesDesk], caller: Callable[..., Caller], eng: Department
+        self, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
-        refused = await refusal(desk_of(caller("auditor")).rule(target(eng)))
+        refused = await refusal(api_for(caller("auditor")).rule(target(eng)))
         assert (refused.reason, refused.metadata) == ("PERMISSION_MISSING", {"permission": "allocations.write"})
 
 
 class TestUpdateAllocationRule:
-    async def test_what_is_not_given_stays(self, desk: RulesDesk, it: Department, eng: Department) -> None:
-        rule = await desk.rule(
-            target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01"
-        )
-        changed = await desk.update_rule(rule, name="Cloud", effective_from_date="2026-02-01")
+    async def test_what_is_not_given_stays(self, api: RulesApi, it: Department, eng: Department) -> None:
+        rule = await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
+        changed = await api.update_rule(rule, name="Cloud", effective_from_date="2026-02-01")
         wanted = AllocationRule()
         wanted.CopyFrom(rule)
         wanted.name, wanted.effective_from_date, wanted.etag = "Cloud", "2026-02-01", "2"
         wanted.update_time.CopyFrom(changed.update_time)
         assert changed == wanted
-        assert await desk.get_rule(rule) == wanted
+        assert await api.get_rule(rule) == wanted
 
-    async def test_what_is_named_and_not_given_is_cleared(
-        self, desk: RulesDesk, it: Department, eng: Department
-    ) -> None:
-        rule = await desk.rule(
-            target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01"
-        )
+    async def test_what_is_named_and_not_given_is_cleared(self, api: RulesApi, it: Department, eng: Department) -> None:
+        rule = await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
         fields = ["source_department_id", "category", "effective_to_date"]
-        changed = await desk.update_rule(rule, update_mask=FieldMask(paths=fields))
+        changed = await api.update_rule(rule, update_mask=FieldMask(paths=fields))
         assert [getattr(changed, field) for field in fields] == ["", "", ""]
-        refused = await refusal(desk.update_rule(rule, update_mask=FieldMask(paths=["targets", "name"])))
+        refused = await refusal(api.update_rule(rule, update_mask=FieldMask(paths=["targets", "name"])))
         assert set(refused.fields) == {"targets", "name"}
 
     async def test_new_targets_take_the_place_of_the_old_and_change_the_etag(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(*even(it, eng))
-        changed = await desk.update_rule(rule, targets=even(eng, sales, it), etag="1")
+        rule = await api.rule(*even(it, eng))
+        changed = await api.update_rule(rule, targets=even(eng, sales, it), etag="1")
         assert (list(changed.targets), changed.etag) == (even(eng, sales, it), "2")
-        assert await desk.get_rule(rule) == changed
-        refused = await refusal(desk.update_rule(rule, targets=even(it), etag="1"))
+        assert await api.get_rule(rule) == changed
+        refused = await refusal(api.update_rule(rule, targets=even(it), etag="1"))
         assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
-        assert await desk.get_rule(rule) == changed
+        assert await api.get_rule(rule) == changed
 
     async def test_the_whole_must_go_together_with_what_is_there(
-        self, desk: RulesDesk, it: Department, eng: Department
+        self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        rule = await desk.rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
-        refused = await refusal(desk.update_rule(rule, rule_type=EVEN))
+        rule = await api.rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
+        refused = await refusal(api.update_rule(rule, rule_type=EVEN))
         assert set(refused.fields) == {"targets[0].percent_bp", "targets[1].percent_bp"}
-        changed = await desk.update_rule(rule, rule_type=PROPORTIONAL, basis=HEADCOUNT, targets=even(it, eng))
+        changed = await api.update_rule(rule, rule_type=PROPORTIONAL, basis=HEADCOUNT, targets=even(it, eng))
         assert (changed.rule_type, changed.basis) == (PROPORTIONAL, HEADCOUNT)
-        refused = await refusal(desk.update_rule(rule, effective_to_date="2025-12-31"))
+        refused = await refusal(api.update_rule(rule, effective_to_date="2025-12-31"))
         assert set(refused.fields) == {"effective_to_date"}
-        refused = await refusal(desk.update_rule(rule, source_department_id=it.id))
+        refused = await refusal(api.update_rule(rule, source_department_id=it.id))
         assert set(refused.fields) == {"targets[0].department_id"}
-        assert await desk.get_rule(rule) == changed
+        assert await api.get_rule(rule) == changed
 
-    async def test_an_unknown_rule_is_not_found(self, desk: RulesDesk) -> None:
-        for call in (desk.update_rule(NOBODY, name="X"), desk.get_rule(NOBODY), desk.delete_rule(NOBODY)):
+    async def test_an_unknown_rule_is_not_found(self, api: RulesApi) -> None:
+        for call in (api.update_rule(NOBODY, name="X"), api.get_rule(NOBODY), api.delete_rule(NOBODY)):
             refused = await refusal(call)
             assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_RULE_NOT_FOUND")
             assert refused.metadata == {"allocation_rule_id": NOBODY}
 
 
 class TestDeleteAllocationRule:
-    async def test_it_is_ended_and_can_still_be_read(self, desk: RulesDesk, eng: Department) -> None:
-        rule = await desk.rule(target(eng))
-        assert (await refusal(desk.delete_rule(rule, etag="7"))).reason == "ETAG_MISMATCH"
-        ended = await desk.delete_rule(rule, etag="1", request_id="key-1")
+    async def test_it_is_ended_and_can_still_be_read(self, api: RulesApi, eng: Department) -> None:
+        rule = await api.rule(target(eng))
+        assert (await refusal(api.delete_rule(rule, etag="7"))).reason == "ETAG_MISMATCH"
+        ended = await api.delete_rule(rule, etag="1", request_id="key-1")
         assert (ended.state, ended.etag, list(ended.targets)) == (AllocationRule.ENDED, "2", [target(eng)])
-        assert await desk.delete_rule(rule, etag="1", request_id="key-1") == ended
-        assert await desk.get_rule(rule) == ended
-        assert await desk.rules(state=AllocationRule.ACTIVE) == []
+        assert await api.delete_rule(rule, etag="1", request_id="key-1") == ended
+        assert await api.get_rule(rule) == ended
+        assert await api.rules(state=AllocationRule.ACTIVE) == []
 
-    async def test_an_ended_one_is_neither_changed_nor_ended_again(self, desk: RulesDesk, eng: Department) -> None:
-        rule = await desk.rule(target(eng))
-        await desk.delete_rule(rule)
-        for call in (desk.update_rule(rule, name="X"), desk.delete_rule(rule)):
+    async def test_an_ended_one_is_neither_changed_nor_ended_again(self, api: RulesApi, eng: Department) -> None:
+        rule = await api.rule(target(eng))
+        await api.delete_rule(rule)
+        for call in (api.update_rule(rule, name="X"), api.delete_rule(rule)):
             refused = await refusal(call)
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_STATE")
             assert refused.metadata == {"allocation_rule_id": rule.id, "state": "ENDED", "allowed": "ACTIVE"}
 
     async def test_the_audit_tells_how_it_was(
-        self, desk: RulesDesk, it: Department, eng: Department, audit_rows: Callable[..., Awaitable[list[AuditRow]]]
+        self, api: RulesApi, it: Department, eng: Department, audit_rows: Callable[..., Awaitable[list[AuditRow]]]
     ) -> None:
-        rule = await desk.rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
-        await desk.update_rule(rule, targets=[target(it, percent=10000)])
+        rule = await api.rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
+        await api.update_rule(rule, targets=[target(it, percent=10000)])
         rows = [row for row in await audit_rows("entities") if row.table == "allocation_rule_targets"]
         before = [row.before["percent_bp"] for row in rows if row.action == "delete" and row.before]
         after = [row.after["percent_bp"] for row in rows if row.action == "insert" and row.after]
@@ -249,30 +241,28 @@ class TestDeleteAllocationRule:
 
 
 class TestListAllocationRules:
-    async def test_each_filter_narrows(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
-    ) -> None:
-        await desk.rule(target(eng), name="old", effective_from_date="2025-01-01", effective_to_date="2026-01-01")
-        await desk.rule(*even(eng, sales), name="cloud", category="cloud", source_department_id=it.id)
-        await desk.rule(target(sales, percent=10000), name="fixed", rule_type=FIXED)
-        await desk.delete_rule(await desk.rule(target(it), name="ended"))
-        assert await desk.rules() == ["old", "cloud", "fixed", "ended"]
-        assert await desk.rules(state=AllocationRule.ENDED) == ["ended"]
-        assert await desk.rules(rule_type=FIXED) == ["fixed"]
-        assert await desk.rules(target_department_id=sales.id) == ["cloud", "fixed"]
-        assert await desk.rules(source_department_id=it.id) == ["cloud"]
-        assert await desk.rules(category="cloud") == ["cloud"]
-        assert await desk.rules(effective_on_date="2025-12-31") == ["old"]
-        assert await desk.rules(effective_on_date="2026-01-01") == ["cloud", "fixed", "ended"]
-        assert await desk.rules(effective_on_date="2026-01-01", target_department_id=eng.id) == ["cloud"]
+    async def test_each_filter_narrows(self, api: RulesApi, it: Department, eng: Department, sales: Department) -> None:
+        await api.rule(target(eng), name="old", effective_from_date="2025-01-01", effective_to_date="2026-01-01")
+        await api.rule(*even(eng, sales), name="cloud", category="cloud", source_department_id=it.id)
+        await api.rule(target(sales, percent=10000), name="fixed", rule_type=FIXED)
+        await api.delete_rule(await api.rule(target(it), name="ended"))
+        assert await api.rules() == ["old", "cloud", "fixed", "ended"]
+        assert await api.rules(state=AllocationRule.ENDED) == ["ended"]
+        assert await api.rules(rule_type=FIXED) == ["fixed"]
+        assert await api.rules(target_department_id=sales.id) == ["cloud", "fixed"]
+        assert await api.rules(source_department_id=it.id) == ["cloud"]
+        assert await api.rules(category="cloud") == ["cloud"]
+        assert await api.rules(effective_on_date="2025-12-31") == ["old"]
+        assert await api.rules(effective_on_date="2026-01-01") == ["cloud", "fixed", "ended"]
+        assert await api.rules(effective_on_date="2026-01-01", target_department_id=eng.id) == ["cloud"]
 
-    async def test_a_page_at_a_time(self, desk: RulesDesk, eng: Department) -> None:
+    async def test_a_page_at_a_time(self, api: RulesApi, eng: Department) -> None:
         for number in range(5):
-            await desk.rule(target(eng), name=f"R{number}")
+            await api.rule(target(eng), name=f"R{number}")
         seen, token = [], ""
         for _ in range(3):
             request = pb.ListAllocationRulesRequest(page_size=2, page_token=token)
-            page = await desk.who.call(desk.rules_stub.ListAllocationRules, request)
+            page = await api.who.call(api.rules_stub.ListAllocationRules, request)
             seen += [(rule.name, len(rule.targets)) for rule in page.allocation_rules]
             token = page.next_page_token
         assert (seen, token) == ([(f"R{number}", 1) for number in range(5)], "")
@@ -285,56 +275,56 @@ def chained(refused: Refusal) -> tuple[str, str]:
 
 class TestChains:
     async def test_two_rules_in_a_circle_are_refused_with_the_way(
-        self, desk: RulesDesk, it: Department, eng: Department
+        self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        there = await desk.rule(target(eng), source_department_id=it.id)
-        refused = await refusal(desk.rule(target(it), source_department_id=eng.id))
+        there = await api.rule(target(eng), source_department_id=it.id)
+        refused = await refusal(api.rule(target(it), source_department_id=eng.id))
         assert chained(refused) == (there.id, f"{eng.id} → {it.id} → {eng.id}")
 
     async def test_a_target_is_not_the_source_of_another_rule_whichever_came_first(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        second = await desk.rule(target(sales), source_department_id=eng.id)
-        refused = await refusal(desk.rule(*even(sales, eng), source_department_id=it.id))
+        second = await api.rule(target(sales), source_department_id=eng.id)
+        refused = await refusal(api.rule(*even(sales, eng), source_department_id=it.id))
         assert chained(refused) == (second.id, f"{it.id} → {eng.id} → {sales.id}")
-        await desk.delete_rule(second)
-        first = await desk.rule(*even(sales, eng), source_department_id=it.id)
-        refused = await refusal(desk.rule(target(sales), source_department_id=eng.id))
+        await api.delete_rule(second)
+        first = await api.rule(*even(sales, eng), source_department_id=it.id)
+        refused = await refusal(api.rule(target(sales), source_department_id=eng.id))
         assert chained(refused) == (first.id, f"{it.id} → {eng.id} → {sales.id}")
 
-    async def test_an_update_chains_no_rules_either(self, desk: RulesDesk, it: Department, eng: Department) -> None:
-        there = await desk.rule(target(eng), source_department_id=it.id)
-        other = await desk.rule(target(it))
-        refused = await refusal(desk.update_rule(other, source_department_id=eng.id))
+    async def test_an_update_chains_no_rules_either(self, api: RulesApi, it: Department, eng: Department) -> None:
+        there = await api.rule(target(eng), source_department_id=it.id)
+        other = await api.rule(target(it))
+        refused = await refusal(api.update_rule(other, source_department_id=eng.id))
         assert chained(refused)[0] == there.id
-        assert (await desk.update_rule(there, name="Same targets, same source")).etag == "2"
+        assert (await api.update_rule(there, name="Same targets, same source")).etag == "2"
 
     async def test_a_rule_that_is_turned_round_does_not_chain_with_what_it_was(
-        self, desk: RulesDesk, it: Department, eng: Department
+        self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        rule = await desk.rule(target(eng), source_department_id=it.id)
-        turned = await desk.update_rule(rule, targets=even(it), source_department_id=eng.id)
+        rule = await api.rule(target(eng), source_department_id=it.id)
+        turned = await api.update_rule(rule, targets=even(it), source_department_id=eng.id)
         assert (list(turned.targets), turned.source_department_id) == (even(it), eng.id)
 
     async def test_other_categories_other_days_and_rules_without_a_source_are_other_costs(
-        self, desk: RulesDesk, it: Department, eng: Department
+        self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        await desk.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
+        await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
         back: dict[str, Any] = {"source_department_id": eng.id}
-        assert await desk.rule(target(it), **back, category="rent")
-        assert await desk.rule(target(it), **back, category="cloud", effective_from_date="2027-01-01")
-        assert await desk.rule(target(it), category="cloud")
+        assert await api.rule(target(it), **back, category="rent")
+        assert await api.rule(target(it), **back, category="cloud", effective_from_date="2027-01-01")
+        assert await api.rule(target(it), category="cloud")
         for same in ({}, {"category": "cloud"}, {"effective_from_date": "2026-12-31"}):
-            chained(await refusal(desk.rule(target(it), **back, **same)))
+            chained(await refusal(api.rule(target(it), **back, **same)))
 
     async def test_of_two_opposite_rules_at_once_one_is_made(
-        self, desk: RulesDesk, it: Department, eng: Department
+        self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         for round_ in range(8):
             category = f"c{round_}"
             answers = await asyncio.gather(
-                desk.rule(target(eng), source_department_id=it.id, category=category),
-                desk.rule(target(it), source_department_id=eng.id, category=category),
+                api.rule(target(eng), source_department_id=it.id, category=category),
+                api.rule(target(it), source_department_id=eng.id, category=category),
                 return_exceptions=True,
             )
             [made] = [answer for answer in answers if isinstance(answer, AllocationRule)]
@@ -345,17 +335,17 @@ class TestChains:
 class TestScopes:
     @pytest.fixture
     async def conny(
-        self, acme: Entity, desk_of: Callable[[Caller], RulesDesk], caller: Callable[..., Caller]
-    ) -> RulesDesk:
+        self, acme: Entity, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller]
+    ) -> RulesApi:
         """Somebody who is confined to ACME."""
-        return desk_of(caller("finance", subject="conny", entity_scope=[acme.id]))
+        return api_for(caller("finance", subject="conny", entity_scope=[acme.id]))
 
     async def test_a_rule_is_seen_by_those_who_cover_all_of_its_departments(
-        self, desk: RulesDesk, conny: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        mine = await desk.rule(target(eng), name="mine", source_department_id=it.id)
-        over = await desk.rule(*even(eng, sales), name="over the edge")
-        of_others = await desk.rule(target(eng), name="of others", source_department_id=sales.id, category="rent")
+        mine = await api.rule(target(eng), name="mine", source_department_id=it.id)
+        over = await api.rule(*even(eng, sales), name="over the edge")
+        of_others = await api.rule(target(eng), name="of others", source_department_id=sales.id, category="rent")
         assert await conny.rules() == ["mine"]
         assert await conny.rules(target_department_id=eng.id) == ["mine"]
         assert await conny.get_rule(mine) == mine
@@ -366,7 +356,7 @@ class TestScopes:
                 assert repr(refused).replace(rule.id, NOBODY) == repr(unknown)
 
     async def test_a_rule_reaches_only_what_its_author_covers(
-        self, conny: RulesDesk, it: Department, eng: Department, sales: Department
+        self, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         refused = await refusal(conny.rule(*even(eng, sales)))
         assert set(refused.fields) == {"targets[1].department_id"}
@@ -377,28 +367,28 @@ class TestScopes:
         assert set(refused.fields) == {"targets[1].department_id"}
 
     async def test_a_chain_names_no_department_that_is_not_covered(
-        self, desk: RulesDesk, conny: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        await desk.rule(target(sales), source_department_id=eng.id)
+        await api.rule(target(sales), source_department_id=eng.id)
         refused = await refusal(conny.rule(target(eng), source_department_id=it.id))
         assert chained(refused)[1] == f"{it.id} → {eng.id} → …"
         assert sales.id not in refused.message
 
     async def test_a_manager_reads_the_rules_of_the_department(
-        self, desk: RulesDesk, desk_of: Callable[[Caller], RulesDesk], caller: Callable[..., Caller],
+        self, api: RulesApi, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller],
         it: Department, eng: Department,
     ) -> None:  # fmt: skip
-        await desk.rule(target(eng), name="eng")
-        await desk.rule(target(it), name="it")
-        manager = desk_of(caller("department_manager", department_scope=[eng.id]))
+        await api.rule(target(eng), name="eng")
+        await api.rule(target(it), name="it")
+        manager = api_for(caller("department_manager", department_scope=[eng.id]))
         assert await manager.rules() == ["eng"]
-        assert await desk_of(caller("department_manager", department_scope=[])).rules() == []
+        assert await api_for(caller("department_manager", department_scope=[])).rules() == []
 
     async def test_another_tenant_finds_nothing_of_ours(
-        self, desk: RulesDesk, desk_of: Callable[[Caller], RulesDesk], caller: Callable[..., Caller], eng: Department
+        self, api: RulesApi, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
-        rule = await desk.rule(target(eng))
-        stranger = desk_of(caller("billing_admin", tenant=ids.new()))
+        rule = await api.rule(target(eng))
+        stranger = api_for(caller("billing_admin", tenant=ids.new()))
         own = await stranger.rule(target(await stranger.set_up(await stranger.found("OWN"))))
         assert await stranger.rules() == ["Rent"]
         assert await stranger.rules(target_department_id=eng.id) == []

@@ -14,24 +14,24 @@ from billing.entities.v1.events_pb2 import CostAllocated
 from grpc import StatusCode
 
 from kit import clock, ids
-from tests.entities.allocation_desk import AllocationDesk, money, money_text, today
-from tests.entities.conftest import Desk
+from tests.entities.allocation_api import AllocationApi, money, money_text, today
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 
 NOBODY = ids.DEPARTMENT.format(ids.new())
 
 
 @pytest.fixture
-async def engineering(desk: Desk) -> Department:
-    return await desk.set_up(await desk.found("ACME"), "ENG", gl_code="6200")
+async def engineering(api: EntitiesApi) -> Department:
+    return await api.set_up(await api.found("ACME"), "ENG", gl_code="6200")
 
 
 class TestWhatIsKept:
-    async def test_it_has_what_was_given(self, desk: Desk, costs: AllocationDesk) -> None:
-        acme, supplier = await desk.found("ACME"), await desk.found("SUPPLIER")
-        top = await desk.set_up(acme, "TOP")
-        department = await desk.set_up(acme, "ENG", parent_id=top.id)
+    async def test_it_has_what_was_given(self, api: EntitiesApi, costs: AllocationApi) -> None:
+        acme, supplier = await api.found("ACME"), await api.found("SUPPLIER")
+        top = await api.set_up(acme, "TOP")
+        department = await api.set_up(acme, "ENG", parent_id=top.id)
         given: dict[str, Any] = {
             "category": "cloud", "source": Allocation.INVOICE, "source_ref": "inv-7/1", "quantity": "12.5",
             "unit": "GB", "gl_code": "6100", "counterparty_entity_id": supplier.id, "description": "Größe: ∞",
@@ -52,22 +52,22 @@ class TestWhatIsKept:
         assert abs(made.create_time.ToDatetime() - clock.now().replace(tzinfo=None)) < timedelta(minutes=1)
         assert await costs.get(made) == made
 
-    async def test_what_is_left_out_has_its_default(self, costs: AllocationDesk, engineering: Department) -> None:
+    async def test_what_is_left_out_has_its_default(self, costs: AllocationApi, engineering: Department) -> None:
         made = await costs.allocate(engineering)
         assert (made.source, made.gl_code, made.source_ref, made.quantity) == (Allocation.MANUAL, "6200", "", "")
         assert not made.counterparty_entity_id
 
     async def test_without_a_document_the_same_cost_counts_again(
-        self, costs: AllocationDesk, engineering: Department
+        self, costs: AllocationApi, engineering: Department
     ) -> None:
         assert (await costs.allocate(engineering)).id != (await costs.allocate(engineering)).id
 
     async def test_it_stays_where_it_was_posted_when_the_department_moves(
-        self, desk: Desk, costs: AllocationDesk, admin: "asyncpg.Pool[asyncpg.Record]"
+        self, api: EntitiesApi, costs: AllocationApi, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
-        acme = await desk.found("ACME")
-        old, new = await desk.set_up(acme, "OLD"), await desk.set_up(acme, "NEW")
-        department = await desk.set_up(acme, "ENG", parent_id=old.id)
+        acme = await api.found("ACME")
+        old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
+        department = await api.set_up(acme, "ENG", parent_id=old.id)
         before = await costs.allocate(department)
         moved = "update entities.departments set parent_id = $1 where id = $2"
         await admin.execute(moved, ids.DEPARTMENT.parse(new.id), ids.DEPARTMENT.parse(department.id))
@@ -75,7 +75,7 @@ class TestWhatIsKept:
         assert list((await costs.allocate(department)).department_path) == [new.id, department.id]
 
     async def test_nobody_can_change_or_remove_it(
-        self, costs: AllocationDesk, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+        self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         made = ids.ALLOCATION.parse((await costs.allocate(engineering)).id)
         for statement in ("update entities.cost_allocations set amount = 1", "delete from entities.cost_allocations"):
@@ -85,13 +85,13 @@ class TestWhatIsKept:
 
 class TestCurrencies:
     @pytest.fixture
-    async def swiss(self, desk: Desk) -> Department:
-        return await desk.set_up(await desk.found("CH", currency_code="CHF"), "ENG")
+    async def swiss(self, api: EntitiesApi) -> Department:
+        return await api.set_up(await api.found("CH", currency_code="CHF"), "ENG")
 
     async def test_another_currency_is_converted_at_the_rate_of_its_day(
-        self, desk: Desk, costs: AllocationDesk, swiss: Department
+        self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 USD/CHF 0.9", "2026-03-20 USD/CHF 0.8")
+        await api.set_rates("2026-03-01 USD/CHF 0.9", "2026-03-20 USD/CHF 0.8")
         made = await costs.allocate(swiss, "10.00 USD", allocation_date="2026-03-15")
         assert money_text(made.amount) == "10.00 USD"
         assert (money_text(made.entity_amount), made.rate, made.rate_date) == ("9.00 CHF", "0.9", "2026-03-01")
@@ -108,25 +108,25 @@ class TestCurrencies:
         ],
     )
     async def test_it_is_rounded_half_to_even(
-        self, desk: Desk, costs: AllocationDesk, swiss: Department, amount: str, rate: str, converted: str
+        self, api: EntitiesApi, costs: AllocationApi, swiss: Department, amount: str, rate: str, converted: str
     ) -> None:
-        await desk.set_rates(f"2026-03-01 {amount.split()[1]}/CHF {rate}")
+        await api.set_rates(f"2026-03-01 {amount.split()[1]}/CHF {rate}")
         made = await costs.allocate(swiss, amount, allocation_date="2026-03-15")
         assert (money_text(made.amount), money_text(made.entity_amount)) == (amount, converted)
 
     async def test_a_rate_that_is_worked_out_is_kept_as_it_was_taken(
-        self, desk: Desk, costs: AllocationDesk, swiss: Department
+        self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/CHF 0.95")
+        await api.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/CHF 0.95")
         made = await costs.allocate(swiss, "100.00 USD", allocation_date="2026-03-15")
         assert (money_text(made.entity_amount), made.rate_date) == ("86.36 CHF", "2026-03-02")
         assert made.rate.startswith("0.8636363636")
         assert await costs.get(made) == made
 
     async def test_without_a_rate_it_is_refused_and_the_pair_and_day_are_named(
-        self, desk: Desk, costs: AllocationDesk, swiss: Department
+        self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 USD/CHF 0.9")
+        await api.set_rates("2026-03-01 USD/CHF 0.9")
         refused = await refusal(costs.allocate(swiss, "10.00 USD", allocation_date="2026-02-28"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
         assert refused.metadata == {
@@ -134,9 +134,9 @@ class TestCurrencies:
         }  # fmt: skip
 
     async def test_more_than_money_can_be_is_refused(
-        self, desk: Desk, costs: AllocationDesk, swiss: Department
+        self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 USD/CHF 10")
+        await api.set_rates("2026-03-01 USD/CHF 10")
         refused = await refusal(costs.allocate(swiss, "1000000000000.00 USD", allocation_date="2026-03-01"))
         assert refused.reason == "AMOUNT_TOO_LARGE"
         made = await costs.allocate(swiss, "999999999999.99 USD", allocation_date="2026-03-01")
@@ -144,27 +144,27 @@ class TestCurrencies:
 
 
 class TestRefused:
-    async def test_an_entity_out_of_business_bears_nothing(self, desk: Desk, costs: AllocationDesk) -> None:
-        acme = await desk.found("ACME")
-        department = await desk.set_up(acme)
-        await desk.deactivate(acme)
+    async def test_an_entity_out_of_business_bears_nothing(self, api: EntitiesApi, costs: AllocationApi) -> None:
+        acme = await api.found("ACME")
+        department = await api.set_up(acme)
+        await api.deactivate(acme)
         refused = await refusal(costs.allocate(department))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
         assert refused.metadata["entity_id"] == acme.id
 
     async def test_a_department_that_is_inactive_bears_nothing(
-        self, costs: AllocationDesk, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+        self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         closed = "update entities.departments set state = 'INACTIVE' where id = $1"
         await admin.execute(closed, ids.DEPARTMENT.parse(engineering.id))
         refused = await refusal(costs.allocate(engineering))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
 
-    async def test_a_department_that_is_not_there(self, costs: AllocationDesk) -> None:
+    async def test_a_department_that_is_not_there(self, costs: AllocationApi) -> None:
         assert (await refusal(costs.allocate(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
 
     @pytest.mark.parametrize("amount", ["0.00 EUR", "-1.00 EUR", "1.001 EUR", "1 XXX", "0.5 JPY", "1e3 EUR"])
-    async def test_an_amount_that_is_none(self, costs: AllocationDesk, engineering: Department, amount: str) -> None:
+    async def test_an_amount_that_is_none(self, costs: AllocationApi, engineering: Department, amount: str) -> None:
         assert (await refusal(costs.allocate(engineering, amount))).reason == "INVALID_FIELDS"
 
     @pytest.mark.parametrize(
@@ -176,17 +176,17 @@ class TestRefused:
         ],
     )  # fmt: skip
     async def test_fields_that_can_not_be(
-        self, costs: AllocationDesk, engineering: Department, given: dict[str, Any]
+        self, costs: AllocationApi, engineering: Department, given: dict[str, Any]
     ) -> None:
         refused = await refusal(costs.allocate(engineering, **given))
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == set(given)
 
-    async def test_no_key(self, costs: AllocationDesk, engineering: Department) -> None:
+    async def test_no_key(self, costs: AllocationApi, engineering: Department) -> None:
         refused = await refusal(costs.allocate(engineering, request_id=" "))
         assert set(refused.fields) == {"request_id"}
 
-    async def test_a_day_that_is_more_than_a_year_ahead(self, costs: AllocationDesk, engineering: Department) -> None:
+    async def test_a_day_that_is_more_than_a_year_ahead(self, costs: AllocationApi, engineering: Department) -> None:
         latest = clock.now().date() + timedelta(days=366)
         made = await costs.allocate(engineering, allocation_date=latest.isoformat())
         assert made.allocation_date == latest.isoformat()
@@ -195,12 +195,12 @@ class TestRefused:
         assert refused.metadata["latest_date"] == latest.isoformat()
 
     async def test_the_entity_that_bears_it_is_not_its_own_supplier(
-        self, costs: AllocationDesk, engineering: Department
+        self, costs: AllocationApi, engineering: Department
     ) -> None:
         refused = await refusal(costs.allocate(engineering, counterparty_entity_id=engineering.entity_id))
         assert refused.rules == {"counterparty_entity_id": "counterparty.other"}
 
-    async def test_a_supplier_that_is_not_there(self, costs: AllocationDesk, engineering: Department) -> None:
+    async def test_a_supplier_that_is_not_there(self, costs: AllocationApi, engineering: Department) -> None:
         nobody = ids.ENTITY.format(ids.new())
         refused = await refusal(costs.allocate(engineering, counterparty_entity_id=nobody))
         assert (refused.reason, refused.metadata["entity_id"]) == ("ENTITY_NOT_FOUND", nobody)
@@ -208,14 +208,14 @@ class TestRefused:
 
 class TestDocuments:
     async def test_the_same_document_counts_once(
-        self, costs: AllocationDesk, engineering: Department, heard: Heard
+        self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         first = await costs.allocate(engineering, source=Allocation.USAGE, source_ref="u-1", category="cloud")
         again = await costs.allocate(engineering, source=Allocation.USAGE, source_ref="u-1", category="cloud")
         other = await costs.allocate(engineering, source=Allocation.INVOICE, source_ref="u-1", category="cloud")
         assert again == first
         assert other.id != first.id
-        assert [told.source_ref for told in await heard.at_least(2, CostAllocated)] == ["u-1", "u-1"]
+        assert [told.source_ref for told in await published_events.at_least(2, CostAllocated)] == ["u-1", "u-1"]
         assert len(await costs.listed(engineering)) == 2
 
     @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ class TestDocuments:
         ],
     )  # fmt: skip
     async def test_with_another_content_it_is_refused_and_the_one_there_is_named(
-        self, costs: AllocationDesk, engineering: Department, changed: dict[str, Any], amount: str
+        self, costs: AllocationApi, engineering: Department, changed: dict[str, Any], amount: str
     ) -> None:
         given = {"source_ref": "u-1", "allocation_date": "2026-01-01"}
         first = await costs.allocate(engineering, "10.00 EUR", **given)
@@ -237,27 +237,27 @@ class TestDocuments:
         assert refused.metadata["differs"] == next(iter(changed), "amount")
 
     async def test_what_was_left_open_does_not_differ(
-        self, desk: Desk, costs: AllocationDesk, engineering: Department
+        self, api: EntitiesApi, costs: AllocationApi, engineering: Department
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1", quantity="1.50")
-        await desk.change(engineering, gl_code="6300")
+        await api.change(engineering, gl_code="6300")
         assert await costs.allocate(engineering, source_ref="u-1", quantity="1.5") == first
 
     async def test_a_department_that_is_closed_by_now_is_no_reason_to_refuse_it_again(
-        self, desk: Desk, costs: AllocationDesk, engineering: Department
+        self, api: EntitiesApi, costs: AllocationApi, engineering: Department
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1")
-        await desk.deactivate(engineering.entity_id)
+        await api.deactivate(engineering.entity_id)
         assert await costs.allocate(engineering, source_ref="u-1") == first
 
-    async def test_it_still_counts_when_it_was_reversed(self, costs: AllocationDesk, engineering: Department) -> None:
+    async def test_it_still_counts_when_it_was_reversed(self, costs: AllocationApi, engineering: Department) -> None:
         first = await costs.allocate(engineering, source_ref="u-1")
         reversal = await costs.reverse(first)
         assert reversal.source_ref == "u-1"
         assert (await costs.allocate(engineering, source_ref="u-1")).reversed_by_id == reversal.id
 
     async def test_of_many_at_the_same_moment_one_is_made(
-        self, costs: AllocationDesk, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+        self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         made = await asyncio.gather(*(costs.allocate(engineering, source_ref="u-1") for _ in range(24)))
         assert len({each.id for each in made}) == 1
@@ -266,26 +266,26 @@ class TestDocuments:
         assert [await admin.fetchval(each, costs.who.tenant_id) for each in (counted, said)] == [1, 1]
 
     async def test_another_tenant_has_documents_of_its_own(
-        self, costs: AllocationDesk, engineering: Department, stranger: tuple[Desk, AllocationDesk]
+        self, costs: AllocationApi, engineering: Department, stranger: tuple[EntitiesApi, AllocationApi]
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1")
-        their_desk, their_costs = stranger
-        theirs = await their_desk.set_up(await their_desk.found("ACME"))
+        their_api, their_costs = stranger
+        theirs = await their_api.set_up(await their_api.found("ACME"))
         assert (await their_costs.allocate(theirs, source_ref="u-1")).id != first.id
 
 
 class TestKeys:
     async def test_the_same_key_gives_the_same_allocation(
-        self, costs: AllocationDesk, engineering: Department, heard: Heard
+        self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         key = uuid4().hex
         made = await asyncio.gather(*(costs.allocate(engineering, request_id=key) for _ in range(8)))
         assert len({each.id for each in made}) == 1
         await costs.allocate(engineering, description="the last one")
-        assert len(await heard.at_least(2, CostAllocated)) == 2
+        assert len(await published_events.at_least(2, CostAllocated)) == 2
 
     async def test_the_same_key_for_another_cost_is_refused(
-        self, costs: AllocationDesk, engineering: Department
+        self, costs: AllocationApi, engineering: Department
     ) -> None:
         await costs.allocate(engineering, request_id="k")
         refused = await refusal(costs.allocate(engineering, "11.00 EUR", request_id="k"))
@@ -294,13 +294,13 @@ class TestKeys:
 
 class TestTold:
     async def test_the_event_says_what_was_allocated(
-        self, desk: Desk, costs: AllocationDesk, engineering: Department, heard: Heard
+        self, api: EntitiesApi, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
-        await desk.set_rates(f"{today()} USD/EUR 0.5")
+        await api.set_rates(f"{today()} USD/EUR 0.5")
         made = await costs.allocate(
             engineering, "10.00 USD", category="cloud", source=Allocation.CONTRACT, source_ref="c-1", description="Why"
         )
-        assert await heard.first(CostAllocated) == CostAllocated(
+        assert await published_events.first(CostAllocated) == CostAllocated(
             allocation_id=made.id,
             entity_id=made.entity_id,
             department_id=engineering.id,
@@ -312,27 +312,27 @@ class TestTold:
             source_ref="c-1",
             description="Why",
         )
-        assert heard.headers(CostAllocated)["ce-actor"] == "alice"
+        assert published_events.headers(CostAllocated)["ce-actor"] == "alice"
 
     async def test_what_is_refused_is_not_told(
-        self, costs: AllocationDesk, engineering: Department, heard: Heard
+        self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         await refusal(costs.allocate(NOBODY))
         made = await costs.allocate(engineering)
-        assert [told.allocation_id for told in await heard.at_least(1, CostAllocated)] == [made.id]
+        assert [told.allocation_id for told in await published_events.at_least(1, CostAllocated)] == [made.id]
 
 
 class TestWhoMay:
     @pytest.mark.parametrize("role", ["viewer", "auditor", "department_manager", "procurement", "approver"])
     async def test_who_may_only_look_allocates_nothing(
-        self, costs_of: Callable[[Caller], AllocationDesk], caller: Callable[..., Caller], engineering: Department,
+        self, costs_of: Callable[[Caller], AllocationApi], caller: Callable[..., Caller], engineering: Department,
         role: str,
     ) -> None:  # fmt: skip
         refused = await refusal(costs_of(caller(role)).allocate(engineering))
         assert refused.metadata == {"permission": "allocations.write"}
 
     async def test_another_tenant_sees_nothing_of_it(
-        self, costs: AllocationDesk, engineering: Department, stranger: tuple[Desk, AllocationDesk]
+        self, costs: AllocationApi, engineering: Department, stranger: tuple[EntitiesApi, AllocationApi]
     ) -> None:
         made, (_, theirs) = await costs.allocate(engineering), stranger
         assert (await refusal(theirs.get(made))).reason == "ALLOCATION_NOT_FOUND"
@@ -341,11 +341,11 @@ class TestWhoMay:
         assert (await refusal(theirs.listed(engineering))).reason == "DEPARTMENT_NOT_FOUND"
 
     async def test_a_confined_caller_moves_only_what_the_scope_covers(
-        self, desk: Desk, costs: AllocationDesk, costs_of: Callable[[Caller], AllocationDesk],
+        self, api: EntitiesApi, costs: AllocationApi, costs_of: Callable[[Caller], AllocationApi],
         caller: Callable[..., Caller], engineering: Department,
     ) -> None:  # fmt: skip
-        sales = await desk.set_up(engineering.entity_id, "SALES")
-        qa = await desk.set_up(engineering.entity_id, "QA", parent_id=engineering.id)
+        sales = await api.set_up(engineering.entity_id, "SALES")
+        qa = await api.set_up(engineering.entity_id, "QA", parent_id=engineering.id)
         conny = costs_of(caller("finance", subject="conny", department_scope=[engineering.id]))
         mine, below = await conny.allocate(engineering), await conny.allocate(qa)
         theirs = await costs.allocate(sales, source_ref="secret")

@@ -15,32 +15,32 @@ from grpc import StatusCode
 from kit import ids
 from services.entities.domain.amendments import AMENDMENT_TRANSITIONS, AmendmentAction, AmendmentState
 from services.entities.domain.contracts import CONTRACT_TRANSITIONS, ContractAction, ContractState
-from tests.entities.amendment_desk import AmendmentDesk, in_state, its_day_comes, put_back
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import ContractDesk, day, money
+from tests.entities.amendment_api import AmendmentApi, in_state, its_day_comes, put_back
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import ContractApi, day, money
 from tests.harness.callers import refusal
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 
 @pytest.fixture
-def contracts(desk: Desk) -> ContractDesk:
-    return ContractDesk(desk)
+def contracts(api: EntitiesApi) -> ContractApi:
+    return ContractApi(api)
 
 
 @pytest.fixture
-def amendments(desk: Desk) -> AmendmentDesk:
-    return AmendmentDesk(desk)
+def amendments(api: EntitiesApi) -> AmendmentApi:
+    return AmendmentApi(api)
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found()
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found()
 
 
 @pytest.fixture
-async def contract(contracts: ContractDesk, acme: Entity) -> Contract:
+async def contract(contracts: ContractApi, acme: Entity) -> Contract:
     """Since the day before yesterday, for 365 days: 1,200 EUR, 10 gold seats."""
     return await contracts.put_in_force(acme, seats=10, license_tier="gold")
 
@@ -48,7 +48,7 @@ async def contract(contracts: ContractDesk, acme: Entity) -> Contract:
 class TestStates:
     @pytest.mark.parametrize("state", AmendmentState)
     async def test_every_action_in_every_state(
-        self, amendments: AmendmentDesk, contract: Contract, admin: Admin, state: AmendmentState
+        self, amendments: AmendmentApi, contract: Contract, admin: Admin, state: AmendmentState
     ) -> None:
         does = {
             AmendmentAction.APPROVE: amendments.approve,
@@ -71,7 +71,7 @@ class TestStates:
 
     @pytest.mark.parametrize("state", ContractState)
     async def test_only_contracts_in_force_are_amended(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin, state: ContractState
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, admin: Admin, state: ContractState
     ) -> None:
         draft = await amendments.amend(contract, Amendment.SCOPE, license_tier="silver")
         waiting = await amendments.agree(contract, seats=22, effective_date=day(1))
@@ -92,7 +92,7 @@ class TestStates:
             assert (found.seats, found.state, found.suspension_reason) == (22, Contract.SUSPENDED, "not paid")
 
     async def test_it_takes_no_effect_before_its_day(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:
         waiting = await amendments.agree(contract, effective_date=day(2))
         refused = await refusal(amendments.apply(waiting))
@@ -101,14 +101,19 @@ class TestStates:
         assert await contracts.get(contract) == contract
 
     async def test_a_rejected_one_says_why_and_is_told(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, heard: Heard, admin: Admin
+        self,
+        contracts: ContractApi,
+        amendments: AmendmentApi,
+        contract: Contract,
+        published_events: PublishedEvents,
+        admin: Admin,
     ) -> None:
         waiting = await amendments.agree(contract, effective_date=day(1))
         rejected = await amendments.reject(waiting, reason="The board said no.")
         assert (rejected.state, rejected.rejection_reason) == (Amendment.REJECTED, "The board said no.")
         timers = "select count(*) from entities.timers where resource_id = $1"
         assert await admin.fetchval(timers, ids.AMENDMENT.parse(waiting.id)) == 0
-        assert await heard.first(AmendmentRejected) == AmendmentRejected(
+        assert await published_events.first(AmendmentRejected) == AmendmentRejected(
             contract_id=contract.id, entity_id=contract.entity_id, amendment_id=waiting.id, reason="The board said no."
         )
         assert (await contracts.get(contract)).seats == 10
@@ -127,7 +132,7 @@ async def _put_into_state(admin: Admin, contract: Contract, state: ContractState
 
 class TestOrder:
     async def test_one_that_was_planned_later_counts_on_those_before(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, admin: Admin
     ) -> None:
         first = await amendments.agree(contract, effective_date=day(1), seats=15)
         second = await amendments.agree(contract, effective_date=day(1), seats=18)
@@ -138,7 +143,7 @@ class TestOrder:
         assert (await contracts.get(contract)).seats == 18
 
     async def test_one_takes_effect_after_those_that_are_due_before(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, admin: Admin
     ) -> None:
         first = await amendments.agree(contract, effective_date=day(1), seats=15)
         second = await amendments.agree(contract, effective_date=day(1), seats=18)
@@ -149,7 +154,7 @@ class TestOrder:
         assert (await contracts.get(contract)).seats == 18
 
     async def test_one_that_the_contract_has_left_behind_is_refused_and_then_rejected(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, admin: Admin
     ) -> None:
         stale = await amendments.agree(contract, effective_date=day(1), seats=30, license_tier="platinum")
         overtaking = await amendments.agree(contract, seats=12)
@@ -168,7 +173,7 @@ class TestOrder:
         assert (found.seats, found.license_tier) == (12, "gold")
 
     async def test_one_that_changes_other_terms_does_not_matter(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:
         price = await amendments.amend(contract, Amendment.PRICE, fee=money("90"))
         seats = await amendments.agree(contract, seats=12)
@@ -177,7 +182,7 @@ class TestOrder:
         assert (await amendments.settled(price)).state == Amendment.APPLIED
         assert (await contracts.get(contract)).seats == 12
 
-    async def test_a_stale_draft_is_not_approved(self, amendments: AmendmentDesk, contract: Contract) -> None:
+    async def test_a_stale_draft_is_not_approved(self, amendments: AmendmentApi, contract: Contract) -> None:
         stale = await amendments.amend(contract, Amendment.PRICE, fee=money("90"))
         other = await amendments.agree(contract, Amendment.PRICE, fee=money("95"))
         await amendments.settled(other)
@@ -186,7 +191,7 @@ class TestOrder:
         assert (await amendments.get(stale)).state == Amendment.DRAFT
 
     async def test_of_two_that_are_approved_at_once_for_the_same_term_one_wins(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:
         drafts = [await amendments.amend(contract, seats=seats) for seats in (20, 30)]
         outcomes = await asyncio.gather(*map(amendments.approve, drafts), return_exceptions=True)
@@ -197,6 +202,6 @@ class TestOrder:
         (applied,) = [each for each in settled if each.state == Amendment.APPLIED]
         assert (await contracts.get(contract)).seats == applied.after.seats
 
-    async def test_numbers_have_no_gap(self, amendments: AmendmentDesk, contract: Contract) -> None:
+    async def test_numbers_have_no_gap(self, amendments: AmendmentApi, contract: Contract) -> None:
         made = await asyncio.gather(*(amendments.amend(contract, seats=20 + number) for number in range(8)))
         assert sorted(amendment.number for amendment in made) == list(range(1, 9))

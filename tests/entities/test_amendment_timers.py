@@ -14,33 +14,33 @@ from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.events_pb2 import AmendmentRejected, ContractAmended
 
 from kit import clock, ids
-from tests.entities.amendment_desk import AmendmentDesk, its_day_comes, later
+from tests.entities.amendment_api import AmendmentApi, its_day_comes, later
 from tests.entities.clocks import Quiet, process_amid_effect, replicas
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import ContractDesk, contract_timers, day, days_pass, money
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import ContractApi, contract_timers, day, days_pass, money
 from tests.harness.callers import Caller
-from tests.harness.outside import Heard, eventually
+from tests.harness.observe import PublishedEvents, eventually
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 
 @pytest.fixture
-def contracts(desk: Desk) -> ContractDesk:
-    return ContractDesk(desk)
+def contracts(api: EntitiesApi) -> ContractApi:
+    return ContractApi(api)
 
 
 @pytest.fixture
-def amendments(desk: Desk) -> AmendmentDesk:
-    return AmendmentDesk(desk)
+def amendments(api: EntitiesApi) -> AmendmentApi:
+    return AmendmentApi(api)
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found()
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found()
 
 
 @pytest.fixture
-async def contract(contracts: ContractDesk, acme: Entity) -> Contract:
+async def contract(contracts: ContractApi, acme: Entity) -> Contract:
     return await contracts.put_in_force(acme, seats=10, license_tier="gold")
 
 
@@ -55,39 +55,44 @@ async def timer(admin: Admin, amendment: Amendment) -> datetime | None:
 
 class TestItsDay:
     async def test_it_takes_effect_when_its_day_begins_where_the_entity_is(
-        self, desk: Desk, contracts: ContractDesk, amendments: AmendmentDesk, admin: Admin
+        self, api: EntitiesApi, contracts: ContractApi, amendments: AmendmentApi, admin: Admin
     ) -> None:
-        entity = await desk.found("ZONE", time_zone="America/New_York")
+        entity = await api.found("ZONE", time_zone="America/New_York")
         contract = await contracts.put_in_force(entity, seats=10)
         draft = await amendments.amend(contract, effective_date=day(40))
         assert await timer(admin, draft) is None
         await amendments.approve(draft)
         effective = datetime.fromisoformat(day(40)).date()
         assert await timer(admin, draft) == clock.day_start(effective, "America/New_York")
-        await desk.update(entity, time_zone="Asia/Tokyo")
+        await api.update(entity, time_zone="Asia/Tokyo")
         assert await timer(admin, draft) == clock.day_start(effective, "Asia/Tokyo")
 
     async def test_nobody_has_to_do_anything(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin, heard: Heard
+        self,
+        contracts: ContractApi,
+        amendments: AmendmentApi,
+        contract: Contract,
+        admin: Admin,
+        published_events: PublishedEvents,
     ) -> None:
         waiting = await amendments.agree(contract, effective_date=day(1))
         await its_day_comes(admin, waiting)
-        assert (await heard.first(ContractAmended)).seats == 20
+        assert (await published_events.first(ContractAmended)).seats == 20
         found = await amendments.get(waiting)
         assert (found.state, found.approved_by) == (Amendment.APPLIED, "alice")
         assert (await contracts.get(contract)).seats == 20
         assert await timer(admin, waiting) is None
 
     async def test_one_whose_day_is_over_takes_effect_at_once(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:
         late = await amendments.agree(contract, effective_date=day(-2))
         assert (await amendments.settled(late)).state == Amendment.APPLIED
 
     async def test_fired_too_early_it_waits_for_its_day(
-        self, desk: Desk, contracts: ContractDesk, amendments: AmendmentDesk, admin: Admin
+        self, api: EntitiesApi, contracts: ContractApi, amendments: AmendmentApi, admin: Admin
     ) -> None:
-        entity = await desk.found("ZONE", time_zone="Pacific/Pago_Pago")
+        entity = await api.found("ZONE", time_zone="Pacific/Pago_Pago")
         contract = await contracts.put_in_force(entity, start_date=day(-30), seats=10)
         tomorrow = (datetime.now(ZoneInfo("Pacific/Pago_Pago")).date() + timedelta(days=1)).isoformat()
         waiting = await amendments.agree(contract, effective_date=tomorrow)
@@ -103,7 +108,7 @@ class TestItsDay:
         assert (await amendments.get(waiting)).state == Amendment.APPROVED
 
     async def test_the_timers_of_the_contract_follow_its_end(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, admin: Admin
     ) -> None:
         end = later(contract.end_date, 100)
         made = await amendments.agree(contract, Amendment.TERM, end_date=end)
@@ -118,9 +123,9 @@ class TestItsDay:
         self, quiet: Quiet, finance: Caller, tenant: UUID
     ) -> None:
         """Both are overdue at the same moment, and the end comes first."""
-        quiet_desk = Desk(finance, quiet.served.stubs)
-        contracts, amendments = ContractDesk(quiet_desk), AmendmentDesk(quiet_desk)
-        contract = await contracts.put_in_force(await quiet_desk.found(), end_date=day(60))
+        quiet_api = EntitiesApi(finance, quiet.served.stubs)
+        contracts, amendments = ContractApi(quiet_api), AmendmentApi(quiet_api)
+        contract = await contracts.put_in_force(await quiet_api.found(), end_date=day(60))
         longer = await amendments.agree(contract, Amendment.TERM, effective_date=day(50), end_date=day(500))
         amendment_id = ids.AMENDMENT.parse(longer.id)
         await days_pass(quiet.admin, 70, contract)
@@ -141,7 +146,7 @@ class TestItsDay:
 
 class TestMeanwhile:
     async def test_a_contract_that_was_suspended_is_amended_and_stays_suspended(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, admin: Admin
     ) -> None:
         waiting = await amendments.agree(contract, effective_date=day(1))
         await contracts.suspend(contract)
@@ -151,21 +156,26 @@ class TestMeanwhile:
         assert (found.state, found.suspension_reason, found.seats) == (Contract.SUSPENDED, "not paid", 20)
 
     async def test_what_was_terminated_is_not_amended_and_that_is_told(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin, heard: Heard
+        self,
+        contracts: ContractApi,
+        amendments: AmendmentApi,
+        contract: Contract,
+        admin: Admin,
+        published_events: PublishedEvents,
     ) -> None:
         waiting = await amendments.agree(contract, effective_date=day(1))
         await contracts.terminate(contract, for_cause=True)
         await its_day_comes(admin, waiting)
-        told = await heard.first(AmendmentRejected)
+        told = await published_events.first(AmendmentRejected)
         assert (told.contract_id, told.amendment_id) == (contract.id, waiting.id)
         rejected = await amendments.get(waiting)
         assert (rejected.state, rejected.rejection_reason) == (Amendment.REJECTED, told.reason)
         assert told.reason == f"The contract {contract.id} is TERMINATED; it can be amended in ACTIVE or SUSPENDED."
         assert (await contracts.get(contract)).seats == 10
-        assert not heard.of(ContractAmended)
+        assert not published_events.of(ContractAmended)
 
     async def test_what_ends_before_the_day_is_not_amended(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, admin: Admin
     ) -> None:
         waiting = await amendments.agree(contract, effective_date=day(100))
         await contracts.terminate(contract, for_cause=True, effective_date=day(50))
@@ -189,9 +199,9 @@ class TestReplicas:
     async def test_three_together_let_each_take_effect_once_and_in_order(
         self, quiet: Quiet, finance: Caller, tenant: UUID
     ) -> None:
-        quiet_desk = Desk(finance, quiet.served.stubs)
-        contracts, amendments = ContractDesk(quiet_desk), AmendmentDesk(quiet_desk)
-        entity = await quiet_desk.found()
+        quiet_api = EntitiesApi(finance, quiet.served.stubs)
+        contracts, amendments = ContractApi(quiet_api), AmendmentApi(quiet_api)
+        entity = await quiet_api.found()
         made: list[tuple[Contract, list[Amendment]]] = []
         for number in range(8):
             contract = await contracts.put_in_force(entity, seats=10)
@@ -220,9 +230,9 @@ class TestReplicas:
     async def test_one_that_is_killed_in_the_middle_leaves_nothing_half_done(
         self, quiet: Quiet, finance: Caller, tenant: UUID, *, ended: bool
     ) -> None:
-        quiet_desk = Desk(finance, quiet.served.stubs)
-        contracts, amendments = ContractDesk(quiet_desk), AmendmentDesk(quiet_desk)
-        contract = await contracts.put_in_force(await quiet_desk.found(), seats=10)
+        quiet_api = EntitiesApi(finance, quiet.served.stubs)
+        contracts, amendments = ContractApi(quiet_api), AmendmentApi(quiet_api)
+        contract = await contracts.put_in_force(await quiet_api.found(), seats=10)
         waiting = await amendments.agree(contract, effective_date=day(1))
         if ended:
             await contracts.terminate(contract, for_cause=True)
@@ -243,9 +253,9 @@ class TestReplicas:
     async def test_a_call_and_the_clock_at_the_same_moment_have_one_effect(
         self, quiet: Quiet, finance: Caller, tenant: UUID
     ) -> None:
-        quiet_desk = Desk(finance, quiet.served.stubs)
-        contracts, amendments = ContractDesk(quiet_desk), AmendmentDesk(quiet_desk)
-        entity = await quiet_desk.found()
+        quiet_api = EntitiesApi(finance, quiet.served.stubs)
+        contracts, amendments = ContractApi(quiet_api), AmendmentApi(quiet_api)
+        entity = await quiet_api.found()
         waiting = []
         for _ in range(6):
             contract = await contracts.put_in_force(entity, seats=10)

@@ -13,11 +13,11 @@ from grpc import StatusCode
 
 from kit import ids
 from services.entities.domain.amendments import AmendmentState
-from tests.entities.amendment_desk import AmendmentDesk, in_state, later
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import ContractDesk, day, money, phase
+from tests.entities.amendment_api import AmendmentApi, in_state, later
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import ContractApi, day, money, phase
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import AuditRow, Heard
+from tests.harness.observe import AuditRow, PublishedEvents
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 NOTHING = "amd_" + "0" * 32
@@ -26,29 +26,29 @@ FEE = money("1")
 
 
 @pytest.fixture
-def contracts(desk: Desk) -> ContractDesk:
-    return ContractDesk(desk)
+def contracts(api: EntitiesApi) -> ContractApi:
+    return ContractApi(api)
 
 
 @pytest.fixture
-def amendments(desk: Desk) -> AmendmentDesk:
-    return AmendmentDesk(desk)
+def amendments(api: EntitiesApi) -> AmendmentApi:
+    return AmendmentApi(api)
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found()
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found()
 
 
 @pytest.fixture
-async def contract(contracts: ContractDesk, acme: Entity) -> Contract:
+async def contract(contracts: ContractApi, acme: Entity) -> Contract:
     """Since the day before yesterday, for 365 days: 1,200 EUR, 10 gold seats."""
     return await contracts.put_in_force(acme, seats=10, license_tier="gold")
 
 
 class TestPreview:
     async def test_it_shows_old_and_new_fee_of_each_period_and_the_difference_of_the_first(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         given = contracts.put_in_force(
             acme, start_date="2090-10-01", end_date="2091-04-01", total_value=money("1860"),
@@ -70,9 +70,7 @@ class TestPreview:
         )
         assert (effect.old_total_value.amount, effect.new_total_value.amount) == ("1860.00", "2109.00")
 
-    async def test_it_keeps_nothing(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
-    ) -> None:
+    async def test_it_keeps_nothing(self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract) -> None:
         shown = await amendments.preview(contract, Amendment.SEATS, seats=20, request_id="key-1")
         assert (shown.id, shown.etag, shown.state) == ("", "", Amendment.DRAFT)
         assert not (await amendments.list(contract)).amendments
@@ -80,7 +78,7 @@ class TestPreview:
         assert (await amendments.amend(contract, request_id="key-1")).number == 1
 
     async def test_what_it_shows_is_what_happens(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:
         terms = {"fee": money("150"), "phases": [phase(day(90), "175")], "seats": 12}
         shown = await amendments.preview(contract, Amendment.PRICE, effective_date=day(-1), **terms)
@@ -95,7 +93,7 @@ class TestPreview:
         ]  # fmt: skip
 
     async def test_of_an_evergreen_contract_it_shows_a_year(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         evergreen = await contracts.put_in_force(acme, start_date="2026-01-31", end_date="")
         shown = await amendments.preview(evergreen, Amendment.PRICE, effective_date="2026-12-31", fee=money("200"))
@@ -104,7 +102,7 @@ class TestPreview:
         assert shown.effect.new_total_value == money("2400.00")
 
     async def test_what_is_billed_once_is_not_divided(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         once = await contracts.put_in_force(acme, billing_frequency=Contract.ONE_TIME, end_date="")
         effect = (await amendments.preview(once, Amendment.PRICE, fee=money("1500"))).effect
@@ -115,7 +113,7 @@ class TestPreview:
         assert (effect.period_end_date, effect.new_total_value) == ("", money("1500.00"))
 
     async def test_a_long_contract_shows_sixty_periods(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         long = await contracts.put_in_force(acme, start_date="2090-01-01", end_date="2100-01-01")
         shown = await amendments.preview(long, Amendment.PRICE, effective_date="2090-03-01", fee=money("20"))
@@ -124,7 +122,7 @@ class TestPreview:
 
 class TestWhatItChanges:
     async def test_all_terms_that_it_names_and_no_others(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, heard: Heard
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, published_events: PublishedEvents
     ) -> None:
         end = later(contract.end_date, 100)
         terms: dict[str, Any] = {
@@ -150,7 +148,7 @@ class TestWhatItChanges:
         assert all(getattr(found, name) == getattr(contract, name) for name in untouched)
         assert found.license_state == Contract.REQUESTED
         assert found.etag != contract.etag
-        (said,) = await heard.at_least(1, ContractAmended)
+        (said,) = await published_events.at_least(1, ContractAmended)
         assert said == ContractAmended(
             contract_id=contract.id, entity_id=contract.entity_id, contract_number=contract.contract_number,
             amendment_id=made.id, number=1, amendment_type="SCOPE", effective_date=day(), changed=sorted(terms),
@@ -159,7 +157,7 @@ class TestWhatItChanges:
         )  # fmt: skip
 
     async def test_another_end_leaves_the_fees_as_they_are(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         start = day(-2)
         given = await contracts.put_in_force(
@@ -172,7 +170,7 @@ class TestWhatItChanges:
         assert found.total_value == money("1200.00")  # of an evergreen contract, a year of it
 
     async def test_a_shorter_term_is_worth_less_and_drops_what_came_later(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         given = await contracts.put_in_force(
             acme, start_date="2090-11-01", end_date="2091-05-01", total_value=money("800"),
@@ -190,7 +188,7 @@ class TestWhatItChanges:
         assert shown.effect.new_total_value == money("350.00")
 
     async def test_later_phases_are_replaced_by_a_new_fee(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         ramp = [phase(day(-2), "100.00"), phase(day(100), "200.00"), phase(day(200), "300.00")]
         given = await contracts.put_in_force(acme, phases=ramp)
@@ -200,7 +198,7 @@ class TestWhatItChanges:
         assert list((await contracts.get(given)).phases) == [ramp[0], phase(day(), "120.00")]
 
     async def test_who_changed_what_is_in_the_audit_log(
-        self, amendments: AmendmentDesk, contract: Contract, audit_rows: Callable[..., Awaitable[list[AuditRow]]]
+        self, amendments: AmendmentApi, contract: Contract, audit_rows: Callable[..., Awaitable[list[AuditRow]]]
     ) -> None:
         made = await amendments.agree(contract)
         await amendments.settled(made)
@@ -239,7 +237,7 @@ class TestRefused:
     )  # fmt: skip
     async def test_changes_that_do_not_go_together(
         self,
-        amendments: AmendmentDesk,
+        amendments: AmendmentApi,
         contract: Contract,
         kind: Amendment.Type.ValueType,
         given: dict[str, object],
@@ -250,7 +248,7 @@ class TestRefused:
         assert await refusal(amendments.preview(contract, kind, **given)) == refused
 
     async def test_what_is_billed_once_has_no_phases(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         once = await contracts.put_in_force(acme, billing_frequency=Contract.ONE_TIME)
         later_phase = [phase(day(5), "1")]
@@ -258,7 +256,7 @@ class TestRefused:
         assert set(refused.fields) == {"after.phases"}
 
     async def test_a_day_on_which_the_contract_does_not_hold(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:
         for effective in (day(-3), contract.end_date):
             refused = await refusal(amendments.amend(contract, effective_date=effective))
@@ -276,7 +274,7 @@ class TestRefused:
         assert (await amendments.amend(contract, effective_date=day(19))).number == 1
 
     async def test_another_end_where_a_successor_begins(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:
         end = later(contract.end_date, 30)
         planned = await amendments.amend(contract, Amendment.TERM, end_date=end)
@@ -289,7 +287,7 @@ class TestRefused:
         assert (await amendments.amend(contract, Amendment.TERM, end_date=end)).number == 3
 
     async def test_unknown_ones_are_not_found(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, acme: Entity, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity, contract: Contract
     ) -> None:
         elsewhere = await amendments.amend(await contracts.put_in_force(acme))
         unknown = Amendment(id=NOTHING, contract_id=contract.id)
@@ -307,7 +305,7 @@ class TestRefused:
 
 class TestKeysAndEtags:
     async def test_a_key_is_answered_the_same_and_not_for_another_body(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:
         made = await amendments.amend(contract, request_id="key-1")
         assert await amendments.amend(contract, request_id="key-1") == made
@@ -323,14 +321,14 @@ class TestKeysAndEtags:
         assert (await contracts.get(contract)).seats == 20
 
     async def test_applying_twice_with_one_key_is_once(
-        self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract, admin: Admin
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract, admin: Admin
     ) -> None:
         waiting = await in_state(amendments, contract, admin, AmendmentState.APPROVED, seats=14)
         first = await amendments.apply(waiting, request_id="key-1")
         assert await amendments.apply(waiting, request_id="key-1") == first
         assert (await contracts.get(contract)).seats == 14
 
-    async def test_a_stale_etag_changes_nothing(self, amendments: AmendmentDesk, contract: Contract) -> None:
+    async def test_a_stale_etag_changes_nothing(self, amendments: AmendmentApi, contract: Contract) -> None:
         refused = await refusal(amendments.amend(contract, etag="1"))
         assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
         made = await amendments.amend(contract, etag=contract.etag)
@@ -340,7 +338,7 @@ class TestKeysAndEtags:
 
 
 class TestList:
-    async def test_page_by_page_while_others_are_made(self, amendments: AmendmentDesk, contract: Contract) -> None:
+    async def test_page_by_page_while_others_are_made(self, amendments: AmendmentApi, contract: Contract) -> None:
         made = [(await amendments.amend(contract, seats=20 + number)).id for number in range(5)]
         seen: list[str] = []
         token = ""
@@ -354,7 +352,7 @@ class TestList:
                 made.append((await amendments.amend(contract, seats=50)).id)
         assert seen == made
 
-    async def test_filters(self, contracts: ContractDesk, amendments: AmendmentDesk, contract: Contract) -> None:
+    async def test_filters(self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract) -> None:
         seats = await amendments.amend(contract)
         price = await amendments.reject(await amendments.amend(contract, Amendment.PRICE, fee=money("1")))
         await amendments.amend(await contracts.put_in_force(contract.entity_id), seats=7)
@@ -367,7 +365,7 @@ class TestList:
         assert await listed(amendment_type=Amendment.SEATS) == [seats.id]
         assert await listed(amendment_type=Amendment.SEATS, state=Amendment.REJECTED) == []
 
-    async def test_a_list_leaves_the_single_fees_out(self, amendments: AmendmentDesk, contract: Contract) -> None:
+    async def test_a_list_leaves_the_single_fees_out(self, amendments: AmendmentApi, contract: Contract) -> None:
         made = await amendments.amend(contract)
         (listed,) = (await amendments.list(contract)).amendments
         assert len(made.effect.fees) == 12
@@ -378,30 +376,30 @@ class TestList:
 
 class TestWhoMay:
     async def test_others_see_nothing_of_them(
-        self, amendments: AmendmentDesk, contract: Contract, desk: Desk, desk_of: Callable[[Caller], Desk],
+        self, amendments: AmendmentApi, contract: Contract, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi],
         caller: Callable[..., Caller],
     ) -> None:  # fmt: skip
         made = await amendments.amend(contract)
-        elsewhere = await desk.found("OTHER")
+        elsewhere = await api.found("OTHER")
         other_tenant = caller("finance", tenant=ids.new())
         confined = caller("billing_admin", entity_scope=[elsewhere.id])
         for who in (other_tenant, confined):
-            others = AmendmentDesk(desk_of(who))
+            others = AmendmentApi(api_for(who))
             for call in (
                 others.get(made), others.approve(made), others.reject(made), others.apply(made), others.list(contract),
                 others.amend(contract), others.preview(contract, Amendment.SEATS),
             ):  # fmt: skip
                 refused = await refusal(call)
                 assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "CONTRACT_NOT_FOUND")
-        covered = AmendmentDesk(desk_of(caller("billing_admin", entity_scope=[contract.entity_id])))
+        covered = AmendmentApi(api_for(caller("billing_admin", entity_scope=[contract.entity_id])))
         assert (await covered.approve(await covered.get(made))).state == Amendment.APPROVED
 
     async def test_only_who_may_sign_contracts_approves(
-        self, amendments: AmendmentDesk, contract: Contract, desk_of: Callable[[Caller], Desk],
+        self, amendments: AmendmentApi, contract: Contract, api_for: Callable[[Caller], EntitiesApi],
         caller: Callable[..., Caller],
     ) -> None:  # fmt: skip
         made = await amendments.amend(contract)
-        viewer = AmendmentDesk(desk_of(caller("viewer")))
+        viewer = AmendmentApi(api_for(caller("viewer")))
         assert (await viewer.get(made)).id == made.id
         assert (await refusal(viewer.approve(made))).metadata == {"permission": "contracts.sign"}
         for call in (viewer.reject(made), viewer.apply(made), viewer.amend(contract)):

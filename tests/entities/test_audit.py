@@ -18,7 +18,7 @@ from serving.pages import Pages
 from serving.timeline import Place, token_of
 from tests.contract import contract
 from tests.contract.source import SERVICES
-from tests.entities.conftest import Desk
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Entities, Served
 
@@ -72,52 +72,56 @@ def change(event: AuditEvent, field: str) -> tuple[str | None, str | None]:
     )
 
 
-async def _entity_with_a_past(desk: Desk) -> Entity:
-    entity = await desk.found(tax_id="DE136695976", metadata={"team": "a", "api_token": "t0p-s3cret"})
-    return await desk.update(entity, display_name="Acme")
+async def _entity_with_a_past(api: EntitiesApi) -> Entity:
+    entity = await api.found(tax_id="DE136695976", metadata={"team": "a", "api_token": "t0p-s3cret"})
+    return await api.update(entity, display_name="Acme")
 
 
 class TestEvents:
-    async def test_they_say_who_what_and_in_which_trace_newest_first(self, desk: Desk, auditor: Auditor) -> None:
-        entity = await _entity_with_a_past(desk)
+    async def test_they_say_who_what_and_in_which_trace_newest_first(self, api: EntitiesApi, auditor: Auditor) -> None:
+        entity = await _entity_with_a_past(api)
         changed, created = await auditor.list(resource_id=entity.id)
         assert (created.action, changed.action) == (AuditEvent.CREATED, AuditEvent.CHANGED)
         for event in (created, changed):
             assert (event.service, event.resource_type, event.resource_id) == ("entities", "entity", entity.id)
-            assert (event.actor, event.trace_id) == ("alice", desk.who.trace.trace_id)
+            assert (event.actor, event.trace_id) == ("alice", api.who.trace.trace_id)
         assert [(each.field, each.before, each.after) for each in changed.changes] == [("display_name", "", "Acme")]
         assert abs((changed.change_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)).total_seconds()) < 60
 
-    async def test_what_was_created_shows_all_that_it_has(self, desk: Desk, auditor: Auditor) -> None:
-        top = await desk.found("TOP")
-        entity = await desk.found("SUB", parent_id=top.id, tax_rate_bp=1900)
+    async def test_what_was_created_shows_all_that_it_has(self, api: EntitiesApi, auditor: Auditor) -> None:
+        top = await api.found("TOP")
+        entity = await api.found("SUB", parent_id=top.id, tax_rate_bp=1900)
         (created,) = await auditor.list(resource_id=entity.id)
         assert change(created, "code") == (None, "SUB")
         assert change(created, "parent_id") == (None, top.id), "an id is shown as callers know it"
         assert change(created, "tax_rate_bp") == (None, "1900")
         assert not {"id", "tenant_id", "version", "create_time", "update_time"} & {it.field for it in created.changes}
 
-    async def test_a_secret_is_never_shown(self, desk: Desk, auditor: Auditor) -> None:
-        entity = await _entity_with_a_past(desk)
+    async def test_a_secret_is_never_shown(self, api: EntitiesApi, auditor: Auditor) -> None:
+        entity = await _entity_with_a_past(api)
         events = await auditor.list(resource_id=entity.id)
         assert change(events[-1], "metadata")[1] == '{"team": "a", "api_token": "(hidden)"}'
         assert "t0p-s3cret" not in str(events)
 
-    async def test_numbers_keep_all_their_digits(self, desk: Desk, auditor: Auditor) -> None:
-        await desk.set_rates("2026-03-01 EUR/USD 1.234567890123")
+    async def test_numbers_keep_all_their_digits(self, api: EntitiesApi, auditor: Auditor) -> None:
+        await api.set_rates("2026-03-01 EUR/USD 1.234567890123")
         (event,) = await auditor.list(resource_type="exchange_rate")
         assert change(event, "rate") == (None, "1.234567890123")
 
 
 class TestFilters:
     async def test_by_resource_kind_actor_and_time(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller], auditor: Auditor
+        self,
+        api: EntitiesApi,
+        api_for: Callable[[Caller], EntitiesApi],
+        caller: Callable[..., Caller],
+        auditor: Auditor,
     ) -> None:
-        entity = await desk.found()
+        entity = await api.found()
         between = Timestamp()
         between.FromDatetime((await auditor.list())[0].change_time.ToDatetime())
         between.nanos += 1000
-        department = await desk_of(caller("finance", subject="bob")).set_up(entity)
+        department = await api_for(caller("finance", subject="bob")).set_up(entity)
         bobs = [department.id, ids.DEPARTMENT.parse(department.id).hex]
         assert [event.resource_id for event in await auditor.list(resource_type="department")] == [department.id]
         assert department.id in [event.resource_id for event in await auditor.list(actor="bob")]
@@ -139,21 +143,21 @@ class TestFilters:
 
 
 class TestPages:
-    async def test_each_event_is_on_one_page_while_others_are_written(self, desk: Desk, auditor: Auditor) -> None:
-        entity = await desk.found()
+    async def test_each_event_is_on_one_page_while_others_are_written(self, api: EntitiesApi, auditor: Auditor) -> None:
+        entity = await api.found()
         for number in range(7):
-            await desk.update(entity, display_name=f"Acme {number}")
+            await api.update(entity, display_name=f"Acme {number}")
         expected = [event.event_id for event in await auditor.list()]
         walked = []
         async for event in auditor.walk(3):
             walked.append(event.event_id)
-            await desk.update(entity, display_name=f"Acme {event.event_id}")
+            await api.update(entity, display_name=f"Acme {event.event_id}")
         assert walked == expected
 
     async def test_changes_of_one_moment_have_an_order_that_the_list_of_all_services_has_too(
-        self, desk: Desk, auditor: Auditor
+        self, api: EntitiesApi, auditor: Auditor
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/USD 1.2", "2026-03-02 EUR/USD 1.3", "2026-03-03 EUR/USD 1.4")
+        await api.set_rates("2026-03-01 EUR/USD 1.2", "2026-03-02 EUR/USD 1.3", "2026-03-03 EUR/USD 1.4")
         places = [place(event) for event in await auditor.list()]
         assert len({here.time for here in places}) == 1
         assert places == sorted(places, key=lambda here: here.order)
@@ -161,19 +165,19 @@ class TestPages:
 
     @pytest.mark.parametrize(("service", "told"), [("billing", 1), ("zebras", 0)])
     async def test_it_goes_on_after_the_line_of_another_service(
-        self, desk: Desk, auditor: Auditor, entities_served: Served[Entities], service: str, told: int
+        self, api: EntitiesApi, auditor: Auditor, entities_served: Served[Entities], service: str, told: int
     ) -> None:
         """At one moment a service tells what is its own after those that come before it in the alphabet."""
-        await desk.set_rates("2026-03-01 EUR/USD 1.2")
+        await api.set_rates("2026-03-01 EUR/USD 1.2")
         (event,) = await auditor.list()
         line = Place(place(event).time, service, 10**9)
         method = "billing.audit.v1.AuditService/ListAuditEvents"
         pages = Pages(entities_served.settings)
-        token = token_of(pages, line, ListAuditEventsRequest(), method, desk.who.tenant_id)
+        token = token_of(pages, line, ListAuditEventsRequest(), method, api.who.tenant_id)
         assert len(await auditor.list(page_token=token)) == told
 
-    async def test_a_token_of_other_filters_is_refused(self, desk: Desk, auditor: Auditor) -> None:
-        await _entity_with_a_past(desk)
+    async def test_a_token_of_other_filters_is_refused(self, api: EntitiesApi, auditor: Auditor) -> None:
+        await _entity_with_a_past(api)
         token = (await auditor.ask(page_size=1)).next_page_token
         for given in ({"actor": "alice"}, {"page_token": ("B" if token[0] == "A" else "A") + token[1:]}):
             refused = await refusal(auditor.ask(**{"page_token": token, **given}))
@@ -182,17 +186,17 @@ class TestPages:
 
 class TestWhoMaySee:
     async def test_another_tenant_sees_nothing(
-        self, desk: Desk, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
+        self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
     ) -> None:
-        entity = await desk.found()
+        entity = await api.found()
         stranger = auditor_of(caller("auditor", tenant=UUID(int=7)))
         assert not await stranger.list(resource_id=entity.id)
-        assert not [event for event in await stranger.list() if event.trace_id == desk.who.trace.trace_id]
+        assert not [event for event in await stranger.list() if event.trace_id == api.who.trace.trace_id]
 
     async def test_who_is_confined_is_refused_and_so_is_who_may_not_audit(
-        self, desk: Desk, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
+        self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
     ) -> None:
-        entity = await desk.found()
+        entity = await api.found()
         confined = await refusal(auditor_of(caller("auditor", entity_scope=[entity.id])).ask())
         assert (confined.code, confined.reason) == (StatusCode.PERMISSION_DENIED, "AUDIT_OUT_OF_SCOPE")
         viewer = await refusal(auditor_of(caller("viewer")).ask())

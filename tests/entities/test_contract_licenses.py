@@ -17,10 +17,10 @@ from eventing import outbox
 from kit import tasks
 from kit.origin import Origin
 from kit.telemetry import Trace
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import ContractDesk, day, days_pass
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import ContractApi, day, days_pass
 from tests.entities.test_contract_lives import becomes
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.harness.services import Entities, Served
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -28,8 +28,8 @@ Says: TypeAlias = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
-def contracts(desk: Desk) -> ContractDesk:
-    return ContractDesk(desk)
+def contracts(api: EntitiesApi) -> ContractApi:
+    return ContractApi(api)
 
 
 @pytest.fixture
@@ -55,11 +55,11 @@ async def licensing_system(nats_url: str) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def licensed(desk: Desk, contracts: ContractDesk) -> Contract:
-    return await contracts.put_in_force(await desk.found(), license_tier="gold", seats=12)
+async def licensed(api: EntitiesApi, contracts: ContractApi) -> Contract:
+    return await contracts.put_in_force(await api.found(), license_tier="gold", seats=12)
 
 
-async def test_it_is_provisioned(contracts: ContractDesk, licensed: Contract, says: Says) -> None:
+async def test_it_is_provisioned(contracts: ContractApi, licensed: Contract, says: Says) -> None:
     said = LicenseProvisioned(contract_id=licensed.id, license_id="lic-1", tier="gold", seats=12)
     await says(said, said)
     found = await shows(contracts, licensed, Contract.PROVISIONED)
@@ -67,7 +67,7 @@ async def test_it_is_provisioned(contracts: ContractDesk, licensed: Contract, sa
 
 
 async def test_an_answer_to_what_was_asked_before_is_not_the_last_one(
-    contracts: ContractDesk, licensed: Contract, says: Says
+    contracts: ContractApi, licensed: Contract, says: Says
 ) -> None:
     older = LicenseProvisioned(contract_id=licensed.id, license_id="lic-1", tier="gold", seats=10)
     await says(older, LicenseProvisioningFailed(contract_id=licensed.id, reason="old", tier="silver", seats=12))
@@ -80,7 +80,7 @@ async def test_an_answer_to_what_was_asked_before_is_not_the_last_one(
     assert found.license_state == Contract.REQUESTED
 
 
-async def test_it_fails_and_succeeds_later(contracts: ContractDesk, licensed: Contract, says: Says) -> None:
+async def test_it_fails_and_succeeds_later(contracts: ContractApi, licensed: Contract, says: Says) -> None:
     failed = LicenseProvisioningFailed(contract_id=licensed.id, reason="no seats left", tier="gold", seats=12)
     await says(failed, failed)
     assert (await shows(contracts, licensed, Contract.FAILED)).license_problem == "no seats left"
@@ -89,7 +89,7 @@ async def test_it_fails_and_succeeds_later(contracts: ContractDesk, licensed: Co
 
 
 async def test_it_is_taken_back_when_the_contract_has_ended(
-    contracts: ContractDesk, licensed: Contract, says: Says
+    contracts: ContractApi, licensed: Contract, says: Says
 ) -> None:
     await says(LicenseProvisioned(contract_id=licensed.id, license_id="lic-1", tier="gold", seats=12))
     await shows(contracts, licensed, Contract.PROVISIONED)
@@ -101,10 +101,10 @@ async def test_it_is_taken_back_when_the_contract_has_ended(
 
 class TestRenewal:
     async def test_the_license_goes_with_the_contract_and_its_successor_has_its_own(
-        self, desk: Desk, contracts: ContractDesk, says: Says, admin: Admin
+        self, api: EntitiesApi, contracts: ContractApi, says: Says, admin: Admin
     ) -> None:
         old = await contracts.put_in_force(
-            await desk.found(), license_tier="gold", seats=12, auto_renew=True, end_date=day(50)
+            await api.found(), license_tier="gold", seats=12, auto_renew=True, end_date=day(50)
         )
         await says(provisioned(old, "lic-1"))
         await shows(contracts, old, Contract.PROVISIONED)
@@ -118,7 +118,7 @@ class TestRenewal:
         assert (await shows(contracts, new, Contract.PROVISIONED)).license_id == "lic-2"
 
     async def test_who_says_too_early_that_it_was_taken_back_is_not_believed(
-        self, contracts: ContractDesk, licensed: Contract, says: Says, admin: Admin, tenant: UUID
+        self, contracts: ContractApi, licensed: Contract, says: Says, admin: Admin, tenant: UUID
     ) -> None:
         await says(provisioned(licensed, "lic-1"))
         await shows(contracts, licensed, Contract.PROVISIONED)
@@ -128,9 +128,9 @@ class TestRenewal:
         assert (await contracts.get(licensed)).license_state == Contract.PROVISIONED
 
     async def test_with_the_licensing_system_there_is_one_license_in_the_end(
-        self, desk: Desk, contracts: ContractDesk, admin: Admin, licensing_system: None
+        self, api: EntitiesApi, contracts: ContractApi, admin: Admin, licensing_system: None
     ) -> None:
-        old = await contracts.put_in_force(await desk.found(), license_tier="gold", seats=12, end_date=day(50))
+        old = await contracts.put_in_force(await api.found(), license_tier="gold", seats=12, end_date=day(50))
         await shows(contracts, old, Contract.PROVISIONED)
         new = await shows(contracts, await contracts.bring_into_force(await contracts.renew(old)), Contract.PROVISIONED)
         assert (await contracts.get(old)).license_state == Contract.PROVISIONED
@@ -142,7 +142,7 @@ class TestRenewal:
 
 class TestAnswersThatOvertakeOneAnother:
     async def test_a_license_that_is_taken_back_before_it_was_told_of_is_taken_back(
-        self, contracts: ContractDesk, licensed: Contract, says: Says
+        self, contracts: ContractApi, licensed: Contract, says: Says
     ) -> None:
         await contracts.terminate(licensed, for_cause=True)
         await says(LicenseReleased(contract_id=licensed.id, license_id="lic-1"))
@@ -156,9 +156,9 @@ class TestAnswersThatOvertakeOneAnother:
         assert (await contracts.get(licensed)).license_state == Contract.RELEASED
 
     async def test_what_grants_nothing_has_nothing_taken_back(
-        self, desk: Desk, contracts: ContractDesk, says: Says, admin: Admin, tenant: UUID
+        self, api: EntitiesApi, contracts: ContractApi, says: Says, admin: Admin, tenant: UUID
     ) -> None:
-        plain = await contracts.put_in_force(await desk.found())
+        plain = await contracts.put_in_force(await api.found())
         await contracts.terminate(plain, for_cause=True)
         await says(LicenseReleased(contract_id=plain.id, license_id="lic-1"))
         await released_heard(admin, tenant)
@@ -182,7 +182,7 @@ def provisioned(contract: Contract, license_id: str) -> LicenseProvisioned:
     )
 
 
-async def shows(contracts: ContractDesk, contract: Contract, state: Contract.LicenseState.ValueType) -> Contract:
+async def shows(contracts: ContractApi, contract: Contract, state: Contract.LicenseState.ValueType) -> Contract:
     """The contract, as soon as its license is in this state."""
 
     async def there() -> list[Contract]:

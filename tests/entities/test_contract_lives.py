@@ -15,10 +15,10 @@ from kit import ids
 from services.entities.domain import contracts as rules
 from services.entities.domain.contracts import ContractAction, ContractState
 from services.entities.errors import ContractStateForbids
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import ContractDesk, contract_timers, day, days_pass
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import ContractApi, contract_timers, day, days_pass
 from tests.harness.callers import Caller, Refusal, refusal
-from tests.harness.outside import Heard, OutboxEvent, eventually
+from tests.harness.observe import OutboxEvent, PublishedEvents, eventually
 
 S, A = ContractState, ContractAction
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -43,27 +43,27 @@ LIFE: Final[Mapping[ContractState, Mapping[ContractAction, ContractState]]] = {
     S.RENEWED: {},
 }  # fmt: skip
 
-VERBS: Final[Mapping[ContractAction, Callable[[ContractDesk, str], Awaitable[Contract]]]] = {
-    A.CHANGE: lambda desk, id: desk.update(id, name="Other"),
-    A.SUBMIT: lambda desk, id: desk.submit(id),
-    A.SIGN: lambda desk, id: desk.sign(id),
-    A.ACTIVATE: lambda desk, id: desk.activate(id),
-    A.SUSPEND: lambda desk, id: desk.suspend(id),
-    A.RESUME: lambda desk, id: desk.resume(id),
-    A.RENEW: lambda desk, id: desk.renew(id),
-    A.TERMINATE: lambda desk, id: desk.terminate(id, for_cause=True),
+VERBS: Final[Mapping[ContractAction, Callable[[ContractApi, str], Awaitable[Contract]]]] = {
+    A.CHANGE: lambda api, id: api.update(id, name="Other"),
+    A.SUBMIT: lambda api, id: api.submit(id),
+    A.SIGN: lambda api, id: api.sign(id),
+    A.ACTIVATE: lambda api, id: api.activate(id),
+    A.SUSPEND: lambda api, id: api.suspend(id),
+    A.RESUME: lambda api, id: api.resume(id),
+    A.RENEW: lambda api, id: api.renew(id),
+    A.TERMINATE: lambda api, id: api.terminate(id, for_cause=True),
 }
 """What callers do to a contract itself; the rest is done by approvals, amendments and the clock."""
 
 
 @pytest.fixture
-def contracts(desk: Desk) -> ContractDesk:
-    return ContractDesk(desk)
+def contracts(api: EntitiesApi) -> ContractApi:
+    return ContractApi(api)
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found("ACME")
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found("ACME")
 
 
 @pytest.mark.parametrize("action", ContractAction)
@@ -86,7 +86,7 @@ def test_every_action_is_allowed_somewhere() -> None:
 
 @pytest.mark.parametrize("state", ContractState)
 async def test_every_verb_in_every_state(
-    contracts: ContractDesk, acme: Entity, admin: Admin, state: ContractState
+    contracts: ContractApi, acme: Entity, admin: Admin, state: ContractState
 ) -> None:
     for action, do in VERBS.items():
         contract = await in_state(contracts, acme, admin, state)
@@ -102,7 +102,7 @@ async def test_every_verb_in_every_state(
         assert await contracts.get(contract) == contract
 
 
-async def in_state(contracts: ContractDesk, acme: Entity, admin: Admin, state: ContractState) -> Contract:
+async def in_state(contracts: ContractApi, acme: Entity, admin: Admin, state: ContractState) -> Contract:
     """A contract that needs no signatures; put by hand into a state that only the clock or approvals bring about."""
     draft = await contracts.write(acme, contract_type=Contract.SUBSCRIPTION)
     if state is not S.DRAFT:
@@ -121,7 +121,7 @@ async def in_state(contracts: ContractDesk, acme: Entity, admin: Admin, state: C
 
 @pytest.mark.parametrize("action", VERBS)
 async def test_a_stale_etag_does_nothing(
-    contracts: ContractDesk, acme: Entity, admin: Admin, action: ContractAction
+    contracts: ContractApi, acme: Entity, admin: Admin, action: ContractAction
 ) -> None:
     state = next(state for state, actions in LIFE.items() if action in actions)
     contract = await in_state(contracts, acme, admin, state)
@@ -137,7 +137,7 @@ async def test_a_stale_etag_does_nothing(
 
 class TestSuspension:
     async def test_it_says_why_and_since_when_and_goes_without_a_trace(
-        self, contracts: ContractDesk, acme: Entity, admin: Admin, heard: Heard
+        self, contracts: ContractApi, acme: Entity, admin: Admin, published_events: PublishedEvents
     ) -> None:
         active = await contracts.put_in_force(acme)
         timers = await contract_timers(admin, active)
@@ -149,23 +149,27 @@ class TestSuspension:
         assert (resumed.state, resumed.suspension_reason) == (Contract.ACTIVE, "")
         assert not resumed.HasField("suspend_time")
         names = {"contract_id": active.id, "entity_id": acme.id}
-        assert await heard.first(ContractSuspended) == ContractSuspended(**names, reason="three invoices open")
-        assert await heard.first(ContractResumed) == ContractResumed(**names)
+        assert await published_events.first(ContractSuspended) == ContractSuspended(
+            **names, reason="three invoices open"
+        )
+        assert await published_events.first(ContractResumed) == ContractResumed(**names)
 
 
 class TestTermination:
-    async def test_for_cause_at_once(self, contracts: ContractDesk, acme: Entity, admin: Admin, heard: Heard) -> None:
+    async def test_for_cause_at_once(
+        self, contracts: ContractApi, acme: Entity, admin: Admin, published_events: PublishedEvents
+    ) -> None:
         active = await contracts.put_in_force(acme)
         ended = await contracts.terminate(active, reason="breach", for_cause=True)
         assert (ended.state, ended.termination_date, ended.termination_reason, ended.terminated_for_cause) == (
             Contract.TERMINATED, day(), "breach", True,
         )  # fmt: skip
-        assert await heard.first(ContractTerminated) == ContractTerminated(
+        assert await published_events.first(ContractTerminated) == ContractTerminated(
             contract_id=active.id, entity_id=acme.id, termination_date=day(), reason="breach", for_cause=True
         )
         assert await contract_timers(admin, active) == {}
 
-    async def test_not_sooner_than_the_notice(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_not_sooner_than_the_notice(self, contracts: ContractApi, acme: Entity) -> None:
         active = await contracts.put_in_force(acme, renewal_notice_days=60)
         refused = await refusal(contracts.terminate(active, effective_date=day(59)))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_NOTICE_TOO_SHORT")
@@ -177,20 +181,20 @@ class TestTermination:
         assert (ended.state, ended.termination_date) == (Contract.ACTIVE, day(60))
 
     async def test_a_later_day_comes_by_itself(
-        self, contracts: ContractDesk, acme: Entity, admin: Admin, heard: Heard
+        self, contracts: ContractApi, acme: Entity, admin: Admin, published_events: PublishedEvents
     ) -> None:
         active = await contracts.put_in_force(acme)
         announced = await contracts.terminate(active)
         assert (announced.state, announced.termination_date) == (Contract.ACTIVE, day(30))
         assert set(await contract_timers(admin, active)) == {"contract-end"}
-        assert heard.of(ContractTerminated) == []
+        assert published_events.of(ContractTerminated) == []
         await days_pass(admin, 30, active)
-        told = await heard.first(ContractTerminated)
+        told = await published_events.first(ContractTerminated)
         assert (told.contract_id, told.termination_date) == (active.id, day())
         assert (await contracts.get(active)).state == Contract.TERMINATED
         assert await contract_timers(admin, active) == {}
 
-    async def test_a_suspended_one_ends_as_well(self, contracts: ContractDesk, acme: Entity, admin: Admin) -> None:
+    async def test_a_suspended_one_ends_as_well(self, contracts: ContractApi, acme: Entity, admin: Admin) -> None:
         active = await contracts.put_in_force(acme)
         await contracts.suspend(active)
         assert (await contracts.terminate(active)).state == Contract.SUSPENDED
@@ -198,7 +202,7 @@ class TestTermination:
         ended = await becomes(contracts, active, Contract.TERMINATED)
         assert not ended.HasField("suspend_time")
 
-    async def test_another_day_takes_its_place(self, contracts: ContractDesk, acme: Entity, admin: Admin) -> None:
+    async def test_another_day_takes_its_place(self, contracts: ContractApi, acme: Entity, admin: Admin) -> None:
         active = await contracts.put_in_force(acme)
         await contracts.terminate(active, effective_date=day(40))
         first = await contract_timers(admin, active)
@@ -208,7 +212,7 @@ class TestTermination:
 
     @pytest.mark.parametrize(("given", "told"), [({"effective_date": -1}, "today"), ({"effective_date": 364}, "end")])
     async def test_the_day_lies_in_what_is_left_of_the_term(
-        self, contracts: ContractDesk, acme: Entity, given: dict[str, int], told: str
+        self, contracts: ContractApi, acme: Entity, given: dict[str, int], told: str
     ) -> None:
         active = await contracts.put_in_force(acme)
         effective = day(given["effective_date"])
@@ -217,7 +221,7 @@ class TestTermination:
         assert told in refused.fields["effective_date"]
 
     async def test_when_less_is_left_than_the_notice_it_ends_for_cause_only(
-        self, contracts: ContractDesk, acme: Entity, admin: Admin
+        self, contracts: ContractApi, acme: Entity, admin: Admin
     ) -> None:
         active = await contracts.put_in_force(acme)
         await days_pass(admin, 353, active)
@@ -225,7 +229,7 @@ class TestTermination:
         assert (refused.reason, refused.metadata["effective_date"]) == ("CONTRACT_NOTICE_TOO_SHORT", day(10))
         assert (await contracts.terminate(active, for_cause=True)).state == Contract.TERMINATED
 
-    async def test_an_evergreen_one_ends_with_notice(self, contracts: ContractDesk, acme: Entity, admin: Admin) -> None:
+    async def test_an_evergreen_one_ends_with_notice(self, contracts: ContractApi, acme: Entity, admin: Admin) -> None:
         active = await contracts.put_in_force(acme, end_date="")
         assert await contract_timers(admin, active) == {}
         await contracts.terminate(active)
@@ -234,7 +238,7 @@ class TestTermination:
 
     async def test_what_was_never_active_is_withdrawn_and_nobody_is_told(
         self,
-        contracts: ContractDesk,
+        contracts: ContractApi,
         acme: Entity,
         outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
     ) -> None:
@@ -245,7 +249,7 @@ class TestTermination:
 
     async def test_done_twice_by_key_it_is_done_once(
         self,
-        contracts: ContractDesk,
+        contracts: ContractApi,
         acme: Entity,
         outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
     ) -> None:
@@ -256,7 +260,7 @@ class TestTermination:
         assert said.count("billing.entities.v1.ContractTerminated") == 1
 
 
-async def becomes(contracts: ContractDesk, contract: Contract, state: Contract.State.ValueType) -> Contract:
+async def becomes(contracts: ContractApi, contract: Contract, state: Contract.State.ValueType) -> Contract:
     """The contract, as soon as it is in this state."""
 
     async def there() -> list[Contract]:
@@ -268,8 +272,8 @@ async def becomes(contracts: ContractDesk, contract: Contract, state: Contract.S
 
 
 class TestListContracts:
-    async def test_every_filter(self, desk: Desk, contracts: ContractDesk, acme: Entity) -> None:
-        other = await desk.found("OTHER")
+    async def test_every_filter(self, api: EntitiesApi, contracts: ContractApi, acme: Entity) -> None:
+        other = await api.found("OTHER")
         one = await contracts.put_in_force(acme, name="Cloud 100%", end_date=day(100))
         await contracts.write(acme, name="Licence", contract_type=Contract.MASTER, end_date=day(200))
         await contracts.write(other, name="Evergreen", end_date="", contract_number="X_1")
@@ -288,7 +292,7 @@ class TestListContracts:
         assert await contracts.names(q=one.contract_number.lower()) == ["Cloud 100%"]
 
     async def test_page_by_page_with_signatures_while_others_are_written(
-        self, contracts: ContractDesk, acme: Entity
+        self, contracts: ContractApi, acme: Entity
     ) -> None:
         names = [f"C{n}" for n in range(5)]
         written = [await contracts.write(acme, name=name) for name in names]
@@ -309,12 +313,16 @@ class TestListContracts:
 
 class TestScopes:
     async def test_a_confined_caller_sees_and_moves_what_is_of_its_entities(
-        self, desk: Desk, contracts: ContractDesk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self,
+        api: EntitiesApi,
+        contracts: ContractApi,
+        api_for: Callable[[Caller], EntitiesApi],
+        caller: Callable[..., Caller],
     ) -> None:
-        root = await desk.found("ROOT")
-        below, aside = await desk.found("BELOW", parent_id=root.id), await desk.found("ASIDE")
+        root = await api.found("ROOT")
+        below, aside = await api.found("BELOW", parent_id=root.id), await api.found("ASIDE")
         theirs, ours = await contracts.put_in_force(aside, name="Theirs"), await contracts.put_in_force(below)
-        conny = ContractDesk(desk_of(caller("finance", subject="conny", entity_scope=[root.id])))
+        conny = ContractApi(api_for(caller("finance", subject="conny", entity_scope=[root.id])))
         assert await conny.names() == ["Cloud"]
         assert await conny.names(entity_id=aside.id) == []
         assert (await conny.suspend(ours)).state == Contract.SUSPENDED
@@ -324,33 +332,41 @@ class TestScopes:
         assert await contracts.get(theirs) == theirs
 
     async def test_who_is_confined_to_departments_sees_none(
-        self, desk: Desk, contracts: ContractDesk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self,
+        api: EntitiesApi,
+        contracts: ContractApi,
+        api_for: Callable[[Caller], EntitiesApi],
+        caller: Callable[..., Caller],
     ) -> None:
-        entity = await desk.found()
-        contract, department = await contracts.write(entity), await desk.set_up(entity)
-        manager = ContractDesk(desk_of(caller("finance", subject="conny", department_scope=[department.id])))
+        entity = await api.found()
+        contract, department = await contracts.write(entity), await api.set_up(entity)
+        manager = ContractApi(api_for(caller("finance", subject="conny", department_scope=[department.id])))
         assert await manager.names() == []
         await refuses_as_unknown(manager, contract.id)
 
     async def test_another_tenant_finds_nothing(
-        self, contracts: ContractDesk, acme: Entity, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self,
+        contracts: ContractApi,
+        acme: Entity,
+        api_for: Callable[[Caller], EntitiesApi],
+        caller: Callable[..., Caller],
     ) -> None:
         contract = await contracts.put_in_force(acme)
-        stranger = ContractDesk(desk_of(caller("billing_admin", tenant=ids.new())))
+        stranger = ContractApi(api_for(caller("billing_admin", tenant=ids.new())))
         assert await stranger.names() == []
         await refuses_as_unknown(stranger, contract.id)
         assert await contracts.get(contract) == contract
 
 
-async def refuses_as_unknown(desk: ContractDesk, contract_id: str) -> None:
+async def refuses_as_unknown(api: ContractApi, contract_id: str) -> None:
     """Whatever is done, it is as if there were no such contract."""
-    calls: list[Callable[[ContractDesk, str], Awaitable[object]]] = [
-        *VERBS.values(), lambda desk, id: desk.get(id), lambda desk, id: desk.check(id)
+    calls: list[Callable[[ContractApi, str], Awaitable[object]]] = [
+        *VERBS.values(), lambda api, id: api.get(id), lambda api, id: api.check(id)
     ]  # fmt: skip
     nobody = ids.CONTRACT.format(ids.new())
     for call in calls:
-        refused: Refusal = await refusal(call(desk, contract_id))
-        unknown: Refusal = await refusal(call(desk, nobody))
+        refused: Refusal = await refusal(call(api, contract_id))
+        unknown: Refusal = await refusal(call(api, nobody))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "CONTRACT_NOT_FOUND")
         assert repr(refused).replace(contract_id, "*") == repr(unknown).replace(nobody, "*")
 
@@ -359,14 +375,14 @@ class TestPermissions:
     @pytest.mark.parametrize("role", ["viewer", "auditor"])
     async def test_who_reads_does_not_write(
         self,
-        contracts: ContractDesk,
+        contracts: ContractApi,
         acme: Entity,
-        desk_of: Callable[[Caller], Desk],
+        api_for: Callable[[Caller], EntitiesApi],
         caller: Callable[..., Caller],
         role: str,
     ) -> None:
         contract = await contracts.put_in_force(acme)
-        reader = ContractDesk(desk_of(caller(role)))
+        reader = ContractApi(api_for(caller(role)))
         assert await reader.get(contract) == contract
         assert (await reader.check(contract)).contract_id == contract.id
         calls: list[Any] = [do(reader, contract.id) for do in VERBS.values()]

@@ -14,10 +14,10 @@ from billing.entities.v1.events_pb2 import ContractActivated
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import DIGEST, ContractDesk, contract_request, day, money, phase
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import DIGEST, ContractApi, contract_request, day, money, phase
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import AuditRow, Heard, OutboxEvent
+from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents
 
 NOBODY = ids.CONTRACT.format(UUID(int=1))
 ALL_TERMS: dict[str, Any] = {
@@ -32,17 +32,17 @@ ALL_TERMS: dict[str, Any] = {
 
 
 @pytest.fixture
-def contracts(desk: Desk) -> ContractDesk:
-    return ContractDesk(desk)
+def contracts(api: EntitiesApi) -> ContractApi:
+    return ContractApi(api)
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found("ACME", payment_terms_days=45)
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found("ACME", payment_terms_days=45)
 
 
 class TestCreateContract:
-    async def test_it_has_what_was_given(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_it_has_what_was_given(self, contracts: ContractApi, acme: Entity) -> None:
         created = await contracts.write(acme, **ALL_TERMS)
         assert created == Contract(
             **ALL_TERMS,
@@ -56,7 +56,7 @@ class TestCreateContract:
         )
         assert await contracts.get(created) == created
 
-    async def test_what_is_left_out_has_its_default(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_what_is_left_out_has_its_default(self, contracts: ContractApi, acme: Entity) -> None:
         created = await contracts.write(acme)
         assert (created.payment_terms_days, created.renewal_term_months, created.renewal_notice_days) == (45, 12, 30)
         assert not created.auto_renew
@@ -65,7 +65,7 @@ class TestCreateContract:
         evergreen = await contracts.write(acme, end_date="")
         assert evergreen.end_date == ""
 
-    async def test_numbers_are_our_own_or_given_and_never_twice(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_numbers_are_our_own_or_given_and_never_twice(self, contracts: ContractApi, acme: Entity) -> None:
         year = day()[:4]
         await contracts.write(acme, contract_number=f"CON-{year}-000002")
         numbers = [
@@ -77,26 +77,30 @@ class TestCreateContract:
         assert refused.metadata == {"contract_number": numbers[0]}
 
     async def test_another_tenant_counts_for_itself(
-        self, contracts: ContractDesk, acme: Entity, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self,
+        contracts: ContractApi,
+        acme: Entity,
+        api_for: Callable[[Caller], EntitiesApi],
+        caller: Callable[..., Caller],
     ) -> None:
-        other = desk_of(caller(tenant=ids.new()))
-        first, theirs = await contracts.write(acme), await ContractDesk(other).write(await other.found("ACME"))
+        other = api_for(caller(tenant=ids.new()))
+        first, theirs = await contracts.write(acme), await ContractApi(other).write(await other.found("ACME"))
         assert first.contract_number == theirs.contract_number
 
     async def test_a_deactivated_entity_agrees_to_nothing(
-        self, desk: Desk, contracts: ContractDesk, acme: Entity
+        self, api: EntitiesApi, contracts: ContractApi, acme: Entity
     ) -> None:
-        await desk.deactivate(acme)
+        await api.deactivate(acme)
         refused = await refusal(contracts.write(acme))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
 
-    async def test_an_unknown_entity_is_not_found(self, contracts: ContractDesk) -> None:
+    async def test_an_unknown_entity_is_not_found(self, contracts: ContractApi) -> None:
         nobody = ids.ENTITY.format(ids.new())
         refused = await refusal(contracts.write(nobody))
         assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
 
     async def test_a_key_is_answered_the_same_and_not_for_another_body(
-        self, contracts: ContractDesk, acme: Entity
+        self, contracts: ContractApi, acme: Entity
     ) -> None:
         first = await contracts.write(acme, request_id="key-1")
         assert await contracts.write(acme, request_id="key-1") == first
@@ -143,7 +147,7 @@ BAD_TERMS: list[tuple[dict[str, Any], set[str]]] = [
 class TestTerms:
     @pytest.mark.parametrize(("given", "fields"), BAD_TERMS)
     async def test_all_that_do_not_go_together_are_named_at_once(
-        self, contracts: ContractDesk, acme: Entity, given: dict[str, Any], fields: set[str]
+        self, contracts: ContractApi, acme: Entity, given: dict[str, Any], fields: set[str]
     ) -> None:
         refused = await refusal(contracts.write(acme, **given))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", fields)
@@ -167,7 +171,7 @@ class TestTerms:
         ],
     )
     async def test_each_has_its_bounds(
-        self, contracts: ContractDesk, acme: Entity, given: dict[str, Any], field: str
+        self, contracts: ContractApi, acme: Entity, given: dict[str, Any], field: str
     ) -> None:
         request = contract_request(acme)
         for name, value in given.items():
@@ -178,7 +182,7 @@ class TestTerms:
 
 
 class TestUpdateContract:
-    async def test_only_what_is_given_changes(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_only_what_is_given_changes(self, contracts: ContractApi, acme: Entity) -> None:
         draft = await contracts.write(acme, **ALL_TERMS)
         updated = await contracts.update(draft, name="Renamed", seats=300, renewal_notice_days=0)
         expected = Contract()
@@ -188,12 +192,12 @@ class TestUpdateContract:
         assert updated == expected
         assert await contracts.get(draft) == updated
 
-    async def test_every_term_can_be_changed(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_every_term_can_be_changed(self, contracts: ContractApi, acme: Entity) -> None:
         updated = await contracts.update(await contracts.write(acme), **ALL_TERMS)
         for field, value in ALL_TERMS.items():
             assert getattr(updated, field) == value, field
 
-    async def test_named_or_given_empty_is_cleared(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_named_or_given_empty_is_cleared(self, contracts: ContractApi, acme: Entity) -> None:
         draft = await contracts.write(acme, **{**ALL_TERMS, "contract_type": Contract.SERVICES})
         cleared = {
             "end_date", "phases", "minimum_commitment", "license_tier", "seats", "payment_terms_days",
@@ -207,14 +211,14 @@ class TestUpdateContract:
         left = {field.name for field, _ in updated.ListFields()}
         assert left & cleared == {"payment_terms_days", "renewal_term_months", "renewal_notice_days"}
 
-    async def test_some_terms_cannot_be_cleared(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_some_terms_cannot_be_cleared(self, contracts: ContractApi, acme: Entity) -> None:
         request = pb.UpdateContractRequest(id=(await contracts.write(acme)).id)
         required = {"contract_number", "name", "contract_type", "start_date", "total_value", "billing_frequency"}
         request.update_mask.paths.extend(required)
         refused = await refusal(contracts.who.call(contracts.stub.UpdateContract, request))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", required)
 
-    async def test_they_must_go_together_afterwards(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_they_must_go_together_afterwards(self, contracts: ContractApi, acme: Entity) -> None:
         draft = await contracts.write(acme, **ALL_TERMS)
         refused = await refusal(contracts.update(draft, total_value=money("5", "USD")))
         assert set(refused.fields) == {
@@ -223,12 +227,12 @@ class TestUpdateContract:
         }  # fmt: skip
         assert await contracts.get(draft) == draft
 
-    async def test_another_number_must_be_free(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_another_number_must_be_free(self, contracts: ContractApi, acme: Entity) -> None:
         first, second = await contracts.write(acme), await contracts.write(acme)
         refused = await refusal(contracts.update(second, contract_number=first.contract_number))
         assert refused.reason == "CONTRACT_NUMBER_TAKEN"
 
-    async def test_a_stale_etag_changes_nothing(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_a_stale_etag_changes_nothing(self, contracts: ContractApi, acme: Entity) -> None:
         draft = await contracts.write(acme)
         await contracts.update(draft, name="First", etag=draft.etag)
         refused = await refusal(contracts.update(draft, name="Second", etag=draft.etag))
@@ -237,7 +241,7 @@ class TestUpdateContract:
 
 
 class TestSignContract:
-    async def test_each_party_signs_the_same_document_once(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_each_party_signs_the_same_document_once(self, contracts: ContractApi, acme: Entity) -> None:
         draft = await contracts.submit(await contracts.write(acme))
         signed = await contracts.sign(draft)
         refused = await refusal(contracts.sign(draft))
@@ -256,26 +260,30 @@ class TestSignContract:
         assert len({draft.etag, signed.etag, both.etag}) == 3
         assert await contracts.get(draft) == both
 
-    async def test_of_two_at_once_one_counts(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_of_two_at_once_one_counts(self, contracts: ContractApi, acme: Entity) -> None:
         draft = await contracts.submit(await contracts.write(acme))
         answers = await asyncio.gather(*(contracts.sign(draft) for _ in range(4)), return_exceptions=True)
         assert sum(isinstance(answer, Contract) for answer in answers) == 1
         assert len((await contracts.get(draft)).signatures) == 1
 
     async def test_who_may_write_may_not_sign_unless_granted(
-        self, contracts: ContractDesk, acme: Entity, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self,
+        contracts: ContractApi,
+        acme: Entity,
+        api_for: Callable[[Caller], EntitiesApi],
+        caller: Callable[..., Caller],
     ) -> None:
         draft = await contracts.submit(await contracts.write(acme))
         for role in ("viewer", "auditor", "department_manager", "approver"):
-            refused = await refusal(ContractDesk(desk_of(caller(role))).sign(draft))
+            refused = await refusal(ContractApi(api_for(caller(role))).sign(draft))
             assert (refused.code, refused.metadata) == (
                 StatusCode.PERMISSION_DENIED,
                 {"permission": "contracts.sign"},
             ), role
-        assert (await ContractDesk(desk_of(caller("procurement"))).sign(draft)).signatures
+        assert (await ContractApi(api_for(caller("procurement"))).sign(draft)).signatures
 
     async def test_signatures_are_never_changed(
-        self, contracts: ContractDesk, acme: Entity, app_connection: Callable[..., Any]
+        self, contracts: ContractApi, acme: Entity, app_connection: Callable[..., Any]
     ) -> None:
         draft = await contracts.submit(await contracts.write(acme))
         await contracts.sign(draft)
@@ -287,17 +295,19 @@ class TestSignContract:
 
 
 class TestActivateContract:
-    async def test_it_is_told_with_what_it_grants(self, contracts: ContractDesk, acme: Entity, heard: Heard) -> None:
+    async def test_it_is_told_with_what_it_grants(
+        self, contracts: ContractApi, acme: Entity, published_events: PublishedEvents
+    ) -> None:
         active = await contracts.put_in_force(acme, license_tier="gold", seats=12)
         assert (active.state, active.license_state) == (Contract.ACTIVE, Contract.REQUESTED)
         assert active.HasField("activate_time")
-        assert await heard.first(ContractActivated) == ContractActivated(
+        assert await published_events.first(ContractActivated) == ContractActivated(
             contract_id=active.id, entity_id=acme.id, contract_number=active.contract_number, contract_type="SERVICES",
             license_tier="gold", seats=12, start_date=active.start_date, end_date=active.end_date,
             total_value=money("1200.00"),
         )  # fmt: skip
 
-    async def test_what_grants_nothing_asks_for_no_license(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_what_grants_nothing_asks_for_no_license(self, contracts: ContractApi, acme: Entity) -> None:
         assert (await contracts.put_in_force(acme)).license_state == Contract.NONE
 
     @pytest.mark.parametrize(
@@ -310,7 +320,7 @@ class TestActivateContract:
     )
     async def test_it_needs_both_signatures(
         self,
-        contracts: ContractDesk,
+        contracts: ContractApi,
         acme: Entity,
         signed: tuple[ContractSignature.Party.ValueType, ...],
         missing: str,
@@ -322,31 +332,31 @@ class TestActivateContract:
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_SIGNATURE_MISSING")
         assert refused.metadata == {"contract_id": draft.id, "missing": missing}
 
-    async def test_a_subscription_needs_no_signature(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_a_subscription_needs_no_signature(self, contracts: ContractApi, acme: Entity) -> None:
         draft = await contracts.submit(await contracts.write(acme, contract_type=Contract.SUBSCRIPTION))
         assert (await contracts.activate(draft)).state == Contract.ACTIVE
 
-    async def test_a_term_that_is_over_does_not_begin(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_a_term_that_is_over_does_not_begin(self, contracts: ContractApi, acme: Entity) -> None:
         refused = await refusal(contracts.put_in_force(acme, start_date=day(-60), end_date=day(-10)))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_TERM_OVER")
         assert refused.metadata["end_date"] == day(-10)
 
-    async def test_it_may_be_before_its_first_day(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_it_may_be_before_its_first_day(self, contracts: ContractApi, acme: Entity) -> None:
         active = await contracts.put_in_force(acme, start_date=day(100))
         assert (active.state, active.start_date) == (Contract.ACTIVE, day(100))
 
     async def test_not_when_its_entity_went_out_of_business(
-        self, desk: Desk, contracts: ContractDesk, acme: Entity
+        self, api: EntitiesApi, contracts: ContractApi, acme: Entity
     ) -> None:
         draft = await contracts.submit(await contracts.write(acme))
         for party in (ContractSignature.OURS, ContractSignature.COUNTERPARTY):
             await contracts.sign(draft, party)
-        await desk.deactivate(acme)
+        await api.deactivate(acme)
         assert (await refusal(contracts.activate(draft))).reason == "ENTITY_STATE"
 
     async def test_a_key_is_answered_the_same(
         self,
-        contracts: ContractDesk,
+        contracts: ContractApi,
         acme: Entity,
         outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
     ) -> None:
@@ -359,29 +369,29 @@ class TestActivateContract:
 
 class TestDeactivateEntity:
     async def test_an_entity_with_contracts_in_force_stays(
-        self, desk: Desk, contracts: ContractDesk, acme: Entity
+        self, api: EntitiesApi, contracts: ContractApi, acme: Entity
     ) -> None:
         await contracts.write(acme)
         first, second = await contracts.put_in_force(acme), await contracts.put_in_force(acme)
         await contracts.suspend(second)
-        refused = await refusal(desk.deactivate(acme))
+        refused = await refusal(api.deactivate(acme))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_HAS_ACTIVE_CONTRACTS")
         assert refused.metadata == {"entity_id": acme.id, "contract_ids": f"{first.id}, {second.id}"}
         for contract in (first, second):
             await contracts.terminate(contract, for_cause=True)
-        assert (await desk.deactivate(acme)).state == Entity.INACTIVE
+        assert (await api.deactivate(acme)).state == Entity.INACTIVE
 
-    async def test_none_slips_in_meanwhile(self, desk: Desk, contracts: ContractDesk) -> None:
+    async def test_none_slips_in_meanwhile(self, api: EntitiesApi, contracts: ContractApi) -> None:
         for round_ in range(6):
-            entity = await desk.found(f"E{round_}")
+            entity = await api.found(f"E{round_}")
             draft = await contracts.submit(await contracts.write(entity, contract_type=Contract.SUBSCRIPTION))
-            answers = await asyncio.gather(contracts.activate(draft), desk.deactivate(entity), return_exceptions=True)
+            answers = await asyncio.gather(contracts.activate(draft), api.deactivate(entity), return_exceptions=True)
             assert sum(not isinstance(answer, BaseException) for answer in answers) == 1
 
 
 class TestRecords:
     async def test_the_audit_log_says_who_signed(
-        self, contracts: ContractDesk, acme: Entity, audit_rows: Callable[[str], Awaitable[list[AuditRow]]]
+        self, contracts: ContractApi, acme: Entity, audit_rows: Callable[[str], Awaitable[list[AuditRow]]]
     ) -> None:
         draft = await contracts.submit(await contracts.write(acme))
         await contracts.sign(draft)

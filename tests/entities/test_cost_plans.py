@@ -20,7 +20,7 @@ from kit.settings import Settings
 from services.entities.domain.allocations import AllocationSource
 from services.entities.domain.costs import DepartmentGroupBy, SummaryGroupBy, Tree
 from services.entities.store import allocation_rules, allocations, contracts, costs
-from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, found_group, spend
+from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, insert_allocations, insert_group
 from tests.harness.databases import Copy
 from tests.harness.plans import Plans, Read, Statement
 
@@ -59,8 +59,8 @@ async def books(
     database = Database(settings("entities", database=copy))
     connection = await asyncpg.connect(copy.url("entities_app"))
     try:
-        group = await found_group(admin)
-        await spend(admin, group, ALLOCATIONS)
+        group = await insert_group(admin)
+        await insert_allocations(admin, group, ALLOCATIONS)
         yield Books(group, Plans(database, connection, group.tenant_id))
     finally:
         await connection.close()

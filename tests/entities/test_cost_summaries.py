@@ -11,40 +11,40 @@ from grpc import StatusCode, aio
 
 from kit import clock, ids
 from kit.auth import ServiceTokens
-from tests.entities.allocation_desk import money_text
-from tests.entities.costs_desk import CostsDesk
+from tests.entities.allocation_api import money_text
+from tests.entities.costs_api import CostsApi
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.services import Entities, Served
 
 
 @pytest.fixture
-def desk_of(entities: Entities) -> Callable[[Caller], CostsDesk]:
-    return lambda who: CostsDesk(who, entities)
+def api_for(entities: Entities) -> Callable[[Caller], CostsApi]:
+    return lambda who: CostsApi(who, entities)
 
 
 @pytest.fixture
-def desk(desk_of: Callable[[Caller], CostsDesk], finance: Caller) -> CostsDesk:
-    return desk_of(finance)
+def api(api_for: Callable[[Caller], CostsApi], finance: Caller) -> CostsApi:
+    return api_for(finance)
 
 
 @pytest.fixture
-def service_desk(desk_of: Callable[[Caller], CostsDesk], service_caller: Caller) -> CostsDesk:
-    return desk_of(service_caller)
+def service_api(api_for: Callable[[Caller], CostsApi], service_caller: Caller) -> CostsApi:
+    return api_for(service_caller)
 
 
 @pytest.fixture
-async def companies(desk: CostsDesk) -> tuple[Entity, Entity, Entity]:
+async def companies(api: CostsApi) -> tuple[Entity, Entity, Entity]:
     """DE and FR keep their books in EUR, US in USD; each has costs, and two of them in one department."""
-    de, fr = await desk.found("DE"), await desk.found("FR")
-    us = await desk.found("US", currency_code="USD")
-    await desk.set_rates("2026-03-20 EUR/USD 1.25", "2026-04-20 EUR/USD 2")
-    it, sales = await desk.set_up(de, "IT"), await desk.set_up(us, "SALES")
-    await desk.allocate(it, "2026-03-31", "10.00 EUR", category="cloud", gl_code="6000")
-    mistake = await desk.allocate(it, "2026-04-01", "1.25 USD", category="cloud")
-    await desk.reverse(mistake)
-    await desk.allocate_to_entity(de, "2026-04-30", "3.00 EUR", category="rent")
-    await desk.allocate_to_entity(fr, "2026-04-01", "5.00 EUR", category="rent")
-    await desk.allocate(sales, "2026-04-01", "7.00 USD", category="travel")
+    de, fr = await api.found("DE"), await api.found("FR")
+    us = await api.found("US", currency_code="USD")
+    await api.set_rates("2026-03-20 EUR/USD 1.25", "2026-04-20 EUR/USD 2")
+    it, sales = await api.set_up(de, "IT"), await api.set_up(us, "SALES")
+    await api.allocate(it, "2026-03-31", "10.00 EUR", category="cloud", gl_code="6000")
+    mistake = await api.allocate(it, "2026-04-01", "1.25 USD", category="cloud")
+    await api.reverse(mistake)
+    await api.allocate_to_entity(de, "2026-04-30", "3.00 EUR", category="rent")
+    await api.allocate_to_entity(fr, "2026-04-01", "5.00 EUR", category="rent")
+    await api.allocate(sales, "2026-04-01", "7.00 USD", category="travel")
     return de, fr, us
 
 
@@ -54,17 +54,17 @@ def told(summary: CostSummary) -> tuple[str, int, int]:
 
 class TestSummarizeCosts:
     async def test_amounts_of_different_currencies_are_never_added(
-        self, service_desk: CostsDesk, companies: tuple[Entity, ...]
+        self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
-        found = await service_desk.summary()
+        found = await service_api.summary()
         assert [told(each) for each in found.summaries] == [("18.00 EUR", 4, 1), ("7.00 USD", 1, 0)]
         assert not found.conversion_rates
         assert not any(each.HasField("converted_cost") for each in found.summaries)
 
     async def test_by_entity_and_department(
-        self, service_desk: CostsDesk, desk: CostsDesk, companies: tuple[Entity, ...]
+        self, service_api: CostsApi, api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
-        found = (await service_desk.summary(by=["ENTITY", "DEPARTMENT"])).summaries
+        found = (await service_api.summary(by=["ENTITY", "DEPARTMENT"])).summaries
         codes = {entity.id: entity.code for entity in companies}
         keys = [(codes[each.entity_id], each.department_id[:4], told(each)) for each in found]
         assert sorted(keys) == [
@@ -72,8 +72,8 @@ class TestSummarizeCosts:
             ("US", "dep_", ("7.00 USD", 1, 0)),
         ]  # fmt: skip
 
-    async def test_by_month_category_and_gl_code(self, service_desk: CostsDesk, companies: tuple[Entity, ...]) -> None:
-        found = (await service_desk.summary(by=["MONTH", "CATEGORY", "GL_CODE"])).summaries
+    async def test_by_month_category_and_gl_code(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
+        found = (await service_api.summary(by=["MONTH", "CATEGORY", "GL_CODE"])).summaries
         assert [(each.month, each.category, each.gl_code, told(each)) for each in found] == [
             ("2026-03", "cloud", "6000", ("10.00 EUR", 1, 0)),
             ("2026-04", "cloud", "", ("0.00 EUR", 1, 1)),
@@ -81,19 +81,19 @@ class TestSummarizeCosts:
             ("2026-04", "travel", "", ("7.00 USD", 1, 0)),
         ]
 
-    async def test_of_some_entities_and_some_days(self, service_desk: CostsDesk, companies: tuple[Entity, ...]) -> None:
+    async def test_of_some_entities_and_some_days(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         de, fr, us = companies
-        found = await service_desk.summary(de, us, period=("2026-03-31", "2026-04-30"))
+        found = await service_api.summary(de, us, period=("2026-03-31", "2026-04-30"))
         assert [told(each) for each in found.summaries] == [("10.00 EUR", 2, 1), ("7.00 USD", 1, 0)]
-        assert not (await service_desk.summary(fr, period=("2026-03-01", "2026-04-01"))).summaries
+        assert not (await service_api.summary(fr, period=("2026-03-01", "2026-04-01"))).summaries
         nobody = Entity(id=ids.ENTITY.format(ids.new()))
-        assert not (await service_desk.summary(nobody)).summaries
+        assert not (await service_api.summary(nobody)).summaries
 
     async def test_one_currency_for_all_at_stated_rates(
-        self, service_desk: CostsDesk, companies: tuple[Entity, ...]
+        self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         period = ("2026-01-01", "2026-05-01")
-        found = await service_desk.summary(period=period, by=["CATEGORY"], currency_code="USD")
+        found = await service_api.summary(period=period, by=["CATEGORY"], currency_code="USD")
         costs = [(each.category, money_text(each.cost), money_text(each.converted_cost)) for each in found.summaries]
         assert costs == [
             ("cloud", "10.00 EUR", "20.00 USD"), ("rent", "8.00 EUR", "16.00 USD"), ("travel", "7.00 USD", "7.00 USD"),
@@ -104,25 +104,25 @@ class TestSummarizeCosts:
         assert rates == [("EUR", "2", "2026-04-20", "2026-04-30"), ("USD", "1", "2026-04-30", "2026-04-30")]
 
     async def test_a_missing_rate_is_named_with_its_day(
-        self, service_desk: CostsDesk, companies: tuple[Entity, ...]
+        self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         period = ("2026-01-01", "2026-05-01")
-        refused = await refusal(service_desk.summary(period=period, currency_code="CHF"))
+        refused = await refusal(service_api.summary(period=period, currency_code="CHF"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
         assert refused.metadata == {"from_currency_code": "EUR", "to_currency_code": "CHF", "rate_date": "2026-04-30"}
 
     async def test_another_tenant_has_none_of_it(
-        self, desk: CostsDesk, companies: tuple[Entity, ...], desk_of: Callable[[Caller], CostsDesk],
+        self, api: CostsApi, companies: tuple[Entity, ...], api_for: Callable[[Caller], CostsApi],
         entities_served: Served[Entities],
     ) -> None:  # fmt: skip
         other = ids.new()
-        stranger = desk_of(Caller(other, "service:entities", ServiceTokens(entities_served.settings).token(other)))
+        stranger = api_for(Caller(other, "service:entities", ServiceTokens(entities_served.settings).token(other)))
         assert not (await stranger.summary()).summaries
         assert not (await stranger.summary(*companies)).summaries
         assert not await stranger.stream(end_time=soon())
 
-    async def test_only_our_own_services_may_ask(self, desk: CostsDesk) -> None:
-        assert (await refusal(desk.summary())).metadata == {"permission": "service"}
+    async def test_only_our_own_services_may_ask(self, api: CostsApi) -> None:
+        assert (await refusal(api.summary())).metadata == {"permission": "service"}
 
 
 def soon() -> Timestamp:
@@ -138,9 +138,9 @@ def at(moment: datetime) -> Timestamp:
 
 class TestStreamAllocations:
     async def test_each_is_told_once_in_the_order_in_which_they_were_posted(
-        self, service_desk: CostsDesk, companies: tuple[Entity, ...]
+        self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
-        told_of = await service_desk.stream(end_time=soon())
+        told_of = await service_api.stream(end_time=soon())
         assert [money_text(each.amount) for each in told_of] == [
             "10.00 EUR", "1.25 USD", "-1.25 USD", "3.00 EUR", "5.00 EUR", "7.00 USD",
         ]  # fmt: skip
@@ -149,33 +149,33 @@ class TestStreamAllocations:
         assert [each.id for each in told_of] == sorted(each.id for each in told_of)
 
     async def test_who_was_cut_off_goes_on_after_the_last_one(
-        self, service_desk: CostsDesk, companies: tuple[Entity, ...]
+        self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
-        everything = await service_desk.stream(end_time=soon())
+        everything = await service_api.stream(end_time=soon())
         for place, allocation in enumerate(everything):
-            assert await service_desk.stream(end_time=soon(), last_event_id=allocation.id) == everything[place + 1 :]
+            assert await service_api.stream(end_time=soon(), last_event_id=allocation.id) == everything[place + 1 :]
 
-    async def test_of_some_entities_and_a_while(self, service_desk: CostsDesk, companies: tuple[Entity, ...]) -> None:
+    async def test_of_some_entities_and_a_while(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         _, fr, us = companies
-        told_of = await service_desk.stream(end_time=soon(), entity_ids=[fr.id, us.id])
+        told_of = await service_api.stream(end_time=soon(), entity_ids=[fr.id, us.id])
         assert [each.entity_id for each in told_of] == [fr.id, us.id]
         last = told_of[-1].create_time
-        assert await service_desk.stream(end_time=soon(), start_time=last) == told_of[-1:]
-        assert await service_desk.stream(end_time=last, entity_ids=[fr.id, us.id]) == told_of[:-1]
+        assert await service_api.stream(end_time=soon(), start_time=last) == told_of[-1:]
+        assert await service_api.stream(end_time=last, entity_ids=[fr.id, us.id]) == told_of[:-1]
 
     async def test_what_is_younger_than_a_minute_is_not_told_yet(
-        self, service_desk: CostsDesk, companies: tuple[Entity, ...]
+        self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
-        assert await service_desk.stream() == []
+        assert await service_api.stream() == []
 
-    async def test_more_than_are_read_at_once(self, desk: CostsDesk, service_desk: CostsDesk) -> None:
-        department = await desk.set_up(await desk.found())
+    async def test_more_than_are_read_at_once(self, api: CostsApi, service_api: CostsApi) -> None:
+        department = await api.set_up(await api.found())
         count = 1_001
-        await desk.allocate_many(department, "2026-05-01", count)
-        told_of = await service_desk.stream(end_time=soon())
+        await api.allocate_many(department, "2026-05-01", count)
+        told_of = await service_api.stream(end_time=soon())
         assert len({each.id for each in told_of}) == len(told_of) == count
 
-    async def test_only_our_own_services_may_ask(self, desk: CostsDesk) -> None:
+    async def test_only_our_own_services_may_ask(self, api: CostsApi) -> None:
         with pytest.raises(aio.AioRpcError) as refused:
-            await desk.stream()
+            await api.stream()
         assert Refusal.of(refused.value).metadata == {"permission": "service"}

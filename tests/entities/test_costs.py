@@ -18,8 +18,8 @@ from billing.entities.v1.exchange_rate_pb2 import ConversionRate
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.allocation_desk import money_text
-from tests.entities.costs_desk import CostsDesk, told
+from tests.entities.allocation_api import money_text
+from tests.entities.costs_api import CostsApi, told
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Entities
 
@@ -29,18 +29,18 @@ POSTED, CURRENT = DepartmentCosts.POSTED, DepartmentCosts.CURRENT
 
 
 @pytest.fixture
-def desk_of(entities: Entities) -> Callable[[Caller], CostsDesk]:
-    return lambda who: CostsDesk(who, entities)
+def api_for(entities: Entities) -> Callable[[Caller], CostsApi]:
+    return lambda who: CostsApi(who, entities)
 
 
 @pytest.fixture
-def desk(desk_of: Callable[[Caller], CostsDesk], finance: Caller) -> CostsDesk:
-    return desk_of(finance)
+def api(api_for: Callable[[Caller], CostsApi], finance: Caller) -> CostsApi:
+    return api_for(finance)
 
 
 @pytest.fixture
-async def acme(desk: CostsDesk) -> Entity:
-    return await desk.found("ACME")
+async def acme(api: CostsApi) -> Entity:
+    return await api.found("ACME")
 
 
 @dataclass
@@ -102,23 +102,23 @@ def group_key(group: CostGroup, by: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(getattr(group, fields.get(each, each.lower()))) for each in by)
 
 
-async def live(desk: CostsDesk, entity: Entity, random: Random) -> Model:
+async def live(api: CostsApi, entity: Entity, random: Random) -> Model:
     """Some rounds of reorganisations, allocations and reversals."""
     model = Model()
     departments: list[str] = []
     for number in range(9):
         parent = random.choice(["", *departments])
-        departments.append((await desk.set_up(entity, f"D{number}", parent_id=parent)).id)
+        departments.append((await api.set_up(entity, f"D{number}", parent_id=parent)).id)
         model.parents[departments[-1]] = parent
     first = date(2026, 1, 28)
     for _ in range(8):
         mover, target = random.sample(departments, 2)
         if mover not in model.path(target):
-            await desk.move_department(mover, target)
+            await api.move_department(mover, target)
             model.parents[mover] = target
         for _ in range(6):
             department, day = random.choice(departments), first + timedelta(days=random.randrange(36))
-            allocation = await desk.allocate(
+            allocation = await api.allocate(
                 department, day.isoformat(), f"{random.randrange(1, 9999) / 100:.2f} {random.choice(['EUR', 'USD'])}",
                 category=random.choice(["", "cloud", "people"]), gl_code=random.choice(["", "6000", "6100"]),
             )  # fmt: skip
@@ -126,22 +126,20 @@ async def live(desk: CostsDesk, entity: Entity, random: Random) -> Model:
         allocation, path = random.choice(model.posted)
         if not allocation.reversal_of_id and all(each.reversal_of_id != allocation.id for each, _ in model.posted):
             later = random.choice(["", "2026-03-04"])
-            model.post(await desk.reverse(allocation, later), path)
+            model.post(await api.reverse(allocation, later), path)
     return model
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_every_grouping_of_both_trees_is_what_a_simple_model_says(
-    desk: CostsDesk, acme: Entity, seed: int
-) -> None:
+async def test_every_grouping_of_both_trees_is_what_a_simple_model_says(api: CostsApi, acme: Entity, seed: int) -> None:
     random = Random(seed)  # noqa: S311 - what happens, not a secret
-    await desk.set_rates("2026-01-01 EUR/USD 1.25", "2026-02-01 EUR/USD 1.1", "2026-03-01 EUR/USD 1.07")
-    model = await live(desk, acme, random)
+    await api.set_rates("2026-01-01 EUR/USD 1.25", "2026-02-01 EUR/USD 1.1", "2026-03-01 EUR/USD 1.07")
+    model = await live(api, acme, random)
     period, asked = ("2026-01-30", "2026-03-03"), 0
     for by in chain.from_iterable(combinations(GROUPINGS, count) for count in range(5)):
         for department in random.sample(list(model.parents), 3):
             order, tree, below = random.sample(by, len(by)), random.choice([POSTED, CURRENT]), random.random() < 0.8
-            found = await desk.costs(department, *period, by=order, tree=tree, include_descendants=below)
+            found = await api.costs(department, *period, by=order, tree=tree, include_descendants=below)
             expected = model.groups(department, period, order, tree, below=below)
             groups = [(group_key(group, order), told(group.sum)) for group in found.groups]
             assert groups == (expected if order else [])
@@ -152,70 +150,70 @@ async def test_every_grouping_of_both_trees_is_what_a_simple_model_says(
 
 
 class TestTrees:
-    async def test_who_moved_away_leaves_behind_what_it_cost_until_then(self, desk: CostsDesk, acme: Entity) -> None:
-        old, new = await desk.set_up(acme, "OLD"), await desk.set_up(acme, "NEW")
-        team = await desk.set_up(acme, "TEAM", parent_id=old.id)
-        await desk.allocate(team, "2026-05-01", "10.00 EUR")
-        await desk.move_department(team, new)
-        await desk.allocate(team, "2026-05-01", "1.00 EUR")
-        assert [await desk.total(each, tree=POSTED) for each in (old, new, team)] == [
+    async def test_who_moved_away_leaves_behind_what_it_cost_until_then(self, api: CostsApi, acme: Entity) -> None:
+        old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
+        team = await api.set_up(acme, "TEAM", parent_id=old.id)
+        await api.allocate(team, "2026-05-01", "10.00 EUR")
+        await api.move_department(team, new)
+        await api.allocate(team, "2026-05-01", "1.00 EUR")
+        assert [await api.total(each, tree=POSTED) for each in (old, new, team)] == [
             "10.00 EUR",
             "1.00 EUR",
             "11.00 EUR",
         ]
-        assert [await desk.total(each, tree=CURRENT) for each in (old, new, team)] == [
+        assert [await api.total(each, tree=CURRENT) for each in (old, new, team)] == [
             "0.00 EUR",
             "11.00 EUR",
             "11.00 EUR",
         ]
-        assert await desk.total(old) == "10.00 EUR", "POSTED is what is told if nothing is said"
+        assert await api.total(old) == "10.00 EUR", "POSTED is what is told if nothing is said"
 
     async def test_a_move_that_was_taken_back_on_the_same_day_does_not_lose_what_was_posted(
-        self, desk: CostsDesk, acme: Entity
+        self, api: CostsApi, acme: Entity
     ) -> None:
-        old, new = await desk.set_up(acme, "OLD"), await desk.set_up(acme, "NEW")
-        team = await desk.set_up(acme, "TEAM", parent_id=old.id)
-        await desk.move_department(team, new)
-        await desk.allocate(team, "2026-05-01", "1.00 EUR")
-        await desk.move_department(team, old)
-        assert [await desk.total(each, tree=POSTED) for each in (old, new)] == ["0.00 EUR", "1.00 EUR"]
+        old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
+        team = await api.set_up(acme, "TEAM", parent_id=old.id)
+        await api.move_department(team, new)
+        await api.allocate(team, "2026-05-01", "1.00 EUR")
+        await api.move_department(team, old)
+        assert [await api.total(each, tree=POSTED) for each in (old, new)] == ["0.00 EUR", "1.00 EUR"]
 
-    async def test_a_reversal_counts_where_the_cost_was(self, desk: CostsDesk, acme: Entity) -> None:
-        old, new = await desk.set_up(acme, "OLD"), await desk.set_up(acme, "NEW")
-        team = await desk.set_up(acme, "TEAM", parent_id=old.id)
-        allocation = await desk.allocate(team, "2026-05-01", "10.00 EUR")
-        await desk.move_department(team, new)
-        await desk.reverse(allocation)
-        found = await desk.costs(old, include_descendants=True, by=["MONTH"])
+    async def test_a_reversal_counts_where_the_cost_was(self, api: CostsApi, acme: Entity) -> None:
+        old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
+        team = await api.set_up(acme, "TEAM", parent_id=old.id)
+        allocation = await api.allocate(team, "2026-05-01", "10.00 EUR")
+        await api.move_department(team, new)
+        await api.reverse(allocation)
+        found = await api.costs(old, include_descendants=True, by=["MONTH"])
         assert told(found.total) == ("0.00 EUR", 1, 1, ["0.00 EUR"])
         assert [group.month for group in found.groups] == ["2026-05"], "a group stays, also when nothing is left of it"
-        assert await desk.total(new, tree=CURRENT) == "0.00 EUR"
+        assert await api.total(new, tree=CURRENT) == "0.00 EUR"
 
-    async def test_alone_it_has_only_its_own(self, desk: CostsDesk, acme: Entity) -> None:
-        top = await desk.set_up(acme, "TOP")
-        below = await desk.set_up(acme, "BELOW", parent_id=top.id)
-        await desk.allocate(top, "2026-05-01", "1.00 EUR")
-        await desk.allocate(below, "2026-05-01", "2.00 EUR")
+    async def test_alone_it_has_only_its_own(self, api: CostsApi, acme: Entity) -> None:
+        top = await api.set_up(acme, "TOP")
+        below = await api.set_up(acme, "BELOW", parent_id=top.id)
+        await api.allocate(top, "2026-05-01", "1.00 EUR")
+        await api.allocate(below, "2026-05-01", "2.00 EUR")
         for tree in (POSTED, CURRENT):
-            found = await desk.costs(top, tree=tree)
+            found = await api.costs(top, tree=tree)
             assert (money_text(found.total.cost), found.include_descendants) == ("1.00 EUR", False)
-            assert await desk.total(top, tree=tree) == "3.00 EUR"
+            assert await api.total(top, tree=tree) == "3.00 EUR"
 
 
 class TestPeriods:
-    async def test_the_first_day_is_in_it_and_the_last_one_is_not(self, desk: CostsDesk, acme: Entity) -> None:
-        department = await desk.set_up(acme)
+    async def test_the_first_day_is_in_it_and_the_last_one_is_not(self, api: CostsApi, acme: Entity) -> None:
+        department = await api.set_up(acme)
         for cents, day in enumerate(("2026-01-31", "2026-02-01", "2026-02-28", "2026-03-01")):
-            await desk.allocate(department, day, f"0.0{cents + 1} EUR")
-        assert await desk.total(department, "2026-02-01", "2026-03-01") == "0.05 EUR"
-        assert await desk.total(department, "2026-02-28", "2026-03-01") == "0.03 EUR"
-        found = await desk.costs(department, by=["MONTH"])
+            await api.allocate(department, day, f"0.0{cents + 1} EUR")
+        assert await api.total(department, "2026-02-01", "2026-03-01") == "0.05 EUR"
+        assert await api.total(department, "2026-02-28", "2026-03-01") == "0.03 EUR"
+        found = await api.costs(department, by=["MONTH"])
         months = [(group.month, group.sum.cost.amount) for group in found.groups]
         assert months == [("2026-01", "0.01"), ("2026-02", "0.05"), ("2026-03", "0.04")]
 
-    async def test_an_answer_without_costs_says_so(self, desk: CostsDesk, acme: Entity) -> None:
-        department = await desk.set_up(acme)
-        found = await desk.costs(department, by=["MONTH", "CATEGORY"], include_descendants=True)
+    async def test_an_answer_without_costs_says_so(self, api: CostsApi, acme: Entity) -> None:
+        department = await api.set_up(acme)
+        found = await api.costs(department, by=["MONTH", "CATEGORY"], include_descendants=True)
         assert (told(found.total), list(found.groups)) == (("0.00 EUR", 0, 0, []), [])
         assert (found.department_id, found.entity_id) == (department.id, acme.id)
         assert (found.start_date, found.end_date, found.tree) == ("2026-01-01", "2027-01-01", POSTED)
@@ -223,23 +221,23 @@ class TestPeriods:
         assert found.conversion_rate.derivation == ConversionRate.SAME
 
     @pytest.mark.parametrize("end", ["2026-01-01", "2025-12-31"])
-    async def test_it_does_not_end_before_it_begins(self, desk: CostsDesk, acme: Entity, end: str) -> None:
-        refused = await refusal(desk.costs(await desk.set_up(acme), "2026-01-01", end))
+    async def test_it_does_not_end_before_it_begins(self, api: CostsApi, acme: Entity, end: str) -> None:
+        refused = await refusal(api.costs(await api.set_up(acme), "2026-01-01", end))
         assert (refused.reason, set(refused.rules.values())) == ("INVALID_FIELDS", {"costs.period"})
 
-    async def test_nothing_is_grouped_by_twice(self, desk: CostsDesk, acme: Entity) -> None:
-        refused = await refusal(desk.costs(await desk.set_up(acme), by=["MONTH", "MONTH"]))
+    async def test_nothing_is_grouped_by_twice(self, api: CostsApi, acme: Entity) -> None:
+        refused = await refusal(api.costs(await api.set_up(acme), by=["MONTH", "MONTH"]))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"group_by"})
 
 
 class TestCurrencies:
-    async def test_all_is_converted_at_the_rate_of_the_last_day(self, desk: CostsDesk, acme: Entity) -> None:
-        department = await desk.set_up(acme)
-        await desk.set_rates("2026-01-01 EUR/USD 2", "2026-02-01 EUR/USD 1.125", "2026-03-01 EUR/USD 3")
-        await desk.allocate(department, "2026-01-10", "0.02 EUR", category="a")
-        await desk.allocate(department, "2026-01-10", "10.00 USD", category="b")  # booked as 5.00 EUR
-        await desk.allocate(department, "2026-02-10", "0.06 EUR", category="c")
-        found = await desk.costs(department, "2026-01-01", "2026-03-01", by=["CATEGORY"], currency_code="USD")
+    async def test_all_is_converted_at_the_rate_of_the_last_day(self, api: CostsApi, acme: Entity) -> None:
+        department = await api.set_up(acme)
+        await api.set_rates("2026-01-01 EUR/USD 2", "2026-02-01 EUR/USD 1.125", "2026-03-01 EUR/USD 3")
+        await api.allocate(department, "2026-01-10", "0.02 EUR", category="a")
+        await api.allocate(department, "2026-01-10", "10.00 USD", category="b")  # booked as 5.00 EUR
+        await api.allocate(department, "2026-02-10", "0.06 EUR", category="c")
+        found = await api.costs(department, "2026-01-01", "2026-03-01", by=["CATEGORY"], currency_code="USD")
         costs = [(group.category, told(group.sum)) for group in found.groups]
         assert costs == [
             ("a", ("0.02 USD", 1, 0, ["0.02 EUR"])),  # 0.0225
@@ -251,52 +249,50 @@ class TestCurrencies:
         assert (rate.from_currency, rate.to_currency, rate.conversion_date) == ("EUR", "USD", "2026-02-28")
         assert (rate.derivation, rate.rate, rate.rate_date) == (ConversionRate.DIRECT, "1.125", "2026-02-01")
 
-    async def test_a_period_that_is_not_over_takes_the_rate_of_today(self, desk: CostsDesk) -> None:
-        kiritimati = await desk.found("KI", time_zone="Pacific/Kiritimati")
+    async def test_a_period_that_is_not_over_takes_the_rate_of_today(self, api: CostsApi) -> None:
+        kiritimati = await api.found("KI", time_zone="Pacific/Kiritimati")
         before = datetime.now(UTC) + timedelta(hours=14)
-        department = await desk.set_up(kiritimati)
-        await desk.set_rates(f"{before.date() - timedelta(days=1)} EUR/USD 2")
+        department = await api.set_up(kiritimati)
+        await api.set_rates(f"{before.date() - timedelta(days=1)} EUR/USD 2")
         end = before.date() + timedelta(days=300)
-        found = await desk.costs(department, "2026-01-01", end.isoformat(), currency_code="USD")
+        found = await api.costs(department, "2026-01-01", end.isoformat(), currency_code="USD")
         after = datetime.now(UTC) + timedelta(hours=14)
         days = [each.date().isoformat() for each in (before, after)]
         assert days[0] <= found.conversion_rate.conversion_date <= days[1]
 
-    async def test_a_missing_rate_is_named_with_its_day(self, desk: CostsDesk, acme: Entity) -> None:
-        department = await desk.set_up(acme)
-        await desk.set_rates("2026-01-01 EUR/USD 2")
-        refused = await refusal(desk.costs(department, "2026-01-01", "2026-03-01", currency_code="USD"))
+    async def test_a_missing_rate_is_named_with_its_day(self, api: CostsApi, acme: Entity) -> None:
+        department = await api.set_up(acme)
+        await api.set_rates("2026-01-01 EUR/USD 2")
+        refused = await refusal(api.costs(department, "2026-01-01", "2026-03-01", currency_code="USD"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
         assert refused.metadata == {"from_currency_code": "EUR", "to_currency_code": "USD", "rate_date": "2026-02-28"}
 
-    async def test_a_currency_has_the_digits_that_it_has(self, desk: CostsDesk) -> None:
-        tokyo = await desk.found("JP", currency_code="JPY")
-        department = await desk.set_up(tokyo)
-        await desk.set_rates("2026-05-01 JPY/BHD 0.0025")
-        await desk.allocate(department, "2026-05-01", "1001 JPY")
-        assert await desk.total(department, "2026-05-01", "2026-06-01") == "1001 JPY"
-        assert await desk.total(department, "2026-05-01", "2026-06-01", currency_code="BHD") == "2.502 BHD"  # 2.5025
+    async def test_a_currency_has_the_digits_that_it_has(self, api: CostsApi) -> None:
+        tokyo = await api.found("JP", currency_code="JPY")
+        department = await api.set_up(tokyo)
+        await api.set_rates("2026-05-01 JPY/BHD 0.0025")
+        await api.allocate(department, "2026-05-01", "1001 JPY")
+        assert await api.total(department, "2026-05-01", "2026-06-01") == "1001 JPY"
+        assert await api.total(department, "2026-05-01", "2026-06-01", currency_code="BHD") == "2.502 BHD"  # 2.5025
 
-    async def test_there_is_no_currency_of_that_name(self, desk: CostsDesk, acme: Entity) -> None:
-        refused = await refusal(desk.costs(await desk.set_up(acme), currency_code="XYZ"))
+    async def test_there_is_no_currency_of_that_name(self, api: CostsApi, acme: Entity) -> None:
+        refused = await refusal(api.costs(await api.set_up(acme), currency_code="XYZ"))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"currency_code"})
 
 
-async def test_more_groups_than_an_answer_may_have_are_refused(desk: CostsDesk, acme: Entity, admin: Admin) -> None:
-    department = await desk.set_up(acme)
-    await _allocate_categories(admin, desk, acme, department, 10_000)
-    found = await desk.costs(department, by=["CATEGORY"])
+async def test_more_groups_than_an_answer_may_have_are_refused(api: CostsApi, acme: Entity, admin: Admin) -> None:
+    department = await api.set_up(acme)
+    await _allocate_categories(admin, api, acme, department, 10_000)
+    found = await api.costs(department, by=["CATEGORY"])
     assert (len(found.groups), money_text(found.total.cost)) == (10_000, "10000.00 EUR")
-    await desk.allocate(department, "2026-05-01", "1.00 EUR", category="one more")
-    refused = await refusal(desk.costs(department, by=["CATEGORY"]))
+    await api.allocate(department, "2026-05-01", "1.00 EUR", category="one more")
+    refused = await refusal(api.costs(department, by=["CATEGORY"]))
     assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "TOO_MANY_COST_GROUPS")
     assert refused.metadata == {"limit": "10000"}
-    assert await desk.total(department) == "10001.00 EUR"
+    assert await api.total(department) == "10001.00 EUR"
 
 
-async def _allocate_categories(
-    admin: Admin, desk: CostsDesk, entity: Entity, department: Department, count: int
-) -> None:
+async def _allocate_categories(admin: Admin, api: CostsApi, entity: Entity, department: Department, count: int) -> None:
     """A cost of 1.00 EUR in each of so many categories."""
     await admin.execute(
         "insert into entities.cost_allocations (tenant_id, id, entity_id, department_id, department_path, category,"
@@ -304,34 +300,34 @@ async def _allocate_categories(
         " allocation_date, description, actor, create_time) select $1, gen_random_uuid(), $2, $3, array[$3::uuid],"
         " 'category ' || n, 'MANUAL', '', 1, 'EUR', 1, 'EUR', '', '', '2026-05-01', '', 'alice', now()"
         " from generate_series(1, $4::int) n",
-        desk.who.tenant_id, ids.ENTITY.parse(entity.id), ids.DEPARTMENT.parse(department.id), count,
+        api.who.tenant_id, ids.ENTITY.parse(entity.id), ids.DEPARTMENT.parse(department.id), count,
     )  # fmt: skip
 
 
 class TestWhoSeesWhat:
     async def test_a_department_that_the_caller_does_not_see_is_not_found(
-        self, desk: CostsDesk, acme: Entity, desk_of: Callable[[Caller], CostsDesk], caller: Callable[..., Caller]
+        self, api: CostsApi, acme: Entity, api_for: Callable[[Caller], CostsApi], caller: Callable[..., Caller]
     ) -> None:
-        mine, other = await desk.set_up(acme, "MINE"), await desk.set_up(acme, "OTHER")
-        conny = desk_of(caller("department_manager", department_scope=[mine.id]))
-        stranger = desk_of(caller("billing_admin", tenant=ids.new()))
-        for who, department in ((conny, other.id), (stranger, mine.id), (desk, ids.DEPARTMENT.format(ids.new()))):
+        mine, other = await api.set_up(acme, "MINE"), await api.set_up(acme, "OTHER")
+        conny = api_for(caller("department_manager", department_scope=[mine.id]))
+        stranger = api_for(caller("billing_admin", tenant=ids.new()))
+        for who, department in ((conny, other.id), (stranger, mine.id), (api, ids.DEPARTMENT.format(ids.new()))):
             refused = await refusal(who.costs(department))
             assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "DEPARTMENT_NOT_FOUND")
             assert refused.metadata == {"department_id": department}
         assert told((await conny.costs(mine)).total) == ("0.00 EUR", 0, 0, [])
 
     async def test_a_confined_caller_sees_only_what_departments_cost_that_it_covers(
-        self, desk: CostsDesk, acme: Entity, desk_of: Callable[[Caller], CostsDesk], caller: Callable[..., Caller]
+        self, api: CostsApi, acme: Entity, api_for: Callable[[Caller], CostsApi], caller: Callable[..., Caller]
     ) -> None:
-        top = await desk.set_up(acme, "TOP")
-        stays = await desk.set_up(acme, "STAYS", parent_id=top.id)
-        leaves = await desk.set_up(acme, "LEAVES", parent_id=top.id)
+        top = await api.set_up(acme, "TOP")
+        stays = await api.set_up(acme, "STAYS", parent_id=top.id)
+        leaves = await api.set_up(acme, "LEAVES", parent_id=top.id)
         for department, amount in ((top, "1.00 EUR"), (stays, "2.00 EUR"), (leaves, "4.00 EUR")):
-            await desk.allocate(department, "2026-05-01", amount)
-        await desk.move_department(leaves)
-        assert await desk.total(top) == "7.00 EUR"
-        of_department = desk_of(caller("department_manager", department_scope=[top.id]))
+            await api.allocate(department, "2026-05-01", amount)
+        await api.move_department(leaves)
+        assert await api.total(top) == "7.00 EUR"
+        of_department = api_for(caller("department_manager", department_scope=[top.id]))
         assert [await of_department.total(top, tree=tree) for tree in (POSTED, CURRENT)] == ["3.00 EUR"] * 2
-        of_entity = desk_of(caller("department_manager", entity_scope=[acme.id]))
+        of_entity = api_for(caller("department_manager", entity_scope=[acme.id]))
         assert [await of_entity.total(top, tree=tree) for tree in (POSTED, CURRENT)] == ["7.00 EUR", "3.00 EUR"]

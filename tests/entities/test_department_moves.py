@@ -18,9 +18,9 @@ from grpc import StatusCode, aio
 from kit import ids
 from kit.origin import Origin
 from services.entities.store import departments as departments_store
-from tests.entities.tree_desk import TreeDesk
+from tests.entities.tree_api import TreeApi
 from tests.harness.callers import Caller, Refusal, refusal
-from tests.harness.outside import OutboxEvent, eventually
+from tests.harness.observe import OutboxEvent, eventually
 from tests.harness.services import Entities, Served
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -31,18 +31,18 @@ _FAR = 10_000
 
 
 @pytest.fixture
-def desk_of(entities: Entities) -> Callable[[Caller], TreeDesk]:
-    return lambda who: TreeDesk(who, entities)
+def api_for(entities: Entities) -> Callable[[Caller], TreeApi]:
+    return lambda who: TreeApi(who, entities)
 
 
 @pytest.fixture
-def desk(desk_of: Callable[[Caller], TreeDesk], finance: Caller) -> TreeDesk:
-    return desk_of(finance)
+def api(api_for: Callable[[Caller], TreeApi], finance: Caller) -> TreeApi:
+    return api_for(finance)
 
 
 @pytest.fixture
-async def acme(desk: TreeDesk) -> Entity:
-    return await desk.found("ACME")
+async def acme(api: TreeApi) -> Entity:
+    return await api.found("ACME")
 
 
 def day(days: int) -> str:
@@ -50,22 +50,22 @@ def day(days: int) -> str:
     return (datetime.now(UTC).date() + timedelta(days=days)).isoformat()
 
 
-async def age(admin: Admin, desk: TreeDesk, days: int) -> None:
+async def age(admin: Admin, api: TreeApi, days: int) -> None:
     """Put the history of the tenant's departments so many days back: what was planned comes nearer, or is due."""
     for shift in (days + _FAR, -_FAR):  # all of them away first, so that none meets the next one on its way
         await admin.execute(
             "update entities.department_history set effective_from = effective_from - $2::int,"
             " effective_to = effective_to - $2::int where tenant_id = $1",
-            desk.who.tenant_id,
+            api.who.tenant_id,
             shift,
         )
 
 
-async def chain(desk: TreeDesk, entity: Entity, levels: int, name: str = "L") -> list[Department]:
+async def chain(api: TreeApi, entity: Entity, levels: int, name: str = "L") -> list[Department]:
     """Departments each below the one before."""
     found: list[Department] = []
     for level in range(levels):
-        found.append(await desk.set_up(entity, f"{name}{level + 1}", parent_id=found[-1].id if found else ""))
+        found.append(await api.set_up(entity, f"{name}{level + 1}", parent_id=found[-1].id if found else ""))
     return found
 
 
@@ -77,204 +77,204 @@ async def told(outbox_events: Events) -> list[tuple[str, str, str, str]]:
 
 
 class TestToday:
-    async def test_it_takes_all_below_it_along(self, desk: TreeDesk, acme: Entity, outbox_events: Events) -> None:
-        top, middle, low = await chain(desk, acme, 3)
-        other = await desk.set_up(acme, "OTHER")
-        moved = await desk.move_department(middle, other)
+    async def test_it_takes_all_below_it_along(self, api: TreeApi, acme: Entity, outbox_events: Events) -> None:
+        top, middle, low = await chain(api, acme, 3)
+        other = await api.set_up(acme, "OTHER")
+        moved = await api.move_department(middle, other)
         assert (moved.id, moved.parent_id, moved.etag) == (middle.id, other.id, "3")
-        assert moved == await desk.department(middle)
-        assert await desk.departments(parent_id=other.id) == ["L2"]
-        assert await desk.departments(parent_id=top.id) == []
-        assert (await desk.department(low)).parent_id == middle.id
+        assert moved == await api.department(middle)
+        assert await api.departments(parent_id=other.id) == ["L2"]
+        assert await api.departments(parent_id=top.id) == []
+        assert (await api.department(low)).parent_id == middle.id
         assert await told(outbox_events) == [(middle.id, top.id, other.id, day(0))]
-        assert await desk.history(middle) == [(other.id, day(0), "")]
+        assert await api.history(middle) == [(other.id, day(0), "")]
 
-    async def test_to_the_top_and_back(self, desk: TreeDesk, acme: Entity, admin: Admin) -> None:
-        top, low = await chain(desk, acme, 2)
-        await age(admin, desk, 10)
-        assert (await desk.move_department(low)).parent_id == ""
-        assert await desk.history(low) == [(top.id, day(-10), day(0)), ("", day(0), "")]
-        assert (await desk.move_department(low, top)).parent_id == top.id
-        assert await desk.history(low) == [(top.id, day(-10), "")]
+    async def test_to_the_top_and_back(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
+        top, low = await chain(api, acme, 2)
+        await age(admin, api, 10)
+        assert (await api.move_department(low)).parent_id == ""
+        assert await api.history(low) == [(top.id, day(-10), day(0)), ("", day(0), "")]
+        assert (await api.move_department(low, top)).parent_id == top.id
+        assert await api.history(low) == [(top.id, day(-10), "")]
 
     async def test_where_it_is_already_it_stays_as_it_is(
-        self, desk: TreeDesk, acme: Entity, outbox_events: Events
+        self, api: TreeApi, acme: Entity, outbox_events: Events
     ) -> None:
-        top, low = await chain(desk, acme, 2)
-        assert await desk.move_department(low, top) == low
-        assert await desk.move_department(top) == top
+        top, low = await chain(api, acme, 2)
+        assert await api.move_department(low, top) == low
+        assert await api.move_department(top) == top
         assert await told(outbox_events) == []
 
     @pytest.mark.parametrize("below", [0, 1, 2])
-    async def test_it_never_comes_below_itself(self, desk: TreeDesk, acme: Entity, below: int) -> None:
-        found = await chain(desk, acme, 3)
-        refused = await refusal(desk.move_department(found[0], found[below]))
+    async def test_it_never_comes_below_itself(self, api: TreeApi, acme: Entity, below: int) -> None:
+        found = await chain(api, acme, 3)
+        refused = await refusal(api.move_department(found[0], found[below]))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_CYCLE")
         assert refused.metadata == {"department_id": found[0].id, "new_parent_id": found[below].id, "date": day(0)}
-        assert (await desk.department(found[0])).parent_id == ""
+        assert (await api.department(found[0])).parent_id == ""
 
-    async def test_the_lowest_of_what_is_moved_counts_for_the_depth(self, desk: TreeDesk, acme: Entity) -> None:
-        deep, branch = await chain(desk, acme, DEPTH_MAX - 2, "D"), await chain(desk, acme, 3, "B")
-        refused = await refusal(desk.move_department(branch[0], deep[-1]))
+    async def test_the_lowest_of_what_is_moved_counts_for_the_depth(self, api: TreeApi, acme: Entity) -> None:
+        deep, branch = await chain(api, acme, DEPTH_MAX - 2, "D"), await chain(api, acme, 3, "B")
+        refused = await refusal(api.move_department(branch[0], deep[-1]))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": deep[-1].id, "limit": str(DEPTH_MAX), "date": day(0)}
-        assert (await desk.move_department(branch[1], deep[-1])).parent_id == deep[-1].id
+        assert (await api.move_department(branch[1], deep[-1])).parent_id == deep[-1].id
 
-    async def test_it_stays_in_its_entity(self, desk: TreeDesk, acme: Entity) -> None:
-        mine, elsewhere = await desk.set_up(acme), await desk.set_up(await desk.found("OTHER"))
-        refused = await refusal(desk.move_department(mine, elsewhere))
+    async def test_it_stays_in_its_entity(self, api: TreeApi, acme: Entity) -> None:
+        mine, elsewhere = await api.set_up(acme), await api.set_up(await api.found("OTHER"))
+        refused = await refusal(api.move_department(mine, elsewhere))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
         assert refused.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
 
-    async def test_an_inactive_department_neither_moves_nor_takes_others(self, desk: TreeDesk, acme: Entity) -> None:
-        active, inactive = await desk.set_up(acme, "A"), await desk.set_up(acme, "I")
-        await desk.retire(inactive)
-        for move in (desk.move_department(active, inactive), desk.move_department(inactive, active)):
+    async def test_an_inactive_department_neither_moves_nor_takes_others(self, api: TreeApi, acme: Entity) -> None:
+        active, inactive = await api.set_up(acme, "A"), await api.set_up(acme, "I")
+        await api.retire(inactive)
+        for move in (api.move_department(active, inactive), api.move_department(inactive, active)):
             refused = await refusal(move)
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
             assert refused.metadata == {"department_id": inactive.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_unknown_departments_are_not_found(self, desk: TreeDesk, acme: Entity) -> None:
-        mine = await desk.set_up(acme)
-        for move in (desk.move_department(mine, NOBODY), desk.move_department(NOBODY, mine)):
+    async def test_unknown_departments_are_not_found(self, api: TreeApi, acme: Entity) -> None:
+        mine = await api.set_up(acme)
+        for move in (api.move_department(mine, NOBODY), api.move_department(NOBODY, mine)):
             refused = await refusal(move)
             assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
-    async def test_an_etag_of_before_is_refused_also_after_a_plan(self, desk: TreeDesk, acme: Entity) -> None:
-        mine, other = await desk.set_up(acme, "A"), await desk.set_up(acme, "B")
-        planned = await desk.move_department(mine, other, day(5), etag=mine.etag)
+    async def test_an_etag_of_before_is_refused_also_after_a_plan(self, api: TreeApi, acme: Entity) -> None:
+        mine, other = await api.set_up(acme, "A"), await api.set_up(acme, "B")
+        planned = await api.move_department(mine, other, day(5), etag=mine.etag)
         assert planned.etag != mine.etag
-        assert (await refusal(desk.move_department(mine, other, etag=mine.etag))).reason == "ETAG_MISMATCH"
+        assert (await refusal(api.move_department(mine, other, etag=mine.etag))).reason == "ETAG_MISMATCH"
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, desk: TreeDesk, acme: Entity) -> None:
-        mine, one, other = [await desk.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
-        first = await desk.move_department(mine, one, request_id="key-1")
-        await desk.move_department(mine, other)
-        assert await desk.move_department(mine, one, request_id="key-1") == first
-        assert (await desk.department(mine)).parent_id == other.id
-        again = desk.move_department(mine, other, request_id="key-1")
+    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: TreeApi, acme: Entity) -> None:
+        mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
+        first = await api.move_department(mine, one, request_id="key-1")
+        await api.move_department(mine, other)
+        assert await api.move_department(mine, one, request_id="key-1") == first
+        assert (await api.department(mine)).parent_id == other.id
+        again = api.move_department(mine, other, request_id="key-1")
         assert (await refusal(again)).reason == "IDEMPOTENCY_MISMATCH"
 
 
 class TestInThePast:
     async def test_it_corrects_the_history(
-        self, desk: TreeDesk, acme: Entity, admin: Admin, outbox_events: Events
+        self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events
     ) -> None:
-        mine, one, other = [await desk.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
-        await age(admin, desk, 30)
-        await desk.move_department(mine, one, day(-20))
-        await desk.move_department(mine, other, day(-10))
-        assert await desk.history(mine) == [
+        mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
+        await age(admin, api, 30)
+        await api.move_department(mine, one, day(-20))
+        await api.move_department(mine, other, day(-10))
+        assert await api.history(mine) == [
             ("", day(-30), day(-20)), (one.id, day(-20), day(-10)), (other.id, day(-10), "")
         ]  # fmt: skip
         assert await told(outbox_events) == [(mine.id, "", one.id, day(-20)), (mine.id, one.id, other.id, day(-10))]
-        await desk.move_department(mine, other, day(-25))
-        assert await desk.history(mine) == [("", day(-30), day(-25)), (other.id, day(-25), "")]
+        await api.move_department(mine, other, day(-25))
+        assert await api.history(mine) == [("", day(-30), day(-25)), (other.id, day(-25), "")]
         assert len(await told(outbox_events)) == 2  # today it is where it was
 
-    async def test_not_before_it_or_its_parent_was_set_up(self, desk: TreeDesk, acme: Entity, admin: Admin) -> None:
-        old = await desk.set_up(acme, "OLD")
-        await age(admin, desk, 10)
-        young = await desk.set_up(acme, "YOUNG")
-        for move in (desk.move_department(young, old, day(-1)), desk.move_department(old, young, day(-1))):
+    async def test_not_before_it_or_its_parent_was_set_up(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
+        old = await api.set_up(acme, "OLD")
+        await age(admin, api, 10)
+        young = await api.set_up(acme, "YOUNG")
+        for move in (api.move_department(young, old, day(-1)), api.move_department(old, young, day(-1))):
             refused = await refusal(move)
             assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"effective_date": "placement.first_day"})
-        assert (await desk.move_department(old, young, day(0))).parent_id == young.id
+        assert (await api.move_department(old, young, day(0))).parent_id == young.id
 
-    async def test_a_cycle_on_a_day_in_between_is_found(self, desk: TreeDesk, acme: Entity, admin: Admin) -> None:
-        one, other = await desk.set_up(acme, "ONE"), await desk.set_up(acme, "OTHER")
-        await age(admin, desk, 30)
-        await desk.move_department(other, one, day(-20))
-        await desk.move_department(other, "", day(-10))
-        refused = await refusal(desk.move_department(one, other, day(-15)))
+    async def test_a_cycle_on_a_day_in_between_is_found(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
+        one, other = await api.set_up(acme, "ONE"), await api.set_up(acme, "OTHER")
+        await age(admin, api, 30)
+        await api.move_department(other, one, day(-20))
+        await api.move_department(other, "", day(-10))
+        refused = await refusal(api.move_department(one, other, day(-15)))
         assert (refused.reason, refused.metadata["date"]) == ("DEPARTMENT_CYCLE", day(-15))
-        refused = await refusal(desk.move_department(one, other, day(-25)))
+        refused = await refusal(api.move_department(one, other, day(-25)))
         assert (refused.reason, refused.metadata["date"]) == ("DEPARTMENT_CYCLE", day(-20))
-        assert (await desk.move_department(one, other, day(-10))).parent_id == other.id
+        assert (await api.move_department(one, other, day(-10))).parent_id == other.id
 
 
 class TestInTheFuture:
     async def test_it_shows_in_the_history_and_nowhere_else_until_its_day(
-        self, desk: TreeDesk, acme: Entity, outbox_events: Events
+        self, api: TreeApi, acme: Entity, outbox_events: Events
     ) -> None:
-        mine, other = await desk.set_up(acme, "MINE"), await desk.set_up(acme, "OTHER")
-        planned = await desk.move_department(mine, other, day(3))
+        mine, other = await api.set_up(acme, "MINE"), await api.set_up(acme, "OTHER")
+        planned = await api.move_department(mine, other, day(3))
         assert planned.parent_id == ""
-        assert await desk.departments(parent_id=other.id) == []
-        assert await desk.history(mine) == [("", day(0), day(3)), (other.id, day(3), "")]
+        assert await api.departments(parent_id=other.id) == []
+        assert await api.history(mine) == [("", day(0), day(3)), (other.id, day(3), "")]
         assert await told(outbox_events) == []
 
     async def test_when_the_day_has_come_a_timer_applies_it(
-        self, desk: TreeDesk, acme: Entity, admin: Admin, outbox_events: Events
+        self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events
     ) -> None:
-        mine, other, third = [await desk.set_up(acme, code) for code in ("MINE", "OTHER", "THIRD")]
-        await desk.move_department(mine, other, day(3))
-        await desk.move_department(third, mine, day(5))
+        mine, other, third = [await api.set_up(acme, code) for code in ("MINE", "OTHER", "THIRD")]
+        await api.move_department(mine, other, day(3))
+        await api.move_department(third, mine, day(5))
         assert await timer_of(admin, acme) == datetime.fromisoformat(f"{day(3)}T00:00:00+00:00")
-        await age(admin, desk, 3)
+        await age(admin, api, 3)
         await ring(admin, acme)
-        await eventually(lambda: at(desk, mine, other.id))
+        await eventually(lambda: at(api, mine, other.id))
         assert await told(outbox_events) == [(mine.id, "", other.id, day(0))]
         assert await timer_of(admin, acme) == datetime.fromisoformat(f"{day(2)}T00:00:00+00:00")
-        assert (await desk.department(third)).parent_id == ""
+        assert (await api.department(third)).parent_id == ""
 
-    async def test_a_reorganisation_takes_effect_as_one(self, desk: TreeDesk, acme: Entity, admin: Admin) -> None:
+    async def test_a_reorganisation_takes_effect_as_one(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
         """The lower of two becomes the upper one, which no order of single moves could do on the day."""
-        upper, lower = await chain(desk, acme, 2)
-        await desk.move_department(lower, "", day(2))
-        await desk.move_department(upper, lower, day(2))
-        await age(admin, desk, 2)
+        upper, lower = await chain(api, acme, 2)
+        await api.move_department(lower, "", day(2))
+        await api.move_department(upper, lower, day(2))
+        await age(admin, api, 2)
         await ring(admin, acme)
-        await eventually(lambda: at(desk, upper, lower.id))
-        assert (await desk.department(lower)).parent_id == ""
+        await eventually(lambda: at(api, upper, lower.id))
+        assert (await api.department(lower)).parent_id == ""
         assert await timer_of(admin, acme) is None
 
     async def test_another_time_zone_brings_its_day_at_once(
-        self, desk: TreeDesk, outbox_events: Events, admin: Admin
+        self, api: TreeApi, outbox_events: Events, admin: Admin
     ) -> None:
-        west = await desk.found("WEST", time_zone="Pacific/Pago_Pago")
-        mine, other = await desk.set_up(west, "MINE"), await desk.set_up(west, "OTHER")
-        [(_, today, _)] = await desk.history(mine)
+        west = await api.found("WEST", time_zone="Pacific/Pago_Pago")
+        mine, other = await api.set_up(west, "MINE"), await api.set_up(west, "OTHER")
+        [(_, today, _)] = await api.history(mine)
         tomorrow = (date.fromisoformat(today) + timedelta(days=1)).isoformat()
-        await desk.move_department(mine, other, tomorrow)
-        await desk.update(west, time_zone="Pacific/Kiritimati")  # a day ahead
-        assert (await desk.department(mine)).parent_id == other.id
+        await api.move_department(mine, other, tomorrow)
+        await api.update(west, time_zone="Pacific/Kiritimati")  # a day ahead
+        assert (await api.department(mine)).parent_id == other.id
         assert await told(outbox_events) == [(mine.id, "", other.id, tomorrow)]
         assert await timer_of(admin, west) is None
 
     async def test_a_move_takes_the_place_of_all_that_was_planned_for_later(
-        self, desk: TreeDesk, acme: Entity, admin: Admin
+        self, api: TreeApi, acme: Entity, admin: Admin
     ) -> None:
-        mine, one, other = [await desk.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
-        await desk.move_department(mine, one, day(3))
-        await desk.move_department(mine, other, day(6))
-        assert await desk.history(mine) == [("", day(0), day(3)), (one.id, day(3), day(6)), (other.id, day(6), "")]
-        await desk.move_department(mine, other, day(2))
-        assert await desk.history(mine) == [("", day(0), day(2)), (other.id, day(2), "")]
-        taken_back = await desk.move_department(mine)
-        assert (taken_back.parent_id, await desk.history(mine)) == ("", [("", day(0), "")])
+        mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
+        await api.move_department(mine, one, day(3))
+        await api.move_department(mine, other, day(6))
+        assert await api.history(mine) == [("", day(0), day(3)), (one.id, day(3), day(6)), (other.id, day(6), "")]
+        await api.move_department(mine, other, day(2))
+        assert await api.history(mine) == [("", day(0), day(2)), (other.id, day(2), "")]
+        taken_back = await api.move_department(mine)
+        assert (taken_back.parent_id, await api.history(mine)) == ("", [("", day(0), "")])
         assert await timer_of(admin, acme) is None
 
-    async def test_what_is_planned_for_others_counts(self, desk: TreeDesk, acme: Entity) -> None:
-        one, other = await desk.set_up(acme, "ONE"), await desk.set_up(acme, "OTHER")
-        await desk.move_department(one, other, day(5))
-        refused = await refusal(desk.move_department(other, one))
+    async def test_what_is_planned_for_others_counts(self, api: TreeApi, acme: Entity) -> None:
+        one, other = await api.set_up(acme, "ONE"), await api.set_up(acme, "OTHER")
+        await api.move_department(one, other, day(5))
+        refused = await refusal(api.move_department(other, one))
         assert (refused.reason, refused.metadata["date"]) == ("DEPARTMENT_CYCLE", day(5))
-        refused = await refusal(desk.move_department(other, one, day(9)))
+        refused = await refusal(api.move_department(other, one, day(9)))
         assert (refused.reason, refused.metadata["date"]) == ("DEPARTMENT_CYCLE", day(9))
-        await desk.move_department(one, "", day(8))
-        assert (await desk.move_department(other, one, day(9))).parent_id == ""
+        await api.move_department(one, "", day(8))
+        assert (await api.move_department(other, one, day(9))).parent_id == ""
 
-    async def test_what_is_set_up_below_must_fit_on_later_days_too(self, desk: TreeDesk, acme: Entity) -> None:
-        deep, branch = await chain(desk, acme, DEPTH_MAX - 2, "D"), await chain(desk, acme, 2, "B")
-        await desk.move_department(branch[0], deep[-1], day(4))
-        refused = await refusal(desk.set_up(acme, "LOWEST", parent_id=branch[1].id))
+    async def test_what_is_set_up_below_must_fit_on_later_days_too(self, api: TreeApi, acme: Entity) -> None:
+        deep, branch = await chain(api, acme, DEPTH_MAX - 2, "D"), await chain(api, acme, 2, "B")
+        await api.move_department(branch[0], deep[-1], day(4))
+        refused = await refusal(api.set_up(acme, "LOWEST", parent_id=branch[1].id))
         assert (refused.reason, refused.metadata["date"]) == ("DEPARTMENT_TREE_TOO_DEEP", day(4))
-        assert (await desk.set_up(acme, "BESIDE", parent_id=branch[0].id)).parent_id == branch[0].id
+        assert (await api.set_up(acme, "BESIDE", parent_id=branch[0].id)).parent_id == branch[0].id
 
 
-async def at(desk: TreeDesk, department: Department, parent_id: str) -> bool:
-    return (await desk.department(department)).parent_id == parent_id
+async def at(api: TreeApi, department: Department, parent_id: str) -> bool:
+    return (await api.department(department)).parent_id == parent_id
 
 
 async def timer_of(admin: Admin, entity: Entity) -> datetime | None:
@@ -290,35 +290,35 @@ async def ring(admin: Admin, entity: Entity) -> None:
 
 
 class TestListDepartmentHistory:
-    async def test_it_comes_page_by_page_while_it_grows(self, desk: TreeDesk, acme: Entity) -> None:
-        mine, one, other = [await desk.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
+    async def test_it_comes_page_by_page_while_it_grows(self, api: TreeApi, acme: Entity) -> None:
+        mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
         for number in range(1, 6):
-            await desk.move_department(mine, one if number % 2 else other, day(number))
-        every = await desk.history(mine)
+            await api.move_department(mine, one if number % 2 else other, day(number))
+        every = await api.history(mine)
         assert [start for _, start, _ in every] == [day(number) for number in range(6)]
-        assert await desk.history(mine, page_size=2) == every
+        assert await api.history(mine, page_size=2) == every
         request = departments_pb.ListDepartmentHistoryRequest(id=mine.id, page_size=5)
-        page = await desk.who.call(desk.departments_stub.ListDepartmentHistory, request)
-        await desk.move_department(mine, other, day(9))
+        page = await api.who.call(api.departments_stub.ListDepartmentHistory, request)
+        await api.move_department(mine, other, day(9))
         request.page_token = page.next_page_token
-        rest = await desk.who.call(desk.departments_stub.ListDepartmentHistory, request)
+        rest = await api.who.call(api.departments_stub.ListDepartmentHistory, request)
         assert [each.start_date for each in rest.placements] == [day(5), day(9)]
         request.id = one.id
-        refused = await refusal(desk.who.call(desk.departments_stub.ListDepartmentHistory, request))
+        refused = await refusal(api.who.call(api.departments_stub.ListDepartmentHistory, request))
         assert refused.reason == "PAGE_TOKEN_INVALID"
 
-    async def test_an_unknown_one_is_not_found(self, desk: TreeDesk) -> None:
-        assert (await refusal(desk.history(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
+    async def test_an_unknown_one_is_not_found(self, api: TreeApi) -> None:
+        assert (await refusal(api.history(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
 
 
 class TestScopes:
     async def test_who_is_confined_to_departments_moves_within_them(
-        self, desk: TreeDesk, acme: Entity, desk_of: Callable[[Caller], TreeDesk], caller: Callable[..., Caller]
+        self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        top = await desk.set_up(acme, "TOP")
-        mine = await desk.set_up(acme, "MINE", parent_id=top.id)
-        one, other = [await desk.set_up(acme, code, parent_id=mine.id) for code in ("ONE", "OTHER")]
-        conny = desk_of(caller(subject="conny", department_scope=[mine.id]))
+        top = await api.set_up(acme, "TOP")
+        mine = await api.set_up(acme, "MINE", parent_id=top.id)
+        one, other = [await api.set_up(acme, code, parent_id=mine.id) for code in ("ONE", "OTHER")]
+        conny = api_for(caller(subject="conny", department_scope=[mine.id]))
         assert (await conny.move_department(one, other)).parent_id == other.id
         assert (await conny.history(one))[-1][0] == other.id
         refused = await refusal(conny.move_department(one))
@@ -331,17 +331,17 @@ class TestScopes:
             assert (await refusal(call)).reason == "DEPARTMENT_NOT_FOUND"
 
     async def test_who_is_confined_to_the_entity_moves_to_its_top(
-        self, desk: TreeDesk, acme: Entity, desk_of: Callable[[Caller], TreeDesk], caller: Callable[..., Caller]
+        self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        _, low = await chain(desk, acme, 2)
-        conny = desk_of(caller(subject="conny", entity_scope=[acme.id]))
+        _, low = await chain(api, acme, 2)
+        conny = api_for(caller(subject="conny", entity_scope=[acme.id]))
         assert (await conny.move_department(low)).parent_id == ""
 
     async def test_another_tenant_finds_nothing(
-        self, desk: TreeDesk, acme: Entity, desk_of: Callable[[Caller], TreeDesk], caller: Callable[..., Caller]
+        self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        mine = await desk.set_up(acme)
-        stranger = desk_of(caller(tenant=uuid4()))
+        mine = await api.set_up(acme)
+        stranger = api_for(caller(tenant=uuid4()))
         theirs = await stranger.set_up(await stranger.found("THEIRS"))
         calls: list[Any] = [
             stranger.move_department(mine), stranger.move_department(theirs, mine), stranger.history(mine),
@@ -352,38 +352,38 @@ class TestScopes:
             assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": mine.id})
 
     async def test_a_viewer_changes_nothing(
-        self, desk: TreeDesk, acme: Entity, desk_of: Callable[[Caller], TreeDesk], caller: Callable[..., Caller]
+        self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        mine, viewer = await desk.set_up(acme), desk_of(caller("viewer"))
+        mine, viewer = await api.set_up(acme), api_for(caller("viewer"))
         for call in (viewer.move_department(mine), viewer.retire(mine), viewer.revive(mine)):
             assert (await refusal(call)).reason == "PERMISSION_MISSING"
         assert len(await viewer.history(mine)) == 1
 
 
 class TestAtTheSameTime:
-    async def test_of_two_opposite_moves_one_wins(self, desk: TreeDesk, acme: Entity) -> None:
+    async def test_of_two_opposite_moves_one_wins(self, api: TreeApi, acme: Entity) -> None:
         for number in range(10):
-            one, other = await desk.set_up(acme, f"ONE{number}"), await desk.set_up(acme, f"OTHER{number}")
-            moves = desk.move_department(one, other), desk.move_department(other, one)
+            one, other = await api.set_up(acme, f"ONE{number}"), await api.set_up(acme, f"OTHER{number}")
+            moves = api.move_department(one, other), api.move_department(other, one)
             done = await asyncio.gather(*moves, return_exceptions=True)
             refused = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
             assert [each.reason for each in refused] == ["DEPARTMENT_CYCLE"]
 
     @pytest.mark.parametrize("seed", range(3))
     async def test_random_moves_on_random_days_leave_a_tree_on_every_day(
-        self, desk: TreeDesk, acme: Entity, admin: Admin, seed: int
+        self, api: TreeApi, acme: Entity, admin: Admin, seed: int
     ) -> None:
         random = Random(seed)  # noqa: S311 - which moves, not a secret
-        found = [*await chain(desk, acme, DEPTH_MAX - 4), *[await desk.set_up(acme, f"D{n}") for n in range(8)]]
-        await age(admin, desk, 5)
+        found = [*await chain(api, acme, DEPTH_MAX - 4), *[await api.set_up(acme, f"D{n}") for n in range(8)]]
+        await age(admin, api, 5)
 
         async def shuffle() -> None:
             for number in range(8):
                 one, other = random.choice(found[8:]), random.choice(found[6:])
                 if number == 4:
-                    call = desk.set_up(acme, uuid4().hex[:8], parent_id=other.id)
+                    call = api.set_up(acme, uuid4().hex[:8], parent_id=other.id)
                 else:
-                    call = desk.move_department(one, other, day(random.randint(-5, 5)))
+                    call = api.move_department(one, other, day(random.randint(-5, 5)))
                 try:
                     await call
                 except aio.AioRpcError as error:
@@ -425,13 +425,13 @@ def levels_to(parents: dict[Any, Any], department_id: Any) -> int:
 
 class TestPaths:
     async def test_the_way_from_the_top_of_many_departments_at_once(
-        self, desk: TreeDesk, acme: Entity, entities_served: Served[Entities]
+        self, api: TreeApi, acme: Entity, entities_served: Served[Entities]
     ) -> None:
-        top, middle, low = await chain(desk, acme, 3)
-        other = await desk.set_up(acme, "OTHER")
-        await desk.move_department(middle, other)
+        top, middle, low = await chain(api, acme, 3)
+        other = await api.set_up(acme, "OTHER")
+        await api.move_department(middle, other)
         wanted = [ids.DEPARTMENT.parse(each.id) for each in (low, top)]
-        async with entities_served.service.db.read(origin_of(desk)) as tx:
+        async with entities_served.service.db.read(origin_of(api)) as tx:
             paths = await departments_store.find_paths(tx, [*wanted, ids.new()])
             below = await departments_store.find_descendants(tx, ids.DEPARTMENT.parse(other.id))
         way = [ids.DEPARTMENT.parse(each.id) for each in (other, middle, low)]
@@ -439,5 +439,5 @@ class TestPaths:
         assert set(below) == set(way)
 
 
-def origin_of(desk: TreeDesk) -> Origin:
-    return Origin(tenant_id=desk.who.tenant_id, actor="alice", trace=desk.who.trace, deadline=time.monotonic() + 10)
+def origin_of(api: TreeApi) -> Origin:
+    return Origin(tenant_id=api.who.tenant_id, actor="alice", trace=api.who.trace, deadline=time.monotonic() + 10)

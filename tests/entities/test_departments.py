@@ -14,27 +14,27 @@ from billing.entities.v1.events_pb2 import DepartmentManagerChanged
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.conftest import Desk, department_request
+from tests.entities.conftest import EntitiesApi, department_request
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 
 NOBODY = ids.DEPARTMENT.format(UUID(int=1))
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found("ACME", time_zone="Pacific/Kiritimati")
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found("ACME", time_zone="Pacific/Kiritimati")
 
 
 class TestCreateDepartment:
-    async def test_it_has_what_was_given(self, desk: Desk, acme: Entity) -> None:
-        top = await desk.set_up(acme, "TOP")
+    async def test_it_has_what_was_given(self, api: EntitiesApi, acme: Entity) -> None:
+        top = await api.set_up(acme, "TOP")
         given: dict[str, Any] = {
             "entity_id": acme.id, "parent_id": top.id, "code": "ENG", "name": "Engineering", "cost_center": "4711",
             "gl_code": "6000", "manager_user_id": "bob", "headcount": 42,
         }  # fmt: skip
-        created = await desk.set_up(acme, **given)
+        created = await api.set_up(acme, **given)
         assert created == Department(
             **given,
             id=created.id,
@@ -43,160 +43,164 @@ class TestCreateDepartment:
             create_time=created.create_time,
             update_time=created.update_time,
         )
-        assert await desk.department(created) == created
+        assert await api.department(created) == created
 
-    async def test_a_code_is_taken_once_in_an_entity(self, desk: Desk, acme: Entity) -> None:
-        await desk.set_up(acme, "ENG")
-        refused = await refusal(desk.set_up(acme, "ENG"))
+    async def test_a_code_is_taken_once_in_an_entity(self, api: EntitiesApi, acme: Entity) -> None:
+        await api.set_up(acme, "ENG")
+        refused = await refusal(api.set_up(acme, "ENG"))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "DEPARTMENT_CODE_TAKEN")
         assert refused.metadata == {"entity_id": acme.id, "code": "ENG"}
-        assert (await desk.set_up(await desk.found("OTHER"), "ENG")).code == "ENG"
+        assert (await api.set_up(await api.found("OTHER"), "ENG")).code == "ENG"
 
-    async def test_an_unknown_entity_is_not_found(self, desk: Desk) -> None:
+    async def test_an_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
         nobody = ids.ENTITY.format(ids.new())
-        refused = await refusal(desk.set_up(nobody))
+        refused = await refusal(api.set_up(nobody))
         assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
 
-    async def test_an_unknown_parent_is_not_found(self, desk: Desk, acme: Entity) -> None:
-        refused = await refusal(desk.set_up(acme, parent_id=NOBODY))
+    async def test_an_unknown_parent_is_not_found(self, api: EntitiesApi, acme: Entity) -> None:
+        refused = await refusal(api.set_up(acme, parent_id=NOBODY))
         assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
-    async def test_a_deactivated_entity_takes_no_department(self, desk: Desk, acme: Entity) -> None:
-        top = await desk.set_up(acme, "TOP")
-        await desk.deactivate(acme)
+    async def test_a_deactivated_entity_takes_no_department(self, api: EntitiesApi, acme: Entity) -> None:
+        top = await api.set_up(acme, "TOP")
+        await api.deactivate(acme)
         for given in ({}, {"parent_id": top.id}):
-            refused = await refusal(desk.set_up(acme, **given))
+            refused = await refusal(api.set_up(acme, **given))
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
             assert refused.metadata == {"entity_id": acme.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_an_inactive_department_takes_no_child(self, desk: Desk, acme: Entity, admin: Admin) -> None:
-        top = await desk.set_up(acme, "TOP")
+    async def test_an_inactive_department_takes_no_child(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
+        top = await api.set_up(acme, "TOP")
         await _retire(admin, top)
-        refused = await refusal(desk.set_up(acme, parent_id=top.id))
+        refused = await refusal(api.set_up(acme, parent_id=top.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
         assert refused.metadata == {"department_id": top.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_the_parent_is_of_the_same_entity(self, desk: Desk, acme: Entity) -> None:
-        elsewhere = await desk.set_up(await desk.found("OTHER"), "TOP")
-        refused = await refusal(desk.set_up(acme, parent_id=elsewhere.id))
+    async def test_the_parent_is_of_the_same_entity(self, api: EntitiesApi, acme: Entity) -> None:
+        elsewhere = await api.set_up(await api.found("OTHER"), "TOP")
+        refused = await refusal(api.set_up(acme, parent_id=elsewhere.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
         assert refused.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
 
-    async def test_the_tree_has_sixteen_levels_at_most(self, desk: Desk, acme: Entity) -> None:
-        lowest = await desk.set_up(acme, "L1")
+    async def test_the_tree_has_sixteen_levels_at_most(self, api: EntitiesApi, acme: Entity) -> None:
+        lowest = await api.set_up(acme, "L1")
         for level in range(2, 17):
-            lowest = await desk.set_up(acme, f"L{level}", parent_id=lowest.id)
-        refused = await refusal(desk.set_up(acme, "L17", parent_id=lowest.id))
+            lowest = await api.set_up(acme, f"L{level}", parent_id=lowest.id)
+        refused = await refusal(api.set_up(acme, "L17", parent_id=lowest.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": lowest.id, "limit": "16"}
 
-    async def test_its_history_begins_on_the_day_of_its_entity(self, desk: Desk, acme: Entity, admin: Admin) -> None:
+    async def test_its_history_begins_on_the_day_of_its_entity(
+        self, api: EntitiesApi, acme: Entity, admin: Admin
+    ) -> None:
         before = datetime.now(ZoneInfo(acme.time_zone)).date()
-        top = await desk.set_up(acme, "TOP")
-        below = await desk.set_up(acme, "BELOW", parent_id=top.id)
+        top = await api.set_up(acme, "TOP")
+        below = await api.set_up(acme, "BELOW", parent_id=top.id)
         history = await admin.fetch(
             "select department_id, parent_id, effective_from, effective_to from entities.department_history"
             " where tenant_id = $1 order by id",
-            desk.who.tenant_id,
+            api.who.tenant_id,
         )
         after = datetime.now(ZoneInfo(acme.time_zone)).date()
         top_id, below_id = ids.DEPARTMENT.parse(top.id), ids.DEPARTMENT.parse(below.id)
         assert [(row["department_id"], row["parent_id"]) for row in history] == [(top_id, None), (below_id, top_id)]
         assert all(before <= row["effective_from"] <= after and row["effective_to"] is None for row in history)
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, desk: Desk, acme: Entity) -> None:
-        first = await desk.set_up(acme, request_id="key-1")
-        assert await desk.set_up(acme, request_id="key-1") == first
-        assert (await refusal(desk.set_up(acme, "OTHER", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
-        assert await desk.departments() == ["ENG"]
+    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: EntitiesApi, acme: Entity) -> None:
+        first = await api.set_up(acme, request_id="key-1")
+        assert await api.set_up(acme, request_id="key-1") == first
+        assert (await refusal(api.set_up(acme, "OTHER", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
+        assert await api.departments() == ["ENG"]
 
-    async def test_none_slips_in_while_the_entity_is_deactivated(self, desk: Desk) -> None:
+    async def test_none_slips_in_while_the_entity_is_deactivated(self, api: EntitiesApi) -> None:
         for round_ in range(8):
-            entity = await desk.found(f"E{round_}")
-            births = (desk.set_up(entity, f"D{n}") for n in range(3))
-            *answers, gone = await asyncio.gather(*births, desk.deactivate(entity), return_exceptions=True)
+            entity = await api.found(f"E{round_}")
+            births = (api.set_up(entity, f"D{n}") for n in range(3))
+            *answers, gone = await asyncio.gather(*births, api.deactivate(entity), return_exceptions=True)
             assert isinstance(gone, Entity)
             created = [answer for answer in answers if isinstance(answer, Department)]
             assert all(made.create_time.ToNanoseconds() <= gone.update_time.ToNanoseconds() for made in created)
 
 
 class TestUpdateDepartment:
-    async def test_only_what_is_given_changes(self, desk: Desk, acme: Entity) -> None:
-        department = await desk.set_up(acme, cost_center="1", headcount=3)
-        updated = await desk.change(department, name="Research", gl_code="6100")
+    async def test_only_what_is_given_changes(self, api: EntitiesApi, acme: Entity) -> None:
+        department = await api.set_up(acme, cost_center="1", headcount=3)
+        updated = await api.change(department, name="Research", gl_code="6100")
         expected = Department()
         expected.CopyFrom(department)
         expected.name, expected.gl_code, expected.etag = "Research", "6100", "2"
         expected.update_time.CopyFrom(updated.update_time)
         assert updated == expected
-        assert await desk.department(department) == updated
+        assert await api.department(department) == updated
 
-    async def test_named_or_given_empty_is_cleared(self, desk: Desk, acme: Entity) -> None:
-        department = await desk.set_up(acme, cost_center="1", gl_code="2", manager_user_id="bob", headcount=3)
+    async def test_named_or_given_empty_is_cleared(self, api: EntitiesApi, acme: Entity) -> None:
+        department = await api.set_up(acme, cost_center="1", gl_code="2", manager_user_id="bob", headcount=3)
         request = pb.UpdateDepartmentRequest(id=department.id)
         request.update_mask.paths.extend(["cost_center", "headcount"])
-        cleared = await desk.who.call(desk.departments_stub.UpdateDepartment, request)
+        cleared = await api.who.call(api.departments_stub.UpdateDepartment, request)
         assert (cleared.cost_center, cleared.headcount, cleared.gl_code) == ("", 0, "2")
-        cleared = await desk.change(department, gl_code="", manager_user_id="")
+        cleared = await api.change(department, gl_code="", manager_user_id="")
         assert (cleared.gl_code, cleared.manager_user_id) == ("", "")
 
-    async def test_code_and_name_cannot_be_cleared(self, desk: Desk, acme: Entity) -> None:
-        request = pb.UpdateDepartmentRequest(id=(await desk.set_up(acme)).id)
+    async def test_code_and_name_cannot_be_cleared(self, api: EntitiesApi, acme: Entity) -> None:
+        request = pb.UpdateDepartmentRequest(id=(await api.set_up(acme)).id)
         request.update_mask.paths.extend(["code", "name", "gl_code"])
-        refused = await refusal(desk.who.call(desk.departments_stub.UpdateDepartment, request))
+        refused = await refusal(api.who.call(api.departments_stub.UpdateDepartment, request))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"code", "name"})
 
-    async def test_a_new_code_must_be_free(self, desk: Desk, acme: Entity) -> None:
-        await desk.set_up(acme, "ONE")
-        two = await desk.set_up(acme, "TWO")
-        assert (await refusal(desk.change(two, code="ONE"))).reason == "DEPARTMENT_CODE_TAKEN"
-        assert (await desk.change(two, code="THREE")).code == "THREE"
+    async def test_a_new_code_must_be_free(self, api: EntitiesApi, acme: Entity) -> None:
+        await api.set_up(acme, "ONE")
+        two = await api.set_up(acme, "TWO")
+        assert (await refusal(api.change(two, code="ONE"))).reason == "DEPARTMENT_CODE_TAKEN"
+        assert (await api.change(two, code="THREE")).code == "THREE"
 
-    async def test_a_stale_etag_changes_nothing(self, desk: Desk, acme: Entity) -> None:
-        department = await desk.set_up(acme)
-        await desk.change(department, name="Research", etag="1")
-        refused = await refusal(desk.change(department, name="Development", etag="1"))
+    async def test_a_stale_etag_changes_nothing(self, api: EntitiesApi, acme: Entity) -> None:
+        department = await api.set_up(acme)
+        await api.change(department, name="Research", etag="1")
+        refused = await refusal(api.change(department, name="Development", etag="1"))
         assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
-        assert (await desk.department(department)).name == "Research"
+        assert (await api.department(department)).name == "Research"
 
-    async def test_a_new_manager_is_told(self, desk: Desk, acme: Entity, heard: Heard) -> None:
-        department = await desk.set_up(acme, manager_user_id="bob")
-        await desk.change(department, name="Research")
-        await desk.change(department, manager_user_id="carol")
-        await desk.change(department, manager_user_id="carol")
-        await desk.change(department, manager_user_id="")
+    async def test_a_new_manager_is_told(
+        self, api: EntitiesApi, acme: Entity, published_events: PublishedEvents
+    ) -> None:
+        department = await api.set_up(acme, manager_user_id="bob")
+        await api.change(department, name="Research")
+        await api.change(department, manager_user_id="carol")
+        await api.change(department, manager_user_id="carol")
+        await api.change(department, manager_user_id="")
         names = {"department_id": department.id, "entity_id": acme.id}
-        assert await heard.at_least(2, DepartmentManagerChanged) == [
+        assert await published_events.at_least(2, DepartmentManagerChanged) == [
             DepartmentManagerChanged(**names, old_manager_user_id="bob", new_manager_user_id="carol"),
             DepartmentManagerChanged(**names, old_manager_user_id="carol", new_manager_user_id=""),
         ]
 
-    async def test_an_inactive_department_can_be_put_right(self, desk: Desk, acme: Entity, admin: Admin) -> None:
-        department = await desk.set_up(acme)
+    async def test_an_inactive_department_can_be_put_right(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
+        department = await api.set_up(acme)
         await _retire(admin, department)
-        assert (await desk.change(department, name="Closed")).state == Department.INACTIVE
+        assert (await api.change(department, name="Closed")).state == Department.INACTIVE
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, desk: Desk, acme: Entity) -> None:
-        department = await desk.set_up(acme)
-        first = await desk.change(department, name="Research", request_id="key-1")
-        assert await desk.change(department, name="Research", request_id="key-1") == first
-        assert (await refusal(desk.change(department, name="X", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
+    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: EntitiesApi, acme: Entity) -> None:
+        department = await api.set_up(acme)
+        first = await api.change(department, name="Research", request_id="key-1")
+        assert await api.change(department, name="Research", request_id="key-1") == first
+        assert (await refusal(api.change(department, name="X", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
 
-    async def test_an_unknown_department_is_not_found(self, desk: Desk) -> None:
-        for call in (desk.change(NOBODY, name="X"), desk.department(NOBODY)):
+    async def test_an_unknown_department_is_not_found(self, api: EntitiesApi) -> None:
+        for call in (api.change(NOBODY, name="X"), api.department(NOBODY)):
             refused = await refusal(call)
             assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
 
 class TestGetDepartments:
     async def test_those_that_there_are(
-        self, desk: Desk, acme: Entity, service_caller: Caller, caller: Callable[..., Caller]
+        self, api: EntitiesApi, acme: Entity, service_caller: Caller, caller: Callable[..., Caller]
     ) -> None:
-        one, two = await desk.set_up(acme, "ONE"), await desk.set_up(acme, "TWO")
+        one, two = await api.set_up(acme, "ONE"), await api.set_up(acme, "TWO")
         request = pb.GetDepartmentsRequest(ids=[two.id, NOBODY, one.id, one.id])
-        found = await service_caller.call(desk.departments_stub.GetDepartments, request)
+        found = await service_caller.call(api.departments_stub.GetDepartments, request)
         assert list(found.departments) == [one, two]
-        refused = await refusal(caller("billing_admin").call(desk.departments_stub.GetDepartments, request))
+        refused = await refusal(caller("billing_admin").call(api.departments_stub.GetDepartments, request))
         assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
 
 
@@ -209,9 +213,11 @@ async def _retire(admin: Admin, department: Department) -> None:
         )
 
 
-async def test_the_database_itself_refuses_a_parent_of_another_entity(desk: Desk, acme: Entity, admin: Admin) -> None:
-    elsewhere = await desk.set_up(await desk.found("OTHER"), "TOP")
-    department = await desk.who.call(desk.departments_stub.CreateDepartment, department_request(acme))
+async def test_the_database_itself_refuses_a_parent_of_another_entity(
+    api: EntitiesApi, acme: Entity, admin: Admin
+) -> None:
+    elsewhere = await api.set_up(await api.found("OTHER"), "TOP")
+    department = await api.who.call(api.departments_stub.CreateDepartment, department_request(acme))
     with pytest.raises(asyncpg.ForeignKeyViolationError):
         await admin.execute(
             "update entities.departments set parent_id = $1 where id = $2",

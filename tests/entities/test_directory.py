@@ -27,10 +27,10 @@ from kit.settings import Settings
 from kit.telemetry import Trace
 from services.entities.events.heard import handlers
 from services.entities.main import compose
-from tests.entities.conftest import Desk
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.databases import Copy
-from tests.harness.outside import OutboxEvent, eventually, outbox_events
+from tests.harness.observe import OutboxEvent, eventually, outbox_events
 from tests.harness.services import Entities, Served, served
 from tests.harness.tokens import Keys
 
@@ -73,9 +73,9 @@ async def managed(
 
 
 @pytest.fixture
-def desk(managed: Managed, finance: Caller) -> Desk:
+def api(managed: Managed, finance: Caller) -> EntitiesApi:
     """Finance, at the service that knows user management."""
-    return Desk(finance, managed.served.stubs)
+    return EntitiesApi(finance, managed.served.stubs)
 
 
 @pytest.fixture
@@ -90,33 +90,33 @@ def said(managed: Managed, tenant: UUID) -> Callable[[], Awaitable[list[OutboxEv
 
 
 class TestWhoMayManage:
-    async def test_an_active_user_may(self, desk: Desk) -> None:
-        department = await desk.set_up(await desk.found(), manager_user_id="erin")
-        assert (await desk.change(department, manager_user_id="sam")).manager_user_id == "sam"
-        assert (await desk.change(department, manager_user_id="")).manager_user_id == ""
-        assert (await desk.change(department, name="Machines")).name == "Machines"
+    async def test_an_active_user_may(self, api: EntitiesApi) -> None:
+        department = await api.set_up(await api.found(), manager_user_id="erin")
+        assert (await api.change(department, manager_user_id="sam")).manager_user_id == "sam"
+        assert (await api.change(department, manager_user_id="")).manager_user_id == ""
+        assert (await api.change(department, name="Machines")).name == "Machines"
 
-    async def test_somebody_unknown_may_not(self, desk: Desk) -> None:
-        entity = await desk.found()
-        refused = await refusal(desk.set_up(entity, manager_user_id="nobody"))
+    async def test_somebody_unknown_may_not(self, api: EntitiesApi) -> None:
+        entity = await api.found()
+        refused = await refusal(api.set_up(entity, manager_user_id="nobody"))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "MANAGER_NOT_FOUND")
         assert refused.metadata == {"manager_user_id": "nobody"}
-        department = await desk.set_up(entity)
-        assert (await refusal(desk.change(department, manager_user_id="nobody"))).reason == "MANAGER_NOT_FOUND"
-        assert (await desk.department(department)).manager_user_id == ""
+        department = await api.set_up(entity)
+        assert (await refusal(api.change(department, manager_user_id="nobody"))).reason == "MANAGER_NOT_FOUND"
+        assert (await api.department(department)).manager_user_id == ""
 
-    async def test_somebody_who_has_left_may_not(self, desk: Desk, managed: Managed, tenant: UUID) -> None:
+    async def test_somebody_who_has_left_may_not(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
         managed.users.set_active(tenant, "erin", active=False)
-        refused = await refusal(desk.set_up(await desk.found(), manager_user_id="erin"))
+        refused = await refusal(api.set_up(await api.found(), manager_user_id="erin"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "MANAGER_INACTIVE")
 
     async def test_a_repeated_request_is_answered_as_before_whoever_has_left(
-        self, desk: Desk, managed: Managed, tenant: UUID
+        self, api: EntitiesApi, managed: Managed, tenant: UUID
     ) -> None:
-        entity = await desk.found()
-        first = await desk.set_up(entity, manager_user_id="erin", request_id="k")
+        entity = await api.found()
+        first = await api.set_up(entity, manager_user_id="erin", request_id="k")
         managed.users.set_active(tenant, "erin", active=False)
-        assert await desk.set_up(entity, manager_user_id="erin", request_id="k") == first
+        assert await api.set_up(entity, manager_user_id="erin", request_id="k") == first
 
     async def test_while_user_management_is_away_only_a_new_manager_is_refused(
         self,
@@ -127,36 +127,36 @@ class TestWhoMayManage:
     ) -> None:
         told = settings("entities", database=await fresh_database(), addresses={"users": "127.0.0.1:1"})
         async with served(told, compose, Entities) as entities:
-            desk = Desk(finance, entities.stubs)
-            department = await desk.set_up(await desk.found())
-            refused = await refusal(desk.change(department, manager_user_id="erin"))
+            api = EntitiesApi(finance, entities.stubs)
+            department = await api.set_up(await api.found())
+            refused = await refusal(api.change(department, manager_user_id="erin"))
             assert (refused.code, refused.reason) == (StatusCode.UNAVAILABLE, "UNAVAILABLE")
-            assert (await desk.change(department, name="Machines")).name == "Machines"
+            assert (await api.change(department, name="Machines")).name == "Machines"
 
     async def test_where_there_is_none_everybody_may(self, entities: Entities, finance: Caller) -> None:
-        desk = Desk(finance, entities)
-        assert (await desk.set_up(await desk.found(), manager_user_id="anybody")).manager_user_id == "anybody"
+        api = EntitiesApi(finance, entities)
+        assert (await api.set_up(await api.found(), manager_user_id="anybody")).manager_user_id == "anybody"
 
 
 class TestWhoLeaves:
     async def _leave(self, managed: Managed, tenant: UUID, user_id: str) -> None:
         await directory.deactivate(managed.jetstream, managed.users, tenant, user_id)
 
-    async def _managed_by(self, desk: Desk, departments: list[Department], user_id: str) -> None:
+    async def _managed_by(self, api: EntitiesApi, departments: list[Department], user_id: str) -> None:
         async def look() -> bool:
-            return {(await desk.department(department)).manager_user_id for department in departments} == {user_id}
+            return {(await api.department(department)).manager_user_id for department in departments} == {user_id}
 
         await eventually(look)
 
     async def test_their_manager_takes_over_what_they_managed_and_nothing_else(
-        self, desk: Desk, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+        self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
-        entity = await desk.found()
-        theirs = [await desk.set_up(entity, code, manager_user_id="erin") for code in ("A", "B")]
-        other = await desk.set_up(entity, "C", manager_user_id="sam")
+        entity = await api.found()
+        theirs = [await api.set_up(entity, code, manager_user_id="erin") for code in ("A", "B")]
+        other = await api.set_up(entity, "C", manager_user_id="sam")
         await self._leave(managed, tenant, "erin")
-        await self._managed_by(desk, theirs, "grace")
-        await self._managed_by(desk, [other], "sam")
+        await self._managed_by(api, theirs, "grace")
+        await self._managed_by(api, [other], "sam")
         events = await said()
         assert [event.body["department_id"] for event in events] == [department.id for department in theirs]
         for event in events:
@@ -165,49 +165,49 @@ class TestWhoLeaves:
             assert event.actor == "/platform/users"
 
     async def test_where_the_manager_has_left_too_the_next_one_does(
-        self, desk: Desk, managed: Managed, tenant: UUID
+        self, api: EntitiesApi, managed: Managed, tenant: UUID
     ) -> None:
-        department = await desk.set_up(await desk.found(), manager_user_id="dave")
+        department = await api.set_up(await api.found(), manager_user_id="dave")
         managed.users.set_active(tenant, "erin", active=False)
         await self._leave(managed, tenant, "dave")
-        await self._managed_by(desk, [department], "grace")
+        await self._managed_by(api, [department], "grace")
 
     async def test_where_there_is_nobody_above_nobody_answers_for_it(
-        self, desk: Desk, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+        self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
-        department = await desk.set_up(await desk.found(), manager_user_id="grace")
+        department = await api.set_up(await api.found(), manager_user_id="grace")
         await self._leave(managed, tenant, "grace")
-        await self._managed_by(desk, [department], "")
+        await self._managed_by(api, [department], "")
         assert [event.body.get("new_manager_user_id", "") for event in await said()] == [""]
 
     async def test_another_tenants_departments_stay_as_they_are(
-        self, desk: Desk, managed: Managed, tenant: UUID, caller: Callable[..., Caller]
+        self, api: EntitiesApi, managed: Managed, tenant: UUID, caller: Callable[..., Caller]
     ) -> None:
-        theirs = await desk.set_up(await desk.found(), manager_user_id="erin")
-        elsewhere = Desk(caller("finance", tenant=uuid4()), managed.served.stubs)
+        theirs = await api.set_up(await api.found(), manager_user_id="erin")
+        elsewhere = EntitiesApi(caller("finance", tenant=uuid4()), managed.served.stubs)
         other = await elsewhere.set_up(await elsewhere.found(), manager_user_id="erin")
         await self._leave(managed, tenant, "erin")
-        await self._managed_by(desk, [theirs], "grace")
+        await self._managed_by(api, [theirs], "grace")
         assert (await elsewhere.department(other)).manager_user_id == "erin"
 
     async def test_told_twice_it_is_done_once_and_who_came_back_keeps_what_they_got(
-        self, desk: Desk, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+        self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
-        department = await desk.set_up(await desk.found(), manager_user_id="erin")
+        department = await api.set_up(await api.found(), manager_user_id="erin")
         feed = self._feeder(managed, tenant, "erin")
         managed.users.set_active(tenant, "erin", active=False)
         await asyncio.gather(feed(), feed())
         await feed()
         assert [event.body["new_manager_user_id"] for event in await said()] == ["grace"]
         managed.users.set_active(tenant, "erin", active=True)
-        await desk.change(department, manager_user_id="erin")
+        await api.change(department, manager_user_id="erin")
         await feed()
-        assert (await desk.department(department)).manager_user_id == "erin"
+        assert (await api.department(department)).manager_user_id == "erin"
 
     async def test_an_event_that_names_nobody_touches_no_department(
-        self, desk: Desk, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+        self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
-        await desk.set_up(await desk.found())
+        await api.set_up(await api.found())
         with pytest.raises(Exception, match="user_id"):
             await self._feeder(managed, tenant, "")()
         assert not await said()
@@ -215,12 +215,12 @@ class TestWhoLeaves:
     async def test_without_user_management_nobody_takes_over(
         self, entities_served: Served[Entities], finance: Caller, tenant: UUID
     ) -> None:
-        desk = Desk(finance, entities_served.stubs)
-        department = await desk.set_up(await desk.found(), manager_user_id="erin")
+        api = EntitiesApi(finance, entities_served.stubs)
+        department = await api.set_up(await api.found(), manager_user_id="erin")
         settings = entities_served.settings
         client, jetstream = await bus.connect(settings)
         await tell(jetstream, UserDeactivated(user_id="erin"), tenant, "/platform/users")
-        await self._managed_by(desk, [department], "")
+        await self._managed_by(api, [department], "")
         await client.close()
 
     def _feeder(self, managed: Managed, tenant: UUID, user_id: str) -> Callable[[], Awaitable[None]]:

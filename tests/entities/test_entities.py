@@ -12,9 +12,9 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from kit import ids
-from tests.entities.conftest import Desk, entity_request
+from tests.entities.conftest import EntitiesApi, entity_request
 from tests.harness.callers import Caller, Refusal, refusal
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 
 NOBODY = ids.ENTITY.format(UUID(int=1))
 
@@ -25,8 +25,8 @@ def outcomes(answers: Iterable[object]) -> list[str]:
 
 
 class TestCreateEntity:
-    async def test_it_has_what_was_given(self, desk: Desk) -> None:
-        root = await desk.found("ROOT")
+    async def test_it_has_what_was_given(self, api: EntitiesApi) -> None:
+        root = await api.found("ROOT")
         given: dict[str, Any] = {
             "parent_id": root.id,
             "code": "ACME-DE",
@@ -48,7 +48,7 @@ class TestCreateEntity:
             "consolidation": Entity.SEPARATE,
             "metadata": {"team": "alpine", "ключ": "значение"},
         }
-        created = await desk.found(**given)
+        created = await api.found(**given)
         now = datetime.now(UTC)
         assert created == Entity(
             **given,
@@ -59,10 +59,10 @@ class TestCreateEntity:
             update_time=created.update_time,
         )
         assert created.create_time.ToDatetime(UTC) == pytest.approx(now, abs=timedelta(seconds=20))
-        assert await desk.get(created) == created
+        assert await api.get(created) == created
 
-    async def test_what_is_left_out_has_its_default(self, desk: Desk) -> None:
-        created = await desk.found("ACME", legal_name="Acme SE")
+    async def test_what_is_left_out_has_its_default(self, api: EntitiesApi) -> None:
+        created = await api.found("ACME", legal_name="Acme SE")
         assert created.parent_id == ""
         assert created.display_name == "Acme SE"
         assert created.time_zone == "UTC"
@@ -72,84 +72,86 @@ class TestCreateEntity:
         assert created.consolidation == Entity.INCLUDE
         assert not created.HasField("address")
 
-    async def test_zero_days_to_pay_are_not_the_default(self, desk: Desk) -> None:
-        assert (await desk.found(payment_terms_days=0)).payment_terms_days == 0
+    async def test_zero_days_to_pay_are_not_the_default(self, api: EntitiesApi) -> None:
+        assert (await api.found(payment_terms_days=0)).payment_terms_days == 0
 
-    async def test_all_bad_fields_are_named_at_once(self, desk: Desk) -> None:
+    async def test_all_bad_fields_are_named_at_once(self, api: EntitiesApi) -> None:
         refused = await refusal(
-            desk.found("no spaces", currency_code="EUX", country_code="XX", time_zone="Mars/Base", parent_id="dep_1")
+            api.found("no spaces", currency_code="EUX", country_code="XX", time_zone="Mars/Base", parent_id="dep_1")
         )
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == {"code", "currency_code", "country_code", "time_zone", "parent_id"}
 
     async def test_a_code_is_taken_once_in_a_tenant(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
-        await desk.found("ACME")
-        refused = await refusal(desk.found("ACME"))
+        await api.found("ACME")
+        refused = await refusal(api.found("ACME"))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "ENTITY_CODE_TAKEN")
         assert refused.metadata == {"code": "ACME"}
-        other_tenant = desk_of(caller("finance", tenant=ids.new()))
+        other_tenant = api_for(caller("finance", tenant=ids.new()))
         assert (await other_tenant.found("ACME")).code == "ACME"
 
-    async def test_of_many_with_one_code_at_once_one_is_created(self, desk: Desk) -> None:
-        answers = await asyncio.gather(*(desk.found("ACME") for _ in range(8)), return_exceptions=True)
+    async def test_of_many_with_one_code_at_once_one_is_created(self, api: EntitiesApi) -> None:
+        answers = await asyncio.gather(*(api.found("ACME") for _ in range(8)), return_exceptions=True)
         assert outcomes(answers) == ["ENTITY_CODE_TAKEN"] * 7 + ["done"]
-        assert await desk.entities() == ["ACME"]
+        assert await api.entities() == ["ACME"]
 
-    async def test_an_unknown_parent_is_not_found(self, desk: Desk) -> None:
-        refused = await refusal(desk.found(parent_id=NOBODY))
+    async def test_an_unknown_parent_is_not_found(self, api: EntitiesApi) -> None:
+        refused = await refusal(api.found(parent_id=NOBODY))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
         assert refused.metadata == {"entity_id": NOBODY}
 
-    async def test_a_deactivated_entity_takes_no_child(self, desk: Desk) -> None:
-        parent = await desk.found("PARENT")
-        await desk.deactivate(parent)
-        refused = await refusal(desk.found("CHILD", parent_id=parent.id))
+    async def test_a_deactivated_entity_takes_no_child(self, api: EntitiesApi) -> None:
+        parent = await api.found("PARENT")
+        await api.deactivate(parent)
+        refused = await refusal(api.found("CHILD", parent_id=parent.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
         assert refused.metadata == {"entity_id": parent.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_the_tree_has_sixteen_levels_at_most(self, desk: Desk) -> None:
-        lowest = await desk.found("L1")
+    async def test_the_tree_has_sixteen_levels_at_most(self, api: EntitiesApi) -> None:
+        lowest = await api.found("L1")
         for level in range(2, 17):
-            lowest = await desk.found(f"L{level}", parent_id=lowest.id)
-        refused = await refusal(desk.found("L17", parent_id=lowest.id))
+            lowest = await api.found(f"L{level}", parent_id=lowest.id)
+        refused = await refusal(api.found("L17", parent_id=lowest.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": lowest.id, "limit": "16"}
 
-    async def test_the_world_is_told_once(self, desk: Desk, heard: Heard) -> None:
-        root = await desk.found("ROOT")
-        child = await desk.found("CHILD", parent_id=root.id, currency_code="USD")
-        assert await heard.at_least(2, EntityCreated) == [
+    async def test_the_world_is_told_once(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
+        root = await api.found("ROOT")
+        child = await api.found("CHILD", parent_id=root.id, currency_code="USD")
+        assert await published_events.at_least(2, EntityCreated) == [
             EntityCreated(entity_id=root.id, code="ROOT", currency_code="EUR"),
             EntityCreated(entity_id=child.id, parent_id=root.id, code="CHILD", currency_code="USD"),
         ]
 
-    async def test_a_key_is_answered_the_same_for_ever(self, desk: Desk, heard: Heard) -> None:
+    async def test_a_key_is_answered_the_same_for_ever(
+        self, api: EntitiesApi, published_events: PublishedEvents
+    ) -> None:
         keyed = entity_request("ACME", request_id="key-1")
-        first = await desk.who.call(desk.entities_stub.CreateEntity, keyed)
-        await desk.update(first, legal_name="Changed since")
-        again, trailers = await desk.who.answer(desk.entities_stub.CreateEntity, keyed)
+        first = await api.who.call(api.entities_stub.CreateEntity, keyed)
+        await api.update(first, legal_name="Changed since")
+        again, trailers = await api.who.call_with_trailers(api.entities_stub.CreateEntity, keyed)
         assert again == first
         assert trailers["idempotency-replayed"] == "true"
-        assert await desk.entities() == ["ACME"]
-        assert len(await heard.at_least(1, EntityCreated)) == 1
+        assert await api.entities() == ["ACME"]
+        assert len(await published_events.at_least(1, EntityCreated)) == 1
 
-    async def test_a_key_with_another_body_is_refused(self, desk: Desk) -> None:
-        await desk.found("ACME", request_id="key-1")
-        refused = await refusal(desk.found("OTHER", request_id="key-1"))
+    async def test_a_key_with_another_body_is_refused(self, api: EntitiesApi) -> None:
+        await api.found("ACME", request_id="key-1")
+        refused = await refusal(api.found("OTHER", request_id="key-1"))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
-        assert await desk.entities() == ["ACME"]
+        assert await api.entities() == ["ACME"]
 
-    async def test_one_key_at_once_has_one_effect(self, desk: Desk) -> None:
-        answers = await asyncio.gather(*(desk.found("ACME", request_id="key-1") for _ in range(8)))
+    async def test_one_key_at_once_has_one_effect(self, api: EntitiesApi) -> None:
+        answers = await asyncio.gather(*(api.found("ACME", request_id="key-1") for _ in range(8)))
         assert len({answer.id for answer in answers}) == 1
 
 
 class TestUpdateEntity:
-    async def test_only_what_is_given_changes(self, desk: Desk) -> None:
-        entity = await desk.found(tax_id="DE111111125", metadata={"a": "1"})
-        updated = await desk.update(entity, legal_name="New SE", metadata={"b": "2"})
+    async def test_only_what_is_given_changes(self, api: EntitiesApi) -> None:
+        entity = await api.found(tax_id="DE111111125", metadata={"a": "1"})
+        updated = await api.update(entity, legal_name="New SE", metadata={"b": "2"})
         expected = Entity()
         expected.CopyFrom(entity)
         expected.legal_name = expected.display_name = "New SE"  # the display name was never given
@@ -159,29 +161,29 @@ class TestUpdateEntity:
         expected.metadata["b"] = "2"
         assert updated == expected
         assert updated.update_time.ToNanoseconds() > entity.update_time.ToNanoseconds()
-        assert await desk.get(entity) == updated
+        assert await api.get(entity) == updated
 
-    async def test_nothing_to_change_leaves_the_etag(self, desk: Desk) -> None:
-        entity = await desk.found()
-        assert await desk.update(entity) == entity
-        assert await desk.update(entity, legal_name=entity.legal_name) == entity
+    async def test_nothing_to_change_leaves_the_etag(self, api: EntitiesApi) -> None:
+        entity = await api.found()
+        assert await api.update(entity) == entity
+        assert await api.update(entity, legal_name=entity.legal_name) == entity
 
-    async def test_a_stale_etag_changes_nothing(self, desk: Desk) -> None:
-        entity = await desk.found()
-        changed = await desk.update(entity, legal_name="First SE", etag=entity.etag)
-        refused = await refusal(desk.update(entity, legal_name="Second SE", etag=entity.etag))
+    async def test_a_stale_etag_changes_nothing(self, api: EntitiesApi) -> None:
+        entity = await api.found()
+        changed = await api.update(entity, legal_name="First SE", etag=entity.etag)
+        refused = await refusal(api.update(entity, legal_name="Second SE", etag=entity.etag))
         assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
         assert refused.metadata == {"given": "1", "etag": "2"}
-        assert await desk.get(entity) == changed
+        assert await api.get(entity) == changed
 
-    async def test_of_many_with_one_etag_at_once_one_changes_it(self, desk: Desk) -> None:
-        entity = await desk.found()
-        updates = (desk.update(entity, legal_name=f"N{n}", etag=entity.etag) for n in range(8))
+    async def test_of_many_with_one_etag_at_once_one_changes_it(self, api: EntitiesApi) -> None:
+        entity = await api.found()
+        updates = (api.update(entity, legal_name=f"N{n}", etag=entity.etag) for n in range(8))
         answers = await asyncio.gather(*updates, return_exceptions=True)
         assert outcomes(answers) == ["ETAG_MISMATCH"] * 7 + ["done"]
 
-    async def test_fields_named_and_not_given_are_cleared(self, desk: Desk) -> None:
-        entity = await desk.found(
+    async def test_fields_named_and_not_given_are_cleared(self, api: EntitiesApi) -> None:
+        entity = await api.found(
             display_name="Acme", tax_id="DE111111125", registration_number="2", tax_rate_bp=3,
             address=Address(city="Bonn"),
             time_zone="Europe/Berlin", fiscal_year_start_month=4, payment_terms_days=5, invoice_prefix="X-",
@@ -192,105 +194,105 @@ class TestUpdateEntity:
             "display_name", "tax_id", "registration_number", "tax_rate_bp", "address", "time_zone",
             "fiscal_year_start_month", "payment_terms_days", "invoice_prefix", "consolidation", "metadata",
         ])  # fmt: skip
-        cleared = await desk.who.call(desk.entities_stub.UpdateEntity, request)
-        bare = await desk.found("BARE", legal_name=entity.legal_name)
+        cleared = await api.who.call(api.entities_stub.UpdateEntity, request)
+        bare = await api.found("BARE", legal_name=entity.legal_name)
         for field in ("id", "code", "invoice_prefix", "etag", "create_time", "update_time"):
             cleared.ClearField(field)
             bare.ClearField(field)
         assert cleared == bare
 
-    async def test_fields_given_empty_are_cleared_too(self, desk: Desk) -> None:
-        entity = await desk.found(display_name="Acme", time_zone="Europe/Berlin", invoice_prefix="X-", tax_rate_bp=3)
-        cleared = await desk.update(
+    async def test_fields_given_empty_are_cleared_too(self, api: EntitiesApi) -> None:
+        entity = await api.found(display_name="Acme", time_zone="Europe/Berlin", invoice_prefix="X-", tax_rate_bp=3)
+        cleared = await api.update(
             entity, display_name="", time_zone="", invoice_prefix="", tax_rate_bp=0, payment_terms_days=0
         )
         assert (cleared.display_name, cleared.time_zone) == (entity.legal_name, "UTC")
         assert (cleared.invoice_prefix, cleared.tax_rate_bp) == ("ACME", 0)
         assert cleared.payment_terms_days == 0
 
-    async def test_the_fields_that_an_entity_needs_cannot_be_cleared(self, desk: Desk) -> None:
-        entity = await desk.found()
+    async def test_the_fields_that_an_entity_needs_cannot_be_cleared(self, api: EntitiesApi) -> None:
+        entity = await api.found()
         request = pb.UpdateEntityRequest(id=entity.id)
         request.update_mask.paths.extend(["code", "legal_name", "entity_type", "country_code", "tax_id"])
-        refused = await refusal(desk.who.call(desk.entities_stub.UpdateEntity, request))
+        refused = await refusal(api.who.call(api.entities_stub.UpdateEntity, request))
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == {"code", "legal_name", "entity_type", "country_code"}
-        assert await desk.get(entity) == entity
+        assert await api.get(entity) == entity
 
-    async def test_a_mask_leaves_the_other_fields_alone(self, desk: Desk) -> None:
-        entity = await desk.found(tax_id="DE111111125")
+    async def test_a_mask_leaves_the_other_fields_alone(self, api: EntitiesApi) -> None:
+        entity = await api.found(tax_id="DE111111125")
         request = pb.UpdateEntityRequest(id=entity.id, legal_name="New SE", tax_id="DE136695976")
         request.update_mask.paths.append("legal_name")
-        updated = await desk.who.call(desk.entities_stub.UpdateEntity, request)
+        updated = await api.who.call(api.entities_stub.UpdateEntity, request)
         assert (updated.legal_name, updated.tax_id) == ("New SE", "DE111111125")
 
     @pytest.mark.parametrize("path", ["currency_code", "state", "address.city", "etag"])
-    async def test_a_mask_names_fields_that_can_change(self, desk: Desk, path: str) -> None:
-        request = pb.UpdateEntityRequest(id=(await desk.found()).id)
+    async def test_a_mask_names_fields_that_can_change(self, api: EntitiesApi, path: str) -> None:
+        request = pb.UpdateEntityRequest(id=(await api.found()).id)
         request.update_mask.paths.append(path)
-        refused = await refusal(desk.who.call(desk.entities_stub.UpdateEntity, request))
+        refused = await refusal(api.who.call(api.entities_stub.UpdateEntity, request))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"update_mask"})
 
-    async def test_a_new_code_must_be_free_and_leaves_the_invoice_prefix(self, desk: Desk) -> None:
-        await desk.found("ONE")
-        two = await desk.found("TWO")
-        refused = await refusal(desk.update(two, code="ONE"))
+    async def test_a_new_code_must_be_free_and_leaves_the_invoice_prefix(self, api: EntitiesApi) -> None:
+        await api.found("ONE")
+        two = await api.found("TWO")
+        refused = await refusal(api.update(two, code="ONE"))
         assert (refused.reason, refused.metadata) == ("ENTITY_CODE_TAKEN", {"code": "ONE"})
-        renamed = await desk.update(two, code="THREE")
+        renamed = await api.update(two, code="THREE")
         assert (renamed.code, renamed.invoice_prefix) == ("THREE", "TWO")
 
-    async def test_a_deactivated_entity_does_not_change(self, desk: Desk) -> None:
-        entity = await desk.found()
-        await desk.deactivate(entity)
-        refused = await refusal(desk.update(entity, legal_name="New SE"))
+    async def test_a_deactivated_entity_does_not_change(self, api: EntitiesApi) -> None:
+        entity = await api.found()
+        await api.deactivate(entity)
+        refused = await refusal(api.update(entity, legal_name="New SE"))
         assert (refused.reason, refused.metadata["allowed"]) == ("ENTITY_STATE", "ACTIVE")
 
-    async def test_an_unknown_entity_is_not_found(self, desk: Desk) -> None:
-        assert (await refusal(desk.update(NOBODY, legal_name="New SE"))).reason == "ENTITY_NOT_FOUND"
+    async def test_an_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
+        assert (await refusal(api.update(NOBODY, legal_name="New SE"))).reason == "ENTITY_NOT_FOUND"
 
 
 class TestDeactivateEntity:
-    async def test_the_world_is_told(self, desk: Desk, heard: Heard) -> None:
-        entity = await desk.found()
-        deactivated = await desk.deactivate(entity)
+    async def test_the_world_is_told(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
+        entity = await api.found()
+        deactivated = await api.deactivate(entity)
         assert (deactivated.state, deactivated.etag) == (Entity.INACTIVE, "2")
-        assert await desk.get(entity) == deactivated
-        assert await heard.first(EntityDeactivated) == EntityDeactivated(entity_id=entity.id)
+        assert await api.get(entity) == deactivated
+        assert await published_events.first(EntityDeactivated) == EntityDeactivated(entity_id=entity.id)
 
-    async def test_active_children_come_first(self, desk: Desk) -> None:
-        parent = await desk.found("PARENT")
-        child = await desk.found("CHILD", parent_id=parent.id)
-        refused = await refusal(desk.deactivate(parent))
+    async def test_active_children_come_first(self, api: EntitiesApi) -> None:
+        parent = await api.found("PARENT")
+        child = await api.found("CHILD", parent_id=parent.id)
+        refused = await refusal(api.deactivate(parent))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_HAS_ACTIVE_CHILDREN")
         assert refused.metadata == {"entity_id": parent.id, "child_ids": child.id}
-        await desk.deactivate(child)
-        assert (await desk.deactivate(parent)).state == Entity.INACTIVE
+        await api.deactivate(child)
+        assert (await api.deactivate(parent)).state == Entity.INACTIVE
 
-    async def test_twice_names_the_state_and_the_allowed_ones(self, desk: Desk) -> None:
-        entity = await desk.found()
-        await desk.deactivate(entity)
-        refused = await refusal(desk.deactivate(entity))
+    async def test_twice_names_the_state_and_the_allowed_ones(self, api: EntitiesApi) -> None:
+        entity = await api.found()
+        await api.deactivate(entity)
+        refused = await refusal(api.deactivate(entity))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
         assert refused.metadata == {"entity_id": entity.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_a_key_is_answered_the_same_twice(self, desk: Desk, heard: Heard) -> None:
-        entity = await desk.found()
-        first = await desk.deactivate(entity, request_id="key-1")
-        assert await desk.deactivate(entity, request_id="key-1") == first
-        refused = await refusal(desk.deactivate(entity, request_id="key-1", etag="7"))
+    async def test_a_key_is_answered_the_same_twice(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
+        entity = await api.found()
+        first = await api.deactivate(entity, request_id="key-1")
+        assert await api.deactivate(entity, request_id="key-1") == first
+        refused = await refusal(api.deactivate(entity, request_id="key-1", etag="7"))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
-        assert len(await heard.at_least(1, EntityDeactivated)) == 1
+        assert len(await published_events.at_least(1, EntityDeactivated)) == 1
 
-    async def test_a_stale_etag_changes_nothing(self, desk: Desk) -> None:
-        entity = await desk.found()
-        refused = await refusal(desk.deactivate(entity, etag="7"))
+    async def test_a_stale_etag_changes_nothing(self, api: EntitiesApi) -> None:
+        entity = await api.found()
+        refused = await refusal(api.deactivate(entity, etag="7"))
         assert refused.reason == "ETAG_MISMATCH"
-        assert (await desk.get(entity)).state == Entity.ACTIVE
+        assert (await api.get(entity)).state == Entity.ACTIVE
 
-    async def test_no_child_slips_in_at_the_same_moment(self, desk: Desk) -> None:
+    async def test_no_child_slips_in_at_the_same_moment(self, api: EntitiesApi) -> None:
         for round_ in range(12):
-            parent = await desk.found(f"P{round_}")
-            births = (desk.found(f"C{round_}-{n}", parent_id=parent.id) for n in range(3))
-            await asyncio.gather(*births, desk.deactivate(parent), return_exceptions=True)
-            tree = await desk.tree(parent)
+            parent = await api.found(f"P{round_}")
+            births = (api.found(f"C{round_}-{n}", parent_id=parent.id) for n in range(3))
+            await asyncio.gather(*births, api.deactivate(parent), return_exceptions=True)
+            tree = await api.tree(parent)
             assert tree.entity.state == Entity.ACTIVE or not tree.children

@@ -20,8 +20,8 @@ from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import EntityState, EntityType
 from services.entities.store import allocation_rules, amendments, departments, entities, placements, rates, trees
 from serving.pages import Page, Slice
-from tests.entities.crowd import CROWD, ROWS, id_of
-from tests.harness.crowds import RARE, TENANT_ID
+from tests.entities.bulk_data import BULK_DATA, ROWS, id_of
+from tests.harness.bulk_data import RARE, TENANT_ID
 from tests.harness.databases import Copy
 from tests.harness.plans import Plans, opened
 
@@ -199,7 +199,7 @@ NEEDED: Final = {
 async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> Copy:
     copy = await fresh_database()
     admin = await asyncpg.connect(copy.admin_url)
-    await CROWD.gather(admin)
+    await BULK_DATA.load(admin)
     await admin.close()
     return copy
 

@@ -16,27 +16,27 @@ from kit import clock, ids
 from services.entities.domain.fees import plan_of
 from services.entities.domain.proration import months_later
 from services.entities.domain.purchase_orders import PurchaseOrderState, days_of_thresholds, use_of
-from tests.entities.amendment_desk import AmendmentDesk
+from tests.entities.amendment_api import AmendmentApi
 from tests.entities.clocks import Quiet, process_amid_effect, replicas
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import ContractDesk, day, days_pass, money
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import ContractApi, day, days_pass, money
 from tests.entities.test_fees import day as on
 from tests.entities.test_fees import eur, terms
 from tests.harness.callers import Caller
-from tests.harness.outside import Heard, eventually
+from tests.harness.observe import PublishedEvents, eventually
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 MONTHLY_100 = plan_of(terms(phases={"2027-01-01": "100.00"}))
 
 
 @pytest.fixture
-def contracts(desk: Desk) -> ContractDesk:
-    return ContractDesk(desk)
+def contracts(api: EntitiesApi) -> ContractApi:
+    return ContractApi(api)
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found()
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found()
 
 
 class TestRules:
@@ -75,7 +75,7 @@ class TestRules:
         assert {threshold: each.isoformat() for threshold, each in found.items()} == days
 
 
-async def limited(contracts: ContractDesk, entity: Entity | str, limit: str = "500", **given: Any) -> Contract:
+async def limited(contracts: ContractApi, entity: Entity | str, limit: str = "500", **given: Any) -> Contract:
     """100 EUR a month since today, and a purchase order."""
     order = {"purchase_order_number": "PO-1", "purchase_order_limit": money(limit)}
     start, end = day(), f"{int(day()[:4]) + 1}{day()[4:]}".replace("02-29", "02-28")
@@ -85,7 +85,7 @@ async def limited(contracts: ContractDesk, entity: Entity | str, limit: str = "5
 
 class TestShown:
     async def test_a_contract_shows_how_its_order_stands(
-        self, contracts: ContractDesk, acme: Entity, admin: Admin
+        self, contracts: ContractApi, acme: Entity, admin: Admin
     ) -> None:
         active = await limited(contracts, acme)
         assert active.purchase_order_use == PurchaseOrderUse(
@@ -105,7 +105,7 @@ class TestShown:
         assert found.purchase_order_use.remaining == money("-100.00")
         assert (await contracts.page()).contracts[0] == found
 
-    async def test_not_without_a_limit_nor_before_it_was_active(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_not_without_a_limit_nor_before_it_was_active(self, contracts: ContractApi, acme: Entity) -> None:
         order = {"purchase_order_number": "PO-1", "purchase_order_limit": money("500")}
         draft = await contracts.write(acme, **order)
         unlimited = await contracts.put_in_force(acme, purchase_order_number="PO-1")
@@ -115,12 +115,12 @@ class TestShown:
 
 class TestTold:
     async def test_once_for_each_threshold(
-        self, contracts: ContractDesk, acme: Entity, admin: Admin, heard: Heard
+        self, contracts: ContractApi, acme: Entity, admin: Admin, published_events: PublishedEvents
     ) -> None:
         active = await limited(contracts, acme)
-        assert not heard.of(PurchaseOrderLimitReached)
+        assert not published_events.of(PurchaseOrderLimitReached)
         await days_pass(admin, 100, active)
-        near = await heard.first(PurchaseOrderLimitReached)
+        near = await published_events.first(PurchaseOrderLimitReached)
         exceed_date = (await contracts.get(active)).purchase_order_use.exceed_date
         assert near == PurchaseOrderLimitReached(
             contract_id=active.id, entity_id=acme.id, contract_number=active.contract_number,
@@ -130,53 +130,56 @@ class TestTold:
         await contracts.suspend(active)
         await contracts.resume(active)
         await days_pass(admin, 60, active)
-        told = await heard.at_least(2, PurchaseOrderLimitReached)
+        told = await published_events.at_least(2, PurchaseOrderLimitReached)
         assert [(event.threshold_bp, event.used) for event in told] == [(8000, near.used), (10000, money("600.00"))]
         assert await _timer(admin, active) is None
 
-    async def test_the_next_is_looked_for_on_its_day(self, contracts: ContractDesk, acme: Entity, admin: Admin) -> None:
+    async def test_the_next_is_looked_for_on_its_day(self, contracts: ContractApi, acme: Entity, admin: Admin) -> None:
         active = await limited(contracts, acme, start_date=day(), limit="500")
         fourth = months_later(on(active.start_date), 3)
         assert await _timer(admin, active) == clock.day_start(fourth, "UTC")
 
     async def test_again_for_another_order_or_limit(
-        self, desk: Desk, contracts: ContractDesk, acme: Entity, heard: Heard
+        self, api: EntitiesApi, contracts: ContractApi, acme: Entity, published_events: PublishedEvents
     ) -> None:
-        amendments = AmendmentDesk(desk)
+        amendments = AmendmentApi(api)
         active = await limited(contracts, acme, limit="90")
-        assert [event.threshold_bp for event in await heard.at_least(2, PurchaseOrderLimitReached)] == [8000, 10000]
+        assert [event.threshold_bp for event in await published_events.at_least(2, PurchaseOrderLimitReached)] == [
+            8000,
+            10000,
+        ]
         more = await amendments.agree(active, Amendment.OTHER, purchase_order_limit=money("125"))
         await amendments.settled(more)
-        assert (await heard.at_least(3, PurchaseOrderLimitReached))[2].threshold_bp == 8000
+        assert (await published_events.at_least(3, PurchaseOrderLimitReached))[2].threshold_bp == 8000
         assert (await contracts.get(active)).purchase_order_use.state == PurchaseOrderUse.NEAR
         other = await amendments.agree(active, Amendment.OTHER, purchase_order_number="PO-2")
         await amendments.settled(other)
-        assert (await heard.at_least(4, PurchaseOrderLimitReached))[3].purchase_order_number == "PO-2"
+        assert (await published_events.at_least(4, PurchaseOrderLimitReached))[3].purchase_order_number == "PO-2"
 
     async def test_an_amendment_of_the_fee_counts(
-        self, desk: Desk, contracts: ContractDesk, acme: Entity, heard: Heard
+        self, api: EntitiesApi, contracts: ContractApi, acme: Entity, published_events: PublishedEvents
     ) -> None:
-        amendments = AmendmentDesk(desk)
+        amendments = AmendmentApi(api)
         active = await limited(contracts, acme)
         dearer = await amendments.agree(active, Amendment.PRICE, fee=money("450"))
         await amendments.settled(dearer)
-        assert (await heard.first(PurchaseOrderLimitReached)).used == money("450.00")
+        assert (await published_events.first(PurchaseOrderLimitReached)).used == money("450.00")
 
     async def test_what_has_ended_is_not_looked_at(
-        self, contracts: ContractDesk, acme: Entity, admin: Admin, heard: Heard
+        self, contracts: ContractApi, acme: Entity, admin: Admin, published_events: PublishedEvents
     ) -> None:
         active = await limited(contracts, acme)
         assert await _timer(admin, active)
         await contracts.terminate(active, for_cause=True)
         assert await _timer(admin, active) is None
         assert (await contracts.get(active)).purchase_order_use.used == money("0.00")
-        assert not heard.of(PurchaseOrderLimitReached)
+        assert not published_events.of(PurchaseOrderLimitReached)
 
 
 class TestReplicas:
     async def test_three_together_say_each_thing_once(self, quiet: Quiet, finance: Caller, tenant: UUID) -> None:
-        contracts = ContractDesk(Desk(finance, quiet.served.stubs))
-        entity = await contracts.desk.found()
+        contracts = ContractApi(EntitiesApi(finance, quiet.served.stubs))
+        entity = await contracts.api.found()
         made = [await limited(contracts, entity) for _ in range(8)]
         await days_pass(quiet.admin, 100, *made[:4])
         await days_pass(quiet.admin, 160, *made[4:])
@@ -188,8 +191,8 @@ class TestReplicas:
     async def test_one_that_is_killed_in_the_middle_leaves_it_to_the_others(
         self, quiet: Quiet, finance: Caller, tenant: UUID
     ) -> None:
-        contracts = ContractDesk(Desk(finance, quiet.served.stubs))
-        active = await limited(contracts, await contracts.desk.found())
+        contracts = ContractApi(EntitiesApi(finance, quiet.served.stubs))
+        active = await limited(contracts, await contracts.api.found())
         await days_pass(quiet.admin, 100, active)
         with process_amid_effect(quiet.settings, "purchase-order") as (process, pipe):
             assert await asyncio.to_thread(pipe.poll, 30)

@@ -15,9 +15,9 @@ from grpc import StatusCode
 from sqlalchemy import event
 
 from kit import ids
-from tests.entities.conftest import Desk
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import AuditRow, Heard, OutboxEvent, eventually
+from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, eventually
 from tests.harness.services import Entities, Served
 
 AuditRows = Callable[[str], Awaitable[list[AuditRow]]]
@@ -29,9 +29,9 @@ def done(created: int = 0, replaced: int = 0, unchanged: int = 0) -> pb.SetExcha
 
 
 class TestSetExchangeRates:
-    async def test_a_rate_has_what_was_given(self, desk: Desk) -> None:
-        assert await desk.set_rates("2026-03-02 EUR/USD 1.0875", source="ECB") == done(created=1)
-        (recorded,) = await desk.recorded()
+    async def test_a_rate_has_what_was_given(self, api: EntitiesApi) -> None:
+        assert await api.set_rates("2026-03-02 EUR/USD 1.0875", source="ECB") == done(created=1)
+        (recorded,) = await api.recorded()
         assert recorded == ExchangeRate(
             base_currency="EUR",
             quote_currency="USD",
@@ -52,35 +52,35 @@ class TestSetExchangeRates:
             ("999999999999.999999999999", "999999999999.999999999999"),
         ],
     )
-    async def test_a_rate_is_exact_and_without_needless_zeros(self, desk: Desk, given: str, shown: str) -> None:
-        await desk.set_rates(f"2026-03-02 EUR/USD {given}")
-        assert await desk.rates() == [f"2026-03-02 EUR/USD {shown}"]
+    async def test_a_rate_is_exact_and_without_needless_zeros(self, api: EntitiesApi, given: str, shown: str) -> None:
+        await api.set_rates(f"2026-03-02 EUR/USD {given}")
+        assert await api.rates() == [f"2026-03-02 EUR/USD {shown}"]
 
-    async def test_the_same_pair_and_day_is_replaced(self, desk: Desk) -> None:
-        await desk.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-03 EUR/USD 1.2", "2026-03-02 USD/EUR 0.9")
-        assert await desk.set_rates(
+    async def test_the_same_pair_and_day_is_replaced(self, api: EntitiesApi) -> None:
+        await api.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-03 EUR/USD 1.2", "2026-03-02 USD/EUR 0.9")
+        assert await api.set_rates(
             "2026-03-02 EUR/USD 1.15", "2026-03-03 EUR/USD 1.20", "2026-03-04 EUR/USD 1.3"
         ) == done(created=1, replaced=1, unchanged=1)
-        assert await desk.rates() == [
+        assert await api.rates() == [
             "2026-03-02 EUR/USD 1.15",
             "2026-03-03 EUR/USD 1.2",
             "2026-03-02 USD/EUR 0.9",
             "2026-03-04 EUR/USD 1.3",
         ]
 
-    async def test_another_source_is_a_replacement(self, desk: Desk) -> None:
-        await desk.set_rates("2026-03-02 EUR/USD 1.1", source="by hand")
-        assert await desk.set_rates("2026-03-02 EUR/USD 1.1", source="ECB") == done(replaced=1)
-        assert [rate.source for rate in await desk.recorded()] == ["ECB"]
+    async def test_another_source_is_a_replacement(self, api: EntitiesApi) -> None:
+        await api.set_rates("2026-03-02 EUR/USD 1.1", source="by hand")
+        assert await api.set_rates("2026-03-02 EUR/USD 1.1", source="ECB") == done(replaced=1)
+        assert [rate.source for rate in await api.recorded()] == ["ECB"]
 
-    async def test_a_thousand_at_once_and_no_more(self, desk: Desk) -> None:
+    async def test_a_thousand_at_once_and_no_more(self, api: EntitiesApi) -> None:
         first = date(2024, 1, 1)
         rates = [f"{first + timedelta(n)} EUR/USD 1.{n:04}" for n in range(1001)]
-        refused = await refusal(desk.set_rates(*rates))
+        refused = await refusal(api.set_rates(*rates))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"rates"})
-        assert await desk.set_rates(*rates[:1000]) == done(created=1000)
-        assert await desk.set_rates(*rates[:1000]) == done(unchanged=1000)
-        assert len(await desk.rates()) == 1000
+        assert await api.set_rates(*rates[:1000]) == done(created=1000)
+        assert await api.set_rates(*rates[:1000]) == done(unchanged=1000)
+        assert len(await api.rates()) == 1000
 
     @pytest.mark.parametrize(
         ("rate", "field", "rule"),
@@ -98,33 +98,33 @@ class TestSetExchangeRates:
             ("2026-03-02 EUR/SUD 1", "rates[0].quote_currency", "known.currency_code"),
         ],
     )
-    async def test_a_bad_rate_names_its_field(self, desk: Desk, rate: str, field: str, rule: str) -> None:
-        refused = await refusal(desk.set_rates(rate, "2026-03-02 EUR/GBP 0.8"))
+    async def test_a_bad_rate_names_its_field(self, api: EntitiesApi, rate: str, field: str, rule: str) -> None:
+        refused = await refusal(api.set_rates(rate, "2026-03-02 EUR/GBP 0.8"))
         assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
         assert refused.rules[field] == rule
         assert set(refused.rules) == {field}
-        assert await desk.rates() == []
+        assert await api.rates() == []
 
-    async def test_a_pair_and_day_stands_in_a_request_once(self, desk: Desk) -> None:
+    async def test_a_pair_and_day_stands_in_a_request_once(self, api: EntitiesApi) -> None:
         refused = await refusal(
-            desk.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8", "2026-03-02 EUR/USD 1.1")
+            api.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8", "2026-03-02 EUR/USD 1.1")
         )
         assert refused.rules == {"rates[0]": "rate.once", "rates[2]": "rate.once"}
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, desk: Desk) -> None:
-        assert await desk.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == done(created=1)
-        await desk.set_rates("2026-03-02 EUR/USD 1.2")
-        assert await desk.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == done(created=1)
-        refused = await refusal(desk.set_rates("2026-03-02 EUR/USD 1.3", request_id="key-1"))
+    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: EntitiesApi) -> None:
+        assert await api.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == done(created=1)
+        await api.set_rates("2026-03-02 EUR/USD 1.2")
+        assert await api.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == done(created=1)
+        refused = await refusal(api.set_rates("2026-03-02 EUR/USD 1.3", request_id="key-1"))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
-        assert await desk.rates() == ["2026-03-02 EUR/USD 1.2"]
+        assert await api.rates() == ["2026-03-02 EUR/USD 1.2"]
 
     async def test_two_who_set_the_same_rates_in_opposite_order_both_succeed(
-        self, desk: Desk, admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
+        self, api: EntitiesApi, admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
     ) -> None:
         """Both are held up at the one in the middle: each in its own order would then have what the other waits for."""
         days = ("2026-03-01", "2026-03-02", "2026-03-03")
-        await desk.set_rates(*(f"{day} EUR/USD 1" for day in days))
+        await api.set_rates(*(f"{day} EUR/USD 1" for day in days))
         async with admin.acquire() as holder:
             async with holder.transaction():
                 await holder.execute(
@@ -132,29 +132,29 @@ class TestSetExchangeRates:
                     " and effective_date = '2026-03-02' for update",
                     tenant,
                 )
-                one = asyncio.create_task(desk.set_rates(*(f"{day} EUR/USD 2" for day in days)))
-                two = asyncio.create_task(desk.set_rates(*(f"{day} EUR/USD 3" for day in reversed(days))))
+                one = asyncio.create_task(api.set_rates(*(f"{day} EUR/USD 2" for day in days)))
+                two = asyncio.create_task(api.set_rates(*(f"{day} EUR/USD 3" for day in reversed(days))))
                 await eventually(lambda: both_wait(admin))
             assert list(await asyncio.gather(one, two)) == [done(replaced=3), done(replaced=3)]
 
     async def test_who_may_read_may_not_set(
-        self, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
-        viewer = desk_of(caller("viewer"))
+        viewer = api_for(caller("viewer"))
         assert await viewer.rates() == []
         refused = await refusal(viewer.set_rates("2026-03-02 EUR/USD 1.1"))
         assert refused.metadata == {"permission": "rates.write"}
-        approver = desk_of(caller("approver"))
+        approver = api_for(caller("approver"))
         assert (await refusal(approver.rates())).metadata == {"permission": "rates.read"}
 
     async def test_who_is_confined_reads_but_does_not_set(
-        self, desk: Desk, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
-        await desk.set_rates("2026-03-02 EUR/USD 1.1")
-        entity = await desk.found()
+        await api.set_rates("2026-03-02 EUR/USD 1.1")
+        entity = await api.found()
         scopes: list[dict[str, list[str]]] = [{"entity_scope": [entity.id]}, {"department_scope": []}]
         for scope in scopes:
-            confined = desk_of(caller("finance", subject="conny", **scope))
+            confined = api_for(caller("finance", subject="conny", **scope))
             refused = await refusal(confined.set_rates("2026-03-02 EUR/USD 9"))
             assert (refused.code, refused.reason) == (StatusCode.PERMISSION_DENIED, "RATES_OUT_OF_SCOPE")
             assert await confined.rates() == ["2026-03-02 EUR/USD 1.1"]
@@ -166,9 +166,9 @@ async def both_wait(admin: "asyncpg.Pool[asyncpg.Record]") -> bool:
 
 
 class TestRecords:
-    async def test_the_audit_log_has_what_changed_and_no_more(self, desk: Desk, audit_rows: AuditRows) -> None:
-        await desk.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8")
-        await desk.set_rates("2026-03-02 EUR/USD 1.2", "2026-03-02 EUR/GBP 0.80")
+    async def test_the_audit_log_has_what_changed_and_no_more(self, api: EntitiesApi, audit_rows: AuditRows) -> None:
+        await api.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8")
+        await api.set_rates("2026-03-02 EUR/USD 1.2", "2026-03-02 EUR/GBP 0.80")
         rows = await audit_rows("entities")
         assert [(row.table, row.action, row.actor) for row in rows] == [
             ("exchange_rates", "insert", "alice"),
@@ -179,14 +179,16 @@ class TestRecords:
         assert (before["rate"], after["rate"], before["version"], after["version"]) == (1.1, 1.2, 1, 2)
         assert {name for name in after if after[name] != before[name]} == {"rate", "version", "update_time"}
 
-    async def test_what_changed_is_told(self, desk: Desk, heard: Heard, outbox_events: OutboxEvents) -> None:
-        await desk.set_rates("2026-03-05 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8", "2026-03-09 EUR/USD 1.2")
-        await desk.set_rates("2026-03-05 EUR/USD 1.10", "2026-03-02 EUR/GBP 0.8")
-        await desk.set_rates("2026-03-01 USD/JPY 150", "2026-03-02 EUR/GBP 0.8", "2026-03-09 EUR/USD 1.3")
+    async def test_what_changed_is_told(
+        self, api: EntitiesApi, published_events: PublishedEvents, outbox_events: OutboxEvents
+    ) -> None:
+        await api.set_rates("2026-03-05 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8", "2026-03-09 EUR/USD 1.2")
+        await api.set_rates("2026-03-05 EUR/USD 1.10", "2026-03-02 EUR/GBP 0.8")
+        await api.set_rates("2026-03-01 USD/JPY 150", "2026-03-02 EUR/GBP 0.8", "2026-03-09 EUR/USD 1.3")
         eur_usd = CurrencyPair(base_currency="EUR", quote_currency="USD")
         eur_gbp = CurrencyPair(base_currency="EUR", quote_currency="GBP")
         usd_jpy = CurrencyPair(base_currency="USD", quote_currency="JPY")
-        assert await heard.at_least(2, ExchangeRatesChanged) == [
+        assert await published_events.at_least(2, ExchangeRatesChanged) == [
             ExchangeRatesChanged(pairs=[eur_gbp, eur_usd], earliest_date="2026-03-02"),
             ExchangeRatesChanged(pairs=[eur_usd, usd_jpy], earliest_date="2026-03-01"),
         ]
@@ -194,47 +196,47 @@ class TestRecords:
 
 
 class TestListExchangeRates:
-    async def test_each_is_on_one_page_while_others_are_set(self, desk: Desk) -> None:
+    async def test_each_is_on_one_page_while_others_are_set(self, api: EntitiesApi) -> None:
         rates = [f"2026-03-{day:02} EUR/USD 1.{day}1" for day in range(1, 8)]
-        await desk.set_rates(*rates)
+        await api.set_rates(*rates)
         seen: list[str] = []
         request = pb.ListExchangeRatesRequest(page_size=3)
         while not seen or request.page_token:
-            page = await desk.who.call(desk.rates_stub.ListExchangeRates, request)
+            page = await api.who.call(api.rates_stub.ListExchangeRates, request)
             assert len(page.exchange_rates) <= 3
             seen += [rate.effective_date for rate in page.exchange_rates]
             request.page_token = page.next_page_token
             if len(seen) == 3:
-                await desk.set_rates("2026-01-01 EUR/USD 1", "2026-03-01 EUR/USD 9")
+                await api.set_rates("2026-01-01 EUR/USD 1", "2026-03-01 EUR/USD 9")
         assert seen == [rate.split()[0] for rate in rates] + ["2026-01-01"]
 
-    async def test_every_filter(self, desk: Desk) -> None:
+    async def test_every_filter(self, api: EntitiesApi) -> None:
         one, two, three, four = (
             "2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/USD 1.2", "2026-03-02 EUR/GBP 0.8", "2026-03-03 GBP/USD 1.4",
         )  # fmt: skip
         for rate in (one, two, three, four):
-            await desk.set_rates(rate)
-        assert await desk.rates() == [one, two, three, four]
-        assert await desk.rates(base_currency="EUR") == [one, two, three]
-        assert await desk.rates(quote_currency="USD") == [one, two, four]
-        assert await desk.rates(base_currency="EUR", quote_currency="USD") == [one, two]
-        assert await desk.rates(start_date="2026-03-02") == [two, three, four]
-        assert await desk.rates(end_date="2026-03-02") == [one]
-        assert await desk.rates(start_date="2026-03-02", end_date="2026-03-03", quote_currency="GBP") == [three]
-        assert await desk.rates(base_currency="JPY") == []
+            await api.set_rates(rate)
+        assert await api.rates() == [one, two, three, four]
+        assert await api.rates(base_currency="EUR") == [one, two, three]
+        assert await api.rates(quote_currency="USD") == [one, two, four]
+        assert await api.rates(base_currency="EUR", quote_currency="USD") == [one, two]
+        assert await api.rates(start_date="2026-03-02") == [two, three, four]
+        assert await api.rates(end_date="2026-03-02") == [one]
+        assert await api.rates(start_date="2026-03-02", end_date="2026-03-03", quote_currency="GBP") == [three]
+        assert await api.rates(base_currency="JPY") == []
 
-    async def test_a_token_belongs_to_its_filters(self, desk: Desk) -> None:
-        await desk.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/USD 1.2")
-        first = await desk.who.call(desk.rates_stub.ListExchangeRates, pb.ListExchangeRatesRequest(page_size=1))
-        refused = await refusal(desk.rates(page_token=first.next_page_token, base_currency="EUR"))
+    async def test_a_token_belongs_to_its_filters(self, api: EntitiesApi) -> None:
+        await api.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/USD 1.2")
+        first = await api.who.call(api.rates_stub.ListExchangeRates, pb.ListExchangeRatesRequest(page_size=1))
+        refused = await refusal(api.rates(page_token=first.next_page_token, base_currency="EUR"))
         assert refused.reason == "PAGE_TOKEN_INVALID"
-        assert await desk.rates(page_token=first.next_page_token) == ["2026-03-02 EUR/USD 1.2"]
+        assert await api.rates(page_token=first.next_page_token) == ["2026-03-02 EUR/USD 1.2"]
 
 
 class TestGetRates:
-    async def test_each_conversion_is_answered_in_its_place(self, desk: Desk, service_desk: Desk) -> None:
-        await desk.set_rates("2026-03-02 EUR/USD 1.25", "2026-03-03 EUR/GBP 0.8")
-        answered = await service_desk.convert(
+    async def test_each_conversion_is_answered_in_its_place(self, api: EntitiesApi, service_api: EntitiesApi) -> None:
+        await api.set_rates("2026-03-02 EUR/USD 1.25", "2026-03-03 EUR/GBP 0.8")
+        answered = await service_api.convert(
             "2026-03-05 USD/GBP", "2026-03-05 EUR/USD", "2026-03-05 USD/EUR", "2026-03-05 CHF/CHF",
             "2026-03-05 USD/CHF", "2026-03-02 EUR/GBP", "2026-03-05 EUR/USD",
         )  # fmt: skip
@@ -254,40 +256,40 @@ class TestGetRates:
         assert [rate.conversion_date for rate in answered[4:6]] == ["2026-03-05", "2026-03-02"]
 
     async def test_a_rate_holds_from_its_day_until_the_next_at_most_35_days(
-        self, desk: Desk, service_desk: Desk
+        self, api: EntitiesApi, service_api: EntitiesApi
     ) -> None:
-        await desk.set_rates("2026-01-10 EUR/USD 1.1", "2026-01-20 EUR/USD 1.2")
+        await api.set_rates("2026-01-10 EUR/USD 1.1", "2026-01-20 EUR/USD 1.2")
         days = ["2026-01-09", "2026-01-10", "2026-01-19", "2026-01-20", "2026-02-24", "2026-02-25"]
-        answered = await service_desk.convert(*(f"{day} EUR/USD" for day in days))
+        answered = await service_api.convert(*(f"{day} EUR/USD" for day in days))
         assert [rate.rate for rate in answered] == ["", "1.1", "1.1", "1.2", "1.2", ""]
         assert [rate.rate_date for rate in answered[2:4]] == ["2026-01-10", "2026-01-20"]
 
     async def test_a_rate_that_is_too_old_gives_way_to_its_inverse_and_to_a_cross_rate(
-        self, desk: Desk, service_desk: Desk
+        self, api: EntitiesApi, service_api: EntitiesApi
     ) -> None:
-        await desk.set_rates("2026-01-01 EUR/USD 1.1", "2026-02-01 USD/EUR 0.5")
-        await desk.set_rates("2026-03-01 JPY/EUR 0.01", "2026-03-01 JPY/USD 0.04")
-        answered = await service_desk.convert(*(f"2026-{day} EUR/USD" for day in ("02-05", "02-06", "03-08", "03-09")))
+        await api.set_rates("2026-01-01 EUR/USD 1.1", "2026-02-01 USD/EUR 0.5")
+        await api.set_rates("2026-03-01 JPY/EUR 0.01", "2026-03-01 JPY/USD 0.04")
+        answered = await service_api.convert(*(f"2026-{day} EUR/USD" for day in ("02-05", "02-06", "03-08", "03-09")))
         assert [ConversionRate.Derivation.Name(rate.derivation) for rate in answered] == [
             "DIRECT", "INVERSE", "INVERSE", "CROSS",
         ]  # fmt: skip
         assert (answered[3].rate, answered[3].via_currency) == ("4", "JPY")
 
-    async def test_a_batch_gives_what_each_alone_gives(self, desk: Desk, service_desk: Desk) -> None:
+    async def test_a_batch_gives_what_each_alone_gives(self, api: EntitiesApi, service_api: EntitiesApi) -> None:
         first = date(2026, 3, 1)
         for n, pair in enumerate(["EUR/USD", "EUR/GBP", "CHF/EUR", "USD/JPY", "GBP/JPY", "USD/CHF"]):
-            await desk.set_rates(*(f"{first + timedelta(3 * k + n)} {pair} 1.{k}{n}7" for k in range(4)))
+            await api.set_rates(*(f"{first + timedelta(3 * k + n)} {pair} 1.{k}{n}7" for k in range(4)))
         currencies = ("EUR", "USD", "GBP", "CHF", "JPY")
         wanted = [f"{first + timedelta(d)} {a}/{b}" for d in (0, 4, 9, 60) for a in currencies for b in currencies]
-        together = await service_desk.convert(*wanted)
-        alone = [rate for one in wanted for rate in await service_desk.convert(one)]
+        together = await service_api.convert(*wanted)
+        alone = [rate for one in wanted for rate in await service_api.convert(one)]
         assert together == alone
         assert {rate.derivation for rate in together} == set(ConversionRate.Derivation.values()) - {0}
 
     async def test_a_thousand_conversions_take_one_query(
-        self, desk: Desk, service_desk: Desk, entities_served: Served[Entities]
+        self, api: EntitiesApi, service_api: EntitiesApi, entities_served: Served[Entities]
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/USD 1.25", "2026-03-01 EUR/GBP 0.8")
+        await api.set_rates("2026-03-01 EUR/USD 1.25", "2026-03-01 EUR/GBP 0.8")
         statements: list[str] = []
         engine = entities_served.service.db._engine.sync_engine
 
@@ -297,39 +299,39 @@ class TestGetRates:
         event.listen(engine, "before_cursor_execute", note)
         try:
             days = [f"{date(2026, 3, 1) + timedelta(n % 50)} USD/{('GBP', 'EUR')[n % 2]}" for n in range(1000)]
-            answered = await service_desk.convert(*days)
+            answered = await service_api.convert(*days)
         finally:
             event.remove(engine, "before_cursor_execute", note)
         assert len(answered) == 1000
         assert len([text for text in statements if "exchange_rates" in text]) == 1
-        refused = await refusal(service_desk.convert(*days, "2026-03-01 USD/EUR"))
+        refused = await refusal(service_api.convert(*days, "2026-03-01 USD/EUR"))
         assert set(refused.fields) == {"conversions"}
 
-    async def test_only_our_own_services_may_ask(self, desk: Desk) -> None:
-        refused = await refusal(desk.convert("2026-03-01 EUR/USD"))
+    async def test_only_our_own_services_may_ask(self, api: EntitiesApi) -> None:
+        refused = await refusal(api.convert("2026-03-01 EUR/USD"))
         assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
 
 
 class TestOtherTenant:
     async def test_has_rates_of_its_own(
         self,
-        desk: Desk,
-        service_desk: Desk,
-        desk_of: Callable[[Caller], Desk],
+        api: EntitiesApi,
+        service_api: EntitiesApi,
+        api_for: Callable[[Caller], EntitiesApi],
         caller: Callable[..., Caller],
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/USD 1.1")
-        stranger = desk_of(caller("billing_admin", tenant=ids.new()))
+        await api.set_rates("2026-03-01 EUR/USD 1.1")
+        stranger = api_for(caller("billing_admin", tenant=ids.new()))
         assert await stranger.rates() == []
         assert await stranger.set_rates("2026-03-01 EUR/USD 9", "2026-03-01 EUR/GBP 9") == done(created=2)
-        assert await desk.rates() == ["2026-03-01 EUR/USD 1.1"]
-        answered = await service_desk.convert("2026-03-01 EUR/USD", "2026-03-01 EUR/GBP")
+        assert await api.rates() == ["2026-03-01 EUR/USD 1.1"]
+        answered = await service_api.convert("2026-03-01 EUR/USD", "2026-03-01 EUR/GBP")
         assert [rate.rate for rate in answered] == ["1.1", ""]
 
     async def test_the_database_shows_nobody_elses_rates(
-        self, desk: Desk, app_connection: Callable[[str], Any], tenant: UUID
+        self, api: EntitiesApi, app_connection: Callable[[str], Any], tenant: UUID
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/USD 1.1")
+        await api.set_rates("2026-03-01 EUR/USD 1.1")
         seen = "select count(*) from exchange_rates"
         async with app_connection("entities") as connection:
             assert await connection.fetchval(seen) == 0
@@ -339,7 +341,7 @@ class TestOtherTenant:
 
 
 async def test_the_lookup_reads_its_indexes_under_row_level_security(
-    desk: Desk, service_desk: Desk, entities_served: Served[Entities], app_connection: Callable[[str], Any],
+    api: EntitiesApi, service_api: EntitiesApi, entities_served: Served[Entities], app_connection: Callable[[str], Any],
     admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID,
 ) -> None:  # fmt: skip
     """Where it did not, every look-up would read all rates that the tenant ever had."""
@@ -360,7 +362,7 @@ async def test_the_lookup_reads_its_indexes_under_row_level_security(
 
     event.listen(engine, "before_cursor_execute", note)
     try:
-        await service_desk.convert("2010-01-01 USD/GBP")
+        await service_api.convert("2010-01-01 USD/GBP")
     finally:
         event.remove(engine, "before_cursor_execute", note)
     ((statement, parameters),) = [(text, given) for text, given in asked if "exchange_rates" in text]

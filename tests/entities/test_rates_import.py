@@ -13,7 +13,7 @@ import pytest
 from deploy import rates
 from deploy.rates import FileInvalid, Rate
 from kit.settings import Settings
-from tests.entities.conftest import Desk
+from tests.entities.conftest import EntitiesApi
 from tests.gateway import process
 from tests.harness.services import Entities, Served
 
@@ -83,14 +83,14 @@ class TestOverRest:
             assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "rates[1].rate")
 
     async def test_a_file_is_loaded_and_can_be_loaded_again(
-        self, url: str, token: Callable[..., str], desk: Desk, tmp_path: Path
+        self, url: str, token: Callable[..., str], api: EntitiesApi, tmp_path: Path
     ) -> None:
         days = [date.fromordinal(date(2024, 1, 1).toordinal() + n) for n in range(1200)]
         lines = [f"{day},1.{n:04},N/A,0.8{n:04}," for n, day in enumerate(days, 1)]
         file = tmp_path / "eurofxref-hist.csv"
         file.write_text("\n".join(["Date,USD,CYP,GBP,", *lines]))
         assert await run(url, token(), file, "--since", "2024-01-02") == (0, loaded(created=2398))
-        recorded = await desk.recorded(quote_currency="GBP", end_date="2024-01-04")
+        recorded = await api.recorded(quote_currency="GBP", end_date="2024-01-04")
         assert [(rate.effective_date, rate.rate, rate.source) for rate in recorded] == [
             ("2024-01-02", "0.80002", "ECB"),
             ("2024-01-03", "0.80003", "ECB"),
@@ -99,13 +99,13 @@ class TestOverRest:
         assert await run(url, token(), file) == (0, loaded(created=2, replaced=1, unchanged=2397))
 
     async def test_of_a_bad_file_nothing_is_loaded(
-        self, url: str, token: Callable[..., str], desk: Desk, tmp_path: Path
+        self, url: str, token: Callable[..., str], api: EntitiesApi, tmp_path: Path
     ) -> None:
         file = tmp_path / "eurofxref-hist.csv"
         file.write_text("\n".join(["Date,USD", *(f"2026-03-{n:02},1.5" for n in range(1, 32)), "2026-04-01,?"]))
         code, said = await run(url, token(), file)
         assert (code, said) == (1, "line 33, USD: '?' is neither a rate nor N/A")
-        assert await desk.rates() == []
+        assert await api.rates() == []
         assert (await run(url, token(), tmp_path / "nothing.csv"))[0] == 1
 
     async def test_a_refusal_is_shown(self, url: str, token: Callable[..., str], tmp_path: Path) -> None:

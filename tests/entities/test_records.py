@@ -6,19 +6,19 @@ from uuid import UUID
 from billing.entities.v1.events_pb2 import EntityCreated, EntityDeactivated
 
 from kit import ids
-from tests.entities.conftest import Desk
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import refusal
-from tests.harness.outside import AuditRow, Heard, OutboxEvent
+from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents
 
 
 async def test_the_audit_log_says_who_changed_what(
-    desk: Desk, audit_rows: Callable[[str], Awaitable[list[AuditRow]]]
+    api: EntitiesApi, audit_rows: Callable[[str], Awaitable[list[AuditRow]]]
 ) -> None:
-    entity = await desk.found(tax_id="DE111111125")
-    await desk.update(entity, tax_id="DE136695976")
-    department = await desk.set_up(entity)
-    await desk.change(department, manager_user_id="bob")
-    await desk.deactivate(entity)
+    entity = await api.found(tax_id="DE111111125")
+    await api.update(entity, tax_id="DE136695976")
+    department = await api.set_up(entity)
+    await api.change(department, manager_user_id="bob")
+    await api.deactivate(entity)
     rows = await audit_rows("entities")
     assert [(row.table, row.action) for row in rows] == [
         ("billing_entities", "insert"),
@@ -29,7 +29,7 @@ async def test_the_audit_log_says_who_changed_what(
         ("billing_entities", "update"),
     ]
     assert {row.actor for row in rows} == {"alice"}
-    assert {row.trace_id for row in rows} == {desk.who.trace.trace_id}
+    assert {row.trace_id for row in rows} == {api.who.trace.trace_id}
     changed = rows[1]
     assert changed.id == ids.ENTITY.parse(entity.id)
     assert changed.before is not None
@@ -41,23 +41,23 @@ async def test_the_audit_log_says_who_changed_what(
 
 
 async def test_what_is_refused_leaves_nothing(
-    desk: Desk,
+    api: EntitiesApi,
     audit_rows: Callable[[str], Awaitable[list[AuditRow]]],
     outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
 ) -> None:
-    entity = await desk.found()
-    await refusal(desk.found())
-    await refusal(desk.update(entity, tax_id="1", etag="7"))
-    await refusal(desk.set_up(entity, parent_id=ids.DEPARTMENT.format(UUID(int=1))))
+    entity = await api.found()
+    await refusal(api.found())
+    await refusal(api.update(entity, tax_id="1", etag="7"))
+    await refusal(api.set_up(entity, parent_id=ids.DEPARTMENT.format(UUID(int=1))))
     assert len(await audit_rows("entities")) == 1
     assert len(await outbox_events("entities")) == 1
 
 
 async def test_events_carry_who_and_the_trace(
-    desk: Desk, outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]], heard: Heard
+    api: EntitiesApi, outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]], published_events: PublishedEvents
 ) -> None:
-    entity = await desk.found()
-    await desk.deactivate(entity)
+    entity = await api.found()
+    await api.deactivate(entity)
     events = await outbox_events("entities")
     assert [event.type for event in events] == [
         "billing.entities.v1.EntityCreated",
@@ -65,8 +65,8 @@ async def test_events_carry_who_and_the_trace(
     ]
     assert events[0].body == {"entity_id": entity.id, "code": "ACME", "currency_code": "EUR"}
     assert {event.actor for event in events} == {"alice"}
-    assert {event.traceparent.split("-")[1] for event in events} == {desk.who.trace.trace_id}
-    await heard.first(EntityDeactivated)
-    headers = heard.headers(EntityCreated)
+    assert {event.traceparent.split("-")[1] for event in events} == {api.who.trace.trace_id}
+    await published_events.first(EntityDeactivated)
+    headers = published_events.headers(EntityCreated)
     assert (headers["ce-id"], headers["ce-actor"]) == (str(events[0].id), "alice")
     assert headers["traceparent"] == events[0].traceparent

@@ -38,8 +38,8 @@ from services.entities.domain.renewals import (
     percent,
     renewed_terms,
 )
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import ContractDesk, day, money, phase
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import ContractApi, day, money, phase
 from tests.harness.callers import Caller, refusal
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -47,13 +47,13 @@ R, K = Recommendation, ReasonKind
 
 
 @pytest.fixture
-def contracts(desk: Desk) -> ContractDesk:
-    return ContractDesk(desk)
+def contracts(api: EntitiesApi) -> ContractApi:
+    return ContractApi(api)
 
 
 @pytest.fixture
-async def acme(desk: Desk) -> Entity:
-    return await desk.found("ACME")
+async def acme(api: EntitiesApi) -> Entity:
+    return await api.found("ACME")
 
 
 def eur(amount: str) -> Money:
@@ -207,7 +207,7 @@ class TestRecommendation:
 
 
 class TestRenewContract:
-    async def test_the_successor_is_a_draft_that_begins_at_the_end(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_the_successor_is_a_draft_that_begins_at_the_end(self, contracts: ContractApi, acme: Entity) -> None:
         active = await contracts.put_in_force(
             acme, start_date="2026-01-01", end_date="2199-01-01", renewal_uplift_bp=300, renewal_term_months=6,
             phases=[phase("2026-01-01", "100")],
@@ -220,14 +220,14 @@ class TestRenewContract:
         old = await contracts.get(active)
         assert (old.state, old.renewed_to_id) == (Contract.ACTIVE, draft.id)
 
-    async def test_with_number_end_and_uplift_of_ones_own(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_with_number_end_and_uplift_of_ones_own(self, contracts: ContractApi, acme: Entity) -> None:
         active = await contracts.put_in_force(acme)
         draft = await contracts.renew(active, contract_number="NEXT", end_date="2190-01-01", uplift_bp=0)
         assert (draft.contract_number, draft.end_date) == ("NEXT", "2190-01-01")
         refused = await refusal(contracts.renew(await contracts.put_in_force(acme), contract_number="NEXT"))
         assert refused.reason == "CONTRACT_NUMBER_TAKEN"
 
-    async def test_it_is_renewed_once(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_it_is_renewed_once(self, contracts: ContractApi, acme: Entity) -> None:
         active = await contracts.put_in_force(acme)
         draft = await contracts.renew(active, request_id="key-1")
         assert await contracts.renew(active, request_id="key-1") == draft
@@ -236,23 +236,23 @@ class TestRenewContract:
         assert refused.metadata == {"contract_id": active.id, "renewed_to_id": draft.id}
         assert len(await contracts.names()) == 2
 
-    async def test_again_after_the_successor_was_withdrawn(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_again_after_the_successor_was_withdrawn(self, contracts: ContractApi, acme: Entity) -> None:
         active = await contracts.put_in_force(acme)
         await contracts.terminate(await contracts.renew(active))
         draft = await contracts.renew(active)
         assert (await contracts.get(active)).renewed_to_id == draft.id
 
-    async def test_an_evergreen_one_is_not_renewed(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_an_evergreen_one_is_not_renewed(self, contracts: ContractApi, acme: Entity) -> None:
         refused = await refusal(contracts.renew(await contracts.put_in_force(acme, end_date="")))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_EVERGREEN")
 
-    async def test_an_end_before_its_start_is_refused(self, contracts: ContractDesk, acme: Entity) -> None:
+    async def test_an_end_before_its_start_is_refused(self, contracts: ContractApi, acme: Entity) -> None:
         active = await contracts.put_in_force(acme)
         refused = await refusal(contracts.renew(active, end_date=active.end_date))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"end_date"})
 
     async def test_the_database_refuses_a_second_successor(
-        self, contracts: ContractDesk, acme: Entity, admin: Admin
+        self, contracts: ContractApi, acme: Entity, admin: Admin
     ) -> None:
         active = await contracts.put_in_force(acme)
         await contracts.renew(active)
@@ -284,14 +284,14 @@ async def use(admin: Admin, tenant_id: UUID, entity: Entity, on: str, amount: st
 
 class TestCheckRenewal:
     async def test_all_there_is_to_know(
-        self, desk: Desk, contracts: ContractDesk, acme: Entity, admin: Admin, tenant: UUID
+        self, api: EntitiesApi, contracts: ContractApi, acme: Entity, admin: Admin, tenant: UUID
     ) -> None:
         active = await contracts.put_in_force(
             acme, start_date=day(-100), end_date=day(100), minimum_commitment=money("1000"), auto_renew=True,
             renewal_uplift_bp=500, renewal_term_months=12, billing_frequency=Contract.ONE_TIME,
         )  # fmt: skip
-        await desk.set_rates(f"{day()} EUR/USD 2")
-        other = await desk.found("OTHER")
+        await api.set_rates(f"{day()} EUR/USD 2")
+        other = await api.found("OTHER")
         for entity, on, amount, source in (
             (acme, day(-100), "300 EUR", "USAGE"), (acme, day(), "100 USD", "USAGE"), (acme, day(), "77 EUR", "MANUAL"),
             (acme, day(-101), "77 EUR", "USAGE"), (other, day(), "77 EUR", "USAGE"),
@@ -314,7 +314,7 @@ class TestCheckRenewal:
         assert Decimal(check.renewal_value.amount) > 1260
 
     async def test_without_a_rate_it_does_not_guess(
-        self, contracts: ContractDesk, acme: Entity, admin: Admin, tenant: UUID
+        self, contracts: ContractApi, acme: Entity, admin: Admin, tenant: UUID
     ) -> None:
         active = await contracts.put_in_force(
             acme, start_date=day(-100), end_date=day(50), minimum_commitment=money("1000")
@@ -325,7 +325,7 @@ class TestCheckRenewal:
         assert [reason.kind for reason in check.reasons] == [RenewalReason.USAGE_UNKNOWN]
 
     async def test_a_draft_an_evergreen_one_and_one_with_a_successor(
-        self, contracts: ContractDesk, acme: Entity
+        self, contracts: ContractApi, acme: Entity
     ) -> None:
         draft = await contracts.check(await contracts.write(acme))
         evergreen = await contracts.check(await contracts.put_in_force(acme, end_date=""))
@@ -343,13 +343,13 @@ class TestCheckRenewal:
 
 class TestSummarizeContracts:
     @pytest.fixture
-    def service(self, service_desk: Desk) -> ContractDesk:
-        return ContractDesk(service_desk)
+    def service(self, service_api: EntitiesApi) -> ContractApi:
+        return ContractApi(service_api)
 
     async def test_by_entity_and_currency(
-        self, desk: Desk, contracts: ContractDesk, service: ContractDesk, acme: Entity
+        self, api: EntitiesApi, contracts: ContractApi, service: ContractApi, acme: Entity
     ) -> None:
-        other = await desk.found("OTHER")
+        other = await api.found("OTHER")
         for end in (day(30), day(31), day(60), day(90), day(91), ""):
             await contracts.put_in_force(acme, start_date=day(-100), end_date=end, total_value=money("100.50"))
         await contracts.suspend(await contracts.put_in_force(acme, start_date=day(-100), end_date=day(5)))
@@ -372,7 +372,7 @@ class TestSummarizeContracts:
         assert await service.summarize(other) == [third]
 
     async def test_only_our_own_services_may_ask(
-        self, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
-        refused = await refusal(ContractDesk(desk_of(caller("billing_admin"))).summarize())
+        refused = await refusal(ContractApi(api_for(caller("billing_admin"))).summarize())
         assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})

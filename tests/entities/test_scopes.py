@@ -12,7 +12,7 @@ from billing.entities.v1.entity_pb2 import Entity
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.conftest import Desk
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
 
 
@@ -31,42 +31,42 @@ class Group:
 
 
 @pytest.fixture
-async def group(desk: Desk) -> Group:
-    root = await desk.found("ROOT")
-    de = await desk.found("DE", parent_id=root.id)
-    fr = await desk.found("FR", parent_id=root.id)
-    eng = await desk.set_up(de, "ENG")
+async def group(api: EntitiesApi) -> Group:
+    root = await api.found("ROOT")
+    de = await api.found("DE", parent_id=root.id)
+    fr = await api.found("FR", parent_id=root.id)
+    eng = await api.set_up(de, "ENG")
     return Group(
         root=root,
         de=de,
-        de_sub=await desk.found("DE-SUB", parent_id=de.id),
+        de_sub=await api.found("DE-SUB", parent_id=de.id),
         fr=fr,
         eng=eng,
-        qa=await desk.set_up(de, "QA", parent_id=eng.id),
-        hr=await desk.set_up(de, "HR"),
-        ventes=await desk.set_up(fr, "VENTES"),
+        qa=await api.set_up(de, "QA", parent_id=eng.id),
+        hr=await api.set_up(de, "HR"),
+        ventes=await api.set_up(fr, "VENTES"),
     )
 
 
 @pytest.fixture
-def confined(desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]) -> Callable[..., Desk]:
-    """The desk of somebody whose token names entities or departments."""
-    return lambda role="finance", **scope: desk_of(caller(role, subject="conny", **scope))
+def confined(api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]) -> Callable[..., EntitiesApi]:
+    """The api of somebody whose token names entities or departments."""
+    return lambda role="finance", **scope: api_for(caller(role, subject="conny", **scope))
 
 
 class TestConfinedToAnEntity:
     @pytest.fixture
-    def conny(self, group: Group, confined: Callable[..., Desk]) -> Desk:
+    def conny(self, group: Group, confined: Callable[..., EntitiesApi]) -> EntitiesApi:
         return confined(entity_scope=[group.de.id])
 
-    async def test_sees_it_and_all_below(self, conny: Desk, group: Group) -> None:
+    async def test_sees_it_and_all_below(self, conny: EntitiesApi, group: Group) -> None:
         assert await conny.entities() == ["DE", "DE-SUB"]
         assert await conny.departments() == ["ENG", "QA", "HR"]
         assert [child.entity.code for child in (await conny.tree(group.de)).children] == ["DE-SUB"]
         assert (await conny.get(group.de_sub)).code == "DE-SUB"
         assert (await conny.department(group.qa)).code == "QA"
 
-    async def test_changes_it_and_what_is_below(self, conny: Desk, group: Group) -> None:
+    async def test_changes_it_and_what_is_below(self, conny: EntitiesApi, group: Group) -> None:
         assert (await conny.update(group.de_sub, tax_id="DE111111125")).tax_id == "DE111111125"
         assert (await conny.change(group.hr, name="People")).name == "People"
         child = await conny.found("DE-NEW", parent_id=group.de.id)
@@ -74,12 +74,12 @@ class TestConfinedToAnEntity:
         assert await conny.entities() == ["DE", "DE-SUB", "DE-NEW"]
         assert (await conny.deactivate(child)).state == Entity.INACTIVE
 
-    async def test_founds_no_root(self, conny: Desk) -> None:
+    async def test_founds_no_root(self, conny: EntitiesApi) -> None:
         refused = await refusal(conny.found("NEW-ROOT"))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"parent_id"})
 
-    async def test_all_else_is_not_found(self, conny: Desk, desk: Desk, group: Group) -> None:
-        calls: list[Callable[[Desk, str], Coroutine[Any, Any, object]]] = [
+    async def test_all_else_is_not_found(self, conny: EntitiesApi, api: EntitiesApi, group: Group) -> None:
+        calls: list[Callable[[EntitiesApi, str], Coroutine[Any, Any, object]]] = [
             lambda who, id: who.tree(id),
             lambda who, id: who.update(id, tax_id="1"),
             lambda who, id: who.deactivate(id),
@@ -89,7 +89,7 @@ class TestConfinedToAnEntity:
         nobody = ids.ENTITY.format(ids.new())
         for call in calls:
             for there in (group.root.id, group.fr.id):
-                refused, unknown = await refusal(call(conny, there)), await refusal(call(desk, nobody))
+                refused, unknown = await refusal(call(conny, there)), await refusal(call(api, nobody))
                 assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
                 assert repr(refused).replace(there, "*") == repr(unknown).replace(nobody, "*")
         assert await conny.entities(parent_id=group.root.id) == ["DE"]
@@ -97,22 +97,22 @@ class TestConfinedToAnEntity:
         assert await conny.departments(entity_id=group.fr.id) == []
         assert (await refusal(conny.department(group.ventes))).reason == "DEPARTMENT_NOT_FOUND"
         assert (await refusal(conny.change(group.ventes, name="X"))).reason == "DEPARTMENT_NOT_FOUND"
-        assert await desk.entities() == ["ROOT", "DE", "FR", "DE-SUB"]
+        assert await api.entities() == ["ROOT", "DE", "FR", "DE-SUB"]
 
 
 class TestConfinedToADepartment:
     @pytest.fixture
-    def conny(self, group: Group, confined: Callable[..., Desk]) -> Desk:
+    def conny(self, group: Group, confined: Callable[..., EntitiesApi]) -> EntitiesApi:
         return confined(department_scope=[group.eng.id])
 
-    async def test_sees_it_and_all_below(self, conny: Desk, group: Group) -> None:
+    async def test_sees_it_and_all_below(self, conny: EntitiesApi, group: Group) -> None:
         assert await conny.departments() == ["ENG", "QA"]
         assert (await conny.department(group.qa)).code == "QA"
         assert (await refusal(conny.department(group.hr))).reason == "DEPARTMENT_NOT_FOUND"
         assert await conny.entities() == []
         assert (await refusal(conny.tree(group.de))).reason == "ENTITY_NOT_FOUND"
 
-    async def test_sets_up_departments_below_it_only(self, conny: Desk, group: Group) -> None:
+    async def test_sets_up_departments_below_it_only(self, conny: EntitiesApi, group: Group) -> None:
         await conny.set_up(group.de, "NEW", parent_id=group.qa.id)
         assert await conny.departments() == ["ENG", "QA", "NEW"]
         assert (await refusal(conny.set_up(group.de, "TOP"))).reason == "ENTITY_NOT_FOUND"
@@ -120,7 +120,7 @@ class TestConfinedToADepartment:
         elsewhere = await refusal(conny.set_up(group.fr, "X", parent_id=group.eng.id))
         assert elsewhere.reason == "DEPARTMENT_OF_OTHER_ENTITY"
 
-    async def test_a_manager_reads_and_does_not_write(self, group: Group, confined: Callable[..., Desk]) -> None:
+    async def test_a_manager_reads_and_does_not_write(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
         manager = confined("department_manager", department_scope=[group.eng.id])
         assert await manager.departments() == ["ENG", "QA"]
         assert (await refusal(manager.change(group.eng, name="X"))).reason == "PERMISSION_MISSING"
@@ -128,12 +128,12 @@ class TestConfinedToADepartment:
 
 
 class TestOtherScopes:
-    async def test_entities_and_departments_add_up(self, group: Group, confined: Callable[..., Desk]) -> None:
+    async def test_entities_and_departments_add_up(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
         both = confined(entity_scope=[group.fr.id], department_scope=[group.qa.id])
         assert await both.entities() == ["FR"]
         assert await both.departments() == ["QA", "VENTES"]
 
-    async def test_an_empty_scope_covers_nothing(self, group: Group, confined: Callable[..., Desk]) -> None:
+    async def test_an_empty_scope_covers_nothing(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
         unknown = [ids.ENTITY.format(ids.new())]
         scopes: list[dict[str, list[str]]] = [{"entity_scope": []}, {"department_scope": []}, {"entity_scope": unknown}]
         for scope in scopes:
@@ -143,7 +143,7 @@ class TestOtherScopes:
 
     @pytest.mark.parametrize("scope", [{"entity_scope": ["DE"]}, {"department_scope": ["ent_" + "0" * 32]}])
     async def test_a_token_that_names_no_ids_is_not_valid(
-        self, scope: dict[str, list[str]], confined: Callable[..., Desk]
+        self, scope: dict[str, list[str]], confined: Callable[..., EntitiesApi]
     ) -> None:
         refused = await refusal(confined(**scope).entities())
         assert (refused.code, refused.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
@@ -151,9 +151,9 @@ class TestOtherScopes:
 
 class TestOtherTenant:
     async def test_finds_nothing_of_ours(
-        self, desk: Desk, group: Group, desk_of: Callable[[Caller], Desk], caller: Callable[..., Caller]
+        self, api: EntitiesApi, group: Group, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
-        stranger = desk_of(caller("billing_admin", tenant=ids.new()))
+        stranger = api_for(caller("billing_admin", tenant=ids.new()))
         own = await stranger.found("OWN")
         calls: list[Callable[[str, str], Coroutine[Any, Any, object]]] = [
             lambda entity, _: stranger.tree(entity),
@@ -173,20 +173,20 @@ class TestOtherTenant:
             assert seen == repr(unknown)
         assert await stranger.entities() == ["OWN"]
         assert await stranger.departments() == []
-        assert await desk.entities() == ["ROOT", "DE", "FR", "DE-SUB"]
+        assert await api.entities() == ["ROOT", "DE", "FR", "DE-SUB"]
 
     async def test_a_service_finds_only_what_is_of_the_tenant_it_calls_for(
-        self, group: Group, service_caller: Caller, desk: Desk
+        self, group: Group, service_caller: Caller, api: EntitiesApi
     ) -> None:
         request = pb.GetEntitiesRequest(ids=[group.fr.id, ids.ENTITY.format(ids.new()), group.root.id])
-        found = await service_caller.call(desk.entities_stub.GetEntities, request)
+        found = await service_caller.call(api.entities_stub.GetEntities, request)
         assert [entity.code for entity in found.entities] == ["ROOT", "FR"]
 
 
 class TestResolveScope:
-    async def test_what_is_named_and_all_below(self, group: Group, service_caller: Caller, desk: Desk) -> None:
+    async def test_what_is_named_and_all_below(self, group: Group, service_caller: Caller, api: EntitiesApi) -> None:
         async def covered(**named: list[str]) -> tuple[list[str], list[str]]:
-            reply = await service_caller.call(desk.entities_stub.ResolveScope, pb.ResolveScopeRequest(**named))
+            reply = await service_caller.call(api.entities_stub.ResolveScope, pb.ResolveScopeRequest(**named))
             return list(reply.entity_ids), list(reply.department_ids)
 
         of_de = [group.eng.id, group.qa.id, group.hr.id]
@@ -201,11 +201,11 @@ class TestResolveScope:
         assert await covered() == ([], [])
         assert await covered(entity_ids=[ids.ENTITY.format(ids.new())]) == ([], [])
 
-    async def test_only_our_own_services_may_ask(self, desk: Desk, caller: Callable[..., Caller]) -> None:
+    async def test_only_our_own_services_may_ask(self, api: EntitiesApi, caller: Callable[..., Caller]) -> None:
         request = pb.ResolveScopeRequest()
         for role in ("billing_admin", "service"):
-            refused = await refusal(caller(role).call(desk.entities_stub.ResolveScope, request))
+            refused = await refusal(caller(role).call(api.entities_stub.ResolveScope, request))
             assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
         get = departments_pb.GetDepartmentsRequest(ids=[ids.DEPARTMENT.format(ids.new())])
-        refused = await refusal(caller("billing_admin").call(desk.departments_stub.GetDepartments, get))
+        refused = await refusal(caller("billing_admin").call(api.departments_stub.GetDepartments, get))
         assert refused.code == StatusCode.PERMISSION_DENIED

@@ -11,113 +11,113 @@ from billing.entities.v1.entity_pb2 import Entity
 from grpc import StatusCode, aio
 
 from kit import ids
-from tests.entities.rules_desk import RulesDesk, amounts, even, target, terms
+from tests.entities.rules_api import RulesApi, amounts, even, target, terms
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.services import Entities
 
 
 @pytest.fixture
-def desk_of(entities: Entities) -> Callable[[Caller], RulesDesk]:
-    return lambda who: RulesDesk(who, entities)
+def api_for(entities: Entities) -> Callable[[Caller], RulesApi]:
+    return lambda who: RulesApi(who, entities)
 
 
 @pytest.fixture
-def desk(desk_of: Callable[[Caller], RulesDesk], finance: Caller) -> RulesDesk:
-    return desk_of(finance)
+def api(api_for: Callable[[Caller], RulesApi], finance: Caller) -> RulesApi:
+    return api_for(finance)
 
 
 @pytest.fixture
-async def acme(desk: RulesDesk) -> Entity:
-    return await desk.found("ACME")
+async def acme(api: RulesApi) -> Entity:
+    return await api.found("ACME")
 
 
 @pytest.fixture
-async def it(desk: RulesDesk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "IT", gl_code="6000")
+async def it(api: RulesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "IT", gl_code="6000")
 
 
 @pytest.fixture
-async def eng(desk: RulesDesk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "ENG", gl_code="6100")
+async def eng(api: RulesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "ENG", gl_code="6100")
 
 
 @pytest.fixture
-async def sales(desk: RulesDesk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "SALES", gl_code="6200")
+async def sales(api: RulesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "SALES", gl_code="6200")
 
 
 @pytest.fixture
-async def tokyo(desk: RulesDesk) -> Department:
+async def tokyo(api: RulesApi) -> Department:
     """Of an entity with another currency."""
-    return await desk.set_up(await desk.found("JP", currency_code="JPY", country_code="JP"), "TOKYO")
+    return await api.set_up(await api.found("JP", currency_code="JPY", country_code="JP"), "TOKYO")
 
 
 class TestSplittingAnAllocation:
     async def test_it_is_reversed_and_split_in_one(
-        self, desk: RulesDesk, acme: Entity, it: Department, eng: Department, tokyo: Department
+        self, api: RulesApi, acme: Entity, it: Department, eng: Department, tokyo: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/JPY 160")
-        whole = await desk.allocate(it, "99.99 EUR", category="cloud", description="AWS", source_ref="aws-3")
-        rule = await desk.rule(
+        await api.set_rates("2026-03-01 EUR/JPY 160")
+        whole = await api.allocate(it, "99.99 EUR", category="cloud", description="AWS", source_ref="aws-3")
+        rule = await api.rule(
             target(eng, percent=5000),
             target(tokyo, percent=5000),
             rule_type=AllocationRule.FIXED_PERCENT,
             category="cloud",
         )
-        split = await desk.split(allocation_id=whole.id, rule_id=rule.id)
+        split = await api.split(allocation_id=whole.id, rule_id=rule.id)
         assert (amounts(split), split.source_ref) == (["50.00 EUR", "49.99 EUR"], whole.id)
         assert (split.split_allocation_id, split.source_department_id) == (whole.id, it.id)
-        of_it = await desk.borne(it)
+        of_it = await api.borne(it)
         assert sorted(allocation.amount.amount for allocation in of_it) == ["-99.99", "99.99"]
-        [near], [far] = await desk.borne(eng), await desk.borne(tokyo)
+        [near], [far] = await api.borne(eng), await api.borne(tokyo)
         assert (near.category, near.description, near.gl_code) == ("cloud", "AWS", "6000")
         assert (near.allocation_date, far.allocation_date) == ("2026-03-10", "2026-03-10")
         assert (near.counterparty_entity_id, far.counterparty_entity_id) == ("", acme.id)
 
     async def test_it_is_split_once_even_at_once(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        whole = await desk.allocate(it, "10.00 EUR")
-        splits = [desk.split(allocation_id=whole.id, terms=terms(*even(*to))) for to in ([eng], [sales], [eng, sales])]
+        whole = await api.allocate(it, "10.00 EUR")
+        splits = [api.split(allocation_id=whole.id, terms=terms(*even(*to))) for to in ([eng], [sales], [eng, sales])]
         answers = await asyncio.gather(*splits, return_exceptions=True)
         assert sum(isinstance(answer, CostSplit) for answer in answers) == 1
         errors = [Refusal.of(answer) for answer in answers if isinstance(answer, aio.AioRpcError)]
         assert [error.reason for error in errors] == ["COST_ALREADY_SPLIT"] * 2
-        borne = await desk.borne_by(it, eng, sales)
+        borne = await api.borne_by(it, eng, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == 10
 
-    async def test_a_share_is_not_split_again(self, desk: RulesDesk, it: Department, eng: Department) -> None:
-        [share] = (await desk.split("10.00 EUR", terms=terms(target(it)))).shares
-        refused = await refusal(desk.split(allocation_id=share.allocation_id, terms=terms(target(eng))))
+    async def test_a_share_is_not_split_again(self, api: RulesApi, it: Department, eng: Department) -> None:
+        [share] = (await api.split("10.00 EUR", terms=terms(target(it)))).shares
+        refused = await refusal(api.split(allocation_id=share.allocation_id, terms=terms(target(eng))))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_IS_SHARE")
         assert refused.metadata == {"allocation_id": share.allocation_id}
 
     async def test_neither_a_reversal_nor_what_is_reversed_is_split(
-        self, desk: RulesDesk, it: Department, eng: Department
+        self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        whole = await desk.allocate(it, "10.00 EUR")
-        reversal = await desk.reverse(whole)
+        whole = await api.allocate(it, "10.00 EUR")
+        reversal = await api.reverse(whole)
         for allocation, reason in ((whole, "ALLOCATION_ALREADY_REVERSED"), (reversal, "ALLOCATION_IS_REVERSAL")):
-            refused = await refusal(desk.split(allocation_id=allocation.id, terms=terms(target(eng))))
+            refused = await refusal(api.split(allocation_id=allocation.id, terms=terms(target(eng))))
             assert refused.reason == reason
         nobody = ids.ALLOCATION.format(ids.new())
-        refused = await refusal(desk.split(allocation_id=nobody, terms=terms(target(eng))))
+        refused = await refusal(api.split(allocation_id=nobody, terms=terms(target(eng))))
         assert refused.reason == "ALLOCATION_NOT_FOUND"
-        assert await desk.borne(eng) == []
+        assert await api.borne(eng) == []
 
 
 class TestUsageTakenBack:
     async def test_a_month_in_which_more_was_taken_back_than_used_is_refused_by_target(
-        self, desk: RulesDesk, eng: Department, sales: Department
+        self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
-        mistaken = await desk.allocate(sales, "5.00 EUR", quantity="3", unit="GB", allocation_date="2026-02-28")
-        await desk.reverse(mistaken, allocation_date="2026-03-01")
-        await desk.allocate(eng, "5.00 EUR", quantity="7", unit="GB")
+        mistaken = await api.allocate(sales, "5.00 EUR", quantity="3", unit="GB", allocation_date="2026-02-28")
+        await api.reverse(mistaken, allocation_date="2026-03-01")
+        await api.allocate(eng, "5.00 EUR", quantity="7", unit="GB")
         by_usage = terms(
             *even(eng, sales), rule_type=AllocationRule.PROPORTIONAL, basis=AllocationRule.USAGE, usage_unit="GB"
         )
-        refused = await refusal(desk.split("1.00 EUR", terms=by_usage))
+        refused = await refusal(api.split("1.00 EUR", terms=by_usage))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "SPLIT_WEIGHT_NEGATIVE")
         assert refused.metadata == {"target": "targets[1]"}
         both = {"usage_start_date": "2026-02-01", "usage_end_date": "2026-04-01"}
-        assert [share.weight for share in (await desk.split("1.00 EUR", terms=by_usage, **both)).shares] == ["7", "0"]
+        assert [share.weight for share in (await api.split("1.00 EUR", terms=by_usage, **both)).shares] == ["7", "0"]

@@ -15,10 +15,10 @@ from billing.entities.v1.entity_pb2 import Entity
 from grpc import StatusCode, aio
 
 from kit import ids
-from tests.entities.allocation_desk import money
-from tests.entities.rules_desk import RulesDesk, amounts, even, split_request, target, terms
+from tests.entities.allocation_api import money
+from tests.entities.rules_api import RulesApi, amounts, even, split_request, target, terms
 from tests.harness.callers import Caller, Refusal, refusal
-from tests.harness.outside import OutboxEvent
+from tests.harness.observe import OutboxEvent
 from tests.harness.services import Entities
 
 FIXED, PROPORTIONAL = AllocationRule.FIXED_PERCENT, AllocationRule.PROPORTIONAL
@@ -28,47 +28,47 @@ Events: TypeAlias = Callable[..., Awaitable[list[OutboxEvent]]]
 
 
 @pytest.fixture
-def desk_of(entities: Entities) -> Callable[[Caller], RulesDesk]:
-    return lambda who: RulesDesk(who, entities)
+def api_for(entities: Entities) -> Callable[[Caller], RulesApi]:
+    return lambda who: RulesApi(who, entities)
 
 
 @pytest.fixture
-def desk(desk_of: Callable[[Caller], RulesDesk], finance: Caller) -> RulesDesk:
-    return desk_of(finance)
+def api(api_for: Callable[[Caller], RulesApi], finance: Caller) -> RulesApi:
+    return api_for(finance)
 
 
 @pytest.fixture
-async def acme(desk: RulesDesk) -> Entity:
-    return await desk.found("ACME")
+async def acme(api: RulesApi) -> Entity:
+    return await api.found("ACME")
 
 
 @pytest.fixture
-async def it(desk: RulesDesk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "IT", headcount=0, gl_code="6000")
+async def it(api: RulesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "IT", headcount=0, gl_code="6000")
 
 
 @pytest.fixture
-async def eng(desk: RulesDesk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "ENG", headcount=30, gl_code="6100")
+async def eng(api: RulesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "ENG", headcount=30, gl_code="6100")
 
 
 @pytest.fixture
-async def sales(desk: RulesDesk, acme: Entity) -> Department:
-    return await desk.set_up(acme, "SALES", headcount=10, gl_code="6200")
+async def sales(api: RulesApi, acme: Entity) -> Department:
+    return await api.set_up(acme, "SALES", headcount=10, gl_code="6200")
 
 
 @pytest.fixture
-async def tokyo(desk: RulesDesk) -> Department:
+async def tokyo(api: RulesApi) -> Department:
     """Of an entity with another currency."""
-    return await desk.set_up(await desk.found("JP", currency_code="JPY", country_code="JP"), "TOKYO", headcount=60)
+    return await api.set_up(await api.found("JP", currency_code="JPY", country_code="JP"), "TOKYO", headcount=60)
 
 
 class TestByRule:
     async def test_each_target_gets_an_allocation_of_its_share(
-        self, desk: RulesDesk, eng: Department, sales: Department
+        self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(target(eng, percent=3333), target(sales, percent=6667), rule_type=FIXED)
-        split = await desk.split(
+        rule = await api.rule(target(eng, percent=3333), target(sales, percent=6667), rule_type=FIXED)
+        split = await api.split(
             "100.00 EUR", rule_id=rule.id, category="rent", description="March", source_ref="bill-1"
         )
         assert amounts(split) == ["33.33 EUR", "66.67 EUR"]
@@ -77,335 +77,331 @@ class TestByRule:
             ("6667", "6667/10000"),
         ]
         assert (split.rule_id, split.rule_etag, split.rule_type) == (rule.id, "1", FIXED)
-        [first], [second] = await desk.borne(eng), await desk.borne(sales)
+        [first], [second] = await api.borne(eng), await api.borne(sales)
         assert [first.id, second.id] == [share.allocation_id for share in split.shares]
         assert (first.amount, first.category, first.description) == (money("33.33 EUR"), "rent", "March")
         assert (first.source, first.source_ref) == (Allocation.SPLIT, f"bill-1/{eng.id}")
         assert (first.allocation_date, first.gl_code, second.gl_code) == ("2026-03-10", "6100", "6200")
 
     async def test_the_smallest_amount_over_95_and_5_makes_one_allocation(
-        self, desk: RulesDesk, eng: Department, sales: Department
+        self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(target(sales, percent=500), target(eng, percent=9500), rule_type=FIXED)
-        split = await desk.split("0.01 EUR", rule_id=rule.id)
+        rule = await api.rule(target(sales, percent=500), target(eng, percent=9500), rule_type=FIXED)
+        split = await api.split("0.01 EUR", rule_id=rule.id)
         assert amounts(split) == ["0.00 EUR", "0.01 EUR"]
         assert [bool(share.allocation_id) for share in split.shares] == [False, True]
-        assert len(await desk.borne_by(eng, sales)) == 1
+        assert len(await api.borne_by(eng, sales)) == 1
 
     async def test_evenly_with_ties_for_the_first(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(*even(sales, it, eng))
-        split = await desk.split("100.00 EUR", rule_id=rule.id, gl_code="7000")
+        rule = await api.rule(*even(sales, it, eng))
+        split = await api.split("100.00 EUR", rule_id=rule.id, gl_code="7000")
         assert amounts(split) == ["33.34 EUR", "33.33 EUR", "33.33 EUR"]
         assert {share.fraction for share in split.shares} == {"1/3"}
-        assert {allocation.gl_code for allocation in await desk.borne_by(it, eng, sales)} == {"7000"}
+        assert {allocation.gl_code for allocation in await api.borne_by(it, eng, sales)} == {"7000"}
 
     async def test_by_headcount_of_today(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
-        assert amounts(await desk.split("100.00 EUR", rule_id=rule.id)) == ["0.00 EUR", "75.00 EUR", "25.00 EUR"]
-        await desk.change(it, headcount=60)
-        assert amounts(await desk.split("100.00 EUR", rule_id=rule.id)) == ["60.00 EUR", "30.00 EUR", "10.00 EUR"]
+        rule = await api.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
+        assert amounts(await api.split("100.00 EUR", rule_id=rule.id)) == ["0.00 EUR", "75.00 EUR", "25.00 EUR"]
+        await api.change(it, headcount=60)
+        assert amounts(await api.split("100.00 EUR", rule_id=rule.id)) == ["60.00 EUR", "30.00 EUR", "10.00 EUR"]
 
-    async def test_by_given_weights(self, desk: RulesDesk, eng: Department, sales: Department) -> None:
+    async def test_by_given_weights(self, api: RulesApi, eng: Department, sales: Department) -> None:
         targets = [target(eng, weight="120.5"), target(sales, weight="79.5")]
-        rule = await desk.rule(*targets, rule_type=PROPORTIONAL, basis=GIVEN)
-        split = await desk.split("10.00 EUR", rule_id=rule.id)
+        rule = await api.rule(*targets, rule_type=PROPORTIONAL, basis=GIVEN)
+        split = await api.split("10.00 EUR", rule_id=rule.id)
         assert amounts(split) == ["6.03 EUR", "3.97 EUR"]  # 6.025 and 3.975 lose the same: the first of them gets it
         assert [(share.weight, share.fraction) for share in split.shares] == [("120.5", "241/400"), ("79.5", "159/400")]
 
-    async def test_all_zero_weights_are_refused(self, desk: RulesDesk, it: Department) -> None:
-        rule = await desk.rule(target(it), rule_type=PROPORTIONAL, basis=HEADCOUNT)
-        refused = await refusal(desk.split("1.00 EUR", rule_id=rule.id))
+    async def test_all_zero_weights_are_refused(self, api: RulesApi, it: Department) -> None:
+        rule = await api.rule(target(it), rule_type=PROPORTIONAL, basis=HEADCOUNT)
+        refused = await refusal(api.split("1.00 EUR", rule_id=rule.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "SPLIT_WEIGHTS_ALL_ZERO")
 
 
 class TestByUsage:
     @pytest.fixture
-    async def rule(self, desk: RulesDesk, eng: Department, sales: Department) -> AllocationRule:
+    async def rule(self, api: RulesApi, eng: Department, sales: Department) -> AllocationRule:
         targets = even(eng, sales)
-        return await desk.rule(*targets, rule_type=PROPORTIONAL, basis=USAGE, usage_unit="GB", usage_category="storage")
+        return await api.rule(*targets, rule_type=PROPORTIONAL, basis=USAGE, usage_unit="GB", usage_category="storage")
 
     async def test_weighs_the_unit_and_category_in_the_month_of_the_cost(
-        self, desk: RulesDesk, rule: AllocationRule, eng: Department, sales: Department
+        self, api: RulesApi, rule: AllocationRule, eng: Department, sales: Department
     ) -> None:
         used: dict[str, Any] = {"unit": "GB", "category": "storage"}
-        await desk.allocate(eng, "5.00 EUR", quantity="1.5", allocation_date="2026-03-01", **used)
-        await desk.allocate(eng, "5.00 EUR", quantity="0.5", allocation_date="2026-03-31", **used)
-        await desk.allocate(sales, "5.00 EUR", quantity="6", allocation_date="2026-03-10", **used)
+        await api.allocate(eng, "5.00 EUR", quantity="1.5", allocation_date="2026-03-01", **used)
+        await api.allocate(eng, "5.00 EUR", quantity="0.5", allocation_date="2026-03-31", **used)
+        await api.allocate(sales, "5.00 EUR", quantity="6", allocation_date="2026-03-10", **used)
         for other in ({"allocation_date": "2026-02-28"}, {"allocation_date": "2026-04-01"}, {"unit": "h"},
                       {"category": "compute"}):  # fmt: skip
-            await desk.allocate(eng, "5.00 EUR", **{**used, "quantity": "1000", **other})
-        split = await desk.split("100.00 EUR", rule_id=rule.id)
+            await api.allocate(eng, "5.00 EUR", **{**used, "quantity": "1000", **other})
+        split = await api.split("100.00 EUR", rule_id=rule.id)
         assert amounts(split) == ["25.00 EUR", "75.00 EUR"]
         assert [share.weight for share in split.shares] == ["2", "6"]
         assert (split.usage_start_date, split.usage_end_date) == ("2026-03-01", "2026-04-01")
         period = {"usage_start_date": "2026-02-28", "usage_end_date": "2026-03-01"}
-        assert amounts(await desk.split("100.00 EUR", rule_id=rule.id, **period)) == ["100.00 EUR", "0.00 EUR"]
+        assert amounts(await api.split("100.00 EUR", rule_id=rule.id, **period)) == ["100.00 EUR", "0.00 EUR"]
 
     async def test_what_was_reversed_weighs_nothing(
-        self, desk: RulesDesk, rule: AllocationRule, eng: Department, sales: Department
+        self, api: RulesApi, rule: AllocationRule, eng: Department, sales: Department
     ) -> None:
         used: dict[str, Any] = {"unit": "GB", "category": "storage"}
-        mistaken = await desk.allocate(eng, "5.00 EUR", quantity="1000", **used)
-        await desk.allocate(sales, "5.00 EUR", quantity="1", **used)
-        await desk.split(allocation_id=mistaken.id, terms=terms(target(sales)))
-        assert [share.weight for share in (await desk.split("1.00 EUR", rule_id=rule.id)).shares] == ["0", "1"]
+        mistaken = await api.allocate(eng, "5.00 EUR", quantity="1000", **used)
+        await api.allocate(sales, "5.00 EUR", quantity="1", **used)
+        await api.split(allocation_id=mistaken.id, terms=terms(target(sales)))
+        assert [share.weight for share in (await api.split("1.00 EUR", rule_id=rule.id)).shares] == ["0", "1"]
 
-    async def test_no_usage_at_all_is_refused(self, desk: RulesDesk, rule: AllocationRule) -> None:
-        assert (await refusal(desk.split("1.00 EUR", rule_id=rule.id))).reason == "SPLIT_WEIGHTS_ALL_ZERO"
+    async def test_no_usage_at_all_is_refused(self, api: RulesApi, rule: AllocationRule) -> None:
+        assert (await refusal(api.split("1.00 EUR", rule_id=rule.id))).reason == "SPLIT_WEIGHTS_ALL_ZERO"
 
 
 class TestWhichCosts:
-    async def test_the_rule_is_effective_on_the_day_of_the_cost(self, desk: RulesDesk, eng: Department) -> None:
-        rule = await desk.rule(
+    async def test_the_rule_is_effective_on_the_day_of_the_cost(self, api: RulesApi, eng: Department) -> None:
+        rule = await api.rule(
             target(eng), effective_from_date="2026-02-01", effective_to_date="2026-03-01"
         )  # fmt: skip
         for day in ("2026-02-01", "2026-02-28"):
-            assert await desk.split("1.00 EUR", rule_id=rule.id, allocation_date=day)
+            assert await api.split("1.00 EUR", rule_id=rule.id, allocation_date=day)
         for day in ("2026-01-31", "2026-03-01"):
-            refused = await refusal(desk.split("1.00 EUR", rule_id=rule.id, allocation_date=day))
+            refused = await refusal(api.split("1.00 EUR", rule_id=rule.id, allocation_date=day))
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_NOT_EFFECTIVE")
             assert refused.metadata == {
                 "allocation_rule_id": rule.id, "allocation_date": day, "effective_from_date": "2026-02-01",
                 "effective_to_date": "2026-03-01",
             }  # fmt: skip
 
-    async def test_an_ended_rule_splits_nothing(self, desk: RulesDesk, eng: Department) -> None:
-        rule = await desk.rule(target(eng))
-        await desk.delete_rule(rule)
-        refused = await refusal(desk.split("1.00 EUR", rule_id=rule.id))
+    async def test_an_ended_rule_splits_nothing(self, api: RulesApi, eng: Department) -> None:
+        rule = await api.rule(target(eng))
+        await api.delete_rule(rule)
+        refused = await refusal(api.split("1.00 EUR", rule_id=rule.id))
         assert (refused.reason, refused.metadata["state"]) == ("ALLOCATION_RULE_STATE", "ENDED")
-        unknown = await refusal(desk.split("1.00 EUR", rule_id=ids.ALLOCATION_RULE.format(ids.new())))
+        unknown = await refusal(api.split("1.00 EUR", rule_id=ids.ALLOCATION_RULE.format(ids.new())))
         assert unknown.reason == "ALLOCATION_RULE_NOT_FOUND"
 
     async def test_a_rule_splits_only_costs_of_its_category_and_source(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(target(eng), category="cloud", source_department_id=it.id)
-        split = await desk.split("1.00 EUR", rule_id=rule.id)
+        rule = await api.rule(target(eng), category="cloud", source_department_id=it.id)
+        split = await api.split("1.00 EUR", rule_id=rule.id)
         assert (split.category, split.source_department_id) == ("cloud", it.id)
-        assert await desk.split("1.00 EUR", rule_id=rule.id, category="cloud", source_department_id=it.id)
+        assert await api.split("1.00 EUR", rule_id=rule.id, category="cloud", source_department_id=it.id)
         wrong = {"category": ("rent", "cloud"), "source_department_id": (sales.id, it.id)}
         for field, (given, wanted) in wrong.items():
-            refused = await refusal(desk.split("1.00 EUR", rule_id=rule.id, **{field: given}))
+            refused = await refusal(api.split("1.00 EUR", rule_id=rule.id, **{field: given}))
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_MISMATCH")
             assert refused.metadata == {
                 "allocation_rule_id": rule.id, "field": field, "given": given, "wanted": wanted
             }  # fmt: skip
 
     async def test_a_target_that_is_the_source_of_a_rule_for_the_same_cost_takes_none(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(
-            target(it), source_department_id=eng.id, category="cloud", effective_to_date="2026-06-01"
-        )
+        rule = await api.rule(target(it), source_department_id=eng.id, category="cloud", effective_to_date="2026-06-01")
         given: dict[str, Any] = {"terms": terms(*even(sales, eng)), "source_department_id": it.id, "category": "cloud"}
-        refused = await refusal(desk.split("1.00 EUR", **given))
+        refused = await refusal(api.split("1.00 EUR", **given))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULES_CHAIN")
         assert refused.metadata == {"allocation_rule_id": rule.id, "path": f"{it.id} → {eng.id} → {it.id}"}
-        assert await desk.borne_by(it, eng, sales) == []
-        assert await desk.split("1.00 EUR", **{**given, "category": "rent"})
-        assert await desk.split("1.00 EUR", **given, allocation_date="2026-06-01")
-        await desk.delete_rule(rule)
-        assert await desk.split("1.00 EUR", **given)
+        assert await api.borne_by(it, eng, sales) == []
+        assert await api.split("1.00 EUR", **{**given, "category": "rent"})
+        assert await api.split("1.00 EUR", **given, allocation_date="2026-06-01")
+        await api.delete_rule(rule)
+        assert await api.split("1.00 EUR", **given)
 
     async def test_what_is_missing_and_what_does_not_go_together_is_told_at_once(
-        self, desk: RulesDesk, it: Department, eng: Department
+        self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         request = pb.SplitCostRequest(
             terms=terms(target(eng)), rule_id=ids.ALLOCATION_RULE.format(ids.new()), amount=money("1.00 EUR"),
             usage_start_date="2026-03-01", request_id="k",
         )  # fmt: skip
-        refused = await refusal(desk.who.call(desk.rules_stub.SplitCost, request))
+        refused = await refusal(api.who.call(api.rules_stub.SplitCost, request))
         assert set(refused.fields) == {"rule_id", "allocation_date", "source_ref", "usage_end_date"}
-        refused = await refusal(desk.split(terms=terms(target(eng))))
+        refused = await refusal(api.split(terms=terms(target(eng))))
         assert set(refused.fields) == {"amount"}
-        allocation = await desk.allocate(it, "1.00 EUR")
-        refused = await refusal(desk.split("1.00 EUR", allocation_id=allocation.id, terms=terms(target(eng))))
+        allocation = await api.allocate(it, "1.00 EUR")
+        refused = await refusal(api.split("1.00 EUR", allocation_id=allocation.id, terms=terms(target(eng))))
         assert set(refused.fields) == {"amount"}
-        refused = await refusal(desk.split(allocation_id=allocation.id, terms=terms(target(eng)), category="x"))
+        refused = await refusal(api.split(allocation_id=allocation.id, terms=terms(target(eng)), category="x"))
         assert set(refused.fields) == {"category"}
         for amount in ("0.00 EUR", "-1.00 EUR", "1.001 EUR"):
-            refused = await refusal(desk.split(amount, terms=terms(target(eng))))
+            refused = await refusal(api.split(amount, terms=terms(target(eng))))
             assert refused.reason == "INVALID_FIELDS"
         wrong = terms(*even(eng, eng, it), rule_type=FIXED)
-        refused = await refusal(desk.split("1.00 EUR", terms=wrong, source_department_id=it.id))
+        refused = await refusal(api.split("1.00 EUR", terms=wrong, source_department_id=it.id))
         assert set(refused.fields) == {
             "terms.targets", "terms.targets[1].department_id", "terms.targets[2].department_id",
         }  # fmt: skip
 
     async def test_a_target_out_of_use_takes_nothing_and_nobody_else_does(
-        self, desk: RulesDesk, eng: Department, sales: Department
+        self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(*even(eng, sales))
-        await desk.retire(sales)
-        refused = await refusal(desk.split("1.00 EUR", rule_id=rule.id, source_ref="bill"))
+        rule = await api.rule(*even(eng, sales))
+        await api.retire(sales)
+        refused = await refusal(api.split("1.00 EUR", rule_id=rule.id, source_ref="bill"))
         assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", sales.id)
-        assert await desk.borne_by(eng, sales) == []
-        await desk.update_rule(rule, targets=even(eng))
-        assert amounts(await desk.split("1.00 EUR", rule_id=rule.id, source_ref="bill")) == ["1.00 EUR"]
+        assert await api.borne_by(eng, sales) == []
+        await api.update_rule(rule, targets=even(eng))
+        assert amounts(await api.split("1.00 EUR", rule_id=rule.id, source_ref="bill")) == ["1.00 EUR"]
 
 
 class TestOnce:
     async def test_a_key_is_answered_the_same_and_not_for_another_body(
-        self, desk: RulesDesk, eng: Department, sales: Department
+        self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
         given: dict[str, Any] = {"terms": terms(*even(eng, sales)), "source_ref": "bill", "request_id": "key-1"}
-        first = await desk.split("1.00 EUR", **given)
-        assert await desk.split("1.00 EUR", **given) == first
-        assert (await refusal(desk.split("2.00 EUR", **given))).reason == "IDEMPOTENCY_MISMATCH"
-        assert len(await desk.borne_by(eng, sales)) == 2
+        first = await api.split("1.00 EUR", **given)
+        assert await api.split("1.00 EUR", **given) == first
+        assert (await refusal(api.split("2.00 EUR", **given))).reason == "IDEMPOTENCY_MISMATCH"
+        assert len(await api.borne_by(eng, sales)) == 2
 
     async def test_a_cost_is_split_once_whatever_the_key_and_the_targets(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        await desk.split("1.00 EUR", terms=terms(target(eng)), source_ref="bill")
+        await api.split("1.00 EUR", terms=terms(target(eng)), source_ref="bill")
         for targets in (even(eng), even(it, sales)):
-            refused = await refusal(desk.split("1.00 EUR", terms=terms(*targets), source_ref="bill"))
+            refused = await refusal(api.split("1.00 EUR", terms=terms(*targets), source_ref="bill"))
             assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "COST_ALREADY_SPLIT")
             assert refused.metadata == {"source_ref": "bill"}
-        assert len(await desk.borne_by(it, eng, sales)) == 1
+        assert len(await api.borne_by(it, eng, sales)) == 1
 
     async def test_of_many_at_once_one_counts(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department, outbox_events: Events
+        self, api: RulesApi, it: Department, eng: Department, sales: Department, outbox_events: Events
     ) -> None:
         given = [even(eng, sales), even(it, sales), even(it, eng), even(sales, eng)] * 2
-        splits = [desk.split("1.01 EUR", terms=terms(*targets), source_ref="bill") for targets in given]
+        splits = [api.split("1.01 EUR", terms=terms(*targets), source_ref="bill") for targets in given]
         answers = await asyncio.gather(*splits, return_exceptions=True)
         [made] = [answer for answer in answers if isinstance(answer, CostSplit)]
         errors = [Refusal.of(answer) for answer in answers if isinstance(answer, aio.AioRpcError)]
         assert {error.reason for error in errors} == {"COST_ALREADY_SPLIT"}
         assert len(errors) == len(given) - 1
-        borne = await desk.borne_by(it, eng, sales)
+        borne = await api.borne_by(it, eng, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == Decimal("1.01")
         told = [event.body for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
         assert {body["allocation_id"] for body in told} == {share.allocation_id for share in made.shares}
 
-    async def test_an_equal_key_at_once_is_answered_the_same(self, desk: RulesDesk, eng: Department) -> None:
+    async def test_an_equal_key_at_once_is_answered_the_same(self, api: RulesApi, eng: Department) -> None:
         request = split_request("1.00 EUR", terms=terms(target(eng)))
-        answers = await asyncio.gather(*(desk.who.call(desk.rules_stub.SplitCost, request) for _ in range(6)))
+        answers = await asyncio.gather(*(api.who.call(api.rules_stub.SplitCost, request) for _ in range(6)))
         assert all(answer == answers[0] for answer in answers)
-        assert len(await desk.borne(eng)) == 1
+        assert len(await api.borne(eng)) == 1
 
 
 class TestPreview:
     async def test_it_is_what_is_then_written_and_writes_nothing(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department, tokyo: Department,
+        self, api: RulesApi, it: Department, eng: Department, sales: Department, tokyo: Department,
         outbox_events: Events,
     ) -> None:  # fmt: skip
-        await desk.set_rates("2026-03-01 EUR/JPY 161.37")
-        rule = await desk.rule(*even(it, eng, sales, tokyo), rule_type=PROPORTIONAL, basis=HEADCOUNT)
+        await api.set_rates("2026-03-01 EUR/JPY 161.37")
+        rule = await api.rule(*even(it, eng, sales, tokyo), rule_type=PROPORTIONAL, basis=HEADCOUNT)
         given: dict[str, Any] = {"rule_id": rule.id, "source_ref": "bill", "request_id": "key-1"}
-        seen = await desk.split("1000.03 EUR", **given, validate_only=True)
+        seen = await api.split("1000.03 EUR", **given, validate_only=True)
         assert amounts(seen) == ["0.00 EUR", "300.01 EUR", "100.00 EUR", "600.02 EUR"]
         assert seen.validate_only
         assert not any(share.allocation_id for share in seen.shares)
-        assert await desk.borne_by(it, eng, sales, tokyo) == []
-        assert await desk.splits() == []
+        assert await api.borne_by(it, eng, sales, tokyo) == []
+        assert await api.splits() == []
         assert not [event for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
-        done = await desk.split("1000.03 EUR", **given)
+        done = await api.split("1000.03 EUR", **given)
         for share in done.shares:
             share.allocation_id = ""
         done.ClearField("create_time")
         done.validate_only = True
         assert done == seen
-        written = [allocation.amount for allocation in await desk.borne_by(it, eng, sales, tokyo)]
+        written = [allocation.amount for allocation in await api.borne_by(it, eng, sales, tokyo)]
         assert written == [share.amount for share in seen.shares if share.amount.amount != "0.00"]
 
-    async def test_it_is_refused_as_the_split_would_be(
-        self, desk: RulesDesk, eng: Department, tokyo: Department
-    ) -> None:
+    async def test_it_is_refused_as_the_split_would_be(self, api: RulesApi, eng: Department, tokyo: Department) -> None:
         given: dict[str, Any] = {"terms": terms(*even(eng, tokyo)), "source_ref": "bill"}
-        seen = await refusal(desk.split("1.00 EUR", **given, validate_only=True))
-        assert seen == await refusal(desk.split("1.00 EUR", **given))
+        seen = await refusal(api.split("1.00 EUR", **given, validate_only=True))
+        assert seen == await refusal(api.split("1.00 EUR", **given))
         assert seen.reason == "RATE_MISSING"
 
 
 class TestCurrencies:
     async def test_each_share_is_converted_and_the_original_amounts_sum_to_the_whole(
-        self, desk: RulesDesk, acme: Entity, eng: Department, sales: Department, tokyo: Department
+        self, api: RulesApi, acme: Entity, eng: Department, sales: Department, tokyo: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 USD/EUR 0.9", "2026-03-01 USD/JPY 150")
-        split = await desk.split("100.00 USD", terms=terms(*even(eng, tokyo, sales)))
+        await api.set_rates("2026-03-01 USD/EUR 0.9", "2026-03-01 USD/JPY 150")
+        split = await api.split("100.00 USD", terms=terms(*even(eng, tokyo, sales)))
         assert amounts(split) == ["33.34 USD", "33.33 USD", "33.33 USD"]
-        borne = await desk.borne_by(eng, tokyo, sales)
+        borne = await api.borne_by(eng, tokyo, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == Decimal("100.00")
         assert [allocation.entity_amount for allocation in borne] == [
             money("30.01 EUR"), money("5000 JPY"), money("30.00 EUR"),
         ]  # fmt: skip
 
     async def test_yen_are_split_to_the_yen_and_dinars_to_the_fils(
-        self, desk: RulesDesk, eng: Department, sales: Department
+        self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/JPY 160", "2026-03-01 EUR/BHD 0.4")
+        await api.set_rates("2026-03-01 EUR/JPY 160", "2026-03-01 EUR/BHD 0.4")
         both = terms(*even(eng, sales))
-        assert amounts(await desk.split("101 JPY", terms=both)) == ["51 JPY", "50 JPY"]
-        assert amounts(await desk.split("0.101 BHD", terms=both)) == ["0.051 BHD", "0.050 BHD"]
+        assert amounts(await api.split("101 JPY", terms=both)) == ["51 JPY", "50 JPY"]
+        assert amounts(await api.split("0.101 BHD", terms=both)) == ["0.051 BHD", "0.050 BHD"]
 
     async def test_a_missing_rate_is_named_and_nothing_is_done(
-        self, desk: RulesDesk, eng: Department, tokyo: Department
+        self, api: RulesApi, eng: Department, tokyo: Department
     ) -> None:
-        refused = await refusal(desk.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill"))
+        refused = await refusal(api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill"))
         assert refused.reason == "RATE_MISSING"
         assert {"EUR", "JPY", "2026-03-10"} <= set(refused.metadata.values())
-        assert await desk.borne_by(eng, tokyo) == []
-        await desk.set_rates("2026-03-01 EUR/JPY 160")
-        assert await desk.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill")
+        assert await api.borne_by(eng, tokyo) == []
+        await api.set_rates("2026-03-01 EUR/JPY 160")
+        assert await api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill")
 
     async def test_who_passes_a_cost_on_to_another_entity_is_its_counterparty(
-        self, desk: RulesDesk, acme: Entity, it: Department, eng: Department, tokyo: Department
+        self, api: RulesApi, acme: Entity, it: Department, eng: Department, tokyo: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/JPY 160")
-        await desk.split("10.00 EUR", terms=terms(*even(eng, tokyo)), source_department_id=it.id)
-        [near], [far] = await desk.borne(eng), await desk.borne(tokyo)
+        await api.set_rates("2026-03-01 EUR/JPY 160")
+        await api.split("10.00 EUR", terms=terms(*even(eng, tokyo)), source_department_id=it.id)
+        [near], [far] = await api.borne(eng), await api.borne(tokyo)
         assert (near.counterparty_entity_id, far.counterparty_entity_id) == ("", acme.id)
 
 
 class TestListCostSplits:
     async def test_it_tells_later_why_each_share_is_what_it_is(
-        self, desk: RulesDesk, it: Department, eng: Department, sales: Department
+        self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await desk.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
-        split = await desk.split("100.00 EUR", rule_id=rule.id, description="March")
-        await desk.change(eng, headcount=1)
-        await desk.update_rule(rule, targets=even(it))
-        await desk.delete_rule(rule)
-        assert await desk.splits(rule_id=rule.id) == [split]
+        rule = await api.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
+        split = await api.split("100.00 EUR", rule_id=rule.id, description="March")
+        await api.change(eng, headcount=1)
+        await api.update_rule(rule, targets=even(it))
+        await api.delete_rule(rule)
+        assert await api.splits(rule_id=rule.id) == [split]
 
-    async def test_each_filter_narrows(self, desk: RulesDesk, eng: Department) -> None:
-        rule = await desk.rule(target(eng))
-        one = await desk.split("1.00 EUR", rule_id=rule.id, allocation_date="2026-01-31")
-        two = await desk.split("2.00 EUR", terms=terms(target(eng)), allocation_date="2026-02-01", source_ref="two")
-        assert await desk.splits() == [one, two]
-        assert await desk.splits(rule_id=rule.id) == [one]
-        assert await desk.splits(source_ref="two") == [two]
-        assert await desk.splits(start_date="2026-02-01") == [two]
-        assert await desk.splits(end_date="2026-02-01") == [one]
+    async def test_each_filter_narrows(self, api: RulesApi, eng: Department) -> None:
+        rule = await api.rule(target(eng))
+        one = await api.split("1.00 EUR", rule_id=rule.id, allocation_date="2026-01-31")
+        two = await api.split("2.00 EUR", terms=terms(target(eng)), allocation_date="2026-02-01", source_ref="two")
+        assert await api.splits() == [one, two]
+        assert await api.splits(rule_id=rule.id) == [one]
+        assert await api.splits(source_ref="two") == [two]
+        assert await api.splits(start_date="2026-02-01") == [two]
+        assert await api.splits(end_date="2026-02-01") == [one]
 
-    async def test_what_was_split_can_not_be_changed(self, desk: RulesDesk, eng: Department, admin: Admin) -> None:
-        await desk.split("1.00 EUR", terms=terms(target(eng)))
+    async def test_what_was_split_can_not_be_changed(self, api: RulesApi, eng: Department, admin: Admin) -> None:
+        await api.split("1.00 EUR", terms=terms(target(eng)))
         for statement in ("update entities.cost_splits set amount = 2", "delete from entities.cost_splits"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
-                await admin.execute(f"{statement} where tenant_id = $1", desk.who.tenant_id)
+                await admin.execute(f"{statement} where tenant_id = $1", api.who.tenant_id)
 
 
 class TestScopes:
     async def test_a_confined_caller_splits_over_what_the_scope_covers(
         self,
-        desk: RulesDesk,
+        api: RulesApi,
         acme: Entity,
         it: Department,
         eng: Department,
         tokyo: Department,
-        desk_of: Callable[[Caller], RulesDesk],
+        api_for: Callable[[Caller], RulesApi],
         caller: Callable[..., Caller],
     ) -> None:
-        await desk.set_rates("2026-03-01 EUR/JPY 160")
-        conny = desk_of(caller("finance", subject="conny", entity_scope=[acme.id]))
-        over = await desk.rule(*even(eng, tokyo))
+        await api.set_rates("2026-03-01 EUR/JPY 160")
+        conny = api_for(caller("finance", subject="conny", entity_scope=[acme.id]))
+        over = await api.rule(*even(eng, tokyo))
         assert (await refusal(conny.split("1.00 EUR", rule_id=over.id))).reason == "ALLOCATION_RULE_NOT_FOUND"
         refused = await refusal(conny.split("1.00 EUR", terms=terms(*even(eng, tokyo))))
         assert (refused.reason, set(refused.fields)) == (
@@ -413,23 +409,23 @@ class TestScopes:
         )  # fmt: skip
         refused = await refusal(conny.split("1.00 EUR", terms=terms(target(eng)), source_department_id=tokyo.id))
         assert set(refused.fields) == {"source_department_id"}
-        theirs = await desk.allocate(tokyo, "1.00 EUR")
+        theirs = await api.allocate(tokyo, "1.00 EUR")
         refused = await refusal(conny.split(allocation_id=theirs.id, terms=terms(target(eng))))
         assert refused.reason == "ALLOCATION_NOT_FOUND"
         mine = await conny.split("1.00 EUR", terms=terms(target(eng)), source_department_id=it.id)
-        await desk.split("1.00 EUR", terms=terms(*even(eng, tokyo)))
-        await desk.split("1.00 EUR", terms=terms(target(eng)), source_department_id=tokyo.id)
+        await api.split("1.00 EUR", terms=terms(*even(eng, tokyo)))
+        await api.split("1.00 EUR", terms=terms(target(eng)), source_department_id=tokyo.id)
         assert await conny.splits() == [mine]
-        assert len(await desk.splits()) == 3
-        assert await desk_of(caller("department_manager", department_scope=[eng.id])).splits() == []
-        assert await desk_of(caller("department_manager", department_scope=[eng.id, it.id])).splits() == [mine]
+        assert len(await api.splits()) == 3
+        assert await api_for(caller("department_manager", department_scope=[eng.id])).splits() == []
+        assert await api_for(caller("department_manager", department_scope=[eng.id, it.id])).splits() == [mine]
 
     async def test_another_tenant_finds_nothing_of_ours(
-        self, desk: RulesDesk, eng: Department, desk_of: Callable[[Caller], RulesDesk], caller: Callable[..., Caller]
+        self, api: RulesApi, eng: Department, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller]
     ) -> None:
-        rule = await desk.rule(target(eng))
-        await desk.split("1.00 EUR", rule_id=rule.id, source_ref="bill")
-        stranger = desk_of(caller("billing_admin", tenant=ids.new()))
+        rule = await api.rule(target(eng))
+        await api.split("1.00 EUR", rule_id=rule.id, source_ref="bill")
+        stranger = api_for(caller("billing_admin", tenant=ids.new()))
         own = await stranger.set_up(await stranger.found("OWN"))
         assert (await refusal(stranger.split("1.00 EUR", rule_id=rule.id))).reason == "ALLOCATION_RULE_NOT_FOUND"
         refused = await refusal(stranger.split("1.00 EUR", terms=terms(*even(own, eng))))
@@ -438,9 +434,9 @@ class TestScopes:
         assert await stranger.split("1.00 EUR", terms=terms(target(own)), source_ref="bill")
 
     async def test_who_only_reads_splits_nothing(
-        self, desk_of: Callable[[Caller], RulesDesk], caller: Callable[..., Caller], eng: Department
+        self, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
         for tried in (False, True):
-            refused = await refusal(desk_of(caller("auditor")).split("1.00 EUR", terms=terms(target(eng)),
+            refused = await refusal(api_for(caller("auditor")).split("1.00 EUR", terms=terms(target(eng)),
                                                                      validate_only=tried))  # fmt: skip
             assert refused.reason == "PERMISSION_MISSING"

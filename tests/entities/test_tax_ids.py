@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kit.errors import InvalidFields
 from services.entities.service.tax_ids import TAX_IDS, check_tax_id
-from tests.entities.conftest import Desk
+from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import refusal
 
 EU = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"
@@ -63,23 +63,23 @@ class TestTaxIds:
 
 
 class TestEntities:
-    async def test_a_number_that_is_none_is_refused_with_the_form_that_is_expected(self, desk: Desk) -> None:
-        refused = await refusal(desk.found(country_code="DE", tax_id="DE123456789"))
+    async def test_a_number_that_is_none_is_refused_with_the_form_that_is_expected(self, api: EntitiesApi) -> None:
+        refused = await refusal(api.found(country_code="DE", tax_id="DE123456789"))
         assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"tax_id": "known.tax_id"})
         assert "such as DE136695976" in refused.fields["tax_id"]
-        assert await desk.entities() == []
+        assert await api.entities() == []
 
-    async def test_it_is_kept_as_it_is_written(self, desk: Desk) -> None:
-        assert (await desk.found(country_code="CH", tax_id="CHE 107787577 MWST")).tax_id == "CHE 107787577 MWST"
-        assert (await desk.found("US", country_code="US", tax_id="91-1144442")).tax_id == "91-1144442"
+    async def test_it_is_kept_as_it_is_written(self, api: EntitiesApi) -> None:
+        assert (await api.found(country_code="CH", tax_id="CHE 107787577 MWST")).tax_id == "CHE 107787577 MWST"
+        assert (await api.found("US", country_code="US", tax_id="91-1144442")).tax_id == "91-1144442"
 
-    async def test_number_and_country_must_go_together_after_an_update(self, desk: Desk) -> None:
-        entity = await desk.found(country_code="DE", tax_id="DE111111125")
+    async def test_number_and_country_must_go_together_after_an_update(self, api: EntitiesApi) -> None:
+        entity = await api.found(country_code="DE", tax_id="DE111111125")
         for given_ in ({"country_code": "FR"}, {"tax_id": "FR40303265045"}):
-            assert (await refusal(desk.update(entity, **given_))).rules == {"tax_id": "known.tax_id"}
-        both = await desk.update(entity, country_code="FR", tax_id="FR40303265045")
+            assert (await refusal(api.update(entity, **given_))).rules == {"tax_id": "known.tax_id"}
+        both = await api.update(entity, country_code="FR", tax_id="FR40303265045")
         assert (both.country_code, both.tax_id) == ("FR", "FR40303265045")
 
-    async def test_currency_and_country_are_those_that_there_are(self, desk: Desk) -> None:
-        refused = await refusal(desk.found(currency_code="XYZ", country_code="XX", tax_id="1"))
+    async def test_currency_and_country_are_those_that_there_are(self, api: EntitiesApi) -> None:
+        refused = await refusal(api.found(currency_code="XYZ", country_code="XX", tax_id="1"))
         assert refused.rules == {"currency_code": "known.currency_code", "country_code": "known.country_code"}

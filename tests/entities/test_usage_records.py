@@ -21,13 +21,13 @@ from eventing import bus
 from kit.errors import InvalidFields
 from kit.settings import Settings
 from services.entities.errors import AllocationSourceTaken, EntityStateForbids, RateMissing
-from tests.entities.allocation_desk import AllocationDesk, money, money_text
-from tests.entities.conftest import Desk
+from tests.entities.allocation_api import AllocationApi, money, money_text
+from tests.entities.conftest import EntitiesApi
 from tests.entities.usage_records import CONSUMER, Replica, Tracked, usage
 from tests.harness import servers
 from tests.harness.callers import Caller
 from tests.harness.databases import Copy
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 from tests.harness.services import Entities, Served, served
 
 MANY = 1_000
@@ -39,8 +39,8 @@ def tracked(nats: Client, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]", e
 
 
 @pytest.fixture
-async def engineering(desk: Desk) -> Department:
-    return await desk.set_up(await desk.found("ACME", time_zone="Asia/Tokyo"), "ENG", gl_code="6200")
+async def engineering(api: EntitiesApi) -> Department:
+    return await api.set_up(await api.found("ACME", time_zone="Asia/Tokyo"), "ENG", gl_code="6200")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestAllocated:
     async def test_a_record_is_a_cost_of_whoever_used_it(
-        self, costs: AllocationDesk, tracked: Tracked, engineering: Department, heard: Heard
+        self, costs: AllocationApi, tracked: Tracked, engineering: Department, published_events: PublishedEvents
     ) -> None:
         record = usage(
             engineering, "12.34 EUR", quantity="7.25", unit="GB", description="Storage", record_id="meter-1:17"
@@ -88,14 +88,14 @@ class TestAllocated:
             actor="/usage-tracking",
             create_time=made.create_time,
         )
-        told = await heard.first(CostAllocated)
+        told = await published_events.first(CostAllocated)
         assert (told.allocation_id, told.source, told.source_ref) == (made.id, "USAGE", "meter-1:17")
-        assert heard.headers(CostAllocated)["ce-actor"] == "/usage-tracking"
+        assert published_events.headers(CostAllocated)["ce-actor"] == "/usage-tracking"
 
     async def test_those_who_do_not_know_our_ids_name_codes(
-        self, desk: Desk, costs: AllocationDesk, tracked: Tracked, engineering: Department
+        self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department
     ) -> None:
-        other = await desk.set_up(await desk.found("OTHER"), "ENG")  # the same code, elsewhere
+        other = await api.set_up(await api.found("OTHER"), "ENG")  # the same code, elsewhere
         records = [
             usage(None, "1.00 EUR", entity_code="ACME", department_code="ENG"),
             usage(None, "2.00 EUR", entity_code="OTHER", department_code="ENG"),
@@ -108,16 +108,16 @@ class TestAllocated:
         assert {money_text(each.amount) for each in await costs.listed(other)} == {"2.00 EUR", "4.00 EUR"}
 
     async def test_without_a_department_the_entity_bears_it(
-        self, costs: AllocationDesk, tracked: Tracked, engineering: Department, heard: Heard
+        self, costs: AllocationApi, tracked: Tracked, engineering: Department, published_events: PublishedEvents
     ) -> None:
         await tracked.say(usage(None, entity_id=engineering.entity_id))
-        made = await costs.get((await heard.first(CostAllocated)).allocation_id)
+        made = await costs.get((await published_events.first(CostAllocated)).allocation_id)
         assert (made.entity_id, made.department_id) == (engineering.entity_id, "")
 
     async def test_another_currency_is_converted_at_the_rate_of_its_day(
-        self, desk: Desk, costs: AllocationDesk, tracked: Tracked, engineering: Department
+        self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department
     ) -> None:
-        await desk.set_rates("2026-03-01 USD/EUR 0.9")
+        await api.set_rates("2026-03-01 USD/EUR 0.9")
         records = [usage(engineering, f"{n}.00 USD") for n in (1, 2)]
         for record in records:
             record.usage_time.FromDatetime(datetime(2026, 3, 5, tzinfo=UTC))
@@ -128,7 +128,7 @@ class TestAllocated:
 
 class TestOnce:
     async def test_said_again_it_counts_once(
-        self, costs: AllocationDesk, tracked: Tracked, engineering: Department
+        self, costs: AllocationApi, tracked: Tracked, engineering: Department
     ) -> None:
         """Delivered again under the same event id, and said anew under others."""
         record, last, event_id = usage(engineering), usage(engineering), uuid4()
@@ -142,7 +142,7 @@ class TestOnce:
         assert sorted(await tracked.told()) == sorted([record.record_id, last.record_id])
 
     async def test_what_was_allocated_by_hand_is_not_allocated_again(
-        self, costs: AllocationDesk, replica: Replica, tracked: Tracked, engineering: Department
+        self, costs: AllocationApi, replica: Replica, tracked: Tracked, engineering: Department
     ) -> None:
         record = usage(engineering, record_id="r-1")
         await replica.take(record)
@@ -155,7 +155,7 @@ class TestOnce:
         assert await tracked.told() == ["r-1"]
 
     async def test_taken_back_it_stays_so(
-        self, costs: AllocationDesk, replica: Replica, tracked: Tracked, engineering: Department
+        self, costs: AllocationApi, replica: Replica, tracked: Tracked, engineering: Department
     ) -> None:
         record = usage(engineering)
         await replica.take(record)
@@ -165,12 +165,12 @@ class TestOnce:
         assert await tracked.told() == [record.record_id]
 
     async def test_the_record_of_another_tenant_is_another_one(
-        self, costs: AllocationDesk, replica: Replica, engineering: Department, stranger: tuple[Desk, AllocationDesk],
-        nats: Client, admin: "asyncpg.Pool[asyncpg.Record]",
+        self, costs: AllocationApi, replica: Replica, engineering: Department,
+        stranger: tuple[EntitiesApi, AllocationApi], nats: Client, admin: "asyncpg.Pool[asyncpg.Record]",
     ) -> None:  # fmt: skip
         await replica.take(usage(engineering, record_id="r-1"))
-        their_desk, their_costs = stranger
-        theirs = await their_desk.set_up(await their_desk.found("ACME"))
+        their_api, their_costs = stranger
+        theirs = await their_api.set_up(await their_api.found("ACME"))
         their_usage = Tracked(nats, their_costs.who.tenant_id, admin)
         record = usage(None, "3.00 EUR", entity_code="ACME", department_code="ENG", record_id="r-1")
         await their_usage.say(record)
@@ -212,8 +212,8 @@ class TestReplicaThatGoes:
             )
             for turn in range(3):
                 async with served(settings_here, compose, Entities) as entities:
-                    desk = Desk(finance, entities.stubs)
-                    department = await desk.set_up(await desk.found(f"E{turn}"))
+                    api = EntitiesApi(finance, entities.stubs)
+                    department = await api.set_up(await api.found(f"E{turn}"))
                     some = [usage(department, "0.01 EUR") for _ in range(MANY)]
                     records += some
                     saying = asyncio.create_task(tracked.say(*some, *some[::5]))
@@ -237,10 +237,10 @@ async def own_stream(folder: Path) -> AsyncIterator[tuple[Client, str]]:
 
 class TestPutAside:
     async def test_what_can_not_be_allocated_is_a_dead_letter_that_says_why(
-        self, desk: Desk, tracked: Tracked, engineering: Department, pauses: None
+        self, api: EntitiesApi, tracked: Tracked, engineering: Department, pauses: None
     ) -> None:
-        closed = await desk.set_up(await desk.found("CLOSED"))
-        await desk.deactivate(closed.entity_id)
+        closed = await api.set_up(await api.found("CLOSED"))
+        await api.deactivate(closed.entity_id)
         bad: dict[str, UsageRecorded] = {
             "names no entity that there is: 'NOBODY'": usage(None, entity_code="NOBODY"),
             "names no department that there is: 'NOBODY'": usage(None, entity_code="ACME", department_code="NOBODY"),
@@ -264,7 +264,7 @@ class TestPutAside:
         assert await tracked.counted() == {good.record_id: 1}
 
     async def test_said_with_another_content_it_is_a_dead_letter_and_changes_nothing(
-        self, costs: AllocationDesk, tracked: Tracked, engineering: Department, pauses: None
+        self, costs: AllocationApi, tracked: Tracked, engineering: Department, pauses: None
     ) -> None:
         await tracked.say(usage(engineering, record_id="r-1"))
         await tracked.done(usage(engineering, record_id="r-1"))
@@ -276,7 +276,7 @@ class TestPutAside:
         assert money_text(made.amount) == "10.00 EUR"
 
     async def test_once_the_cause_is_mended_it_is_redriven(
-        self, desk: Desk, costs: AllocationDesk, tracked: Tracked, engineering: Department,
+        self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department,
         caller: Callable[..., Caller], entities: Entities, pauses: None,
     ) -> None:  # fmt: skip
         record = usage(engineering, "2.00 USD")
@@ -285,7 +285,7 @@ class TestPutAside:
         (letter,) = await tracked.buried()
         operator = caller("billing_admin")
         request = RedriveDeadLetterRequest(consumer=CONSUMER, event_id=str(letter["event_id"]))
-        await desk.set_rates("2026-03-01 USD/EUR 0.9")
+        await api.set_rates("2026-03-01 USD/EUR 0.9")
         await operator.call(entities.operations.RedriveDeadLetter, request)
         assert [money_text(each.entity_amount) for each in await costs.listed(engineering)] == ["1.80 EUR"]
         left = await operator.call(entities.operations.ListDeadLetters, ListDeadLettersRequest())
@@ -330,8 +330,8 @@ class TestTogether:
     ) -> None:
         async def one(number: int) -> tuple[Tracked, list[UsageRecorded]]:
             who = caller("finance", tenant=uuid4())
-            desk = Desk(who, entities)
-            department = await desk.set_up(await desk.found("ACME"))
+            api = EntitiesApi(who, entities)
+            department = await api.set_up(await api.found("ACME"))
             records = [usage(department, f"{number}.00 EUR", record_id=f"r-{each}") for each in range(20)]
             return Tracked(nats, who.tenant_id, admin), records
 
@@ -343,9 +343,9 @@ class TestTogether:
             assert len(await tracked.told()) == len(records)
 
     async def test_a_closed_entity_is_told_to_the_one_who_asks(
-        self, desk: Desk, replica: Replica, engineering: Department
+        self, api: EntitiesApi, replica: Replica, engineering: Department
     ) -> None:
-        await desk.deactivate(engineering.entity_id)
+        await api.deactivate(engineering.entity_id)
         with pytest.raises(EntityStateForbids):
             await replica.take(usage(engineering))
 

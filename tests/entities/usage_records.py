@@ -17,8 +17,8 @@ from eventing.consumer import Consumer, Delivery
 from kit import clock
 from kit.telemetry import Trace
 from serving.server import Service
-from tests.entities.allocation_desk import money
-from tests.harness.outside import eventually
+from tests.entities.allocation_api import money
+from tests.harness.observe import eventually
 
 CONSUMER = "entities.allocate_recorded_usage"
 

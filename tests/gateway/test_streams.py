@@ -20,7 +20,7 @@ from tests.gateway.backend import PROBED, Asked, Backend
 from tests.gateway.conftest import BASE
 from tests.gateway.process import running
 from tests.gateway.wire import Events, Wire, get
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.kit.probe import DoReply, Line, WatchReply
 
 WATCH = f"{BASE}/probes/watch"

@@ -37,7 +37,7 @@ class Caller:
         """The reply: `await finance.call(budgets.budgets.GetBudget, GetBudgetRequest(id=…))`."""
         return await rpc(request, metadata=self.metadata, timeout=within_s)
 
-    async def answer(
+    async def call_with_trailers(
         self, rpc: aio.UnaryUnaryMultiCallable[RequestT, ReplyT], request: RequestT, *, within_s: float = 20.0
     ) -> tuple[ReplyT, Mapping[str, str]]:
         """The reply and its trailing metadata."""

@@ -29,7 +29,7 @@ class Group:
     lowest_ids: list[list[UUID]]
 
 
-async def found_group(admin: "asyncpg.Connection", *, entities: int = _ENTITIES) -> Group:
+async def insert_group(admin: "asyncpg.Connection", *, entities: int = _ENTITIES) -> Group:
     """A new group, of a tenant of its own."""
     group = Group(uuid4(), [], [], [], [])
     for number in range(entities):
@@ -63,7 +63,7 @@ async def found_group(admin: "asyncpg.Connection", *, entities: int = _ENTITIES)
     return group
 
 
-async def spend(admin: "asyncpg.Connection", group: Group, count: int) -> None:
+async def insert_allocations(admin: "asyncpg.Connection", group: Group, count: int) -> None:
     """So many allocations to the departments that have none below them, spread over the days: 1.00 EUR, or 2.00 USD.
 
     In the order of their ids as they would have been posted: day after day, department after department. Each fifth

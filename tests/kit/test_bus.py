@@ -22,7 +22,7 @@ from kit.db import Database
 from kit.errors import Unavailable
 from kit.settings import Settings
 from serving.server import Service, serving
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.kit.conftest import NoScopes
 
 Say = Callable[..., Awaitable[int]]

@@ -21,7 +21,7 @@ from kit.settings import Settings
 from kit.telemetry import SERVER_DURATION
 from serving.calls import Calls
 from tests.harness.callers import Caller, Refusal, refusal
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.kit.conftest import NoScopes, Probed, probed
 from tests.kit.probe import FILE, DoReply, DoRequest, InsideRequest, ListRequest, Probe
 

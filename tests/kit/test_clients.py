@@ -37,7 +37,7 @@ from kit.settings import Settings
 from serving import clients
 from serving.clients import ServiceClient
 from serving.scope import RemoteScopes, named_by
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 
 T = TypeVar("T", bound=Message)
 SERVICE = "billing.entities.v1.EntityService"

@@ -34,7 +34,7 @@ from serving.calls import Calls
 from serving.operations import OperationsServicer
 from serving.pages import Pages
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.kit.conftest import NoScopes
 
 Pool = asyncpg.Pool

@@ -21,7 +21,7 @@ from kit.settings import Settings
 from services.budgets.models import BudgetRow
 from serving.operations import DeadLetterRow
 from tests.harness.databases import Copy
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 
 Pool = asyncpg.Pool
 Origins = Callable[..., Origin]

@@ -157,7 +157,7 @@ class TestKey:
         async with probed(kit_settings()) as restarted:
             db = Database(kit_settings())
             restarted.servicer.does = Ledger(db).do
-            again, trailers = await finance.answer(restarted.stub.Do, keyed())
+            again, trailers = await finance.call_with_trailers(restarted.stub.Do, keyed())
             await db.close()
         assert again.text == first.text
         assert trailers["idempotency-replayed"] == "true"

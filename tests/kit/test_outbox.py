@@ -21,7 +21,7 @@ from kit.db import Database
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
-from tests.harness.outside import Heard, eventually
+from tests.harness.observe import PublishedEvents, eventually
 
 Origins = Callable[..., Origin]
 Pool = asyncpg.Pool
@@ -73,7 +73,12 @@ class TestAppend:
         assert row["publish_time"] is None
 
     async def test_what_is_rolled_back_was_never_said(
-        self, db: Database, jetstream: JetStreamContext, origin: Origins, waiting: Outbox, heard: Heard
+        self,
+        db: Database,
+        jetstream: JetStreamContext,
+        origin: Origins,
+        waiting: Outbox,
+        published_events: PublishedEvents,
     ) -> None:
         async def fail() -> None:
             async with db.write(origin()) as tx:
@@ -85,22 +90,27 @@ class TestAppend:
             await fail()
         async with relaying(db, jetstream):
             await say(db, origin(), "after")
-            await heard.first(BudgetClosed)
+            await published_events.first(BudgetClosed)
         assert [row["type"] for row in await waiting.rows()] == ["billing.budgets.v1.BudgetClosed"]
-        assert [event.budget_id for event in heard.of(BudgetClosed)] == ["after"]
+        assert [event.budget_id for event in published_events.of(BudgetClosed)] == ["after"]
 
 
 class TestRelay:
     async def test_an_event_is_published_once_as_a_cloud_event(
-        self, db: Database, jetstream: JetStreamContext, origin: Origins, waiting: Outbox, heard: Heard
+        self,
+        db: Database,
+        jetstream: JetStreamContext,
+        origin: Origins,
+        waiting: Outbox,
+        published_events: PublishedEvents,
     ) -> None:
         mine = origin(actor="carol")
         async with relaying(db, jetstream):
             await say(db, mine, "b")
-            event = await heard.first(BudgetClosed)
+            event = await published_events.first(BudgetClosed)
             await eventually(waiting.is_empty)
         assert event == BudgetClosed(budget_id="b", entity_id="e")
-        (message,), (row,) = heard.messages, await waiting.rows()
+        (message,), (row,) = published_events.messages, await waiting.rows()
         assert message.subject == f"billing.budgets.v1.BudgetClosed.{mine.tenant_id.hex}"
         headers = message.headers or {}
         assert headers["Nats-Msg-Id"] == headers["ce-id"] == str(row["id"])
@@ -112,41 +122,51 @@ class TestRelay:
         assert Trace.from_header(headers["traceparent"]).trace_id == mine.trace.trace_id
 
     async def test_an_actor_of_any_script_gets_through(
-        self, db: Database, jetstream: JetStreamContext, origin: Origins, heard: Heard
+        self, db: Database, jetstream: JetStreamContext, origin: Origins, published_events: PublishedEvents
     ) -> None:
         async with relaying(db, jetstream):
             await say(db, origin(actor="Zoë Ångström 名"), "b")
-            await heard.first(BudgetClosed)
-        assert heard.headers(BudgetClosed)["ce-actor"] == "Zoë Ångström 名"
+            await published_events.first(BudgetClosed)
+        assert published_events.headers(BudgetClosed)["ce-actor"] == "Zoë Ångström 名"
 
     async def test_it_is_published_at_once_and_not_at_the_next_poll(
-        self, db: Database, jetstream: JetStreamContext, origin: Origins, heard: Heard, monkeypatch: pytest.MonkeyPatch
+        self,
+        db: Database,
+        jetstream: JetStreamContext,
+        origin: Origins,
+        published_events: PublishedEvents,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(outbox, "_POLL_S", 60.0)
         async with relaying(db, jetstream):
             for number in range(3):
                 await say(db, origin(), str(number))
-                await heard.at_least(number + 1, BudgetClosed, within_s=5)
+                await published_events.at_least(number + 1, BudgetClosed, within_s=5)
 
     async def test_what_another_process_said_is_published_too(
-        self, db: Database, jetstream: JetStreamContext, origin: Origins, heard: Heard,
+        self, db: Database, jetstream: JetStreamContext, origin: Origins, published_events: PublishedEvents,
         kit_settings: Callable[..., Settings],
     ) -> None:  # fmt: skip
         other = Database(kit_settings())
         async with relaying(db, jetstream):
             await say(other, origin(), "b")
-            await heard.first(BudgetClosed)
+            await published_events.first(BudgetClosed)
         await other.close()
 
     async def test_several_relays_publish_each_once_in_effect(
-        self, db: Database, jetstream: JetStreamContext, origin: Origins, waiting: Outbox, heard: Heard
+        self,
+        db: Database,
+        jetstream: JetStreamContext,
+        origin: Origins,
+        waiting: Outbox,
+        published_events: PublishedEvents,
     ) -> None:
         said = [str(number) for number in range(500)]
         async with relaying(db, jetstream, replicas=3):
             for start in range(0, len(said), 50):
                 await say(db, origin(), *said[start : start + 50])
             await eventually(waiting.is_empty)
-        told = [event.budget_id for event in await heard.at_least(len(said), BudgetClosed)]
+        told = [event.budget_id for event in await published_events.at_least(len(said), BudgetClosed)]
         assert sorted(told, key=int) == said
 
     async def test_what_is_published_again_is_stored_once(

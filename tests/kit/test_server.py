@@ -22,7 +22,7 @@ from kit.settings import Settings
 from serving import server
 from serving.server import Service, serving
 from tests.harness.callers import Caller, refusal
-from tests.harness.outside import Heard, eventually
+from tests.harness.observe import PublishedEvents, eventually
 from tests.kit.conftest import NoScopes
 from tests.kit.probe import DoReply, DoRequest, Probe, ProbeStub
 
@@ -156,7 +156,11 @@ class TestEnd:
             assert (await refusal(under_way)).code in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
 
     async def test_it_ends_soon_at_every_moment_with_events_coming_and_going(
-        self, process: Callable[..., Process], origin: Callable[..., Origin], heard: Heard, tenant: UUID
+        self,
+        process: Callable[..., Process],
+        origin: Callable[..., Origin],
+        published_events: PublishedEvents,
+        tenant: UUID,
     ) -> None:
         said = 0
 
@@ -175,5 +179,5 @@ class TestEnd:
             assert time.monotonic() - started < 4
         last = process()
         async with serving(last.settings, last.service):
-            told = await heard.at_least(said, BudgetClosed)
+            told = await published_events.at_least(said, BudgetClosed)
         assert len({event.budget_id for event in told}) == said

@@ -18,7 +18,7 @@ from serving import server
 from serving.calls import STREAMS_UNDER_WAY, Calls
 from serving.server import Service, serving
 from tests.harness.callers import Caller, Refusal
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.kit.conftest import NoScopes, Probed, probed
 from tests.kit.probe import FILE, DoReply, DoRequest, InsideRequest, Probe, ProbeStub, WatchReply, WatchRequest
 

@@ -19,7 +19,7 @@ from eventing.timers import Timers, cancel_timer, due, set_timer
 from kit import clock, tasks
 from kit.db import Database, WriteSession, sqlstate
 from kit.origin import Origin
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.kit.clockwork import HOUR, Clockwork, running, some
 
 Origins = Callable[..., Origin]

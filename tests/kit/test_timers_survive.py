@@ -21,7 +21,7 @@ from kit import clock
 from kit.db import Database, WriteSession
 from kit.origin import Origin
 from kit.settings import Settings
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.kit.clockwork import HOUR, Clockwork, running, some
 
 Origins = Callable[..., Origin]

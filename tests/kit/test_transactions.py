@@ -17,7 +17,7 @@ from kit.db import Database, to_billing_error
 from kit.errors import Unavailable
 from kit.origin import Origin
 from kit.settings import Settings
-from tests.harness.outside import eventually
+from tests.harness.observe import eventually
 from tests.kit.test_db import letter, letters
 
 DEADLINE_S: Final = 0.3

@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 
 from eventing import bus
 from kit.settings import Settings
-from tests.harness.outside import Heard, subscribed
+from tests.harness.observe import PublishedEvents, subscribed
 
 
 @pytest.fixture(scope="session")
@@ -21,9 +21,9 @@ async def jetstream(settings: Callable[..., Settings]) -> AsyncIterator[JetStrea
 
 
 @pytest.fixture
-async def told(nats: Client, tenant: UUID) -> AsyncIterator[Heard]:
+async def told(nats: Client, tenant: UUID) -> AsyncIterator[PublishedEvents]:
     """What outside systems say for the tenant from here on."""
-    told = Heard()
+    told = PublishedEvents()
     subscription = await nats.subscribe(f"platform.*.v1.*.{tenant.hex}", cb=told.take)
     await subscribed(nats)
     yield told

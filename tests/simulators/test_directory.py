@@ -19,7 +19,7 @@ from deploy.simulators import directory
 from deploy.simulators.directory import Users
 from kit.auth import ServiceTokens
 from kit.settings import Settings
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 from tests.harness.tokens import Keys
 
 
@@ -90,7 +90,7 @@ async def test_a_token_for_ourselves_or_of_nobody_is_refused(
 
 
 async def test_who_leaves_leaves_one_tenant_and_it_is_said(
-    asked: Asked, jetstream: JetStreamContext, told: Heard, tenant: UUID
+    asked: Asked, jetstream: JetStreamContext, told: PublishedEvents, tenant: UUID
 ) -> None:
     await directory.deactivate(jetstream, asked.users, tenant, "erin")
     event = await told.first(UserDeactivated)

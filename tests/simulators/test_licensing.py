@@ -20,7 +20,7 @@ from contract import validation
 from deploy.simulators import licensing
 from deploy.simulators.telling import tell
 from kit import tasks
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 
 CONTRACT = "con_" + "7" * 32
 Say = Callable[..., Awaitable[None]]
@@ -38,14 +38,14 @@ async def say(nats_url: str, jetstream: JetStreamContext, tenant: UUID) -> Async
     await tasks.end(running)
 
 
-async def test_an_active_contract_gets_its_tier_and_seats(say: Say, told: Heard) -> None:
+async def test_an_active_contract_gets_its_tier_and_seats(say: Say, told: PublishedEvents) -> None:
     await say(ContractActivated(contract_id=CONTRACT, license_tier="gold", seats=250))
     answer = await told.first(LicenseProvisioned)
     assert (answer.contract_id, answer.tier, answer.seats) == (CONTRACT, "gold", 250)
     validation.check(answer)
 
 
-async def test_an_amended_contract_keeps_its_license(say: Say, told: Heard) -> None:
+async def test_an_amended_contract_keeps_its_license(say: Say, told: PublishedEvents) -> None:
     await say(ContractActivated(contract_id=CONTRACT, license_tier="gold", seats=250))
     await told.first(LicenseProvisioned)
     await say(ContractAmended(contract_id=CONTRACT, license_tier="platinum", seats=300))
@@ -55,7 +55,7 @@ async def test_an_amended_contract_keeps_its_license(say: Say, told: Heard) -> N
 
 
 @pytest.mark.parametrize(("tier", "seats"), [(licensing.UNAVAILABLE, 1), ("gold", licensing.SEATS_MAX + 1)])
-async def test_what_is_not_there_fails_with_a_reason(say: Say, told: Heard, tier: str, seats: int) -> None:
+async def test_what_is_not_there_fails_with_a_reason(say: Say, told: PublishedEvents, tier: str, seats: int) -> None:
     await say(ContractActivated(contract_id=CONTRACT, license_tier=tier, seats=seats))
     answer = await told.first(LicenseProvisioningFailed)
     assert (answer.contract_id, answer.tier, answer.seats, bool(answer.reason)) == (CONTRACT, tier, seats, True)
@@ -64,7 +64,7 @@ async def test_what_is_not_there_fails_with_a_reason(say: Say, told: Heard, tier
 
 @pytest.mark.parametrize("kind", [ContractTerminated, ContractExpired, ContractRenewed])
 async def test_the_license_of_a_contract_that_ends_is_taken_back(
-    say: Say, told: Heard, kind: Callable[..., Message]
+    say: Say, told: PublishedEvents, kind: Callable[..., Message]
 ) -> None:
     await say(ContractActivated(contract_id=CONTRACT, seats=3))
     await say(kind(contract_id=CONTRACT))
@@ -74,7 +74,7 @@ async def test_the_license_of_a_contract_that_ends_is_taken_back(
 
 
 async def test_a_successor_has_a_license_of_its_own_and_that_of_before_goes_when_it_takes_over(
-    say: Say, told: Heard
+    say: Say, told: PublishedEvents
 ) -> None:
     successor = "con_" + "8" * 32
     await say(ContractActivated(contract_id=CONTRACT, seats=3))
@@ -89,14 +89,16 @@ async def test_a_successor_has_a_license_of_its_own_and_that_of_before_goes_when
     validation.check(released)
 
 
-async def test_a_contract_without_license_is_not_answered(say: Say, told: Heard) -> None:
+async def test_a_contract_without_license_is_not_answered(say: Say, told: PublishedEvents) -> None:
     await say(ContractActivated(contract_id=CONTRACT))
     await say(ContractActivated(contract_id=CONTRACT, seats=1))
     await told.first(LicenseProvisioned)
     assert len(told.messages) == 1
 
 
-async def test_what_is_said_twice_is_answered_by_one_event(say: Say, told: Heard, jetstream: JetStreamContext) -> None:
+async def test_what_is_said_twice_is_answered_by_one_event(
+    say: Say, told: PublishedEvents, jetstream: JetStreamContext
+) -> None:
     """The answer's id follows from the event's, so that who hears both does it once."""
     event_id, other = uuid4(), "con_" + "8" * 32
     for _ in range(2):
@@ -112,7 +114,7 @@ async def test_what_is_said_twice_is_answered_by_one_event(say: Say, told: Heard
 
 
 async def test_an_event_that_it_does_not_understand_stops_nothing(
-    say: Say, told: Heard, jetstream: JetStreamContext, tenant: UUID
+    say: Say, told: PublishedEvents, jetstream: JetStreamContext, tenant: UUID
 ) -> None:
     subject = f"billing.entities.v1.ContractActivated.{tenant.hex}"
     for body in (b"{", b"[]", b"{}", b'{"contract_id": "con_1", "seats": "many"}'):

@@ -12,11 +12,11 @@ from deploy.simulators import usage
 from deploy.simulators.usage import Plan, records
 from eventing.consumer import Delivery
 from kit.errors import InvalidFields
-from tests.harness.outside import Heard
+from tests.harness.observe import PublishedEvents
 
 
 async def test_it_says_so_many_records_each_in_the_form_that_consumers_take(
-    jetstream: JetStreamContext, told: Heard, tenant: UUID
+    jetstream: JetStreamContext, told: PublishedEvents, tenant: UUID
 ) -> None:
     said = await usage.say(jetstream, tenant, Plan(count=30, rate=0))
     events = await told.at_least(30, UsageRecorded)
@@ -32,7 +32,7 @@ async def test_it_says_so_many_records_each_in_the_form_that_consumers_take(
 
 
 async def test_duplicates_are_the_same_record_in_an_event_of_its_own(
-    jetstream: JetStreamContext, told: Heard, tenant: UUID
+    jetstream: JetStreamContext, told: PublishedEvents, tenant: UUID
 ) -> None:
     said = await usage.say(jetstream, tenant, Plan(count=40, rate=0, duplicates=25))
     events = await told.at_least(said.events, UsageRecorded)
@@ -41,7 +41,9 @@ async def test_duplicates_are_the_same_record_in_an_event_of_its_own(
     assert len({(message.headers or {})["ce-id"] for message in told.messages}) == said.events
 
 
-async def test_bad_records_are_as_many_as_it_says(jetstream: JetStreamContext, told: Heard, tenant: UUID) -> None:
+async def test_bad_records_are_as_many_as_it_says(
+    jetstream: JetStreamContext, told: PublishedEvents, tenant: UUID
+) -> None:
     said = await usage.say(jetstream, tenant, Plan(count=60, rate=0, bad=30))
     events = await told.at_least(60, UsageRecorded)
     spoilt = [event for event in events if event.entity_code == "NOBODY" or event.amount.amount == "0.00"]
@@ -74,11 +76,11 @@ class TestProto:
 async def test_a_time_that_nobody_understands_loses_no_event(jetstream: JetStreamContext, tenant: UUID) -> None:
     """Outside systems get their clocks' form wrong; the event is what counts."""
     subject = f"platform.usage.v1.UsageRecorded.{tenant.hex}"
-    heard = await jetstream.pull_subscribe(subject, durable=f"test_{tenant.hex}")
+    subscription = await jetstream.pull_subscribe(subject, durable=f"test_{tenant.hex}")
     id = "0195f3f0-0000-7000-8000-000000000001"
     for time in ("yesterday", "2026-10-01T12:00:00", "2026-10-01T12:00:00Z"):
         headers = {"ce-id": id, "ce-time": time, "ce-source": "/platform/usage"}
         await jetstream.publish(subject, b"{}", headers=headers)
-    deliveries = [Delivery.of(message) for message in await heard.fetch(3, timeout=5)]
+    deliveries = [Delivery.of(message) for message in await subscription.fetch(3, timeout=5)]
     assert [delivery.said_at is not None for delivery in deliveries] == [False, False, True]
     assert {delivery.actor for delivery in deliveries} == {"/platform/usage"}, "who says it did it"

@@ -5,7 +5,7 @@ The rare ones come last: inactive, or of a rare kind.
 
 from typing import Final
 
-from tests.harness.crowds import Crowd
+from tests.harness.bulk_data import BulkData
 
 ROWS: Final = 100_000
 """Entities, departments, placements and rates of the large tenant."""
@@ -70,11 +70,11 @@ _TABLES: Final = {
             'as agreed', 'DRAFT', '', null, null, '', 1, now(), now()
         from fewer""",
 }  # fmt: skip
-CROWD: Final = Crowd(
+BULK_DATA: Final = BulkData(
     schema="entities",
     kinds=("entity", "department", "rate", "rule", "target", "split", "contract", "amendment", "placement", "stay"),
     sizes={"many": (ROWS, 2_000), "fewer": (TERMS, 1_000)},
     rare_first=False,
     tables=_TABLES,
 )
-id_of: Final = CROWD.id_of
+id_of: Final = BULK_DATA.id_of

@@ -11,16 +11,16 @@ from billing.entities.v1.renewal_pb2 import ContractSummary, RenewalCheck
 from billing.type.v1.money_pb2 import Money
 
 from kit import ids
-from tests.entities.conftest import Desk
+from tests.entities.conftest import EntitiesApi
 
 DIGEST: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
-class ContractDesk:
+class ContractApi:
     """What somebody does with contracts."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk, self.who, self.stub = desk, desk.who, desk.contracts_stub
+    def __init__(self, api: EntitiesApi) -> None:
+        self.api, self.who, self.stub = api, api.who, api.contracts_stub
 
     async def write(self, entity: Entity | str, **given: Any) -> Contract:
         """A new draft."""

@@ -20,7 +20,7 @@ _WITHIN_S: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crowd:
+class BulkData:
     """The rows of one service."""
 
     schema: str
@@ -38,8 +38,8 @@ class Crowd:
         """The id of something of the large tenant; ids rise with the number."""
         return UUID(f"{number:012x}70008000{TENANT_ID.int:03x}{self.kinds.index(kind):09x}")
 
-    async def gather(self, admin: "asyncpg.Connection") -> None:
-        """Write all of it."""
+    async def load(self, admin: "asyncpg.Connection") -> None:
+        """Insert all rows."""
         async with admin.transaction():
             await admin.execute("set local session_replication_role = 'replica'")
             await admin.execute(f"set local search_path = {self.schema}")

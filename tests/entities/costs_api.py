@@ -1,4 +1,4 @@
-"""A desk at which costs are allocated, taken back, and added up."""
+"""A api at which costs are allocated, taken back, and added up."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -9,9 +9,9 @@ from billing.entities.v1.cost_pb2 import CostSum, CostSummary, DepartmentCosts
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity
 
-from tests.entities.allocation_desk import AllocationDesk, line, money_text
+from tests.entities.allocation_api import AllocationApi, line, money_text
 from tests.entities.conftest import _id
-from tests.entities.tree_desk import TreeDesk
+from tests.entities.tree_api import TreeApi
 from tests.harness.callers import Caller
 from tests.harness.services import Entities
 
@@ -19,12 +19,12 @@ YEAR: Final = ("2026-01-01", "2027-01-01")
 _BATCH: Final = 1000
 
 
-class CostsDesk(TreeDesk):
+class CostsApi(TreeApi):
     """What somebody does with costs, in few words."""
 
     def __init__(self, who: Caller, stubs: Entities) -> None:
         super().__init__(who, stubs)
-        self._allocations = AllocationDesk(who, stubs)
+        self._allocations = AllocationApi(who, stubs)
         self.costs_stub = stubs.costs
 
     async def allocate(

@@ -5,7 +5,7 @@ The rare ones come first: undecided, of a rare kind, and about something; the ot
 
 from typing import Final
 
-from tests.harness.crowds import Crowd
+from tests.harness.bulk_data import BulkData
 
 ROWS: Final = 60_000
 """Requests of the large tenant. Half as many delegations, a thirtieth as many rules."""
@@ -50,11 +50,11 @@ _TABLES: Final = {
             now(), now()
         from many where n % 2 = 0""",
 }
-CROWD: Final = Crowd(
+BULK_DATA: Final = BulkData(
     schema="approvals",
     kinds=("approval", "action", "entity", "department", "budget", "rule", "delegation"),
     sizes={"many": (ROWS, 1_000)},
     rare_first=True,
     tables=_TABLES,
 )
-id_of: Final = CROWD.id_of
+id_of: Final = BULK_DATA.id_of

@@ -1,4 +1,4 @@
-"""A desk at which costs are allocated."""
+"""A api at which costs are allocated."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def line(bearer: Department | Entity | None, amount: str = "10.00 EUR", **given:
     return named
 
 
-class AllocationDesk:
+class AllocationApi:
     """What somebody does with cost allocations, in few words; a request has a new key unless one is given."""
 
     def __init__(self, who: Caller, stubs: Entities) -> None:

@@ -9,16 +9,16 @@ from billing.entities.v1.contract_pb2 import Contract
 
 from kit import ids
 from services.entities.domain.amendments import AmendmentState
-from tests.entities.conftest import Desk
-from tests.entities.contract_desk import day
-from tests.harness.outside import eventually
+from tests.entities.conftest import EntitiesApi
+from tests.entities.contract_api import day
+from tests.harness.observe import eventually
 
 
-class AmendmentDesk:
+class AmendmentApi:
     """What somebody does with amendments."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.who, self.stub = desk.who, desk.amendments_stub
+    def __init__(self, api: EntitiesApi) -> None:
+        self.who, self.stub = api.who, api.amendments_stub
 
     async def amend(
         self, contract: Contract | str, kind: Amendment.Type.ValueType = Amendment.SEATS, **given: Any
@@ -103,7 +103,7 @@ async def its_day_comes(admin: Any, *amendments: Amendment) -> None:
 
 
 async def in_state(
-    amendments: AmendmentDesk, contract: Contract, admin: Any, state: AmendmentState, *, seats: int
+    amendments: AmendmentApi, contract: Contract, admin: Any, state: AmendmentState, *, seats: int
 ) -> Amendment:
     """An amendment of its own seats in that state, which could be applied today."""
     draft = await amendments.amend(contract, seats=seats, effective_date=day(1))

@@ -1,4 +1,4 @@
-"""A desk at which groups are reorganised: entities and departments are moved, and departments go out of use."""
+"""A api at which groups are reorganised: entities and departments are moved, and departments go out of use."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,10 +8,10 @@ from billing.entities.v1 import entity_service_pb2 as pb
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 
-from tests.entities.conftest import Desk, _id
+from tests.entities.conftest import EntitiesApi, _id
 
 
-class TreeDesk(Desk):
+class TreeApi(EntitiesApi):
     """What somebody does with the trees, in few words."""
 
     async def move(self, entity: Entity | str, parent: Entity | str = "", **given: Any) -> Entity:

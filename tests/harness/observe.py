@@ -40,7 +40,7 @@ async def eventually(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0
         await asyncio.sleep(_EVERY_S)
 
 
-async def all_closed(
+async def is_all_closed(
     admin: "asyncpg.Pool[asyncpg.Record]", copies: Iterable[Copy], databases: Iterable[Database]
 ) -> bool:
     """Whether no transaction is left open, and every connection is back in its pool."""
@@ -106,7 +106,7 @@ async def audit_rows(admin: "asyncpg.Pool[asyncpg.Record]", service: str, tenant
 
 
 @dataclass(slots=True)
-class Heard:
+class PublishedEvents:
     """Every event that NATS carried for one tenant since the test began."""
 
     messages: list[Msg] = field(default_factory=list)
@@ -140,9 +140,9 @@ class Heard:
         return next(message.headers or {} for message in self.messages if message.subject.startswith(subject))
 
 
-async def listen(client: Client, tenant_id: UUID) -> tuple[Heard, Callable[[], Awaitable[None]]]:
+async def listen(client: Client, tenant_id: UUID) -> tuple[PublishedEvents, Callable[[], Awaitable[None]]]:
     """Hear all events of a tenant from now on; the second is called to stop."""
-    heard = Heard()
+    heard = PublishedEvents()
     subscription = await client.subscribe(f"billing.*.v1.*.{tenant_id.hex}", cb=heard.take)
     await subscribed(client)
     return heard, subscription.unsubscribe

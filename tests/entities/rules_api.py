@@ -1,4 +1,4 @@
-"""A desk at which costs are split: rules are made, costs are split, and what everybody bears is looked up."""
+"""A api at which costs are split: rules are made, costs are split, and what everybody bears is looked up."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -10,16 +10,16 @@ from billing.entities.v1.allocation_pb2 import Allocation
 from billing.entities.v1.allocation_rule_pb2 import AllocationRule, AllocationTarget, CostSplit
 from billing.entities.v1.department_pb2 import Department
 
-from tests.entities.allocation_desk import money, money_text
+from tests.entities.allocation_api import money, money_text
 from tests.entities.conftest import _id
-from tests.entities.tree_desk import TreeDesk
+from tests.entities.tree_api import TreeApi
 from tests.harness.callers import Caller
 from tests.harness.services import Entities
 
 _numbers = count(1)
 
 
-class RulesDesk(TreeDesk):
+class RulesApi(TreeApi):
     """What somebody does with rules and costs, in few words."""
 
     def __init__(self, who: Caller, stubs: Entities) -> None:
