@@ -1,1 +1,1 @@
-"""Entities and departments of a group."""
+"""The entities service: entities and departments, exchange rates, cost allocations, contracts."""

@@ -14,7 +14,8 @@ from kit.errors import BillingError
 from kit.origin import Origin
 from kit.settings import Settings
 from services.entities.domain.needs import Need
-from services.entities.errors import ApproverMissing, RateMissing
+from services.entities.errors.allocations import RateMissing
+from services.entities.errors.contracts import ApproverMissing
 from serving.clients import ServiceClient
 
 _PASSED_ON: Final[Mapping[str, type[BillingError]]] = {kind.reason: kind for kind in (ApproverMissing, RateMissing)}

@@ -1,4 +1,4 @@
-"""What the process of the entities service is made of."""
+"""Composition root of the entities service: settings, database, clients, servicers, consumers, timers."""
 
 from clients.directory import Directory
 from eventing.timers import Timers
@@ -6,27 +6,29 @@ from kit.db import Database
 from kit.settings import Settings
 from services.entities import rpc, timers
 from services.entities.clients import Approvals
-from services.entities.events.heard import handlers
+from services.entities.events.consumers import HANDLERS, Dependencies
 from services.entities.rpc.scopes import LocalScopes
+from services.entities.service.usage import UsageIntake
 from serving.pages import Pages
 from serving.server import Service, run
 
 
 def compose(settings: Settings) -> Service:
-    """The parts of the service."""
+    """Create the parts of the service and connect them."""
     db = Database(settings)
     directory = Directory(settings)
     return Service(
         db=db,
         scopes=LocalScopes(db),
         servicers=rpc.servicers(db, Pages(settings), directory, Approvals(settings)),
-        handlers=handlers(db, directory),
+        handlers=HANDLERS,
+        dependencies=Dependencies(db, directory, UsageIntake(db)),
         jobs=[Timers(db, settings.service, timers.HANDLERS).run],
     )
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until SIGTERM or SIGINT."""
     run("entities", compose)
 
 

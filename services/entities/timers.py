@@ -5,41 +5,40 @@ from uuid import UUID
 
 from eventing.timers import TimerHandler, due
 from kit.db import WriteSession
-from services.entities.service import amendments, purchase_orders, renewals
+from services.entities import service, store
 from services.entities.service.contracts import AMENDMENT, CONTRACT_END, CONTRACT_NOTICE
-from services.entities.service.placements import DEPARTMENT_MOVES, settle_departments
+from services.entities.service.placements import DEPARTMENT_MOVES
 from services.entities.service.purchase_orders import PURCHASE_ORDER
-from services.entities.store.entities import lock_any_entity
 
 
 @due(DEPARTMENT_MOVES)
 async def move_departments(tx: WriteSession, entity_id: UUID) -> None:
     """Have the departments of an entity where they were planned to be from today on."""
-    await settle_departments(tx, await lock_any_entity(tx, entity_id))
+    await service.placements.settle_departments(tx, await store.entities.lock_any_entity(tx, entity_id))
 
 
 @due(CONTRACT_NOTICE)
 async def tell_of_end(tx: WriteSession, contract_id: UUID) -> None:
     """Tell the parties of a contract that its end comes."""
-    await renewals.tell_of_end(tx, contract_id)
+    await service.renewals.tell_of_end(tx, contract_id)
 
 
 @due(CONTRACT_END)
 async def end_term(tx: WriteSession, contract_id: UUID) -> None:
     """Let a contract end, or go on as its successor."""
-    await renewals.end_term(tx, contract_id)
+    await service.renewals.end_term(tx, contract_id)
 
 
 @due(AMENDMENT)
 async def take_effect(tx: WriteSession, amendment_id: UUID) -> None:
     """Let an amendment take effect, or reject it where it can't any more."""
-    await amendments.apply_due(tx, amendment_id)
+    await service.amendments.apply_due(tx, amendment_id)
 
 
 @due(PURCHASE_ORDER)
 async def look_at_purchase_order(tx: WriteSession, contract_id: UUID) -> None:
     """Say that the fees of a contract have come near the limit of its purchase order, or beyond it."""
-    await purchase_orders.look_at_purchase_order(tx, contract_id)
+    await service.purchase_orders.look_at_purchase_order(tx, contract_id)
 
 
 HANDLERS: Final[tuple[TimerHandler, ...]] = (

@@ -26,7 +26,7 @@ from services.entities.domain.amendments import (
 from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase, SlaTerms, flaws
 from services.entities.domain.fees import accrue, fee_of, find_fees, periods_from, plan_of, sum_fees
 from services.entities.domain.proration import Days
-from services.entities.errors import AmendmentStale, AmendmentStateForbids
+from services.entities.errors.amendments import AmendmentStale, AmendmentStateForbids
 from services.entities.models.amendments import AmendmentRow, changes_record, effect_record
 from tests.entities.test_fees import day, eur, terms
 

@@ -14,7 +14,7 @@ from grpc import StatusCode
 from kit import ids
 from services.entities.domain import contracts as rules
 from services.entities.domain.contracts import ContractAction, ContractState
-from services.entities.errors import ContractStateForbids
+from services.entities.errors.contracts import ContractStateForbids
 from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, contract_timers, day, days_pass
 from tests.harness.callers import Caller, Refusal, refusal

@@ -15,7 +15,6 @@ from grpc import StatusCode
 from nats.js import JetStreamContext
 from outside.users.v1.events_pb2 import UserDeactivated
 
-from clients.directory import Directory
 from deploy.local import servers
 from deploy.simulators import directory
 from deploy.simulators.directory import Users
@@ -25,7 +24,7 @@ from eventing.consumer import Consumer, Delivery
 from kit.db import Database
 from kit.settings import Settings
 from kit.telemetry import Trace
-from services.entities.events.heard import handlers
+from services.entities.events.consumers import HANDLERS
 from services.entities.main import compose
 from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
@@ -226,11 +225,10 @@ class TestWhoLeaves:
     def _feeder(self, managed: Managed, tenant: UUID, user_id: str) -> Callable[[], Awaitable[None]]:
         """Hands the same event to the consumer, as often as it is called."""
         service = managed.served.service
-        found = handlers(service.db, Directory(managed.served.settings))
-        (handler,) = (handler for handler in found if handler.name == HANDLER)
+        (handler,) = (handler for handler in HANDLERS if handler.name == HANDLER)
         body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
         delivery = Delivery(uuid4(), tenant, f"platform.users.v1.UserDeactivated.{tenant.hex}", body, "", "")
-        consumer = Consumer(service.db, "entities", handler)
+        consumer = Consumer(service.db, "entities", handler, service.dependencies)
 
         async def feed(**_: Any) -> None:
             await consumer.handle(delivery, Trace.from_header(None))

@@ -7,12 +7,8 @@ from kit import ids
 from services.entities.domain import departments, entities
 from services.entities.domain.departments import DepartmentAction, DepartmentState
 from services.entities.domain.entities import EntityAction, EntityState
-from services.entities.errors import (
-    DepartmentStateForbids,
-    DepartmentTreeTooDeep,
-    EntityStateForbids,
-    EntityTreeTooDeep,
-)
+from services.entities.errors.departments import DepartmentStateForbids, DepartmentTreeTooDeep
+from services.entities.errors.entities import EntityStateForbids, EntityTreeTooDeep
 
 SOMEBODY = UUID(int=7)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX
 from services.entities.domain.placements import Placement, check_move, levels_below
-from services.entities.errors import DepartmentCycle, DepartmentTreeTooDeep
+from services.entities.errors.departments import DepartmentCycle, DepartmentTreeTooDeep
 
 FIRST = date(2026, 1, 1)
 DAYS = 8

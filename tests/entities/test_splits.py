@@ -8,7 +8,7 @@ import pytest
 
 from kit.money import Money
 from services.entities.domain.splits import split_money, split_units
-from services.entities.errors import SplitWeightNegative, SplitWeightsAllZero
+from services.entities.errors.allocation_rules import SplitWeightNegative, SplitWeightsAllZero
 
 CASES = 1_000_000
 PARTS = 8

@@ -20,7 +20,8 @@ from outside.usage.v1.usage_pb2 import UsageRecorded
 from eventing import bus
 from kit.errors import InvalidFields
 from kit.settings import Settings
-from services.entities.errors import AllocationSourceTaken, EntityStateForbids, RateMissing
+from services.entities.errors.allocations import AllocationSourceTaken, RateMissing
+from services.entities.errors.entities import EntityStateForbids
 from tests.entities.allocation_api import AllocationApi, money, money_text
 from tests.entities.conftest import EntitiesApi
 from tests.entities.usage_records import CONSUMER, Replica, Tracked, usage

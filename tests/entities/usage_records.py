@@ -86,7 +86,10 @@ class Replica:
     """A service without a server, with connections of its own, which is handed events one by one."""
 
     def __init__(self, service: Service, tenant_id: UUID) -> None:
-        self._consumers = {handler.event: Consumer(service.db, "entities", handler) for handler in service.handlers}
+        self._consumers = {
+            handler.event: Consumer(service.db, "entities", handler, service.dependencies)
+            for handler in service.handlers
+        }
         self._tenant_id = tenant_id
 
     async def take(self, event: Message) -> None:

@@ -1,1 +1,31 @@
-"""Rows of the entities service to messages, and requests to what the use cases take; the only files that know both."""
+"""Conversion between rows, domain values and protobuf messages."""
+
+from services.entities.convert import (
+    allocation_rules,
+    allocations,
+    amendments,
+    changes,
+    contracts,
+    costs,
+    departments,
+    entities,
+    hierarchies,
+    numbers,
+    rates,
+    usage,
+)
+
+__all__ = [
+    "allocation_rules",
+    "allocations",
+    "amendments",
+    "changes",
+    "contracts",
+    "costs",
+    "departments",
+    "entities",
+    "hierarchies",
+    "numbers",
+    "rates",
+    "usage",
+]

@@ -12,8 +12,7 @@ from billing.type.v1.money_pb2 import Money as MoneyMessage
 from contract.values import date_from_text, money_from_proto, money_to_proto, time_to_proto
 from kit import ids
 from kit.errors import InvalidFields, Violation
-from services.entities.convert.changes import changed_columns
-from services.entities.convert.numbers import decimal_text
+from services.entities import convert
 from services.entities.domain.allocation_rules import RuleBasis, RuleType, Target, Terms
 from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow, CostSplitRow, ShareRecord
 from services.entities.service.allocation_rules import RuleDraft
@@ -45,7 +44,7 @@ def _target_to_proto(row: AllocationTargetRow) -> AllocationTarget:
     return AllocationTarget(
         department_id=ids.DEPARTMENT.format(row.department_id),
         percent_bp=row.percent_bp,
-        weight="" if row.weight is None else decimal_text(row.weight),
+        weight="" if row.weight is None else convert.numbers.decimal_text(row.weight),
     )
 
 
@@ -101,7 +100,7 @@ _RULE_CLEARED: Final[Mapping[str, Any]] = {
 
 def rule_changes_from_proto(request: pb.UpdateAllocationRuleRequest) -> Mapping[str, Any]:
     """What UpdateAllocationRule changes of the draft that the rule is; raises InvalidFields."""
-    changes = changed_columns(request, _RULE_CLEARED)
+    changes = convert.changes.changed_columns(request, _RULE_CLEARED)
     if "rule_type" in changes:
         changes["rule_type"] = _rule_type(request.rule_type)
     if "basis" in changes:

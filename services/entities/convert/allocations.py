@@ -12,7 +12,7 @@ from billing.entities.v1.allocation_pb2 import Allocation
 from contract.values import date_from_text, money_from_proto, money_to_proto, time_to_proto
 from kit import ids
 from kit.errors import BillingError, InvalidFields, Violation
-from services.entities.convert.numbers import decimal_text
+from services.entities import convert
 from services.entities.domain.allocations import AllocationDraft, AllocationSource
 from services.entities.models.allocations import AllocationRow
 from services.entities.service.allocations import Outcome
@@ -34,9 +34,9 @@ def allocation_to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> 
         source_ref=row.source_ref,
         amount=money_to_proto(row.money),
         entity_amount=money_to_proto(row.entity_money),
-        rate=decimal_text(row.rate) if row.rate else "",
+        rate=convert.numbers.decimal_text(row.rate) if row.rate else "",
         rate_date=row.rate_date.isoformat() if row.rate_date else "",
-        quantity="" if row.quantity is None else decimal_text(row.quantity),
+        quantity="" if row.quantity is None else convert.numbers.decimal_text(row.quantity),
         unit=row.unit,
         gl_code=row.gl_code,
         counterparty_entity_id=ids.ENTITY.format_optional(row.counterparty_entity_id),

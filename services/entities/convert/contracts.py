@@ -14,7 +14,7 @@ from billing.type.v1.money_pb2 import Money as MoneyMessage
 from contract.values import date_from_text, money_from_proto, money_to_proto, time_to_proto
 from kit import ids
 from kit.money import Money
-from services.entities.convert.changes import changed_columns
+from services.entities import convert, domain
 from services.entities.domain.contracts import (
     RENEWAL_NOTICE_DAYS_DEFAULT,
     RENEWAL_TERM_MONTHS_DEFAULT,
@@ -24,7 +24,6 @@ from services.entities.domain.contracts import (
     Party,
     Phase,
     SlaTerms,
-    notice_date,
 )
 from services.entities.domain.purchase_orders import PurchaseOrderUse
 from services.entities.models.contracts import ContractRow, SignatureRow
@@ -189,7 +188,7 @@ _READ: Final[Mapping[str, Any]] = {
 
 def contract_changes_from_proto(request: contract_service_pb2.UpdateContractRequest) -> Mapping[str, Any]:
     """The terms that UpdateContract changes, with their new values; raises InvalidFields."""
-    changes = changed_columns(request, _CONTRACT_CLEARED)
+    changes = convert.changes.changed_columns(request, _CONTRACT_CLEARED)
     return {
         field: _READ[field](value) if field in _READ and value is not None else value
         for field, value in changes.items()
@@ -223,7 +222,7 @@ def renewal_check_to_proto(checked: Checked) -> RenewalCheck:
         contract_id=ids.CONTRACT.format(row.id),
         end_date=_day_text(end),
         days_to_end=max((end - standing.today).days, 0) if end else 0,
-        notice_date=_day_text(notice_date(end, terms.renewal_notice_days) if end else None),
+        notice_date=_day_text(domain.contracts.notice_date(end, terms.renewal_notice_days) if end else None),
         auto_renew=terms.auto_renew,
         renewed_to_id=ids.CONTRACT.format_optional(row.renewed_to_id if standing.renewed else None),
         recommendation=RenewalCheck.Recommendation.Value(checked.recommendation),

@@ -12,10 +12,8 @@ from billing.entities.v1.exchange_rate_pb2 import ConversionRate
 from contract.values import money_to_proto, time_from_proto
 from kit import clock, ids
 from kit.money import Money
-from services.entities.convert.rates import conversion_rate_to_proto
-from services.entities.domain import costs as rules
+from services.entities import convert, domain, service
 from services.entities.domain.costs import DepartmentGroupBy, Key, SummaryGroupBy, Tree
-from services.entities.service import costs
 from services.entities.store.costs import DepartmentAsk, FeedAsk, SummaryAsk
 
 _SETTLED: Final = timedelta(minutes=1)
@@ -34,7 +32,7 @@ def department_ask_from_proto(request: pb.GetDepartmentCostsRequest) -> Departme
     )
 
 
-def department_costs_to_proto(ask: DepartmentAsk, found: costs.DepartmentCosts) -> DepartmentCosts:
+def department_costs_to_proto(ask: DepartmentAsk, found: service.costs.DepartmentCosts) -> DepartmentCosts:
     """What a department cost."""
     currency = found.rate.conversion.target
     return DepartmentCosts(
@@ -54,7 +52,7 @@ def department_costs_to_proto(ask: DepartmentAsk, found: costs.DepartmentCosts) 
     )
 
 
-def _sum_to_proto(added: rules.CostSum, currency: str) -> CostSum:
+def _sum_to_proto(added: domain.costs.CostSum, currency: str) -> CostSum:
     return CostSum(
         cost=money_to_proto(Money(added.cost, currency)),
         allocation_count=added.allocations,
@@ -63,9 +61,9 @@ def _sum_to_proto(added: rules.CostSum, currency: str) -> CostSum:
     )
 
 
-def rate_to_proto(rate: costs.StatedRate) -> ConversionRate:
+def rate_to_proto(rate: service.costs.StatedRate) -> ConversionRate:
     """The rate that was taken."""
-    return conversion_rate_to_proto(rate.conversion, rate.found)
+    return convert.rates.conversion_rate_to_proto(rate.conversion, rate.found)
 
 
 def summary_ask_from_proto(request: pb.SummarizeCostsRequest) -> SummaryAsk:
@@ -78,7 +76,7 @@ def summary_ask_from_proto(request: pb.SummarizeCostsRequest) -> SummaryAsk:
     )
 
 
-def summary_to_proto(ask: SummaryAsk, told: costs.Summarized) -> CostSummary:
+def summary_to_proto(ask: SummaryAsk, told: service.costs.Summarized) -> CostSummary:
     """Costs of one group whose books are in one currency."""
     summary = told.summary
     return CostSummary(

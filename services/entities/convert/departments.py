@@ -8,7 +8,7 @@ from billing.entities.v1.department_pb2 import Department, DepartmentPlacement
 
 from contract.values import time_to_proto
 from kit import ids
-from services.entities.convert.changes import changed_columns
+from services.entities import convert
 from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow
 from services.entities.service.departments import DepartmentDraft
 
@@ -23,7 +23,7 @@ _DEPARTMENT_CLEARED: Final[Mapping[str, Any]] = {
 
 def department_changes_from_proto(request: department_service_pb2.UpdateDepartmentRequest) -> Mapping[str, Any]:
     """The columns that UpdateDepartment changes, with their new values; raises InvalidFields."""
-    return changed_columns(request, _DEPARTMENT_CLEARED)
+    return convert.changes.changed_columns(request, _DEPARTMENT_CLEARED)
 
 
 def department_to_proto(row: DepartmentRow) -> Department:

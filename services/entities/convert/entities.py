@@ -10,7 +10,7 @@ from billing.entities.v1.entity_pb2 import Entity
 
 from contract.values import time_fields
 from kit import ids
-from services.entities.convert.changes import changed_columns
+from services.entities import convert
 from services.entities.domain.entities import (
     FISCAL_YEAR_START_MONTH_DEFAULT,
     PAYMENT_TERMS_DAYS_DEFAULT,
@@ -128,7 +128,7 @@ _ENTITY_CLEARED: Final[Mapping[str, Any]] = {
 
 def entity_changes_from_proto(request: entity_service_pb2.UpdateEntityRequest) -> Mapping[str, Any]:
     """The columns that UpdateEntity changes, with their new values; raises InvalidFields."""
-    changes = changed_columns(request, _ENTITY_CLEARED)
+    changes = convert.changes.changed_columns(request, _ENTITY_CLEARED)
     if "entity_type" in changes:
         changes["entity_type"] = EntityType(Entity.Type.Name(request.entity_type))
     if changes.get("consolidation") and request.consolidation:

@@ -9,7 +9,7 @@ from uuid import UUID
 from billing.entities.v1.entity_pb2 import EntityHierarchy
 
 from kit import ids
-from services.entities.convert.entities import entity_to_proto
+from services.entities import convert
 from services.entities.models.entities import EntityColumns
 from services.entities.store.trees import Place
 
@@ -40,7 +40,10 @@ class KnownEntities:
     def learn(self, tenant_id: UUID, rows: Iterable[EntityColumns]) -> dict[UUID, bytes]:
         """The entities of these rows, by id."""
         learned = {
-            row.id: ((tenant_id, row.version, row.update_time), entity_to_proto(row).SerializeToString())
+            row.id: (
+                (tenant_id, row.version, row.update_time),
+                convert.entities.entity_to_proto(row).SerializeToString(),
+            )
             for row in rows
         }
         for id in learned:

@@ -11,7 +11,7 @@ from billing.entities.v1.exchange_rate_pb2 import ConversionRate, ExchangeRate
 from contract.values import time_to_proto
 from kit import money
 from kit.errors import InvalidFields, Violation
-from services.entities.convert.numbers import decimal_text
+from services.entities import convert
 from services.entities.domain.rates import Derivation, DerivedRate, RateDraft
 from services.entities.models.rates import ExchangeRateRow
 from services.entities.service.rates import Conversion
@@ -23,7 +23,7 @@ def exchange_rate_to_proto(row: ExchangeRateRow) -> ExchangeRate:
         base_currency=row.base_currency,
         quote_currency=row.quote_currency,
         effective_date=row.effective_date.isoformat(),
-        rate=decimal_text(row.rate),
+        rate=convert.numbers.decimal_text(row.rate),
         source=row.source,
         create_time=time_to_proto(row.create_time),
         update_time=time_to_proto(row.update_time),
@@ -80,7 +80,7 @@ def conversion_rate_to_proto(wanted: Conversion, found: DerivedRate | None) -> C
         to_currency=wanted.target,
         conversion_date=wanted.day.isoformat(),
         derivation=ConversionRate.Derivation.Value(derivation),
-        rate=decimal_text(found.rate) if found else "",
+        rate=convert.numbers.decimal_text(found.rate) if found else "",
         rate_date=found.effective_date.isoformat() if found else "",
         via_currency=found.via if found else "",
     )

@@ -1,6 +1,43 @@
-"""The rules of entities: pure functions over values; no I/O.
+"""Pure rules and values of the entities service, without I/O or a clock."""
 
-entities     the tree of companies: states, limits, defaults      departments  the tree inside a company
-rates        which exchange rate holds on a day
-allocations  which cost may be borne, at which rate               usage        which cost a record of usage stands for
-"""
+from services.entities.domain import (
+    allocation_rules,
+    allocations,
+    amendments,
+    contracts,
+    costs,
+    departments,
+    entities,
+    fees,
+    flaws,
+    managers,
+    needs,
+    placements,
+    proration,
+    purchase_orders,
+    rates,
+    renewals,
+    splits,
+    usage,
+)
+
+__all__ = [
+    "allocation_rules",
+    "allocations",
+    "amendments",
+    "contracts",
+    "costs",
+    "departments",
+    "entities",
+    "fees",
+    "flaws",
+    "managers",
+    "needs",
+    "placements",
+    "proration",
+    "purchase_orders",
+    "rates",
+    "renewals",
+    "splits",
+    "usage",
+]

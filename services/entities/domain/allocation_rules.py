@@ -11,7 +11,11 @@ from uuid import UUID
 from kit import resources
 from kit.money import BP
 from services.entities.domain.flaws import Flaw
-from services.entities.errors import AllocationRuleMismatch, AllocationRuleNotEffective, AllocationRuleStateForbids
+from services.entities.errors.allocation_rules import (
+    AllocationRuleMismatch,
+    AllocationRuleNotEffective,
+    AllocationRuleStateForbids,
+)
 
 
 class RuleType(StrEnum):

@@ -10,20 +10,12 @@ from uuid import UUID
 
 from kit import resources
 from kit.money import Money
-from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase, last_day_without
-from services.entities.domain.fees import (
-    BillingPeriod,
-    FeePlan,
-    accrue,
-    fee_of,
-    fee_on,
-    periods_from,
-    plan_of,
-    value_of,
-)
+from services.entities import domain
+from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase
+from services.entities.domain.fees import BillingPeriod, FeePlan
 from services.entities.domain.flaws import Flaw
-from services.entities.domain.proration import Days, months_later
-from services.entities.errors import AmendmentOutsideTerm, AmendmentStale, AmendmentStateForbids
+from services.entities.domain.proration import Days
+from services.entities.errors.amendments import AmendmentOutsideTerm, AmendmentStale, AmendmentStateForbids
 
 FEES_SHOWN: Final = 60
 """Most billing periods that an amendment shows the fees of."""
@@ -90,10 +82,10 @@ _NEEDED: Final[Mapping[AmendmentType, frozenset[str]]] = {
 
 def terms_now(terms: ContractTerms, names: Collection[str], effective: date) -> Changes:
     """What the named terms are before an amendment takes effect."""
-    plan = plan_of(terms)
+    plan = domain.fees.plan_of(terms)
     later = () if terms.billing_frequency is BillingFrequency.ONE_TIME else plan.phases
     of_fees = {
-        "fee": fee_on(plan, effective),
+        "fee": domain.fees.fee_on(plan, effective),
         "phases": tuple(phase for phase in later if phase.start_date > effective),
     }
     return {name: of_fees[name] if name in of_fees else getattr(terms, name) for name in names}
@@ -104,7 +96,7 @@ def amended(terms: ContractTerms, after: Changes, effective: date) -> ContractTe
     others = {name: value for name, value in after.items() if name not in {"fee", "phases"}}
     if terms.billing_frequency is BillingFrequency.ONE_TIME:
         return replace(terms, **others, total_value=after.get("fee", terms.total_value))
-    before = plan_of(terms)
+    before = domain.fees.plan_of(terms)
     phases = terms.phases
     if "fee" in after:
         kept = (phase for phase in before.phases if phase.start_date < effective)
@@ -121,11 +113,11 @@ def amended(terms: ContractTerms, after: Changes, effective: date) -> ContractTe
 
 
 def _revalued(terms: ContractTerms, changed: ContractTerms, effective: date) -> ContractTerms:
-    before, after = plan_of(terms), plan_of(changed)
-    total = value_of(after, effective)
+    before, after = domain.fees.plan_of(terms), domain.fees.plan_of(changed)
+    total = domain.fees.value_of(after, effective)
     if bool(before.end) == bool(after.end):
         # What was agreed need not be the sum of the fees; it changes by as much as they do.
-        total = terms.total_value + total - value_of(before, effective)
+        total = terms.total_value + total - domain.fees.value_of(before, effective)
     return replace(changed, total_value=max(total, Money.zero(total.currency)))
 
 
@@ -157,7 +149,9 @@ def check_effective(
     contract_id: UUID, terms: ContractTerms, after: Changes, termination_date: date | None, effective: date
 ) -> None:
     """Raise AmendmentOutsideTerm where the contract does not hold on the day, before the changes or with them."""
-    end = last_day_without(last_day_without(termination_date, terms.end_date), after.get("end_date"))
+    end = domain.contracts.last_day_without(
+        domain.contracts.last_day_without(termination_date, terms.end_date), after.get("end_date")
+    )
     if effective < terms.start_date or (end and effective >= end):
         raise AmendmentOutsideTerm(contract_id, effective=effective, start=terms.start_date, end=end)
 
@@ -197,15 +191,15 @@ class Effect:
 
 def effect_of(terms: ContractTerms, changed: ContractTerms, termination_date: date | None, effective: date) -> Effect:
     """What it does to the fees that the terms become others on the day, which lies within the contract."""
-    old, new = plan_of(terms, termination_date), plan_of(changed, termination_date)
+    old, new = domain.fees.plan_of(terms, termination_date), domain.fees.plan_of(changed, termination_date)
     fees = tuple(islice(_amended_fees(old, new, effective), FEES_SHOWN))
     period = fees[0].days
     rest = Days(effective, period.end)
     one_time = terms.billing_frequency is BillingFrequency.ONE_TIME
     return Effect(
         period=period,
-        old_part=fees[0].old if one_time else accrue(old, rest),
-        new_part=fees[0].new if one_time else accrue(new, rest),
+        old_part=fees[0].old if one_time else domain.fees.accrue(old, rest),
+        new_part=fees[0].new if one_time else domain.fees.accrue(new, rest),
         fees=fees,
         old_total=terms.total_value,
         new_total=changed.total_value,
@@ -214,13 +208,15 @@ def effect_of(terms: ContractTerms, changed: ContractTerms, termination_date: da
 
 def _amended_fees(old: FeePlan, new: FeePlan, effective: date) -> Iterator[AmendedFee]:
     """Both plans count from the same day: periods with one number have the same days, but for the contract's end."""
-    for before, after in zip_longest(periods_from(old, effective), periods_from(new, effective)):
+    for before, after in zip_longest(
+        domain.fees.periods_from(old, effective), domain.fees.periods_from(new, effective)
+    ):
         longer = max((period for period in (before, after) if period), key=lambda period: period.days.end)
         evergreen = old.end is None or new.end is None
-        if evergreen and longer.days.start >= months_later(effective, _EVERGREEN_MONTHS_SHOWN):
+        if evergreen and longer.days.start >= domain.proration.months_later(effective, _EVERGREEN_MONTHS_SHOWN):
             return
         yield AmendedFee(longer.number, longer.days, _fee_or_none(old, before), _fee_or_none(new, after))
 
 
 def _fee_or_none(plan: FeePlan, period: BillingPeriod | None) -> Money:
-    return fee_of(plan, period) if period else Money.zero(plan.currency)
+    return domain.fees.fee_of(plan, period) if period else Money.zero(plan.currency)

@@ -11,7 +11,7 @@ from uuid import UUID
 from kit import resources
 from kit.money import DIGITS_MAX, Money
 from services.entities.domain.flaws import Flaw
-from services.entities.errors import (
+from services.entities.errors.contracts import (
     ContractDigestDiffers,
     ContractNoticeTooShort,
     ContractSignatureMissing,

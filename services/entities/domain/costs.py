@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from kit.money import DIGITS_MAX, Money, exponent
 from services.entities.domain.rates import RATE_DIGITS
-from services.entities.errors import TooManyCostGroups
+from services.entities.errors.allocations import TooManyCostGroups
 
 LINES_MAX: Final = 10_000
 """Most groups, each counted once for every currency in it."""

@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from kit import resources
-from services.entities.errors import DepartmentStateForbids, DepartmentTreeTooDeep
+from services.entities.errors.departments import DepartmentStateForbids, DepartmentTreeTooDeep
 
 DEPARTMENT_DEPTH_MAX: Final = 16
 """Most levels of departments in one entity."""

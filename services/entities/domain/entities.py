@@ -8,7 +8,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from kit import resources
-from services.entities.errors import EntityCycle, EntityStateForbids, EntityTreeTooDeep
+from services.entities.errors.entities import EntityCycle, EntityStateForbids, EntityTreeTooDeep
 
 ENTITY_DEPTH_MAX: Final = 16
 """Most levels of entities, the root's included."""

@@ -17,8 +17,9 @@ from itertools import count
 from typing import Final
 
 from kit.money import Money
-from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase, last_day_without
-from services.entities.domain.proration import Days, Stretch, accrued, months_later, rounded_down
+from services.entities import domain
+from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase
+from services.entities.domain.proration import Days, Stretch
 
 HORIZON: Final = date(2200, 1, 1)
 """No fee of a contract without an end is looked for from here on; the dates of contracts lie before it."""
@@ -84,16 +85,16 @@ def plan_of(terms: ContractTerms, termination_date: date | None = None) -> FeePl
     )
     if not terms.phases and terms.billing_frequency is not BillingFrequency.ONE_TIME:
         plan = _spread_evenly(plan, terms.total_value)
-    end = last_day_without(termination_date, terms.end_date)
+    end = domain.contracts.last_day_without(termination_date, terms.end_date)
     # Who terminates before the end does not come to the last period, whose remainder it is.
     return replace(plan, end=end, remainder_every=plan.remainder_every if end == plan.end or not plan.end else 0)
 
 
 def _spread_evenly(plan: FeePlan, total: Money) -> FeePlan:
-    until = plan.end or months_later(plan.start, 12)
+    until = plan.end or domain.proration.months_later(plan.start, 12)
     periods = list(periods_from(replace(plan, end=until), plan.start))
     weight = sum((Fraction(period.days.count, period.whole.count) for period in periods), Fraction(0))
-    fee = rounded_down(Fraction(total.amount) / weight, plan.currency)
+    fee = domain.proration.rounded_down(Fraction(total.amount) / weight, plan.currency)
     level = replace(plan, phases=(Phase(plan.start, fee),))
     spread = sum((fee_of(level, period) for period in periods), Money.zero(plan.currency))
     return replace(level, remainder=total - spread, remainder_every=len(periods))
@@ -113,10 +114,10 @@ def _calendar(plan: FeePlan, day: date) -> Iterator[BillingPeriod]:
     months = _MONTHS[plan.frequency]
     passed = ((day.year - plan.start.year) * 12 + day.month - plan.start.month) // months
     for number in count(max(passed - 1, 0)):
-        start = months_later(plan.start, number * months)
+        start = domain.proration.months_later(plan.start, number * months)
         if start >= plan.limit:
             return
-        whole = Days(start, months_later(plan.start, (number + 1) * months))
+        whole = Days(start, domain.proration.months_later(plan.start, (number + 1) * months))
         yield BillingPeriod(number + 1, whole, whole.before(plan.limit))
 
 
@@ -137,7 +138,7 @@ def _fee_until(plan: FeePlan, period: BillingPeriod, until: date) -> Money:
     """
     if plan.frequency is BillingFrequency.ONE_TIME:
         return fee_on(plan, period.days.start) if until > period.days.start else Money.zero(plan.currency)
-    of_days = accrued(_stretches(plan.phases, period), period.whole, until, plan.currency)
+    of_days = domain.proration.accrued(_stretches(plan.phases, period), period.whole, until, plan.currency)
     return of_days + _remainder(plan, period) if until >= period.days.end else of_days
 
 
@@ -164,7 +165,7 @@ def fees_of(plan: FeePlan, period: BillingPeriod) -> Iterator[Fee]:
     inside = (phase.start_date for phase in plan.phases if period.days.start < phase.start_date < period.days.end)
     for day in (period.days.start, *inside):
         known = [phase for phase in plan.phases if phase.start_date <= day]
-        due = accrued(_stretches(known, period), period.whole, period.days.end, plan.currency)
+        due = domain.proration.accrued(_stretches(known, period), period.whole, period.days.end, plan.currency)
         yield Fee(day, due - due_so_far, period)
         due_so_far = due
 
@@ -198,7 +199,7 @@ def accrue(plan: FeePlan, days: Days) -> Money:
 
 def value_of(plan: FeePlan, day: date) -> Money:
     """What the whole term is worth; of an evergreen contract, the year from `day` on."""
-    return sum_fees(plan, plan.end) if plan.end else accrue(plan, Days(day, months_later(day, 12)))
+    return sum_fees(plan, plan.end) if plan.end else accrue(plan, Days(day, domain.proration.months_later(day, 12)))
 
 
 def day_reaching(plan: FeePlan, amount: Money) -> date | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from services.entities.errors import ManagerInactive, ManagerNotFound
+from services.entities.errors.departments import ManagerInactive, ManagerNotFound
 
 
 class Person(Protocol):

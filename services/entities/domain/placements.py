@@ -8,7 +8,7 @@ from typing import TypeAlias
 from uuid import UUID
 
 from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX
-from services.entities.errors import DepartmentCycle, DepartmentTreeTooDeep
+from services.entities.errors.departments import DepartmentCycle, DepartmentTreeTooDeep
 
 Parents: TypeAlias = Mapping[UUID, UUID | None]
 """The tree of one day: the parent of each department that there is, None at the top."""

@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Final
 
 from kit.money import BP, Money, exponent
-from services.entities.domain.fees import FeePlan, day_reaching, sum_fees
+from services.entities import domain
+from services.entities.domain.fees import FeePlan
 
 NEAR_BP: Final = 8_000
 """From so much of the limit on, the end of the purchase order is near."""
@@ -38,18 +39,20 @@ class PurchaseOrderUse:
 
 def use_of(plan: FeePlan, limit: Money, today: date) -> PurchaseOrderUse:
     """How a purchase order with this limit stands."""
-    used = sum_fees(plan, today + timedelta(days=1))
+    used = domain.fees.sum_fees(plan, today + timedelta(days=1))
     state = PurchaseOrderState.OK
     if limit < used:
         state = PurchaseOrderState.EXCEEDED
     elif _needed(limit, NEAR_BP) <= used:
         state = PurchaseOrderState.NEAR
-    return PurchaseOrderUse(used, limit - used, state, day_reaching(plan, _needed(limit, BP)))
+    return PurchaseOrderUse(used, limit - used, state, domain.fees.day_reaching(plan, _needed(limit, BP)))
 
 
 def days_of_thresholds(plan: FeePlan, limit: Money) -> Mapping[int, date]:
     """The day on which the fees come to each threshold; those that they never come to are left out."""
-    days = {threshold_bp: day_reaching(plan, _needed(limit, threshold_bp)) for threshold_bp in THRESHOLDS_BP}
+    days = {
+        threshold_bp: domain.fees.day_reaching(plan, _needed(limit, threshold_bp)) for threshold_bp in THRESHOLDS_BP
+    }
     return {threshold_bp: day for threshold_bp, day in days.items() if day}
 
 

@@ -8,16 +8,8 @@ from fractions import Fraction
 from typing import Final
 
 from kit.money import BP, Money
-from services.entities.domain.contracts import (
-    IN_FORCE,
-    ContractState,
-    ContractTerms,
-    LicenseState,
-    Phase,
-    notice_date,
-)
-from services.entities.domain.fees import plan_of, value_of
-from services.entities.domain.proration import months_later, rounded, uplifted
+from services.entities import domain
+from services.entities.domain.contracts import IN_FORCE, ContractState, ContractTerms, LicenseState, Phase
 
 DECISION_DAYS: Final = 90
 """So long before the day of notice there is something to decide."""
@@ -103,7 +95,7 @@ def renewed_terms(
     if terms.end_date is None:
         raise ValueError("an evergreen contract has no end at which it could be renewed")
     start, uplift = terms.end_date, terms.renewal_uplift_bp if uplift_bp is None else uplift_bp
-    end = end_date or months_later(start, terms.renewal_term_months)
+    end = end_date or domain.proration.months_later(start, terms.renewal_term_months)
     ratio = months_between(start, max(start, end)) / months_between(terms.start_date, terms.end_date)
     renewed = replace(
         terms,
@@ -112,27 +104,31 @@ def renewed_terms(
         end_date=end,
         phases=_renewed_phases(terms, start, uplift),
         minimum_commitment=_scaled(terms.minimum_commitment, ratio) if terms.minimum_commitment else None,
-        total_value=uplifted(_scaled(terms.total_value, ratio), uplift),
+        total_value=domain.proration.uplifted(_scaled(terms.total_value, ratio), uplift),
     )
-    return replace(renewed, total_value=value_of(plan_of(renewed), start)) if renewed.phases else renewed
+    return (
+        replace(renewed, total_value=domain.fees.value_of(domain.fees.plan_of(renewed), start))
+        if renewed.phases
+        else renewed
+    )
 
 
 def _renewed_phases(terms: ContractTerms, start: date, uplift_bp: int) -> tuple[Phase, ...]:
     if not terms.phases:
         return ()
-    return (Phase(start, uplifted(terms.phases[-1].fee, uplift_bp)),)
+    return (Phase(start, domain.proration.uplifted(terms.phases[-1].fee, uplift_bp)),)
 
 
 def _scaled(money: Money, ratio: Fraction) -> Money:
-    return rounded(Fraction(money.amount) * ratio, money.currency)
+    return domain.proration.rounded(Fraction(money.amount) * ratio, money.currency)
 
 
 def months_between(start: date, end: date) -> Fraction:
     """How many months there are from `start` up to `end`, days after the last whole one as a part of the next."""
     months = (end.year - start.year) * 12 + end.month - start.month
-    if months_later(start, months) > end:
+    if domain.proration.months_later(start, months) > end:
         months -= 1
-    since, until = months_later(start, months), months_later(start, months + 1)
+    since, until = domain.proration.months_later(start, months), domain.proration.months_later(start, months + 1)
     return months + Fraction((end - since).days, (until - since).days)
 
 
@@ -167,7 +163,7 @@ def _nothing_to_decide(standing: Standing) -> Reason | None:
         return because(ReasonKind.TERMINATED, f"It is terminated for {standing.termination_date}.")
     if standing.renewed:
         return because(ReasonKind.RENEWED, "A successor is there.")
-    begins = notice_date(end, standing.terms.renewal_notice_days) - timedelta(days=DECISION_DAYS)
+    begins = domain.contracts.notice_date(end, standing.terms.renewal_notice_days) - timedelta(days=DECISION_DAYS)
     if standing.today < begins:
         return because(ReasonKind.NOT_YET, f"It ends on {end}; there is something to decide from {begins} on.")
     return None
@@ -206,7 +202,7 @@ def _notice_over(standing: Standing) -> Reason | None:
     terms = standing.terms
     if terms.end_date is None or not terms.auto_renew:
         return None
-    last = notice_date(terms.end_date, terms.renewal_notice_days)
+    last = domain.contracts.notice_date(terms.end_date, terms.renewal_notice_days)
     if standing.today <= last:
         return None
     text = f"Notice had to be given until {last}; it is renewed by itself on {terms.end_date}."

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final
 
 from kit.money import Money, exponent
-from services.entities.errors import SplitWeightNegative, SplitWeightsAllZero
+from services.entities.errors.allocation_rules import SplitWeightNegative, SplitWeightsAllZero
 
 WEIGHT_PLACES: Final = 6
 """Decimal places of a weight: as many as a quantity has."""

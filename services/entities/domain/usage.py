@@ -6,8 +6,8 @@ from decimal import Decimal
 from uuid import UUID
 
 from kit.money import Money
+from services.entities import domain
 from services.entities.domain.allocations import AllocationDraft, AllocationSource
-from services.entities.domain.entities import day_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,6 @@ def cost_of(record: UsageRecord, entity_id: UUID, department_id: UUID | None, ti
         unit=record.unit,
         gl_code="",
         counterparty_entity_id=None,
-        allocation_date=day_in(time_zone, record.usage_time),
+        allocation_date=domain.entities.day_in(time_zone, record.usage_time),
         description=record.description,
     )

@@ -1,1 +1,5 @@
-"""The tables of the schema `entities`."""
+"""SQLAlchemy models of the schema `entities`."""
+
+from services.entities.models import allocation_rules, allocations, amendments, contracts, costs, entities, rates
+
+__all__ = ["allocation_rules", "allocations", "amendments", "contracts", "costs", "entities", "rates"]

@@ -9,16 +9,8 @@ from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
-from services.entities.convert.allocation_rules import (
-    allocation_rule_to_proto,
-    cost_split_to_proto,
-    rule_changes_from_proto,
-    rule_draft_from_proto,
-    split_ask_from_proto,
-)
+from services.entities import convert, service, store
 from services.entities.domain.allocation_rules import RuleState, RuleType
-from services.entities.service import allocation_rules, splits
-from services.entities.store import allocation_rules as rules_store
 from serving.pages import Pages
 
 
@@ -36,17 +28,17 @@ class AllocationRuleServicer:
         self._pages = pages
 
     async def CreateAllocationRule(self, request: pb.CreateAllocationRuleRequest, call: Call) -> AllocationRule:
-        draft = rule_draft_from_proto(request)
+        draft = convert.allocation_rules.rule_draft_from_proto(request)
         async with self._db.write(call) as tx:
-            rule = await allocation_rules.create_rule(tx, draft)
-            return await tx.answer(allocation_rule_to_proto(rule.row, rule.targets))
+            rule = await service.allocation_rules.create_rule(tx, draft)
+            return await tx.answer(convert.allocation_rules.allocation_rule_to_proto(rule.row, rule.targets))
 
     async def ListAllocationRules(
         self, request: pb.ListAllocationRulesRequest, call: Call
     ) -> pb.ListAllocationRulesResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await rules_store.list_rules(
+            found = await store.allocation_rules.list_rules(
                 tx,
                 page,
                 state=RuleState(AllocationRule.State.Name(request.state)) if request.state else None,
@@ -60,33 +52,35 @@ class AllocationRuleServicer:
                 category=request.category,
                 effective_on=date_from_text(request.effective_on_date),
             )
-            targets = await rules_store.find_targets(tx, [row.id for row in found.rows])
-        rules = [allocation_rule_to_proto(row, targets[row.id]) for row in found.rows]
+            targets = await store.allocation_rules.find_targets(tx, [row.id for row in found.rows])
+        rules = [convert.allocation_rules.allocation_rule_to_proto(row, targets[row.id]) for row in found.rows]
         return pb.ListAllocationRulesResponse(allocation_rules=rules, next_page_token=found.next_page_token)
 
     async def GetAllocationRule(self, request: pb.GetAllocationRuleRequest, call: Call) -> AllocationRule:
         async with self._db.read(call) as tx:
-            rule = await allocation_rules.get_rule(tx, ids.ALLOCATION_RULE.parse(request.id))
-        return allocation_rule_to_proto(rule.row, rule.targets)
+            rule = await service.allocation_rules.get_rule(tx, ids.ALLOCATION_RULE.parse(request.id))
+        return convert.allocation_rules.allocation_rule_to_proto(rule.row, rule.targets)
 
     async def UpdateAllocationRule(self, request: pb.UpdateAllocationRuleRequest, call: Call) -> AllocationRule:
-        changes = rule_changes_from_proto(request)
+        changes = convert.allocation_rules.rule_changes_from_proto(request)
         async with self._db.write(call) as tx:
             rule_id = ids.ALLOCATION_RULE.parse(request.id)
-            rule = await allocation_rules.update_rule(tx, rule_id, changes, etag=request.etag)
-            return await tx.answer(allocation_rule_to_proto(rule.row, rule.targets))
+            rule = await service.allocation_rules.update_rule(tx, rule_id, changes, etag=request.etag)
+            return await tx.answer(convert.allocation_rules.allocation_rule_to_proto(rule.row, rule.targets))
 
     async def DeleteAllocationRule(self, request: pb.DeleteAllocationRuleRequest, call: Call) -> AllocationRule:
         async with self._db.write(call) as tx:
             rule_id = ids.ALLOCATION_RULE.parse(request.id)
-            rule = await allocation_rules.delete_rule(tx, rule_id, etag=request.etag)
-            return await tx.answer(allocation_rule_to_proto(rule.row, rule.targets))
+            rule = await service.allocation_rules.delete_rule(tx, rule_id, etag=request.etag)
+            return await tx.answer(convert.allocation_rules.allocation_rule_to_proto(rule.row, rule.targets))
 
     async def SplitCost(self, request: pb.SplitCostRequest, call: Call) -> CostSplit:
-        ask = split_ask_from_proto(request)
+        ask = convert.allocation_rules.split_ask_from_proto(request)
         with suppress(_OnlyTried):
             async with self._db.write(call) as tx:
-                reply = cost_split_to_proto(await splits.split_cost(tx, ask), tried=request.validate_only)
+                reply = convert.allocation_rules.cost_split_to_proto(
+                    await service.splits.split_cost(tx, ask), tried=request.validate_only
+                )
                 if request.validate_only:
                     raise _OnlyTried
                 return await tx.answer(reply)
@@ -95,7 +89,7 @@ class AllocationRuleServicer:
     async def ListCostSplits(self, request: pb.ListCostSplitsRequest, call: Call) -> pb.ListCostSplitsResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await rules_store.list_splits(
+            found = await store.allocation_rules.list_splits(
                 tx,
                 page,
                 rule_id=ids.ALLOCATION_RULE.parse_optional(request.rule_id, "rule_id"),
@@ -104,5 +98,6 @@ class AllocationRuleServicer:
                 end=date_from_text(request.end_date),
             )
         return pb.ListCostSplitsResponse(
-            cost_splits=map(cost_split_to_proto, found.rows), next_page_token=found.next_page_token
+            cost_splits=map(convert.allocation_rules.cost_split_to_proto, found.rows),
+            next_page_token=found.next_page_token,
         )

@@ -7,17 +7,7 @@ from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
-from services.entities.convert.allocations import (
-    allocation_to_proto,
-    allocations_to_proto,
-    ask_from_proto,
-    draft_from_proto,
-    drafts_from_proto,
-    place_of,
-    results_to_proto,
-)
-from services.entities.service import allocations
-from services.entities.store import allocations as allocations_store
+from services.entities import convert, service, store
 from serving.pages import Pages
 
 
@@ -31,51 +21,55 @@ class AllocationServicer:
         self._pages = pages
 
     async def AllocateCost(self, request: pb.AllocateCostRequest, call: Call) -> Allocation:
-        draft = draft_from_proto(request)
+        draft = convert.allocations.draft_from_proto(request)
         async with self._db.write(call) as tx:
-            (row,) = await allocations.allocate(tx, [draft])
-            reversals = await allocations_store.find_reversals(tx, [row.id])
-            return await tx.answer(allocation_to_proto(row, reversals.get(row.id)))
+            (row,) = await service.allocations.allocate(tx, [draft])
+            reversals = await store.allocations.find_reversals(tx, [row.id])
+            return await tx.answer(convert.allocations.allocation_to_proto(row, reversals.get(row.id)))
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: Call) -> pb.ListAllocationsResponse:
         bound = request, call.method, call.tenant_id
-        ask = ask_from_proto(request, self._pages.opened(request.page_token, *bound) if request.page_token else b"")
+        ask = convert.allocations.ask_from_proto(
+            request, self._pages.opened(request.page_token, *bound) if request.page_token else b""
+        )
         async with self._db.read(call) as tx:
-            found = await allocations.list_allocations(tx, ask)
+            found = await service.allocations.list_allocations(tx, ask)
             listed = found[: ask.count - 1]
-            reversals = await allocations_store.find_reversals(tx, [row.id for row in listed])
-        following = self._pages.sealed(place_of(listed[-1]), *bound) if len(found) == ask.count else ""
-        messages = allocations_to_proto(listed, reversals)
+            reversals = await store.allocations.find_reversals(tx, [row.id for row in listed])
+        following = (
+            self._pages.sealed(convert.allocations.place_of(listed[-1]), *bound) if len(found) == ask.count else ""
+        )
+        messages = convert.allocations.allocations_to_proto(listed, reversals)
         return pb.ListAllocationsResponse(allocations=messages, next_page_token=following)
 
     async def BatchAllocateCosts(
         self, request: pb.BatchAllocateCostsRequest, call: Call
     ) -> pb.BatchAllocateCostsResponse:
-        drafts = drafts_from_proto(request)
+        drafts = convert.allocations.drafts_from_proto(request)
         async with self._db.write(call) as tx:
-            outcomes = await allocations.allocate_batch(tx, drafts, atomic=request.atomic)
-            reversals = await allocations_store.find_reversals(
+            outcomes = await service.allocations.allocate_batch(tx, drafts, atomic=request.atomic)
+            reversals = await store.allocations.find_reversals(
                 tx,
                 [
                     outcome.allocation.id
                     for outcome in outcomes
-                    if isinstance(outcome, allocations.Taken) and outcome.replayed
+                    if isinstance(outcome, service.allocations.Taken) and outcome.replayed
                 ],
             )
-            return await tx.answer(results_to_proto(outcomes, reversals))
+            return await tx.answer(convert.allocations.results_to_proto(outcomes, reversals))
 
     async def GetAllocation(self, request: pb.GetAllocationRequest, call: Call) -> Allocation:
         async with self._db.read(call) as tx:
-            row = await allocations_store.get_allocation(tx, ids.ALLOCATION.parse(request.id))
-            reversals = await allocations_store.find_reversals(tx, [row.id])
-        return allocation_to_proto(row, reversals.get(row.id))
+            row = await store.allocations.get_allocation(tx, ids.ALLOCATION.parse(request.id))
+            reversals = await store.allocations.find_reversals(tx, [row.id])
+        return convert.allocations.allocation_to_proto(row, reversals.get(row.id))
 
     async def ReverseAllocation(self, request: pb.ReverseAllocationRequest, call: Call) -> Allocation:
         async with self._db.write(call) as tx:
-            reversal = await allocations.reverse_allocation(
+            reversal = await service.allocations.reverse_allocation(
                 tx,
                 ids.ALLOCATION.parse(request.id),
                 reason=request.reason,
                 day=date_from_text(request.allocation_date),
             )
-            return await tx.answer(allocation_to_proto(reversal))
+            return await tx.answer(convert.allocations.allocation_to_proto(reversal))

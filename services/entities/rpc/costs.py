@@ -9,18 +9,7 @@ from billing.entities.v1.cost_pb2 import DepartmentCosts
 
 from kit.db import Database
 from kit.origin import Call
-from services.entities.convert.allocations import allocations_to_proto
-from services.entities.convert.costs import (
-    department_ask_from_proto,
-    department_costs_to_proto,
-    feed_ask_from_proto,
-    rate_to_proto,
-    summary_ask_from_proto,
-    summary_to_proto,
-)
-from services.entities.service import costs
-from services.entities.store.allocations import find_reversals
-from services.entities.store.costs import allocations_after
+from services.entities import convert, service, store
 
 _ALLOCATIONS_AT_ONCE: Final = 500
 """As many as a transaction of a stream reads."""
@@ -35,30 +24,31 @@ class CostServicer:
         self._db = db
 
     async def GetDepartmentCosts(self, request: costs_pb.GetDepartmentCostsRequest, call: Call) -> DepartmentCosts:
-        ask = department_ask_from_proto(request)
+        ask = convert.costs.department_ask_from_proto(request)
         async with self._db.read(call) as tx:
-            found = await costs.get_department_costs(tx, ask, currency=request.currency_code)
-        return department_costs_to_proto(ask, found)
+            found = await service.costs.get_department_costs(tx, ask, currency=request.currency_code)
+        return convert.costs.department_costs_to_proto(ask, found)
 
     async def SummarizeCosts(
         self, request: costs_pb.SummarizeCostsRequest, call: Call
     ) -> costs_pb.SummarizeCostsResponse:
-        ask = summary_ask_from_proto(request)
+        ask = convert.costs.summary_ask_from_proto(request)
         async with self._db.read(call) as tx:
-            found, rates = await costs.summarize_costs(tx, ask, currency=request.currency_code)
+            found, rates = await service.costs.summarize_costs(tx, ask, currency=request.currency_code)
         return costs_pb.SummarizeCostsResponse(
-            summaries=[summary_to_proto(ask, each) for each in found], conversion_rates=map(rate_to_proto, rates)
+            summaries=[convert.costs.summary_to_proto(ask, each) for each in found],
+            conversion_rates=map(convert.costs.rate_to_proto, rates),
         )
 
     async def StreamAllocations(
         self, request: costs_pb.StreamAllocationsRequest, call: Call
     ) -> AsyncIterator[Allocation]:
-        ask, after = feed_ask_from_proto(request)
+        ask, after = convert.costs.feed_ask_from_proto(request)
         more = True
         while more:  # no transaction is open while the caller takes what was found
             async with self._db.read(call) as tx:
-                found = await allocations_after(tx, ask, after, _ALLOCATIONS_AT_ONCE)
-                reversals = await find_reversals(tx, [row.id for row in found])
-            for allocation in allocations_to_proto(found, reversals):
+                found = await store.costs.allocations_after(tx, ask, after, _ALLOCATIONS_AT_ONCE)
+                reversals = await store.allocations.find_reversals(tx, [row.id for row in found])
+            for allocation in convert.allocations.allocations_to_proto(found, reversals):
                 yield allocation
             more, after = len(found) == _ALLOCATIONS_AT_ONCE, found[-1].id if found else None

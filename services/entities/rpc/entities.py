@@ -7,17 +7,9 @@ from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
-from services.entities.convert.departments import department_to_proto
-from services.entities.convert.entities import (
-    entity_changes_from_proto,
-    entity_draft_from_proto,
-    entity_to_proto,
-)
-from services.entities.convert.hierarchies import KnownEntities, hierarchy_to_proto
+from services.entities import convert, service, store
+from services.entities.convert.hierarchies import KnownEntities
 from services.entities.domain.entities import EntityState, EntityType
-from services.entities.service import entities
-from services.entities.store import entities as entities_store
-from services.entities.store import trees
 from serving.pages import Pages
 
 
@@ -32,15 +24,15 @@ class EntityServicer:
         self._known = KnownEntities()
 
     async def CreateEntity(self, request: pb.CreateEntityRequest, call: Call) -> Entity:
-        draft = entity_draft_from_proto(request)
+        draft = convert.entities.entity_draft_from_proto(request)
         async with self._db.write(call) as tx:
-            entity = await entities.create_entity(tx, draft)
-            return await tx.answer(entity_to_proto(entity))
+            entity = await service.entities.create_entity(tx, draft)
+            return await tx.answer(convert.entities.entity_to_proto(entity))
 
     async def ListEntities(self, request: pb.ListEntitiesRequest, call: Call) -> pb.ListEntitiesResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await entities_store.list_entities(
+            found = await store.entities.list_entities(
                 tx,
                 page,
                 state=EntityState(Entity.State.Name(request.state)) if request.state else None,
@@ -49,52 +41,55 @@ class EntityServicer:
                 code=request.code,
                 text=request.q,
             )
-        entities = map(entity_to_proto, found.rows)
+        entities = map(convert.entities.entity_to_proto, found.rows)
         return pb.ListEntitiesResponse(entities=entities, next_page_token=found.next_page_token)
 
     async def GetEntityHierarchy(self, request: pb.GetEntityHierarchyRequest, call: Call) -> EntityHierarchy:
         entity_id, as_of = ids.ENTITY.parse(request.id), date_from_text(request.as_of_date)
         async with self._db.read(call) as tx:
-            places = await entities.get_hierarchy(tx, entity_id, depth_max=request.max_depth, as_of=as_of)
+            places = await service.entities.get_hierarchy(tx, entity_id, depth_max=request.max_depth, as_of=as_of)
             found = self._known.find(tx.tenant_id, places)
-            rows = await trees.find_columns(tx, [place.id for place in places if place.id not in found])
-        return hierarchy_to_proto(places, found | self._known.learn(call.tenant_id, rows))
+            rows = await store.trees.find_columns(tx, [place.id for place in places if place.id not in found])
+        return convert.hierarchies.hierarchy_to_proto(places, found | self._known.learn(call.tenant_id, rows))
 
     async def UpdateEntity(self, request: pb.UpdateEntityRequest, call: Call) -> Entity:
-        changes = entity_changes_from_proto(request)
+        changes = convert.entities.entity_changes_from_proto(request)
         async with self._db.write(call) as tx:
-            entity = await entities.update_entity(tx, ids.ENTITY.parse(request.id), changes, etag=request.etag)
-            return await tx.answer(entity_to_proto(entity))
+            entity = await service.entities.update_entity(tx, ids.ENTITY.parse(request.id), changes, etag=request.etag)
+            return await tx.answer(convert.entities.entity_to_proto(entity))
 
     async def MoveEntity(self, request: pb.MoveEntityRequest, call: Call) -> Entity:
         entity_id = ids.ENTITY.parse(request.id)
         parent_id = ids.ENTITY.parse_optional(request.new_parent_id, "new_parent_id")
         async with self._db.write(call) as tx:
-            entity = await entities.move_entity(tx, entity_id, parent_id, etag=request.etag)
-            return await tx.answer(entity_to_proto(entity))
+            entity = await service.entities.move_entity(tx, entity_id, parent_id, etag=request.etag)
+            return await tx.answer(convert.entities.entity_to_proto(entity))
 
     async def DeactivateEntity(self, request: pb.DeactivateEntityRequest, call: Call) -> Entity:
         async with self._db.write(call) as tx:
-            entity = await entities.deactivate_entity(tx, ids.ENTITY.parse(request.id), etag=request.etag)
-            return await tx.answer(entity_to_proto(entity))
+            entity = await service.entities.deactivate_entity(tx, ids.ENTITY.parse(request.id), etag=request.etag)
+            return await tx.answer(convert.entities.entity_to_proto(entity))
 
     async def GetEntities(self, request: pb.GetEntitiesRequest, call: Call) -> pb.GetEntitiesResponse:
         async with self._db.read(call) as tx:
-            found = await entities_store.find_entities(tx, [ids.ENTITY.parse(id, "ids") for id in request.ids])
-        return pb.GetEntitiesResponse(entities=map(entity_to_proto, found))
+            found = await store.entities.find_entities(tx, [ids.ENTITY.parse(id, "ids") for id in request.ids])
+        return pb.GetEntitiesResponse(entities=map(convert.entities.entity_to_proto, found))
 
     async def GetLineage(self, request: pb.GetLineageRequest, call: Call) -> pb.GetLineageResponse:
         entity_id = ids.ENTITY.parse(request.entity_id, "entity_id")
         department_id = ids.DEPARTMENT.parse_optional(request.department_id, "department_id")
         async with self._db.read(call) as tx:
-            found, below = await entities.find_lineage(tx, entity_id, department_id)
-        return pb.GetLineageResponse(entities=map(entity_to_proto, found), departments=map(department_to_proto, below))
+            found, below = await service.entities.find_lineage(tx, entity_id, department_id)
+        return pb.GetLineageResponse(
+            entities=map(convert.entities.entity_to_proto, found),
+            departments=map(convert.departments.department_to_proto, below),
+        )
 
     async def ResolveScope(self, request: pb.ResolveScopeRequest, call: Call) -> pb.ResolveScopeResponse:
         entity_ids = [ids.ENTITY.parse(id, "entity_ids") for id in request.entity_ids]
         department_ids = [ids.DEPARTMENT.parse(id, "department_ids") for id in request.department_ids]
         async with self._db.read(call) as tx:
-            scope = await entities.resolve_scope(tx, entity_ids, department_ids)
+            scope = await service.entities.resolve_scope(tx, entity_ids, department_ids)
         return pb.ResolveScopeResponse(
             entity_ids=map(ids.ENTITY.format, sorted(scope.entity_ids)),
             department_ids=map(ids.DEPARTMENT.format, sorted(scope.department_ids)),

@@ -7,14 +7,7 @@ from billing.entities.v1 import exchange_rate_service_pb2 as rates_pb
 from contract.values import date_from_text
 from kit.db import Database
 from kit.origin import Call
-from services.entities.convert.rates import (
-    conversion_rate_to_proto,
-    conversions_from_proto,
-    exchange_rate_to_proto,
-    rate_drafts_from_proto,
-)
-from services.entities.service import rates
-from services.entities.store import rates as rates_store
+from services.entities import convert, service, store
 from serving.pages import Pages
 
 
@@ -30,9 +23,9 @@ class ExchangeRateServicer:
     async def SetExchangeRates(
         self, request: rates_pb.SetExchangeRatesRequest, call: Call
     ) -> rates_pb.SetExchangeRatesResponse:
-        drafts = rate_drafts_from_proto(request)
+        drafts = convert.rates.rate_drafts_from_proto(request)
         async with self._db.write(call) as tx:
-            done = await rates.set_exchange_rates(tx, drafts)
+            done = await service.rates.set_exchange_rates(tx, drafts)
             return await tx.answer(rates_pb.SetExchangeRatesResponse(**asdict(done)))
 
     async def ListExchangeRates(
@@ -40,7 +33,7 @@ class ExchangeRateServicer:
     ) -> rates_pb.ListExchangeRatesResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await rates_store.list_rates(
+            found = await store.rates.list_rates(
                 tx,
                 page,
                 base_currency=request.base_currency,
@@ -48,11 +41,11 @@ class ExchangeRateServicer:
                 start=date_from_text(request.start_date),
                 end=date_from_text(request.end_date),
             )
-        rates = map(exchange_rate_to_proto, found.rows)
+        rates = map(convert.rates.exchange_rate_to_proto, found.rows)
         return rates_pb.ListExchangeRatesResponse(exchange_rates=rates, next_page_token=found.next_page_token)
 
     async def GetRates(self, request: rates_pb.GetRatesRequest, call: Call) -> rates_pb.GetRatesResponse:
-        conversions = conversions_from_proto(request)
+        conversions = convert.rates.conversions_from_proto(request)
         async with self._db.read(call) as tx:
-            found = await rates.get_rates(tx, conversions)
-        return rates_pb.GetRatesResponse(rates=map(conversion_rate_to_proto, conversions, found))
+            found = await service.rates.get_rates(tx, conversions)
+        return rates_pb.GetRatesResponse(rates=map(convert.rates.conversion_rate_to_proto, conversions, found))

@@ -5,7 +5,7 @@ from kit.auth import Scope
 from kit.db import Database
 from kit.errors import InvalidFields, TokenInvalid
 from kit.origin import Call
-from services.entities.service.entities import resolve_scope
+from services.entities import service
 from serving.scope import named_by
 
 
@@ -24,4 +24,4 @@ class LocalScopes:
         except InvalidFields:
             raise TokenInvalid from None
         async with self._db.read(call) as tx:
-            return await resolve_scope(tx, *named)
+            return await service.entities.resolve_scope(tx, *named)

@@ -1,1 +1,37 @@
-"""What can be done with entities, departments and exchange rates."""
+"""Use cases of the entities service, for RPCs, consumers and timers alike."""
+
+from services.entities.service import (
+    allocation_rules,
+    allocations,
+    amendments,
+    contracts,
+    costs,
+    departments,
+    entities,
+    managers,
+    placements,
+    purchase_orders,
+    rates,
+    renewals,
+    splits,
+    tax_ids,
+    usage,
+)
+
+__all__ = [
+    "allocation_rules",
+    "allocations",
+    "amendments",
+    "contracts",
+    "costs",
+    "departments",
+    "entities",
+    "managers",
+    "placements",
+    "purchase_orders",
+    "rates",
+    "renewals",
+    "splits",
+    "tax_ids",
+    "usage",
+]

@@ -9,6 +9,7 @@ from uuid import UUID
 from kit import clock
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
+from services.entities import domain, store
 from services.entities.domain.allocation_rules import (
     Link,
     Reach,
@@ -18,16 +19,11 @@ from services.entities.domain.allocation_rules import (
     RuleType,
     Target,
     Terms,
-    advance_rule,
-    find_chain,
-    flaws_of_reach,
-    flaws_of_terms,
 )
 from services.entities.domain.flaws import Flaw
-from services.entities.errors import AllocationDepartmentsNotFound, AllocationRulesChain
+from services.entities.errors.allocation_rules import AllocationDepartmentsNotFound, AllocationRulesChain
 from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow
 from services.entities.models.entities import DepartmentRow
-from services.entities.store import allocation_rules, departments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,28 +78,28 @@ async def create_rule(tx: WriteSession, draft: RuleDraft) -> Rule:
     row = AllocationRuleRow(**_columns(draft), state=RuleState.ACTIVE)
     tx.add(row)
     await tx.flush()
-    return Rule(row, await allocation_rules.replace_targets(tx, row.id, draft.targets))
+    return Rule(row, await store.allocation_rules.replace_targets(tx, row.id, draft.targets))
 
 
 async def get_rule(tx: ReadSession, rule_id: UUID) -> Rule:
     """The rule with its targets; raises AllocationRuleNotFound."""
-    row = await allocation_rules.get_rule(tx, rule_id)
-    return Rule(row, (await allocation_rules.find_targets(tx, [rule_id]))[rule_id])
+    row = await store.allocation_rules.get_rule(tx, rule_id)
+    return Rule(row, (await store.allocation_rules.find_targets(tx, [rule_id]))[rule_id])
 
 
 async def update_rule(tx: WriteSession, rule_id: UUID, changes: Mapping[str, Any], *, etag: str) -> Rule:
     """Change a rule that is not ended; as a whole it is checked as a new one is."""
-    row = await allocation_rules.lock_rule(tx, rule_id)
+    row = await store.allocation_rules.lock_rule(tx, rule_id)
     row.check_etag(etag)
-    advance_rule(row.id, row.state, RuleAction.CHANGE)
-    targets = (await allocation_rules.find_targets(tx, [rule_id]))[rule_id]
+    domain.allocation_rules.advance_rule(row.id, row.state, RuleAction.CHANGE)
+    targets = (await store.allocation_rules.find_targets(tx, [rule_id]))[rule_id]
     draft = replace(_draft_of(row, targets), **changes)
     await _check(tx, draft)
     await _check_chains_with_none(tx, row.id, draft)
     for column, value in _columns(draft).items():
         setattr(row, column, value)
     if "targets" in changes:
-        targets = await allocation_rules.replace_targets(tx, rule_id, draft.targets)
+        targets = await store.allocation_rules.replace_targets(tx, rule_id, draft.targets)
         row.update_time = clock.now()  # so that the etag is another one, although no other column may have changed
     await tx.flush()
     return Rule(row, targets)
@@ -111,11 +107,11 @@ async def update_rule(tx: WriteSession, rule_id: UUID, changes: Mapping[str, Any
 
 async def delete_rule(tx: WriteSession, rule_id: UUID, *, etag: str) -> Rule:
     """End a rule: it splits nothing any more, and can still be read."""
-    row = await allocation_rules.lock_rule(tx, rule_id)
+    row = await store.allocation_rules.lock_rule(tx, rule_id)
     row.check_etag(etag)
-    row.state = advance_rule(row.id, row.state, RuleAction.END)
+    row.state = domain.allocation_rules.advance_rule(row.id, row.state, RuleAction.END)
     await tx.flush()
-    return Rule(row, (await allocation_rules.find_targets(tx, [rule_id]))[rule_id])
+    return Rule(row, (await store.allocation_rules.find_targets(tx, [rule_id]))[rule_id])
 
 
 def _draft_of(row: AllocationRuleRow, targets: Sequence[AllocationTargetRow]) -> RuleDraft:
@@ -138,7 +134,12 @@ def _columns(draft: RuleDraft) -> dict[str, Any]:
 
 
 async def _check(tx: ReadSession, draft: RuleDraft) -> None:
-    refuse_flaws([*flaws_of_terms(draft.terms), *flaws_of_reach(draft.reach, draft.targets)])
+    refuse_flaws(
+        [
+            *domain.allocation_rules.flaws_of_terms(draft.terms),
+            *domain.allocation_rules.flaws_of_reach(draft.reach, draft.targets),
+        ]
+    )
     await find_all_departments(tx, places_of(draft.targets, draft.source_department_id))
 
 
@@ -157,7 +158,7 @@ def places_of(targets: Sequence[Target], source_id: UUID | None, *, path: str = 
 
 async def find_all_departments(tx: ReadSession, named: Mapping[str, UUID]) -> Mapping[UUID, DepartmentRow]:
     """The departments that are named, by id; raises AllocationDepartmentsNotFound that lists those there are not."""
-    found = {row.id: row for row in await departments.find_departments(tx, set(named.values()))}
+    found = {row.id: row for row in await store.departments.find_departments(tx, set(named.values()))}
     missing = {field: department_id for field, department_id in named.items() if department_id not in found}
     if missing:
         raise AllocationDepartmentsNotFound(missing)
@@ -169,8 +170,8 @@ async def _check_chains_with_none(tx: WriteSession, rule_id: UUID | None, draft:
     if source is None:
         return
     link = Link(rule_id, draft.reach, tuple(target.department_id for target in draft.targets))
-    await allocation_rules.hold_rules(tx)
-    refuse_chain(tx, link, await allocation_rules.find_links(tx, sources=link.targets, target=source))
+    await store.allocation_rules.hold_rules(tx)
+    refuse_chain(tx, link, await store.allocation_rules.find_links(tx, sources=link.targets, target=source))
 
 
 def refuse_chain(tx: ReadSession, link: Link, others: Sequence[Link]) -> None:
@@ -178,7 +179,7 @@ def refuse_chain(tx: ReadSession, link: Link, others: Sequence[Link]) -> None:
 
     Departments that the caller's scope does not cover are not told.
     """
-    found = find_chain(link, others)
+    found = domain.allocation_rules.find_chain(link, others)
     if found:
         other, path = found
         scope = tx.scope

@@ -10,36 +10,16 @@ from eventing.timers import cancel_timer, set_timer
 from kit import clock
 from kit.db import ReadSession, WriteSession
 from kit.errors import BillingError, InvalidFields, Violation
-from services.entities import events
-from services.entities.domain.amendments import (
-    AmendmentAction,
-    AmendmentState,
-    AmendmentType,
-    Changes,
-    advance_amendment,
-    amended,
-    change_flaws,
-    check_effective,
-    check_still,
-    effect_of,
-    terms_now,
-)
-from services.entities.domain.contracts import (
-    ContractAction,
-    ContractTerms,
-    LicenseState,
-    advance_contract,
-    flaws,
-    grants_license,
-)
-from services.entities.domain.entities import day_in
+from services.entities import domain, events, models, service, store
+from services.entities.domain.amendments import AmendmentAction, AmendmentState, AmendmentType, Changes
+from services.entities.domain.contracts import ContractAction, ContractTerms, LicenseState
 from services.entities.domain.flaws import Flaw
-from services.entities.domain.needs import Need, need_of_amendment
-from services.entities.errors import AmendmentAwaitsApproval, AmendmentNotDue, ContractAlreadyRenewed
-from services.entities.models.amendments import AmendmentRow, changes_record, effect_record
-from services.entities.models.contracts import ContractRow, columns_of
-from services.entities.service.contracts import AMENDMENT, live_successor, set_timers
-from services.entities.store import amendments, contracts
+from services.entities.domain.needs import Need
+from services.entities.errors.amendments import AmendmentAwaitsApproval, AmendmentNotDue
+from services.entities.errors.contracts import ContractAlreadyRenewed
+from services.entities.models.amendments import AmendmentRow
+from services.entities.models.contracts import ContractRow
+from services.entities.service.contracts import AMENDMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +34,10 @@ class AmendmentDraft:
 
 async def find_need(tx: ReadSession, contract_id: UUID, draft: AmendmentDraft) -> Need:
     """An amendment as approval rules see it; raises ContractNotFound."""
-    contract = await contracts.get_contract(tx, contract_id)
-    return need_of_amendment(contract.entity_id, contract.terms, draft.amendment_type, draft.effective_date)
+    contract = await store.contracts.get_contract(tx, contract_id)
+    return domain.needs.need_of_amendment(
+        contract.entity_id, contract.terms, draft.amendment_type, draft.effective_date
+    )
 
 
 async def create_amendment(
@@ -65,24 +47,29 @@ async def create_amendment(
 
     Raises InvalidFields where the terms would not go together with it.
     """
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     effective, after = draft.effective_date, draft.after
-    terms = _with(contract, await amendments.lock_waiting(tx, contract.id, until=effective))
-    _refuse(change_flaws(draft.amendment_type, after, terms))
+    terms = _with(contract, await store.amendments.lock_waiting(tx, contract.id, until=effective))
+    _refuse(domain.amendments.change_flaws(draft.amendment_type, after, terms))
     await _check_amendable(tx, contract, terms, after, effective)
-    before, changed = terms_now(terms, after.keys(), effective), amended(terms, after, effective)
+    before, changed = (
+        domain.amendments.terms_now(terms, after.keys(), effective),
+        domain.amendments.amended(terms, after, effective),
+    )
     if before == after:
         _refuse([Flaw("", "must differ from what the contract has", "amendment.empty")])
-    _refuse(flaws(changed))
+    _refuse(domain.contracts.flaws(changed))
     amendment = AmendmentRow(
         contract_id=contract.id,
-        number=await amendments.next_number(tx, contract.id),
+        number=await store.amendments.next_number(tx, contract.id),
         amendment_type=draft.amendment_type,
         effective_date=effective,
         currency_code=contract.currency_code,
-        changes=changes_record(before, after),
-        proration=effect_record(effect_of(terms, changed, contract.termination_date, effective)),
+        changes=models.amendments.changes_record(before, after),
+        proration=models.amendments.effect_record(
+            domain.amendments.effect_of(terms, changed, contract.termination_date, effective)
+        ),
         reason=draft.reason,
         state=AmendmentState.DRAFT,
         awaits_approval=to_approve,
@@ -90,8 +77,8 @@ async def create_amendment(
     tx.add(amendment)
     await tx.flush()
     if to_approve:
-        need = need_of_amendment(contract.entity_id, contract.terms, draft.amendment_type, effective)
-        outbox.append(tx, events.amendment_submitted(contract, amendment, need, tx.origin.actor))
+        need = domain.needs.need_of_amendment(contract.entity_id, contract.terms, draft.amendment_type, effective)
+        outbox.append(tx, events.published.amendment_submitted(contract, amendment, need, tx.origin.actor))
     return amendment
 
 
@@ -99,12 +86,12 @@ async def _check_amendable(
     tx: ReadSession, contract: ContractRow, terms: ContractTerms, after: Changes, effective: date
 ) -> None:
     """Raise what stands against a change on the day of a contract that has these terms by then."""
-    advance_contract(contract.id, contract.state, ContractAction.AMEND)
+    domain.contracts.advance_contract(contract.id, contract.state, ContractAction.AMEND)
     if "end_date" in after:
-        successor = await live_successor(tx, contract)
+        successor = await service.contracts.live_successor(tx, contract)
         if successor:  # it begins where this one ends
             raise ContractAlreadyRenewed(contract.id, successor.id)
-    check_effective(contract.id, terms, after, contract.termination_date, effective)
+    domain.amendments.check_effective(contract.id, terms, after, contract.termination_date, effective)
 
 
 def _refuse(found: Iterable[Flaw]) -> None:
@@ -127,18 +114,18 @@ def _with(contract: ContractRow, waiting: Sequence[AmendmentRow]) -> ContractTer
     for amendment in waiting:
         after, effective = amendment.after, amendment.effective_date
         try:
-            check_effective(contract.id, terms, after, contract.termination_date, effective)
-            check_still(amendment.id, amendment.before, terms, effective)
+            domain.amendments.check_effective(contract.id, terms, after, contract.termination_date, effective)
+            domain.amendments.check_still(amendment.id, amendment.before, terms, effective)
         except BillingError:  # its own refusal comes when its day does
             continue
-        terms = amended(terms, after, effective)
+        terms = domain.amendments.amended(terms, after, effective)
     return terms
 
 
 async def approve_amendment(tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, etag: str) -> AmendmentRow:
     """Let a draft take effect on its day; raises AmendmentAwaitsApproval where somebody else decides that."""
-    contract = await contracts.lock_contract(tx, contract_id)
-    amendment = await amendments.lock_amendment(tx, contract.id, amendment_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
+    amendment = await store.amendments.lock_amendment(tx, contract.id, amendment_id)
     amendment.check_etag(etag)
     _check_undecided_by_others(amendment)
     await _approve(tx, contract, amendment)
@@ -155,8 +142,8 @@ async def note_approval(tx: WriteSession, amendment_id: UUID, *, approved: bool,
 
     What was approved and can't be done any more is rejected, with the reason.
     """
-    contract = await contracts.lock_contract(tx, await amendments.get_contract_id(tx, amendment_id))
-    amendment = await amendments.lock_amendment(tx, contract.id, amendment_id)
+    contract = await store.contracts.lock_contract(tx, await store.amendments.get_contract_id(tx, amendment_id))
+    amendment = await store.amendments.lock_amendment(tx, contract.id, amendment_id)
     if not amendment.awaits_approval:
         return
     amendment.awaits_approval = False
@@ -170,19 +157,19 @@ async def note_approval(tx: WriteSession, amendment_id: UUID, *, approved: bool,
 
 
 async def _approve(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow) -> None:
-    state = advance_amendment(amendment.id, amendment.state, AmendmentAction.APPROVE)
+    state = domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.APPROVE)
     terms = _with(contract, await _before(tx, amendment))
     await _check_amendable(tx, contract, terms, amendment.after, amendment.effective_date)
-    check_still(amendment.id, amendment.before, terms, amendment.effective_date)
+    domain.amendments.check_still(amendment.id, amendment.before, terms, amendment.effective_date)
     amendment.state, amendment.approved_by, amendment.approve_time = state, tx.origin.actor, clock.now()
     await tx.flush()
-    time_zone = await contracts.get_time_zone(tx, contract)
+    time_zone = await store.contracts.get_time_zone(tx, contract)
     set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, time_zone))
 
 
 async def _before(tx: WriteSession, amendment: AmendmentRow) -> Sequence[AmendmentRow]:
     """The approved amendments of the same contract that take effect before this one."""
-    waiting = await amendments.lock_waiting(tx, amendment.contract_id, until=amendment.effective_date)
+    waiting = await store.amendments.lock_waiting(tx, amendment.contract_id, until=amendment.effective_date)
     own = amendment.effective_date, amendment.number
     return [other for other in waiting if (other.effective_date, other.number) < own]
 
@@ -191,8 +178,8 @@ async def reject_amendment(
     tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, reason: str, etag: str
 ) -> AmendmentRow:
     """Let an amendment that has not taken effect never do so."""
-    contract = await contracts.lock_contract(tx, contract_id)
-    amendment = await amendments.lock_amendment(tx, contract.id, amendment_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
+    amendment = await store.amendments.lock_amendment(tx, contract.id, amendment_id)
     amendment.check_etag(etag)
     _check_undecided_by_others(amendment)
     await _reject(tx, contract, amendment, reason)
@@ -200,21 +187,21 @@ async def reject_amendment(
 
 
 async def _reject(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow, reason: str) -> None:
-    amendment.state = advance_amendment(amendment.id, amendment.state, AmendmentAction.REJECT)
+    amendment.state = domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.REJECT)
     amendment.rejection_reason = reason
     await tx.flush()
     cancel_timer(tx, AMENDMENT, amendment.id)
-    outbox.append(tx, events.amendment_rejected(contract, amendment))
+    outbox.append(tx, events.published.amendment_rejected(contract, amendment))
 
 
 async def apply_amendment(tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, etag: str) -> AmendmentRow:
     """Let an approved amendment whose day has begun take effect now, after those that are due before it."""
-    contract = await contracts.lock_contract(tx, contract_id)
-    amendment = await amendments.lock_amendment(tx, contract.id, amendment_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
+    amendment = await store.amendments.lock_amendment(tx, contract.id, amendment_id)
     amendment.check_etag(etag)
-    advance_amendment(amendment.id, amendment.state, AmendmentAction.APPLY)
-    time_zone = await contracts.get_time_zone(tx, contract)
-    if amendment.effective_date > day_in(time_zone, await contracts.database_now(tx)):
+    domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.APPLY)
+    time_zone = await store.contracts.get_time_zone(tx, contract)
+    if amendment.effective_date > domain.entities.day_in(time_zone, await store.contracts.database_now(tx)):
         raise AmendmentNotDue(amendment.id, amendment.effective_date)
     await _settle(tx, contract, await _before(tx, amendment), time_zone)
     await _apply(tx, contract, amendment, time_zone)
@@ -227,18 +214,18 @@ async def apply_due(tx: WriteSession, amendment_id: UUID) -> None:
 
     What can't take effect any more is rejected, with the reason.
     """
-    contract = await contracts.lock_contract(tx, await amendments.get_contract_id(tx, amendment_id))
+    contract = await store.contracts.lock_contract(tx, await store.amendments.get_contract_id(tx, amendment_id))
     await apply_due_of(tx, contract)
-    time_zone = await contracts.get_time_zone(tx, contract)
-    for early in await amendments.lock_waiting(tx, contract.id):
+    time_zone = await store.contracts.get_time_zone(tx, contract)
+    for early in await store.amendments.lock_waiting(tx, contract.id):
         set_timer(tx, AMENDMENT, early.id, clock.day_start(early.effective_date, time_zone))
 
 
 async def apply_due_of(tx: WriteSession, contract: ContractRow) -> None:
     """Let all approved amendments of a contract take effect whose day has begun, in the order of their days."""
-    time_zone = await contracts.get_time_zone(tx, contract)
-    today = day_in(time_zone, await contracts.database_now(tx))
-    await _settle(tx, contract, await amendments.lock_waiting(tx, contract.id, until=today), time_zone)
+    time_zone = await store.contracts.get_time_zone(tx, contract)
+    today = domain.entities.day_in(time_zone, await store.contracts.database_now(tx))
+    await _settle(tx, contract, await store.amendments.lock_waiting(tx, contract.id, until=today), time_zone)
 
 
 async def _settle(tx: WriteSession, contract: ContractRow, due: Sequence[AmendmentRow], time_zone: str) -> None:
@@ -251,18 +238,22 @@ async def _settle(tx: WriteSession, contract: ContractRow, due: Sequence[Amendme
 
 async def _apply(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow, time_zone: str) -> None:
     """Give the contract its new terms; raises before anything has changed."""
-    state = advance_amendment(amendment.id, amendment.state, AmendmentAction.APPLY)
+    state = domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.APPLY)
     effective, after, terms = amendment.effective_date, amendment.after, contract.terms
     await _check_amendable(tx, contract, terms, after, effective)
-    check_still(amendment.id, amendment.before, terms, effective)
-    changed = amended(terms, after, effective)
-    _refuse(flaws(changed))
+    domain.amendments.check_still(amendment.id, amendment.before, terms, effective)
+    changed = domain.amendments.amended(terms, after, effective)
+    _refuse(domain.contracts.flaws(changed))
     amendment.state, amendment.apply_time = state, clock.now()
-    amendment.proration = effect_record(effect_of(terms, changed, contract.termination_date, effective))
-    for column, value in columns_of(changed).items():
+    amendment.proration = models.amendments.effect_record(
+        domain.amendments.effect_of(terms, changed, contract.termination_date, effective)
+    )
+    for column, value in models.contracts.columns_of(changed).items():
         setattr(contract, column, value)
     if {"license_tier", "seats"} & after.keys():
-        contract.license_state = LicenseState.REQUESTED if grants_license(changed) else LicenseState.NONE
+        contract.license_state = (
+            LicenseState.REQUESTED if domain.contracts.grants_license(changed) else LicenseState.NONE
+        )
     await tx.flush()
-    await set_timers(tx, contract, time_zone)
-    outbox.append(tx, events.contract_amended(contract, amendment))
+    await service.contracts.set_timers(tx, contract, time_zone)
+    outbox.append(tx, events.published.contract_amended(contract, amendment))

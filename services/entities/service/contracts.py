@@ -11,7 +11,7 @@ from eventing.timers import cancel_timer, set_timer
 from kit import clock
 from kit.db import ReadSession, WriteSession
 from kit.errors import Conflict, InvalidFields, Violation
-from services.entities import events
+from services.entities import domain, events, models, service, store
 from services.entities.domain.contracts import (
     IN_FORCE,
     ContractAction,
@@ -19,23 +19,13 @@ from services.entities.domain.contracts import (
     ContractTerms,
     LicenseState,
     Party,
-    advance_contract,
-    check_digest,
-    check_may_begin,
-    check_notice,
-    flaws,
-    grants_license,
-    last_day_without,
-    notice_date,
 )
-from services.entities.domain.entities import EntityAction, advance_entity, day_in
-from services.entities.domain.needs import Need, need_of
+from services.entities.domain.entities import EntityAction
+from services.entities.domain.needs import Need
 from services.entities.domain.purchase_orders import PurchaseOrderUse
-from services.entities.errors import ContractAlreadySigned
-from services.entities.models.contracts import ContractRow, SignatureRow, columns_of
+from services.entities.errors.contracts import ContractAlreadySigned
+from services.entities.models.contracts import ContractRow, SignatureRow
 from services.entities.models.entities import EntityRow
-from services.entities.service.purchase_orders import find_uses, watch_purchase_order
-from services.entities.store import amendments, contracts, entities
 
 CONTRACT_NOTICE: Final = "contract-notice"
 """The timers of contracts in force: their parties are told before the end."""
@@ -68,8 +58,8 @@ NO_ANNEX: Final = Annex()
 
 async def find_annexes(tx: ReadSession, found: Sequence[ContractRow]) -> Mapping[UUID, Annex]:
     """What is shown with each of the contracts."""
-    signatures = await contracts.find_signatures(tx, [row.id for row in found])
-    uses = await find_uses(tx, found)
+    signatures = await store.contracts.find_signatures(tx, [row.id for row in found])
+    uses = await service.purchase_orders.find_uses(tx, found)
     return {row.id: Annex(signatures.get(row.id, ()), uses.get(row.id)) for row in found}
 
 
@@ -81,17 +71,17 @@ async def get_annex(tx: ReadSession, contract: ContractRow) -> Annex:
 async def create_contract(tx: WriteSession, entity_id: UUID, terms: ContractTerms) -> ContractRow:
     """Write the draft of a contract of an active entity; raises InvalidFields with all terms that don't go together."""
     check_terms(terms)
-    entity = await entities.share_entity(tx, entity_id)
-    advance_entity(entity.id, entity.state, EntityAction.CONTRACT)
+    entity = await store.entities.share_entity(tx, entity_id)
+    domain.entities.advance_entity(entity.id, entity.state, EntityAction.CONTRACT)
     terms = await completed(tx, entity, terms)
-    contract = ContractRow(entity_id=entity.id, **columns_of(terms), state=ContractState.DRAFT)
-    await contracts.save_contract(tx, contract)
+    contract = ContractRow(entity_id=entity.id, **models.contracts.columns_of(terms), state=ContractState.DRAFT)
+    await store.contracts.save_contract(tx, contract)
     return contract
 
 
 def check_terms(terms: ContractTerms) -> None:
     """Raise InvalidFields with everything that is wrong with the terms."""
-    found = flaws(terms)
+    found = domain.contracts.flaws(terms)
     if found:
         raise InvalidFields([Violation(flaw.field, flaw.description, flaw.rule) for flaw in found])
 
@@ -101,38 +91,39 @@ async def completed(tx: WriteSession, entity: EntityRow, terms: ContractTerms) -
     number, days = terms.contract_number, terms.payment_terms_days
     return replace(
         terms,
-        contract_number=number or await contracts.next_number(tx, day_in(entity.time_zone, clock.now()).year),
+        contract_number=number
+        or await store.contracts.next_number(tx, domain.entities.day_in(entity.time_zone, clock.now()).year),
         payment_terms_days=entity.payment_terms_days if days is None else days,
     )
 
 
 async def update_contract(tx: WriteSession, contract_id: UUID, changes: Mapping[str, Any], *, etag: str) -> ContractRow:
     """Change terms of a draft; raises InvalidFields where they don't go together with the others any more."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     enter(contract, ContractAction.CHANGE)
     terms = replace(contract.terms, **changes)
     check_terms(terms)
     if terms.payment_terms_days is None:
-        terms = await completed(tx, await contracts.get_entity_of(tx, contract), terms)
-    for column, value in columns_of(terms).items():
+        terms = await completed(tx, await store.contracts.get_entity_of(tx, contract), terms)
+    for column, value in models.contracts.columns_of(terms).items():
         setattr(contract, column, value)
-    await contracts.save_contract(tx, contract)
+    await store.contracts.save_contract(tx, contract)
     return contract
 
 
 def enter(contract: ContractRow, action: ContractAction) -> None:
     """Bring the contract into the state after the action; raises ContractStateForbids."""
-    contract.state = advance_contract(contract.id, contract.state, action)
+    contract.state = domain.contracts.advance_contract(contract.id, contract.state, action)
     if contract.state is not ContractState.SUSPENDED:
         contract.suspend_time, contract.suspension_reason = None, ""
 
 
 async def find_need(tx: ReadSession, contract_id: UUID) -> tuple[Need | None, str]:
     """A draft as approval rules see it, None where it is none, and its etag."""
-    contract = await contracts.get_contract(tx, contract_id)
+    contract = await store.contracts.get_contract(tx, contract_id)
     is_draft = contract.state is ContractState.DRAFT
-    return need_of(contract.entity_id, contract.terms) if is_draft else None, contract.etag
+    return domain.needs.need_of(contract.entity_id, contract.terms) if is_draft else None, contract.etag
 
 
 async def submit_contract(
@@ -142,7 +133,7 @@ async def submit_contract(
 
     Raises Conflict where it is not any more what was `seen` when the rules were asked.
     """
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     if contract.state is ContractState.DRAFT and contract.etag != seen:
         raise Conflict
@@ -150,14 +141,17 @@ async def submit_contract(
     await tx.flush()
     if to_approve:
         outbox.append(
-            tx, events.contract_submitted(contract, need_of(contract.entity_id, contract.terms), tx.origin.actor)
+            tx,
+            events.published.contract_submitted(
+                contract, domain.needs.need_of(contract.entity_id, contract.terms), tx.origin.actor
+            ),
         )
     return contract
 
 
 async def note_approval(tx: WriteSession, contract_id: UUID, *, approved: bool) -> None:
     """Let a contract be signed that was approved, or be a draft again; one that waits for nobody stays as it is."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     if contract.state is ContractState.PENDING_APPROVAL:
         enter(contract, ContractAction.APPROVE if approved else ContractAction.REJECT)
         await tx.flush()
@@ -165,13 +159,13 @@ async def note_approval(tx: WriteSession, contract_id: UUID, *, approved: bool) 
 
 async def sign_contract(tx: WriteSession, contract_id: UUID, signature: Signature, *, etag: str) -> ContractRow:
     """Record that a party signed the document that the other one signs, too."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     enter(contract, ContractAction.SIGN)
-    signed = await contracts.get_signatures(tx, contract.id)
+    signed = await store.contracts.get_signatures(tx, contract.id)
     if signature.party in {other.party for other in signed}:
         raise ContractAlreadySigned(contract.id, signature.party)
-    check_digest(contract.id, signature.document_digest, {other.document_digest for other in signed})
+    domain.contracts.check_digest(contract.id, signature.document_digest, {other.document_digest for other in signed})
     contract.update_time = clock.now()  # which makes its etag another one
     tx.add(
         SignatureRow(
@@ -190,14 +184,14 @@ async def sign_contract(tx: WriteSession, contract_id: UUID, signature: Signatur
 async def activate_contract(tx: WriteSession, contract_id: UUID, *, etag: str) -> ContractRow:
     """Make a contract of an active entity binding, have its license provisioned, and watch for its end."""
     # The entity first, so that it can't go out of business meanwhile.
-    entity = await entities.share_entity(tx, await contracts.get_entity_id(tx, contract_id))
-    contract = await contracts.lock_contract(tx, contract_id)
+    entity = await store.entities.share_entity(tx, await store.contracts.get_entity_id(tx, contract_id))
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     enter(contract, ContractAction.ACTIVATE)
-    advance_entity(entity.id, entity.state, EntityAction.CONTRACT)
-    signatures = await contracts.get_signatures(tx, contract.id)
-    today = day_in(entity.time_zone, await contracts.database_now(tx))
-    check_may_begin(contract.id, contract.terms, {signature.party for signature in signatures}, today)
+    domain.entities.advance_entity(entity.id, entity.state, EntityAction.CONTRACT)
+    signatures = await store.contracts.get_signatures(tx, contract.id)
+    today = domain.entities.day_in(entity.time_zone, await store.contracts.database_now(tx))
+    domain.contracts.check_may_begin(contract.id, contract.terms, {signature.party for signature in signatures}, today)
     await begin(tx, contract, entity.time_zone)
     return contract
 
@@ -205,53 +199,59 @@ async def activate_contract(tx: WriteSession, contract_id: UUID, *, etag: str) -
 async def begin(tx: WriteSession, contract: ContractRow, time_zone: str) -> None:
     """Say that a contract, new or not, is active now, and watch for its end."""
     contract.activate_time = clock.now()
-    contract.license_state = LicenseState.REQUESTED if grants_license(contract.terms) else LicenseState.NONE
-    await contracts.save_contract(tx, contract)
-    outbox.append(tx, events.contract_activated(contract))
+    contract.license_state = (
+        LicenseState.REQUESTED if domain.contracts.grants_license(contract.terms) else LicenseState.NONE
+    )
+    await store.contracts.save_contract(tx, contract)
+    outbox.append(tx, events.published.contract_activated(contract))
     await set_timers(tx, contract, time_zone)
 
 
 async def set_timers(tx: WriteSession, contract: ContractRow, time_zone: str) -> None:
     """Have the clock do to a contract what it does; to be called wherever its state or its end has changed."""
-    over = last_day_without(contract.termination_date, contract.end_date) if contract.state in IN_FORCE else None
+    over = (
+        domain.contracts.last_day_without(contract.termination_date, contract.end_date)
+        if contract.state in IN_FORCE
+        else None
+    )
     if over:
         set_timer(tx, CONTRACT_END, contract.id, clock.day_start(over, time_zone))
     else:
         cancel_timer(tx, CONTRACT_END, contract.id)
     if over and contract.end_date and contract.termination_date is None:
-        told = notice_date(contract.end_date, contract.renewal_notice_days)
+        told = domain.contracts.notice_date(contract.end_date, contract.renewal_notice_days)
         set_timer(tx, CONTRACT_NOTICE, contract.id, clock.day_start(told, time_zone))
     else:
         cancel_timer(tx, CONTRACT_NOTICE, contract.id)
-    await watch_purchase_order(tx, contract, time_zone)
+    await service.purchase_orders.watch_purchase_order(tx, contract, time_zone)
 
 
 async def reset_timers(tx: WriteSession, entity: EntityRow) -> None:
     """Have the clock follow an entity whose days begin in another time zone now."""
-    for contract in await contracts.lock_in_force(tx, entity.id):
+    for contract in await store.contracts.lock_in_force(tx, entity.id):
         await set_timers(tx, contract, entity.time_zone)
-        for amendment in await amendments.lock_waiting(tx, contract.id):
+        for amendment in await store.amendments.lock_waiting(tx, contract.id):
             set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, entity.time_zone))
 
 
 async def suspend_contract(tx: WriteSession, contract_id: UUID, *, reason: str, etag: str) -> ContractRow:
     """Withhold what a contract grants; its term goes on."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     enter(contract, ContractAction.SUSPEND)
     contract.suspend_time, contract.suspension_reason = clock.now(), reason
     await tx.flush()
-    outbox.append(tx, events.contract_suspended(contract))
+    outbox.append(tx, events.published.contract_suspended(contract))
     return contract
 
 
 async def resume_contract(tx: WriteSession, contract_id: UUID, *, etag: str) -> ContractRow:
     """Grant again what a contract grants."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     enter(contract, ContractAction.RESUME)
     await tx.flush()
-    outbox.append(tx, events.contract_resumed(contract))
+    outbox.append(tx, events.published.contract_resumed(contract))
     return contract
 
 
@@ -259,10 +259,10 @@ async def terminate_contract(
     tx: WriteSession, contract_id: UUID, *, effective: date | None, reason: str, for_cause: bool, etag: str
 ) -> ContractRow:
     """End a contract on a day, with notice or for cause; one that was never active is withdrawn at once."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
-    time_zone = await contracts.get_time_zone(tx, contract)
-    today = day_in(time_zone, await contracts.database_now(tx))
+    time_zone = await store.contracts.get_time_zone(tx, contract)
+    today = domain.entities.day_in(time_zone, await store.contracts.database_now(tx))
     in_force = contract.state in IN_FORCE
     contract.termination_date = _effective_day(contract, effective, today, for_cause=for_cause) if in_force else today
     contract.termination_reason, contract.terminated_for_cause = reason, for_cause
@@ -281,9 +281,9 @@ async def end_by_termination(tx: WriteSession, contract: ContractRow, *, said: b
     enter(contract, ContractAction.TERMINATE)
     await tx.flush()
     if waited:
-        outbox.append(tx, events.contract_withdrawn(contract))
+        outbox.append(tx, events.published.contract_withdrawn(contract))
     if said and contract.termination_date:
-        outbox.append(tx, events.contract_terminated(contract, contract.termination_date))
+        outbox.append(tx, events.published.contract_terminated(contract, contract.termination_date))
 
 
 def _effective_day(contract: ContractRow, effective: date | None, today: date, *, for_cause: bool) -> date:
@@ -297,13 +297,13 @@ def _effective_day(contract: ContractRow, effective: date | None, today: date, *
     if contract.end_date and day > contract.end_date:
         told = f"must not be after the end of the contract, {contract.end_date}"
         raise InvalidFields([Violation("effective_date", told, "contract.termination")])
-    check_notice(contract.id, day, today, notice_days)
+    domain.contracts.check_notice(contract.id, day, today, notice_days)
     return day
 
 
 async def note_license(tx: WriteSession, contract_id: UUID, *, license_id: str, tier: str, seats: int) -> None:
     """Note what the licensing system has provisioned; an answer to what was asked before is not the last one."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     contract.license_id = license_id
     if (tier, seats) == (contract.license_tier, contract.seats) and contract.state in IN_FORCE:
         contract.license_state, contract.license_problem = LicenseState.PROVISIONED, ""
@@ -311,14 +311,14 @@ async def note_license(tx: WriteSession, contract_id: UUID, *, license_id: str, 
 
 async def note_license_problem(tx: WriteSession, contract_id: UUID, *, reason: str, tier: str, seats: int) -> None:
     """Note that the licensing system can't provision what a contract grants; that of what was asked before is moot."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     if (tier, seats) == (contract.license_tier, contract.seats) and contract.state in IN_FORCE:
         contract.license_state, contract.license_problem = LicenseState.FAILED, reason
 
 
 async def note_license_released(tx: WriteSession, contract_id: UUID, *, license_id: str) -> None:
     """Note that the licensing system has taken a license back, also where it has not said yet that there was one."""
-    contract = await contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock_contract(tx, contract_id)
     told = license_id == contract.license_id
     waiting = contract.license_state is LicenseState.REQUESTED and not contract.license_id
     if (told or waiting) and contract.state not in IN_FORCE:
@@ -327,12 +327,14 @@ async def note_license_released(tx: WriteSession, contract_id: UUID, *, license_
 
 async def today_of(tx: ReadSession, contract: ContractRow) -> date:
     """The day that it is for a contract."""
-    return day_in(await contracts.get_time_zone(tx, contract), await contracts.database_now(tx))
+    return domain.entities.day_in(
+        await store.contracts.get_time_zone(tx, contract), await store.contracts.database_now(tx)
+    )
 
 
 async def live_successor(tx: ReadSession, contract: ContractRow) -> ContractRow | None:
     """The contract that renews this one, unless it was withdrawn."""
     if contract.renewed_to_id is None:
         return None
-    successor = await contracts.get_contract(tx, contract.renewed_to_id)
+    successor = await store.contracts.get_contract(tx, contract.renewed_to_id)
     return None if successor.state is ContractState.TERMINATED else successor

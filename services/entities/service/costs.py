@@ -7,14 +7,13 @@ from datetime import date
 from kit import clock
 from kit.db import ReadSession
 from kit.money import Money
-from services.entities.domain import costs as rules
+from services.entities import domain, service, store
 from services.entities.domain.costs import CostSum, Key
-from services.entities.domain.entities import TIME_ZONE_DEFAULT, day_in
+from services.entities.domain.entities import TIME_ZONE_DEFAULT
 from services.entities.domain.rates import DerivedRate
-from services.entities.errors import RateMissing
+from services.entities.errors.allocations import RateMissing
 from services.entities.models.entities import DepartmentRow
-from services.entities.service.rates import Conversion, get_rates
-from services.entities.store import costs, departments, entities
+from services.entities.service.rates import Conversion
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,57 +40,59 @@ class DepartmentCosts:
 class Summarized:
     """Costs of one group whose books are in one currency."""
 
-    summary: costs.Summary
+    summary: store.costs.Summary
     converted: Money | None
     """None where no other currency was asked for."""
 
 
-async def get_department_costs(tx: ReadSession, ask: costs.DepartmentAsk, *, currency: str) -> DepartmentCosts:
+async def get_department_costs(tx: ReadSession, ask: store.costs.DepartmentAsk, *, currency: str) -> DepartmentCosts:
     """Add up what a department cost, in `currency` or, where that is empty, in the currency of its entity.
 
     Raises DepartmentNotFound, RateMissing, and TooManyCostGroups.
     """
-    department = await departments.get_department(tx, ask.department_id)
-    entity = await entities.get_entity_of(tx, department)
-    lines = await costs.add_up_department(tx, ask)
-    rules.check_number_of_lines(lines)
-    today = day_in(entity.time_zone, clock.now())
+    department = await store.departments.get_department(tx, ask.department_id)
+    entity = await store.entities.get_entity_of(tx, department)
+    lines = await store.costs.add_up_department(tx, ask)
+    domain.costs.check_number_of_lines(lines)
+    today = domain.entities.day_in(entity.time_zone, clock.now())
     (rate,) = await _stated_rates(tx, [entity.currency_code], currency or entity.currency_code, ask.end, today)
-    groups = [(key, _converted(each, rate)) for key, each in rules.gather(lines)]
-    total = rules.total_of(each for _, each in groups)
+    groups = [(key, _converted(each, rate)) for key, each in domain.costs.gather(lines)]
+    total = domain.costs.total_of(each for _, each in groups)
     return DepartmentCosts(department, groups if ask.group_by else [], total, rate)
 
 
 def _converted(added: CostSum, rate: StatedRate) -> CostSum:
-    cost = rules.converted(added.cost, rate.found.rate, rate.conversion.target).amount
+    cost = domain.costs.converted(added.cost, rate.found.rate, rate.conversion.target).amount
     return CostSum(cost, added.entries, added.reversals, added.originals)
 
 
 async def summarize_costs(
-    tx: ReadSession, ask: costs.SummaryAsk, *, currency: str
+    tx: ReadSession, ask: store.costs.SummaryAsk, *, currency: str
 ) -> tuple[Sequence[Summarized], Sequence[StatedRate]]:
     """Add up costs of entities; in `currency` too unless that is empty, with the rates that were taken for it.
 
     Raises RateMissing and TooManyCostGroups.
     """
-    found = await costs.add_up_entities(tx, ask)
-    rules.check_number_of_lines(found)
+    found = await store.costs.add_up_entities(tx, ask)
+    domain.costs.check_number_of_lines(found)
     if not currency:
         return [Summarized(summary, None) for summary in found], []
     of_books = sorted({summary.currency for summary in found})
-    stated = await _stated_rates(tx, of_books, currency, ask.end, day_in(TIME_ZONE_DEFAULT, clock.now()))
+    stated = await _stated_rates(
+        tx, of_books, currency, ask.end, domain.entities.day_in(TIME_ZONE_DEFAULT, clock.now())
+    )
     rates = {each.conversion.source: each.found.rate for each in stated}
-    told = [Summarized(each, rules.converted(each.cost, rates[each.currency], currency)) for each in found]
+    told = [Summarized(each, domain.costs.converted(each.cost, rates[each.currency], currency)) for each in found]
     return told, stated
 
 
 async def _stated_rates(
     tx: ReadSession, sources: Sequence[str], target: str, end: date, today: date
 ) -> Sequence[StatedRate]:
-    day = rules.conversion_day(end, today)
+    day = domain.costs.conversion_day(end, today)
     conversions = [Conversion(source, target, day) for source in sources]
     stated = []
-    for conversion, found in zip(conversions, await get_rates(tx, conversions), strict=True):
+    for conversion, found in zip(conversions, await service.rates.get_rates(tx, conversions), strict=True):
         if found is None:
             raise RateMissing(conversion.source, to=target, on=day)
         stated.append(StatedRate(conversion, found))

@@ -11,29 +11,12 @@ from kit import clock
 from kit.auth import Scope
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
-from services.entities import events
-from services.entities.domain.entities import (
-    Address,
-    Consolidation,
-    EntityAction,
-    EntityState,
-    EntityType,
-    advance_entity,
-    check_entity_fits_below,
-    check_no_entity_cycle,
-    day_in,
-)
-from services.entities.errors import (
-    DepartmentNotFound,
-    EntityHasActiveChildren,
-    EntityHasActiveContracts,
-    EntityNotFound,
-)
+from services.entities import domain, events, service, store
+from services.entities.domain.entities import Address, Consolidation, EntityAction, EntityState, EntityType
+from services.entities.errors.contracts import EntityHasActiveContracts
+from services.entities.errors.departments import DepartmentNotFound
+from services.entities.errors.entities import EntityHasActiveChildren, EntityNotFound
 from services.entities.models.entities import DepartmentRow, EntityRow
-from services.entities.service.contracts import reset_timers
-from services.entities.service.placements import settle_departments
-from services.entities.service.tax_ids import check_tax_id
-from services.entities.store import contracts, departments, entities, scopes, trees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,17 +45,17 @@ class EntityDraft:
 
 async def create_entity(tx: WriteSession, draft: EntityDraft) -> EntityRow:
     """Create an entity below an active one, or as a root, and say so."""
-    check_tax_id(draft.country_code, draft.tax_id)
+    service.tax_ids.check_tax_id(draft.country_code, draft.tax_id)
     if draft.parent_id is None:
         _check_may_make_root(tx.scope, "parent_id")
     else:
-        await trees.share_tree(tx)
-        check_entity_fits_below(await _adopt_entity(tx, draft.parent_id))
+        await store.trees.share_tree(tx)
+        domain.entities.check_entity_fits_below(await _adopt_entity(tx, draft.parent_id))
     entity = EntityRow(**asdict(draft), state=EntityState.ACTIVE)
     _fill_invoice_prefix(entity)
-    await entities.save_entity(tx, entity)
-    await trees.record_place(tx, entity)
-    outbox.append(tx, events.entity_created(entity))
+    await store.entities.save_entity(tx, entity)
+    await store.trees.record_place(tx, entity)
+    outbox.append(tx, events.published.entity_created(entity))
     return entity
 
 
@@ -84,9 +67,9 @@ def _check_may_make_root(scope: Scope | None, field: str) -> None:
 
 async def _adopt_entity(tx: WriteSession, parent_id: UUID) -> Sequence[UUID]:
     """The path to an entity that takes another one below it, and stays active until the transaction ends."""
-    parent = await entities.share_entity(tx, parent_id)
-    advance_entity(parent.id, parent.state, EntityAction.ADOPT)
-    return await trees.find_path(tx, parent.id)
+    parent = await store.entities.share_entity(tx, parent_id)
+    domain.entities.advance_entity(parent.id, parent.state, EntityAction.ADOPT)
+    return await store.trees.find_path(tx, parent.id)
 
 
 def _fill_invoice_prefix(entity: EntityRow) -> None:
@@ -96,20 +79,20 @@ def _fill_invoice_prefix(entity: EntityRow) -> None:
 
 async def update_entity(tx: WriteSession, entity_id: UUID, changes: Mapping[str, Any], *, etag: str) -> EntityRow:
     """Change an active entity."""
-    entity = await entities.lock_entity(tx, entity_id)
+    entity = await store.entities.lock_entity(tx, entity_id)
     entity.check_etag(etag)
-    entity.state = advance_entity(entity.id, entity.state, EntityAction.CHANGE)
+    entity.state = domain.entities.advance_entity(entity.id, entity.state, EntityAction.CHANGE)
     time_zone_before = entity.time_zone
     for column, value in changes.items():
         setattr(entity, column, value)
     if not changes.keys().isdisjoint({"country_code", "tax_id"}):
-        check_tax_id(entity.country_code, entity.tax_id)
+        service.tax_ids.check_tax_id(entity.country_code, entity.tax_id)
     _fill_invoice_prefix(entity)
-    await entities.save_entity(tx, entity)
+    await store.entities.save_entity(tx, entity)
     if entity.time_zone != time_zone_before:
         # The days of its departments and contracts begin at other moments.
-        await settle_departments(tx, entity)
-        await reset_timers(tx, entity)
+        await service.placements.settle_departments(tx, entity)
+        await service.contracts.reset_timers(tx, entity)
     return entity
 
 
@@ -117,36 +100,36 @@ async def move_entity(tx: WriteSession, entity_id: UUID, parent_id: UUID | None,
     """Have an entity with all below it below another one, or as a root, from now on, and say so."""
     if parent_id is None:
         _check_may_make_root(tx.scope, "new_parent_id")
-    await trees.lock_tree(tx)
-    entity = await entities.lock_entity(tx, entity_id)
+    await store.trees.lock_tree(tx)
+    entity = await store.entities.lock_entity(tx, entity_id)
     entity.check_etag(etag)
-    entity.state = advance_entity(entity.id, entity.state, EntityAction.MOVE)
+    entity.state = domain.entities.advance_entity(entity.id, entity.state, EntityAction.MOVE)
     if entity.parent_id == parent_id:
         return entity
     if parent_id:
         path = await _adopt_entity(tx, parent_id)
-        check_no_entity_cycle(entity.id, path)
-        check_entity_fits_below(path, await trees.count_levels(tx, entity.id))
+        domain.entities.check_no_entity_cycle(entity.id, path)
+        domain.entities.check_entity_fits_below(path, await store.trees.count_levels(tx, entity.id))
     old_parent_id, entity.parent_id = entity.parent_id, parent_id
-    await entities.save_entity(tx, entity)
-    await trees.record_place(tx, entity)
-    outbox.append(tx, events.entity_moved(entity, old_parent_id))
+    await store.entities.save_entity(tx, entity)
+    await store.trees.record_place(tx, entity)
+    outbox.append(tx, events.published.entity_moved(entity, old_parent_id))
     return entity
 
 
 async def deactivate_entity(tx: WriteSession, entity_id: UUID, *, etag: str) -> EntityRow:
     """Take an entity without active children and contracts in force out of business, and say so."""
-    entity = await entities.lock_entity(tx, entity_id)
+    entity = await store.entities.lock_entity(tx, entity_id)
     entity.check_etag(etag)
-    entity.state = advance_entity(entity.id, entity.state, EntityAction.DEACTIVATE)
-    children = await entities.find_active_children(tx, entity.id)
+    entity.state = domain.entities.advance_entity(entity.id, entity.state, EntityAction.DEACTIVATE)
+    children = await store.entities.find_active_children(tx, entity.id)
     if children:
         raise EntityHasActiveChildren(entity.id, children)
-    in_force = await contracts.find_in_force(tx, entity.id)
+    in_force = await store.contracts.find_in_force(tx, entity.id)
     if in_force:
         raise EntityHasActiveContracts(entity.id, in_force)
-    await entities.save_entity(tx, entity)
-    outbox.append(tx, events.entity_deactivated(entity))
+    await store.entities.save_entity(tx, entity)
+    outbox.append(tx, events.published.entity_deactivated(entity))
     return entity
 
 
@@ -157,15 +140,15 @@ async def find_lineage(
 
     Raises EntityNotFound, or DepartmentNotFound where there is no such department of the entity.
     """
-    path = [*await trees.find_path(tx, entity_id)][::-1]
-    found = {row.id: row for row in await entities.find_entities(tx, path)}
+    path = [*await store.trees.find_path(tx, entity_id)][::-1]
+    found = {row.id: row for row in await store.entities.find_entities(tx, path)}
     if entity_id not in found:
         raise EntityNotFound(entity_id)
     above: Sequence[UUID] = ()
     below = {}
     if department_id:
-        above = [*(await departments.find_paths(tx, [department_id])).get(department_id, ())][::-1]
-        below = {row.id: row for row in await departments.find_departments(tx, above)}
+        above = [*(await store.departments.find_paths(tx, [department_id])).get(department_id, ())][::-1]
+        below = {row.id: row for row in await store.departments.find_departments(tx, above)}
         if department_id not in below or below[department_id].entity_id != entity_id:
             raise DepartmentNotFound(department_id)
     return [found[id] for id in path if id in found], [below[id] for id in above]
@@ -173,19 +156,21 @@ async def find_lineage(
 
 async def get_hierarchy(
     tx: ReadSession, entity_id: UUID, *, depth_max: int, as_of: date | None
-) -> Sequence[trees.Place]:
+) -> Sequence[store.trees.Place]:
     """The entity and what is below it, or was at the end of a day; see `trees.get_entity_tree`."""
     until = None
     if as_of:
-        time_zone = await entities.get_time_zone(tx, entity_id)
-        today = day_in(time_zone, clock.now())
+        time_zone = await store.entities.get_time_zone(tx, entity_id)
+        today = domain.entities.day_in(time_zone, clock.now())
         if as_of > today:
             raise InvalidFields([Violation("as_of_date", f"must not be after today, {today}", "date.future")])
         until = clock.day_start(as_of + timedelta(days=1), time_zone) if as_of < today else None
-    return await trees.get_entity_tree(tx, entity_id, depth_max=depth_max, until=until)
+    return await store.trees.get_entity_tree(tx, entity_id, depth_max=depth_max, until=until)
 
 
 async def resolve_scope(tx: ReadSession, entity_ids: Collection[UUID], department_ids: Collection[UUID]) -> Scope:
     """What the entities and departments named cover: themselves, all below them, and the entities' departments."""
-    covered = await scopes.find_entities_at_or_below(tx, entity_ids)
-    return Scope(frozenset(covered), frozenset(await scopes.find_departments_covered(tx, covered, department_ids)))
+    covered = await store.scopes.find_entities_at_or_below(tx, entity_ids)
+    return Scope(
+        frozenset(covered), frozenset(await store.scopes.find_departments_covered(tx, covered, department_ids))
+    )

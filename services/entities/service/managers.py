@@ -2,9 +2,8 @@
 
 from eventing import outbox
 from kit.db import WriteSession
-from services.entities import events
-from services.entities.domain.departments import DepartmentAction, advance_department
-from services.entities.store import departments, managers
+from services.entities import domain, events, store
+from services.entities.domain.departments import DepartmentAction
 
 
 async def hand_over_departments(tx: WriteSession, user_id: str, successor: str) -> int:
@@ -12,10 +11,12 @@ async def hand_over_departments(tx: WriteSession, user_id: str, successor: str) 
 
     Gives for how many; there may be more left, as long as it is not 0.
     """
-    handed = await managers.lock_departments_of(tx, user_id)
+    handed = await store.managers.lock_departments_of(tx, user_id)
     for department in handed:
-        department.state = advance_department(department.id, department.state, DepartmentAction.CHANGE)
+        department.state = domain.departments.advance_department(
+            department.id, department.state, DepartmentAction.CHANGE
+        )
         department.manager_user_id = successor
-        await departments.save_department(tx, department)
-        outbox.append(tx, events.department_manager_changed(department, user_id))
+        await store.departments.save_department(tx, department)
+        outbox.append(tx, events.published.department_manager_changed(department, user_id))
     return len(handed)

@@ -14,13 +14,10 @@ from eventing.timers import cancel_timer, set_timer
 from kit import clock
 from kit.db import WriteSession
 from kit.errors import InvalidFields, Violation
-from services.entities import events
-from services.entities.domain.departments import DepartmentAction, advance_department
-from services.entities.domain.entities import day_in
-from services.entities.domain.placements import check_move
-from services.entities.errors import DepartmentOfOtherEntity
+from services.entities import domain, events, store
+from services.entities.domain.departments import DepartmentAction
+from services.entities.errors.departments import DepartmentOfOtherEntity
 from services.entities.models.entities import DepartmentRow, EntityRow
-from services.entities.store import departments, entities, placements
 
 DEPARTMENT_MOVES: Final = "department-moves"
 """The timers of entities for whose departments moves are planned."""
@@ -32,31 +29,31 @@ async def move_department(
     """Have a department below another one of its entity, or at the top, from a day on; today if none is given."""
     entity, department = await lock_with_entity(tx, department_id)
     department.check_etag(etag)
-    department.state = advance_department(department.id, department.state, DepartmentAction.MOVE)
-    first_day = await placements.get_first_day(tx, department.id)
-    today = max(day_in(entity.time_zone, clock.now()), first_day)
+    department.state = domain.departments.advance_department(department.id, department.state, DepartmentAction.MOVE)
+    first_day = await store.placements.get_first_day(tx, department.id)
+    today = max(domain.entities.day_in(entity.time_zone, clock.now()), first_day)
     day = day or today
     if parent_id is None:
         _check_may_be_at_top(tx, entity)
     else:
         await adopt_department(tx, parent_id, entity.id)
-        first_day = max(first_day, await placements.get_first_day(tx, parent_id))
+        first_day = max(first_day, await store.placements.get_first_day(tx, parent_id))
     if day < first_day:
         text = f"must not be before {first_day}, when the department and the one above it had been set up"
         raise InvalidFields([Violation("effective_date", text, "placement.first_day")])
     if parent_id:
         await check_tree(tx, department, parent_id, day)
-    if await placements.place(tx, department.id, parent_id, day):
+    if await store.placements.place(tx, department.id, parent_id, day):
         department.update_time = clock.now()  # a move that is planned makes a new etag, too
-        await departments.save_department(tx, department)
+        await store.departments.save_department(tx, department)
         await settle_departments(tx, entity)
     return department
 
 
 async def lock_with_entity(tx: WriteSession, department_id: UUID) -> tuple[EntityRow, DepartmentRow]:
     """A department that the caller sees, and its entity first, locked until the transaction ends."""
-    entity = await entities.lock_any_entity(tx, await departments.get_entity_id(tx, department_id))
-    return entity, await departments.lock_department(tx, department_id)
+    entity = await store.entities.lock_any_entity(tx, await store.departments.get_entity_id(tx, department_id))
+    return entity, await store.departments.lock_department(tx, department_id)
 
 
 def _check_may_be_at_top(tx: WriteSession, entity: EntityRow) -> None:
@@ -67,25 +64,27 @@ def _check_may_be_at_top(tx: WriteSession, entity: EntityRow) -> None:
 
 async def adopt_department(tx: WriteSession, parent_id: UUID, entity_id: UUID) -> None:
     """See that a department of the entity may be below this one, which stays active until the transaction ends."""
-    parent = await departments.share_department(tx, parent_id)
+    parent = await store.departments.share_department(tx, parent_id)
     if parent.entity_id != entity_id:
         raise DepartmentOfOtherEntity(parent.id, entity_id)
-    advance_department(parent.id, parent.state, DepartmentAction.ADOPT)
+    domain.departments.advance_department(parent.id, parent.state, DepartmentAction.ADOPT)
 
 
 async def check_tree(tx: WriteSession, department: DepartmentRow, parent_id: UUID, day: date) -> None:
     """See that on the day and on all later ones the department may be below that parent."""
-    check_move(await placements.find_placements(tx, department.entity_id, day), department.id, parent_id, day)
+    domain.placements.check_move(
+        await store.placements.find_placements(tx, department.entity_id, day), department.id, parent_id, day
+    )
 
 
 async def settle_departments(tx: WriteSession, entity: EntityRow) -> None:
     """Make the tree of today of a locked entity what its history says, tell of it, and await the next planned day."""
-    today = day_in(entity.time_zone, clock.now())
-    for department, placement in await placements.lock_displaced(tx, entity.id, today):
+    today = domain.entities.day_in(entity.time_zone, clock.now())
+    for department, placement in await store.placements.lock_displaced(tx, entity.id, today):
         old_parent_id, department.parent_id = department.parent_id, placement.parent_id
-        await departments.save_department(tx, department)
-        outbox.append(tx, events.department_moved(department, old_parent_id, placement.start))
-    next_day = await placements.find_next_day(tx, entity.id, today)
+        await store.departments.save_department(tx, department)
+        outbox.append(tx, events.published.department_moved(department, old_parent_id, placement.start))
+    next_day = await store.placements.find_next_day(tx, entity.id, today)
     if next_day:
         set_timer(tx, DEPARTMENT_MOVES, entity.id, clock.day_start(next_day, entity.time_zone))
     else:

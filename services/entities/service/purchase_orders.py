@@ -8,13 +8,10 @@ from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock
 from kit.db import ReadSession, WriteSession
-from services.entities import events
+from services.entities import domain, events, store
 from services.entities.domain.contracts import IN_FORCE
-from services.entities.domain.entities import day_in
-from services.entities.domain.fees import plan_of
-from services.entities.domain.purchase_orders import PurchaseOrderUse, days_of_thresholds, use_of
+from services.entities.domain.purchase_orders import PurchaseOrderUse
 from services.entities.models.contracts import ContractRow
-from services.entities.store import contracts, purchase_orders
 
 PURCHASE_ORDER: Final = "purchase-order"
 """The timers of contracts with a purchase order: on the day on which their fees come near its limit, or beyond it."""
@@ -23,19 +20,21 @@ PURCHASE_ORDER: Final = "purchase-order"
 async def find_uses(tx: ReadSession, found: Sequence[ContractRow]) -> Mapping[UUID, PurchaseOrderUse]:
     """How the purchase orders stand of those contracts that were ever active and have one with a limit."""
     limited = [row for row in found if row.purchase_order_limit is not None and row.activate_time]
-    days = await purchase_orders.find_days(tx, {row.entity_id for row in limited}) if limited else {}
+    days = await store.purchase_orders.find_days(tx, {row.entity_id for row in limited}) if limited else {}
     uses = {}
     for row in limited:
         limit = row.terms.purchase_order_limit
         if limit:
-            uses[row.id] = use_of(plan_of(row.terms, row.termination_date), limit, days[row.entity_id])
+            uses[row.id] = domain.purchase_orders.use_of(
+                domain.fees.plan_of(row.terms, row.termination_date), limit, days[row.entity_id]
+            )
     return uses
 
 
 async def look_at_purchase_order(tx: WriteSession, contract_id: UUID) -> None:
     """Say that the fees of a contract have come near the limit of its purchase order, or beyond it."""
-    contract = await contracts.lock_contract(tx, contract_id)
-    await watch_purchase_order(tx, contract, await contracts.get_time_zone(tx, contract))
+    contract = await store.contracts.lock_contract(tx, contract_id)
+    await watch_purchase_order(tx, contract, await store.contracts.get_time_zone(tx, contract))
 
 
 async def watch_purchase_order(tx: WriteSession, contract: ContractRow, time_zone: str) -> None:
@@ -46,14 +45,14 @@ async def watch_purchase_order(tx: WriteSession, contract: ContractRow, time_zon
     """
     terms, later = contract.terms, []
     if contract.state in IN_FORCE and terms.purchase_order_limit:
-        today = day_in(time_zone, await contracts.database_now(tx))
-        plan, limit = plan_of(terms, contract.termination_date), terms.purchase_order_limit
-        for threshold_bp, day in days_of_thresholds(plan, limit).items():
+        today = domain.entities.day_in(time_zone, await store.contracts.database_now(tx))
+        plan, limit = domain.fees.plan_of(terms, contract.termination_date), terms.purchase_order_limit
+        for threshold_bp, day in domain.purchase_orders.days_of_thresholds(plan, limit).items():
             if day > today:
                 later.append(day)
-            elif await purchase_orders.record_warning(tx, contract, threshold_bp):
-                use = use_of(plan, limit, today)
-                outbox.append(tx, events.purchase_order_limit_reached(contract, use, threshold_bp))
+            elif await store.purchase_orders.record_warning(tx, contract, threshold_bp):
+                use = domain.purchase_orders.use_of(plan, limit, today)
+                outbox.append(tx, events.published.purchase_order_limit_reached(contract, use, threshold_bp))
     if later:
         set_timer(tx, PURCHASE_ORDER, contract.id, clock.day_start(min(later), time_zone))
     else:

@@ -6,10 +6,9 @@ from datetime import date
 
 from eventing import outbox
 from kit.db import ReadSession, WriteSession
-from services.entities import events
-from services.entities.domain.rates import DerivedRate, RateDraft, derive_rate
-from services.entities.errors import RatesOutOfScope
-from services.entities.store import rates
+from services.entities import domain, events, store
+from services.entities.domain.rates import DerivedRate, RateDraft
+from services.entities.errors.rates import RatesOutOfScope
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,17 @@ async def set_exchange_rates(tx: WriteSession, drafts: Collection[RateDraft]) ->
     """Record rates, each pair and day at most once, in place of what was there; say so if that changed anything."""
     if tx.scope is not None:
         raise RatesOutOfScope
-    changed = await rates.record_rates(tx, drafts)
+    changed = await store.rates.record_rates(tx, drafts)
     if changed:
-        outbox.append(tx, events.exchange_rates_changed(changed))
+        outbox.append(tx, events.published.exchange_rates_changed(changed))
     created = sum(row.version == 1 for row in changed)
     return RatesSet(created, len(changed) - created, len(drafts) - len(changed))
 
 
 async def get_rates(tx: ReadSession, conversions: Sequence[Conversion]) -> Sequence[DerivedRate | None]:
     """The rate for each conversion, in their order; None where there is none."""
-    quotes = await rates.find_quotes(tx, {(wanted.source, wanted.target, wanted.day) for wanted in conversions})
-    return [derive_rate(wanted.source, wanted.target, wanted.day, quotes.get(wanted.day, {})) for wanted in conversions]
+    quotes = await store.rates.find_quotes(tx, {(wanted.source, wanted.target, wanted.day) for wanted in conversions})
+    return [
+        domain.rates.derive_rate(wanted.source, wanted.target, wanted.day, quotes.get(wanted.day, {}))
+        for wanted in conversions
+    ]

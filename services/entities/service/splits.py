@@ -9,28 +9,14 @@ from uuid import UUID
 from kit import ids
 from kit.db import ReadSession, WriteSession
 from kit.money import Money
-from services.entities.domain.allocation_rules import (
-    Link,
-    Reach,
-    RuleAction,
-    RuleBasis,
-    RuleType,
-    Terms,
-    advance_rule,
-    check_applies,
-    flaws_of_terms,
-    month_of,
-)
+from services.entities import domain, service, store
+from services.entities.domain.allocation_rules import Link, Reach, RuleAction, RuleBasis, RuleType, Terms
 from services.entities.domain.allocations import AllocationDraft, AllocationSource
 from services.entities.domain.flaws import Flaw
-from services.entities.domain.splits import Share, split_money
-from services.entities.errors import AllocationIsShare
+from services.entities.domain.splits import Share
+from services.entities.errors.allocation_rules import AllocationIsShare
 from services.entities.models.allocation_rules import AllocationRuleRow, CostSplitRow, ShareRecord
 from services.entities.models.entities import DepartmentRow
-from services.entities.service import allocations
-from services.entities.service.allocation_rules import find_all_departments, places_of, refuse_chain, refuse_flaws
-from services.entities.store import allocation_rules
-from services.entities.store import allocations as allocations_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,14 +70,18 @@ async def split_cost(tx: WriteSession, ask: SplitAsk) -> CostSplitRow:
 
     With an allocation that one is reversed, and what it was is split.
     """
-    await allocation_rules.hold_split(tx, ask.source_ref)
+    await store.allocation_rules.hold_split(tx, ask.source_ref)
     rule, terms, cost = await _terms_for(tx, ask, ask.cost or await _taken_back(tx, ask))
-    named = places_of(terms.targets, cost.source_department_id, path="" if rule else "terms.")
-    departments = await find_all_departments(tx, named)
+    named = service.allocation_rules.places_of(terms.targets, cost.source_department_id, path="" if rule else "terms.")
+    departments = await service.allocation_rules.find_all_departments(tx, named)
     await _check_goes_no_further(tx, rule, terms, cost)
-    usage = (ask.usage or Period(*month_of(cost.allocation_date))) if terms.basis is RuleBasis.USAGE else None
-    shares = split_money(cost.amount, await _weigh(tx, terms, usage))
-    rows = await allocations.allocate(tx, list(_drafts(cost, terms, shares, departments)))
+    usage = (
+        (ask.usage or Period(*domain.allocation_rules.month_of(cost.allocation_date)))
+        if terms.basis is RuleBasis.USAGE
+        else None
+    )
+    shares = domain.splits.split_money(cost.amount, await _weigh(tx, terms, usage))
+    rows = await service.allocations.allocate(tx, list(_drafts(cost, terms, shares, departments)))
     allocated = {row.department_id: row.id for row in rows}
     split = CostSplitRow(
         source_ref=cost.source_ref,
@@ -115,7 +105,7 @@ async def split_cost(tx: WriteSession, ask: SplitAsk) -> CostSplitRow:
         ],
         department_ids=list(departments),
     )
-    await allocation_rules.save_split(tx, split)
+    await store.allocation_rules.save_split(tx, split)
     return split
 
 
@@ -123,10 +113,10 @@ async def _taken_back(tx: WriteSession, ask: SplitAsk) -> Cost:
     """Reverse the allocation that is to be split, and give what it was; raises AllocationIsShare."""
     if ask.allocation_id is None:
         raise ValueError("there is nothing to split")
-    row = await allocations_store.get_allocation(tx, ask.allocation_id)
+    row = await store.allocations.get_allocation(tx, ask.allocation_id)
     if row.source is AllocationSource.SPLIT:
         raise AllocationIsShare(row.id)
-    await allocations.reverse_allocation(tx, row.id, reason="Split over departments")
+    await service.allocations.reverse_allocation(tx, row.id, reason="Split over departments")
     return Cost(
         amount=row.money,
         allocation_date=row.allocation_date,
@@ -143,21 +133,23 @@ async def _taken_back(tx: WriteSession, ask: SplitAsk) -> Cost:
 async def _terms_for(tx: WriteSession, ask: SplitAsk, cost: Cost) -> tuple[AllocationRuleRow | None, Terms, Cost]:
     """The rule, if there is one, its terms or those of the request, and the cost with its source."""
     if ask.terms is not None:
-        flaws = [flaw._replace(field=f"terms.{flaw.field}") for flaw in flaws_of_terms(ask.terms)]
-        refuse_flaws([*flaws, *_flaws_of_source(ask.terms, cost)])
+        flaws = [
+            flaw._replace(field=f"terms.{flaw.field}") for flaw in domain.allocation_rules.flaws_of_terms(ask.terms)
+        ]
+        service.allocation_rules.refuse_flaws([*flaws, *_flaws_of_source(ask.terms, cost)])
         return None, ask.terms, cost
     if ask.rule_id is None:
         raise ValueError("there is nothing to split by")
-    rule = await allocation_rules.share_rule(tx, ask.rule_id)
-    advance_rule(rule.id, rule.state, RuleAction.APPLY)
-    check_applies(
+    rule = await store.allocation_rules.share_rule(tx, ask.rule_id)
+    domain.allocation_rules.advance_rule(rule.id, rule.state, RuleAction.APPLY)
+    domain.allocation_rules.check_applies(
         rule.id,
         rule.reach,
         day=cost.allocation_date,
         category=cost.category,
         source_department_id=cost.source_department_id,
     )
-    terms = rule.terms((await allocation_rules.find_targets(tx, [rule.id]))[rule.id])
+    terms = rule.terms((await store.allocation_rules.find_targets(tx, [rule.id]))[rule.id])
     source_id, category = cost.source_department_id or rule.source_department_id, cost.category or rule.category
     return rule, terms, replace(cost, source_department_id=source_id, category=category)
 
@@ -180,8 +172,8 @@ async def _check_goes_no_further(tx: WriteSession, rule: AllocationRuleRow | Non
         effective_from=day,
         effective_to=day + timedelta(days=1),
     )
-    others = await allocation_rules.find_links(tx, sources=targets, target=None)
-    refuse_chain(tx, Link(rule.id if rule else None, reach, targets), others)
+    others = await store.allocation_rules.find_links(tx, sources=targets, target=None)
+    service.allocation_rules.refuse_chain(tx, Link(rule.id if rule else None, reach, targets), others)
 
 
 async def _weigh(tx: ReadSession, terms: Terms, usage: Period | None) -> Sequence[Decimal]:
@@ -192,10 +184,10 @@ async def _weigh(tx: ReadSession, terms: Terms, usage: Period | None) -> Sequenc
     if terms.basis is RuleBasis.GIVEN:
         return [target.weight or Decimal(0) for target in terms.targets]
     if terms.basis is RuleBasis.HEADCOUNT:
-        headcounts = await allocation_rules.find_headcounts(tx, department_ids)
+        headcounts = await store.allocation_rules.find_headcounts(tx, department_ids)
         return [Decimal(headcounts[department_id]) for department_id in department_ids]
     if usage is not None:
-        summed = await allocation_rules.sum_usage(
+        summed = await store.allocation_rules.sum_usage(
             tx,
             department_ids,
             unit=terms.usage_unit,

@@ -13,11 +13,10 @@ from uuid import UUID
 from kit.db import Database, ReadSession, to_billing_error
 from kit.errors import BillingError, InvalidFields, Violation
 from kit.origin import Origin
+from services.entities import domain, service, store
 from services.entities.domain.allocations import AllocationDraft
-from services.entities.domain.usage import UsageRecord, cost_of
-from services.entities.errors import EntityNotFound
-from services.entities.service import allocations
-from services.entities.store import usage
+from services.entities.domain.usage import UsageRecord
+from services.entities.errors.entities import EntityNotFound
 
 _GROUP_MAX: Final = 256
 """Most records of a transaction."""
@@ -89,7 +88,7 @@ class UsageIntake:
             else:
                 ticket.done.set_result(None)
 
-    async def _allocated(self, tickets: Sequence[_Ticket]) -> Sequence[allocations.Taken | Exception]:
+    async def _allocated(self, tickets: Sequence[_Ticket]) -> Sequence[service.allocations.Taken | Exception]:
         """What came of each, in their order."""
         deadline = max(ticket.origin.deadline for ticket in tickets)
         async with self._db.write(replace(tickets[0].origin, deadline=deadline)) as tx:
@@ -98,17 +97,17 @@ class UsageIntake:
             origins = [
                 ticket.origin for cost, ticket in zip(costs, tickets, strict=True) if isinstance(cost, AllocationDraft)
             ]
-            taken = iter(await allocations.allocate_each(tx, drafts, origins))
+            taken = iter(await service.allocations.allocate_each(tx, drafts, origins))
             return [next(taken) if isinstance(cost, AllocationDraft) else cost for cost in costs]
 
 
 async def _costs(tx: ReadSession, records: Sequence[UsageRecord]) -> Sequence[AllocationDraft | BillingError]:
     """What the records cost whom, or why nobody can be found who bears it."""
     entity_ids = {record.entity_id for record in records if record.entity_id}
-    entities = await usage.find_named_entities(tx, entity_ids, {record.entity_code for record in records})
+    entities = await store.usage.find_named_entities(tx, entity_ids, {record.entity_code for record in records})
     named = [(record, entities.get(record.entity_id or record.entity_code)) for record in records]
     codes = {(entity.id, record.department_code) for record, entity in named if entity and record.department_code}
-    departments = await usage.find_department_codes(tx, codes)
+    departments = await store.usage.find_department_codes(tx, codes)
     costs: list[AllocationDraft | BillingError] = []
     for record, entity in named:
         department_id = record.department_id
@@ -119,7 +118,7 @@ async def _costs(tx: ReadSession, records: Sequence[UsageRecord]) -> Sequence[Al
         elif department_id is None and record.department_code:
             costs.append(_unknown("department", record))
         else:
-            costs.append(cost_of(record, entity.id, department_id, entity.time_zone))
+            costs.append(domain.usage.cost_of(record, entity.id, department_id, entity.time_zone))
     return costs
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from kit.db import ReadSession, WriteSession, constraint_name
 from services.entities.domain.allocation_rules import Link, RuleState, RuleType, Target
-from services.entities.errors import AllocationRuleNotFound, CostAlreadySplit
+from services.entities.errors.allocation_rules import AllocationRuleNotFound, CostAlreadySplit
 from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow, CostSplitRow
 from services.entities.models.allocations import AllocationRow
 from services.entities.models.entities import DepartmentRow

@@ -26,13 +26,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession, WriteSession, scope_filter
+from services.entities import store
 from services.entities.domain.allocations import AllocationSource, Document
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import EntityState
-from services.entities.errors import AllocationNotFound
+from services.entities.errors.allocations import AllocationNotFound
 from services.entities.models.allocations import AMOUNT, AllocationRow
 from services.entities.models.entities import DepartmentRow, EntityRow
-from services.entities.store.unnested import unnested
 
 
 class BearingEntity(NamedTuple):
@@ -92,7 +92,7 @@ async def find_of_documents(tx: ReadSession, documents: Collection[Document]) ->
     """What was allocated from the documents; whether the caller sees it or not."""
     if not documents:
         return {}
-    given = unnested(
+    given = store.unnested.unnested(
         source=(String, [source.value for source, _ in documents]), source_ref=(String, [ref for _, ref in documents])
     )
     # One look into the unique index for each, whatever the planner thinks of the table. That is for some rows only:
@@ -110,7 +110,7 @@ async def append_allocations(tx: WriteSession, rows: Collection[AllocationRow]) 
         return frozenset()
     # In one order whoever writes, so that no two wait for each other.
     ordered = sorted(rows, key=lambda row: (row.source, row.source_ref))
-    given = unnested(
+    given = store.unnested.unnested(
         id=(Uuid, [row.id for row in ordered]),
         entity_id=(Uuid, [row.entity_id for row in ordered]),
         department_id=(Uuid, [row.department_id for row in ordered]),
@@ -197,7 +197,7 @@ async def list_allocations(
 
     The first of each department come out of its index, and are merged: however much was allocated, no more is read.
     """
-    departments = unnested(id=(Uuid, list(department_ids)))
+    departments = store.unnested.unnested(id=(Uuid, list(department_ids)))
     wanted = select(AllocationRow).where(AllocationRow.department_id == departments.c.id)
     if ask.start is not None:
         wanted = wanted.where(AllocationRow.allocation_date >= ask.start)

@@ -8,7 +8,7 @@ from sqlalchemy import Select, func, select
 
 from kit.db import ReadSession, WriteSession
 from services.entities.domain.amendments import AmendmentState, AmendmentType
-from services.entities.errors import AmendmentNotFound
+from services.entities.errors.amendments import AmendmentNotFound
 from services.entities.models.amendments import AmendmentRow
 from serving.pages import Page, Slice
 

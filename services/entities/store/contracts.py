@@ -16,7 +16,7 @@ from kit.db import ReadSession, WriteSession, constraint_name, scope_filter
 from kit.money import Money
 from services.entities.domain.allocations import AllocationSource
 from services.entities.domain.contracts import IN_FORCE, ContractState, ContractType, NoticeKind
-from services.entities.errors import ContractNotFound, ContractNumberTaken
+from services.entities.errors.contracts import ContractNotFound, ContractNumberTaken
 from services.entities.models.allocations import AllocationRow
 from services.entities.models.contracts import ContractNumberRow, ContractRow, NoticeRow, SignatureRow
 from services.entities.models.entities import EntityRow

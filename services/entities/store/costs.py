@@ -11,10 +11,10 @@ from sqlalchemy import ARRAY, ColumnElement, Date, DateTime, Select, Uuid, any_,
 from sqlalchemy.orm import InstrumentedAttribute
 
 from kit.db import ReadSession, scope_filter
+from services.entities import store
 from services.entities.domain.costs import LINES_MAX, DepartmentGroupBy, Key, Line, SummaryGroupBy, Tree
 from services.entities.models.allocations import AllocationRow
 from services.entities.models.costs import POSTED_DEPARTMENTS
-from services.entities.store.departments import find_descendants
 
 _CLOCKS_DIFFER: Final = timedelta(minutes=5)
 """By how much the clock that made an id and the one that reads may differ at most."""
@@ -89,7 +89,7 @@ async def _departments_of(tx: ReadSession, ask: DepartmentAsk) -> Sequence[UUID]
     if not ask.include_descendants:
         return [ask.department_id]
     if ask.tree is Tree.CURRENT:
-        return await find_descendants(tx, ask.department_id)
+        return await store.departments.find_descendants(tx, ask.department_id)
     posted = POSTED_DEPARTMENTS.c
     return await tx.all(select(posted.department_id).where(posted.ancestor_id == ask.department_id))
 

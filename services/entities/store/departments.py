@@ -9,10 +9,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession, WriteSession, constraint_name, scope_filter
+from services.entities import store
 from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX, DepartmentState
-from services.entities.errors import DepartmentCodeTaken, DepartmentNotFound
+from services.entities.errors.departments import DepartmentCodeTaken, DepartmentNotFound
 from services.entities.models.entities import DepartmentRow
-from services.entities.store.scopes import find_departments_covered
 from serving.pages import Page, Slice
 
 
@@ -132,4 +132,4 @@ async def find_descendants(tx: ReadSession, department_id: UUID) -> Sequence[UUI
 
     The caller's scope is not looked at: who sees a department sees all below it.
     """
-    return await find_departments_covered(tx, (), [department_id])
+    return await store.scopes.find_departments_covered(tx, (), [department_id])

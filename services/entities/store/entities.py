@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from kit.db import ReadSession, WriteSession, constraint_name, scope_filter
 from services.entities.domain.entities import EntityState, EntityType
-from services.entities.errors import EntityCodeTaken, EntityNotFound
+from services.entities.errors.entities import EntityCodeTaken, EntityNotFound
 from services.entities.models.entities import DepartmentRow, EntityRow
 from serving.pages import Page, Slice
 

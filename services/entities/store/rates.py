@@ -23,9 +23,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
+from services.entities import store
 from services.entities.domain.rates import RATE_AGE_DAYS_MAX, Pair, Quote, RateDraft
 from services.entities.models.rates import ExchangeRateRow
-from services.entities.store.unnested import unnested
 from serving.pages import Page, Slice
 
 
@@ -33,7 +33,7 @@ async def record_rates(tx: WriteSession, drafts: Collection[RateDraft]) -> Seque
     """Write the rates, and give the rows that are new or have another rate or source than before."""
     # In one order whoever writes, so that no two wait for each other.
     ordered = sorted(drafts, key=lambda draft: (draft.base_currency, draft.quote_currency, draft.effective_date))
-    given = unnested(
+    given = store.unnested.unnested(
         id=(Uuid, [ids.new() for _ in ordered]),
         base_currency=(CHAR(3), [draft.base_currency for draft in ordered]),
         quote_currency=(CHAR(3), [draft.quote_currency for draft in ordered]),

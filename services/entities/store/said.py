@@ -6,14 +6,14 @@ from sqlalchemy import DateTime, String, Text, Uuid, insert, select
 
 from eventing.outbox import OutboxRow
 from kit.db import WriteSession
-from services.entities.store.unnested import unnested
+from services.entities import store
 
 
 async def say_all(tx: WriteSession, new_row: Sequence[OutboxRow]) -> None:
     """Say the events to the world when `tx` commits, and not otherwise; see eventing.outbox for one or a few."""
     if not new_row:
         return
-    given = unnested(
+    given = store.unnested.unnested(
         id=(Uuid, [row.id for row in new_row]),
         tenant_id=(Uuid, [row.tenant_id for row in new_row]),
         type=(String, [row.type for row in new_row]),

@@ -33,7 +33,7 @@ from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession, WriteSession
 from services.entities.domain.entities import ENTITY_DEPTH_MAX
-from services.entities.errors import EntityNotFound
+from services.entities.errors.entities import EntityNotFound
 from services.entities.models.entities import EntityColumns, EntityHistoryRow, EntityRow
 
 _ENTITIES: Final = EntityRow.__table__

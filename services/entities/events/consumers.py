@@ -1,6 +1,6 @@
-"""What the entities service does about what others say."""
+"""Handlers of the events of other services."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from billing.approvals.v1.approval_pb2 import Approval
@@ -22,30 +22,42 @@ from eventing.consumer import Handler, on
 from kit import ids
 from kit.db import Database, WriteSession
 from kit.origin import Origin
-from services.entities.convert.usage import usage_from_proto
-from services.entities.domain.managers import successor_of
-from services.entities.service import amendments, contracts, managers, usage
+from services.entities import convert, domain, service
+from services.entities.service.usage import UsageIntake
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What the handlers with their own transaction need."""
+
+    db: Database
+    directory: Directory
+    usage_intake: UsageIntake
 
 
 @on(LicenseProvisioned)
 async def note_provisioned_license(tx: WriteSession, event: LicenseProvisioned) -> None:
     """The licensing system grants what a contract does."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
-    await contracts.note_license(tx, contract_id, license_id=event.license_id, tier=event.tier, seats=event.seats)
+    await service.contracts.note_license(
+        tx, contract_id, license_id=event.license_id, tier=event.tier, seats=event.seats
+    )
 
 
 @on(LicenseProvisioningFailed)
 async def note_failed_license(tx: WriteSession, event: LicenseProvisioningFailed) -> None:
     """The licensing system can't grant what a contract does."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
-    await contracts.note_license_problem(tx, contract_id, reason=event.reason, tier=event.tier, seats=event.seats)
+    await service.contracts.note_license_problem(
+        tx, contract_id, reason=event.reason, tier=event.tier, seats=event.seats
+    )
 
 
 @on(LicenseReleased)
 async def note_released_license(tx: WriteSession, event: LicenseReleased) -> None:
     """The licensing system took back what an ended contract had granted."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
-    await contracts.note_license_released(tx, contract_id, license_id=event.license_id)
+    await service.contracts.note_license_released(tx, contract_id, license_id=event.license_id)
 
 
 Outcome: TypeAlias = (
@@ -90,9 +102,32 @@ async def go_back_to_be_changed(tx: WriteSession, event: ApprovalChangesRequeste
 async def _note_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: bool, why: str = "") -> None:
     if facts.request_type == Approval.AMENDMENT:
         amendment_id = ids.AMENDMENT.parse(facts.subject_id, "subject_id")
-        await amendments.note_approval(tx, amendment_id, approved=approved, reason=why or "It was not approved.")
+        await service.amendments.note_approval(
+            tx, amendment_id, approved=approved, reason=why or "It was not approved."
+        )
     if facts.request_type == Approval.CONTRACT:
-        await contracts.note_approval(tx, ids.CONTRACT.parse(facts.subject_id, "subject_id"), approved=approved)
+        await service.contracts.note_approval(tx, ids.CONTRACT.parse(facts.subject_id, "subject_id"), approved=approved)
+
+
+@on(UserDeactivated, own_transaction=True)
+async def hand_over_departments_of_user(dependencies: Dependencies, origin: Origin, event: UserDeactivated) -> None:
+    """Reassign the departments of a deactivated user to the nearest active manager, or leave them unassigned."""
+    validation.check(event)
+    directory = dependencies.directory
+    if await directory.is_active(origin, event.user_id):
+        return  # active again
+    successor = domain.managers.successor_of(event.user_id, await directory.managers(origin, event.user_id))
+    handed = 1
+    while handed:
+        async with dependencies.db.write(origin) as tx:
+            handed = await service.managers.hand_over_departments(tx, event.user_id, successor)
+
+
+@on(UsageRecorded, own_transaction=True)
+async def allocate_recorded_usage(dependencies: Dependencies, origin: Origin, event: UsageRecorded) -> None:
+    """Allocate the cost of metered usage to the entity or department that used it."""
+    validation.check(event)
+    await dependencies.usage_intake.record(origin, convert.usage.usage_from_proto(event))
 
 
 HANDLERS: Final[tuple[Handler, ...]] = (
@@ -104,30 +139,6 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     go_back_with_cancelled,
     go_back_with_expired,
     go_back_to_be_changed,
+    hand_over_departments_of_user,
+    allocate_recorded_usage,
 )
-
-
-def handlers(db: Database, directory: Directory) -> Sequence[Handler]:
-    """What this service does about all events that it hears."""
-
-    @on(UserDeactivated, own_transaction=True)
-    async def hand_over_departments_of_user(_: object, origin: Origin, event: UserDeactivated) -> None:
-        """Somebody who left answers for nothing: their nearest active manager does, or nobody."""
-        validation.check(event)
-        if await directory.is_active(origin, event.user_id):
-            return  # they are back
-        successor = successor_of(event.user_id, await directory.managers(origin, event.user_id))
-        handed = 1
-        while handed:
-            async with db.write(origin) as tx:
-                handed = await managers.hand_over_departments(tx, event.user_id, successor)
-
-    intake = usage.UsageIntake(db)
-
-    @on(UsageRecorded, own_transaction=True)
-    async def allocate_recorded_usage(_: object, origin: Origin, event: UsageRecorded) -> None:
-        """What was used is a cost of whoever used it."""
-        validation.check(event)
-        await intake.record(origin, usage_from_proto(event))
-
-    return *HANDLERS, hand_over_departments_of_user, allocate_recorded_usage

@@ -1,0 +1,288 @@
+"""Builders of the events that the entities service publishes."""
+
+from collections.abc import Sequence
+from datetime import date
+from uuid import UUID
+
+from billing.entities.v1.events_pb2 import (
+    AllocationReversed,
+    AmendmentRejected,
+    AmendmentSubmitted,
+    ContractActivated,
+    ContractAmended,
+    ContractExpired,
+    ContractRenewalDue,
+    ContractRenewed,
+    ContractResumed,
+    ContractSubmitted,
+    ContractSuspended,
+    ContractTerminated,
+    ContractWithdrawn,
+    CostAllocated,
+    DepartmentManagerChanged,
+    DepartmentMoved,
+    EntityCreated,
+    EntityDeactivated,
+    EntityMoved,
+    ExchangeRatesChanged,
+    PurchaseOrderLimitReached,
+)
+from billing.entities.v1.exchange_rate_pb2 import CurrencyPair
+
+from contract.values import money_to_proto
+from kit import ids
+from services.entities import domain
+from services.entities.domain.contracts import ContractTerms
+from services.entities.domain.needs import Need
+from services.entities.domain.purchase_orders import PurchaseOrderUse
+from services.entities.models.allocations import AllocationRow
+from services.entities.models.amendments import AmendmentRow
+from services.entities.models.contracts import ContractRow
+from services.entities.models.entities import DepartmentRow, EntityRow
+from services.entities.models.rates import ExchangeRateRow
+
+
+def entity_created(entity: EntityRow) -> EntityCreated:
+    """There is a new entity."""
+    return EntityCreated(
+        entity_id=ids.ENTITY.format(entity.id),
+        parent_id=ids.ENTITY.format_optional(entity.parent_id),
+        code=entity.code,
+        currency_code=entity.currency_code,
+    )
+
+
+def entity_deactivated(entity: EntityRow) -> EntityDeactivated:
+    """An entity went out of business."""
+    return EntityDeactivated(entity_id=ids.ENTITY.format(entity.id))
+
+
+def entity_moved(entity: EntityRow, old_parent_id: UUID | None) -> EntityMoved:
+    """An entity has another place in the tree."""
+    return EntityMoved(
+        entity_id=ids.ENTITY.format(entity.id),
+        old_parent_id=ids.ENTITY.format_optional(old_parent_id),
+        new_parent_id=ids.ENTITY.format_optional(entity.parent_id),
+    )
+
+
+def department_moved(department: DepartmentRow, old_parent_id: UUID | None, since: date) -> DepartmentMoved:
+    """A department has another place in the tree of today."""
+    return DepartmentMoved(
+        department_id=ids.DEPARTMENT.format(department.id),
+        entity_id=ids.ENTITY.format(department.entity_id),
+        old_parent_id=ids.DEPARTMENT.format_optional(old_parent_id),
+        new_parent_id=ids.DEPARTMENT.format_optional(department.parent_id),
+        effective_date=since.isoformat(),
+    )
+
+
+def department_manager_changed(department: DepartmentRow, old_manager_user_id: str) -> DepartmentManagerChanged:
+    """Another user answers for a department."""
+    return DepartmentManagerChanged(
+        department_id=ids.DEPARTMENT.format(department.id),
+        entity_id=ids.ENTITY.format(department.entity_id),
+        old_manager_user_id=old_manager_user_id,
+        new_manager_user_id=department.manager_user_id,
+    )
+
+
+def exchange_rates_changed(changed: Sequence[ExchangeRateRow]) -> ExchangeRatesChanged:
+    """Exchange rates are new or have been replaced; there is one at least."""
+    pairs = sorted({(row.base_currency, row.quote_currency) for row in changed})
+    return ExchangeRatesChanged(
+        pairs=[CurrencyPair(base_currency=base, quote_currency=quote) for base, quote in pairs],
+        earliest_date=min(row.effective_date for row in changed).isoformat(),
+    )
+
+
+def cost_allocated(row: AllocationRow) -> CostAllocated:
+    """A cost was allocated."""
+    return CostAllocated(
+        allocation_id=ids.ALLOCATION.format(row.id),
+        entity_id=ids.ENTITY.format(row.entity_id),
+        department_id=ids.DEPARTMENT.format_optional(row.department_id),
+        category=row.category,
+        gl_code=row.gl_code,
+        amount=money_to_proto(row.money),
+        allocation_date=row.allocation_date.isoformat(),
+        source=row.source,
+        source_ref=row.source_ref,
+        description=row.description,
+    )
+
+
+def allocation_reversed(reversal: AllocationRow, taken_back: AllocationRow) -> AllocationReversed:
+    """A cost that was allocated was taken back."""
+    return AllocationReversed(
+        allocation_id=ids.ALLOCATION.format(reversal.id),
+        reversed_allocation_id=ids.ALLOCATION.format(taken_back.id),
+        entity_id=ids.ENTITY.format(taken_back.entity_id),
+        department_id=ids.DEPARTMENT.format_optional(taken_back.department_id),
+        amount=money_to_proto(taken_back.money),
+        allocation_date=reversal.allocation_date.isoformat(),
+        reason=reversal.description,
+    )
+
+
+def contract_submitted(contract: ContractRow, need: Need, submitted_by: str) -> ContractSubmitted:
+    """A contract waits for somebody to approve it."""
+    return ContractSubmitted(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        contract_number=contract.contract_number,
+        name=contract.name,
+        contract_type=contract.contract_type,
+        total_value=money_to_proto(need.amount),
+        attributes=need.attributes,
+        submission=contract.version,
+        submitted_by=submitted_by,
+    )
+
+
+def amendment_submitted(
+    contract: ContractRow, amendment: AmendmentRow, need: Need, submitted_by: str
+) -> AmendmentSubmitted:
+    """An amendment waits for somebody to approve it."""
+    return AmendmentSubmitted(
+        amendment_id=ids.AMENDMENT.format(amendment.id),
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        contract_number=contract.contract_number,
+        number=amendment.number,
+        amendment_type=amendment.amendment_type,
+        contract_type=contract.contract_type,
+        total_value=money_to_proto(need.amount),
+        attributes=need.attributes,
+        reason=amendment.reason,
+        submitted_by=submitted_by,
+    )
+
+
+def contract_withdrawn(contract: ContractRow) -> ContractWithdrawn:
+    """Nobody has to approve a contract any more."""
+    return ContractWithdrawn(
+        contract_id=ids.CONTRACT.format(contract.id), entity_id=ids.ENTITY.format(contract.entity_id)
+    )
+
+
+def contract_activated(contract: ContractRow) -> ContractActivated:
+    """A contract is binding."""
+    return ContractActivated(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        contract_number=contract.contract_number,
+        contract_type=contract.contract_type,
+        license_tier=contract.license_tier,
+        seats=contract.seats,
+        start_date=contract.start_date.isoformat(),
+        end_date=contract.end_date.isoformat() if contract.end_date else "",
+        total_value=money_to_proto(contract.money(contract.total_value)),
+        renewed_from_id=ids.CONTRACT.format_optional(contract.renewed_from_id),
+    )
+
+
+def contract_renewal_due(contract: ContractRow, end: date, renewal: ContractTerms) -> ContractRenewalDue:
+    """The end of a contract comes near; what it would be renewed by."""
+    return ContractRenewalDue(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        contract_number=contract.contract_number,
+        end_date=end.isoformat(),
+        notice_date=domain.contracts.notice_date(end, contract.renewal_notice_days).isoformat(),
+        auto_renew=contract.auto_renew,
+        renewal_value=money_to_proto(renewal.total_value),
+    )
+
+
+def contract_renewed(contract: ContractRow, successor: ContractRow, *, automatic: bool) -> ContractRenewed:
+    """The successor of a contract goes on."""
+    return ContractRenewed(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        renewed_to_id=ids.CONTRACT.format(successor.id),
+        automatic=automatic,
+    )
+
+
+def contract_suspended(contract: ContractRow) -> ContractSuspended:
+    """What a contract grants is withheld."""
+    return ContractSuspended(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        reason=contract.suspension_reason,
+    )
+
+
+def contract_resumed(contract: ContractRow) -> ContractResumed:
+    """What a contract grants is granted again."""
+    return ContractResumed(
+        contract_id=ids.CONTRACT.format(contract.id), entity_id=ids.ENTITY.format(contract.entity_id)
+    )
+
+
+def contract_terminated(contract: ContractRow, day: date) -> ContractTerminated:
+    """A contract holds no more from a day on."""
+    return ContractTerminated(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        termination_date=day.isoformat(),
+        reason=contract.termination_reason,
+        for_cause=contract.terminated_for_cause,
+    )
+
+
+def contract_expired(contract: ContractRow, end: date) -> ContractExpired:
+    """A contract ended, since nobody had renewed it."""
+    return ContractExpired(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        end_date=end.isoformat(),
+    )
+
+
+def contract_amended(contract: ContractRow, amendment: AmendmentRow) -> ContractAmended:
+    """An amendment of a contract took effect."""
+    terms, effect = contract.terms, amendment.effect
+    return ContractAmended(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        contract_number=contract.contract_number,
+        amendment_id=ids.AMENDMENT.format(amendment.id),
+        number=amendment.number,
+        amendment_type=amendment.amendment_type,
+        effective_date=amendment.effective_date.isoformat(),
+        changed=sorted(name for name, value in amendment.after.items() if amendment.before[name] != value),
+        license_tier=contract.license_tier,
+        seats=contract.seats,
+        fee=money_to_proto(domain.fees.fee_on(domain.fees.plan_of(terms), amendment.effective_date)),
+        prorated_difference=money_to_proto(effect.new_part - effect.old_part),
+        end_date=contract.end_date.isoformat() if contract.end_date else "",
+        total_value=money_to_proto(terms.total_value),
+    )
+
+
+def amendment_rejected(contract: ContractRow, amendment: AmendmentRow) -> AmendmentRejected:
+    """An amendment of a contract does not take effect."""
+    return AmendmentRejected(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        amendment_id=ids.AMENDMENT.format(amendment.id),
+        reason=amendment.rejection_reason,
+    )
+
+
+def purchase_order_limit_reached(
+    contract: ContractRow, use: PurchaseOrderUse, threshold_bp: int
+) -> PurchaseOrderLimitReached:
+    """The fees of a contract came near the limit of its purchase order, or went beyond it."""
+    return PurchaseOrderLimitReached(
+        contract_id=ids.CONTRACT.format(contract.id),
+        entity_id=ids.ENTITY.format(contract.entity_id),
+        contract_number=contract.contract_number,
+        purchase_order_number=contract.purchase_order_number,
+        purchase_order_limit=money_to_proto(use.used + use.remaining),
+        used=money_to_proto(use.used),
+        threshold_bp=threshold_bp,
+        exceed_date=use.exceed_date.isoformat() if use.exceed_date else "",
+    )
