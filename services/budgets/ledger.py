@@ -1,6 +1,6 @@
 """The door to the engine: who wants to move balances, or to look at them, comes here.
 
-    rpc, events, timers ──▶ Ledger ──▶ Combiner ──▶ service.moves, in one transaction for all who came together
+    rpc, events, timers ──▶ Ledger ──▶ Batcher ──▶ service.moves, in one transaction for all who came together
 
 What is asked for in another currency than the budget's is converted before, outside of the transaction.
 """
@@ -15,12 +15,12 @@ from uuid import UUID
 
 from clients.rates import Rates
 from kit import clock
+from kit.batching import Batcher
 from kit.errors import BillingError
 from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
-from services.budgets.combiner import Combiner
 from services.budgets.domain import rates
 from services.budgets.domain.balances import Terms
 from services.budgets.domain.lives import EntryType
@@ -30,8 +30,6 @@ from services.budgets.service import moves
 from services.budgets.service.moves import Line, Message, Outcome, Replayed, Submission
 from services.budgets.store.group import Engine, Found, Key
 
-_LANES: Final = 2
-"""Transactions under way at once; each tenant has its lane, so that its budgets never wait for themselves."""
 _CONVERTED: Final = {EntryType.CHARGE, EntryType.HOLD, EntryType.CAPTURE}
 _REMEMBERED_MAX: Final = 50_000
 
@@ -43,9 +41,9 @@ class Ledger:
         """`appended` is set when a group may have appended events to the outbox."""
         self._exchange = exchange
         self._appended = appended
-        self._engines = [Engine(settings) for _ in range(2 * _LANES)]
-        self._moves: Combiner[Submission, Sequence[Outcome]] = Combiner(self._move, _LANES)
-        self._looks: Combiner[tuple[UUID, Collection[UUID]], Found] = Combiner(self._look, _LANES)
+        self._engines = Engine(settings), Engine(settings)
+        self._moves = Batcher[Submission, Sequence[Outcome]](self._move)
+        self._looks = Batcher[tuple[UUID, Collection[UUID]], Found](self._look)
         self._abroad: OrderedDict[Key, Terms] = OrderedDict()
         """Budgets that were charged in other currencies than theirs: those are converted at once the next time."""
 
@@ -139,17 +137,17 @@ class Ledger:
         """The chains of the budgets as they are just now, among others."""
         return await self._looks.submit(tenant_id, (tenant_id, budget_ids), len(budget_ids))
 
-    async def _move(self, submissions: Sequence[Submission], lane: int) -> Sequence[Sequence[Outcome]]:
+    async def _move(self, submissions: Sequence[Submission]) -> Sequence[Sequence[Outcome]]:
         tenant_ids = {submission.lines[0].tenant_id for submission in submissions}
-        async with self._engines[lane].begin(tenant_ids) as group:
+        async with self._engines[0].begin(tenant_ids) as group:
             outcomes, said = await moves.move(group, submissions)
         if said:
             self._appended.set()
         return outcomes
 
-    async def _look(self, asked: Sequence[tuple[UUID, Collection[UUID]]], lane: int) -> Sequence[Found]:
+    async def _look(self, asked: Sequence[tuple[UUID, Collection[UUID]]]) -> Sequence[Found]:
         chains = {(tenant_id, budget_id) for tenant_id, ids in asked for budget_id in ids}
-        return [await self._engines[_LANES + lane].look(chains)] * len(asked)
+        return [await self._engines[1].look(chains)] * len(asked)
 
     async def run(self) -> None:
         """Until cancelled: lets the connections go at the end."""

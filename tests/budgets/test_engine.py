@@ -14,12 +14,11 @@ from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.charge_pb2 import Charge
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from kit import ids
+from kit import batching, ids
 from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
-from services.budgets import combiner
 from services.budgets.convert import movements
 from services.budgets.domain.lives import EntryType
 from services.budgets.errors import BudgetNotFound, EntryNotFound, HoldNotFound
@@ -146,7 +145,7 @@ class TestReplicas:
             outcome = await waits
             assert isinstance(outcome, Replayed)
             assert Charge.FromString(outcome.reply) == first
-        else:  # the combiner begins the group again
+        else:  # the batcher begins the group again
             with pytest.raises(asyncpg.UniqueViolationError):
                 await waits
 
@@ -358,7 +357,7 @@ class TestInTheWay:
         self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         budget = await api.open("100")
-        monkeypatch.setattr(combiner, "WAITING_MAX", 10)
+        monkeypatch.setattr(batching, "QUEUE_MAX", 10)
         refused = await refusal(api.batch(*(line(budget, "1") for _ in range(11))))
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
         assert refused.retry_after_s
@@ -382,7 +381,7 @@ class TestInTheWay:
 
     async def test_a_lone_caller_waits_for_nobody(self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch) -> None:
         budget = await api.open("100")
-        monkeypatch.setattr(combiner, "_LINGER_S", 3600.0)
+        monkeypatch.setattr(batching, "LINGER_STEP_S", 3600.0)
         for _ in range(5):
             request = line(budget, "1")
             await api.who.call(api.stub.Charge, request, within_s=5.0)

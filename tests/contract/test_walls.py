@@ -27,7 +27,7 @@ ALLOWED_NOUNS = {
 ROOM = {"main", "rpc", "service", "domain", "store", "models", "convert", "events", "errors"}
 MAIN_LINES_MAX = 40
 FILE_LINES_MAX = 450
-LINES_MAX = {"kit": 1_610, "gateway": 1_060, "eventing": 800, "serving": 1_180, "contract": 1_860}
+LINES_MAX = {"kit": 1_800, "gateway": 1_060, "eventing": 800, "serving": 1_180, "contract": 1_860}
 """All lines, comments too. Before you raise one, look for what can go. Every service tells its audit log, over REST as
 one list: that is 200 lines of serving and 80 of the gateway."""
 

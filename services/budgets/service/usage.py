@@ -14,12 +14,12 @@ from prometheus_client import Counter
 
 from eventing import outbox
 from kit import clock, ids
+from kit.batching import Batcher
 from kit.db import Database, WriteSession
 from kit.errors import BillingError, Conflict, FailedPrecondition, IdempotencyMismatch
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets import events
-from services.budgets.combiner import Combiner
 from services.budgets.convert import movements
 from services.budgets.convert import usage as messages
 from services.budgets.domain import usage
@@ -53,8 +53,8 @@ class Usage:
         self._db = db
         self._ledger = ledger
         self._engines = Engine(settings), Engine(settings)
-        self._matches: Combiner[tuple[RequestKey, Cost], Match] = Combiner(self._match)
-        self._records: Combiner[Unbudgeted, bool] = Combiner(self._record)
+        self._matches = Batcher[tuple[RequestKey, Cost], Match](self._match)
+        self._records = Batcher[Unbudgeted, bool](self._record)
 
     async def charge(self, origin: Origin, cost: Cost) -> None:
         """Charge the budget that fits the cost best, or record that none took it; done before, it does nothing.
@@ -135,11 +135,11 @@ class Usage:
         if isinstance(outcome, BillingError) and not isinstance(outcome, RefundExceedsCharge):
             raise outcome  # but for that: all of it was refunded by hand before
 
-    async def _match(self, asked: Sequence[tuple[RequestKey, Cost]], _: int) -> Sequence[Match]:
+    async def _match(self, asked: Sequence[tuple[RequestKey, Cost]]) -> Sequence[Match]:
         async with self._engines[0].begin({request[0] for request, _ in asked}) as group:
             return await store.match(group, asked)
 
-    async def _record(self, spends: Sequence[Unbudgeted], _: int) -> Sequence[bool]:
+    async def _record(self, spends: Sequence[Unbudgeted]) -> Sequence[bool]:
         async with self._engines[1].begin({spend.request[0] for spend in spends}) as group:
             recorded = await store.record(group, spends)
         if recorded:

@@ -1,7 +1,7 @@
-"""Usage: what was used becomes allocations, each record once.
+"""Usage: metered usage becomes allocations, each record once.
 
-Records that arrive together are allocated together, in one transaction for each tenant: one flush and a few round
-trips for all of them. Each stands for itself all the same: one that can't be allocated keeps none of the others back.
+Records that arrive together are allocated together, in one transaction per tenant: one flush and a few round trips for
+all of them. Each stands for itself all the same: a record that can't be allocated does not affect the others.
 """
 
 import asyncio
@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
-from kit.db import Database, ReadSession, to_billing_error
+from kit.batching import Batcher
+from kit.db import Database, ReadSession
 from kit.errors import BillingError, InvalidFields, Violation
 from kit.origin import Origin
 from services.entities import domain, service, store
@@ -18,91 +19,74 @@ from services.entities.domain.allocations import AllocationDraft
 from services.entities.domain.usage import UsageRecord
 from services.entities.errors.entities import EntityNotFound
 
-_GROUP_MAX: Final = 256
-"""Most records of a transaction."""
 _TRANSACTIONS_MAX: Final = 2
-"""Most transactions under way at once, of as many tenants; the other connections are for those who call."""
+"""Most concurrent transactions, one per tenant; the other connections of the pool are for calls."""
 
 
-@dataclass(slots=True, eq=False)
-class _Ticket:
+@dataclass(frozen=True, slots=True)
+class _Intake:
+    """A usage record and the event it arrived with."""
+
     origin: Origin
     record: UsageRecord
-    done: "asyncio.Future[None]"
 
 
 class UsageIntake:
-    """Allocates the costs of what was used, those of records that come together in one go."""
+    """Allocates the cost of usage records, those that arrive together in one batch."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._waiting: list[_Ticket] = []
-        self._working: asyncio.Task[None] | None = None
+        self._batcher = Batcher[_Intake, Exception | None](self._allocate)
 
     async def record(self, origin: Origin, record: UsageRecord) -> None:
-        """Allocate the cost of a record; done before, it does nothing.
+        """Allocate the cost of a record. Has no effect if that was done before.
 
-        Raises the refusal of a cost that can't be allocated, InvalidFields where nobody has the code that is named,
-        and AllocationSourceTaken where the record was another one before.
+        Raises why the cost can't be allocated, InvalidFields if a code is unknown, and AllocationSourceTaken if the
+        record had other contents before.
         """
-        ticket = _Ticket(origin, record, asyncio.get_running_loop().create_future())
-        self._waiting.append(ticket)
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work_off())
-        await ticket.done
+        refusal = await self._batcher.submit(origin.tenant_id, _Intake(origin, record))
+        if refusal:
+            raise refusal
 
-    async def _work_off(self) -> None:
-        """Allocate until nobody waits."""
-        while self._waiting:
-            waiting, self._waiting = self._waiting, []
-            tenants: dict[UUID, list[_Ticket]] = {}
-            for ticket in waiting:
-                tenants.setdefault(ticket.origin.tenant_id, []).append(ticket)
-            groups = [
-                tickets[first : first + _GROUP_MAX]
-                for tickets in tenants.values()
-                for first in range(0, len(tickets), _GROUP_MAX)
-            ]
-            await asyncio.gather(*(self._work(groups) for _ in range(_TRANSACTIONS_MAX)))
+    async def _allocate(self, intakes: Sequence[_Intake]) -> Sequence[Exception | None]:
+        """Allocate the records of several tenants and return why each was refused.
 
-    async def _work(self, groups: list[list[_Ticket]]) -> None:
-        while groups:
-            await self._group(groups.pop())
+        If a transaction fails, the batcher retries all records; those of the other tenants are then recognised.
+        """
+        tenants: dict[UUID, list[int]] = {}
+        for position, intake in enumerate(intakes):
+            tenants.setdefault(intake.origin.tenant_id, []).append(position)
+        slots = asyncio.Semaphore(_TRANSACTIONS_MAX)
+        refusals: list[Exception | None] = [None] * len(intakes)
 
-    async def _group(self, tickets: Sequence[_Ticket]) -> None:
-        """Allocate a group; where one is in the way of the others in an unforeseen manner, each by itself."""
-        try:
-            outcomes = await self._allocated(tickets)
-        except Exception as error:  # noqa: BLE001 - whatever it is, everybody who waits is told
-            if len(tickets) == 1 or to_billing_error(error):
-                outcomes = [error] * len(tickets)
-            else:
-                for ticket in tickets:
-                    await self._group([ticket])
-                return
-        for ticket, outcome in zip(tickets, outcomes, strict=True):
-            if ticket.done.done():
-                continue
-            if isinstance(outcome, Exception):
-                ticket.done.set_exception(outcome)
-            else:
-                ticket.done.set_result(None)
+        async def allocate_tenant(positions: Sequence[int]) -> None:
+            async with slots:
+                outcomes = await self._allocate_tenant([intakes[position] for position in positions])
+            for position, outcome in zip(positions, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    refusals[position] = outcome
 
-    async def _allocated(self, tickets: Sequence[_Ticket]) -> Sequence[service.allocations.Taken | Exception]:
-        """What came of each, in their order."""
-        deadline = max(ticket.origin.deadline for ticket in tickets)
-        async with self._db.write(replace(tickets[0].origin, deadline=deadline)) as tx:
-            costs = await _costs(tx, [ticket.record for ticket in tickets])
+        errors = await asyncio.gather(*map(allocate_tenant, tenants.values()), return_exceptions=True)
+        for error in errors:
+            if error is not None:
+                raise error
+        return refusals
+
+    async def _allocate_tenant(self, intakes: Sequence[_Intake]) -> Sequence[object]:
+        """Allocate the records of one tenant in one transaction; of those refused the outcome is an exception."""
+        deadline = max(intake.origin.deadline for intake in intakes)
+        async with self._db.write(replace(intakes[0].origin, deadline=deadline)) as tx:
+            costs = await _costs(tx, [intake.record for intake in intakes])
             drafts = [cost for cost in costs if isinstance(cost, AllocationDraft)]
             origins = [
-                ticket.origin for cost, ticket in zip(costs, tickets, strict=True) if isinstance(cost, AllocationDraft)
+                intake.origin for cost, intake in zip(costs, intakes, strict=True) if isinstance(cost, AllocationDraft)
             ]
-            taken = iter(await service.allocations.allocate_each(tx, drafts, origins))
-            return [next(taken) if isinstance(cost, AllocationDraft) else cost for cost in costs]
+            allocated = iter(await service.allocations.allocate_each(tx, drafts, origins))
+            return [next(allocated) if isinstance(cost, AllocationDraft) else cost for cost in costs]
 
 
 async def _costs(tx: ReadSession, records: Sequence[UsageRecord]) -> Sequence[AllocationDraft | BillingError]:
-    """What the records cost whom, or why nobody can be found who bears it."""
+    """Return the cost of each record, or the error if its entity or department is unknown."""
     entity_ids = {record.entity_id for record in records if record.entity_id}
     entities = await store.usage.find_named_entities(tx, entity_ids, {record.entity_code for record in records})
     named = [(record, entities.get(record.entity_id or record.entity_code)) for record in records]

@@ -1,0 +1,182 @@
+"""Group commit: requests that arrive while a batch is being processed are processed together in the next one.
+
+A row that thousands of callers change each second then costs one lock, one flush and one round trip per batch instead
+of one per call. A batcher processes one batch at a time. Tenants are served round-robin, so that one with bulk
+requests does not keep the others waiting; the requests of one tenant keep their order.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+from uuid import UUID
+
+from kit.db import sqlstate, to_billing_error
+from kit.errors import BillingError, Overloaded, Unavailable
+from kit.tasks import end
+from kit.telemetry import log
+
+BATCH_MAX: Final = 256
+"""Most items of a batch of single requests."""
+BULK_MAX: Final = 1_024
+"""Most items of a batch that contains bulk requests, which are cheaper per item."""
+QUEUE_MAX: Final = 20_000
+"""Most items in the queue; requests beyond that are refused as Overloaded."""
+BUSY_S: Final = 0.05
+"""After a batch of several requests, the next ones are expected to arrive together for this long."""
+LINGER_STEP_S: Final = 0.001
+LINGER_MAX_S: Final = 0.006
+"""While busy, a batch waits until one step brought no further request, at most this long. A lone caller never waits."""
+_ATTEMPTS: Final = 12
+"""Most attempts per request: a batch of 1,024 is halved ten times until each request is alone."""
+_UNIQUE_VIOLATION: Final = "23505"
+"""Another replica answered a request of this batch at the same moment."""
+_RECONNECT_S: Final = 3.0
+"""Retry window after a lost connection; covers a restart of PostgreSQL."""
+_RECONNECT_PAUSE_S: Final = 0.1
+
+RequestT = TypeVar("RequestT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(slots=True, eq=False)
+class _Item(Generic[RequestT, ResultT]):
+    tenant_id: UUID
+    request: RequestT
+    size: int
+    result: "asyncio.Future[ResultT]"
+    attempts_left: int = _ATTEMPTS
+    lost_at: float = 0.0
+    """When its connection was first lost, by `time.monotonic()`."""
+
+    def fail(self, error: Exception) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
+@dataclass(slots=True)
+class _FairQueue(Generic[RequestT, ResultT]):
+    """One FIFO per tenant, served round-robin."""
+
+    tenants: "OrderedDict[UUID, deque[_Item[RequestT, ResultT]]]" = field(default_factory=OrderedDict)
+    size: int = 0
+
+    def put(self, item: _Item[RequestT, ResultT]) -> None:
+        """Append a request. Raises Overloaded if the queue is full."""
+        if self.size + item.size > QUEUE_MAX:
+            raise Overloaded
+        self.tenants.setdefault(item.tenant_id, deque()).append(item)
+        self.size += item.size
+
+    def take_batch(self) -> list[_Item[RequestT, ResultT]]:
+        """Remove the next batch, one request of each tenant in turn. Requests whose callers gave up are dropped."""
+        batch: list[_Item[RequestT, ResultT]] = []
+        size = 0
+        while self.tenants:
+            tenant_id, items = next(iter(self.tenants.items()))
+            if batch and size + items[0].size > (BATCH_MAX if items[0].size == 1 else BULK_MAX):
+                break
+            item = items.popleft()
+            self.size -= item.size
+            self.tenants.move_to_end(tenant_id)
+            if not items:
+                del self.tenants[tenant_id]
+            if not item.result.done():
+                batch.append(item)
+                size += item.size
+        return batch
+
+
+class Batcher(Generic[RequestT, ResultT]):
+    """Collects concurrent requests into batches and processes one batch at a time."""
+
+    def __init__(self, process: Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT]]]) -> None:
+        """`process` handles a batch in one transaction: it returns a result for each request, or raises for all.
+
+        A batch that fails is retried, in halves if need be: `process` must have no effect twice for one request.
+        """
+        self._process = process
+        self._queue = _FairQueue[RequestT, ResultT]()
+        self._running: asyncio.Task[None] | None = None
+        self._busy_until = 0.0
+
+    async def submit(self, tenant_id: UUID, request: RequestT, size: int = 1) -> ResultT:
+        """Return the result of a request of `size` items. Raises its error, or Overloaded if the queue is full."""
+        item = _Item[RequestT, ResultT](tenant_id, request, size, asyncio.get_running_loop().create_future())
+        self._queue.put(item)
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await item.result
+
+    async def _run(self) -> None:
+        """Process batches until the queue is empty."""
+        while self._queue.tenants:
+            if time.monotonic() < self._busy_until:
+                await self._linger()
+            batch = self._queue.take_batch()
+            if batch:
+                await self._process_batch(batch)
+            if len(batch) > 1:
+                self._busy_until = time.monotonic() + BUSY_S
+
+    async def _linger(self) -> None:
+        until = time.monotonic() + LINGER_MAX_S
+        before = -1
+        while before < self._queue.size < BATCH_MAX and time.monotonic() < until:
+            before = self._queue.size
+            await asyncio.sleep(LINGER_STEP_S)
+
+    async def _process_batch(self, batch: "Sequence[_Item[RequestT, ResultT]]") -> None:
+        try:
+            results = await self._process([item.request for item in batch])
+        except Exception as error:  # noqa: BLE001 - whatever it is, every caller gets an answer
+            await self._failed(batch, error)
+            return
+        for item, result in zip(batch, results, strict=True):
+            if not item.result.done():
+                item.result.set_result(result)
+
+    async def _failed(self, batch: "Sequence[_Item[RequestT, ResultT]]", error: Exception) -> None:
+        """Retry a failed batch: halve it until the request that fails is alone, so that the others succeed."""
+        refusal = to_billing_error(error)
+        if isinstance(refusal, Unavailable) or isinstance(error, TimeoutError):
+            await self._retry_after_reconnect(batch)
+            return
+        for item in batch:
+            item.attempts_left -= 1
+        if sqlstate(error) == _UNIQUE_VIOLATION and batch[0].attempts_left > 0:
+            await self._process_batch(batch)  # the lookup by key finds the other replica's answer now
+        elif len(batch) > 1:
+            middle = (len(batch) + 1) // 2
+            for half in (batch[:middle], batch[middle:]):
+                await self._process_batch(half)
+        elif refusal is not None and batch[0].attempts_left > 0:
+            self._requeue(batch[0])  # its row is locked by someone else: to the end, so that nobody waits behind it
+        else:
+            if not isinstance(refusal or error, BillingError):
+                log.error("a request of a batch failed", exc_info=error)
+            batch[0].fail(error)
+
+    async def _retry_after_reconnect(self, batch: "Sequence[_Item[RequestT, ResultT]]") -> None:
+        """Queue the batch again. Whether it was committed is unknown; a request that was is recognised by its key."""
+        now = time.monotonic()
+        for item in batch:
+            item.lost_at = item.lost_at or now
+            if now - item.lost_at > _RECONNECT_S:
+                item.fail(Unavailable("The database"))
+            else:
+                self._requeue(item)
+        await asyncio.sleep(_RECONNECT_PAUSE_S)
+
+    def _requeue(self, item: "_Item[RequestT, ResultT]") -> None:
+        try:
+            self._queue.put(item)
+        except Overloaded as refusal:
+            item.fail(refusal)
+
+    async def close(self) -> None:
+        """Stop. Callers that still wait run into their own deadlines."""
+        if self._running:
+            await end(self._running)
