@@ -205,13 +205,60 @@ class TestTheClock:
 
     def test_who_left_is_replaced_also_in_later_steps(self) -> None:
         panel = begun(step("a"), step("b", "a", mode=Mode.ALL))
-        change = panels.replace_user(panel, "a", Seat(user_id="new", why="they manage a, who left"))
+        change = panels.replace_user(panel, "a", ("new",))
         assert [[seat.user_id for seat in one.seats] for one in change.panel.steps] == [["new"], ["b", "new"]]
         assert [(one.on_behalf_of, one.target) for one in change.records] == [("a", "new")] * 2
 
     def test_without_a_manager_the_escalation_approver_replaces_who_left(self) -> None:
-        change = panels.replace_user(begun(step("a", escalate_to=self.BOSS)), "a", None)
+        change = panels.replace_user(begun(step("a", escalate_to=self.BOSS)), "a", ())
         assert change.panel.steps[0].seats[0].user_id == "boss"
+
+
+class TestEligibility:
+    """A requester is never an approver of their own request unless the rule allows it, however the slot is filled."""
+
+    def test_departed_approver_is_not_replaced_by_the_requester_but_by_the_next_manager(self) -> None:
+        change = panels.replace_user(begun(step("ben")), "ben", ("rita", "max"))
+        assert [(seat.user_id, seat.in_place_of) for seat in change.panel.steps[0].seats] == [("max", "ben")]
+        assert panels.decide(change.panel, actor("max"), APPROVED, NOW).outcome is Event.APPROVE
+
+    def test_departed_approver_is_replaced_by_the_escalation_approver_if_only_the_requester_manages_them(self) -> None:
+        boss = Seat(user_id="boss", why="")
+        change = panels.replace_user(begun(step("ben", escalate_to=boss)), "ben", ("rita",))
+        assert [seat.user_id for seat in change.panel.steps[0].seats] == ["boss"]
+
+    def test_departed_approver_keeps_the_slot_if_nobody_else_may_fill_it(self) -> None:
+        change = panels.replace_user(begun(step("ben")), "ben", ("rita",))
+        assert ([seat.user_id for seat in change.panel.steps[0].seats], change.records) == (["ben"], ())
+
+    def test_departed_approver_is_replaced_by_the_requester_if_the_rule_allows_self_approval(self) -> None:
+        panel = begun(step("ben"), levels=(level(allow_self_approval=True),))
+        change = panels.replace_user(panel, "ben", ("rita", "max"))
+        assert [seat.user_id for seat in change.panel.steps[0].seats] == ["rita"]
+
+    def test_departed_approver_is_not_replaced_by_an_approver_of_the_same_step(self) -> None:
+        panel = begun(step("ben", "carla", mode=Mode.ALL))
+        change = panels.replace_user(panel, "ben", ("carla", "max"))
+        assert [seat.user_id for seat in change.panel.steps[0].seats] == ["max", "carla"]
+
+    def test_escalation_does_not_add_the_requester(self) -> None:
+        panel = begun(step("ben", escalate_to=Seat(user_id="rita", why="")))
+        with pytest.raises(EscalationMissing):
+            panels.escalate(panel, actor("ben"), NOW)
+        change = panels.tick(panel, later(10))
+        assert ([seat.user_id for seat in change.panel.steps[0].seats], change.escalated) == (["ben"], ())
+
+    def test_delegate_of_the_requester_does_not_decide_for_the_requester(self) -> None:
+        delegate = actor("dan", acts_for=frozenset({"rita"}))
+        with pytest.raises(SelfApproval):
+            panels.decide(begun(step("rita")), delegate, APPROVED, NOW)
+        with pytest.raises(SelfApproval):
+            panels.hand_over(begun(step("rita")), delegate, "max")
+
+    def test_delegate_of_the_requester_decides_for_another_approver(self) -> None:
+        delegate = actor("dan", acts_for=frozenset({"rita", "ben"}))
+        change = panels.decide(begun(step("rita", "ben")), delegate, APPROVED, NOW)
+        assert [record.on_behalf_of for record in change.records] == ["ben"]
 
 
 PEOPLE: Final = "abcdefg"
@@ -292,7 +339,11 @@ class TestWhateverIsDone:
                 case "escalate":
                     return panels.escalate(panel, who, now)
                 case "leave":
-                    return panels.replace_user(panel, data.draw(st.sampled_from(PEOPLE)), None)
+                    return panels.replace_user(
+                        panel,
+                        data.draw(st.sampled_from(PEOPLE)),
+                        data.draw(st.lists(st.sampled_from([*PEOPLE, "rita", "boss"]), max_size=3)),
+                    )
         except (NotAnApprover, SelfApproval, AlreadyDecided, TargetRefused, EscalationMissing):
             pass
         return panels.tick(panel, now)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
+from services.approvals.domain.eligibility import eligible, first_eligible, ineligibility
 from services.approvals.domain.hours import after
 from services.approvals.domain.lives import ActionType, Decision, Event, Flow, Mode, OnExpiry, StepState
 from services.approvals.domain.seats import Actor, Asked, Change, Level, Panel, Record, Seat, Step
@@ -90,7 +91,6 @@ def _place(panel: Panel, step: Step, actor: Actor) -> int:
     """
     if any(seat.decided_by == actor.user_id for seat in step.seats):
         raise AlreadyDecided(step.name)
-    own = panel.levels[step.level].allow_self_approval
     fits = [
         place
         for rank in (_is_own, _is_of_role, _is_delegated)
@@ -99,15 +99,12 @@ def _place(panel: Panel, step: Step, actor: Actor) -> int:
     ]
     if not fits:
         raise NotAnApprover(_names(panel))
-    if own:
-        return fits[0]
-    if actor.user_id == panel.requester:
+    rule = panel.levels[step.level]
+    # A delegate of the requester does not decide on the requester's behalf, either.
+    allowed = [place for place in fits if eligible(step.seats[place].user_id, panel.requester, rule)]
+    if not allowed or not eligible(actor.user_id, panel.requester, rule):
         raise SelfApproval
-    # Nobody decides for whoever asks, either.
-    foreign = [place for place in fits if step.seats[place].user_id != panel.requester]
-    if not foreign:
-        raise SelfApproval
-    return foreign[0]
+    return allowed[0]
 
 
 def _is_own(seat: Seat, actor: Actor) -> bool:
@@ -212,6 +209,8 @@ def escalate(panel: Panel, actor: Actor, now: datetime, *, comment: str = "", st
         raise EscalationMissing(current.name, "it was escalated before")
     if current.escalate_to is None:
         raise EscalationMissing(current.name, "its rule names nobody")
+    if _escalation(panel, current) is None:
+        raise EscalationMissing(current.name, "its escalation approver is the requester")
     record = Record(step=number, action=ActionType.ESCALATE, actor=actor.user_id, comment=comment)
     panel, seat = _escalated(panel, number, now)
     target = seat.user_id or seat.role if seat else ""
@@ -223,8 +222,9 @@ def _escalated(panel: Panel, number: int, now: datetime) -> tuple[Panel, Seat | 
     step = panel.steps[number - 1]
     hours = panel.levels[step.level].business_hours
     seats, added = step.seats, None
-    if step.escalate_to:
-        superior = replace(step.escalate_to, superior=True)
+    approver = _escalation(panel, step)
+    if approver:
+        superior = replace(approver, superior=True)
         waiting = [place for place, seat in enumerate(seats) if seat.decision is None and _same(seat, superior)]
         if waiting:
             seats = tuple(replace(seat, superior=place in waiting) for place, seat in enumerate(seats))
@@ -232,6 +232,14 @@ def _escalated(panel: Panel, number: int, now: datetime) -> tuple[Panel, Seat | 
             seats, added = (*seats, superior), superior
     due = after(now, step.sla_hours, hours)
     return _with_step(panel, number, replace(step, seats=seats, escalated=True, reminded=True, due_time=due)), added
+
+
+def _escalation(panel: Panel, step: Step) -> Seat | None:
+    """The escalation approver of a step, if it has one who may decide."""
+    approver = step.escalate_to
+    if approver and eligible(approver.user_id, panel.requester, panel.levels[step.level]):
+        return approver
+    return None
 
 
 def _same(one: Seat, other: Seat) -> bool:
@@ -274,27 +282,39 @@ def _timed_out(panel: Panel, number: int, records: Sequence[Record]) -> Change:
     )
 
 
-def replace_user(panel: Panel, user_id: str, successor: Seat | None) -> Change:
-    """Let somebody else sit where a user sat who left, in this step and in later ones.
+def replace_user(panel: Panel, user_id: str, managers: Sequence[str]) -> Change:
+    """Replace an approver who left in the active and later steps, by the first of `managers` who may decide there.
 
-    Where there is no successor the step is escalated; where that asks nobody else either, the clock ends it.
+    `managers` are the active managers of the user, nearest first. If none of them may decide, the escalation approver
+    of the step replaces the user. If that is nobody either, the slot stays, and the step is escalated or expires.
     """
     records: list[Record] = []
-    escalated: list[tuple[int, Seat]] = []
     for number, step in enumerate(panel.steps, start=1):
         if step.state not in {StepState.WAITING, StepState.ACTIVE}:
             continue
         for place, seat in enumerate(step.seats):
             if seat.user_id != user_id or seat.decision is not None:
                 continue
-            heir = successor or step.escalate_to
-            if heir is None or _same(heir, seat):
+            successor = _successor(panel, number, user_id, managers)
+            if successor is None:
                 continue
-            taken = replace(seat, user_id=heir.user_id, role=heir.role, why=heir.why, in_place_of=user_id)
+            taken = replace(
+                seat, user_id=successor.user_id, role=successor.role, why=successor.why, in_place_of=user_id
+            )
             panel = _with_seat(panel, number, place, taken)
-            target = heir.user_id or heir.role
+            target = successor.user_id or successor.role
             records.append(Record(step=number, action=ActionType.REPLACE_APPROVER, on_behalf_of=user_id, target=target))
-    return Change(panel=panel, records=tuple(records), escalated=tuple(escalated))
+    return Change(panel=panel, records=tuple(records))
+
+
+def _successor(panel: Panel, number: int, user_id: str, managers: Sequence[str]) -> Seat | None:
+    step = panel.steps[number - 1]
+    rule, seats = panel.levels[step.level], step.seats
+    manager = first_eligible(managers, panel.requester, rule, seats)
+    if manager:
+        return Seat(user_id=manager, why=f"they manage {user_id}, who left")
+    approver = step.escalate_to
+    return approver if approver and eligible(approver.user_id, panel.requester, rule, seats) else None
 
 
 def next_due(panel: Panel) -> datetime | None:
@@ -350,10 +370,9 @@ def _step_of(panel: Panel, actor: Actor, step: int) -> int:
 
 
 def _check_target(panel: Panel, step: Step, target: str) -> None:
-    if target == panel.requester and not panel.levels[step.level].allow_self_approval:
-        raise TargetRefused("must not be whoever asks for the approval")
-    if any(target in {seat.user_id, seat.decided_by} for seat in step.seats):
-        raise TargetRefused("is asked in this step already")
+    reason = ineligibility(target, panel.requester, panel.levels[step.level], step.seats)
+    if reason:
+        raise TargetRefused(reason)
 
 
 def _with_seat(panel: Panel, number: int, place: int, seat: Seat) -> Panel:

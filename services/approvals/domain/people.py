@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.approvals.domain.eligibility import eligible, first_eligible
 from services.approvals.domain.lives import Mode
 from services.approvals.domain.routes import Chosen, Route
 from services.approvals.domain.rules import Approver, ApproverKind, Facts, RuleStep
@@ -60,11 +61,12 @@ class _Asking:
 
     def may_decide(self, user_id: str) -> bool:
         """Whether a user may sit in a step: whoever asks may not, unless the rule allows it."""
-        return self.chosen.rule.terms.allow_self_approval or user_id != self.facts.requester
+        return eligible(user_id, self.facts.requester, self.chosen.rule.terms)
 
     def manager_of(self, user_id: str) -> str:
         """The nearest active manager who may decide; empty where there is none."""
-        return next(filter(self.may_decide, self.people.managers.get(user_id, ())), "")
+        managers = self.people.managers.get(user_id, ())
+        return first_eligible(managers, self.facts.requester, self.chosen.rule.terms)
 
 
 def lay_out(route: Route, facts: Facts, place: Place, people: People) -> Panel:

@@ -7,7 +7,6 @@ from kit.origin import Origin
 from services.approvals.clients import Clients
 from services.approvals.domain import panels
 from services.approvals.domain.lives import ApprovalState
-from services.approvals.domain.seats import Seat
 from services.approvals.service.requests import apply
 from services.approvals.store import requests
 
@@ -15,10 +14,12 @@ _AT_ONCE: Final = 50
 
 
 async def replace_approver(db: Database, clients: Clients, origin: Origin, user_id: str) -> None:
-    """Let the nearest active manager sit where a user sat who left, or whom the step escalates to; some at a time."""
+    """Replace an approver who left by their nearest active manager who may decide, else by the escalation approver.
+
+    Pending approvals are updated in batches, each approval in a transaction of its own.
+    """
     managers = await clients.directory.managers(origin, user_id)
-    successor = next((one.user_id for one in managers if one.active and one.user_id != user_id), "")
-    seat = Seat(user_id=successor, why=f"they manage {user_id}, who left") if successor else None
+    active = [one.user_id for one in managers if one.active and one.user_id != user_id]
     after = None
     while True:
         async with db.read(origin) as tx:
@@ -27,7 +28,7 @@ async def replace_approver(db: Database, clients: Clients, origin: Origin, user_
             async with db.write(origin) as tx:
                 row = await requests.find_request(tx, approval_id)
                 if row is not None and row.state is ApprovalState.PENDING:
-                    change = panels.replace_user(row.panel, user_id, seat)
+                    change = panels.replace_user(row.panel, user_id, active)
                     if change.records:
                         await apply(tx, row, change)
         if len(waiting) < _AT_ONCE:
