@@ -122,17 +122,17 @@ class TestWhoLeaves:
         assert (await api.act("grace", asked)).state == Approval.APPROVED
 
     async def test_requester_does_not_replace_a_departed_approver_whom_they_manage(
-        self, desk: Desk, managed: Managed, tenant: UUID
+        self, api: ApprovalsApi, managed: Managed, tenant: UUID
     ) -> None:
-        await desk.rule(step("Dave", "dave"))
-        approval = await desk.ask("erin")
+        await api.rule(step("Dave", "dave"))
+        approval = await api.ask("erin")
         managed.users.set_active(tenant, "dave", active=False)
         handlers = {handler.name: handler for handler in managed.served.service.handlers}
         consumer = Consumer(managed.served.service.db, "approvals", handlers["replace_departed_approver"])
         body = json_format.MessageToJson(UserDeactivated(user_id="dave"))
         await consumer.handle(Delivery(uuid4(), tenant, "", body, "users", ""), Trace.from_header(None))
-        assert seats(await desk.get(approval)) == [("grace", "dave")]
-        assert (await desk.act("grace", approval)).state == Approval.APPROVED
+        assert seats(await api.get(approval)) == [("grace", "dave")]
+        assert (await api.act("grace", approval)).state == Approval.APPROVED
 
 
 class TestOtherServices:
