@@ -2,13 +2,26 @@
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from enum import Enum
+from typing import Protocol, TypeVar
 
 from billing.type.v1.money_pb2 import Money as MoneyMessage
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.money import Money
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+EnumT = TypeVar("EnumT", bound=Enum)
+NumberT_contra = TypeVar("NumberT_contra", bound=int, contravariant=True)
+
+
+class ProtoEnum(Protocol[NumberT_contra]):
+    """A generated enum, such as `Budget.State`."""
+
+    def Name(self, number: NumberT_contra) -> str:
+        """Return the name of the value with this number."""
 
 
 def money_to_proto(money: Money) -> MoneyMessage:
@@ -27,6 +40,11 @@ def money_from_proto(message: MoneyMessage) -> Money:
     return Money(Decimal(message.amount), message.currency_code)
 
 
+def money_or_none(message: Message, field: str) -> Money | None:
+    """Return the Money in `field` of a validated request, or None if the field is not set."""
+    return money_from_proto(getattr(message, field)) if message.HasField(field) else None
+
+
 def time_to_proto(moment: datetime) -> Timestamp:
     """A moment, exact to the microsecond."""
     return Timestamp(**time_fields(moment))
@@ -43,6 +61,24 @@ def time_from_proto(stamp: Timestamp) -> datetime:
     return stamp.ToDatetime(tzinfo=UTC)
 
 
+def time_or_none(message: Message, field: str) -> datetime | None:
+    """Return the Timestamp in `field` of a validated request, or None if the field is not set."""
+    return time_from_proto(getattr(message, field)) if message.HasField(field) else None
+
+
+def enum_or_none(kind: type[EnumT], proto: ProtoEnum[NumberT_contra], number: NumberT_contra) -> EnumT | None:
+    """Return the member of `kind` with the name of a value of `proto`, or None for 0 (unspecified).
+
+    `enum_or_none(BudgetState, Budget.State, request.state)`; the values of `kind` are the names of `proto`.
+    """
+    return kind(proto.Name(number)) if number else None
+
+
 def date_from_text(text: str) -> date | None:
     """A day out of a request that was validated; None for empty text."""
     return date.fromisoformat(text) if text else None
+
+
+def date_text(day: date | None) -> str:
+    """Return the day as YYYY-MM-DD; empty text for None."""
+    return "" if day is None else day.isoformat()

@@ -5,7 +5,9 @@ inbox make it once in effect. NATS may be away for as long as it likes: rows wai
 """
 
 import asyncio
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from google.protobuf import json_format
@@ -25,10 +27,14 @@ _POLL_S = 0.5
 _PUBLISH_S = 5.0
 BODY_CHARACTERS_MAX = 256 * 1024
 _KEPT = timedelta(days=7)
-_SAY = (
-    "insert into outbox (id, tenant_id, type, body, actor, traceparent, create_time)"
-    " values ($1, $2, $3, $4, $5, $6, $7)"
+INSERT: Final = "insert into outbox (id, tenant_id, type, body, actor, traceparent, create_time)"
+"""Start of an insert, for statements that append events themselves; it is followed by `select` or `values`."""
+INSERT_ALL: Final = (
+    f"{INSERT} select * from"
+    " unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])"
 )
+"""Inserts many rows; the parameters are `parameters(rows)`."""
+_INSERT_ONE = f"{INSERT} values ($1, $2, $3, $4, $5, $6, $7)"
 
 
 class OutboxRow(Base):
@@ -46,17 +52,33 @@ class OutboxRow(Base):
     publish_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     @property
+    def values(self) -> tuple[object, ...]:
+        """The values of the columns of INSERT, in their order."""
+        return self.id, self.tenant_id, self.type, self.body, self.actor, self.traceparent, self.create_time
+
+    @property
     def subject(self) -> str:
         """Where it is published: the event's full name and the tenant."""
         return f"{self.type}.{self.tenant_id.hex}"
 
 
 def append(tx: WriteSession, event: Message) -> None:
-    """Say `event` to the world when `tx` commits, and not otherwise."""
-    row = new_row(tx.origin, event)
-    said = row.id, row.tenant_id, row.type, row.body, row.actor, row.traceparent, row.create_time
-    tx.defer(_SAY, *said)
+    """Append `event` to the outbox of `tx`; it is published after the commit."""
+    tx.defer(_INSERT_ONE, *new_row(tx.origin, event).values)
     tx.appended = True
+
+
+def append_all(tx: WriteSession, events: Iterable[Message]) -> None:
+    """Append many events to the outbox of `tx` in one statement; they are published after the commit, in order."""
+    rows = [new_row(tx.origin, event) for event in events]
+    if rows:
+        tx.defer(INSERT_ALL, *parameters(rows))
+        tx.appended = True
+
+
+def parameters(rows: Iterable[OutboxRow]) -> tuple[list[object], ...]:
+    """Return the parameters of INSERT_ALL for one or more rows: a list for each column."""
+    return tuple(map(list, zip(*(row.values for row in rows), strict=True)))
 
 
 def new_row(origin: Origin, event: Message) -> OutboxRow:

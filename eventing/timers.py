@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, overload
+from typing import Any, Final, Literal, overload
 from uuid import UUID
 
 from opentelemetry.trace import SpanKind
@@ -35,11 +35,23 @@ _PAUSES_S = (1.0, 5.0, 30.0, 120.0, 600.0)
 LATE = Gauge("billing_timers_late_seconds", "How long the oldest timer of the last round had been due; 0 for none.")
 FIRED = Counter("billing_timers_fired", "Timers fired, by outcome; stuck: failed many times.", ("kind", "outcome"))
 
-_SET = (
-    "insert into timers (tenant_id, kind, resource_id, due_time) values ($1, $2, $3, $4)"
-    " on conflict (tenant_id, kind, resource_id) do update set due_time = excluded.due_time, attempts = 0"
+_INSERT = "insert into timers (tenant_id, kind, resource_id, due_time)"
+_REPLACE = "on conflict (tenant_id, kind, resource_id) do update set due_time = excluded.due_time, attempts = 0"
+SET: Final = f"{_INSERT} values ($1, $2, $3, $4) {_REPLACE}"
+"""Sets one timer. Parameters: tenant id, kind, resource id, due time."""
+SET_ALL: Final = (
+    f"{_INSERT} select tenant_id, $4, resource_id, due_time"
+    " from unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) r (tenant_id, resource_id, due_time)"
+    f" {_REPLACE}"
 )
-_CANCEL = "delete from timers where tenant_id = $1 and kind = $2 and resource_id = $3"
+"""Sets timers of one kind. Parameters: tenant ids, resource ids (each pair once), due times, kind."""
+CANCEL: Final = "delete from timers where tenant_id = $1 and kind = $2 and resource_id = $3"
+"""Cancels one timer. Parameters: tenant id, kind, resource id."""
+CANCEL_ALL: Final = (
+    "delete from timers t using unnest($1::uuid[], $2::uuid[]) r (tenant_id, resource_id)"
+    " where t.tenant_id = r.tenant_id and t.kind = $3 and t.resource_id = r.resource_id"
+)
+"""Cancels timers of one kind. Parameters: tenant ids, resource ids, kind."""
 _CLAIM = text(
     "with due as (select tenant_id, kind, resource_id, now() - due_time as late from timers"
     " where due_time <= now() and kind = any(:kinds) order by due_time limit :batch for update skip locked)"
@@ -57,13 +69,13 @@ _GIVE_WAY = text("set local lock_timeout = '500ms'")
 
 
 def set_timer(tx: WriteSession, kind: str, resource_id: UUID, due_time: datetime) -> None:
-    """Have the handler of `kind` called for the resource at `due_time` or soon after; replaces what was set before."""
-    tx.defer(_SET, tx.tenant_id, kind, resource_id, due_time)
+    """Call the handler of `kind` for the resource at `due_time` or soon after; replaces an earlier timer."""
+    tx.defer(SET, tx.tenant_id, kind, resource_id, due_time)
 
 
 def cancel_timer(tx: WriteSession, kind: str, resource_id: UUID) -> None:
-    """Take the timer back, if there is one."""
-    tx.defer(_CANCEL, tx.tenant_id, kind, resource_id)
+    """Cancel the timer, if there is one."""
+    tx.defer(CANCEL, tx.tenant_id, kind, resource_id)
 
 
 InTransaction = Callable[[WriteSession, UUID], Awaitable[None]]

@@ -15,13 +15,13 @@ from datetime import datetime
 from enum import Enum
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple
 from uuid import UUID
 
 import asyncpg
 import orjson
 from google.protobuf.message import Message
-from sqlalchemy import ColumnElement, DateTime, Executable, Integer, MetaData, Row, Select, Uuid, false, or_
+from sqlalchemy import ColumnElement, DateTime, Executable, Integer, MetaData, Numeric, Row, Select, Uuid, false, or_
 from sqlalchemy import Enum as SqlEnum
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -47,6 +47,12 @@ _SETTINGS = (
     " case when $6 <> '' then pg_advisory_xact_lock(hashtextextended($6, 0)) end"
 )
 _EVERYWHERE = "select set_config('app.everywhere', 'on', true)"
+_LOCK = "select pg_advisory_xact_lock(hashtextextended($1, 0))"
+_LOCK_SHARED = "select pg_advisory_xact_lock_shared(hashtextextended($1, 0))"
+_CHECK_DEFERRED_CONSTRAINTS = "set constraints all immediate"
+
+AMOUNT: Final = Numeric(20, 6)
+"""Column type of money amounts and rates: one digit more before the point than `kit.money.DIGITS_MAX`, for sums."""
 
 
 class Base(DeclarativeBase):
@@ -97,6 +103,13 @@ class VersionedRow(TenantRow):
             raise EtagMismatch(given, self.etag)
 
 
+def found(row: T | None, error: BillingError) -> T:
+    """Return `row`, or raise `error` if there is none."""
+    if row is None:
+        raise error
+    return row
+
+
 def enum_column(kind: type[Enum], name: str) -> SqlEnum:
     """A column of the PostgreSQL enum type `name`, holding the values of `kind`."""
     return SqlEnum(kind, name=name, values_callable=lambda members: [member.value for member in members])
@@ -144,6 +157,15 @@ class ReadSession:
         """All rows of a statement in the driver's own form (`$1`): for what each call asks, at a third of the price."""
         return await self._driver.fetch(statement, *values)
 
+    async def now(self) -> datetime:
+        """Return the time at which the transaction began, by the clock of the database, in UTC.
+
+        Timers become due by this clock, so what depends on a timer reads the time here.
+        """
+        (row,) = await self._driver.fetch("select now()")
+        moment: datetime = row[0]
+        return moment
+
 
 class WriteSession(ReadSession):
     """A transaction that writes; it commits at the end of its block."""
@@ -163,6 +185,13 @@ class WriteSession(ReadSession):
         if isinstance(row, VersionedRow) and row.version is None:  # new
             row.create_time = row.update_time = clock.now()
         self._session.add(row)
+
+    async def lock(self, name: str, *, shared: bool = False) -> None:
+        """Take the tenant's advisory lock `name` until the transaction ends; shared locks exclude only exclusive ones.
+
+        Serializes work for which there is no row to lock yet. Fails like a row lock after `lock_timeout`.
+        """
+        await self._driver.fetch(_LOCK_SHARED if shared else _LOCK, f"{name} {self.tenant_id}")
 
     async def flush(self) -> None:
         """Send what was added and changed; raises what the database's constraints say."""
@@ -196,7 +225,7 @@ class WriteSession(ReadSession):
     async def answer(self, reply: ReplyT) -> ReplyT:
         """Keep the reply under the call's key, in this transaction, and give it back."""
         if kept := idempotency.kept(self.origin, reply):
-            self.defer(idempotency.KEEP, *kept)
+            self.defer(idempotency.STORE, *kept)
         self.answered = True
         return reply
 
@@ -232,10 +261,11 @@ class Database:
             yield ReadSession(opened, origin)
 
     @contextlib.asynccontextmanager
-    async def write(self, origin: Origin) -> AsyncIterator[WriteSession]:
-        """A transaction that commits at the end of the block.
+    async def write(self, origin: Origin, *, dry_run: bool = False) -> AsyncIterator[WriteSession]:
+        """A transaction that commits at the end of the block; with `dry_run` it is rolled back instead.
 
-        Raises idempotency.Replay where the call bears a key that was answered before.
+        A dry run executes every statement and checks every constraint, so it raises what a real run would. It stores
+        no row, no reply under the call's key and no event. Raises idempotency.Replay if the key was answered before.
         """
         async with self._transaction(origin) as opened:
             tx = WriteSession(opened, origin)
@@ -245,6 +275,10 @@ class Database:
             if key and not tx.answered:
                 raise RuntimeError("a call with a key must end with `return await tx.answer(reply)`")
             await tx.run_deferred()
+            if dry_run:
+                await tx.flush()
+                await opened.driver.execute(_CHECK_DEFERRED_CONSTRAINTS)
+                return  # what is not committed is rolled back
             await commit(opened)
             if tx.appended:
                 self.appended.set()

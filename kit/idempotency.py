@@ -17,7 +17,23 @@ from kit.origin import Call, Origin
 Key = tuple[UUID, str, str]
 """The tenant, the method, and what the caller chose."""
 FIND: Final = "select fingerprint, reply from idempotency_keys where tenant_id = $1 and method = $2 and key = $3"
-KEEP: Final = "insert into idempotency_keys (tenant_id, method, key, fingerprint, reply) values ($1, $2, $3, $4, $5)"
+"""Finds the reply stored under a key."""
+INSERT: Final = "insert into idempotency_keys (tenant_id, method, key, fingerprint, reply)"
+"""Start of an insert, for statements that store replies themselves; it is followed by `select` or `values`."""
+STORE: Final = f"{INSERT} values ($1, $2, $3, $4, $5)"
+"""Stores a reply under a key."""
+
+
+def lookup(table: str) -> str:
+    """Return a subquery for `lateral`: fingerprint and reply of the key in each row of `table`, for many keys at once.
+
+    `table` has the columns tenant_id, method and key. The `offset 0` keeps the subquery apart, so that it uses all
+    columns of the index even if the plan was made while the table was empty.
+    """
+    return (
+        "(select fingerprint, reply from idempotency_keys"
+        f" where tenant_id = {table}.tenant_id and method = {table}.method and key = {table}.key offset 0)"
+    )
 
 
 class Replay(Exception):

@@ -8,8 +8,8 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import cast
+from datetime import UTC, datetime, timedelta
+from typing import Final, cast
 from uuid import UUID
 
 from asyncpg.pgproto import pgproto
@@ -35,6 +35,27 @@ def new() -> UUID:
 def first_of(moment: datetime) -> UUID:
     """The smallest id that `new` can make at this moment or later."""
     return uuid_of((int(moment.timestamp() * 1000) << 80 | 0x7 << 76 | 0x2 << 62).to_bytes(16, "big"))
+
+
+CLOCK_SKEW_MAX: Final = timedelta(minutes=5)
+"""Upper bound on the difference between the clock behind an id and the one behind the row's `create_time`.
+
+Hosts whose clocks differ by more can't work together in any case: the tokens that services send one another are valid
+for five minutes.
+"""
+
+
+def lower_bound(moment: datetime) -> UUID:
+    """Return an id that is at most the id of every row with a `create_time` at or after `moment`.
+
+    Narrows a query by `create_time` to a range of the primary key; the query still compares `create_time` itself.
+    """
+    return first_of(moment - CLOCK_SKEW_MAX)
+
+
+def upper_bound(moment: datetime) -> UUID:
+    """Return an id that is greater than the id of every row with a `create_time` before `moment`."""
+    return first_of(moment + CLOCK_SKEW_MAX)
 
 
 def time_of(id: UUID) -> datetime:

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
 
 import iso4217
@@ -24,6 +24,16 @@ def exponent(currency: str) -> int | None:
         return iso4217.Currency(currency).exponent
     except ValueError:
         return None
+
+
+def unit(currency: str) -> Decimal:
+    """Return the smallest amount of the currency: 0.01 for EUR, 1 for JPY; 1 for an unknown code."""
+    return _UNITS[exponent(currency) or 0]
+
+
+def round_to(amount: Decimal, currency: str, rounding: str = ROUND_HALF_EVEN) -> Decimal:
+    """Round `amount` to the smallest unit of the currency. Never returns a negative zero."""
+    return amount.quantize(unit(currency), rounding) + 0  # adding 0 turns -0 into 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +58,12 @@ class Money:
 
     def text(self) -> str:
         """The amount with exactly the decimal places of its currency, "1250.00"; more only where it has more."""
-        exact = self.amount.quantize(_UNITS[exponent(self.currency) or 0])
-        return str(exact + 0) if exact == self.amount else f"{self.amount.normalize():f}"  # + 0 makes 0 of -0
-
-    def utilisation_bp(self, whole: "Money") -> int:
-        """This as a share of `whole` (above zero) in basis points, rounded down, at most what an int32 holds."""
-        self._same(whole)
-        return min(int((self.amount * BP / whole.amount).to_integral_value(ROUND_FLOOR)), 2**31 - 1)
+        exact = round_to(self.amount, self.currency)
+        return str(exact) if exact == self.amount else f"{self.amount.normalize():f}"
 
     def share(self, bp: int) -> "Money":
         """So many basis points of this, rounded down to the last digit of the currency."""
-        unit = Decimal(1).scaleb(-(exponent(self.currency) or 0))
-        return Money((self.amount * bp / BP).quantize(unit, ROUND_FLOOR), self.currency)
+        return Money(round_to(self.amount * bp / BP, self.currency, ROUND_FLOOR), self.currency)
 
     def __add__(self, other: "Money") -> "Money":
         self._same(other)

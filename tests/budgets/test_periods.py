@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.clock import day_start
+from kit.dates import day_start
 from services.budgets.domain.lives import PeriodType
 from services.budgets.domain.periods import Period, bounds, fiscal_start, period_containing, period_of
 

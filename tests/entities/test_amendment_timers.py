@@ -13,7 +13,7 @@ from billing.entities.v1.contract_pb2 import Contract
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.events_pb2 import AmendmentRejected, ContractAmended
 
-from kit import clock, ids
+from kit import dates, ids
 from tests.entities.amendment_api import AmendmentApi, its_day_comes, later
 from tests.entities.clocks import Quiet, process_amid_effect, replicas
 from tests.entities.conftest import EntitiesApi
@@ -63,9 +63,9 @@ class TestItsDay:
         assert await timer(admin, draft) is None
         await amendments.approve(draft)
         effective = datetime.fromisoformat(day(40)).date()
-        assert await timer(admin, draft) == clock.day_start(effective, "America/New_York")
+        assert await timer(admin, draft) == dates.day_start(effective, "America/New_York")
         await api.update(entity, time_zone="Asia/Tokyo")
-        assert await timer(admin, draft) == clock.day_start(effective, "Asia/Tokyo")
+        assert await timer(admin, draft) == dates.day_start(effective, "Asia/Tokyo")
 
     async def test_nobody_has_to_do_anything(
         self,
@@ -114,7 +114,7 @@ class TestItsDay:
         made = await amendments.agree(contract, Amendment.TERM, end_date=end)
         await amendments.settled(made)
         ends = datetime.fromisoformat(end).date()
-        assert (await contract_timers(admin, contract))["contract-end"] == clock.day_start(ends, "UTC")
+        assert (await contract_timers(admin, contract))["contract-end"] == dates.day_start(ends, "UTC")
         evergreen = await amendments.agree(contract, Amendment.TERM, end_date="")
         await amendments.settled(evergreen)
         assert await contract_timers(admin, contract) == {}

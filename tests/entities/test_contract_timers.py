@@ -20,7 +20,7 @@ from billing.entities.v1.events_pb2 import (
     ContractRenewed,
 )
 
-from kit import clock, ids
+from kit import dates, ids
 from tests.entities.clocks import Quiet, process_amid_effect, replicas
 from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, contract_timers, day, days_pass, money
@@ -120,12 +120,12 @@ class TestNotice:
         active = await contracts.put_in_force(entity, end_date=day(100))
         ends = date.fromisoformat(active.end_date)
         assert await contract_timers(admin, active) == {
-            "contract-end": clock.day_start(ends, zone),
-            "contract-notice": clock.day_start(ends - timedelta(days=30), zone),
+            "contract-end": dates.day_start(ends, zone),
+            "contract-notice": dates.day_start(ends - timedelta(days=30), zone),
         }
         moved = "Asia/Tokyo"
         await api.update(entity, time_zone=moved)
-        assert (await contract_timers(admin, active))["contract-end"] == clock.day_start(ends, moved)
+        assert (await contract_timers(admin, active))["contract-end"] == dates.day_start(ends, moved)
 
 
 class TestEnd:

@@ -12,7 +12,7 @@ from billing.entities.v1.contract_pb2 import Contract, PurchaseOrderUse
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.events_pb2 import PurchaseOrderLimitReached
 
-from kit import clock, ids
+from kit import dates, ids
 from services.entities.domain.fees import plan_of
 from services.entities.domain.proration import months_later
 from services.entities.domain.purchase_orders import PurchaseOrderState, days_of_thresholds, use_of
@@ -137,7 +137,7 @@ class TestTold:
     async def test_the_next_is_looked_for_on_its_day(self, contracts: ContractApi, acme: Entity, admin: Admin) -> None:
         active = await limited(contracts, acme, start_date=day(), limit="500")
         fourth = months_later(on(active.start_date), 3)
-        assert await _timer(admin, active) == clock.day_start(fourth, "UTC")
+        assert await _timer(admin, active) == dates.day_start(fourth, "UTC")
 
     async def test_again_for_another_order_or_limit(
         self, api: EntitiesApi, contracts: ContractApi, acme: Entity, published_events: PublishedEvents

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,16 +13,17 @@ from sqlalchemy import TextClause, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from kit import ids, transactions
+from kit import clock, ids, transactions
 from kit.auth import Scope
-from kit.db import Database, WriteSession, scope_filter, sqlstate
-from kit.errors import EtagMismatch
+from kit.db import Database, WriteSession, found, scope_filter, sqlstate
+from kit.errors import Conflict, EtagMismatch
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets.models import BudgetRow
 from serving.operations import DeadLetterRow
 from tests.harness.databases import Copy
 from tests.harness.observe import eventually
+from tests.kit.dead_letters import letter, letters
 
 Pool = asyncpg.Pool
 Origins = Callable[..., Origin]
@@ -34,18 +36,6 @@ SLOW_COMMIT = """
     create constraint trigger slow_commit after insert on budgets.dead_letters deferrable initially deferred
         for each row when (new.consumer = 'slow') execute function budgets.slow_commit();
 """
-
-
-def letter(consumer: str = "c") -> DeadLetterRow:
-    """A row like any other."""
-    return DeadLetterRow(
-        consumer=consumer, event_id=uuid4(), subject="s", body="{}", actor="a", traceparent="", error="e", deliveries=5
-    )
-
-
-async def letters(db: Database, origin: Origin) -> list[str]:
-    async with db.read(origin) as tx:
-        return [row.consumer for row in await tx.all(select(DeadLetterRow).order_by(DeadLetterRow.id))]
 
 
 async def shown(tx: Any, setting: str) -> str:
@@ -171,6 +161,18 @@ class TestWrite:
 
 
 class TestRead:
+    async def test_now_is_when_the_transaction_began(self, db: Database, origin: Origins) -> None:
+        async with db.read(origin()) as tx:
+            began = await tx.now()
+            assert await tx.now() == began
+            assert began.utcoffset() == timedelta(0)
+            assert abs(clock.now() - began) < timedelta(minutes=1)
+
+    def test_found_returns_the_row_or_raises(self) -> None:
+        assert found(1, Conflict()) == 1
+        with pytest.raises(Conflict):
+            found(None, Conflict())
+
     async def test_the_database_refuses_a_write(self, db: Database, origin: Origins) -> None:
         with pytest.raises(DBAPIError) as refused:
             async with db.read(origin()) as tx:
@@ -179,7 +181,7 @@ class TestRead:
 
     async def test_its_type_has_nothing_that_writes(self, db: Database, origin: Origins) -> None:
         async with db.read(origin()) as tx:
-            for name in ("add", "flush", "execute", "returning", "answer"):
+            for name in ("add", "flush", "execute", "returning", "answer", "lock"):
                 assert not hasattr(tx, name)
                 assert hasattr(WriteSession, name)
 

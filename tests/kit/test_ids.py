@@ -63,6 +63,14 @@ class TestKind:
         assert len({kind.prefix for kind in made}) == len(made) == len(ids.KINDS)
 
 
+def test_bounds_enclose_ids_made_by_a_clock_that_is_off() -> None:
+    made = ids.new()
+    create_time = ids.time_of(made)
+    for skew in (-ids.CLOCK_SKEW_MAX, timedelta(0), ids.CLOCK_SKEW_MAX):
+        assert ids.lower_bound(create_time + skew) <= made
+        assert made < ids.upper_bound(create_time + skew + timedelta(milliseconds=1))
+
+
 def test_an_id_tells_when_it_was_made_and_none_of_that_moment_is_smaller() -> None:
     before = datetime.now(UTC)
     made = ids.new()

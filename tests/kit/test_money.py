@@ -1,13 +1,13 @@
 """Money is exact, knows its currency, and reads back as it was written."""
 
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.money import BP, DIGITS_MAX, Money, exponent, invalid_reason
+from kit.money import DIGITS_MAX, Money, exponent, invalid_reason, round_to, unit
 
 PLACES = {"EUR": 2, "USD": 2, "JPY": 0, "KRW": 0, "BHD": 3, "KWD": 3, "TND": 3, "CLF": 4}
 currencies = st.sampled_from(sorted(PLACES))
@@ -57,6 +57,23 @@ class TestExponent:
     @pytest.mark.parametrize("currency", ["", "EU", "EURO", "XYZ", "eur", "€", "123"])
     def test_what_is_no_currency_has_none(self, currency: str) -> None:
         assert exponent(currency) is None
+
+
+class TestRounding:
+    @pytest.mark.parametrize(("currency", "places"), PLACES.items())
+    def test_unit_is_the_smallest_amount(self, currency: str, places: int) -> None:
+        assert unit(currency) == Decimal(10) ** -places
+
+    @pytest.mark.parametrize(
+        ("amount", "currency", "rounded"),
+        [("1.005", "EUR", "1.00"), ("1.015", "EUR", "1.02"), ("0.5", "JPY", "0"), ("1.5", "JPY", "2"),
+         ("-0.001", "EUR", "0.00"), ("1.00005", "BHD", "1.000")],
+    )  # fmt: skip
+    def test_rounding_is_half_to_even_by_default(self, amount: str, currency: str, rounded: str) -> None:
+        assert str(round_to(Decimal(amount), currency)) == rounded
+
+    def test_rounding_mode_can_be_chosen(self) -> None:
+        assert round_to(Decimal("1.019"), "EUR", ROUND_FLOOR) == Decimal("1.01")
 
 
 class TestProblems:
@@ -120,12 +137,7 @@ class TestArithmetic:
 
     def test_currencies_do_not_mix(self) -> None:
         euros, dollars = Money(Decimal(1), "EUR"), Money(Decimal(1), "USD")
-        for mix in (euros.__add__, euros.__sub__, euros.__lt__, euros.__le__, euros.utilisation_bp):
+        for mix in (euros.__add__, euros.__sub__, euros.__lt__, euros.__le__):
             with pytest.raises(ValueError, match="EUR and USD"):
                 mix(dollars)
         assert euros != dollars
-
-    @given(moneys("EUR", at_least=0), moneys("EUR", at_least=1))
-    def test_utilisation_is_the_share_rounded_down(self, spent: Money, whole: Money) -> None:
-        share = Fraction(spent.amount) * BP // Fraction(whole.amount)
-        assert spent.utilisation_bp(whole) == min(share, 2**31 - 1)

@@ -72,6 +72,22 @@ class TestAppend:
         assert Trace.from_header(row["traceparent"]).trace_id == mine.trace.trace_id
         assert row["publish_time"] is None
 
+    async def test_many_events_are_appended_in_order(self, db: Database, origin: Origins, waiting: Outbox) -> None:
+        mine = origin(actor="carol")
+        db.appended.clear()
+        async with db.write(mine) as tx:
+            outbox.append_all(tx, (BudgetClosed(budget_id=str(number)) for number in range(500)))
+        rows = await waiting.rows()
+        assert [json.loads(row["body"])["budget_id"] for row in rows] == [str(number) for number in range(500)]
+        assert {(row["type"], row["actor"]) for row in rows} == {("billing.budgets.v1.BudgetClosed", "carol")}
+        assert db.appended.is_set()
+
+    async def test_no_events_are_nothing_to_publish(self, db: Database, origin: Origins) -> None:
+        db.appended.clear()
+        async with db.write(origin()) as tx:
+            outbox.append_all(tx, ())
+        assert not db.appended.is_set()
+
     async def test_what_is_rolled_back_was_never_said(
         self,
         db: Database,

@@ -18,7 +18,7 @@ from kit.errors import Unavailable
 from kit.origin import Origin
 from kit.settings import Settings
 from tests.harness.observe import eventually
-from tests.kit.test_db import letter, letters
+from tests.kit.dead_letters import letter, letters
 
 DEADLINE_S: Final = 0.3
 LATE_S: Final = 0.25

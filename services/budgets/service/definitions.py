@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
-from kit import clock, ids
+from kit import clock, dates, ids
 from kit.db import WriteSession
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
@@ -94,8 +94,8 @@ async def create_budget(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> B
         period_type=draft.period_type,
         period_start=draft.period_start,
         period_end=draft.period_end,
-        period_start_time=clock.day_start(draft.period_start, draft.time_zone),
-        period_end_time=clock.day_start(draft.period_end, draft.time_zone),
+        period_start_time=dates.day_start(draft.period_start, draft.time_zone),
+        period_end_time=dates.day_start(draft.period_end, draft.time_zone),
         time_zone=draft.time_zone,
         anchor_date=draft.period_start,
         recurring=draft.recurring,
@@ -134,7 +134,7 @@ def _next_forecast(budget: BudgetRow) -> datetime:
     """A moment of the first hour of the next day, or of the second of the period; not the same one for all budgets."""
     today = clock.now().astimezone(ZoneInfo(budget.time_zone)).date()
     day = max(today, budget.period_start) + timedelta(days=1)
-    return clock.day_start(day, budget.time_zone) + timedelta(seconds=60 + budget.id.int % 3000)
+    return dates.day_start(day, budget.time_zone) + timedelta(seconds=60 + budget.id.int % 3000)
 
 
 async def await_period_end(tx: WriteSession, budget: BudgetRow) -> None:
@@ -156,8 +156,8 @@ def _check_fits_below(parent: BudgetRow, draft: BudgetDraft) -> None:
         raise BudgetTreeTooDeep(DEPTH_MAX)
     if parent.currency_code != draft.amount.currency:
         raise CurrencyMismatch(parent.id, given=draft.amount.currency, currency=parent.currency_code)
-    starts = clock.day_start(draft.period_start, draft.time_zone)
-    ends = clock.day_start(draft.period_end, draft.time_zone)
+    starts = dates.day_start(draft.period_start, draft.time_zone)
+    ends = dates.day_start(draft.period_end, draft.time_zone)
     if starts < parent.period_start_time or parent.period_end_time < ends:
         raise PeriodOutsideParent(parent.id, start=parent.period_start, end=parent.period_end)
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import set_timer
-from kit import clock, ids
+from kit import dates, ids
 from kit.db import WriteSession
 from kit.errors import Conflict, InvalidFields, Violation
 from kit.money import Money
@@ -204,7 +204,7 @@ def _parent_of_next(tree: _Tree, budget: BudgetRow, period: Period) -> BudgetRow
 
 
 def _lies_within(period: Period, time_zone: str, parent: BudgetRow) -> bool:
-    starts, ends = clock.day_start(period.start, time_zone), clock.day_start(period.end, time_zone)
+    starts, ends = dates.day_start(period.start, time_zone), dates.day_start(period.end, time_zone)
     return parent.period_start_time <= starts and ends <= parent.period_end_time
 
 
@@ -239,8 +239,8 @@ def _next_budget(budget: BudgetRow, period: Period, parent: BudgetRow | None) ->
         period_type=budget.period_type,
         period_start=period.start,
         period_end=period.end,
-        period_start_time=clock.day_start(period.start, budget.time_zone),
-        period_end_time=clock.day_start(period.end, budget.time_zone),
+        period_start_time=dates.day_start(period.start, budget.time_zone),
+        period_end_time=dates.day_start(period.end, budget.time_zone),
         time_zone=budget.time_zone,
         anchor_date=budget.anchor_date,
         period_number=period.number,

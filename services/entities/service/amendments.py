@@ -7,7 +7,7 @@ from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
-from kit import clock
+from kit import clock, dates
 from kit.db import ReadSession, WriteSession
 from kit.errors import BillingError, InvalidFields, Violation
 from services.entities import domain, events, models, service, store
@@ -164,7 +164,7 @@ async def _approve(tx: WriteSession, contract: ContractRow, amendment: Amendment
     amendment.state, amendment.approved_by, amendment.approve_time = state, tx.origin.actor, clock.now()
     await tx.flush()
     time_zone = await store.contracts.get_time_zone(tx, contract)
-    set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, time_zone))
+    set_timer(tx, AMENDMENT, amendment.id, dates.day_start(amendment.effective_date, time_zone))
 
 
 async def _before(tx: WriteSession, amendment: AmendmentRow) -> Sequence[AmendmentRow]:
@@ -218,7 +218,7 @@ async def apply_due(tx: WriteSession, amendment_id: UUID) -> None:
     await apply_due_of(tx, contract)
     time_zone = await store.contracts.get_time_zone(tx, contract)
     for early in await store.amendments.lock_waiting(tx, contract.id):
-        set_timer(tx, AMENDMENT, early.id, clock.day_start(early.effective_date, time_zone))
+        set_timer(tx, AMENDMENT, early.id, dates.day_start(early.effective_date, time_zone))
 
 
 async def apply_due_of(tx: WriteSession, contract: ContractRow) -> None:

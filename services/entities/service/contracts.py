@@ -8,7 +8,7 @@ from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
-from kit import clock
+from kit import clock, dates
 from kit.db import ReadSession, WriteSession
 from kit.errors import Conflict, InvalidFields, Violation
 from services.entities import domain, events, models, service, store
@@ -215,12 +215,12 @@ async def set_timers(tx: WriteSession, contract: ContractRow, time_zone: str) ->
         else None
     )
     if over:
-        set_timer(tx, CONTRACT_END, contract.id, clock.day_start(over, time_zone))
+        set_timer(tx, CONTRACT_END, contract.id, dates.day_start(over, time_zone))
     else:
         cancel_timer(tx, CONTRACT_END, contract.id)
     if over and contract.end_date and contract.termination_date is None:
         told = domain.contracts.notice_date(contract.end_date, contract.renewal_notice_days)
-        set_timer(tx, CONTRACT_NOTICE, contract.id, clock.day_start(told, time_zone))
+        set_timer(tx, CONTRACT_NOTICE, contract.id, dates.day_start(told, time_zone))
     else:
         cancel_timer(tx, CONTRACT_NOTICE, contract.id)
     await service.purchase_orders.watch_purchase_order(tx, contract, time_zone)
@@ -231,7 +231,7 @@ async def reset_timers(tx: WriteSession, entity: EntityRow) -> None:
     for contract in await store.contracts.lock_in_force(tx, entity.id):
         await set_timers(tx, contract, entity.time_zone)
         for amendment in await store.amendments.lock_waiting(tx, contract.id):
-            set_timer(tx, AMENDMENT, amendment.id, clock.day_start(amendment.effective_date, entity.time_zone))
+            set_timer(tx, AMENDMENT, amendment.id, dates.day_start(amendment.effective_date, entity.time_zone))
 
 
 async def suspend_contract(tx: WriteSession, contract_id: UUID, *, reason: str, etag: str) -> ContractRow:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from eventing import outbox
-from kit import clock
+from kit import clock, dates
 from kit.auth import Scope
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
@@ -164,7 +164,7 @@ async def get_hierarchy(
         today = domain.entities.day_in(time_zone, clock.now())
         if as_of > today:
             raise InvalidFields([Violation("as_of_date", f"must not be after today, {today}", "date.future")])
-        until = clock.day_start(as_of + timedelta(days=1), time_zone) if as_of < today else None
+        until = dates.day_start(as_of + timedelta(days=1), time_zone) if as_of < today else None
     return await store.trees.get_entity_tree(tx, entity_id, depth_max=depth_max, until=until)
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
-from kit import clock
+from kit import clock, dates
 from kit.db import WriteSession
 from kit.errors import InvalidFields, Violation
 from services.entities import domain, events, store
@@ -86,6 +86,6 @@ async def settle_departments(tx: WriteSession, entity: EntityRow) -> None:
         outbox.append(tx, events.published.department_moved(department, old_parent_id, placement.start))
     next_day = await store.placements.find_next_day(tx, entity.id, today)
     if next_day:
-        set_timer(tx, DEPARTMENT_MOVES, entity.id, clock.day_start(next_day, entity.time_zone))
+        set_timer(tx, DEPARTMENT_MOVES, entity.id, dates.day_start(next_day, entity.time_zone))
     else:
         cancel_timer(tx, DEPARTMENT_MOVES, entity.id)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
-from kit import clock
+from kit import dates
 from kit.db import ReadSession, WriteSession
 from services.entities import domain, events, store
 from services.entities.domain.contracts import IN_FORCE
@@ -54,6 +54,6 @@ async def watch_purchase_order(tx: WriteSession, contract: ContractRow, time_zon
                 use = domain.purchase_orders.use_of(plan, limit, today)
                 outbox.append(tx, events.published.purchase_order_limit_reached(contract, use, threshold_bp))
     if later:
-        set_timer(tx, PURCHASE_ORDER, contract.id, clock.day_start(min(later), time_zone))
+        set_timer(tx, PURCHASE_ORDER, contract.id, dates.day_start(min(later), time_zone))
     else:
         cancel_timer(tx, PURCHASE_ORDER, contract.id)

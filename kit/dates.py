@@ -1,0 +1,28 @@
+"""Calendar arithmetic on days and time zones. Pure: nothing here reads the clock."""
+
+from calendar import monthrange
+from datetime import UTC, date, datetime, time
+from zoneinfo import ZoneInfo
+
+
+def months_later(day: date, months: int) -> date:
+    """Return the same day of the month `months` later (earlier if negative), or that month's last day if shorter.
+
+    Raises ValueError outside the years 1 to 9999.
+    """
+    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
+    return day.replace(year=year, month=month + 1, day=min(day.day, monthrange(year, month + 1)[1]))
+
+
+def day_start(day: date, time_zone: str) -> datetime:
+    """Return the moment at which `day` begins in the time zone, in UTC.
+
+    That is its first midnight; if a clock change skips midnight or the whole day, the moment of that change.
+    Raises ZoneInfoNotFoundError for an unknown zone.
+    """
+    return datetime.combine(day, time.min, ZoneInfo(time_zone)).astimezone(UTC)
+
+
+def date_in(time_zone: str, moment: datetime) -> date:
+    """Return the calendar day of `moment` in the time zone."""
+    return moment.astimezone(ZoneInfo(time_zone)).date()

@@ -1,0 +1,30 @@
+"""Exchange rates as values: the same in every service that converts amounts."""
+
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+
+from kit.errors import FailedPrecondition
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """The price of one unit of a currency in another currency."""
+
+    rate: Decimal
+    rate_date: date
+    """The day from which the rate is effective."""
+
+
+class RateMissing(FailedPrecondition):
+    """No exchange rate is stored for the two currencies on or before the day."""
+
+    reason = "RATE_MISSING"
+
+    def __init__(self, currency: str, *, to: str, on: date) -> None:
+        super().__init__(
+            f"There is no exchange rate from {currency} to {to} for {on}; set one and try again.",
+            from_currency_code=currency,
+            to_currency_code=to,
+            rate_date=on,
+        )
