@@ -14,7 +14,7 @@ from services.entities.service.purchase_orders import PURCHASE_ORDER
 @due(DEPARTMENT_MOVES)
 async def move_departments(tx: WriteSession, entity_id: UUID) -> None:
     """Have the departments of an entity where they were planned to be from today on."""
-    await service.placements.settle_departments(tx, await store.entities.lock_any_entity(tx, entity_id))
+    await service.placements.apply_due(tx, await store.entities.lock_unscoped(tx, entity_id))
 
 
 @due(CONTRACT_NOTICE)

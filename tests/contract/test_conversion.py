@@ -28,14 +28,7 @@ from services.budgets.service.moves import Moved
 from services.budgets.store.group import Entry
 from services.budgets.store.ledger import Sums
 from services.budgets.store.reports import Summary
-from services.entities.convert import costs
-from services.entities.convert.allocation_rules import allocation_rule_to_proto, cost_split_to_proto
-from services.entities.convert.allocations import allocation_to_proto
-from services.entities.convert.amendments import amendment_to_proto
-from services.entities.convert.contracts import contract_summary_to_proto, contract_to_proto, renewal_check_to_proto
-from services.entities.convert.departments import department_to_proto, placement_to_proto
-from services.entities.convert.entities import entity_to_proto
-from services.entities.convert.rates import exchange_rate_to_proto
+from services.entities import convert as entities_convert
 from services.entities.domain.amendments import AmendedFee, Effect
 from services.entities.domain.contracts import ContractState, LicenseState, Phase, SlaTerms
 from services.entities.domain.costs import CostSum, DepartmentGroupBy, SummaryGroupBy, Tree
@@ -164,7 +157,7 @@ def ledger_entry() -> Message:
 
 
 def split() -> Message:
-    done = cost_split_to_proto(filled(CostSplitRow))
+    done = entities_convert.allocation_rules.cost_split_to_proto(filled(CostSplitRow))
     done.validate_only = True  # which the row does not know: one that was only tried has no allocations
     return done
 
@@ -181,7 +174,9 @@ def department_costs() -> Message:
     )  # fmt: skip
     added = CostSum(Decimal(10), 3, 1, {"USD": Decimal(12)})
     key = ("cloud", "6000", date(2026, 1, 1), UUID(int=2))
-    return costs.department_costs_to_proto(ask, DepartmentCosts(filled(DepartmentRow), [(key, added)], added, STATED))
+    return entities_convert.costs.department_costs_to_proto(
+        ask, DepartmentCosts(filled(DepartmentRow), [(key, added)], added, STATED)
+    )
 
 
 def cost_summary() -> Message:
@@ -189,7 +184,7 @@ def cost_summary() -> Message:
     ask = SummaryAsk(entity_ids=[], start=date(2026, 1, 1), end=date(2026, 2, 1), group_by=group_by)
     key = (UUID(int=1), UUID(int=2), "cloud", "6000", date(2026, 1, 1))
     found = CostsSummary(key, "EUR", Decimal(10), 3, 1)
-    return costs.summary_to_proto(ask, Summarized(found, Money(Decimal(9), "CHF")))
+    return entities_convert.costs.summary_to_proto(ask, Summarized(found, Money(Decimal(9), "CHF")))
 
 
 USE = PurchaseOrderUse(Money(Decimal(1), "EUR"), Money(Decimal(2), "EUR"), PurchaseOrderState.NEAR, date(2026, 9, 1))
@@ -210,7 +205,7 @@ def amendment() -> Message:
         period=days, old_part=euros[0], new_part=euros[1], fees=(fee,), old_total=euros[2], new_total=euros[3]
     )
     fixed = {"changes": changes_record(TERMS, TERMS), "proration": effect_record(effect)}
-    return amendment_to_proto(filled(AmendmentRow, **fixed))
+    return entities_convert.amendments.amendment_to_proto(filled(AmendmentRow, **fixed))
 
 
 def checked() -> Message:
@@ -222,7 +217,9 @@ def checked() -> Message:
         termination_date=None, used=Money(Decimal(1), "EUR"), today=date(2026, 12, 1),
     )  # fmt: skip
     recommendation, reasons = assess(standing)
-    return renewal_check_to_proto(Checked(row, standing, recommendation, reasons, renewed_terms(row.terms)))
+    return entities_convert.contracts.renewal_check_to_proto(
+        Checked(row, standing, recommendation, reasons, renewed_terms(row.terms))
+    )
 
 
 def raised() -> BudgetAlertRaised:
@@ -235,17 +232,19 @@ def raised() -> BudgetAlertRaised:
 @pytest.mark.parametrize(
     "message",
     [
-        entity_to_proto(filled(EntityRow)),
-        department_to_proto(filled(DepartmentRow)),
-        placement_to_proto(filled(DepartmentHistoryRow)),
-        exchange_rate_to_proto(filled(ExchangeRateRow)),
-        allocation_to_proto(filled(AllocationRow), UUID(int=1)),
-        contract_to_proto(filled(ContractRow), Annex([filled(SignatureRow)], USE)),
+        entities_convert.entities.to_proto(filled(EntityRow)),
+        entities_convert.departments.to_proto(filled(DepartmentRow)),
+        entities_convert.departments.placement_to_proto(filled(DepartmentHistoryRow)),
+        entities_convert.rates.to_proto(filled(ExchangeRateRow)),
+        entities_convert.allocations.to_proto(filled(AllocationRow), UUID(int=1)),
+        entities_convert.contracts.contract_to_proto(filled(ContractRow), Annex([filled(SignatureRow)], USE)),
         checked(),
-        contract_summary_to_proto(ContractSum(UUID(int=1), 1, Money(Decimal(1), "EUR"), 2, 3, 4, 5)),
+        entities_convert.contracts.contract_summary_to_proto(
+            ContractSum(UUID(int=1), 1, Money(Decimal(1), "EUR"), 2, 3, 4, 5)
+        ),
         department_costs(),
         cost_summary(),
-        allocation_rule_to_proto(filled(AllocationRuleRow), [filled(AllocationTargetRow)]),
+        entities_convert.allocation_rules.to_proto(filled(AllocationRuleRow), [filled(AllocationTargetRow)]),
         split(),
         amendment(),
         budgets.budget_to_proto(filled(BudgetRow)),

@@ -17,9 +17,9 @@ import pytest
 from kit import ids
 from kit.db import Database, ReadSession
 from kit.settings import Settings
+from services.entities import store
 from services.entities.domain.allocations import AllocationSource
 from services.entities.domain.costs import DepartmentGroupBy, SummaryGroupBy, Tree
-from services.entities.store import allocation_rules, allocations, contracts, costs
 from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, insert_allocations, insert_group
 from tests.harness.databases import Copy
 from tests.harness.plans import Plans, Read, Statement
@@ -78,9 +78,9 @@ def of_department(
     """GetDepartmentCosts."""
 
     def ask(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
-        return costs.add_up_department(
+        return store.costs.sum_department(
             tx,
-            costs.DepartmentAsk(
+            store.costs.DepartmentAsk(
                 department_id=find(group), start=period[0], end=period[1], group_by=group_by,
                 include_descendants=below, tree=tree,
             ),
@@ -94,8 +94,8 @@ def of_entities(entities: int, period: tuple[date, date], *group_by: SummaryGrou
 
     def ask(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
         entity_ids = group.entity_ids[:entities]
-        return costs.add_up_entities(
-            tx, costs.SummaryAsk(entity_ids=entity_ids, start=period[0], end=period[1], group_by=group_by)
+        return store.costs.sum_entities(
+            tx, store.costs.SummaryAsk(entity_ids=entity_ids, start=period[0], end=period[1], group_by=group_by)
         )
 
     return ask
@@ -105,8 +105,10 @@ def stream(start: datetime | None, entities: int = 0) -> Ask:
     """StreamAllocations, a page of it."""
 
     def ask(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
-        feed = costs.FeedAsk(start=start, end=datetime(2027, 1, 1, tzinfo=UTC), entity_ids=group.entity_ids[:entities])
-        return costs.allocations_after(tx, feed, None, 500)
+        feed = store.costs.FeedAsk(
+            start=start, end=datetime(2027, 1, 1, tzinfo=UTC), entity_ids=group.entity_ids[:entities]
+        )
+        return store.costs.list_allocations(tx, feed, None, 500)
 
     return ask
 
@@ -117,8 +119,8 @@ def listed(departments: Callable[[Group], list[UUID]], **filters: Any) -> Ask:
 
     def ask(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
         found = departments(group)
-        wanted = allocations.AllocationAsk(department_id=found[0], include_descendants=True, count=51, **given)
-        return allocations.list_allocations(tx, wanted, found)
+        wanted = store.allocations.AllocationAsk(department_id=found[0], include_descendants=True, count=51, **given)
+        return store.allocations.list_newest(tx, wanted, found)
 
     return ask
 
@@ -128,21 +130,21 @@ def weighed(departments: Callable[[Group], list[UUID]], **filters: Any) -> Ask:
 
     async def ask(tx: ReadSession, group: Group) -> Sequence[Any]:
         given = {"unit": "GB", "category": "", "start": MARCH[0], "end": MARCH[1], **filters}
-        return list(await allocation_rules.sum_usage(tx, departments(group), **given))
+        return list(await store.allocation_rules.sum_usage(tx, departments(group), **given))
 
     return ask
 
 
 def under_contract(start: date, end: date) -> Ask:
     """CheckRenewal: what was used in the term so far."""
-    return lambda tx, group: contracts.sum_usage(tx, group.entity_ids[3], start, end)
+    return lambda tx, group: store.contracts.sum_usage(tx, group.entity_ids[3], start, end)
 
 
 def of_documents(*records: str) -> Ask:
     """What was allocated from records of usage."""
 
     async def ask(tx: ReadSession, _: Group) -> Sequence[Any]:
-        found = await allocations.find_of_documents(tx, [(AllocationSource.USAGE, record) for record in records])
+        found = await store.allocations.find_by_documents(tx, [(AllocationSource.USAGE, record) for record in records])
         return list(found.values())
 
     return ask
@@ -167,7 +169,7 @@ def all_of_one(group: Group) -> list[UUID]:
 MONTH, CATEGORY, DEPARTMENT = DepartmentGroupBy.MONTH, DepartmentGroupBy.CATEGORY, DepartmentGroupBy.DEPARTMENT
 BY_DEPARTMENT, BY_CATEGORY = "cost_allocations_department_idx", "cost_allocations_category_idx"
 BY_ENTITY, BY_DAY, BY_ID = "cost_allocations_entity_idx", "cost_allocations_day_idx", "cost_allocations_pkey"
-LATE: Final = allocations.Place(date(2026, 11, 2), ids.new())
+LATE: Final = store.allocations.Place(date(2026, 11, 2), ids.new())
 
 QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
     "costs, POSTED, by month": (of_department(middle, Q1, Tree.POSTED, MONTH), {BY_DEPARTMENT}, 1_000),

@@ -17,7 +17,7 @@ from grpc import StatusCode, aio
 
 from kit import ids
 from kit.origin import Origin
-from services.entities.store import departments as departments_store
+from services.entities import store
 from tests.entities.tree_api import TreeApi
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import OutboxEvent, eventually
@@ -432,8 +432,8 @@ class TestPaths:
         await api.move_department(middle, other)
         wanted = [ids.DEPARTMENT.parse(each.id) for each in (low, top)]
         async with entities_served.service.db.read(origin_of(api)) as tx:
-            paths = await departments_store.find_paths(tx, [*wanted, ids.new()])
-            below = await departments_store.find_descendants(tx, ids.DEPARTMENT.parse(other.id))
+            paths = await store.departments.find_paths(tx, [*wanted, ids.new()])
+            below = await store.departments.find_descendants(tx, ids.DEPARTMENT.parse(other.id))
         way = [ids.DEPARTMENT.parse(each.id) for each in (other, middle, low)]
         assert paths == {wanted[0]: way, wanted[1]: [wanted[1]]}
         assert set(below) == set(way)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.entities.domain.rates import RATE_DIGITS, Derivation, DerivedRate, Pair, Quote, derive_rate
+from services.entities import domain
+from services.entities.domain.rates import RATE_DIGITS, Derivation, DerivedRate, Pair, Quote
 
 DAY = date(2026, 3, 31)
 EARLIER = date(2026, 3, 2)
@@ -57,16 +58,16 @@ def rate(derivation: Derivation, text: str, via: str = "") -> DerivedRate:
     ],
 )
 def test_the_first_way_that_there_is_counts(recorded: list[str], pair: str, expected: DerivedRate | None) -> None:
-    assert derive_rate(pair[:3], pair[4:], DAY, quotes(*recorded)) == expected
+    assert domain.rates.derive(pair[:3], pair[4:], DAY, quotes(*recorded)) == expected
 
 
 def test_the_same_currency_is_one_to_one_on_its_day() -> None:
-    assert derive_rate("XYZ", "XYZ", DAY, {}) == DerivedRate(Derivation.SAME, Decimal(1), DAY)
+    assert domain.rates.derive("XYZ", "XYZ", DAY, {}) == DerivedRate(Derivation.SAME, Decimal(1), DAY)
 
 
 def test_what_is_recorded_is_given_to_its_last_digit() -> None:
     exact = "123456789012.123456789012"
-    found = derive_rate("EUR", "USD", DAY, quotes(f"EUR/USD {exact}"))
+    found = domain.rates.derive("EUR", "USD", DAY, quotes(f"EUR/USD {exact}"))
     assert found is not None
     assert str(found.rate) == exact
 
@@ -74,7 +75,7 @@ def test_what_is_recorded_is_given_to_its_last_digit() -> None:
 def test_a_cross_rate_is_effective_when_both_of_its_rates_are() -> None:
     for later, earlier in (("EUR/USD 1", "EUR/GBP 1"), ("EUR/GBP 1", "EUR/USD 1")):
         both = quotes(later, day=DAY) | quotes(earlier, day=EARLIER)
-        found = derive_rate("USD", "GBP", DAY, both)
+        found = domain.rates.derive("USD", "GBP", DAY, both)
         assert found is not None
         assert found.effective_date == DAY
 
@@ -102,7 +103,7 @@ def exact_rates(source: str, target: str, known: Mapping[Pair, Quote]) -> dict[s
 def test_it_is_as_near_as_its_digits_allow_and_missing_only_where_there_is_no_way(
     source: str, target: str, known: Mapping[Pair, Quote]
 ) -> None:
-    found = derive_rate(source, target, DAY, known)
+    found = domain.rates.derive(source, target, DAY, known)
     if source == target:
         assert found == DerivedRate(Derivation.SAME, Decimal(1), DAY)
         return
@@ -126,14 +127,14 @@ def test_it_is_as_near_as_its_digits_allow_and_missing_only_where_there_is_no_wa
 def test_only_rates_of_the_two_currencies_count(source: str, target: str, known: Mapping[Pair, Quote]) -> None:
     """So it may be asked with the rates of these two only, as it is, or with those of many at once."""
     touching = {pair: quote for pair, quote in known.items() if {source, target} & set(pair)}
-    assert derive_rate(source, target, DAY, touching) == derive_rate(source, target, DAY, known)
+    assert domain.rates.derive(source, target, DAY, touching) == domain.rates.derive(source, target, DAY, known)
 
 
 @given(currency, currency, recorded_quotes)
 def test_no_rate_is_effective_before_those_that_it_follows_from(
     source: str, target: str, known: Mapping[Pair, Quote]
 ) -> None:
-    found = derive_rate(source, target, DAY, known)
+    found = domain.rates.derive(source, target, DAY, known)
     if found and source != target:
         days = {
             quote.effective_date

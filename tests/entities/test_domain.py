@@ -4,7 +4,7 @@ from uuid import UUID
 import pytest
 
 from kit import ids
-from services.entities.domain import departments, entities
+from services.entities import domain
 from services.entities.domain.departments import DepartmentAction, DepartmentState
 from services.entities.domain.entities import EntityAction, EntityState
 from services.entities.errors.departments import DepartmentStateForbids, DepartmentTreeTooDeep
@@ -44,10 +44,10 @@ DEPARTMENTS = {
 def test_every_action_in_every_state_of_an_entity(state: EntityState, action: EntityAction) -> None:
     expected = ENTITIES[state].get(action)
     if expected:
-        assert entities.advance_entity(SOMEBODY, state, action) is expected
+        assert domain.entities.advance(SOMEBODY, state, action) is expected
         return
     with pytest.raises(EntityStateForbids) as refused:
-        entities.advance_entity(SOMEBODY, state, action)
+        domain.entities.advance(SOMEBODY, state, action)
     allowed = [before for before, actions in ENTITIES.items() if action in actions]
     assert refused.value.metadata["state"] == state
     assert refused.value.metadata["allowed"] == ", ".join(allowed)
@@ -58,31 +58,31 @@ def test_every_action_in_every_state_of_an_entity(state: EntityState, action: En
 def test_every_action_in_every_state_of_a_department(state: DepartmentState, action: DepartmentAction) -> None:
     expected = DEPARTMENTS[state].get(action)
     if expected:
-        assert departments.advance_department(SOMEBODY, state, action) is expected
+        assert domain.departments.advance(SOMEBODY, state, action) is expected
         return
     with pytest.raises(DepartmentStateForbids) as refused:
-        departments.advance_department(SOMEBODY, state, action)
+        domain.departments.advance(SOMEBODY, state, action)
     allowed = [before for before, actions in DEPARTMENTS.items() if action in actions]
     assert refused.value.metadata["state"] == state
     assert refused.value.metadata["allowed"] == ", ".join(allowed)
 
 
 def test_every_action_is_allowed_somewhere() -> None:
-    assert {action for _, action in entities.ENTITY_TRANSITIONS} == set(EntityAction)
-    assert {action for _, action in departments.DEPARTMENT_TRANSITIONS} == set(DepartmentAction)
+    assert {action for _, action in domain.entities.ENTITY_TRANSITIONS} == set(EntityAction)
+    assert {action for _, action in domain.departments.DEPARTMENT_TRANSITIONS} == set(DepartmentAction)
 
 
 def test_sixteen_levels_and_no_more() -> None:
     path = [ids.new() for _ in range(16)]
-    entities.check_entity_fits_below(path[:15])
-    entities.check_entity_fits_below(path[:6], levels=10)
-    departments.check_department_fits_below(path[:15])
+    domain.entities.check_depth(path[:15])
+    domain.entities.check_depth(path[:6], levels=10)
+    domain.departments.check_depth(path[:15])
     with pytest.raises(EntityTreeTooDeep):
-        entities.check_entity_fits_below(path)
+        domain.entities.check_depth(path)
     with pytest.raises(EntityTreeTooDeep):
-        entities.check_entity_fits_below(path[:6], levels=11)
+        domain.entities.check_depth(path[:6], levels=11)
     with pytest.raises(DepartmentTreeTooDeep):
-        departments.check_department_fits_below(path)
+        domain.departments.check_depth(path)
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ def test_sixteen_levels_and_no_more() -> None:
     ],
 )
 def test_the_day_is_that_of_the_zone(time_zone: str, day: date) -> None:
-    assert entities.day_in(time_zone, datetime(2026, 12, 31, 15, 0, tzinfo=UTC)) == day
+    assert domain.entities.day_in(time_zone, datetime(2026, 12, 31, 15, 0, tzinfo=UTC)) == day

@@ -7,8 +7,7 @@ from uuid import UUID
 import pytest
 from billing.entities.v1.entity_pb2 import Entity
 
-from services.entities.convert import hierarchies
-from services.entities.convert.entities import entity_to_proto
+from services.entities import convert
 from services.entities.convert.hierarchies import KnownEntities
 from services.entities.models.entities import EntityRow
 from services.entities.store.trees import Place
@@ -33,7 +32,7 @@ def test_the_same_version_is_known() -> None:
     assert known.find(ME, [place(one)]) == {}
     learned = known.learn(ME, [one])
     assert known.find(ME, [place(one), place(row(2))]) == learned
-    assert Entity.FromString(learned[one.id]) == entity_to_proto(one)
+    assert Entity.FromString(learned[one.id]) == convert.entities.to_proto(one)
 
 
 def test_another_version_time_or_tenant_is_not() -> None:
@@ -55,7 +54,7 @@ def test_the_newest_version_takes_the_place_of_the_one_before() -> None:
 
 
 def test_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hierarchies, "_KNOWN_MAX", 3)
+    monkeypatch.setattr(convert.hierarchies, "_KNOWN_MAX", 3)
     known, rows = KnownEntities(), [row(number) for number in range(5)]
     known.learn(ME, rows[:3])
     known.learn(ME, [rows[0]])  # is the newest now

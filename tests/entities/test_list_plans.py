@@ -14,11 +14,11 @@ import pytest
 from kit.auth import Scope
 from kit.db import ReadSession
 from kit.settings import Settings
+from services.entities import store
 from services.entities.domain.allocation_rules import RuleState, RuleType
 from services.entities.domain.amendments import AmendmentState, AmendmentType
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import EntityState, EntityType
-from services.entities.store import allocation_rules, amendments, departments, entities, placements, rates, trees
 from serving.pages import Page, Slice
 from tests.entities.bulk_data import BULK_DATA, ROWS, id_of
 from tests.harness.bulk_data import RARE, TENANT_ID
@@ -50,19 +50,19 @@ def listed(list_rows: List, *place: Any, after: Any = None, **filters: Any) -> A
 def of_entities(**filters: Any) -> Ask:
     """ListEntities."""
     given = {"state": None, "parent_id": None, "entity_type": None, "code": "", "text": "", **filters}
-    return listed(entities.list_entities, **given)
+    return listed(store.entities.list_page, **given)
 
 
 def of_departments(**filters: Any) -> Ask:
     """ListDepartments."""
     given = {"entity_id": None, "parent_id": None, "manager_user_id": "", "cost_center": "", "state": None, **filters}
-    return listed(departments.list_departments, **given)
+    return listed(store.departments.list_page, **given)
 
 
 def of_rates(**filters: Any) -> Ask:
     """ListExchangeRates."""
     return listed(
-        rates.list_rates, **{"base_currency": "", "quote_currency": "", "start": None, "end": None, **filters}
+        store.rates.list_page, **{"base_currency": "", "quote_currency": "", "start": None, "end": None, **filters}
     )
 
 
@@ -72,34 +72,34 @@ def of_rules(**filters: Any) -> Ask:
         "state": None, "rule_type": None, "target_department_id": None, "source_department_id": None, "category": "",
         "effective_on": None, **filters,
     }  # fmt: skip
-    return listed(allocation_rules.list_rules, **given)
+    return listed(store.allocation_rules.list_page, **given)
 
 
 def of_splits(**filters: Any) -> Ask:
     """ListCostSplits."""
     given = {"rule_id": None, "source_ref": "", "start": None, "end": None, **filters}
-    return listed(allocation_rules.list_splits, **given)
+    return listed(store.allocation_rules.list_splits, **given)
 
 
 def of_amendments(**filters: Any) -> Ask:
     """ListAmendments of a contract that has twenty."""
     given = {"state": None, "amendment_type": None, **filters}
-    return listed(amendments.list_amendments, id_of("contract", 30), **given)
+    return listed(store.amendments.list_amendments, id_of("contract", 30), **given)
 
 
 def of_history(department: int) -> Ask:
     """ListDepartmentHistory."""
-    return listed(placements.list_placements, id_of("department", department))
+    return listed(store.placements.list_page, id_of("department", department))
 
 
 def of_tree(until: datetime | None = None) -> Ask:
     """GetEntityHierarchy: an entity, the ten below it and the hundred below those."""
-    return lambda tx: trees.get_entity_tree(tx, id_of("entity", 900), depth_max=2, until=until)
+    return lambda tx: store.trees.get(tx, id_of("entity", 900), depth_max=2, until=until)
 
 
 def planned(entity: int) -> Ask:
     """MoveDepartment: where the departments of an entity are and will be."""
-    return lambda tx: placements.find_placements(tx, id_of("entity", entity), date(2020, 1, 1))
+    return lambda tx: store.placements.find_from(tx, id_of("entity", entity), date(2020, 1, 1))
 
 
 E_ID, E_STATE, E_TYPE = "billing_entities_pkey", "billing_entities_state_idx", "billing_entities_type_idx"

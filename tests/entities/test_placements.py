@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.entities import domain
 from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX
-from services.entities.domain.placements import Placement, check_move, levels_below
+from services.entities.domain.placements import Placement
 from services.entities.errors.departments import DepartmentCycle, DepartmentTreeTooDeep
 
 FIRST = date(2026, 1, 1)
@@ -76,19 +77,19 @@ def test_a_move_is_refused_exactly_where_a_day_would_have_no_tree(made: list[Mov
         first = next(((each, why) for each, why in bad if why), None)
         if first is None:
             if parent_id:
-                check_move(history, department_id, parent_id, day)
+                domain.placements.check_move(history, department_id, parent_id, day)
             history = moved
             continue
         assert parent_id is not None
         with pytest.raises(first[1]) as refused:
-            check_move(history, department_id, parent_id, day)
+            domain.placements.check_move(history, department_id, parent_id, day)
         assert getattr(refused.value, "metadata")["date"] == first[0].isoformat()  # noqa: B009
 
 
 def test_levels_are_counted_from_the_department_down() -> None:
     one, two, three, beside = DEPARTMENTS[:4]
     parents = {one: None, two: one, three: two, beside: one}
-    assert [levels_below(parents, each) for each in (one, two, three, beside)] == [3, 2, 1, 1]
+    assert [domain.placements.levels_below(parents, each) for each in (one, two, three, beside)] == [3, 2, 1, 1]
 
 
 def test_a_placement_holds_from_its_first_day_to_the_one_before_its_end() -> None:

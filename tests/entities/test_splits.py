@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from kit.money import Money
-from services.entities.domain.splits import split_money, split_units
+from services.entities import domain
 from services.entities.errors.allocation_rules import SplitWeightNegative, SplitWeightsAllZero
 
 CASES = 1_000_000
@@ -17,7 +17,7 @@ PARTS = 8
 
 def shares(amount: str, currency: str, *weights: str) -> list[str]:
     """The shares as texts."""
-    split = split_money(Money(Decimal(amount), currency), [Decimal(weight) for weight in weights])
+    split = domain.splits.split_money(Money(Decimal(amount), currency), [Decimal(weight) for weight in weights])
     return [share.amount.text() for share in split]
 
 
@@ -45,31 +45,31 @@ class TestByHand:
         assert shares(amount, currency, *weights) == wanted
 
     def test_a_tie_goes_to_the_first_target(self) -> None:
-        assert split_units(1, [5, 5]) == [1, 0]
-        assert split_units(3, [1, 1, 1, 1]) == [1, 1, 1, 0]
-        assert split_units(1, [0, 5, 5]) == [0, 1, 0]
+        assert domain.splits.split_units(1, [5, 5]) == [1, 0]
+        assert domain.splits.split_units(3, [1, 1, 1, 1]) == [1, 1, 1, 0]
+        assert domain.splits.split_units(1, [0, 5, 5]) == [0, 1, 0]
 
     def test_the_largest_remainder_goes_before_the_first_target(self) -> None:
-        assert split_units(10, [15, 18, 67]) == [1, 2, 7]  # 1.5, 1.8, 6.7
+        assert domain.splits.split_units(10, [15, 18, 67]) == [1, 2, 7]  # 1.5, 1.8, 6.7
 
     def test_a_share_knows_its_weight_and_the_exact_part_of_the_whole(self) -> None:
-        first, second = split_money(Money(Decimal("0.01"), "EUR"), [Decimal(9500), Decimal(500)])
+        first, second = domain.splits.split_money(Money(Decimal("0.01"), "EUR"), [Decimal(9500), Decimal(500)])
         assert (first.weight, first.fraction) == (Decimal(9500), Fraction(19, 20))
         assert (second.weight, second.fraction) == (Decimal(500), Fraction(1, 20))
 
     def test_a_weight_below_zero_is_refused_by_name(self) -> None:
         with pytest.raises(SplitWeightNegative) as refused:
-            split_units(100, [1, 2, -1])
+            domain.splits.split_units(100, [1, 2, -1])
         assert refused.value.metadata == {"target": "targets[2]"}
 
     @pytest.mark.parametrize("weights", [[], [0], [0, 0, 0]])
     def test_weights_that_are_all_zero_are_refused(self, weights: list[int]) -> None:
         with pytest.raises(SplitWeightsAllZero):
-            split_units(100, weights)
+            domain.splits.split_units(100, weights)
 
     def test_less_than_nothing_is_not_split(self) -> None:
         with pytest.raises(ValueError, match="less than nothing"):
-            split_units(-1, [1, 1])
+            domain.splits.split_units(-1, [1, 1])
 
 
 class TestDrawn:
@@ -78,7 +78,7 @@ class TestDrawn:
         draw = random.Random(part)  # noqa: S311 - the same cases in every run
         for case in range(CASES // PARTS):
             units, weights = drawn(draw)
-            problem = broken_promise(units, weights, split_units(units, weights))
+            problem = broken_promise(units, weights, domain.splits.split_units(units, weights))
             assert problem is None, (part, case, units, weights, problem)
 
     def test_any_order_of_the_targets_gives_the_same_but_for_ties(self) -> None:
@@ -87,9 +87,9 @@ class TestDrawn:
             units, weights = drawn(draw)
             order = list(range(len(weights)))
             draw.shuffle(order)
-            shuffled = split_units(units, [weights[place] for place in order])
+            shuffled = domain.splits.split_units(units, [weights[place] for place in order])
             again = [share for _, share in sorted(zip(order, shuffled, strict=True))]
-            assert same_but_for_ties(units, weights, split_units(units, weights), again)
+            assert same_but_for_ties(units, weights, domain.splits.split_units(units, weights), again)
 
 
 def drawn(draw: random.Random) -> tuple[int, list[int]]:
@@ -114,7 +114,7 @@ def broken_promise(units: int, weights: list[int], split: list[int]) -> str | No
     ordered = [share for _, share in sorted(zip(weights, split, strict=True))]
     if ordered != sorted(ordered):
         return "who weighs more bears less"
-    if not same_but_for_ties(units, weights, split, split_units(units, weights[::-1])[::-1]):
+    if not same_but_for_ties(units, weights, split, domain.splits.split_units(units, weights[::-1])[::-1]):
         return "it is another in the opposite order"
     return None
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.errors import InvalidFields
-from services.entities.service.tax_ids import TAX_IDS, check_tax_id
+from services.entities import service
+from services.entities.service.tax_ids import TAX_IDS
 from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import refusal
 
@@ -16,7 +17,7 @@ EXAMPLES = [(country, example) for country, kinds in TAX_IDS.items() for _, exam
 def problem(country: str, tax_id: str) -> str:
     """What is told about a tax number; the test fails if it is accepted."""
     with pytest.raises(InvalidFields) as refused:
-        check_tax_id(country, tax_id)
+        service.tax_ids.check(country, tax_id)
     [violation] = refused.value.violations
     assert (violation.field, violation.rule) == ("tax_id", "known.tax_id")
     return violation.description
@@ -25,7 +26,7 @@ def problem(country: str, tax_id: str) -> str:
 class TestTaxIds:
     @pytest.mark.parametrize(("country", "example"), EXAMPLES)
     def test_every_example_that_is_named_is_accepted(self, country: str, example: str) -> None:
-        check_tax_id(country, example)
+        service.tax_ids.check(country, example)
 
     def test_the_countries_of_the_union_and_the_largest_others_are_known(self) -> None:
         assert not {*EU.split(), "GB", "US", "CH", "NO"} - TAX_IDS.keys()
@@ -51,13 +52,13 @@ class TestTaxIds:
             problem(country, f"{example}0")
 
     def test_none_and_those_of_unknown_countries_are_fine(self) -> None:
-        check_tax_id("DE", "")
-        check_tax_id("KP", "whatever it is")
+        service.tax_ids.check("DE", "")
+        service.tax_ids.check("KP", "whatever it is")
 
     @given(st.sampled_from(sorted(TAX_IDS)), st.text(max_size=40))
     def test_whatever_is_written_is_either_fine_or_refused(self, country: str, text: str) -> None:
         try:
-            check_tax_id(country, text)
+            service.tax_ids.check(country, text)
         except InvalidFields as refused:
             assert [violation.field for violation in refused.violations] == ["tax_id"]
 

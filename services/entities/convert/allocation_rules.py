@@ -19,7 +19,7 @@ from services.entities.service.allocation_rules import RuleDraft
 from services.entities.service.splits import Cost, Period, SplitAsk
 
 
-def allocation_rule_to_proto(row: AllocationRuleRow, targets: Sequence[AllocationTargetRow]) -> AllocationRule:
+def to_proto(row: AllocationRuleRow, targets: Sequence[AllocationTargetRow]) -> AllocationRule:
     """A rule with its targets."""
     return AllocationRule(
         id=ids.ALLOCATION_RULE.format(row.id),
@@ -52,7 +52,7 @@ def _day_text(day: date | None) -> str:
     return day.isoformat() if day else ""
 
 
-def rule_draft_from_proto(request: pb.CreateAllocationRuleRequest) -> RuleDraft:
+def draft_from_proto(request: pb.CreateAllocationRuleRequest) -> RuleDraft:
     """What CreateAllocationRule asks for."""
     return RuleDraft(
         name=request.name,
@@ -98,7 +98,7 @@ _RULE_CLEARED: Final[Mapping[str, Any]] = {
 """What each field of a rule is when it is cleared; those that are not here can't be."""
 
 
-def rule_changes_from_proto(request: pb.UpdateAllocationRuleRequest) -> Mapping[str, Any]:
+def changes_from_proto(request: pb.UpdateAllocationRuleRequest) -> Mapping[str, Any]:
     """What UpdateAllocationRule changes of the draft that the rule is; raises InvalidFields."""
     changes = convert.changes.changed_columns(request, _RULE_CLEARED)
     if "rule_type" in changes:

@@ -22,7 +22,7 @@ from serving.pages import SIZE_DEFAULT
 _ID_BYTES: Final = 16
 
 
-def allocation_to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> Allocation:
+def to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> Allocation:
     """An allocation, and which one takes it back."""
     return Allocation(
         id=ids.ALLOCATION.format(row.id),
@@ -51,7 +51,7 @@ def allocation_to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> 
 
 def allocations_to_proto(rows: Iterable[AllocationRow], reversals: Mapping[UUID, UUID]) -> list[Allocation]:
     """Allocations; `reversals` says which ones take back which of them."""
-    return [allocation_to_proto(row, reversals.get(row.id)) for row in rows]
+    return [to_proto(row, reversals.get(row.id)) for row in rows]
 
 
 def draft_from_proto(request: pb.AllocateCostRequest) -> AllocationDraft:
@@ -111,7 +111,7 @@ def _result(outcome: Outcome, reversals: Mapping[UUID, UUID]) -> pb.AllocationRe
         )
         return pb.AllocationResult(refusal=refusal)
     row = outcome.allocation
-    return pb.AllocationResult(allocation=allocation_to_proto(row, reversals.get(row.id)), replayed=outcome.replayed)
+    return pb.AllocationResult(allocation=to_proto(row, reversals.get(row.id)), replayed=outcome.replayed)
 
 
 def ask_from_proto(request: pb.ListAllocationsRequest, place: bytes) -> AllocationAsk:

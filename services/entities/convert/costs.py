@@ -63,7 +63,7 @@ def _sum_to_proto(added: domain.costs.CostSum, currency: str) -> CostSum:
 
 def rate_to_proto(rate: service.costs.StatedRate) -> ConversionRate:
     """The rate that was taken."""
-    return convert.rates.conversion_rate_to_proto(rate.conversion, rate.found)
+    return convert.rates.conversion_to_proto(rate.conversion, rate.found)
 
 
 def summary_ask_from_proto(request: pb.SummarizeCostsRequest) -> SummaryAsk:

@@ -21,12 +21,12 @@ _DEPARTMENT_CLEARED: Final[Mapping[str, Any]] = {
 """What each field of a department is when it is cleared; those that are not here can't be."""
 
 
-def department_changes_from_proto(request: department_service_pb2.UpdateDepartmentRequest) -> Mapping[str, Any]:
+def changes_from_proto(request: department_service_pb2.UpdateDepartmentRequest) -> Mapping[str, Any]:
     """The columns that UpdateDepartment changes, with their new values; raises InvalidFields."""
     return convert.changes.changed_columns(request, _DEPARTMENT_CLEARED)
 
 
-def department_to_proto(row: DepartmentRow) -> Department:
+def to_proto(row: DepartmentRow) -> Department:
     """A department."""
     return Department(
         id=ids.DEPARTMENT.format(row.id),
@@ -55,7 +55,7 @@ def placement_to_proto(row: DepartmentHistoryRow) -> DepartmentPlacement:
     )
 
 
-def department_draft_from_proto(request: department_service_pb2.CreateDepartmentRequest) -> DepartmentDraft:
+def draft_from_proto(request: department_service_pb2.CreateDepartmentRequest) -> DepartmentDraft:
     """What CreateDepartment asks for."""
     return DepartmentDraft(
         entity_id=ids.ENTITY.parse(request.entity_id, "entity_id"),

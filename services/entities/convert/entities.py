@@ -28,7 +28,7 @@ _STATES: Final = {state: Entity.State.Value(state) for state in EntityState}
 _CONSOLIDATIONS: Final = {kind: Entity.Consolidation.Value(kind) for kind in Consolidation}
 
 
-def entity_to_proto(row: EntityRow | EntityColumns) -> Entity:
+def to_proto(row: EntityRow | EntityColumns) -> Entity:
     """An entity, out of its row or out of the same columns."""
     # Messages within the message are given as dicts: those are filled in place, and not copied.
     within: dict[str, Any] = {
@@ -69,7 +69,7 @@ def _parsed(value: Any) -> Any:
     return orjson.loads(value) if isinstance(value, str) else value
 
 
-def entity_draft_from_proto(request: entity_service_pb2.CreateEntityRequest) -> EntityDraft:
+def draft_from_proto(request: entity_service_pb2.CreateEntityRequest) -> EntityDraft:
     """What CreateEntity asks for, with its defaults."""
     return EntityDraft(
         parent_id=ids.ENTITY.parse_optional(request.parent_id, "parent_id"),
@@ -126,7 +126,7 @@ _ENTITY_CLEARED: Final[Mapping[str, Any]] = {
 """What each field of an entity is when it is cleared; those that are not here can't be."""
 
 
-def entity_changes_from_proto(request: entity_service_pb2.UpdateEntityRequest) -> Mapping[str, Any]:
+def changes_from_proto(request: entity_service_pb2.UpdateEntityRequest) -> Mapping[str, Any]:
     """The columns that UpdateEntity changes, with their new values; raises InvalidFields."""
     changes = convert.changes.changed_columns(request, _ENTITY_CLEARED)
     if "entity_type" in changes:

@@ -42,7 +42,7 @@ class KnownEntities:
         learned = {
             row.id: (
                 (tenant_id, row.version, row.update_time),
-                convert.entities.entity_to_proto(row).SerializeToString(),
+                convert.entities.to_proto(row).SerializeToString(),
             )
             for row in rows
         }
@@ -54,7 +54,7 @@ class KnownEntities:
         return {id: entity for id, (_, entity) in learned.items()}
 
 
-def hierarchy_to_proto(places: Sequence[Place], entities: Mapping[UUID, bytes]) -> EntityHierarchy:
+def to_proto(places: Sequence[Place], entities: Mapping[UUID, bytes]) -> EntityHierarchy:
     """The tree out of its places, in which parents stand before their children and the first one is the top."""
     top = EntityHierarchy()
     nodes: dict[UUID, EntityHierarchy] = {}

@@ -17,7 +17,7 @@ from services.entities.models.rates import ExchangeRateRow
 from services.entities.service.rates import Conversion
 
 
-def exchange_rate_to_proto(row: ExchangeRateRow) -> ExchangeRate:
+def to_proto(row: ExchangeRateRow) -> ExchangeRate:
     """An exchange rate."""
     return ExchangeRate(
         base_currency=row.base_currency,
@@ -30,7 +30,7 @@ def exchange_rate_to_proto(row: ExchangeRateRow) -> ExchangeRate:
     )
 
 
-def rate_drafts_from_proto(request: exchange_rate_service_pb2.SetExchangeRatesRequest) -> Sequence[RateDraft]:
+def drafts_from_proto(request: exchange_rate_service_pb2.SetExchangeRatesRequest) -> Sequence[RateDraft]:
     """The rates that SetExchangeRates asks for; raises InvalidFields."""
     violations = list(_rate_violations(request))
     if violations:
@@ -72,7 +72,7 @@ def conversions_from_proto(request: exchange_rate_service_pb2.GetRatesRequest) -
     ]
 
 
-def conversion_rate_to_proto(wanted: Conversion, found: DerivedRate | None) -> ConversionRate:
+def conversion_to_proto(wanted: Conversion, found: DerivedRate | None) -> ConversionRate:
     """The rate that was found for a conversion, or that there is none."""
     derivation = found.derivation if found else Derivation.MISSING
     return ConversionRate(

@@ -10,7 +10,7 @@ from kit.errors import InvalidFields, Violation
 from services.entities.domain.usage import UsageRecord
 
 
-def usage_from_proto(event: UsageRecorded) -> UsageRecord:
+def record_from_proto(event: UsageRecorded) -> UsageRecord:
     """What was used, out of an event that was validated; raises InvalidFields where it cost nothing."""
     amount = money_from_proto(event.amount)
     if amount.amount <= 0:

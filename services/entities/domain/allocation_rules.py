@@ -57,7 +57,7 @@ RULE_TRANSITIONS: Final[Mapping[tuple[RuleState, RuleAction], RuleState]] = {
 """The whole life of an allocation rule; what is not here is not allowed."""
 
 
-def advance_rule(rule_id: UUID, state: RuleState, action: RuleAction) -> RuleState:
+def advance(rule_id: UUID, state: RuleState, action: RuleAction) -> RuleState:
     """The state after `action`; raises AllocationRuleStateForbids naming the states in which it is allowed."""
     return resources.advance(RULE_TRANSITIONS, rule_id, state, action, AllocationRuleStateForbids)
 
@@ -108,7 +108,7 @@ class Reach:
         )
 
 
-def flaws_of_terms(terms: Terms) -> Iterator[Flaw]:
+def terms_violations(terms: Terms) -> Iterator[Flaw]:
     """All that does not go together; each place is told as of the message that has `rule_type` and `targets`."""
     if terms.rule_type is RuleType.PROPORTIONAL and terms.basis is None:
         yield Flaw("basis", "is required with PROPORTIONAL", "rule.basis")
@@ -144,7 +144,7 @@ def _flaws_of_targets(terms: Terms) -> Iterator[Flaw]:
         yield Flaw("targets", "have weights that are all zero", "rule.whole")
 
 
-def flaws_of_reach(reach: Reach, targets: Iterable[Target]) -> Iterator[Flaw]:
+def scope_violations(reach: Reach, targets: Iterable[Target]) -> Iterator[Flaw]:
     """What is wrong with the costs that a rule splits over the targets."""
     if reach.effective_to is not None and reach.effective_to <= reach.effective_from:
         yield Flaw("effective_to_date", f"must be after effective_from_date, {reach.effective_from}", "rule.effective")

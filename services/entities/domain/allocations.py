@@ -67,7 +67,7 @@ class Converted:
     rate_date: date | None
 
 
-def check_day(day: date, today: date) -> None:
+def check_date(day: date, today: date) -> None:
     """Raise AllocationDateTooFar for a day that is more than AHEAD_DAYS_MAX after today."""
     latest = today + timedelta(days=AHEAD_DAYS_MAX)
     if day > latest:
@@ -91,7 +91,7 @@ def convert(amount: Money, currency: str, day: date, found: DerivedRate | None) 
     return Converted(Money(converted, currency), found.rate, found.effective_date)
 
 
-def differences(given: AllocationDraft, kept: AllocationDraft) -> list[str]:
+def differing_fields(given: AllocationDraft, kept: AllocationDraft) -> list[str]:
     """In which fields a cost that is sent again differs from what was allocated; what was left open does not differ."""
     left_open = {"entity_id": given.entity_id is None, "gl_code": not given.gl_code}
     return [

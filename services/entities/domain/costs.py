@@ -80,24 +80,22 @@ class CostSum:
         return self.entries - self.reversals
 
 
-def check_number_of_lines(lines: Collection[object]) -> None:
+def check_group_count(lines: Collection[object]) -> None:
     """Raise TooManyCostGroups where there are more than an answer may have."""
     if len(lines) > LINES_MAX:
         raise TooManyCostGroups(LINES_MAX)
 
 
-def gather(lines: Iterable[Line]) -> Sequence[tuple[Key, CostSum]]:
+def group_sums(lines: Iterable[Line]) -> Sequence[tuple[Key, CostSum]]:
     """The groups with their sums; lines of one group stand side by side."""
     return [(key, _sum_of(list(of_group))) for key, of_group in groupby(lines, lambda line: line.key)]
 
 
 def _sum_of(lines: Sequence[Line]) -> CostSum:
-    return total_of(
-        CostSum(line.booked, line.entries, line.reversals, {line.currency: line.original}) for line in lines
-    )
+    return total(CostSum(line.booked, line.entries, line.reversals, {line.currency: line.original}) for line in lines)
 
 
-def total_of(sums: Iterable[CostSum]) -> CostSum:
+def total(sums: Iterable[CostSum]) -> CostSum:
     """All of them together."""
     cost, entries, reversals, originals = Decimal(0), 0, 0, dict[str, Decimal]()
     for each in sums:
@@ -109,12 +107,12 @@ def total_of(sums: Iterable[CostSum]) -> CostSum:
     return CostSum(cost, entries, reversals, dict(sorted(originals.items())))
 
 
-def conversion_day(end: date, today: date) -> date:
+def conversion_date(end: date, today: date) -> date:
     """The day whose rate converts the sums of a period: its last one, or today while that is still to come."""
     return min(end - timedelta(days=1), today)
 
 
-def converted(cost: Decimal, rate: Decimal, currency: str) -> Money:
+def convert(cost: Decimal, rate: Decimal, currency: str) -> Money:
     """A sum at a rate, rounded once, half to even, to the last digit of the currency."""
     unit = Decimal(1).scaleb(-(exponent(currency) or 0))
     return Money(_EXACT.multiply(cost, rate).quantize(unit, ROUND_HALF_EVEN, _EXACT), currency)

@@ -42,12 +42,12 @@ DEPARTMENT_TRANSITIONS: Final[Mapping[tuple[DepartmentState, DepartmentAction], 
 """The whole life of a department; what is not here is not allowed."""
 
 
-def advance_department(department_id: UUID, state: DepartmentState, action: DepartmentAction) -> DepartmentState:
+def advance(department_id: UUID, state: DepartmentState, action: DepartmentAction) -> DepartmentState:
     """The state after `action`; raises DepartmentStateForbids naming the states in which it is allowed."""
     return resources.advance(DEPARTMENT_TRANSITIONS, department_id, state, action, DepartmentStateForbids)
 
 
-def check_department_fits_below(path: Sequence[UUID]) -> None:
+def check_depth(path: Sequence[UUID]) -> None:
     """Raise DepartmentTreeTooDeep where `path`, which begins at the top, ends on the lowest level."""
     if len(path) >= DEPARTMENT_DEPTH_MAX:
         raise DepartmentTreeTooDeep(path[-1], DEPARTMENT_DEPTH_MAX)

@@ -76,18 +76,18 @@ ENTITY_TRANSITIONS: Final[Mapping[tuple[EntityState, EntityAction], EntityState]
 """The whole life of an entity; what is not here is not allowed."""
 
 
-def advance_entity(entity_id: UUID, state: EntityState, action: EntityAction) -> EntityState:
+def advance(entity_id: UUID, state: EntityState, action: EntityAction) -> EntityState:
     """The state after `action`; raises EntityStateForbids naming the states in which it is allowed."""
     return resources.advance(ENTITY_TRANSITIONS, entity_id, state, action, EntityStateForbids)
 
 
-def check_entity_fits_below(path: Sequence[UUID], levels: int = 1) -> None:
+def check_depth(path: Sequence[UUID], levels: int = 1) -> None:
     """Raise EntityTreeTooDeep where so many levels do not fit below the end of `path`, which begins at a root."""
     if len(path) + levels > ENTITY_DEPTH_MAX:
         raise EntityTreeTooDeep(path[-1], ENTITY_DEPTH_MAX)
 
 
-def check_no_entity_cycle(entity_id: UUID, path: Sequence[UUID]) -> None:
+def check_no_cycle(entity_id: UUID, path: Sequence[UUID]) -> None:
     """Raise EntityCycle where the entity is on the path to the one below which it is to be moved."""
     if entity_id in path:
         raise EntityCycle(entity_id, path[-1])

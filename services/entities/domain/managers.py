@@ -18,7 +18,7 @@ class Person(Protocol):
         """Whether they may still do anything."""
 
 
-def check_may_manage(user_id: str, person: Person | None) -> None:
+def check_can_manage(user_id: str, person: Person | None) -> None:
     """Raise ManagerNotFound where there is no such person, ManagerInactive where they have left."""
     if person is None:
         raise ManagerNotFound(user_id)
@@ -26,6 +26,6 @@ def check_may_manage(user_id: str, person: Person | None) -> None:
         raise ManagerInactive(user_id)
 
 
-def successor_of(user_id: str, managers: Iterable[Person]) -> str:
+def nearest_active(user_id: str, managers: Iterable[Person]) -> str:
     """Who takes over from a user: the nearest of their managers who is active; empty where there is none."""
     return next((person.user_id for person in managers if person.active and person.user_id != user_id), "")

@@ -61,7 +61,7 @@ class DerivedRate:
     """The currency between the two; empty where it is not a cross rate."""
 
 
-def derive_rate(source: str, target: str, day: date, quotes: Mapping[Pair, Quote]) -> DerivedRate | None:
+def derive(source: str, target: str, day: date, quotes: Mapping[Pair, Quote]) -> DerivedRate | None:
     """What one unit of `source` is in `target`, out of the quotes that are effective on `day`; None: not to be had.
 
     The same currency, else the pair itself, else its inverse, else a cross rate over one currency: EUR, else USD, else

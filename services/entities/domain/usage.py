@@ -30,7 +30,7 @@ class UsageRecord:
     description: str
 
 
-def cost_of(record: UsageRecord, entity_id: UUID, department_id: UUID | None, time_zone: str) -> AllocationDraft:
+def to_allocation(record: UsageRecord, entity_id: UUID, department_id: UUID | None, time_zone: str) -> AllocationDraft:
     """The cost of a record: of the day of its use in the entity's time zone."""
     return AllocationDraft(
         entity_id=entity_id,

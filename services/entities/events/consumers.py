@@ -116,7 +116,7 @@ async def hand_over_departments_of_user(dependencies: Dependencies, origin: Orig
     directory = dependencies.directory
     if await directory.is_active(origin, event.user_id):
         return  # active again
-    successor = domain.managers.successor_of(event.user_id, await directory.managers(origin, event.user_id))
+    successor = domain.managers.nearest_active(event.user_id, await directory.managers(origin, event.user_id))
     handed = 1
     while handed:
         async with dependencies.db.write(origin) as tx:
@@ -127,7 +127,7 @@ async def hand_over_departments_of_user(dependencies: Dependencies, origin: Orig
 async def allocate_recorded_usage(dependencies: Dependencies, origin: Origin, event: UsageRecorded) -> None:
     """Allocate the cost of metered usage to the entity or department that used it."""
     validation.check(event)
-    await dependencies.usage_intake.record(origin, convert.usage.usage_from_proto(event))
+    await dependencies.usage_intake.record(origin, convert.usage.record_from_proto(event))
 
 
 HANDLERS: Final[tuple[Handler, ...]] = (

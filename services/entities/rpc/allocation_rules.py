@@ -28,17 +28,17 @@ class AllocationRuleServicer:
         self._pages = pages
 
     async def CreateAllocationRule(self, request: pb.CreateAllocationRuleRequest, call: Call) -> AllocationRule:
-        draft = convert.allocation_rules.rule_draft_from_proto(request)
+        draft = convert.allocation_rules.draft_from_proto(request)
         async with self._db.write(call) as tx:
-            rule = await service.allocation_rules.create_rule(tx, draft)
-            return await tx.answer(convert.allocation_rules.allocation_rule_to_proto(rule.row, rule.targets))
+            rule = await service.allocation_rules.create(tx, draft)
+            return await tx.answer(convert.allocation_rules.to_proto(rule.row, rule.targets))
 
     async def ListAllocationRules(
         self, request: pb.ListAllocationRulesRequest, call: Call
     ) -> pb.ListAllocationRulesResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await store.allocation_rules.list_rules(
+            found = await store.allocation_rules.list_page(
                 tx,
                 page,
                 state=RuleState(AllocationRule.State.Name(request.state)) if request.state else None,
@@ -53,33 +53,33 @@ class AllocationRuleServicer:
                 effective_on=date_from_text(request.effective_on_date),
             )
             targets = await store.allocation_rules.find_targets(tx, [row.id for row in found.rows])
-        rules = [convert.allocation_rules.allocation_rule_to_proto(row, targets[row.id]) for row in found.rows]
+        rules = [convert.allocation_rules.to_proto(row, targets[row.id]) for row in found.rows]
         return pb.ListAllocationRulesResponse(allocation_rules=rules, next_page_token=found.next_page_token)
 
     async def GetAllocationRule(self, request: pb.GetAllocationRuleRequest, call: Call) -> AllocationRule:
         async with self._db.read(call) as tx:
-            rule = await service.allocation_rules.get_rule(tx, ids.ALLOCATION_RULE.parse(request.id))
-        return convert.allocation_rules.allocation_rule_to_proto(rule.row, rule.targets)
+            rule = await service.allocation_rules.get(tx, ids.ALLOCATION_RULE.parse(request.id))
+        return convert.allocation_rules.to_proto(rule.row, rule.targets)
 
     async def UpdateAllocationRule(self, request: pb.UpdateAllocationRuleRequest, call: Call) -> AllocationRule:
-        changes = convert.allocation_rules.rule_changes_from_proto(request)
+        changes = convert.allocation_rules.changes_from_proto(request)
         async with self._db.write(call) as tx:
             rule_id = ids.ALLOCATION_RULE.parse(request.id)
-            rule = await service.allocation_rules.update_rule(tx, rule_id, changes, etag=request.etag)
-            return await tx.answer(convert.allocation_rules.allocation_rule_to_proto(rule.row, rule.targets))
+            rule = await service.allocation_rules.update(tx, rule_id, changes, etag=request.etag)
+            return await tx.answer(convert.allocation_rules.to_proto(rule.row, rule.targets))
 
     async def DeleteAllocationRule(self, request: pb.DeleteAllocationRuleRequest, call: Call) -> AllocationRule:
         async with self._db.write(call) as tx:
             rule_id = ids.ALLOCATION_RULE.parse(request.id)
-            rule = await service.allocation_rules.delete_rule(tx, rule_id, etag=request.etag)
-            return await tx.answer(convert.allocation_rules.allocation_rule_to_proto(rule.row, rule.targets))
+            rule = await service.allocation_rules.delete(tx, rule_id, etag=request.etag)
+            return await tx.answer(convert.allocation_rules.to_proto(rule.row, rule.targets))
 
     async def SplitCost(self, request: pb.SplitCostRequest, call: Call) -> CostSplit:
         ask = convert.allocation_rules.split_ask_from_proto(request)
         with suppress(_OnlyTried):
             async with self._db.write(call) as tx:
                 reply = convert.allocation_rules.cost_split_to_proto(
-                    await service.splits.split_cost(tx, ask), tried=request.validate_only
+                    await service.splits.split(tx, ask), tried=request.validate_only
                 )
                 if request.validate_only:
                     raise _OnlyTried

@@ -25,7 +25,7 @@ class AllocationServicer:
         async with self._db.write(call) as tx:
             (row,) = await service.allocations.allocate(tx, [draft])
             reversals = await store.allocations.find_reversals(tx, [row.id])
-            return await tx.answer(convert.allocations.allocation_to_proto(row, reversals.get(row.id)))
+            return await tx.answer(convert.allocations.to_proto(row, reversals.get(row.id)))
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: Call) -> pb.ListAllocationsResponse:
         bound = request, call.method, call.tenant_id
@@ -33,7 +33,7 @@ class AllocationServicer:
             request, self._pages.opened(request.page_token, *bound) if request.page_token else b""
         )
         async with self._db.read(call) as tx:
-            found = await service.allocations.list_allocations(tx, ask)
+            found = await service.allocations.list_newest(tx, ask)
             listed = found[: ask.count - 1]
             reversals = await store.allocations.find_reversals(tx, [row.id for row in listed])
         following = (
@@ -60,16 +60,16 @@ class AllocationServicer:
 
     async def GetAllocation(self, request: pb.GetAllocationRequest, call: Call) -> Allocation:
         async with self._db.read(call) as tx:
-            row = await store.allocations.get_allocation(tx, ids.ALLOCATION.parse(request.id))
+            row = await store.allocations.get(tx, ids.ALLOCATION.parse(request.id))
             reversals = await store.allocations.find_reversals(tx, [row.id])
-        return convert.allocations.allocation_to_proto(row, reversals.get(row.id))
+        return convert.allocations.to_proto(row, reversals.get(row.id))
 
     async def ReverseAllocation(self, request: pb.ReverseAllocationRequest, call: Call) -> Allocation:
         async with self._db.write(call) as tx:
-            reversal = await service.allocations.reverse_allocation(
+            reversal = await service.allocations.reverse(
                 tx,
                 ids.ALLOCATION.parse(request.id),
                 reason=request.reason,
                 day=date_from_text(request.allocation_date),
             )
-            return await tx.answer(convert.allocations.allocation_to_proto(reversal))
+            return await tx.answer(convert.allocations.to_proto(reversal))

@@ -26,7 +26,7 @@ class CostServicer:
     async def GetDepartmentCosts(self, request: costs_pb.GetDepartmentCostsRequest, call: Call) -> DepartmentCosts:
         ask = convert.costs.department_ask_from_proto(request)
         async with self._db.read(call) as tx:
-            found = await service.costs.get_department_costs(tx, ask, currency=request.currency_code)
+            found = await service.costs.get_of_department(tx, ask, currency=request.currency_code)
         return convert.costs.department_costs_to_proto(ask, found)
 
     async def SummarizeCosts(
@@ -34,7 +34,7 @@ class CostServicer:
     ) -> costs_pb.SummarizeCostsResponse:
         ask = convert.costs.summary_ask_from_proto(request)
         async with self._db.read(call) as tx:
-            found, rates = await service.costs.summarize_costs(tx, ask, currency=request.currency_code)
+            found, rates = await service.costs.summarize(tx, ask, currency=request.currency_code)
         return costs_pb.SummarizeCostsResponse(
             summaries=[convert.costs.summary_to_proto(ask, each) for each in found],
             conversion_rates=map(convert.costs.rate_to_proto, rates),
@@ -47,7 +47,7 @@ class CostServicer:
         more = True
         while more:  # no transaction is open while the caller takes what was found
             async with self._db.read(call) as tx:
-                found = await store.costs.allocations_after(tx, ask, after, _ALLOCATIONS_AT_ONCE)
+                found = await store.costs.list_allocations(tx, ask, after, _ALLOCATIONS_AT_ONCE)
                 reversals = await store.allocations.find_reversals(tx, [row.id for row in found])
             for allocation in convert.allocations.allocations_to_proto(found, reversals):
                 yield allocation

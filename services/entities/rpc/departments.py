@@ -24,18 +24,18 @@ class DepartmentServicer:
         self._directory = directory
 
     async def CreateDepartment(self, request: departments_pb.CreateDepartmentRequest, call: Call) -> Department:
-        draft = convert.departments.department_draft_from_proto(request)
+        draft = convert.departments.draft_from_proto(request)
         manager = await self._directory.find(call, draft.manager_user_id)
         async with self._db.write(call) as tx:
-            department = await service.departments.create_department(tx, draft, manager)
-            return await tx.answer(convert.departments.department_to_proto(department))
+            department = await service.departments.create(tx, draft, manager)
+            return await tx.answer(convert.departments.to_proto(department))
 
     async def ListDepartments(
         self, request: departments_pb.ListDepartmentsRequest, call: Call
     ) -> departments_pb.ListDepartmentsResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await store.departments.list_departments(
+            found = await store.departments.list_page(
                 tx,
                 page,
                 entity_id=ids.ENTITY.parse_optional(request.entity_id, "entity_id"),
@@ -44,54 +44,52 @@ class DepartmentServicer:
                 cost_center=request.cost_center,
                 state=DepartmentState(Department.State.Name(request.state)) if request.state else None,
             )
-        departments = map(convert.departments.department_to_proto, found.rows)
+        departments = map(convert.departments.to_proto, found.rows)
         return departments_pb.ListDepartmentsResponse(departments=departments, next_page_token=found.next_page_token)
 
     async def GetDepartment(self, request: departments_pb.GetDepartmentRequest, call: Call) -> Department:
         async with self._db.read(call) as tx:
-            return convert.departments.department_to_proto(
-                await store.departments.get_department(tx, ids.DEPARTMENT.parse(request.id))
-            )
+            return convert.departments.to_proto(await store.departments.get(tx, ids.DEPARTMENT.parse(request.id)))
 
     async def UpdateDepartment(self, request: departments_pb.UpdateDepartmentRequest, call: Call) -> Department:
         changes, department_id = (
-            convert.departments.department_changes_from_proto(request),
+            convert.departments.changes_from_proto(request),
             ids.DEPARTMENT.parse(request.id),
         )
         manager = await self._directory.find(call, changes.get("manager_user_id", ""))
         async with self._db.write(call) as tx:
-            department = await service.departments.update_department(
+            department = await service.departments.update(
                 tx, department_id, changes, manager=manager, etag=request.etag
             )
-            return await tx.answer(convert.departments.department_to_proto(department))
+            return await tx.answer(convert.departments.to_proto(department))
 
     async def MoveDepartment(self, request: departments_pb.MoveDepartmentRequest, call: Call) -> Department:
         department_id = ids.DEPARTMENT.parse(request.id)
         parent_id = ids.DEPARTMENT.parse_optional(request.new_parent_id, "new_parent_id")
         day = date_from_text(request.effective_date)
         async with self._db.write(call) as tx:
-            department = await service.placements.move_department(tx, department_id, parent_id, day, etag=request.etag)
-            return await tx.answer(convert.departments.department_to_proto(department))
+            department = await service.placements.move(tx, department_id, parent_id, day, etag=request.etag)
+            return await tx.answer(convert.departments.to_proto(department))
 
     async def DeactivateDepartment(self, request: departments_pb.DeactivateDepartmentRequest, call: Call) -> Department:
         async with self._db.write(call) as tx:
             department_id = ids.DEPARTMENT.parse(request.id)
-            department = await service.departments.deactivate_department(tx, department_id, etag=request.etag)
-            return await tx.answer(convert.departments.department_to_proto(department))
+            department = await service.departments.deactivate(tx, department_id, etag=request.etag)
+            return await tx.answer(convert.departments.to_proto(department))
 
     async def ActivateDepartment(self, request: departments_pb.ActivateDepartmentRequest, call: Call) -> Department:
         async with self._db.write(call) as tx:
             department_id = ids.DEPARTMENT.parse(request.id)
-            department = await service.departments.activate_department(tx, department_id, etag=request.etag)
-            return await tx.answer(convert.departments.department_to_proto(department))
+            department = await service.departments.activate(tx, department_id, etag=request.etag)
+            return await tx.answer(convert.departments.to_proto(department))
 
     async def ListDepartmentHistory(
         self, request: departments_pb.ListDepartmentHistoryRequest, call: Call
     ) -> departments_pb.ListDepartmentHistoryResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            department = await store.departments.get_department(tx, ids.DEPARTMENT.parse(request.id))
-            found = await store.placements.list_placements(tx, page, department.id)
+            department = await store.departments.get(tx, ids.DEPARTMENT.parse(request.id))
+            found = await store.placements.list_page(tx, page, department.id)
         placements = map(convert.departments.placement_to_proto, found.rows)
         return departments_pb.ListDepartmentHistoryResponse(
             placements=placements, next_page_token=found.next_page_token
@@ -101,7 +99,5 @@ class DepartmentServicer:
         self, request: departments_pb.GetDepartmentsRequest, call: Call
     ) -> departments_pb.GetDepartmentsResponse:
         async with self._db.read(call) as tx:
-            found = await store.departments.find_departments(
-                tx, [ids.DEPARTMENT.parse(id, "ids") for id in request.ids]
-            )
-        return departments_pb.GetDepartmentsResponse(departments=map(convert.departments.department_to_proto, found))
+            found = await store.departments.list_by_ids(tx, [ids.DEPARTMENT.parse(id, "ids") for id in request.ids])
+        return departments_pb.GetDepartmentsResponse(departments=map(convert.departments.to_proto, found))

@@ -24,15 +24,15 @@ class EntityServicer:
         self._known = KnownEntities()
 
     async def CreateEntity(self, request: pb.CreateEntityRequest, call: Call) -> Entity:
-        draft = convert.entities.entity_draft_from_proto(request)
+        draft = convert.entities.draft_from_proto(request)
         async with self._db.write(call) as tx:
-            entity = await service.entities.create_entity(tx, draft)
-            return await tx.answer(convert.entities.entity_to_proto(entity))
+            entity = await service.entities.create(tx, draft)
+            return await tx.answer(convert.entities.to_proto(entity))
 
     async def ListEntities(self, request: pb.ListEntitiesRequest, call: Call) -> pb.ListEntitiesResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await store.entities.list_entities(
+            found = await store.entities.list_page(
                 tx,
                 page,
                 state=EntityState(Entity.State.Name(request.state)) if request.state else None,
@@ -41,7 +41,7 @@ class EntityServicer:
                 code=request.code,
                 text=request.q,
             )
-        entities = map(convert.entities.entity_to_proto, found.rows)
+        entities = map(convert.entities.to_proto, found.rows)
         return pb.ListEntitiesResponse(entities=entities, next_page_token=found.next_page_token)
 
     async def GetEntityHierarchy(self, request: pb.GetEntityHierarchyRequest, call: Call) -> EntityHierarchy:
@@ -50,30 +50,30 @@ class EntityServicer:
             places = await service.entities.get_hierarchy(tx, entity_id, depth_max=request.max_depth, as_of=as_of)
             found = self._known.find(tx.tenant_id, places)
             rows = await store.trees.find_columns(tx, [place.id for place in places if place.id not in found])
-        return convert.hierarchies.hierarchy_to_proto(places, found | self._known.learn(call.tenant_id, rows))
+        return convert.hierarchies.to_proto(places, found | self._known.learn(call.tenant_id, rows))
 
     async def UpdateEntity(self, request: pb.UpdateEntityRequest, call: Call) -> Entity:
-        changes = convert.entities.entity_changes_from_proto(request)
+        changes = convert.entities.changes_from_proto(request)
         async with self._db.write(call) as tx:
-            entity = await service.entities.update_entity(tx, ids.ENTITY.parse(request.id), changes, etag=request.etag)
-            return await tx.answer(convert.entities.entity_to_proto(entity))
+            entity = await service.entities.update(tx, ids.ENTITY.parse(request.id), changes, etag=request.etag)
+            return await tx.answer(convert.entities.to_proto(entity))
 
     async def MoveEntity(self, request: pb.MoveEntityRequest, call: Call) -> Entity:
         entity_id = ids.ENTITY.parse(request.id)
         parent_id = ids.ENTITY.parse_optional(request.new_parent_id, "new_parent_id")
         async with self._db.write(call) as tx:
-            entity = await service.entities.move_entity(tx, entity_id, parent_id, etag=request.etag)
-            return await tx.answer(convert.entities.entity_to_proto(entity))
+            entity = await service.entities.move(tx, entity_id, parent_id, etag=request.etag)
+            return await tx.answer(convert.entities.to_proto(entity))
 
     async def DeactivateEntity(self, request: pb.DeactivateEntityRequest, call: Call) -> Entity:
         async with self._db.write(call) as tx:
-            entity = await service.entities.deactivate_entity(tx, ids.ENTITY.parse(request.id), etag=request.etag)
-            return await tx.answer(convert.entities.entity_to_proto(entity))
+            entity = await service.entities.deactivate(tx, ids.ENTITY.parse(request.id), etag=request.etag)
+            return await tx.answer(convert.entities.to_proto(entity))
 
     async def GetEntities(self, request: pb.GetEntitiesRequest, call: Call) -> pb.GetEntitiesResponse:
         async with self._db.read(call) as tx:
-            found = await store.entities.find_entities(tx, [ids.ENTITY.parse(id, "ids") for id in request.ids])
-        return pb.GetEntitiesResponse(entities=map(convert.entities.entity_to_proto, found))
+            found = await store.entities.list_by_ids(tx, [ids.ENTITY.parse(id, "ids") for id in request.ids])
+        return pb.GetEntitiesResponse(entities=map(convert.entities.to_proto, found))
 
     async def GetLineage(self, request: pb.GetLineageRequest, call: Call) -> pb.GetLineageResponse:
         entity_id = ids.ENTITY.parse(request.entity_id, "entity_id")
@@ -81,8 +81,8 @@ class EntityServicer:
         async with self._db.read(call) as tx:
             found, below = await service.entities.find_lineage(tx, entity_id, department_id)
         return pb.GetLineageResponse(
-            entities=map(convert.entities.entity_to_proto, found),
-            departments=map(convert.departments.department_to_proto, below),
+            entities=map(convert.entities.to_proto, found),
+            departments=map(convert.departments.to_proto, below),
         )
 
     async def ResolveScope(self, request: pb.ResolveScopeRequest, call: Call) -> pb.ResolveScopeResponse:

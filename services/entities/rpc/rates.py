@@ -23,9 +23,9 @@ class ExchangeRateServicer:
     async def SetExchangeRates(
         self, request: rates_pb.SetExchangeRatesRequest, call: Call
     ) -> rates_pb.SetExchangeRatesResponse:
-        drafts = convert.rates.rate_drafts_from_proto(request)
+        drafts = convert.rates.drafts_from_proto(request)
         async with self._db.write(call) as tx:
-            done = await service.rates.set_exchange_rates(tx, drafts)
+            done = await service.rates.record(tx, drafts)
             return await tx.answer(rates_pb.SetExchangeRatesResponse(**asdict(done)))
 
     async def ListExchangeRates(
@@ -33,7 +33,7 @@ class ExchangeRateServicer:
     ) -> rates_pb.ListExchangeRatesResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await store.rates.list_rates(
+            found = await store.rates.list_page(
                 tx,
                 page,
                 base_currency=request.base_currency,
@@ -41,11 +41,11 @@ class ExchangeRateServicer:
                 start=date_from_text(request.start_date),
                 end=date_from_text(request.end_date),
             )
-        rates = map(convert.rates.exchange_rate_to_proto, found.rows)
+        rates = map(convert.rates.to_proto, found.rows)
         return rates_pb.ListExchangeRatesResponse(exchange_rates=rates, next_page_token=found.next_page_token)
 
     async def GetRates(self, request: rates_pb.GetRatesRequest, call: Call) -> rates_pb.GetRatesResponse:
         conversions = convert.rates.conversions_from_proto(request)
         async with self._db.read(call) as tx:
-            found = await service.rates.get_rates(tx, conversions)
-        return rates_pb.GetRatesResponse(rates=map(convert.rates.conversion_rate_to_proto, conversions, found))
+            found = await service.rates.find(tx, conversions)
+        return rates_pb.GetRatesResponse(rates=map(convert.rates.conversion_to_proto, conversions, found))

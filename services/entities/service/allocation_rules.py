@@ -71,7 +71,7 @@ class Rule:
     targets: Sequence[AllocationTargetRow]
 
 
-async def create_rule(tx: WriteSession, draft: RuleDraft) -> Rule:
+async def create(tx: WriteSession, draft: RuleDraft) -> Rule:
     """Create a rule that goes together, over departments that the caller sees, and that chains with no other."""
     await _check(tx, draft)
     await _check_chains_with_none(tx, None, draft)
@@ -81,17 +81,17 @@ async def create_rule(tx: WriteSession, draft: RuleDraft) -> Rule:
     return Rule(row, await store.allocation_rules.replace_targets(tx, row.id, draft.targets))
 
 
-async def get_rule(tx: ReadSession, rule_id: UUID) -> Rule:
+async def get(tx: ReadSession, rule_id: UUID) -> Rule:
     """The rule with its targets; raises AllocationRuleNotFound."""
-    row = await store.allocation_rules.get_rule(tx, rule_id)
+    row = await store.allocation_rules.get(tx, rule_id)
     return Rule(row, (await store.allocation_rules.find_targets(tx, [rule_id]))[rule_id])
 
 
-async def update_rule(tx: WriteSession, rule_id: UUID, changes: Mapping[str, Any], *, etag: str) -> Rule:
+async def update(tx: WriteSession, rule_id: UUID, changes: Mapping[str, Any], *, etag: str) -> Rule:
     """Change a rule that is not ended; as a whole it is checked as a new one is."""
-    row = await store.allocation_rules.lock_rule(tx, rule_id)
+    row = await store.allocation_rules.lock(tx, rule_id)
     row.check_etag(etag)
-    domain.allocation_rules.advance_rule(row.id, row.state, RuleAction.CHANGE)
+    domain.allocation_rules.advance(row.id, row.state, RuleAction.CHANGE)
     targets = (await store.allocation_rules.find_targets(tx, [rule_id]))[rule_id]
     draft = replace(_draft_of(row, targets), **changes)
     await _check(tx, draft)
@@ -105,11 +105,11 @@ async def update_rule(tx: WriteSession, rule_id: UUID, changes: Mapping[str, Any
     return Rule(row, targets)
 
 
-async def delete_rule(tx: WriteSession, rule_id: UUID, *, etag: str) -> Rule:
+async def delete(tx: WriteSession, rule_id: UUID, *, etag: str) -> Rule:
     """End a rule: it splits nothing any more, and can still be read."""
-    row = await store.allocation_rules.lock_rule(tx, rule_id)
+    row = await store.allocation_rules.lock(tx, rule_id)
     row.check_etag(etag)
-    row.state = domain.allocation_rules.advance_rule(row.id, row.state, RuleAction.END)
+    row.state = domain.allocation_rules.advance(row.id, row.state, RuleAction.END)
     await tx.flush()
     return Rule(row, (await store.allocation_rules.find_targets(tx, [rule_id]))[rule_id])
 
@@ -136,8 +136,8 @@ def _columns(draft: RuleDraft) -> dict[str, Any]:
 async def _check(tx: ReadSession, draft: RuleDraft) -> None:
     refuse_flaws(
         [
-            *domain.allocation_rules.flaws_of_terms(draft.terms),
-            *domain.allocation_rules.flaws_of_reach(draft.reach, draft.targets),
+            *domain.allocation_rules.terms_violations(draft.terms),
+            *domain.allocation_rules.scope_violations(draft.reach, draft.targets),
         ]
     )
     await find_all_departments(tx, places_of(draft.targets, draft.source_department_id))
@@ -158,7 +158,7 @@ def places_of(targets: Sequence[Target], source_id: UUID | None, *, path: str = 
 
 async def find_all_departments(tx: ReadSession, named: Mapping[str, UUID]) -> Mapping[UUID, DepartmentRow]:
     """The departments that are named, by id; raises AllocationDepartmentsNotFound that lists those there are not."""
-    found = {row.id: row for row in await store.departments.find_departments(tx, set(named.values()))}
+    found = {row.id: row for row in await store.departments.list_by_ids(tx, set(named.values()))}
     missing = {field: department_id for field, department_id in named.items() if department_id not in found}
     if missing:
         raise AllocationDepartmentsNotFound(missing)
@@ -170,7 +170,7 @@ async def _check_chains_with_none(tx: WriteSession, rule_id: UUID | None, draft:
     if source is None:
         return
     link = Link(rule_id, draft.reach, tuple(target.department_id for target in draft.targets))
-    await store.allocation_rules.hold_rules(tx)
+    await store.allocation_rules.lock_all(tx)
     refuse_chain(tx, link, await store.allocation_rules.find_links(tx, sources=link.targets, target=source))
 
 

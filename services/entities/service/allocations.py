@@ -63,16 +63,16 @@ async def allocate_each(
     `origins` are on whose behalf each of them is allocated; by default that is the transaction's.
     """
     origins = origins or [tx.origin] * len(drafts)
-    kept = await store.allocations.find_of_documents(tx, {draft.document for draft in drafts if draft.source_ref})
+    kept = await store.allocations.find_by_documents(tx, {draft.document for draft in drafts if draft.source_ref})
     bearers = await _find_bearers(tx, [draft for draft in drafts if draft.document not in kept])
     made = [
         None if draft.document in kept else _made(draft, origin, bearers)
         for draft, origin in zip(drafts, origins, strict=True)
     ]
     new = [row for row in made if isinstance(row, AllocationRow)]
-    appended = await store.allocations.append_allocations(tx, new)
+    appended = await store.allocations.append(tx, new)
     # Somebody else allocated the others at this moment, or they are in here twice: now they are found.
-    others = await store.allocations.find_of_documents(tx, {row.document for row in new if row.id not in appended})
+    others = await store.allocations.find_by_documents(tx, {row.document for row in new if row.id not in appended})
     said = [
         outbox.new_row(origin, events.published.cost_allocated(row))
         for row, origin in zip(made, origins, strict=True)
@@ -104,7 +104,7 @@ def _replayed(tx: ReadSession, draft: AllocationDraft, there: AllocationRow) -> 
     """What comes of a cost whose document was allocated before."""
     if tx.scope and not tx.scope.covers(there.entity_id, there.department_id):
         return AllocationSourceTaken(*draft.document)
-    different = domain.allocations.differences(draft, there.draft)
+    different = domain.allocations.differing_fields(draft, there.draft)
     return AllocationSourceTaken(*draft.document, there.id, different) if different else Taken(there, replayed=True)
 
 
@@ -129,10 +129,10 @@ class _Bearers:
         """Raise the refusal of a cost that its entity, or its department, can't bear."""
         if draft.entity_id and draft.department_id and draft.entity_id != entity.id:
             raise DepartmentOfOtherEntity(draft.department_id, draft.entity_id)
-        domain.entities.advance_entity(entity.id, entity.state, EntityAction.BEAR)
+        domain.entities.advance(entity.id, entity.state, EntityAction.BEAR)
         if draft.department_id:
             department = self.departments[draft.department_id]
-            domain.departments.advance_department(department.id, department.state, DepartmentAction.BEAR)
+            domain.departments.advance(department.id, department.state, DepartmentAction.BEAR)
         if draft.counterparty_entity_id == entity.id:
             text = "must be another entity than the one that bears the cost"
             raise InvalidFields([Violation("counterparty_entity_id", text, "counterparty.other")])
@@ -145,16 +145,16 @@ async def _find_bearers(tx: ReadSession, drafts: Sequence[AllocationDraft]) -> _
     entities = {draft.entity_id for draft in drafts if draft.entity_id and not draft.department_id}
     counterparties = {draft.counterparty_entity_id for draft in drafts if draft.counterparty_entity_id}
     found = _Bearers(
-        entities=await store.allocations.find_bearing_entities(tx, entities),
-        departments=await store.allocations.find_bearing_departments(tx, departments),
+        entities=await store.allocations.find_target_entities(tx, entities),
+        departments=await store.allocations.find_target_departments(tx, departments),
         paths=await store.departments.find_paths(tx, departments) if departments else {},
         counterparties=await store.allocations.find_existing_entities(tx, counterparties),
         rates={},
     )
     borne = [(draft, found.entity_of(draft)) for draft in drafts]
     wanted = list({_conversion(draft, entity) for draft, entity in borne if entity})
-    rates = await service.rates.get_rates(tx, wanted) if any(asked.source != asked.target for asked in wanted) else None
-    same = [domain.rates.derive_rate(asked.source, asked.target, asked.day, {}) for asked in wanted]
+    rates = await service.rates.find(tx, wanted) if any(asked.source != asked.target for asked in wanted) else None
+    same = [domain.rates.derive(asked.source, asked.target, asked.day, {}) for asked in wanted]
     return replace(found, rates=dict(zip(wanted, rates or same, strict=True)))
 
 
@@ -175,7 +175,7 @@ def _row(draft: AllocationDraft, origin: Origin, bearers: _Bearers) -> Allocatio
     if entity is None:
         raise _not_found(draft)
     bearers.check(draft, entity)
-    domain.allocations.check_day(draft.allocation_date, clock.now().date())
+    domain.allocations.check_date(draft.allocation_date, clock.now().date())
     found = bearers.rates[_conversion(draft, entity)]
     converted = domain.allocations.convert(draft.amount, entity.currency_code, draft.allocation_date, found)
     department = bearers.departments[draft.department_id] if draft.department_id else None
@@ -214,33 +214,31 @@ def _not_found(draft: AllocationDraft) -> BillingError:
     raise ValueError("nobody is to bear the cost")
 
 
-async def list_allocations(tx: ReadSession, ask: AllocationAsk) -> Sequence[AllocationRow]:
+async def list_newest(tx: ReadSession, ask: AllocationAsk) -> Sequence[AllocationRow]:
     """The first of the allocations that are asked for, newest day first; raises DepartmentNotFound."""
-    department = await store.departments.get_department(tx, ask.department_id)
+    department = await store.departments.get(tx, ask.department_id)
     # Who sees a department sees all below it.
     department_ids = (
         await store.departments.find_descendants(tx, department.id) if ask.include_descendants else [department.id]
     )
-    return await store.allocations.list_allocations(tx, ask, department_ids)
+    return await store.allocations.list_newest(tx, ask, department_ids)
 
 
-async def reverse_allocation(
-    tx: WriteSession, allocation_id: UUID, *, reason: str, day: date | None = None
-) -> AllocationRow:
+async def reverse(tx: WriteSession, allocation_id: UUID, *, reason: str, day: date | None = None) -> AllocationRow:
     """Take back an allocation as a whole, and say so; gives the reversal.
 
     It belongs to `day`, which is not before that of the allocation; by default to the same.
     """
-    row = await store.allocations.get_allocation(tx, allocation_id)
+    row = await store.allocations.get(tx, allocation_id)
     if row.reversal_of:
         raise AllocationIsReversal(row.id)
     day = day or row.allocation_date
     if day < row.allocation_date:
         text = f"must be {row.allocation_date}, the day of the allocation, or later"
         raise InvalidFields([Violation("allocation_date", text, "allocation_date.order")])
-    domain.allocations.check_day(day, max(clock.now().date(), row.allocation_date))
+    domain.allocations.check_date(day, max(clock.now().date(), row.allocation_date))
     reversal = _opposite(row, tx.origin, day, reason)
-    if not await store.allocations.append_allocations(tx, [reversal]):
+    if not await store.allocations.append(tx, [reversal]):
         reversals = await store.allocations.find_reversals(tx, [row.id])
         raise AllocationAlreadyReversed(row.id, reversals[row.id])
     outbox.append(tx, events.published.allocation_reversed(reversal, row))

@@ -71,8 +71,8 @@ async def get_annex(tx: ReadSession, contract: ContractRow) -> Annex:
 async def create_contract(tx: WriteSession, entity_id: UUID, terms: ContractTerms) -> ContractRow:
     """Write the draft of a contract of an active entity; raises InvalidFields with all terms that don't go together."""
     check_terms(terms)
-    entity = await store.entities.share_entity(tx, entity_id)
-    domain.entities.advance_entity(entity.id, entity.state, EntityAction.CONTRACT)
+    entity = await store.entities.lock_shared(tx, entity_id)
+    domain.entities.advance(entity.id, entity.state, EntityAction.CONTRACT)
     terms = await completed(tx, entity, terms)
     contract = ContractRow(entity_id=entity.id, **models.contracts.columns_of(terms), state=ContractState.DRAFT)
     await store.contracts.save_contract(tx, contract)
@@ -184,11 +184,11 @@ async def sign_contract(tx: WriteSession, contract_id: UUID, signature: Signatur
 async def activate_contract(tx: WriteSession, contract_id: UUID, *, etag: str) -> ContractRow:
     """Make a contract of an active entity binding, have its license provisioned, and watch for its end."""
     # The entity first, so that it can't go out of business meanwhile.
-    entity = await store.entities.share_entity(tx, await store.contracts.get_entity_id(tx, contract_id))
+    entity = await store.entities.lock_shared(tx, await store.contracts.get_entity_id(tx, contract_id))
     contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     enter(contract, ContractAction.ACTIVATE)
-    domain.entities.advance_entity(entity.id, entity.state, EntityAction.CONTRACT)
+    domain.entities.advance(entity.id, entity.state, EntityAction.CONTRACT)
     signatures = await store.contracts.get_signatures(tx, contract.id)
     today = domain.entities.day_in(entity.time_zone, await store.contracts.database_now(tx))
     domain.contracts.check_may_begin(contract.id, contract.terms, {signature.party for signature in signatures}, today)

@@ -45,36 +45,36 @@ class Summarized:
     """None where no other currency was asked for."""
 
 
-async def get_department_costs(tx: ReadSession, ask: store.costs.DepartmentAsk, *, currency: str) -> DepartmentCosts:
+async def get_of_department(tx: ReadSession, ask: store.costs.DepartmentAsk, *, currency: str) -> DepartmentCosts:
     """Add up what a department cost, in `currency` or, where that is empty, in the currency of its entity.
 
     Raises DepartmentNotFound, RateMissing, and TooManyCostGroups.
     """
-    department = await store.departments.get_department(tx, ask.department_id)
-    entity = await store.entities.get_entity_of(tx, department)
-    lines = await store.costs.add_up_department(tx, ask)
-    domain.costs.check_number_of_lines(lines)
+    department = await store.departments.get(tx, ask.department_id)
+    entity = await store.entities.get_of_department(tx, department)
+    lines = await store.costs.sum_department(tx, ask)
+    domain.costs.check_group_count(lines)
     today = domain.entities.day_in(entity.time_zone, clock.now())
     (rate,) = await _stated_rates(tx, [entity.currency_code], currency or entity.currency_code, ask.end, today)
-    groups = [(key, _converted(each, rate)) for key, each in domain.costs.gather(lines)]
-    total = domain.costs.total_of(each for _, each in groups)
+    groups = [(key, _converted(each, rate)) for key, each in domain.costs.group_sums(lines)]
+    total = domain.costs.total(each for _, each in groups)
     return DepartmentCosts(department, groups if ask.group_by else [], total, rate)
 
 
 def _converted(added: CostSum, rate: StatedRate) -> CostSum:
-    cost = domain.costs.converted(added.cost, rate.found.rate, rate.conversion.target).amount
+    cost = domain.costs.convert(added.cost, rate.found.rate, rate.conversion.target).amount
     return CostSum(cost, added.entries, added.reversals, added.originals)
 
 
-async def summarize_costs(
+async def summarize(
     tx: ReadSession, ask: store.costs.SummaryAsk, *, currency: str
 ) -> tuple[Sequence[Summarized], Sequence[StatedRate]]:
     """Add up costs of entities; in `currency` too unless that is empty, with the rates that were taken for it.
 
     Raises RateMissing and TooManyCostGroups.
     """
-    found = await store.costs.add_up_entities(tx, ask)
-    domain.costs.check_number_of_lines(found)
+    found = await store.costs.sum_entities(tx, ask)
+    domain.costs.check_group_count(found)
     if not currency:
         return [Summarized(summary, None) for summary in found], []
     of_books = sorted({summary.currency for summary in found})
@@ -82,17 +82,17 @@ async def summarize_costs(
         tx, of_books, currency, ask.end, domain.entities.day_in(TIME_ZONE_DEFAULT, clock.now())
     )
     rates = {each.conversion.source: each.found.rate for each in stated}
-    told = [Summarized(each, domain.costs.converted(each.cost, rates[each.currency], currency)) for each in found]
+    told = [Summarized(each, domain.costs.convert(each.cost, rates[each.currency], currency)) for each in found]
     return told, stated
 
 
 async def _stated_rates(
     tx: ReadSession, sources: Sequence[str], target: str, end: date, today: date
 ) -> Sequence[StatedRate]:
-    day = domain.costs.conversion_day(end, today)
+    day = domain.costs.conversion_date(end, today)
     conversions = [Conversion(source, target, day) for source in sources]
     stated = []
-    for conversion, found in zip(conversions, await service.rates.get_rates(tx, conversions), strict=True):
+    for conversion, found in zip(conversions, await service.rates.find(tx, conversions), strict=True):
         if found is None:
             raise RateMissing(conversion.source, to=target, on=day)
         stated.append(StatedRate(conversion, found))

@@ -43,18 +43,18 @@ class EntityDraft:
     controller_user_id: str
 
 
-async def create_entity(tx: WriteSession, draft: EntityDraft) -> EntityRow:
+async def create(tx: WriteSession, draft: EntityDraft) -> EntityRow:
     """Create an entity below an active one, or as a root, and say so."""
-    service.tax_ids.check_tax_id(draft.country_code, draft.tax_id)
+    service.tax_ids.check(draft.country_code, draft.tax_id)
     if draft.parent_id is None:
         _check_may_make_root(tx.scope, "parent_id")
     else:
-        await store.trees.share_tree(tx)
-        domain.entities.check_entity_fits_below(await _adopt_entity(tx, draft.parent_id))
+        await store.trees.lock_shared(tx)
+        domain.entities.check_depth(await _adopt_entity(tx, draft.parent_id))
     entity = EntityRow(**asdict(draft), state=EntityState.ACTIVE)
     _fill_invoice_prefix(entity)
-    await store.entities.save_entity(tx, entity)
-    await store.trees.record_place(tx, entity)
+    await store.entities.save(tx, entity)
+    await store.trees.record_parent(tx, entity)
     outbox.append(tx, events.published.entity_created(entity))
     return entity
 
@@ -67,8 +67,8 @@ def _check_may_make_root(scope: Scope | None, field: str) -> None:
 
 async def _adopt_entity(tx: WriteSession, parent_id: UUID) -> Sequence[UUID]:
     """The path to an entity that takes another one below it, and stays active until the transaction ends."""
-    parent = await store.entities.share_entity(tx, parent_id)
-    domain.entities.advance_entity(parent.id, parent.state, EntityAction.ADOPT)
+    parent = await store.entities.lock_shared(tx, parent_id)
+    domain.entities.advance(parent.id, parent.state, EntityAction.ADOPT)
     return await store.trees.find_path(tx, parent.id)
 
 
@@ -77,58 +77,58 @@ def _fill_invoice_prefix(entity: EntityRow) -> None:
     entity.invoice_prefix = entity.invoice_prefix or entity.code
 
 
-async def update_entity(tx: WriteSession, entity_id: UUID, changes: Mapping[str, Any], *, etag: str) -> EntityRow:
+async def update(tx: WriteSession, entity_id: UUID, changes: Mapping[str, Any], *, etag: str) -> EntityRow:
     """Change an active entity."""
-    entity = await store.entities.lock_entity(tx, entity_id)
+    entity = await store.entities.lock(tx, entity_id)
     entity.check_etag(etag)
-    entity.state = domain.entities.advance_entity(entity.id, entity.state, EntityAction.CHANGE)
+    entity.state = domain.entities.advance(entity.id, entity.state, EntityAction.CHANGE)
     time_zone_before = entity.time_zone
     for column, value in changes.items():
         setattr(entity, column, value)
     if not changes.keys().isdisjoint({"country_code", "tax_id"}):
-        service.tax_ids.check_tax_id(entity.country_code, entity.tax_id)
+        service.tax_ids.check(entity.country_code, entity.tax_id)
     _fill_invoice_prefix(entity)
-    await store.entities.save_entity(tx, entity)
+    await store.entities.save(tx, entity)
     if entity.time_zone != time_zone_before:
         # The days of its departments and contracts begin at other moments.
-        await service.placements.settle_departments(tx, entity)
+        await service.placements.apply_due(tx, entity)
         await service.contracts.reset_timers(tx, entity)
     return entity
 
 
-async def move_entity(tx: WriteSession, entity_id: UUID, parent_id: UUID | None, *, etag: str) -> EntityRow:
+async def move(tx: WriteSession, entity_id: UUID, parent_id: UUID | None, *, etag: str) -> EntityRow:
     """Have an entity with all below it below another one, or as a root, from now on, and say so."""
     if parent_id is None:
         _check_may_make_root(tx.scope, "new_parent_id")
-    await store.trees.lock_tree(tx)
-    entity = await store.entities.lock_entity(tx, entity_id)
+    await store.trees.lock(tx)
+    entity = await store.entities.lock(tx, entity_id)
     entity.check_etag(etag)
-    entity.state = domain.entities.advance_entity(entity.id, entity.state, EntityAction.MOVE)
+    entity.state = domain.entities.advance(entity.id, entity.state, EntityAction.MOVE)
     if entity.parent_id == parent_id:
         return entity
     if parent_id:
         path = await _adopt_entity(tx, parent_id)
-        domain.entities.check_no_entity_cycle(entity.id, path)
-        domain.entities.check_entity_fits_below(path, await store.trees.count_levels(tx, entity.id))
+        domain.entities.check_no_cycle(entity.id, path)
+        domain.entities.check_depth(path, await store.trees.count_levels(tx, entity.id))
     old_parent_id, entity.parent_id = entity.parent_id, parent_id
-    await store.entities.save_entity(tx, entity)
-    await store.trees.record_place(tx, entity)
+    await store.entities.save(tx, entity)
+    await store.trees.record_parent(tx, entity)
     outbox.append(tx, events.published.entity_moved(entity, old_parent_id))
     return entity
 
 
-async def deactivate_entity(tx: WriteSession, entity_id: UUID, *, etag: str) -> EntityRow:
+async def deactivate(tx: WriteSession, entity_id: UUID, *, etag: str) -> EntityRow:
     """Take an entity without active children and contracts in force out of business, and say so."""
-    entity = await store.entities.lock_entity(tx, entity_id)
+    entity = await store.entities.lock(tx, entity_id)
     entity.check_etag(etag)
-    entity.state = domain.entities.advance_entity(entity.id, entity.state, EntityAction.DEACTIVATE)
+    entity.state = domain.entities.advance(entity.id, entity.state, EntityAction.DEACTIVATE)
     children = await store.entities.find_active_children(tx, entity.id)
     if children:
         raise EntityHasActiveChildren(entity.id, children)
     in_force = await store.contracts.find_in_force(tx, entity.id)
     if in_force:
         raise EntityHasActiveContracts(entity.id, in_force)
-    await store.entities.save_entity(tx, entity)
+    await store.entities.save(tx, entity)
     outbox.append(tx, events.published.entity_deactivated(entity))
     return entity
 
@@ -141,14 +141,14 @@ async def find_lineage(
     Raises EntityNotFound, or DepartmentNotFound where there is no such department of the entity.
     """
     path = [*await store.trees.find_path(tx, entity_id)][::-1]
-    found = {row.id: row for row in await store.entities.find_entities(tx, path)}
+    found = {row.id: row for row in await store.entities.list_by_ids(tx, path)}
     if entity_id not in found:
         raise EntityNotFound(entity_id)
     above: Sequence[UUID] = ()
     below = {}
     if department_id:
         above = [*(await store.departments.find_paths(tx, [department_id])).get(department_id, ())][::-1]
-        below = {row.id: row for row in await store.departments.find_departments(tx, above)}
+        below = {row.id: row for row in await store.departments.list_by_ids(tx, above)}
         if department_id not in below or below[department_id].entity_id != entity_id:
             raise DepartmentNotFound(department_id)
     return [found[id] for id in path if id in found], [below[id] for id in above]
@@ -165,12 +165,12 @@ async def get_hierarchy(
         if as_of > today:
             raise InvalidFields([Violation("as_of_date", f"must not be after today, {today}", "date.future")])
         until = dates.day_start(as_of + timedelta(days=1), time_zone) if as_of < today else None
-    return await store.trees.get_entity_tree(tx, entity_id, depth_max=depth_max, until=until)
+    return await store.trees.get(tx, entity_id, depth_max=depth_max, until=until)
 
 
 async def resolve_scope(tx: ReadSession, entity_ids: Collection[UUID], department_ids: Collection[UUID]) -> Scope:
     """What the entities and departments named cover: themselves, all below them, and the entities' departments."""
-    covered = await store.scopes.find_entities_at_or_below(tx, entity_ids)
+    covered = await store.scopes.find_covered_entities(tx, entity_ids)
     return Scope(
-        frozenset(covered), frozenset(await store.scopes.find_departments_covered(tx, covered, department_ids))
+        frozenset(covered), frozenset(await store.scopes.find_covered_departments(tx, covered, department_ids))
     )

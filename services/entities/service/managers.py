@@ -13,10 +13,8 @@ async def hand_over_departments(tx: WriteSession, user_id: str, successor: str) 
     """
     handed = await store.managers.lock_departments_of(tx, user_id)
     for department in handed:
-        department.state = domain.departments.advance_department(
-            department.id, department.state, DepartmentAction.CHANGE
-        )
+        department.state = domain.departments.advance(department.id, department.state, DepartmentAction.CHANGE)
         department.manager_user_id = successor
-        await store.departments.save_department(tx, department)
+        await store.departments.save(tx, department)
         outbox.append(tx, events.published.department_manager_changed(department, user_id))
     return len(handed)

@@ -29,21 +29,21 @@ class Conversion:
     day: date
 
 
-async def set_exchange_rates(tx: WriteSession, drafts: Collection[RateDraft]) -> RatesSet:
+async def record(tx: WriteSession, drafts: Collection[RateDraft]) -> RatesSet:
     """Record rates, each pair and day at most once, in place of what was there; say so if that changed anything."""
     if tx.scope is not None:
         raise RatesOutOfScope
-    changed = await store.rates.record_rates(tx, drafts)
+    changed = await store.rates.upsert(tx, drafts)
     if changed:
         outbox.append(tx, events.published.exchange_rates_changed(changed))
     created = sum(row.version == 1 for row in changed)
     return RatesSet(created, len(changed) - created, len(drafts) - len(changed))
 
 
-async def get_rates(tx: ReadSession, conversions: Sequence[Conversion]) -> Sequence[DerivedRate | None]:
+async def find(tx: ReadSession, conversions: Sequence[Conversion]) -> Sequence[DerivedRate | None]:
     """The rate for each conversion, in their order; None where there is none."""
     quotes = await store.rates.find_quotes(tx, {(wanted.source, wanted.target, wanted.day) for wanted in conversions})
     return [
-        domain.rates.derive_rate(wanted.source, wanted.target, wanted.day, quotes.get(wanted.day, {}))
+        domain.rates.derive(wanted.source, wanted.target, wanted.day, quotes.get(wanted.day, {}))
         for wanted in conversions
     ]

@@ -174,7 +174,7 @@ async def _used(tx: ReadSession, contract: ContractRow, today: date) -> Money | 
     spent = await store.contracts.sum_usage(tx, contract.entity_id, contract.start_date, contract.end_date)
     conversions = [Conversion(money.currency, contract.currency_code, today) for money in spent]
     total = Fraction(0)
-    for money, rate in zip(spent, await service.rates.get_rates(tx, conversions), strict=True):
+    for money, rate in zip(spent, await service.rates.find(tx, conversions), strict=True):
         if rate is None:
             return None
         total += Fraction(money.amount) * Fraction(rate.rate)

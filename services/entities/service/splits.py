@@ -65,7 +65,7 @@ class SplitAsk:
         return self.cost.source_ref if self.cost else ids.ALLOCATION.format_optional(self.allocation_id)
 
 
-async def split_cost(tx: WriteSession, ask: SplitAsk) -> CostSplitRow:
+async def split(tx: WriteSession, ask: SplitAsk) -> CostSplitRow:
     """Split a cost and allocate to each target what it bears; a cost is split once.
 
     With an allocation that one is reversed, and what it was is split.
@@ -113,10 +113,10 @@ async def _taken_back(tx: WriteSession, ask: SplitAsk) -> Cost:
     """Reverse the allocation that is to be split, and give what it was; raises AllocationIsShare."""
     if ask.allocation_id is None:
         raise ValueError("there is nothing to split")
-    row = await store.allocations.get_allocation(tx, ask.allocation_id)
+    row = await store.allocations.get(tx, ask.allocation_id)
     if row.source is AllocationSource.SPLIT:
         raise AllocationIsShare(row.id)
-    await service.allocations.reverse_allocation(tx, row.id, reason="Split over departments")
+    await service.allocations.reverse(tx, row.id, reason="Split over departments")
     return Cost(
         amount=row.money,
         allocation_date=row.allocation_date,
@@ -134,14 +134,14 @@ async def _terms_for(tx: WriteSession, ask: SplitAsk, cost: Cost) -> tuple[Alloc
     """The rule, if there is one, its terms or those of the request, and the cost with its source."""
     if ask.terms is not None:
         flaws = [
-            flaw._replace(field=f"terms.{flaw.field}") for flaw in domain.allocation_rules.flaws_of_terms(ask.terms)
+            flaw._replace(field=f"terms.{flaw.field}") for flaw in domain.allocation_rules.terms_violations(ask.terms)
         ]
         service.allocation_rules.refuse_flaws([*flaws, *_flaws_of_source(ask.terms, cost)])
         return None, ask.terms, cost
     if ask.rule_id is None:
         raise ValueError("there is nothing to split by")
-    rule = await store.allocation_rules.share_rule(tx, ask.rule_id)
-    domain.allocation_rules.advance_rule(rule.id, rule.state, RuleAction.APPLY)
+    rule = await store.allocation_rules.lock_shared(tx, ask.rule_id)
+    domain.allocation_rules.advance(rule.id, rule.state, RuleAction.APPLY)
     domain.allocation_rules.check_applies(
         rule.id,
         rule.reach,

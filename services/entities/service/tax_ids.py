@@ -52,7 +52,7 @@ TAX_IDS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
 """By country: each kind of number that a company has there, with an example; spaces, dots and dashes do not matter."""
 
 
-def check_tax_id(country_code: str, tax_id: str) -> None:
+def check(country_code: str, tax_id: str) -> None:
     """Raise InvalidFields where the country's numbers are known and `tax_id` is none of them; empty is fine."""
     kinds = TAX_IDS.get(country_code, ())
     if tax_id and kinds and not any(_module(kind).is_valid(tax_id) for kind, _ in kinds):

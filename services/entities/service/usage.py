@@ -88,10 +88,10 @@ class UsageIntake:
 async def _costs(tx: ReadSession, records: Sequence[UsageRecord]) -> Sequence[AllocationDraft | BillingError]:
     """Return the cost of each record, or the error if its entity or department is unknown."""
     entity_ids = {record.entity_id for record in records if record.entity_id}
-    entities = await store.usage.find_named_entities(tx, entity_ids, {record.entity_code for record in records})
+    entities = await store.usage.find_entities(tx, entity_ids, {record.entity_code for record in records})
     named = [(record, entities.get(record.entity_id or record.entity_code)) for record in records]
     codes = {(entity.id, record.department_code) for record, entity in named if entity and record.department_code}
-    departments = await store.usage.find_department_codes(tx, codes)
+    departments = await store.usage.find_departments(tx, codes)
     costs: list[AllocationDraft | BillingError] = []
     for record, entity in named:
         department_id = record.department_id
@@ -102,7 +102,7 @@ async def _costs(tx: ReadSession, records: Sequence[UsageRecord]) -> Sequence[Al
         elif department_id is None and record.department_code:
             costs.append(_unknown("department", record))
         else:
-            costs.append(domain.usage.cost_of(record, entity.id, department_id, entity.time_zone))
+            costs.append(domain.usage.to_allocation(record, entity.id, department_id, entity.time_zone))
     return costs
 
 

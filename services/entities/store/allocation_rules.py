@@ -31,18 +31,18 @@ def _visible_rules(tx: ReadSession) -> Select[AllocationRuleRow]:
     return wanted.where(~outside.exists(), or_(source.is_(None), source.in_(covered)))
 
 
-async def get_rule(tx: ReadSession, rule_id: UUID) -> AllocationRuleRow:
+async def get(tx: ReadSession, rule_id: UUID) -> AllocationRuleRow:
     """The rule; raises AllocationRuleNotFound."""
     return _found_rule(await tx.one_or_none(_visible_rules(tx).where(AllocationRuleRow.id == rule_id)), rule_id)
 
 
-async def lock_rule(tx: WriteSession, rule_id: UUID) -> AllocationRuleRow:
+async def lock(tx: WriteSession, rule_id: UUID) -> AllocationRuleRow:
     """The rule, locked until the transaction ends; raises AllocationRuleNotFound."""
     locked = _visible_rules(tx).where(AllocationRuleRow.id == rule_id).with_for_update(key_share=True)
     return _found_rule(await tx.one_or_none(locked), rule_id)
 
 
-async def share_rule(tx: WriteSession, rule_id: UUID) -> AllocationRuleRow:
+async def lock_shared(tx: WriteSession, rule_id: UUID) -> AllocationRuleRow:
     """The rule, kept from changing until the transaction ends; raises AllocationRuleNotFound."""
     kept = _visible_rules(tx).where(AllocationRuleRow.id == rule_id).with_for_update(read=True)
     return _found_rule(await tx.one_or_none(kept), rule_id)
@@ -54,7 +54,7 @@ def _found_rule(rule: AllocationRuleRow | None, rule_id: UUID) -> AllocationRule
     return rule
 
 
-async def list_rules(
+async def list_page(
     tx: ReadSession,
     page: Page,
     *,
@@ -119,7 +119,7 @@ async def replace_targets(tx: WriteSession, rule_id: UUID, targets: Sequence[Tar
     return rows
 
 
-async def hold_rules(tx: WriteSession) -> None:
+async def lock_all(tx: WriteSession) -> None:
     """Let nobody else of the tenant change what rules there are until the transaction ends.
 
     Two rules that must not be there together may be new both, so that there is no row to lock.

@@ -52,7 +52,7 @@ class BearingDepartment(NamedTuple):
     entity: BearingEntity
 
 
-async def find_bearing_entities(tx: ReadSession, entity_ids: Collection[UUID]) -> Mapping[UUID, BearingEntity]:
+async def find_target_entities(tx: ReadSession, entity_ids: Collection[UUID]) -> Mapping[UUID, BearingEntity]:
     """Those of the entities that the caller sees."""
     if not entity_ids:
         return {}
@@ -62,7 +62,7 @@ async def find_bearing_entities(tx: ReadSession, entity_ids: Collection[UUID]) -
     return {row.id: BearingEntity(*row) for row in found}
 
 
-async def find_bearing_departments(
+async def find_target_departments(
     tx: ReadSession, department_ids: Collection[UUID]
 ) -> Mapping[UUID, BearingDepartment]:
     """Those of the departments that the caller sees, each with its entity, whether the caller sees that or not."""
@@ -88,7 +88,7 @@ async def find_existing_entities(tx: ReadSession, entity_ids: Collection[UUID]) 
     return frozenset(await tx.all(select(EntityRow.id).where(EntityRow.id.in_(entity_ids))))
 
 
-async def find_of_documents(tx: ReadSession, documents: Collection[Document]) -> Mapping[Document, AllocationRow]:
+async def find_by_documents(tx: ReadSession, documents: Collection[Document]) -> Mapping[Document, AllocationRow]:
     """What was allocated from the documents; whether the caller sees it or not."""
     if not documents:
         return {}
@@ -104,7 +104,7 @@ async def find_of_documents(tx: ReadSession, documents: Collection[Document]) ->
     return {row.document: row for row in found}
 
 
-async def append_allocations(tx: WriteSession, rows: Collection[AllocationRow]) -> frozenset[UUID]:
+async def append(tx: WriteSession, rows: Collection[AllocationRow]) -> frozenset[UUID]:
     """Write new allocations; gives the ids of those that were: a document counts once, and so does a reversal."""
     if not rows:
         return frozenset()
@@ -151,7 +151,7 @@ def _visible_allocations(tx: ReadSession) -> Select[AllocationRow]:
     return select(AllocationRow) if covered is None else select(AllocationRow).where(covered)
 
 
-async def get_allocation(tx: ReadSession, allocation_id: UUID) -> AllocationRow:
+async def get(tx: ReadSession, allocation_id: UUID) -> AllocationRow:
     """The allocation; raises AllocationNotFound."""
     found = await tx.one_or_none(_visible_allocations(tx).where(AllocationRow.id == allocation_id))
     if found is None:
@@ -190,9 +190,7 @@ class AllocationAsk:
     count: int
 
 
-async def list_allocations(
-    tx: ReadSession, ask: AllocationAsk, department_ids: Collection[UUID]
-) -> Sequence[AllocationRow]:
+async def list_newest(tx: ReadSession, ask: AllocationAsk, department_ids: Collection[UUID]) -> Sequence[AllocationRow]:
     """The first allocations of the departments that are asked for, newest day first.
 
     The first of each department come out of its index, and are merged: however much was allocated, no more is read.

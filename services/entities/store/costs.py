@@ -64,7 +64,7 @@ class Summary(NamedTuple):
     reversals: int
 
 
-async def add_up_department(tx: ReadSession, ask: DepartmentAsk) -> Sequence[Line]:
+async def sum_department(tx: ReadSession, ask: DepartmentAsk) -> Sequence[Line]:
     """What the department cost, by group and by the currency in which it arose, in the order of the groups.
 
     At most one line more than LINES_MAX.
@@ -94,7 +94,7 @@ async def _departments_of(tx: ReadSession, ask: DepartmentAsk) -> Sequence[UUID]
     return await tx.all(select(posted.department_id).where(posted.ancestor_id == ask.department_id))
 
 
-async def add_up_entities(tx: ReadSession, ask: SummaryAsk) -> Sequence[Summary]:
+async def sum_entities(tx: ReadSession, ask: SummaryAsk) -> Sequence[Summary]:
     """What entities cost, by group and by the currency of their books, in the order of the groups.
 
     At most one more than LINES_MAX.
@@ -169,7 +169,7 @@ class FeedAsk:
     entity_ids: Collection[UUID]
 
 
-async def allocations_after(tx: ReadSession, ask: FeedAsk, after: UUID | None, limit: int) -> Sequence[AllocationRow]:
+async def list_allocations(tx: ReadSession, ask: FeedAsk, after: UUID | None, limit: int) -> Sequence[AllocationRow]:
     """The next allocations in the order of their ids."""
     # Ids begin with the time at which they were made: it keeps the index from being read from end to end.
     wanted = select(AllocationRow).where(AllocationRow.create_time < ask.end, *_covered(tx))

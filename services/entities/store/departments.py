@@ -22,7 +22,7 @@ def _visible_departments(tx: ReadSession) -> Select[DepartmentRow]:
     return select(DepartmentRow) if covered is None else select(DepartmentRow).where(covered)
 
 
-async def get_department(tx: ReadSession, department_id: UUID) -> DepartmentRow:
+async def get(tx: ReadSession, department_id: UUID) -> DepartmentRow:
     """The department; raises DepartmentNotFound."""
     wanted = _visible_departments(tx).where(DepartmentRow.id == department_id)
     return _found_department(await tx.one_or_none(wanted), department_id)
@@ -37,13 +37,13 @@ async def get_entity_id(tx: ReadSession, department_id: UUID) -> UUID:
     return found
 
 
-async def lock_department(tx: WriteSession, department_id: UUID) -> DepartmentRow:
+async def lock(tx: WriteSession, department_id: UUID) -> DepartmentRow:
     """The department, locked until the transaction ends; raises DepartmentNotFound."""
     locked = _visible_departments(tx).where(DepartmentRow.id == department_id).with_for_update(key_share=True)
     return _found_department(await tx.one_or_none(locked), department_id)
 
 
-async def share_department(tx: WriteSession, department_id: UUID) -> DepartmentRow:
+async def lock_shared(tx: WriteSession, department_id: UUID) -> DepartmentRow:
     """The department, kept from changing until the transaction ends; raises DepartmentNotFound."""
     kept = _visible_departments(tx).where(DepartmentRow.id == department_id).with_for_update(read=True)
     return _found_department(await tx.one_or_none(kept), department_id)
@@ -55,7 +55,7 @@ def _found_department(department: DepartmentRow | None, department_id: UUID) -> 
     return department
 
 
-async def save_department(tx: WriteSession, department: DepartmentRow) -> None:
+async def save(tx: WriteSession, department: DepartmentRow) -> None:
     """Write a new or changed department, which gives it its id and etag; raises DepartmentCodeTaken."""
     entity_id, code = department.entity_id, department.code  # a flush that fails takes the row's values with it
     tx.add(department)
@@ -67,7 +67,7 @@ async def save_department(tx: WriteSession, department: DepartmentRow) -> None:
         raise
 
 
-async def list_departments(
+async def list_page(
     tx: ReadSession,
     page: Page,
     *,
@@ -92,13 +92,13 @@ async def list_departments(
     return page.slice(await tx.all(page.narrow(wanted, DepartmentRow.id)))
 
 
-async def find_departments(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
+async def list_by_ids(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
     """Those of the departments that there are, oldest first."""
     wanted = _visible_departments(tx).where(DepartmentRow.id.in_(department_ids))
     return await tx.all(wanted.order_by(DepartmentRow.id))
 
 
-async def find_any_departments(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
+async def list_by_ids_unscoped(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
     """As find_departments, whatever the caller may see."""
     return await tx.all(select(DepartmentRow).where(DepartmentRow.id.in_(department_ids)).order_by(DepartmentRow.id))
 
@@ -132,4 +132,4 @@ async def find_descendants(tx: ReadSession, department_id: UUID) -> Sequence[UUI
 
     The caller's scope is not looked at: who sees a department sees all below it.
     """
-    return await store.scopes.find_departments_covered(tx, (), [department_id])
+    return await store.scopes.find_covered_departments(tx, (), [department_id])

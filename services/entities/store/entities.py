@@ -36,31 +36,31 @@ async def get_time_zone(tx: ReadSession, entity_id: UUID) -> str:
     return found
 
 
-async def get_entity_of(tx: ReadSession, department: DepartmentRow) -> EntityRow:
+async def get_of_department(tx: ReadSession, department: DepartmentRow) -> EntityRow:
     """The entity of a department that the caller sees."""
     wanted = select(EntityRow).where(EntityRow.id == department.entity_id)
     return _found_entity(await tx.one_or_none(wanted), department.entity_id)
 
 
-async def lock_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
+async def lock(tx: WriteSession, entity_id: UUID) -> EntityRow:
     """The entity, locked until the transaction ends; raises EntityNotFound."""
     locked = _visible_entities(tx).where(EntityRow.id == entity_id).with_for_update(key_share=True)
     return _found_entity(await tx.one_or_none(locked), entity_id)
 
 
-async def share_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
+async def lock_shared(tx: WriteSession, entity_id: UUID) -> EntityRow:
     """The entity, kept from changing until the transaction ends; raises EntityNotFound."""
     kept = _visible_entities(tx).where(EntityRow.id == entity_id).with_for_update(read=True)
     return _found_entity(await tx.one_or_none(kept), entity_id)
 
 
-async def share_any_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
+async def lock_shared_unscoped(tx: WriteSession, entity_id: UUID) -> EntityRow:
     """The entity, whatever the caller may see, kept from changing until the transaction ends; raises EntityNotFound."""
     kept = select(EntityRow).where(EntityRow.id == entity_id).with_for_update(read=True)
     return _found_entity(await tx.one_or_none(kept), entity_id)
 
 
-async def lock_any_entity(tx: WriteSession, entity_id: UUID) -> EntityRow:
+async def lock_unscoped(tx: WriteSession, entity_id: UUID) -> EntityRow:
     """The entity, whatever the caller may see, locked until the transaction ends; raises EntityNotFound."""
     locked = select(EntityRow).where(EntityRow.id == entity_id).with_for_update(key_share=True)
     return _found_entity(await tx.one_or_none(locked), entity_id)
@@ -72,7 +72,7 @@ def _found_entity(entity: EntityRow | None, entity_id: UUID) -> EntityRow:
     return entity
 
 
-async def save_entity(tx: WriteSession, entity: EntityRow) -> None:
+async def save(tx: WriteSession, entity: EntityRow) -> None:
     """Write a new or changed entity, which gives it its id and etag; raises EntityCodeTaken."""
     code = entity.code  # a flush that fails takes the row's values with it
     tx.add(entity)
@@ -84,7 +84,7 @@ async def save_entity(tx: WriteSession, entity: EntityRow) -> None:
         raise
 
 
-async def list_entities(
+async def list_page(
     tx: ReadSession,
     page: Page,
     *,
@@ -110,7 +110,7 @@ async def list_entities(
     return page.slice(await tx.all(page.narrow(wanted, EntityRow.id)))
 
 
-async def find_entities(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[EntityRow]:
+async def list_by_ids(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[EntityRow]:
     """Those of the entities that there are, oldest first."""
     return await tx.all(_visible_entities(tx).where(EntityRow.id.in_(entity_ids)).order_by(EntityRow.id))
 

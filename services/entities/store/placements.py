@@ -23,7 +23,7 @@ def _not_over(day: date) -> ColumnElement[bool]:
     return or_(DepartmentHistoryRow.effective_to.is_(None), DepartmentHistoryRow.effective_to > day)
 
 
-async def find_placements(tx: ReadSession, entity_id: UUID, day: date) -> Sequence[Placement]:
+async def find_from(tx: ReadSession, entity_id: UUID, day: date) -> Sequence[Placement]:
     """All placements of departments of the entity that hold on the day or later."""
     found: Select[UUID, UUID | None, date, date | None] = select(
         DepartmentHistoryRow.department_id,
@@ -41,7 +41,7 @@ async def get_first_day(tx: ReadSession, department_id: UUID) -> date:
     return (await tx.all(first.where(DepartmentHistoryRow.department_id == department_id)))[0]
 
 
-async def find_next_day(tx: ReadSession, entity_id: UUID, today: date) -> date | None:
+async def find_next_change(tx: ReadSession, entity_id: UUID, today: date) -> date | None:
     """The next day after today on which a department of the entity is planned to be elsewhere."""
     planned = select(func.min(DepartmentHistoryRow.effective_from)).join(DepartmentRow, _of_department)
     later = DepartmentHistoryRow.effective_from > today
@@ -63,7 +63,7 @@ async def find_active_children(tx: ReadSession, department_id: UUID, today: date
     return await tx.all(active.distinct().order_by(DepartmentRow.id).limit(_CHILDREN_NAMED))
 
 
-async def lock_displaced(tx: WriteSession, entity_id: UUID, today: date) -> Sequence[tuple[DepartmentRow, Placement]]:
+async def lock_outdated(tx: WriteSession, entity_id: UUID, today: date) -> Sequence[tuple[DepartmentRow, Placement]]:
     """The departments of the entity whose parent is not that of their placement of today, with this; locked."""
     held = DepartmentHistoryRow.effective_from <= today, _not_over(today)
     moved = DepartmentHistoryRow.parent_id.is_distinct_from(DepartmentRow.parent_id)
@@ -78,7 +78,7 @@ def placement_of(row: DepartmentHistoryRow) -> Placement:
     return Placement(row.department_id, row.parent_id, row.effective_from, row.effective_to)
 
 
-async def place(tx: WriteSession, department_id: UUID, parent_id: UUID | None, day: date) -> bool:
+async def record(tx: WriteSession, department_id: UUID, parent_id: UUID | None, day: date) -> bool:
     """Have the department below this parent from the day on, whatever was known or planned; whether that is news.
 
     Two placements of one department with nothing between them have different parents.
@@ -101,7 +101,7 @@ async def place(tx: WriteSession, department_id: UUID, parent_id: UUID | None, d
     return True
 
 
-async def list_placements(tx: ReadSession, page: Page, department_id: UUID) -> Slice[DepartmentHistoryRow]:
+async def list_page(tx: ReadSession, page: Page, department_id: UUID) -> Slice[DepartmentHistoryRow]:
     """One page of the placements of a department that the caller sees, oldest first."""
     own = select(DepartmentHistoryRow).where(DepartmentHistoryRow.department_id == department_id)
     # What is newer is always later as well, since it takes the place of all that is later.

@@ -29,7 +29,7 @@ from services.entities.models.rates import ExchangeRateRow
 from serving.pages import Page, Slice
 
 
-async def record_rates(tx: WriteSession, drafts: Collection[RateDraft]) -> Sequence[ExchangeRateRow]:
+async def upsert(tx: WriteSession, drafts: Collection[RateDraft]) -> Sequence[ExchangeRateRow]:
     """Write the rates, and give the rows that are new or have another rate or source than before."""
     # In one order whoever writes, so that no two wait for each other.
     ordered = sorted(drafts, key=lambda draft: (draft.base_currency, draft.quote_currency, draft.effective_date))
@@ -61,7 +61,7 @@ async def record_rates(tx: WriteSession, drafts: Collection[RateDraft]) -> Seque
     return await tx.returning(recorded.returning(ExchangeRateRow))
 
 
-async def list_rates(
+async def list_page(
     tx: ReadSession, page: Page, *, base_currency: str, quote_currency: str, start: date | None, end: date | None
 ) -> Slice[ExchangeRateRow]:
     """One page of the rates that fit all filters given, oldest record first; `end` is the day after the last one."""

@@ -10,7 +10,7 @@ from kit.db import ReadSession
 from services.entities.models.entities import DepartmentRow, EntityRow
 
 
-async def find_entities_at_or_below(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[UUID]:
+async def find_covered_entities(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[UUID]:
     """Ids of those of the entities that there are, and of all below them."""
     covered = select(EntityRow.id).where(EntityRow.id.in_(entity_ids)).cte("covered", recursive=True)
     below = aliased(EntityRow)
@@ -18,7 +18,7 @@ async def find_entities_at_or_below(tx: ReadSession, entity_ids: Collection[UUID
     return await tx.all(select(covered.c.id))
 
 
-async def find_departments_covered(
+async def find_covered_departments(
     tx: ReadSession, entity_ids: Collection[UUID], department_ids: Collection[UUID]
 ) -> Sequence[UUID]:
     """Ids of all departments of the entities, of those of the departments that there are, and of all below them."""

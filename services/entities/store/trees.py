@@ -73,7 +73,7 @@ _TREE_NAME: Final = "hashtextextended('entities of ' || :tenant_id, 0)"
 _LOCK_TREE, _SHARE_TREE = (text(f"select pg_advisory_xact_lock{kind}({_TREE_NAME})") for kind in ("", "_shared"))
 
 
-async def lock_tree(tx: WriteSession) -> None:
+async def lock(tx: WriteSession) -> None:
     """Let nobody else found or move an entity of the tenant below another until the transaction ends.
 
     It comes before the lock of any entity.
@@ -81,7 +81,7 @@ async def lock_tree(tx: WriteSession) -> None:
     await tx.execute(_LOCK_TREE.bindparams(tenant_id=str(tx.tenant_id)))
 
 
-async def share_tree(tx: WriteSession) -> None:
+async def lock_shared(tx: WriteSession) -> None:
     """Let nobody move an entity of the tenant until the transaction ends. It comes before the lock of any entity."""
     await tx.execute(_SHARE_TREE.bindparams(tenant_id=str(tx.tenant_id)))
 
@@ -110,7 +110,7 @@ async def count_levels(tx: ReadSession, entity_id: UUID) -> int:
     return await tx.one_or_none(select(func.max(tree.c.depth) + 1)) or 0
 
 
-async def record_place(tx: WriteSession, entity: EntityRow) -> None:
+async def record_parent(tx: WriteSession, entity: EntityRow) -> None:
     """Note in the history that the entity is below its parent, or a root, from now on."""
     open_now = and_(EntityHistoryRow.entity_id == entity.id, EntityHistoryRow.end_time.is_(None))
     now = func.greatest(EntityHistoryRow.start_time, func.clock_timestamp())
@@ -122,9 +122,7 @@ async def record_place(tx: WriteSession, entity: EntityRow) -> None:
     tx.add(place)
 
 
-async def get_entity_tree(
-    tx: ReadSession, entity_id: UUID, *, depth_max: int, until: datetime | None = None
-) -> Sequence[Place]:
+async def get(tx: ReadSession, entity_id: UUID, *, depth_max: int, until: datetime | None = None) -> Sequence[Place]:
     """The entity and all at most `depth_max` levels below it (0: all of them).
 
     With `until` as it was right before that moment. Parents stand before their children and siblings in the order of

@@ -18,7 +18,7 @@ class NamedEntity(NamedTuple):
     time_zone: str
 
 
-async def find_named_entities(
+async def find_entities(
     tx: ReadSession, entity_ids: Collection[UUID], codes: Collection[str]
 ) -> Mapping[UUID | str, NamedEntity]:
     """The entities, each by its id and by its code."""
@@ -28,9 +28,7 @@ async def find_named_entities(
     return {entity.id: entity for entity in found} | {entity.code: entity for entity in found}
 
 
-async def find_department_codes(
-    tx: ReadSession, codes: Collection[tuple[UUID, str]]
-) -> Mapping[tuple[UUID, str], UUID]:
+async def find_departments(tx: ReadSession, codes: Collection[tuple[UUID, str]]) -> Mapping[tuple[UUID, str], UUID]:
     """The ids of the departments with such a code, by entity and code."""
     if not codes:
         return {}
