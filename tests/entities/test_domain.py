@@ -3,7 +3,7 @@ from uuid import UUID
 
 import pytest
 
-from kit import ids
+from kit import dates, ids
 from services.entities import domain
 from services.entities.domain.departments import DepartmentAction, DepartmentState
 from services.entities.domain.entities import EntityAction, EntityState
@@ -95,4 +95,4 @@ def test_sixteen_levels_and_no_more() -> None:
     ],
 )
 def test_the_day_is_that_of_the_zone(time_zone: str, day: date) -> None:
-    assert domain.entities.day_in(time_zone, datetime(2026, 12, 31, 15, 0, tzinfo=UTC)) == day
+    assert dates.date_in(time_zone, datetime(2026, 12, 31, 15, 0, tzinfo=UTC)) == day

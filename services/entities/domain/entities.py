@@ -1,11 +1,9 @@
 """The rules of entities: states, limits, defaults."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
 from enum import StrEnum
 from typing import Final, TypedDict
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from kit import resources
 from services.entities.errors.entities import EntityCycle, EntityStateForbids, EntityTreeTooDeep
@@ -91,8 +89,3 @@ def check_no_cycle(entity_id: UUID, path: Sequence[UUID]) -> None:
     """Raise EntityCycle where the entity is on the path to the one below which it is to be moved."""
     if entity_id in path:
         raise EntityCycle(entity_id, path[-1])
-
-
-def day_in(time_zone: str, moment: datetime) -> date:
-    """The day of the calendar that `moment` falls on in the zone."""
-    return moment.astimezone(ZoneInfo(time_zone)).date()

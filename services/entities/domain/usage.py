@@ -5,8 +5,8 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
+from kit import dates
 from kit.money import Money
-from services.entities import domain
 from services.entities.domain.allocations import AllocationDraft, AllocationSource
 
 
@@ -43,6 +43,6 @@ def to_allocation(record: UsageRecord, entity_id: UUID, department_id: UUID | No
         unit=record.unit,
         gl_code="",
         counterparty_entity_id=None,
-        allocation_date=domain.entities.day_in(time_zone, record.usage_time),
+        allocation_date=dates.date_in(time_zone, record.usage_time),
         description=record.description,
     )

@@ -201,7 +201,7 @@ async def apply_amendment(tx: WriteSession, contract_id: UUID, amendment_id: UUI
     amendment.check_etag(etag)
     domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.APPLY)
     time_zone = await store.contracts.get_time_zone(tx, contract)
-    if amendment.effective_date > domain.entities.day_in(time_zone, await store.contracts.database_now(tx)):
+    if amendment.effective_date > dates.date_in(time_zone, await store.contracts.database_now(tx)):
         raise AmendmentNotDue(amendment.id, amendment.effective_date)
     await _settle(tx, contract, await _before(tx, amendment), time_zone)
     await _apply(tx, contract, amendment, time_zone)
@@ -224,7 +224,7 @@ async def apply_due(tx: WriteSession, amendment_id: UUID) -> None:
 async def apply_due_of(tx: WriteSession, contract: ContractRow) -> None:
     """Let all approved amendments of a contract take effect whose day has begun, in the order of their days."""
     time_zone = await store.contracts.get_time_zone(tx, contract)
-    today = domain.entities.day_in(time_zone, await store.contracts.database_now(tx))
+    today = dates.date_in(time_zone, await store.contracts.database_now(tx))
     await _settle(tx, contract, await store.amendments.lock_waiting(tx, contract.id, until=today), time_zone)
 
 

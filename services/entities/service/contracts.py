@@ -92,7 +92,7 @@ async def completed(tx: WriteSession, entity: EntityRow, terms: ContractTerms) -
     return replace(
         terms,
         contract_number=number
-        or await store.contracts.next_number(tx, domain.entities.day_in(entity.time_zone, clock.now()).year),
+        or await store.contracts.next_number(tx, dates.date_in(entity.time_zone, clock.now()).year),
         payment_terms_days=entity.payment_terms_days if days is None else days,
     )
 
@@ -190,7 +190,7 @@ async def activate_contract(tx: WriteSession, contract_id: UUID, *, etag: str) -
     enter(contract, ContractAction.ACTIVATE)
     domain.entities.advance(entity.id, entity.state, EntityAction.CONTRACT)
     signatures = await store.contracts.get_signatures(tx, contract.id)
-    today = domain.entities.day_in(entity.time_zone, await store.contracts.database_now(tx))
+    today = dates.date_in(entity.time_zone, await store.contracts.database_now(tx))
     domain.contracts.check_may_begin(contract.id, contract.terms, {signature.party for signature in signatures}, today)
     await begin(tx, contract, entity.time_zone)
     return contract
@@ -262,7 +262,7 @@ async def terminate_contract(
     contract = await store.contracts.lock_contract(tx, contract_id)
     contract.check_etag(etag)
     time_zone = await store.contracts.get_time_zone(tx, contract)
-    today = domain.entities.day_in(time_zone, await store.contracts.database_now(tx))
+    today = dates.date_in(time_zone, await store.contracts.database_now(tx))
     in_force = contract.state in IN_FORCE
     contract.termination_date = _effective_day(contract, effective, today, for_cause=for_cause) if in_force else today
     contract.termination_reason, contract.terminated_for_cause = reason, for_cause
@@ -327,9 +327,7 @@ async def note_license_released(tx: WriteSession, contract_id: UUID, *, license_
 
 async def today_of(tx: ReadSession, contract: ContractRow) -> date:
     """The day that it is for a contract."""
-    return domain.entities.day_in(
-        await store.contracts.get_time_zone(tx, contract), await store.contracts.database_now(tx)
-    )
+    return dates.date_in(await store.contracts.get_time_zone(tx, contract), await store.contracts.database_now(tx))
 
 
 async def live_successor(tx: ReadSession, contract: ContractRow) -> ContractRow | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from kit import clock
+from kit import clock, dates
 from kit.db import ReadSession
 from kit.money import Money
 from services.entities import domain, service, store
@@ -54,7 +54,7 @@ async def get_of_department(tx: ReadSession, ask: store.costs.DepartmentAsk, *, 
     entity = await store.entities.get_of_department(tx, department)
     lines = await store.costs.sum_department(tx, ask)
     domain.costs.check_group_count(lines)
-    today = domain.entities.day_in(entity.time_zone, clock.now())
+    today = dates.date_in(entity.time_zone, clock.now())
     (rate,) = await _stated_rates(tx, [entity.currency_code], currency or entity.currency_code, ask.end, today)
     groups = [(key, _converted(each, rate)) for key, each in domain.costs.group_sums(lines)]
     total = domain.costs.total(each for _, each in groups)
@@ -78,9 +78,7 @@ async def summarize(
     if not currency:
         return [Summarized(summary, None) for summary in found], []
     of_books = sorted({summary.currency for summary in found})
-    stated = await _stated_rates(
-        tx, of_books, currency, ask.end, domain.entities.day_in(TIME_ZONE_DEFAULT, clock.now())
-    )
+    stated = await _stated_rates(tx, of_books, currency, ask.end, dates.date_in(TIME_ZONE_DEFAULT, clock.now()))
     rates = {each.conversion.source: each.found.rate for each in stated}
     told = [Summarized(each, domain.costs.convert(each.cost, rates[each.currency], currency)) for each in found]
     return told, stated

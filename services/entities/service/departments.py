@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from eventing import outbox
-from kit import clock, ids
+from kit import clock, dates, ids
 from kit.db import WriteSession
 from services.entities import domain, events, service, store
 from services.entities.domain.departments import DepartmentAction, DepartmentState
@@ -39,7 +39,7 @@ async def create(tx: WriteSession, draft: DepartmentDraft, manager: Person | Non
     entity = await _share_entity(tx, draft)
     domain.entities.advance(entity.id, entity.state, EntityAction.STAFF)
     department = DepartmentRow(id=ids.new(), **asdict(draft), state=DepartmentState.ACTIVE)
-    today = domain.entities.day_in(entity.time_zone, clock.now())
+    today = dates.date_in(entity.time_zone, clock.now())
     if draft.parent_id:
         await service.placements.check_parent(tx, draft.parent_id, entity.id)
         domain.departments.check_depth((await store.departments.find_paths(tx, [draft.parent_id]))[draft.parent_id])
@@ -85,7 +85,7 @@ async def deactivate(tx: WriteSession, department_id: UUID, *, etag: str) -> Dep
     entity, department = await service.placements.lock_with_entity(tx, department_id)
     department.check_etag(etag)
     department.state = domain.departments.advance(department.id, department.state, DepartmentAction.DEACTIVATE)
-    today = domain.entities.day_in(entity.time_zone, clock.now())
+    today = dates.date_in(entity.time_zone, clock.now())
     children = await store.placements.find_active_children(tx, department.id, today)
     if children:
         raise DepartmentHasActiveChildren(department.id, children)
@@ -99,7 +99,7 @@ async def activate(tx: WriteSession, department_id: UUID, *, etag: str) -> Depar
     department.check_etag(etag)
     department.state = domain.departments.advance(department.id, department.state, DepartmentAction.ACTIVATE)
     domain.entities.advance(entity.id, entity.state, EntityAction.STAFF)
-    today = domain.entities.day_in(entity.time_zone, clock.now())
+    today = dates.date_in(entity.time_zone, clock.now())
     above = await store.placements.find_parents(tx, department.id, today)
     for parent in await store.departments.list_by_ids_unscoped(tx, above):
         domain.departments.advance(parent.id, parent.state, DepartmentAction.ADOPT)

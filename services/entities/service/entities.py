@@ -161,7 +161,7 @@ async def get_hierarchy(
     until = None
     if as_of:
         time_zone = await store.entities.get_time_zone(tx, entity_id)
-        today = domain.entities.day_in(time_zone, clock.now())
+        today = dates.date_in(time_zone, clock.now())
         if as_of > today:
             raise InvalidFields([Violation("as_of_date", f"must not be after today, {today}", "date.future")])
         until = dates.day_start(as_of + timedelta(days=1), time_zone) if as_of < today else None

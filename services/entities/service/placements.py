@@ -31,7 +31,7 @@ async def move(
     department.check_etag(etag)
     department.state = domain.departments.advance(department.id, department.state, DepartmentAction.MOVE)
     first_day = await store.placements.get_first_day(tx, department.id)
-    today = max(domain.entities.day_in(entity.time_zone, clock.now()), first_day)
+    today = max(dates.date_in(entity.time_zone, clock.now()), first_day)
     day = day or today
     if parent_id is None:
         _check_may_be_at_top(tx, entity)
@@ -79,7 +79,7 @@ async def check_tree(tx: WriteSession, department: DepartmentRow, parent_id: UUI
 
 async def apply_due(tx: WriteSession, entity: EntityRow) -> None:
     """Make the tree of today of a locked entity what its history says, tell of it, and await the next planned day."""
-    today = domain.entities.day_in(entity.time_zone, clock.now())
+    today = dates.date_in(entity.time_zone, clock.now())
     for department, placement in await store.placements.lock_outdated(tx, entity.id, today):
         old_parent_id, department.parent_id = department.parent_id, placement.parent_id
         await store.departments.save(tx, department)

@@ -45,7 +45,7 @@ async def watch_purchase_order(tx: WriteSession, contract: ContractRow, time_zon
     """
     terms, later = contract.terms, []
     if contract.state in IN_FORCE and terms.purchase_order_limit:
-        today = domain.entities.day_in(time_zone, await store.contracts.database_now(tx))
+        today = dates.date_in(time_zone, await store.contracts.database_now(tx))
         plan, limit = domain.fees.plan_of(terms, contract.termination_date), terms.purchase_order_limit
         for threshold_bp, day in domain.purchase_orders.days_of_thresholds(plan, limit).items():
             if day > today:

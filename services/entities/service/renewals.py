@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from eventing import outbox
+from kit import dates
 from kit.db import ReadSession, WriteSession
 from kit.money import Money
 from services.entities import domain, events, models, service, store
@@ -96,7 +97,7 @@ async def tell_of_end(tx: WriteSession, contract_id: UUID) -> None:
     """Tell the parties of a contract in force that its end comes, if it does soon; once for each end."""
     contract = await store.contracts.lock_contract(tx, contract_id)
     time_zone = await store.contracts.get_time_zone(tx, contract)
-    today = domain.entities.day_in(time_zone, await store.contracts.database_now(tx))
+    today = dates.date_in(time_zone, await store.contracts.database_now(tx))
     if not await _tell_of_end(tx, contract, today):
         await service.contracts.set_timers(tx, contract, time_zone)
 
@@ -128,7 +129,7 @@ async def end_term(tx: WriteSession, contract_id: UUID) -> None:
         return
     await service.amendments.apply_due_of(tx, contract)  # one of them may give it another end
     time_zone = await store.contracts.get_time_zone(tx, contract)
-    today = domain.entities.day_in(time_zone, await store.contracts.database_now(tx))
+    today = dates.date_in(time_zone, await store.contracts.database_now(tx))
     over = domain.contracts.last_day_without(contract.termination_date, contract.end_date)
     if over and over <= today:
         await _tell_of_end(tx, contract, today)
