@@ -5,6 +5,7 @@ The hex digits are the UUID without dashes, so an id from a log can be pasted in
 
 import os
 import re
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from asyncpg.pgproto import pgproto
 from kit.errors import InvalidFields, Violation
 
 _last = 0
+_random: list[int] = []
+"""Unused random numbers. They are read in blocks, because a call to the kernel takes longer than the rest of `new`."""
+_RANDOM_BLOCK = struct.Struct("512Q")
+os.register_at_fork(after_in_child=_random.clear)
 
 _DIGITS = re.compile("[0-9a-f]{32}")
 # asyncpg's own: made, hashed and compared ten times as fast
@@ -24,11 +29,16 @@ uuid_of = cast("Callable[[str | bytes], UUID]", pgproto.UUID)
 
 
 def new() -> UUID:
-    """A UUIDv7 (RFC 9562, method 3): the time to a quarter of a microsecond, never twice in a process, then random."""
+    """Return a UUIDv7 (RFC 9562, method 3): the time to a quarter of a microsecond, unique in the process, then random.
+
+    The 62 random bits are those of the operating system, so that ids can't be guessed.
+    """
     global _last  # noqa: PLW0603 - what the next id must be above
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     _last = max(milliseconds << 12 | (nanoseconds << 12) // 1_000_000, _last + 1)
-    random = int.from_bytes(os.urandom(8), "big") >> 2
+    if not _random:
+        _random.extend(_RANDOM_BLOCK.unpack(os.urandom(_RANDOM_BLOCK.size)))
+    random = _random.pop() >> 2
     return uuid_of(((_last >> 12) << 80 | 0x7 << 76 | (_last & 0xFFF) << 64 | 0x2 << 62 | random).to_bytes(16, "big"))
 
 
