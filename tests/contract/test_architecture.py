@@ -1,0 +1,36 @@
+"""The architecture that CONTRIBUTING.md promises, as tests: prints file and line of each violation.
+
+.venv/bin/python -m pytest tests/contract/test_architecture.py -q
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import pytest
+
+from tests.contract.rules import RULES, Rule
+from tests.contract.source import Violation, on_disk
+
+PENDING: Final[Mapping[str, Collection[str]]] = {
+    "no_float_in_money": {"approvals", "budgets"},
+    "layers_import_downwards": {"approvals", "budgets", "entities"},
+    "services_have_one_shape": {"approvals", "budgets"},
+    "convert_reads_no_clock": {"approvals", "budgets", "entities"},
+    "use_cases_do_not_reach_the_wire": {"budgets"},
+    "sql_is_in_the_store": {"approvals", "budgets", "entities"},
+    "no_import_cycle": {"budgets", "tests"},
+    "calls_show_their_layer": {"approvals", "budgets"},
+    "idioms_exist_once": {"approvals", "budgets", "entities"},
+}
+"""Where a rule does not hold yet: the service, or the folder at the top."""
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_rule_holds(rule: Rule) -> None:
+    violations = [each for each in rule(on_disk()) if _place(each) not in PENDING.get(rule.__name__, ())]
+    assert not violations, "\n".join(["", *map(str, violations)])
+
+
+def _place(violation: Violation) -> str:
+    first, second, *_ = violation.file.split("/")
+    return second if first == "services" else first
