@@ -1,69 +1,62 @@
-"""Who the users of a tenant are, as user management has them."""
+"""Users of a tenant and their managers, read from user management."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import grpc
 from grpc import StatusCode
+from outside.users.v1 import user_pb2
 from outside.users.v1.directory_service_pb2 import GetUserRequest, ListManagersRequest
 from outside.users.v1.directory_service_pb2_grpc import DirectoryServiceStub
-from outside.users.v1.user_pb2 import User
 
 from kit.origin import Origin
 from kit.settings import Settings
+from kit.users import User
 from serving.clients import ServiceClient
 
 _USERS: Final = "users"
 AUDIENCE: Final = "platform.users"
-"""For whom our tokens are there: with one of ours for ourselves, user management could call our services as we do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """A user as user management has them."""
-
-    user_id: str
-    active: bool
+"""Audience of the tokens that we send to user management; not ours, so that it can't replay them to our services."""
 
 
 class Directory:
-    """The users of a tenant, as user management knows them; where none is configured, everybody is believed in."""
+    """Client of user management. Where no address is configured, every user id counts as an active user."""
 
     def __init__(self, settings: Settings) -> None:
-        self._peer = None
+        self._client = None
         if _USERS in settings.addresses:
-            self._peer = ServiceClient(settings.model_copy(update={"audience": AUDIENCE}), _USERS)
-            self._stub = DirectoryServiceStub(self._peer.channel)
+            self._client = ServiceClient(settings.model_copy(update={"audience": AUDIENCE}), _USERS)
+            self._stub = DirectoryServiceStub(self._client.channel)
 
-    async def find(self, origin: Origin, user_id: str) -> Person | None:
-        """The user, None where there is none; raises Unavailable."""
-        if self._peer is None or not user_id:
-            return Person(user_id, active=True)
+    async def find(self, origin: Origin, user_id: str) -> User | None:
+        """Return the user, or None if there is none. Raises Unavailable."""
+        if self._client is None or not user_id:
+            return User(user_id, active=True)
         try:
-            return _person(await self._peer.call(self._stub.GetUser, GetUserRequest(user_id=user_id), origin))
+            reply = await self._client.call(self._stub.GetUser, GetUserRequest(user_id=user_id), origin)
         except grpc.aio.AioRpcError as error:
             if error.code() is StatusCode.NOT_FOUND:
                 return None
             raise
+        return _user(reply)
 
     async def is_active(self, origin: Origin, user_id: str) -> bool:
-        """Whether user management says that the user is active; not so where it is not configured."""
-        person = await self.find(origin, user_id) if self._peer else None
-        return person is not None and person.active
+        """True if user management reports the user as active; False where it is not configured."""
+        user = await self.find(origin, user_id) if self._client else None
+        return user is not None and user.active
 
-    async def managers(self, origin: Origin, user_id: str) -> Sequence[Person]:
-        """Who manages the user, nearest first; nobody where the user or user management is not there."""
-        if self._peer is None:
+    async def managers(self, origin: Origin, user_id: str) -> Sequence[User]:
+        """Return the managers of the user, nearest first; none if the user is unknown or no directory is configured."""
+        if self._client is None:
             return ()
         try:
-            found = await self._peer.call(self._stub.ListManagers, ListManagersRequest(user_id=user_id), origin)
+            reply = await self._client.call(self._stub.ListManagers, ListManagersRequest(user_id=user_id), origin)
         except grpc.aio.AioRpcError as error:
             if error.code() is StatusCode.NOT_FOUND:
                 return ()
             raise
-        return [_person(user) for user in found.managers]
+        return [_user(user) for user in reply.managers]
 
 
-def _person(user: User) -> Person:
-    return Person(user.user_id, active=user.active)
+def _user(user: user_pb2.User) -> User:
+    return User(user.user_id, active=user.active)

@@ -1,11 +1,9 @@
-"""Exchange rates, as the entities service has them; remembered until they change."""
+"""Exchange rates of the entities service, cached until they change."""
 
-import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
-from typing import Final, Generic, TypeVar
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from billing.entities.v1.events_pb2 import ExchangeRatesChanged
@@ -13,65 +11,70 @@ from billing.entities.v1.exchange_rate_service_pb2 import Conversion, GetRatesRe
 from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
 
 from eventing.bus import Bus
+from kit.cache import TtlCache
 from kit.origin import Origin
+from kit.rates import Rate
 from serving.clients import ServiceClient
 
-_REMEMBERED_S: Final = 300.0
-"""Rates are forgotten when they change; this is for the change that was not heard of."""
-_REMEMBERED_MAX: Final = 50_000
-
-RateT = TypeVar("RateT")
-
-Asked = tuple[str, str, date]
-"""From a currency to a currency on a day."""
+_CACHE_SIZE: Final = 50_000
+_CACHE_TTL_S: Final = 300.0
+"""Bounds how long a change of rates goes unnoticed if its event is lost."""
 
 
-class Rates(Generic[RateT]):
-    """Exchange rates; remembered until they change."""
+class RateQuery(NamedTuple):
+    """The rate from a currency to another one that is effective on a day."""
 
-    def __init__(self, entities: ServiceClient, bus: Bus, make: Callable[[Decimal, date], RateT]) -> None:
-        """`make` makes what the service calls a rate, of what one unit costs and the day from which it does."""
-        self._peer = entities
+    from_currency: str
+    to_currency: str
+    on: date
+
+
+class Rates:
+    """Client of the exchange rates; run `evict_changed` as a job, so that changed rates are not used."""
+
+    def __init__(self, entities: ServiceClient, bus: Bus) -> None:
+        self._client = entities
         self._stub = ExchangeRateServiceStub(entities.channel)
         self._bus = bus
-        self._make = make
-        self._known: OrderedDict[tuple[UUID, Asked], tuple[float, RateT]] = OrderedDict()
+        self._cache: TtlCache[tuple[UUID, RateQuery], Rate] = TtlCache(_CACHE_SIZE, _CACHE_TTL_S)
         self._changes = 0
 
-    async def find(self, origin: Origin, asked: list[Asked]) -> list[RateT | None]:
-        """The rate of each that is asked for, None where there is none; all that are not known in one call."""
-        now = time.monotonic()
-        known: dict[Asked, RateT] = {}
-        for one in asked:
-            until, rate = self._known.get((origin.tenant_id, one), (0.0, None))
-            if rate is not None and until > now:
-                known[one] = rate
-        missing = [one for one in dict.fromkeys(asked) if one not in known]
+    async def find(self, origin: Origin, queries: Sequence[RateQuery]) -> list[Rate | None]:
+        """Return the rate of each query, None where there is none; reads all that are not cached in one call."""
+        rates: dict[RateQuery, Rate] = {}
+        for query in queries:
+            rate = self._cache.get((origin.tenant_id, query))
+            if rate is not None:
+                rates[query] = rate
+        missing = [query for query in dict.fromkeys(queries) if query not in rates]
         if missing:
-            known |= await self._ask(origin, missing)
-        return [known.get(one) for one in asked]
+            rates |= await self._read(origin, missing)
+        return [rates.get(query) for query in queries]
 
-    async def _ask(self, origin: Origin, asked: list[Asked]) -> dict[Asked, RateT]:
-        wanted = [
-            Conversion(from_currency=given, to_currency=to, conversion_date=on.isoformat()) for given, to, on in asked
+    async def _read(self, origin: Origin, queries: Sequence[RateQuery]) -> Mapping[RateQuery, Rate]:
+        conversions = [
+            Conversion(
+                from_currency=query.from_currency, to_currency=query.to_currency, conversion_date=query.on.isoformat()
+            )
+            for query in queries
         ]
         changes = self._changes
-        reply = await self._peer.call(self._stub.GetRates, GetRatesRequest(conversions=wanted), origin)
-        found = {
-            one: self._make(Decimal(rate.rate), date.fromisoformat(rate.rate_date))
-            for one, rate in zip(asked, reply.rates, strict=True)
+        reply = await self._client.call(self._stub.GetRates, GetRatesRequest(conversions=conversions), origin)
+        rates = {
+            query: Rate(Decimal(rate.rate), date.fromisoformat(rate.rate_date))
+            for query, rate in zip(queries, reply.rates, strict=True)
             if rate.rate
         }
-        for one, rate in found.items() if changes == self._changes else ():  # what changed meanwhile is not remembered
-            self._known[origin.tenant_id, one] = time.monotonic() + _REMEMBERED_S, rate
-            while len(self._known) > _REMEMBERED_MAX:
-                self._known.popitem(last=False)
-        return found
+        if changes == self._changes:  # rates that changed during the call may be stale
+            for query, rate in rates.items():
+                self._cache.set((origin.tenant_id, query), rate)
+        return rates
 
     async def evict_changed(self) -> None:
-        """Forget the rates of a tenant whenever they change, until cancelled."""
+        """Evict the rates of a tenant from the cache when they change, until cancelled."""
         async for message in self._bus.listen(f"{ExchangeRatesChanged.DESCRIPTOR.full_name}.*"):
             self._changes += 1
-            tenant_id = UUID(message.subject.rpartition(".")[2])
-            for key in [key for key in self._known if key[0] == tenant_id]:
-                del self._known[key]
+            self._evict(UUID(message.subject.rpartition(".")[2]))
+
+    def _evict(self, tenant_id: UUID) -> None:
+        self._cache.discard_if(lambda key: key[0] == tenant_id)

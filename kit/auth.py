@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kit import ids
+from kit.cache import TtlCache
 from kit.errors import InvalidFields, TokenExpired, TokenInvalid, TokenMissing, Unavailable
 from kit.settings import Settings
 from kit.telemetry import log
@@ -25,13 +26,15 @@ from kit.telemetry import log
 ALGORITHMS = frozenset({"EdDSA", "ES256", "RS256"})
 SERVICE_ISSUER = "enterprise-billing-services"
 _SERVICE_TOKEN_S = 300
+_TIME_LEFT_MIN_S = 60
 _LEEWAY_S = 30
 _TOKEN_BYTES_MAX = 8192
-_CACHED_MAX = 10_000
+_CACHE_SIZE = 10_000
+_CACHE_TTL_S = 300.0
 _KEYS_REFRESH_S = 30.0
 _KEYS_RETRY_S = 1.0
-_REMEMBERED_S = 300.0
-"""A key that was withdrawn is believed for so long; while its source is away, longer."""
+_KEYS_TTL_S = 300.0
+"""How long a withdrawn key is still accepted; longer while its source can't be read."""
 
 _RESOURCES = (
     "entities", "departments", "allocations", "contracts", "invoices", "rates", "budgets", "approvals", "disputes",
@@ -133,7 +136,7 @@ class _Keys:
         try:
             self._keys = _read_keys(await self._fetch())
             self._read = True
-            self._stale_at = time.monotonic() + _REMEMBERED_S
+            self._stale_at = time.monotonic() + _KEYS_TTL_S
         except (httpx.HTTPError, OSError, jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError) as error:
             log.error("no key set", source=self._source, error=repr(error)[:300])
             self._read = False
@@ -155,22 +158,20 @@ def _read_keys(text: str) -> dict[str, jwt.PyJWK]:
 class Authenticator:
     """Verifies tokens; what was verified once is remembered for a few minutes, but not past its expiry."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, cache_size: int = _CACHE_SIZE) -> None:
         self._audience = settings.audience
         self._users = _Keys(settings.jwks, settings.issuer)
         self._services = _Keys(settings.service_jwks, SERVICE_ISSUER)
-        self._verified: dict[str, tuple[float, Principal]] = {}
+        self._verified: TtlCache[str, Principal] = TtlCache(cache_size, _CACHE_TTL_S)
 
     async def authenticate(self, token: str) -> Principal:
         """The caller behind the token; raises TokenInvalid, TokenExpired, or Unavailable where no keys can be had."""
-        remembered_until, principal = self._verified.get(token, (0.0, None))
-        if principal is None or remembered_until < time.monotonic():
+        principal = self._verified.get(token)
+        if principal is None:
             principal = await self._verify(token)
-            if len(self._verified) >= _CACHED_MAX:
-                self._verified.clear()
-            self._verified[token] = time.monotonic() + _REMEMBERED_S, principal
+            self._verified.set(token, principal)
         if principal.expires_at < time.time():
-            self._verified.pop(token, None)
+            self._verified.discard(token)
             raise TokenExpired
         return principal
 
@@ -244,20 +245,18 @@ class ServiceTokens:
         self._key = key
         self._service = settings.service
         self._audience = settings.audience
-        self._made: dict[UUID, tuple[float, str]] = {}
+        self._tokens: TtlCache[UUID, str] = TtlCache(_CACHE_SIZE, _SERVICE_TOKEN_S - _TIME_LEFT_MIN_S)
 
     def token(self, tenant_id: UUID) -> str:
-        """A token for the tenant with a minute left at least."""
-        now = time.time()
-        expires_at, token = self._made.get(tenant_id, (0.0, ""))
-        if expires_at - now < 60:  # noqa: PLR2004
-            expires_at, token = now + _SERVICE_TOKEN_S, self._sign(tenant_id, now)
-            if len(self._made) >= _CACHED_MAX:
-                self._made.clear()
-            self._made[tenant_id] = (expires_at, token)
+        """Return a token for the tenant that is valid for another minute at least."""
+        token = self._tokens.get(tenant_id)
+        if token is None:
+            token = self._sign(tenant_id)
+            self._tokens.set(tenant_id, token)
         return token
 
-    def _sign(self, tenant_id: UUID, now: float) -> str:
+    def _sign(self, tenant_id: UUID) -> str:
+        now = time.time()
         claims = {
             "iss": SERVICE_ISSUER,
             "aud": self._audience,

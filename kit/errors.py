@@ -17,7 +17,6 @@ The leaves here are the reasons that any call can meet; a service's own are in i
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
 
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
@@ -39,8 +38,8 @@ class Violation:
 class BillingError(Exception):
     """A refusal whose text the caller may see. What is dynamic in the text stands in `metadata` as well."""
 
-    code: ClassVar[StatusCode] = StatusCode.INTERNAL
-    reason: ClassVar[str] = "INTERNAL"
+    code: StatusCode = StatusCode.INTERNAL
+    reason: str = "INTERNAL"
 
     def __init__(
         self,

@@ -4,8 +4,7 @@ A token names entities and departments; it covers what lies below them as well. 
 for a short while, so that a confined caller costs one call now and then.
 """
 
-import time
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from uuid import UUID
 
 from billing.entities.v1.entity_service_pb2 import ResolveScopeRequest
@@ -13,11 +12,14 @@ from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 
 from kit import ids
 from kit.auth import Principal, Scope
+from kit.cache import TtlCache
 from kit.origin import Call
 from serving.clients import ServiceClient
 
-_REMEMBERED_S = 30.0
-_REMEMBERED_MAX = 10_000
+_CACHE_SIZE = 10_000
+_CACHE_TTL_S = 30.0
+
+_Ids: TypeAlias = tuple[str, ...]
 
 
 class Scopes(Protocol):
@@ -33,18 +35,16 @@ class RemoteScopes:
     def __init__(self, entities: ServiceClient) -> None:
         self._entities = entities
         self._stub = EntityServiceStub(entities.channel)
-        self._known: dict[tuple[UUID, tuple[str, ...], tuple[str, ...]], tuple[float, Scope]] = {}
+        self._cache: TtlCache[tuple[UUID, _Ids, _Ids], Scope] = TtlCache(_CACHE_SIZE, _CACHE_TTL_S)
 
     async def resolve(self, call: Call) -> Scope:
         """All entities and departments covered, at most half a minute old; raises Unavailable."""
         named = named_by(call.principal)
         key = (call.tenant_id, *named)
-        known_until, scope = self._known.get(key, (0.0, Scope()))
-        if known_until < time.monotonic():
+        scope = self._cache.get(key)
+        if scope is None:
             scope = await self._ask(call, *named)
-            if len(self._known) >= _REMEMBERED_MAX:
-                self._known.clear()
-            self._known[key] = (time.monotonic() + _REMEMBERED_S, scope)
+            self._cache.set(key, scope)
         return scope
 
     async def _ask(self, call: Call, entity_ids: tuple[str, ...], department_ids: tuple[str, ...]) -> Scope:

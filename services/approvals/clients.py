@@ -2,11 +2,9 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import date
-from decimal import Decimal
-from typing import NamedTuple
 from uuid import UUID
 
+from billing.approvals.v1.errors_pb2 import ErrorReason
 from billing.budgets.v1.budget_service_pb2 import (
     HoldForApprovalRequest,
     ReleaseForApprovalRequest,
@@ -18,10 +16,11 @@ from billing.entities.v1.department_service_pb2 import GetDepartmentsRequest
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_service_pb2 import GetEntitiesRequest, GetLineageRequest
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
+from grpc.aio import AioRpcError
 
 from clients.directory import Directory
+from clients.forwarding import forward_errors, reason_of
 from clients.rates import Rates
-from clients.refusals import forward_errors
 from contract.values import money_from_proto, money_to_proto
 from eventing.bus import Bus
 from kit import ids
@@ -30,16 +29,9 @@ from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from services.approvals.domain.people import Place
-from services.approvals.errors import FORWARDED, BudgetNotFound, DepartmentNotFound, EntityNotFound
+from services.approvals.errors import BudgetNotFound, DepartmentNotFound, EntityNotFound
 from serving.clients import ServiceClient
 from serving.scope import RemoteScopes
-
-
-class Rate(NamedTuple):
-    """What one unit costs in another currency, and the day from which it does."""
-
-    rate: Decimal
-    rate_date: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +76,7 @@ class Places:
         asked = GetLineageRequest(
             entity_id=ids.ENTITY.format(entity_id), department_id=ids.DEPARTMENT.format_optional(department_id)
         )
-        with forward_errors(FORWARDED):
+        with forward_errors(ErrorReason.keys()):
             found = await self._peer.call(self._entities.GetLineage, asked, origin)
         return Lineage(
             tuple(ids.ENTITY.parse(entity.id) for entity in found.entities),
@@ -149,7 +141,7 @@ class Budgets:
         """
         text = ids.BUDGET.format(budget_id)
         asked = ReviewFundsRequest(budget_id=text, amount=money_to_proto(amount) if amount else None)
-        with forward_errors(FORWARDED):
+        with forward_errors(ErrorReason.keys()):
             told = await self._peer.call(self._stub.ReviewFunds, asked, origin)
         budget = told.budget
         entity_id = ids.ENTITY.parse(budget.entity_id)
@@ -183,8 +175,13 @@ class Budgets:
             description=description,
             request_id=f"{ids.APPROVAL.format(approval_id)}:{of_round}",
         )
-        with forward_errors({**FORWARDED, IdempotencyMismatch.reason: Conflict}):  # it was called off at this moment
-            held = await self._peer.call(self._stub.HoldForApproval, asked, origin)
+        try:
+            with forward_errors(ErrorReason.keys()):
+                held = await self._peer.call(self._stub.HoldForApproval, asked, origin)
+        except AioRpcError as error:
+            if reason_of(error) == IdempotencyMismatch.reason:  # the round was released meanwhile
+                raise Conflict from None
+            raise
         return ids.HOLD.parse(held.id)
 
     async def release(self, origin: Origin, approval_id: UUID, *, of_round: int, budget_id: UUID) -> None:
@@ -202,6 +199,6 @@ class Clients:
         entities = ServiceClient(settings, "entities")
         self.scopes = RemoteScopes(entities)
         self.lineage = Places(entities)
-        self.rates = Rates(entities, bus, Rate)
+        self.rates = Rates(entities, bus)
         self.budgets = Budgets(ServiceClient(settings, "budgets"))
         self.directory = Directory(settings)

@@ -25,7 +25,6 @@ from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets.domain.funds import Overspend
 from services.budgets.domain.owners import Owner
-from services.budgets.domain.rates import Rate
 from serving.clients import ServiceClient
 from serving.scope import RemoteScopes
 
@@ -120,5 +119,5 @@ class Clients:
         entities = ServiceClient(settings, "entities")
         self.scopes = RemoteScopes(entities)
         self.owners = Owners(entities)
-        self.rates = Rates(entities, bus, Rate)
+        self.rates = Rates(entities, bus)
         self.approvals = Approvals(settings)

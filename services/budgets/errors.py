@@ -155,18 +155,6 @@ class RefundExceedsCharge(FailedPrecondition):
         )
 
 
-class RateMissing(FailedPrecondition):
-    reason = "RATE_MISSING"
-
-    def __init__(self, currency: str, *, to: str, on: date) -> None:
-        super().__init__(
-            f"There is no exchange rate from {currency} to {to} for {on}; set one and try again.",
-            from_currency_code=currency,
-            to_currency_code=to,
-            rate_date=on,
-        )
-
-
 class AmountTooSmall(FailedPrecondition):
     reason = "AMOUNT_TOO_SMALL"
 

@@ -13,19 +13,20 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from clients.rates import Rates
+from clients.rates import RateQuery, Rates
 from kit import clock
 from kit.batching import Batcher
 from kit.errors import BillingError
 from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Origin
+from kit.rates import RateMissing
 from kit.settings import Settings
 from services.budgets.domain import rates
 from services.budgets.domain.balances import Terms
 from services.budgets.domain.lives import EntryType
-from services.budgets.domain.rates import Conversion, Rate
-from services.budgets.errors import AmountTooSmall, BatchRefused, CurrencyMismatch, RateMissing
+from services.budgets.domain.rates import Conversion
+from services.budgets.errors import AmountTooSmall, BatchRefused, CurrencyMismatch
 from services.budgets.service import moves
 from services.budgets.service.moves import Line, Message, Outcome, Replayed, Submission
 from services.budgets.store.group import Engine, Found, Key
@@ -37,7 +38,7 @@ _REMEMBERED_MAX: Final = 50_000
 class Ledger:
     """Moves balances in groups."""
 
-    def __init__(self, settings: Settings, exchange: Rates[Rate], appended: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, exchange: Rates, appended: asyncio.Event) -> None:
         """`appended` is set when a group may have appended events to the outbox."""
         self._exchange = exchange
         self._appended = appended
@@ -108,7 +109,7 @@ class Ledger:
 
     async def _conversion(self, origin: Origin, amount: Money, terms: Terms, at: datetime) -> Conversion:
         days = rates.days(terms, at)
-        asked = [(amount.currency, terms.currency, day) for day in days]
+        asked = [RateQuery(amount.currency, terms.currency, day) for day in days]
         of_day, of_plan = await self._exchange.find(origin, asked)
         if of_day is None:
             raise RateMissing(amount.currency, to=terms.currency, on=days[0])

@@ -1,24 +1,17 @@
 """What the entities service asks of other services; never inside a transaction."""
 
-from collections.abc import Mapping
-from typing import Final
-
 from billing.approvals.v1.approval_pb2 import Approval
 from billing.approvals.v1.approval_service_pb2 import CheckApprovalNeedRequest
 from billing.approvals.v1.approval_service_pb2_grpc import ApprovalServiceStub
+from billing.entities.v1.errors_pb2 import ErrorReason
 
-from clients.refusals import forward_errors
+from clients.forwarding import forward_errors
 from contract.values import money_to_proto
 from kit import ids
-from kit.errors import BillingError
 from kit.origin import Origin
 from kit.settings import Settings
 from services.entities.domain.needs import Need
-from services.entities.errors.allocations import RateMissing
-from services.entities.errors.contracts import ApproverMissing
 from serving.clients import ServiceClient
-
-_PASSED_ON: Final[Mapping[str, type[BillingError]]] = {kind.reason: kind for kind in (ApproverMissing, RateMissing)}
 
 
 class Approvals:
@@ -43,5 +36,5 @@ class Approvals:
             amount=money_to_proto(need.amount) if need.amount.amount > 0 else None,
             attributes=need.attributes,
         )
-        with forward_errors(_PASSED_ON):
+        with forward_errors(ErrorReason.keys()):
             return (await self._peer.call(self._stub.CheckApprovalNeed, asked, origin)).needed

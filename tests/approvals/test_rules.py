@@ -60,7 +60,7 @@ class TestChoice:
         request.amount.currency_code, request.amount.amount = "USD", "150.00"
         alice = api.of("alice", "procurement")
         refused = await refusal(alice.call(api.stubs.approvals.CreateApproval, request))
-        assert (refused.reason, refused.metadata["to_currency"]) == ("RATE_MISSING", "EUR")
+        assert (refused.reason, refused.metadata["to_currency_code"]) == ("RATE_MISSING", "EUR")
         await api.budgets.set_rates(f"{today()} EUR/USD 2")
         assert names(await alice.call(api.stubs.approvals.CreateApproval, request)) == ["rest"]
         request.amount.amount, request.request_id = "200.02", "other"

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.money import Money, exponent
+from kit.rates import Rate
 from services.budgets.domain import holds, rates, refunds
 from services.budgets.domain.balances import Movement
 from services.budgets.domain.holds import Hold
 from services.budgets.domain.lives import EntryType, HoldState
-from services.budgets.domain.rates import Rate
 from services.budgets.domain.refunds import Charged
 from services.budgets.errors import (
     AmountTooSmall,

@@ -245,7 +245,7 @@ class TestPassingFailures:
         failing = [Unavailable("entities"), DeadlineExceeded(), Conflict(), Overloaded()] * 2
         find = Rates.find
 
-        async def fail_at_first(rates: Rates[Any], *asked: Any) -> Any:
+        async def fail_at_first(rates: Rates, *asked: Any) -> Any:
             if failing:
                 raise failing.pop()
             return await find(rates, *asked)

@@ -19,8 +19,9 @@ from outside.usage.v1.usage_pb2 import UsageRecorded
 
 from eventing import bus
 from kit.errors import InvalidFields
+from kit.rates import RateMissing
 from kit.settings import Settings
-from services.entities.errors.allocations import AllocationSourceTaken, RateMissing
+from services.entities.errors.allocations import AllocationSourceTaken
 from services.entities.errors.entities import EntityStateForbids
 from tests.entities.allocation_api import AllocationApi, money, money_text
 from tests.entities.conftest import EntitiesApi

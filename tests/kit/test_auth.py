@@ -127,10 +127,8 @@ class TestCache:
         assert await outcome(authenticator, token) is TokenExpired
         assert await outcome(authenticator, token) is TokenExpired
 
-    async def test_it_stays_small(
-        self, authenticator: Authenticator, auth_keys: Keys, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(auth, "_CACHED_MAX", 3)
+    async def test_it_stays_small(self, auth_settings: Settings, auth_keys: Keys) -> None:
+        authenticator = Authenticator(auth_settings, cache_size=3)
         for number in range(10):
             await authenticator.authenticate(auth_keys.token(TENANT, subject=f"user-{number}"))
         assert len(authenticator._verified) <= 3
@@ -275,11 +273,11 @@ class TestServiceTokens:
     def test_one_is_used_while_it_has_a_minute_left(
         self, auth_settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        tokens, now = ServiceTokens(auth_settings), time.time()
+        tokens, later = ServiceTokens(auth_settings), time.monotonic() + 241
         first = tokens.token(TENANT)
         assert tokens.token(TENANT) == first
         assert tokens.token(uuid4()) != first
-        monkeypatch.setattr(time, "time", lambda: now + 241)
+        monkeypatch.setattr(time, "monotonic", lambda: later)
         assert tokens.token(TENANT) != first
 
     def test_it_needs_a_key(self, auth_settings: Settings) -> None:

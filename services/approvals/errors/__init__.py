@@ -7,17 +7,9 @@ from services.approvals.errors.delegations import (
     NotTheDelegator,
 )
 from services.approvals.errors.neighbours import (
-    FORWARDED,
-    AmountTooSmall,
-    ApprovalRequired,
-    BudgetExceeded,
     BudgetNotFound,
-    BudgetStateForbids,
-    CurrencyMismatch,
     DepartmentNotFound,
     EntityNotFound,
-    OutsidePeriod,
-    RateMissing,
 )
 from services.approvals.errors.requests import (
     AlreadyDecided,
@@ -42,20 +34,14 @@ from services.approvals.errors.rules import (
 )
 
 __all__ = [
-    "FORWARDED",
     "AlreadyDecided",
-    "AmountTooSmall",
     "ApprovalNotFound",
-    "ApprovalRequired",
     "ApprovalRuleNotFound",
     "ApprovalRuleStateForbids",
     "ApprovalStateForbids",
     "ApproverInactive",
     "ApproverMissing",
-    "BudgetExceeded",
     "BudgetNotFound",
-    "BudgetStateForbids",
-    "CurrencyMismatch",
     "DefaultRuleTaken",
     "DelegationEnded",
     "DelegationNotFound",
@@ -67,8 +53,6 @@ __all__ = [
     "NotAnApprover",
     "NotTheDelegator",
     "NotTheRequester",
-    "OutsidePeriod",
-    "RateMissing",
     "SelfApproval",
     "SubjectPending",
     "SubmittedElsewhere",

@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from clients.directory import Person
 from kit import clock
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
+from kit.users import User
 from services.approvals.domain import panels
 from services.approvals.domain.lives import ActionType, Decision, Event
 from services.approvals.domain.seats import Actor, Change, Panel, Record
@@ -55,7 +55,7 @@ def check_act(act: Act) -> None:
         raise InvalidFields(flaws)
 
 
-def check_target(act: Act, target: Person | None) -> None:
+def check_target(act: Act, target: User | None) -> None:
     """Raise ApproverInactive where the one who is to be asked is nobody, or has left."""
     if act.target and (target is None or not target.active):
         raise ApproverInactive(act.target)

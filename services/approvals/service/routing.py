@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from decimal import Decimal
 from uuid import UUID
 
+from clients.rates import RateQuery
 from kit import clock
 from kit.db import ReadSession
 from kit.errors import InvalidFields
 from kit.money import Money
 from kit.origin import Origin
+from kit.rates import RateMissing
 from services.approvals.clients import Clients
 from services.approvals.conditions import Conditions
 from services.approvals.domain import routes
 from services.approvals.domain.routes import Amounts, Route
 from services.approvals.domain.rules import Facts, Rule
-from services.approvals.errors import RateMissing
 from services.approvals.store import rules as store
 
 CONDITIONS = Conditions()
@@ -67,12 +68,7 @@ async def convert(clients: Clients, origin: Origin, amount: Money, currency: str
     if amount.currency == currency:
         return amount.amount
     today = clock.now().date()
-    (rate,) = await clients.rates.find(origin, [(amount.currency, currency, today)])
+    (rate,) = await clients.rates.find(origin, [RateQuery(amount.currency, currency, today)])
     if rate is None:
-        raise RateMissing(
-            f"There is no exchange rate from {amount.currency} to {currency} for {today}.",
-            from_currency=amount.currency,
-            to_currency=currency,
-            date=today,
-        )
+        raise RateMissing(amount.currency, to=currency, on=today)
     return amount.amount * rate.rate

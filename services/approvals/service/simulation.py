@@ -11,11 +11,11 @@ from kit import ids
 from kit.db import ReadSession
 from kit.money import Money
 from kit.origin import Origin
+from kit.rates import RateMissing
 from services.approvals.clients import Clients
 from services.approvals.domain import routes
 from services.approvals.domain.routes import Amounts, Route
 from services.approvals.domain.rules import Facts, Rule, RuleTerms
-from services.approvals.errors import RateMissing
 from services.approvals.models.requests import ApprovalRow
 from services.approvals.service.routing import convert, objection
 from services.approvals.store import requests, rules

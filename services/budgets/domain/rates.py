@@ -6,16 +6,9 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from zoneinfo import ZoneInfo
 
 from kit.money import Money, exponent
+from kit.rates import Rate
 from services.budgets.domain.balances import Terms
 from services.budgets.errors import AmountTooSmall
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """What one unit costs in another currency, and the day from which it does."""
-
-    rate: Decimal
-    rate_date: date
 
 
 @dataclass(frozen=True, slots=True)

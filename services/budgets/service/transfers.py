@@ -6,16 +6,16 @@ from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
-from clients.rates import Rates
+from clients.rates import RateQuery, Rates
 from kit import clock
 from kit.db import WriteSession
 from kit.errors import InvalidFields, Violation
 from kit.money import DIGITS_MAX, Money
 from kit.origin import Origin
+from kit.rates import Rate, RateMissing
 from services.budgets.domain import rates, rollover
 from services.budgets.domain.lives import Action, EntryType, advance
-from services.budgets.domain.rates import Rate
-from services.budgets.errors import CurrencyMismatch, RateMissing, TransferExceedsBudget
+from services.budgets.errors import CurrencyMismatch, TransferExceedsBudget
 from services.budgets.models import BudgetRow, EntryRow
 from services.budgets.service.definitions import record_entry, settle_alerts
 from services.budgets.store import budgets
@@ -49,7 +49,7 @@ class Transferred:
 
 
 async def find_rate(
-    exchange: Rates[Rate], origin: Origin, ask: TransferAsk, source: BudgetRow, target: BudgetRow
+    exchange: Rates, origin: Origin, ask: TransferAsk, source: BudgetRow, target: BudgetRow
 ) -> Rate | None:
     """The rate from one budget to the other, None where both are in one currency or there is none.
 
@@ -60,7 +60,7 @@ async def find_rate(
     today = _today(target)
     if ask.rate is not None:
         return Rate(ask.rate, today)
-    (rate,) = await exchange.find(origin, [(source.currency_code, target.currency_code, today)])
+    (rate,) = await exchange.find(origin, [RateQuery(source.currency_code, target.currency_code, today)])
     return rate
 
 

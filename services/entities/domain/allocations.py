@@ -8,8 +8,9 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from kit.money import DIGITS_MAX, Money, exponent
+from kit.rates import RateMissing
 from services.entities.domain.rates import Derivation, DerivedRate
-from services.entities.errors.allocations import AllocationDateTooFar, AmountTooLarge, RateMissing
+from services.entities.errors.allocations import AllocationDateTooFar, AmountTooLarge
 
 AHEAD_DAYS_MAX: Final = 366
 """So many days after today a cost may belong to: prepaid for a year, but no slip of the pen."""

@@ -1,31 +1,19 @@
 """The rules of who may answer for a department."""
 
 from collections.abc import Iterable
-from typing import Protocol
 
+from kit.users import User
 from services.entities.errors.departments import ManagerInactive, ManagerNotFound
 
 
-class Person(Protocol):
-    """A user as user management has them."""
-
-    @property
-    def user_id(self) -> str:
-        """The subject of their tokens."""
-
-    @property
-    def active(self) -> bool:
-        """Whether they may still do anything."""
-
-
-def check_can_manage(user_id: str, person: Person | None) -> None:
-    """Raise ManagerNotFound where there is no such person, ManagerInactive where they have left."""
-    if person is None:
+def check_can_manage(user_id: str, user: User | None) -> None:
+    """Raise ManagerNotFound where there is no such user, ManagerInactive where they have left."""
+    if user is None:
         raise ManagerNotFound(user_id)
-    if not person.active:
+    if not user.active:
         raise ManagerInactive(user_id)
 
 
-def nearest_active(user_id: str, managers: Iterable[Person]) -> str:
+def nearest_active(user_id: str, managers: Iterable[User]) -> str:
     """Who takes over from a user: the nearest of their managers who is active; empty where there is none."""
-    return next((person.user_id for person in managers if person.active and person.user_id != user_id), "")
+    return next((user.user_id for user in managers if user.active and user.user_id != user_id), "")

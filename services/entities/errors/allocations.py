@@ -59,18 +59,6 @@ class AllocationDateTooFar(FailedPrecondition):
         )
 
 
-class RateMissing(FailedPrecondition):
-    reason = "RATE_MISSING"
-
-    def __init__(self, currency: str, *, to: str, on: date) -> None:
-        super().__init__(
-            f"There is no exchange rate from {currency} to {to} for {on}; set one and try again.",
-            from_currency_code=currency,
-            to_currency_code=to,
-            rate_date=on,
-        )
-
-
 class AmountTooLarge(FailedPrecondition):
     reason = "AMOUNT_TOO_LARGE"
 

@@ -106,7 +106,3 @@ class EntityHasActiveContracts(FailedPrecondition):
             entity_id=text,
             contract_ids=listed,
         )
-
-
-class ApproverMissing(FailedPrecondition):
-    reason = "APPROVER_MISSING"

@@ -7,11 +7,11 @@ from datetime import date
 from kit import clock, dates
 from kit.db import ReadSession
 from kit.money import Money
+from kit.rates import RateMissing
 from services.entities import domain, service, store
 from services.entities.domain.costs import CostSum, Key
 from services.entities.domain.entities import TIME_ZONE_DEFAULT
 from services.entities.domain.rates import DerivedRate
-from services.entities.errors.allocations import RateMissing
 from services.entities.models.entities import DepartmentRow
 from services.entities.service.rates import Conversion
 

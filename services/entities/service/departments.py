@@ -8,10 +8,10 @@ from uuid import UUID
 from eventing import outbox
 from kit import clock, dates, ids
 from kit.db import WriteSession
+from kit.users import User
 from services.entities import domain, events, service, store
 from services.entities.domain.departments import DepartmentAction, DepartmentState
 from services.entities.domain.entities import EntityAction
-from services.entities.domain.managers import Person
 from services.entities.errors.departments import DepartmentHasActiveChildren, DepartmentOfOtherEntity
 from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow, EntityRow
 
@@ -30,7 +30,7 @@ class DepartmentDraft:
     headcount: int
 
 
-async def create(tx: WriteSession, draft: DepartmentDraft, manager: Person | None) -> DepartmentRow:
+async def create(tx: WriteSession, draft: DepartmentDraft, manager: User | None) -> DepartmentRow:
     """Create a department in an active entity, on its own or below an active department of the same entity.
 
     `manager` is the one that the draft names, as user management knows them.
@@ -61,7 +61,7 @@ async def _share_entity(tx: WriteSession, draft: DepartmentDraft) -> EntityRow:
 
 
 async def update(
-    tx: WriteSession, department_id: UUID, changes: Mapping[str, Any], *, manager: Person | None, etag: str
+    tx: WriteSession, department_id: UUID, changes: Mapping[str, Any], *, manager: User | None, etag: str
 ) -> DepartmentRow:
     """Change a department, and say so where somebody else answers for it now.
 

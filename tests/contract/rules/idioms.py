@@ -40,7 +40,7 @@ IDIOMS: Final = (
     Idiom("a micro-batcher", r"\.create_future\(\)|asyncio\.Queue\(", "kit.batching.Batcher"),
     Idiom("the first id of a time", r"def _?id_at\b|CLOCKS_DIFFER", "kit.ids.first_of"),
     Idiom("arithmetic of months and days", r"def _?(months_later|day_start|day_text)\b", "kit.clock, contract.values"),
-    Idiom("exchange rates and people", r"class (RateMissing|Rate|Person)\b", "kit.money, clients"),
+    Idiom("exchange rates and people", r"class (RateMissing|Rate|Person)\b", "kit.rates, kit.users"),
     Idiom("an object without its constructor", r"\.__new__\(", "a constructor"),
 )
 

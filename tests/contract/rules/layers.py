@@ -35,7 +35,7 @@ SHARED_OF: Final[Mapping[str, frozenset[str]]] = {
     layer: frozenset(allowed.split())
     for layer, allowed in {
         "errors": "kit",
-        "domain": "kit.dates kit.money kit.rates kit.resources",
+        "domain": "kit.dates kit.money kit.rates kit.resources kit.users",
         "models": "kit",
         "store": "kit eventing.outbox eventing.timers serving.pages",
         "convert": "kit contract",
