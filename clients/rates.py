@@ -10,7 +10,7 @@ from billing.entities.v1.events_pb2 import ExchangeRatesChanged
 from billing.entities.v1.exchange_rate_service_pb2 import Conversion, GetRatesRequest
 from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
 
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit.cache import TtlCache
 from kit.origin import Origin
 from kit.rates import Rate
@@ -32,7 +32,7 @@ class RateQuery(NamedTuple):
 class Rates:
     """Client of the exchange rates; run `evict_changed` as a job, so that changed rates are not used."""
 
-    def __init__(self, entities: ServiceClient, bus: Bus) -> None:
+    def __init__(self, entities: ServiceClient, bus: EventBus) -> None:
         self._client = entities
         self._stub = ExchangeRateServiceStub(entities.channel)
         self._bus = bus
@@ -72,7 +72,7 @@ class Rates:
 
     async def evict_changed(self) -> None:
         """Evict the rates of a tenant from the cache when they change, until cancelled."""
-        async for message in self._bus.listen(f"{ExchangeRatesChanged.DESCRIPTOR.full_name}.*"):
+        async for message in self._bus.subscribe(f"{ExchangeRatesChanged.DESCRIPTOR.full_name}.*"):
             self._changes += 1
             self._evict(UUID(message.subject.rpartition(".")[2]))
 

@@ -1,9 +1,10 @@
-"""NATS JetStream: the connection, the stream that holds our events, and what a process hears for itself."""
+"""NATS JetStream: the connection, the stream that stores all events, and subscriptions of a single process."""
 
 import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
+from typing import Final
 from uuid import uuid4
 
 import nats
@@ -17,21 +18,18 @@ from kit.errors import Unavailable
 from kit.settings import Settings
 from kit.telemetry import log
 
-STREAM = "BILLING"
-_SUBJECTS = ("billing.>", "platform.>")
-"""What we say, and what outside systems say."""
-_KEPT_S = 30 * 24 * 3600
-_DUPLICATES_S = 600
-_HEARD_MAX = 1000
-_BATCH = 64
-_HEARTBEAT_S = 2.0
-_SILENCE_S = 2.5 * _HEARTBEAT_S
-_PULL_S = 30.0
-_AGAIN_S = 1.0
+STREAM: Final = "BILLING"
+_SUBJECTS: Final = ("billing.>", "platform.>")
+"""Events of our services, and events of outside systems."""
+_RETENTION_S: Final = 30 * 24 * 3600
+_DUPLICATE_WINDOW_S: Final = 600
+_QUEUE_MAX: Final = 1000
+_BATCH: Final = 64
+_RETRY_S: Final = 1.0
 
 
 async def connect(settings: Settings) -> tuple[Client, JetStreamContext]:
-    """A connection that comes back by itself for ever, with the stream in place."""
+    """Connect to NATS and create the stream. The client reconnects by itself, without a limit of attempts."""
     client = await nats.connect(
         settings.nats_url.split(","),
         name=settings.service,
@@ -39,7 +37,7 @@ async def connect(settings: Settings) -> tuple[Client, JetStreamContext]:
         reconnect_time_wait=0.5,
         connect_timeout=2,
         pending_size=-1,
-        error_cb=_tell,
+        error_cb=_log_error,
     )
     jetstream = client.jetstream()
     await ensure_stream(jetstream)
@@ -47,114 +45,129 @@ async def connect(settings: Settings) -> tuple[Client, JetStreamContext]:
 
 
 async def ensure_stream(jetstream: JetStreamContext) -> None:
-    """Make the stream of all events, or leave the one that is there but for subjects that it lacks."""
+    """Create the stream of all events. To an existing stream only missing subjects are added."""
     config = StreamConfig(
         name=STREAM,
         subjects=list(_SUBJECTS),
         storage=StorageType.FILE,
         retention=RetentionPolicy.LIMITS,
-        max_age=_KEPT_S,
-        duplicate_window=_DUPLICATES_S,
+        max_age=_RETENTION_S,
+        duplicate_window=_DUPLICATE_WINDOW_S,
     )
     try:
         await jetstream.add_stream(config)
     except BadRequestError as error:
-        log.warning("the stream is there with another configuration", error=str(error))
-        await _complete_subjects(jetstream)
+        log.warning("stream exists with another configuration", error=str(error))
+        await _add_missing_subjects(jetstream)
 
 
-async def _complete_subjects(jetstream: JetStreamContext) -> None:
-    """Have the stream take all of our subjects; what operators changed of it, also subjects of theirs, stays."""
-    there = (await jetstream.stream_info(STREAM)).config
-    subjects = there.subjects or []
+async def _add_missing_subjects(jetstream: JetStreamContext) -> None:
+    """Add our subjects to the stream; what operators configured, subjects of their own included, stays as it is."""
+    current = (await jetstream.stream_info(STREAM)).config
+    subjects = current.subjects or []
     missing = [subject for subject in _SUBJECTS if subject not in subjects]
     if missing:
-        await jetstream.update_stream(there.evolve(subjects=[*subjects, *missing]))
+        await jetstream.update_stream(current.evolve(subjects=[*subjects, *missing]))
 
 
-async def _tell(error: Exception) -> None:
+async def _log_error(error: Exception) -> None:
     log.warning("nats", error=repr(error)[:300])
 
 
-class Bus:
-    """What a process hears over NATS; until it is connected, listeners wait."""
+class EventBus:
+    """Subscriptions of this process alone; unlike a Consumer, they don't share events among replicas.
 
-    def __init__(self) -> None:
-        self._there = asyncio.Event()
+    Calls wait until `set_connection` was called.
+    """
 
-    def connected(self, client: Client, jetstream: JetStreamContext) -> None:
-        """Let those who wait begin."""
+    def __init__(self, *, pull_s: float = 30.0, heartbeat_s: float = 2.0) -> None:
+        """`pull_s` is how long the server answers one pull request, with heartbeats in between while it is idle."""
+        self._connected = asyncio.Event()
+        self._pull_s = pull_s
+        self._heartbeat_s = heartbeat_s
+
+    def set_connection(self, client: Client, jetstream: JetStreamContext) -> None:
+        """Use this connection from now on."""
         self._client, self._jetstream = client, jetstream
-        self._there.set()
+        self._connected.set()
 
-    async def listen(self, subject: str) -> AsyncGenerator[Msg, None]:
-        """Every message of a subject from now on, in each process that listens.
+    async def subscribe(self, subject: str) -> AsyncGenerator[Msg, None]:
+        """Yield messages of the subject that are published from now on, at most once each.
 
-        At most once: what is said while NATS is away, or faster than it is taken, is not heard.
+        Messages are lost while NATS is down or when they are published faster than they are read.
         """
-        await self._there.wait()
-        heard: asyncio.Queue[Msg] = asyncio.Queue(_HEARD_MAX)
-        subscription = await self._client.subscribe(subject, cb=heard.put)
+        await self._connected.wait()
+        messages: asyncio.Queue[Msg] = asyncio.Queue(_QUEUE_MAX)
+        subscription = await self._client.subscribe(subject, cb=messages.put)
         try:
             while True:
-                yield await heard.get()
+                yield await messages.get()
         finally:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
-    async def newest(self) -> int:
-        """The sequence of the newest event of all, 0 before the first; raises Unavailable while NATS is away."""
-        await self._there.wait()
+    async def last_sequence(self) -> int:
+        """Return the sequence of the last event in the stream, 0 if there is none. Raises Unavailable."""
+        await self._connected.wait()
         try:
             return (await self._jetstream.stream_info(STREAM)).state.last_seq
         except (nats.errors.Error, TimeoutError) as error:
-            log.warning("the stream does not answer", error=repr(error)[:300])
+            log.warning("stream not available", error=repr(error)[:300])
             raise Unavailable("The stream of events") from None
 
-    async def follow(self, subject: str, after: int | None) -> AsyncGenerator[tuple[int, Msg], None]:
-        """The events of a subject with their sequence in the stream, in order, each once, without end.
+    async def subscribe_after(self, subject: str, sequence: int | None) -> AsyncGenerator[tuple[int, Msg], None]:
+        """Yield the events of the subject after a sequence of the stream, in order, each once, without end.
 
-        From the first after the sequence `after` that is still kept; None: from what is said next. A sequence that
-        the stream has not reached is of one that was lost and made again: all is told then.
+        They come with their own sequence, and begin with the first one that is still stored; with None, with the next
+        one that is published. If the stream was lost and created anew, it has not reached `sequence` yet: then all of
+        its events are yielded.
         """
-        await self._there.wait()
+        await self._connected.wait()
         while True:
             try:
                 state = (await self._jetstream.stream_info(STREAM)).state
-                after = state.last_seq if after is None else after if after <= state.last_seq else 0
-                async with aclosing(self._pulled(subject, after)) as pulled:
-                    async for sequence, message in pulled:
-                        yield sequence, message
-                        after = sequence
+                if sequence is None:
+                    sequence = state.last_seq
+                elif sequence > state.last_seq:
+                    sequence = 0
+                async with aclosing(self._pull(subject, sequence)) as events:
+                    async for number, message in events:
+                        yield number, message
+                        sequence = number
             except (nats.errors.Error, TimeoutError) as error:
-                log.warning("following is interrupted", subject=subject, error=repr(error)[:300])
-            await asyncio.sleep(_AGAIN_S)
+                log.warning("subscription interrupted", subject=subject, error=repr(error)[:300])
+            await asyncio.sleep(_RETRY_S)
 
-    async def _pulled(self, subject: str, after: int) -> AsyncGenerator[tuple[int, Msg], None]:
-        """The events after a sequence, until one may have been lost on the way.
+    async def _pull(self, subject: str, sequence: int) -> AsyncGenerator[tuple[int, Msg], None]:
+        """Yield the events after a sequence in order, and return as soon as one may have been lost.
 
-        The consumer is ours alone and goes when nobody pulls. It numbers what it sends: a number that is missing, a
-        connection made anew, silence or any word but "nothing now" mean that we begin again after the last one seen.
+        Written by hand, since neither consumer of nats-py fits. Its ordered push consumer starts at sequence 1 when it
+        is reset before its first message, and stays silent after the stream was created anew. The `fetch` of its pull
+        consumer reports a lost message, a deleted consumer and a silent server as a timeout, like an idle stream.
+
+        The consumer belongs to this call; the server deletes it once nobody pulls. It numbers what it sends. A missing
+        number, a reconnect, silence, or any status other than "no messages" end the call.
         """
         name, inbox = uuid4().hex, self._client.new_inbox()
-        heard: asyncio.Queue[Msg] = asyncio.Queue()  # of one batch at most
+        messages: asyncio.Queue[Msg] = asyncio.Queue()  # bounded by the batch that is requested
         reconnects = self._client.stats["reconnects"]
-        subscription = await self._client.subscribe(inbox, cb=heard.put)
+        subscription = await self._client.subscribe(inbox, cb=messages.put)
         try:
-            await self._jetstream.add_consumer(STREAM, _from(after + 1, subject, name))
-            expected, left = 1, 0
+            await self._jetstream.add_consumer(STREAM, self._consumer(name, subject, sequence + 1))
+            expected, requested = 1, 0
             while reconnects == self._client.stats["reconnects"]:
-                if left == 0:
-                    await self._client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{name}", _pull(), reply=inbox)
-                    left = _BATCH
-                async with asyncio.timeout(_SILENCE_S):
-                    message = await heard.get()
+                if requested == 0:
+                    next_messages = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{name}"
+                    await self._client.publish(next_messages, self._pull_request(), reply=inbox)
+                    requested = _BATCH
+                async with asyncio.timeout(2.5 * self._heartbeat_s):
+                    message = await messages.get()
                 headers = message.headers or {}
                 status = headers.get("Status")
-                if status == "408" and headers.get("Nats-Pending-Messages") == str(left):
-                    left = 0
+                if status == "408" and headers.get("Nats-Pending-Messages") == str(requested):
+                    requested = 0
                 elif status is None and message.metadata.sequence.consumer == expected:
-                    expected, left = expected + 1, left - 1
+                    expected, requested = expected + 1, requested - 1
                     yield message.metadata.sequence.stream, message
                 elif status != "100":
                     return
@@ -162,20 +175,18 @@ class Bus:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
+    def _pull_request(self) -> bytes:
+        nanoseconds = {"expires": int(self._pull_s * 10**9), "idle_heartbeat": int(self._heartbeat_s * 10**9)}
+        return json.dumps({"batch": _BATCH, **nanoseconds}).encode()
 
-def _pull() -> bytes:
-    nanoseconds = {"expires": int(_PULL_S * 10**9), "idle_heartbeat": int(_HEARTBEAT_S * 10**9)}
-    return json.dumps({"batch": _BATCH, **nanoseconds}).encode()
-
-
-def _from(sequence: int, subject: str, name: str) -> ConsumerConfig:
-    return ConsumerConfig(
-        name=name,
-        filter_subject=subject,
-        deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
-        opt_start_seq=sequence,
-        ack_policy=AckPolicy.NONE,
-        inactive_threshold=2 * _PULL_S,
-        mem_storage=True,
-        num_replicas=1,
-    )
+    def _consumer(self, name: str, subject: str, start: int) -> ConsumerConfig:
+        return ConsumerConfig(
+            name=name,
+            filter_subject=subject,
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=start,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=2 * self._pull_s,
+            mem_storage=True,
+            num_replicas=1,
+        )

@@ -19,7 +19,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from eventing import bus
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from eventing.consumer import Consumer, Handler
 from eventing.outbox import Relay
 from kit import telemetry
@@ -50,7 +50,7 @@ class Service:
     """Passed to the event handlers that have `own_transaction`."""
     jobs: Sequence[Callable[[], Awaitable[None]]] = field(default=())
     """Endless tasks that a clock drives; cancelled at the end."""
-    bus: Bus = field(default_factory=Bus)
+    bus: EventBus = field(default_factory=EventBus)
     """What the parts hear over NATS; connected while the service is served."""
 
 
@@ -129,7 +129,7 @@ async def _listen(
 async def _events(settings: Settings, service: Service, consumers: Sequence[Consumer]) -> None:
     """Publish and consume, until cancelled. Calls are served whether NATS is there or not."""
     client, jetstream = await _connected(settings)
-    service.bus.connected(client, jetstream)
+    service.bus.set_connection(client, jetstream)
     relay = Relay(service.db, jetstream, settings.service)
     parts: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeated(relay.prune, _PRUNE_EVERY_S)]
     parts += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]

@@ -22,7 +22,7 @@ from clients.directory import Directory
 from clients.forwarding import forward_errors, reason_of
 from clients.rates import Rates
 from contract.values import money_from_proto, money_to_proto
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit import ids
 from kit.errors import Conflict, IdempotencyMismatch
 from kit.money import Money
@@ -195,7 +195,7 @@ class Budgets:
 class Clients:
     """All of them."""
 
-    def __init__(self, settings: Settings, bus: Bus) -> None:
+    def __init__(self, settings: Settings, bus: EventBus) -> None:
         entities = ServiceClient(settings, "entities")
         self.scopes = RemoteScopes(entities)
         self.lineage = Places(entities)

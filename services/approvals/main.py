@@ -1,6 +1,6 @@
 """What the process of the approvals service is made of."""
 
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit.db import Database
 from kit.settings import Settings
 from services.approvals import rpc
@@ -14,7 +14,7 @@ from serving.server import Service, run
 
 def compose(settings: Settings) -> Service:
     """The parts of the service."""
-    db, bus = Database(settings), Bus()
+    db, bus = Database(settings), EventBus()
     clients = Clients(settings, bus)
     opening = Opening(db, clients)
     return Service(

@@ -18,7 +18,7 @@ from grpc.aio import AioRpcError
 
 from clients.rates import Rates
 from contract.values import money_to_proto
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit import ids
 from kit.errors import BillingError
 from kit.origin import Origin
@@ -115,7 +115,7 @@ class Approvals:
 class Clients:
     """All of them."""
 
-    def __init__(self, settings: Settings, bus: Bus) -> None:
+    def __init__(self, settings: Settings, bus: EventBus) -> None:
         entities = ServiceClient(settings, "entities")
         self.scopes = RemoteScopes(entities)
         self.owners = Owners(entities)

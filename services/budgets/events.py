@@ -30,7 +30,7 @@ from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated, En
 from google.protobuf import json_format
 
 from contract.values import money_from_proto, money_to_proto
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from eventing.consumer import Handler, on
 from kit import ids
 from kit.db import WriteSession
@@ -133,7 +133,7 @@ def approval_funds_settled(ended: Ended, *, raised: bool, problem: str = "") -> 
     )
 
 
-async def raised_alerts(bus: Bus, tenant_id: UUID, watch: alerts.Watch) -> AsyncGenerator[AlertEvent, None]:
+async def raised_alerts(bus: EventBus, tenant_id: UUID, watch: alerts.Watch) -> AsyncGenerator[AlertEvent, None]:
     """The alerts of a tenant that somebody watches, as they are raised, each once, without end.
 
     Where they are to begin with the next one, an event without alert comes first: who loses the stream before there is
@@ -141,10 +141,10 @@ async def raised_alerts(bus: Bus, tenant_id: UUID, watch: alerts.Watch) -> Async
     """
     after = watch.after
     if after is None:
-        after = await bus.newest()
+        after = await bus.last_sequence()
         yield AlertEvent(event_id=str(after))
     subject = f"{BudgetAlertRaised.DESCRIPTOR.full_name}.{tenant_id.hex}"
-    async with aclosing(bus.follow(subject, after)) as followed:
+    async with aclosing(bus.subscribe_after(subject, after)) as followed:
         async for sequence, message in followed:
             try:
                 said = json_format.Parse(message.data, BudgetAlertRaised(), ignore_unknown_fields=True)

@@ -1,6 +1,6 @@
 """What the process of the budgets service is made of."""
 
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
@@ -15,7 +15,7 @@ from serving.server import Service, run
 
 def compose(settings: Settings) -> Service:
     """The parts of the service."""
-    db, bus = Database(settings), Bus()
+    db, bus = Database(settings), EventBus()
     clients = Clients(settings, bus)
     ledger = Ledger(settings, clients.rates, db.appended)
     usage, funds = Usage(settings, db, ledger), Funds(db, ledger)

@@ -16,7 +16,7 @@ from billing.budgets.v1.rollover_pb2 import Rollover, Transfer
 from billing.budgets.v1.summary_pb2 import LedgerEntry
 
 from contract.values import date_from_text, money_from_proto, time_from_proto
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
@@ -65,7 +65,9 @@ class BudgetServicer:
 
     service = pb.DESCRIPTOR.services_by_name["BudgetService"]
 
-    def __init__(self, db: Database, pages: Pages, clients: Clients, books: Ledger, funds: Funds, *, bus: Bus) -> None:
+    def __init__(
+        self, db: Database, pages: Pages, clients: Clients, books: Ledger, funds: Funds, *, bus: EventBus
+    ) -> None:
         self._db = db
         self._pages = pages
         self._owners = clients.owners

@@ -1,4 +1,4 @@
-"""What a process hears over NATS: news for each process, and the events of a stream without gap or duplicate."""
+"""Subscriptions of one process: current messages, and the events of the stream without gap or duplicate."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -16,7 +16,7 @@ from nats.js.api import StreamConfig
 
 from deploy.local import servers
 from eventing import bus
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit import tasks
 from kit.db import Database
 from kit.errors import Unavailable
@@ -25,293 +25,295 @@ from serving.server import Service, serving
 from tests.harness.observe import eventually
 from tests.kit.conftest import NoScopes
 
-Say = Callable[..., Awaitable[int]]
+Publish = Callable[..., Awaitable[int]]
 
 
 @pytest.fixture
 def subject(tenant: UUID) -> str:
-    return f"billing.probe.v1.Told.{tenant.hex}"
+    return f"billing.probe.v1.Probed.{tenant.hex}"
 
 
 @pytest.fixture
 async def client(kit_settings: Callable[..., Settings]) -> AsyncIterator[Client]:
-    """A connection that this test may break."""
+    """A connection that the test may break."""
     client, _ = await bus.connect(kit_settings())
     yield client
     await client.close()
 
 
 @pytest.fixture
-def there(client: Client) -> Bus:
-    """A bus that is connected."""
-    there = Bus()
-    there.connected(client, client.jetstream())
-    return there
+def event_bus(client: Client) -> EventBus:
+    """A connected bus."""
+    return connected(client)
+
+
+def connected(client: Client, **options: float) -> EventBus:
+    event_bus = EventBus(**options)
+    event_bus.set_connection(client, client.jetstream())
+    return event_bus
 
 
 @pytest.fixture
-def say(jetstream: JetStreamContext, subject: str) -> Say:
-    """Publishes numbered events, and gives the sequence of the last one."""
+def publish(jetstream: JetStreamContext, subject: str) -> Publish:
+    """Publishes numbered events; returns the sequence of the last one."""
 
     async def publish(*numbers: int, to: str = subject) -> int:
-        told = 0
+        sequence = 0
         for number in numbers:
-            told = (await jetstream.publish(to, str(number).encode())).seq
-        return told
+            sequence = (await jetstream.publish(to, str(number).encode())).seq
+        return sequence
 
     return publish
 
 
-async def some(following: AsyncGenerator[tuple[int, Msg], None], count: int) -> list[int]:
-    """The next so many events; their sequences must rise."""
-    heard = [await asyncio.wait_for(anext(following), 15) for _ in range(count)]
-    sequences = [sequence for sequence, _ in heard]
+async def take(events: AsyncGenerator[tuple[int, Msg], None], count: int) -> list[int]:
+    """Return the numbers of the next events; their sequences must rise."""
+    taken = [await asyncio.wait_for(anext(events), 15) for _ in range(count)]
+    sequences = [sequence for sequence, _ in taken]
     assert sequences == sorted(set(sequences))
-    return [int(message.data) for _, message in heard]
+    return [int(message.data) for _, message in taken]
 
 
-class TestFollow:
-    async def test_it_begins_after_a_sequence_and_goes_on_with_what_is_said(
-        self, there: Bus, say: Say, subject: str
+class TestSubscribeAfter:
+    async def test_stored_events_come_first_then_new_ones(
+        self, event_bus: EventBus, publish: Publish, subject: str
     ) -> None:
-        first = await say(1)
-        await say(2, 3)
-        async with aclosing(there.follow(subject, first)) as following:
-            assert await some(following, 2) == [2, 3]
-            await say(4)
-            assert await some(following, 1) == [4]
+        first = await publish(1)
+        await publish(2, 3)
+        async with aclosing(event_bus.subscribe_after(subject, first)) as events:
+            assert await take(events, 2) == [2, 3]
+            await publish(4)
+            assert await take(events, 1) == [4]
 
-    async def test_only_its_own_subject_is_heard(self, there: Bus, say: Say, subject: str) -> None:
-        first = await say(1)
-        await say(2, to=f"billing.probe.v1.Told.{uuid4().hex}")
-        await say(3)
-        async with aclosing(there.follow(subject, first)) as following:
-            assert await some(following, 1) == [3]
+    async def test_events_of_other_subjects_are_left_out(
+        self, event_bus: EventBus, publish: Publish, subject: str
+    ) -> None:
+        first = await publish(1)
+        await publish(2, to=f"billing.probe.v1.Probed.{uuid4().hex}")
+        await publish(3)
+        async with aclosing(event_bus.subscribe_after(subject, first)) as events:
+            assert await take(events, 1) == [3]
 
-    async def test_without_a_sequence_only_what_is_new(self, there: Bus, say: Say, subject: str) -> None:
-        await say(1, 2)
-        async with aclosing(there.follow(subject, None)) as following:
-            next_ = asyncio.ensure_future(some(following, 1))
+    async def test_without_a_sequence_only_new_events_come(
+        self, event_bus: EventBus, publish: Publish, subject: str
+    ) -> None:
+        await publish(1, 2)
+        async with aclosing(event_bus.subscribe_after(subject, None)) as events:
+            taken = asyncio.ensure_future(take(events, 1))
             for number in range(3, 1000):
-                await say(number)
-                if (await asyncio.wait({next_}, timeout=0.05))[0]:
+                await publish(number)
+                if (await asyncio.wait({taken}, timeout=0.05))[0]:
                     break
-            assert (await next_)[0] >= 3
+            assert (await taken)[0] >= 3
 
-    async def test_the_newest_is_where_the_next_one_follows(self, there: Bus, say: Say, subject: str) -> None:
-        said = await say(1)
-        assert await there.newest() == said
-        await say(2)
-        async with aclosing(there.follow(subject, said)) as following:
-            assert await some(following, 1) == [2]
+    async def test_last_sequence_is_where_the_next_event_follows(
+        self, event_bus: EventBus, publish: Publish, subject: str
+    ) -> None:
+        sequence = await publish(1)
+        assert await event_bus.last_sequence() == sequence
+        await publish(2)
+        async with aclosing(event_bus.subscribe_after(subject, sequence)) as events:
+            assert await take(events, 1) == [2]
 
-    async def test_the_newest_is_not_known_while_there_is_no_connection(self, there: Bus, client: Client) -> None:
+    async def test_last_sequence_is_unavailable_without_a_connection(self, event_bus: EventBus, client: Client) -> None:
         await client.close()
         with pytest.raises(Unavailable):
-            await there.newest()
+            await event_bus.last_sequence()
 
-    async def test_what_is_pruned_is_passed_over(
-        self, there: Bus, say: Say, subject: str, jetstream: JetStreamContext
+    async def test_deleted_events_are_skipped(
+        self, event_bus: EventBus, publish: Publish, subject: str, jetstream: JetStreamContext
     ) -> None:
-        first = await say(1)
-        kept = await say(2, 3, 4)
-        await jetstream.purge_stream(bus.STREAM, subject=subject, seq=kept)
-        async with aclosing(there.follow(subject, first)) as following:
-            assert await some(following, 1) == [4]
+        first = await publish(1)
+        last = await publish(2, 3, 4)
+        await jetstream.purge_stream(bus.STREAM, subject=subject, seq=last)
+        async with aclosing(event_bus.subscribe_after(subject, first)) as events:
+            assert await take(events, 1) == [4]
 
-    async def test_more_than_a_batch_comes_in_order(self, there: Bus, say: Say, subject: str) -> None:
-        first = await say(0)
-        await say(*range(1, 300))
-        async with aclosing(there.follow(subject, first)) as following:
-            assert await some(following, 299) == list(range(1, 300))
+    async def test_more_than_a_batch_comes_in_order(self, event_bus: EventBus, publish: Publish, subject: str) -> None:
+        first = await publish(0)
+        await publish(*range(1, 300))
+        async with aclosing(event_bus.subscribe_after(subject, first)) as events:
+            assert await take(events, 299) == list(range(1, 300))
 
-    async def test_a_connection_that_breaks_costs_nothing(
-        self, there: Bus, say: Say, subject: str, client: Client
+    async def test_no_event_is_lost_by_a_reconnect(
+        self, event_bus: EventBus, publish: Publish, subject: str, client: Client
     ) -> None:
-        first = await say(0)
-        async with aclosing(there.follow(subject, first)) as following:
-            heard = asyncio.ensure_future(some(following, 200))
+        first = await publish(0)
+        async with aclosing(event_bus.subscribe_after(subject, first)) as events:
+            taken = asyncio.ensure_future(take(events, 200))
             for number in range(1, 201):
-                await say(number)
+                await publish(number)
                 if number == 100:
                     await client.force_reconnect()
-            assert await asyncio.wait_for(heard, 30) == list(range(1, 201))
+            assert await asyncio.wait_for(taken, 30) == list(range(1, 201))
         assert client.stats["reconnects"] == 1
 
-    async def test_a_message_that_is_lost_on_the_way_is_asked_for_again(
-        self, there: Bus, say: Say, subject: str, client: Client, monkeypatch: pytest.MonkeyPatch
+    async def test_a_message_that_does_not_arrive_is_requested_again(
+        self, publish: Publish, subject: str, client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        taken, lost = asyncio.Queue.put, list[bytes]()
+        put, lost = asyncio.Queue.put, list[bytes]()
 
-        async def put(queue: asyncio.Queue[Any], message: Any) -> None:
+        async def lose_some(queue: asyncio.Queue[Any], message: Any) -> None:
             if isinstance(message, Msg) and message.data in {b"2", b"5"} and message.data not in lost:
                 lost.append(message.data)
             else:
-                await taken(queue, message)
+                await put(queue, message)
 
-        monkeypatch.setattr(asyncio.Queue, "put", put)
-        monkeypatch.setattr(bus, "_PULL_S", 1.0)
-        monkeypatch.setattr(bus, "_HEARTBEAT_S", 0.4)
-        first = await say(0)
-        await say(1, 2, 3)
-        async with aclosing(there.follow(subject, first)) as following:
-            assert await some(following, 3) == [1, 2, 3], "the next one shows that there was another"
-            await say(4, 5)
-            assert await some(following, 2) == [4, 5], "and so does the end of the request, where none follows"
+        monkeypatch.setattr(asyncio.Queue, "put", lose_some)
+        event_bus = connected(client, pull_s=1.0, heartbeat_s=0.4)
+        first = await publish(0)
+        await publish(1, 2, 3)
+        async with aclosing(event_bus.subscribe_after(subject, first)) as events:
+            assert await take(events, 3) == [1, 2, 3], "noticed by the number of the next message"
+            await publish(4, 5)
+            assert await take(events, 2) == [4, 5], "noticed at the end of the request"
         assert lost == [b"2", b"5"]
 
-    async def test_a_consumer_that_is_gone_is_made_again(
-        self, there: Bus, say: Say, subject: str, jetstream: JetStreamContext
+    async def test_a_deleted_consumer_is_created_again(
+        self, event_bus: EventBus, publish: Publish, subject: str, jetstream: JetStreamContext
     ) -> None:
-        first = await say(0)
-        await say(1)
-        async with aclosing(there.follow(subject, first)) as following:
-            assert await some(following, 1) == [1]
+        first = await publish(0)
+        await publish(1)
+        async with aclosing(event_bus.subscribe_after(subject, first)) as events:
+            assert await take(events, 1) == [1]
             consumers = await jetstream.consumers_info(bus.STREAM)
-            (mine,) = [info for info in consumers if info.config.filter_subject == subject]
-            next_ = asyncio.ensure_future(some(following, 1))
-            await jetstream.delete_consumer(bus.STREAM, mine.name)
-            await say(2)
-            assert await asyncio.wait_for(next_, 4) == [2], "sooner than silence would tell"
+            (own,) = [info for info in consumers if info.config.filter_subject == subject]
+            taken = asyncio.ensure_future(take(events, 1))
+            await jetstream.delete_consumer(bus.STREAM, own.name)
+            await publish(2)
+            assert await asyncio.wait_for(taken, 4) == [2], "sooner than by a missing heartbeat"
 
-    async def test_nobody_stays_behind_when_it_is_left(
-        self, there: Bus, say: Say, subject: str, client: Client
+    async def test_a_cancelled_subscription_leaves_nothing_behind(
+        self, event_bus: EventBus, subject: str, client: Client
     ) -> None:
-        async def follow() -> None:
-            async for _ in there.follow(subject, 0):
+        async def read() -> None:
+            async for _ in event_bus.subscribe_after(subject, 0):
                 pass
 
         before = len(client._subs)
         for _ in range(5):
-            following = asyncio.create_task(follow())
+            reading = asyncio.create_task(read())
             await asyncio.sleep(0.05)
-            await asyncio.wait_for(tasks.end(following), 5)
+            await asyncio.wait_for(tasks.end(reading), 5)
 
-        async def as_before() -> bool:
-            return len(client._subs) <= before + 1  # one is for the answers to our requests
+        async def all_unsubscribed() -> bool:
+            return len(client._subs) <= before + 1  # one receives the replies to requests
 
-        await eventually(as_before)
+        await eventually(all_unsubscribed)
 
 
-class TestFollowThroughLoss:
-    async def test_a_stream_that_is_lost_and_made_again_is_told_from_its_beginning(
+class TestRecovery:
+    async def test_all_events_of_a_stream_that_was_created_anew_come(
         self, kit_settings: Callable[..., Settings], tmp_path: Path
     ) -> None:
         with servers.nats(tmp_path, durable=False) as server:
             client, jetstream = await bus.connect(kit_settings(nats_url=server.url))
-            there, subject = Bus(), f"billing.probe.v1.Told.{uuid4().hex}"
-            there.connected(client, jetstream)
+            event_bus, subject = connected(client), f"billing.probe.v1.Probed.{uuid4().hex}"
             for number in range(5):
                 await jetstream.publish(subject, str(number).encode())
-            async with aclosing(there.follow(subject, 3)) as following:
-                assert await some(following, 2) == [3, 4]
-                next_ = asyncio.ensure_future(some(following, 2))
+            async with aclosing(event_bus.subscribe_after(subject, 3)) as events:
+                assert await take(events, 2) == [3, 4]
+                taken = asyncio.ensure_future(take(events, 2))
                 await jetstream.delete_stream(bus.STREAM)
                 await bus.ensure_stream(jetstream)
                 for number in (10, 11):
                     await jetstream.publish(subject, str(number).encode())
-                heard = [await asyncio.wait_for(next_, 20)]
-            assert heard == [[10, 11]]
+                assert await asyncio.wait_for(taken, 20) == [10, 11]
             await client.close()
 
-    async def test_a_server_that_starts_again_is_followed_on(
+    async def test_events_continue_after_a_restart_of_the_server(
         self, kit_settings: Callable[..., Settings], tmp_path: Path
     ) -> None:
         with servers.nats(tmp_path, durable=True) as server:
             client, jetstream = await bus.connect(kit_settings(nats_url=server.url))
-            there, subject = Bus(), f"billing.probe.v1.Told.{uuid4().hex}"
-            there.connected(client, jetstream)
-            async with aclosing(there.follow(subject, 0)) as following:
+            event_bus, subject = connected(client), f"billing.probe.v1.Probed.{uuid4().hex}"
+            async with aclosing(event_bus.subscribe_after(subject, 0)) as events:
                 await jetstream.publish(subject, b"1")
-                assert await some(following, 1) == [1]
-                next_ = asyncio.ensure_future(some(following, 1))
+                assert await take(events, 1) == [1]
+                taken = asyncio.ensure_future(take(events, 1))
                 await asyncio.to_thread(server.stop)
                 await asyncio.to_thread(server.start)
 
-                async def said() -> bool:
+                async def published() -> bool:
                     try:
                         await jetstream.publish(subject, b"2", headers={"Nats-Msg-Id": "two"}, timeout=1)
                     except nats.errors.Error:
                         return False
                     return True
 
-                await eventually(said)
-                assert await asyncio.wait_for(next_, 20) == [2]
+                await eventually(published)
+                assert await asyncio.wait_for(taken, 20) == [2]
             await client.close()
 
 
-class TestSubjects:
-    async def test_a_stream_of_before_takes_what_outside_systems_say_and_keeps_its_other_settings(
+class TestStream:
+    async def test_missing_subjects_are_added_and_other_settings_stay(
         self, kit_settings: Callable[..., Settings], tmp_path: Path
     ) -> None:
         with servers.nats(tmp_path, durable=False) as server:
-            before = await nats.connect(server.url)
-            settings = StreamConfig(name=bus.STREAM, subjects=["billing.>", "theirs.>"], max_age=3600)
-            await before.jetstream().add_stream(settings)
-            await before.jetstream().publish("billing.probe.v1.Told.x", b"1")
+            operator = await nats.connect(server.url)
+            config = StreamConfig(name=bus.STREAM, subjects=["billing.>", "theirs.>"], max_age=3600)
+            await operator.jetstream().add_stream(config)
+            await operator.jetstream().publish("billing.probe.v1.Probed.x", b"1")
             for _ in range(2):
                 client, jetstream = await bus.connect(kit_settings(nats_url=server.url))
-                there = await jetstream.stream_info(bus.STREAM)
-                assert there.config.subjects == ["billing.>", "theirs.>", "platform.>"]
-                assert (there.config.max_age, there.state.messages) == (3600, 1)
+                stream = await jetstream.stream_info(bus.STREAM)
+                assert stream.config.subjects == ["billing.>", "theirs.>", "platform.>"]
+                assert (stream.config.max_age, stream.state.messages) == (3600, 1)
                 await client.close()
-            await before.jetstream().publish("platform.usage.v1.UsageRecorded.x", b"2")
-            await before.close()
+            await operator.jetstream().publish("platform.usage.v1.UsageRecorded.x", b"2")
+            await operator.close()
 
-    async def test_what_outside_systems_say_is_kept_from_the_start(
-        self, jetstream: JetStreamContext, tenant: UUID
-    ) -> None:
+    async def test_events_of_outside_systems_are_stored(self, jetstream: JetStreamContext, tenant: UUID) -> None:
         subject = f"platform.usage.v1.UsageRecorded.{tenant.hex}"
         assert (await jetstream.publish(subject, b"1")).stream == bus.STREAM
 
 
-class TestListen:
-    async def test_every_process_hears_it_and_only_from_now_on(
-        self, there: Bus, say: Say, subject: str, kit_settings: Callable[..., Settings]
+class TestSubscribe:
+    async def test_every_process_receives_new_messages_only(
+        self, event_bus: EventBus, publish: Publish, subject: str, kit_settings: Callable[..., Settings]
     ) -> None:
-        other_client, other_jetstream = await bus.connect(kit_settings())
-        other = Bus()
-        other.connected(other_client, other_jetstream)
-        await say(1)
-        heard: list[list[int]] = [[], []]
+        other_client, _ = await bus.connect(kit_settings())
+        other = connected(other_client)
+        await publish(1)
+        received: list[list[int]] = [[], []]
 
-        async def listen(who: Bus, into: list[int]) -> None:
-            async for message in who.listen(subject):
+        async def receive(process: EventBus, into: list[int]) -> None:
+            async for message in process.subscribe(subject):
                 into.append(int(message.data))  # noqa: PERF401 - one by one is the point
 
-        listening = [asyncio.create_task(listen(who, into)) for who, into in zip((there, other), heard, strict=True)]
+        processes = zip((event_bus, other), received, strict=True)
+        receiving = [asyncio.create_task(receive(process, into)) for process, into in processes]
 
-        async def both_heard() -> bool:
-            await say(2)
-            return all(heard)
+        async def both_received() -> bool:
+            await publish(2)
+            return all(received)
 
-        await eventually(both_heard)
-        assert {number for into in heard for number in into} == {2}
-        await asyncio.wait_for(tasks.end(*listening), 5)
+        await eventually(both_received)
+        assert {number for into in received for number in into} == {2}
+        await asyncio.wait_for(tasks.end(*receiving), 5)
         await other_client.close()
 
-    async def test_who_listens_before_there_is_a_connection_waits_for_it(
-        self, client: Client, say: Say, subject: str
-    ) -> None:
-        late = Bus()
-        first = asyncio.ensure_future(anext(late.listen(subject)))
+    async def test_it_waits_for_the_connection(self, client: Client, publish: Publish, subject: str) -> None:
+        late = EventBus()
+        first = asyncio.ensure_future(anext(late.subscribe(subject)))
         await asyncio.sleep(0)
-        late.connected(client, client.jetstream())
+        late.set_connection(client, client.jetstream())
 
-        async def heard() -> bool:
-            await say(1)
+        async def received() -> bool:
+            await publish(1)
             return first.done()
 
-        await eventually(heard)
+        await eventually(received)
         assert (await first).data == b"1"
 
 
 class TestServed:
-    async def test_the_bus_of_a_service_is_connected_while_it_is_served(
-        self, kit_settings: Callable[..., Settings], say: Say, subject: str
+    async def test_the_bus_of_a_service_is_connected_while_it_serves(
+        self, kit_settings: Callable[..., Settings], publish: Publish, subject: str
     ) -> None:
-        settings, parts = kit_settings(), Bus()
-        service = Service(db=Database(settings), scopes=NoScopes(), servicers=[], bus=parts)
-        first = await say(1)
-        async with serving(settings, service), aclosing(parts.follow(subject, first - 1)) as following:
-            assert await some(following, 1) == [1]
+        settings, event_bus = kit_settings(), EventBus()
+        service = Service(db=Database(settings), scopes=NoScopes(), servicers=[], bus=event_bus)
+        first = await publish(1)
+        async with serving(settings, service), aclosing(event_bus.subscribe_after(subject, first - 1)) as events:
+            assert await take(events, 1) == [1]

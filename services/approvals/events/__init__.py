@@ -23,7 +23,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from contract.values import money_to_proto, time_to_proto
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit import ids
 from kit.telemetry import log
 from services.approvals.domain.lives import ApprovalState
@@ -112,7 +112,7 @@ def _outcome(facts: ApprovalFacts, row: ApprovalRow) -> Iterator[Message]:
 
 
 async def happened(
-    bus: Bus, tenant_id: UUID, *, after: int | None, approval_id: str
+    bus: EventBus, tenant_id: UUID, *, after: int | None, approval_id: str
 ) -> AsyncGenerator[ApprovalEvent, None]:
     """What happens to the requests of a tenant, or to one, after an event, each once, without end.
 
@@ -120,10 +120,10 @@ async def happened(
     out where that is.
     """
     if after is None:
-        after = await bus.newest()
+        after = await bus.last_sequence()
         yield ApprovalEvent(event_id=str(after))
     package = ApprovalRequested.DESCRIPTOR.file.package
-    async with aclosing(bus.follow(f"{package}.*.{tenant_id.hex}", after)) as followed:
+    async with aclosing(bus.subscribe_after(f"{package}.*.{tenant_id.hex}", after)) as followed:
         async for sequence, message in followed:
             name = message.subject.split(".")[-2]
             try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit.db import Database
 from services.approvals.clients import Clients
 from services.approvals.rpc.delegations import DelegationServicer
@@ -13,7 +13,7 @@ from serving.calls import Servicer
 from serving.pages import Pages
 
 
-def servicers(db: Database, pages: Pages, clients: Clients, opening: Opening, *, bus: Bus) -> Sequence[Servicer]:
+def servicers(db: Database, pages: Pages, clients: Clients, opening: Opening, *, bus: EventBus) -> Sequence[Servicer]:
     """All of them."""
     return (
         ApprovalServicer(db, pages, clients, opening, bus=bus),

@@ -8,7 +8,7 @@ from uuid import UUID
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval, BudgetImpact
 
-from eventing.bus import Bus
+from eventing.bus import EventBus
 from kit import ids
 from kit.db import Database
 from kit.errors import BillingError
@@ -45,7 +45,7 @@ class ApprovalServicer:
 
     service = pb.DESCRIPTOR.services_by_name["ApprovalService"]
 
-    def __init__(self, db: Database, pages: Pages, clients: Clients, opening: Opening, *, bus: Bus) -> None:
+    def __init__(self, db: Database, pages: Pages, clients: Clients, opening: Opening, *, bus: EventBus) -> None:
         self._db = db
         self._pages = pages
         self.clients = clients
