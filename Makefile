@@ -1,4 +1,4 @@
-# Everything that is done with a checkout. `make help` lists it. Only Python 3.11 or later and make are needed.
+# Commands for a checkout; `make help` lists them. They need only Python 3.11 or later and make.
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
@@ -6,30 +6,34 @@ MAKEFLAGS += --no-print-directory
 PYTHON := .venv/bin/python
 STACK := $(PYTHON) -m deploy.local
 INSTALLED := .venv/.installed
+DEVELOPMENT := .venv/.installed-dev
 GENERATED := gen/.generated
 PROTOS := $(shell find protos -name '*.proto') protos/generate.py
 TESTS := tests
+LOCK = .venv/bin/uv pip compile pyproject.toml --quiet --universal --generate-hashes --no-annotate --no-header \
+	$(if $(UPGRADE),--upgrade)
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r
 
-# What squawk would have otherwise: a currency code is three letters, counts and basis points fit 32 bits, the version
-# table and the transaction are Alembic's, and nobody asks which value of an enum is the greater.
+# Rules of squawk that do not fit: a currency code is char(3), counts and basis points fit 32 bits, the version table
+# and the transaction are Alembic's, and no query compares values of an enum.
 SQUAWK_EXCEPTIONS := ban-char-field,prefer-bigint-over-int,prefer-text-field,transaction-nesting,require-enum-value-ordering
 
 .PHONY: help
 help:  ## List the targets
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
 
 # --- the local stack; its state is in .local/ or BILLING_HOME ---
 
 .PHONY: up
-up: $(GENERATED)  ## Install, start everything, wait until it is healthy, print URLs and a token (GATEWAY_PORT=8000)
+up: $(GENERATED)  ## Install, start all processes, wait until they are healthy, print URLs and a token (GATEWAY_PORT=8000)
 	@$(STACK) up
 
 .PHONY: down
-down: $(INSTALLED)  ## End everything, keep the data
+down: $(INSTALLED)  ## Stop all processes, keep the data
 	@$(STACK) down
 
 .PHONY: status
-status: $(INSTALLED)  ## Show what runs
+status: $(INSTALLED)  ## Show which processes run
 	@$(STACK) status
 
 .PHONY: logs
@@ -37,23 +41,23 @@ logs: $(INSTALLED)  ## Follow the logs (NAME=gateway,budgets)
 	@$(STACK) logs
 
 .PHONY: events
-events: $(INSTALLED)  ## Follow the events (FROM=start: from the first that is kept)
+events: $(INSTALLED)  ## Follow the published events (FROM=start: from the first stored one)
 	@$(STACK) events
 
 .PHONY: seed
-seed: $(INSTALLED)  ## Load the sample data that is missing
+seed: $(INSTALLED)  ## Load missing sample data
 	@$(STACK) seed
 
 .PHONY: rates
-rates: $(INSTALLED)  ## Load exchange rates of the ECB (FILE=eurofxref-hist.csv TENANT=acme SINCE=2026-01-01)
+rates: $(INSTALLED)  ## Load ECB exchange rates (FILE=eurofxref-hist.csv TENANT=acme SINCE=2026-01-01)
 	@$(PYTHON) -m deploy.rates "$(FILE)" $(if $(TENANT),--tenant "$(TENANT)") $(if $(SINCE),--since "$(SINCE)")
 
 .PHONY: usage
-usage: $(INSTALLED)  ## Simulate usage (COUNT=100 RATE=50 DUPLICATES=5 BAD=2 TENANT=acme; RATE=0: as fast as it goes)
+usage: $(INSTALLED)  ## Publish simulated usage records (COUNT=100 RATE=50 DUPLICATES=5 BAD=2 TENANT=acme; RATE=0: unlimited)
 	@$(PYTHON) -m deploy.simulators.usage
 
-.PHONY: leave
-leave: $(INSTALLED)  ## Let a user of the simulated user management leave (WHO=erin TENANT=acme)
+.PHONY: deactivate-user
+deactivate-user: $(INSTALLED)  ## Deactivate a user in the simulated user management (WHO=erin TENANT=acme)
 	@$(PYTHON) -m deploy.simulators.directory deactivate $(WHO)
 
 .PHONY: token
@@ -61,19 +65,19 @@ token: $(INSTALLED)  ## Print a token (ROLE=finance TENANT=acme SUB=alice ENTITY
 	@$(STACK) token
 
 .PHONY: address
-address: $(INSTALLED)  ## Print where a process serves (SERVICE=budgets)
+address: $(INSTALLED)  ## Print the address of a service (SERVICE=budgets)
 	@$(STACK) address
 
 .PHONY: psql
-psql: $(INSTALLED)  ## Open the database (SERVICE=budgets: as the role with which it serves)
+psql: $(INSTALLED)  ## Open the database (SERVICE=budgets: with the role of that service)
 	@$(STACK) psql
 
 .PHONY: migrate
-migrate: $(INSTALLED)  ## Bring the database of the running stack to its newest form
+migrate: $(INSTALLED)  ## Migrate the database of the running stack to the newest revision
 	@$(STACK) migrate
 
 .PHONY: reset
-reset: $(INSTALLED)  ## End everything and delete its data, keys and logs
+reset: $(INSTALLED)  ## Stop all processes and delete data, keys and logs
 	@$(STACK) reset
 
 # --- the code ---
@@ -86,21 +90,21 @@ openapi: $(GENERATED)  ## Write docs/openapi.json from the protos
 	@$(PYTHON) -m contract.openapi
 
 .PHONY: format
-format: $(INSTALLED)  ## Put the code in its form
+format: $(DEVELOPMENT)  ## Format the code and fix what can be fixed automatically
 	@.venv/bin/ruff check --quiet --fix .
 	@.venv/bin/ruff format --quiet .
 
 .PHONY: lint
-lint: $(GENERATED)  ## Check style, types, protos (also against the last release) and the SQL of the migrations
+lint: $(GENERATED) $(DEVELOPMENT)  ## Check style, types, protos (lint and breaking changes) and the SQL of the migrations
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/buf lint gen/billing.binpb --config buf.yaml
 	@$(MAKE) lint-breaking lint-migrations
 
-# Against the last tag, or as long as there is none, the commit before.
+# Compares with the last release tag, or with the previous commit while there is none.
 .PHONY: lint-breaking
-lint-breaking: $(GENERATED)
+lint-breaking: $(GENERATED) $(DEVELOPMENT)
 	@base=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || git rev-parse --verify --quiet HEAD~1); \
 	if [ -z "$$base" ] || ! git cat-file -e "$$base:protos/generate.py" 2>/dev/null; then \
 		echo "buf breaking: no earlier protos to compare with"; exit 0; \
@@ -111,50 +115,63 @@ lint-breaking: $(GENERATED)
 	.venv/bin/buf breaking gen/billing.binpb --against "$$old/gen/billing.binpb" --config buf.yaml
 
 .PHONY: lint-migrations
-lint-migrations: $(INSTALLED)
+lint-migrations: $(DEVELOPMENT)
 	@mkdir -p build
 	@$(PYTHON) -m deploy.database sql > build/migrations.sql
 	@.venv/bin/squawk --assume-in-transaction --exclude $(SQUAWK_EXCEPTIONS) build/migrations.sql
 
 .PHONY: test
-test: $(GENERATED)  ## Run all tests in parallel, on servers of their own (TESTS=tests/budgets)
+test: $(GENERATED) $(DEVELOPMENT)  ## Run all tests in parallel on their own servers (TESTS=tests/budgets)
 	@$(PYTHON) -m pytest -n auto --dist worksteal -q $(TESTS)
 
 .PHONY: bench
-bench: $(GENERATED)  ## Measure against floors, write build/bench.json (CASES=budgets,charge_rest SLICES=10)
+bench: $(GENERATED) $(DEVELOPMENT)  ## Measure throughput against minimums, write build/bench.json (CASES=budgets,charge_rest SLICES=10)
 	@$(PYTHON) -m tests.bench $(if $(SLICES),--slices $(SLICES)) $(CASES)
 
 .PHONY: chaos-budgets
-chaos-budgets: $(GENERATED)  ## Charge budgets while processes are killed, then check every answer (OPERATIONS=100000 SEED=1)
+chaos-budgets: $(GENERATED) $(DEVELOPMENT)  ## Charge budgets while processes are killed, then check every reply (OPERATIONS=100000 SEED=1)
 	@$(PYTHON) -m tests.chaos.budgets --operations $(or $(OPERATIONS),100000) --seed $(or $(SEED),1)
 
 .PHONY: chaos-approvals
-chaos-approvals: $(GENERATED)  ## Let fifty people decide at once, 200 times, and everybody die at each place (RACES=50 for each mix)
+chaos-approvals: $(GENERATED) $(DEVELOPMENT)  ## Race 50 concurrent decisions, 200 times; crash every process at every step (RACES=50 per mix)
 	@APPROVALS_RACES=$(or $(RACES),50) SAGA_VICTIMS=all $(PYTHON) -m pytest tests/approvals/test_races.py tests/chaos/test_sagas.py -q
 
+.PHONY: lock
+lock: $(DEVELOPMENT)  ## Update the locks after a change of pyproject.toml (UPGRADE=1: to the newest versions)
+	@$(LOCK) --extra local -o requirements.lock
+	@$(LOCK) --extra local --extra dev -c requirements.lock -o requirements-dev.lock \
+		$$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' requirements.lock)
+
 .PHONY: clean
-clean:  ## Delete what was generated and installed, not the data
+clean:  ## Delete generated and installed files, keep the data
 	@rm -rf gen build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# --- what the others need ---
+# --- prerequisites ---
 
-# The path file puts the checkout and gen/ on the import path.
+# requirements.lock has what runs: the services and the local stack. The path file puts the checkout and gen/ on the
+# import path.
 $(INSTALLED): requirements.lock
 	@set -e; for python in python3.11 python3 none; do \
 		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
 	done; \
 	if [ "$$python" = none ]; then echo "Python 3.11 or later is needed, as python3.11 or python3" >&2; exit 1; fi; \
 	$(PYTHON) -c '' 2>/dev/null || "$$python" -m venv --clear .venv; \
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; \
+	$(PYTHON) $(INSTALL) requirements.lock; \
 	$(PYTHON) -c 'import os, sysconfig; print(os.getcwd(), os.path.join(os.getcwd(), "gen"), sep="\n", \
 		file=open(os.path.join(sysconfig.get_path("purelib"), "enterprise_billing.pth"), "w"))'; \
 	touch $@
 
-# Generated aside and moved in whole, so that nobody finds half of it; of two at once the second finds it done.
+# requirements-dev.lock has what tests and linters need in addition.
+$(DEVELOPMENT): requirements-dev.lock $(INSTALLED)
+	@$(PYTHON) $(INSTALL) requirements-dev.lock
+	@touch $@
+
+# Generated in a temporary folder and moved in whole, so that no process reads half of it; if two run at once, the second
+# keeps the result of the first.
 $(GENERATED): $(INSTALLED) $(PROTOS)
-	@set -e; mkdir -p build; aside=$$(mktemp -d build/gen.XXXXXX); trap 'rm -rf "$$aside"' EXIT; \
-	$(PYTHON) protos/generate.py "$$aside/gen"; \
-	touch "$$aside/gen/.generated"; \
-	if [ -e gen ]; then mv gen "$$aside/old" 2>/dev/null || true; fi; \
-	mv "$$aside/gen" . 2>/dev/null || [ -e $@ ]
+	@set -e; mkdir -p build; temporary=$$(mktemp -d build/gen.XXXXXX); trap 'rm -rf "$$temporary"' EXIT; \
+	$(PYTHON) protos/generate.py "$$temporary/gen"; \
+	touch "$$temporary/gen/.generated"; \
+	if [ -e gen ]; then mv gen "$$temporary/old" 2>/dev/null || true; fi; \
+	mv "$$temporary/gen" . 2>/dev/null || [ -e $@ ]

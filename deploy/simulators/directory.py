@@ -3,7 +3,7 @@
 Every tenant has the same people, those of users.json; who has left is kept by tenant, beside the state of the stack.
 `python -m deploy.simulators.directory` serves DirectoryService at BILLING_LISTEN, for tokens that a key of
 BILLING_SERVICE_JWKS signed; `make up` starts it. `… deactivate erin [--tenant acme]` lets somebody leave and says
-UserDeactivated; `… activate erin` takes them back. `make leave WHO=erin` does the first on the local stack.
+UserDeactivated; `… activate erin` takes them back. `make deactivate-user WHO=erin` does the first on the local stack.
 """
 
 import argparse
