@@ -10,7 +10,7 @@ from contract.values import money_to_proto
 from kit import ids
 from kit.origin import Origin
 from kit.settings import Settings
-from services.entities.domain.needs import Need
+from services.entities.domain.approval_needs import ApprovalNeed
 from serving.clients import ServiceClient
 
 
@@ -22,7 +22,7 @@ class Approvals:
         if self._peer:
             self._stub = ApprovalServiceStub(self._peer.channel)
 
-    async def are_needed(self, origin: Origin, need: Need | None) -> bool:
+    async def are_needed(self, origin: Origin, need: ApprovalNeed | None) -> bool:
         """Whether a rule asks for the approval of something; not where there is nothing to ask about.
 
         Raises ApproverMissing, RateMissing or Unavailable.

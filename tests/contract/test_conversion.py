@@ -29,24 +29,21 @@ from services.budgets.store.group import Entry
 from services.budgets.store.ledger import Sums
 from services.budgets.store.reports import Summary
 from services.entities import convert as entities_convert
-from services.entities.domain.amendments import AmendedFee, Effect
-from services.entities.domain.contracts import ContractState, LicenseState, Phase, SlaTerms
+from services.entities.domain.amendments import AmendedFee, AmendmentEffect
+from services.entities.domain.contracts import ContractState, ContractTotals, LicenseState, Phase, SlaTerms
 from services.entities.domain.costs import CostSum, DepartmentGroupBy, SummaryGroupBy, Tree
-from services.entities.domain.proration import Days
+from services.entities.domain.proration import DateRange
 from services.entities.domain.purchase_orders import PurchaseOrderState, PurchaseOrderUse
 from services.entities.domain.rates import Derivation, DerivedRate
-from services.entities.domain.renewals import Standing, assess, renewed_terms
+from services.entities.domain.renewals import RenewalFacts, assess
 from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow, CostSplitRow
 from services.entities.models.allocations import AllocationRow
-from services.entities.models.amendments import AmendmentRow, changes_record, effect_record
-from services.entities.models.contracts import ContractRow, SignatureRow
+from services.entities.models.amendments import AmendmentRow
+from services.entities.models.contracts import ContractDetails, ContractRow, SignatureRow
 from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow, EntityRow
 from services.entities.models.rates import ExchangeRateRow
-from services.entities.service.contracts import Annex
 from services.entities.service.costs import DepartmentCosts, StatedRate, Summarized
 from services.entities.service.rates import Conversion
-from services.entities.service.renewals import Checked
-from services.entities.store.contracts import ContractSum
 from services.entities.store.costs import DepartmentAsk, SummaryAsk
 from services.entities.store.costs import Summary as CostsSummary
 
@@ -199,27 +196,29 @@ TERMS: dict[str, Any] = {
 
 
 def amendment() -> Message:
-    days, euros = Days(date(2026, 1, 1), date(2026, 2, 1)), [Money(Decimal(number), "EUR") for number in range(1, 7)]
+    days, euros = (
+        DateRange(date(2026, 1, 1), date(2026, 2, 1)),
+        [Money(Decimal(number), "EUR") for number in range(1, 7)],
+    )
     fee = AmendedFee(1, days, euros[0], euros[1])
-    effect = Effect(
+    effect = AmendmentEffect(
         period=days, old_part=euros[0], new_part=euros[1], fees=(fee,), old_total=euros[2], new_total=euros[3]
     )
-    fixed = {"changes": changes_record(TERMS, TERMS), "proration": effect_record(effect)}
-    return entities_convert.amendments.amendment_to_proto(filled(AmendmentRow, **fixed))
+    row = filled(AmendmentRow, changes={}, proration={})
+    row.set_changes(TERMS, TERMS)
+    row.set_effect(effect)
+    return entities_convert.amendments.to_proto(row)
 
 
 def checked() -> Message:
     """Of a contract in its last days, with a successor that the answer may name though it would not decide."""
     row = filled(ContractRow)
     row.end_date, row.renewal_notice_days = date(2027, 1, 1), 30
-    standing = Standing(
-        terms=row.terms, state=ContractState.ACTIVE, license_state=LicenseState.FAILED, renewed=True,
-        termination_date=None, used=Money(Decimal(1), "EUR"), today=date(2026, 12, 1),
+    facts = RenewalFacts(
+        contract_id=row.id, terms=row.terms, state=ContractState.ACTIVE, license_state=LicenseState.FAILED,
+        successor_id=row.renewed_to_id, termination_date=None, used=Money(Decimal(1), "EUR"), today=date(2026, 12, 1),
     )  # fmt: skip
-    recommendation, reasons = assess(standing)
-    return entities_convert.contracts.renewal_check_to_proto(
-        Checked(row, standing, recommendation, reasons, renewed_terms(row.terms))
-    )
+    return entities_convert.renewals.check_to_proto(assess(facts))
 
 
 def raised() -> BudgetAlertRaised:
@@ -237,10 +236,18 @@ def raised() -> BudgetAlertRaised:
         entities_convert.departments.placement_to_proto(filled(DepartmentHistoryRow)),
         entities_convert.rates.to_proto(filled(ExchangeRateRow)),
         entities_convert.allocations.to_proto(filled(AllocationRow), UUID(int=1)),
-        entities_convert.contracts.contract_to_proto(filled(ContractRow), Annex([filled(SignatureRow)], USE)),
+        entities_convert.contracts.to_proto(filled(ContractRow), ContractDetails([filled(SignatureRow)], USE)),
         checked(),
-        entities_convert.contracts.contract_summary_to_proto(
-            ContractSum(UUID(int=1), 1, Money(Decimal(1), "EUR"), 2, 3, 4, 5)
+        entities_convert.contracts.totals_to_proto(
+            ContractTotals(
+                entity_id=UUID(int=1),
+                active=1,
+                value=Money(Decimal(1), "EUR"),
+                suspended=2,
+                due_30=3,
+                due_60=4,
+                due_90=5,
+            )
         ),
         department_costs(),
         cost_summary(),

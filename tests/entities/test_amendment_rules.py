@@ -12,22 +12,12 @@ from hypothesis import strategies as st
 
 from kit import ids
 from kit.money import Money
-from services.entities.domain.amendments import (
-    AMENDMENT_TRANSITIONS,
-    AmendmentAction,
-    AmendmentState,
-    Changes,
-    advance_amendment,
-    amended,
-    check_still,
-    effect_of,
-    terms_now,
-)
-from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase, SlaTerms, flaws
-from services.entities.domain.fees import accrue, fee_of, find_fees, periods_from, plan_of, sum_fees
-from services.entities.domain.proration import Days
+from services.entities import domain
+from services.entities.domain.amendments import AMENDMENT_TRANSITIONS, AmendmentAction, AmendmentState, TermValues
+from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase, SlaTerms
+from services.entities.domain.proration import DateRange
 from services.entities.errors.amendments import AmendmentStale, AmendmentStateForbids
-from services.entities.models.amendments import AmendmentRow, changes_record, effect_record
+from services.entities.models.amendments import AmendmentRow
 from tests.entities.test_fees import day, eur, terms
 
 ID = ids.new()
@@ -49,7 +39,7 @@ def agreed(draw: st.DrawFn) -> ContractTerms:
 
 
 @st.composite
-def changes(draw: st.DrawFn) -> tuple[ContractTerms, Changes, date]:
+def changes(draw: st.DrawFn) -> tuple[ContractTerms, TermValues, date]:
     """Terms, what is changed of them, and from which day on."""
     before = draw(agreed())
     effective = before.start_date + timedelta(draw(st.integers(0, 59)))
@@ -68,19 +58,23 @@ def changes(draw: st.DrawFn) -> tuple[ContractTerms, Changes, date]:
 
 class TestEffect:
     @given(changes())
-    def test_what_is_shown_is_what_is_billed(self, case: tuple[ContractTerms, Changes, date]) -> None:
+    def test_what_is_shown_is_what_is_billed(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
-        changed = amended(before, after, effective)
-        old, new = plan_of(before), plan_of(changed)
-        effect = effect_of(before, changed, None, effective)
+        changed = domain.amendments.amend(before, after, effective)
+        old, new = domain.fees.build_plan(before), domain.fees.build_plan(changed)
+        effect = domain.amendments.compute_effect(before, changed, None, effective)
         first = effect.fees[0]
-        assert first.days.start <= effective < first.days.end
+        assert first.dates.start <= effective < first.dates.end
         assert effect.new_part - effect.old_part == first.new - first.old
         old_fees = {
-            period.number: fee_of(old, period) for period in periods_from(old, effective) if period.number < 100
+            period.number: domain.fees.period_fee(old, period)
+            for period in domain.fees.periods_from(old, effective)
+            if period.number < 100
         }
         new_fees = {
-            period.number: fee_of(new, period) for period in periods_from(new, effective) if period.number < 100
+            period.number: domain.fees.period_fee(new, period)
+            for period in domain.fees.periods_from(new, effective)
+            if period.number < 100
         }
         for fee in effect.fees:
             assert fee.old == old_fees.get(fee.number, eur("0"))
@@ -89,82 +83,104 @@ class TestEffect:
 
     @given(changes())
     def test_nothing_before_the_effective_date_is_billed_differently(
-        self, case: tuple[ContractTerms, Changes, date]
+        self, case: tuple[ContractTerms, TermValues, date]
     ) -> None:
         before, after, effective = case
-        old, new = plan_of(before), plan_of(amended(before, after, effective))
+        old, new = (
+            domain.fees.build_plan(before),
+            domain.fees.build_plan(domain.amendments.amend(before, after, effective)),
+        )
         if before.billing_frequency is not BillingFrequency.ONE_TIME:
-            assert accrue(old, Days(old.start, effective)) == accrue(new, Days(new.start, effective))
-            (start,) = {period.days.start for period in (next(periods_from(plan, effective)) for plan in (old, new))}
-            assert sum_fees(old, start) == sum_fees(new, start)
+            assert domain.fees.accrue(old, DateRange(old.start, effective)) == domain.fees.accrue(
+                new, DateRange(new.start, effective)
+            )
+            (start,) = {
+                period.dates.start
+                for period in (next(domain.fees.periods_from(plan, effective)) for plan in (old, new))
+            }
+            assert domain.fees.total_due(old, start) == domain.fees.total_due(new, start)
 
     @given(changes())
-    def test_the_value_follows_the_fees(self, case: tuple[ContractTerms, Changes, date]) -> None:
+    def test_the_value_follows_the_fees(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
-        changed = amended(before, after, effective)
+        changed = domain.amendments.amend(before, after, effective)
         if before.billing_frequency is BillingFrequency.ONE_TIME:
             assert changed.total_value == after.get("fee", before.total_value)
         elif before.end_date and changed.end_date:
-            more = sum_fees(plan_of(changed), changed.end_date) - sum_fees(plan_of(before), before.end_date)
+            more = domain.fees.total_due(domain.fees.build_plan(changed), changed.end_date) - domain.fees.total_due(
+                domain.fees.build_plan(before), before.end_date
+            )
             assert changed.total_value == max(before.total_value + more, eur("0"))
             if not before.phases:
-                assert changed.total_value == sum_fees(plan_of(changed), changed.end_date)
+                assert changed.total_value == domain.fees.total_due(domain.fees.build_plan(changed), changed.end_date)
 
     @given(changes())
-    def test_terms_that_went_together_do_so_afterwards(self, case: tuple[ContractTerms, Changes, date]) -> None:
+    def test_terms_that_went_together_do_so_afterwards(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
-        of_phases = {flaw.field.partition("[")[0] for flaw in flaws(amended(before, after, effective))}
+        of_phases = {
+            flaw.field.partition("[")[0]
+            for flaw in domain.contracts.violations(domain.amendments.amend(before, after, effective))
+        }
         assert of_phases <= {"phases", "renewal_notice_days"}
         if "phases" in of_phases:  # given, and after the end
             end = after.get("end_date", before.end_date)
             assert any(end and phase.start_date >= end for phase in after.get("phases", ()))
 
     @given(changes())
-    def test_the_difference_falls_due_on_the_effective_date(self, case: tuple[ContractTerms, Changes, date]) -> None:
+    def test_the_difference_falls_due_on_the_effective_date(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
-        changed = amended(before, {**after, "end_date": before.end_date}, effective)
+        changed = domain.amendments.amend(before, {**after, "end_date": before.end_date}, effective)
         if before.billing_frequency is BillingFrequency.ONE_TIME or "fee" not in after or after["phases"]:
             return
-        old, new = plan_of(before), plan_of(changed)
+        old, new = domain.fees.build_plan(before), domain.fees.build_plan(changed)
         steps = any(phase.start_date > effective for phase in before.phases)
-        period = next(periods_from(new, effective))
-        if not steps and period.days.start < effective and not old.remainder.amount:
-            effect = effect_of(before, changed, None, effective)
-            day_of = Days(effective, effective + timedelta(1))
-            due = sum((fee.amount.amount for fee in find_fees(new, day_of)), Decimal(0))
-            due -= sum((fee.amount.amount for fee in find_fees(old, day_of)), Decimal(0))
+        period = next(domain.fees.periods_from(new, effective))
+        if not steps and period.dates.start < effective and not old.remainder.amount:
+            effect = domain.amendments.compute_effect(before, changed, None, effective)
+            day_of = DateRange(effective, effective + timedelta(1))
+            due = sum((fee.amount.amount for fee in domain.fees.fees_due(new, day_of)), Decimal(0))
+            due -= sum((fee.amount.amount for fee in domain.fees.fees_due(old, day_of)), Decimal(0))
             assert due == (effect.new_part - effect.old_part).amount
 
     @given(changes(), st.integers(61, 900))
     def test_of_what_was_terminated_only_the_rest_is_shown(
-        self, case: tuple[ContractTerms, Changes, date], days: int
+        self, case: tuple[ContractTerms, TermValues, date], days: int
     ) -> None:
         before, after, effective = case
         over = before.start_date + timedelta(days)
-        effect = effect_of(before, amended(before, after, effective), over, effective)
-        assert all(fee.days.end <= over for fee in effect.fees)
+        effect = domain.amendments.compute_effect(
+            before, domain.amendments.amend(before, after, effective), over, effective
+        )
+        assert all(fee.dates.end <= over for fee in effect.fees)
 
 
 class TestKept:
     @given(changes())
-    def test_nothing_is_lost_in_what_is_kept(self, case: tuple[ContractTerms, Changes, date]) -> None:
+    def test_nothing_is_lost_in_what_is_kept(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
-        was = terms_now(before, after.keys(), effective)
-        effect = effect_of(before, amended(before, after, effective), None, effective)
-        row = AmendmentRow(currency_code="EUR", changes=changes_record(was, after), proration=effect_record(effect))
+        was = domain.amendments.current_values(before, after.keys(), effective)
+        effect = domain.amendments.compute_effect(
+            before, domain.amendments.amend(before, after, effective), None, effective
+        )
+        row = AmendmentRow(currency_code="EUR")
+        row.set_changes(was, after)
+        row.set_effect(effect)
         assert (row.before, row.after, row.effect) == (was, after, effect)
 
     def test_sla_terms_and_texts_are_kept_too(self) -> None:
         after = {"sla_terms": SlaTerms(9990, 4, 500), "license_tier": "gold", "seats": 0, "auto_renew": True}
-        row = AmendmentRow(currency_code="EUR", changes=changes_record({"sla_terms": None}, after))
+        row = AmendmentRow(currency_code="EUR")
+        row.set_changes({"sla_terms": None}, after)
         assert (row.before, row.after) == ({"sla_terms": None}, after)
 
 
 class TestStill:
     @given(changes())
-    def test_what_was_captured_is_still_so(self, case: tuple[ContractTerms, Changes, date]) -> None:
+    def test_what_was_captured_is_still_so(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
-        check_still(ID, terms_now(before, after.keys(), effective), before, effective)
+        domain.amendments.check_not_stale(
+            ID, domain.amendments.current_values(before, after.keys(), effective), before, effective
+        )
 
     @pytest.mark.parametrize(
         ("moved", "stale"),
@@ -179,14 +195,14 @@ class TestStill:
     )
     def test_what_changed_since_is_named(self, moved: dict[str, Any], stale: list[str]) -> None:
         effective, names = day("2027-06-01"), ("fee", "phases", "end_date", "seats")
-        before = terms_now(terms(), names, effective)
+        before = domain.amendments.current_values(terms(), names, effective)
         now = replace(terms(), **moved)
         if stale:
             with pytest.raises(AmendmentStale) as refused:
-                check_still(ID, before, now, effective)
+                domain.amendments.check_not_stale(ID, before, now, effective)
             assert refused.value.metadata["changed"] == ", ".join(stale)
         else:
-            check_still(ID, before, now, effective)
+            domain.amendments.check_not_stale(ID, before, now, effective)
 
 
 @pytest.mark.parametrize(("state", "action"), list(product(AmendmentState, AmendmentAction)))
@@ -202,4 +218,4 @@ def test_every_action_in_every_state(state: AmendmentState, action: AmendmentAct
     assert AMENDMENT_TRANSITIONS.get((state, action)) == allowed[action].get(state)
     if state not in allowed[action]:
         with pytest.raises(AmendmentStateForbids):
-            advance_amendment(ID, state, action)
+            domain.amendments.advance(ID, state, action)

@@ -32,10 +32,10 @@ LIFE: Final[Mapping[ContractState, Mapping[ContractAction, ContractState]]] = {
     S.PENDING_SIGNATURE: {A.SIGN: S.PENDING_SIGNATURE, A.ACTIVATE: S.ACTIVE, A.TERMINATE: S.TERMINATED},
     S.ACTIVE: {
         A.SUSPEND: S.SUSPENDED, A.RENEW: S.ACTIVE, A.SUCCEED: S.RENEWED, A.EXPIRE: S.EXPIRED,
-        A.ANNOUNCE_END: S.ACTIVE, A.TERMINATE: S.TERMINATED, A.AMEND: S.ACTIVE,
+        A.SCHEDULE_TERMINATION: S.ACTIVE, A.TERMINATE: S.TERMINATED, A.AMEND: S.ACTIVE,
     },
     S.SUSPENDED: {
-        A.RESUME: S.ACTIVE, A.SUCCEED: S.RENEWED, A.EXPIRE: S.EXPIRED, A.ANNOUNCE_END: S.SUSPENDED,
+        A.RESUME: S.ACTIVE, A.SUCCEED: S.RENEWED, A.EXPIRE: S.EXPIRED, A.SCHEDULE_TERMINATION: S.SUSPENDED,
         A.TERMINATE: S.TERMINATED, A.AMEND: S.SUSPENDED,
     },
     S.EXPIRED: {},
@@ -71,10 +71,10 @@ async def acme(api: EntitiesApi) -> Entity:
 def test_every_action_in_every_state(state: ContractState, action: ContractAction) -> None:
     expected = LIFE[state].get(action)
     if expected:
-        assert rules.advance_contract(UUID(int=7), state, action) is expected
+        assert rules.advance(UUID(int=7), state, action) is expected
         return
     with pytest.raises(ContractStateForbids) as refused:
-        rules.advance_contract(UUID(int=7), state, action)
+        rules.advance(UUID(int=7), state, action)
     allowed = [before for before, actions in LIFE.items() if action in actions]
     assert refused.value.metadata["state"] == state
     assert refused.value.metadata["allowed"] == ", ".join(allowed)

@@ -11,8 +11,8 @@ import pytest
 from kit import ids
 from kit.db import Database, ReadSession
 from kit.settings import Settings
-from services.entities.domain.contracts import ContractState, ContractType
-from services.entities.store import contracts
+from services.entities import store
+from services.entities.domain.contracts import ContractFilter, ContractState, ContractType
 from serving.pages import Page
 from tests.harness.databases import Copy
 from tests.harness.plans import Plans, Statement
@@ -59,14 +59,10 @@ async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> AsyncIterator
 
 def listed(**filters: Any) -> Ask:
     """ListContracts, a page of it; "entity" stands for one of them."""
-    given = {
-        "entity_id": None, "state": None, "contract_type": None, "ends_from": None, "ends_before": None, "text": "",
-        **filters,
-    }  # fmt: skip
 
     def ask(tx: ReadSession, entity_id: UUID) -> Awaitable[object]:
-        of_entity = {"entity_id": entity_id} if given["entity_id"] else {}
-        return contracts.list_contracts(tx, Page(50, None, b"", b""), **{**given, **of_entity})
+        of_entity = {"entity_id": entity_id} if "entity_id" in filters else {}
+        return store.contracts.list_page(tx, Page(50, None, b"", b""), ContractFilter(**{**filters, **of_entity}))
 
     return ask
 
@@ -78,8 +74,8 @@ QUERIES: Final[dict[str, Ask]] = {
     "list of a state that none is in": listed(state=ContractState.SUSPENDED),
     "list of a type": listed(contract_type=ContractType.MASTER),
     "list of what ends soon": listed(ends_from=date(2026, 1, 1), ends_before=date(2026, 1, 8)),
-    "those in force of an entity": contracts.find_in_force,
-    "summary": lambda tx, entity_id: contracts.summarize(tx, [entity_id]),
+    "those in force of an entity": store.contracts.list_ids_in_force,
+    "summary": lambda tx, entity_id: store.contracts.summarize(tx, [entity_id]),
 }
 """What is asked. Text that is looked for is in no index, since under row-level security none would be read for it."""
 

@@ -263,7 +263,7 @@ class TestEnd:
         new, withdrawn = await contracts.get(old.renewed_to_id), await contracts.get(draft)
         assert (new.state, withdrawn.state) == (Contract.ACTIVE, Contract.TERMINATED)
         assert new.id != draft.id
-        assert "renewed by itself" in withdrawn.termination_reason
+        assert "renewed automatically" in withdrawn.termination_reason
 
 
 def count(said: list[OutboxEvent]) -> Counter[str]:

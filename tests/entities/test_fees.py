@@ -10,22 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.dates import months_later
 from kit.money import Money
+from services.entities import domain
 from services.entities.domain.contracts import BillingFrequency, ContractTerms, ContractType, Phase
-from services.entities.domain.fees import (
-    HORIZON,
-    FeePlan,
-    accrue,
-    day_reaching,
-    fee_of,
-    fee_on,
-    find_fees,
-    periods_from,
-    plan_of,
-    sum_fees,
-    value_of,
-)
-from services.entities.domain.proration import Days, months_later
+from services.entities.domain.fees import HORIZON, FeePlan
+from services.entities.domain.proration import DateRange
 
 MONTHLY, QUARTERLY, ANNUAL, ONE_TIME = BillingFrequency
 MONTHS = {MONTHLY: 1, QUARTERLY: 3, ANNUAL: 12}
@@ -57,7 +47,7 @@ def terms(
 
 
 def dues(plan: FeePlan, start: str = "2000-01-01", end: str = "2199-12-31") -> dict[str, str]:
-    found = list(find_fees(plan, Days(day(start), day(end))))
+    found = list(domain.fees.fees_due(plan, DateRange(day(start), day(end))))
     due = {fee.due_date.isoformat(): fee.amount.text() for fee in found}
     assert len(due) == len(found)
     assert list(due) == sorted(due)
@@ -66,7 +56,7 @@ def dues(plan: FeePlan, start: str = "2000-01-01", end: str = "2199-12-31") -> d
 
 class TestSchedule:
     def test_it_is_counted_from_the_start_of_the_contract(self) -> None:
-        plan = plan_of(terms("2027-01-31", "2027-06-30", phases={"2027-01-31": "100.00"}))
+        plan = domain.fees.build_plan(terms("2027-01-31", "2027-06-30", phases={"2027-01-31": "100.00"}))
         assert list(dues(plan)) == ["2027-01-31", "2027-02-28", "2027-03-31", "2027-04-30", "2027-05-31"]
 
     @pytest.mark.parametrize(
@@ -78,74 +68,74 @@ class TestSchedule:
         ],
     )
     def test_each_frequency_has_its_days(self, frequency: BillingFrequency, expected: list[str]) -> None:
-        assert list(dues(plan_of(terms("2027-01-15", "2028-01-15", frequency=frequency)))) == expected
+        assert list(dues(domain.fees.build_plan(terms("2027-01-15", "2028-01-15", frequency=frequency)))) == expected
 
     def test_a_leap_day_is_an_anchor_too(self) -> None:
-        plan = plan_of(terms("2028-02-29", "", frequency=ANNUAL))
+        plan = domain.fees.build_plan(terms("2028-02-29", "", frequency=ANNUAL))
         assert list(islice(dues(plan), 5)) == ["2028-02-29", "2029-02-28", "2030-02-28", "2031-02-28", "2032-02-29"]
 
     def test_an_end_inside_a_period_makes_its_fee_smaller(self) -> None:
-        plan = plan_of(terms("2027-01-01", "2027-03-16", phases={"2027-01-01": "310.00"}))
+        plan = domain.fees.build_plan(terms("2027-01-01", "2027-03-16", phases={"2027-01-01": "310.00"}))
         assert dues(plan) == {"2027-01-01": "310.00", "2027-02-01": "310.00", "2027-03-01": "150.00"}
 
     def test_a_ramp_costs_what_each_phase_says(self) -> None:
         ramp = {"2027-01-01": "100.00", "2027-03-01": "200.00", "2027-04-01": "300.00"}
-        plan = plan_of(terms(end="2027-05-01", phases=ramp))
+        plan = domain.fees.build_plan(terms(end="2027-05-01", phases=ramp))
         assert dues(plan) == {
             "2027-01-01": "100.00", "2027-02-01": "100.00", "2027-03-01": "200.00", "2027-04-01": "300.00"
         }  # fmt: skip
 
     def test_a_step_inside_a_period_falls_due_on_its_day_for_the_rest(self) -> None:
-        plan = plan_of(terms(end="2027-03-01", phases={"2027-01-01": "100.00", "2027-01-16": "200.00"}))
+        plan = domain.fees.build_plan(terms(end="2027-03-01", phases={"2027-01-01": "100.00", "2027-01-16": "200.00"}))
         assert dues(plan) == {"2027-01-01": "100.00", "2027-01-16": "51.61", "2027-02-01": "200.00"}
-        assert fee_of(plan, next(periods_from(plan, plan.start))) == eur("151.61")
+        assert domain.fees.period_fee(plan, next(domain.fees.periods_from(plan, plan.start))) == eur("151.61")
 
     def test_a_step_down_is_a_credit(self) -> None:
-        plan = plan_of(terms(end="2027-02-01", phases={"2027-01-01": "310.00", "2027-01-22": "0.00"}))
+        plan = domain.fees.build_plan(terms(end="2027-02-01", phases={"2027-01-01": "310.00", "2027-01-22": "0.00"}))
         assert dues(plan) == {"2027-01-01": "310.00", "2027-01-22": "-100.00"}
 
     def test_free_months_are_left_out(self) -> None:
-        plan = plan_of(terms(end="2027-04-01", phases={"2027-01-01": "0.00", "2027-03-01": "50.00"}))
+        plan = domain.fees.build_plan(terms(end="2027-04-01", phases={"2027-01-01": "0.00", "2027-03-01": "50.00"}))
         assert dues(plan) == {"2027-03-01": "50.00"}
 
     def test_only_the_days_asked_for(self) -> None:
-        plan = plan_of(terms(phases={"2027-01-01": "100.00"}))
+        plan = domain.fees.build_plan(terms(phases={"2027-01-01": "100.00"}))
         assert list(dues(plan, "2027-02-01", "2027-04-01")) == ["2027-02-01", "2027-03-01"]
         assert list(dues(plan, "2027-02-02", "2027-03-01")) == []
         assert list(dues(plan, "2030-01-01", "2031-01-01")) == []
 
     def test_who_terminates_pays_until_then(self) -> None:
-        plan = plan_of(terms(phases={"2027-01-01": "310.00"}), termination_date=day("2027-03-11"))
+        plan = domain.fees.build_plan(terms(phases={"2027-01-01": "310.00"}), termination_date=day("2027-03-11"))
         assert dues(plan) == {"2027-01-01": "310.00", "2027-02-01": "310.00", "2027-03-01": "100.00"}
 
     def test_a_termination_after_the_end_changes_nothing(self) -> None:
-        assert dues(plan_of(terms(), day("2030-01-01"))) == dues(plan_of(terms()))
+        assert dues(domain.fees.build_plan(terms(), day("2030-01-01"))) == dues(domain.fees.build_plan(terms()))
 
     def test_an_evergreen_contract_goes_on(self) -> None:
-        plan = plan_of(terms(end="", phases={"2027-01-01": "100.00"}))
+        plan = domain.fees.build_plan(terms(end="", phases={"2027-01-01": "100.00"}))
         assert list(dues(plan, "2151-05-01", "2151-07-01")) == ["2151-05-01", "2151-06-01"]
 
 
 class TestSpread:
     def test_the_last_fee_takes_what_remains(self) -> None:
-        plan = plan_of(terms(total="1000.00"))
+        plan = domain.fees.build_plan(terms(total="1000.00"))
         assert dues(plan) == {f"2027-{month:02}-01": "83.33" if month < 12 else "83.37" for month in range(1, 13)}
 
     def test_a_last_period_that_is_cut_costs_less(self) -> None:
-        plan = plan_of(terms("2027-01-01", "2027-02-15", total="150.00"))
+        plan = domain.fees.build_plan(terms("2027-01-01", "2027-02-15", total="150.00"))
         assert dues(plan) == {"2027-01-01": "100.00", "2027-02-01": "50.00"}
 
     def test_one_time_is_all_at_once(self) -> None:
-        assert dues(plan_of(terms(total="999.99", frequency=ONE_TIME))) == {"2027-01-01": "999.99"}
+        assert dues(domain.fees.build_plan(terms(total="999.99", frequency=ONE_TIME))) == {"2027-01-01": "999.99"}
 
     def test_the_value_of_an_evergreen_one_is_that_of_each_year(self) -> None:
-        plan = plan_of(terms(end="", total="1000.00"))
+        plan = domain.fees.build_plan(terms(end="", total="1000.00"))
         for year in (2027, 2028, 2050):
             assert sum(map(Decimal, dues(plan, f"{year}-01-01", f"{year + 1}-01-01").values())) == 1000
         assert dues(plan, "2050-11-01", "2051-01-01") == {"2050-11-01": "83.33", "2050-12-01": "83.37"}
 
     def test_who_terminates_early_pays_no_remainder(self) -> None:
-        plan = plan_of(terms(total="1000.00"), day("2027-03-01"))
+        plan = domain.fees.build_plan(terms(total="1000.00"), day("2027-03-01"))
         assert dues(plan) == {"2027-01-01": "83.33", "2027-02-01": "83.33"}
 
     @given(
@@ -159,9 +149,9 @@ class TestSpread:
     ) -> None:
         end = start + timedelta(length)
         total = Decimal(cents).scaleb(-2)
-        plan = plan_of(terms(str(start), str(end), total=str(total), frequency=frequency))
-        assert sum_fees(plan, end) == value_of(plan, start) == eur(total)
-        assert all(fee.amount.amount >= 0 for fee in find_fees(plan, Days(start, end)))
+        plan = domain.fees.build_plan(terms(str(start), str(end), total=str(total), frequency=frequency))
+        assert domain.fees.total_due(plan, end) == domain.fees.term_value(plan, start) == eur(total)
+        assert all(fee.amount.amount >= 0 for fee in domain.fees.fees_due(plan, DateRange(start, end)))
 
 
 month_ends = st.builds(
@@ -181,43 +171,45 @@ def plans(draw: st.DrawFn) -> FeePlan:
     fees = [Decimal(draw(st.integers(0, 10**7))).scaleb(-2) for _ in range(len(steps) + 1)]
     ramp = {str(start + timedelta(step)): str(fee) for step, fee in zip((0, *steps), fees, strict=True)}
     end = "" if evergreen else str(start + timedelta(length))
-    return plan_of(terms(str(start), end, total=str(fees[0]), frequency=frequency, phases=ramp if ramped else None))
+    return domain.fees.build_plan(
+        terms(str(start), end, total=str(fees[0]), frequency=frequency, phases=ramp if ramped else None)
+    )
 
 
 class TestProperties:
     @given(plans(), st.integers(-400, 1600))
     def test_the_calendar_has_no_gap_and_no_overlap(self, plan: FeePlan, days: int) -> None:
         since = plan.start + timedelta(days)
-        periods = list(islice(periods_from(plan, since), 30))
-        assert all(before.days.end == after.days.start for before, after in pairwise(periods))
+        periods = list(islice(domain.fees.periods_from(plan, since), 30))
+        assert all(before.dates.end == after.dates.start for before, after in pairwise(periods))
         assert all(after.number == before.number + 1 for before, after in pairwise(periods))
         if periods:
-            assert periods[0].number == 1 or periods[0].days.start <= since
-            assert periods[0].days.end > since
-            assert periods[0].number > 1 or periods[0].days.start == plan.start
+            assert periods[0].number == 1 or periods[0].dates.start <= since
+            assert periods[0].dates.end > since
+            assert periods[0].number > 1 or periods[0].dates.start == plan.start
         else:
-            assert since >= plan.limit
+            assert since >= plan.schedule_end
 
     @pytest.mark.parametrize("frequency", MONTHS)
     def test_whatever_the_first_day_there_is_no_gap_and_no_overlap(self, frequency: BillingFrequency) -> None:
         for start in (date(2027, 1, 1) + timedelta(days) for days in range(731)):
-            plan = plan_of(terms(str(start), "", frequency=frequency, phases={str(start): "1"}))
-            periods = list(islice(periods_from(plan, start), 26))
-            assert all(before.whole.end == after.whole.start for before, after in pairwise(periods))
+            plan = domain.fees.build_plan(terms(str(start), "", frequency=frequency, phases={str(start): "1"}))
+            periods = list(islice(domain.fees.periods_from(plan, start), 26))
+            assert all(before.full.end == after.full.start for before, after in pairwise(periods))
 
     @given(plans())
     def test_the_calendar_goes_from_the_start_to_the_end(self, plan: FeePlan) -> None:
         if plan.end is None:
             return
-        periods = list(periods_from(plan, plan.start))
-        assert (periods[0].days.start, periods[-1].days.end) == (plan.start, plan.end)
+        periods = list(domain.fees.periods_from(plan, plan.start))
+        assert (periods[0].dates.start, periods[-1].dates.end) == (plan.start, plan.end)
         for period in periods[:-1]:
-            assert period.days == period.whole
+            assert period.dates == period.full
             if plan.frequency is not ONE_TIME:
                 months = (period.number - 1) * MONTHS[plan.frequency]
                 month = plan.start.year * 12 + plan.start.month - 1 + months
                 last = monthrange(month // 12, month % 12 + 1)[1]
-                assert period.days.start == date(month // 12, month % 12 + 1, min(plan.start.day, last))
+                assert period.dates.start == date(month // 12, month % 12 + 1, min(plan.start.day, last))
 
     @given(plans(), st.lists(st.integers(0, 1500), max_size=6))
     def test_wherever_the_time_is_cut_the_fees_due_and_the_fees_accrued_sum_to_the_whole(
@@ -225,24 +217,29 @@ class TestProperties:
     ) -> None:
         end = plan.end or plan.start + timedelta(1500)
         ends = sorted({plan.start, end, *(min(plan.start + timedelta(cut), end) for cut in cuts)})
-        parts = [Days(*each) for each in pairwise(ends)]
-        due = sum((sum((fee.amount.amount for fee in find_fees(plan, part)), Decimal(0)) for part in parts), Decimal(0))
-        assert due == sum_fees(plan, end).amount
-        accrued = sum((accrue(plan, part).amount for part in parts), Decimal(0))
-        assert accrued == accrue(plan, Days(plan.start, end)).amount
+        parts = [DateRange(*each) for each in pairwise(ends)]
+        due = sum(
+            (sum((fee.amount.amount for fee in domain.fees.fees_due(plan, part)), Decimal(0)) for part in parts),
+            Decimal(0),
+        )
+        assert due == domain.fees.total_due(plan, end).amount
+        accrued = sum((domain.fees.accrue(plan, part).amount for part in parts), Decimal(0))
+        assert accrued == domain.fees.accrue(plan, DateRange(plan.start, end)).amount
         if plan.end:
-            by_period = [fee_of(plan, period).amount for period in periods_from(plan, plan.start)]
+            by_period = [
+                domain.fees.period_fee(plan, period).amount for period in domain.fees.periods_from(plan, plan.start)
+            ]
             assert accrued == due == sum(by_period, Decimal(0))
 
     @given(plans(), st.integers(1, 10**9))
     def test_an_amount_is_reached_on_the_first_day_on_which_so_much_was_due(self, plan: FeePlan, cents: int) -> None:
         wanted, due = Decimal(cents).scaleb(-2), Decimal(0)
         first = None
-        for fee in find_fees(plan, Days(plan.start, plan.limit)):
+        for fee in domain.fees.fees_due(plan, DateRange(plan.start, plan.schedule_end)):
             due += fee.amount.amount
             if due >= wanted and first is None:
                 first = fee.due_date
-        assert day_reaching(plan, eur(wanted)) == first
+        assert domain.fees.date_reached(plan, eur(wanted)) == first
 
     def test_seeded_ramps_cost_what_their_days_say(self) -> None:
         """Against the sum over single days, which is another way to the same amount."""
@@ -251,28 +248,30 @@ class TestProperties:
             start = date(2027, 1, 1) + timedelta(chance.randrange(365))
             steps = sorted({0, *chance.choices(range(1, 300), k=3)})
             ramp = {str(start + timedelta(step)): f"{chance.randrange(100_000) / 100:.2f}" for step in steps}
-            plan = plan_of(terms(str(start), str(start + timedelta(300)), phases=ramp))
-            for period in periods_from(plan, start):
-                days = [period.days.start + timedelta(n) for n in range(period.days.count)]
-                by_days = sum((accrue(plan, Days(each, each + timedelta(1))).amount for each in days), Decimal(0))
-                exact = sum((fee_on(plan, each).amount / period.whole.count for each in days), Decimal(0))
-                assert by_days == fee_of(plan, period).amount
+            plan = domain.fees.build_plan(terms(str(start), str(start + timedelta(300)), phases=ramp))
+            for period in domain.fees.periods_from(plan, start):
+                days = [period.dates.start + timedelta(n) for n in range(period.dates.days)]
+                by_days = sum(
+                    (domain.fees.accrue(plan, DateRange(each, each + timedelta(1))).amount for each in days), Decimal(0)
+                )
+                exact = sum((domain.fees.fee_on(plan, each).amount / period.full.days for each in days), Decimal(0))
+                assert by_days == domain.fees.period_fee(plan, period).amount
                 assert abs(exact - by_days) < Decimal("0.00501")
 
 
 class TestReaching:
     def test_the_day_on_which_so_much_has_fallen_due(self) -> None:
-        plan = plan_of(terms(phases={"2027-01-01": "100.00"}))
-        assert day_reaching(plan, eur("100.00")) == day("2027-01-01")
-        assert day_reaching(plan, eur("100.01")) == day("2027-02-01")
-        assert day_reaching(plan, eur("1200.00")) == day("2027-12-01")
-        assert day_reaching(plan, eur("1200.01")) is None
+        plan = domain.fees.build_plan(terms(phases={"2027-01-01": "100.00"}))
+        assert domain.fees.date_reached(plan, eur("100.00")) == day("2027-01-01")
+        assert domain.fees.date_reached(plan, eur("100.01")) == day("2027-02-01")
+        assert domain.fees.date_reached(plan, eur("1200.00")) == day("2027-12-01")
+        assert domain.fees.date_reached(plan, eur("1200.01")) is None
 
     def test_free_and_evergreen_is_never(self) -> None:
-        assert day_reaching(plan_of(terms(end="", total="0.00")), eur("0.01")) is None
+        assert domain.fees.date_reached(domain.fees.build_plan(terms(end="", total="0.00")), eur("0.01")) is None
 
     def test_the_value_of_an_evergreen_ramp_is_that_of_the_year_from_a_day_on(self) -> None:
-        plan = plan_of(terms(end="", phases={"2027-01-01": "100.00", "2027-07-01": "200.00"}))
-        assert value_of(plan, day("2027-01-01")) == eur("1800.00")
-        assert value_of(plan, day("2027-07-01")) == eur("2400.00")
-        assert plan.limit == HORIZON
+        plan = domain.fees.build_plan(terms(end="", phases={"2027-01-01": "100.00", "2027-07-01": "200.00"}))
+        assert domain.fees.term_value(plan, day("2027-01-01")) == eur("1800.00")
+        assert domain.fees.term_value(plan, day("2027-07-01")) == eur("2400.00")
+        assert plan.schedule_end == HORIZON

@@ -16,7 +16,7 @@ from kit.db import ReadSession
 from kit.settings import Settings
 from services.entities import store
 from services.entities.domain.allocation_rules import RuleState, RuleType
-from services.entities.domain.amendments import AmendmentState, AmendmentType
+from services.entities.domain.amendments import AmendmentFilter, AmendmentState, AmendmentType
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import EntityState, EntityType
 from serving.pages import Page, Slice
@@ -83,8 +83,7 @@ def of_splits(**filters: Any) -> Ask:
 
 def of_amendments(**filters: Any) -> Ask:
     """ListAmendments of a contract that has twenty."""
-    given = {"state": None, "amendment_type": None, **filters}
-    return listed(store.amendments.list_amendments, id_of("contract", 30), **given)
+    return listed(store.amendments.list_page, id_of("contract", 30), filters=AmendmentFilter(**filters))
 
 
 def of_history(department: int) -> Ask:

@@ -1,4 +1,4 @@
-"""Parts of a fee by days: exact, and always the whole when they are put together again."""
+"""Proration by days: exact, and the parts of a fee sum to the whole fee."""
 
 import random
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.money import Money
-from services.entities.domain.proration import Days, Stretch, accrued, prorate, rounded, uplifted
+from services.entities import domain
+from services.entities.domain.proration import DateRange, FeeInterval
 
 PLACES = {"EUR": 2, "JPY": 0, "BHD": 3}
-MARCH = Days(date(2027, 3, 1), date(2027, 4, 1))
+MARCH = DateRange(date(2027, 3, 1), date(2027, 4, 1))
 
 currencies = st.sampled_from(list(PLACES))
 starts = st.dates(date(1990, 1, 1), date(2150, 12, 31))
@@ -28,105 +29,117 @@ def fees(draw: st.DrawFn) -> Money:
 
 
 @st.composite
-def cut_days(draw: st.DrawFn) -> tuple[Days, list[date]]:
-    """Days, and where they are cut: anywhere, also twice at the same place or before the first day."""
+def cut_periods(draw: st.DrawFn) -> tuple[DateRange, list[date]]:
+    """A billing period and the dates at which it is cut, in order; dates may repeat."""
     start, length = draw(starts), draw(st.integers(1, 400))
     cuts = sorted(draw(st.lists(st.integers(0, length), max_size=12)))
-    return Days(start, start + timedelta(length)), [start + timedelta(cut) for cut in (0, *cuts, length)]
+    return DateRange(start, start + timedelta(length)), [start + timedelta(cut) for cut in (0, *cuts, length)]
 
 
 def eur(amount: str) -> Money:
     return Money(Decimal(amount), "EUR")
 
 
-def days(start: str, end: str) -> Days:
-    return Days(date.fromisoformat(start), date.fromisoformat(end))
+def days(start: str, end: str) -> DateRange:
+    return DateRange(date.fromisoformat(start), date.fromisoformat(end))
 
 
 def total(parts: Sequence[Money]) -> Decimal:
     return sum((part.amount for part in parts), Decimal(0))
 
 
-class TestProrate:
+def prorated(fee: Money, dates: DateRange, period: DateRange) -> Money:
+    """The part of the period's fee for the dates: the difference of two running totals."""
+    intervals = [FeeInterval(period, fee.amount)]
+    until_end, until_start = (
+        domain.proration.accrued(intervals, period, day, fee.currency) for day in (dates.end, dates.start)
+    )
+    return until_end - until_start
+
+
+class TestOneFee:
     @pytest.mark.parametrize(
-        ("fee", "part", "expected"),
+        ("fee", "dates", "expected"),
         [
             ("310.00", ("2027-03-16", "2027-04-01"), "160.00"),
             ("310.00", ("2027-03-01", "2027-03-02"), "10.00"),
             ("310.00", ("2027-02-01", "2027-05-01"), "310.00"),
             ("310.00", ("2027-03-10", "2027-03-10"), "0.00"),
             ("310.00", ("2027-04-01", "2027-05-01"), "0.00"),
-            ("310.00", ("2027-03-20", "2027-03-10"), "0.00"),
             ("100.00", ("2027-03-16", "2027-04-01"), "51.61"),
             ("0.01", ("2027-03-01", "2027-03-17"), "0.01"),
             ("0.01", ("2027-03-17", "2027-04-01"), "0.00"),
         ],
     )
-    def test_a_part_is_as_much_of_the_fee_as_of_the_days(self, fee: str, part: tuple[str, str], expected: str) -> None:
-        assert prorate(eur(fee), days(*part), MARCH) == eur(expected)
+    def test_part_is_proportional_to_its_days(self, fee: str, dates: tuple[str, str], expected: str) -> None:
+        assert prorated(eur(fee), days(*dates), MARCH) == eur(expected)
 
-    @given(fees(), cut_days())
-    def test_wherever_days_are_cut_the_parts_sum_to_the_whole(self, fee: Money, cut: tuple[Days, list[date]]) -> None:
-        whole, cuts = cut
-        parts = [prorate(fee, Days(*ends), whole) for ends in pairwise(cuts)]
+    @given(fees(), cut_periods())
+    def test_parts_sum_to_the_fee(self, fee: Money, cut: tuple[DateRange, list[date]]) -> None:
+        period, cuts = cut
+        parts = [prorated(fee, DateRange(*ends), period) for ends in pairwise(cuts)]
         assert total(parts) == fee.amount
         assert all(part.amount >= 0 for part in parts)
 
-    @given(fees(), cut_days())
-    def test_no_part_is_off_by_a_whole_unit(self, fee: Money, cut: tuple[Days, list[date]]) -> None:
-        whole, cuts = cut
+    @given(fees(), cut_periods())
+    def test_rounding_error_of_a_part_is_at_most_one_unit(self, fee: Money, cut: tuple[DateRange, list[date]]) -> None:
+        period, cuts = cut
         for start, end in pairwise(cuts):
-            exact = Fraction(fee.amount) * (end - start).days / whole.count
-            off = abs(Fraction(prorate(fee, Days(start, end), whole).amount) - exact)
-            assert off * 10 ** PLACES[fee.currency] <= 1
+            exact = Fraction(fee.amount) * (end - start).days / period.days
+            error = abs(Fraction(prorated(fee, DateRange(start, end), period).amount) - exact)
+            assert error * 10 ** PLACES[fee.currency] <= 1
 
-    def test_ten_thousand_seeded_cuts_lose_nothing(self) -> None:
+    def test_ten_thousand_random_cuts_sum_to_the_fee(self) -> None:
         chance = random.Random(4)  # noqa: S311 - the same cases in every run
         for _ in range(10_000):
-            whole = Days(MARCH.start, MARCH.start + timedelta(chance.choice((28, 30, 31, 90, 92, 365, 366))))
-            cuts = sorted(chance.choices(range(whole.count + 1), k=8))
-            ends = [whole.start + timedelta(cut) for cut in (0, *cuts, whole.count)]
+            period = DateRange(MARCH.start, MARCH.start + timedelta(chance.choice((28, 30, 31, 90, 92, 365, 366))))
+            cuts = sorted(chance.choices(range(period.days + 1), k=8))
+            ends = [period.start + timedelta(cut) for cut in (0, *cuts, period.days)]
             fee = Money(Decimal(chance.randrange(10**9)).scaleb(-2), "EUR")
-            assert total([prorate(fee, Days(*each), whole) for each in pairwise(ends)]) == fee.amount
+            assert total([prorated(fee, DateRange(*each), period) for each in pairwise(ends)]) == fee.amount
 
 
-class TestAccrued:
-    @given(st.lists(fees().map(lambda fee: fee.amount), min_size=1, max_size=4), cut_days())
-    def test_with_several_fees_in_one_period_the_parts_sum_too(
-        self, amounts: list[Decimal], cut: tuple[Days, list[date]]
+class TestSeveralFees:
+    @given(st.lists(fees().map(lambda fee: fee.amount), min_size=1, max_size=4), cut_periods())
+    def test_parts_sum_to_the_fee_of_the_period(
+        self, amounts: list[Decimal], cut: tuple[DateRange, list[date]]
     ) -> None:
-        whole, cuts = cut
+        period, cuts = cut
         steps = [
-            whole.start,
-            *(whole.start + timedelta(whole.count * n // 4) for n in range(1, len(amounts))),
-            whole.end,
+            period.start,
+            *(period.start + timedelta(period.days * n // 4) for n in range(1, len(amounts))),
+            period.end,
         ]
-        stretches = [Stretch(Days(*ends), fee) for ends, fee in zip(pairwise(steps), amounts, strict=True)]
-        until = [accrued(stretches, whole, day, "EUR") for day in cuts]
+        intervals = [FeeInterval(DateRange(*ends), fee) for ends, fee in zip(pairwise(steps), amounts, strict=True)]
+        until = [domain.proration.accrued(intervals, period, day, "EUR") for day in cuts]
         parts = [after - before for before, after in pairwise(until)]
-        assert total(parts) == accrued(stretches, whole, whole.end, "EUR").amount
+        assert total(parts) == domain.proration.accrued(intervals, period, period.end, "EUR").amount
         assert all(part.amount >= 0 for part in parts)
 
-    def test_one_unit_is_rounded_once_and_not_once_a_fee(self) -> None:
-        halves = [Stretch(days("2027-03-01", "2027-03-16"), Decimal("0.01"))]
-        halves.append(Stretch(days("2027-03-16", "2027-04-01"), Decimal("0.01")))
-        assert accrued(halves, MARCH, MARCH.end, "EUR") == eur("0.01")
+    def test_sum_is_rounded_once(self) -> None:
+        halves = [FeeInterval(days("2027-03-01", "2027-03-16"), Decimal("0.01"))]
+        halves.append(FeeInterval(days("2027-03-16", "2027-04-01"), Decimal("0.01")))
+        assert domain.proration.accrued(halves, MARCH, MARCH.end, "EUR") == eur("0.01")
 
 
-class TestRounded:
+class TestRounding:
     @pytest.mark.parametrize(
         ("exact", "expected"),
         [("0.005", "0.00"), ("0.015", "0.02"), ("0.025", "0.02"), ("-0.015", "-0.02"), ("0.0251", "0.03")],
     )
-    def test_a_half_goes_to_the_even_neighbour(self, exact: str, expected: str) -> None:
-        assert rounded(Fraction(exact), "EUR") == eur(expected)
+    def test_half_is_rounded_to_even(self, exact: str, expected: str) -> None:
+        assert domain.proration.round_exact(Fraction(exact), "EUR") == eur(expected)
 
     @pytest.mark.parametrize(("currency", "expected"), [("JPY", "1235"), ("BHD", "1234.568"), ("EUR", "1234.57")])
-    def test_to_the_smallest_unit_of_the_currency(self, currency: str, expected: str) -> None:
-        assert rounded(Fraction("1234.5678"), currency).text() == expected
+    def test_rounds_to_the_smallest_unit_of_the_currency(self, currency: str, expected: str) -> None:
+        assert domain.proration.round_exact(Fraction("1234.5678"), currency).text() == expected
+
+    @pytest.mark.parametrize(("exact", "expected"), [("1.999", "1.99"), ("-0.001", "-0.01"), ("2", "2.00")])
+    def test_rounds_down_towards_negative_infinity(self, exact: str, expected: str) -> None:
+        assert domain.proration.round_down(Fraction(exact), "EUR").text() == expected
 
 
-class TestUplifted:
+class TestUplift:
     @pytest.mark.parametrize(
         ("fee", "uplift_bp", "expected"),
         [
@@ -139,18 +152,18 @@ class TestUplifted:
             ("0.00", 300, "0.00"),
         ],
     )
-    def test_so_many_basis_points_on_top(self, fee: str, uplift_bp: int, expected: str) -> None:
-        assert uplifted(eur(fee), uplift_bp) == eur(expected)
+    def test_fee_is_raised_by_basis_points(self, fee: str, uplift_bp: int, expected: str) -> None:
+        assert domain.proration.uplift(eur(fee), uplift_bp) == eur(expected)
 
     @given(fees(), st.integers(-10_000, 10_000))
-    def test_it_is_exact_to_half_a_unit(self, fee: Money, uplift_bp: int) -> None:
+    def test_rounding_error_is_at_most_half_a_unit(self, fee: Money, uplift_bp: int) -> None:
         exact = Fraction(fee.amount) * (10_000 + uplift_bp) / 10_000
-        off = abs(Fraction(uplifted(fee, uplift_bp).amount) - exact)
-        assert off * 10 ** PLACES[fee.currency] <= Fraction(1, 2)
+        error = abs(Fraction(domain.proration.uplift(fee, uplift_bp).amount) - exact)
+        assert error * 10 ** PLACES[fee.currency] <= Fraction(1, 2)
 
 
-def test_days_that_end_before_they_begin_are_none() -> None:
-    assert days("2027-03-20", "2027-03-10").count == 0
-    assert MARCH.before(date(2027, 3, 11)).count == 10
-    assert MARCH.before(date(2027, 2, 1)).count == 0
-    assert MARCH.shared(days("2027-03-30", "2027-06-01")) == days("2027-03-30", "2027-04-01")
+def test_date_range_that_ends_before_its_start_is_empty() -> None:
+    assert days("2027-03-20", "2027-03-10").days == 0
+    assert MARCH.before(date(2027, 3, 11)).days == 10
+    assert MARCH.before(date(2027, 2, 1)).days == 0
+    assert MARCH.intersection(days("2027-03-30", "2027-06-01")) == days("2027-03-30", "2027-04-01")

@@ -13,9 +13,8 @@ from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.events_pb2 import PurchaseOrderLimitReached
 
 from kit import dates, ids
-from services.entities.domain.fees import plan_of
-from services.entities.domain.proration import months_later
-from services.entities.domain.purchase_orders import PurchaseOrderState, days_of_thresholds, use_of
+from services.entities import domain
+from services.entities.domain.purchase_orders import PurchaseOrderState
 from tests.entities.amendment_api import AmendmentApi
 from tests.entities.clocks import Quiet, process_amid_effect, replicas
 from tests.entities.conftest import EntitiesApi
@@ -26,7 +25,7 @@ from tests.harness.callers import Caller
 from tests.harness.observe import PublishedEvents, eventually
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-MONTHLY_100 = plan_of(terms(phases={"2027-01-01": "100.00"}))
+MONTHLY_100 = domain.fees.build_plan(terms(phases={"2027-01-01": "100.00"}))
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ class TestRules:
     def test_it_counts_what_has_fallen_due(
         self, today: str, used: str, remaining: str, state: PurchaseOrderState
     ) -> None:
-        use = use_of(MONTHLY_100, eur("1000"), on(today))
+        use = domain.purchase_orders.compute_use(MONTHLY_100, eur("1000"), on(today))
         assert (use.used.text(), use.remaining.text(), use.state) == (used, remaining, state)
         assert use.exceed_date == date(2027, 11, 1)
 
@@ -71,7 +70,7 @@ class TestRules:
         ],
     )
     def test_the_days_of_its_thresholds_are_known_before(self, limit: str, days: dict[int, str]) -> None:
-        found = days_of_thresholds(MONTHLY_100, eur(limit))
+        found = domain.purchase_orders.threshold_dates(MONTHLY_100, eur(limit))
         assert {threshold: each.isoformat() for threshold, each in found.items()} == days
 
 
@@ -136,7 +135,7 @@ class TestTold:
 
     async def test_the_next_is_looked_for_on_its_day(self, contracts: ContractApi, acme: Entity, admin: Admin) -> None:
         active = await limited(contracts, acme, start_date=day(), limit="500")
-        fourth = months_later(on(active.start_date), 3)
+        fourth = dates.months_later(on(active.start_date), 3)
         assert await _timer(admin, active) == dates.day_start(fourth, "UTC")
 
     async def test_again_for_another_order_or_limit(

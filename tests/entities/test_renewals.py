@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit import ids
+from kit.dates import months_later
 from kit.money import Money
+from services.entities import domain
 from services.entities.domain.contracts import (
     BillingFrequency,
     ContractState,
@@ -26,24 +28,15 @@ from services.entities.domain.contracts import (
     ContractType,
     LicenseState,
     Phase,
-    flaws,
 )
-from services.entities.domain.proration import months_later
-from services.entities.domain.renewals import (
-    ReasonKind,
-    Recommendation,
-    Standing,
-    assess,
-    months_between,
-    percent,
-    renewed_terms,
-)
+from services.entities.domain.renewals import ReasonKind, Recommendation, RenewalFacts, RenewalRequest
 from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, day, money, phase
 from tests.harness.callers import Caller, refusal
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 R, K = Recommendation, ReasonKind
+ID = ids.new()
 
 
 @pytest.fixture
@@ -74,7 +67,7 @@ def terms(start: str = "2026-01-01", end: str | None = "2027-01-01", **changed: 
 
 class TestTermsOfTheSuccessor:
     def test_it_begins_where_the_other_ends_and_is_dearer_by_the_uplift(self) -> None:
-        renewed = renewed_terms(terms(renewal_uplift_bp=350))
+        renewed = domain.renewals.renewal_terms(terms(renewal_uplift_bp=350))
         assert (renewed.start_date, renewed.end_date) == (date(2027, 1, 1), date(2028, 1, 1))
         assert (renewed.total_value, renewed.contract_number) == (eur("1242.00"), "")
         assert renewed == replace(
@@ -87,26 +80,28 @@ class TestTermsOfTheSuccessor:
     )
     def test_what_was_agreed_for_a_term_follows_its_length(self, months: int, value: str, commitment: str) -> None:
         agreed = terms(renewal_term_months=months, minimum_commitment=eur("300"))
-        renewed = renewed_terms(agreed)
+        renewed = domain.renewals.renewal_terms(agreed)
         assert (renewed.total_value, renewed.minimum_commitment) == (eur(value), eur(commitment))
 
     def test_of_phases_the_last_one_goes_on(self) -> None:
         phases = (Phase(date(2026, 1, 1), eur("50")), Phase(date(2026, 7, 1), eur("100")))
-        renewed = renewed_terms(terms(phases=phases, renewal_uplift_bp=1000))
+        renewed = domain.renewals.renewal_terms(terms(phases=phases, renewal_uplift_bp=1000))
         assert renewed.phases == (Phase(date(2027, 1, 1), eur("110.00")),)
         assert renewed.total_value == eur("1320.00")
 
     def test_somebody_may_want_another_end_and_uplift(self) -> None:
-        renewed = renewed_terms(terms(), contract_number="N", end_date=date(2027, 7, 1), uplift_bp=5000)
+        renewed = domain.renewals.renewal_terms(
+            terms(), RenewalRequest(contract_number="N", end_date=date(2027, 7, 1), uplift_bp=5000)
+        )
         assert (renewed.contract_number, renewed.end_date, renewed.total_value) == ("N", date(2027, 7, 1), eur("900"))
 
     def test_the_last_day_of_a_month_stays_the_last_day(self) -> None:
-        renewed = renewed_terms(terms("2026-02-28", "2027-01-31", renewal_term_months=1))
+        renewed = domain.renewals.renewal_terms(terms("2026-02-28", "2027-01-31", renewal_term_months=1))
         assert renewed.end_date == date(2027, 2, 28)
 
     def test_an_evergreen_one_has_none(self) -> None:
         with pytest.raises(ValueError, match="no end"):
-            renewed_terms(terms(end=None))
+            domain.renewals.renewal_terms(terms(end=None))
 
     @given(
         st.dates(date(2000, 1, 1), date(2100, 1, 1)), st.integers(1, 3000), st.integers(1, 120), st.integers(0, 10_000),
@@ -120,29 +115,31 @@ class TestTermsOfTheSuccessor:
             renewal_uplift_bp=uplift_bp, total_value=Money(value, "EUR"), auto_renew=True,
             renewal_notice_days=min(28, days),
         )  # fmt: skip
-        assert flaws(agreed) == []
-        renewed = renewed_terms(agreed)
-        assert flaws(renewed) == []
+        assert domain.contracts.violations(agreed) == []
+        renewed = domain.renewals.renewal_terms(agreed)
+        assert domain.contracts.violations(renewed) == []
         assert renewed.start_date == agreed.end_date
         assert renewed.end_date
         assert agreed.end_date
-        ratio = months_between(renewed.start_date, renewed.end_date) / months_between(start, agreed.end_date)
+        ratio = domain.renewals.months_between(renewed.start_date, renewed.end_date) / domain.renewals.months_between(
+            start, agreed.end_date
+        )
         exact = Fraction(value) * ratio * (10_000 + uplift_bp) / 10_000
         assert abs(Fraction(renewed.total_value.amount) - exact) <= Fraction(2, 100)
 
     @given(st.dates(date(2000, 1, 1), date(2100, 1, 1)), st.integers(0, 200), st.integers(0, 27))
     def test_months_are_counted_exactly(self, start: date, months: int, days: int) -> None:
         end = months_later(start, months)
-        assert months_between(start, end) == months
-        assert months <= months_between(start, end + timedelta(days=days)) < months + 1
+        assert domain.renewals.months_between(start, end) == months
+        assert months <= domain.renewals.months_between(start, end + timedelta(days=days)) < months + 1
 
 
-def standing(today: str = "2026-12-01", **changed: Any) -> Standing:
+def facts(today: str = "2026-12-01", **changed: Any) -> RenewalFacts:
     given = {
-        "terms": terms(), "state": ContractState.ACTIVE, "license_state": LicenseState.NONE, "renewed": False,
-        "termination_date": None, "used": None,
+        "contract_id": ID, "terms": terms(), "state": ContractState.ACTIVE, "license_state": LicenseState.NONE,
+        "successor_id": None, "termination_date": None, "used": None,
     }  # fmt: skip
-    return Standing(**{**given, **changed}, today=date.fromisoformat(today))
+    return RenewalFacts(**{**given, **changed}, today=date.fromisoformat(today))
 
 
 COMMITTED = terms(minimum_commitment=eur("1000"))
@@ -157,7 +154,7 @@ class TestRecommendation:
             ({"state": ContractState.DRAFT}, R.NONE, [K.NOT_IN_FORCE]),
             ({"state": ContractState.EXPIRED}, R.NONE, [K.NOT_IN_FORCE]),
             ({"terms": terms(end=None)}, R.NONE, [K.EVERGREEN]),
-            ({"renewed": True}, R.NONE, [K.RENEWED]),
+            ({"successor_id": ID}, R.NONE, [K.RENEWED]),
             ({"termination_date": date(2026, 12, 24)}, R.NONE, [K.TERMINATED]),
             ({"today": "2026-09-02"}, R.NONE, [K.NOT_YET]),
             ({"today": "2026-09-03"}, R.RENEW, [K.AS_AGREED]),
@@ -192,16 +189,16 @@ class TestRecommendation:
     def test_what_we_would_do_and_why(
         self, changed: dict[str, Any], recommended: Recommendation, because: list[ReasonKind]
     ) -> None:
-        found, reasons = assess(standing(**changed))
-        assert (found, [reason.kind for reason in reasons]) == (recommended, because)
-        assert all(reason.text.endswith(".") for reason in reasons)
+        assessment = domain.renewals.assess(facts(**changed))
+        assert (assessment.recommendation, [reason.kind for reason in assessment.reasons]) == (recommended, because)
+        assert all(reason.text.endswith(".") for reason in assessment.reasons)
 
     def test_before_its_first_day_nothing_is_expected(self) -> None:
-        early = standing("2025-12-31", terms=COMMITTED, used=eur("5"))
+        early = facts("2025-12-31", terms=COMMITTED, used=eur("5"))
         assert early.expected_utilisation_bp == 0
 
     def test_a_share_for_people(self) -> None:
-        assert [percent(bp) for bp in (0, 5, 50, 1250, 1000, 10_000)] == [
+        assert [domain.renewals.percent_text(bp) for bp in (0, 5, 50, 1250, 1000, 10_000)] == [
             "0 %", "0.05 %", "0.5 %", "12.5 %", "10 %", "100 %",
         ]  # fmt: skip
 
@@ -304,7 +301,7 @@ class TestCheckRenewal:
             reasons=[
                 RenewalReason(
                     kind=RenewalReason.COMMITMENT_UNDERUSED,
-                    text="At the end 70 % of the commitment of 1000.00 EUR will be used.",
+                    text="70 % of the commitment of 1000.00 EUR will be used by the end of the term.",
                 )
             ],
             current_value=money("1200.00"), renewal_value=check.renewal_value, renewal_start_date=day(100),

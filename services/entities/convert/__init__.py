@@ -12,6 +12,7 @@ from services.entities.convert import (
     hierarchies,
     numbers,
     rates,
+    renewals,
     usage,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "hierarchies",
     "numbers",
     "rates",
+    "renewals",
     "usage",
 ]

@@ -1,4 +1,4 @@
-"""What an update changes."""
+"""Changed fields of update requests."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,18 +9,18 @@ from contract.masks import changed_fields
 from kit.errors import InvalidFields, Violation
 
 _ZERO_IS_A_VALUE: Final = frozenset({"payment_terms_days", "renewal_notice_days"})
-"""Fields for which 0 says something else than that there is nothing."""
+"""Fields in which 0 is a value of its own and doesn't clear the field."""
 
 
 def changed_columns(request: Message, cleared: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields to change, each as the request has it, or as it is when cleared: named and not given, or given empty.
+    """Return the fields to change with their new values.
 
-    Raises InvalidFields for fields that can't be cleared.
+    A field that is named in the mask without a value, or set to an empty one, gets its value in `cleared`. Raises
+    InvalidFields for fields that are missing there: they are required.
     """
-    named = request.ListFields()
-    given = {field.name: value for field, value in named if value or field.name in _ZERO_IS_A_VALUE}
+    values = {field.name: value for field, value in request.ListFields() if value or field.name in _ZERO_IS_A_VALUE}
     changed = changed_fields(request)
-    required = sorted(changed - cleared.keys() - given.keys())
+    required = sorted(changed - cleared.keys() - values.keys())
     if required:
-        raise InvalidFields([Violation(field, "can't be cleared", "required") for field in required])
-    return {field: given.get(field, cleared.get(field)) for field in changed}
+        raise InvalidFields([Violation(field, "is required and can't be cleared", "required") for field in required])
+    return {field: values.get(field, cleared.get(field)) for field in changed}

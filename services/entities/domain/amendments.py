@@ -1,6 +1,6 @@
-"""The rules of amendments: states, what they change of a contract's terms, and what that does to its fees."""
+"""Amendments: states, input types, and what they change of the terms and fees of a contract."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
@@ -9,17 +9,21 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from kit import resources
+from kit.dates import months_later
 from kit.money import Money
 from services.entities import domain
 from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase
 from services.entities.domain.fees import BillingPeriod, FeePlan
 from services.entities.domain.flaws import Flaw
-from services.entities.domain.proration import Days
+from services.entities.domain.proration import DateRange
 from services.entities.errors.amendments import AmendmentOutsideTerm, AmendmentStale, AmendmentStateForbids
 
-FEES_SHOWN: Final = 60
-"""Most billing periods that an amendment shows the fees of."""
-_EVERGREEN_MONTHS_SHOWN: Final = 12
+EFFECTIVE_TIMER: Final = "amendment"
+"""Kind of the timers that apply an approved amendment when its effective date begins."""
+
+PERIODS_MAX: Final = 60
+"""The most billing periods whose fees an amendment lists."""
+_EVERGREEN_MONTHS: Final = 12
 
 
 class AmendmentType(StrEnum):
@@ -42,7 +46,7 @@ class AmendmentState(StrEnum):
 
 
 class AmendmentAction(StrEnum):
-    """What is done to an amendment; the value is how it reads in a sentence."""
+    """Actions on an amendment; the value is the past participle used in error messages."""
 
     APPROVE = "approved"
     APPLY = "applied"
@@ -55,148 +59,176 @@ AMENDMENT_TRANSITIONS: Final[Mapping[tuple[AmendmentState, AmendmentAction], Ame
     (AmendmentState.APPROVED, AmendmentAction.APPLY): AmendmentState.APPLIED,
     (AmendmentState.APPROVED, AmendmentAction.REJECT): AmendmentState.REJECTED,
 }
-"""The whole life of an amendment; what is not here is not allowed."""
+"""The complete life cycle of an amendment. Every pair that is not listed is forbidden."""
 
 
-def advance_amendment(amendment_id: UUID, state: AmendmentState, action: AmendmentAction) -> AmendmentState:
-    """The state after `action`; raises AmendmentStateForbids naming the states in which it is allowed."""
+def advance(amendment_id: UUID, state: AmendmentState, action: AmendmentAction) -> AmendmentState:
+    """Return the state after `action`. Raises AmendmentStateForbids, which names the states that allow it."""
     return resources.advance(AMENDMENT_TRANSITIONS, amendment_id, state, action, AmendmentStateForbids)
 
 
-Changes: TypeAlias = Mapping[str, Any]
-"""Terms by name: those of ContractTerms, and for `phases` what each begins with and what follows.
+TermValues: TypeAlias = Mapping[str, Any]
+"""Values of terms by name. Besides the fields of ContractTerms:
 
-fee      what a billing period costs from the effective date on; of a one-time contract, what it costs in all
-phases   the phases after that; given wherever `fee` is, since a new fee replaces all that came after its day
+fee      the fee of a billing period from the effective date on; of a ONE_TIME contract, the total
+phases   the phases that follow `fee`; present whenever `fee` is, since a new fee replaces all later phases
 """
 
-_NEEDED: Final[Mapping[AmendmentType, frozenset[str]]] = {
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmendmentDraft:
+    """An amendment to be created."""
+
+    amendment_type: AmendmentType
+    effective_date: date
+    after: TermValues
+    """The new values of the terms that change."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmendmentFilter:
+    """Filters of ListAmendments; None matches every amendment."""
+
+    state: AmendmentState | None = None
+    amendment_type: AmendmentType | None = None
+
+
+_REQUIRED_TERMS: Final[Mapping[AmendmentType, frozenset[str]]] = {
     AmendmentType.PRICE: frozenset({"fee"}),
     AmendmentType.TERM: frozenset({"end_date"}),
     AmendmentType.SEATS: frozenset({"seats"}),
     AmendmentType.SCOPE: frozenset({"license_tier", "sla_terms", "minimum_commitment"}),
     AmendmentType.OTHER: frozenset(),
 }
-"""Of these terms an amendment of the type changes one at least; it may change others along with it."""
+"""An amendment of the type changes at least one of these terms; it may change others as well."""
 
 
-def terms_now(terms: ContractTerms, names: Collection[str], effective: date) -> Changes:
-    """What the named terms are before an amendment takes effect."""
-    plan = domain.fees.plan_of(terms)
-    later = () if terms.billing_frequency is BillingFrequency.ONE_TIME else plan.phases
-    of_fees = {
+def with_phases(after: TermValues) -> TermValues:
+    """Return the changes with `phases` set wherever `fee` is: a new fee replaces all later phases."""
+    return {**after, "phases": after.get("phases", ())} if "fee" in after else after
+
+
+def current_values(terms: ContractTerms, names: Collection[str], effective: date) -> TermValues:
+    """Return the values of the named terms just before an amendment takes effect on the day."""
+    plan = domain.fees.build_plan(terms)
+    phases = () if terms.billing_frequency is BillingFrequency.ONE_TIME else plan.phases
+    fees = {
         "fee": domain.fees.fee_on(plan, effective),
-        "phases": tuple(phase for phase in later if phase.start_date > effective),
+        "phases": tuple(phase for phase in phases if phase.start_date > effective),
     }
-    return {name: of_fees[name] if name in of_fees else getattr(terms, name) for name in names}
+    return {name: fees[name] if name in fees else getattr(terms, name) for name in names}
 
 
-def amended(terms: ContractTerms, after: Changes, effective: date) -> ContractTerms:
-    """The terms as they are once the changes have taken effect; the total value follows the fees."""
+def amend(terms: ContractTerms, after: TermValues, effective: date) -> ContractTerms:
+    """Return the terms with the changes applied; the total value changes with the fees."""
     others = {name: value for name, value in after.items() if name not in {"fee", "phases"}}
     if terms.billing_frequency is BillingFrequency.ONE_TIME:
         return replace(terms, **others, total_value=after.get("fee", terms.total_value))
-    before = domain.fees.plan_of(terms)
-    phases = terms.phases
-    if "fee" in after:
-        kept = (phase for phase in before.phases if phase.start_date < effective)
-        phases = (*kept, Phase(effective, after["fee"]), *after["phases"])
-    elif "end_date" in after:  # the fees stay as they are, and are not spread over another term
-        end = after["end_date"]
-        phases = tuple(phase for phase in before.phases if end is None or phase.start_date < end)
+    phases = _amended_phases(terms, after, effective)
     changed = replace(terms, **others, phases=phases)
-    return (
-        changed
-        if phases == terms.phases and changed.end_date == terms.end_date
-        else _revalued(terms, changed, effective)
-    )
+    same_fees = phases == terms.phases and changed.end_date == terms.end_date
+    return changed if same_fees else _with_total_value(terms, changed, effective)
 
 
-def _revalued(terms: ContractTerms, changed: ContractTerms, effective: date) -> ContractTerms:
-    before, after = domain.fees.plan_of(terms), domain.fees.plan_of(changed)
-    total = domain.fees.value_of(after, effective)
+def _amended_phases(terms: ContractTerms, after: TermValues, effective: date) -> tuple[Phase, ...]:
+    phases: Sequence[Phase] = domain.fees.build_plan(terms).phases
+    if "fee" in after:
+        earlier = (phase for phase in phases if phase.start_date < effective)
+        return (*earlier, Phase(effective, after["fee"]), *after["phases"])
+    if "end_date" in after:  # the fees stay as they are; they are not spread over the new term
+        end = after["end_date"]
+        return tuple(phase for phase in phases if end is None or phase.start_date < end)
+    return terms.phases
+
+
+def _with_total_value(terms: ContractTerms, changed: ContractTerms, effective: date) -> ContractTerms:
+    before, after = domain.fees.build_plan(terms), domain.fees.build_plan(changed)
+    total = domain.fees.term_value(after, effective)
     if bool(before.end) == bool(after.end):
-        # What was agreed need not be the sum of the fees; it changes by as much as they do.
-        total = terms.total_value + total - domain.fees.value_of(before, effective)
+        # The agreed total value may differ from the sum of the fees; it changes by the difference of the sums.
+        total = terms.total_value + total - domain.fees.term_value(before, effective)
     return replace(changed, total_value=max(total, Money.zero(total.currency)))
 
 
-def change_flaws(amendment_type: AmendmentType, after: Changes, terms: ContractTerms) -> Iterator[Flaw]:
-    """What is wrong with the changes of a contract before anything is worked out of them."""
-    needed = sorted(_NEEDED[amendment_type])
-    if needed and not after.keys() & needed:
-        told = f"one of {', '.join(needed)} must be changed by an amendment of the type {amendment_type}"
-        yield Flaw(needed[0], told, "amendment.type")
+def violations(amendment_type: AmendmentType, after: TermValues, terms: ContractTerms) -> Iterator[Flaw]:
+    """Yield what makes the changes invalid by themselves, before they are applied to the terms."""
+    required = sorted(_REQUIRED_TERMS[amendment_type])
+    if required and not after.keys() & required:
+        text = f"an amendment of type {amendment_type} must change at least one of {', '.join(required)}"
+        yield Flaw(required[0], text, "amendment.type")
     elif not after:
-        yield Flaw("", "must change something", "amendment.empty")
+        yield Flaw("", "must change at least one term", "amendment.empty")
     if after.get("phases") and "fee" not in after:
-        yield Flaw("phases", "needs fee, the one that they follow", "amendment.phases")
+        yield Flaw("phases", "requires fee, the fee before the first of these phases", "amendment.phases")
     if after.get("phases") and terms.billing_frequency is BillingFrequency.ONE_TIME:
-        yield Flaw("phases", "what is billed once has no phases", "amendment.phases")
+        yield Flaw("phases", "must be empty for billing_frequency ONE_TIME", "amendment.phases")
     currency = terms.total_value.currency
     fees = [("fee", after["fee"])] if "fee" in after else []
-    fees += [(f"phases[{place}].fee", phase.fee) for place, phase in enumerate(after.get("phases", ()))]
+    fees += [(f"phases[{index}].fee", phase.fee) for index, phase in enumerate(after.get("phases", ()))]
     for field, fee in fees:
         if fee.currency != currency:
             yield Flaw(
                 f"{field}.currency_code", f"must be the currency of the contract, {currency}", "amendment.currency"
             )
         if fee.amount < 0:
-            yield Flaw(f"{field}.amount", "must not be below zero", "amendment.value")
+            yield Flaw(f"{field}.amount", "must be 0 or more", "amendment.value")
 
 
-def check_effective(
-    contract_id: UUID, terms: ContractTerms, after: Changes, termination_date: date | None, effective: date
+def check_effective_date(
+    contract_id: UUID, terms: ContractTerms, after: TermValues, termination_date: date | None, effective: date
 ) -> None:
-    """Raise AmendmentOutsideTerm where the contract does not hold on the day, before the changes or with them."""
-    end = domain.contracts.last_day_without(
-        domain.contracts.last_day_without(termination_date, terms.end_date), after.get("end_date")
-    )
+    """Raise AmendmentOutsideTerm if the contract is not in force on the day, before or after the changes."""
+    end = domain.contracts.effective_end(termination_date, terms.end_date)
+    end = domain.contracts.effective_end(end, after.get("end_date"))
     if effective < terms.start_date or (end and effective >= end):
         raise AmendmentOutsideTerm(contract_id, effective=effective, start=terms.start_date, end=end)
 
 
-def check_still(amendment_id: UUID, before: Changes, terms: ContractTerms, effective: date) -> None:
-    """Raise AmendmentStale where a term that is changed is not any more what it was when that was agreed."""
-    now = terms_now(terms, before.keys(), effective)
-    stale = sorted(name for name, value in before.items() if now[name] != value)
+def check_not_stale(amendment_id: UUID, before: TermValues, terms: ContractTerms, effective: date) -> None:
+    """Raise AmendmentStale if a term to be changed no longer has the value that it had at creation."""
+    current = current_values(terms, before.keys(), effective)
+    stale = sorted(name for name, value in before.items() if current[name] != value)
     if stale:
         raise AmendmentStale(amendment_id, stale)
 
 
 @dataclass(frozen=True, slots=True)
 class AmendedFee:
-    """What a billing period costs before and after."""
+    """The fee of a billing period before and after an amendment."""
 
     number: int
-    days: Days
+    dates: DateRange
     old: Money
     new: Money
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effect:
-    """What an amendment does to the fees of a contract."""
+class AmendmentEffect:
+    """The effect of an amendment on the fees of a contract."""
 
-    period: Days
+    period: DateRange
     """The billing period in which it takes effect."""
     old_part: Money
-    """What the days from the effective date to the end of that period cost before."""
+    """The old fee for the days from the effective date to the end of that period."""
     new_part: Money
+    """The new fee for these days."""
     fees: tuple[AmendedFee, ...]
-    """Of that period and those after it, at most FEES_SHOWN; of a contract without an end, of a year."""
+    """That period and the following ones, at most PERIODS_MAX; of an evergreen contract, those of one year."""
     old_total: Money
     new_total: Money
 
 
-def effect_of(terms: ContractTerms, changed: ContractTerms, termination_date: date | None, effective: date) -> Effect:
-    """What it does to the fees that the terms become others on the day, which lies within the contract."""
-    old, new = domain.fees.plan_of(terms, termination_date), domain.fees.plan_of(changed, termination_date)
-    fees = tuple(islice(_amended_fees(old, new, effective), FEES_SHOWN))
-    period = fees[0].days
-    rest = Days(effective, period.end)
+def compute_effect(
+    terms: ContractTerms, changed: ContractTerms, termination_date: date | None, effective: date
+) -> AmendmentEffect:
+    """Return how the fees change if `terms` become `changed` on the day, which must be within the contract."""
+    old, new = (domain.fees.build_plan(each, termination_date) for each in (terms, changed))
+    fees = tuple(islice(_amended_fees(old, new, effective), PERIODS_MAX))
+    period = fees[0].dates
+    rest = DateRange(effective, period.end)
     one_time = terms.billing_frequency is BillingFrequency.ONE_TIME
-    return Effect(
+    return AmendmentEffect(
         period=period,
         old_part=fees[0].old if one_time else domain.fees.accrue(old, rest),
         new_part=fees[0].new if one_time else domain.fees.accrue(new, rest),
@@ -207,16 +239,19 @@ def effect_of(terms: ContractTerms, changed: ContractTerms, termination_date: da
 
 
 def _amended_fees(old: FeePlan, new: FeePlan, effective: date) -> Iterator[AmendedFee]:
-    """Both plans count from the same day: periods with one number have the same days, but for the contract's end."""
-    for before, after in zip_longest(
-        domain.fees.periods_from(old, effective), domain.fees.periods_from(new, effective)
-    ):
-        longer = max((period for period in (before, after) if period), key=lambda period: period.days.end)
+    """Yield the periods from the effective date on.
+
+    Both plans count from the same start date, so periods of the same number differ only by the end of the contract.
+    """
+    evergreen_end = months_later(effective, _EVERGREEN_MONTHS)
+    periods = zip_longest(domain.fees.periods_from(old, effective), domain.fees.periods_from(new, effective))
+    for before, after in periods:
+        longer = max((period for period in (before, after) if period), key=lambda period: period.dates.end)
         evergreen = old.end is None or new.end is None
-        if evergreen and longer.days.start >= domain.proration.months_later(effective, _EVERGREEN_MONTHS_SHOWN):
+        if evergreen and longer.dates.start >= evergreen_end:
             return
-        yield AmendedFee(longer.number, longer.days, _fee_or_none(old, before), _fee_or_none(new, after))
+        yield AmendedFee(longer.number, longer.dates, _fee_or_zero(old, before), _fee_or_zero(new, after))
 
 
-def _fee_or_none(plan: FeePlan, period: BillingPeriod | None) -> Money:
-    return domain.fees.fee_of(plan, period) if period else Money.zero(plan.currency)
+def _fee_or_zero(plan: FeePlan, period: BillingPeriod | None) -> Money:
+    return domain.fees.period_fee(plan, period) if period else Money.zero(plan.currency)

@@ -1,4 +1,4 @@
-"""The rules of contracts: states, terms that go together, signatures, when one may be terminated."""
+"""Contracts: states, input types, rules that terms must satisfy, signatures, notice and termination."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,9 +19,14 @@ from services.entities.errors.contracts import (
     ContractTermOver,
 )
 
+NOTICE_TIMER: Final = "contract-notice"
+"""Kind of the timers that announce the end of a contract in force."""
+END_TIMER: Final = "contract-end"
+"""Kind of the timers that end or renew a contract in force, on its end date or termination date."""
+
 RENEWAL_TERM_MONTHS_DEFAULT: Final = 12
 RENEWAL_NOTICE_DAYS_DEFAULT: Final = 30
-_DAYS_OF_A_MONTH_MIN: Final = 28
+_DAYS_PER_MONTH_MIN: Final = 28
 _VALUE_LIMIT: Final = Decimal(10**DIGITS_MAX)
 
 
@@ -58,7 +63,7 @@ class ContractState(StrEnum):
 
 
 IN_FORCE: Final = frozenset({ContractState.ACTIVE, ContractState.SUSPENDED})
-"""The states in which the parties are bound, and the clock matters."""
+"""The states in which a contract is binding and its timers run."""
 
 
 class LicenseState(StrEnum):
@@ -79,17 +84,17 @@ class Party(StrEnum):
 
 
 class NoticeKind(StrEnum):
-    """What the parties of a contract are told once for each of its ends."""
+    """Kinds of notices about a contract; each is published once per end date."""
 
     RENEWAL_DUE = "RENEWAL_DUE"
 
 
 class ContractAction(StrEnum):
-    """What is done to a contract; the value is how it reads in a sentence."""
+    """Actions on a contract; the value is the past participle used in error messages."""
 
     CHANGE = "changed"
     SUBMIT = "submitted"
-    REQUEST_APPROVAL = "given to somebody to approve"
+    REQUEST_APPROVAL = "submitted for approval"
     APPROVE = "approved"
     REJECT = "rejected"
     SIGN = "signed"
@@ -98,9 +103,9 @@ class ContractAction(StrEnum):
     RESUME = "resumed"
     RENEW = "renewed"
     SUCCEED = "succeeded by its renewal"
-    EXPIRE = "let expire"
+    EXPIRE = "expired"
     AMEND = "amended"
-    ANNOUNCE_END = "terminated on a later day"
+    SCHEDULE_TERMINATION = "terminated on a later day"
     TERMINATE = "terminated"
 
 
@@ -121,26 +126,26 @@ CONTRACT_TRANSITIONS: Final[Mapping[tuple[ContractState, ContractAction], Contra
     (_S.ACTIVE, _A.RENEW): _S.ACTIVE,
     (_S.ACTIVE, _A.SUCCEED): _S.RENEWED,
     (_S.ACTIVE, _A.EXPIRE): _S.EXPIRED,
-    (_S.ACTIVE, _A.ANNOUNCE_END): _S.ACTIVE,
+    (_S.ACTIVE, _A.SCHEDULE_TERMINATION): _S.ACTIVE,
     (_S.ACTIVE, _A.TERMINATE): _S.TERMINATED,
     (_S.SUSPENDED, _A.AMEND): _S.SUSPENDED,
     (_S.SUSPENDED, _A.RESUME): _S.ACTIVE,
     (_S.SUSPENDED, _A.SUCCEED): _S.RENEWED,
     (_S.SUSPENDED, _A.EXPIRE): _S.EXPIRED,
-    (_S.SUSPENDED, _A.ANNOUNCE_END): _S.SUSPENDED,
+    (_S.SUSPENDED, _A.SCHEDULE_TERMINATION): _S.SUSPENDED,
     (_S.SUSPENDED, _A.TERMINATE): _S.TERMINATED,
 }
-"""The whole life of a contract; what is not here is not allowed."""
+"""The complete life cycle of a contract. Every pair that is not listed is forbidden."""
 
 
-def advance_contract(contract_id: UUID, state: ContractState, action: ContractAction) -> ContractState:
-    """The state after `action`; raises ContractStateForbids naming the states in which it is allowed."""
+def advance(contract_id: UUID, state: ContractState, action: ContractAction) -> ContractState:
+    """Return the state after `action`. Raises ContractStateForbids, which names the states that allow it."""
     return resources.advance(CONTRACT_TRANSITIONS, contract_id, state, action, ContractStateForbids)
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """From a day on, what a billing period costs."""
+    """The fee of a billing period, valid from `start_date` until the next phase begins."""
 
     start_date: date
     fee: Money
@@ -148,7 +153,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class SlaTerms:
-    """What is promised of a service; 0 where something is not."""
+    """Service levels promised in a contract; 0 means not promised."""
 
     uptime_bp: int
     response_hours: int
@@ -157,14 +162,15 @@ class SlaTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContractTerms:
-    """What the parties agree on. Days are from `start_date` up to, and without, `end_date`; None: evergreen."""
+    """The terms of a contract. Its days are the half-open range [start_date, end_date)."""
 
     contract_number: str
-    """Empty: the next one of our own."""
+    """Empty: to be assigned from the tenant's own sequence."""
     name: str
     contract_type: ContractType
     start_date: date
     end_date: date | None
+    """None: evergreen."""
     total_value: Money
     billing_frequency: BillingFrequency
     phases: tuple[Phase, ...]
@@ -172,7 +178,7 @@ class ContractTerms:
     license_tier: str
     seats: int
     payment_terms_days: int | None
-    """None: as the entity has them."""
+    """None: to be taken from the entity."""
     purchase_order_number: str
     purchase_order_limit: Money | None
     auto_renew: bool
@@ -182,60 +188,116 @@ class ContractTerms:
     sla_terms: SlaTerms | None
 
 
-def flaws(terms: ContractTerms) -> list[Flaw]:
-    """All that is wrong with the terms; empty where they go together."""
-    return [*_flaws_of_term(terms), *_flaws_of_money(terms), *_flaws_of_phases(terms), *_flaws_of_type(terms)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignatureDraft:
+    """A signature to be recorded."""
+
+    party: Party
+    signer_name: str
+    signer_title: str
+    document_digest: str
+    """SHA-256 of the signed document, 64 hexadecimal digits."""
 
 
-def _flaws_of_term(terms: ContractTerms) -> Iterator[Flaw]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractFilter:
+    """Filters of ListContracts; None or empty matches every contract."""
+
+    entity_id: UUID | None = None
+    state: ContractState | None = None
+    contract_type: ContractType | None = None
+    ends_from: date | None = None
+    ends_before: date | None = None
+    text: str = ""
+    """Part of the number or the name, in any case."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminationRequest:
+    """A request to terminate a contract; without an effective date, on the first day that is allowed."""
+
+    effective_date: date | None
+    reason: str
+    for_cause: bool
+    """True if the termination needs no notice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractTotals:
+    """Counts and value of the contracts in force of one entity in one currency."""
+
+    entity_id: UUID
+    active: int
+    value: Money
+    """Sum of the total values of the active contracts."""
+    suspended: int
+    due_30: int
+    """Contracts, active or suspended, that end within 30 days and have no successor in force."""
+    due_60: int
+    due_90: int
+
+
+def violations(terms: ContractTerms) -> list[Flaw]:
+    """Return all violations of the rules between terms; empty if the terms are consistent."""
+    return [
+        *_term_violations(terms),
+        *_amount_violations(terms),
+        *_phase_violations(terms),
+        *_type_violations(terms),
+    ]
+
+
+def _term_violations(terms: ContractTerms) -> Iterator[Flaw]:
     if terms.end_date is None:
         if terms.auto_renew:
-            yield Flaw("auto_renew", "an evergreen contract has no end at which it could be renewed", "contract.end")
+            yield Flaw("auto_renew", "must be false for an evergreen contract, which has no end date", "contract.end")
     elif terms.end_date <= terms.start_date:
         yield Flaw("end_date", f"must be after start_date, {terms.start_date}", "contract.end")
     else:
         days = (terms.end_date - terms.start_date).days
         if terms.auto_renew:
-            days = min(days, terms.renewal_term_months * _DAYS_OF_A_MONTH_MIN)
+            days = min(days, terms.renewal_term_months * _DAYS_PER_MONTH_MIN)
         if terms.renewal_notice_days > days:
-            yield Flaw("renewal_notice_days", f"may be at most the {days} days of a term", "contract.notice")
+            yield Flaw("renewal_notice_days", f"must be at most {days}, the days of a term", "contract.notice")
 
 
-def _flaws_of_money(terms: ContractTerms) -> Iterator[Flaw]:
+def _amount_violations(terms: ContractTerms) -> Iterator[Flaw]:
     currency = terms.total_value.currency
     if terms.total_value.amount < 0:
-        yield Flaw("total_value.amount", "must not be below zero", "contract.value")
+        yield Flaw("total_value.amount", "must be 0 or more", "contract.value")
     if terms.total_value.amount >= _VALUE_LIMIT:
-        yield Flaw("total_value.amount", f"may have at most {DIGITS_MAX} digits before the point", "contract.value")
+        yield Flaw(
+            "total_value.amount", f"must have at most {DIGITS_MAX} digits before the decimal point", "contract.value"
+        )
     for field in ("minimum_commitment", "purchase_order_limit"):
         money: Money | None = getattr(terms, field)
         if money and money.amount <= 0:
-            yield Flaw(f"{field}.amount", "must be above zero", "contract.value")
+            yield Flaw(f"{field}.amount", "must be above 0", "contract.value")
         if money and money.currency != currency:
-            yield _other_currency(field, currency)
+            yield _currency_mismatch(field, currency)
     if terms.purchase_order_limit and not terms.purchase_order_number:
-        yield Flaw("purchase_order_number", "is required for purchase_order_limit", "contract.purchase_order")
+        yield Flaw("purchase_order_number", "is required if purchase_order_limit is set", "contract.purchase_order")
 
 
-def _flaws_of_phases(terms: ContractTerms) -> Iterator[Flaw]:
+def _phase_violations(terms: ContractTerms) -> Iterator[Flaw]:
     phases = terms.phases
     if phases and terms.billing_frequency is BillingFrequency.ONE_TIME:
-        yield Flaw("phases", "what is billed once has no phases", "contract.phases")
+        yield Flaw("phases", "must be empty for billing_frequency ONE_TIME", "contract.phases")
     if phases and phases[0].start_date != terms.start_date:
         yield Flaw("phases[0].start_date", f"must be start_date, {terms.start_date}", "contract.phases")
-    for place, phase in enumerate(phases):
-        field = f"phases[{place}]"
-        if place and phase.start_date <= phases[place - 1].start_date:
-            yield Flaw(f"{field}.start_date", "must be after that of the phase before", "contract.phases")
+    for index, phase in enumerate(phases):
+        field = f"phases[{index}]"
+        if index and phase.start_date <= phases[index - 1].start_date:
+            yield Flaw(f"{field}.start_date", "must be after that of the previous phase", "contract.phases")
         elif terms.end_date and phase.start_date >= terms.end_date:
             yield Flaw(f"{field}.start_date", f"must be before end_date, {terms.end_date}", "contract.phases")
         if phase.fee.amount < 0:
-            yield Flaw(f"{field}.fee.amount", "must not be below zero", "contract.value")
+            yield Flaw(f"{field}.fee.amount", "must be 0 or more", "contract.value")
         if phase.fee.currency != terms.total_value.currency:
-            yield _other_currency(f"{field}.fee", terms.total_value.currency)
+            yield _currency_mismatch(f"{field}.fee", terms.total_value.currency)
 
 
-def _flaws_of_type(terms: ContractTerms) -> Iterator[Flaw]:
+def _type_violations(terms: ContractTerms) -> Iterator[Flaw]:
     kind = terms.contract_type
     if kind is ContractType.USAGE_COMMITMENT and terms.minimum_commitment is None:
         yield Flaw("minimum_commitment", f"is required for {kind}", "contract.type")
@@ -243,54 +305,80 @@ def _flaws_of_type(terms: ContractTerms) -> Iterator[Flaw]:
         if not terms.license_tier:
             yield Flaw("license_tier", f"is required for {kind}", "contract.type")
         if not terms.seats:
-            yield Flaw("seats", f"must be above zero for {kind}", "contract.type")
+            yield Flaw("seats", f"must be above 0 for {kind}", "contract.type")
 
 
-def _other_currency(field: str, currency: str) -> Flaw:
+def _currency_mismatch(field: str, currency: str) -> Flaw:
     return Flaw(f"{field}.currency_code", f"must be the currency of total_value, {currency}", "contract.currency")
 
 
-def needs_signatures(contract_type: ContractType) -> bool:
-    """Whether both parties sign before it becomes active: all but what is ordered online as well."""
+def requires_signatures(contract_type: ContractType) -> bool:
+    """True if both parties must sign before activation. Subscriptions are also ordered online, without signatures."""
     return contract_type is not ContractType.SUBSCRIPTION
 
 
 def check_digest(contract_id: UUID, digest: str, signed: Collection[str]) -> None:
-    """Raise ContractDigestDiffers where another party signed another document."""
+    """Raise ContractDigestDiffers if a digest in `signed` differs: both parties must sign the same document."""
     for other in signed:
         if other != digest:
             raise ContractDigestDiffers(contract_id, given=digest, signed=other)
 
 
-def check_may_begin(contract_id: UUID, terms: ContractTerms, signed: Collection[Party], today: date) -> None:
-    """Raise ContractSignatureMissing or ContractTermOver where the contract can't become active today.
+def check_activation(contract_id: UUID, terms: ContractTerms, signed: Collection[Party], today: date) -> None:
+    """Raise ContractSignatureMissing or ContractTermOver if the contract can't be activated today.
 
-    It may before its first day: the parties are bound from now on, what they owe begins with that day.
+    A contract can be activated before its start date: it is binding at once, and fees begin on the start date.
     """
     missing = [party for party in Party if party not in signed]
-    if missing and needs_signatures(terms.contract_type):
+    if missing and requires_signatures(terms.contract_type):
         raise ContractSignatureMissing(contract_id, missing)
     if terms.end_date and terms.end_date <= today:
         raise ContractTermOver(contract_id, terms.end_date)
 
 
 def grants_license(terms: ContractTerms) -> bool:
-    """Whether the licensing system has something to provision."""
+    """True if the licensing system must provision a tier or seats."""
     return bool(terms.license_tier or terms.seats)
 
 
-def check_notice(contract_id: UUID, effective: date, today: date, notice_days: int) -> None:
-    """Raise ContractNoticeTooShort where that many days don't lie between today and the end."""
+def requested_license_state(terms: ContractTerms) -> LicenseState:
+    """Return the license state of a contract that has just become active or has got other license terms."""
+    return LicenseState.REQUESTED if grants_license(terms) else LicenseState.NONE
+
+
+def resolve_termination_date(request: TerminationRequest, terms: ContractTerms, today: date) -> date:
+    """Return the requested effective date, or the first one that respects the notice period and the end date."""
+    if request.effective_date:
+        return request.effective_date
+    day = today + timedelta(days=required_notice_days(request, terms))
+    return min(day, terms.end_date) if terms.end_date else day
+
+
+def required_notice_days(request: TerminationRequest, terms: ContractTerms) -> int:
+    """Return how many days of notice the termination needs."""
+    return 0 if request.for_cause else terms.renewal_notice_days
+
+
+def termination_violations(effective: date, terms: ContractTerms, today: date) -> Iterator[Flaw]:
+    """Yield a violation if the effective date is in the past or after the end of the contract."""
+    if effective < today:
+        yield Flaw("effective_date", f"must not be before today, {today}", "contract.termination")
+    elif terms.end_date and effective > terms.end_date:
+        yield Flaw("effective_date", f"must not be after end_date, {terms.end_date}", "contract.termination")
+
+
+def check_notice_period(contract_id: UUID, effective: date, today: date, notice_days: int) -> None:
+    """Raise ContractNoticeTooShort if fewer than `notice_days` lie between today and the effective date."""
     earliest = today + timedelta(days=notice_days)
     if effective < earliest:
         raise ContractNoticeTooShort(contract_id, effective=effective, earliest=earliest, notice_days=notice_days)
 
 
-def last_day_without(termination_date: date | None, end_date: date | None) -> date | None:
-    """The first day on which a contract does not hold any more; None: there is none yet."""
+def effective_end(termination_date: date | None, end_date: date | None) -> date | None:
+    """Return the first day on which the contract is no longer in force; None if no end is known."""
     return min((day for day in (termination_date, end_date) if day), default=None)
 
 
 def notice_date(end_date: date, notice_days: int) -> date:
-    """The day on which the parties are told that the end comes."""
+    """Return the day on which the end is announced, `notice_days` before `end_date`."""
     return end_date - timedelta(days=notice_days)

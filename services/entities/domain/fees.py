@@ -1,12 +1,13 @@
-"""Which fees of a contract fall due on which day.
+"""Fee schedule of a contract: which amounts fall due on which day.
 
-A fee is for a billing period and falls due on its first day. Billing periods are counted from the contract's start.
-Where the contract ends inside one, its fee is the part for the days until then. Where another phase begins inside
-one, the difference for the rest of the period falls due on that day, as a credit where the fee becomes lower.
-What is billed once is for no period: it falls due in full on the first day.
+A fee is charged per billing period and falls due on its first day. Billing periods are counted from the start date of
+the contract. If the contract ends within a period, the fee of that period is prorated by days. If a new phase begins
+within a period, the difference for the rest of the period falls due on that day; it is a credit if the fee drops.
+A ONE_TIME fee belongs to no period and falls due in full on the first day.
 
-Without phases the total value is spread evenly: every billing period costs the same, rounded down, and the last one
-takes what remains. The total value of an evergreen contract is a year's, so there the last one of each year takes it.
+Without phases the total value is spread evenly: every billing period costs the same, rounded down, and the last period
+takes the remainder. The total value of an evergreen contract is that of a year, so the last period of each year takes
+the remainder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,13 +17,14 @@ from fractions import Fraction
 from itertools import count
 from typing import Final
 
+from kit.dates import months_later
 from kit.money import Money
 from services.entities import domain
 from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase
-from services.entities.domain.proration import Days, Stretch
+from services.entities.domain.proration import DateRange, FeeInterval
 
 HORIZON: Final = date(2200, 1, 1)
-"""No fee of a contract without an end is looked for from here on; the dates of contracts lie before it."""
+"""End of the fee schedule of evergreen contracts; all dates of contracts are before it."""
 
 _MONTHS: Final[Mapping[BillingFrequency, int]] = {
     BillingFrequency.MONTHLY: 1,
@@ -33,48 +35,47 @@ _MONTHS: Final[Mapping[BillingFrequency, int]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeePlan:
-    """All that the fees of a contract follow from."""
+    """Everything that determines the fees of a contract."""
 
     frequency: BillingFrequency
     currency: str
     start: date
     end: date | None
-    """The first day without fees; None: there is none."""
+    """The first day without fees; None: open-ended."""
     phases: Sequence[Phase]
-    """In the order of their days, the first one on the first day of the contract."""
+    """Ordered by start date; the first begins on the start date of the contract."""
     remainder: Money
-    """What remains of the total value, after it was spread evenly."""
+    """The part of the total value that is left after it was spread evenly."""
     remainder_every: int = 0
-    """The period with this number takes the remainder, and each that is a multiple of it; 0: there is none."""
+    """Every n-th billing period takes the remainder; 0: none does."""
 
     @property
-    def limit(self) -> date:
-        """The day from which on no fee is looked for."""
+    def schedule_end(self) -> date:
+        """The first day after the fee schedule: the end of the contract, at most HORIZON."""
         return min(self.end or HORIZON, HORIZON)
 
 
 @dataclass(frozen=True, slots=True)
 class BillingPeriod:
-    """What a fee is for; `number` counts from the contract's start, the first being 1."""
+    """A billing period of a contract; `number` counts from 1 at the start of the contract."""
 
     number: int
-    whole: Days
-    """As long as the billing frequency says."""
-    days: Days
-    """Those until the contract's end."""
+    full: DateRange
+    """The period as the billing frequency defines it."""
+    dates: DateRange
+    """The days of the period before the end of the contract."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fee:
-    """What falls due on a day: for a billing period or, after its first day, for the rest of one."""
+    """An amount that falls due for a billing period; below zero it is a credit."""
 
     due_date: date
     amount: Money
-    period: BillingPeriod
 
 
-def plan_of(terms: ContractTerms, termination_date: date | None = None) -> FeePlan:
-    """The fees of a contract on these terms, which somebody may have terminated before its end."""
+def build_plan(terms: ContractTerms, termination_date: date | None = None) -> FeePlan:
+    """Return the fee plan of a contract with these terms that ends early if `termination_date` is given."""
     plan = FeePlan(
         frequency=terms.billing_frequency,
         currency=terms.total_value.currency,
@@ -85,61 +86,61 @@ def plan_of(terms: ContractTerms, termination_date: date | None = None) -> FeePl
     )
     if not terms.phases and terms.billing_frequency is not BillingFrequency.ONE_TIME:
         plan = _spread_evenly(plan, terms.total_value)
-    end = domain.contracts.last_day_without(termination_date, terms.end_date)
-    # Who terminates before the end does not come to the last period, whose remainder it is.
+    end = domain.contracts.effective_end(termination_date, terms.end_date)
+    # A contract that is terminated early never reaches the last period, which takes the remainder.
     return replace(plan, end=end, remainder_every=plan.remainder_every if end == plan.end or not plan.end else 0)
 
 
 def _spread_evenly(plan: FeePlan, total: Money) -> FeePlan:
-    until = plan.end or domain.proration.months_later(plan.start, 12)
+    until = plan.end or months_later(plan.start, 12)
     periods = list(periods_from(replace(plan, end=until), plan.start))
-    weight = sum((Fraction(period.days.count, period.whole.count) for period in periods), Fraction(0))
-    fee = domain.proration.rounded_down(Fraction(total.amount) / weight, plan.currency)
+    weight = sum((Fraction(period.dates.days, period.full.days) for period in periods), Fraction(0))
+    fee = domain.proration.round_down(Fraction(total.amount) / weight, plan.currency)
     level = replace(plan, phases=(Phase(plan.start, fee),))
-    spread = sum((fee_of(level, period) for period in periods), Money.zero(plan.currency))
+    spread = sum((period_fee(level, period) for period in periods), Money.zero(plan.currency))
     return replace(level, remainder=total - spread, remainder_every=len(periods))
 
 
 def periods_from(plan: FeePlan, day: date) -> Iterator[BillingPeriod]:
-    """The billing periods until the contract's end, in their order, from the one in which `day` is, or the first."""
+    """Yield the billing periods in order, from the one that contains `day` (or the first one) to the contract's end."""
     if plan.frequency is BillingFrequency.ONE_TIME:
-        term = Days(plan.start, plan.limit)
-        found: Iterator[BillingPeriod] = iter([BillingPeriod(1, term, term)])
+        term = DateRange(plan.start, plan.schedule_end)
+        periods: Iterator[BillingPeriod] = iter([BillingPeriod(1, term, term)])
     else:
-        found = _calendar(plan, day)
-    return (period for period in found if period.days.end > day)
+        periods = _calendar(plan, day)
+    return (period for period in periods if period.dates.end > day)
 
 
 def _calendar(plan: FeePlan, day: date) -> Iterator[BillingPeriod]:
     months = _MONTHS[plan.frequency]
     passed = ((day.year - plan.start.year) * 12 + day.month - plan.start.month) // months
-    for number in count(max(passed - 1, 0)):
-        start = domain.proration.months_later(plan.start, number * months)
-        if start >= plan.limit:
+    for index in count(max(passed - 1, 0)):
+        start = months_later(plan.start, index * months)
+        if start >= plan.schedule_end:
             return
-        whole = Days(start, domain.proration.months_later(plan.start, (number + 1) * months))
-        yield BillingPeriod(number + 1, whole, whole.before(plan.limit))
+        full = DateRange(start, months_later(plan.start, (index + 1) * months))
+        yield BillingPeriod(index + 1, full, full.before(plan.schedule_end))
 
 
 def fee_on(plan: FeePlan, day: date) -> Money:
-    """What a billing period costs by the phase that holds on the day."""
+    """Return the fee of a full billing period in the phase that applies on `day`."""
     return next((phase.fee for phase in reversed(plan.phases) if phase.start_date <= day), Money.zero(plan.currency))
 
 
-def fee_of(plan: FeePlan, period: BillingPeriod) -> Money:
-    """The whole fee for the days of a billing period, with the differences that fall due inside it."""
-    return _fee_until(plan, period, period.days.end)
+def period_fee(plan: FeePlan, period: BillingPeriod) -> Money:
+    """Return the whole fee of a billing period, including differences that fall due within it."""
+    return _fee_until(plan, period, period.dates.end)
 
 
 def _fee_until(plan: FeePlan, period: BillingPeriod, until: date) -> Money:
-    """What of a period's fee is for its days before `until`.
+    """Return the part of a period's fee for its days before `until`.
 
-    What is billed once is for the first day, and what remains of a total value for the last one.
+    A ONE_TIME fee counts on the first day, the remainder of the total value on the last one.
     """
     if plan.frequency is BillingFrequency.ONE_TIME:
-        return fee_on(plan, period.days.start) if until > period.days.start else Money.zero(plan.currency)
-    of_days = domain.proration.accrued(_stretches(plan.phases, period), period.whole, until, plan.currency)
-    return of_days + _remainder(plan, period) if until >= period.days.end else of_days
+        return fee_on(plan, period.dates.start) if until > period.dates.start else Money.zero(plan.currency)
+    fee = domain.proration.accrued(_fee_intervals(plan.phases, period), period.full, until, plan.currency)
+    return fee + _remainder(plan, period) if until >= period.dates.end else fee
 
 
 def _remainder(plan: FeePlan, period: BillingPeriod) -> Money:
@@ -147,65 +148,70 @@ def _remainder(plan: FeePlan, period: BillingPeriod) -> Money:
     return plan.remainder if takes_it else Money.zero(plan.currency)
 
 
-def _stretches(phases: Sequence[Phase], period: BillingPeriod) -> Iterator[Stretch]:
-    """The days of the period on which each phase holds."""
-    ends = [*(later.start_date for later in phases[1:]), period.days.end]
+def _fee_intervals(phases: Sequence[Phase], period: BillingPeriod) -> Iterator[FeeInterval]:
+    """Yield the days of the period on which each phase applies."""
+    ends = [*(phase.start_date for phase in phases[1:]), period.dates.end]
     for phase, end in zip(phases, ends, strict=True):
-        days = period.days.shared(Days(phase.start_date, end))
-        if days.count:
-            yield Stretch(days, phase.fee.amount)
+        dates = period.dates.intersection(DateRange(phase.start_date, end))
+        if dates.days:
+            yield FeeInterval(dates, phase.fee.amount)
 
 
-def fees_of(plan: FeePlan, period: BillingPeriod) -> Iterator[Fee]:
-    """What falls due for a billing period: on its first day, and wherever another phase begins inside it."""
+def _period_fees_due(plan: FeePlan, period: BillingPeriod) -> Iterator[Fee]:
+    """Yield what falls due for a period: on its first day, and on the first day of each phase that begins within it."""
     if plan.frequency is BillingFrequency.ONE_TIME:
-        yield Fee(period.days.start, fee_of(plan, period), period)
+        yield Fee(period.dates.start, period_fee(plan, period))
         return
     due_so_far = -_remainder(plan, period)
-    inside = (phase.start_date for phase in plan.phases if period.days.start < phase.start_date < period.days.end)
-    for day in (period.days.start, *inside):
-        known = [phase for phase in plan.phases if phase.start_date <= day]
-        due = domain.proration.accrued(_stretches(known, period), period.whole, period.days.end, plan.currency)
-        yield Fee(day, due - due_so_far, period)
+    inside = (phase.start_date for phase in plan.phases if period.dates.start < phase.start_date < period.dates.end)
+    for day in (period.dates.start, *inside):
+        begun = [phase for phase in plan.phases if phase.start_date <= day]
+        due = domain.proration.accrued(_fee_intervals(begun, period), period.full, period.dates.end, plan.currency)
+        yield Fee(day, due - due_so_far)
         due_so_far = due
 
 
-def find_fees(plan: FeePlan, days: Days) -> Iterator[Fee]:
-    """The fees that fall due on the days, in the order of the calendar; what is free is left out."""
-    for period in periods_from(plan, days.start):
-        if period.days.start >= days.end:
+def fees_due(plan: FeePlan, dates: DateRange) -> Iterator[Fee]:
+    """Yield the fees that fall due on these days, in date order, without those of zero."""
+    for period in periods_from(plan, dates.start):
+        if period.dates.start >= dates.end:
             return
-        for fee in fees_of(plan, period):
-            if days.start <= fee.due_date < days.end and fee.amount.amount:
+        for fee in _period_fees_due(plan, period):
+            if dates.start <= fee.due_date < dates.end and fee.amount.amount:
                 yield fee
 
 
-def sum_fees(plan: FeePlan, until: date) -> Money:
-    """What falls due from the contract's start up to, and without, `until`."""
-    due = find_fees(plan, Days(plan.start, until))
+def total_due(plan: FeePlan, until: date) -> Money:
+    """Return the sum of the fees that fall due from the start of the contract up to, and without, `until`."""
+    due = fees_due(plan, DateRange(plan.start, until))
     return sum((fee.amount for fee in due), Money.zero(plan.currency))
 
 
-def accrue(plan: FeePlan, days: Days) -> Money:
-    """What of the fees is for the days, whenever it falls due: wherever a time is cut, its parts sum to the whole."""
+def accrue(plan: FeePlan, dates: DateRange) -> Money:
+    """Return the part of the fees that is for these days, whenever it falls due.
+
+    Adjacent ranges sum to the amount of their union.
+    """
     total = Money.zero(plan.currency)
-    for period in periods_from(plan, days.start):
-        if period.days.start >= days.end:
+    for period in periods_from(plan, dates.start):
+        if period.dates.start >= dates.end:
             break
-        cut = period.days.shared(days)
-        total += _fee_until(plan, period, cut.end) - _fee_until(plan, period, cut.start)
+        shared = period.dates.intersection(dates)
+        total += _fee_until(plan, period, shared.end) - _fee_until(plan, period, shared.start)
     return total
 
 
-def value_of(plan: FeePlan, day: date) -> Money:
-    """What the whole term is worth; of an evergreen contract, the year from `day` on."""
-    return sum_fees(plan, plan.end) if plan.end else accrue(plan, Days(day, domain.proration.months_later(day, 12)))
+def term_value(plan: FeePlan, day: date) -> Money:
+    """Return the value of the whole term; of an evergreen contract, that of the year from `day` on."""
+    if plan.end:
+        return total_due(plan, plan.end)
+    return accrue(plan, DateRange(day, months_later(day, 12)))
 
 
-def day_reaching(plan: FeePlan, amount: Money) -> date | None:
-    """The day on which the fees that have fallen due first come to `amount` or more; None: never."""
+def date_reached(plan: FeePlan, amount: Money) -> date | None:
+    """Return the first day on which the fees due so far sum to `amount` or more; None if they never do."""
     due = Money.zero(plan.currency)
-    for fee in find_fees(plan, Days(plan.start, plan.limit)):
+    for fee in fees_due(plan, DateRange(plan.start, plan.schedule_end)):
         due += fee.amount
         if amount <= due:
             return fee.due_date

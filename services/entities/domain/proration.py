@@ -1,6 +1,5 @@
-"""Parts of a fee by days, exact to the smallest unit of the currency: the parts of a whole always sum to the whole."""
+"""Proration by days with exact rounding: the parts of a fee always sum to the whole fee."""
 
-from calendar import monthrange
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
@@ -8,75 +7,60 @@ from decimal import Decimal
 from fractions import Fraction
 from math import floor
 
-from kit.money import BP, Money, exponent
+from kit.money import BP, Money, unit
 
 
 @dataclass(frozen=True, slots=True)
-class Days:
-    """The days from `start` up to, and without, `end`; none where `end` is not after `start`."""
+class DateRange:
+    """The half-open range [start, end) of days; empty if `end` is not after `start`."""
 
     start: date
     end: date
 
     @property
-    def count(self) -> int:
-        """How many days they are."""
+    def days(self) -> int:
+        """The number of days in the range."""
         return max((self.end - self.start).days, 0)
 
-    def before(self, day: date) -> "Days":
-        """Those of the days that lie before `day`."""
-        return Days(self.start, min(self.end, day))
+    def before(self, day: date) -> "DateRange":
+        """Return the part of the range before `day`."""
+        return DateRange(self.start, min(self.end, day))
 
-    def shared(self, other: "Days") -> "Days":
-        """The days that both have."""
-        return Days(max(self.start, other.start), min(self.end, other.end))
+    def intersection(self, other: "DateRange") -> "DateRange":
+        """Return the days that are in both ranges."""
+        return DateRange(max(self.start, other.start), min(self.end, other.end))
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """Days on which a fee holds, as it is for the whole of a period."""
+class FeeInterval:
+    """Days of a billing period on which one fee applies; `fee` is that of the full period."""
 
-    days: Days
+    dates: DateRange
     fee: Decimal
 
 
-def months_later(day: date, months: int) -> date:
-    """The same day of the month so many months later, or that month's last day where it is shorter."""
-    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
-    return day.replace(year=year, month=month + 1, day=min(day.day, monthrange(year, month + 1)[1]))
+def round_exact(exact: Fraction, currency: str) -> Money:
+    """Round to the smallest unit of the currency, half to even."""
+    smallest = unit(currency)
+    return Money(round(exact / Fraction(smallest)) * smallest, currency)
 
 
-def rounded(exact: Fraction, currency: str) -> Money:
-    """The amount to the smallest unit of the currency, half to even."""
-    places = exponent(currency) or 0
-    return Money(Decimal(round(exact * 10**places)).scaleb(-places), currency)
+def round_down(exact: Fraction, currency: str) -> Money:
+    """Round towards negative infinity to the smallest unit of the currency."""
+    smallest = unit(currency)
+    return Money(floor(exact / Fraction(smallest)) * smallest, currency)
 
 
-def rounded_down(exact: Fraction, currency: str) -> Money:
-    """The amount to the smallest unit of the currency, towards the smaller."""
-    places = exponent(currency) or 0
-    return Money(Decimal(floor(exact * 10**places)).scaleb(-places), currency)
+def accrued(intervals: Iterable[FeeInterval], full_period: DateRange, until: date, currency: str) -> Money:
+    """Return the fees of a billing period that are earned before `until`, rounded once.
 
-
-def accrued(stretches: Iterable[Stretch], whole: Days, until: date, currency: str) -> Money:
-    """What the days before `until` make of fees that are each for `whole`, rounded once.
-
-    Amounts up to one day and up to another differ by what is for the days between them. So it is the running total
-    that is rounded and no part by itself: wherever a period is cut, its parts sum to the whole.
+    The running total is rounded and not each part: the amount for days in between is the difference of two running
+    totals. So the parts sum to the whole fee wherever a period is cut.
     """
-    of_days = (Fraction(stretch.fee) * stretch.days.before(until).count for stretch in stretches)
-    return rounded(sum(of_days, Fraction(0)) / whole.count, currency)
+    by_days = (Fraction(interval.fee) * interval.dates.before(until).days for interval in intervals)
+    return round_exact(sum(by_days, Fraction(0)) / full_period.days, currency)
 
 
-def prorate(fee: Money, part: Days, whole: Days) -> Money:
-    """What of the fee for `whole` is for those of its days that `part` has."""
-    stretches, shared = [Stretch(whole, fee.amount)], part.shared(whole)
-    if not shared.count:
-        return Money.zero(fee.currency)
-    until_end, until_start = (accrued(stretches, whole, day, fee.currency) for day in (shared.end, shared.start))
-    return until_end - until_start
-
-
-def uplifted(fee: Money, uplift_bp: int) -> Money:
-    """The fee with so many basis points on top, or off where they are below 0; rounded half to even."""
-    return rounded(Fraction(fee.amount) * (BP + uplift_bp) / BP, fee.currency)
+def uplift(fee: Money, uplift_bp: int) -> Money:
+    """Return the fee raised by `uplift_bp` basis points (lowered if negative), rounded half to even."""
+    return round_exact(Fraction(fee.amount) * (BP + uplift_bp) / BP, fee.currency)

@@ -1,18 +1,20 @@
-"""How much of a purchase order the fees of a contract have used."""
+"""Purchase orders: how much of the limit the fees of a contract have used, and when thresholds are reached."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
-from kit.money import BP, Money, exponent
+from kit.money import BP, Money, unit
 from services.entities import domain
 from services.entities.domain.fees import FeePlan
 
+THRESHOLD_TIMER: Final = "purchase-order"
+"""Kind of the timers of contracts with a purchase order limit, due on the day that the next threshold is reached."""
+
 NEAR_BP: Final = 8_000
-"""From so much of the limit on, the end of the purchase order is near."""
+"""Share of the limit from which on the purchase order is NEAR."""
 THRESHOLDS_BP: Final = (NEAR_BP, BP)
 
 
@@ -26,38 +28,37 @@ class PurchaseOrderState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PurchaseOrderUse:
-    """How a purchase order stands on a day."""
+    """How much of a purchase order is used on a day."""
 
     used: Money
-    """The fees that have fallen due, those of the day included."""
+    """The fees that have fallen due, including those of the day."""
     remaining: Money
-    """Below zero where the fees go beyond the limit."""
+    """Below zero if the fees exceed the limit."""
     state: PurchaseOrderState
     exceed_date: date | None
-    """The day on which the fees go beyond the limit; None: they never do."""
+    """The day on which the fees exceed the limit; None: never."""
 
 
-def use_of(plan: FeePlan, limit: Money, today: date) -> PurchaseOrderUse:
-    """How a purchase order with this limit stands."""
-    used = domain.fees.sum_fees(plan, today + timedelta(days=1))
+def compute_use(plan: FeePlan, limit: Money, today: date) -> PurchaseOrderUse:
+    """Return how much of a purchase order with this limit is used today."""
+    used = domain.fees.total_due(plan, today + timedelta(days=1))
     state = PurchaseOrderState.OK
     if limit < used:
         state = PurchaseOrderState.EXCEEDED
-    elif _needed(limit, NEAR_BP) <= used:
+    elif _threshold_amount(limit, NEAR_BP) <= used:
         state = PurchaseOrderState.NEAR
-    return PurchaseOrderUse(used, limit - used, state, domain.fees.day_reaching(plan, _needed(limit, BP)))
+    exceed_date = domain.fees.date_reached(plan, _threshold_amount(limit, BP))
+    return PurchaseOrderUse(used, limit - used, state, exceed_date)
 
 
-def days_of_thresholds(plan: FeePlan, limit: Money) -> Mapping[int, date]:
-    """The day on which the fees come to each threshold; those that they never come to are left out."""
-    days = {
-        threshold_bp: domain.fees.day_reaching(plan, _needed(limit, threshold_bp)) for threshold_bp in THRESHOLDS_BP
-    }
-    return {threshold_bp: day for threshold_bp, day in days.items() if day}
+def threshold_dates(plan: FeePlan, limit: Money) -> Mapping[int, date]:
+    """Return the day on which the fees reach each threshold, in basis points; without those never reached."""
+    dates = {bp: domain.fees.date_reached(plan, _threshold_amount(limit, bp)) for bp in THRESHOLDS_BP}
+    return {bp: day for bp, day in dates.items() if day}
 
 
-def _needed(limit: Money, threshold_bp: int) -> Money:
-    """From which amount on a threshold is passed: the whole only by what goes beyond it."""
+def _threshold_amount(limit: Money, threshold_bp: int) -> Money:
+    """Return the smallest amount that reaches a threshold; the limit itself must be exceeded."""
     if threshold_bp == BP:
-        return Money(limit.amount + Decimal(1).scaleb(-(exponent(limit.currency) or 0)), limit.currency)
+        return Money(limit.amount + unit(limit.currency), limit.currency)
     return Money(limit.amount * threshold_bp / BP, limit.currency)

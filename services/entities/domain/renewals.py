@@ -1,4 +1,4 @@
-"""Whether and how a contract is renewed: the terms of its successor, and what we would do."""
+"""Renewals: the terms of a successor contract, and the recommendation about the end of a contract."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,18 +6,21 @@ from datetime import date, timedelta
 from enum import StrEnum
 from fractions import Fraction
 from typing import Final
+from uuid import UUID
 
+from kit.dates import months_later
 from kit.money import BP, Money
 from services.entities import domain
 from services.entities.domain.contracts import IN_FORCE, ContractState, ContractTerms, LicenseState, Phase
 
 DECISION_DAYS: Final = 90
-"""So long before the day of notice there is something to decide."""
+"""The decision period: a recommendation is made from this many days before the notice date on."""
 UNUSED_BP: Final = 5_000
 UNDERUSED_BP: Final = 8_000
 EXCEEDED_BP: Final = 12_000
-"""What share of the commitment will be used, from which or up to which we would do something about it."""
+"""Thresholds of the expected use of the commitment: below the first two, or above the third, a change is advised."""
 UPLIFT_HIGH_BP: Final = 1_000
+_INT32_MAX: Final = 2**31 - 1
 
 
 class Recommendation(StrEnum):
@@ -50,165 +53,207 @@ class ReasonKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Reason:
-    """Why something is recommended; `points_to` is what we would do if this were all there is."""
+class RenewalReason:
+    """A reason for a recommendation; `recommendation` is what this reason alone would lead to."""
 
     kind: ReasonKind
     text: str
-    points_to: Recommendation
+    recommendation: Recommendation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """How a contract stands today."""
+class RenewalRequest:
+    """How a contract is to be renewed. None or empty: as agreed in the contract."""
 
+    contract_number: str = ""
+    """Empty: to be assigned from the tenant's own sequence."""
+    end_date: date | None = None
+    uplift_bp: int | None = None
+
+
+AS_AGREED: Final = RenewalRequest()
+"""A renewal on the terms agreed in the contract."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalFacts:
+    """The facts that a recommendation is based on, as of `today`."""
+
+    contract_id: UUID
     terms: ContractTerms
     state: ContractState
     license_state: LicenseState
-    renewed: bool
-    """Whether a successor is there."""
+    successor_id: UUID | None
+    """The contract that renews this one; None if there is none."""
     termination_date: date | None
     used: Money | None
-    """What the usage since its start has cost; None: unknown."""
+    """Cost of the usage since the start date, in the currency of the contract; None: unknown."""
     today: date
 
     @property
+    def days_to_end(self) -> int:
+        """The days from today to the end date; 0 if that is over, or for an evergreen contract."""
+        end = self.terms.end_date
+        return max((end - self.today).days, 0) if end else 0
+
+    @property
+    def notice_date(self) -> date | None:
+        """The last day on which notice can be given; None for an evergreen contract."""
+        end = self.terms.end_date
+        return domain.contracts.notice_date(end, self.terms.renewal_notice_days) if end else None
+
+    @property
     def expected_utilisation_bp(self) -> int:
-        """What share of the commitment will have been used at the end if it goes on like this; 0 if unknown."""
+        """The expected share of the commitment used at the end, if usage continues at its rate so far; 0 if unknown."""
         terms = self.terms
         if not (terms.minimum_commitment and self.used and terms.end_date):
             return 0
-        passed = (min(self.today, terms.end_date) - terms.start_date).days
-        if passed <= 0 or self.used.amount <= 0:
+        elapsed = (min(self.today, terms.end_date) - terms.start_date).days
+        if elapsed <= 0 or self.used.amount <= 0:
             return 0
-        expected = Fraction(self.used.amount) * (terms.end_date - terms.start_date).days / passed
-        return min(int(expected * BP / Fraction(terms.minimum_commitment.amount)), 2**31 - 1)
+        expected = Fraction(self.used.amount) * (terms.end_date - terms.start_date).days / elapsed
+        return min(int(expected * BP / Fraction(terms.minimum_commitment.amount)), _INT32_MAX)
 
 
-def renewed_terms(
-    terms: ContractTerms, *, contract_number: str = "", end_date: date | None = None, uplift_bp: int | None = None
-) -> ContractTerms:
-    """The terms of the successor of a contract that has an end: it begins there, and is dearer by the uplift.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalAssessment:
+    """The recommendation about the end of a contract, with its reasons and the terms of a renewal as agreed."""
 
-    Of phases the last one goes on. What was agreed for a whole term grows or shrinks with the length of the term.
+    facts: RenewalFacts
+    recommendation: Recommendation
+    reasons: Sequence[RenewalReason]
+    """The most important one first."""
+    renewal: ContractTerms | None
+    """Terms of a renewal as agreed; None for an evergreen contract."""
+
+
+def renewal_terms(terms: ContractTerms, request: RenewalRequest = AS_AGREED) -> ContractTerms:
+    """Return the terms of the successor: it starts at the end date of the contract, with its prices uplifted.
+
+    Of several phases the last one continues. Amounts for the whole term are scaled to the length of the new term.
+    Raises ValueError for an evergreen contract.
     """
     if terms.end_date is None:
-        raise ValueError("an evergreen contract has no end at which it could be renewed")
-    start, uplift = terms.end_date, terms.renewal_uplift_bp if uplift_bp is None else uplift_bp
-    end = end_date or domain.proration.months_later(start, terms.renewal_term_months)
+        raise ValueError("an evergreen contract has no end date at which it could be renewed")
+    start, uplift_bp = terms.end_date, terms.renewal_uplift_bp if request.uplift_bp is None else request.uplift_bp
+    end = request.end_date or months_later(start, terms.renewal_term_months)
     ratio = months_between(start, max(start, end)) / months_between(terms.start_date, terms.end_date)
-    renewed = replace(
+    renewal = replace(
         terms,
-        contract_number=contract_number,
+        contract_number=request.contract_number,
         start_date=start,
         end_date=end,
-        phases=_renewed_phases(terms, start, uplift),
+        phases=_renewal_phases(terms, start, uplift_bp),
         minimum_commitment=_scaled(terms.minimum_commitment, ratio) if terms.minimum_commitment else None,
-        total_value=domain.proration.uplifted(_scaled(terms.total_value, ratio), uplift),
+        total_value=domain.proration.uplift(_scaled(terms.total_value, ratio), uplift_bp),
     )
-    return (
-        replace(renewed, total_value=domain.fees.value_of(domain.fees.plan_of(renewed), start))
-        if renewed.phases
-        else renewed
-    )
+    if not renewal.phases:
+        return renewal
+    return replace(renewal, total_value=domain.fees.term_value(domain.fees.build_plan(renewal), start))
 
 
-def _renewed_phases(terms: ContractTerms, start: date, uplift_bp: int) -> tuple[Phase, ...]:
+def _renewal_phases(terms: ContractTerms, start: date, uplift_bp: int) -> tuple[Phase, ...]:
     if not terms.phases:
         return ()
-    return (Phase(start, domain.proration.uplifted(terms.phases[-1].fee, uplift_bp)),)
+    return (Phase(start, domain.proration.uplift(terms.phases[-1].fee, uplift_bp)),)
 
 
 def _scaled(money: Money, ratio: Fraction) -> Money:
-    return domain.proration.rounded(Fraction(money.amount) * ratio, money.currency)
+    return domain.proration.round_exact(Fraction(money.amount) * ratio, money.currency)
 
 
 def months_between(start: date, end: date) -> Fraction:
-    """How many months there are from `start` up to `end`, days after the last whole one as a part of the next."""
+    """Return the months from `start` to `end`; days after the last whole month are a fraction of the next month."""
     months = (end.year - start.year) * 12 + end.month - start.month
-    if domain.proration.months_later(start, months) > end:
+    if months_later(start, months) > end:
         months -= 1
-    since, until = domain.proration.months_later(start, months), domain.proration.months_later(start, months + 1)
+    since, until = (months_later(start, months + extra) for extra in (0, 1))
     return months + Fraction((end - since).days, (until - since).days)
 
 
-def assess(standing: Standing) -> tuple[Recommendation, Sequence[Reason]]:
-    """What we would do about the end of a contract, and why, the most important reason first."""
-    nothing = _nothing_to_decide(standing)
-    if nothing:
-        return Recommendation.NONE, [nothing]
-    order = list(Recommendation)
-    reasons = sorted(_reasons(standing), key=lambda reason: order.index(reason.points_to), reverse=True)
+def assess(facts: RenewalFacts) -> RenewalAssessment:
+    """Return the recommendation about the end of a contract."""
+    recommendation, reasons = _recommend(facts)
+    renewal = renewal_terms(facts.terms) if facts.terms.end_date else None
+    return RenewalAssessment(facts=facts, recommendation=recommendation, reasons=reasons, renewal=renewal)
+
+
+def _recommend(facts: RenewalFacts) -> tuple[Recommendation, Sequence[RenewalReason]]:
+    no_decision = _reason_for_no_decision(facts)
+    if no_decision:
+        return Recommendation.NONE, [no_decision]
+    weights = list(Recommendation)  # each member outweighs those before it
+    reasons = sorted(_reasons(facts), key=lambda reason: weights.index(reason.recommendation), reverse=True)
     if not reasons:
-        reasons = [Reason(ReasonKind.AS_AGREED, "Nothing speaks against it.", Recommendation.RENEW)]
-    found = reasons[0].points_to
-    too_late = _notice_over(standing)
-    if too_late:
-        # It goes on whatever we would rather do; only for cause does it end.
-        found = Recommendation.RENEGOTIATE if found is Recommendation.TERMINATE else found
-        reasons = [*reasons, too_late]
-    return found, reasons
+        reasons = [RenewalReason(ReasonKind.AS_AGREED, "There is no reason against it.", Recommendation.RENEW)]
+    recommendation = reasons[0].recommendation
+    notice_over = _notice_over(facts)
+    if notice_over:
+        # The contract is renewed anyway; only a termination for cause could end it.
+        if recommendation is Recommendation.TERMINATE:
+            recommendation = Recommendation.RENEGOTIATE
+        reasons = [*reasons, notice_over]
+    return recommendation, reasons
 
 
-def _nothing_to_decide(standing: Standing) -> Reason | None:
-    def because(kind: ReasonKind, text: str) -> Reason:
-        return Reason(kind, text, Recommendation.NONE)
+def _reason_for_no_decision(facts: RenewalFacts) -> RenewalReason | None:
+    def reason(kind: ReasonKind, text: str) -> RenewalReason:
+        return RenewalReason(kind, text, Recommendation.NONE)
 
-    end = standing.terms.end_date
-    if standing.state not in IN_FORCE:
-        return because(ReasonKind.NOT_IN_FORCE, f"It is {standing.state}.")
-    if end is None:
-        return because(ReasonKind.EVERGREEN, "It has no end.")
-    if standing.termination_date:
-        return because(ReasonKind.TERMINATED, f"It is terminated for {standing.termination_date}.")
-    if standing.renewed:
-        return because(ReasonKind.RENEWED, "A successor is there.")
-    begins = domain.contracts.notice_date(end, standing.terms.renewal_notice_days) - timedelta(days=DECISION_DAYS)
-    if standing.today < begins:
-        return because(ReasonKind.NOT_YET, f"It ends on {end}; there is something to decide from {begins} on.")
+    if facts.state not in IN_FORCE:
+        return reason(ReasonKind.NOT_IN_FORCE, f"The contract is {facts.state}.")
+    if facts.notice_date is None:
+        return reason(ReasonKind.EVERGREEN, "The contract is evergreen: it has no end date.")
+    if facts.termination_date:
+        return reason(ReasonKind.TERMINATED, f"The contract is terminated as of {facts.termination_date}.")
+    if facts.successor_id:
+        return reason(ReasonKind.RENEWED, "The contract already has a successor.")
+    decision_start = facts.notice_date - timedelta(days=DECISION_DAYS)
+    if facts.today < decision_start:
+        text = f"The contract ends on {facts.terms.end_date}; a decision is due from {decision_start} on."
+        return reason(ReasonKind.NOT_YET, text)
     return None
 
 
-def _reasons(standing: Standing) -> Iterator[Reason]:
-    terms = standing.terms
+def _reasons(facts: RenewalFacts) -> Iterator[RenewalReason]:
+    terms = facts.terms
     if terms.minimum_commitment:
-        yield _reason_of_usage(standing)
+        yield _usage_reason(facts)
     if terms.renewal_uplift_bp >= UPLIFT_HIGH_BP:
-        text = f"The renewal is dearer by {percent(terms.renewal_uplift_bp)}."
-        yield Reason(ReasonKind.UPLIFT_HIGH, text, Recommendation.RENEGOTIATE)
-    if standing.state is ContractState.SUSPENDED:
-        yield Reason(ReasonKind.SUSPENDED, "It is suspended.", Recommendation.RENEGOTIATE)
-    if standing.license_state is LicenseState.FAILED:
-        text = "Its license could not be provisioned."
-        yield Reason(ReasonKind.LICENSE_FAILED, text, Recommendation.RENEGOTIATE)
+        text = f"The renewal costs {percent_text(terms.renewal_uplift_bp)} more."
+        yield RenewalReason(ReasonKind.UPLIFT_HIGH, text, Recommendation.RENEGOTIATE)
+    if facts.state is ContractState.SUSPENDED:
+        yield RenewalReason(ReasonKind.SUSPENDED, "The contract is suspended.", Recommendation.RENEGOTIATE)
+    if facts.license_state is LicenseState.FAILED:
+        text = "The license of the contract could not be provisioned."
+        yield RenewalReason(ReasonKind.LICENSE_FAILED, text, Recommendation.RENEGOTIATE)
 
 
-def _reason_of_usage(standing: Standing) -> Reason:
-    if standing.used is None or standing.today <= standing.terms.start_date:
-        text = "What was used of the commitment is not known."
-        return Reason(ReasonKind.USAGE_UNKNOWN, text, Recommendation.RENEW)
-    bp = standing.expected_utilisation_bp
-    text = f"At the end {percent(bp)} of the commitment of {standing.terms.minimum_commitment} will be used."
+def _usage_reason(facts: RenewalFacts) -> RenewalReason:
+    if facts.used is None or facts.today <= facts.terms.start_date:
+        return RenewalReason(
+            ReasonKind.USAGE_UNKNOWN, "It is not known how much of the commitment was used.", Recommendation.RENEW
+        )
+    bp = facts.expected_utilisation_bp
+    commitment = facts.terms.minimum_commitment
+    text = f"{percent_text(bp)} of the commitment of {commitment} will be used by the end of the term."
     if bp < UNUSED_BP:
-        return Reason(ReasonKind.COMMITMENT_UNUSED, text, Recommendation.TERMINATE)
+        return RenewalReason(ReasonKind.COMMITMENT_UNUSED, text, Recommendation.TERMINATE)
     if bp < UNDERUSED_BP:
-        return Reason(ReasonKind.COMMITMENT_UNDERUSED, text, Recommendation.RENEGOTIATE)
+        return RenewalReason(ReasonKind.COMMITMENT_UNDERUSED, text, Recommendation.RENEGOTIATE)
     if bp > EXCEEDED_BP:
-        return Reason(ReasonKind.COMMITMENT_EXCEEDED, text, Recommendation.RENEGOTIATE)
-    return Reason(ReasonKind.COMMITMENT_FITS, text, Recommendation.RENEW)
+        return RenewalReason(ReasonKind.COMMITMENT_EXCEEDED, text, Recommendation.RENEGOTIATE)
+    return RenewalReason(ReasonKind.COMMITMENT_FITS, text, Recommendation.RENEW)
 
 
-def _notice_over(standing: Standing) -> Reason | None:
-    terms = standing.terms
-    if terms.end_date is None or not terms.auto_renew:
+def _notice_over(facts: RenewalFacts) -> RenewalReason | None:
+    notice_date = facts.notice_date
+    if notice_date is None or not facts.terms.auto_renew or facts.today <= notice_date:
         return None
-    last = domain.contracts.notice_date(terms.end_date, terms.renewal_notice_days)
-    if standing.today <= last:
-        return None
-    text = f"Notice had to be given until {last}; it is renewed by itself on {terms.end_date}."
-    return Reason(ReasonKind.NOTICE_OVER, text, Recommendation.RENEW)
+    text = f"Notice was due by {notice_date}; the contract renews automatically on {facts.terms.end_date}."
+    return RenewalReason(ReasonKind.NOTICE_OVER, text, Recommendation.RENEW)
 
 
-def percent(bp: int) -> str:
-    """Basis points for people: "12.5 %"."""
+def percent_text(bp: int) -> str:
+    """Format basis points as a percentage: "12.5 %"."""
     return f"{bp // 100}.{bp % 100:02}".rstrip("0").rstrip(".") + " %"

@@ -39,7 +39,7 @@ class Dependencies:
 async def note_provisioned_license(tx: WriteSession, event: LicenseProvisioned) -> None:
     """The licensing system grants what a contract does."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
-    await service.contracts.note_license(
+    await service.contracts.record_license(
         tx, contract_id, license_id=event.license_id, tier=event.tier, seats=event.seats
     )
 
@@ -48,7 +48,7 @@ async def note_provisioned_license(tx: WriteSession, event: LicenseProvisioned) 
 async def note_failed_license(tx: WriteSession, event: LicenseProvisioningFailed) -> None:
     """The licensing system can't grant what a contract does."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
-    await service.contracts.note_license_problem(
+    await service.contracts.record_license_failure(
         tx, contract_id, reason=event.reason, tier=event.tier, seats=event.seats
     )
 
@@ -57,7 +57,7 @@ async def note_failed_license(tx: WriteSession, event: LicenseProvisioningFailed
 async def note_released_license(tx: WriteSession, event: LicenseReleased) -> None:
     """The licensing system took back what an ended contract had granted."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
-    await service.contracts.note_license_released(tx, contract_id, license_id=event.license_id)
+    await service.contracts.record_license_release(tx, contract_id, license_id=event.license_id)
 
 
 Outcome: TypeAlias = (
@@ -102,11 +102,13 @@ async def go_back_to_be_changed(tx: WriteSession, event: ApprovalChangesRequeste
 async def _note_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: bool, why: str = "") -> None:
     if facts.request_type == Approval.AMENDMENT:
         amendment_id = ids.AMENDMENT.parse(facts.subject_id, "subject_id")
-        await service.amendments.note_approval(
+        await service.amendments.finish_approval(
             tx, amendment_id, approved=approved, reason=why or "It was not approved."
         )
     if facts.request_type == Approval.CONTRACT:
-        await service.contracts.note_approval(tx, ids.CONTRACT.parse(facts.subject_id, "subject_id"), approved=approved)
+        await service.contracts.finish_approval(
+            tx, ids.CONTRACT.parse(facts.subject_id, "subject_id"), approved=approved
+        )
 
 
 @on(UserDeactivated, own_transaction=True)

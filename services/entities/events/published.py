@@ -32,8 +32,8 @@ from billing.entities.v1.exchange_rate_pb2 import CurrencyPair
 from contract.values import money_to_proto
 from kit import ids
 from services.entities import domain
+from services.entities.domain.approval_needs import ApprovalNeed
 from services.entities.domain.contracts import ContractTerms
-from services.entities.domain.needs import Need
 from services.entities.domain.purchase_orders import PurchaseOrderUse
 from services.entities.models.allocations import AllocationRow
 from services.entities.models.amendments import AmendmentRow
@@ -125,7 +125,7 @@ def allocation_reversed(reversal: AllocationRow, taken_back: AllocationRow) -> A
     )
 
 
-def contract_submitted(contract: ContractRow, need: Need, submitted_by: str) -> ContractSubmitted:
+def contract_submitted(contract: ContractRow, need: ApprovalNeed, submitted_by: str) -> ContractSubmitted:
     """A contract waits for somebody to approve it."""
     return ContractSubmitted(
         contract_id=ids.CONTRACT.format(contract.id),
@@ -141,7 +141,7 @@ def contract_submitted(contract: ContractRow, need: Need, submitted_by: str) -> 
 
 
 def amendment_submitted(
-    contract: ContractRow, amendment: AmendmentRow, need: Need, submitted_by: str
+    contract: ContractRow, amendment: AmendmentRow, need: ApprovalNeed, submitted_by: str
 ) -> AmendmentSubmitted:
     """An amendment waits for somebody to approve it."""
     return AmendmentSubmitted(
@@ -255,7 +255,7 @@ def contract_amended(contract: ContractRow, amendment: AmendmentRow) -> Contract
         changed=sorted(name for name, value in amendment.after.items() if amendment.before[name] != value),
         license_tier=contract.license_tier,
         seats=contract.seats,
-        fee=money_to_proto(domain.fees.fee_on(domain.fees.plan_of(terms), amendment.effective_date)),
+        fee=money_to_proto(domain.fees.fee_on(domain.fees.build_plan(terms), amendment.effective_date)),
         prorated_difference=money_to_proto(effect.new_part - effect.old_part),
         end_date=contract.end_date.isoformat() if contract.end_date else "",
         total_value=money_to_proto(terms.total_value),

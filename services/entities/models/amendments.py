@@ -1,4 +1,4 @@
-"""Amendments of contracts, and what was said of their purchase orders."""
+"""Tables of contract amendments and purchase order warnings."""
 
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -11,38 +11,44 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import TenantRow, VersionedRow, text_enum
+from kit.db import AMOUNT, TenantRow, VersionedRow, text_enum
 from kit.money import Money
-from services.entities.domain.amendments import AmendedFee, AmendmentState, AmendmentType, Changes, Effect
+from services.entities.domain.amendments import (
+    AmendedFee,
+    AmendmentEffect,
+    AmendmentState,
+    AmendmentType,
+    TermValues,
+)
 from services.entities.domain.contracts import Phase, SlaTerms
-from services.entities.domain.proration import Days
-from services.entities.models.contracts import AMOUNT
+from services.entities.domain.proration import DateRange
 
-Kept: TypeAlias = Mapping[str, Any]
-"""As it is kept in JSON: amounts are exact texts in the currency of the contract, days are ISO texts."""
+JsonObject: TypeAlias = Mapping[str, Any]
+"""A stored JSON object: amounts are exact decimal texts in the currency of the contract, dates are ISO texts."""
 
 
 class ChangesRecord(TypedDict):
-    """What an amendment changes, as it is kept."""
+    """The changes of an amendment as stored in JSON."""
 
-    before: Kept
-    after: Kept
+    before: JsonObject
+    after: JsonObject
 
 
 class AmendmentRow(VersionedRow):
-    """What the parties of a contract agreed to change, and from which day on."""
+    """An agreed change of a contract's terms that takes effect on a date."""
 
     __tablename__ = "contract_amendments"
     audited_as = ids.AMENDMENT
 
     contract_id: Mapped[UUID] = mapped_column(Uuid)
     number: Mapped[int] = mapped_column(Integer)
-    """Counts the amendments of a contract, the first being 1."""
+    """Counts the amendments of a contract from 1."""
     amendment_type: Mapped[AmendmentType] = mapped_column(text_enum(AmendmentType))
     effective_date: Mapped[date] = mapped_column(Date)
     currency_code: Mapped[str] = mapped_column(String(3))
     changes: Mapped[ChangesRecord] = mapped_column(JSONB)
-    proration: Mapped[Kept] = mapped_column(JSONB)
+    proration: Mapped[JsonObject] = mapped_column(JSONB)
+    """The stored form of `effect`."""
     reason: Mapped[str] = mapped_column(String)
     state: Mapped[AmendmentState] = mapped_column(text_enum(AmendmentState))
     approved_by: Mapped[str] = mapped_column(String, default="")
@@ -50,26 +56,34 @@ class AmendmentRow(VersionedRow):
     apply_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     rejection_reason: Mapped[str] = mapped_column(String, default="")
     awaits_approval: Mapped[bool] = mapped_column(Boolean, default=False)
-    """Whether an approval request about it is undecided."""
+    """True while an approval request about the amendment is undecided."""
 
     @property
-    def before(self) -> Changes:
-        """What the terms were when it was made."""
-        return _read(self.changes["before"], self.currency_code)
+    def before(self) -> TermValues:
+        """The values of the changed terms when the amendment was created."""
+        return _values(self.changes["before"], self.currency_code)
 
     @property
-    def after(self) -> Changes:
-        """What they are to be."""
-        return _read(self.changes["after"], self.currency_code)
+    def after(self) -> TermValues:
+        """The new values of the changed terms."""
+        return _values(self.changes["after"], self.currency_code)
+
+    def set_changes(self, before: TermValues, after: TermValues) -> None:
+        """Store the changes; their amounts must be in the currency of the contract."""
+        self.changes = ChangesRecord(before=_values_record(before), after=_values_record(after))
 
     @property
-    def effect(self) -> Effect:
-        """What it does to the fees."""
-        return _effect_of(self.proration, self.currency_code)
+    def effect(self) -> AmendmentEffect:
+        """The effect of the amendment on the fees."""
+        return _effect(self.proration, self.currency_code)
+
+    def set_effect(self, effect: AmendmentEffect) -> None:
+        """Store the effect on the fees."""
+        self.proration = _effect_record(effect)
 
 
 class PurchaseOrderWarningRow(TenantRow):
-    """That the fees of a contract were said to reach so much of a purchase order; once, and never changed."""
+    """A published warning about a purchase order, unique per order, limit and threshold. Rows are never changed."""
 
     __tablename__ = "purchase_order_warnings"
 
@@ -79,40 +93,35 @@ class PurchaseOrderWarningRow(TenantRow):
     threshold_bp: Mapped[int] = mapped_column(Integer)
 
 
-def changes_record(before: Changes, after: Changes) -> ChangesRecord:
-    """Changes, as they are kept."""
-    return ChangesRecord(before=_written(before), after=_written(after))
+def _values_record(values: TermValues) -> JsonObject:
+    return {name: _TO_JSON[type(value)](value) if type(value) in _TO_JSON else value for name, value in values.items()}
 
 
-def _written(changes: Changes) -> Kept:
-    return {name: _WRITTEN[type(value)](value) if type(value) in _WRITTEN else value for name, value in changes.items()}
-
-
-def _phases_written(phases: tuple[Phase, ...]) -> Any:
+def _phases_record(phases: tuple[Phase, ...]) -> Any:
     return [{"start_date": phase.start_date.isoformat(), "fee": f"{phase.fee.amount:f}"} for phase in phases]
 
 
-def _sla_written(sla: SlaTerms) -> Kept:
+def _sla_record(sla: SlaTerms) -> JsonObject:
     return {"uptime_bp": sla.uptime_bp, "response_hours": sla.response_hours, "credit_bp": sla.credit_bp}
 
 
-_WRITTEN: Final[Mapping[type, Callable[[Any], Any]]] = {
+_TO_JSON: Final[Mapping[type, Callable[[Any], Any]]] = {
     Money: lambda money: f"{money.amount:f}",
     date: date.isoformat,
-    tuple: _phases_written,
-    SlaTerms: _sla_written,
+    tuple: _phases_record,
+    SlaTerms: _sla_record,
 }
-"""How values are written that JSON does not have."""
+"""Encoders of the types that JSON does not have."""
 
 
-def _read(kept: Kept, currency: str) -> Changes:
+def _values(record: JsonObject, currency: str) -> TermValues:
     def money(text: str) -> Money:
         return Money(Decimal(text), currency)
 
-    def phases(listed: list[Kept]) -> tuple[Phase, ...]:
-        return tuple(Phase(date.fromisoformat(each["start_date"]), money(each["fee"])) for each in listed)
+    def phases(records: list[JsonObject]) -> tuple[Phase, ...]:
+        return tuple(Phase(date.fromisoformat(each["start_date"]), money(each["fee"])) for each in records)
 
-    reading: Mapping[str, Callable[[Any], Any]] = {
+    decoders: Mapping[str, Callable[[Any], Any]] = {
         "fee": money,
         "phases": phases,
         "end_date": date.fromisoformat,
@@ -121,14 +130,14 @@ def _read(kept: Kept, currency: str) -> Changes:
         "sla_terms": lambda sla: SlaTerms(**sla),
     }
     return {
-        name: reading[name](value) if name in reading and value is not None else value for name, value in kept.items()
+        name: decoders[name](value) if name in decoders and value is not None else value
+        for name, value in record.items()
     }
 
 
-def effect_record(effect: Effect) -> Kept:
-    """What an amendment does to the fees, as it is kept."""
+def _effect_record(effect: AmendmentEffect) -> JsonObject:
     return {
-        **_days_written(effect.period),
+        **_dates_record(effect.period),
         "old_part": f"{effect.old_part.amount:f}",
         "new_part": f"{effect.new_part.amount:f}",
         "old_total": f"{effect.old_total.amount:f}",
@@ -136,7 +145,7 @@ def effect_record(effect: Effect) -> Kept:
         "fees": [
             {
                 "number": fee.number,
-                **_days_written(fee.days),
+                **_dates_record(fee.dates),
                 "old": f"{fee.old.amount:f}",
                 "new": f"{fee.new.amount:f}",
             }
@@ -145,23 +154,25 @@ def effect_record(effect: Effect) -> Kept:
     }
 
 
-def _days_written(days: Days) -> Kept:
-    return {"start_date": days.start.isoformat(), "end_date": days.end.isoformat()}
+def _dates_record(dates: DateRange) -> JsonObject:
+    return {"start_date": dates.start.isoformat(), "end_date": dates.end.isoformat()}
 
 
-def _effect_of(kept: Kept, currency: str) -> Effect:
+def _effect(record: JsonObject, currency: str) -> AmendmentEffect:
     def money(text: str) -> Money:
         return Money(Decimal(text), currency)
 
-    return Effect(
-        period=_days(kept),
-        old_part=money(kept["old_part"]),
-        new_part=money(kept["new_part"]),
-        fees=tuple(AmendedFee(fee["number"], _days(fee), money(fee["old"]), money(fee["new"])) for fee in kept["fees"]),
-        old_total=money(kept["old_total"]),
-        new_total=money(kept["new_total"]),
+    return AmendmentEffect(
+        period=_dates(record),
+        old_part=money(record["old_part"]),
+        new_part=money(record["new_part"]),
+        fees=tuple(
+            AmendedFee(fee["number"], _dates(fee), money(fee["old"]), money(fee["new"])) for fee in record["fees"]
+        ),
+        old_total=money(record["old_total"]),
+        new_total=money(record["new_total"]),
     )
 
 
-def _days(kept: Kept) -> Days:
-    return Days(date.fromisoformat(kept["start_date"]), date.fromisoformat(kept["end_date"]))
+def _dates(record: JsonObject) -> DateRange:
+    return DateRange(date.fromisoformat(record["start_date"]), date.fromisoformat(record["end_date"]))

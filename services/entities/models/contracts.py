@@ -1,17 +1,18 @@
-"""Contracts, who signed them, and what their parties were told."""
+"""Tables of contracts, their signatures and notices."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Final, TypedDict
+from typing import TypedDict
 from uuid import UUID
 
-from sqlalchemy import Boolean, Date, DateTime, Integer, Numeric, String, Uuid
+from sqlalchemy import Boolean, Date, DateTime, Integer, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import Base, TenantRow, VersionedRow, text_enum
+from kit.db import AMOUNT, Base, TenantRow, VersionedRow, text_enum
 from kit.money import Money
 from services.entities.domain.contracts import (
     BillingFrequency,
@@ -22,21 +23,21 @@ from services.entities.domain.contracts import (
     NoticeKind,
     Party,
     Phase,
+    SignatureDraft,
     SlaTerms,
 )
-
-AMOUNT: Final = Numeric(20, 6)
+from services.entities.domain.purchase_orders import PurchaseOrderUse
 
 
 class PhaseRecord(TypedDict):
-    """A phase, as it is kept; the fee is exact, in the currency of the contract."""
+    """A phase as stored in JSON; the fee is an exact decimal text in the currency of the contract."""
 
     start_date: str
     fee: str
 
 
 class SlaRecord(TypedDict):
-    """SLA terms, as they are kept."""
+    """SLA terms as stored in JSON."""
 
     uptime_bp: int
     response_hours: int
@@ -44,7 +45,7 @@ class SlaRecord(TypedDict):
 
 
 class ContractRow(VersionedRow):
-    """What an entity agreed with somebody."""
+    """A contract of an entity with a counterparty."""
 
     __tablename__ = "billing_contracts"
     audited_as = ids.CONTRACT
@@ -55,7 +56,7 @@ class ContractRow(VersionedRow):
     contract_type: Mapped[ContractType] = mapped_column(text_enum(ContractType))
     start_date: Mapped[date] = mapped_column(Date)
     end_date: Mapped[date | None] = mapped_column(Date)
-    """The day after the last one; None: evergreen."""
+    """The day after the last day; None: evergreen."""
     total_value: Mapped[Decimal] = mapped_column(AMOUNT)
     currency_code: Mapped[str] = mapped_column(String(3))
     billing_frequency: Mapped[BillingFrequency] = mapped_column(text_enum(BillingFrequency))
@@ -73,7 +74,7 @@ class ContractRow(VersionedRow):
     sla_terms: Mapped[SlaRecord | None] = mapped_column(JSONB(none_as_null=True))
     renewed_from_id: Mapped[UUID | None] = mapped_column(Uuid)
     renewed_to_id: Mapped[UUID | None] = mapped_column(Uuid)
-    """The newest successor; it may have been withdrawn."""
+    """The newest successor, even if it was withdrawn."""
     license_state: Mapped[LicenseState] = mapped_column(text_enum(LicenseState), default=LicenseState.NONE)
     license_id: Mapped[str] = mapped_column(String, default="")
     license_problem: Mapped[str] = mapped_column(String, default="")
@@ -82,13 +83,13 @@ class ContractRow(VersionedRow):
     suspend_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     suspension_reason: Mapped[str] = mapped_column(String, default="")
     termination_date: Mapped[date | None] = mapped_column(Date)
-    """The first day on which it does not hold any more; until then it is in force."""
+    """The first day on which the contract is no longer in force, if it was terminated."""
     termination_reason: Mapped[str] = mapped_column(String, default="")
     terminated_for_cause: Mapped[bool] = mapped_column(Boolean, default=False)
 
     @property
     def terms(self) -> ContractTerms:
-        """What the parties agreed on."""
+        """The terms as a domain value."""
         return ContractTerms(
             contract_number=self.contract_number,
             name=self.name,
@@ -98,7 +99,8 @@ class ContractRow(VersionedRow):
             total_value=self.money(self.total_value),
             billing_frequency=self.billing_frequency,
             phases=tuple(
-                Phase(date.fromisoformat(kept["start_date"]), self.money(Decimal(kept["fee"]))) for kept in self.phases
+                Phase(date.fromisoformat(record["start_date"]), self.money(Decimal(record["fee"])))
+                for record in self.phases
             ),
             minimum_commitment=None if self.minimum_commitment is None else self.money(self.minimum_commitment),
             license_tier=self.license_tier,
@@ -113,44 +115,45 @@ class ContractRow(VersionedRow):
             sla_terms=SlaTerms(**self.sla_terms) if self.sla_terms else None,
         )
 
+    def set_terms(self, terms: ContractTerms) -> None:
+        """Copy the terms into their columns. Raises ValueError if the payment terms are not known yet."""
+        if terms.payment_terms_days is None:
+            raise ValueError("payment_terms_days must be taken from the entity first")
+        commitment, limit, sla = terms.minimum_commitment, terms.purchase_order_limit, terms.sla_terms
+        self.contract_number = terms.contract_number
+        self.name = terms.name
+        self.contract_type = terms.contract_type
+        self.start_date = terms.start_date
+        self.end_date = terms.end_date
+        self.total_value = terms.total_value.amount
+        self.currency_code = terms.total_value.currency
+        self.billing_frequency = terms.billing_frequency
+        self.phases = [
+            PhaseRecord(start_date=phase.start_date.isoformat(), fee=f"{phase.fee.amount:f}") for phase in terms.phases
+        ]
+        self.minimum_commitment = commitment.amount if commitment else None
+        self.license_tier = terms.license_tier
+        self.seats = terms.seats
+        self.payment_terms_days = terms.payment_terms_days
+        self.purchase_order_number = terms.purchase_order_number
+        self.purchase_order_limit = limit.amount if limit else None
+        self.auto_renew = terms.auto_renew
+        self.renewal_term_months = terms.renewal_term_months
+        self.renewal_notice_days = terms.renewal_notice_days
+        self.renewal_uplift_bp = terms.renewal_uplift_bp
+        self.sla_terms = (
+            SlaRecord(uptime_bp=sla.uptime_bp, response_hours=sla.response_hours, credit_bp=sla.credit_bp)
+            if sla
+            else None
+        )
+
     def money(self, amount: Decimal) -> Money:
-        """An amount in the currency of the contract."""
+        """Return the amount in the currency of the contract."""
         return Money(amount, self.currency_code)
 
 
-def columns_of(terms: ContractTerms) -> Mapping[str, Any]:
-    """The columns that say what the parties agreed on; all amounts are in the currency of the total value."""
-    commitment, limit, sla = terms.minimum_commitment, terms.purchase_order_limit, terms.sla_terms
-    return {
-        "contract_number": terms.contract_number,
-        "name": terms.name,
-        "contract_type": terms.contract_type,
-        "start_date": terms.start_date,
-        "end_date": terms.end_date,
-        "total_value": terms.total_value.amount,
-        "currency_code": terms.total_value.currency,
-        "billing_frequency": terms.billing_frequency,
-        "phases": [
-            PhaseRecord(start_date=phase.start_date.isoformat(), fee=f"{phase.fee.amount:f}") for phase in terms.phases
-        ],
-        "minimum_commitment": commitment.amount if commitment else None,
-        "license_tier": terms.license_tier,
-        "seats": terms.seats,
-        "payment_terms_days": terms.payment_terms_days,
-        "purchase_order_number": terms.purchase_order_number,
-        "purchase_order_limit": limit.amount if limit else None,
-        "auto_renew": terms.auto_renew,
-        "renewal_term_months": terms.renewal_term_months,
-        "renewal_notice_days": terms.renewal_notice_days,
-        "renewal_uplift_bp": terms.renewal_uplift_bp,
-        "sla_terms": SlaRecord(
-            uptime_bp=sla.uptime_bp, response_hours=sla.response_hours, credit_bp=sla.credit_bp
-        ) if sla else None,
-    }  # fmt: skip
-
-
 class SignatureRow(TenantRow):
-    """That a party signed a contract; never changed."""
+    """A signature under a contract. Rows are never changed."""
 
     __tablename__ = "contract_signatures"
     audited_as = "contract_signature"
@@ -160,12 +163,24 @@ class SignatureRow(TenantRow):
     signer_name: Mapped[str] = mapped_column(String)
     signer_title: Mapped[str] = mapped_column(String)
     document_digest: Mapped[str] = mapped_column(String)
-    """SHA-256, 64 hexadecimal digits."""
+    """SHA-256 of the signed document, 64 hexadecimal digits."""
     recorded_by: Mapped[str] = mapped_column(String)
+
+    @classmethod
+    def of_draft(cls, contract_id: UUID, draft: SignatureDraft, recorded_by: str) -> "SignatureRow":
+        """Return the row of a signature to be recorded."""
+        return cls(
+            contract_id=contract_id,
+            party=draft.party,
+            signer_name=draft.signer_name,
+            signer_title=draft.signer_title,
+            document_digest=draft.document_digest,
+            recorded_by=recorded_by,
+        )
 
 
 class NoticeRow(TenantRow):
-    """That the parties were told of an end; once for each end and kind, and never changed."""
+    """A published notice about the end of a contract, unique per end date and kind. Rows are never changed."""
 
     __tablename__ = "contract_notices"
 
@@ -175,10 +190,18 @@ class NoticeRow(TenantRow):
 
 
 class ContractNumberRow(Base):
-    """The last number of a tenant's own that a contract of a year got."""
+    """The last contract number that was assigned to a tenant in a year."""
 
     __tablename__ = "contract_numbers"
 
     tenant_id: Mapped[UUID] = mapped_column(Uuid, primary_key=True)
     year: Mapped[int] = mapped_column(Integer, primary_key=True)
     last_number: Mapped[int] = mapped_column(Integer)
+
+
+@dataclass(frozen=True, slots=True)
+class ContractDetails:
+    """What is shown with a contract besides its own columns."""
+
+    signatures: Sequence[SignatureRow] = ()
+    purchase_order_use: PurchaseOrderUse | None = None

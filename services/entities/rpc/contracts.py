@@ -1,146 +1,111 @@
-"""The gRPC side of contracts."""
+"""gRPC servicer of contracts."""
 
-from billing.entities.v1 import contract_service_pb2 as contracts_pb
+from billing.entities.v1 import contract_service_pb2 as pb
 from billing.entities.v1.contract_pb2 import Contract
 from billing.entities.v1.renewal_pb2 import RenewalCheck
 
-from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
 from services.entities import convert, service, store
 from services.entities.clients import Approvals
-from services.entities.domain.contracts import ContractState, ContractType
-from services.entities.service.contracts import NO_ANNEX
 from serving.pages import Pages
 
 
 class ContractServicer:
     """billing.entities.v1.ContractService."""
 
-    service = contracts_pb.DESCRIPTOR.services_by_name["ContractService"]
+    service = pb.DESCRIPTOR.services_by_name["ContractService"]
 
     def __init__(self, db: Database, pages: Pages, approvals: Approvals) -> None:
         self._db = db
         self._pages = pages
         self._approvals = approvals
 
-    async def CreateContract(self, request: contracts_pb.CreateContractRequest, call: Call) -> Contract:
-        entity_id, terms = (
-            ids.ENTITY.parse(request.entity_id, "entity_id"),
-            convert.contracts.contract_terms_from_proto(request),
-        )
+    async def CreateContract(self, request: pb.CreateContractRequest, call: Call) -> Contract:
+        entity_id, terms = ids.ENTITY.parse(request.entity_id, "entity_id"), convert.contracts.terms_from_proto(request)
         async with self._db.write(call) as tx:
-            contract = await service.contracts.create_contract(tx, entity_id, terms)
-            return await tx.answer(convert.contracts.contract_to_proto(contract, NO_ANNEX))
+            contract = await service.contracts.create(tx, entity_id, terms)
+            return await tx.answer(convert.contracts.to_proto(contract))
 
-    async def ListContracts(
-        self, request: contracts_pb.ListContractsRequest, call: Call
-    ) -> contracts_pb.ListContractsResponse:
-        page = self._pages.read(request, call)
+    async def ListContracts(self, request: pb.ListContractsRequest, call: Call) -> pb.ListContractsResponse:
+        page, filters = self._pages.read(request, call), convert.contracts.filter_from_proto(request)
         async with self._db.read(call) as tx:
-            found = await store.contracts.list_contracts(
-                tx,
-                page,
-                entity_id=ids.ENTITY.parse_optional(request.entity_id, "entity_id"),
-                state=ContractState(Contract.State.Name(request.state)) if request.state else None,
-                contract_type=ContractType(Contract.Type.Name(request.contract_type))
-                if request.contract_type
-                else None,
-                ends_from=date_from_text(request.ends_from_date),
-                ends_before=date_from_text(request.ends_before_date),
-                text=request.q,
-            )
-            annexes = await service.contracts.find_annexes(tx, found.rows)
-        listed = [convert.contracts.contract_to_proto(row, annexes[row.id]) for row in found.rows]
-        return contracts_pb.ListContractsResponse(contracts=listed, next_page_token=found.next_page_token)
+            contracts = await store.contracts.list_page(tx, page, filters)
+            details = await service.contracts.list_details(tx, contracts.rows)
+        messages = [convert.contracts.to_proto(row, details[row.id]) for row in contracts.rows]
+        return pb.ListContractsResponse(contracts=messages, next_page_token=contracts.next_page_token)
 
-    async def GetContract(self, request: contracts_pb.GetContractRequest, call: Call) -> Contract:
+    async def GetContract(self, request: pb.GetContractRequest, call: Call) -> Contract:
         async with self._db.read(call) as tx:
-            contract = await store.contracts.get_contract(tx, ids.CONTRACT.parse(request.id))
-            return convert.contracts.contract_to_proto(contract, await service.contracts.get_annex(tx, contract))
+            contract = await store.contracts.get(tx, ids.CONTRACT.parse(request.id))
+            return convert.contracts.to_proto(contract, await service.contracts.get_details(tx, contract))
 
-    async def UpdateContract(self, request: contracts_pb.UpdateContractRequest, call: Call) -> Contract:
-        contract_id, changes = ids.CONTRACT.parse(request.id), convert.contracts.contract_changes_from_proto(request)
+    async def UpdateContract(self, request: pb.UpdateContractRequest, call: Call) -> Contract:
+        contract_id, changes = ids.CONTRACT.parse(request.id), convert.contracts.changes_from_proto(request)
         async with self._db.write(call) as tx:
-            contract = await service.contracts.update_contract(tx, contract_id, changes, etag=request.etag)
-            return await tx.answer(convert.contracts.contract_to_proto(contract, NO_ANNEX))
+            contract = await service.contracts.update(tx, contract_id, changes, etag=request.etag)
+            return await tx.answer(convert.contracts.to_proto(contract))
 
-    async def SubmitContract(self, request: contracts_pb.SubmitContractRequest, call: Call) -> Contract:
+    async def SubmitContract(self, request: pb.SubmitContractRequest, call: Call) -> Contract:
         contract_id = ids.CONTRACT.parse(request.id)
         async with self._db.read(call) as tx:
-            need, seen = await service.contracts.find_need(tx, contract_id)
-        to_approve = await self._approvals.are_needed(call, need)
+            need, checked_etag = await service.contracts.find_approval_need(tx, contract_id)
+        needs_approval = await self._approvals.are_needed(call, need)
         async with self._db.write(call) as tx:
-            contract = await service.contracts.submit_contract(
-                tx, contract_id, to_approve=to_approve, seen=seen, etag=request.etag
+            contract = await service.contracts.submit(
+                tx, contract_id, needs_approval=needs_approval, checked_etag=checked_etag, etag=request.etag
             )
-            return await tx.answer(convert.contracts.contract_to_proto(contract, NO_ANNEX))
+            return await tx.answer(convert.contracts.to_proto(contract))
 
-    async def SignContract(self, request: contracts_pb.SignContractRequest, call: Call) -> Contract:
-        contract_id, signature = ids.CONTRACT.parse(request.id), convert.contracts.signature_from_proto(request)
+    async def SignContract(self, request: pb.SignContractRequest, call: Call) -> Contract:
+        contract_id, draft = ids.CONTRACT.parse(request.id), convert.contracts.signature_from_proto(request)
         async with self._db.write(call) as tx:
-            contract = await service.contracts.sign_contract(tx, contract_id, signature, etag=request.etag)
-            return await tx.answer(
-                convert.contracts.contract_to_proto(contract, await service.contracts.get_annex(tx, contract))
-            )
+            contract = await service.contracts.sign(tx, contract_id, draft, etag=request.etag)
+            details = await service.contracts.get_details(tx, contract)
+            return await tx.answer(convert.contracts.to_proto(contract, details))
 
-    async def ActivateContract(self, request: contracts_pb.ActivateContractRequest, call: Call) -> Contract:
+    async def ActivateContract(self, request: pb.ActivateContractRequest, call: Call) -> Contract:
         async with self._db.write(call) as tx:
-            contract = await service.contracts.activate_contract(tx, ids.CONTRACT.parse(request.id), etag=request.etag)
-            return await tx.answer(
-                convert.contracts.contract_to_proto(contract, await service.contracts.get_annex(tx, contract))
-            )
+            contract = await service.contracts.activate(tx, ids.CONTRACT.parse(request.id), etag=request.etag)
+            details = await service.contracts.get_details(tx, contract)
+            return await tx.answer(convert.contracts.to_proto(contract, details))
 
-    async def CheckRenewal(self, request: contracts_pb.CheckRenewalRequest, call: Call) -> RenewalCheck:
+    async def CheckRenewal(self, request: pb.CheckRenewalRequest, call: Call) -> RenewalCheck:
         async with self._db.read(call) as tx:
-            return convert.contracts.renewal_check_to_proto(
-                await service.renewals.check_renewal(tx, ids.CONTRACT.parse(request.id))
-            )
+            assessment = await service.renewals.check(tx, ids.CONTRACT.parse(request.id))
+        return convert.renewals.check_to_proto(assessment)
 
-    async def RenewContract(self, request: contracts_pb.RenewContractRequest, call: Call) -> Contract:
-        contract_id, ask = ids.CONTRACT.parse(request.id), convert.contracts.renewal_ask_from_proto(request)
+    async def RenewContract(self, request: pb.RenewContractRequest, call: Call) -> Contract:
+        contract_id, renewal = ids.CONTRACT.parse(request.id), convert.renewals.request_from_proto(request)
         async with self._db.write(call) as tx:
-            successor = await service.renewals.renew_contract(tx, contract_id, ask, etag=request.etag)
-            return await tx.answer(convert.contracts.contract_to_proto(successor, NO_ANNEX))
+            successor = await service.renewals.renew(tx, contract_id, renewal, etag=request.etag)
+            return await tx.answer(convert.contracts.to_proto(successor))
 
-    async def SuspendContract(self, request: contracts_pb.SuspendContractRequest, call: Call) -> Contract:
+    async def SuspendContract(self, request: pb.SuspendContractRequest, call: Call) -> Contract:
         contract_id = ids.CONTRACT.parse(request.id)
         async with self._db.write(call) as tx:
-            contract = await service.contracts.suspend_contract(
-                tx, contract_id, reason=request.reason, etag=request.etag
-            )
-            return await tx.answer(
-                convert.contracts.contract_to_proto(contract, await service.contracts.get_annex(tx, contract))
-            )
+            contract = await service.contracts.suspend(tx, contract_id, reason=request.reason, etag=request.etag)
+            details = await service.contracts.get_details(tx, contract)
+            return await tx.answer(convert.contracts.to_proto(contract, details))
 
-    async def ResumeContract(self, request: contracts_pb.ResumeContractRequest, call: Call) -> Contract:
+    async def ResumeContract(self, request: pb.ResumeContractRequest, call: Call) -> Contract:
         async with self._db.write(call) as tx:
-            contract = await service.contracts.resume_contract(tx, ids.CONTRACT.parse(request.id), etag=request.etag)
-            return await tx.answer(
-                convert.contracts.contract_to_proto(contract, await service.contracts.get_annex(tx, contract))
-            )
+            contract = await service.contracts.resume(tx, ids.CONTRACT.parse(request.id), etag=request.etag)
+            details = await service.contracts.get_details(tx, contract)
+            return await tx.answer(convert.contracts.to_proto(contract, details))
 
-    async def TerminateContract(self, request: contracts_pb.TerminateContractRequest, call: Call) -> Contract:
+    async def TerminateContract(self, request: pb.TerminateContractRequest, call: Call) -> Contract:
+        contract_id, termination = ids.CONTRACT.parse(request.id), convert.contracts.termination_from_proto(request)
         async with self._db.write(call) as tx:
-            contract = await service.contracts.terminate_contract(
-                tx,
-                ids.CONTRACT.parse(request.id),
-                effective=date_from_text(request.effective_date),
-                reason=request.reason,
-                for_cause=request.for_cause,
-                etag=request.etag,
-            )
-            return await tx.answer(
-                convert.contracts.contract_to_proto(contract, await service.contracts.get_annex(tx, contract))
-            )
+            contract = await service.contracts.terminate(tx, contract_id, termination, etag=request.etag)
+            details = await service.contracts.get_details(tx, contract)
+            return await tx.answer(convert.contracts.to_proto(contract, details))
 
     async def SummarizeContracts(
-        self, request: contracts_pb.SummarizeContractsRequest, call: Call
-    ) -> contracts_pb.SummarizeContractsResponse:
+        self, request: pb.SummarizeContractsRequest, call: Call
+    ) -> pb.SummarizeContractsResponse:
         entity_ids = [ids.ENTITY.parse(id, "entity_ids") for id in request.entity_ids]
         async with self._db.read(call) as tx:
-            found = await store.contracts.summarize(tx, entity_ids)
-        return contracts_pb.SummarizeContractsResponse(
-            summaries=map(convert.contracts.contract_summary_to_proto, found)
-        )
+            totals = await store.contracts.summarize(tx, entity_ids)
+        return pb.SummarizeContractsResponse(summaries=map(convert.contracts.totals_to_proto, totals))

@@ -1,8 +1,6 @@
-"""What can be done with the amendments of contracts, as a finance person would say it."""
+"""Use cases of amendments: create with a preview of the fees, approve, reject, apply on the effective date."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import date
 from uuid import UUID
 
 from eventing import outbox
@@ -10,250 +8,255 @@ from eventing.timers import cancel_timer, set_timer
 from kit import clock, dates
 from kit.db import ReadSession, WriteSession
 from kit.errors import BillingError, InvalidFields, Violation
-from services.entities import domain, events, models, service, store
-from services.entities.domain.amendments import AmendmentAction, AmendmentState, AmendmentType, Changes
-from services.entities.domain.contracts import ContractAction, ContractTerms, LicenseState
+from services.entities import domain, events, service, store
+from services.entities.domain.amendments import (
+    EFFECTIVE_TIMER,
+    AmendmentAction,
+    AmendmentDraft,
+    AmendmentState,
+    TermValues,
+)
+from services.entities.domain.approval_needs import ApprovalNeed
+from services.entities.domain.contracts import ContractAction, ContractTerms
 from services.entities.domain.flaws import Flaw
-from services.entities.domain.needs import Need
 from services.entities.errors.amendments import AmendmentAwaitsApproval, AmendmentNotDue
 from services.entities.errors.contracts import ContractAlreadyRenewed
 from services.entities.models.amendments import AmendmentRow
 from services.entities.models.contracts import ContractRow
-from services.entities.service.contracts import AMENDMENT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AmendmentDraft:
-    """An amendment as it is asked for."""
-
-    amendment_type: AmendmentType
-    effective_date: date
-    after: Changes
-    reason: str
+async def get_approval_need(tx: ReadSession, contract_id: UUID, draft: AmendmentDraft) -> ApprovalNeed:
+    """Return the approval need of the amendment. Raises ContractNotFound."""
+    return _approval_need(await store.contracts.get(tx, contract_id), draft)
 
 
-async def find_need(tx: ReadSession, contract_id: UUID, draft: AmendmentDraft) -> Need:
-    """An amendment as approval rules see it; raises ContractNotFound."""
-    contract = await store.contracts.get_contract(tx, contract_id)
-    return domain.needs.need_of_amendment(
+def _approval_need(contract: ContractRow, draft: AmendmentDraft) -> ApprovalNeed:
+    return domain.approval_needs.of_amendment(
         contract.entity_id, contract.terms, draft.amendment_type, draft.effective_date
     )
 
 
-async def create_amendment(
-    tx: WriteSession, contract_id: UUID, draft: AmendmentDraft, *, to_approve: bool, etag: str
+async def create(
+    tx: WriteSession, contract_id: UUID, draft: AmendmentDraft, *, needs_approval: bool, etag: str
 ) -> AmendmentRow:
-    """Write an amendment of a contract in force, and ask for its approval where a rule does.
+    """Create a draft amendment of a contract in force, and request its approval if `needs_approval`.
 
-    Raises InvalidFields where the terms would not go together with it.
+    Raises ContractNotFound, EtagMismatch, ContractStateForbids, ContractAlreadyRenewed, AmendmentOutsideTerm, and
+    InvalidFields if the changes or the amended terms are inconsistent.
     """
-    contract = await store.contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock(tx, contract_id)
     contract.check_etag(etag)
-    effective, after = draft.effective_date, draft.after
-    terms = _with(contract, await store.amendments.lock_waiting(tx, contract.id, until=effective))
-    _refuse(domain.amendments.change_flaws(draft.amendment_type, after, terms))
-    await _check_amendable(tx, contract, terms, after, effective)
-    before, changed = (
-        domain.amendments.terms_now(terms, after.keys(), effective),
-        domain.amendments.amended(terms, after, effective),
-    )
+    effective, after = draft.effective_date, domain.amendments.with_phases(draft.after)
+    terms = _terms_after(contract, await store.amendments.lock_approved(tx, contract.id, until=effective))
+    _check(domain.amendments.violations(draft.amendment_type, after, terms))
+    await _check_amendable(tx, contract, terms, draft)
+    before = domain.amendments.current_values(terms, after.keys(), effective)
     if before == after:
-        _refuse([Flaw("", "must differ from what the contract has", "amendment.empty")])
-    _refuse(domain.contracts.flaws(changed))
+        _check([Flaw("", "must differ from the current terms of the contract", "amendment.empty")])
+    amended = domain.amendments.amend(terms, after, effective)
+    _check(domain.contracts.violations(amended))
     amendment = AmendmentRow(
         contract_id=contract.id,
         number=await store.amendments.next_number(tx, contract.id),
         amendment_type=draft.amendment_type,
         effective_date=effective,
         currency_code=contract.currency_code,
-        changes=models.amendments.changes_record(before, after),
-        proration=models.amendments.effect_record(
-            domain.amendments.effect_of(terms, changed, contract.termination_date, effective)
-        ),
         reason=draft.reason,
         state=AmendmentState.DRAFT,
-        awaits_approval=to_approve,
+        awaits_approval=needs_approval,
     )
-    tx.add(amendment)
-    await tx.flush()
-    if to_approve:
-        need = domain.needs.need_of_amendment(contract.entity_id, contract.terms, draft.amendment_type, effective)
+    amendment.set_changes(before, after)
+    amendment.set_effect(domain.amendments.compute_effect(terms, amended, contract.termination_date, effective))
+    await store.amendments.save(tx, amendment)
+    if needs_approval:
+        need = _approval_need(contract, draft)
         outbox.append(tx, events.published.amendment_submitted(contract, amendment, need, tx.origin.actor))
     return amendment
 
 
 async def _check_amendable(
-    tx: ReadSession, contract: ContractRow, terms: ContractTerms, after: Changes, effective: date
+    tx: ReadSession, contract: ContractRow, terms: ContractTerms, change: AmendmentDraft | AmendmentRow
 ) -> None:
-    """Raise what stands against a change on the day of a contract that has these terms by then."""
-    domain.contracts.advance_contract(contract.id, contract.state, ContractAction.AMEND)
+    """Check that a contract with these terms can be amended on the effective date.
+
+    Raises ContractStateForbids, ContractAlreadyRenewed, AmendmentOutsideTerm.
+    """
+    domain.contracts.advance(contract.id, contract.state, ContractAction.AMEND)
+    after: TermValues = change.after
     if "end_date" in after:
-        successor = await service.contracts.live_successor(tx, contract)
-        if successor:  # it begins where this one ends
+        successor = await service.contracts.find_successor(tx, contract)
+        if successor:  # it starts on the end date of this contract
             raise ContractAlreadyRenewed(contract.id, successor.id)
-    domain.amendments.check_effective(contract.id, terms, after, contract.termination_date, effective)
+    domain.amendments.check_effective_date(contract.id, terms, after, contract.termination_date, change.effective_date)
 
 
-def _refuse(found: Iterable[Flaw]) -> None:
-    """Raise InvalidFields with everything that was found, each named by its place in `after`."""
-    violations = [Violation(f"after.{_place(flaw)}".rstrip("."), flaw.description, flaw.rule) for flaw in found]
+def _check(flaws: Iterable[Flaw]) -> None:
+    """Raise InvalidFields with all violations, their fields relative to the request's `after`."""
+    violations = [Violation(f"after.{_field(flaw)}".rstrip("."), flaw.description, flaw.rule) for flaw in flaws]
     if violations:
         raise InvalidFields(violations)
 
 
-def _place(flaw: Flaw) -> str:
+def _field(flaw: Flaw) -> str:
     if not flaw.rule.startswith("contract."):
         return flaw.field
-    # The contract counts its phases from its own first one, and its value follows its fees.
+    # Phases of the contract are numbered differently than those of the request, and its total value follows the fee.
     return flaw.field.partition("[")[0].replace("total_value", "fee")
 
 
-def _with(contract: ContractRow, waiting: Sequence[AmendmentRow]) -> ContractTerms:
-    """The terms of a contract once the amendments have taken effect that still can by then, in their order."""
+def _terms_after(contract: ContractRow, amendments: Sequence[AmendmentRow]) -> ContractTerms:
+    """Return the terms once these approved amendments have been applied in order, without those that can't be."""
     terms = contract.terms
-    for amendment in waiting:
+    for amendment in amendments:
         after, effective = amendment.after, amendment.effective_date
         try:
-            domain.amendments.check_effective(contract.id, terms, after, contract.termination_date, effective)
-            domain.amendments.check_still(amendment.id, amendment.before, terms, effective)
-        except BillingError:  # its own refusal comes when its day does
+            domain.amendments.check_effective_date(contract.id, terms, after, contract.termination_date, effective)
+            domain.amendments.check_not_stale(amendment.id, amendment.before, terms, effective)
+        except BillingError:  # it will be rejected for this reason on its effective date
             continue
-        terms = domain.amendments.amended(terms, after, effective)
+        terms = domain.amendments.amend(terms, after, effective)
     return terms
 
 
-async def approve_amendment(tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, etag: str) -> AmendmentRow:
-    """Let a draft take effect on its day; raises AmendmentAwaitsApproval where somebody else decides that."""
-    contract = await store.contracts.lock_contract(tx, contract_id)
-    amendment = await store.amendments.lock_amendment(tx, contract.id, amendment_id)
+async def approve(tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, etag: str) -> AmendmentRow:
+    """Approve a draft, which is applied on its effective date.
+
+    Raises AmendmentNotFound, EtagMismatch, AmendmentAwaitsApproval, AmendmentStateForbids, AmendmentStale, and the
+    errors of `create` for a contract that can't be amended.
+    """
+    contract = await store.contracts.lock(tx, contract_id)
+    amendment = await store.amendments.lock(tx, contract.id, amendment_id)
     amendment.check_etag(etag)
-    _check_undecided_by_others(amendment)
+    _check_no_pending_approval(amendment)
     await _approve(tx, contract, amendment)
     return amendment
 
 
-def _check_undecided_by_others(amendment: AmendmentRow) -> None:
+def _check_no_pending_approval(amendment: AmendmentRow) -> None:
     if amendment.awaits_approval:
         raise AmendmentAwaitsApproval(amendment.id)
 
 
-async def note_approval(tx: WriteSession, amendment_id: UUID, *, approved: bool, reason: str) -> None:
-    """Approve or reject an amendment as its approval request was; one that waits for nobody stays as it is.
+async def finish_approval(tx: WriteSession, amendment_id: UUID, *, approved: bool, reason: str) -> None:
+    """Approve or reject an amendment as its approval request was; no effect if it awaits no approval.
 
-    What was approved and can't be done any more is rejected, with the reason.
+    An approved amendment that is no longer possible is rejected, and the error becomes its rejection reason.
     """
-    contract = await store.contracts.lock_contract(tx, await store.amendments.get_contract_id(tx, amendment_id))
-    amendment = await store.amendments.lock_amendment(tx, contract.id, amendment_id)
+    contract = await store.contracts.lock(tx, await store.amendments.get_contract_id(tx, amendment_id))
+    amendment = await store.amendments.lock(tx, contract.id, amendment_id)
     if not amendment.awaits_approval:
         return
     amendment.awaits_approval = False
     if approved:
         try:
             await _approve(tx, contract, amendment)
-        except BillingError as refusal:
-            await _reject(tx, contract, amendment, refusal.message)
+        except BillingError as error:
+            await _reject(tx, contract, amendment, error.message)
     else:
         await _reject(tx, contract, amendment, reason)
 
 
 async def _approve(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow) -> None:
-    state = domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.APPROVE)
-    terms = _with(contract, await _before(tx, amendment))
-    await _check_amendable(tx, contract, terms, amendment.after, amendment.effective_date)
-    domain.amendments.check_still(amendment.id, amendment.before, terms, amendment.effective_date)
+    state = domain.amendments.advance(amendment.id, amendment.state, AmendmentAction.APPROVE)
+    terms = _terms_after(contract, await _lock_earlier(tx, amendment))
+    await _check_amendable(tx, contract, terms, amendment)
+    domain.amendments.check_not_stale(amendment.id, amendment.before, terms, amendment.effective_date)
     amendment.state, amendment.approved_by, amendment.approve_time = state, tx.origin.actor, clock.now()
-    await tx.flush()
+    await store.amendments.save(tx, amendment)
     time_zone = await store.contracts.get_time_zone(tx, contract)
-    set_timer(tx, AMENDMENT, amendment.id, dates.day_start(amendment.effective_date, time_zone))
+    set_timer(tx, EFFECTIVE_TIMER, amendment.id, dates.day_start(amendment.effective_date, time_zone))
 
 
-async def _before(tx: WriteSession, amendment: AmendmentRow) -> Sequence[AmendmentRow]:
-    """The approved amendments of the same contract that take effect before this one."""
-    waiting = await store.amendments.lock_waiting(tx, amendment.contract_id, until=amendment.effective_date)
+async def _lock_earlier(tx: WriteSession, amendment: AmendmentRow) -> Sequence[AmendmentRow]:
+    """Return the approved amendments of the same contract that take effect before this one, locked."""
+    approved = await store.amendments.lock_approved(tx, amendment.contract_id, until=amendment.effective_date)
     own = amendment.effective_date, amendment.number
-    return [other for other in waiting if (other.effective_date, other.number) < own]
+    return [other for other in approved if (other.effective_date, other.number) < own]
 
 
-async def reject_amendment(
-    tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, reason: str, etag: str
-) -> AmendmentRow:
-    """Let an amendment that has not taken effect never do so."""
-    contract = await store.contracts.lock_contract(tx, contract_id)
-    amendment = await store.amendments.lock_amendment(tx, contract.id, amendment_id)
+async def reject(tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, reason: str, etag: str) -> AmendmentRow:
+    """Reject an amendment that has not been applied.
+
+    Raises ContractNotFound, AmendmentNotFound, EtagMismatch, AmendmentAwaitsApproval, AmendmentStateForbids.
+    """
+    contract = await store.contracts.lock(tx, contract_id)
+    amendment = await store.amendments.lock(tx, contract.id, amendment_id)
     amendment.check_etag(etag)
-    _check_undecided_by_others(amendment)
+    _check_no_pending_approval(amendment)
     await _reject(tx, contract, amendment, reason)
     return amendment
 
 
 async def _reject(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow, reason: str) -> None:
-    amendment.state = domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.REJECT)
+    amendment.state = domain.amendments.advance(amendment.id, amendment.state, AmendmentAction.REJECT)
     amendment.rejection_reason = reason
-    await tx.flush()
-    cancel_timer(tx, AMENDMENT, amendment.id)
+    await store.amendments.save(tx, amendment)
+    cancel_timer(tx, EFFECTIVE_TIMER, amendment.id)
     outbox.append(tx, events.published.amendment_rejected(contract, amendment))
 
 
-async def apply_amendment(tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, etag: str) -> AmendmentRow:
-    """Let an approved amendment whose day has begun take effect now, after those that are due before it."""
-    contract = await store.contracts.lock_contract(tx, contract_id)
-    amendment = await store.amendments.lock_amendment(tx, contract.id, amendment_id)
+async def apply(tx: WriteSession, contract_id: UUID, amendment_id: UUID, *, etag: str) -> AmendmentRow:
+    """Apply an approved amendment whose effective date has begun, after the earlier ones.
+
+    Raises AmendmentNotFound, EtagMismatch, AmendmentStateForbids, AmendmentNotDue, AmendmentStale, and the errors of
+    `create` for a contract that can't be amended.
+    """
+    contract = await store.contracts.lock(tx, contract_id)
+    amendment = await store.amendments.lock(tx, contract.id, amendment_id)
     amendment.check_etag(etag)
-    domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.APPLY)
-    time_zone = await store.contracts.get_time_zone(tx, contract)
-    if amendment.effective_date > dates.date_in(time_zone, await store.contracts.database_now(tx)):
+    domain.amendments.advance(amendment.id, amendment.state, AmendmentAction.APPLY)
+    time_zone, today = await service.contracts.get_time_zone_and_today(tx, contract)
+    if amendment.effective_date > today:
         raise AmendmentNotDue(amendment.id, amendment.effective_date)
-    await _settle(tx, contract, await _before(tx, amendment), time_zone)
+    await _apply_or_reject(tx, contract, await _lock_earlier(tx, amendment), time_zone)
     await _apply(tx, contract, amendment, time_zone)
-    cancel_timer(tx, AMENDMENT, amendment.id)
+    cancel_timer(tx, EFFECTIVE_TIMER, amendment.id)
     return amendment
 
 
 async def apply_due(tx: WriteSession, amendment_id: UUID) -> None:
-    """Let an approved amendment take effect since its day has begun, after those that are due before it.
+    """Apply an amendment whose timer is due, after the earlier ones of its contract.
 
-    What can't take effect any more is rejected, with the reason.
+    An amendment that is no longer possible is rejected, and the error becomes its rejection reason. Amendments whose
+    effective date has not begun yet get their timer anew.
     """
-    contract = await store.contracts.lock_contract(tx, await store.amendments.get_contract_id(tx, amendment_id))
-    await apply_due_of(tx, contract)
+    contract = await store.contracts.lock(tx, await store.amendments.get_contract_id(tx, amendment_id))
+    await apply_due_of_contract(tx, contract)
     time_zone = await store.contracts.get_time_zone(tx, contract)
-    for early in await store.amendments.lock_waiting(tx, contract.id):
-        set_timer(tx, AMENDMENT, early.id, dates.day_start(early.effective_date, time_zone))
+    for later in await store.amendments.lock_approved(tx, contract.id):
+        set_timer(tx, EFFECTIVE_TIMER, later.id, dates.day_start(later.effective_date, time_zone))
 
 
-async def apply_due_of(tx: WriteSession, contract: ContractRow) -> None:
-    """Let all approved amendments of a contract take effect whose day has begun, in the order of their days."""
-    time_zone = await store.contracts.get_time_zone(tx, contract)
-    today = dates.date_in(time_zone, await store.contracts.database_now(tx))
-    await _settle(tx, contract, await store.amendments.lock_waiting(tx, contract.id, until=today), time_zone)
+async def apply_due_of_contract(tx: WriteSession, contract: ContractRow) -> None:
+    """Apply all approved amendments of a contract whose effective date has begun, in the order of these dates."""
+    time_zone, today = await service.contracts.get_time_zone_and_today(tx, contract)
+    due = await store.amendments.lock_approved(tx, contract.id, until=today)
+    await _apply_or_reject(tx, contract, due, time_zone)
 
 
-async def _settle(tx: WriteSession, contract: ContractRow, due: Sequence[AmendmentRow], time_zone: str) -> None:
-    for amendment in due:
+async def _apply_or_reject(
+    tx: WriteSession, contract: ContractRow, amendments: Sequence[AmendmentRow], time_zone: str
+) -> None:
+    for amendment in amendments:
         try:
             await _apply(tx, contract, amendment, time_zone)
-        except BillingError as refusal:
-            await _reject(tx, contract, amendment, refusal.message)
+        except BillingError as error:
+            await _reject(tx, contract, amendment, error.message)
 
 
 async def _apply(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow, time_zone: str) -> None:
-    """Give the contract its new terms; raises before anything has changed."""
-    state = domain.amendments.advance_amendment(amendment.id, amendment.state, AmendmentAction.APPLY)
+    """Give the contract its new terms. Raises before anything has changed."""
+    state = domain.amendments.advance(amendment.id, amendment.state, AmendmentAction.APPLY)
     effective, after, terms = amendment.effective_date, amendment.after, contract.terms
-    await _check_amendable(tx, contract, terms, after, effective)
-    domain.amendments.check_still(amendment.id, amendment.before, terms, effective)
-    changed = domain.amendments.amended(terms, after, effective)
-    _refuse(domain.contracts.flaws(changed))
+    await _check_amendable(tx, contract, terms, amendment)
+    domain.amendments.check_not_stale(amendment.id, amendment.before, terms, effective)
+    amended = domain.amendments.amend(terms, after, effective)
+    _check(domain.contracts.violations(amended))
     amendment.state, amendment.apply_time = state, clock.now()
-    amendment.proration = models.amendments.effect_record(
-        domain.amendments.effect_of(terms, changed, contract.termination_date, effective)
-    )
-    for column, value in models.contracts.columns_of(changed).items():
-        setattr(contract, column, value)
+    amendment.set_effect(domain.amendments.compute_effect(terms, amended, contract.termination_date, effective))
+    contract.set_terms(amended)
     if {"license_tier", "seats"} & after.keys():
-        contract.license_state = (
-            LicenseState.REQUESTED if domain.contracts.grants_license(changed) else LicenseState.NONE
-        )
-    await tx.flush()
+        contract.license_state = domain.contracts.requested_license_state(amended)
+    await store.amendments.save(tx, amendment)
     await service.contracts.set_timers(tx, contract, time_zone)
     outbox.append(tx, events.published.contract_amended(contract, amendment))

@@ -125,7 +125,7 @@ async def deactivate(tx: WriteSession, entity_id: UUID, *, etag: str) -> EntityR
     children = await store.entities.find_active_children(tx, entity.id)
     if children:
         raise EntityHasActiveChildren(entity.id, children)
-    in_force = await store.contracts.find_in_force(tx, entity.id)
+    in_force = await store.contracts.list_ids_in_force(tx, entity.id)
     if in_force:
         raise EntityHasActiveContracts(entity.id, in_force)
     await store.entities.save(tx, entity)

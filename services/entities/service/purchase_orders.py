@@ -1,7 +1,6 @@
-"""What is said of the purchase orders of contracts, as a finance person would say it."""
+"""Use cases of purchase orders: how much of them is used, and warnings when thresholds are reached."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 from uuid import UUID
 
 from eventing import outbox
@@ -10,50 +9,48 @@ from kit import dates
 from kit.db import ReadSession, WriteSession
 from services.entities import domain, events, store
 from services.entities.domain.contracts import IN_FORCE
-from services.entities.domain.purchase_orders import PurchaseOrderUse
+from services.entities.domain.purchase_orders import THRESHOLD_TIMER, PurchaseOrderUse
 from services.entities.models.contracts import ContractRow
 
-PURCHASE_ORDER: Final = "purchase-order"
-"""The timers of contracts with a purchase order: on the day on which their fees come near its limit, or beyond it."""
 
-
-async def find_uses(tx: ReadSession, found: Sequence[ContractRow]) -> Mapping[UUID, PurchaseOrderUse]:
-    """How the purchase orders stand of those contracts that were ever active and have one with a limit."""
-    limited = [row for row in found if row.purchase_order_limit is not None and row.activate_time]
-    days = await store.purchase_orders.find_days(tx, {row.entity_id for row in limited}) if limited else {}
+async def list_uses(tx: ReadSession, contracts: Sequence[ContractRow]) -> Mapping[UUID, PurchaseOrderUse]:
+    """Return the use of the purchase order by contract id, for contracts with a limit that have been activated."""
+    limited = [row for row in contracts if row.purchase_order_limit is not None and row.activate_time]
+    if not limited:
+        return {}
+    today = await store.purchase_orders.today_by_entity(tx, {row.entity_id for row in limited})
     uses = {}
     for row in limited:
         limit = row.terms.purchase_order_limit
         if limit:
-            uses[row.id] = domain.purchase_orders.use_of(
-                domain.fees.plan_of(row.terms, row.termination_date), limit, days[row.entity_id]
-            )
+            plan = domain.fees.build_plan(row.terms, row.termination_date)
+            uses[row.id] = domain.purchase_orders.compute_use(plan, limit, today[row.entity_id])
     return uses
 
 
-async def look_at_purchase_order(tx: WriteSession, contract_id: UUID) -> None:
-    """Say that the fees of a contract have come near the limit of its purchase order, or beyond it."""
-    contract = await store.contracts.lock_contract(tx, contract_id)
-    await watch_purchase_order(tx, contract, await store.contracts.get_time_zone(tx, contract))
+async def check(tx: WriteSession, contract_id: UUID) -> None:
+    """Publish due warnings of the contract's purchase order and set the timer of the next one."""
+    contract = await store.contracts.lock(tx, contract_id)
+    await publish_warnings(tx, contract, await store.contracts.get_time_zone(tx, contract))
 
 
-async def watch_purchase_order(tx: WriteSession, contract: ContractRow, time_zone: str) -> None:
-    """Say what the fees of a contract have come to, once for each threshold, and look again when they come to the next.
+async def publish_warnings(tx: WriteSession, contract: ContractRow, time_zone: str) -> None:
+    """Publish a warning for each threshold that the fees have reached, once, and set the timer of the next threshold.
 
-    To be called wherever its state, its fees or its purchase order have changed. Another order, or another limit, is
-    said anew.
+    Must be called after each change of the contract's state, fees or purchase order. Another order number or limit
+    starts anew.
     """
-    terms, later = contract.terms, []
+    terms, next_dates = contract.terms, []
     if contract.state in IN_FORCE and terms.purchase_order_limit:
-        today = dates.date_in(time_zone, await store.contracts.database_now(tx))
-        plan, limit = domain.fees.plan_of(terms, contract.termination_date), terms.purchase_order_limit
-        for threshold_bp, day in domain.purchase_orders.days_of_thresholds(plan, limit).items():
+        today = dates.date_in(time_zone, await tx.now())
+        plan, limit = domain.fees.build_plan(terms, contract.termination_date), terms.purchase_order_limit
+        for threshold_bp, day in domain.purchase_orders.threshold_dates(plan, limit).items():
             if day > today:
-                later.append(day)
-            elif await store.purchase_orders.record_warning(tx, contract, threshold_bp):
-                use = domain.purchase_orders.use_of(plan, limit, today)
+                next_dates.append(day)
+            elif await store.purchase_orders.insert_warning(tx, contract, threshold_bp):
+                use = domain.purchase_orders.compute_use(plan, limit, today)
                 outbox.append(tx, events.published.purchase_order_limit_reached(contract, use, threshold_bp))
-    if later:
-        set_timer(tx, PURCHASE_ORDER, contract.id, dates.day_start(min(later), time_zone))
+    if next_dates:
+        set_timer(tx, THRESHOLD_TIMER, contract.id, dates.day_start(min(next_dates), time_zone))
     else:
-        cancel_timer(tx, PURCHASE_ORDER, contract.id)
+        cancel_timer(tx, THRESHOLD_TIMER, contract.id)

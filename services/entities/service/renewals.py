@@ -1,182 +1,161 @@
-"""What becomes of contracts at their end: the parties are told, they are renewed, or they end."""
+"""Use cases at the end of a contract: renewal check, notice, renewal and expiry."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import date
 from fractions import Fraction
 from typing import Final
 from uuid import UUID
 
 from eventing import outbox
-from kit import dates
 from kit.db import ReadSession, WriteSession
 from kit.money import Money
-from services.entities import domain, events, models, service, store
+from services.entities import domain, events, service, store
 from services.entities.domain.contracts import IN_FORCE, ContractAction, ContractState, ContractTerms, NoticeKind
-from services.entities.domain.renewals import Reason, Recommendation, Standing
+from services.entities.domain.renewals import RenewalAssessment, RenewalFacts, RenewalRequest
 from services.entities.errors.contracts import ContractAlreadyRenewed, ContractEvergreen
 from services.entities.models.contracts import ContractRow
 from services.entities.service.rates import Conversion
 
-_SUPERSEDED: Final = "The contract was renewed by itself, on the terms agreed before."
+_SUPERSEDED: Final = "The contract was renewed automatically, on the terms agreed before."
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What there is to know before a contract ends."""
-
-    contract: ContractRow
-    standing: Standing
-    recommendation: Recommendation
-    reasons: Sequence[Reason]
-    renewal: ContractTerms | None
-    """What a renewal on the terms agreed would be; None: there is no end."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenewalAsk:
-    """How somebody wants a contract to be renewed; as agreed in it where they don't say."""
-
-    contract_number: str
-    end_date: date | None
-    uplift_bp: int | None
-
-
-async def check_renewal(tx: ReadSession, contract_id: UUID) -> Checked:
-    """Whether a contract should be renewed, on which terms, and until when that has to be decided."""
-    contract = await store.contracts.get_contract(tx, contract_id)
-    terms, today = contract.terms, await service.contracts.today_of(tx, contract)
-    standing = Standing(
+async def check(tx: ReadSession, contract_id: UUID) -> RenewalAssessment:
+    """Return the recommendation about the end of a contract. Raises ContractNotFound."""
+    contract = await store.contracts.get(tx, contract_id)
+    _, today = await service.contracts.get_time_zone_and_today(tx, contract)
+    terms = contract.terms
+    successor = await service.contracts.find_successor(tx, contract)
+    facts = RenewalFacts(
+        contract_id=contract.id,
         terms=terms,
         state=contract.state,
         license_state=contract.license_state,
-        renewed=await service.contracts.live_successor(tx, contract) is not None,
+        successor_id=successor.id if successor else None,
         termination_date=contract.termination_date,
-        used=await _used(tx, contract, today) if terms.minimum_commitment else None,
+        used=await _usage_cost(tx, contract, today) if terms.minimum_commitment else None,
         today=today,
     )
-    recommendation, reasons = domain.renewals.assess(standing)
-    renewal = domain.renewals.renewed_terms(terms) if terms.end_date else None
-    return Checked(contract, standing, recommendation, reasons, renewal)
+    return domain.renewals.assess(facts)
 
 
-async def renew_contract(tx: WriteSession, contract_id: UUID, ask: RenewalAsk, *, etag: str) -> ContractRow:
-    """Write the draft of the successor of an active contract that has an end, and gives it; once."""
-    contract = await store.contracts.lock_contract(tx, contract_id)
+async def _usage_cost(tx: ReadSession, contract: ContractRow, today: date) -> Money | None:
+    """Return the cost of the entity's usage in the term so far, in the currency of the contract.
+
+    Foreign currencies are converted at today's rate; None if a rate is missing.
+    """
+    costs = await store.contracts.sum_usage(tx, contract.entity_id, contract.start_date, contract.end_date)
+    conversions = [Conversion(cost.currency, contract.currency_code, today) for cost in costs]
+    rates = await service.rates.find(tx, conversions)
+    total = Fraction(0)
+    for cost, rate in zip(costs, rates, strict=True):
+        if rate is None:
+            return None
+        total += Fraction(cost.amount) * Fraction(rate.rate)
+    return domain.proration.round_exact(total, contract.currency_code)
+
+
+async def renew(tx: WriteSession, contract_id: UUID, request: RenewalRequest, *, etag: str) -> ContractRow:
+    """Create and return the draft of the successor of an active contract.
+
+    Raises ContractNotFound, EtagMismatch, ContractStateForbids, ContractEvergreen, ContractAlreadyRenewed,
+    InvalidFields, ContractNumberTaken.
+    """
+    contract = await store.contracts.lock(tx, contract_id)
     contract.check_etag(etag)
-    service.contracts.enter(contract, ContractAction.RENEW)
+    service.contracts.advance(contract, ContractAction.RENEW)
     if contract.end_date is None:
         raise ContractEvergreen(contract.id)
-    successor = await service.contracts.live_successor(tx, contract)
+    successor = await service.contracts.find_successor(tx, contract)
     if successor:
         raise ContractAlreadyRenewed(contract.id, successor.id)
-    terms = domain.renewals.renewed_terms(
-        contract.terms, contract_number=ask.contract_number, end_date=ask.end_date, uplift_bp=ask.uplift_bp
-    )
+    terms = domain.renewals.renewal_terms(contract.terms, request)
     service.contracts.check_terms(terms)
-    return await _add_successor(tx, contract, terms, ContractState.DRAFT)
+    return await _create_successor(tx, contract, terms, ContractState.DRAFT)
 
 
-async def _add_successor(
+async def _create_successor(
     tx: WriteSession, contract: ContractRow, terms: ContractTerms, state: ContractState
 ) -> ContractRow:
-    terms = await service.contracts.completed(tx, await store.contracts.get_entity_of(tx, contract), terms)
-    successor = ContractRow(
-        entity_id=contract.entity_id,
-        **models.contracts.columns_of(terms),
-        state=state,
-        renewed_from_id=contract.id,
-    )
-    await store.contracts.save_contract(tx, successor)
+    entity = await store.contracts.get_entity(tx, contract)
+    successor = ContractRow(entity_id=contract.entity_id, state=state, renewed_from_id=contract.id)
+    successor.set_terms(await service.contracts.complete_terms(tx, entity, terms))
+    await store.contracts.save(tx, successor)
     contract.renewed_to_id = successor.id
-    await tx.flush()
+    await store.contracts.save(tx, contract)
     return successor
 
 
-async def tell_of_end(tx: WriteSession, contract_id: UUID) -> None:
-    """Tell the parties of a contract in force that its end comes, if it does soon; once for each end."""
-    contract = await store.contracts.lock_contract(tx, contract_id)
-    time_zone = await store.contracts.get_time_zone(tx, contract)
-    today = dates.date_in(time_zone, await store.contracts.database_now(tx))
-    if not await _tell_of_end(tx, contract, today):
+async def send_notice(tx: WriteSession, contract_id: UUID) -> None:
+    """Publish ContractRenewalDue for a contract in force, once per end date. Too early, set the timer anew."""
+    contract = await store.contracts.lock(tx, contract_id)
+    time_zone, today = await service.contracts.get_time_zone_and_today(tx, contract)
+    if not await _send_notice(tx, contract, today):
         await service.contracts.set_timers(tx, contract, time_zone)
 
 
-async def _tell_of_end(tx: WriteSession, contract: ContractRow, today: date) -> bool:
-    """False where it is too early to tell."""
+async def _send_notice(tx: WriteSession, contract: ContractRow, today: date) -> bool:
+    """Publish the notice if the contract needs one; False if its notice date is later than today."""
     end = contract.end_date
     if contract.state not in IN_FORCE or end is None or contract.termination_date:
         return True
     if today < domain.contracts.notice_date(end, contract.renewal_notice_days):
         return False
-    successor = await service.contracts.live_successor(tx, contract)
-    settled = successor is not None and successor.activate_time is not None
-    if not settled and await store.contracts.record_notice(tx, contract.id, end, NoticeKind.RENEWAL_DUE):
-        outbox.append(
-            tx, events.published.contract_renewal_due(contract, end, domain.renewals.renewed_terms(contract.terms))
-        )
+    successor = await service.contracts.find_successor(tx, contract)
+    has_active_successor = successor is not None and successor.activate_time is not None
+    if not has_active_successor and await store.contracts.insert_notice(tx, contract.id, end, NoticeKind.RENEWAL_DUE):
+        renewal = domain.renewals.renewal_terms(contract.terms)
+        outbox.append(tx, events.published.contract_renewal_due(contract, end, renewal))
     return True
 
 
 async def end_term(tx: WriteSession, contract_id: UUID) -> None:
-    """Let a contract in force whose last day is over end, or go on as its successor.
+    """End a contract in force whose term is over: terminate it, hand over to its successor, renew it or let it expire.
 
-    Whoever terminated it has the last word. A successor that is active takes over; else one is made where that was
-    agreed, and not while what the contract grants is withheld; else it expires.
+    A termination outweighs a renewal. An activated successor takes over. Without one the contract is renewed
+    automatically if that was agreed and it isn't suspended; otherwise it expires.
     """
-    contract = await store.contracts.lock_contract(tx, contract_id)
+    contract = await store.contracts.lock(tx, contract_id)
     if contract.state not in IN_FORCE:
         return
-    await service.amendments.apply_due_of(tx, contract)  # one of them may give it another end
-    time_zone = await store.contracts.get_time_zone(tx, contract)
-    today = dates.date_in(time_zone, await store.contracts.database_now(tx))
-    over = domain.contracts.last_day_without(contract.termination_date, contract.end_date)
-    if over and over <= today:
-        await _tell_of_end(tx, contract, today)
+    await service.amendments.apply_due_of_contract(tx, contract)  # one of them may change the end date
+    time_zone, today = await service.contracts.get_time_zone_and_today(tx, contract)
+    end = domain.contracts.effective_end(contract.termination_date, contract.end_date)
+    if end and end <= today:
+        await _send_notice(tx, contract, today)
         if contract.termination_date:
-            await service.contracts.end_by_termination(tx, contract)
+            await service.contracts.finish_termination(tx, contract)
         else:
-            await _succeed_or_expire(tx, contract, over, time_zone)
+            await _renew_or_expire(tx, contract, end, time_zone)
     await service.contracts.set_timers(tx, contract, time_zone)
 
 
-async def _succeed_or_expire(tx: WriteSession, contract: ContractRow, end: date, time_zone: str) -> None:
-    successor = await service.contracts.live_successor(tx, contract)
+async def _renew_or_expire(tx: WriteSession, contract: ContractRow, end: date, time_zone: str) -> None:
+    successor = await service.contracts.find_successor(tx, contract)
     if successor:
-        successor = await store.contracts.lock_contract(tx, successor.id)
+        successor = await store.contracts.lock(tx, successor.id)
     automatic = False
     if successor is None or successor.activate_time is None:
-        terms = domain.renewals.renewed_terms(contract.terms)
-        automatic = contract.auto_renew and contract.state is ContractState.ACTIVE and not domain.contracts.flaws(terms)
-        if not automatic:
-            service.contracts.enter(contract, ContractAction.EXPIRE)
-            await tx.flush()
+        if not _renews_automatically(contract):
+            service.contracts.advance(contract, ContractAction.EXPIRE)
+            await store.contracts.save(tx, contract)
             outbox.append(tx, events.published.contract_expired(contract, end))
             return
+        automatic = True
         if successor:
             await _withdraw(tx, successor, contract)
-        successor = await _add_successor(tx, contract, terms, ContractState.ACTIVE)
-        await service.contracts.begin(tx, successor, time_zone)
-    service.contracts.enter(contract, ContractAction.SUCCEED)
-    await tx.flush()
+        terms = domain.renewals.renewal_terms(contract.terms)
+        successor = await _create_successor(tx, contract, terms, ContractState.ACTIVE)
+        await service.contracts.start(tx, successor, time_zone)
+    service.contracts.advance(contract, ContractAction.SUCCEED)
+    await store.contracts.save(tx, contract)
     outbox.append(tx, events.published.contract_renewed(contract, successor, automatic=automatic))
+
+
+def _renews_automatically(contract: ContractRow) -> bool:
+    if not contract.auto_renew or contract.state is not ContractState.ACTIVE:
+        return False
+    return not domain.contracts.violations(domain.renewals.renewal_terms(contract.terms))
 
 
 async def _withdraw(tx: WriteSession, draft: ContractRow, contract: ContractRow) -> None:
     draft.termination_date, draft.termination_reason = contract.end_date, _SUPERSEDED
-    await service.contracts.end_by_termination(tx, draft, said=False)
-
-
-async def _used(tx: ReadSession, contract: ContractRow, today: date) -> Money | None:
-    """What the usage of the contract's entity has cost in its term so far, in its currency; None: a rate is missing.
-
-    What arose in another currency counts at the rate of today.
-    """
-    spent = await store.contracts.sum_usage(tx, contract.entity_id, contract.start_date, contract.end_date)
-    conversions = [Conversion(money.currency, contract.currency_code, today) for money in spent]
-    total = Fraction(0)
-    for money, rate in zip(spent, await service.rates.find(tx, conversions), strict=True):
-        if rate is None:
-            return None
-        total += Fraction(money.amount) * Fraction(rate.rate)
-    return domain.proration.rounded(total, contract.currency_code)
+    await service.contracts.finish_termination(tx, draft, publish=False)

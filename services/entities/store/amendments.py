@@ -1,4 +1,4 @@
-"""Amendments of contracts."""
+"""SQL of contract amendments."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -6,72 +6,67 @@ from uuid import UUID
 
 from sqlalchemy import Select, func, select
 
-from kit.db import ReadSession, WriteSession
-from services.entities.domain.amendments import AmendmentState, AmendmentType
+from kit.db import ReadSession, WriteSession, found
+from services.entities.domain.amendments import AmendmentFilter, AmendmentState
 from services.entities.errors.amendments import AmendmentNotFound
 from services.entities.models.amendments import AmendmentRow
 from serving.pages import Page, Slice
 
 
 def _of_contract(contract_id: UUID) -> Select[AmendmentRow]:
-    """Whoever may see the contract may see its amendments; who asks has looked for it first."""
+    """Return the query for the amendments of a contract.
+
+    It doesn't apply the caller's scope: callers read or lock the contract first, which does.
+    """
     return select(AmendmentRow).where(AmendmentRow.contract_id == contract_id)
 
 
-async def get_amendment(tx: ReadSession, contract_id: UUID, amendment_id: UUID) -> AmendmentRow:
-    """The amendment of a contract that the caller sees; raises AmendmentNotFound."""
-    return _found(await tx.one_or_none(_of_contract(contract_id).where(AmendmentRow.id == amendment_id)), amendment_id)
+async def get(tx: ReadSession, contract_id: UUID, amendment_id: UUID) -> AmendmentRow:
+    """Return the amendment of a contract. Raises AmendmentNotFound."""
+    row = await tx.one_or_none(_of_contract(contract_id).where(AmendmentRow.id == amendment_id))
+    return found(row, AmendmentNotFound(amendment_id))
 
 
-async def lock_amendment(tx: WriteSession, contract_id: UUID, amendment_id: UUID) -> AmendmentRow:
-    """The amendment of a contract that is locked, locked until the transaction ends; raises AmendmentNotFound."""
-    locked = _of_contract(contract_id).where(AmendmentRow.id == amendment_id).with_for_update()
-    return _found(await tx.one_or_none(locked), amendment_id)
-
-
-def _found(amendment: AmendmentRow | None, amendment_id: UUID) -> AmendmentRow:
-    if amendment is None:
-        raise AmendmentNotFound(amendment_id)
-    return amendment
+async def lock(tx: WriteSession, contract_id: UUID, amendment_id: UUID) -> AmendmentRow:
+    """Return the amendment of a locked contract, locked until the transaction ends. Raises AmendmentNotFound."""
+    row = await tx.one_or_none(_of_contract(contract_id).where(AmendmentRow.id == amendment_id).with_for_update())
+    return found(row, AmendmentNotFound(amendment_id))
 
 
 async def get_contract_id(tx: ReadSession, amendment_id: UUID) -> UUID:
-    """The contract that it amends, which never changes; raises AmendmentNotFound."""
+    """Return the contract that is amended, which never changes. Raises AmendmentNotFound."""
     contract_id = await tx.one_or_none(select(AmendmentRow.contract_id).where(AmendmentRow.id == amendment_id))
-    if contract_id is None:
-        raise AmendmentNotFound(amendment_id)
-    return contract_id
+    return found(contract_id, AmendmentNotFound(amendment_id))
+
+
+async def save(tx: WriteSession, amendment: AmendmentRow) -> None:
+    """Insert the amendment or write its changes, which gives it an id and a new etag; also writes its contract's."""
+    tx.add(amendment)
+    await tx.flush()
 
 
 async def next_number(tx: WriteSession, contract_id: UUID) -> int:
-    """The number of the next amendment of a contract that is locked."""
+    """Return the number of the next amendment of a locked contract."""
     last = await tx.one_or_none(select(func.max(AmendmentRow.number)).where(AmendmentRow.contract_id == contract_id))
     return (last or 0) + 1
 
 
-async def lock_waiting(tx: WriteSession, contract_id: UUID, until: date | None = None) -> Sequence[AmendmentRow]:
-    """The approved amendments of a contract that is locked, in the order in which they take effect.
+async def lock_approved(tx: WriteSession, contract_id: UUID, until: date | None = None) -> Sequence[AmendmentRow]:
+    """Return the approved amendments of a locked contract, in the order in which they take effect, locked as well.
 
-    With `until`, only those that take effect on that day or before.
+    With `until`, only those that take effect on that day or earlier.
     """
-    waiting = _of_contract(contract_id).where(AmendmentRow.state == AmendmentState.APPROVED)
+    query = _of_contract(contract_id).where(AmendmentRow.state == AmendmentState.APPROVED)
     if until is not None:
-        waiting = waiting.where(AmendmentRow.effective_date <= until)
-    return await tx.all(waiting.order_by(AmendmentRow.effective_date, AmendmentRow.number).with_for_update())
+        query = query.where(AmendmentRow.effective_date <= until)
+    return await tx.all(query.order_by(AmendmentRow.effective_date, AmendmentRow.number).with_for_update())
 
 
-async def list_amendments(
-    tx: ReadSession,
-    page: Page,
-    contract_id: UUID,
-    *,
-    state: AmendmentState | None,
-    amendment_type: AmendmentType | None,
-) -> Slice[AmendmentRow]:
-    """One page of the amendments of a contract that fit all filters given, oldest first."""
-    wanted = _of_contract(contract_id)
-    if state is not None:
-        wanted = wanted.where(AmendmentRow.state == state)
-    if amendment_type is not None:
-        wanted = wanted.where(AmendmentRow.amendment_type == amendment_type)
-    return page.slice(await tx.all(page.narrow(wanted, AmendmentRow.id)))
+async def list_page(tx: ReadSession, page: Page, contract_id: UUID, filters: AmendmentFilter) -> Slice[AmendmentRow]:
+    """Return one page of the amendments of a contract that match all filters, oldest first."""
+    query = _of_contract(contract_id)
+    if filters.state is not None:
+        query = query.where(AmendmentRow.state == filters.state)
+    if filters.amendment_type is not None:
+        query = query.where(AmendmentRow.amendment_type == filters.amendment_type)
+    return page.slice(await tx.all(page.narrow(query, AmendmentRow.id)))

@@ -1,4 +1,4 @@
-"""What was said of the purchase orders of contracts."""
+"""SQL of purchase order warnings."""
 
 from collections.abc import Collection, Mapping
 from datetime import date
@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Date, Select, cast, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import insert as insert_into
 
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
@@ -15,9 +15,12 @@ from services.entities.models.contracts import ContractRow
 from services.entities.models.entities import EntityRow
 
 
-async def record_warning(tx: WriteSession, contract: ContractRow, threshold_bp: int) -> bool:
-    """Note that it is said that a threshold of the contract's order was passed; False where that was said before."""
-    said = insert(PurchaseOrderWarningRow).values(
+async def insert_warning(tx: WriteSession, contract: ContractRow, threshold_bp: int) -> bool:
+    """Record that a threshold of the contract's purchase order was reached; False if it was recorded before.
+
+    Another order number or limit counts as another order.
+    """
+    warning = insert_into(PurchaseOrderWarningRow).values(
         tenant_id=tx.tenant_id,
         id=ids.new(),
         contract_id=contract.id,
@@ -26,11 +29,11 @@ async def record_warning(tx: WriteSession, contract: ContractRow, threshold_bp: 
         threshold_bp=threshold_bp,
         create_time=clock.now(),
     )
-    return bool(await tx.execute(said.on_conflict_do_nothing(constraint="purchase_order_warnings_once_key")))
+    return bool(await tx.execute(warning.on_conflict_do_nothing(constraint="purchase_order_warnings_once_key")))
 
 
-async def find_days(tx: ReadSession, entity_ids: Collection[UUID]) -> Mapping[UUID, date]:
-    """The day that it is for each of the entities, in its time zone."""
+async def today_by_entity(tx: ReadSession, entity_ids: Collection[UUID]) -> Mapping[UUID, date]:
+    """Return today's date in the time zone of each entity."""
     today = cast(func.timezone(EntityRow.time_zone, func.now()), Date)
-    wanted: Select[*tuple[Any, ...]] = select(EntityRow.id, today).where(EntityRow.id.in_(entity_ids))
-    return dict(map(tuple, await tx.rows(wanted)))
+    query: Select[*tuple[Any, ...]] = select(EntityRow.id, today).where(EntityRow.id.in_(entity_ids))
+    return dict(map(tuple, await tx.rows(query)))

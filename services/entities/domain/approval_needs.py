@@ -1,0 +1,50 @@
+"""Approval needs: what is checked against approval rules before a contract or an amendment goes ahead."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from uuid import UUID
+
+from kit.money import Money
+from services.entities.domain.contracts import ContractTerms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalNeed:
+    """The facts about a contract or an amendment that approval rules match on."""
+
+    request_type: str
+    """Name of an Approval.Type."""
+    entity_id: UUID
+    category: str
+    """The contract type."""
+    amount: Money
+    attributes: Mapping[str, str]
+
+
+def of_contract(entity_id: UUID, terms: ContractTerms) -> ApprovalNeed:
+    """Return the approval need of a contract."""
+    return ApprovalNeed(
+        request_type="CONTRACT",
+        entity_id=entity_id,
+        category=terms.contract_type.value,
+        amount=terms.total_value,
+        attributes={
+            "license_tier": terms.license_tier,
+            "auto_renew": str(terms.auto_renew).lower(),
+            "billing_frequency": terms.billing_frequency.value,
+            "start_date": terms.start_date.isoformat(),
+            "end_date": str(terms.end_date or ""),
+        },
+    )
+
+
+def of_amendment(entity_id: UUID, terms: ContractTerms, amendment_type: str, effective_date: date) -> ApprovalNeed:
+    """Return the approval need of an amendment; `terms` are those of the contract before it."""
+    return ApprovalNeed(
+        request_type="AMENDMENT",
+        entity_id=entity_id,
+        category=terms.contract_type.value,
+        amount=terms.total_value,
+        attributes={"amendment_type": amendment_type, "effective_date": effective_date.isoformat()},
+    )
