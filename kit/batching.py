@@ -15,7 +15,7 @@ from uuid import UUID
 
 from kit.db import sqlstate, to_billing_error
 from kit.errors import BillingError, Overloaded, Unavailable
-from kit.tasks import end
+from kit.tasks import cancel_and_wait
 from kit.telemetry import log
 
 BATCH_MAX: Final = 256
@@ -179,4 +179,4 @@ class Batcher(Generic[RequestT, ResultT]):
     async def close(self) -> None:
         """Stop. Callers that still wait run into their own deadlines."""
         if self._running:
-            await end(self._running)
+            await cancel_and_wait(self._running)

@@ -33,7 +33,7 @@ from kit.auth import Scope
 from kit.errors import BillingError, Conflict, DeadlineExceeded, EtagMismatch, Unavailable
 from kit.origin import Origin
 from kit.settings import Settings
-from kit.transactions import Open, begun, commit, engine_of
+from kit.transactions import OpenTransaction, commit, create_engine, transaction
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -127,7 +127,7 @@ def text_enum(kind: type[Enum]) -> SqlEnum:
 class ReadSession:
     """A transaction that reads."""
 
-    def __init__(self, opened: Open, origin: Origin) -> None:
+    def __init__(self, opened: OpenTransaction, origin: Origin) -> None:
         self._session, self._driver = opened
         self.origin = origin
 
@@ -170,7 +170,7 @@ class ReadSession:
 class WriteSession(ReadSession):
     """A transaction that writes; it commits at the end of its block."""
 
-    def __init__(self, opened: Open, origin: Origin) -> None:
+    def __init__(self, opened: OpenTransaction, origin: Origin) -> None:
         super().__init__(opened, origin)
         self.appended = False
         """Whether an event was appended that the relay should learn of."""
@@ -224,7 +224,7 @@ class WriteSession(ReadSession):
 
     async def answer(self, reply: ReplyT) -> ReplyT:
         """Keep the reply under the call's key, in this transaction, and give it back."""
-        if kept := idempotency.kept(self.origin, reply):
+        if kept := idempotency.parameters(self.origin, reply):
             self.defer(idempotency.STORE, *kept)
         self.answered = True
         return reply
@@ -235,7 +235,7 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         url = settings.database_url.get_secret_value().replace("postgresql://", "postgresql+asyncpg://", 1)
-        self._engine = engine_of(
+        self._engine = create_engine(
             url,
             pool_size=settings.database_pool_size,
             max_overflow=0,
@@ -270,7 +270,7 @@ class Database:
         async with self._transaction(origin) as opened:
             tx = WriteSession(opened, origin)
             if key := idempotency.key_of(origin):
-                idempotency.check(origin, await tx.fetch(idempotency.FIND, *key))
+                idempotency.raise_if_stored(origin, await tx.fetch(idempotency.FIND, *key))
             yield tx
             if key and not tx.answered:
                 raise RuntimeError("a call with a key must end with `return await tx.answer(reply)`")
@@ -286,14 +286,14 @@ class Database:
     @contextlib.asynccontextmanager
     async def all_tenants(self) -> AsyncIterator[AsyncSession]:
         """A transaction of the service itself, over all tenants: sees only the tables whose policy says so."""
-        async with begun(self._engine) as opened:
+        async with transaction(self._engine) as opened:
             await opened.driver.fetch(_EVERYWHERE)
             yield opened.session
             await commit(opened)
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, origin: Origin, *, read_only: bool = False) -> AsyncIterator[Open]:
-        async with begun(self._engine) as opened:
+    async def _transaction(self, origin: Origin, *, read_only: bool = False) -> AsyncIterator[OpenTransaction]:
+        async with transaction(self._engine) as opened:
             timeout_ms = str(max(1, int(origin.remaining_s() * 1000)))
             about = str(origin.tenant_id), origin.actor, origin.trace.trace_id, timeout_ms
             key = "" if read_only else idempotency.lock_name(origin)

@@ -1,7 +1,8 @@
-"""Keys of requests: the same key with the same input gives the same answer, for as long as the data lives.
+"""Idempotency keys: a call that is repeated with the same key and the same input gets the stored reply, for ever.
 
-Calls with one key take turns (db.py locks its name when the transaction begins). Then the key is looked up before
-anything else, and kept with the reply in the same transaction. A call that was refused keeps nothing.
+Calls with the same key run one after the other: their transaction takes an advisory lock on the key when it begins
+(kit/db.py). The key is looked up before anything else, and stored with the reply in the transaction that does the work.
+A call that fails stores nothing.
 """
 
 import hashlib
@@ -15,13 +16,13 @@ from kit.errors import IdempotencyMismatch
 from kit.origin import Call, Origin
 
 Key = tuple[UUID, str, str]
-"""The tenant, the method, and what the caller chose."""
+"""Tenant id, method, and the key that the caller chose."""
 FIND: Final = "select fingerprint, reply from idempotency_keys where tenant_id = $1 and method = $2 and key = $3"
 """Finds the reply stored under a key."""
 INSERT: Final = "insert into idempotency_keys (tenant_id, method, key, fingerprint, reply)"
 """Start of an insert, for statements that store replies themselves; it is followed by `select` or `values`."""
 STORE: Final = f"{INSERT} values ($1, $2, $3, $4, $5)"
-"""Stores a reply under a key."""
+"""Stores a reply under a key; the parameters are `parameters(origin, reply)`."""
 
 
 def lookup(table: str) -> str:
@@ -37,39 +38,40 @@ def lookup(table: str) -> str:
 
 
 class Replay(Exception):
-    """The call was answered before; `reply` is that answer, serialised."""
+    """Raised instead of executing a call whose key has a stored reply."""
 
     def __init__(self, reply: bytes) -> None:
         super().__init__()
         self.reply = reply
+        """The stored reply, serialized."""
 
 
 def fingerprint(request: Message, subject: str) -> bytes:
-    """Digest of the whole input and who sent it."""
+    """Return the digest of the whole input and its sender."""
     return hashlib.sha256(subject.encode() + b"\0" + request.SerializeToString(deterministic=True)).digest()
 
 
 def key_of(origin: Origin) -> Key | None:
-    """The key of a call that has one."""
+    """Return the key of a call, or None if it has none."""
     return (origin.tenant_id, origin.method, origin.key) if isinstance(origin, Call) and origin.key else None
 
 
 def lock_name(origin: Origin) -> str:
-    """What calls with the same key have in common; empty where there is no key."""
+    """Return the name of the advisory lock for the call's key; empty if it has none."""
     key = key_of(origin)
     return "{} {} {}".format(*key) if key else ""
 
 
-def check(origin: Origin, found: Sequence[Any]) -> None:
-    """Raise Replay where the key was answered before, IdempotencyMismatch where that was another request."""
-    if not (isinstance(origin, Call) and found):
+def raise_if_stored(origin: Origin, rows: Sequence[Any]) -> None:
+    """Raise Replay if `rows`, the result of FIND, has a reply; IdempotencyMismatch if it is of another request."""
+    if not (isinstance(origin, Call) and rows):
         return
-    if found[0]["fingerprint"] != origin.fingerprint:
+    if rows[0]["fingerprint"] != origin.fingerprint:
         raise IdempotencyMismatch(origin.key)
-    raise Replay(found[0]["reply"])
+    raise Replay(rows[0]["reply"])
 
 
-def kept(origin: Origin, reply: Message) -> tuple[object, ...]:
-    """What is kept of an answer; nothing where the call has no key."""
+def parameters(origin: Origin, reply: Message) -> tuple[object, ...]:
+    """Return the parameters of STORE; empty if the call has no key."""
     key = key_of(origin)
     return (*key, origin.fingerprint, reply.SerializeToString()) if key and isinstance(origin, Call) else ()

@@ -1,38 +1,36 @@
-"""Tasks that end when they are told to.
+"""Cancellation of asyncio tasks that can be relied on.
 
-In Python 3.11 `asyncio.wait_for` loses a cancellation that comes at the moment of its result, and libraries use it:
-a task that was cancelled once may go on for ever.
+In Python 3.11 `asyncio.wait_for`, which libraries use, swallows a cancellation that arrives at the moment of its
+result: a task that was cancelled once may run for ever.
 """
 
 import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-_AGAIN_S = 0.5
-
 T = TypeVar("T")
 
 
-async def end(*tasks: asyncio.Task[None]) -> None:
-    """Cancel the tasks until all have ended; what they raise is dropped."""
+async def cancel_and_wait(*tasks: asyncio.Task[None], retry_s: float = 0.5) -> None:
+    """Cancel the tasks, every `retry_s` seconds, until all have ended; their exceptions are dropped."""
     running = set(tasks)
     while running:
         for task in running:
             task.cancel()
-        _, running = await asyncio.wait(running, timeout=_AGAIN_S)
+        _, running = await asyncio.wait(running, timeout=retry_s)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def run_to_completion(work: Awaitable[T]) -> T:
-    """The result of `work`, which is done to its end, however often the caller is cancelled; that is raised then."""
-    doing = asyncio.ensure_future(work)
+    """Return the result of `work`, and let it finish even if the caller is cancelled; CancelledError comes after it."""
+    task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
-    while not doing.done():
+    while not task.done():
         try:
-            await asyncio.wait({doing})
+            await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled:
-        doing.exception()  # looked at, so that nobody complains
+        task.exception()  # marks it as retrieved, so that asyncio does not log it
         raise cancelled
-    return doing.result()
+    return task.result()

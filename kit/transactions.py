@@ -1,7 +1,7 @@
-"""Transactions that the driver begins and ends, with SQLAlchemy's session in between.
+"""Database transactions that are begun and ended on the driver, with an SQLAlchemy session in between.
 
-SQLAlchemy does that too, at twice the price: each of its statements goes through a greenlet of its own. Its engine is
-told that it commits by itself, so that it leaves the transaction to us.
+SQLAlchemy's own begin and commit take twice as long, since each of its statements runs in a greenlet of its own. The
+engine is therefore in AUTOCOMMIT mode, in which SQLAlchemy sends neither.
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from kit.tasks import end
+from kit.tasks import cancel_and_wait
 
 if TYPE_CHECKING:
     import asyncpg
 
 _COMMIT_GRACE_S = 0.2
-"""How long a cancelled call waits to learn whether its commit was done."""
+"""How long a cancelled call waits for the result of its commit."""
 
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 
-class Open(NamedTuple):
+class OpenTransaction(NamedTuple):
     """A transaction that has begun."""
 
     session: AsyncSession
@@ -32,60 +32,60 @@ class Open(NamedTuple):
     """The same connection, without SQLAlchemy."""
 
 
-def engine_of(url: str, **given: Any) -> AsyncEngine:
-    """An engine that leaves transactions to us, and takes no connection that was closed meanwhile."""
-    engine = create_async_engine(url, isolation_level="AUTOCOMMIT", **given)
+def create_engine(url: str, **options: Any) -> AsyncEngine:
+    """Return an engine that neither begins nor commits by itself, and hands out no closed connection."""
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT", **options)
     event.listen(engine.sync_engine, "checkout", _check_open)
     return engine
 
 
 def _check_open(dbapi_connection: Any, *_: Any) -> None:
     if dbapi_connection.driver_connection.is_closed():
-        raise InvalidatePoolError  # the others are likely closed as well: PostgreSQL was started again
+        raise InvalidatePoolError  # PostgreSQL was probably restarted, so the other connections are closed as well
 
 
 @contextlib.asynccontextmanager
-async def begun(engine: AsyncEngine) -> AsyncIterator[Open]:
+async def transaction(engine: AsyncEngine) -> AsyncIterator[OpenTransaction]:
     """A transaction; what is not committed inside the block is rolled back."""
     async with AsyncSession(engine, expire_on_commit=False) as session:
         connection: Any = (await session.connection()).sync_connection
         driver: Driver = connection.connection.driver_connection
-        whole = False
+        reusable = False
         try:
             try:
                 await driver.execute("begin")
-                yield Open(session, driver)
+                yield OpenTransaction(session, driver)
             except Exception:
-                whole = await _rolled_back(driver)
+                reusable = await _roll_back(driver)
                 raise
-            whole = await _rolled_back(driver)
+            reusable = await _roll_back(driver)
         finally:
-            if not whole:  # cancelled, or the connection is lost: what is under way there is given up with it
+            if not reusable:  # cancelled, or the connection is lost: closing it also ends a statement that still runs
                 driver.terminate()
                 await session.invalidate()
 
 
-async def _rolled_back(driver: Driver) -> bool:
-    """Roll back what was not committed; whether the connection is as it was before."""
+async def _roll_back(driver: Driver) -> bool:
+    """Roll back what was not committed. True if the connection can be used again."""
     if driver.is_in_transaction():
         with contextlib.suppress(Exception):
             await driver.execute("rollback")
     return not (driver.is_closed() or driver.is_in_transaction())
 
 
-async def commit(opened: Open) -> None:
-    """Commit, to the end also where the call is cancelled; one that does not end is given up with its connection."""
+async def commit(opened: OpenTransaction) -> None:
+    """Flush and commit. A cancelled call waits shortly for the result, then gives up the connection."""
     await opened.session.flush()
     committing = asyncio.create_task(_commit(opened.driver))
     try:
         await asyncio.shield(committing)
     except asyncio.CancelledError:
         await asyncio.wait({committing}, timeout=_COMMIT_GRACE_S)
-        await end(committing)
+        await cancel_and_wait(committing)
         raise
 
 
 async def _commit(driver: Driver) -> None:
-    done = await driver.execute("commit")
-    if done != "COMMIT":
-        raise RuntimeError(f"PostgreSQL answered the commit with {done}: an earlier statement had failed")
+    status = await driver.execute("commit")
+    if status != "COMMIT":
+        raise RuntimeError(f"PostgreSQL answered the commit with {status}: an earlier statement had failed")

@@ -43,7 +43,7 @@ from kit.errors import (
 )
 from kit.origin import Call
 from kit.settings import Settings
-from kit.tasks import end
+from kit.tasks import cancel_and_wait
 from kit.telemetry import Trace, log
 from serving.scope import Scopes
 
@@ -300,7 +300,7 @@ class _StreamWay(_Way):
                 await asyncio.wait({flowing, ending}, timeout=lives_s, return_when=asyncio.FIRST_COMPLETED)
                 ended = flowing.done()
             finally:
-                await end(flowing)
+                await cancel_and_wait(flowing)
             if ended:
                 flowing.result()
             elif ending.done():

@@ -25,7 +25,7 @@ from eventing.outbox import Relay
 from kit import telemetry
 from kit.db import Database
 from kit.settings import Settings
-from kit.tasks import end, run_to_completion
+from kit.tasks import cancel_and_wait, run_to_completion
 from kit.telemetry import log
 from serving.audit import AuditServicer
 from serving.calls import Calls, Servicer
@@ -95,7 +95,7 @@ async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
         await asyncio.sleep(_TURN_ELSEWHERE_S)
         calls.end_streams()  # each learns of it a moment later, when `stop` has told its caller to turn elsewhere
         await server.stop(settings.drain_s)
-        await end(events, *tasks)
+        await cancel_and_wait(events, *tasks)
         await service.db.close()
 
 
@@ -141,7 +141,7 @@ async def _events(settings: Settings, service: Service, consumers: Sequence[Cons
 
 
 async def _let_go(client: Client, running: Sequence[asyncio.Task[None]]) -> None:
-    await end(*running)
+    await cancel_and_wait(*running)
     await client.close()
 
 

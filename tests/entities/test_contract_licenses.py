@@ -51,7 +51,7 @@ async def licensing_system(nats_url: str) -> AsyncIterator[None]:
     """Its simulator, while the test runs."""
     running = asyncio.create_task(licensing.run(nats_url))
     yield
-    await tasks.end(running)
+    await tasks.cancel_and_wait(running)
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ async def running(*replicas: Timers) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await tasks.end(*parts)
+        await tasks.cancel_and_wait(*parts)
 
 
 def some(count: int) -> list[UUID]:

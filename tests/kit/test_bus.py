@@ -194,7 +194,7 @@ class TestSubscribeAfter:
         for _ in range(5):
             reading = asyncio.create_task(read())
             await asyncio.sleep(0.05)
-            await asyncio.wait_for(tasks.end(reading), 5)
+            await asyncio.wait_for(tasks.cancel_and_wait(reading), 5)
 
         async def all_unsubscribed() -> bool:
             return len(client._subs) <= before + 1  # one receives the replies to requests
@@ -291,7 +291,7 @@ class TestSubscribe:
 
         await eventually(both_received)
         assert {number for into in received for number in into} == {2}
-        await asyncio.wait_for(tasks.end(*receiving), 5)
+        await asyncio.wait_for(tasks.cancel_and_wait(*receiving), 5)
         await other_client.close()
 
     async def test_it_waits_for_the_connection(self, client: Client, publish: Publish, subject: str) -> None:

@@ -89,7 +89,7 @@ async def consuming(consumer: Consumer, jetstream: JetStreamContext) -> AsyncIte
     try:
         yield
     finally:
-        await tasks.end(task)
+        await tasks.cancel_and_wait(task)
         with contextlib.suppress(NotFoundError):  # a replica was here
             await jetstream.delete_consumer(bus.STREAM, consumer.name.replace(".", "_"))
 
@@ -221,7 +221,7 @@ class TestEffect:
             running = asyncio.create_task(consumer.run(jetstream))
             telling = asyncio.gather(*(tell(str(number)) for number in range(3)))
             await asyncio.sleep(turn % 30 * 0.0005)
-            await asyncio.wait_for(tasks.end(running), 5)
+            await asyncio.wait_for(tasks.cancel_and_wait(running), 5)
             await telling
         await jetstream.delete_consumer(bus.STREAM, consumer.name.replace(".", "_"))
 

@@ -34,7 +34,7 @@ async def relaying(db: Database, jetstream: JetStreamContext, replicas: int = 1)
     try:
         yield
     finally:
-        await tasks.end(*relays)
+        await tasks.cancel_and_wait(*relays)
 
 
 async def say(db: Database, origin: Origin, *budget_ids: str) -> None:

@@ -1,4 +1,4 @@
-"""A task that is told to end ends, even where a library loses its cancellation; what must be finished is finished."""
+"""Tasks are cancelled for certain, and protected work is finished."""
 
 import asyncio
 
@@ -7,31 +7,30 @@ import pytest
 from kit import tasks
 
 
-async def test_a_task_that_loses_a_cancellation_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "_AGAIN_S", 0.01)
-    lost = 0
+async def test_a_task_that_swallows_cancellations_ends() -> None:
+    swallowed = 0
 
-    async def deaf() -> None:
-        nonlocal lost
+    async def swallow_two() -> None:
+        nonlocal swallowed
         while True:
             try:
                 await asyncio.sleep(3600)
             except asyncio.CancelledError:
-                lost += 1
-                if lost == 3:
+                if swallowed == 2:
                     raise
+                swallowed += 1
 
-    async def broken() -> None:
+    async def fail() -> None:
         raise RuntimeError
 
-    started = [asyncio.create_task(deaf()), asyncio.create_task(broken()), asyncio.create_task(asyncio.sleep(0))]
+    started = [asyncio.create_task(swallow_two()), asyncio.create_task(fail()), asyncio.create_task(asyncio.sleep(0))]
     await asyncio.sleep(0)
-    await asyncio.wait_for(tasks.end(*started), 5)
-    assert lost == 3
-    await tasks.end()
+    await asyncio.wait_for(tasks.cancel_and_wait(*started, retry_s=0.01), 5)
+    assert swallowed == 2
+    await tasks.cancel_and_wait()
 
 
-async def test_what_is_undisturbed_is_done_to_its_end_however_often_it_is_cancelled() -> None:
+async def test_protected_work_finishes_however_often_it_is_cancelled() -> None:
     go_on, done = asyncio.Event(), False
 
     async def work() -> str:
@@ -52,7 +51,7 @@ async def test_what_is_undisturbed_is_done_to_its_end_however_often_it_is_cancel
     assert done
 
 
-async def test_undisturbed_work_gives_its_result_or_raises_what_it_raises() -> None:
+async def test_protected_work_returns_its_result_or_raises_its_error() -> None:
     async def fail() -> None:
         raise RuntimeError("broken")
 

@@ -77,7 +77,7 @@ class TestFiring:
         await clockwork.set(origin(), *some(1))
         runner = asyncio.create_task(clockwork.replica().run())
         await asyncio.wait_for(began.wait(), 5)
-        ending = asyncio.create_task(tasks.end(runner))
+        ending = asyncio.create_task(tasks.cancel_and_wait(runner))
         for _ in range(10):
             await asyncio.sleep(0)  # the cancellation goes as deep as it may
         told.set()

@@ -1,4 +1,4 @@
-"""Connections that hang or are gone: a call ends in time, and the next one has a connection that works."""
+"""Connections that hang or are closed: calls end in time, and the next call gets a connection that works."""
 
 import asyncio
 import contextlib
@@ -21,14 +21,14 @@ from tests.harness.observe import eventually
 from tests.kit.dead_letters import letter, letters
 
 DEADLINE_S: Final = 0.3
-LATE_S: Final = 0.25
-"""How much later than its deadline a call may end."""
+TOLERANCE_S: Final = 0.25
+"""How long after its deadline a call may end."""
 
 Origins = Callable[..., Origin]
 
 
 @pytest.fixture
-async def narrow(kit_settings: Callable[..., Settings]) -> AsyncIterator[Database]:
+async def single_connection(kit_settings: Callable[..., Settings]) -> AsyncIterator[Database]:
     """A database with one connection."""
     db = Database(kit_settings(database_pool_size=1))
     yield db
@@ -36,7 +36,7 @@ async def narrow(kit_settings: Callable[..., Settings]) -> AsyncIterator[Databas
 
 
 async def backend_of(db: Database, origin: Origin) -> int:
-    """The process that serves the connection."""
+    """Return the process id of the server side of the connection."""
     async with db.read(origin) as tx:
         pid: int = (await tx.fetch("select pg_backend_pid()"))[0][0]
     return pid
@@ -44,7 +44,7 @@ async def backend_of(db: Database, origin: Origin) -> int:
 
 @contextlib.contextmanager
 def stopping(pid: int) -> Iterator[Callable[[], None]]:
-    """Has the process do nothing until the block ends, as behind a connection that is half open."""
+    """Yield a function that stops the process until the block ends, as behind a half-open connection."""
     if b"postgres" not in bound.command_line(pid):
         pytest.skip("PostgreSQL runs elsewhere")
     try:
@@ -58,53 +58,55 @@ async def ends_in_time(call: Awaitable[None]) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(DEADLINE_S):
             await call
-    assert time.monotonic() - started < DEADLINE_S + LATE_S
+    assert time.monotonic() - started < DEADLINE_S + TOLERANCE_S
 
 
-class TestHanging:
-    async def test_a_read_ends_and_the_next_one_has_another_connection(self, narrow: Database, origin: Origins) -> None:
-        pid = await backend_of(narrow, origin())
+class TestHangingConnection:
+    async def test_a_read_ends_and_the_next_call_gets_another_connection(
+        self, single_connection: Database, origin: Origins
+    ) -> None:
+        pid = await backend_of(single_connection, origin())
 
         async def read() -> None:
-            await letters(narrow, origin())
+            await letters(single_connection, origin())
 
         with stopping(pid) as stop:
             stop()
             await ends_in_time(read())
-            assert await backend_of(narrow, origin()) != pid
+            assert await backend_of(single_connection, origin()) != pid
 
-    async def test_a_commit_ends_and_it_was_done_or_not(self, narrow: Database, origin: Origins) -> None:
-        pid = await backend_of(narrow, origin())
+    async def test_a_commit_ends_either_done_or_not(self, single_connection: Database, origin: Origins) -> None:
+        pid = await backend_of(single_connection, origin())
 
         async def write() -> None:
-            async with narrow.write(origin()) as tx:
-                tx.add(letter("hangs"))
+            async with single_connection.write(origin()) as tx:
+                tx.add(letter("hanging"))
                 await tx.flush()
                 stop()
 
         with stopping(pid) as stop:
             await ends_in_time(write())
-            assert await backend_of(narrow, origin()) != pid
-        assert await letters(narrow, origin()) in (["hangs"], [])
+            assert await backend_of(single_connection, origin()) != pid
+        assert await letters(single_connection, origin()) in (["hanging"], [])
 
-    async def test_a_failed_call_that_cannot_roll_back_ends(self, narrow: Database, origin: Origins) -> None:
-        pid = await backend_of(narrow, origin())
+    async def test_a_failed_call_that_cannot_roll_back_ends(self, single_connection: Database, origin: Origins) -> None:
+        pid = await backend_of(single_connection, origin())
 
         async def fail() -> None:
-            async with narrow.write(origin()) as tx:
+            async with single_connection.write(origin()) as tx:
                 tx.add(letter())
                 await tx.flush()
                 stop()
-                raise Unavailable("Somebody")
+                raise Unavailable("Another service")
 
         with stopping(pid) as stop:
             await ends_in_time(fail())
-            assert await backend_of(narrow, origin()) != pid
-        assert await letters(narrow, origin()) == []
+            assert await backend_of(single_connection, origin()) != pid
+        assert await letters(single_connection, origin()) == []
 
 
-class TestGone:
-    async def test_a_connection_that_was_closed_meanwhile_is_not_taken(
+class TestClosedConnection:
+    async def test_a_connection_closed_while_idle_is_not_used(
         self, kit_settings: Callable[..., Settings], origin: Origins, kit_admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         db = Database(kit_settings(database_pool_size=3))
@@ -129,11 +131,11 @@ class TestGone:
         assert pool.checkedout() == 0
         await db.close()
 
-    async def test_a_connection_that_is_closed_in_a_transaction_refuses_the_call_and_is_not_kept(
-        self, narrow: Database, origin: Origins, kit_admin: "asyncpg.Pool[asyncpg.Record]"
+    async def test_a_connection_closed_in_a_transaction_is_unavailable_and_dropped(
+        self, single_connection: Database, origin: Origins, kit_admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         async def write() -> None:
-            async with narrow.write(origin()) as tx:
+            async with single_connection.write(origin()) as tx:
                 tx.add(letter())
                 await tx.flush()
                 (pid,) = (await tx.fetch("select pg_backend_pid()"))[0]
@@ -143,11 +145,11 @@ class TestGone:
         (outcome,) = await asyncio.gather(write(), return_exceptions=True)
         assert isinstance(outcome, BaseException)
         assert isinstance(to_billing_error(outcome), Unavailable)
-        assert await letters(narrow, origin()) == []
+        assert await letters(single_connection, origin()) == []
 
-    async def test_a_commit_after_a_swallowed_error_is_no_commit(self, narrow: Database, origin: Origins) -> None:
+    async def test_a_commit_after_a_swallowed_error_fails(self, single_connection: Database, origin: Origins) -> None:
         async def write() -> None:
-            async with narrow.write(origin()) as tx:
+            async with single_connection.write(origin()) as tx:
                 tx.add(letter())
                 await tx.flush()
                 with contextlib.suppress(asyncpg.PostgresError):
@@ -155,7 +157,7 @@ class TestGone:
 
         with pytest.raises(RuntimeError, match="ROLLBACK"):
             await write()
-        assert await letters(narrow, origin()) == []
+        assert await letters(single_connection, origin()) == []
 
 
 async def _none(admin: "asyncpg.Pool[asyncpg.Record]", query: str, *values: object) -> bool:

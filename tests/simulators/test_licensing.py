@@ -35,7 +35,7 @@ async def say(nats_url: str, jetstream: JetStreamContext, tenant: UUID) -> Async
         await tell(jetstream, event, tenant, "/billing/entities", event_id=event_id)
 
     yield publish
-    await tasks.end(running)
+    await tasks.cancel_and_wait(running)
 
 
 async def test_an_active_contract_gets_its_tier_and_seats(say: Say, told: PublishedEvents) -> None:
