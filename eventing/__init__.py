@@ -1,1 +1,1 @@
-"""Events out and in: outbox and relay, consumers with inbox and dead letters, NATS JetStream between them."""
+"""Transactional outbox and relay, consumers with inbox and dead letters, timers, and NATS JetStream in between."""

@@ -1,16 +1,16 @@
-"""Events in: each has its effect once, whatever is delivered twice, lost on the way or killed in between.
+"""Consumers of events: exactly one effect per event, despite repeated deliveries, lost messages and crashes.
 
-The inbox row of (consumer, event) and the effect stand in one transaction; a handler that has transactions of its own
-makes its effect once by itself, and is given many events at a time. A handler that fails is tried again with growing
-pauses; after five deliveries the event goes to the dead letters, from where it can be redriven.
+The inbox row of (consumer, event) is written in the same transaction as the effect. A handler with transactions of its
+own has to be idempotent itself; it gets many events concurrently. A handler that fails is retried with growing delays;
+after five deliveries the event becomes a dead letter, which can be redriven.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeVar, overload
 from uuid import UUID
 
 from google.protobuf import json_format
@@ -32,26 +32,26 @@ from kit.telemetry import Trace, log
 
 _BATCH = 16
 _BATCH_OWN_TRANSACTION = 256
-"""Handlers outside of our transactions do in groups what comes together: the more at once, the less each costs."""
+"""Larger, since these handlers batch what arrives together: each event costs less the more there are."""
 _ACK_WAIT_S = 20
-"""How long what a process took that died has to wait; more than a handler may take, so that it is not done twice."""
+"""An event that a crashed process had received is delivered again after this time. It exceeds the time limit of
+handlers, so that no event is delivered again while it is being handled."""
 _HANDLER_S = 8.0
-"""A handler that is under way when the process is to end is waited for."""
+"""Time limit of a handler; also how long a shutdown waits for handlers."""
 _DELIVERIES_MAX = 5
-_PAUSES_S = (0.2, 1.0, 5.0, 15.0)
-_PASSING = TimeoutError | Unavailable | DeadlineExceeded | Conflict | Overloaded
-"""What is no fault of the event: it is tried again however often."""
-ERROR_MAX = 2000
-"""How much of an error's text a dead letter keeps."""
+_TRANSIENT = TimeoutError | Unavailable | DeadlineExceeded | Conflict | Overloaded
+"""Failures that are not caused by the event: it is retried without a limit."""
+ERROR_LENGTH_MAX = 2000
+"""Most characters of an error that a dead letter stores."""
 
 EventT = TypeVar("EventT", bound=Message)
 InTransaction = Callable[[WriteSession, EventT], Awaitable[None]]
 OwnTransaction = Callable[[Any, Origin, EventT], Awaitable[None]]
 
-_ENTER = text(
+_INSERT_INBOX = text(
     "insert into inbox (tenant_id, consumer, event_id) values (:tenant_id, :consumer, :event_id) on conflict do nothing"
 )
-_BURY = text(
+_INSERT_DEAD_LETTER = text(
     "insert into dead_letters (id, tenant_id, consumer, event_id, subject, body, actor, traceparent, error, deliveries)"
     " values (:id, :tenant_id, :consumer, :event_id, :subject, :body, :actor, :traceparent, :error, :deliveries)"
     " on conflict (tenant_id, consumer, event_id) do update set error = excluded.error"
@@ -60,13 +60,13 @@ _BURY = text(
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """The function of a service that handles one type of event."""
+    """A function of a service that handles one type of event."""
 
     name: str
     event: type[Message]
     handle: Callable[..., Awaitable[None]]
     own_transaction: bool = False
-    concerns: Callable[[Any], bool] | None = None
+    accepts: Callable[[Any], bool] | None = None
     """Filter: events for which it returns False are acknowledged without a transaction."""
 
     @property
@@ -77,7 +77,7 @@ class Handler:
 
 @overload
 def on(
-    event: type[EventT], concerns: Callable[[EventT], bool] | None = None
+    event: type[EventT], accepts: Callable[[EventT], bool] | None = None
 ) -> Callable[[InTransaction[EventT]], Handler]: ...
 
 
@@ -86,7 +86,7 @@ def on(event: type[EventT], *, own_transaction: Literal[True]) -> Callable[[OwnT
 
 
 def on(
-    event: type[EventT], concerns: Callable[[EventT], bool] | None = None, *, own_transaction: bool = False
+    event: type[EventT], accepts: Callable[[EventT], bool] | None = None, *, own_transaction: bool = False
 ) -> Callable[[Callable[..., Awaitable[None]]], Handler]:
     """Declare a function as the handler of an event. Its name names the durable consumer, so never rename it.
 
@@ -95,12 +95,12 @@ def on(
     with the same event, also concurrently and in two replicas, so it must be idempotent: store a key derived from the
     event in the same transaction as the effect. `dependencies` is what the service was composed with.
     """
-    return lambda handle: Handler(handle.__name__, event, handle, own_transaction, concerns)
+    return lambda handle: Handler(handle.__name__, event, handle, own_transaction, accepts)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event as it reached a consumer."""
+    """An event as it was delivered to a consumer."""
 
     event_id: UUID
     tenant_id: UUID
@@ -109,14 +109,15 @@ class Delivery:
     actor: str
     traceparent: str
     deliveries: int = 1
-    said_at: datetime | None = None
+    event_time: datetime | None = None
+    """Time of the transaction that appended the event; None if its sender does not report it."""
 
     @classmethod
-    def of(cls, message: Msg) -> "Delivery":
-        """The event in a NATS message; raises KeyError or ValueError where it is not one of ours."""
+    def from_message(cls, message: Msg) -> "Delivery":
+        """Parse a NATS message. Raises KeyError or ValueError if it is not an event in our format."""
         headers, body = message.headers or {}, message.data.decode()
         if "\0" in body:
-            raise ValueError("no dead letter could keep it")
+            raise ValueError("contains NUL, which PostgreSQL can't store in a dead letter")
         return cls(
             event_id=UUID(headers["ce-id"]),
             tenant_id=UUID(message.subject.rpartition(".")[2]),
@@ -125,26 +126,28 @@ class Delivery:
             actor=headers.get("ce-actor") or headers.get("ce-source", ""),
             traceparent=headers.get("traceparent", ""),
             deliveries=message.metadata.num_delivered or 1,
-            said_at=_said_at(headers.get("ce-time", "")),
+            event_time=_parse_time(headers.get("ce-time", "")),
         )
 
     def origin(self, trace: Trace) -> Origin:
-        """On whose behalf the effect is made: whoever caused the event."""
+        """Return the origin for the handler: the effect is made on behalf of the actor that caused the event."""
         deadline = time.monotonic() + _HANDLER_S
         return Origin(tenant_id=self.tenant_id, actor=self.actor, trace=trace, deadline=deadline)
 
 
-def _said_at(text: str) -> datetime | None:
-    """When an event was said; None where its sender does not tell, or not so that it is understood."""
+def _parse_time(text: str) -> datetime | None:
     try:
-        said_at = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return said_at if said_at.tzinfo else None
+    return moment if moment.tzinfo else None
 
 
 class Consumer:
-    """Feeds the events of one kind to one handler; replicas share the work."""
+    """Delivers the events of one type to one handler; replicas share the work."""
+
+    retry_delays_s: ClassVar[Sequence[float]] = (0.2, 1.0, 5.0, 15.0)
+    """Delay before each retry; the last one repeats."""
 
     def __init__(self, db: Database, service: str, handler: Handler, dependencies: object = None) -> None:
         self._db = db
@@ -153,7 +156,7 @@ class Consumer:
         self.name = f"{service}.{handler.name}"
 
     async def run(self, jetstream: JetStreamContext) -> None:
-        """Take events as they come, until cancelled; what is under way then is finished first."""
+        """Handle events until cancelled; handlers in progress are finished first."""
         subscription = await jetstream.pull_subscribe(
             self._handler.subject,
             durable=self.name.replace(".", "_"),
@@ -168,13 +171,13 @@ class Consumer:
                 messages = await subscription.fetch(batch, timeout=5)
             except (NatsTimeout, TimeoutError):
                 continue
-            await run_to_completion(asyncio.gather(*map(self._take, messages)))
+            await run_to_completion(asyncio.gather(*map(self._process, messages)))
 
-    async def _take(self, message: Msg) -> None:
+    async def _process(self, message: Msg) -> None:
         try:
-            delivery = Delivery.of(message)
+            delivery = Delivery.from_message(message)
         except (KeyError, ValueError) as error:
-            log.error("not an event of ours", consumer=self.name, subject=message.subject, error=repr(error))
+            log.error("invalid event dropped", consumer=self.name, subject=message.subject, error=repr(error))
             await message.term()
             return
         arrived = Trace.from_header(delivery.traceparent)
@@ -183,13 +186,13 @@ class Consumer:
             token = telemetry.current.set(trace)
             try:
                 await self.handle(delivery, trace)
-            except Exception as error:  # noqa: BLE001 - tried again, then buried with its error
+            except Exception as error:  # noqa: BLE001 - retried, then stored as a dead letter
                 await self._failed(message, delivery, trace, error)
             else:
                 await message.ack()
                 telemetry.EVENTS_CONSUMED.labels(self.name, "done").inc()
-                if delivery.said_at:
-                    age = (clock.now() - delivery.said_at).total_seconds()
+                if delivery.event_time:
+                    age = (clock.now() - delivery.event_time).total_seconds()
                     telemetry.EVENT_AGE.labels(self.name).observe(age)
                 log.info(
                     "event", consumer=self.name, event_id=str(delivery.event_id), tenant_id=str(delivery.tenant_id)
@@ -198,9 +201,9 @@ class Consumer:
                 telemetry.current.reset(token)
 
     async def handle(self, delivery: Delivery, trace: Trace) -> None:
-        """Let the event have its effect, unless it had it before."""
+        """Call the handler, unless it has handled the event before."""
         event = json_format.Parse(delivery.body, self._handler.event(), ignore_unknown_fields=True)
-        if self._handler.concerns and not self._handler.concerns(event):
+        if self._handler.accepts and not self._handler.accepts(event):
             return
         origin, handle = delivery.origin(trace), self._handler.handle
         async with asyncio.timeout(_HANDLER_S):
@@ -208,26 +211,26 @@ class Consumer:
                 await handle(self._dependencies, origin, event)
                 return
             async with self._db.write(origin) as tx:
-                entered = await tx.execute(
-                    _ENTER.bindparams(tenant_id=delivery.tenant_id, consumer=self.name, event_id=delivery.event_id)
+                insert = _INSERT_INBOX.bindparams(
+                    tenant_id=delivery.tenant_id, consumer=self.name, event_id=delivery.event_id
                 )
-                if entered:
+                if await tx.execute(insert):
                     await handle(tx, event)
 
     async def _failed(self, message: Msg, delivery: Delivery, trace: Trace, error: Exception) -> None:
-        passing = to_billing_error(error) is not None or isinstance(error, _PASSING)
+        transient = to_billing_error(error) is not None or isinstance(error, _TRANSIENT)
         log.warning("event failed", consumer=self.name, event_id=str(delivery.event_id), exc_info=error)
-        if delivery.deliveries < _DELIVERIES_MAX or passing:
-            await message.nak(delay=_PAUSES_S[min(delivery.deliveries, len(_PAUSES_S)) - 1])
-            telemetry.EVENTS_CONSUMED.labels(self.name, "again").inc()
+        if delivery.deliveries < _DELIVERIES_MAX or transient:
+            await message.nak(delay=self.retry_delays_s[min(delivery.deliveries, len(self.retry_delays_s)) - 1])
+            telemetry.EVENTS_CONSUMED.labels(self.name, "retried").inc()
             return
         async with self._db.write(delivery.origin(trace)) as tx:
-            await tx.execute(self._buried(delivery, error))
+            await tx.execute(self._insert_dead_letter(delivery, error))
         await message.term()
-        telemetry.EVENTS_CONSUMED.labels(self.name, "buried").inc()
+        telemetry.EVENTS_CONSUMED.labels(self.name, "dead_lettered").inc()
 
-    def _buried(self, delivery: Delivery, error: Exception) -> Any:
-        return _BURY.bindparams(
+    def _insert_dead_letter(self, delivery: Delivery, error: Exception) -> Any:
+        return _INSERT_DEAD_LETTER.bindparams(
             id=ids.new(),
             tenant_id=delivery.tenant_id,
             consumer=self.name,
@@ -236,6 +239,6 @@ class Consumer:
             body=delivery.body,
             actor=delivery.actor,
             traceparent=delivery.traceparent,
-            error=repr(error)[:ERROR_MAX],
+            error=repr(error)[:ERROR_LENGTH_MAX],
             deliveries=delivery.deliveries,
         )

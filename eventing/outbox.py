@@ -1,10 +1,11 @@
-"""Events out: appended in the transaction that changed the data, published by a relay afterwards.
+"""Transactional outbox: events are appended in the transaction that changes the data, and published by a relay.
 
-An event that was appended is published at least once whatever dies in between; `Nats-Msg-Id` and the consumers'
-inbox make it once in effect. NATS may be away for as long as it likes: rows wait in the table.
+An appended event is published at least once, despite crashes; `Nats-Msg-Id` and the consumers' inbox make its effect
+happen once. While NATS is down, events wait in the table.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
@@ -23,10 +24,8 @@ from kit.origin import Origin
 from kit.telemetry import log
 
 _BATCH = 200
-_POLL_S = 0.5
-_PUBLISH_S = 5.0
 BODY_CHARACTERS_MAX = 256 * 1024
-_KEPT = timedelta(days=7)
+_RETENTION = timedelta(days=7)
 INSERT: Final = "insert into outbox (id, tenant_id, type, body, actor, traceparent, create_time)"
 """Start of an insert, for statements that append events themselves; it is followed by `select` or `values`."""
 INSERT_ALL: Final = (
@@ -38,7 +37,7 @@ _INSERT_ONE = f"{INSERT} values ($1, $2, $3, $4, $5, $6, $7)"
 
 
 class OutboxRow(Base):
-    """An event that is to be published, or was."""
+    """An event, published or not yet."""
 
     __tablename__ = "outbox"
 
@@ -58,7 +57,7 @@ class OutboxRow(Base):
 
     @property
     def subject(self) -> str:
-        """Where it is published: the event's full name and the tenant."""
+        """NATS subject: the full name of the event and the tenant."""
         return f"{self.type}.{self.tenant_id.hex}"
 
 
@@ -82,11 +81,11 @@ def parameters(rows: Iterable[OutboxRow]) -> tuple[list[object], ...]:
 
 
 def new_row(origin: Origin, event: Message) -> OutboxRow:
-    """The event as it is to stand in the outbox, said on behalf of `origin`; raises ValueError if too large."""
+    """Return the outbox row of an event that `origin` caused. Raises ValueError if the event is too large."""
     body = json_format.MessageToJson(event, preserving_proto_field_name=True, indent=None)
     if len(body) > BODY_CHARACTERS_MAX:
-        # NATS would never take it, and the events behind it would wait for ever.
-        raise ValueError(f"{event.DESCRIPTOR.full_name} is too large to be published; events bear ids, not documents")
+        # NATS would reject it for ever, and the events behind it would not be published.
+        raise ValueError(f"{event.DESCRIPTOR.full_name} is too large to publish; put ids into events, not documents")
     return OutboxRow(
         id=ids.new(),
         tenant_id=origin.tenant_id,
@@ -99,43 +98,57 @@ def new_row(origin: Origin, event: Message) -> OutboxRow:
 
 
 class Relay:
-    """Publishes what stands in the outbox; as many replicas as like may run one."""
+    """Publishes the events in the outbox; every replica runs one."""
 
-    def __init__(self, db: Database, jetstream: JetStreamContext, service: str) -> None:
+    def __init__(
+        self,
+        db: Database,
+        jetstream: JetStreamContext,
+        service: str,
+        *,
+        poll_s: float = 0.5,
+        publish_timeout_s: float = 5.0,
+    ) -> None:
         self._db = db
+        self._poll_s = poll_s
+        self._publish_timeout_s = publish_timeout_s
         self._jetstream = jetstream
         self._source = f"/billing/{service}"
 
     async def run(self) -> None:
-        """Publish, until cancelled. Wakes when this process appended something, and twice a second for others'."""
+        """Publish until cancelled: as soon as this process appended events, and every `poll_s` for other replicas'."""
         while True:
             self._db.appended.clear()
             try:
-                published = await self._publish_some()
-            except Exception as error:  # noqa: BLE001 - NATS or PostgreSQL is away: the rows wait, and so do we
-                log.warning("outbox waits", error=repr(error)[:300])
+                published = await self._publish_batch()
+            except Exception as error:  # noqa: BLE001 - NATS or PostgreSQL is down: the events stay in the table
+                log.warning("outbox not published", error=repr(error)[:300])
                 published = 0
             if published < _BATCH:
-                await _woken(self._db.appended)
+                await self._wait()
 
-    async def _publish_some(self) -> int:
-        # Locked while they are published, so that no other replica takes them; nothing else waits for these rows.
+    async def _wait(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._db.appended.wait(), self._poll_s)
+
+    async def _publish_batch(self) -> int:
+        # The rows stay locked until they are published, so that no other replica publishes them as well.
         async with self._db.all_tenants() as session:
-            waiting = select(OutboxRow).where(OutboxRow.publish_time.is_(None)).order_by(OutboxRow.id).limit(_BATCH)
-            rows = (await session.execute(waiting.with_for_update(skip_locked=True))).scalars().all()
+            unpublished = select(OutboxRow).where(OutboxRow.publish_time.is_(None)).order_by(OutboxRow.id).limit(_BATCH)
+            rows = (await session.execute(unpublished.with_for_update(skip_locked=True))).scalars().all()
             oldest = rows[0].create_time if rows else clock.now()
             telemetry.OUTBOX_OLDEST.set((clock.now() - oldest).total_seconds())
             outcomes = await asyncio.gather(*map(self._publish, rows), return_exceptions=True)
-            done = [row.id for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
-            if done:
-                published = update(OutboxRow).where(OutboxRow.id.in_(done)).values(publish_time=func.now())
-                await session.execute(published)
+            published = [row.id for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
+            if published:
+                mark = update(OutboxRow).where(OutboxRow.id.in_(published)).values(publish_time=func.now())
+                await session.execute(mark)
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome is not None:
                 log.warning("event not published yet", event_id=str(row.id), error=repr(outcome)[:300])
-        if len(done) < len(rows):
-            await bus.ensure_stream(self._jetstream)  # it may be the stream itself that is gone
-        return len(done)
+        if len(published) < len(rows):
+            await bus.ensure_stream(self._jetstream)  # the stream itself may have been lost
+        return len(published)
 
     async def _publish(self, row: OutboxRow) -> None:
         headers = {
@@ -149,24 +162,17 @@ class Relay:
             "ce-actor": row.actor,
             "traceparent": row.traceparent,
         }
-        await self._jetstream.publish(row.subject, row.body.encode(), timeout=_PUBLISH_S, headers=headers)
+        await self._jetstream.publish(row.subject, row.body.encode(), timeout=self._publish_timeout_s, headers=headers)
         telemetry.EVENTS_PUBLISHED.labels(row.type).inc()
 
     async def prune(self) -> None:
-        """Drop published events that are older than a week, in small pieces; run it now and then."""
-        piece = text(
-            "delete from outbox where id in (select id from outbox where publish_time < now() - :kept"
+        """Delete events that were published more than a week ago, in batches; run it from time to time."""
+        delete = text(
+            "delete from outbox where id in (select id from outbox where publish_time < now() - :retention"
             " order by publish_time limit 5000 for update skip locked)"
-        ).bindparams(bindparam("kept", _KEPT, Interval))
-        dropped = 1
-        while dropped:
+        ).bindparams(bindparam("retention", _RETENTION, Interval))
+        deleted = 1
+        while deleted:
             async with self._db.all_tenants() as session:
-                result = await session.execute(piece)
-                dropped = int(getattr(result, "rowcount", 0))
-
-
-async def _woken(event: asyncio.Event) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), _POLL_S)
-    except TimeoutError:
-        return
+                result = await session.execute(delete)
+                deleted = int(getattr(result, "rowcount", 0))

@@ -1,13 +1,13 @@
-"""Timers: what a clock starts has its effect once, however many replicas run and whichever of them dies.
+"""Timers: a handler is called when a timer is due, with one effect despite several replicas and crashes.
 
     @due("hold-expiry")
     async def expire(tx: WriteSession, hold_id: UUID) -> None: ...
 
-    set_timer(tx, "hold-expiry", hold.id, hold.expire_time)      in the transaction that makes the hold
+    set_timer(tx, "hold-expiry", hold.id, hold.expire_time)      in the transaction that creates the hold
     Service(..., jobs=(Timers(db, settings.service, (expire,)).run,))
 
-A replica claims what is due by moving it one lease ahead; should it die, others claim it after that. Only the clock
-of the database counts. A handler that fails is tried again with growing pauses, for ever.
+A replica claims a due timer by moving its due time one lease ahead; if it crashes, another replica claims the timer
+after that. Only the clock of the database counts. A handler that fails is retried with growing delays, without a limit.
 """
 
 import asyncio
@@ -29,11 +29,9 @@ from kit.tasks import run_to_completion
 from kit.telemetry import Trace, log
 
 _BATCH = 8
-_HANDLER_S = 8.0
-"""Far below the lease, so that nobody takes a timer whose handler is under way."""
-_PAUSES_S = (1.0, 5.0, 30.0, 120.0, 600.0)
-LATE = Gauge("billing_timers_late_seconds", "How long the oldest timer of the last round had been due; 0 for none.")
-FIRED = Counter("billing_timers_fired", "Timers fired, by outcome; stuck: failed many times.", ("kind", "outcome"))
+_RETRY_DELAYS_S = (1.0, 5.0, 30.0, 120.0, 600.0)
+LATE = Gauge("billing_timers_late_seconds", "Time since the oldest timer of the last round became due; 0 if none was.")
+FIRED = Counter("billing_timers_fired", "Timers fired, by outcome; stuck: failed five times.", ("kind", "outcome"))
 
 _INSERT = "insert into timers (tenant_id, kind, resource_id, due_time)"
 _REPLACE = "on conflict (tenant_id, kind, resource_id) do update set due_time = excluded.due_time, attempts = 0"
@@ -59,13 +57,15 @@ _CLAIM = text(
     " where (t.tenant_id, t.kind, t.resource_id) = (d.tenant_id, d.kind, d.resource_id)"
     " returning d.late, t.tenant_id, t.kind, t.resource_id, t.due_time, t.attempts"
 )
-_ONE = "where tenant_id = :tenant_id and kind = :kind and resource_id = :resource_id"
-_STILL_CLAIMED = f"{_ONE} and due_time = :due_time and attempts = :attempts"
-_TAKE = text(f"delete from timers {_STILL_CLAIMED}")
-_PAUSE = text(f"update timers set due_time = now() + :pause {_STILL_CLAIMED}")
-# Calls lock a resource and then its timer, handlers the other way round: the handler gives way before PostgreSQL,
-# which looks for deadlocks after a second, can choose the call.
-_GIVE_WAY = text("set local lock_timeout = '500ms'")
+_IF_CLAIMED = (
+    "where tenant_id = :tenant_id and kind = :kind and resource_id = :resource_id"
+    " and due_time = :due_time and attempts = :attempts"
+)
+_DELETE = text(f"delete from timers {_IF_CLAIMED}")
+_RETRY_LATER = text(f"update timers set due_time = now() + :delay {_IF_CLAIMED}")
+# Calls lock a resource and then its timer, handlers the other way round. The handler gives up before the deadlock check
+# of PostgreSQL, which runs after a second, could choose the call as its victim.
+_SHORT_LOCK_TIMEOUT = text("set local lock_timeout = '500ms'")
 
 
 def set_timer(tx: WriteSession, kind: str, resource_id: UUID, due_time: datetime) -> None:
@@ -84,7 +84,7 @@ OwnTransaction = Callable[[Any, Origin, UUID], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class TimerHandler:
-    """The function of a service that handles timers of one kind."""
+    """A function of a service that handles timers of one kind."""
 
     kind: str
     handle: Callable[..., Awaitable[None]]
@@ -111,7 +111,7 @@ def due(kind: str, *, own_transaction: bool = False) -> Callable[[Callable[..., 
 
 @dataclass(frozen=True, slots=True)
 class _Claimed:
-    """A timer that is ours until `due_time`, unless it was set, cancelled or claimed since."""
+    """A timer that this replica has claimed until `due_time`, unless it is set or cancelled meanwhile."""
 
     tenant_id: UUID
     kind: str
@@ -132,32 +132,40 @@ class Timers:
         *,
         poll_s: float = 0.5,
         lease_s: float = 30,
+        handler_s: float = 8.0,
+        retry_delays_s: Sequence[float] = _RETRY_DELAYS_S,
     ) -> None:
-        """`dependencies` is passed to handlers with `own_transaction`."""
+        """`dependencies` is passed to handlers with `own_transaction`.
+
+        `handler_s` is the time limit of a handler; it is far below the lease, so that no other replica claims a timer
+        whose handler still runs. The last of the retry delays repeats.
+        """
         self._dependencies = dependencies
         self._db, self._service, self._poll_s = db, service, poll_s
         self._handlers = {handler.kind: handler for handler in handlers}
         if len(self._handlers) < len(handlers):
-            raise ValueError("a kind of timer has one handler only")
+            raise ValueError("two handlers for the same kind of timer")
         self._lease = timedelta(seconds=lease_s)
+        self._handler_s = handler_s
+        self._retry_delays_s = retry_delays_s
 
     async def run(self) -> None:
-        """Call what is due, until cancelled; what is under way then is finished first."""
+        """Call the handlers of due timers until cancelled; handlers in progress are finished first."""
         while True:
             fired = 0
             try:
-                fired = await run_to_completion(self._round())
-            except Exception as error:  # noqa: BLE001 - PostgreSQL is away: timers wait, and so do we
-                log.warning("timers wait", error=repr(error)[:300])
+                fired = await run_to_completion(self._fire_batch())
+            except Exception as error:  # noqa: BLE001 - PostgreSQL is down: timers stay in the table
+                log.warning("timers not fired", error=repr(error)[:300])
             if fired < _BATCH:
                 await asyncio.sleep(self._poll_s)
 
-    async def _round(self) -> int:
+    async def _fire_batch(self) -> int:
         claimed = await self._claim()
         outcomes = await asyncio.gather(*map(self._fire, claimed), return_exceptions=True)
         for timer, error in zip(claimed, outcomes, strict=True):
             if error is not None:
-                log.warning("a timer waits for the end of its lease", **asdict(timer), error=repr(error)[:300])
+                log.warning("timer retried after its lease", **asdict(timer), error=repr(error)[:300])
         return len(claimed)
 
     async def _claim(self) -> Sequence[_Claimed]:
@@ -169,31 +177,31 @@ class Timers:
 
     async def _fire(self, timer: _Claimed) -> None:
         with telemetry.span(f"{self._service}.{timer.kind}", Trace.from_header(None), SpanKind.INTERNAL, {}) as trace:
-            telemetry.current.set(trace)  # of this task, which does nothing else
-            deadline, actor = time.monotonic() + _HANDLER_S, f"service:{self._service}"
+            telemetry.current.set(trace)  # needs no reset: the task ends with this timer
+            deadline, actor = time.monotonic() + self._handler_s, f"service:{self._service}"
             origin = Origin(tenant_id=timer.tenant_id, actor=actor, trace=trace, deadline=deadline)
             try:
-                async with asyncio.timeout(_HANDLER_S):
-                    await self._effect(self._handlers[timer.kind], timer, origin)
-            except Exception as error:  # noqa: BLE001 - tried again, however often
+                async with asyncio.timeout(self._handler_s):
+                    await self._handle(self._handlers[timer.kind], timer, origin)
+            except Exception as error:  # noqa: BLE001 - retried without a limit
                 await self._failed(timer, error)
             else:
                 FIRED.labels(timer.kind, "done").inc()
                 log.info("timer", kind=timer.kind, resource_id=str(timer.resource_id), tenant_id=str(timer.tenant_id))
 
-    async def _effect(self, handler: TimerHandler, timer: _Claimed, origin: Origin) -> None:
+    async def _handle(self, handler: TimerHandler, timer: _Claimed, origin: Origin) -> None:
         if handler.own_transaction:
             await handler.handle(self._dependencies, origin, timer.resource_id)
         async with self._db.write(origin) as tx:
-            await tx.execute(_GIVE_WAY)
-            still_ours = await tx.execute(_TAKE.bindparams(**asdict(timer)))
-            if still_ours and not handler.own_transaction:
+            await tx.execute(_SHORT_LOCK_TIMEOUT)
+            deleted = await tx.execute(_DELETE.bindparams(**asdict(timer)))
+            if deleted and not handler.own_transaction:
                 await handler.handle(tx, timer.resource_id)
 
     async def _failed(self, timer: _Claimed, error: Exception) -> None:
-        stuck = timer.attempts >= len(_PAUSES_S)
-        FIRED.labels(timer.kind, "stuck" if stuck else "again").inc()
+        stuck = timer.attempts >= len(self._retry_delays_s)
+        FIRED.labels(timer.kind, "stuck" if stuck else "retried").inc()
         (log.error if stuck else log.warning)("timer failed", exc_info=error, **asdict(timer))
-        pause = timedelta(seconds=_PAUSES_S[min(timer.attempts, len(_PAUSES_S)) - 1])
+        delay = timedelta(seconds=self._retry_delays_s[min(timer.attempts, len(self._retry_delays_s)) - 1])
         async with self._db.all_tenants() as session:
-            await session.execute(_PAUSE.bindparams(**asdict(timer), pause=pause))
+            await session.execute(_RETRY_LATER.bindparams(**asdict(timer), delay=delay))

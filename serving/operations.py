@@ -7,7 +7,7 @@ from billing.operations.v1 import operations_service_pb2 as pb
 from sqlalchemy import Integer, Text, Uuid, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from eventing.consumer import ERROR_MAX, Consumer, Delivery
+from eventing.consumer import ERROR_LENGTH_MAX, Consumer, Delivery
 from kit.db import Database, TenantRow
 from kit.errors import NotFound
 from kit.origin import Call
@@ -74,7 +74,7 @@ class OperationsServicer:
             await consumer.handle(again, call.trace)
         except Exception as error:
             async with self._db.write(call) as tx:
-                await tx.execute(update(DeadLetterRow).where(*named).values(error=repr(error)[:ERROR_MAX]))
+                await tx.execute(update(DeadLetterRow).where(*named).values(error=repr(error)[:ERROR_LENGTH_MAX]))
             raise
         async with self._db.write(call) as tx:
             await tx.execute(delete(DeadLetterRow).where(*named))

@@ -17,6 +17,7 @@ from billing.operations.v1.operations_service_pb2 import ListDeadLettersRequest
 from billing.type.v1.money_pb2 import Money
 
 from clients.rates import Rates
+from eventing.consumer import Consumer
 from kit.errors import Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
 from services.budgets.service.usage import UNBUDGETED
 from tests.budgets.conftest import BudgetsApi, eur
@@ -232,7 +233,7 @@ def counter(reason: str) -> float:
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tries follow one another within milliseconds."""
-    monkeypatch.setattr("eventing.consumer._PAUSES_S", (0.01,))
+    monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
 
 
 class TestPassingFailures:

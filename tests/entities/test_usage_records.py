@@ -18,6 +18,7 @@ from nats.aio.client import Client
 from outside.usage.v1.usage_pb2 import UsageRecorded
 
 from eventing import bus
+from eventing.consumer import Consumer
 from kit.errors import InvalidFields
 from kit.rates import RateMissing
 from kit.settings import Settings
@@ -58,7 +59,7 @@ async def replica(entities_served: Served[Entities], tenant: UUID) -> AsyncItera
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between tries, milliseconds."""
-    monkeypatch.setattr("eventing.consumer._PAUSES_S", (0.01,))
+    monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
 
 
 class TestAllocated:

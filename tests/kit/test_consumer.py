@@ -22,7 +22,6 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from eventing import bus, outbox
-from eventing import consumer as module
 from eventing.consumer import Consumer, Handler, on
 from kit import tasks
 from kit.db import Database, WriteSession
@@ -77,7 +76,7 @@ async def consumer(
     db: Database, jetstream: JetStreamContext, reaction: Reaction, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Consumer]:
     """A consumer of its own name, that takes its time between tries in milliseconds."""
-    monkeypatch.setattr(module, "_PAUSES_S", (0.01,))
+    monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
     consumer = Consumer(db, "budgets", Handler(f"react_{uuid4().hex}", BudgetClosed, reaction.react))
     async with consuming(consumer, jetstream):
         yield consumer
@@ -181,7 +180,7 @@ class TestEffect:
         self, db: Database, jetstream: JetStreamContext, tell: Tell, seen: Seen, reaction: Reaction
     ) -> None:
         picky = Handler(
-            f"picky_{uuid4().hex}", BudgetClosed, reaction.react, concerns=lambda event: event.budget_id != "b"
+            f"picky_{uuid4().hex}", BudgetClosed, reaction.react, accepts=lambda event: event.budget_id != "b"
         )
         consumer = Consumer(db, "budgets", picky)
         async with consuming(consumer, jetstream):
@@ -212,16 +211,15 @@ class TestEffect:
         assert await seen.effects() == ["effect of b"]
 
     async def test_it_stops_whenever_it_is_told_to(
-        self, db: Database, jetstream: JetStreamContext, tell: Tell, reaction: Reaction, monkeypatch: pytest.MonkeyPatch
+        self, db: Database, jetstream: JetStreamContext, tell: Tell, reaction: Reaction
     ) -> None:
-        """In some moments of the way the NATS client loses the cancellation."""
-        monkeypatch.setattr(tasks, "_AGAIN_S", 0.02)
+        """At some moments the NATS client swallows the cancellation."""
         consumer = Consumer(db, "budgets", Handler(f"stopped_{uuid4().hex}", BudgetClosed, reaction.react))
         for turn in range(60):
             running = asyncio.create_task(consumer.run(jetstream))
             telling = asyncio.gather(*(tell(str(number)) for number in range(3)))
             await asyncio.sleep(turn % 30 * 0.0005)
-            await asyncio.wait_for(tasks.cancel_and_wait(running), 5)
+            await asyncio.wait_for(tasks.cancel_and_wait(running, retry_s=0.02), 5)
             await telling
         await jetstream.delete_consumer(bus.STREAM, consumer.name.replace(".", "_"))
 
@@ -246,7 +244,7 @@ class TestOutside:
         self, db: Database, jetstream: JetStreamContext, tell: Tell, seen: Seen, tenant: UUID,
         kit_admin: "Pool[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(module, "_PAUSES_S", (0.01,))
+        monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
         arrived, all_there, failures = [], asyncio.Event(), [RuntimeError("once")]
 
         @on(BudgetClosed, own_transaction=True)

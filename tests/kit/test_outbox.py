@@ -28,9 +28,11 @@ Pool = asyncpg.Pool
 
 
 @contextlib.asynccontextmanager
-async def relaying(db: Database, jetstream: JetStreamContext, replicas: int = 1) -> AsyncIterator[None]:
-    """Relays that run until the block ends."""
-    relays = [asyncio.create_task(Relay(db, jetstream, "budgets").run()) for _ in range(replicas)]
+async def relaying(
+    db: Database, jetstream: JetStreamContext, replicas: int = 1, **options: float
+) -> AsyncIterator[None]:
+    """Run relays until the block ends."""
+    relays = [asyncio.create_task(Relay(db, jetstream, "budgets", **options).run()) for _ in range(replicas)]
     try:
         yield
     finally:
@@ -151,10 +153,8 @@ class TestRelay:
         jetstream: JetStreamContext,
         origin: Origins,
         published_events: PublishedEvents,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(outbox, "_POLL_S", 60.0)
-        async with relaying(db, jetstream):
+        async with relaying(db, jetstream, poll_s=60.0):
             for number in range(3):
                 await say(db, origin(), str(number))
                 await published_events.at_least(number + 1, BudgetClosed, within_s=5)
@@ -199,12 +199,10 @@ class TestRelay:
 
     async def test_rows_wait_while_nats_is_away(
         self, db: Database, origin: Origins, waiting: Outbox, kit_settings: Callable[..., Settings], tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(outbox, "_PUBLISH_S", 0.3)
         with servers.nats(tmp_path, durable=False) as nats:
             client, jetstream = await bus.connect(kit_settings(nats_url=nats.url))
-            async with relaying(db, jetstream):
+            async with relaying(db, jetstream, publish_timeout_s=0.3):
                 nats.kill()
                 await say(db, origin(), "while away")
                 await asyncio.sleep(0.5)

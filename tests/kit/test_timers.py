@@ -99,13 +99,13 @@ class TestFiring:
     async def test_how_late_they_are_is_measured(self, clockwork: Clockwork, origin: Origins) -> None:
         await clockwork.set(origin(), *some(1), at=-HOUR)
         replica = clockwork.replica()
-        await replica._round()
+        await replica._fire_batch()
         assert 3600 <= (REGISTRY.get_sample_value("billing_timers_late_seconds") or 0) < 3660
-        await replica._round()
+        await replica._fire_batch()
         assert REGISTRY.get_sample_value("billing_timers_late_seconds") == 0
 
     def test_a_kind_has_one_handler(self, clockwork: Clockwork) -> None:
-        with pytest.raises(ValueError, match="one handler"):
+        with pytest.raises(ValueError, match="two handlers"):
             Timers(clockwork.db, "budgets", (clockwork.handler, clockwork.handler))
 
 
@@ -309,8 +309,8 @@ class TestOutside:
         (resource,) = some(1)
         await clockwork.set(origin(), resource, at=-HOUR)
         replica = clockwork.replica(handler=due(clockwork.kind, own_transaction=True)(clockwork.act_outside))
-        await replica._round()
-        await replica._round()
+        await replica._fire_batch()
+        await replica._fire_batch()
         assert clockwork.tries == [resource]
         row = await clockwork.row(resource)
         assert (row["attempts"], HOUR / 2 < row["left"] < 2 * HOUR) == (0, True)

@@ -15,7 +15,6 @@ from billing.budgets.v1.events_pb2 import BudgetClosed
 from prometheus_client import REGISTRY
 
 from eventing import outbox
-from eventing import timers as module
 from eventing.timers import Timers, due, set_timer
 from kit import clock
 from kit.db import Database, WriteSession
@@ -23,6 +22,9 @@ from kit.origin import Origin
 from kit.settings import Settings
 from tests.harness.observe import eventually
 from tests.kit.clockwork import HOUR, Clockwork, running, some
+
+QUICK = (0.01,) * 5
+"""Retry delays of milliseconds."""
 
 Origins = Callable[..., Origin]
 Pool = asyncpg.Pool
@@ -36,12 +38,6 @@ async def another_db(kit_settings: Callable[..., Settings], open_databases: list
     yield database
     await database.close()
     open_databases.remove(database)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of milliseconds."""
-    monkeypatch.setattr(module, "_PAUSES_S", (0.01,) * 5)
 
 
 class TestReplicas:
@@ -174,7 +170,7 @@ def replica_that_hangs(settings: Settings, kind: str, pipe: Pipe, *, outside: bo
 class TestFailure:
     @pytest.mark.parametrize("outside", [False, True])
     async def test_one_that_fails_is_tried_again_and_the_others_go_on(
-        self, clockwork: Clockwork, origin: Origins, quick: None, *, outside: bool
+        self, clockwork: Clockwork, origin: Origins, *, outside: bool
     ) -> None:
         handler = due(clockwork.kind, own_transaction=True)(clockwork.act_outside) if outside else clockwork.handler
         bad, *good = some(10)
@@ -185,7 +181,7 @@ class TestFailure:
         async def tried_seven_times() -> bool:
             return clockwork.tries.count(bad) >= 7
 
-        async with running(clockwork.replica(handler=handler)):
+        async with running(clockwork.replica(handler=handler, retry_delays_s=QUICK)):
             await eventually(tried_seven_times)
             await eventually(lambda: clockwork.had(*good))
             assert bad not in await clockwork.effects()
@@ -202,18 +198,18 @@ class TestFailure:
         await clockwork.set(origin(), bad)
         query = "update budgets.timers set attempts = $1 where resource_id = $2"
         await kit_admin.execute(query, before, bad)
-        await clockwork.replica()._round()
+        await clockwork.replica()._fire_batch()
         row = await clockwork.row(bad)
         assert row["attempts"] == before + 1
         assert timedelta(seconds=pause_s - 1) < row["left"] <= timedelta(seconds=pause_s)
 
     async def test_one_that_fails_many_times_is_told(
-        self, clockwork: Clockwork, origin: Origins, quick: None, logs: list[dict[str, Any]]
+        self, clockwork: Clockwork, origin: Origins, logs: list[dict[str, Any]]
     ) -> None:
         (bad,) = some(1)
         clockwork.failing = {bad}
         await clockwork.set(origin(), bad)
-        replica = clockwork.replica(poll_s=0)
+        replica = clockwork.replica(poll_s=0, retry_delays_s=QUICK)
 
         async def stuck() -> bool:
             counted = {"kind": clockwork.kind, "outcome": "stuck"}
@@ -226,10 +222,7 @@ class TestFailure:
         assert told[4]["resource_id"] == bad
         assert "broken" in told[4]["exception"]
 
-    async def test_one_that_hangs_is_cut_off_and_tried_again(
-        self, clockwork: Clockwork, origin: Origins, quick: None, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(module, "_HANDLER_S", 0.2)
+    async def test_one_that_hangs_is_cut_off_and_tried_again(self, clockwork: Clockwork, origin: Origins) -> None:
         bad, good = some(2)
 
         async def hang(tx: WriteSession, resource_id: UUID) -> None:
@@ -238,7 +231,7 @@ class TestFailure:
 
         clockwork.then = hang
         await clockwork.set(origin(), bad, good)
-        async with running(clockwork.replica()):
+        async with running(clockwork.replica(handler_s=0.2, retry_delays_s=QUICK)):
             await eventually(clockwork.over)
         assert sorted(await clockwork.effects()) == sorted([bad, good])
         assert clockwork.tries.count(bad) == 2
@@ -251,7 +244,7 @@ class TestFailure:
         await kit_admin.execute("alter table budgets.timers rename to away")
 
         async def told() -> bool:
-            return any(line["event"] == "timers wait" for line in logs)
+            return any(line["event"] == "timers not fired" for line in logs)
 
         try:
             async with running(clockwork.replica()):
@@ -275,11 +268,11 @@ class TestFailure:
         await clockwork.set(origin(), resource)
         replica = clockwork.replica(handler=due(clockwork.kind, own_transaction=True)(lose_the_table), lease_s=0.3)
         try:
-            assert await replica._round() == 1
+            assert await replica._fire_batch() == 1
         finally:
             await kit_admin.execute("alter table if exists budgets.away rename to timers")
         told = [line["event"] for line in logs if line.get("kind") == clockwork.kind]
-        assert told == ["timer failed", "a timer waits for the end of its lease"]
+        assert told == ["timer failed", "timer retried after its lease"]
         async with running(replica):
             await eventually(clockwork.over)
         assert clockwork.tries == [resource] * 2

@@ -81,6 +81,6 @@ async def test_a_time_that_nobody_understands_loses_no_event(jetstream: JetStrea
     for time in ("yesterday", "2026-10-01T12:00:00", "2026-10-01T12:00:00Z"):
         headers = {"ce-id": id, "ce-time": time, "ce-source": "/platform/usage"}
         await jetstream.publish(subject, b"{}", headers=headers)
-    deliveries = [Delivery.of(message) for message in await subscription.fetch(3, timeout=5)]
-    assert [delivery.said_at is not None for delivery in deliveries] == [False, False, True]
+    deliveries = [Delivery.from_message(message) for message in await subscription.fetch(3, timeout=5)]
+    assert [delivery.event_time is not None for delivery in deliveries] == [False, False, True]
     assert {delivery.actor for delivery in deliveries} == {"/platform/usage"}, "who says it did it"

@@ -69,31 +69,31 @@ def _is_ours(event: Outcome) -> bool:
     return event.approval.request_type in {Approval.CONTRACT, Approval.AMENDMENT}
 
 
-@on(ApprovalApproved, concerns=_is_ours)
+@on(ApprovalApproved, accepts=_is_ours)
 async def go_on_with_approved(tx: WriteSession, event: ApprovalApproved) -> None:
     """What was approved may be signed."""
     await _note_approval(tx, event.approval, approved=True)
 
 
-@on(ApprovalRejected, concerns=_is_ours)
+@on(ApprovalRejected, accepts=_is_ours)
 async def go_back_with_rejected(tx: WriteSession, event: ApprovalRejected) -> None:
     """What was refused is a draft again."""
     await _note_approval(tx, event.approval, approved=False, why=event.comment)
 
 
-@on(ApprovalCancelled, concerns=_is_ours)
+@on(ApprovalCancelled, accepts=_is_ours)
 async def go_back_with_cancelled(tx: WriteSession, event: ApprovalCancelled) -> None:
     """What nobody asks for any more is a draft again."""
     await _note_approval(tx, event.approval, approved=False, why=event.comment)
 
 
-@on(ApprovalExpired, concerns=_is_ours)
+@on(ApprovalExpired, accepts=_is_ours)
 async def go_back_with_expired(tx: WriteSession, event: ApprovalExpired) -> None:
     """What nobody decided is a draft again."""
     await _note_approval(tx, event.approval, approved=False)
 
 
-@on(ApprovalChangesRequested, concerns=_is_ours)
+@on(ApprovalChangesRequested, accepts=_is_ours)
 async def go_back_to_be_changed(tx: WriteSession, event: ApprovalChangesRequested) -> None:
     """What has to be changed is a draft again, to be submitted anew."""
     await _note_approval(tx, event.approval, approved=False, why=event.comment)
