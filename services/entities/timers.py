@@ -9,10 +9,10 @@ from services.entities import service, store
 from services.entities.domain.amendments import EFFECTIVE_TIMER
 from services.entities.domain.contracts import END_TIMER, NOTICE_TIMER
 from services.entities.domain.purchase_orders import THRESHOLD_TIMER
-from services.entities.service.placements import DEPARTMENT_MOVES
+from services.entities.domain.placements import MOVES_TIMER
 
 
-@due(DEPARTMENT_MOVES)
+@due(MOVES_TIMER)
 async def move_departments(tx: WriteSession, entity_id: UUID) -> None:
     """Apply the planned moves of an entity's departments that are effective from today on."""
     await service.placements.apply_due(tx, await store.entities.lock_unscoped(tx, entity_id))

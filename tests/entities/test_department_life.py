@@ -35,7 +35,7 @@ async def below(api: TreeApi, parent: Department) -> Department:
 
 ACTIONS: dict[DepartmentAction, Callable[[TreeApi, Department], Awaitable[Department]]] = {
     DepartmentAction.CHANGE: lambda api, department: api.change(department, name="Another"),
-    DepartmentAction.ADOPT: below,
+    DepartmentAction.ADD_CHILD: below,
     DepartmentAction.MOVE: lambda api, department: api.move_department(department),
     DepartmentAction.DEACTIVATE: lambda api, department: api.retire(department),
     DepartmentAction.ACTIVATE: lambda api, department: api.revive(department),

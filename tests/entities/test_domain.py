@@ -16,10 +16,10 @@ ENTITIES = {
     EntityState.ACTIVE: {
         EntityAction.CHANGE: EntityState.ACTIVE,
         EntityAction.MOVE: EntityState.ACTIVE,
-        EntityAction.BEAR: EntityState.ACTIVE,
-        EntityAction.ADOPT: EntityState.ACTIVE,
-        EntityAction.STAFF: EntityState.ACTIVE,
-        EntityAction.CONTRACT: EntityState.ACTIVE,
+        EntityAction.ADD_COST: EntityState.ACTIVE,
+        EntityAction.ADD_CHILD: EntityState.ACTIVE,
+        EntityAction.ADD_DEPARTMENT: EntityState.ACTIVE,
+        EntityAction.ADD_CONTRACT: EntityState.ACTIVE,
         EntityAction.DEACTIVATE: EntityState.INACTIVE,
     },
     EntityState.INACTIVE: {},
@@ -27,9 +27,9 @@ ENTITIES = {
 DEPARTMENTS = {
     DepartmentState.ACTIVE: {
         DepartmentAction.CHANGE: DepartmentState.ACTIVE,
-        DepartmentAction.ADOPT: DepartmentState.ACTIVE,
+        DepartmentAction.ADD_CHILD: DepartmentState.ACTIVE,
         DepartmentAction.MOVE: DepartmentState.ACTIVE,
-        DepartmentAction.BEAR: DepartmentState.ACTIVE,
+        DepartmentAction.ADD_COST: DepartmentState.ACTIVE,
         DepartmentAction.DEACTIVATE: DepartmentState.INACTIVE,
     },
     DepartmentState.INACTIVE: {

@@ -17,8 +17,8 @@ from kit.settings import Settings
 from services.entities import store
 from services.entities.domain.allocation_rules import RuleState, RuleType
 from services.entities.domain.amendments import AmendmentFilter, AmendmentState, AmendmentType
-from services.entities.domain.departments import DepartmentState
-from services.entities.domain.entities import EntityState, EntityType
+from services.entities.domain.departments import DepartmentFilter, DepartmentState
+from services.entities.domain.entities import EntityFilter, EntityState, EntityType
 from serving.pages import Page, Slice
 from tests.entities.bulk_data import BULK_DATA, ROWS, id_of
 from tests.harness.bulk_data import RARE, TENANT_ID
@@ -35,70 +35,66 @@ COVERED: Final = Scope(
 """What a confined caller sees."""
 
 List: TypeAlias = Callable[..., Awaitable[Slice[Any]]]
-Ask: TypeAlias = Callable[[ReadSession], Awaitable[Sequence[Any]]]
+Query: TypeAlias = Callable[[ReadSession], Awaitable[Sequence[Any]]]
 
 
-def listed(list_rows: List, *place: Any, after: Any = None, **filters: Any) -> Ask:
+def page_of(list_rows: List, *arguments: Any, after: Any = None, **filters: Any) -> Query:
     """A page of a list."""
 
-    async def ask(tx: ReadSession) -> Sequence[Any]:
-        return (await list_rows(tx, Page(50, after, b"", b""), *place, **filters)).rows
+    async def query(tx: ReadSession) -> Sequence[Any]:
+        return (await list_rows(tx, Page(50, after, b"", b""), *arguments, **filters)).rows
 
-    return ask
-
-
-def of_entities(**filters: Any) -> Ask:
-    """ListEntities."""
-    given = {"state": None, "parent_id": None, "entity_type": None, "code": "", "text": "", **filters}
-    return listed(store.entities.list_page, **given)
+    return query
 
 
-def of_departments(**filters: Any) -> Ask:
-    """ListDepartments."""
-    given = {"entity_id": None, "parent_id": None, "manager_user_id": "", "cost_center": "", "state": None, **filters}
-    return listed(store.departments.list_page, **given)
+def list_entities(*, after: Any = None, **filters: Any) -> Query:
+    return page_of(store.entities.list_page, EntityFilter(**filters), after=after)
 
 
-def of_rates(**filters: Any) -> Ask:
+def list_departments(**filters: Any) -> Query:
+    return page_of(store.departments.list_page, DepartmentFilter(**filters))
+
+
+def of_rates(**filters: Any) -> Query:
     """ListExchangeRates."""
-    return listed(
+    return page_of(
         store.rates.list_page, **{"base_currency": "", "quote_currency": "", "start": None, "end": None, **filters}
     )
 
 
-def of_rules(**filters: Any) -> Ask:
+def of_rules(**filters: Any) -> Query:
     """ListAllocationRules."""
     given = {
         "state": None, "rule_type": None, "target_department_id": None, "source_department_id": None, "category": "",
         "effective_on": None, **filters,
     }  # fmt: skip
-    return listed(store.allocation_rules.list_page, **given)
+    return page_of(store.allocation_rules.list_page, **given)
 
 
-def of_splits(**filters: Any) -> Ask:
+def of_splits(**filters: Any) -> Query:
     """ListCostSplits."""
     given = {"rule_id": None, "source_ref": "", "start": None, "end": None, **filters}
-    return listed(store.allocation_rules.list_splits, **given)
+    return page_of(store.allocation_rules.list_splits, **given)
 
 
-def of_amendments(**filters: Any) -> Ask:
+def of_amendments(**filters: Any) -> Query:
     """ListAmendments of a contract that has twenty."""
-    return listed(store.amendments.list_page, id_of("contract", 30), filters=AmendmentFilter(**filters))
+    return page_of(store.amendments.list_page, id_of("contract", 30), filters=AmendmentFilter(**filters))
 
 
-def of_history(department: int) -> Ask:
+def of_history(department: int) -> Query:
     """ListDepartmentHistory."""
-    return listed(store.placements.list_page, id_of("department", department))
+    return page_of(store.placements.list_page, id_of("department", department))
 
 
-def of_tree(until: datetime | None = None) -> Ask:
+def of_tree(until: datetime | None = None) -> Query:
     """GetEntityHierarchy: an entity, the ten below it and the hundred below those."""
-    return lambda tx: store.trees.get(tx, id_of("entity", 900), depth_max=2, until=until)
+    return lambda tx: store.hierarchies.get(tx, id_of("entity", 900), depth_max=2, until=until)
 
 
-def planned(entity: int) -> Ask:
+def planned(entity: int) -> Query:
     """MoveDepartment: where the departments of an entity are and will be."""
-    return lambda tx: store.placements.find_from(tx, id_of("entity", entity), date(2020, 1, 1))
+    return lambda tx: store.placements.list_ending_after(tx, id_of("entity", entity), date(2020, 1, 1))
 
 
 E_ID, E_STATE, E_TYPE = "billing_entities_pkey", "billing_entities_state_idx", "billing_entities_type_idx"
@@ -110,41 +106,41 @@ R_QUOTE, R_DAY = "exchange_rates_quote_idx", "exchange_rates_date_idx"
 A_CONTRACT, A_WAITING = "contract_amendments_contract_idx", "contract_amendments_waiting_idx"
 RULE_ID, RULE_TARGET = "allocation_rules_pkey", "allocation_rule_targets_department_key"
 
-QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
-    "entities": (of_entities(), {E_ID}, ONE_PAGE),
-    "entities, late page": (of_entities(after=id_of("entity", 90_000)), {E_ID}, ONE_PAGE),
-    "entities that are active": (of_entities(state=EntityState.ACTIVE), {E_ID, E_STATE}, ONE_PAGE),
-    "entities that are not": (of_entities(state=EntityState.INACTIVE), {E_STATE}, ONE_PAGE),
-    "entities of a rare kind": (of_entities(entity_type=EntityType.BRANCH), {E_TYPE}, ONE_PAGE),
-    "entities of a kind that there is not": (of_entities(entity_type=EntityType.HOLDING), {E_TYPE}, 0),
+QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
+    "entities": (list_entities(), {E_ID}, ONE_PAGE),
+    "entities, late page": (list_entities(after=id_of("entity", 90_000)), {E_ID}, ONE_PAGE),
+    "entities that are active": (list_entities(state=EntityState.ACTIVE), {E_ID, E_STATE}, ONE_PAGE),
+    "entities that are not": (list_entities(state=EntityState.INACTIVE), {E_STATE}, ONE_PAGE),
+    "entities of a rare kind": (list_entities(entity_type=EntityType.BRANCH), {E_TYPE}, ONE_PAGE),
+    "entities of a kind that there is not": (list_entities(entity_type=EntityType.HOLDING), {E_TYPE}, 0),
     "entities of a rare kind and state": (
-        of_entities(entity_type=EntityType.BRANCH, state=EntityState.ACTIVE), {E_TYPE}, RARE,
+        list_entities(entity_type=EntityType.BRANCH, state=EntityState.ACTIVE), {E_TYPE}, RARE,
     ),
-    "entities below one": (of_entities(parent_id=id_of("entity", 17)), {E_PARENT}, 10),
+    "entities below one": (list_entities(parent_id=id_of("entity", 17)), {E_PARENT}, 10),
     "entities below one that are not active": (
-        of_entities(parent_id=id_of("entity", 17), state=EntityState.INACTIVE), {E_PARENT}, 10,
+        list_entities(parent_id=id_of("entity", 17), state=EntityState.INACTIVE), {E_PARENT}, 10,
     ),
-    "the entity of a code": (of_entities(code="E77"), {E_CODE}, 1),
-    "a piece of a name that many have": (of_entities(text="acme"), {E_ID}, ONE_PAGE),
-    "a piece of a name that one has": (of_entities(text="acme 99999"), {E_ID}, ROWS),
-    "a piece of a name, below one": (of_entities(text="99999", parent_id=id_of("entity", 17)), {E_PARENT}, 10),
-    "a piece of a name, not active": (of_entities(text="x", state=EntityState.INACTIVE), {E_STATE}, RARE),
+    "the entity of a code": (list_entities(code="E77"), {E_CODE}, 1),
+    "a piece of a name that many have": (list_entities(text="acme"), {E_ID}, ONE_PAGE),
+    "a piece of a name that one has": (list_entities(text="acme 99999"), {E_ID}, ROWS),
+    "a piece of a name, below one": (list_entities(text="99999", parent_id=id_of("entity", 17)), {E_PARENT}, 10),
+    "a piece of a name, not active": (list_entities(text="x", state=EntityState.INACTIVE), {E_STATE}, RARE),
     "tree": (of_tree(), {E_ID, E_PARENT}, 222),
     "tree of before": (
         of_tree(datetime(2100, 1, 1, tzinfo=UTC)),
         {E_ID, "entity_history_entity_idx", "entity_history_now_idx", "entity_history_parent_idx"}, 222,
     ),
-    "departments": (of_departments(), {D_ID}, ONE_PAGE),
-    "departments of an entity": (of_departments(entity_id=id_of("entity", 50)), {D_ENTITY}, 20),
+    "departments": (list_departments(), {D_ID}, ONE_PAGE),
+    "departments of an entity": (list_departments(entity_id=id_of("entity", 50)), {D_ENTITY}, 20),
     "departments of an entity that are not active": (
-        of_departments(entity_id=id_of("entity", 50), state=DepartmentState.INACTIVE), {D_ENTITY}, 20,
+        list_departments(entity_id=id_of("entity", 50), state=DepartmentState.INACTIVE), {D_ENTITY}, 20,
     ),
-    "departments below one": (of_departments(parent_id=id_of("department", 21)), {D_PARENT}, 4),
-    "departments of a manager": (of_departments(manager_user_id="user-7"), {D_MANAGER}, ONE_PAGE),
-    "departments of nobody known": (of_departments(manager_user_id="nobody"), {D_MANAGER}, 0),
-    "departments of a cost center": (of_departments(cost_center="CC7"), {D_COST_CENTER}, ONE_PAGE),
-    "departments that are active": (of_departments(state=DepartmentState.ACTIVE), {D_ID, D_STATE}, ONE_PAGE),
-    "departments that are not": (of_departments(state=DepartmentState.INACTIVE), {D_STATE}, ONE_PAGE),
+    "departments below one": (list_departments(parent_id=id_of("department", 21)), {D_PARENT}, 4),
+    "departments of a manager": (list_departments(manager_user_id="user-7"), {D_MANAGER}, ONE_PAGE),
+    "departments of nobody known": (list_departments(manager_user_id="nobody"), {D_MANAGER}, 0),
+    "departments of a cost center": (list_departments(cost_center="CC7"), {D_COST_CENTER}, ONE_PAGE),
+    "departments that are active": (list_departments(state=DepartmentState.ACTIVE), {D_ID, D_STATE}, ONE_PAGE),
+    "departments that are not": (list_departments(state=DepartmentState.INACTIVE), {D_STATE}, ONE_PAGE),
     "history of a department": (of_history(33), {"department_history_from_key", "department_history_now_idx"}, 1),
     "placements of an entity": (planned(90), {D_ENTITY, "department_history_from_key"}, 40),
     "rates": (of_rates(), {R_ID}, ONE_PAGE),
@@ -174,11 +170,11 @@ Only a piece of a name is looked for in all names of the tenant, in the order in
 for that under row-level security, whatever it is made of. It takes a tenth of a second for 100,000 entities.
 """
 
-OF_CONFINED: Final[dict[str, tuple[Ask, set[str], int]]] = {
-    "entities": (of_entities(), {E_ID}, 2),
-    "entities that are not active": (of_entities(state=EntityState.INACTIVE), {E_ID, E_STATE}, RARE),
-    "departments": (of_departments(), {D_ID, D_ENTITY}, 4),
-    "departments of a manager": (of_departments(manager_user_id="user-500"), {D_MANAGER, D_ID, D_ENTITY}, 50),
+OF_CONFINED: Final[dict[str, tuple[Query, set[str], int]]] = {
+    "entities": (list_entities(), {E_ID}, 2),
+    "entities that are not active": (list_entities(state=EntityState.INACTIVE), {E_ID, E_STATE}, RARE),
+    "departments": (list_departments(), {D_ID, D_ENTITY}, 4),
+    "departments of a manager": (list_departments(manager_user_id="user-500"), {D_MANAGER, D_ID, D_ENTITY}, 50),
 }
 """The same of callers who see a part of the tenant."""
 

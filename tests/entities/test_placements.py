@@ -38,7 +38,7 @@ def on(day: int) -> date:
 def placed(placements: list[Placement], department_id: UUID, parent_id: UUID | None, day: date) -> list[Placement]:
     """As the history has it after the move."""
     kept = [
-        replace(each, end=day) if each.department_id == department_id and each.holds_on(day) else each
+        replace(each, end=day) if each.department_id == department_id and each.includes(day) else each
         for each in placements
         if each.department_id != department_id or each.start < day
     ]
@@ -46,7 +46,7 @@ def placed(placements: list[Placement], department_id: UUID, parent_id: UUID | N
 
 
 def parents_on(placements: list[Placement], day: date) -> dict[UUID, UUID | None]:
-    return {each.department_id: each.parent_id for each in placements if each.holds_on(day)}
+    return {each.department_id: each.parent_id for each in placements if each.includes(day)}
 
 
 def wrong(parents: Mapping[UUID, UUID | None]) -> type[Exception] | None:
@@ -89,10 +89,10 @@ def test_a_move_is_refused_exactly_where_a_day_would_have_no_tree(made: list[Mov
 def test_levels_are_counted_from_the_department_down() -> None:
     one, two, three, beside = DEPARTMENTS[:4]
     parents = {one: None, two: one, three: two, beside: one}
-    assert [domain.placements.levels_below(parents, each) for each in (one, two, three, beside)] == [3, 2, 1, 1]
+    assert [domain.placements.count_levels(parents, each) for each in (one, two, three, beside)] == [3, 2, 1, 1]
 
 
 def test_a_placement_holds_from_its_first_day_to_the_one_before_its_end() -> None:
     placement = Placement(DEPARTMENTS[0], None, on(1), on(3))
-    assert [placement.holds_on(on(day)) for day in range(5)] == [False, True, True, False, False]
-    assert replace(placement, end=None).holds_on(on(999))
+    assert [placement.includes(on(day)) for day in range(5)] == [False, True, True, False, False]
+    assert replace(placement, end=None).includes(on(999))

@@ -1,16 +1,16 @@
-"""Departments."""
+"""Conversion of departments and their placements."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from billing.entities.v1 import department_service_pb2
+from billing.entities.v1 import department_service_pb2 as pb
 from billing.entities.v1.department_pb2 import Department, DepartmentPlacement
 
-from contract.values import time_to_proto
+from contract.values import date_text, enum_or_none, time_to_proto
 from kit import ids
 from services.entities import convert
+from services.entities.domain.departments import DepartmentDraft, DepartmentFilter, DepartmentState
 from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow
-from services.entities.service.departments import DepartmentDraft
 
 _DEPARTMENT_CLEARED: Final[Mapping[str, Any]] = {
     "cost_center": "",
@@ -18,16 +18,11 @@ _DEPARTMENT_CLEARED: Final[Mapping[str, Any]] = {
     "manager_user_id": "",
     "headcount": 0,
 }
-"""What each field of a department is when it is cleared; those that are not here can't be."""
-
-
-def changes_from_proto(request: department_service_pb2.UpdateDepartmentRequest) -> Mapping[str, Any]:
-    """The columns that UpdateDepartment changes, with their new values; raises InvalidFields."""
-    return convert.changes.changed_columns(request, _DEPARTMENT_CLEARED)
+"""Value of each optional field after it is cleared; the others can't be cleared."""
 
 
 def to_proto(row: DepartmentRow) -> Department:
-    """A department."""
+    """Convert a department."""
     return Department(
         id=ids.DEPARTMENT.format(row.id),
         entity_id=ids.ENTITY.format(row.entity_id),
@@ -46,17 +41,17 @@ def to_proto(row: DepartmentRow) -> Department:
 
 
 def placement_to_proto(row: DepartmentHistoryRow) -> DepartmentPlacement:
-    """A time during which a department is at one place in the tree."""
+    """Convert a placement of a department."""
     return DepartmentPlacement(
         department_id=ids.DEPARTMENT.format(row.department_id),
         parent_id=ids.DEPARTMENT.format_optional(row.parent_id),
         start_date=row.effective_from.isoformat(),
-        end_date=row.effective_to.isoformat() if row.effective_to else "",
+        end_date=date_text(row.effective_to),
     )
 
 
-def draft_from_proto(request: department_service_pb2.CreateDepartmentRequest) -> DepartmentDraft:
-    """What CreateDepartment asks for."""
+def draft_from_proto(request: pb.CreateDepartmentRequest) -> DepartmentDraft:
+    """Parse CreateDepartmentRequest."""
     return DepartmentDraft(
         entity_id=ids.ENTITY.parse(request.entity_id, "entity_id"),
         parent_id=ids.DEPARTMENT.parse_optional(request.parent_id, "parent_id"),
@@ -67,3 +62,19 @@ def draft_from_proto(request: department_service_pb2.CreateDepartmentRequest) ->
         manager_user_id=request.manager_user_id,
         headcount=request.headcount,
     )
+
+
+def filter_from_proto(request: pb.ListDepartmentsRequest) -> DepartmentFilter:
+    """Return the filters of ListDepartmentsRequest."""
+    return DepartmentFilter(
+        entity_id=ids.ENTITY.parse_optional(request.entity_id, "entity_id"),
+        parent_id=ids.DEPARTMENT.parse_optional(request.parent_id, "parent_id"),
+        manager_user_id=request.manager_user_id,
+        cost_center=request.cost_center,
+        state=enum_or_none(DepartmentState, Department.State, request.state),
+    )
+
+
+def changes_from_proto(request: pb.UpdateDepartmentRequest) -> Mapping[str, Any]:
+    """Return the columns that UpdateDepartmentRequest changes, with their new values. Raises InvalidFields."""
+    return convert.changes.changed_columns(request, _DEPARTMENT_CLEARED)

@@ -1,4 +1,4 @@
-"""Entities."""
+"""Conversion of entities."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -8,7 +8,7 @@ from billing.entities.v1 import entity_service_pb2
 from billing.entities.v1.entity_pb2 import Address as AddressMessage
 from billing.entities.v1.entity_pb2 import Entity
 
-from contract.values import time_fields
+from contract.values import enum_or_none, time_fields
 from kit import ids
 from services.entities import convert
 from services.entities.domain.entities import (
@@ -17,11 +17,12 @@ from services.entities.domain.entities import (
     TIME_ZONE_DEFAULT,
     Address,
     Consolidation,
+    EntityDraft,
+    EntityFilter,
     EntityState,
     EntityType,
 )
 from services.entities.models.entities import EntityColumns, EntityRow
-from services.entities.service.entities import EntityDraft
 
 _TYPES: Final = {kind: Entity.Type.Value(kind) for kind in EntityType}
 _STATES: Final = {state: Entity.State.Value(state) for state in EntityState}
@@ -29,14 +30,14 @@ _CONSOLIDATIONS: Final = {kind: Entity.Consolidation.Value(kind) for kind in Con
 
 
 def to_proto(row: EntityRow | EntityColumns) -> Entity:
-    """An entity, out of its row or out of the same columns."""
-    # Messages within the message are given as dicts: those are filled in place, and not copied.
-    within: dict[str, Any] = {
+    """Convert an entity from its row, or from a tuple of the same columns."""
+    # Nested messages are passed as dicts: protobuf fills them in place instead of copying.
+    nested: dict[str, Any] = {
         "create_time": time_fields(row.create_time),
         "update_time": time_fields(row.update_time),
     }
     if row.address:
-        within["address"] = _parsed(row.address)
+        nested["address"] = _parsed(row.address)
     entity = Entity(
         id=ids.ENTITY.format(row.id),
         parent_id=ids.ENTITY.format_optional(row.parent_id),
@@ -57,20 +58,20 @@ def to_proto(row: EntityRow | EntityColumns) -> Entity:
         consolidation=_CONSOLIDATIONS[row.consolidation],
         state=_STATES[row.state],
         etag=str(row.version),
-        **within,
+        **nested,
     )
-    for name, value in _parsed(row.labels).items():  # a map that is given to the message costs more than all else
+    for name, value in _parsed(row.labels).items():  # cheaper than passing the map
         entity.metadata[name] = value
     return entity
 
 
 def _parsed(value: Any) -> Any:
-    """A JSON value, also where it comes as it is written."""
+    """Return a JSON value, parsed if it is still text."""
     return orjson.loads(value) if isinstance(value, str) else value
 
 
 def draft_from_proto(request: entity_service_pb2.CreateEntityRequest) -> EntityDraft:
-    """What CreateEntity asks for, with its defaults."""
+    """Parse CreateEntityRequest, with defaults filled in."""
     return EntityDraft(
         parent_id=ids.ENTITY.parse_optional(request.parent_id, "parent_id"),
         code=request.code,
@@ -92,6 +93,17 @@ def draft_from_proto(request: entity_service_pb2.CreateEntityRequest) -> EntityD
         consolidation=_consolidation(request.consolidation) if request.consolidation else Consolidation.INCLUDE,
         labels=dict(request.metadata),
         controller_user_id=request.controller_user_id,
+    )
+
+
+def filter_from_proto(request: entity_service_pb2.ListEntitiesRequest) -> EntityFilter:
+    """Return the filters of ListEntitiesRequest."""
+    return EntityFilter(
+        state=enum_or_none(EntityState, Entity.State, request.state),
+        parent_id=ids.ENTITY.parse_optional(request.parent_id, "parent_id"),
+        entity_type=enum_or_none(EntityType, Entity.Type, request.entity_type),
+        code=request.code,
+        text=request.q,
     )
 
 
@@ -123,11 +135,11 @@ _ENTITY_CLEARED: Final[Mapping[str, Any]] = {
     "metadata": {},
     "controller_user_id": "",
 }
-"""What each field of an entity is when it is cleared; those that are not here can't be."""
+"""Value of each optional field after it is cleared; the others can't be cleared."""
 
 
 def changes_from_proto(request: entity_service_pb2.UpdateEntityRequest) -> Mapping[str, Any]:
-    """The columns that UpdateEntity changes, with their new values; raises InvalidFields."""
+    """Return the columns that UpdateEntityRequest changes, with their new values. Raises InvalidFields."""
     changes = convert.changes.changed_columns(request, _ENTITY_CLEARED)
     if "entity_type" in changes:
         changes["entity_type"] = EntityType(Entity.Type.Name(request.entity_type))

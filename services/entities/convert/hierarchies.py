@@ -1,4 +1,4 @@
-"""Trees of entities."""
+"""Conversion of entity trees."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -10,59 +10,56 @@ from billing.entities.v1.entity_pb2 import EntityHierarchy
 
 from kit import ids
 from services.entities import convert
+from services.entities.domain.entities import HierarchyNode
 from services.entities.models.entities import EntityColumns
-from services.entities.store.trees import Place
 
-_KNOWN_MAX: Final = 25_000
+_CACHE_SIZE: Final = 25_000
 
-_Stamp: TypeAlias = tuple[UUID, int, datetime]
-"""Tenant, version and time of the last change: an entity that has the same is the same."""
+_Revision: TypeAlias = tuple[UUID, int, datetime]
+"""Tenant, version and update time of an entity; its content is the same as long as these are."""
 
 
-class KnownEntities:
-    """Entities that were converted before, serialised: by the thousands, their columns are not read again and again.
+class EntityMessageCache:
+    """Serialized Entity messages, so that large trees need not read and convert all columns again.
 
-    One is known by its version, so whatever changes it makes it unknown. The oldest are forgotten first.
+    An entry is valid for one version of the entity. The oldest entries are dropped first.
     """
 
     def __init__(self) -> None:
-        self._known: dict[UUID, tuple[_Stamp, bytes]] = {}
+        self._entries: dict[UUID, tuple[_Revision, bytes]] = {}
 
-    def find(self, tenant_id: UUID, places: Iterable[Place]) -> dict[UUID, bytes]:
-        """Those of the entities that are known, by id."""
-        known = ((place, self._known.get(place.id)) for place in places)
+    def find(self, tenant_id: UUID, nodes: Iterable[HierarchyNode]) -> dict[UUID, bytes]:
+        """Return the cached messages of the nodes, by entity id."""
+        entries = ((node, self._entries.get(node.id)) for node in nodes)
         return {
-            place.id: found[1]
-            for place, found in known
-            if found and found[0] == (tenant_id, place.version, place.update_time)
+            node.id: entry[1]
+            for node, entry in entries
+            if entry and entry[0] == (tenant_id, node.version, node.update_time)
         }
 
-    def learn(self, tenant_id: UUID, rows: Iterable[EntityColumns]) -> dict[UUID, bytes]:
-        """The entities of these rows, by id."""
-        learned = {
-            row.id: (
-                (tenant_id, row.version, row.update_time),
-                convert.entities.to_proto(row).SerializeToString(),
-            )
+    def add(self, tenant_id: UUID, rows: Iterable[EntityColumns]) -> dict[UUID, bytes]:
+        """Convert the rows, cache their messages and return them by entity id."""
+        added = {
+            row.id: ((tenant_id, row.version, row.update_time), convert.entities.to_proto(row).SerializeToString())
             for row in rows
         }
-        for id in learned:
-            self._known.pop(id, None)
-        self._known |= learned
-        for id in list(islice(self._known, max(0, len(self._known) - _KNOWN_MAX))):
-            del self._known[id]
-        return {id: entity for id, (_, entity) in learned.items()}
+        for id in added:
+            self._entries.pop(id, None)
+        self._entries |= added
+        for id in list(islice(self._entries, max(0, len(self._entries) - _CACHE_SIZE))):
+            del self._entries[id]
+        return {id: message for id, (_, message) in added.items()}
 
 
-def to_proto(places: Sequence[Place], entities: Mapping[UUID, bytes]) -> EntityHierarchy:
-    """The tree out of its places, in which parents stand before their children and the first one is the top."""
-    top = EntityHierarchy()
-    nodes: dict[UUID, EntityHierarchy] = {}
-    for place in places:
-        node = nodes[place.id] = nodes[place.parent_id].children.add() if place.parent_id in nodes else top
-        node.truncated = place.truncated
-        entity = node.entity
-        entity.ParseFromString(entities[place.id])
-        entity.parent_id = ids.ENTITY.format_optional(place.parent_id)
-        node.etag = entity.etag
-    return top
+def to_proto(nodes: Sequence[HierarchyNode], messages: Mapping[UUID, bytes]) -> EntityHierarchy:
+    """Build the tree from its nodes and the serialized entities; parents come before children, the root is first."""
+    root = EntityHierarchy()
+    trees: dict[UUID, EntityHierarchy] = {}
+    for node in nodes:
+        tree = trees[node.id] = trees[node.parent_id].children.add() if node.parent_id in trees else root
+        tree.truncated = node.truncated
+        entity = tree.entity
+        entity.ParseFromString(messages[node.id])
+        entity.parent_id = ids.ENTITY.format_optional(node.parent_id)
+        tree.etag = entity.etag
+    return root

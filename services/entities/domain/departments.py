@@ -1,6 +1,7 @@
-"""The rules of departments: states and limits."""
+"""Departments: states, limits and input types."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -20,11 +21,11 @@ class DepartmentState(StrEnum):
 
 
 class DepartmentAction(StrEnum):
-    """What is done to a department; the value is how it reads in a sentence."""
+    """Actions on a department; the values are past participles for error messages."""
 
     CHANGE = "changed"
-    ADOPT = "given another department below it"
-    BEAR = "given a cost"
+    ADD_CHILD = "given another department below it"
+    ADD_COST = "given a cost"
     MOVE = "moved"
     DEACTIVATE = "deactivated"
     ACTIVATE = "activated"
@@ -32,22 +33,47 @@ class DepartmentAction(StrEnum):
 
 DEPARTMENT_TRANSITIONS: Final[Mapping[tuple[DepartmentState, DepartmentAction], DepartmentState]] = {
     (DepartmentState.ACTIVE, DepartmentAction.CHANGE): DepartmentState.ACTIVE,
-    (DepartmentState.ACTIVE, DepartmentAction.ADOPT): DepartmentState.ACTIVE,
-    (DepartmentState.ACTIVE, DepartmentAction.BEAR): DepartmentState.ACTIVE,
+    (DepartmentState.ACTIVE, DepartmentAction.ADD_CHILD): DepartmentState.ACTIVE,
+    (DepartmentState.ACTIVE, DepartmentAction.ADD_COST): DepartmentState.ACTIVE,
     (DepartmentState.ACTIVE, DepartmentAction.MOVE): DepartmentState.ACTIVE,
     (DepartmentState.ACTIVE, DepartmentAction.DEACTIVATE): DepartmentState.INACTIVE,
     (DepartmentState.INACTIVE, DepartmentAction.CHANGE): DepartmentState.INACTIVE,
     (DepartmentState.INACTIVE, DepartmentAction.ACTIVATE): DepartmentState.ACTIVE,
 }
-"""The whole life of a department; what is not here is not allowed."""
+"""All allowed transitions of a department."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepartmentDraft:
+    """Input for a new department."""
+
+    entity_id: UUID
+    parent_id: UUID | None
+    code: str
+    name: str
+    cost_center: str
+    gl_code: str
+    manager_user_id: str
+    headcount: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepartmentFilter:
+    """Filters of a list of departments; None or empty text does not filter."""
+
+    entity_id: UUID | None = None
+    parent_id: UUID | None = None
+    manager_user_id: str = ""
+    cost_center: str = ""
+    state: DepartmentState | None = None
 
 
 def advance(department_id: UUID, state: DepartmentState, action: DepartmentAction) -> DepartmentState:
-    """The state after `action`; raises DepartmentStateForbids naming the states in which it is allowed."""
+    """Return the state after `action`. Raises DepartmentStateForbids naming the states in which it is allowed."""
     return resources.advance(DEPARTMENT_TRANSITIONS, department_id, state, action, DepartmentStateForbids)
 
 
 def check_depth(path: Sequence[UUID]) -> None:
-    """Raise DepartmentTreeTooDeep where `path`, which begins at the top, ends on the lowest level."""
+    """Raise DepartmentTreeTooDeep if no level fits below the last department of `path`, which starts at the top."""
     if len(path) >= DEPARTMENT_DEPTH_MAX:
         raise DepartmentTreeTooDeep(path[-1], DEPARTMENT_DEPTH_MAX)

@@ -1,15 +1,17 @@
-"""The rules of entities: states, limits, defaults."""
+"""Entities: states, limits, defaults and input types."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
-from typing import Final, TypedDict
+from typing import Final, NamedTuple, TypedDict
 from uuid import UUID
 
 from kit import resources
 from services.entities.errors.entities import EntityCycle, EntityStateForbids, EntityTreeTooDeep
 
 ENTITY_DEPTH_MAX: Final = 16
-"""Most levels of entities, the root's included."""
+"""Most levels of entities, including the root."""
 
 
 TIME_ZONE_DEFAULT: Final = "UTC"
@@ -41,19 +43,31 @@ class Consolidation(StrEnum):
 
 
 class EntityAction(StrEnum):
-    """What is done to an entity; the value is how it reads in a sentence."""
+    """Actions on an entity; the values are past participles for error messages."""
 
     CHANGE = "changed"
-    ADOPT = "given another entity below it"
-    STAFF = "given a department"
-    BEAR = "given a cost"
-    CONTRACT = "given a contract"
+    ADD_CHILD = "given another entity below it"
+    ADD_DEPARTMENT = "given a department"
+    ADD_COST = "given a cost"
+    ADD_CONTRACT = "given a contract"
     MOVE = "moved"
     DEACTIVATE = "deactivated"
 
 
+ENTITY_TRANSITIONS: Final[Mapping[tuple[EntityState, EntityAction], EntityState]] = {
+    (EntityState.ACTIVE, EntityAction.CHANGE): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.ADD_CHILD): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.ADD_DEPARTMENT): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.ADD_COST): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.ADD_CONTRACT): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.MOVE): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.DEACTIVATE): EntityState.INACTIVE,
+}
+"""All allowed transitions of an entity."""
+
+
 class Address(TypedDict):
-    """A postal address, as it is kept."""
+    """A postal address, as it is stored."""
 
     lines: list[str]
     postal_code: str
@@ -62,30 +76,66 @@ class Address(TypedDict):
     country_code: str
 
 
-ENTITY_TRANSITIONS: Final[Mapping[tuple[EntityState, EntityAction], EntityState]] = {
-    (EntityState.ACTIVE, EntityAction.CHANGE): EntityState.ACTIVE,
-    (EntityState.ACTIVE, EntityAction.ADOPT): EntityState.ACTIVE,
-    (EntityState.ACTIVE, EntityAction.STAFF): EntityState.ACTIVE,
-    (EntityState.ACTIVE, EntityAction.BEAR): EntityState.ACTIVE,
-    (EntityState.ACTIVE, EntityAction.CONTRACT): EntityState.ACTIVE,
-    (EntityState.ACTIVE, EntityAction.MOVE): EntityState.ACTIVE,
-    (EntityState.ACTIVE, EntityAction.DEACTIVATE): EntityState.INACTIVE,
-}
-"""The whole life of an entity; what is not here is not allowed."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntityDraft:
+    """Input for a new entity."""
+
+    parent_id: UUID | None
+    code: str
+    legal_name: str
+    display_name: str
+    entity_type: EntityType
+    currency_code: str
+    country_code: str
+    tax_id: str
+    registration_number: str
+    tax_rate_bp: int
+    address: Address | None
+    time_zone: str
+    fiscal_year_start_month: int
+    payment_terms_days: int
+    invoice_prefix: str
+    consolidation: Consolidation
+    labels: dict[str, str]
+    controller_user_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntityFilter:
+    """Filters of a list of entities; None or empty text does not filter."""
+
+    state: EntityState | None = None
+    parent_id: UUID | None = None
+    entity_type: EntityType | None = None
+    code: str = ""
+    text: str = ""
+    """Searched in the code and the names, ignoring case."""
+
+
+class HierarchyNode(NamedTuple):
+    """The position of an entity in a tree, and the version of the entity."""
+
+    id: UUID
+    parent_id: UUID | None
+    """The parent in this tree, which may be a tree of the past."""
+    version: int
+    update_time: datetime
+    truncated: bool
+    """True if the entity has children that were left out."""
 
 
 def advance(entity_id: UUID, state: EntityState, action: EntityAction) -> EntityState:
-    """The state after `action`; raises EntityStateForbids naming the states in which it is allowed."""
+    """Return the state after `action`. Raises EntityStateForbids naming the states in which it is allowed."""
     return resources.advance(ENTITY_TRANSITIONS, entity_id, state, action, EntityStateForbids)
 
 
 def check_depth(path: Sequence[UUID], levels: int = 1) -> None:
-    """Raise EntityTreeTooDeep where so many levels do not fit below the end of `path`, which begins at a root."""
+    """Raise EntityTreeTooDeep if `levels` levels don't fit below the last entity of `path`, which starts at a root."""
     if len(path) + levels > ENTITY_DEPTH_MAX:
         raise EntityTreeTooDeep(path[-1], ENTITY_DEPTH_MAX)
 
 
 def check_no_cycle(entity_id: UUID, path: Sequence[UUID]) -> None:
-    """Raise EntityCycle where the entity is on the path to the one below which it is to be moved."""
+    """Raise EntityCycle if the entity is on the path to its new parent."""
     if entity_id in path:
         raise EntityCycle(entity_id, path[-1])

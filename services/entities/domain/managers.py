@@ -1,4 +1,4 @@
-"""The rules of who may answer for a department."""
+"""Managers of departments: who can be one, and who succeeds one that left."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from services.entities.errors.departments import ManagerInactive, ManagerNotFoun
 
 
 def check_can_manage(user_id: str, user: User | None) -> None:
-    """Raise ManagerNotFound where there is no such user, ManagerInactive where they have left."""
+    """Raise ManagerNotFound if there is no such user, ManagerInactive if the user is deactivated."""
     if user is None:
         raise ManagerNotFound(user_id)
     if not user.active:
@@ -15,5 +15,5 @@ def check_can_manage(user_id: str, user: User | None) -> None:
 
 
 def nearest_active(user_id: str, managers: Iterable[User]) -> str:
-    """Who takes over from a user: the nearest of their managers who is active; empty where there is none."""
+    """Return the user id of the first active manager other than the user; empty if there is none."""
     return next((user.user_id for user in managers if user.active and user.user_id != user_id), "")

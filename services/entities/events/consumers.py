@@ -119,10 +119,10 @@ async def hand_over_departments_of_user(dependencies: Dependencies, origin: Orig
     if await directory.is_active(origin, event.user_id):
         return  # active again
     successor = domain.managers.nearest_active(event.user_id, await directory.managers(origin, event.user_id))
-    handed = 1
-    while handed:
+    replaced = 1
+    while replaced:
         async with dependencies.db.write(origin) as tx:
-            handed = await service.managers.hand_over_departments(tx, event.user_id, successor)
+            replaced = await service.departments.replace_manager(tx, event.user_id, successor)
 
 
 @on(UsageRecorded, own_transaction=True)

@@ -1,4 +1,4 @@
-"""Entities and their departments."""
+"""Tables of entities and departments, and of their history."""
 
 from datetime import date, datetime
 from typing import Any, TypeAlias
@@ -9,9 +9,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import TenantRow, VersionedRow, enum_column, text_enum
+from kit.db import TenantRow, VersionedRow, text_enum
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import Address, Consolidation, EntityState, EntityType
+from services.entities.domain.placements import Placement
 
 
 class EntityRow(VersionedRow):
@@ -24,7 +25,7 @@ class EntityRow(VersionedRow):
     code: Mapped[str] = mapped_column(String)
     legal_name: Mapped[str] = mapped_column(String)
     display_name: Mapped[str] = mapped_column(String)
-    """Empty where the legal name is shown."""
+    """Empty: the legal name is used."""
     entity_type: Mapped[EntityType] = mapped_column(text_enum(EntityType))
     currency_code: Mapped[str] = mapped_column(String(3))
     country_code: Mapped[str] = mapped_column(String(2))
@@ -36,30 +37,31 @@ class EntityRow(VersionedRow):
     fiscal_year_start_month: Mapped[int] = mapped_column(Integer)
     payment_terms_days: Mapped[int] = mapped_column(Integer)
     invoice_prefix: Mapped[str] = mapped_column(String)
-    consolidation: Mapped[Consolidation] = mapped_column(enum_column(Consolidation, "consolidation"))
+    consolidation: Mapped[Consolidation] = mapped_column(text_enum(Consolidation))
     state: Mapped[EntityState] = mapped_column(text_enum(EntityState))
     labels: Mapped[dict[str, str]] = mapped_column("metadata", JSONB)
-    """The field `metadata`, a name that SQLAlchemy has taken."""
+    """The field `metadata`; SQLAlchemy reserves that attribute name."""
     controller_user_id: Mapped[str] = mapped_column(String, default="")
-    """Who answers for its books; empty where the controller of the entity above does."""
+    """Responsible for the entity's finances; empty: the controller of the parent is."""
 
 
 EntityColumns: TypeAlias = Any
-"""A named tuple of the columns of an EntityRow under the same names, JSON as it is written and enums as text: by the
-thousands, rows of SQLAlchemy are slow."""
+"""A named tuple with the columns of an EntityRow, with JSON and enums as text.
+
+Used for thousands of entities at a time, where mapped rows are slow."""
 
 
 class EntityHistoryRow(TenantRow):
-    """A time during which an entity had one parent, or none. The audit log has it as changes of the entity."""
+    """A time range in which an entity had one parent, or none. The audit log records it as changes of the entity."""
 
     __tablename__ = "entity_history"
 
     entity_id: Mapped[UUID] = mapped_column(Uuid)
     parent_id: Mapped[UUID | None] = mapped_column(Uuid)
     start_time: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=func.clock_timestamp())
-    """By the clock of the database, so that moves have one order whoever makes them."""
+    """By the clock of the database, so that moves of all replicas have one order."""
     end_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-    """When the next one began; None: it is so now."""
+    """Start of the next range; None if this is the current one."""
 
 
 class DepartmentRow(VersionedRow):
@@ -75,13 +77,13 @@ class DepartmentRow(VersionedRow):
     cost_center: Mapped[str] = mapped_column(String)
     gl_code: Mapped[str] = mapped_column(String)
     manager_user_id: Mapped[str] = mapped_column(String)
-    """Empty where nobody answers for it."""
+    """Empty: no manager."""
     headcount: Mapped[int] = mapped_column(Integer)
     state: Mapped[DepartmentState] = mapped_column(text_enum(DepartmentState))
 
 
 class DepartmentHistoryRow(TenantRow):
-    """A time during which a department had one parent, or none."""
+    """A placement of a department: a date range in which it has one parent, or none."""
 
     __tablename__ = "department_history"
     audited_as = "department_history"
@@ -90,4 +92,9 @@ class DepartmentHistoryRow(TenantRow):
     parent_id: Mapped[UUID | None] = mapped_column(Uuid)
     effective_from: Mapped[date] = mapped_column(Date)
     effective_to: Mapped[date | None] = mapped_column(Date)
-    """The day after the last one; None: until further notice."""
+    """First day after the range; None if it is open."""
+
+    @property
+    def placement(self) -> Placement:
+        """The row as a domain value."""
+        return Placement(self.department_id, self.parent_id, self.effective_from, self.effective_to)

@@ -1,4 +1,4 @@
-"""What a confined caller may see."""
+"""Scopes of confined callers, resolved from the own database."""
 
 from kit import ids
 from kit.auth import Scope
@@ -10,13 +10,13 @@ from serving.scope import named_by
 
 
 class LocalScopes:
-    """What a confined caller may see, out of our own tables: for this service what ResolveScope is for the others."""
+    """Resolves scopes from the own tables; other services call ResolveScope."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
     async def resolve(self, call: Call) -> Scope:
-        """All entities and departments that the caller's token covers; raises TokenInvalid where it names no ids."""
+        """Return the entities and departments that the caller's token covers. Raises TokenInvalid for malformed ids."""
         entities, departments = named_by(call.principal)
         try:
             entity_ids, department_ids = map(ids.ENTITY.parse, entities), map(ids.DEPARTMENT.parse, departments)
@@ -24,4 +24,4 @@ class LocalScopes:
         except InvalidFields:
             raise TokenInvalid from None
         async with self._db.read(call) as tx:
-            return await service.entities.resolve_scope(tx, *named)
+            return await service.scopes.resolve(tx, *named)

@@ -129,10 +129,10 @@ class _Bearers:
         """Raise the refusal of a cost that its entity, or its department, can't bear."""
         if draft.entity_id and draft.department_id and draft.entity_id != entity.id:
             raise DepartmentOfOtherEntity(draft.department_id, draft.entity_id)
-        domain.entities.advance(entity.id, entity.state, EntityAction.BEAR)
+        domain.entities.advance(entity.id, entity.state, EntityAction.ADD_COST)
         if draft.department_id:
             department = self.departments[draft.department_id]
-            domain.departments.advance(department.id, department.state, DepartmentAction.BEAR)
+            domain.departments.advance(department.id, department.state, DepartmentAction.ADD_COST)
         if draft.counterparty_entity_id == entity.id:
             text = "must be another entity than the one that bears the cost"
             raise InvalidFields([Violation("counterparty_entity_id", text, "counterparty.other")])

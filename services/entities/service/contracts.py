@@ -53,7 +53,7 @@ async def create(tx: WriteSession, entity_id: UUID, terms: ContractTerms) -> Con
     """
     check_terms(terms)
     entity = await store.entities.lock_shared(tx, entity_id)
-    domain.entities.advance(entity.id, entity.state, EntityAction.CONTRACT)
+    domain.entities.advance(entity.id, entity.state, EntityAction.ADD_CONTRACT)
     contract = ContractRow(entity_id=entity.id, state=ContractState.DRAFT)
     contract.set_terms(await complete_terms(tx, entity, terms))
     await store.contracts.save(tx, contract)
@@ -174,7 +174,7 @@ async def activate(tx: WriteSession, contract_id: UUID, *, etag: str) -> Contrac
     contract = await store.contracts.lock(tx, contract_id)
     contract.check_etag(etag)
     advance(contract, ContractAction.ACTIVATE)
-    domain.entities.advance(entity.id, entity.state, EntityAction.CONTRACT)
+    domain.entities.advance(entity.id, entity.state, EntityAction.ADD_CONTRACT)
     signatures = await store.contracts.get_signatures(tx, contract.id)
     signed = {signature.party for signature in signatures}
     today = dates.date_in(entity.time_zone, await tx.now())

@@ -1,7 +1,7 @@
-"""What can be done with departments, as a finance person would say it."""
+"""Use cases of departments."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
@@ -10,34 +10,22 @@ from kit import clock, dates, ids
 from kit.db import WriteSession
 from kit.users import User
 from services.entities import domain, events, service, store
-from services.entities.domain.departments import DepartmentAction, DepartmentState
+from services.entities.domain.departments import DepartmentAction, DepartmentDraft, DepartmentState
 from services.entities.domain.entities import EntityAction
 from services.entities.errors.departments import DepartmentHasActiveChildren, DepartmentOfOtherEntity
-from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow, EntityRow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DepartmentDraft:
-    """A department as it is asked for."""
-
-    entity_id: UUID
-    parent_id: UUID | None
-    code: str
-    name: str
-    cost_center: str
-    gl_code: str
-    manager_user_id: str
-    headcount: int
+from services.entities.models.entities import DepartmentRow, EntityRow
 
 
 async def create(tx: WriteSession, draft: DepartmentDraft, manager: User | None) -> DepartmentRow:
-    """Create a department in an active entity, on its own or below an active department of the same entity.
+    """Create a department in an active entity, at the top or below an active department of the entity.
 
-    `manager` is the one that the draft names, as user management knows them.
+    `manager` is the user of `draft.manager_user_id` as found by the caller. Raises EntityNotFound, EntityStateForbids,
+    DepartmentNotFound, DepartmentStateForbids, DepartmentOfOtherEntity, DepartmentTreeTooDeep, DepartmentCodeTaken,
+    ManagerNotFound, ManagerInactive.
     """
     domain.managers.check_can_manage(draft.manager_user_id, manager)
-    entity = await _share_entity(tx, draft)
-    domain.entities.advance(entity.id, entity.state, EntityAction.STAFF)
+    entity = await _lock_entity(tx, draft)
+    domain.entities.advance(entity.id, entity.state, EntityAction.ADD_DEPARTMENT)
     department = DepartmentRow(id=ids.new(), **asdict(draft), state=DepartmentState.ACTIVE)
     today = dates.date_in(entity.time_zone, clock.now())
     if draft.parent_id:
@@ -46,26 +34,27 @@ async def create(tx: WriteSession, draft: DepartmentDraft, manager: User | None)
         if await store.placements.find_next_change(tx, entity.id, today):
             await service.placements.check_tree(tx, department, draft.parent_id, today)
     await store.departments.save(tx, department)
-    tx.add(DepartmentHistoryRow(department_id=department.id, parent_id=department.parent_id, effective_from=today))
+    await store.placements.insert(tx, department.id, department.parent_id, today)
     return department
 
 
-async def _share_entity(tx: WriteSession, draft: DepartmentDraft) -> EntityRow:
-    """The entity of a new department; nobody moves its departments meanwhile."""
+async def _lock_entity(tx: WriteSession, draft: DepartmentDraft) -> EntityRow:
+    """Return the entity of a new department, protected from changes, so that its departments are not moved."""
     if draft.parent_id is None:
         return await store.entities.lock_shared(tx, draft.entity_id)
     if await store.departments.get_entity_id(tx, draft.parent_id) != draft.entity_id:
         raise DepartmentOfOtherEntity(draft.parent_id, draft.entity_id)
-    # A caller who is confined to departments may add below them without seeing their entity.
+    # A caller whose scope is a department can create departments below it without seeing the entity.
     return await store.entities.lock_shared_unscoped(tx, draft.entity_id)
 
 
 async def update(
     tx: WriteSession, department_id: UUID, changes: Mapping[str, Any], *, manager: User | None, etag: str
 ) -> DepartmentRow:
-    """Change a department, and say so where somebody else answers for it now.
+    """Change a department; publish DepartmentManagerChanged if it has another manager afterwards.
 
-    `manager` is the one that the changes name, as user management knows them.
+    `manager` is the user of `changes["manager_user_id"]` as found by the caller. Raises DepartmentNotFound,
+    DepartmentCodeTaken, ManagerNotFound, ManagerInactive, EtagMismatch.
     """
     domain.managers.check_can_manage(changes.get("manager_user_id", ""), manager)
     department = await store.departments.lock(tx, department_id)
@@ -80,8 +69,25 @@ async def update(
     return department
 
 
+async def replace_manager(tx: WriteSession, user_id: str, successor: str) -> int:
+    """Make the successor, or nobody if empty, the manager of up to 500 departments that the user manages.
+
+    Returns the number of departments; call it until that is 0.
+    """
+    departments = await store.departments.lock_managed_by(tx, user_id)
+    for department in departments:
+        department.state = domain.departments.advance(department.id, department.state, DepartmentAction.CHANGE)
+        department.manager_user_id = successor
+        await store.departments.save(tx, department)
+        outbox.append(tx, events.published.department_manager_changed(department, user_id))
+    return len(departments)
+
+
 async def deactivate(tx: WriteSession, department_id: UUID, *, etag: str) -> DepartmentRow:
-    """Take a department out of use below which there is no active one, nor is planned to be."""
+    """Deactivate a department that has no active children, now or by plan.
+
+    Raises DepartmentNotFound, DepartmentStateForbids, DepartmentHasActiveChildren, EtagMismatch.
+    """
     entity, department = await service.placements.lock_with_entity(tx, department_id)
     department.check_etag(etag)
     department.state = domain.departments.advance(department.id, department.state, DepartmentAction.DEACTIVATE)
@@ -94,14 +100,17 @@ async def deactivate(tx: WriteSession, department_id: UUID, *, etag: str) -> Dep
 
 
 async def activate(tx: WriteSession, department_id: UUID, *, etag: str) -> DepartmentRow:
-    """Take a department into use again, if those above it are active, today and by what is planned."""
+    """Activate an inactive department whose entity and parents, now and by plan, are active.
+
+    Raises DepartmentNotFound, DepartmentStateForbids, EntityStateForbids, EtagMismatch.
+    """
     entity, department = await service.placements.lock_with_entity(tx, department_id)
     department.check_etag(etag)
     department.state = domain.departments.advance(department.id, department.state, DepartmentAction.ACTIVATE)
-    domain.entities.advance(entity.id, entity.state, EntityAction.STAFF)
+    domain.entities.advance(entity.id, entity.state, EntityAction.ADD_DEPARTMENT)
     today = dates.date_in(entity.time_zone, clock.now())
-    above = await store.placements.find_parents(tx, department.id, today)
-    for parent in await store.departments.list_by_ids_unscoped(tx, above):
-        domain.departments.advance(parent.id, parent.state, DepartmentAction.ADOPT)
+    parent_ids = await store.placements.find_parents(tx, department.id, today)
+    for parent in await store.departments.list_by_ids_unscoped(tx, parent_ids):
+        domain.departments.advance(parent.id, parent.state, DepartmentAction.ADD_CHILD)
     await store.departments.save(tx, department)
     return department

@@ -1,4 +1,4 @@
-"""Departments and the tree they form."""
+"""SQL for departments and their current tree."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
@@ -8,56 +8,55 @@ from sqlalchemy import ARRAY, BindParameter, Select, Uuid, any_, bindparam, lite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
-from kit.db import ReadSession, WriteSession, constraint_name, scope_filter
+from kit.db import ReadSession, WriteSession, constraint_name, found, scope_filter
 from services.entities import store
-from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX, DepartmentState
+from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX, DepartmentFilter
 from services.entities.errors.departments import DepartmentCodeTaken, DepartmentNotFound
 from services.entities.models.entities import DepartmentRow
 from serving.pages import Page, Slice
 
+_BATCH: Final = 500
 
-def _visible_departments(tx: ReadSession) -> Select[DepartmentRow]:
-    """Departments that the caller may see."""
+
+def _visible(tx: ReadSession) -> Select[DepartmentRow]:
+    """Select the departments that the caller may see."""
     covered = scope_filter(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
     return select(DepartmentRow) if covered is None else select(DepartmentRow).where(covered)
 
 
 async def get(tx: ReadSession, department_id: UUID) -> DepartmentRow:
-    """The department; raises DepartmentNotFound."""
-    wanted = _visible_departments(tx).where(DepartmentRow.id == department_id)
-    return _found_department(await tx.one_or_none(wanted), department_id)
+    """Return the department. Raises DepartmentNotFound."""
+    query = _visible(tx).where(DepartmentRow.id == department_id)
+    return found(await tx.one_or_none(query), DepartmentNotFound(department_id))
 
 
 async def get_entity_id(tx: ReadSession, department_id: UUID) -> UUID:
-    """The entity of the department, for ever the same; raises DepartmentNotFound."""
-    wanted = _visible_departments(tx).where(DepartmentRow.id == department_id)
-    found = await tx.one_or_none(wanted.with_only_columns(DepartmentRow.entity_id))
-    if found is None:
-        raise DepartmentNotFound(department_id)
-    return found
+    """Return the entity of the department, which never changes. Raises DepartmentNotFound."""
+    query = _visible(tx).where(DepartmentRow.id == department_id).with_only_columns(DepartmentRow.entity_id)
+    return found(await tx.one_or_none(query), DepartmentNotFound(department_id))
 
 
 async def lock(tx: WriteSession, department_id: UUID) -> DepartmentRow:
-    """The department, locked until the transaction ends; raises DepartmentNotFound."""
-    locked = _visible_departments(tx).where(DepartmentRow.id == department_id).with_for_update(key_share=True)
-    return _found_department(await tx.one_or_none(locked), department_id)
+    """Return the department, locked until the transaction ends. Raises DepartmentNotFound."""
+    query = _visible(tx).where(DepartmentRow.id == department_id).with_for_update(key_share=True)
+    return found(await tx.one_or_none(query), DepartmentNotFound(department_id))
 
 
 async def lock_shared(tx: WriteSession, department_id: UUID) -> DepartmentRow:
-    """The department, kept from changing until the transaction ends; raises DepartmentNotFound."""
-    kept = _visible_departments(tx).where(DepartmentRow.id == department_id).with_for_update(read=True)
-    return _found_department(await tx.one_or_none(kept), department_id)
+    """Return the department, protected from changes until the transaction ends. Raises DepartmentNotFound."""
+    query = _visible(tx).where(DepartmentRow.id == department_id).with_for_update(read=True)
+    return found(await tx.one_or_none(query), DepartmentNotFound(department_id))
 
 
-def _found_department(department: DepartmentRow | None, department_id: UUID) -> DepartmentRow:
-    if department is None:
-        raise DepartmentNotFound(department_id)
-    return department
+async def lock_managed_by(tx: WriteSession, manager_user_id: str) -> Sequence[DepartmentRow]:
+    """Return departments that the user manages, oldest first, at most 500, locked until the transaction ends."""
+    query = select(DepartmentRow).where(DepartmentRow.manager_user_id == manager_user_id)
+    return await tx.all(query.order_by(DepartmentRow.id).limit(_BATCH).with_for_update(key_share=True))
 
 
 async def save(tx: WriteSession, department: DepartmentRow) -> None:
-    """Write a new or changed department, which gives it its id and etag; raises DepartmentCodeTaken."""
-    entity_id, code = department.entity_id, department.code  # a flush that fails takes the row's values with it
+    """Write a new or changed department; the row then has its id and etag. Raises DepartmentCodeTaken."""
+    entity_id, code = department.entity_id, department.code  # a failed flush expires the row
     tx.add(department)
     try:
         await tx.flush()
@@ -67,50 +66,41 @@ async def save(tx: WriteSession, department: DepartmentRow) -> None:
         raise
 
 
-async def list_page(
-    tx: ReadSession,
-    page: Page,
-    *,
-    entity_id: UUID | None,
-    parent_id: UUID | None,
-    manager_user_id: str,
-    cost_center: str,
-    state: DepartmentState | None,
-) -> Slice[DepartmentRow]:
-    """One page of the departments that fit all filters given, oldest first."""
-    wanted = _visible_departments(tx)
-    if entity_id is not None:
-        wanted = wanted.where(DepartmentRow.entity_id == entity_id)
-    if parent_id is not None:
-        wanted = wanted.where(DepartmentRow.parent_id == parent_id)
-    if manager_user_id:
-        wanted = wanted.where(DepartmentRow.manager_user_id == manager_user_id)
-    if cost_center:
-        wanted = wanted.where(DepartmentRow.cost_center == cost_center)
-    if state is not None:
-        wanted = wanted.where(DepartmentRow.state == state)
-    return page.slice(await tx.all(page.narrow(wanted, DepartmentRow.id)))
+async def list_page(tx: ReadSession, page: Page, filters: DepartmentFilter) -> Slice[DepartmentRow]:
+    """Return one page of the departments that match all filters, oldest first."""
+    query = _visible(tx)
+    if filters.entity_id is not None:
+        query = query.where(DepartmentRow.entity_id == filters.entity_id)
+    if filters.parent_id is not None:
+        query = query.where(DepartmentRow.parent_id == filters.parent_id)
+    if filters.manager_user_id:
+        query = query.where(DepartmentRow.manager_user_id == filters.manager_user_id)
+    if filters.cost_center:
+        query = query.where(DepartmentRow.cost_center == filters.cost_center)
+    if filters.state is not None:
+        query = query.where(DepartmentRow.state == filters.state)
+    return page.slice(await tx.all(page.narrow(query, DepartmentRow.id)))
 
 
 async def list_by_ids(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
-    """Those of the departments that there are, oldest first."""
-    wanted = _visible_departments(tx).where(DepartmentRow.id.in_(department_ids))
-    return await tx.all(wanted.order_by(DepartmentRow.id))
+    """Return the departments with these ids that exist for the caller, oldest first."""
+    query = _visible(tx).where(DepartmentRow.id.in_(department_ids))
+    return await tx.all(query.order_by(DepartmentRow.id))
 
 
 async def list_by_ids_unscoped(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
-    """As find_departments, whatever the caller may see."""
+    """Return the departments with these ids, oldest first, also outside of the caller's scope."""
     return await tx.all(select(DepartmentRow).where(DepartmentRow.id.in_(department_ids)).order_by(DepartmentRow.id))
 
 
 async def find_paths(tx: ReadSession, department_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
-    """Where each of the departments is in the tree of today: the ids from the top down to itself.
+    """Return the path to each department in the current tree: the ids from the top down to itself.
 
-    Departments that do not exist are left out. The caller's scope is not looked at.
+    Departments that don't exist are left out. The caller's scope is ignored.
     """
     paths: dict[UUID, list[UUID]] = {}
-    for of, id in await tx.rows(_PATHS, department_ids=list(department_ids)):
-        paths.setdefault(of, []).append(id)
+    for department_id, id in await tx.rows(_PATHS, department_ids=list(department_ids)):
+        paths.setdefault(department_id, []).append(id)
     return paths
 
 
@@ -124,12 +114,12 @@ def _paths_to(department_ids: BindParameter[Any]) -> Select[UUID, UUID]:
 
 
 _PATHS: Final = _paths_to(bindparam("department_ids", type_=ARRAY(Uuid)))
-"""Built once: that takes longer than to ask it."""
+"""Built once, since building the query takes longer than running it."""
 
 
 async def find_descendants(tx: ReadSession, department_id: UUID) -> Sequence[UUID]:
-    """Ids of the department and of all below it in the tree of today; none where it does not exist.
+    """Return the ids of the department and of all departments below it in the current tree; empty if it doesn't exist.
 
-    The caller's scope is not looked at: who sees a department sees all below it.
+    The caller's scope is ignored, since it covers everything below a department that it covers.
     """
     return await store.scopes.find_covered_departments(tx, (), [department_id])

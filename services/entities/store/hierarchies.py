@@ -1,9 +1,9 @@
-"""The tree of entities, as it is and as it was."""
+"""SQL for the tree of entities, current and past."""
 
 from collections import namedtuple
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -25,65 +25,54 @@ from sqlalchemy import (
     literal,
     or_,
     select,
-    text,
     type_coerce,
     update,
 )
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession, WriteSession
-from services.entities.domain.entities import ENTITY_DEPTH_MAX
+from services.entities.domain.entities import ENTITY_DEPTH_MAX, HierarchyNode
 from services.entities.errors.entities import EntityNotFound
 from services.entities.models.entities import EntityColumns, EntityHistoryRow, EntityRow
 
 _ENTITIES: Final = EntityRow.__table__
 
 
-def _quickly(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The column without what Python does to each value: enums as their text, JSON as it is written."""
+def _raw(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the column without conversion of its values in Python: enums and JSON as text."""
     if isinstance(column.type, Enum):
         return type_coerce(column, String)
     return cast(column, String) if isinstance(column.type, JSON) else column
 
 
 _ENTITY_COLUMNS: Final = [
-    _quickly(column).label(attribute.key)
+    _raw(column).label(attribute.key)
     for attribute in EntityRow.__mapper__.column_attrs
     for column in attribute.columns
     if attribute.key != "tenant_id"
 ]
-"""For many at once: rows of the bare table, since mapped ones cost several times as much by the thousands."""
+"""Columns of the plain table, for thousands of entities: mapped rows cost several times as much."""
 _NAMES: Final = [column.key for column in _ENTITY_COLUMNS]
 _EntityColumns: Any = namedtuple("_EntityColumns", _NAMES)  # type: ignore[misc]  # noqa: PYI024 - they are the model's
 
 
-class Place(NamedTuple):
-    """Where an entity is in a tree, and which version of it that is."""
-
-    id: UUID
-    parent_id: UUID | None
-    """The one of this tree."""
-    version: int
-    update_time: datetime
-    truncated: bool
-    """Whether children of it were left out."""
-
-
-_TREE_NAME: Final = "hashtextextended('entities of ' || :tenant_id, 0)"
-_LOCK_TREE, _SHARE_TREE = (text(f"select pg_advisory_xact_lock{kind}({_TREE_NAME})") for kind in ("", "_shared"))
+_LOCK: Final = "entity tree"
 
 
 async def lock(tx: WriteSession) -> None:
-    """Let nobody else found or move an entity of the tenant below another until the transaction ends.
+    """Prevent other transactions of the tenant from moving an entity or adding a child until this one ends.
 
-    It comes before the lock of any entity.
+    Take this lock before the lock of any entity.
     """
-    await tx.execute(_LOCK_TREE.bindparams(tenant_id=str(tx.tenant_id)))
+    await tx.lock(_LOCK)
 
 
 async def lock_shared(tx: WriteSession) -> None:
-    """Let nobody move an entity of the tenant until the transaction ends. It comes before the lock of any entity."""
-    await tx.execute(_SHARE_TREE.bindparams(tenant_id=str(tx.tenant_id)))
+    """Prevent other transactions of the tenant from moving an entity until this one ends.
+
+    Take this lock before the lock of any entity.
+    """
+    await tx.lock(_LOCK, shared=True)
 
 
 def _path_to(entity_id: BindParameter[UUID]) -> Select[UUID]:
@@ -96,39 +85,41 @@ def _path_to(entity_id: BindParameter[UUID]) -> Select[UUID]:
 
 
 _PATH: Final = _path_to(bindparam("entity_id", type_=Uuid))
-"""Built once: that takes longer than to ask it."""
+"""Built once, since building the query takes longer than running it."""
 
 
 async def find_path(tx: ReadSession, entity_id: UUID) -> Sequence[UUID]:
-    """Ids from the root down to the entity itself, whatever the caller may see."""
+    """Return the ids from the root down to the entity itself, also outside of the caller's scope."""
     return await tx.all(_PATH, entity_id=entity_id)
 
 
 async def count_levels(tx: ReadSession, entity_id: UUID) -> int:
-    """How many levels the entity makes together with all below it."""
+    """Return the number of levels of the subtree of the entity, itself included."""
     tree = _tree(_ENTITIES, entity_id, ENTITY_DEPTH_MAX)
     return await tx.one_or_none(select(func.max(tree.c.depth) + 1)) or 0
 
 
 async def record_parent(tx: WriteSession, entity: EntityRow) -> None:
-    """Note in the history that the entity is below its parent, or a root, from now on."""
+    """Record in the history that the entity has its current parent, or is a root, from now on."""
     open_now = and_(EntityHistoryRow.entity_id == entity.id, EntityHistoryRow.end_time.is_(None))
     now = func.greatest(EntityHistoryRow.start_time, func.clock_timestamp())
     closed = update(EntityHistoryRow).where(open_now).values(end_time=now).returning(EntityHistoryRow.end_time)
     before = await tx.returning(closed)
-    place = EntityHistoryRow(entity_id=entity.id, parent_id=entity.parent_id)
+    row = EntityHistoryRow(entity_id=entity.id, parent_id=entity.parent_id)
     if before:
-        place.start_time = before[0]
-    tx.add(place)
+        row.start_time = before[0]
+    tx.add(row)
 
 
-async def get(tx: ReadSession, entity_id: UUID, *, depth_max: int, until: datetime | None = None) -> Sequence[Place]:
-    """The entity and all at most `depth_max` levels below it (0: all of them).
+async def get(
+    tx: ReadSession, entity_id: UUID, *, depth_max: int, until: datetime | None = None
+) -> Sequence[HierarchyNode]:
+    """Return the entity and `depth_max` levels below it (0: all levels).
 
-    With `until` as it was right before that moment. Parents stand before their children and siblings in the order of
-    their codes. Raises EntityNotFound.
+    With `until`, the tree just before that moment. Parents come before their children; siblings are sorted by code.
+    Raises EntityNotFound.
     """
-    # Who sees the entity sees all below it; what was below it once may be elsewhere now.
+    # A scope that covers the entity covers everything below it now, but not what was below it in the past.
     if tx.scope and not tx.scope.covers(entity_id):
         raise EntityNotFound(entity_id)
     links = _ENTITIES if until is None else _links_before(until, tx.scope.entity_ids if tx.scope else None)
@@ -140,27 +131,27 @@ async def get(tx: ReadSession, entity_id: UUID, *, depth_max: int, until: dateti
         .join(_ENTITIES, tree.c.id == _ENTITIES.c.id)
         .order_by(tree.c.depth, _ENTITIES.c.code)
     )
-    places = [Place(*row) for row in await tx.rows(ordered)]
-    if not places:
+    nodes = [HierarchyNode(*row) for row in await tx.rows(ordered)]
+    if not nodes:
         raise EntityNotFound(entity_id)
-    return places
+    return nodes
 
 
 async def find_columns(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[EntityColumns]:
-    """The columns of these entities, in no order and whatever the caller may see."""
+    """Return the columns of these entities in no particular order, also outside of the caller's scope."""
     if not entity_ids:
         return []
-    wanted: Select[*tuple[Any, ...]] = select(*_ENTITY_COLUMNS).where(_ENTITIES.c.id == any_(_array(entity_ids)))
-    return [_EntityColumns._make(row) for row in await tx.rows(wanted)]
+    query: Select[*tuple[Any, ...]] = select(*_ENTITY_COLUMNS).where(_ENTITIES.c.id == any_(_array(entity_ids)))
+    return [_EntityColumns._make(row) for row in await tx.rows(query)]
 
 
 def _array(entity_ids: Collection[UUID]) -> ColumnElement[Any]:
-    """The ids as one parameter, however many there are."""
+    """Return the ids as one array parameter."""
     return bindparam("entity_ids", list(entity_ids), ARRAY(Uuid), unique=True)
 
 
 def _links_before(moment: datetime, covered: Collection[UUID] | None) -> FromClause:
-    """Which entity was below which right before the moment, of those that are covered."""
+    """Select the parent of each entity just before the moment, among the covered entities if given."""
     held: list[ColumnElement[bool]] = [
         EntityHistoryRow.start_time < moment,
         or_(EntityHistoryRow.end_time.is_(None), EntityHistoryRow.end_time >= moment),
