@@ -8,8 +8,8 @@ from kit.db import WriteSession
 from services.entities import service, store
 from services.entities.domain.amendments import EFFECTIVE_TIMER
 from services.entities.domain.contracts import END_TIMER, NOTICE_TIMER
-from services.entities.domain.purchase_orders import THRESHOLD_TIMER
 from services.entities.domain.placements import MOVES_TIMER
+from services.entities.domain.purchase_orders import THRESHOLD_TIMER
 
 
 @due(MOVES_TIMER)
