@@ -33,7 +33,7 @@ class Method:
 
     @property
     def full_name(self) -> str:
-        """As OpenTelemetry's `rpc.method`: "billing.budgets.v1.BudgetService/Charge"."""
+        """As OpenTelemetry's `rpc.method`: "billing.budgets.v1.LedgerService/Charge"."""
         return f"{self.service}/{self.name}"
 
 

@@ -30,7 +30,7 @@ class Call(Origin):
     """One RPC under way."""
 
     method: str
-    """Full name, "billing.budgets.v1.BudgetService/Charge"."""
+    """Full name, "billing.budgets.v1.LedgerService/Charge"."""
     principal: Principal
     key: str = ""
     """The caller's key for this request (`request_id`); empty where none was given."""

@@ -12,7 +12,8 @@ truncated, and services serve all tests of a worker. After each test no connecti
     caller(role=…, subject=…, …)    a Caller with such a token; `await caller("finance").call(stub.Method, request)`
     finance                         caller("finance")
     entities, budgets, approvals    typed stubs of the real services, served in this process on real ports:
-                                    entities.entities, entities.departments, budgets.budgets, <each>.operations
+                                    entities.entities, entities.departments, budgets.budgets, budgets.ledger,
+                                    <each>.operations
     entities_served, …_served       the same with address, settings and parts
     settings(service, **changed)    Settings for a service of this worker
     fresh_database()                one more copy of the migrated database, for tests that run a relay of their own

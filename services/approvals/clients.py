@@ -5,13 +5,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from billing.approvals.v1.errors_pb2 import ErrorReason
-from billing.budgets.v1.budget_service_pb2 import (
-    HoldForApprovalRequest,
-    ReleaseForApprovalRequest,
-    ReviewFundsRequest,
-)
-from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
 from billing.budgets.v1.charge_pb2 import Availability
+from billing.budgets.v1.ledger_service_pb2 import HoldForApprovalRequest, ReleaseForApprovalRequest, ReviewFundsRequest
+from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from billing.entities.v1.department_service_pb2 import GetDepartmentsRequest
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_service_pb2 import GetEntitiesRequest, GetLineageRequest
@@ -132,7 +128,7 @@ class Budgets:
 
     def __init__(self, budgets: ServiceClient) -> None:
         self._peer = budgets
-        self._stub = BudgetServiceStub(budgets.channel)
+        self._stub = LedgerServiceStub(budgets.channel)
 
     async def review(self, origin: Origin, budget_id: UUID, amount: Money | None) -> BudgetView:
         """How a budget stands, and whether it takes so much.

@@ -22,12 +22,13 @@ from kit.money import Money
 from kit.origin import Origin
 from kit.rates import RateMissing
 from kit.settings import Settings
-from services.budgets.domain import rates
+from services.budgets import domain, service
 from services.budgets.domain.balances import Terms
-from services.budgets.domain.lives import EntryType
+from services.budgets.domain.entries import EntryType
 from services.budgets.domain.rates import Conversion
-from services.budgets.errors import AmountTooSmall, BatchRefused, CurrencyMismatch
-from services.budgets.service import moves
+from services.budgets.errors.budgets import CurrencyMismatch
+from services.budgets.errors.charges import BatchRefused
+from services.budgets.errors.rates import AmountTooSmall
 from services.budgets.service.moves import Line, Message, Outcome, Replayed, Submission
 from services.budgets.store.group import Engine, Found, Key
 
@@ -108,12 +109,12 @@ class Ledger:
         return replace(line, conversion=await self._conversion(line.origin, line.amount, terms, at))
 
     async def _conversion(self, origin: Origin, amount: Money, terms: Terms, at: datetime) -> Conversion:
-        days = rates.days(terms, at)
+        days = domain.rates.days(terms, at)
         asked = [RateQuery(amount.currency, terms.currency, day) for day in days]
         of_day, of_plan = await self._exchange.find(origin, asked)
         if of_day is None:
             raise RateMissing(amount.currency, to=terms.currency, on=days[0])
-        return rates.convert(amount, terms.currency, of_day, of_plan)
+        return domain.rates.convert(amount, terms.currency, of_day, of_plan)
 
     async def convert(self, origin: Origin, amount: Money, terms: Terms, at: datetime) -> Money:
         """The amount in the currency of a budget; raises RateMissing or AmountTooSmall."""
@@ -141,7 +142,7 @@ class Ledger:
     async def _move(self, submissions: Sequence[Submission]) -> Sequence[Sequence[Outcome]]:
         tenant_ids = {submission.lines[0].tenant_id for submission in submissions}
         async with self._engines[0].begin(tenant_ids) as group:
-            outcomes, said = await moves.move(group, submissions)
+            outcomes, said = await service.moves.move(group, submissions)
         if said:
             self._appended.set()
         return outcomes

@@ -13,6 +13,7 @@ from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_rule_pb2 import ApprovalRule, ApprovalRuleStep, Approver
 from billing.approvals.v1.delegation_pb2 import Delegation
 from billing.budgets.v1 import budget_service_pb2 as budgets_pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -109,13 +110,13 @@ class ApprovalsApi:
         return await self.of(who).call(self.stubs.delegations.CreateDelegation, request)
 
     async def hold(self, approval: Approval) -> Hold:
-        request = budgets_pb.GetHoldRequest(id=approval.budget_id, hold_id=approval.hold_id)
-        return await self.budgets.who.call(self.budgets.stub.GetHold, request)
+        request = ledger_pb.GetHoldRequest(id=approval.budget_id, hold_id=approval.hold_id)
+        return await self.budgets.who.call(self.budgets.stubs.ledger.GetHold, request)
 
     async def numbers(self, budget: Budget) -> tuple[str, str, str, str, str]:
         """What is spent, held, committed, captured and available."""
         return numbers(
-            await self.budgets.who.call(self.budgets.stub.GetBudget, budgets_pb.GetBudgetRequest(id=budget.id))
+            await self.budgets.who.call(self.budgets.stubs.budgets.GetBudget, budgets_pb.GetBudgetRequest(id=budget.id))
         )
 
 

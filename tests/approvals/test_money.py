@@ -6,6 +6,7 @@ import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.budgets.v1 import budget_service_pb2 as budgets_pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.hold_pb2 import Hold
 
@@ -24,7 +25,7 @@ async def ruled(api: ApprovalsApi) -> ApprovalsApi:
 
 async def hold_of(api: ApprovalsApi, budget: Budget, hold_id: str) -> Hold:
     return await api.budgets.who.call(
-        api.budgets.stub.GetHold, budgets_pb.GetHoldRequest(id=budget.id, hold_id=hold_id)
+        api.budgets.stubs.ledger.GetHold, ledger_pb.GetHoldRequest(id=budget.id, hold_id=hold_id)
     )
 
 
@@ -47,7 +48,8 @@ class TestOverspending:
         budget = await ruled.budgets.open("90.00", parent_id=top.id, overspend_policy=Budget.REQUIRE_APPROVAL)
         asked = await ruled.ask(amount="95.00", budget_id=budget.id, overspend=True)
         await ruled.budgets.who.call(
-            ruled.budgets.stub.Charge, budgets_pb.ChargeRequest(id=top.id, amount=eur("50"), request_id=uuid4().hex)
+            ruled.budgets.stubs.ledger.Charge,
+            ledger_pb.ChargeRequest(id=top.id, amount=eur("50"), request_id=uuid4().hex),
         )
         await ruled.act("carla", asked)
         failed = await ruled.settled(asked, Approval.FAILED)
@@ -153,7 +155,7 @@ class TestRepeating:
             refused = await refusal(alice.call(ruled.stubs.approvals.CreateApproval, request))
             assert refused.reason == "BUDGET_EXCEEDED"
         update = budgets_pb.UpdateBudgetRequest(id=budget.id, amount=eur("101.00"))
-        await ruled.budgets.who.call(ruled.budgets.stub.UpdateBudget, update)
+        await ruled.budgets.who.call(ruled.budgets.stubs.budgets.UpdateBudget, update)
         assert (await alice.call(ruled.stubs.approvals.CreateApproval, request)).funds == Approval.HELD
 
     async def test_about_one_thing_there_is_one_request_at_a_time(self, ruled: ApprovalsApi) -> None:

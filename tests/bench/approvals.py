@@ -11,7 +11,7 @@ from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_rule_pb2 import ApprovalRuleStep, Approver
 from billing.approvals.v1.approval_rule_service_pb2_grpc import ApprovalRuleServiceStub
 from billing.approvals.v1.approval_service_pb2_grpc import ApprovalServiceStub
-from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from billing.type.v1.money_pb2 import Money
 from grpc import aio
 
@@ -77,7 +77,7 @@ async def _runners(bench: Bench) -> AsyncIterator[dict[str, Runner]]:
             await ApprovalRuleServiceStub(approvals).CreateApprovalRule(rule, metadata=admin, timeout=WITHIN_S)
         hot = [Way(metadata, await maker.tree(1)) for metadata in people[:1]]
         yield {
-            "charge_beside_approvals": slices(charging(BudgetServiceStub(budgets), hot), pid=stack.budgets.pid),
+            "charge_beside_approvals": slices(charging(LedgerServiceStub(budgets), hot), pid=stack.budgets.pid),
             "approvals": slices(
                 deciding(ApprovalServiceStub(approvals), entity_id, people, admin), pid=stack.services["approvals"].pid
             ),

@@ -6,9 +6,9 @@ from random import Random
 from typing import Final
 from uuid import uuid4
 
-from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1 import charge_pb2
-from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.budgets.v1 import ledger_service_pb2 as pb
+from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from grpc import aio
 
 from tests.bench import floors
@@ -47,7 +47,7 @@ _GOALS: Final = (
 )
 
 
-def charging(stub: BudgetServiceStub, ways: Sequence[Way]) -> Call:
+def charging(stub: LedgerServiceStub, ways: Sequence[Way]) -> Call:
     """A charge of a cent on one of the budgets, with a new key."""
     random = Random(1)  # noqa: S311 - which budget, not a secret
 
@@ -62,7 +62,7 @@ def charging(stub: BudgetServiceStub, ways: Sequence[Way]) -> Call:
     return call
 
 
-def checking(stub: BudgetServiceStub, ways: Sequence[Way]) -> Call:
+def checking(stub: LedgerServiceStub, ways: Sequence[Way]) -> Call:
     """Whether one of the budgets has a cent."""
     random = Random(1)  # noqa: S311 - which budget, not a secret
 
@@ -77,7 +77,7 @@ def checking(stub: BudgetServiceStub, ways: Sequence[Way]) -> Call:
     return call
 
 
-def batching(stub: BudgetServiceStub, ways: Sequence[Way]) -> Call:
+def batching(stub: LedgerServiceStub, ways: Sequence[Way]) -> Call:
     """A batch of charges of a cent, each on one of the budgets; counts the charges."""
     random = Random(1)  # noqa: S311 - which budget, not a secret
 
@@ -104,7 +104,7 @@ async def _runners(bench: Bench) -> AsyncIterator[dict[str, Runner]]:
             await ending.enter_async_context(aio.insecure_channel(each.address))
             for each in (stack.entities, stack.budgets)
         ]
-        stub = BudgetServiceStub(budgets)
+        stub = LedgerServiceStub(budgets)
         people = [stack.metadata(tenant_id, f"user-{number}") for number in range(CALLERS)]
         hot_ids = await Maker(entities, budgets, people[0]).tree(1)
         hot = [Way(metadata, hot_ids) for metadata in people]
@@ -112,7 +112,7 @@ async def _runners(bench: Bench) -> AsyncIterator[dict[str, Runner]]:
         reply = await stub.Charge(first, metadata=people[0], timeout=WITHIN_S)
         echo = await ending.enter_async_context(floors.echo(stack.folder, reply))
         channel = await ending.enter_async_context(aio.insecure_channel(echo.address))
-        echoed = charging(BudgetServiceStub(channel), [Way(None, hot_ids)])
+        echoed = charging(LedgerServiceStub(channel), [Way(None, hot_ids)])
         connections = await ending.enter_async_context(floors.sql(stack.database.admin_url))
         runners = {
             "floor_grpc_echo": slices(echoed, pid=echo.pid),

@@ -10,8 +10,8 @@ from typing import Final
 import asyncpg
 import grpc
 import uvloop
-from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1 import charge_pb2
+from billing.budgets.v1 import ledger_service_pb2 as pb
 from grpc import aio
 
 from deploy.local.ports import free_port
@@ -53,7 +53,7 @@ async def _serve(port: int, template: charge_pb2.Charge) -> None:
     handler = grpc.unary_unary_rpc_method_handler(
         charge, pb.ChargeRequest.FromString, charge_pb2.Charge.SerializeToString
     )
-    service = pb.DESCRIPTOR.services_by_name["BudgetService"].full_name
+    service = pb.DESCRIPTOR.services_by_name["LedgerService"].full_name
     server = aio.server()
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {"Charge": handler})])
     server.add_insecure_port(f"127.0.0.1:{port}")

@@ -13,9 +13,11 @@ import orjson
 import uvicorn
 import uvloop
 from billing.budgets.v1.budget_pb2 import Budget
-from billing.budgets.v1.budget_service_pb2 import ChargeRequest, GetBudgetRequest
+from billing.budgets.v1.budget_service_pb2 import GetBudgetRequest
 from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
 from billing.budgets.v1.charge_pb2 import ChainBudget, Charge
+from billing.budgets.v1.ledger_service_pb2 import ChargeRequest
+from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from billing.type.v1.money_pb2 import Money
 from grpc import aio
 
@@ -34,18 +36,20 @@ class Routes:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._stub: BudgetServiceStub | None = None
+        self._budgets: BudgetServiceStub | None = None
+        self._ledger: LedgerServiceStub | None = None
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if self._stub is None:  # made in the loop that serves
-            self._stub = BudgetServiceStub(aio.insecure_channel(self._address))
+        if self._budgets is None or self._ledger is None:  # made in the loop that serves
+            channel = aio.insecure_channel(self._address)
+            self._budgets, self._ledger = BudgetServiceStub(channel), LedgerServiceStub(channel)
         headers = dict(scope["headers"])
         metadata = (("authorization", headers[b"authorization"].decode()),)
         if scope["method"] == "GET":
-            found = await _budget(self._stub, scope["path"].rpartition("/")[2], metadata)
+            found = await _budget(self._budgets, scope["path"].rpartition("/")[2], metadata)
         else:
             given, key = orjson.loads((await receive())["body"]), headers[b"idempotency-key"].decode()
-            found = await _charge(self._stub, scope["path"].split("/")[-2], given, key, metadata)
+            found = await _charge(self._ledger, scope["path"].split("/")[-2], given, key, metadata)
         body = orjson.dumps(found, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
         answer_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": answer_headers})
@@ -66,7 +70,7 @@ async def _budget(stub: BudgetServiceStub, budget_id: str, metadata: Metadata) -
 
 
 async def _charge(
-    stub: BudgetServiceStub, budget_id: str, given: Mapping[str, Any], key: str, metadata: Metadata
+    stub: LedgerServiceStub, budget_id: str, given: Mapping[str, Any], key: str, metadata: Metadata
 ) -> dict[str, Any]:
     request = ChargeRequest(id=budget_id, amount=Money(**given["amount"]), request_id=key)
     c = await stub.Charge(request, timeout=WITHIN_S, metadata=metadata)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 from uuid import uuid4
 
-from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from grpc import aio
 
 from tests.bench.budgets import charging
@@ -42,7 +42,7 @@ async def _charged(bench: Bench, name: str, entries: int) -> AsyncIterator[Runne
         aio.insecure_channel(service.address) as budgets,
     ):
         budget_ids = await Maker(entities, budgets, people[0]).tree(_BUDGETS)
-        charge = charging(BudgetServiceStub(budgets), [Way(metadata, budget_ids) for metadata in people])
+        charge = charging(LedgerServiceStub(budgets), [Way(metadata, budget_ids) for metadata in people])
         first = min(_ENTRIES.values())
         await at_once([lambda: charge(0)] * first)
         await _remember(database, entries // first - 1)

@@ -8,8 +8,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from billing.budgets.v1 import alert_service_pb2 as alert_pb
 from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1 import charge_pb2
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
@@ -36,9 +38,9 @@ def money(amount: str | Money) -> Money:
     return eur(amount) if isinstance(amount, str) else amount
 
 
-def line(budget: Budget, amount: str | Money, key: str = "", **given: Any) -> pb.ChargeRequest:
+def line(budget: Budget, amount: str | Money, key: str = "", **given: Any) -> ledger_pb.ChargeRequest:
     """A charge, alone or in a batch."""
-    return pb.ChargeRequest(id=budget.id, amount=money(amount), request_id=key or uuid4().hex, **given)
+    return ledger_pb.ChargeRequest(id=budget.id, amount=money(amount), request_id=key or uuid4().hex, **given)
 
 
 def numbers(budget: Budget) -> tuple[str, str, str, str, str]:
@@ -52,7 +54,7 @@ class BudgetsApi:
 
     def __init__(self, who: Caller, budgets: Budgets, entities: Entities) -> None:
         self.who = who
-        self.stub = budgets.budgets
+        self.stubs = budgets
         self.entities = entities
         self.entity_id = ""
 
@@ -82,63 +84,78 @@ class BudgetsApi:
             if field in given:
                 request.ClearField(field)
         request.MergeFrom(pb.CreateBudgetRequest(**given))
-        return await self.who.call(self.stub.CreateBudget, request)
+        return await self.who.call(self.stubs.budgets.CreateBudget, request)
 
     async def charge(self, budget: Budget, amount: str | Money, key: str = "", **given: Any) -> charge_pb2.Charge:
-        return await self.who.call(self.stub.Charge, line(budget, amount, key, **given))
+        return await self.who.call(self.stubs.ledger.Charge, line(budget, amount, key, **given))
 
-    async def batch(self, *lines: pb.ChargeRequest, atomic: bool = False) -> pb.BatchChargeResponse:
-        request = pb.BatchChargeRequest(charges=lines, atomic=atomic)
-        return await self.who.call(self.stub.BatchCharge, request)
+    async def batch(self, *lines: ledger_pb.ChargeRequest, atomic: bool = False) -> ledger_pb.BatchChargeResponse:
+        request = ledger_pb.BatchChargeRequest(charges=lines, atomic=atomic)
+        return await self.who.call(self.stubs.ledger.BatchCharge, request)
 
     async def refund(
         self, charge: charge_pb2.Charge, amount: str | Money = "", key: str = "", **given: Any
     ) -> charge_pb2.Refund:
         """All that is left of it where no amount is said."""
         usual = {"id": charge.budget_id, "charge_id": charge.id, "request_id": key or uuid4().hex}
-        request = pb.RefundChargeRequest(**{**usual, **given}, amount=money(amount) if amount else None)
-        return await self.who.call(self.stub.RefundCharge, request)
+        request = ledger_pb.RefundChargeRequest(**{**usual, **given}, amount=money(amount) if amount else None)
+        return await self.who.call(self.stubs.ledger.RefundCharge, request)
 
     async def hold(self, budget: Budget, amount: str | Money, key: str = "", **given: Any) -> Hold:
-        request = pb.CreateHoldRequest(id=budget.id, amount=money(amount), request_id=key or uuid4().hex, **given)
-        return await self.who.call(self.stub.CreateHold, request)
+        request = ledger_pb.CreateHoldRequest(
+            id=budget.id, amount=money(amount), request_id=key or uuid4().hex, **given
+        )
+        return await self.who.call(self.stubs.ledger.CreateHold, request)
 
     async def commit(self, hold: Hold, key: str = "") -> Hold:
-        request = pb.CommitHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex)
-        return await self.who.call(self.stub.CommitHold, request)
+        request = ledger_pb.CommitHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex)
+        return await self.who.call(self.stubs.ledger.CommitHold, request)
 
     async def capture(self, hold: Hold, amount: str | Money = "", key: str = "", **given: Any) -> Hold:
         """All that is left of it where no amount is said."""
-        request = pb.CaptureHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex, **given)
+        request = ledger_pb.CaptureHoldRequest(
+            id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex, **given
+        )
         if amount:
             request.amount.CopyFrom(money(amount))
-        return await self.who.call(self.stub.CaptureHold, request)
+        return await self.who.call(self.stubs.ledger.CaptureHold, request)
 
     async def release(self, hold: Hold, amount: str | Money = "", key: str = "") -> Hold:
         """All that is left of it where no amount is said."""
-        request = pb.ReleaseHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex)
+        request = ledger_pb.ReleaseHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex)
         if amount:
             request.amount.CopyFrom(money(amount))
-        return await self.who.call(self.stub.ReleaseHold, request)
+        return await self.who.call(self.stubs.ledger.ReleaseHold, request)
 
     async def get_hold(self, hold: Hold) -> Hold:
-        return await self.who.call(self.stub.GetHold, pb.GetHoldRequest(id=hold.budget_id, hold_id=hold.id))
+        return await self.who.call(
+            self.stubs.ledger.GetHold, ledger_pb.GetHoldRequest(id=hold.budget_id, hold_id=hold.id)
+        )
 
     async def holds(self, budget: Budget, **given: Any) -> list[Hold]:
-        return list((await self.who.call(self.stub.ListHolds, pb.ListHoldsRequest(id=budget.id, **given))).holds)
+        return list(
+            (await self.who.call(self.stubs.ledger.ListHolds, ledger_pb.ListHoldsRequest(id=budget.id, **given))).holds
+        )
 
     async def entries(self, budget: Budget, **given: Any) -> list[Entry]:
         """Newest first."""
-        return list((await self.who.call(self.stub.ListEntries, pb.ListEntriesRequest(id=budget.id, **given))).entries)
+        return list(
+            (
+                await self.who.call(self.stubs.ledger.ListEntries, ledger_pb.ListEntriesRequest(id=budget.id, **given))
+            ).entries
+        )
 
     async def verify(self, *budgets: Budget) -> list[BudgetVerification]:
         """What the ledgers say; the test fails where one says something else than its budget."""
-        seen = [await self.who.call(self.stub.VerifyBudget, pb.VerifyBudgetRequest(id=budget.id)) for budget in budgets]
+        seen = [
+            await self.who.call(self.stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=budget.id))
+            for budget in budgets
+        ]
         assert all(found.verified for found in seen), seen
         return seen
 
     async def close(self, budget: Budget) -> Budget:
-        return await self.who.call(self.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
+        return await self.who.call(self.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
 
     async def set_rates(self, *rates: str) -> None:
         """Record exchange rates, each as "2026-03-01 USD/EUR 0.9"; without a day they are of today."""
@@ -147,14 +164,14 @@ class BudgetsApi:
         await self.who.call(self.entities.rates.SetExchangeRates, SetExchangeRatesRequest(rates=given))
 
     async def get(self, budget: Budget) -> Budget:
-        return await self.who.call(self.stub.GetBudget, pb.GetBudgetRequest(id=budget.id))
+        return await self.who.call(self.stubs.budgets.GetBudget, pb.GetBudgetRequest(id=budget.id))
 
     async def update(self, budget: Budget, **given: Any) -> Budget:
-        return await self.who.call(self.stub.UpdateBudget, pb.UpdateBudgetRequest(id=budget.id, **given))
+        return await self.who.call(self.stubs.budgets.UpdateBudget, pb.UpdateBudgetRequest(id=budget.id, **given))
 
     async def alerts(self, budget: Budget, **given: Any) -> list[Alert]:
-        request = pb.ListAlertsRequest(id=budget.id, **given)
-        return list((await self.who.call(self.stub.ListAlerts, request)).alerts)
+        request = alert_pb.ListAlertsRequest(id=budget.id, **given)
+        return list((await self.who.call(self.stubs.alerts.ListAlerts, request)).alerts)
 
 
 @pytest.fixture

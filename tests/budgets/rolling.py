@@ -18,17 +18,17 @@ YEAR = datetime.now(UTC).year
 async def roll(api: BudgetsApi, budget: Budget, key: str = "", **given: Any) -> Rollover:
     """Before the end of its period, unless it is said otherwise."""
     request = pb.RolloverBudgetRequest(**{"id": budget.id, "early": True, "request_id": key or uuid4().hex, **given})
-    return await api.who.call(api.stub.RolloverBudget, request)
+    return await api.who.call(api.stubs.budgets.RolloverBudget, request)
 
 
 async def below(api: BudgetsApi, parent: Budget) -> list[Budget]:
     """The budgets below, oldest first."""
-    return list((await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(parent_id=parent.id))).budgets)
+    return list((await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(parent_id=parent.id))).budgets)
 
 
 async def series(api: BudgetsApi, name: str) -> list[Budget]:
     """All periods of a budget, in order."""
-    found = await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(page_size=1000))
+    found = await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(page_size=1000))
     return sorted((b for b in found.budgets if b.name == name), key=lambda budget: budget.period_number)
 
 

@@ -15,6 +15,7 @@ from billing.approvals.v1.events_pb2 import (
     ApprovalRejected,
 )
 from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf import json_format
@@ -30,13 +31,6 @@ from tests.harness.observe import OutboxEvent
 from tests.harness.services import Budgets, Served
 
 OVER = [ApprovalRejected, ApprovalCancelled, ApprovalExpired, ApprovalChangesRequested]
-HANDLERS = {
-    "ApprovalApproved": "follow_approval",
-    "ApprovalRejected": "release_rejected",
-    "ApprovalCancelled": "release_cancelled",
-    "ApprovalExpired": "release_expired",
-    "ApprovalChangesRequested": "release_sent_back",
-}
 
 
 class Approvals:
@@ -47,15 +41,15 @@ class Approvals:
 
     async def hold(self, budget: Budget, amount: str, approval_id: str = "", of_round: int = 1) -> Hold:
         approval_id = approval_id or ids.APPROVAL.format(ids.new())
-        request = pb.HoldForApprovalRequest(
+        request = ledger_pb.HoldForApprovalRequest(
             budget_id=budget.id, approval_id=approval_id, round=of_round, amount=eur(amount),
             request_id=f"{approval_id}:{of_round}",
         )  # fmt: skip
-        return await self.service.call(self.api.stub.HoldForApproval, request)
+        return await self.service.call(self.api.stubs.ledger.HoldForApproval, request)
 
     async def release(self, budget: Budget, approval_id: str, of_round: int = 1) -> bool:
-        request = pb.ReleaseForApprovalRequest(budget_id=budget.id, approval_id=approval_id, round=of_round)
-        return (await self.service.call(self.api.stub.ReleaseForApproval, request)).released
+        request = ledger_pb.ReleaseForApprovalRequest(budget_id=budget.id, approval_id=approval_id, round=of_round)
+        return (await self.service.call(self.api.stubs.ledger.ReleaseForApproval, request)).released
 
     async def say(self, kind: Any, budget: Budget, hold: Hold | None = None, **facts: Any) -> None:
         """An event about a request, delivered twice."""
@@ -64,14 +58,15 @@ class Approvals:
             "request_type": Approval.PURCHASE, "budget_id": budget.id, "hold_id": hold.id if hold else "", **facts,
         }  # fmt: skip
         event = kind(approval=ApprovalFacts(**given))
-        handlers = {handler.name: handler for handler in self.served.service.handlers}
-        handler = handlers[HANDLERS[kind.DESCRIPTOR.name]]
+        service = self.served.service
+        (handler,) = (handler for handler in service.handlers if handler.event is kind)
         for _ in range(2):
             delivery = Delivery(uuid4(), self.tenant, "", json_format.MessageToJson(event), "carla", "")
-            await Consumer(self.served.service.db, "budgets", handler).handle(delivery, Trace.from_header(None))
+            consumer = Consumer(service.db, "budgets", handler, service.dependencies)
+            await consumer.handle(delivery, Trace.from_header(None))
 
     async def numbers(self, budget: Budget) -> tuple[str, str, str, str, str]:
-        return numbers(await self.api.who.call(self.api.stub.GetBudget, pb.GetBudgetRequest(id=budget.id)))
+        return numbers(await self.api.who.call(self.api.stubs.budgets.GetBudget, pb.GetBudgetRequest(id=budget.id)))
 
 
 @pytest.fixture
@@ -116,7 +111,7 @@ class TestOutcomes:
     ) -> None:
         budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
-        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
+        await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
         await requests.say(ApprovalApproved, budget, hold)
         assert (await requests.numbers(budget))[:3] == ("0.00", "0.00", "0.00")
         said = [event for event in await outbox_events("budgets") if event.type.endswith("ApprovalFundsSettled")]
@@ -160,13 +155,13 @@ class TestOthers:
         budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
         for kind, rpc in (
-            (pb.CommitHoldRequest, api.stub.CommitHold),
-            (pb.CaptureHoldRequest, api.stub.CaptureHold),
-            (pb.ReleaseHoldRequest, api.stub.ReleaseHold),
+            (ledger_pb.CommitHoldRequest, api.stubs.ledger.CommitHold),
+            (ledger_pb.CaptureHoldRequest, api.stubs.ledger.CaptureHold),
+            (ledger_pb.ReleaseHoldRequest, api.stubs.ledger.ReleaseHold),
         ):
             request: Any = kind(id=budget.id, hold_id=hold.id, request_id=uuid4().hex)
             refused = await refusal(api.who.call(rpc, request))
             assert (refused.reason, refused.metadata["approval_id"]) == ("HOLD_AWAITS_APPROVAL", hold.approval_id)
         await requests.say(ApprovalApproved, budget, hold)
-        request = pb.CaptureHoldRequest(id=budget.id, hold_id=hold.id, request_id=uuid4().hex)
-        assert (await api.who.call(api.stub.CaptureHold, request)).state == Hold.CAPTURED
+        request = ledger_pb.CaptureHoldRequest(id=budget.id, hold_id=hold.id, request_id=uuid4().hex)
+        assert (await api.who.call(api.stubs.ledger.CaptureHold, request)).state == Hold.CAPTURED

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.charge_pb2 import Charge
 from billing.type.v1.money_pb2 import Money
@@ -96,7 +96,7 @@ class TestKeys:
         (in_batch,) = (await api.batch(line(budget, "30", "k1"))).results
         assert await api.charge(budget, "30", "k1") == in_batch.charge
         assert (await refusal(api.charge(budget, "31", "k1"))).reason == "IDEMPOTENCY_MISMATCH"
-        assert await api.who.call(api.stub.GetCharge, pb.GetChargeRequest(request_id="k1")) == in_batch.charge
+        assert await api.who.call(api.stubs.ledger.GetCharge, pb.GetChargeRequest(request_id="k1")) == in_batch.charge
         single = await api.charge(budget, "20", "k2")
         answer = await api.batch(line(budget, "20", "k2"), atomic=True)
         assert (said(answer), answer.results[0].charge) == (["replayed"], single)
@@ -121,7 +121,7 @@ class TestAtomic:
         assert [seen.entry_count for seen in await api.verify(first, second)] == [1, 0]
         assert await api.alerts(first) == []
         for key in ("k1", "k2", "k3"):
-            missing = refusal(api.who.call(api.stub.GetCharge, pb.GetChargeRequest(request_id=key)))
+            missing = refusal(api.who.call(api.stubs.ledger.GetCharge, pb.GetChargeRequest(request_id=key)))
             assert (await missing).reason == "CHARGE_NOT_FOUND"
         assert said(await api.batch(*lines)) == ["taken", "BUDGET_EXCEEDED", "taken"]  # their keys are free
 

@@ -59,7 +59,7 @@ class TestCreateBudget:
 
     async def test_a_closed_budget_takes_none_below(self, api: BudgetsApi) -> None:
         group = await api.open()
-        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=group.id))
+        await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=group.id))
         assert (await refusal(api.open(parent_id=group.id))).reason == "BUDGET_STATE"
 
     async def test_there_is_a_limit_to_the_levels(self, api: BudgetsApi) -> None:
@@ -95,7 +95,7 @@ class TestCreateBudget:
         request = pb.CreateBudgetRequest(
             entity_id="bud_" + "0" * 32, period_start_date="2026-13-01", time_zone="Nowhere", amount=eur("1.234")
         )
-        refused = await refusal(api.who.call(api.stub.CreateBudget, request))
+        refused = await refusal(api.who.call(api.stubs.budgets.CreateBudget, request))
         assert set(refused.fields) == {
             "entity_id", "name", "period_type", "period_start_date", "time_zone", "amount.amount",
         }  # fmt: skip
@@ -108,7 +108,7 @@ class TestCreateBudget:
 
 class TestListBudgets:
     async def names(self, api: BudgetsApi, **filters: Any) -> list[str]:
-        answer = await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(**filters))
+        answer = await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(**filters))
         return [budget.name for budget in answer.budgets]
 
     async def test_each_filter(self, api: BudgetsApi) -> None:
@@ -136,7 +136,7 @@ class TestListBudgets:
         seen, token = [], ""
         while True:
             request = pb.ListBudgetsRequest(page_size=2, page_token=token, entity_id=api.entity_id)
-            page = await api.who.call(api.stub.ListBudgets, request)
+            page = await api.who.call(api.stubs.budgets.ListBudgets, request)
             seen += [budget.id for budget in page.budgets]
             token = page.next_page_token
             if not token:
@@ -148,9 +148,9 @@ class TestListBudgets:
     async def test_the_token_of_another_filter_is_refused(self, api: BudgetsApi) -> None:
         for _ in range(2):
             await api.open()
-        page = await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(page_size=1))
+        page = await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(page_size=1))
         other = pb.ListBudgetsRequest(page_size=1, page_token=page.next_page_token, state=Budget.ACTIVE)
-        refused = await refusal(api.who.call(api.stub.ListBudgets, other))
+        refused = await refusal(api.who.call(api.stubs.budgets.ListBudgets, other))
         assert (refused.reason, set(refused.fields)) == ("PAGE_TOKEN_INVALID", {"page_token"})
 
 
@@ -199,7 +199,7 @@ class TestUpdateBudget:
 
     async def test_a_closed_budget_is_not_changed(self, api: BudgetsApi) -> None:
         budget = await api.open()
-        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
+        await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
         assert (await refusal(api.update(budget, name="x"))).metadata["state"] == "CLOSED"
 
 
@@ -269,9 +269,9 @@ class TestStates:
     ) -> None:
         budget = await api.open(draft=True)
         states = [
-            (await api.who.call(api.stub.ActivateBudget, pb.ActivateBudgetRequest(id=budget.id))).state,
-            (await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))).state,
-            (await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))).state,
+            (await api.who.call(api.stubs.budgets.ActivateBudget, pb.ActivateBudgetRequest(id=budget.id))).state,
+            (await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))).state,
+            (await api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))).state,
         ]
         assert states == [Budget.ACTIVE, Budget.CLOSED, Budget.ACTIVE]
         assert (await published_events.first(BudgetClosed)).budget_id == budget.id
@@ -279,8 +279,8 @@ class TestStates:
 
     async def test_closing_twice_names_the_state_and_the_allowed_ones(self, api: BudgetsApi) -> None:
         budget = await api.open()
-        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
-        refused = await refusal(api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=budget.id)))
+        await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
+        refused = await refusal(api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id)))
         assert (refused.metadata["state"], refused.metadata["allowed"]) == ("CLOSED", "DRAFT, ACTIVE")
 
     async def test_deactivating_an_entity_closes_its_budgets(self, api: BudgetsApi) -> None:
@@ -294,7 +294,7 @@ class TestStates:
 
         await eventually(closed)
         assert (await api.get(other)).state == Budget.ACTIVE
-        reopened = refusal(api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=mine.id)))
+        reopened = refusal(api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=mine.id)))
         assert (await reopened).reason == "OWNER_INACTIVE"
 
 
@@ -324,7 +324,7 @@ class TestRetiredOwners:
         await eventually(closed)
         deactivated.set()
         assert (await refusal(opening)).reason == "OWNER_INACTIVE"
-        answer = await api.who.call(api.stub.ListBudgets, pb.ListBudgetsRequest(entity_id=entity))
+        answer = await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(entity_id=entity))
         assert [budget.state for budget in answer.budgets] == [Budget.CLOSED]
 
 
@@ -363,7 +363,7 @@ class TestWhoMay:
         own = await api.open("1000", name="own", entity_id=top, parent_id=group.id)
         lower = await api.open("1000", name="lower", entity_id=below)
         manager = api_for(caller("department_manager", subject="mia", entity_scope=[top]))
-        answer = await manager.who.call(manager.stub.ListBudgets, pb.ListBudgetsRequest())
+        answer = await manager.who.call(manager.stubs.budgets.ListBudgets, pb.ListBudgetsRequest())
         assert [budget.name for budget in answer.budgets] == ["own", "lower"]
         assert await manager.get(lower)
         assert (await refusal(manager.get(group))).reason == "BUDGET_NOT_FOUND"
@@ -390,7 +390,7 @@ class TestWhoMay:
     ) -> None:
         await api.open()
         manager = api_for(caller("department_manager", entity_scope=[]))
-        assert not (await manager.who.call(manager.stub.ListBudgets, pb.ListBudgetsRequest())).budgets
+        assert not (await manager.who.call(manager.stubs.budgets.ListBudgets, pb.ListBudgetsRequest())).budgets
 
 
 class TestRecords:
@@ -433,6 +433,6 @@ class TestRecords:
         assert trace_id in {row.trace_id for row in await audit_rows("budgets")}
         logged = {line.get("rpc_method") for line in logs if line.get("trace_id") == trace_id}
         assert logged == {
-            "billing.budgets.v1.BudgetService/Charge",
+            "billing.budgets.v1.LedgerService/Charge",
             "billing.entities.v1.EntityService/ResolveScope",
         }

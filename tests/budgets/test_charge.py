@@ -10,6 +10,7 @@ from uuid import uuid4
 import grpc
 import pytest
 from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.charge_pb2 import Availability, Charge
 from billing.type.v1.money_pb2 import Money
@@ -95,7 +96,7 @@ class TestCharge:
     async def test_a_closed_budget_above_refuses(self, api: BudgetsApi) -> None:
         group = await api.open()
         team = await api.open(parent_id=group.id)
-        await api.who.call(api.stub.CloseBudget, pb.CloseBudgetRequest(id=group.id))
+        await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=group.id))
         assert (await refusal(api.charge(team, "1"))).metadata["budget_id"] == group.id
 
     async def test_a_charge_outside_the_period_is_refused(self, api: BudgetsApi) -> None:
@@ -145,7 +146,7 @@ class TestCharge:
         self, api: BudgetsApi, given: dict[str, Any], field: str
     ) -> None:
         good = {"id": "bud_" + "0" * 32, "amount": eur("1"), "request_id": "k"}
-        refused = await refusal(api.who.call(api.stub.Charge, pb.ChargeRequest(**{**good, **given})))
+        refused = await refusal(api.who.call(api.stubs.ledger.Charge, ledger_pb.ChargeRequest(**{**good, **given})))
         assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
         assert set(refused.fields) == {field}
 
@@ -154,8 +155,8 @@ class TestKeys:
     async def test_the_same_key_is_answered_the_same_and_charged_once(self, api: BudgetsApi) -> None:
         budget = await api.open()
         first = await api.charge(budget, "10", "po-1")
-        request = pb.ChargeRequest(id=budget.id, amount=eur("10"), request_id="po-1")
-        again, trailers = await api.who.call_with_trailers(api.stub.Charge, request)
+        request = ledger_pb.ChargeRequest(id=budget.id, amount=eur("10"), request_id="po-1")
+        again, trailers = await api.who.call_with_trailers(api.stubs.ledger.Charge, request)
         assert again == first
         assert trailers["idempotency-replayed"] == "true"
         assert (await api.get(budget)).spent.amount == "10.00"
@@ -196,10 +197,10 @@ class TestKeys:
         team = await api.open("100", name="Team", parent_id=group.id)
         made = await api.charge(team, "10", "po-1", reference="PO-1")
         await api.charge(team, "20")
-        assert await api.who.call(api.stub.GetCharge, pb.GetChargeRequest(request_id="po-1")) == made
+        assert await api.who.call(api.stubs.ledger.GetCharge, ledger_pb.GetChargeRequest(request_id="po-1")) == made
 
     async def test_a_key_that_charged_nothing_is_not_found(self, api: BudgetsApi) -> None:
-        refused = await refusal(api.who.call(api.stub.GetCharge, pb.GetChargeRequest(request_id="po-9")))
+        refused = await refusal(api.who.call(api.stubs.ledger.GetCharge, ledger_pb.GetChargeRequest(request_id="po-9")))
         assert refused.reason == "CHARGE_NOT_FOUND"
 
 
@@ -243,8 +244,8 @@ class TestRaces:
 
 class TestCheckAvailability:
     async def ask(self, api: BudgetsApi, budget: Budget, amount: str) -> Availability:
-        request = pb.CheckAvailabilityRequest(id=budget.id, amount=eur(amount))
-        return await api.who.call(api.stub.CheckAvailability, request)
+        request = ledger_pb.CheckAvailabilityRequest(id=budget.id, amount=eur(amount))
+        return await api.who.call(api.stubs.ledger.CheckAvailability, request)
 
     async def test_it_names_the_budget_that_decides_and_moves_nothing(self, api: BudgetsApi) -> None:
         group = await api.open("100", name="Group")
@@ -287,13 +288,13 @@ class TestCheckAvailability:
         group = await api.open("100", name="Group")
         team, other = await api.open("60", parent_id=group.id), await api.open("90", parent_id=group.id)
         lines = [
-            pb.CheckLine(amount=eur("50")),
-            pb.CheckLine(amount=eur("20")),
-            pb.CheckLine(budget_id=other.id, amount=eur("80")),
-            pb.CheckLine(budget_id=other.id, amount=eur("40")),
+            ledger_pb.CheckLine(amount=eur("50")),
+            ledger_pb.CheckLine(amount=eur("20")),
+            ledger_pb.CheckLine(budget_id=other.id, amount=eur("80")),
+            ledger_pb.CheckLine(budget_id=other.id, amount=eur("40")),
         ]
-        request = pb.CheckAvailabilityRequest(id=team.id, amount=eur("10"), lines=lines)
-        seen = await api.who.call(api.stub.CheckAvailability, request)
+        request = ledger_pb.CheckAvailabilityRequest(id=team.id, amount=eur("10"), lines=lines)
+        seen = await api.who.call(api.stubs.ledger.CheckAvailability, request)
         assert seen.verdict == Availability.AVAILABLE
         assert [(found.verdict, found.binding_budget_id) for found in seen.lines] == [
             (Availability.AVAILABLE, team.id),

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.charge_pb2 import Availability
 from billing.budgets.v1.hold_pb2 import Hold
@@ -126,7 +126,7 @@ class TestChangedRates:
         async def used() -> bool:
             request = pb.CheckAvailabilityRequest(id=budget.id, amount=eur("1"), charge_time=JUNE)
             request.lines.add(amount=usd("10"))
-            seen = await api.who.call(api.stub.CheckAvailability, request)
+            seen = await api.who.call(api.stubs.ledger.CheckAvailability, request)
             return bool(seen.lines[0].amount.amount == until)
 
         await eventually(used)
@@ -179,7 +179,7 @@ class TestHolds:
 class TestCheckAvailability:
     async def ask(self, api: BudgetsApi, budget: Budget, amount: Money, **given: Any) -> Availability:
         request = pb.CheckAvailabilityRequest(id=budget.id, amount=amount, charge_time=JUNE, **given)
-        return await api.who.call(api.stub.CheckAvailability, request)
+        return await api.who.call(api.stubs.ledger.CheckAvailability, request)
 
     async def test_it_is_asked_in_any_currency(self, api: BudgetsApi, budget: Budget) -> None:
         fits, too_much = await self.ask(api, budget, usd("1111.11")), await self.ask(api, budget, usd("1111.12"))

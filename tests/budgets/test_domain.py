@@ -12,31 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.budgets.domain import balances, lives
-from services.budgets.domain.balances import LARGEST, Balance, Movement, Terms
-from services.budgets.domain.lives import (
-    Action,
-    AlertAction,
-    AlertState,
-    AlertType,
-    AvailabilityVerdict,
-    ChargeVerdict,
-    EntryType,
-    HoldAction,
-    HoldState,
-    OverspendPolicy,
-    State,
-)
-from services.budgets.domain.marks import THRESHOLDS_DEFAULT_BP, Mark, marks_passed, span
-from services.budgets.errors import (
-    AlertStateForbids,
+from services.budgets import domain
+from services.budgets.domain.alerts import AlertAction, AlertState, AlertType
+from services.budgets.domain.balances import LARGEST, RULES, Balance, Decision, Movement, Terms
+from services.budgets.domain.budgets import BudgetAction, BudgetState, OverspendPolicy
+from services.budgets.domain.entries import AvailabilityVerdict, ChargeVerdict, EntryType
+from services.budgets.domain.holds import HoldAction, HoldState
+from services.budgets.domain.marks import THRESHOLDS_DEFAULT_BP, Mark
+from services.budgets.errors.alerts import AlertStateForbids
+from services.budgets.errors.budgets import (
     ApprovalRequired,
     BudgetExceeded,
     BudgetStateForbids,
     CurrencyMismatch,
-    HoldStateForbids,
     OutsidePeriod,
 )
+from services.budgets.errors.holds import HoldStateForbids
 
 BLOCK, WARN = OverspendPolicy.BLOCK, OverspendPolicy.WARN
 TOLERANT, APPROVED = OverspendPolicy.ALLOW_WITHIN_TOLERANCE, OverspendPolicy.REQUIRE_APPROVAL
@@ -49,7 +40,7 @@ def balance(amount: str | Decimal = "100", spent: str | Decimal = "0", /, **give
     numbers = {name: Decimal(given.pop(name, 0)) for name in ("carried", "held", "committed", "captured")}
     usual: dict[str, Any] = {
         "tenant_id": uuid4(), "id": uuid4(), "entity_id": uuid4(), "department_id": None, "name": "Cloud",
-        "state": State.ACTIVE, "currency": "EUR", "policy": BLOCK, "tolerance_bp": 0,
+        "state": BudgetState.ACTIVE, "currency": "EUR", "policy": BLOCK, "tolerance_bp": 0,
         "starts": datetime(2026, 1, 1, tzinfo=UTC), "ends": datetime(2027, 1, 1, tzinfo=UTC),
         "thresholds_bp": THRESHOLDS_DEFAULT_BP, "period_start": date(2026, 1, 1), "time_zone": "UTC",
     }  # fmt: skip
@@ -57,19 +48,19 @@ def balance(amount: str | Decimal = "100", spent: str | Decimal = "0", /, **give
     return Balance(terms=terms, amount=Decimal(amount), spent=Decimal(spent), version=3, **numbers)
 
 
-def charge(chain: list[Balance], amount: str | Decimal) -> balances.Decision:
-    return balances.decide(chain, EntryType.CHARGE, Movement(spent=Decimal(amount)), NOW)
+def charge(chain: list[Balance], amount: str | Decimal) -> Decision:
+    return domain.balances.decide(chain, EntryType.CHARGE, Movement(spent=Decimal(amount)), NOW)
 
 
 BUDGETS: Mapping[Enum, Mapping[Enum, Enum]] = {
-    Action.ACTIVATE: {State.DRAFT: State.ACTIVE},
-    Action.CLOSE: {State.DRAFT: State.CLOSED, State.ACTIVE: State.CLOSED},
-    Action.REOPEN: {State.CLOSED: State.ACTIVE},
-    Action.CHANGE: {State.DRAFT: State.DRAFT, State.ACTIVE: State.ACTIVE},
-    Action.CHARGE: {State.ACTIVE: State.ACTIVE},
-    Action.RETURN: {State.ACTIVE: State.ACTIVE, State.CLOSED: State.CLOSED},
-    Action.ADOPT: {State.DRAFT: State.DRAFT, State.ACTIVE: State.ACTIVE},
-    Action.ROLL_OVER: {State.ACTIVE: State.CLOSED},
+    BudgetAction.ACTIVATE: {BudgetState.DRAFT: BudgetState.ACTIVE},
+    BudgetAction.CLOSE: {BudgetState.DRAFT: BudgetState.CLOSED, BudgetState.ACTIVE: BudgetState.CLOSED},
+    BudgetAction.REOPEN: {BudgetState.CLOSED: BudgetState.ACTIVE},
+    BudgetAction.CHANGE: {BudgetState.DRAFT: BudgetState.DRAFT, BudgetState.ACTIVE: BudgetState.ACTIVE},
+    BudgetAction.CHARGE: {BudgetState.ACTIVE: BudgetState.ACTIVE},
+    BudgetAction.RETURN: {BudgetState.ACTIVE: BudgetState.ACTIVE, BudgetState.CLOSED: BudgetState.CLOSED},
+    BudgetAction.ADOPT: {BudgetState.DRAFT: BudgetState.DRAFT, BudgetState.ACTIVE: BudgetState.ACTIVE},
+    BudgetAction.ROLL_OVER: {BudgetState.ACTIVE: BudgetState.CLOSED},
 }
 HOLDS: Mapping[Enum, Mapping[Enum, Enum]] = {
     HoldAction.COMMIT: {HoldState.HELD: HoldState.COMMITTED},
@@ -91,9 +82,12 @@ class TestLives:
     @pytest.mark.parametrize(
         ("advance", "forbids", "allowed", "state", "action"),
         [
-            *((lives.advance, BudgetStateForbids, BUDGETS, *pair) for pair in product(State, Action)),
-            *((lives.advance_hold, HoldStateForbids, HOLDS, *pair) for pair in product(HoldState, HoldAction)),
-            *((lives.advance_alert, AlertStateForbids, ALERTS, *pair) for pair in product(AlertState, AlertAction)),
+            *(
+                (domain.budgets.advance, BudgetStateForbids, BUDGETS, *pair)
+                for pair in product(BudgetState, BudgetAction)
+            ),
+            *((domain.holds.advance, HoldStateForbids, HOLDS, *pair) for pair in product(HoldState, HoldAction)),
+            *((domain.alerts.advance, AlertStateForbids, ALERTS, *pair) for pair in product(AlertState, AlertAction)),
         ],
     )
     def test_every_state_and_action(
@@ -149,7 +143,7 @@ class TestDecision:
         assert charge([balance("100"), balance("5", policy=WARN)], "10").verdict is ChargeVerdict.ACCEPTED_OVERSPENT
 
     def test_a_closed_budget_above_refuses_and_is_named(self) -> None:
-        above = balance(state=State.CLOSED)
+        above = balance(state=BudgetState.CLOSED)
         with pytest.raises(BudgetStateForbids) as refused:
             charge([balance(), above], "1")
         assert refused.value.id == above.terms.id
@@ -157,32 +151,32 @@ class TestDecision:
     def test_the_period_has_its_start_and_not_its_end(self) -> None:
         chain = [balance()]
         terms = chain[0].terms
-        assert balances.decide(chain, EntryType.CHARGE, Movement(spent=CENT), terms.starts)
+        assert domain.balances.decide(chain, EntryType.CHARGE, Movement(spent=CENT), terms.starts)
         with pytest.raises(OutsidePeriod):
-            balances.decide(chain, EntryType.CHARGE, Movement(spent=CENT), terms.ends)
+            domain.balances.decide(chain, EntryType.CHARGE, Movement(spent=CENT), terms.ends)
 
     @pytest.mark.parametrize("entry_type", [EntryType.COMMIT, EntryType.RELEASE, EntryType.EXPIRE, EntryType.REFUND])
     def test_what_spends_nothing_may_come_after_the_period(self, entry_type: EntryType) -> None:
         chain = [balance(held="5")]
-        assert balances.decide(chain, entry_type, Movement(held=Decimal(-1)), chain[0].terms.ends)
+        assert domain.balances.decide(chain, entry_type, Movement(held=Decimal(-1)), chain[0].terms.ends)
 
-    @pytest.mark.parametrize(("entry_type", "state"), list(product(balances.RULES, State)))
-    def test_a_closed_budget_gives_back_and_takes_nothing(self, entry_type: EntryType, state: State) -> None:
+    @pytest.mark.parametrize(("entry_type", "state"), list(product(RULES, BudgetState)))
+    def test_a_closed_budget_gives_back_and_takes_nothing(self, entry_type: EntryType, state: BudgetState) -> None:
         gives_back = entry_type in {EntryType.RELEASE, EntryType.EXPIRE, EntryType.REFUND}
         chain = [balance(state=state, held="5")]
-        if state is State.ACTIVE or (state is State.CLOSED and gives_back):
-            assert balances.decide(chain, entry_type, Movement(), NOW)
+        if state is BudgetState.ACTIVE or (state is BudgetState.CLOSED and gives_back):
+            assert domain.balances.decide(chain, entry_type, Movement(), NOW)
         else:
             with pytest.raises(BudgetStateForbids):
-                balances.decide(chain, entry_type, Movement(), NOW)
+                domain.balances.decide(chain, entry_type, Movement(), NOW)
 
     def test_what_gives_back_is_taken_however_overspent_the_budget_is(self) -> None:
-        decision = balances.decide([balance("100", "200")], EntryType.REFUND, Movement(spent=Decimal(-1)), NOW)
+        decision = domain.balances.decide([balance("100", "200")], EntryType.REFUND, Movement(spent=Decimal(-1)), NOW)
         assert decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT
 
     def test_another_currency_is_refused(self) -> None:
         with pytest.raises(CurrencyMismatch):
-            balances.check_currency(balance(), "USD")
+            domain.balances.check_currency(balance(), "USD")
 
     @given(
         st.lists(
@@ -215,7 +209,7 @@ class TestDecision:
                 refusing.add(policy)
             if policy in {BLOCK, APPROVED} and used > total:
                 refusing.add(policy)
-        seen = balances.availability(chain, cents * CENT, NOW)
+        seen = domain.balances.availability(chain, cents * CENT, NOW)
         try:
             decision = charge(chain, cents * CENT)
         except ApprovalRequired as refused:
@@ -287,43 +281,46 @@ class TestPolicies:
 class TestAvailability:
     def test_where_all_is_well_the_tightest_is_named_with_what_would_be_left(self) -> None:
         own, above = balance("1000"), balance("100", "50", held="10", name="Group")
-        seen = balances.availability([own, above], Decimal(40), NOW)
+        seen = domain.balances.availability([own, above], Decimal(40), NOW)
         assert (seen.verdict, seen.binding) == (AvailabilityVerdict.AVAILABLE, above.terms.id)
         assert seen.explanation == "It would be taken; the budget 'Group' would have 0.00 EUR left."
         assert [left.available for left in seen.after] == [960, 0]
 
     def test_what_each_policy_would_say(self) -> None:
         over = balance("100", "105", tolerance_bp=500)
-        assert balances.by_policy(over) == {
+        assert domain.balances.by_policy(over) == {
             BLOCK: AvailabilityVerdict.EXCEEDED,
             WARN: AvailabilityVerdict.AVAILABLE_OVERSPENT,
             TOLERANT: AvailabilityVerdict.AVAILABLE_OVERSPENT,
             APPROVED: AvailabilityVerdict.APPROVAL_REQUIRED,
         }
-        assert balances.by_policy(balance("100", "105.01", tolerance_bp=500))[TOLERANT] is AvailabilityVerdict.EXCEEDED
-        assert set(balances.by_policy(balance("100", "100")).values()) == {AvailabilityVerdict.AVAILABLE}
+        assert (
+            domain.balances.by_policy(balance("100", "105.01", tolerance_bp=500))[TOLERANT]
+            is AvailabilityVerdict.EXCEEDED
+        )
+        assert set(domain.balances.by_policy(balance("100", "100")).values()) == {AvailabilityVerdict.AVAILABLE}
 
     @pytest.mark.parametrize("policy", list(OverspendPolicy))
     @pytest.mark.parametrize("amount", ["1", "100", "100.01", "105", "105.01"])
     def test_it_says_of_its_own_policy_what_would_come_of_it(self, policy: OverspendPolicy, amount: str) -> None:
-        seen = balances.availability([balance("100", policy=policy, tolerance_bp=500)], Decimal(amount), NOW)
+        seen = domain.balances.availability([balance("100", policy=policy, tolerance_bp=500)], Decimal(amount), NOW)
         assert seen.by_policy[policy] is seen.verdict
 
 
 class TestMarks:
     def test_a_mark_is_passed_when_it_is_reached_and_not_a_cent_before(self) -> None:
         at_80 = Mark(AlertType.THRESHOLD, 8000)
-        assert at_80 not in marks_passed(balance("90", "50", held="20", committed="9.99", carried="10"))
-        assert at_80 in marks_passed(balance("90", "50", held="20", committed="10", carried="10"))
+        assert at_80 not in domain.marks.marks_passed(balance("90", "50", held="20", committed="9.99", carried="10"))
+        assert at_80 in domain.marks.marks_passed(balance("90", "50", held="20", committed="10", carried="10"))
 
     def test_overspending_is_a_mark_of_its_own(self) -> None:
         overspent = Mark(AlertType.OVERSPEND, 10000)
-        assert overspent not in marks_passed(balance("100", "100"))
-        assert overspent in marks_passed(balance("100", "100.01", policy=WARN))
+        assert overspent not in domain.marks.marks_passed(balance("100", "100"))
+        assert overspent in domain.marks.marks_passed(balance("100", "100.01", policy=WARN))
 
     def test_what_is_not_used_has_passed_nothing_even_if_there_is_nothing_to_use(self) -> None:
-        assert marks_passed(balance("100", carried="-150")) == set()
-        assert len(marks_passed(balance("100", CENT, carried="-150"))) == len(THRESHOLDS_DEFAULT_BP) + 1
+        assert domain.marks.marks_passed(balance("100", carried="-150")) == set()
+        assert len(domain.marks.marks_passed(balance("100", CENT, carried="-150"))) == len(THRESHOLDS_DEFAULT_BP) + 1
 
     @given(
         st.integers(1, 20_000), st.integers(-5_000, 5_000), st.integers(0, 30_000), st.integers(0, 30_000),
@@ -335,13 +332,13 @@ class TestMarks:
         def at(cents: int) -> Balance:
             return balance(amount * CENT, cents * CENT, carried=carried * CENT, thresholds_bp=sorted(thresholds))
 
-        low, high = span(at(used))
+        low, high = domain.marks.span(at(used))
         if low <= later * CENT < high:
-            assert marks_passed(at(later)) == marks_passed(at(used))
+            assert domain.marks.marks_passed(at(later)) == domain.marks.marks_passed(at(used))
             assert at(later).overspent == at(used).overspent
             assert not at(used).available > 0 >= at(later).available  # nor is it exhausted within
 
     def test_a_span_is_as_wide_as_it_can_be(self) -> None:
-        assert span(balance("100", "60")) == (Decimal(50), Decimal(80))
-        assert span(balance("100", "85")) == (Decimal(80), Decimal(90))
-        assert span(balance("100", "120", thresholds_bp=[5000, 15000])) == (Decimal(120), Decimal(150))
+        assert domain.marks.span(balance("100", "60")) == (Decimal(50), Decimal(80))
+        assert domain.marks.span(balance("100", "85")) == (Decimal(80), Decimal(90))
+        assert domain.marks.span(balance("100", "120", thresholds_bp=[5000, 15000])) == (Decimal(120), Decimal(150))

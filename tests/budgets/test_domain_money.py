@@ -13,19 +13,15 @@ from hypothesis import strategies as st
 
 from kit.money import Money, exponent
 from kit.rates import Rate
-from services.budgets.domain import holds, rates, refunds
+from services.budgets import domain
 from services.budgets.domain.balances import Movement
-from services.budgets.domain.holds import Hold
-from services.budgets.domain.lives import EntryType, HoldState
-from services.budgets.domain.refunds import Charged
-from services.budgets.errors import (
-    AmountTooSmall,
-    CurrencyMismatch,
-    HoldExceeded,
-    HoldExpired,
-    HoldStateForbids,
-    RefundExceedsCharge,
-)
+from services.budgets.domain.entries import EntryType
+from services.budgets.domain.holds import Change, Hold, HoldState
+from services.budgets.domain.refunds import Charged, Refund
+from services.budgets.errors.budgets import CurrencyMismatch
+from services.budgets.errors.charges import RefundExceedsCharge
+from services.budgets.errors.holds import HoldExceeded, HoldExpired, HoldStateForbids
+from services.budgets.errors.rates import AmountTooSmall
 from tests.budgets.test_domain import balance
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -50,30 +46,30 @@ def seen(hold: Hold) -> tuple[HoldState, int, int, int]:
 
 class TestHolds:
     def test_committing_moves_what_is_left_and_stops_the_clock(self) -> None:
-        movement, after = holds.commit(hold(captured=30), NOW)
+        movement, after = domain.holds.commit(hold(captured=30), NOW)
         assert movement == euros(held=-70, committed=70)
         assert (seen(after), after.expires) == ((COMMITTED, 30, 0, 70), None)
 
     @pytest.mark.parametrize(("state", "aside"), [(HELD, "held"), (COMMITTED, "committed")])
     def test_what_is_captured_is_spent_and_the_rest_stays(self, state: HoldState, aside: str) -> None:
-        movement, after = holds.capture(hold(state), Decimal(30), NOW, release_rest=False)
+        movement, after = domain.holds.capture(hold(state), Decimal(30), NOW, release_rest=False)
         assert movement == euros(spent=30, captured=30, **{aside: -30})
         assert seen(after) == (state, 30, 0, 70)
 
     @pytest.mark.parametrize(("state", "aside"), [(HELD, "held"), (COMMITTED, "committed")])
     def test_the_last_capture_may_give_the_rest_back(self, state: HoldState, aside: str) -> None:
-        movement, after = holds.capture(hold(state, captured=20), Decimal(30), NOW, release_rest=True)
+        movement, after = domain.holds.capture(hold(state, captured=20), Decimal(30), NOW, release_rest=True)
         assert movement == euros(spent=30, captured=30, **{aside: -80})
         assert seen(after) == (HoldState.CAPTURED, 50, 50, 0)
 
     def test_captured_to_the_last_cent_it_has_ended(self) -> None:
-        _, after = holds.capture(hold(captured=60), Decimal(40), NOW, release_rest=False)
+        _, after = domain.holds.capture(hold(captured=60), Decimal(40), NOW, release_rest=False)
         assert seen(after) == (HoldState.CAPTURED, 100, 0, 0)
 
     def test_no_more_is_captured_or_released_than_is_left(self) -> None:
-        acts: list[Callable[[], holds.Change]] = [
-            lambda: holds.capture(hold(captured=60), Decimal("40.01"), NOW, release_rest=False),
-            lambda: holds.release(hold(captured=60), Decimal("40.01")),
+        acts: list[Callable[[], Change]] = [
+            lambda: domain.holds.capture(hold(captured=60), Decimal("40.01"), NOW, release_rest=False),
+            lambda: domain.holds.release(hold(captured=60), Decimal("40.01")),
         ]
         for act in acts:
             with pytest.raises(HoldExceeded) as refused:
@@ -81,34 +77,34 @@ class TestHolds:
             assert (refused.value.metadata["available"], refused.value.metadata["requested"]) == ("40.00", "40.01")
 
     def test_released_in_parts_it_ends_with_the_last(self) -> None:
-        movement, after = holds.release(hold(COMMITTED), Decimal(30))
+        movement, after = domain.holds.release(hold(COMMITTED), Decimal(30))
         assert (movement, seen(after)) == (euros(committed=-30), (COMMITTED, 0, 30, 70))
-        movement, after = holds.release(after, None)
+        movement, after = domain.holds.release(after, None)
         assert (movement, seen(after)) == (euros(committed=-70), (HoldState.RELEASED, 0, 100, 0))
 
     def test_what_was_captured_in_part_and_then_released_was_captured(self) -> None:
-        assert holds.release(hold(captured=1), None)[1].state is HoldState.CAPTURED
+        assert domain.holds.release(hold(captured=1), None)[1].state is HoldState.CAPTURED
 
     def test_its_time_ends_with_its_moment(self) -> None:
         last = LATER - timedelta(microseconds=1)
-        assert holds.commit(hold(), last)
-        assert not holds.is_due(hold(), last)
-        assert holds.is_due(hold(), LATER)
-        acts: list[Callable[[], holds.Change]] = [
-            lambda: holds.commit(hold(), LATER),
-            lambda: holds.capture(hold(), Decimal(1), LATER, release_rest=False),
+        assert domain.holds.commit(hold(), last)
+        assert not domain.holds.is_due(hold(), last)
+        assert domain.holds.is_due(hold(), LATER)
+        acts: list[Callable[[], Change]] = [
+            lambda: domain.holds.commit(hold(), LATER),
+            lambda: domain.holds.capture(hold(), Decimal(1), LATER, release_rest=False),
         ]
         for act in acts:
             with pytest.raises(HoldExpired):
                 act()
-        assert holds.release(hold(), None)  # which is what its end would do
+        assert domain.holds.release(hold(), None)  # which is what its end would do
 
     def test_expired_it_gives_back_what_is_left(self) -> None:
-        movement, after = holds.expire(hold(captured=30, released=10))
+        movement, after = domain.holds.expire(hold(captured=30, released=10))
         assert (movement, seen(after)) == (euros(held=-60), (HoldState.EXPIRED, 30, 70, 0))
         with pytest.raises(HoldStateForbids):
-            holds.expire(hold(COMMITTED))
-        assert not holds.is_due(hold(COMMITTED, expires=NOW), LATER)
+            domain.holds.expire(hold(COMMITTED))
+        assert not domain.holds.is_due(hold(COMMITTED, expires=NOW), LATER)
 
     @given(
         st.lists(st.tuples(st.sampled_from(["commit", "capture", "release", "rest"]), st.integers(1, 60)), max_size=12)
@@ -118,11 +114,11 @@ class TestHolds:
         for step, amount in steps:
             try:
                 if step == "commit":
-                    movement, at = holds.commit(at, NOW)
+                    movement, at = domain.holds.commit(at, NOW)
                 elif step == "release":
-                    movement, at = holds.release(at, Decimal(amount))
+                    movement, at = domain.holds.release(at, Decimal(amount))
                 else:
-                    movement, at = holds.capture(at, Decimal(amount), NOW, release_rest=step == "rest")
+                    movement, at = domain.holds.capture(at, Decimal(amount), NOW, release_rest=step == "rest")
             except (HoldStateForbids, HoldExceeded):
                 continue
             sums = Movement(*(had + by for had, by in zip(sums, movement, strict=True)))
@@ -139,7 +135,7 @@ def money(amount: Any, currency: str = "EUR") -> Money:
     return Money(Decimal(amount), currency)
 
 
-def given_back(of: Charged, refund: refunds.Refund) -> Charged:
+def given_back(of: Charged, refund: Refund) -> Charged:
     return replace(
         of,
         refunded=of.refunded + refund.amount.amount,
@@ -150,41 +146,41 @@ def given_back(of: Charged, refund: refunds.Refund) -> Charged:
 class TestRefunds:
     def test_a_part_and_then_the_rest(self) -> None:
         whole = charged(money(100))
-        part = refunds.refund(whole, money(30))
+        part = domain.refunds.refund(whole, money(30))
         assert (part.amount, part.movement) == (money(30), Movement(spent=Decimal(-30)))
-        assert refunds.refund(given_back(whole, part), None).amount == money(70)
+        assert domain.refunds.refund(given_back(whole, part), None).amount == money(70)
 
     def test_a_capture_gives_back_what_was_captured(self) -> None:
-        refund = refunds.refund(charged(money(100), entry_type=EntryType.CAPTURE), money(30))
+        refund = domain.refunds.refund(charged(money(100), entry_type=EntryType.CAPTURE), money(30))
         assert refund.movement == Movement(spent=Decimal(-30), captured=Decimal(-30))
 
     def test_no_more_comes_back_than_went_out(self) -> None:
         whole = charged(money(100))
         with pytest.raises(RefundExceedsCharge):
-            refunds.refund(whole, money("100.01"))
-        left = given_back(whole, refunds.refund(whole, money(60)))
+            domain.refunds.refund(whole, money("100.01"))
+        left = given_back(whole, domain.refunds.refund(whole, money(60)))
         with pytest.raises(RefundExceedsCharge) as refused:
-            refunds.refund(left, money("40.01"))
+            domain.refunds.refund(left, money("40.01"))
         assert refused.value.metadata["available"] == "40.00"
         with pytest.raises(RefundExceedsCharge):
-            refunds.refund(given_back(left, refunds.refund(left, None)), None)
+            domain.refunds.refund(given_back(left, domain.refunds.refund(left, None)), None)
 
     def test_what_was_charged_in_another_currency_comes_back_at_the_rate_of_the_charge(self) -> None:
         whole = charged(money(90), money(100, "USD"))
-        part = refunds.refund(whole, money(30, "USD"))
+        part = domain.refunds.refund(whole, money(30, "USD"))
         assert (part.amount, part.original) == (money(27), money(30, "USD"))
-        part = refunds.refund(whole, money(27))
+        part = domain.refunds.refund(whole, money(27))
         assert (part.amount, part.original) == (money(27), money(30, "USD"))
 
     def test_in_a_third_currency_it_is_refused(self) -> None:
         with pytest.raises(CurrencyMismatch):
-            refunds.refund(charged(money(90), money(100, "USD")), money(1, "JPY"))
+            domain.refunds.refund(charged(money(90), money(100, "USD")), money(1, "JPY"))
 
     def test_what_is_available_is_told_in_the_currency_that_was_asked_for(self) -> None:
         whole = charged(money(90), money(100, "USD"))
         for asked, available in ((money(91), "90.00"), (money(101, "USD"), "100.00")):
             with pytest.raises(RefundExceedsCharge) as refused:
-                refunds.refund(whole, asked)
+                domain.refunds.refund(whole, asked)
             told = refused.value.metadata
             assert (told["available"], told["currency_code"]) == (available, asked.currency)
 
@@ -209,9 +205,9 @@ class TestRefunds:
             )
             if asked.amount > available:
                 with pytest.raises(RefundExceedsCharge):
-                    refunds.refund(left, asked)
+                    domain.refunds.refund(left, asked)
                 continue
-            refund = refunds.refund(left, asked)
+            refund = domain.refunds.refund(left, asked)
             assert asked in {refund.amount, refund.original}
             assert min(refund.amount.amount, refund.original.amount) >= 0
             left = given_back(left, refund)
@@ -221,10 +217,10 @@ class TestRefunds:
                 exact = left.amount.amount * left.original_refunded / left.original.amount
                 assert abs(left.refunded - exact) <= Decimal("0.5").scaleb(-(exponent(budgets) or 0))
         if (left.refunded, left.original_refunded) != (left.amount.amount, left.original.amount):
-            left = given_back(left, refunds.refund(left, None))
+            left = given_back(left, domain.refunds.refund(left, None))
         assert (left.refunded, left.original_refunded) == (left.amount.amount, left.original.amount)
         with pytest.raises(RefundExceedsCharge):
-            refunds.refund(left, None)
+            domain.refunds.refund(left, None)
 
 
 class TestRates:
@@ -232,10 +228,10 @@ class TestRates:
     PLAN = Rate(Decimal("0.8"), date(2026, 1, 1))
 
     def test_the_amount_is_that_of_the_day_and_the_plan_stands_beside_it(self) -> None:
-        made = rates.convert(money(100, "USD"), "EUR", self.TODAY, self.PLAN)
+        made = domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, self.PLAN)
         assert (made.amount, made.rate, made.rate_date) == (money(90), Decimal("0.9"), date(2026, 6, 1))
         assert made.plan_amount == 80
-        assert rates.convert(money(100, "USD"), "EUR", self.TODAY, None).plan_amount == 90
+        assert domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, None).plan_amount == 90
 
     @pytest.mark.parametrize(
         ("amount", "currency", "rate", "converted"),
@@ -252,11 +248,13 @@ class TestRates:
         of_day = Rate(Decimal(rate), date(2026, 6, 1))
         if converted is None:
             with pytest.raises(AmountTooSmall):
-                rates.convert(money(amount, "USD"), currency, of_day, None)
+                domain.rates.convert(money(amount, "USD"), currency, of_day, None)
         else:
-            assert rates.convert(money(amount, "USD"), currency, of_day, None).amount == money(converted, currency)
+            assert domain.rates.convert(money(amount, "USD"), currency, of_day, None).amount == money(
+                converted, currency
+            )
 
     def test_the_day_is_that_of_the_budgets_time_zone(self) -> None:
         terms = balance(time_zone="Pacific/Auckland").terms
-        assert rates.days(terms, datetime(2026, 5, 31, 12, tzinfo=UTC)) == (date(2026, 6, 1), date(2026, 1, 1))
-        assert rates.days(terms, datetime(2026, 5, 31, 11, 59, tzinfo=UTC))[0] == date(2026, 5, 31)
+        assert domain.rates.days(terms, datetime(2026, 5, 31, 12, tzinfo=UTC)) == (date(2026, 6, 1), date(2026, 1, 1))
+        assert domain.rates.days(terms, datetime(2026, 5, 31, 11, 59, tzinfo=UTC))[0] == date(2026, 5, 31)

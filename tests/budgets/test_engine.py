@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import grpc
 import pytest
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.charge_pb2 import Charge
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,14 +19,16 @@ from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
-from services.budgets.convert import movements
-from services.budgets.domain.lives import EntryType
-from services.budgets.errors import BudgetNotFound, EntryNotFound, HoldNotFound
+from services.budgets import convert, service
+from services.budgets.convert.movements import CHARGE
+from services.budgets.domain.entries import EntryType
+from services.budgets.errors.budgets import BudgetNotFound
+from services.budgets.errors.charges import EntryNotFound
+from services.budgets.errors.holds import HoldNotFound
 from services.budgets.main import compose
-from services.budgets.service import moves
-from services.budgets.service.moves import Line, Outcome, Replayed, Submission
-from services.budgets.store import statements
+from services.budgets.service.moves import HOLD_EXPIRY, Line, Outcome, Replayed, Submission
 from services.budgets.store.group import Engine, Group
+from services.budgets.store.statements import ANSWERED, CHARGES, HOLDS, LOCK, RECORD, RESOLVE, TIMERS_OFF
 from tests.budgets.conftest import BudgetsApi, line, numbers
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import eventually
@@ -67,17 +69,18 @@ def asked(tenant_id: UUID, entry_type: EntryType = EntryType.CHARGE, *, key: str
         "origin": Origin(tenant_id=tenant_id, actor="alice", trace=trace, deadline=0),
         "entry_type": entry_type,
         "budget_id": None,
-        "request": (tenant_id, movements.CHARGE, key or uuid4().hex),
+        "request": (tenant_id, CHARGE, key or uuid4().hex),
         "fingerprint": b"the same",
-        "answer": {EntryType.CHARGE: movements.charge_to_proto, EntryType.REFUND: movements.refund_to_proto}.get(
-            entry_type, movements.moved_hold_to_proto
-        ),
+        "answer": {
+            EntryType.CHARGE: convert.movements.charge_to_proto,
+            EntryType.REFUND: convert.movements.refund_to_proto,
+        }.get(entry_type, convert.movements.moved_hold_to_proto),
     }
     return Line(**{**usual, **given})
 
 
 async def move(group: Group, *lines: Line) -> list[Outcome]:
-    outcomes, _ = await moves.move(group, [Submission([line]) for line in lines])
+    outcomes, _ = await service.moves.move(group, [Submission([line]) for line in lines])
     return [outcome for (outcome,) in outcomes]
 
 
@@ -117,7 +120,7 @@ class TestReplicas:
         for n in range(5):
             budget = await api.open("10")  # room for one: who is late must not be told that there is none
             request = line(budget, "10", f"k{n}")
-            stubs = (api.stub, replica.stubs.budgets)
+            stubs = (api.stubs.ledger, replica.stubs.ledger)
             answers = await asyncio.gather(*(api.who.call(stubs[c % 2].Charge, request) for c in range(32)))
             assert all(answer == answers[0] for answer in answers)
             (seen,) = await api.verify(budget)
@@ -154,7 +157,7 @@ class TestReplicas:
     ) -> None:
         budget = await api.open("30")
         request = pb.BatchChargeRequest(charges=[line(budget, "10", f"k{n}") for n in range(3)], atomic=True)
-        stubs = (api.stub, replica.stubs.budgets)
+        stubs = (api.stubs.ledger, replica.stubs.ledger)
         answers = await asyncio.gather(*(api.who.call(stubs[c % 2].BatchCharge, request) for c in range(16)))
         charges = [[result.charge for result in answer.results] for answer in answers]
         assert all(found == charges[0] for found in charges)
@@ -164,7 +167,7 @@ class TestReplicas:
     async def test_two_replicas_together_never_take_too_much(self, api: BudgetsApi, replica: Served[Budgets]) -> None:
         group = await api.open("100", name="Group")
         teams = [await api.open("70", name=f"Team {n}", parent_id=group.id) for n in range(2)]
-        stubs = (api.stub, replica.stubs.budgets)
+        stubs = (api.stubs.ledger, replica.stubs.ledger)
         charging = [
             api.who.call(stubs[n % 2].Charge, line(teams[n // 2 % 2], "3")) for n in range(80)
         ]  # each team on each replica
@@ -222,26 +225,26 @@ class TestTenants:
         own_id, other_id = ids.BUDGET.parse(mine.id), ids.BUDGET.parse(other.id)
         hold_id, charge_id = ids.HOLD.parse(hold.id), ids.ENTRY.parse(charge.id)
         them = theirs.who.tenant_id
-        method = movements.CHARGE
+        method = CHARGE
         async with engine.begin({tenant, them}) as group:
             connection = group._connection
             key = [[tenant], [method], ["their-key"]]
-            assert await connection.fetch(statements.LOCK, [tenant], [other_id], [None], *key) == []
-            assert await connection.fetch(statements.LOCK, [tenant], [None], [hold_id], *key) == []
-            assert await connection.fetch(statements.HOLDS, [tenant], [hold_id]) == []
-            assert await connection.fetch(statements.CHARGES, [tenant], [charge_id]) == []
-            assert await connection.fetchval(statements.ANSWERED, *key) is False
+            assert await connection.fetch(LOCK, [tenant], [other_id], [None], *key) == []
+            assert await connection.fetch(LOCK, [tenant], [None], [hold_id], *key) == []
+            assert await connection.fetch(HOLDS, [tenant], [hold_id]) == []
+            assert await connection.fetch(CHARGES, [tenant], [charge_id]) == []
+            assert await connection.fetchval(ANSWERED, *key) is False
             numbers_of = [[tenant], [other_id], *([9] for _ in range(5))]
-            moved = await connection.fetchval(statements.RECORD, *numbers_of, *([] for _ in range(35)))
+            moved = await connection.fetchval(RECORD, *numbers_of, *([] for _ in range(35)))
             assert moved == 0
-            await connection.execute(statements.TIMERS_OFF, [tenant], [hold_id], moves.HOLD_EXPIRY)
-            await connection.execute(statements.RESOLVE, [tenant], [other_id], ["THRESHOLD"], [1000], [_now()])
+            await connection.execute(TIMERS_OFF, [tenant], [hold_id], HOLD_EXPIRY)
+            await connection.execute(RESOLVE, [tenant], [other_id], ["THRESHOLD"], [1000], [_now()])
             # The other way round each finds what there is: what is asked for is asked for rightly.
             theirs_of = [[them], [method], ["their-key"]]
-            assert len(await connection.fetch(statements.LOCK, [them], [other_id], [None], *theirs_of)) == 2
-            assert len(await connection.fetch(statements.HOLDS, [them], [hold_id])) == 1
-            assert len(await connection.fetch(statements.CHARGES, [them], [charge_id])) == 1
-            assert await connection.fetchval(statements.ANSWERED, *theirs_of) is True
+            assert len(await connection.fetch(LOCK, [them], [other_id], [None], *theirs_of)) == 2
+            assert len(await connection.fetch(HOLDS, [them], [hold_id])) == 1
+            assert len(await connection.fetch(CHARGES, [them], [charge_id])) == 1
+            assert await connection.fetchval(ANSWERED, *theirs_of) is True
         assert (await engine.look({(tenant, other_id), (them, own_id)})).balances == {}
         assert (await engine.look({(them, other_id), (tenant, other_id)})).balances.keys() == {(them, other_id)}
         assert numbers(await theirs.get(other))[:2] == ("10.00", "20.00")
@@ -384,5 +387,5 @@ class TestInTheWay:
         monkeypatch.setattr(batching, "LINGER_STEP_S", 3600.0)
         for _ in range(5):
             request = line(budget, "1")
-            await api.who.call(api.stub.Charge, request, within_s=5.0)
+            await api.who.call(api.stubs.ledger.Charge, request, within_s=5.0)
         assert (await api.get(budget)).spent.amount == "5.00"

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.budgets.domain.forecast import Course, Forecast, Method, forecast
-from services.budgets.domain.lives import PeriodType
+from services.budgets.domain.budgets import PeriodType
+from services.budgets.domain.forecast import Forecast, ForecastInput, Method, forecast
 from services.budgets.domain.periods import Period, period_of
 
 DAY = timedelta(days=1)
@@ -121,7 +121,7 @@ class Series:
     def at(self, cut: int) -> Forecast:
         period = self.periods[-1]
         today = period.start + (period.end - period.start) * cut // 100
-        course = Course(period.start, period.end, today, limit=Decimal(1_000_000), currency="EUR")
+        course = ForecastInput(period.start, period.end, today, limit=Decimal(1_000_000), currency="EUR")
         known = [(day, amount) for day, amount in self.spends if day < today]
         return forecast(course, known, since=self.periods[0].start)
 
@@ -190,7 +190,7 @@ class TestGeneratedSpend:
         assert min(took) < 0.02
 
 
-JUNE = Course(date(2027, 6, 1), date(2027, 7, 1), date(2027, 6, 16), limit=Decimal(400), currency="EUR")
+JUNE = ForecastInput(date(2027, 6, 1), date(2027, 7, 1), date(2027, 6, 16), limit=Decimal(400), currency="EUR")
 """Half of a month of 30 days has passed; 1 June 2027 is a Tuesday."""
 
 
@@ -401,20 +401,22 @@ class TestWhatComesOnTop:
 
 
 @st.composite
-def asked(draw: st.DrawFn) -> tuple[Course, list[tuple[date, Decimal]]]:
+def asked(draw: st.DrawFn) -> tuple[ForecastInput, list[tuple[date, Decimal]]]:
     start = draw(st.dates(date(2020, 1, 1), date(2040, 1, 1)))
     end = start + DAY * draw(st.integers(1, 400))
     today = start + DAY * draw(st.integers(-100, 420))
     cents = st.integers(-100_000, 1_000_000).map(lambda number: Decimal(number).scaleb(-2))
     days = st.integers(-500, 400).map(lambda number: start + DAY * number)
     limit, committed = (max(draw(cents), Decimal(0)) for _ in range(2))
-    return Course(start, end, today, limit, "EUR", committed), draw(st.lists(st.tuples(days, cents), max_size=60))
+    return ForecastInput(start, end, today, limit, "EUR", committed), draw(
+        st.lists(st.tuples(days, cents), max_size=60)
+    )
 
 
 class TestAnySpend:
     @given(asked())
     def test_the_band_is_around_it_and_what_exceeds_the_limit_runs_out(
-        self, case: tuple[Course, list[tuple[date, Decimal]]]
+        self, case: tuple[ForecastInput, list[tuple[date, Decimal]]]
     ) -> None:
         course, spends = case
         said = forecast(course, spends)
@@ -424,7 +426,9 @@ class TestAnySpend:
         assert all(amount.as_tuple().exponent == -2 for amount in (said.low, said.expected, said.high))
 
     @given(asked(), st.sampled_from([10, 1000]))
-    def test_it_does_not_depend_on_the_unit(self, case: tuple[Course, list[tuple[date, Decimal]]], units: int) -> None:
+    def test_it_does_not_depend_on_the_unit(
+        self, case: tuple[ForecastInput, list[tuple[date, Decimal]]], units: int
+    ) -> None:
         course, spends = case
         larger = replace(course, limit=course.limit * units, committed=course.committed * units)
         one, other = forecast(course, spends), forecast(larger, [(day, amount * units) for day, amount in spends])

@@ -7,7 +7,10 @@ from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
+from billing.budgets.v1 import alert_service_pb2 as alert_pb
+from billing.budgets.v1 import budget_report_service_pb2 as report_pb
 from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
@@ -43,7 +46,7 @@ async def spend(api: BudgetsApi, budget: Budget, amount: str, days: range) -> No
 
 
 async def forecast(api: BudgetsApi, budget: Budget) -> Forecast:
-    return await api.who.call(api.stub.ForecastBudget, pb.ForecastBudgetRequest(id=budget.id))
+    return await api.who.call(api.stubs.reports.ForecastBudget, report_pb.ForecastBudgetRequest(id=budget.id))
 
 
 async def look(admin: Any, budget: Budget) -> None:
@@ -253,8 +256,8 @@ class TestAlert:
         await look(admin, budget)
         await alert_of(api, budget)
         for charge in (await api.entries(budget, page_size=1000))[:25]:
-            request = pb.RefundChargeRequest(id=budget.id, charge_id=charge.id, request_id=uuid4().hex)
-            await api.who.call(api.stub.RefundCharge, request)
+            request = ledger_pb.RefundChargeRequest(id=budget.id, charge_id=charge.id, request_id=uuid4().hex)
+            await api.who.call(api.stubs.ledger.RefundCharge, request)
         await look(admin, budget)
         assert [alert.state for alert in await api.alerts(budget)] == [Alert.RESOLVED]
 
@@ -290,7 +293,7 @@ class TestAlert:
         budget = await self.too_fast(api)
         await look(admin, budget)
         (alert,) = await api.alerts(budget)
-        await api.who.call(api.stub.AcknowledgeAlert, pb.AcknowledgeAlertRequest(id=alert.id))
+        await api.who.call(api.stubs.alerts.AcknowledgeAlert, alert_pb.AcknowledgeAlertRequest(id=alert.id))
         await api.charge(budget, "1")
         await look(admin, budget)
         assert [again.state for again in await api.alerts(budget)] == [Alert.ACKNOWLEDGED]
@@ -343,11 +346,11 @@ class TestWhenItLooks:
     async def test_only_while_it_is_active_and_its_period_lasts(self, api: BudgetsApi, admin: Any) -> None:
         draft = await open_between(api, -10, 10, draft=True)
         assert await self.due(admin, draft) is None
-        await api.who.call(api.stub.ActivateBudget, pb.ActivateBudgetRequest(id=draft.id))
+        await api.who.call(api.stubs.budgets.ActivateBudget, pb.ActivateBudgetRequest(id=draft.id))
         assert await self.due(admin, draft)
         await api.close(draft)
         assert await self.due(admin, draft) is None
-        await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=draft.id))
+        await api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=draft.id))
         assert await self.due(admin, draft)
         assert await self.due(admin, await open_between(api, -10, 1)) is None, "today is the last day"
 

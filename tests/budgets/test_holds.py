@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import Entry
 from billing.budgets.v1.events_pb2 import BudgetHoldExpired
@@ -185,7 +185,7 @@ class TestItsLife:
         budget = await api.open()
         hold = await api.capture(await api.hold(budget, "10"))
         request = pb.RefundChargeRequest(id=budget.id, charge_id=hold.last_entry_id, request_id="r", amount=eur("4"))
-        refund = await api.who.call(api.stub.RefundCharge, request)
+        refund = await api.who.call(api.stubs.ledger.RefundCharge, request)
         assert refund.refundable == eur("6.00")
         assert numbers(await api.get(budget)) == ("6.00", "0.00", "0.00", "6.00", "994.00")
         await api.verify(budget)
@@ -287,7 +287,7 @@ class TestReading:
         assert await api.holds(budget) == [second, first]
         assert await api.holds(budget, state=Hold.HELD) == [first]
         assert await api.holds(budget, reference="PO-2") == [second]
-        page = await api.who.call(api.stub.ListHolds, pb.ListHoldsRequest(id=budget.id, page_size=1))
+        page = await api.who.call(api.stubs.ledger.ListHolds, pb.ListHoldsRequest(id=budget.id, page_size=1))
         assert list(page.holds) == [second]
         assert await api.holds(budget, page_token=page.next_page_token, page_size=1) == [first]
 

@@ -6,7 +6,8 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import alert_service_pb2 as alert_pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
@@ -17,11 +18,13 @@ from tests.harness.callers import Caller, refusal
 
 
 async def entries(api: BudgetsApi, budget: Budget, **given: Any) -> list[Entry]:
-    return list((await api.who.call(api.stub.ListEntries, pb.ListEntriesRequest(id=budget.id, **given))).entries)
+    return list(
+        (await api.who.call(api.stubs.ledger.ListEntries, ledger_pb.ListEntriesRequest(id=budget.id, **given))).entries
+    )
 
 
 async def verified(api: BudgetsApi, budget: Budget) -> BudgetVerification:
-    return await api.who.call(api.stub.VerifyBudget, pb.VerifyBudgetRequest(id=budget.id))
+    return await api.who.call(api.stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=budget.id))
 
 
 class TestListEntries:
@@ -60,8 +63,8 @@ class TestListEntries:
         charged = [(await api.charge(budget, "1")).id for _ in range(5)]
         seen, token = [], ""
         while True:
-            request = pb.ListEntriesRequest(id=budget.id, page_size=2, page_token=token)
-            page = await api.who.call(api.stub.ListEntries, request)
+            request = ledger_pb.ListEntriesRequest(id=budget.id, page_size=2, page_token=token)
+            page = await api.who.call(api.stubs.ledger.ListEntries, request)
             seen += [entry.id for entry in page.entries]
             token = page.next_page_token
             if not token:
@@ -126,9 +129,9 @@ class TestAlerts:
         budget = await api.open("100", alert_thresholds_bp=[5000])
         await api.charge(budget, "50")
         (alert,) = await api.alerts(budget)
-        request = pb.AcknowledgeAlertRequest(id=alert.id)
-        assert (await api.who.call(api.stub.AcknowledgeAlert, request)).state == Alert.ACKNOWLEDGED
-        twice = await refusal(api.who.call(api.stub.AcknowledgeAlert, request))
+        request = alert_pb.AcknowledgeAlertRequest(id=alert.id)
+        assert (await api.who.call(api.stubs.alerts.AcknowledgeAlert, request)).state == Alert.ACKNOWLEDGED
+        twice = await refusal(api.who.call(api.stubs.alerts.AcknowledgeAlert, request))
         assert (twice.reason, twice.metadata["state"], twice.metadata["allowed"]) == (
             "ALERT_STATE",
             "ACKNOWLEDGED",
@@ -148,7 +151,9 @@ class TestAlerts:
             await api.charge(budget, "60")
 
         async def seen_by(who: BudgetsApi, **given: Any) -> list[Alert]:
-            return list((await who.who.call(who.stub.ListAllAlerts, pb.ListAllAlertsRequest(**given))).alerts)
+            return list(
+                (await who.who.call(who.stubs.alerts.ListAllAlerts, alert_pb.ListAllAlertsRequest(**given))).alerts
+            )
 
         everything = await seen_by(api)
         assert everything[0].budget_id == budget.id
@@ -160,6 +165,8 @@ class TestAlerts:
         stranger = api_for(caller(tenant=uuid4()))
         assert await seen_by(stranger) == []
         refused = refusal(
-            stranger.who.call(stranger.stub.AcknowledgeAlert, pb.AcknowledgeAlertRequest(id=everything[0].id))
+            stranger.who.call(
+                stranger.stubs.alerts.AcknowledgeAlert, alert_pb.AcknowledgeAlertRequest(id=everything[0].id)
+            )
         )
         assert (await refused).reason == "ALERT_NOT_FOUND"

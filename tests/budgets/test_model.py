@@ -11,8 +11,10 @@ from uuid import uuid4
 import asyncpg
 import grpc
 import pytest
+from billing.budgets.v1 import alert_service_pb2 as alert_pb
 from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1 import charge_pb2
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import Entry
@@ -131,8 +133,10 @@ class Machine(RuleBasedStateMachine):
     def batch(self, lines: list[tuple[str, int, int | None]], atomic: bool) -> None:  # noqa: FBT001 - hypothesis gives it
         asked = [(self._key(shared), {"budget": budget, "amount": amount}) for budget, amount, shared in lines]
         expected = self.tree.batch(asked, atomic=atomic)
-        request = pb.BatchChargeRequest(charges=[self._request("charge", *line) for line in asked], atomic=atomic)
-        reply = self._reply(self.api.stub.BatchCharge, request)
+        request = ledger_pb.BatchChargeRequest(
+            charges=[self._request("charge", *line) for line in asked], atomic=atomic
+        )
+        reply = self._reply(self.api.stubs.ledger.BatchCharge, request)
         if isinstance(reply, Refusal):
             place = int(reply.metadata["line"].removeprefix("charges[").removesuffix("]"))
             got = {"refused": reply.reason, "line": place, "line_reason": reply.metadata["line_reason"]}
@@ -204,10 +208,10 @@ class Machine(RuleBasedStateMachine):
         hold = data.draw(st.sampled_from(self._overdue()))
         self._in_the_database("update budgets.timers set due_time = now() where resource_id = $1", hold)
         self.tree.expire(hold)
-        request = pb.GetHoldRequest(id=self.id_of[self.tree.holds[hold]["budget"]], hold_id=self.id_of[hold])
+        request = ledger_pb.GetHoldRequest(id=self.id_of[self.tree.holds[hold]["budget"]], hold_id=self.id_of[hold])
 
         async def expired() -> bool:
-            return (await self.api.who.call(self.api.stub.GetHold, request)).state == Hold.EXPIRED
+            return (await self.api.who.call(self.api.stubs.ledger.GetHold, request)).state == Hold.EXPIRED
 
         self.world.run(eventually(expired))
 
@@ -220,13 +224,13 @@ class Machine(RuleBasedStateMachine):
 
     async def _roll_over(self) -> None:
         """The whole tree goes over to its next period, once, with all that is held."""
-        who, stub = self.api.who, self.api.stub
+        who, stubs = self.api.who, self.api.stubs
         holds = sum(held["state"] in OPEN for held in self.tree.holds.values())
         request = pb.RolloverBudgetRequest(id=self.id_of["group"], early=True, request_id="next")
-        reply = await who.call(stub.RolloverBudget, request)
+        reply = await who.call(stubs.budgets.RolloverBudget, request)
         assert (reply.opened_budget_count, reply.moved_hold_count) == (len(NAMES), holds)
-        assert await who.call(stub.RolloverBudget, request) == reply
-        listed = await who.call(stub.ListBudgets, pb.ListBudgetsRequest(state=Budget.ACTIVE, page_size=1000))
+        assert await who.call(stubs.budgets.RolloverBudget, request) == reply
+        listed = await who.call(stubs.budgets.ListBudgets, pb.ListBudgetsRequest(state=Budget.ACTIVE, page_size=1000))
         for name, new in self.tree.roll_over().items():
             (opened,) = (budget for budget in listed.budgets if budget.name == name)
             self._name(new, opened.id)
@@ -241,34 +245,38 @@ class Machine(RuleBasedStateMachine):
 
     async def _compare_numbers(self) -> None:
         """The numbers of all budgets, of both periods; and that the ledgers bear them out."""
-        who, stub = self.api.who, self.api.stub
+        who, stubs = self.api.who, self.api.stubs
         for name, expected in self.tree.budgets.items():
-            budget = await who.call(stub.GetBudget, pb.GetBudgetRequest(id=self.id_of[name]))
+            budget = await who.call(stubs.budgets.GetBudget, pb.GetBudgetRequest(id=self.id_of[name]))
             told = {field: cents(getattr(budget, field).amount) for field in (*_NUMBERS, "carried")}
             assert told == {**{field: expected[field] for field in told if field != "available"},
                             "available": self.tree.available(name)}, name  # fmt: skip
-            assert (await who.call(stub.VerifyBudget, pb.VerifyBudgetRequest(id=self.id_of[name]))).verified
+            assert (
+                await who.call(stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=self.id_of[name]))
+            ).verified
 
     async def _compare(self) -> None:
         """Everything that is left behind: numbers, ledgers, holds, alerts."""
-        who, stub = self.api.who, self.api.stub
+        who, stubs = self.api.who, self.api.stubs
         for name in NAMES:
             id = self.id_of[name]
-            budget = await who.call(stub.GetBudget, pb.GetBudgetRequest(id=id))
+            budget = await who.call(stubs.budgets.GetBudget, pb.GetBudgetRequest(id=id))
             told = {field: cents(getattr(budget, field).amount) for field in _NUMBERS}
             assert told == {**{field: self.tree.budgets[name][field] for field in told if field != "available"},
                             "available": self.tree.available(name)}  # fmt: skip
-            verified = await who.call(stub.VerifyBudget, pb.VerifyBudgetRequest(id=id))
+            verified = await who.call(stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=id))
             assert (verified.verified, verified.entry_count) == (True, self.tree.budgets[name]["version"])
             assert cents(verified.open_holds.amount) == told["held"] + told["committed"]
-            ledger = await who.call(stub.ListEntries, pb.ListEntriesRequest(id=id, page_size=1000))
+            ledger = await who.call(stubs.ledger.ListEntries, ledger_pb.ListEntriesRequest(id=id, page_size=1000))
             assert [self._entry(entry) for entry in reversed(ledger.entries)] == list(self._entries(name))
-            alerts = await who.call(stub.ListAlerts, pb.ListAlertsRequest(id=id, state=Alert.OPEN, page_size=1000))
+            alerts = await who.call(
+                stubs.alerts.ListAlerts, alert_pb.ListAlertsRequest(id=id, state=Alert.OPEN, page_size=1000)
+            )
             raised = [(Alert.Type.Name(alert.alert_type), alert.threshold_bp) for alert in alerts.alerts]
             assert sorted(raised) == sorted(self.tree.marks(name))
         for hold in self.tree.holds:
-            request = pb.GetHoldRequest(id=self.id_of[self.tree.holds[hold]["budget"]], hold_id=self.id_of[hold])
-            assert self._hold(await who.call(stub.GetHold, request)) == self.tree.told(hold)
+            request = ledger_pb.GetHoldRequest(id=self.id_of[self.tree.holds[hold]["budget"]], hold_id=self.id_of[hold])
+            assert self._hold(await who.call(stubs.ledger.GetHold, request)) == self.tree.told(hold)
 
     def _entries(self, name: str) -> Iterable[tuple[Any, ...]]:
         for entry in self.tree.entries:
@@ -285,7 +293,8 @@ class Machine(RuleBasedStateMachine):
     def _ask(self, method: str, key: str, **given: Any) -> None:
         """Ask both, and compare what they say."""
         self.asked.append((method, key, given))
-        rpc = getattr(self.api.stub, _RPCS[method])
+        service, name = _RPCS[method]
+        rpc = getattr(getattr(self.api.stubs, service), name)
         reply = self._reply(rpc, self._request(method, key, given))
         answer = self.tree.ask(method, key, **given)
         if isinstance(reply, Refusal):
@@ -400,13 +409,14 @@ _NUMBERS_OF_REFUSALS = {
     "HOLD_STATE": ("state",),
 }
 _RPCS = {
-    "charge": "Charge", "hold": "CreateHold", "commit": "CommitHold", "capture": "CaptureHold",
-    "release": "ReleaseHold", "refund": "RefundCharge", "adjust": "UpdateBudget",
-    "transfer": "TransferBudget",
+    "charge": ("ledger", "Charge"), "hold": ("ledger", "CreateHold"), "commit": ("ledger", "CommitHold"),
+    "capture": ("ledger", "CaptureHold"), "release": ("ledger", "ReleaseHold"), "refund": ("ledger", "RefundCharge"),
+    "adjust": ("budgets", "UpdateBudget"), "transfer": ("budgets", "TransferBudget"),
 }  # fmt: skip
+_MODULES = {"budgets": pb, "ledger": ledger_pb}
 _REQUESTS: dict[str, Callable[..., Message]] = {
-    method: getattr(pb, f"{rpc}Request") for method, rpc in _RPCS.items()
-}  # fmt: skip
+    method: getattr(_MODULES[service], f"{name}Request") for method, (service, name) in _RPCS.items()
+}
 _REST: dict[str, Any] = {"amount": None}
 _FAR = Timestamp(seconds=int((datetime.now(UTC) + timedelta(days=30)).timestamp()))
 

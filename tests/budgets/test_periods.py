@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.dates import day_start
-from services.budgets.domain.lives import PeriodType
-from services.budgets.domain.periods import Period, bounds, fiscal_start, period_containing, period_of
+from services.budgets import domain
+from services.budgets.domain.budgets import PeriodType
+from services.budgets.domain.periods import Period
 
 MONTHLY, QUARTERLY, ANNUAL, CUSTOM = PeriodType.MONTHLY, PeriodType.QUARTERLY, PeriodType.ANNUAL, PeriodType.CUSTOM
 MONTHS = {MONTHLY: 1, QUARTERLY: 3, ANNUAL: 12}
@@ -41,13 +42,15 @@ class TestPeriodOf:
     def test_it_starts_on_the_anchors_day_or_the_last_of_a_shorter_month(
         self, period_type: PeriodType, anchor: str, starts: list[str]
     ) -> None:
-        periods = [period_of(period_type, date.fromisoformat(anchor), number) for number in range(len(starts))]
+        periods = [
+            domain.periods.period_of(period_type, date.fromisoformat(anchor), number) for number in range(len(starts))
+        ]
         assert [period.start.isoformat() for period in periods] == starts
         assert [period.end for period in periods[:-1]] == [period.start for period in periods[1:]]
 
     @given(types, days, numbers)
     def test_both_ends_are_counted_from_the_anchor(self, period_type: PeriodType, anchor: date, number: int) -> None:
-        period = period_of(period_type, anchor, number)
+        period = domain.periods.period_of(period_type, anchor, number)
         for day, months in (
             (period.start, number * MONTHS[period_type]),
             (period.end, (number + 1) * MONTHS[period_type]),
@@ -57,18 +60,21 @@ class TestPeriodOf:
 
     @given(types, days, numbers)
     def test_one_ends_where_the_next_starts(self, period_type: PeriodType, anchor: date, number: int) -> None:
-        assert period_of(period_type, anchor, number).end == period_of(period_type, anchor, number + 1).start
+        assert (
+            domain.periods.period_of(period_type, anchor, number).end
+            == domain.periods.period_of(period_type, anchor, number + 1).start
+        )
 
     @given(types, days)
     def test_the_first_starts_at_the_anchor(self, period_type: PeriodType, anchor: date) -> None:
-        assert period_of(period_type, anchor, 0).start == anchor
+        assert domain.periods.period_of(period_type, anchor, 0).start == anchor
 
     def test_a_custom_period_has_no_next(self) -> None:
         anchor = date(2027, 1, 1)
         for ask in (
-            lambda: period_of(CUSTOM, anchor, 1),
-            lambda: period_containing(CUSTOM, anchor, anchor),
-            lambda: fiscal_start(CUSTOM, 1, anchor),
+            lambda: domain.periods.period_of(CUSTOM, anchor, 1),
+            lambda: domain.periods.period_containing(CUSTOM, anchor, anchor),
+            lambda: domain.periods.fiscal_start(CUSTOM, 1, anchor),
         ):
             with pytest.raises(ValueError, match="CUSTOM"):
                 ask()
@@ -79,19 +85,19 @@ class TestPeriodContaining:
     def test_it_contains_the_day_and_is_the_one_with_its_number(
         self, period_type: PeriodType, anchor: date, day: date
     ) -> None:
-        period = period_containing(period_type, anchor, day)
+        period = domain.periods.period_containing(period_type, anchor, day)
         assert period.start <= day < period.end
-        assert period == period_of(period_type, anchor, period.number)
+        assert period == domain.periods.period_of(period_type, anchor, period.number)
 
     @pytest.mark.parametrize("period_type", MONTHS)
     def test_every_day_is_in_one_period_whatever_the_anchor(self, period_type: PeriodType) -> None:
         for back in range(1461):
             anchor = date(2027, 12, 31) - timedelta(days=back)
             for number in range(12 // MONTHS[period_type]):
-                period = period_of(period_type, anchor, number)
+                period = domain.periods.period_of(period_type, anchor, number)
                 last = period.end - timedelta(days=1)
-                assert period_containing(period_type, anchor, period.start) == period, anchor
-                assert period_containing(period_type, anchor, last) == period, anchor
+                assert domain.periods.period_containing(period_type, anchor, period.start) == period, anchor
+                assert domain.periods.period_containing(period_type, anchor, last) == period, anchor
 
 
 class TestFiscalStart:
@@ -110,12 +116,14 @@ class TestFiscalStart:
         ],
     )
     def test_it_follows_the_fiscal_year(self, period_type: PeriodType, month: int, day: str, start: str) -> None:
-        assert fiscal_start(period_type, month, date.fromisoformat(day)) == date.fromisoformat(start)
+        assert domain.periods.fiscal_start(period_type, month, date.fromisoformat(day)) == date.fromisoformat(start)
 
     @given(types, st.integers(1, 12), days)
     def test_a_period_from_there_contains_the_day(self, period_type: PeriodType, month: int, day: date) -> None:
-        start = fiscal_start(period_type, month, day)
-        assert period_containing(period_type, start, day) == period_of(period_type, start, 0)
+        start = domain.periods.fiscal_start(period_type, month, day)
+        assert domain.periods.period_containing(period_type, start, day) == domain.periods.period_of(
+            period_type, start, 0
+        )
         assert start.day == 1
         assert (start.month - month) % MONTHS[period_type] == 0
 
@@ -125,22 +133,25 @@ class TestBounds:
     def test_periods_leave_no_moment_out_and_none_is_in_two(
         self, period_type: PeriodType, anchor: date, number: int, time_zone: str
     ) -> None:
-        starts, ends = bounds(period_of(period_type, anchor, number), time_zone)
+        starts, ends = domain.periods.bounds(domain.periods.period_of(period_type, anchor, number), time_zone)
         assert starts < ends
-        assert ends == bounds(period_of(period_type, anchor, number + 1), time_zone)[0]
+        assert ends == domain.periods.bounds(domain.periods.period_of(period_type, anchor, number + 1), time_zone)[0]
         assert starts.tzinfo is ends.tzinfo is UTC
 
     def test_in_every_zone_a_day_begins_when_its_date_is_first_shown(self) -> None:
         for time_zone, number in product(ZONES, range(0, 720, 5)):
-            period = period_of(MONTHLY, date(1975, 1, 31), number)
-            starts, _ = bounds(period, time_zone)
+            period = domain.periods.period_of(MONTHLY, date(1975, 1, 31), number)
+            starts, _ = domain.periods.bounds(period, time_zone)
             assert starts.astimezone(ZoneInfo(time_zone)).date() >= period.start, time_zone
             assert (starts - timedelta(seconds=1)).astimezone(ZoneInfo(time_zone)).date() < period.start, time_zone
 
     @given(recent, zones)
     def test_it_is_the_start_of_the_day_that_all_of_us_use(self, day: date, time_zone: str) -> None:
-        period = period_of(MONTHLY, day, 0)
-        assert bounds(period, time_zone) == (day_start(period.start, time_zone), day_start(period.end, time_zone))
+        period = domain.periods.period_of(MONTHLY, day, 0)
+        assert domain.periods.bounds(period, time_zone) == (
+            day_start(period.start, time_zone),
+            day_start(period.end, time_zone),
+        )
 
     @pytest.mark.parametrize(
         ("time_zone", "start", "end", "starts", "ends"),
@@ -163,8 +174,8 @@ class TestBounds:
     def test_odd_zones_are_right(self, time_zone: str, start: str, end: str, starts: str, ends: str) -> None:
         period = Period(0, date.fromisoformat(start), date.fromisoformat(end))
         moments = tuple(datetime.fromisoformat(f"{moment}:00+00:00") for moment in (starts, ends))
-        assert bounds(period, time_zone) == moments
+        assert domain.periods.bounds(period, time_zone) == moments
 
     def test_an_unknown_zone_is_refused(self) -> None:
         with pytest.raises(ZoneInfoNotFoundError):
-            bounds(period_of(MONTHLY, date(2027, 1, 1), 0), "Mars/Olympus")
+            domain.periods.bounds(domain.periods.period_of(MONTHLY, date(2027, 1, 1), 0), "Mars/Olympus")

@@ -86,7 +86,7 @@ class TestByItself:
         assert len(await timers(admin, budget)) == 1
         await api.close(budget)
         assert await timers(admin, budget) == []
-        again = await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
+        again = await api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
         assert len(await timers(admin, budget)) == 1
         opened = (await roll(api, again)).opened
         assert await timers(admin, budget) == []
@@ -95,7 +95,7 @@ class TestByItself:
     async def test_a_draft_waits_for_its_activation(self, api: BudgetsApi, admin: Any) -> None:
         draft = await api.open(draft=True)
         assert await timers(admin, draft) == []
-        await api.who.call(api.stub.ActivateBudget, pb.ActivateBudgetRequest(id=draft.id))
+        await api.who.call(api.stubs.budgets.ActivateBudget, pb.ActivateBudgetRequest(id=draft.id))
         assert len(await timers(admin, draft)) == 1
 
     async def test_a_budget_for_the_past_is_left_alone_unless_it_is_to_recur(self, api: BudgetsApi, admin: Any) -> None:
@@ -113,7 +113,7 @@ class TestByItself:
         budget = await api.open(name="Once", recurring=False)
         await a_year_passes(admin, budget)
         done = await roll(api, budget, early=False)
-        await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
+        await api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
         await api.update(budget, recurring=True)
 
         async def fired() -> bool:

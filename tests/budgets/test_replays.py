@@ -46,9 +46,9 @@ class TestOwnersThatWentOutOfBusiness:
         budget = await api.open(entity_id=entity)
         await api.close(budget)
         reopening = pb.ReopenBudgetRequest(id=budget.id, request_id="k")
-        reopened = await api.who.call(api.stub.ReopenBudget, reopening)
+        reopened = await api.who.call(api.stubs.budgets.ReopenBudget, reopening)
         await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
-        assert await api.who.call(api.stub.ReopenBudget, reopening) == reopened
+        assert await api.who.call(api.stubs.budgets.ReopenBudget, reopening) == reopened
 
 
 async def test_a_period_that_the_fiscal_year_gave_is_told_again_when_that_begins_elsewhere(
@@ -63,13 +63,13 @@ async def test_a_period_that_the_fiscal_year_gave_is_told_again_when_that_begins
         amount=eur("1000"),
         request_id="k",
     )
-    opened = await api.who.call(api.stub.CreateBudget, opening)
+    opened = await api.who.call(api.stubs.budgets.CreateBudget, opening)
     assert opened.period_start_date == f"{year}-01-01"
     changed = UpdateEntityRequest(id=company, fiscal_year_start_month=12)
     await api.who.call(api.entities.entities.UpdateEntity, changed)
-    assert await api.who.call(api.stub.CreateBudget, opening) == opened
+    assert await api.who.call(api.stubs.budgets.CreateBudget, opening) == opened
     opening.request_id = "other"
-    refused = await refusal(api.who.call(api.stub.CreateBudget, opening))
+    refused = await refusal(api.who.call(api.stubs.budgets.CreateBudget, opening))
     assert set(refused.fields) == {"period_end_date"}
 
 
@@ -81,7 +81,7 @@ async def test_what_was_converted_is_told_again_when_the_rate_is_gone(
 
     def transfer(key: str) -> Awaitable[Transfer]:
         request = pb.TransferBudgetRequest(id=source.id, to_budget_id=target.id, amount=eur("10"), request_id=key)
-        return api.who.call(api.stub.TransferBudget, request)
+        return api.who.call(api.stubs.budgets.TransferBudget, request)
 
     done = await transfer("k")
     # As time does, which makes it too old; that another one came makes nobody remember it.

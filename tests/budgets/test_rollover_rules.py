@@ -7,10 +7,9 @@ from uuid import uuid4
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from services.budgets.domain import rollover
+from services.budgets import domain
 from services.budgets.domain.balances import Balance, Terms
-from services.budgets.domain.lives import OverspendPolicy, PeriodType, State
-from services.budgets.domain.lives import Rollover as Rule
+from services.budgets.domain.budgets import BudgetState, OverspendPolicy, PeriodType, Rollover
 from services.budgets.domain.periods import Period
 
 amounts = st.decimals(0, 1000, places=2)
@@ -21,7 +20,7 @@ def balances(draw: st.DrawFn) -> tuple[Balance, Decimal]:
     """A budget within its policy whose open holds have just left it, and what they are in all."""
     policy, tolerance = draw(st.sampled_from(OverspendPolicy)), draw(st.integers(0, 10000))
     terms = Terms(
-        uuid4(), uuid4(), uuid4(), None, "B", State.ACTIVE, "EUR", policy, tolerance,
+        uuid4(), uuid4(), uuid4(), None, "B", BudgetState.ACTIVE, "EUR", policy, tolerance,
         datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC), [], date(2026, 1, 1), "UTC",
     )  # fmt: skip
     carried = draw(st.decimals(-500, 1000, places=2))
@@ -34,18 +33,18 @@ def balances(draw: st.DrawFn) -> tuple[Balance, Decimal]:
 
 
 class TestCarriedOver:
-    @drawn(balances(), st.sampled_from(Rule), amounts, st.booleans(), st.decimals("0.01", 1000, places=2))
+    @drawn(balances(), st.sampled_from(Rollover), amounts, st.booleans(), st.decimals("0.01", 1000, places=2))
     def test_it_is_within_its_bounds(
         self,
         given: tuple[Balance, Decimal],
-        rule: Rule,
+        rule: Rollover,
         cap: Decimal,
         carry_overspend: bool,  # noqa: FBT001 - drawn
         next_amount: Decimal,
     ) -> None:
         left, aside = given
-        capped = cap if rule is Rule.CAPPED else None
-        carried = rollover.carried_over(
+        capped = cap if rule is Rollover.CAPPED else None
+        carried = domain.rollovers.carried_over(
             left, rollover=rule, cap=capped, carry_overspend=carry_overspend, aside=aside, next_amount=next_amount
         )
         rest, needed = left.available, aside - next_amount
@@ -54,7 +53,7 @@ class TestCarriedOver:
         if carried < 0:
             assert carried >= rest
         if carried > 0:
-            wanted = {Rule.NONE: Decimal(0), Rule.FULL: rest, Rule.CAPPED: min(rest, cap)}[rule]
+            wanted = {Rollover.NONE: Decimal(0), Rollover.FULL: rest, Rollover.CAPPED: min(rest, cap)}[rule]
             assert carried <= max(wanted, needed)
         if rest >= 0 and aside > 0:
             assert carried >= min(rest, needed)
@@ -71,7 +70,7 @@ class TestCarriedOver:
     @drawn(balances(), amounts)
     def test_what_may_be_taken_away_leaves_enough(self, given: tuple[Balance, Decimal], more: Decimal) -> None:
         left, _ = given
-        most = rollover.transferable(left)
+        most = domain.rollovers.transferable(left)
         if most > 0:
             after = left._replace(amount=left.amount - most)
             assert after.amount > 0
@@ -83,7 +82,7 @@ class TestCarriedOver:
 class TestNextPeriod:
     def test_it_follows_the_anchor_and_a_custom_one_its_end(self) -> None:
         first = Period(0, date(2027, 1, 31), date(2027, 2, 28))
-        second = rollover.next_period(PeriodType.MONTHLY, date(2027, 1, 31), first, None)
+        second = domain.rollovers.next_period(PeriodType.MONTHLY, date(2027, 1, 31), first, None)
         assert second == Period(1, date(2027, 2, 28), date(2027, 3, 31))
-        custom = rollover.next_period(PeriodType.CUSTOM, date(2027, 1, 31), first, date(2027, 3, 5))
+        custom = domain.rollovers.next_period(PeriodType.CUSTOM, date(2027, 1, 31), first, date(2027, 3, 5))
         assert custom == Period(1, date(2027, 2, 28), date(2027, 3, 5))

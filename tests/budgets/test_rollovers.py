@@ -9,6 +9,7 @@ from uuid import uuid4
 import grpc
 import pytest
 from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import Entry
@@ -161,7 +162,7 @@ class TestRolloverBudget:
 
     async def test_a_budget_that_was_opened_again_for_late_bills_stays_rolled_over(self, api: BudgetsApi) -> None:
         done = await roll(api, await api.open("100"))
-        again = await api.who.call(api.stub.ReopenBudget, pb.ReopenBudgetRequest(id=done.closed.id))
+        again = await api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=done.closed.id))
         await api.charge(again, "10")
         assert (await refusal(roll(api, again))).reason == "PERIOD_OPENED"
         await api.verify(again, done.opened)
@@ -169,7 +170,7 @@ class TestRolloverBudget:
     async def test_an_amount_that_was_tampered_with_is_found(self, api: BudgetsApi, admin: Any) -> None:
         opened = (await roll(api, await api.open("100", rollover=Budget.FULL))).opened
         await admin.execute("update budgets.budgets set carried = 999 where id = $1", BUDGET.parse(opened.id))
-        seen = await api.who.call(api.stub.VerifyBudget, pb.VerifyBudgetRequest(id=opened.id))
+        seen = await api.who.call(api.stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=opened.id))
         assert (seen.verified, seen.budget_amount, seen.budget_amount_by_ledger) == (
             False,
             eur("1099.00"),

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from billing.budgets.v1 import budget_report_service_pb2 as report_pb
 from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import Entry
@@ -23,9 +24,9 @@ from kit.db import Database
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
-from services.budgets import rpc
-from services.budgets.domain.summaries import GroupBy
-from services.budgets.store import reports
+from services.budgets import rpc, store
+from services.budgets.domain.entries import EntryStreamQuery
+from services.budgets.domain.summaries import GroupBy, SummaryQuery
 from tests.budgets.conftest import BudgetsApi, eur
 from tests.budgets.rolling import YEAR
 from tests.harness.callers import Caller, refusal
@@ -45,7 +46,7 @@ def service(service_of: Callable[[UUID], Caller], tenant: UUID) -> Caller:
 
 
 async def summarize(api: BudgetsApi, who: Caller, **given: Any) -> Sequence[BudgetSummary]:
-    return (await who.call(api.stub.SummarizeBudgets, pb.SummarizeBudgetsRequest(**given))).summaries
+    return (await who.call(api.stubs.reports.SummarizeBudgets, report_pb.SummarizeBudgetsRequest(**given))).summaries
 
 
 def usd(amount: str) -> Money:
@@ -75,7 +76,7 @@ class TestSummaries:
         top = await api.open("1000", entity_id=entity)
         middle = await api.open("600", entity_id=entity, parent_id=top.id, draft=True)
         bottom = await api.open("500", entity_id=entity, parent_id=middle.id, department_id=department)
-        await api.who.call(api.stub.ActivateBudget, pb.ActivateBudgetRequest(id=middle.id))
+        await api.who.call(api.stubs.budgets.ActivateBudget, pb.ActivateBudgetRequest(id=middle.id))
         await api.charge(bottom, "100")
         (told,) = await summarize(api, service)
         assert (told.budget_count, told.amount, told.spent) == (1, eur("1000.00"), eur("100.00"))
@@ -177,8 +178,8 @@ async def feed(api: BudgetsApi, who: Caller, **given: Any) -> list[LedgerEntry]:
     """All that is told, until now unless it is said otherwise."""
     if "end_time" not in given:
         given["end_time"] = stamp(timedelta(hours=1))
-    request = pb.StreamEntriesRequest(**given)
-    return [told async for told in api.stub.StreamEntries(request, metadata=who.metadata, timeout=20)]
+    request = report_pb.StreamEntriesRequest(**given)
+    return [told async for told in api.stubs.reports.StreamEntries(request, metadata=who.metadata, timeout=20)]
 
 
 def stamp(from_now: timedelta) -> Timestamp:
@@ -190,7 +191,7 @@ def stamp(from_now: timedelta) -> Timestamp:
 class TestEntries:
     @pytest.fixture
     def small_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(rpc, "_ENTRIES_AT_ONCE", 3)
+        monkeypatch.setattr(rpc.reports, "_ENTRIES_AT_ONCE", 3)
 
     @pytest.mark.parametrize("count", [0, 2, 3, 4, 6, 7])
     @pytest.mark.usefixtures("small_pages")
@@ -211,8 +212,8 @@ class TestEntries:
         budget = await api.open()
         for _ in range(8):
             await api.charge(budget, "1")
-        request = pb.StreamEntriesRequest(end_time=stamp(timedelta(hours=1)))
-        call = api.stub.StreamEntries(request, metadata=service.metadata, timeout=20)
+        request = report_pb.StreamEntriesRequest(end_time=stamp(timedelta(hours=1)))
+        call = api.stubs.reports.StreamEntries(request, metadata=service.metadata, timeout=20)
         told = aiter(call)
         had = [(await anext(told)).event_id for _ in range(4)]
         call.cancel()
@@ -237,15 +238,15 @@ class TestEntries:
         self, api: BudgetsApi, service: Caller
     ) -> None:
         await api.charge(await api.open(), "1")
-        request = pb.StreamEntriesRequest()
-        told = [one async for one in api.stub.StreamEntries(request, metadata=service.metadata, timeout=20)]
+        request = report_pb.StreamEntriesRequest()
+        told = [one async for one in api.stubs.reports.StreamEntries(request, metadata=service.metadata, timeout=20)]
         assert told == []
 
     async def test_each_movement_is_seen_by_its_own_budget(self, api: BudgetsApi, service: Caller) -> None:
         top = await api.open("1000", name="Top")
         other = await api.open("1000", name="Other")
         request = pb.TransferBudgetRequest(id=top.id, to_budget_id=other.id, amount=eur("5"), request_id=uuid4().hex)
-        await api.who.call(api.stub.TransferBudget, request)
+        await api.who.call(api.stubs.budgets.TransferBudget, request)
         told = await feed(api, service)
         assert {(one.entry.budget_id, one.entry.entry_type) for one in told} == {
             (top.id, Entry.TRANSFER_OUT), (other.id, Entry.TRANSFER_IN),
@@ -355,22 +356,22 @@ class TestPlans:
 
     async def test_a_big_ledger_is_read_by_its_indexes(self, big: Ledger) -> None:
         chosen = big.budget_ids[:3]
-        plan, by_day = await big.plan(lambda tx: reports.spend_by_day(tx, chosen, "UTC"))
+        plan, by_day = await big.plan(lambda tx: store.reports.spend_by_day(tx, chosen, "UTC"))
         assert {node["Index Name"] for node in plan} == {"budget_entries_budget_idx"}
         assert {node["Node Type"] for node in plan} == {"Index Only Scan"}
         assert (read(plan), sum(spent for _, spent in by_day)) == (1500, 1500)
 
-        ask = reports.SummaryAsk(
+        ask = SummaryQuery(
             entity_ids=[big.entity_id], period_date=date(2026, 5, 1), start_date=None, end_date=None, state=None,
             group_by=GroupBy.CATEGORY, each_group_alone=False,
         )  # fmt: skip
-        plan, (summary,) = await big.plan(lambda tx: reports.summarize(tx, ask))
+        plan, (summary,) = await big.plan(lambda tx: store.reports.summarize(tx, ask))
         assert {node.get("Index Name") for node in plan} <= {"budget_entries_converted_idx", "budget_entries_pkey"}
         assert read(plan) == 10_000, "those that were converted, and no others"
         assert (summary.budgets, float(summary.fx_effect)) == (100, 1000.0)
 
-        feed = reports.FeedAsk(start=None, end=datetime.now(UTC) + timedelta(days=1), entity_ids=[])
-        plan, page = await big.plan(lambda tx: reports.entries_after(tx, feed, None, 500))
+        feed = EntryStreamQuery(start=None, end=datetime.now(UTC) + timedelta(days=1), entity_ids=[])
+        plan, page = await big.plan(lambda tx: store.reports.entries_after(tx, feed, None, 500))
         assert {node["Index Name"] for node in plan} == {"budget_entries_pkey"}
         assert (read(plan), len(page)) == (500, 500)
         assert [entry.id for entry, _ in page] == sorted(entry.id for entry, _ in page)

@@ -31,7 +31,7 @@ async def transfer(
     request = pb.TransferBudgetRequest(
         id=source.id, to_budget_id=target.id, amount=amount, request_id=key or uuid4().hex, **given
     )
-    return await api.who.call(api.stub.TransferBudget, request)
+    return await api.who.call(api.stubs.budgets.TransferBudget, request)
 
 
 class TestTransferBudget:
@@ -101,7 +101,7 @@ class TestTransferBudget:
     ) -> None:
         one, other = await api.open(), await api.open()
         request = {"id": one.id, "to_budget_id": other.id, "amount": eur("1"), "request_id": "k", **given}
-        refused = await refusal(api.who.call(api.stub.TransferBudget, pb.TransferBudgetRequest(**request)))
+        refused = await refusal(api.who.call(api.stubs.budgets.TransferBudget, pb.TransferBudgetRequest(**request)))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {field})
 
     async def test_a_budget_gives_nothing_to_itself(self, api: BudgetsApi) -> None:

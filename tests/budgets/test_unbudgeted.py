@@ -7,15 +7,14 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import budget_report_service_pb2 as pb
 from billing.entities.v1.events_pb2 import CostAllocated
 from grpc import StatusCode
 from nats.aio.client import Client
 
 from kit import ids
-from services.budgets.convert.usage import cost_from_proto
+from services.budgets import convert, store
 from services.budgets.service.usage import ALLOCATED
-from services.budgets.store import usage as store
 from services.budgets.store.group import Engine
 from tests.budgets.conftest import BudgetsApi, eur
 from tests.budgets.usage import Said, allocation, today, unbudgeted
@@ -56,16 +55,16 @@ class TestList:
 
     async def test_pages(self, api: BudgetsApi, spends: list[CostAllocated]) -> None:
         request = pb.ListUnbudgetedSpendRequest(page_size=2)
-        first = await api.who.call(api.stub.ListUnbudgetedSpend, request)
+        first = await api.who.call(api.stubs.reports.ListUnbudgetedSpend, request)
         assert [spend.allocation_id for spend in first.unbudgeted_spend] == [
             spends[2].allocation_id, spends[1].allocation_id,
         ]  # fmt: skip
         request.page_token = first.next_page_token
-        second = await api.who.call(api.stub.ListUnbudgetedSpend, request)
+        second = await api.who.call(api.stubs.reports.ListUnbudgetedSpend, request)
         assert [spend.allocation_id for spend in second.unbudgeted_spend] == [spends[0].allocation_id]
         assert second.next_page_token == ""
         request.category = "cloud"
-        refused = await refusal(api.who.call(api.stub.ListUnbudgetedSpend, request))
+        refused = await refusal(api.who.call(api.stubs.reports.ListUnbudgetedSpend, request))
         assert refused.reason == "PAGE_TOKEN_INVALID"
 
     async def test_a_confined_caller_sees_what_their_token_covers(
@@ -111,13 +110,13 @@ class TestList:
         budget, stranger, done, new = await api.open(), uuid4(), allocation(company), allocation(company)
         await said(done)
         asked = [
-            ((of, ALLOCATED, f"allocation:{event.allocation_id}"), cost_from_proto(event))
+            ((of, ALLOCATED, f"allocation:{event.allocation_id}"), convert.usage.cost_from_proto(event))
             for event in (done, new)
             for of in (stranger, tenant)
         ]
         engine = Engine(budgets_served.settings)
         async with engine.begin({tenant, stranger}) as group:
-            found = await store.match(group, asked)
+            found = await store.usage.match(group, asked)
         await engine.close()
         assert [match.kept is not None for match in found] == [False, True, False, False]
         named = [[ids.BUDGET.format(candidate.id) for candidate in match.candidates] for match in found]

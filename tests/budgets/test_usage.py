@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import Entry
 from billing.budgets.v1.events_pb2 import UnbudgetedSpendRecorded
@@ -291,7 +291,7 @@ class TestReversed:
         charges = {entry.reference: entry for entry in await api.entries(budget)}
         by_hand = charges[cost.allocation_id]
         request = pb.RefundChargeRequest(id=budget.id, charge_id=by_hand.id, request_id=uuid4().hex)
-        await api.who.call(api.stub.RefundCharge, request)
+        await api.who.call(api.stubs.ledger.RefundCharge, request)
         await replica.take(reversal(cost))
         await replica.take(reversal(other))
         assert (await api.get(budget)).spent == eur("0.00")

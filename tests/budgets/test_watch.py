@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 import uvicorn
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import alert_service_pb2 as pb
 from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
@@ -62,7 +62,7 @@ def watch(api: BudgetsApi) -> Iterator[Callable[..., Stream]]:
     """Watches, by default as the api: `watch(stub=…, who=…, budget_id=…)`."""
     streams: list[Stream] = []
 
-    def begin(*, stub: Any = api.stub, who: Caller = api.who, **given: Any) -> Stream:
+    def begin(*, stub: Any = api.stubs.alerts, who: Caller = api.who, **given: Any) -> Stream:
         streams.append(Stream(stub, who, **given))
         return streams[-1]
 
@@ -191,13 +191,13 @@ class TestRestart:
     ) -> None:
         budget, port = await open_marked(api), free_port()
         async with replica(port) as service:
-            stream = await watch(stub=service.stubs.budgets).begun()
+            stream = await watch(stub=service.stubs.alerts).begun()
             await api.charge(budget, "30")
             told = await stream.marks(3)
         assert await stream.call.code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
         await api.charge(budget, "30")
         async with replica(port) as service:
-            again = watch(stub=service.stubs.budgets, last_event_id=stream.seen)
+            again = watch(stub=service.stubs.alerts, last_event_id=stream.seen)
             told += await again.marks(3)
             await api.charge(budget, "30")
             told += await again.marks(3)

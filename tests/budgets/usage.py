@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 import asyncpg
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import budget_report_service_pb2 as pb
 from billing.budgets.v1.unbudgeted_pb2 import UnbudgetedSpend
 from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated
 from billing.type.v1.money_pb2 import Money
@@ -96,7 +96,7 @@ class Said:
 
 
 async def unbudgeted(api: "BudgetsApi", **given: Any) -> list[UnbudgetedSpend]:
-    answer = await api.who.call(api.stub.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
+    answer = await api.who.call(api.stubs.reports.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
     return list(answer.unbudgeted_spend)
 
 
@@ -104,7 +104,10 @@ class Replica:
     """A second service without a server, with connections of its own, which is handed events one by one."""
 
     def __init__(self, service: Service, tenant_id: UUID) -> None:
-        self._consumers = {handler.event: Consumer(service.db, "budgets", handler) for handler in service.handlers}
+        self._consumers = {
+            handler.event: Consumer(service.db, "budgets", handler, service.dependencies)
+            for handler in service.handlers
+        }
         self._tenant_id = tenant_id
 
     async def take(self, event: Message) -> None:

@@ -22,8 +22,10 @@ from uuid import UUID
 import asyncpg
 import uvloop
 from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.entity_service_pb2 import CreateEntityRequest
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
@@ -208,8 +210,8 @@ async def _verify(stage: Stage, budgets: dict[UUID, int]) -> list[Finding]:
     found = []
     async with _stub(stage.replicas[0].address) as channel:
         for budget in budgets:
-            request = pb.VerifyBudgetRequest(id=ids.BUDGET.format(budget))
-            told = await BudgetServiceStub(channel).VerifyBudget(request, metadata=stage.metadata, timeout=30)
+            request = ledger_pb.VerifyBudgetRequest(id=ids.BUDGET.format(budget))
+            told = await LedgerServiceStub(channel).VerifyBudget(request, metadata=stage.metadata, timeout=30)
             if not told.verified:
                 found.append(Finding("WRONG", f"VerifyBudget: {told}"))
     return found

@@ -98,7 +98,7 @@ PLACES: Final[Mapping[str, Mapping[str, Place]]] = {
         "commit done": Place(_LEDGER, "move", True, _moves("COMMIT")),
         "release written, not committed": Place(_MOVES, "move", True, _moves_in_group("RELEASE")),
         "release done": Place(_LEDGER, "move", True, _moves("RELEASE")),
-        "raise written, not committed": Place("services.budgets.service.definitions", "update_budget", after=True),
+        "raise written, not committed": Place("services.budgets.service.budgets", "update", after=True),
         "raise done": Place(_FUNDS, "_raise", after=True),
         "failure written, not committed": Place(_FUNDS, "_first", after=True),
         "failure done": Place(_FUNDS, "_fail", after=True),

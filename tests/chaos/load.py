@@ -10,10 +10,10 @@ from typing import Any, Final, Self
 from uuid import UUID
 
 import grpc
-from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1 import charge_pb2
-from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.hold_pb2 import Hold
+from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from billing.type.v1.money_pb2 import Money
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -67,7 +67,7 @@ class Load:
     """Answers that are none, by code and reason."""
     differing: list[str] = field(default_factory=list)
     """Requests that were answered twice, and not the same."""
-    _stubs: list[BudgetServiceStub] = field(default_factory=list)
+    _stubs: list[LedgerServiceStub] = field(default_factory=list)
     _channels: list[aio.Channel] = field(default_factory=list)
     _metadata: Any = ()
     _holds: list[tuple[UUID, UUID]] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Load:
     async def __aenter__(self) -> Self:
         self._metadata = self.stage.metadata
         self._channels = [aio.insecure_channel(one.address, options=CHANNEL) for one in self.stage.replicas]
-        self._stubs = [BudgetServiceStub(channel) for channel in self._channels]
+        self._stubs = [LedgerServiceStub(channel) for channel in self._channels]
         return self
 
     async def __aexit__(self, *_: object) -> None:

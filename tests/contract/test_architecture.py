@@ -18,8 +18,8 @@ PENDING: Final[Mapping[str, Collection[str]]] = {
     "convert_reads_no_clock": {"approvals", "budgets", "entities"},
     "use_cases_do_not_reach_the_wire": {"budgets"},
     "sql_is_in_the_store": {"approvals", "budgets", "entities"},
-    "no_import_cycle": {"budgets", "tests"},
-    "calls_show_their_layer": {"approvals", "budgets"},
+    "no_import_cycle": {"tests"},
+    "calls_show_their_layer": {"approvals"},
     "idioms_exist_once": {"approvals", "budgets", "entities"},
 }
 """Where a rule does not hold yet: the service, or the folder at the top."""

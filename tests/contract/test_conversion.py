@@ -13,21 +13,22 @@ from sqlalchemy import ARRAY, Boolean, Date, DateTime, Enum, Integer, Numeric, S
 from kit import ids
 from kit.db import TenantRow
 from kit.money import Money
-from services.budgets import events
-from services.budgets.convert import alerts, budgets, holds, movements, reports
-from services.budgets.convert.holds import stored_hold
-from services.budgets.convert.usage import unbudgeted_to_proto
+from services.budgets import convert, events
+from services.budgets.domain.alerts import AlertType
 from services.budgets.domain.balances import Decision, Movement
-from services.budgets.domain.forecast import Course, Forecast, Method
-from services.budgets.domain.lives import AlertType, ChargeVerdict, EntryType
+from services.budgets.domain.entries import ChargeVerdict, EntryType, LedgerSums
+from services.budgets.domain.forecast import Forecast, ForecastInput, Method
+from services.budgets.domain.forecast_warnings import ForecastResult
 from services.budgets.domain.marks import Mark
 from services.budgets.domain.refunds import Charged, Refund
-from services.budgets.models import AlertRow, BudgetRow, EntryRow, HoldRow, UnbudgetedRow
-from services.budgets.service.forecasts import Foreseen
+from services.budgets.domain.summaries import Summary
+from services.budgets.models.alerts import AlertRow
+from services.budgets.models.budgets import BudgetRow
+from services.budgets.models.holds import HoldRow
+from services.budgets.models.ledger import EntryRow
+from services.budgets.models.unbudgeted import UnbudgetedRow
 from services.budgets.service.moves import Moved
 from services.budgets.store.group import Entry
-from services.budgets.store.ledger import Sums
-from services.budgets.store.reports import Summary
 from services.entities import convert as entities_convert
 from services.entities.domain.amendments import AmendedFee, AmendmentEffect
 from services.entities.domain.contracts import ContractState, ContractTotals, LicenseState, Phase, SlaTerms
@@ -106,7 +107,7 @@ def moved(row: BudgetRow) -> Moved:
     balance = row.balance
     euros, dollars = Money(Decimal(10), "EUR"), Money(Decimal(12), "USD")
     decision = Decision(ChargeVerdict.ACCEPTED_OVERSPENT, [balance], [balance])
-    hold = stored_hold(filled(HoldRow))
+    hold = convert.holds.stored_hold(filled(HoldRow))
     refund = Refund(euros, dollars, Movement())
     charged = Charged(UUID(int=1), row.id, EntryType.CHARGE, euros, dollars, Decimal(0), Decimal(0))
     entry = Entry(
@@ -121,36 +122,36 @@ def moved(row: BudgetRow) -> Moved:
 def entry() -> Message:
     row = filled(EntryRow)
     row.chain_ids = [row.budget_id]
-    return movements.entry_to_proto(row, row.budget_id)
+    return convert.movements.entry_to_proto(row, row.budget_id)
 
 
 def verified() -> Message:
     """Of a budget that says what its ledger says."""
     row = filled(BudgetRow)
     at = row.balance
-    sums = Sums(
+    sums = LedgerSums(
         opening=at.total, amount=Decimal(0), spent=at.spent, held=at.held, committed=at.committed,
         captured=at.captured, entries=at.version, open_holds=at.held + at.committed,
     )  # fmt: skip
-    return budgets.verification_to_proto(row, sums)
+    return convert.budgets.verification_to_proto(row, sums)
 
 
 def foreseen() -> Message:
     balance, out = filled(BudgetRow).balance, date(2026, 2, 20)
-    course = Course(date(2026, 1, 1), date(2026, 3, 1), date(2026, 2, 1), balance.total, "EUR")
+    course = ForecastInput(date(2026, 1, 1), date(2026, 3, 1), date(2026, 2, 1), balance.total, "EUR")
     found = Forecast(Decimal(300), Decimal(200), Decimal(400), out, Method.LEVEL, 40)
-    return reports.forecast_to_proto(Foreseen(balance, course, found))
+    return convert.reports.forecast_to_proto(ForecastResult(balance, course, found))
 
 
 def summed() -> Message:
     amounts = {name: Decimal(number) for number, name in enumerate(SUMMED, 1)}
-    return reports.summary_to_proto(Summary(UUID(int=1), UUID(int=2), "cloud", "EUR", 3, 1, **amounts))
+    return convert.reports.summary_to_proto(Summary(UUID(int=1), UUID(int=2), "cloud", "EUR", 3, 1, **amounts))
 
 
 def ledger_entry() -> Message:
     row, budget = filled(EntryRow), filled(BudgetRow)
     row.budget_id, row.chain_ids = budget.id, [budget.id]
-    return reports.ledger_entry_to_proto(row, budget)
+    return convert.reports.ledger_entry_to_proto(row, budget)
 
 
 def split() -> Message:
@@ -223,7 +224,7 @@ def checked() -> Message:
 
 def raised() -> BudgetAlertRaised:
     mark = Mark(AlertType.FORECAST, 10000)
-    return events.budget_alert_raised(
+    return events.published.budget_alert_raised(
         filled(BudgetRow).balance, mark, UUID(int=1), UUID(int=2), NOW, expected=Decimal(200)
     )
 
@@ -254,22 +255,22 @@ def raised() -> BudgetAlertRaised:
         entities_convert.allocation_rules.to_proto(filled(AllocationRuleRow), [filled(AllocationTargetRow)]),
         split(),
         amendment(),
-        budgets.budget_to_proto(filled(BudgetRow)),
-        alerts.alert_to_proto(filled(AlertRow)),
-        alerts.raised_alert_to_proto(
+        convert.budgets.to_proto(filled(BudgetRow)),
+        convert.alerts.to_proto(filled(AlertRow)),
+        convert.alerts.raised_to_proto(
             filled(BudgetRow).balance, Mark(AlertType.OVERSPEND, 1), UUID(int=1), UUID(int=2), NOW
         ),
-        holds.hold_to_proto(stored_hold(filled(HoldRow))),
-        movements.charge_to_proto(moved(filled(BudgetRow))),
-        movements.refund_to_proto(moved(filled(BudgetRow))),
-        movements.moved_hold_to_proto(moved(filled(BudgetRow))),
-        unbudgeted_to_proto(filled(UnbudgetedRow)),
+        convert.holds.hold_to_proto(convert.holds.stored_hold(filled(HoldRow))),
+        convert.movements.charge_to_proto(moved(filled(BudgetRow))),
+        convert.movements.refund_to_proto(moved(filled(BudgetRow))),
+        convert.movements.moved_hold_to_proto(moved(filled(BudgetRow))),
+        convert.usage.unbudgeted_to_proto(filled(UnbudgetedRow)),
         entry(),
         verified(),
         foreseen(),
         summed(),
         ledger_entry(),
-        alerts.alert_event(7, raised()),
+        convert.alerts.event_to_proto(7, raised()),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -278,7 +279,7 @@ def test_every_field_is_filled(message: Message) -> None:
 
 
 def test_ids_are_those_of_their_kind() -> None:
-    budget = budgets.budget_to_proto(filled(BudgetRow))
+    budget = convert.budgets.to_proto(filled(BudgetRow))
     assert ids.BUDGET.parse(budget.id) != ids.BUDGET.parse(budget.parent_id)
     assert ids.ENTITY.parse(budget.entity_id)
     assert ids.DEPARTMENT.parse(budget.department_id)

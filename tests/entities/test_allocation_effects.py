@@ -7,6 +7,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import Entry
 from billing.entities.v1.department_pb2 import Department
@@ -39,7 +40,7 @@ async def entries(finance: Caller, budgets: Budgets, engineering: Department) ->
 
     async def wait(count: int) -> list[Entry]:
         async def enough() -> list[Entry]:
-            answer = await finance.call(budgets.budgets.ListEntries, pb.ListEntriesRequest(id=budget.id))
+            answer = await finance.call(budgets.ledger.ListEntries, ledger_pb.ListEntriesRequest(id=budget.id))
             return list(answer.entries)[::-1] if len(answer.entries) >= count else []
 
         return await eventually(enough)

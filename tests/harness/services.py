@@ -9,7 +9,10 @@ from billing.approvals.v1.approval_rule_service_pb2_grpc import ApprovalRuleServ
 from billing.approvals.v1.approval_service_pb2_grpc import ApprovalServiceStub
 from billing.approvals.v1.delegation_service_pb2_grpc import DelegationServiceStub
 from billing.audit.v1.audit_service_pb2_grpc import AuditServiceStub
+from billing.budgets.v1.alert_service_pb2_grpc import AlertServiceStub
+from billing.budgets.v1.budget_report_service_pb2_grpc import BudgetReportServiceStub
 from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
+from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from billing.entities.v1.allocation_rule_service_pb2_grpc import AllocationRuleServiceStub
 from billing.entities.v1.allocation_service_pb2_grpc import AllocationServiceStub
 from billing.entities.v1.amendment_service_pb2_grpc import AmendmentServiceStub
@@ -53,6 +56,9 @@ class Budgets:
     def __init__(self, channel: aio.Channel) -> None:
         self.channel = channel
         self.budgets = BudgetServiceStub(channel)
+        self.ledger = LedgerServiceStub(channel)
+        self.alerts = AlertServiceStub(channel)
+        self.reports = BudgetReportServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

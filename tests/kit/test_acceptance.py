@@ -5,7 +5,7 @@ from typing import Any
 
 import protovalidate
 import pytest
-from billing.budgets.v1 import budget_service_pb2 as budgets_pb
+from billing.budgets.v1 import ledger_service_pb2 as budgets_pb
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 

@@ -64,7 +64,7 @@ async def test_every_question_is_answered_by_an_index(
     after: Place | None,
     index: str,
 ) -> None:
-    assert models.BudgetRow.__tablename__ == "budgets", "the tables are known"
+    assert models.budgets.BudgetRow.__tablename__ == "budgets", "the tables are known"
     told = settings("budgets")
     database = Database(told)
     servicer = AuditServicer("budgets", database, Pages(told))

@@ -263,7 +263,7 @@ class TestConfig:
         assert named == {
             method.full_name for method in known if method.repeatable and method.room in {"budgets", *SHARED}
         }
-        assert "billing.budgets.v1.BudgetService/Charge" in named
+        assert "billing.budgets.v1.LedgerService/Charge" in named
 
 
 class TestScopes:

@@ -19,7 +19,7 @@ from kit.db import Database, WriteSession, found, scope_filter, sqlstate
 from kit.errors import Conflict, EtagMismatch
 from kit.origin import Origin
 from kit.settings import Settings
-from services.budgets.models import BudgetRow
+from services.budgets.models.budgets import BudgetRow
 from serving.operations import DeadLetterRow
 from tests.harness.databases import Copy
 from tests.harness.observe import eventually

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_service_pb2 import ActOnApprovalRequest, CreateApprovalRequest
-from billing.budgets.v1.budget_service_pb2 import ChargeRequest
+from billing.budgets.v1.ledger_service_pb2 import ChargeRequest
 from billing.entities.v1.entity_pb2 import Address, Entity
 from billing.entities.v1.entity_service_pb2 import CreateEntityRequest
 from billing.type.v1.money_pb2 import Money

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import pytest
 from billing.budgets.v1.budget_pb2 import Budget
-from billing.budgets.v1.budget_service_pb2 import ChargeRequest
+from billing.budgets.v1.ledger_service_pb2 import ChargeRequest
 from billing.type.v1.money_pb2 import Money as MoneyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 

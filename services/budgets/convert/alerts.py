@@ -6,7 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
-from billing.budgets.v1.budget_service_pb2 import WatchAlertsRequest
+from billing.budgets.v1.alert_service_pb2 import WatchAlertsRequest
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
 
 from contract.values import money_to_proto, time_to_proto
@@ -15,10 +15,10 @@ from kit.auth import Scope
 from kit.money import Money
 from services.budgets.domain.balances import Balance
 from services.budgets.domain.marks import Mark
-from services.budgets.models import AlertRow
+from services.budgets.models.alerts import AlertRow
 
 
-def alert_to_proto(row: AlertRow) -> Alert:
+def to_proto(row: AlertRow) -> Alert:
     """An alert."""
     return Alert(
         id=ids.ALERT.format(row.id),
@@ -36,7 +36,7 @@ def alert_to_proto(row: AlertRow) -> Alert:
     )
 
 
-def raised_alert_to_proto(
+def raised_to_proto(
     balance: Balance,
     mark: Mark,
     alert_id: UUID,
@@ -95,7 +95,7 @@ def watch_from_proto(request: WatchAlertsRequest, scope: Scope | None) -> Watch:
     )
 
 
-def alert_event(sequence: int, said: BudgetAlertRaised) -> AlertEvent:
+def event_to_proto(sequence: int, said: BudgetAlertRaised) -> AlertEvent:
     """What was said with this number, as watchers get it."""
     return AlertEvent(
         event_id=str(sequence),

@@ -12,12 +12,11 @@ from contract.values import date_from_text, money_from_proto, money_to_proto, ti
 from kit import clock, ids
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
-from services.budgets.domain import periods
-from services.budgets.domain.lives import OverspendPolicy, PeriodType, Rollover, State
+from services.budgets import domain
+from services.budgets.domain.budgets import BudgetDraft, BudgetState, OverspendPolicy, PeriodType, Rollover
+from services.budgets.domain.entries import LedgerSums
 from services.budgets.domain.marks import THRESHOLDS_DEFAULT_BP
-from services.budgets.models import BudgetRow
-from services.budgets.service.definitions import BudgetDraft
-from services.budgets.store.ledger import Sums
+from services.budgets.models.budgets import BudgetRow
 
 _NEVER_CLEARED: Final[Sequence[Literal["name", "overspend_policy", "amount", "rollover"]]] = (
     "name", "overspend_policy", "amount", "rollover",
@@ -25,7 +24,7 @@ _NEVER_CLEARED: Final[Sequence[Literal["name", "overspend_policy", "amount", "ro
 _AS_THEY_ARE = frozenset({"name", "category", "gl_code", "tolerance_bp", "recurring", "carry_overspend"})
 
 
-def budget_to_proto(row: BudgetRow) -> budget_pb2.Budget:
+def to_proto(row: BudgetRow) -> budget_pb2.Budget:
     """A budget with its balances."""
     balance = row.balance
     return budget_pb2.Budget(
@@ -64,9 +63,7 @@ def budget_to_proto(row: BudgetRow) -> budget_pb2.Budget:
     )
 
 
-def budget_draft_from_proto(
-    request: budget_service_pb2.CreateBudgetRequest, fiscal_year_start_month: int
-) -> BudgetDraft:
+def draft_from_proto(request: budget_service_pb2.CreateBudgetRequest, fiscal_year_start_month: int) -> BudgetDraft:
     """What CreateBudget asks for, with its defaults; raises InvalidFields for a period that is none."""
     period_type = PeriodType(budget_pb2.Budget.PeriodType.Name(request.period_type))
     period_start = _period_start(request, period_type, fiscal_year_start_month)
@@ -94,7 +91,7 @@ def budget_draft_from_proto(
         rollover=rollover,
         rollover_cap=cap,
         carry_overspend=request.carry_overspend,
-        state=State.DRAFT if request.draft else State.ACTIVE,
+        state=BudgetState.DRAFT if request.draft else BudgetState.ACTIVE,
     )
 
 
@@ -106,7 +103,7 @@ def _period_start(
     if given is None and period_type is PeriodType.CUSTOM:
         raise _invalid("period_start_date", "is required for CUSTOM", "required")
     today = clock.now().astimezone(ZoneInfo(request.time_zone or "UTC")).date()
-    return given or periods.fiscal_start(period_type, fiscal_year_start_month or 1, today)
+    return given or domain.periods.fiscal_start(period_type, fiscal_year_start_month or 1, today)
 
 
 def _recurring(request: budget_service_pb2.CreateBudgetRequest, period_type: PeriodType, period_end: date) -> bool:
@@ -131,7 +128,7 @@ def _period_end(period_type: PeriodType, start: date, end: date | None) -> date:
                 "period_end_date", "is required for CUSTOM and must be after period_start_date", "period.end"
             )
         return end
-    computed = periods.period_of(period_type, start, 0).end
+    computed = domain.periods.period_of(period_type, start, 0).end
     if end not in {None, computed}:
         raise _invalid(
             "period_end_date", f"a {period_type} period from {start} ends before {computed}; leave it out", "period.end"
@@ -147,7 +144,7 @@ def _thresholds(given: Iterable[int]) -> list[int]:
     return sorted(given)
 
 
-def budget_changes_from_proto(
+def changes_from_proto(
     request: budget_service_pb2.UpdateBudgetRequest,
 ) -> tuple[Mapping[str, Any], Money | None]:
     """The columns that UpdateBudget changes, and the new amount if there is one."""
@@ -168,7 +165,7 @@ def budget_changes_from_proto(
     return changes, money_from_proto(request.amount) if "amount" in fields else None
 
 
-def verification_to_proto(row: BudgetRow, sums: Sums) -> entry_pb2.BudgetVerification:
+def verification_to_proto(row: BudgetRow, sums: LedgerSums) -> entry_pb2.BudgetVerification:
     """Whether the budget says what its ledger says."""
     balance = row.balance
     total = balance.total if sums.opening is None else sums.opening + sums.amount

@@ -7,9 +7,9 @@ from billing.budgets.v1.hold_pb2 import Hold
 from contract.values import money_to_proto, time_to_proto
 from kit import ids
 from kit.money import Money
-from services.budgets.convert.numbers import rate_text
+from services.budgets import convert
 from services.budgets.domain.funds import Ended
-from services.budgets.models import HoldRow
+from services.budgets.models.holds import HoldRow
 from services.budgets.store.group import StoredHold
 
 
@@ -26,7 +26,7 @@ def hold_to_proto(stored: StoredHold) -> Hold:
         state=Hold.State.Value(hold.state),
         expire_time=time_to_proto(hold.expires) if hold.expires else None,
         original_amount=money_to_proto(stored.original) if stored.original else None,
-        rate=rate_text(stored.rate),
+        rate=convert.numbers.rate_text(stored.rate),
         rate_date=stored.rate_date.isoformat() if stored.rate_date else "",
         description=stored.description,
         reference=stored.reference,

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.charge_pb2 import (
     Availability,
@@ -22,19 +22,18 @@ from kit import idempotency, ids
 from kit.errors import BillingError
 from kit.money import Money
 from kit.origin import Call, Origin
-from services.budgets.convert.holds import hold_to_proto
-from services.budgets.convert.numbers import rate_text
+from services.budgets import convert
 from services.budgets.domain.balances import Balance
+from services.budgets.domain.entries import EntryType
 from services.budgets.domain.funds import Ended, Overspend
-from services.budgets.domain.lives import EntryType
-from services.budgets.models import EntryRow
+from services.budgets.models.ledger import EntryRow
 from services.budgets.service.checks import Answer, Ask
 from services.budgets.service.moves import Line, Moved, Outcome, Replayed
 
 if TYPE_CHECKING:
     from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
-CHARGE = "billing.budgets.v1.BudgetService/Charge"
+CHARGE = "billing.budgets.v1.LedgerService/Charge"
 """Under this name the keys of charges are kept, of those of a batch as well."""
 
 
@@ -178,7 +177,7 @@ def charge_to_proto(moved: Moved) -> Charge:
     _fill(charge.chain, before, after)
     if entry.original:
         set_money(charge.original_amount, entry.original)
-        charge.rate = rate_text(entry.rate)
+        charge.rate = convert.numbers.rate_text(entry.rate)
         charge.rate_date = entry.rate_date.isoformat() if entry.rate_date else ""
     return charge
 
@@ -210,7 +209,7 @@ def moved_hold_to_proto(moved: Moved) -> Hold:
     """A hold that was made or changed just now."""
     if moved.hold is None:
         raise ValueError("no hold was moved")
-    return hold_to_proto(moved.hold)
+    return convert.holds.hold_to_proto(moved.hold)
 
 
 def results_to_proto(outcomes: Sequence[Outcome]) -> pb.BatchChargeResponse:
@@ -317,7 +316,7 @@ def entry_to_proto(row: EntryRow, of: UUID) -> Entry:
         charge_id=ids.ENTRY.format_optional(row.charge_id),
         counterpart_budget_id=ids.BUDGET.format_optional(row.counterpart_id),
         original_amount=_original(row),
-        rate=rate_text(row.rate),
+        rate=convert.numbers.rate_text(row.rate),
         rate_date=row.rate_date.isoformat() if row.rate_date else "",
         fx_effect=_fx_effect(row),
     )

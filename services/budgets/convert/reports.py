@@ -5,7 +5,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final
 from uuid import UUID
 
-from billing.budgets.v1 import budget_service_pb2 as pb
+from billing.budgets.v1 import budget_report_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.forecast_pb2 import Forecast
 from billing.budgets.v1.summary_pb2 import BudgetSummary, LedgerEntry
@@ -14,23 +14,23 @@ from billing.type.v1.money_pb2 import Money as MoneyMessage
 from contract.values import date_from_text, money_to_proto, time_from_proto
 from kit import clock, ids
 from kit.money import Money, exponent
-from services.budgets.convert.movements import entry_to_proto
-from services.budgets.domain import outlook
+from services.budgets import convert, domain
 from services.budgets.domain.balances import LARGEST
-from services.budgets.domain.lives import State
-from services.budgets.domain.summaries import GroupBy
-from services.budgets.models import BudgetRow, EntryRow
-from services.budgets.service.forecasts import Foreseen
-from services.budgets.store.reports import FeedAsk, Summary, SummaryAsk
+from services.budgets.domain.budgets import BudgetState
+from services.budgets.domain.entries import EntryStreamQuery
+from services.budgets.domain.forecast_warnings import ForecastResult
+from services.budgets.domain.summaries import GroupBy, Summary, SummaryQuery
+from services.budgets.models.budgets import BudgetRow
+from services.budgets.models.ledger import EntryRow
 
 _SETTLED: Final = timedelta(minutes=1)
 """Twice the time that a call may take: what began before has ended."""
 
 
-def forecast_to_proto(foreseen: Foreseen) -> Forecast:
+def forecast_to_proto(foreseen: ForecastResult) -> Forecast:
     """What will become of a budget."""
     balance, forecast = foreseen.balance, foreseen.forecast
-    expected = outlook.expected(forecast)
+    expected = domain.forecast_warnings.expected(forecast)
     return Forecast(
         budget_id=ids.BUDGET.format(balance.terms.id),
         expected=money_to_proto(balance.money(expected)),
@@ -44,18 +44,18 @@ def forecast_to_proto(foreseen: Foreseen) -> Forecast:
         runs_out_date=forecast.runs_out_on.isoformat() if forecast.runs_out_on else "",
         method=Forecast.Method.Value(forecast.method),
         days_observed=forecast.days_observed,
-        explanation=outlook.explain(balance, foreseen.course, forecast),
+        explanation=domain.forecast_warnings.explain(balance, foreseen.course, forecast),
     )
 
 
-def summary_ask_from_proto(request: pb.SummarizeBudgetsRequest) -> SummaryAsk:
+def summary_query_from_proto(request: pb.SummarizeBudgetsRequest) -> SummaryQuery:
     """What SummarizeBudgets asks for."""
-    return SummaryAsk(
+    return SummaryQuery(
         entity_ids=[ids.ENTITY.parse(entity_id, "entity_ids") for entity_id in request.entity_ids],
         period_date=date_from_text(request.period_date),
         start_date=date_from_text(request.start_date),
         end_date=date_from_text(request.end_date),
-        state=State(Budget.State.Name(request.state)) if request.state else None,
+        state=BudgetState(Budget.State.Name(request.state)) if request.state else None,
         group_by=GroupBy(BudgetSummary.GroupBy.Name(request.group_by or BudgetSummary.CURRENCY)),
         each_group_alone=request.each_group_alone,
     )
@@ -87,9 +87,9 @@ def summary_to_proto(summary: Summary) -> BudgetSummary:
     )
 
 
-def feed_ask_from_proto(request: pb.StreamEntriesRequest) -> tuple[FeedAsk, UUID | None]:
+def entry_query_from_proto(request: pb.StreamEntriesRequest) -> tuple[EntryStreamQuery, UUID | None]:
     """What StreamEntries asks for, and the entry after which to begin."""
-    ask = FeedAsk(
+    ask = EntryStreamQuery(
         start=time_from_proto(request.start_time) if request.HasField("start_time") else None,
         end=time_from_proto(request.end_time) if request.HasField("end_time") else clock.now() - _SETTLED,
         entity_ids=[ids.ENTITY.parse(entity_id, "entity_ids") for entity_id in request.entity_ids],
@@ -99,7 +99,7 @@ def feed_ask_from_proto(request: pb.StreamEntriesRequest) -> tuple[FeedAsk, UUID
 
 def ledger_entry_to_proto(entry: EntryRow, budget: BudgetRow) -> LedgerEntry:
     """An entry of the ledger, and whose budget it moved."""
-    told = entry_to_proto(entry, budget.id)
+    told = convert.movements.entry_to_proto(entry, budget.id)
     return LedgerEntry(
         event_id=told.id,
         entry=told,

@@ -12,7 +12,7 @@ from kit import ids
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
 from services.budgets.domain.usage import Cost, Reversal
-from services.budgets.models import UnbudgetedRow
+from services.budgets.models.unbudgeted import UnbudgetedRow
 
 
 def cost_from_proto(event: CostAllocated) -> Cost:

@@ -13,17 +13,10 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from kit.money import BP, Money
-from services.budgets.domain.lives import (
-    BUDGET_LIFE,
-    Action,
-    AvailabilityVerdict,
-    ChargeVerdict,
-    EntryType,
-    OverspendPolicy,
-    State,
-    advance,
-)
-from services.budgets.errors import (
+from services.budgets import domain
+from services.budgets.domain.budgets import BUDGET_TRANSITIONS, BudgetAction, BudgetState, OverspendPolicy
+from services.budgets.domain.entries import AvailabilityVerdict, ChargeVerdict, EntryType
+from services.budgets.errors.budgets import (
     ApprovalRequired,
     BudgetExceeded,
     BudgetStateForbids,
@@ -46,7 +39,7 @@ class Terms:
     entity_id: UUID
     department_id: UUID | None
     name: str
-    state: State
+    state: BudgetState
     currency: str
     policy: OverspendPolicy
     tolerance_bp: int
@@ -155,19 +148,19 @@ class Balance(NamedTuple):
 class Rule(NamedTuple):
     """What a kind of movement asks of every budget of its chain."""
 
-    action: Action
+    action: BudgetAction
     timed: bool
     """Whether the moment it belongs to must lie in the period."""
 
 
 RULES: Final[Mapping[EntryType, Rule]] = {
-    EntryType.CHARGE: Rule(Action.CHARGE, timed=True),
-    EntryType.HOLD: Rule(Action.CHARGE, timed=True),
-    EntryType.COMMIT: Rule(Action.CHARGE, timed=False),
-    EntryType.CAPTURE: Rule(Action.CHARGE, timed=True),
-    EntryType.RELEASE: Rule(Action.RETURN, timed=False),
-    EntryType.EXPIRE: Rule(Action.RETURN, timed=False),
-    EntryType.REFUND: Rule(Action.RETURN, timed=False),
+    EntryType.CHARGE: Rule(BudgetAction.CHARGE, timed=True),
+    EntryType.HOLD: Rule(BudgetAction.CHARGE, timed=True),
+    EntryType.COMMIT: Rule(BudgetAction.CHARGE, timed=False),
+    EntryType.CAPTURE: Rule(BudgetAction.CHARGE, timed=True),
+    EntryType.RELEASE: Rule(BudgetAction.RETURN, timed=False),
+    EntryType.EXPIRE: Rule(BudgetAction.RETURN, timed=False),
+    EntryType.REFUND: Rule(BudgetAction.RETURN, timed=False),
 }
 """The movements that callers make one by one."""
 
@@ -192,7 +185,7 @@ def decide(
     rule = RULES[entry_type]
     for balance in chain:
         terms = balance.terms
-        if (terms.state, rule.action) not in BUDGET_LIFE or (rule.timed and not terms.starts <= at < terms.ends):
+        if (terms.state, rule.action) not in BUDGET_TRANSITIONS or (rule.timed and not terms.starts <= at < terms.ends):
             _refuse(terms, rule, at)
     after = [balance.moved(movement) for balance in chain]
     if movement.used > 0:
@@ -207,7 +200,7 @@ def decide(
 
 
 def _refuse(terms: Terms, rule: Rule, at: datetime) -> None:
-    advance(terms.id, terms.state, rule.action)
+    domain.budgets.advance(terms.id, terms.state, rule.action)
     raise OutsidePeriod(terms.id, at=at, starts=terms.starts, ends=terms.ends)
 
 

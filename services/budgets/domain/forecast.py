@@ -85,7 +85,7 @@ _TRIED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class ForecastInput:
     """A budget at the beginning of the day `today`, or some hours into it. Amounts are in its currency."""
 
     start: date
@@ -112,7 +112,7 @@ class Forecast:
     """Whole days it rests on, those of earlier periods included."""
 
 
-def forecast(course: Course, spends: Iterable[tuple[date, Decimal]], *, since: date | None = None) -> Forecast:
+def forecast(course: ForecastInput, spends: Iterable[tuple[date, Decimal]], *, since: date | None = None) -> Forecast:
     """The spend at the end of the period.
 
     `spends` are amounts per day, of this period and of earlier ones; refunds are below zero, a day that is missing is
@@ -131,13 +131,13 @@ def forecast(course: Course, spends: Iterable[tuple[date, Decimal]], *, since: d
     return _expected(course, in_period, history)
 
 
-def _actual(course: Course, in_period: dict[date, Decimal]) -> Forecast:
+def _actual(course: ForecastInput, in_period: dict[date, Decimal]) -> Forecast:
     spent = _rounded(sum(in_period.values(), _ZERO), course.currency)
     out = _runs_out(course, in_period)
     return Forecast(spent, spent, spent, out, Method.ACTUAL, (course.end - course.start).days)
 
 
-def _planned(course: Course, in_period: dict[date, Decimal]) -> Forecast:
+def _planned(course: ForecastInput, in_period: dict[date, Decimal]) -> Forecast:
     at_least = sum(in_period.values(), _ZERO) + course.committed
     most = max(course.limit, at_least)
     out = course.start if at_least > course.limit else None
@@ -145,7 +145,7 @@ def _planned(course: Course, in_period: dict[date, Decimal]) -> Forecast:
     return Forecast(high, low, high, out, Method.PLAN, 0)
 
 
-def _expected(course: Course, in_period: dict[date, Decimal], history: "_History") -> Forecast:
+def _expected(course: ForecastInput, in_period: dict[date, Decimal], history: "_History") -> Forecast:
     ahead = max(history.days, history.index(course.start)), history.index(course.end)
     view = _view(history, *ahead)
     to_come: dict[date, Decimal] = {}
@@ -176,7 +176,7 @@ def _expected(course: Course, in_period: dict[date, Decimal], history: "_History
     )
 
 
-def _runs_out(course: Course, path: dict[date, Decimal]) -> date | None:
+def _runs_out(course: ForecastInput, path: dict[date, Decimal]) -> date | None:
     """The day on which the sum passes the limit; in the past, the one since which it has been above."""
     out: date | None = None
     spent = _ZERO
@@ -195,7 +195,7 @@ def _rounded(amount: Decimal, currency: str, rounding: str = ROUND_HALF_UP) -> D
     return amount.quantize(_ONE.scaleb(-(exponent(currency) or 0)), rounding) + 0  # which makes 0 of -0
 
 
-def _history(course: Course, known: dict[date, Decimal], since: date | None) -> "_History":
+def _history(course: ForecastInput, known: dict[date, Decimal], since: date | None) -> "_History":
     first = since or min([course.start, *known])
     until = course.today
     if first >= until and course.start <= course.today and course.today in known:

@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from kit.money import Money
-from services.budgets.domain.lives import EntryType
+from services.budgets.domain.entries import EntryType
 
 
 class Settled(StrEnum):

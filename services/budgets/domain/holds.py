@@ -1,14 +1,55 @@
 """Holds: money set aside for a while, promised, taken in parts, given back. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
+from typing import Final
 from uuid import UUID
 
+from kit import resources
 from kit.money import Money
 from services.budgets.domain.balances import Movement
-from services.budgets.domain.lives import HoldAction, HoldState, advance_hold
-from services.budgets.errors import HoldExceeded, HoldExpired
+from services.budgets.errors.holds import HoldExceeded, HoldExpired, HoldStateForbids
+
+
+class HoldState(StrEnum):
+    """Hold.State."""
+
+    HELD = "HELD"
+    COMMITTED = "COMMITTED"
+    CAPTURED = "CAPTURED"
+    RELEASED = "RELEASED"
+    EXPIRED = "EXPIRED"
+
+
+class HoldAction(StrEnum):
+    """What is done to a hold; the value is how it reads in a sentence."""
+
+    COMMIT = "committed"
+    CAPTURE = "captured"
+    FINISH = "captured to its end"
+    RELEASE = "released"
+    EXPIRE = "let expire"
+
+
+HOLD_TRANSITIONS: Final[Mapping[tuple[HoldState, HoldAction], HoldState]] = {
+    (HoldState.HELD, HoldAction.COMMIT): HoldState.COMMITTED,
+    (HoldState.HELD, HoldAction.CAPTURE): HoldState.HELD,
+    (HoldState.HELD, HoldAction.FINISH): HoldState.CAPTURED,
+    (HoldState.HELD, HoldAction.RELEASE): HoldState.RELEASED,
+    (HoldState.HELD, HoldAction.EXPIRE): HoldState.EXPIRED,
+    (HoldState.COMMITTED, HoldAction.CAPTURE): HoldState.COMMITTED,
+    (HoldState.COMMITTED, HoldAction.FINISH): HoldState.CAPTURED,
+    (HoldState.COMMITTED, HoldAction.RELEASE): HoldState.RELEASED,
+}
+"""The whole life of a hold. Only what is merely held expires: what is committed was promised to somebody."""
+
+
+def advance(hold_id: UUID, state: HoldState, action: HoldAction) -> HoldState:
+    """The state after `action`; raises HoldStateForbids naming the states in which it is allowed."""
+    return resources.advance(HOLD_TRANSITIONS, hold_id, state, action, HoldStateForbids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +81,14 @@ Change = tuple[Movement, Hold]
 
 def commit(hold: Hold, now: datetime) -> Change:
     """Promise what is held: it does not expire any more. Raises HoldStateForbids or HoldExpired."""
-    state = advance_hold(hold.id, hold.state, HoldAction.COMMIT)
+    state = advance(hold.id, hold.state, HoldAction.COMMIT)
     _check_not_expired(hold, now)
     return Movement(held=-hold.open, committed=hold.open), replace(hold, state=state, expires=None)
 
 
 def capture(hold: Hold, amount: Decimal, now: datetime, *, release_rest: bool) -> Change:
     """Spend some of what is set aside; the rest stays, or is given back. Raises HoldExceeded as well."""
-    advance_hold(hold.id, hold.state, HoldAction.CAPTURE)
+    advance(hold.id, hold.state, HoldAction.CAPTURE)
     _check_not_expired(hold, now)
     if amount > hold.open:
         raise HoldExceeded(hold.id, requested=hold.money(amount), available=hold.money(hold.open))
@@ -56,25 +97,25 @@ def capture(hold: Hold, amount: Decimal, now: datetime, *, release_rest: bool) -
     action = HoldAction.CAPTURE if left.open else HoldAction.FINISH
     aside = -(amount + given_back)
     movement = _aside(hold, aside, spent=amount)
-    return movement, replace(left, state=advance_hold(hold.id, hold.state, action))
+    return movement, replace(left, state=advance(hold.id, hold.state, action))
 
 
 def release(hold: Hold, amount: Decimal | None) -> Change:
     """Give back some of what is set aside, or all that is left of it."""
-    advance_hold(hold.id, hold.state, HoldAction.RELEASE)
+    advance(hold.id, hold.state, HoldAction.RELEASE)
     given_back = hold.open if amount is None else amount
     if given_back > hold.open:
         raise HoldExceeded(hold.id, requested=hold.money(given_back), available=hold.money(hold.open))
     left = replace(hold, released=hold.released + given_back)
     if not left.open:
         ending = HoldAction.FINISH if left.captured else HoldAction.RELEASE
-        left = replace(left, state=advance_hold(hold.id, hold.state, ending))
+        left = replace(left, state=advance(hold.id, hold.state, ending))
     return _aside(hold, -given_back), left
 
 
 def expire(hold: Hold) -> Change:
     """Give back what is held, since its time is over."""
-    state = advance_hold(hold.id, hold.state, HoldAction.EXPIRE)
+    state = advance(hold.id, hold.state, HoldAction.EXPIRE)
     return Movement(held=-hold.open), replace(hold, state=state, released=hold.released + hold.open)
 
 

@@ -5,8 +5,8 @@ from decimal import Decimal
 from typing import Final
 
 from kit.money import BP
+from services.budgets.domain.alerts import AlertType
 from services.budgets.domain.balances import LARGEST, Balance
-from services.budgets.domain.lives import AlertType
 
 THRESHOLDS_DEFAULT_BP: Final = (5000, 8000, 9000, 10000)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from services.budgets.errors import OwnerInactive, OwnerNotFound
+from services.budgets.errors.budgets import OwnerInactive, OwnerNotFound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

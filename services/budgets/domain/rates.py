@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from kit.money import Money, exponent
 from kit.rates import Rate
 from services.budgets.domain.balances import Terms
-from services.budgets.errors import AmountTooSmall
+from services.budgets.errors.rates import AmountTooSmall
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from uuid import UUID
 
 from kit.money import Money, exponent
 from services.budgets.domain.balances import Movement
-from services.budgets.domain.lives import EntryType
-from services.budgets.errors import CurrencyMismatch, RefundExceedsCharge
+from services.budgets.domain.entries import EntryType
+from services.budgets.errors.budgets import CurrencyMismatch
+from services.budgets.errors.charges import RefundExceedsCharge
 
 
 @dataclass(frozen=True, slots=True)

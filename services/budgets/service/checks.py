@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from kit import clock
 from kit.money import Money
 from kit.origin import Origin
-from services.budgets.domain import balances
+from services.budgets import domain
 from services.budgets.domain.balances import Availability, Balance
-from services.budgets.domain.lives import AvailabilityVerdict
-from services.budgets.ledger import Ledger
+from services.budgets.domain.entries import AvailabilityVerdict
+
+if TYPE_CHECKING:  # the ledger imports service.moves
+    from services.budgets.ledger import Ledger
 
 _TAKEN = {AvailabilityVerdict.AVAILABLE, AvailabilityVerdict.AVAILABLE_OVERSPENT}
 
@@ -33,7 +36,7 @@ class Answer:
     availability: Availability
 
 
-async def check(ledger: Ledger, origin: Origin, asks: Sequence[Ask], charge_time: datetime | None) -> list[Answer]:
+async def check(ledger: "Ledger", origin: Origin, asks: Sequence[Ask], charge_time: datetime | None) -> list[Answer]:
     """What each charge would meet just now, if those before it that can be taken were taken.
 
     Raises BudgetNotFound, RateMissing or AmountTooSmall.
@@ -45,7 +48,7 @@ async def check(ledger: Ledger, origin: Origin, asks: Sequence[Ask], charge_time
     for ask in asks:
         chain = [left.get(balance.terms.id, balance) for balance in found.chain(origin, ask.budget_id)]
         amount = await ledger.convert(origin, ask.amount, chain[0].terms, at)
-        availability = balances.availability(chain, amount.amount, at)
+        availability = domain.balances.availability(chain, amount.amount, at)
         if availability.verdict in _TAKEN:
             left |= {balance.terms.id: balance for balance in availability.after}
         answers.append(Answer(chain[0], amount, availability))

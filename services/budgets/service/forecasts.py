@@ -1,41 +1,30 @@
 """What budgets will have spent when their periods end, and the alerts of those for which it will not suffice."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from kit import clock
 from kit.db import ReadSession, WriteSession
-from services.budgets.domain import outlook
-from services.budgets.domain.balances import Balance
-from services.budgets.domain.forecast import Course, Forecast, forecast
-from services.budgets.domain.lives import AlertType, State
+from services.budgets import domain, service, store
+from services.budgets.domain.alerts import AlertType
+from services.budgets.domain.budgets import BudgetState
+from services.budgets.domain.forecast import Forecast, ForecastInput
+from services.budgets.domain.forecast_warnings import WARNS_AFTER_DAYS, ForecastResult
 from services.budgets.domain.marks import FORECAST
-from services.budgets.models import BudgetRow
-from services.budgets.service.definitions import await_forecast, raise_alerts
-from services.budgets.store import alerts, budgets, reports, rollovers
+from services.budgets.models.budgets import BudgetRow
 
 
-@dataclass(frozen=True, slots=True)
-class Foreseen:
-    """A budget, and what will become of it."""
-
-    balance: Balance
-    course: Course
-    forecast: Forecast
-
-
-async def foresee(tx: ReadSession, budget: BudgetRow) -> Foreseen:
+async def forecast(tx: ReadSession, budget: BudgetRow) -> ForecastResult:
     """The forecast of a budget, from what was spent in its period and in those before it."""
-    earlier = await reports.came_from(tx, budget) if budget.previous_id else await _line_before(tx, budget)
+    earlier = await store.reports.previous_periods(tx, budget) if budget.previous_id else await _line_before(tx, budget)
     known = [budget, *earlier]
-    spends = await reports.spend_by_day(tx, [one.id for one in known], budget.time_zone)
+    spends = await store.reports.spend_by_day(tx, [one.id for one in known], budget.time_zone)
     zone = ZoneInfo(budget.time_zone)
     today = clock.now().astimezone(zone).date()
-    ended = budget.state is State.CLOSED
+    ended = budget.state is BudgetState.CLOSED
     balance = budget.balance
-    course = Course(
+    course = ForecastInput(
         start=budget.period_start,
         end=budget.period_end,
         today=max(today, budget.period_end) if ended else today,
@@ -47,7 +36,9 @@ async def foresee(tx: ReadSession, budget: BudgetRow) -> Foreseen:
     # time says nothing.
     made = min(one.create_time for one in known).astimezone(zone).date()
     since = min([max(known[-1].period_start, made), *(day for day, _ in spends)])
-    return Foreseen(balance, course, forecast(course, [(day, spent) for day, spent in spends], since=since))
+    return ForecastResult(
+        balance, course, domain.forecast.forecast(course, [(day, spent) for day, spent in spends], since=since)
+    )
 
 
 async def _line_before(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow]:
@@ -56,7 +47,7 @@ async def _line_before(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow
     Of several for the same days one is taken, so that nothing counts twice: that of the same name, if there is one.
     """
     ending: dict[object, BudgetRow] = {}
-    for candidate in await reports.of_same_kind(tx, budget):
+    for candidate in await store.reports.of_same_kind(tx, budget):
         if candidate.name == budget.name or candidate.period_end not in ending:
             ending[candidate.period_end] = candidate
     line: list[BudgetRow] = []
@@ -67,30 +58,32 @@ async def _line_before(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow
     return line
 
 
-async def look_ahead(tx: WriteSession, budget_id: UUID) -> None:
+async def check_forecast(tx: WriteSession, budget_id: UUID) -> None:
     """Raise the alert of a budget that is expected to be overspent, or resolve it; and look again on the next day.
 
     Where nothing has moved the budget since the last look nothing is computed: a day without spend makes no budget
     worse, and whether it makes one better matters only while there is an alert. The budget is locked at the end only,
     so that charges don't wait for the arithmetic.
     """
-    budget = await budgets.get_budget(tx, budget_id)
+    budget = await store.budgets.get(tx, budget_id)
     seen = budget.ledger_version
     found = None
-    if budget.forecast_version != seen or await alerts.is_raised(tx, budget_id, FORECAST):
-        found = await foresee(tx, budget)
-    budget = (await rollovers.lock_budgets(tx, [budget_id]))[budget_id]
-    if budget.state is not State.ACTIVE:
+    if budget.forecast_version != seen or await store.alerts.is_open(tx, budget_id, FORECAST):
+        found = await forecast(tx, budget)
+    budget = (await store.budgets.lock_many(tx, [budget_id]))[budget_id]
+    if budget.state is not BudgetState.ACTIVE:
         return
     if found:
         await _settle(tx, budget, found.forecast)
-        if found.forecast.days_observed >= outlook.WARNS_AFTER_DAYS:
-            await reports.remember_forecast(tx, budget, seen)
-    await await_forecast(tx, budget)
+        if found.forecast.days_observed >= WARNS_AFTER_DAYS:
+            await store.budgets.set_forecast_version(tx, budget, seen)
+    await service.budgets.set_forecast_timer(tx, budget)
 
 
 async def _settle(tx: WriteSession, budget: BudgetRow, foreseen: Forecast) -> None:
-    if outlook.warns(budget.balance, foreseen):
-        await raise_alerts(tx, budget.balance, {FORECAST}, expected=outlook.expected(foreseen))
+    if domain.forecast_warnings.warns(budget.balance, foreseen):
+        await service.alerts.raise_new(
+            tx, budget.balance, {FORECAST}, expected=domain.forecast_warnings.expected(foreseen)
+        )
     else:
-        await alerts.resolve_alerts(tx, budget.id, {AlertType.FORECAST}, set())
+        await store.alerts.resolve(tx, budget.id, {AlertType.FORECAST}, set())

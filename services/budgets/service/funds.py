@@ -6,7 +6,7 @@ comes second finds that it is done. A hold that was called off before it came is
 
 import contextlib
 from decimal import Decimal
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from eventing import outbox
 from kit import ids
@@ -15,20 +15,19 @@ from kit.errors import BillingError, FailedPrecondition, NotFound
 from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Origin
-from services.budgets import events
-from services.budgets.convert import movements
-from services.budgets.convert.holds import hold_of
+from services.budgets import convert, events, service, store
+from services.budgets.domain.entries import EntryType
 from services.budgets.domain.funds import Ended
-from services.budgets.domain.lives import EntryType
-from services.budgets.errors import CurrencyMismatch, HoldNotFound, HoldStateForbids
-from services.budgets.ledger import Ledger
-from services.budgets.service import definitions
+from services.budgets.errors.budgets import CurrencyMismatch
+from services.budgets.errors.holds import HoldNotFound, HoldStateForbids
 from services.budgets.service.moves import Line
-from services.budgets.store import budgets, keys
 
-HELD: Final = "billing.budgets.v1.BudgetService/HoldForApproval"
+if TYPE_CHECKING:  # the ledger imports service.moves
+    from services.budgets.ledger import Ledger
+
+HELD: Final = "billing.budgets.v1.LedgerService/HoldForApproval"
 COMMITTED: Final = "billing.approvals.v1.ApprovalApproved"
-GIVEN_BACK: Final = "billing.budgets.v1.BudgetService/ReleaseForApproval"
+GIVEN_BACK: Final = "billing.budgets.v1.LedgerService/ReleaseForApproval"
 """Under these names the keys are kept."""
 _CALLED_OFF: Final = b"called off"
 _SETTLED: Final = b"settled"
@@ -42,7 +41,7 @@ def key_of(ended: Ended) -> str:
 class Funds:
     """Commits, gives back and raises."""
 
-    def __init__(self, db: Database, ledger: Ledger) -> None:
+    def __init__(self, db: Database, ledger: "Ledger") -> None:
         self._db = db
         self._ledger = ledger
 
@@ -68,12 +67,12 @@ class Funds:
     async def call_off(self, origin: Origin, ended: Ended) -> bool:
         """Give back what a round of a request holds, and keep out a hold of it that comes later."""
         async with self._db.write(origin) as tx:
-            kept = await keys.find_kept(tx, HELD, key_of(ended))
-            if kept is None and not await keys.keep(tx, HELD, key_of(ended), _CALLED_OFF):
-                kept = await keys.find_kept(tx, HELD, key_of(ended))  # it was held at this very moment
+            kept = await store.keys.find_kept(tx, HELD, key_of(ended))
+            if kept is None and not await store.keys.keep(tx, HELD, key_of(ended), _CALLED_OFF):
+                kept = await store.keys.find_kept(tx, HELD, key_of(ended))  # it was held at this very moment
         if kept is None or not kept.reply:
             return False
-        return await self.release(origin, hold_of(kept.reply, ended))
+        return await self.release(origin, convert.holds.hold_of(kept.reply, ended))
 
     async def _move(self, line: Line) -> None:
         with contextlib.suppress(Replay):
@@ -89,7 +88,7 @@ class Funds:
             fingerprint=_SETTLED,
             reference=ids.APPROVAL.format(ended.approval_id),
             approval_id=ended.approval_id,
-            answer=movements.moved_hold_to_proto,
+            answer=convert.movements.moved_hold_to_proto,
         )
 
     async def _overspend(self, origin: Origin, ended: Ended) -> None:
@@ -105,27 +104,27 @@ class Funds:
             reference=ids.APPROVAL.format(ended.approval_id),
             approval_id=ended.approval_id,
             approved=True,
-            answer=movements.moved_hold_to_proto,
+            answer=convert.movements.moved_hold_to_proto,
         )
         try:
             reply = (await self._ledger.move(line)).SerializeToString()
         except Replay as replay:
             reply = replay.reply
-        await self._move(self._line(origin, hold_of(reply, ended), EntryType.COMMIT, COMMITTED))
+        await self._move(self._line(origin, convert.holds.hold_of(reply, ended), EntryType.COMMIT, COMMITTED))
 
     async def _raise(self, origin: Origin, ended: Ended) -> None:
         """Raise the amount of a budget, once."""
         async with self._db.write(origin) as tx:
-            if not await keys.keep(tx, COMMITTED, key_of(ended), _SETTLED):
+            if not await store.keys.keep(tx, COMMITTED, key_of(ended), _SETTLED):
                 return
-            budget = await budgets.lock_budget(tx, ended.budget_id)
+            budget = await store.budgets.lock(tx, ended.budget_id)
             more = ended.amount or Money(Decimal(0), budget.currency_code)
             if more.currency != budget.currency_code:
                 raise CurrencyMismatch(budget.id, given=more.currency, currency=budget.currency_code)
             reason = f"Approved: {ids.APPROVAL.format(ended.approval_id)}"
             amount = Money(budget.amount + more.amount, budget.currency_code)
-            await definitions.update_budget(tx, budget.id, {}, amount=amount, reason=reason, etag="")
-            outbox.append(tx, events.approval_funds_settled(ended, raised=True))
+            await service.budgets.update(tx, budget.id, {}, amount=amount, reason=reason, etag="")
+            outbox.append(tx, events.published.approval_funds_settled(ended, raised=True))
 
     async def _fail(self, origin: Origin, ended: Ended, refusal: BillingError) -> None:
         """Say, once, that a budget could not follow; what is held is given back."""
@@ -133,8 +132,8 @@ class Funds:
             await self.release(origin, ended)
         async with self._db.write(origin) as tx:
             if await self._first(tx, ended):
-                outbox.append(tx, events.approval_funds_settled(ended, raised=False, problem=refusal.message))
+                outbox.append(tx, events.published.approval_funds_settled(ended, raised=False, problem=refusal.message))
 
     @staticmethod
     async def _first(tx: WriteSession, ended: Ended) -> bool:
-        return await keys.keep(tx, f"{COMMITTED} refused", key_of(ended), _SETTLED)
+        return await store.keys.keep(tx, f"{COMMITTED} refused", key_of(ended), _SETTLED)

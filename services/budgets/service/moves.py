@@ -18,16 +18,16 @@ from kit import ids
 from kit.errors import BillingError, Conflict, IdempotencyMismatch, InvalidFields, Violation
 from kit.money import Money
 from kit.origin import Origin
-from services.budgets import events
-from services.budgets.domain import balances, holds, marks, refunds
-from services.budgets.domain.balances import Balance, Decision, Movement
+from services.budgets import domain, events
+from services.budgets.domain.balances import ZERO, Balance, Decision, Movement
+from services.budgets.domain.entries import EntryType
 from services.budgets.domain.funds import SETTLEMENTS
-from services.budgets.domain.holds import Hold
-from services.budgets.domain.lives import EntryType, HoldState
+from services.budgets.domain.holds import Change, Hold, HoldState
 from services.budgets.domain.marks import Mark
 from services.budgets.domain.rates import Conversion
 from services.budgets.domain.refunds import Charged, Refund
-from services.budgets.errors import BatchRefused, EntryNotFound, HoldAwaitsApproval, HoldNotFound
+from services.budgets.errors.charges import BatchRefused, EntryNotFound
+from services.budgets.errors.holds import HoldAwaitsApproval, HoldNotFound
 from services.budgets.store.group import (
     Entry,
     Found,
@@ -225,7 +225,7 @@ class Books:
         chain = self._chain(line)
         change = _CHANGES[line.entry_type](self, line, chain[0])
         at = line.charge_time or self.found.now
-        decision = balances.decide(chain, line.entry_type, change.movement, at, approved=line.approved)
+        decision = domain.balances.decide(chain, line.entry_type, change.movement, at, approved=line.approved)
         entry = self._entry(line, change, decision, at)
         self.entries.append(entry)
         for before, after in zip(decision.before, decision.after, strict=True):
@@ -255,7 +255,7 @@ class Books:
         asked = line.conversion.amount if line.conversion else line.amount
         if asked is None:
             raise ValueError("an amount is missing")
-        balances.check_currency(balance, asked.currency)
+        domain.balances.check_currency(balance, asked.currency)
         return asked.amount
 
     def charge(self, line: Line, balance: Balance) -> _Change:
@@ -272,8 +272,8 @@ class Books:
                 budget_id=balance.terms.id,
                 currency=balance.terms.currency,
                 amount=amount,
-                captured=balances.ZERO,
-                released=balances.ZERO,
+                captured=ZERO,
+                released=ZERO,
                 state=HoldState.HELD,
                 expires=self._expiry(line),
             ),
@@ -304,34 +304,36 @@ class Books:
     def commit(self, line: Line, _: Balance) -> _Change:
         """Money set aside, promised."""
         stored = self._stored(line)
-        return _of_hold(stored, holds.commit(stored.hold, self.found.now), stored.hold.open)
+        return _of_hold(stored, domain.holds.commit(stored.hold, self.found.now), stored.hold.open)
 
     def capture(self, line: Line, balance: Balance) -> _Change:
         """Money set aside, spent."""
         stored = self._stored(line)
         amount = stored.hold.open if line.amount is None else self._amount(line, balance)
-        change = holds.capture(stored.hold, amount, self.found.now, release_rest=line.release_rest)
+        change = domain.holds.capture(stored.hold, amount, self.found.now, release_rest=line.release_rest)
         return _of_hold(stored, change, amount)
 
     def release(self, line: Line, balance: Balance) -> _Change:
         """Money set aside, given back."""
         stored = self._stored(line)
         amount = None if line.amount is None else self._amount(line, balance)
-        return _of_hold(stored, holds.release(stored.hold, amount), stored.hold.open if amount is None else amount)
+        return _of_hold(
+            stored, domain.holds.release(stored.hold, amount), stored.hold.open if amount is None else amount
+        )
 
     def expire(self, line: Line, _: Balance) -> _Change:
         """Money set aside, given back by the clock; raises Conflict where it is not time."""
         stored = self._stored(line)
-        if stored.hold.state is HoldState.HELD and not holds.is_due(stored.hold, self.found.now):
+        if stored.hold.state is HoldState.HELD and not domain.holds.is_due(stored.hold, self.found.now):
             raise Conflict
-        return _of_hold(stored, holds.expire(stored.hold), stored.hold.open)
+        return _of_hold(stored, domain.holds.expire(stored.hold), stored.hold.open)
 
     def refund(self, line: Line, balance: Balance) -> _Change:
         """A charge given back."""
         charged = self.charges.get((line.tenant_id, line.charge_id)) if line.charge_id else None
         if charged is None or charged.budget_id != balance.terms.id:
             raise EntryNotFound(line.charge_id or UUID(int=0))
-        refund = refunds.refund(charged, line.amount)
+        refund = domain.refunds.refund(charged, line.amount)
         return _Change(refund.movement, refund.amount.amount, refund=refund, charged=charged)
 
     def _stored(self, line: Line) -> StoredHold:
@@ -372,20 +374,20 @@ class Books:
         key = after.terms.tenant_id, after.terms.id
         self.found.balances[key] = after
         self._touched.add(key)
-        low, high = self._spans.get(key) or marks.span(before)
+        low, high = self._spans.get(key) or domain.marks.span(before)
         self._spans[key] = low, high
         if not low <= after.used < high:
-            self._spans[key] = marks.span(after)
+            self._spans[key] = domain.marks.span(after)
             self._mark(line, entry, before, after)
 
     def _mark(self, line: Line, entry: Entry, before: Balance, after: Balance) -> None:
         """Raise and resolve the alerts of the marks between the two, one for each mark whatever came in between."""
         key = after.terms.tenant_id, after.terms.id
-        had, has = marks.marks_passed(before), marks.marks_passed(after)
+        had, has = domain.marks.marks_passed(before), domain.marks.marks_passed(after)
         for mark in sorted(has - had, key=lambda mark: (mark.threshold_bp, mark.type)):
             if self.resolved.pop((key, mark), None) is None:
                 alert_id = ids.new()
-                event = events.budget_alert_raised(after, mark, alert_id, entry.id, self.found.now)
+                event = events.published.budget_alert_raised(after, mark, alert_id, entry.id, self.found.now)
                 said = outbox.new_row(line.origin, event)
                 self.raised[key, mark] = RaisedAlert(
                     id=alert_id, balance=after, mark=mark, entry_id=entry.id, at=self.found.now, event=said
@@ -394,16 +396,20 @@ class Books:
             if self.raised.pop((key, mark), None) is None:
                 self.resolved[key, mark] = line.origin, after, mark
         if before.available > 0 >= after.available:
-            self.events.append(outbox.new_row(line.origin, events.budget_exhausted(after.terms)))
+            self.events.append(outbox.new_row(line.origin, events.published.budget_exhausted(after.terms)))
 
     def _keep_hold(self, line: Line, stored: StoredHold, entry: Entry) -> StoredHold:
         kept = replace(stored, last_entry_id=entry.id, version=stored.version + 1, update_time=self.found.now)
         key = line.tenant_id, stored.hold.id
         self.holds[key] = self.changed_holds[key] = kept
         if entry.entry_type is EntryType.EXPIRE:
-            self.events.append(outbox.new_row(line.origin, events.budget_hold_expired(kept, entry.chain[0].terms)))
+            self.events.append(
+                outbox.new_row(line.origin, events.published.budget_hold_expired(kept, entry.chain[0].terms))
+            )
         if line.approval_id and entry.entry_type in SETTLEMENTS:
-            self.events.append(outbox.new_row(line.origin, events.approval_hold_settled(kept, entry.entry_type)))
+            self.events.append(
+                outbox.new_row(line.origin, events.published.approval_hold_settled(kept, entry.entry_type))
+            )
         return kept
 
     def _keep_refund(self, line: Line, refund: Refund, charged: Charged) -> None:
@@ -414,7 +420,7 @@ class Books:
         )
 
 
-def _of_hold(stored: StoredHold, change: holds.Change, amount: Decimal) -> _Change:
+def _of_hold(stored: StoredHold, change: Change, amount: Decimal) -> _Change:
     movement, hold = change
     return _Change(movement, amount, hold=replace(stored, hold=hold))
 

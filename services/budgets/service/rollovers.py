@@ -15,48 +15,24 @@ from eventing.timers import set_timer
 from kit import dates, ids
 from kit.db import WriteSession
 from kit.errors import Conflict, InvalidFields, Violation
-from kit.money import Money
-from services.budgets import events
-from services.budgets.domain import rollover
+from services.budgets import domain, events, service, store
 from services.budgets.domain.balances import Balance, Movement
-from services.budgets.domain.lives import Action, EntryType, State, advance
+from services.budgets.domain.budgets import PERIOD_END_TIMER, BudgetAction, BudgetState
+from services.budgets.domain.entries import EntryType
 from services.budgets.domain.periods import Period
-from services.budgets.errors import (
-    BudgetExceeded,
-    BudgetStateForbids,
-    CurrencyMismatch,
-    ParentNotRolledOver,
-    PeriodNotOver,
-    PeriodOpened,
-)
-from services.budgets.models import BudgetRow
-from services.budgets.service.definitions import (
-    PERIOD_END,
-    record_entry,
-    record_on_chain,
-    set_timers,
-    settle_alerts,
-)
-from services.budgets.store import budgets
-from services.budgets.store import rollovers as store
+from services.budgets.domain.rollovers import RolloverRequest
+from services.budgets.errors.budgets import BudgetExceeded, BudgetStateForbids, CurrencyMismatch
+from services.budgets.errors.rollovers import ParentNotRolledOver, PeriodNotOver, PeriodOpened
+from services.budgets.models.budgets import BudgetRow
 from services.budgets.store.rollovers import Aside
 
 _OPENED_AT_ONCE: Final = 100
 """When about so many budgets were opened in one transaction, the rest is left to the next."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloverAsk:
-    """How somebody wants a budget to be rolled over."""
-
-    early: bool = False
-    next_amount: Money | None = None
-    next_period_end: date | None = None
-
-
 @dataclass(frozen=True, slots=True)
-class RolledOver:
-    """What became of a budget."""
+class RolloverResult:
+    """A closed budget, and the budget of its next period if one was opened."""
 
     closed: BudgetRow
     opened: BudgetRow | None
@@ -92,29 +68,29 @@ class _Tree:
 
     def goes_by_itself(self, budget: BudgetRow) -> bool:
         """Whether its next period is opened without anybody asking."""
-        return budget.state is State.ACTIVE and budget.recurring and budget.id not in self.rolled
+        return budget.state is BudgetState.ACTIVE and budget.recurring and budget.id not in self.rolled
 
     def after(self, budget: BudgetRow) -> BudgetRow | None:
         """The budget of the next period, if it is among these."""
         return next((row for row in self.rows.values() if row.previous_id == budget.id), None)
 
 
-async def roll_over(tx: WriteSession, budget_id: UUID, ask: RolloverAsk) -> RolledOver:
+async def roll_over(tx: WriteSession, budget_id: UUID, ask: RolloverRequest) -> RolloverResult:
     """Close a budget and open that of its next period, as somebody asks for it; raises why it can't be done."""
-    await budgets.get_budget(tx, budget_id)
+    await store.budgets.get(tx, budget_id)
     tree = await _locked(tx, budget_id)
     budget = tree.rows[budget_id]
-    opened_id = await store.find_opened(tx, budget_id)
+    opened_id = await store.rollovers.find_next_id(tx, budget_id)
     if opened_id:
         raise PeriodOpened(budget_id, opened_id)
-    advance(budget.id, budget.state, Action.ROLL_OVER)
+    domain.budgets.advance(budget.id, budget.state, BudgetAction.ROLL_OVER)
     if tree.now < budget.period_end_time and not ask.early:
         raise PeriodNotOver(budget.id, ends=budget.period_end_time)
     await _roll_due(tx, tree, before=budget.period_end_time)
     return await _roll(tx, tree, budget, ask)
 
 
-async def roll_over_by_itself(tx: WriteSession, budget_id: UUID) -> None:
+async def roll_over_due(tx: WriteSession, budget_id: UUID) -> None:
     """Open the next period of a budget that recurs, if its period is over, and the ones after it until the present one.
 
     Those below that are behind come first, so that they still find the budget above. What was done before, is not to
@@ -126,17 +102,17 @@ async def roll_over_by_itself(tx: WriteSession, budget_id: UUID) -> None:
 
 
 async def _locked(tx: WriteSession, budget_id: UUID) -> _Tree:
-    line, touched = await store.tree_ids(tx, budget_id)
-    retired = await store.share_owners(tx, line)
-    rows = await store.lock_budgets(tx, touched)
-    if await store.tree_ids(tx, budget_id) != (line, touched):
+    line, touched = await store.rollovers.tree_ids(tx, budget_id)
+    retired = await store.owners.lock_shared_of(tx, line)
+    rows = await store.budgets.lock_many(tx, touched)
+    if await store.rollovers.tree_ids(tx, budget_id) != (line, touched):
         raise Conflict  # one was opened or closed before all were locked
     return _Tree(
         rows=rows,
         line=[rows[id] for id in line],
         retired=retired,
-        rolled=await store.rolled_over(tx, line),
-        now=await store.database_now(tx),
+        rolled=await store.rollovers.rolled_over(tx, line),
+        now=await store.rollovers.database_now(tx),
     )
 
 
@@ -146,28 +122,28 @@ async def _roll_due(tx: WriteSession, tree: _Tree, *, before: datetime | None) -
     while due := tree.due(before):
         if opened >= _OPENED_AT_ONCE:
             for budget in due:
-                set_timer(tx, PERIOD_END, budget.id, tree.now)
+                set_timer(tx, PERIOD_END_TIMER, budget.id, tree.now)
             return
         first = min(due, key=lambda budget: (budget.period_end_time, len(budget.ancestor_ids), budget.id))
         try:
-            opened += (await _roll(tx, tree, first, RolloverAsk())).opened_budgets
+            opened += (await _roll(tx, tree, first, RolloverRequest())).opened_budgets
         except (ParentNotRolledOver, BudgetStateForbids):
             tree.stuck.add(first.id)
 
 
-async def _roll(tx: WriteSession, tree: _Tree, root: BudgetRow, ask: RolloverAsk) -> RolledOver:
+async def _roll(tx: WriteSession, tree: _Tree, root: BudgetRow, ask: RolloverRequest) -> RolloverResult:
     period = _next_period(root, ask.next_period_end)
     if ask.next_amount and ask.next_amount.currency != root.currency_code:
         raise CurrencyMismatch(root.id, given=ask.next_amount.currency, currency=root.currency_code)
     if root.entity_id in tree.retired:
-        root.state = advance(root.id, root.state, Action.ROLL_OVER)
+        root.state = domain.budgets.advance(root.id, root.state, BudgetAction.ROLL_OVER)
         await _leave(tx, [root])
-        return RolledOver(root, None)
+        return RolloverResult(root, None)
     opened = {root.id: _next_budget(root, period, _parent_of_next(tree, root, period))}
     if ask.next_amount:
         opened[root.id].amount = ask.next_amount.amount
     closed = [root, *_going_along(tree, root, opened)]
-    own = await store.open_holds(tx, list(opened))
+    own = await store.rollovers.open_holds(tx, list(opened))
     _carry(closed, opened, own)
     for new in opened.values():
         tx.add(new)
@@ -177,15 +153,15 @@ async def _roll(tx: WriteSession, tree: _Tree, root: BudgetRow, ask: RolloverAsk
     await _record(tx, tree, closed, opened, own)
     await _leave(tx, closed)
     for old in closed:
-        await set_timers(tx, opened[old.id])
-        outbox.append(tx, events.budget_rolled_over(old.balance.terms, opened[old.id].balance))
-    return RolledOver(root, opened[root.id], sum(aside.holds for aside in own.values()), len(opened))
+        await service.budgets.set_timers(tx, opened[old.id])
+        outbox.append(tx, events.published.budget_rolled_over(old.balance.terms, opened[old.id].balance))
+    return RolloverResult(root, opened[root.id], sum(aside.holds for aside in own.values()), len(opened))
 
 
 def _next_period(budget: BudgetRow, custom_end: date | None) -> Period:
     current = Period(budget.period_number, budget.period_start, budget.period_end)
     try:
-        return rollover.next_period(budget.period_type, budget.anchor_date, current, custom_end)
+        return domain.rollovers.next_period(budget.period_type, budget.anchor_date, current, custom_end)
     except ValueError as error:
         raise InvalidFields([Violation("next_period_end_date", str(error), "period.end")]) from None
 
@@ -197,7 +173,7 @@ def _parent_of_next(tree: _Tree, budget: BudgetRow, period: Period) -> BudgetRow
     parent: BudgetRow | None = tree.rows[budget.parent_id]
     while parent:
         if _lies_within(period, budget.time_zone, parent):
-            advance(parent.id, parent.state, Action.ADOPT)
+            domain.budgets.advance(parent.id, parent.state, BudgetAction.ADOPT)
             return parent
         parent = tree.after(parent)
     raise ParentNotRolledOver(budget.id, budget.parent_id, start=period.start, end=period.end)
@@ -254,7 +230,7 @@ def _next_budget(budget: BudgetRow, period: Period, parent: BudgetRow | None) ->
         overspend_policy=budget.overspend_policy,
         tolerance_bp=budget.tolerance_bp,
         alert_thresholds_bp=list(budget.alert_thresholds_bp),
-        state=State.ACTIVE,
+        state=BudgetState.ACTIVE,
     )
 
 
@@ -268,7 +244,7 @@ def _carry(closed: Sequence[BudgetRow], opened: Mapping[UUID, BudgetRow], own: M
             aside[budget.parent_id] = Movement(
                 held=above.held + moving.held, committed=above.committed + moving.committed
             )
-        new.carried = rollover.carried_over(
+        new.carried = domain.rollovers.carried_over(
             budget.balance.moved(_reversed(moving)),
             rollover=budget.rollover,
             cap=budget.rollover_cap,
@@ -296,7 +272,7 @@ async def _record(
     """Move what is carried and the holds, each with an entry on both sides, and close; then look at the alerts."""
     for old in closed:
         new = opened[old.id]
-        record_entry(tx, new, EntryType.ROLLOVER_IN, new.carried, moved=new.carried, counterpart_id=old.id)
+        service.entries.record(tx, new, EntryType.ROLLOVER_IN, new.carried, moved=new.carried, counterpart_id=old.id)
     reached: dict[UUID, BudgetRow] = {}
     for old in closed:
         if old.id in own:
@@ -304,12 +280,12 @@ async def _record(
     for old in closed:
         new = opened[old.id]
         old.carried -= new.carried
-        old.state = advance(old.id, old.state, Action.ROLL_OVER)
-        record_entry(tx, old, EntryType.ROLLOVER_OUT, new.carried, moved=-new.carried, counterpart_id=new.id)
+        old.state = domain.budgets.advance(old.id, old.state, BudgetAction.ROLL_OVER)
+        service.entries.record(tx, old, EntryType.ROLLOVER_OUT, new.carried, moved=-new.carried, counterpart_id=new.id)
     await tx.flush()
     ended = {old.id for old in closed}
     for budget_id in sorted(reached.keys() - ended):
-        await settle_alerts(tx, tree.rows[budget_id])
+        await service.alerts.settle(tx, tree.rows[budget_id])
 
 
 async def _move_holds(
@@ -325,14 +301,16 @@ async def _move_holds(
     into = [tree.rows[id] for id in joined if id not in left]
     back, amount = _reversed(movement), movement.used
     _move(out, back)
-    record_on_chain(tx, old, out, EntryType.ROLLOVER_OUT, amount, movement=back, counterpart_id=new.id)
+    service.entries.record_on_chain(tx, old, out, EntryType.ROLLOVER_OUT, amount, movement=back, counterpart_id=new.id)
     for above in into:
         if above not in opened.values():
             _check_room(above.balance, movement)
     _move(into, movement)
-    entry = record_on_chain(tx, new, into, EntryType.ROLLOVER_IN, amount, movement=movement, counterpart_id=old.id)
+    entry = service.entries.record_on_chain(
+        tx, new, into, EntryType.ROLLOVER_IN, amount, movement=movement, counterpart_id=old.id
+    )
     await tx.flush()
-    await store.move_holds(tx, old.id, new.id, entry.id)
+    await store.rollovers.move_holds(tx, old.id, new.id, entry.id)
     return {budget.id: budget for budget in [*out, *into]}
 
 
@@ -357,5 +335,5 @@ async def _leave(tx: WriteSession, closed: Sequence[BudgetRow]) -> None:
     """Let the clock do nothing more to budgets that were closed, and say so."""
     await tx.flush()
     for budget in closed:
-        await set_timers(tx, budget)
-        outbox.append(tx, events.budget_closed(budget.balance.terms))
+        await service.budgets.set_timers(tx, budget)
+        outbox.append(tx, events.published.budget_closed(budget.balance.terms))

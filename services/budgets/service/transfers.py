@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from typing import Final
-from uuid import UUID
 
 from clients.rates import RateQuery, Rates
 from kit import clock
@@ -13,43 +12,30 @@ from kit.errors import InvalidFields, Violation
 from kit.money import DIGITS_MAX, Money
 from kit.origin import Origin
 from kit.rates import Rate, RateMissing
-from services.budgets.domain import rates, rollover
-from services.budgets.domain.lives import Action, EntryType, advance
-from services.budgets.errors import CurrencyMismatch, TransferExceedsBudget
-from services.budgets.models import BudgetRow, EntryRow
-from services.budgets.service.definitions import record_entry, settle_alerts
-from services.budgets.store import budgets
+from services.budgets import domain, service, store
+from services.budgets.domain.budgets import BudgetAction
+from services.budgets.domain.entries import EntryType
+from services.budgets.domain.transfers import TransferRequest
+from services.budgets.errors.budgets import CurrencyMismatch
+from services.budgets.errors.transfers import TransferExceedsBudget
+from services.budgets.models.budgets import BudgetRow
+from services.budgets.models.ledger import EntryRow
 
 _LARGEST: Final = Decimal(10**DIGITS_MAX)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferAsk:
-    """A transfer as it is asked for."""
-
-    source_id: UUID
-    target_id: UUID
-    amount: Money
-    rate: Decimal | None
-    reason: str
-
-
 @dataclass(frozen=True, slots=True)
-class Transferred:
-    """What a transfer did."""
+class TransferResult:
+    """The budgets after a transfer, and its two entries."""
 
     source: BudgetRow
     target: BudgetRow
-    amount: Money
-    target_amount: Money
-    rate: Rate | None
-    """None where both are in one currency."""
-    entries: tuple[EntryRow, EntryRow]
-    """That of the source and that of the target."""
+    source_entry: EntryRow
+    target_entry: EntryRow
 
 
 async def find_rate(
-    exchange: Rates, origin: Origin, ask: TransferAsk, source: BudgetRow, target: BudgetRow
+    exchange: Rates, origin: Origin, ask: TransferRequest, source: BudgetRow, target: BudgetRow
 ) -> Rate | None:
     """The rate from one budget to the other, None where both are in one currency or there is none.
 
@@ -66,26 +52,26 @@ async def find_rate(
 
 def _today(target: BudgetRow) -> date:
     """The day whose rate a transfer to the budget takes."""
-    return rates.days(target.balance.terms, clock.now())[0]
+    return domain.rates.days(target.balance.terms, clock.now())[0]
 
 
-async def transfer(tx: WriteSession, ask: TransferAsk, rate: Rate | None) -> Transferred:
+async def transfer(tx: WriteSession, ask: TransferRequest, rate: Rate | None) -> TransferResult:
     """Lower the amount of one budget and raise that of the other; raises why that can't be done."""
-    source, target = await budgets.lock_pair(tx, ask.source_id, ask.target_id)
+    source, target = await store.budgets.lock_pair(tx, ask.source_id, ask.target_id)
     _check_rate(source, target, ask, rate)
     for budget in (source, target):
-        advance(budget.id, budget.state, Action.CHANGE)
+        domain.budgets.advance(budget.id, budget.state, BudgetAction.CHANGE)
     if ask.amount.currency != source.currency_code:
         raise CurrencyMismatch(source.id, given=ask.amount.currency, currency=source.currency_code)
-    reaches = rates.convert(ask.amount, target.currency_code, rate, None).amount if rate else ask.amount
+    reaches = domain.rates.convert(ask.amount, target.currency_code, rate, None).amount if rate else ask.amount
     _check_fits(source, target, ask.amount, reaches)
     source.amount -= ask.amount.amount
-    left = record_entry(
+    left = service.entries.record(
         tx, source, EntryType.TRANSFER_OUT, ask.amount.amount,
         moved=-ask.amount.amount, counterpart_id=target.id, description=ask.reason,
     )  # fmt: skip
     target.amount += reaches.amount
-    came = record_entry(
+    came = service.entries.record(
         tx, target, EntryType.TRANSFER_IN, reaches.amount,
         moved=reaches.amount, counterpart_id=source.id, description=ask.reason,
     )  # fmt: skip
@@ -94,11 +80,11 @@ async def transfer(tx: WriteSession, ask: TransferAsk, rate: Rate | None) -> Tra
         left.rate = came.rate = rate.rate
         left.rate_date = came.rate_date = rate.rate_date
     for budget in sorted((source, target), key=lambda budget: budget.id):
-        await settle_alerts(tx, budget)
-    return Transferred(source, target, ask.amount, reaches, rate, (left, came))
+        await service.alerts.settle(tx, budget)
+    return TransferResult(source, target, left, came)
 
 
-def _check_rate(source: BudgetRow, target: BudgetRow, ask: TransferAsk, rate: Rate | None) -> None:
+def _check_rate(source: BudgetRow, target: BudgetRow, ask: TransferRequest, rate: Rate | None) -> None:
     """Raise RateMissing, or InvalidFields for a rate where there is nothing to convert."""
     if source.currency_code == target.currency_code:
         if ask.rate is not None:
@@ -110,7 +96,7 @@ def _check_rate(source: BudgetRow, target: BudgetRow, ask: TransferAsk, rate: Ra
 
 def _check_fits(source: BudgetRow, target: BudgetRow, amount: Money, reaches: Money) -> None:
     balance = source.balance
-    most = rollover.transferable(balance)
+    most = domain.rollovers.transferable(balance)
     if amount.amount > most:
         raise TransferExceedsBudget(
             source.id,

@@ -7,7 +7,7 @@ comes second finds that it is done.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from prometheus_client import Counter
@@ -19,21 +19,18 @@ from kit.db import Database, WriteSession
 from kit.errors import BillingError, Conflict, FailedPrecondition, IdempotencyMismatch
 from kit.origin import Origin
 from kit.settings import Settings
-from services.budgets import events
-from services.budgets.convert import movements
-from services.budgets.convert import usage as messages
-from services.budgets.domain import usage
-from services.budgets.domain.lives import EntryType
+from services.budgets import convert, domain, events, store
+from services.budgets.domain.entries import EntryType
 from services.budgets.domain.usage import NO_BUDGET, Candidate, Cost, Reversal
-from services.budgets.errors import RefundExceedsCharge
-from services.budgets.ledger import Ledger
-from services.budgets.models import UnbudgetedRow
+from services.budgets.errors.charges import RefundExceedsCharge
+from services.budgets.models.unbudgeted import UnbudgetedRow
 from services.budgets.service.moves import Line
-from services.budgets.store import keys
-from services.budgets.store import usage as store
 from services.budgets.store.group import Engine, RequestKey
 from services.budgets.store.keys import Kept
-from services.budgets.store.usage import Match, Unbudgeted
+from services.budgets.store.usage import CALLED_OFF, Match, Unbudgeted
+
+if TYPE_CHECKING:  # the ledger imports service.moves
+    from services.budgets.ledger import Ledger
 
 ALLOCATED: Final = "billing.entities.v1.CostAllocated"
 REVERSED: Final = "billing.entities.v1.AllocationReversed"
@@ -49,7 +46,7 @@ def _key(allocation_id: UUID) -> str:
 class Usage:
     """Charges allocated costs, and gives back those that are reversed."""
 
-    def __init__(self, settings: Settings, db: Database, ledger: Ledger) -> None:
+    def __init__(self, settings: Settings, db: Database, ledger: "Ledger") -> None:
         self._db = db
         self._ledger = ledger
         self._engines = Engine(settings), Engine(settings)
@@ -65,10 +62,10 @@ class Usage:
         request = origin.tenant_id, ALLOCATED, _key(cost.allocation_id)
         match = await self._matches.submit(origin.tenant_id, (request, cost))
         if match.kept:
-            if match.kept.fingerprint != store.CALLED_OFF:
+            if match.kept.fingerprint != CALLED_OFF:
                 _check_same(match.kept, cost.digest, request)
             return
-        budget = usage.budget_for(cost, match.candidates)
+        budget = domain.usage.budget_for(cost, match.candidates)
         try:
             refusal = await self._refused(origin, cost, budget, request) if budget else None
         except IdempotencyMismatch:
@@ -76,7 +73,7 @@ class Usage:
             return
         if budget is None or refusal:
             row = _unbudgeted(origin, cost, budget, refusal)
-            event = outbox.new_row(origin, events.unbudgeted_spend_recorded(row))
+            event = outbox.new_row(origin, events.published.unbudgeted_spend_recorded(row))
             if await self._records.submit(origin.tenant_id, Unbudgeted(request, cost.digest, row, event)):
                 UNBUDGETED.labels(row.reason).inc()
 
@@ -93,8 +90,8 @@ class Usage:
             fingerprint=cost.digest,
             description=cost.description,
             reference=ids.ALLOCATION.format(cost.allocation_id),
-            charge_time=usage.charge_time(cost.day, budget.time_zone),
-            answer=movements.charge_to_proto,
+            charge_time=domain.usage.charge_time(cost.day, budget.time_zone),
+            answer=convert.movements.charge_to_proto,
         )
         (outcome,) = await self._ledger.submit([line])
         if isinstance(outcome, FailedPrecondition):
@@ -110,16 +107,16 @@ class Usage:
         """
         key = _key(reversal.reversed_id)
         async with self._db.write(origin) as tx:
-            kept = await keys.find_kept(tx, ALLOCATED, key)
-            if kept is None and not await keys.keep(tx, ALLOCATED, key, store.CALLED_OFF):
-                kept = await keys.find_kept(tx, ALLOCATED, key)  # it was heard of at this very moment
-            if kept and not kept.reply and kept.fingerprint != store.CALLED_OFF:
+            kept = await store.keys.find_kept(tx, ALLOCATED, key)
+            if kept is None and not await store.keys.keep(tx, ALLOCATED, key, CALLED_OFF):
+                kept = await store.keys.find_kept(tx, ALLOCATED, key)  # it was heard of at this very moment
+            if kept and not kept.reply and kept.fingerprint != CALLED_OFF:
                 await _take_back(tx, reversal)
         if kept and kept.reply:
             await self._refund(origin, reversal, kept)
 
     async def _refund(self, origin: Origin, reversal: Reversal, kept: Kept) -> None:
-        budget_id, charge_id = messages.charge_from_reply(kept.reply)
+        budget_id, charge_id = convert.usage.charge_from_reply(kept.reply)
         line = Line(
             origin=origin,
             entry_type=EntryType.REFUND,
@@ -129,7 +126,7 @@ class Usage:
             fingerprint=reversal.digest,
             description=reversal.reason,
             reference=ids.ALLOCATION.format(reversal.allocation_id),
-            answer=movements.refund_to_proto,
+            answer=convert.movements.refund_to_proto,
         )
         (outcome,) = await self._ledger.submit([line])
         if isinstance(outcome, BillingError) and not isinstance(outcome, RefundExceedsCharge):
@@ -137,11 +134,11 @@ class Usage:
 
     async def _match(self, asked: Sequence[tuple[RequestKey, Cost]]) -> Sequence[Match]:
         async with self._engines[0].begin({request[0] for request, _ in asked}) as group:
-            return await store.match(group, asked)
+            return await store.usage.match(group, asked)
 
     async def _record(self, spends: Sequence[Unbudgeted]) -> Sequence[bool]:
         async with self._engines[1].begin({spend.request[0] for spend in spends}) as group:
-            recorded = await store.record(group, spends)
+            recorded = await store.usage.record(group, spends)
         if recorded:
             self._db.appended.set()
         return [spend.row.id in recorded for spend in spends]
@@ -160,13 +157,13 @@ class Usage:
 async def _take_back(tx: WriteSession, reversal: Reversal) -> None:
     """Follow the row of an unbudgeted allocation by one of the opposite amount."""
     key = _key(reversal.reversed_id)
-    done = await keys.find_kept(tx, REVERSED, key)
+    done = await store.keys.find_kept(tx, REVERSED, key)
     if done:
         _check_same(done, reversal.digest, (tx.tenant_id, REVERSED, key))
         return
-    if not await keys.keep(tx, REVERSED, key, reversal.digest):
+    if not await store.keys.keep(tx, REVERSED, key, reversal.digest):
         raise Conflict
-    taken = await store.get_unbudgeted(tx, reversal.reversed_id)
+    taken = await store.usage.get_unbudgeted(tx, reversal.reversed_id)
     row = UnbudgetedRow(
         id=ids.new(),
         allocation_id=reversal.allocation_id,
@@ -184,7 +181,7 @@ async def _take_back(tx: WriteSession, reversal: Reversal) -> None:
         create_time=clock.now(),
     )
     tx.add(row)
-    outbox.append(tx, events.unbudgeted_spend_recorded(row))
+    outbox.append(tx, events.published.unbudgeted_spend_recorded(row))
 
 
 def _check_same(kept: Kept, fingerprint: bytes, request: RequestKey) -> None:

@@ -1,1 +1,5 @@
-"""Every SQL statement of the budgets service, by noun; `group` is the engine's."""
+"""SQL statements of the budgets service."""
+
+from services.budgets.store import alerts, budgets, group, keys, ledger, owners, reports, rollovers, statements, usage
+
+__all__ = ["alerts", "budgets", "group", "keys", "ledger", "owners", "reports", "rollovers", "statements", "usage"]

@@ -10,16 +10,17 @@ from sqlalchemy.dialects.postgresql import insert
 
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
+from services.budgets import domain, store
+from services.budgets.domain.alerts import AlertAction, AlertState, AlertType
 from services.budgets.domain.balances import Balance
-from services.budgets.domain.lives import AlertAction, AlertState, AlertType, advance_alert
 from services.budgets.domain.marks import Mark
-from services.budgets.errors import AlertNotFound
-from services.budgets.models import AlertRow, BudgetRow
-from services.budgets.store.budgets import visible
+from services.budgets.errors.alerts import AlertNotFound
+from services.budgets.models.alerts import AlertRow
+from services.budgets.models.budgets import BudgetRow
 from serving.pages import Page, Slice
 
 
-async def raise_alerts(
+async def insert_new(
     tx: WriteSession, balance: Balance, marks: Collection[Mark], *, expected: Decimal | None = None
 ) -> Sequence[AlertRow]:
     """Open an alert for each of the marks that has none open, and give those that were opened.
@@ -52,24 +53,24 @@ async def raise_alerts(
     return await tx.returning(insert(AlertRow).values(rows).on_conflict_do_nothing().returning(AlertRow))
 
 
-async def is_raised(tx: ReadSession, budget_id: UUID, mark: Mark) -> bool:
+async def is_open(tx: ReadSession, budget_id: UUID, mark: Mark) -> bool:
     """Whether the mark has an alert that is not resolved."""
     of_mark = select(AlertRow.id).where(AlertRow.alert_type == mark.type, AlertRow.threshold_bp == mark.threshold_bp)
     not_resolved = of_mark.where(AlertRow.budget_id == budget_id, AlertRow.state != AlertState.RESOLVED)
     return await tx.one_or_none(not_resolved) is not None
 
 
-async def resolve_alerts(
+async def resolve(
     tx: WriteSession, budget_id: UUID, types: Collection[AlertType], still_passed: Collection[Mark]
 ) -> None:
     """Resolve the alerts of these types whose mark is not among those the budget still is past."""
     not_resolved = select(AlertRow).where(AlertRow.budget_id == budget_id, AlertRow.state != AlertState.RESOLVED)
     for alert in await tx.all(not_resolved.where(AlertRow.alert_type.in_(types))):
         if Mark(alert.alert_type, alert.threshold_bp) not in still_passed:
-            alert.state = advance_alert(alert.id, alert.state, AlertAction.RESOLVE)
+            alert.state = domain.alerts.advance(alert.id, alert.state, AlertAction.RESOLVE)
 
 
-async def list_alerts(
+async def list_page(
     tx: ReadSession,
     page: Page,
     budget_id: UUID | None,
@@ -91,7 +92,7 @@ async def list_alerts(
     return page.slice(await tx.all(page.narrow(wanted, AlertRow.id, newest_first=True)))
 
 
-async def lock_alert(tx: WriteSession, alert_id: UUID) -> AlertRow:
+async def lock(tx: WriteSession, alert_id: UUID) -> AlertRow:
     """The alert, locked until the transaction ends; raises AlertNotFound."""
     locked = _visible_alerts(tx).where(AlertRow.id == alert_id).with_for_update(of=AlertRow)
     alert = await tx.one_or_none(locked)
@@ -104,4 +105,4 @@ def _visible_alerts(tx: ReadSession) -> Select[AlertRow]:
     """Alerts of the budgets that the caller may see."""
     if tx.scope is None:
         return select(AlertRow)
-    return select(AlertRow).where(AlertRow.budget_id.in_(visible(tx).with_only_columns(BudgetRow.id)))
+    return select(AlertRow).where(AlertRow.budget_id.in_(store.budgets.visible(tx).with_only_columns(BudgetRow.id)))

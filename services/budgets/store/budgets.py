@@ -1,18 +1,16 @@
 """Budgets and their owners."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 from uuid import UUID
 
-from sqlalchemy import Select, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Select, select, update
 
-from kit import clock
 from kit.db import ReadSession, WriteSession, scope_filter
 from kit.money import BP
-from services.budgets.domain.lives import State
-from services.budgets.errors import BudgetNotFound
-from services.budgets.models import BudgetRow, OwnerRow
+from services.budgets.domain.budgets import BudgetState
+from services.budgets.errors.budgets import BudgetNotFound
+from services.budgets.models.budgets import BudgetRow
 from serving.pages import Page, Slice
 
 
@@ -22,27 +20,12 @@ def visible(tx: ReadSession) -> Select[BudgetRow]:
     return select(BudgetRow) if covered is None else select(BudgetRow).where(covered)
 
 
-async def share_owner(tx: WriteSession, entity_id: UUID) -> OwnerRow:
-    """The entity as an owner of budgets, kept from being retired until the transaction ends."""
-    row = {"tenant_id": tx.tenant_id, "id": entity_id, "retired": False, "create_time": clock.now()}
-    await tx.execute(insert(OwnerRow).values(row).on_conflict_do_nothing())
-    (owner,) = await tx.all(select(OwnerRow).where(OwnerRow.id == entity_id).with_for_update(read=True))
-    return owner
-
-
-async def retire_owner(tx: WriteSession, entity_id: UUID) -> None:
-    """Let the entity have no new budget; waits for those that are being opened for it."""
-    row = {"tenant_id": tx.tenant_id, "id": entity_id, "retired": True, "create_time": clock.now()}
-    retired = insert(OwnerRow).values(row)
-    await tx.execute(retired.on_conflict_do_update(index_elements=["tenant_id", "id"], set_={"retired": True}))
-
-
-async def get_budget(tx: ReadSession, budget_id: UUID) -> BudgetRow:
+async def get(tx: ReadSession, budget_id: UUID) -> BudgetRow:
     """The budget; raises BudgetNotFound."""
     return _found(await tx.one_or_none(visible(tx).where(BudgetRow.id == budget_id)), budget_id)
 
 
-async def lock_budget(tx: WriteSession, budget_id: UUID) -> BudgetRow:
+async def lock(tx: WriteSession, budget_id: UUID) -> BudgetRow:
     """The budget, locked until the transaction ends; raises BudgetNotFound."""
     locked = visible(tx).where(BudgetRow.id == budget_id).with_for_update(key_share=True)
     return _found(await tx.one_or_none(locked), budget_id)
@@ -55,7 +38,7 @@ async def lock_pair(tx: WriteSession, first_id: UUID, second_id: UUID) -> tuple[
     return _found(found.get(first_id), first_id), _found(found.get(second_id), second_id)
 
 
-async def lock_parent(tx: WriteSession, budget_id: UUID) -> BudgetRow:
+async def lock_shared(tx: WriteSession, budget_id: UUID) -> BudgetRow:
     """The budget, kept from changing until the transaction ends; raises BudgetNotFound."""
     locked = visible(tx).where(BudgetRow.id == budget_id).with_for_update(read=True)
     return _found(await tx.one_or_none(locked), budget_id)
@@ -67,14 +50,14 @@ def _found(budget: BudgetRow | None, budget_id: UUID) -> BudgetRow:
     return budget
 
 
-async def list_budgets(
+async def list_page(
     tx: ReadSession,
     page: Page,
     *,
     entity_id: UUID | None,
     department_id: UUID | None,
     parent_id: UUID | None,
-    state: State | None,
+    state: BudgetState | None,
     period_date: date | None,
     utilisation_min_bp: int,
 ) -> Slice[BudgetRow]:
@@ -96,7 +79,21 @@ async def list_budgets(
     return page.slice(await tx.all(page.narrow(wanted, BudgetRow.id)))
 
 
-async def lock_open_budgets(tx: WriteSession, entity_id: UUID) -> Sequence[BudgetRow]:
+async def lock_open(tx: WriteSession, entity_id: UUID) -> Sequence[BudgetRow]:
     """All budgets of the entity that are not closed, locked in id order."""
-    still_open = select(BudgetRow).where(BudgetRow.entity_id == entity_id, BudgetRow.state != State.CLOSED)
+    still_open = select(BudgetRow).where(BudgetRow.entity_id == entity_id, BudgetRow.state != BudgetState.CLOSED)
     return await tx.all(still_open.order_by(BudgetRow.id).with_for_update(key_share=True))
+
+
+async def lock_many(tx: WriteSession, budget_ids: Collection[UUID]) -> dict[UUID, BudgetRow]:
+    """The budgets as they are once all are locked, in id order as the engine does it."""
+    locked = select(BudgetRow).where(BudgetRow.id.in_(budget_ids)).order_by(BudgetRow.id)
+    locked = locked.with_for_update(key_share=True).execution_options(populate_existing=True)
+    return {budget.id: budget for budget in await tx.all(locked)}
+
+
+async def set_forecast_version(tx: WriteSession, budget: BudgetRow, ledger_version: int) -> None:
+    """Note what the ledger of the budget was when it was looked at; for callers the budget has not changed."""
+    noted = update(BudgetRow).where(BudgetRow.id == budget.id)
+    noted = noted.values(forecast_version=ledger_version, update_time=BudgetRow.update_time)
+    await tx.execute(noted.execution_options(synchronize_session=False))

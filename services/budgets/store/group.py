@@ -21,18 +21,27 @@ from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets.domain.balances import Balance, Movement, Terms
-from services.budgets.domain.holds import Hold
-from services.budgets.domain.lives import (
-    ChargeVerdict,
-    EntryType,
-    HoldState,
-    OverspendPolicy,
-    State,
-)
+from services.budgets.domain.budgets import BudgetState, OverspendPolicy
+from services.budgets.domain.entries import ChargeVerdict, EntryType
+from services.budgets.domain.holds import Hold, HoldState
 from services.budgets.domain.marks import Mark
 from services.budgets.domain.refunds import Charged
-from services.budgets.errors import BudgetNotFound
-from services.budgets.store import statements
+from services.budgets.errors.budgets import BudgetNotFound
+from services.budgets.store.statements import (
+    ANSWERED,
+    AUDITED,
+    CHARGES,
+    HOLDS,
+    LOCK,
+    LOOK,
+    RAISE,
+    RECORD,
+    RECORD_HOLDS,
+    RESOLVE,
+    SAY,
+    TIMERS_OFF,
+    TIMERS_ON,
+)
 
 Key = tuple[UUID, UUID]
 """A row of a tenant: (tenant, id)."""
@@ -167,7 +176,7 @@ class Engine:
         if forgotten := self._forgotten():
             await connection.execute(forgotten)
         named = ",".join({str(tenant_id) for tenant_id, _ in asked})
-        return _found(await connection.fetch(statements.LOOK, *_columns(asked, 2), named))
+        return _found(await connection.fetch(LOOK, *_columns(asked, 2), named))
 
     def _forgotten(self) -> str:
         """Now and then, the order to forget all plans: one that was made when a table was empty is bad later."""
@@ -222,21 +231,21 @@ class Group:
     ) -> Found:
         """Lock the chains of (tenant, budget, hold) until the transaction ends, and look the keys up first of all."""
         tenants, methods, keys = _columns(requests, 3)
-        rows = await self._connection.fetch(statements.LOCK, *_columns(asked, 3), tenants, methods, keys)
+        rows = await self._connection.fetch(LOCK, *_columns(asked, 3), tenants, methods, keys)
         return _found(rows)
 
     async def answered(self, requests: Collection[RequestKey]) -> bool:
         """Whether any of them was answered by now: while `lock` waits, others answer what it does not see any more."""
-        return bool(requests) and await self._connection.fetchval(statements.ANSWERED, *_columns(requests, 3))
+        return bool(requests) and await self._connection.fetchval(ANSWERED, *_columns(requests, 3))
 
     async def holds(self, keys: Collection[Key]) -> dict[Key, StoredHold]:
         """The holds as they are now that their budgets are locked: a hold changes under the lock of its budget only."""
-        rows = await self._connection.fetch(statements.HOLDS, *_columns(keys, 2)) if keys else []
+        rows = await self._connection.fetch(HOLDS, *_columns(keys, 2)) if keys else []
         return {(row["tenant_id"], row["id"]): _stored_hold(row) for row in rows}
 
     async def charges(self, keys: Collection[Key]) -> dict[Key, Charged]:
         """Charges and captures with what was refunded of them, now that their budgets are locked."""
-        rows = await self._connection.fetch(statements.CHARGES, *_columns(keys, 2)) if keys else []
+        rows = await self._connection.fetch(CHARGES, *_columns(keys, 2)) if keys else []
         return {(row["tenant_id"], row["id"]): _charged(row) for row in rows}
 
     async def record(
@@ -244,7 +253,7 @@ class Group:
     ) -> None:
         """Set the numbers of the locked budgets, append to their ledgers, and keep the answers."""
         moved = await self._connection.fetchval(
-            statements.RECORD,
+            RECORD,
             *_columns([_numbers(balance) for balance in balances], 7),
             *_columns([_entered(entry) for entry in entries], 30),
             *_columns([(*kept.request, kept.fingerprint, kept.reply) for kept in replies], 5),
@@ -256,33 +265,33 @@ class Group:
         """Insert or change holds, and the timers of those that expire."""
         if not holds:
             return
-        await self._connection.execute(statements.RECORD_HOLDS, *_columns([_held(*item) for item in holds.items()], 23))
+        await self._connection.execute(RECORD_HOLDS, *_columns([_held(*item) for item in holds.items()], 23))
         waiting = [(*key, stored.hold.expires) for key, stored in holds.items() if _expires(stored.hold)]
         ended = [key for key, stored in holds.items() if not _expires(stored.hold) and stored.version > 1]
         if waiting:
-            await self._connection.execute(statements.TIMERS_ON, *_columns(waiting, 3), timer)
+            await self._connection.execute(TIMERS_ON, *_columns(waiting, 3), timer)
         if ended:
-            await self._connection.execute(statements.TIMERS_OFF, *_columns(ended, 2), timer)
+            await self._connection.execute(TIMERS_OFF, *_columns(ended, 2), timer)
 
     async def raise_alerts(self, alerts: Sequence[RaisedAlert]) -> None:
         """Open those alerts that are not open, and say so."""
         for alert in alerts:
             event = alert.event
-            await self._connection.fetchval(statements.AUDITED, event.actor, event.traceparent.split("-")[1])
-            await self._connection.fetchval(statements.RAISE, *_alert(alert))
+            await self._connection.fetchval(AUDITED, event.actor, event.traceparent.split("-")[1])
+            await self._connection.fetchval(RAISE, *_alert(alert))
 
     async def resolve_alerts(self, marks: Sequence[tuple[Origin, Balance, Mark]], moment: datetime) -> None:
         """Resolve the alerts of marks that budgets are no longer past, each on behalf of who brought it back."""
         for origin, balance, mark in marks:
-            await self._connection.fetchval(statements.AUDITED, origin.actor, origin.trace.trace_id)
+            await self._connection.fetchval(AUDITED, origin.actor, origin.trace.trace_id)
             row = balance.terms.tenant_id, balance.terms.id, mark.type, mark.threshold_bp, moment
-            await self._connection.execute(statements.RESOLVE, *_columns([row], 5))
+            await self._connection.execute(RESOLVE, *_columns([row], 5))
 
     async def say(self, events: Sequence[OutboxRow]) -> None:
         """Append events to the outbox."""
         if events:
             rows = [(e.id, e.tenant_id, e.type, e.body, e.actor, e.traceparent, e.create_time) for e in events]
-            await self._connection.execute(statements.SAY, *_columns(rows, 7))
+            await self._connection.execute(SAY, *_columns(rows, 7))
 
     async def fetch(self, statement: str, rows: Collection[Sequence[Any]], *others: object) -> list[asyncpg.Record]:
         """What another statement of the engine gives for rows, which it takes as the lists of their columns."""
@@ -312,8 +321,8 @@ def _balance(row: asyncpg.Record) -> Balance:
     (tenant_id, id, _, entity_id, department_id, name, state, currency, policy, tolerance_bp, starts, ends, thresholds,
      amount, carried, spent, held, committed, captured, version, period_start, time_zone, *_) = row  # fmt: skip
     terms = Terms(
-        tenant_id, id, entity_id, department_id, name, State(state), currency, OverspendPolicy(policy), tolerance_bp,
-        starts, ends, thresholds, period_start, time_zone,
+        tenant_id, id, entity_id, department_id, name, BudgetState(state), currency, OverspendPolicy(policy),
+        tolerance_bp, starts, ends, thresholds, period_start, time_zone,
     )  # fmt: skip
     return Balance(terms, amount, carried, spent, held, committed, captured, version)
 

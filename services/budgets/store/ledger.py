@@ -1,8 +1,6 @@
 """The ledger: entries and holds to be read; the engine writes them."""
 
 from datetime import datetime
-from decimal import Decimal
-from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -19,17 +17,20 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession
-from services.budgets.domain.lives import EntryType, HoldState
-from services.budgets.errors import ChargeNotFound, HoldNotFound
-from services.budgets.models import BudgetRow, EntryRow, HoldRow
-from services.budgets.store import keys
-from services.budgets.store.budgets import visible
+from services.budgets import store
+from services.budgets.domain.entries import EntryType, LedgerSums
+from services.budgets.domain.holds import HoldState
+from services.budgets.errors.charges import ChargeNotFound
+from services.budgets.errors.holds import HoldNotFound
+from services.budgets.models.budgets import BudgetRow
+from services.budgets.models.holds import HoldRow
+from services.budgets.models.ledger import EntryRow
 from serving.pages import Page, Slice
 
 
 async def get_reply(tx: ReadSession, method: str, request_id: str) -> bytes:
     """What was answered to the request with this key; raises ChargeNotFound."""
-    kept = await keys.find_kept(tx, method, request_id)
+    kept = await store.keys.find_kept(tx, method, request_id)
     if kept is None:
         raise ChargeNotFound(request_id)
     return kept.reply
@@ -47,22 +48,7 @@ async def list_entries(
     return page.slice(await tx.all(page.narrow(wanted, EntryRow.id, newest_first=True)))
 
 
-class Sums(NamedTuple):
-    """What the ledger of a budget adds up to."""
-
-    opening: Decimal | None
-    """What there was to use before the first entry; None where there is none."""
-    amount: Decimal
-    """By how much that was changed since."""
-    spent: Decimal
-    held: Decimal
-    committed: Decimal
-    captured: Decimal
-    entries: int
-    open_holds: Decimal
-
-
-async def sum_ledger(tx: ReadSession, budget_id: UUID) -> tuple[BudgetRow, Sums]:
+async def sum_ledger(tx: ReadSession, budget_id: UUID) -> tuple[BudgetRow, LedgerSums]:
     """The budget and what its ledger adds up to, both of one moment."""
     moved = (
         EntryRow.moved_amount, EntryRow.moved_spent, EntryRow.moved_held, EntryRow.moved_committed,
@@ -82,7 +68,7 @@ async def sum_ledger(tx: ReadSession, budget_id: UUID) -> tuple[BudgetRow, Sums]
     wanted = wanted.join(ledger, true()).join(holds_found, true())
     # Read anew where the session has the budget already: both sides must be of the moment of this statement.
     (row,) = await tx.rows(wanted.execution_options(populate_existing=True))
-    return row[0], Sums(*row[1:])
+    return row[0], LedgerSums(*row[1:])
 
 
 def _moved(budget_id: UUID, tree: Select[UUID]) -> ColumnElement[bool]:
@@ -113,6 +99,6 @@ async def get_hold(tx: ReadSession, budget_id: UUID, hold_id: UUID) -> HoldRow:
     """The hold, which is or was on the budget; raises HoldNotFound."""
     on_it = or_(HoldRow.budget_id == budget_id, HoldRow.opened_budget_id == budget_id)
     hold = await tx.one_or_none(select(HoldRow).where(HoldRow.id == hold_id, on_it))
-    if hold is None or await tx.one_or_none(visible(tx).where(BudgetRow.id == hold.budget_id)) is None:
+    if hold is None or await tx.one_or_none(store.budgets.visible(tx).where(BudgetRow.id == hold.budget_id)) is None:
         raise HoldNotFound(hold_id)
     return hold

@@ -1,28 +1,28 @@
 """What forecasts, summaries and feeds read of budgets and their ledger."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import CTE, ColumnElement, Date, Row, Select, String, Uuid, case, cast, func, null, select, true, update
+from sqlalchemy import CTE, ColumnElement, Date, Row, Select, String, Uuid, case, cast, func, null, select, true
 from sqlalchemy.orm import aliased
 
-from kit.db import ReadSession, WriteSession
-from kit.money import BP
+from kit.db import ReadSession
+from services.budgets import store
+from services.budgets.domain.budgets import BudgetState
+from services.budgets.domain.entries import EntryStreamQuery, EntryType
 from services.budgets.domain.forecast import HISTORY_DAYS_MAX
-from services.budgets.domain.lives import EntryType, State
-from services.budgets.domain.summaries import GroupBy
-from services.budgets.models import BudgetRow, EntryRow
-from services.budgets.store.budgets import visible
+from services.budgets.domain.summaries import GroupBy, Summary, SummaryQuery
+from services.budgets.models.budgets import BudgetRow
+from services.budgets.models.ledger import EntryRow
 
 _CLOCKS_DIFFER: Final = timedelta(hours=1)
 """More than the clock that an id is made by and the one that an entry's time is of ever do."""
 
 
-async def came_from(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow]:
+async def previous_periods(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow]:
     """The budgets of the periods before, from which it came one after the other, newest first."""
     line = select(BudgetRow.id, BudgetRow.previous_id).where(BudgetRow.id == budget.previous_id)
     found = line.cte("line", recursive=True)
@@ -46,7 +46,7 @@ async def of_same_kind(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow
         same.append(BudgetRow.name == budget.name)
     wanted = select(BudgetRow).where(*same, BudgetRow.department_id.is_not_distinct_from(budget.department_id))
     earlier = wanted.where(BudgetRow.period_end <= budget.period_start, BudgetRow.period_end > _oldest(budget))
-    return await tx.all(earlier.where(BudgetRow.state != State.DRAFT).order_by(BudgetRow.id))
+    return await tx.all(earlier.where(BudgetRow.state != BudgetState.DRAFT).order_by(BudgetRow.id))
 
 
 def _oldest(budget: BudgetRow) -> date:
@@ -73,53 +73,10 @@ async def spend_by_day(tx: ReadSession, budget_ids: Collection[UUID], time_zone:
     return await tx.rows(by_day.group_by(spend.c.day))
 
 
-async def remember_forecast(tx: WriteSession, budget: BudgetRow, ledger_version: int) -> None:
-    """Note what the ledger of the budget was when it was looked at; for callers the budget has not changed."""
-    noted = update(BudgetRow).where(BudgetRow.id == budget.id)
-    noted = noted.values(forecast_version=ledger_version, update_time=BudgetRow.update_time)
-    await tx.execute(noted.execution_options(synchronize_session=False))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryAsk:
-    """Which budgets are to be added up, and how."""
-
-    entity_ids: Collection[UUID]
-    period_date: date | None
-    start_date: date | None
-    end_date: date | None
-    state: State | None
-    group_by: GroupBy
-    each_group_alone: bool
-
-
-class Summary(NamedTuple):
-    """Budgets of one group and one currency."""
-
-    entity_id: UUID | None
-    department_id: UUID | None
-    category: str | None
-    currency: str
-    budgets: int
-    overspent: int
-    amount: Decimal
-    carried: Decimal
-    spent: Decimal
-    held: Decimal
-    committed: Decimal
-    captured: Decimal
-    fx_effect: Decimal
-
-    @property
-    def compliance_bp(self) -> int:
-        """The share of the budgets that don't use more than they have, in basis points, rounded down."""
-        return (self.budgets - self.overspent) * BP // self.budgets
-
-
 _NUMBERS: Final = ("amount", "carried", "spent", "held", "committed", "captured")
 
 
-async def summarize(tx: ReadSession, ask: SummaryAsk) -> Sequence[Summary]:
+async def summarize(tx: ReadSession, ask: SummaryQuery) -> Sequence[Summary]:
     """The budgets added up, in the order of their groups.
 
     Added are those that have no budget above them among the chosen, or among those of their group: what is spent of a
@@ -138,8 +95,10 @@ async def summarize(tx: ReadSession, ask: SummaryAsk) -> Sequence[Summary]:
     return [Summary(*row) for row in rows]
 
 
-def _chosen(tx: ReadSession, ask: SummaryAsk) -> Select[BudgetRow]:
-    wanted = visible(tx).where(BudgetRow.state == ask.state if ask.state else BudgetRow.state != State.DRAFT)
+def _chosen(tx: ReadSession, ask: SummaryQuery) -> Select[BudgetRow]:
+    wanted = store.budgets.visible(tx).where(
+        BudgetRow.state == ask.state if ask.state else BudgetRow.state != BudgetState.DRAFT
+    )
     if ask.entity_ids:
         wanted = wanted.where(BudgetRow.entity_id.in_(ask.entity_ids))
     if ask.period_date:
@@ -162,7 +121,7 @@ def _keys(columns: Any, group_by: GroupBy) -> list[ColumnElement[Any]]:
     ]
 
 
-def _below_others(chosen: CTE, ask: SummaryAsk) -> Select[UUID]:
+def _below_others(chosen: CTE, ask: SummaryQuery) -> Select[UUID]:
     """Those of the chosen budgets that lie below another of them; each is joined to the few above it."""
     ancestors = func.unnest(chosen.c.ancestor_ids).table_valued("id").render_derived().lateral("ancestors")
     above = chosen.alias("above")
@@ -195,17 +154,8 @@ def _fx_effects(added: CTE) -> Any:
     return by_budget.group_by(tree.c.top_id).subquery("effects")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeedAsk:
-    """Which entries of the ledger are to be told."""
-
-    start: datetime | None
-    end: datetime
-    entity_ids: Collection[UUID]
-
-
 async def entries_after(
-    tx: ReadSession, ask: FeedAsk, after: UUID | None, limit: int
+    tx: ReadSession, ask: EntryStreamQuery, after: UUID | None, limit: int
 ) -> Sequence[Row[EntryRow, BudgetRow]]:
     """The next entries in the order of their ids, each with its budget."""
     # Ids begin with the time at which they were made: it keeps the index from being read from end to end.

@@ -11,8 +11,10 @@ from sqlalchemy.orm import aliased
 
 from kit import clock
 from kit.db import ReadSession, WriteSession
-from services.budgets.domain.lives import HoldState, State
-from services.budgets.models import BudgetRow, HoldRow, OwnerRow
+from services.budgets.domain.budgets import BudgetState
+from services.budgets.domain.holds import HoldState
+from services.budgets.models.budgets import BudgetRow
+from services.budgets.models.holds import HoldRow
 
 _OPEN = (HoldState.HELD, HoldState.COMMITTED)
 
@@ -42,7 +44,7 @@ async def tree_ids(tx: ReadSession, budget_id: UUID) -> tuple[list[UUID], frozen
     found = found.union_all(
         select(below.id, func.cardinality(below.ancestor_ids))
         .join(found, below.parent_id == found.c.id)
-        .where(below.state == State.ACTIVE)
+        .where(below.state == BudgetState.ACTIVE)
     )
     ids = await tx.all(select(found.c.id).order_by(found.c.depth, found.c.id))
     touched = set(ids)
@@ -60,21 +62,7 @@ def _above(budget_id: UUID) -> Select[UUID, list[UUID]]:
     return select(above.c.id, above.c.ancestor_ids)
 
 
-async def share_owners(tx: WriteSession, budget_ids: Collection[UUID]) -> frozenset[UUID]:
-    """Keep the owners of the budgets from being retired until the transaction ends; gives those that are already."""
-    owners = select(BudgetRow.entity_id).where(BudgetRow.id.in_(budget_ids))
-    shared = select(OwnerRow).where(OwnerRow.id.in_(owners)).order_by(OwnerRow.id).with_for_update(read=True)
-    return frozenset(owner.id for owner in await tx.all(shared) if owner.retired)
-
-
-async def lock_budgets(tx: WriteSession, budget_ids: Collection[UUID]) -> dict[UUID, BudgetRow]:
-    """The budgets as they are once all are locked, in id order as the engine does it."""
-    locked = select(BudgetRow).where(BudgetRow.id.in_(budget_ids)).order_by(BudgetRow.id)
-    locked = locked.with_for_update(key_share=True).execution_options(populate_existing=True)
-    return {budget.id: budget for budget in await tx.all(locked)}
-
-
-async def find_opened(tx: ReadSession, budget_id: UUID) -> UUID | None:
+async def find_next_id(tx: ReadSession, budget_id: UUID) -> UUID | None:
     """The budget of the next period, if it was opened."""
     return await tx.one_or_none(select(BudgetRow.id).where(BudgetRow.previous_id == budget_id))
 

@@ -15,7 +15,7 @@ from sqlalchemy import select
 from eventing.outbox import OutboxRow
 from kit.db import ReadSession, scope_filter
 from services.budgets.domain.usage import Candidate, Cost
-from services.budgets.models import UnbudgetedRow
+from services.budgets.models.unbudgeted import UnbudgetedRow
 from services.budgets.store.group import Group, RequestKey
 from services.budgets.store.keys import Kept
 from serving.pages import Page, Slice

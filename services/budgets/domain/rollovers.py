@@ -1,12 +1,13 @@
 """From one period to the next: which days that has, and what is carried over. Pure."""
 
+from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
-from kit.money import BP, exponent
-from services.budgets.domain import periods
+from kit.money import BP, Money, exponent
+from services.budgets import domain
 from services.budgets.domain.balances import LARGEST, ZERO, Balance
-from services.budgets.domain.lives import OverspendPolicy, PeriodType, Rollover
+from services.budgets.domain.budgets import OverspendPolicy, PeriodType, Rollover
 from services.budgets.domain.periods import Period
 
 
@@ -18,7 +19,7 @@ def next_period(period_type: PeriodType, anchor: date, current: Period, custom_e
     if period_type is not PeriodType.CUSTOM:
         if custom_end is not None:
             raise ValueError(f"the end of a {period_type} period is computed")
-        return periods.period_of(period_type, anchor, current.number + 1)
+        return domain.periods.period_of(period_type, anchor, current.number + 1)
     if custom_end is None or custom_end <= current.end:
         raise ValueError(f"a CUSTOM period from {current.end} must end after that")
     return Period(current.number + 1, current.end, custom_end)
@@ -72,3 +73,12 @@ def transferable(balance: Balance) -> Decimal:
 
 def _unit(balance: Balance) -> Decimal:
     return Decimal(1).scaleb(-(exponent(balance.terms.currency) or 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloverRequest:
+    """How somebody wants a budget to be rolled over."""
+
+    early: bool = False
+    next_amount: Money | None = None
+    next_period_end: date | None = None

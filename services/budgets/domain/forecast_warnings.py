@@ -1,11 +1,12 @@
 """What a forecast means for a budget: whether somebody should be warned, and how it reads. Pure."""
 
+from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
 from services.budgets.domain.balances import LARGEST, ZERO, Balance
-from services.budgets.domain.forecast import Course, Forecast, Method
+from services.budgets.domain.forecast import Forecast, ForecastInput, Method
 
 WARNS_AFTER_DAYS: Final = 7
 """With less than a week of days the weekdays are not known, and one invoice would warn of a year full of them."""
@@ -36,7 +37,7 @@ def warns(balance: Balance, forecast: Forecast) -> bool:
     return forecast.days_observed >= WARNS_AFTER_DAYS and forecast.expected > max(balance.total, ZERO)
 
 
-def explain(balance: Balance, course: Course, forecast: Forecast) -> str:
+def explain(balance: Balance, course: ForecastInput, forecast: Forecast) -> str:
     """The forecast in words."""
     total, spent = balance.money(balance.total), balance.money(expected(forecast))
     last = course.end - timedelta(days=1)
@@ -52,8 +53,17 @@ def explain(balance: Balance, course: Course, forecast: Forecast) -> str:
     return " ".join(sentences)
 
 
-def _runs_out(course: Course, forecast: Forecast) -> str:
+def _runs_out(course: ForecastInput, forecast: Forecast) -> str:
     day = forecast.runs_out_on
     if day is None:
         return "The budget suffices."
     return f"The budget runs out on {day}." if day >= course.today else f"The budget has been overspent since {day}."
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastResult:
+    """A budget, and what will become of it."""
+
+    balance: Balance
+    course: ForecastInput
+    forecast: Forecast

@@ -1,0 +1,1 @@
+"""Errors of the budgets service; errors.proto documents their reasons."""

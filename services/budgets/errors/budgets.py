@@ -1,0 +1,121 @@
+"""Errors about a budget: its state, its owner and what is left of it."""
+
+from datetime import date, datetime
+from uuid import UUID
+
+from kit import ids
+from kit.errors import FailedPrecondition, NotFound
+from kit.money import Money
+from kit.resources import ResourceNotFound, StateForbids
+
+
+class BudgetNotFound(ResourceNotFound):
+    reason = "BUDGET_NOT_FOUND"
+    kind = ids.BUDGET
+
+
+class BudgetStateForbids(StateForbids):
+    reason = "BUDGET_STATE"
+    kind = ids.BUDGET
+
+
+class AmountBelowSpent(FailedPrecondition):
+    reason = "AMOUNT_BELOW_SPENT"
+
+    def __init__(self, budget_id: UUID, *, amount: Money, spent: Money) -> None:
+        text = ids.BUDGET.format(budget_id)
+        super().__init__(
+            f"{spent} of the budget {text} is spent; its amount can't be lowered to {amount}.",
+            budget_id=text,
+            amount=amount.text(),
+            spent=spent.text(),
+            currency_code=amount.currency,
+        )
+
+
+class PeriodOutsideParent(FailedPrecondition):
+    reason = "PERIOD_OUTSIDE_PARENT"
+
+    def __init__(self, parent_id: UUID, *, start: date, end: date) -> None:
+        text = ids.BUDGET.format(parent_id)
+        super().__init__(
+            f"The period must lie within that of the budget above, {text}, from {start} until before {end}.",
+            parent_id=text,
+            period_start_date=start,
+            period_end_date=end,
+        )
+
+
+class BudgetTreeTooDeep(FailedPrecondition):
+    reason = "BUDGET_TREE_TOO_DEEP"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"There may be at most {limit} levels of budgets.", limit=limit)
+
+
+class OwnerNotFound(NotFound):
+    reason = "OWNER_NOT_FOUND"
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"There is no {owner}.", owner=owner)
+
+
+class OwnerInactive(FailedPrecondition):
+    reason = "OWNER_INACTIVE"
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"{owner} is not active and takes no budget.", owner=owner)
+
+
+class CurrencyMismatch(FailedPrecondition):
+    reason = "CURRENCY_MISMATCH"
+
+    def __init__(self, budget_id: UUID, *, given: str, currency: str) -> None:
+        text = ids.BUDGET.format(budget_id)
+        super().__init__(
+            f"The budget {text} is in {currency}, not in {given}.",
+            budget_id=text,
+            given=given,
+            currency_code=currency,
+        )
+
+
+class _TooLittle(FailedPrecondition):
+    def __init__(self, budget_id: UUID, name: str, *, requested: Money, available: Money, limit: Money) -> None:
+        self.id = budget_id
+        text, short = ids.BUDGET.format(budget_id), requested - available
+        super().__init__(
+            f"The budget {name!r} ({text}) has {available} available; {requested} is {short} too much.{self.advice}",
+            budget_id=text,
+            currency_code=requested.currency,
+            requested=requested.text(),
+            available=available.text(),
+            short=short.text(),
+            amount=limit.text(),
+        )
+
+    advice = ""
+
+
+class BudgetExceeded(_TooLittle):
+    reason = "BUDGET_EXCEEDED"
+
+
+class ApprovalRequired(_TooLittle):
+    reason = "APPROVAL_REQUIRED"
+    advice = " It takes more only when somebody approves it."
+
+
+class OutsidePeriod(FailedPrecondition):
+    reason = "OUTSIDE_PERIOD"
+
+    def __init__(self, budget_id: UUID, *, at: datetime, starts: datetime, ends: datetime) -> None:
+        self.id = budget_id
+        text = ids.BUDGET.format(budget_id)
+        super().__init__(
+            f"{at.isoformat()} is outside the period of the budget {text},"
+            f" which is from {starts.isoformat()} until before {ends.isoformat()}.",
+            budget_id=text,
+            period_start_time=starts.isoformat(),
+            period_end_time=ends.isoformat(),
+        )

@@ -1,0 +1,58 @@
+"""Errors about holds."""
+
+from datetime import datetime
+from uuid import UUID
+
+from kit import ids
+from kit.errors import FailedPrecondition
+from kit.money import Money
+from kit.resources import ResourceNotFound, StateForbids
+
+
+class HoldNotFound(ResourceNotFound):
+    reason = "HOLD_NOT_FOUND"
+    kind = ids.HOLD
+
+
+class HoldStateForbids(StateForbids):
+    reason = "HOLD_STATE"
+    kind = ids.HOLD
+
+
+class HoldExpired(FailedPrecondition):
+    reason = "HOLD_EXPIRED"
+
+    def __init__(self, hold_id: UUID, *, expired: datetime) -> None:
+        text = ids.HOLD.format(hold_id)
+        super().__init__(
+            f"The hold {text} expired at {expired.isoformat()}; make a new one.",
+            hold_id=text,
+            expire_time=expired.isoformat(),
+        )
+
+
+class HoldAwaitsApproval(FailedPrecondition):
+    reason = "HOLD_AWAITS_APPROVAL"
+
+    def __init__(self, hold_id: UUID, approval_id: UUID) -> None:
+        text, awaited = ids.HOLD.format(hold_id), ids.APPROVAL.format(approval_id)
+        super().__init__(
+            f"The hold {text} is for the approval request {awaited}, which is undecided: what comes of that commits or"
+            " releases it.",
+            hold_id=text,
+            approval_id=awaited,
+        )
+
+
+class HoldExceeded(FailedPrecondition):
+    reason = "HOLD_EXCEEDED"
+
+    def __init__(self, hold_id: UUID, *, requested: Money, available: Money) -> None:
+        text = ids.HOLD.format(hold_id)
+        super().__init__(
+            f"{available} of the hold {text} is left; {requested} is too much.",
+            hold_id=text,
+            requested=requested.text(),
+            available=available.text(),
+            currency_code=available.currency,
+        )

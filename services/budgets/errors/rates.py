@@ -1,0 +1,16 @@
+"""Errors of currency conversion."""
+
+from kit.errors import FailedPrecondition
+from kit.money import Money
+
+
+class AmountTooSmall(FailedPrecondition):
+    reason = "AMOUNT_TOO_SMALL"
+
+    def __init__(self, amount: Money, currency: str) -> None:
+        super().__init__(
+            f"{amount} is less than the smallest amount of {currency}.",
+            amount=amount.text(),
+            given=amount.currency,
+            currency_code=currency,
+        )

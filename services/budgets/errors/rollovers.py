@@ -1,0 +1,46 @@
+"""Errors of rollovers."""
+
+from datetime import date, datetime
+from uuid import UUID
+
+from kit import ids
+from kit.errors import FailedPrecondition
+
+
+class PeriodNotOver(FailedPrecondition):
+    reason = "PERIOD_NOT_OVER"
+
+    def __init__(self, budget_id: UUID, *, ends: datetime) -> None:
+        text = ids.BUDGET.format(budget_id)
+        super().__init__(
+            f"The period of the budget {text} ends at {ends.isoformat()}; say `early` to roll it over before.",
+            budget_id=text,
+            period_end_time=ends.isoformat(),
+        )
+
+
+class PeriodOpened(FailedPrecondition):
+    reason = "PERIOD_OPENED"
+
+    def __init__(self, budget_id: UUID, opened_id: UUID) -> None:
+        text, opened = ids.BUDGET.format(budget_id), ids.BUDGET.format(opened_id)
+        super().__init__(
+            f"The period after that of the budget {text} is open already: {opened}.",
+            budget_id=text,
+            opened_budget_id=opened,
+        )
+
+
+class ParentNotRolledOver(FailedPrecondition):
+    reason = "PARENT_NOT_ROLLED_OVER"
+
+    def __init__(self, budget_id: UUID, parent_id: UUID, *, start: date, end: date) -> None:
+        text, parent = ids.BUDGET.format(budget_id), ids.BUDGET.format(parent_id)
+        super().__init__(
+            f"The next period of the budget {text}, from {start} until before {end}, does not lie within that of the"
+            f" budget above, {parent}; roll that one over, and this one goes with it.",
+            budget_id=text,
+            parent_id=parent,
+            period_start_date=start,
+            period_end_date=end,
+        )

@@ -1,0 +1,86 @@
+"""Handlers of events that other services publish."""
+
+from typing import Final
+
+from billing.approvals.v1.events_pb2 import (
+    ApprovalApproved,
+    ApprovalCancelled,
+    ApprovalChangesRequested,
+    ApprovalExpired,
+    ApprovalFacts,
+    ApprovalRejected,
+)
+from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated, EntityDeactivated
+
+from eventing.consumer import on
+from kit import ids
+from kit.db import WriteSession
+from kit.origin import Origin
+from services.budgets import convert, service
+from services.budgets.service.dependencies import Dependencies
+
+
+@on(EntityDeactivated)
+async def close_budgets_of_entity(tx: WriteSession, event: EntityDeactivated) -> None:
+    """Close the budgets of a deactivated entity."""
+    await service.budgets.close_of_entity(tx, ids.ENTITY.parse(event.entity_id, "entity_id"))
+
+
+@on(CostAllocated, own_transaction=True)
+async def charge_allocated_cost(dependencies: Dependencies, origin: Origin, event: CostAllocated) -> None:
+    """Charge an allocated cost to the budget that fits it best."""
+    await dependencies.usage.charge(origin, convert.usage.cost_from_proto(event))
+
+
+@on(AllocationReversed, own_transaction=True)
+async def refund_reversed_cost(dependencies: Dependencies, origin: Origin, event: AllocationReversed) -> None:
+    """Refund the charge of a reversed allocation."""
+    await dependencies.usage.give_back(origin, convert.usage.reversal_from_proto(event))
+
+
+@on(ApprovalApproved, own_transaction=True)
+async def apply_approval(dependencies: Dependencies, origin: Origin, event: ApprovalApproved) -> None:
+    """Commit the hold of an approved request, or raise the budget by the approved amount."""
+    if event.approval.budget_id:
+        await dependencies.funds.follow(origin, convert.approvals.ended_from_proto(event.approval))
+
+
+@on(ApprovalRejected, own_transaction=True)
+async def release_hold_of_rejected(dependencies: Dependencies, origin: Origin, event: ApprovalRejected) -> None:
+    """Release the hold of a rejected request."""
+    await _release(dependencies, origin, event.approval)
+
+
+@on(ApprovalCancelled, own_transaction=True)
+async def release_hold_of_cancelled(dependencies: Dependencies, origin: Origin, event: ApprovalCancelled) -> None:
+    """Release the hold of a cancelled request."""
+    await _release(dependencies, origin, event.approval)
+
+
+@on(ApprovalExpired, own_transaction=True)
+async def release_hold_of_expired(dependencies: Dependencies, origin: Origin, event: ApprovalExpired) -> None:
+    """Release the hold of an expired request."""
+    await _release(dependencies, origin, event.approval)
+
+
+@on(ApprovalChangesRequested, own_transaction=True)
+async def release_hold_of_returned(dependencies: Dependencies, origin: Origin, event: ApprovalChangesRequested) -> None:
+    """Release the hold of a request that was returned for changes; it is held again when it is resubmitted."""
+    await _release(dependencies, origin, event.approval)
+
+
+async def _release(dependencies: Dependencies, origin: Origin, facts: ApprovalFacts) -> None:
+    if facts.hold_id:
+        await dependencies.funds.release(origin, convert.approvals.ended_from_proto(facts))
+
+
+HANDLERS: Final = (
+    close_budgets_of_entity,
+    charge_allocated_cost,
+    refund_reversed_cost,
+    apply_approval,
+    release_hold_of_rejected,
+    release_hold_of_cancelled,
+    release_hold_of_expired,
+    release_hold_of_returned,
+)

@@ -1,0 +1,33 @@
+"""The table `budget_alerts`."""
+
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import Integer, Numeric, String, Uuid
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kit import ids
+from kit.db import VersionedRow, enum_column
+from services.budgets.domain.alerts import AlertState, AlertType
+
+AMOUNT = Numeric(20, 6)
+RATE = Numeric()
+
+
+class AlertRow(VersionedRow):
+    """A budget passed a mark. One per mark that is not resolved."""
+
+    __tablename__ = "budget_alerts"
+    audited_as = ids.ALERT
+
+    budget_id: Mapped[UUID] = mapped_column(Uuid)
+    alert_type: Mapped[AlertType] = mapped_column(enum_column(AlertType, "alert_type"))
+    threshold_bp: Mapped[int] = mapped_column(Integer)
+    utilisation_bp: Mapped[int] = mapped_column(Integer)
+    currency_code: Mapped[str] = mapped_column(String(3))
+    amount: Mapped[Decimal] = mapped_column(AMOUNT)
+    spent: Mapped[Decimal] = mapped_column(AMOUNT)
+    used: Mapped[Decimal] = mapped_column(AMOUNT)
+    """What was spent, held or committed."""
+    charge_id: Mapped[UUID | None] = mapped_column(Uuid)
+    state: Mapped[AlertState] = mapped_column(enum_column(AlertState, "alert_state"), default=AlertState.OPEN)

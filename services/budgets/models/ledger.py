@@ -1,0 +1,59 @@
+"""The table `budget_entries`: the ledger."""
+
+from datetime import date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import ARRAY, Date, DateTime, Integer, Numeric, String, Uuid
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kit.db import TenantRow, enum_column
+from services.budgets.domain.balances import ZERO
+from services.budgets.domain.entries import ChargeVerdict, EntryType
+
+AMOUNT = Numeric(20, 6)
+RATE = Numeric()
+
+
+class EntryRow(TenantRow):
+    """An entry of the ledger: what moved the numbers of one budget, or of a budget and all above it."""
+
+    __tablename__ = "budget_entries"
+
+    entry_type: Mapped[EntryType] = mapped_column(enum_column(EntryType, "entry_type"))
+    budget_id: Mapped[UUID] = mapped_column(Uuid)
+    chain_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid))
+    """The budgets it moved: `budget_id`, then those above it that it counts against."""
+    chain_versions: Mapped[list[int]] = mapped_column(ARRAY(Integer))
+    """`ledger_version` of each of them after it, as the four lists below."""
+    chain_amounts: Mapped[list[Decimal]] = mapped_column(ARRAY(AMOUNT))
+    """What there is to use: amount and what was carried over."""
+    chain_spent: Mapped[list[Decimal]] = mapped_column(ARRAY(AMOUNT))
+    chain_held: Mapped[list[Decimal]] = mapped_column(ARRAY(AMOUNT))
+    chain_committed: Mapped[list[Decimal]] = mapped_column(ARRAY(AMOUNT))
+    amount: Mapped[Decimal] = mapped_column(AMOUNT)
+    """What was charged, held, given back and so on; below zero only where an amount was lowered."""
+    currency_code: Mapped[str] = mapped_column(String(3))
+    moved_amount: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
+    """By how much it changed what there is to use of each of the budgets, and so on: their sum is the budget."""
+    moved_spent: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
+    moved_held: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
+    moved_committed: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
+    moved_captured: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
+    verdict: Mapped[ChargeVerdict | None] = mapped_column(enum_column(ChargeVerdict, "charge_verdict"))
+    hold_id: Mapped[UUID | None] = mapped_column(Uuid)
+    charge_id: Mapped[UUID | None] = mapped_column(Uuid)
+    """The entry that a refund gives back."""
+    counterpart_id: Mapped[UUID | None] = mapped_column(Uuid)
+    """The other budget of a transfer or a rollover."""
+    original_amount: Mapped[Decimal | None] = mapped_column(AMOUNT)
+    original_currency: Mapped[str | None] = mapped_column(String(3))
+    rate: Mapped[Decimal | None] = mapped_column(RATE)
+    rate_date: Mapped[date | None] = mapped_column(Date)
+    plan_amount: Mapped[Decimal | None] = mapped_column(AMOUNT)
+    """What it would be at the rate of the period's first day; without one, the same as `amount`."""
+    request_id: Mapped[str | None] = mapped_column(String)
+    description: Mapped[str] = mapped_column(String, default="")
+    reference: Mapped[str] = mapped_column(String, default="")
+    actor: Mapped[str] = mapped_column(String)
+    charge_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))

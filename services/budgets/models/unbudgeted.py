@@ -1,0 +1,33 @@
+"""The table `unbudgeted_spend`."""
+
+from datetime import date
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import Date, Numeric, String, Uuid
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kit.db import TenantRow
+
+AMOUNT = Numeric(20, 6)
+RATE = Numeric()
+
+
+class UnbudgetedRow(TenantRow):
+    """An allocated cost that no budget took; or, below zero, that such a one was taken back."""
+
+    __tablename__ = "unbudgeted_spend"
+
+    allocation_id: Mapped[UUID] = mapped_column(Uuid)
+    reversed_allocation_id: Mapped[UUID | None] = mapped_column(Uuid)
+    entity_id: Mapped[UUID] = mapped_column(Uuid)
+    department_id: Mapped[UUID | None] = mapped_column(Uuid)
+    category: Mapped[str] = mapped_column(String)
+    gl_code: Mapped[str] = mapped_column(String)
+    amount: Mapped[Decimal] = mapped_column(AMOUNT)
+    currency_code: Mapped[str] = mapped_column(String(3))
+    allocation_date: Mapped[date] = mapped_column(Date)
+    reason: Mapped[str] = mapped_column(String)
+    detail: Mapped[str] = mapped_column(String)
+    budget_id: Mapped[UUID | None] = mapped_column(Uuid)
+    """The budget that refused it."""

@@ -1,0 +1,25 @@
+"""gRPC servicers of billing.budgets.v1."""
+
+from collections.abc import Sequence
+
+from eventing.bus import EventBus
+from kit.db import Database
+from services.budgets.clients import Clients
+from services.budgets.rpc import alerts, budgets, ledger, reports
+from services.budgets.service.dependencies import Dependencies
+from serving.calls import Servicer
+from serving.pages import Pages
+
+__all__ = ["alerts", "budgets", "ledger", "reports"]
+
+
+def servicers(
+    db: Database, pages: Pages, clients: Clients, dependencies: Dependencies, bus: EventBus
+) -> Sequence[Servicer]:
+    """Return a servicer for each gRPC service."""
+    return (
+        budgets.BudgetServicer(db, pages, clients),
+        ledger.LedgerServicer(db, pages, clients, dependencies.ledger, dependencies.funds),
+        alerts.AlertServicer(db, pages, bus),
+        reports.BudgetReportServicer(db, pages),
+    )
