@@ -1,4 +1,4 @@
-"""On whose behalf something is done: what a transaction, an event and a call to another service carry along."""
+"""Origin of work: on whose behalf it is done, in which trace, and until when."""
 
 import time
 from dataclasses import dataclass
@@ -10,29 +10,30 @@ from kit.telemetry import Trace
 
 @dataclass(slots=True, kw_only=True)
 class Origin:
-    """The tenant, the actor, the trace and the time left of a piece of work."""
+    """Tenant, actor, trace and deadline of a piece of work; passed to transactions, events and calls to services."""
 
     tenant_id: UUID
     actor: str
+    """Subject of the caller's token, or `service:<name>`; written to the audit log."""
     trace: Trace
     deadline: float
-    """When it must have ended, by `time.monotonic()`."""
+    """In seconds of `time.monotonic()`."""
     scope: Scope | None = None
     """What a confined caller may see; None: the whole tenant."""
 
     def remaining_s(self) -> float:
-        """Seconds left until the deadline, not below zero."""
+        """Return the seconds left until the deadline, at least zero."""
         return max(0.0, self.deadline - time.monotonic())
 
 
 @dataclass(slots=True, kw_only=True)
 class Call(Origin):
-    """One RPC under way."""
+    """The origin of an RPC."""
 
     method: str
     """Full name, "billing.budgets.v1.LedgerService/Charge"."""
     principal: Principal
     key: str = ""
-    """The caller's key for this request (`request_id`); empty where none was given."""
+    """Idempotency key (`request_id`); empty if the caller sent none."""
     fingerprint: bytes = b""
-    """Digest of the input and its principal, kept with the key."""
+    """Digest of the input and its sender, stored with the key."""

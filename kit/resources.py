@@ -1,4 +1,4 @@
-"""What every kind of resource has: it may be missing, and its life is one table `(state, action) → state`."""
+"""What all resources share: the NotFound error, and a table of transitions `(state, action) → state`."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeVar
@@ -12,7 +12,7 @@ ActionT = TypeVar("ActionT", bound=str)
 
 
 class ResourceNotFound(NotFound):
-    """There is no such resource for the caller. Subclasses say of which kind."""
+    """The caller can see no resource with this id. Subclasses set its kind."""
 
     kind: ClassVar[Kind]
 
@@ -23,7 +23,7 @@ class ResourceNotFound(NotFound):
 
 
 class StateForbids(FailedPrecondition):
-    """A resource is in a state in which the action is not allowed. Subclasses say of which kind it is."""
+    """The action is not allowed in the current state of the resource. Subclasses set its kind."""
 
     kind: ClassVar[Kind]
 
@@ -36,11 +36,15 @@ class StateForbids(FailedPrecondition):
 
 
 def advance(
-    life: Mapping[tuple[StateT, ActionT], StateT], id: UUID, state: StateT, action: ActionT, refusal: type[StateForbids]
+    transitions: Mapping[tuple[StateT, ActionT], StateT],
+    id: UUID,
+    state: StateT,
+    action: ActionT,
+    error: type[StateForbids],
 ) -> StateT:
-    """The state after `action`; raises `refusal` naming the states in which the action is allowed."""
+    """Return the state after `action`. Raises `error`, with the states that allow the action, if this one does not."""
     try:
-        return life[state, action]
+        return transitions[state, action]
     except KeyError:
-        allowed = [before for before, allowed_action in life if allowed_action == action]
-        raise refusal(id, state, action, allowed) from None
+        allowed = [before for before, allowed_action in transitions if allowed_action == action]
+        raise error(id, state, action, allowed) from None

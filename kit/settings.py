@@ -1,4 +1,4 @@
-"""What a process is told from outside: environment variables that start with `BILLING_`."""
+"""Settings of a process: environment variables that start with `BILLING_`."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Settings of one process. Fields without a default must be given; a missing one is named at start."""
+    """Settings of one process. Fields without a default are required; the process does not start without them."""
 
     model_config = SettingsConfigDict(env_prefix="BILLING_", frozen=True)
 
@@ -15,19 +15,19 @@ class Settings(BaseSettings):
     """Name of the service, set by its main module."""
 
     database_url: SecretStr
-    """`postgresql://<service>_app:…@host:port/database`: the role that serves, never the owner."""
+    """`postgresql://<service>_app:…@host:port/database`, with the serving role of the service, not its owner."""
     database_pool_size: int = 16
-    """Most connections of one replica."""
+    """Maximum number of connections of one replica."""
     database_lock_timeout_ms: int = 2_000
-    """Longest wait for a row lock; a call that meets it is refused as CONFLICT."""
+    """Maximum wait for a lock; the call then fails with CONFLICT."""
 
     nats_url: str
     """`nats://[token@]host:port`, several separated by commas."""
 
     listen: str = "127.0.0.1:0"
-    """Where gRPC (in the gateway: HTTP) is served. Port 0 takes a free one."""
+    """Address of the gRPC server (in the gateway: HTTP). Port 0 picks a free port."""
     metrics_listen: str = ""
-    """Where Prometheus metrics are served; empty serves none. The gateway has `/metrics` of its own."""
+    """Address that serves Prometheus metrics; empty for none. The gateway has its own `/metrics`."""
     addresses: dict[str, str] = {}
     """gRPC addresses of the other services, `{"entities": "host:port,host:port"}`."""
 
@@ -40,28 +40,28 @@ class Settings(BaseSettings):
     service_jwks: str
     """Public keys of our own services' tokens: a file or an https URL."""
     service_key: Path | None = None
-    """Private key (PEM, Ed25519) with which this service signs its own tokens."""
+    """Private key (PEM, Ed25519) with which this service signs its tokens."""
 
     page_key: SecretStr
-    """Secret that signs page tokens; the same for all replicas."""
+    """Secret that signs page tokens; the same in all replicas."""
 
     deadline_default_s: float = 10.0
-    """Given to a call that came without a deadline."""
+    """Deadline of calls that come without one."""
     deadline_max_s: float = 30.0
-    """No call may take longer; a later deadline is cut to this."""
+    """Maximum deadline; a later one is reduced to this."""
     calls_max: int = 512
-    """Most calls under way at once in one replica; more are refused as OVERLOADED."""
+    """Maximum number of concurrent calls of one replica; further ones fail with OVERLOADED."""
     message_bytes_max: int = 4 * 1024 * 1024
-    """Largest gRPC message and largest REST body."""
+    """Maximum size of a gRPC message and of a REST body."""
     drain_s: float = 8.0
-    """Longest time that calls under way get to end after SIGTERM."""
+    """How long calls in progress may take to finish after SIGTERM."""
 
     rate_limit: int = 60_000
-    """Calls that one tenant may make over REST per `rate_window_s`, over all replicas."""
+    """Maximum number of REST calls of one tenant per `rate_window_s`, over all replicas."""
     rate_window_s: int = 60
 
     log_level: str = "INFO"
     otlp_endpoint: str = ""
-    """Where spans are sent over OTLP/gRPC; empty sends none."""
+    """Address to which spans are sent over OTLP/gRPC; empty for none."""
     trace_ratio: float = 0.05
-    """Share of traces recorded where the caller did not decide."""
+    """Share of traces that are sampled if the caller did not decide."""

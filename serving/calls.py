@@ -78,7 +78,7 @@ class Calls:
         self._under_way = 0
         self._streams: set[asyncio.Future[None]] = set()
         self._ending = False
-        telemetry.CALLS_UNDER_WAY.set_function(lambda: self._under_way)  # asked when it is read, not set by each call
+        telemetry.CALLS_IN_PROGRESS.set_function(lambda: self._under_way)  # asked when it is read, not set by each call
 
     def handlers_of(self, servicer: Servicer) -> grpc.GenericRpcHandler:
         """The servicer as grpc takes it; raises TypeError where a method is missing or differs from the proto."""
