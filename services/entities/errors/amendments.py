@@ -1,4 +1,4 @@
-"""What is refused of amendments."""
+"""Errors of amendments."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -25,8 +25,8 @@ class AmendmentStale(FailedPrecondition):
     def __init__(self, amendment_id: UUID, changed: Sequence[str]) -> None:
         text = ids.AMENDMENT.format(amendment_id)
         super().__init__(
-            f"The contract is not any more what the amendment {text} was made for: {', '.join(changed)} changed since."
-            " Make another one.",
+            f"The amendment {text} is stale: the contract has changed since in {', '.join(changed)}. Create a new"
+            " amendment.",
             amendment_id=text,
             changed=changed,
         )
@@ -38,7 +38,10 @@ class AmendmentNotDue(FailedPrecondition):
     def __init__(self, amendment_id: UUID, effective: date) -> None:
         text = ids.AMENDMENT.format(amendment_id)
         super().__init__(
-            f"The amendment {text} takes effect on {effective}, by itself.", amendment_id=text, effective_date=effective
+            f"The amendment {text} can't be applied before its effective_date, {effective}; it is applied automatically"
+            " then.",
+            amendment_id=text,
+            effective_date=effective,
         )
 
 
@@ -48,9 +51,8 @@ class AmendmentOutsideTerm(FailedPrecondition):
     def __init__(self, contract_id: UUID, *, effective: date, start: date, end: date | None) -> None:
         text = ids.CONTRACT.format(contract_id)
         super().__init__(
-            f"An amendment takes effect while the contract {text} holds, from {start} on"
-            + (f" and before {end}" if end else "")
-            + f"; {effective} is outside.",
+            f"The effective_date {effective} is outside the term of the contract {text}: it must be {start} or later"
+            + (f" and before {end}." if end else "."),
             contract_id=text,
             effective_date=effective,
             start_date=start,
@@ -64,6 +66,7 @@ class AmendmentAwaitsApproval(FailedPrecondition):
     def __init__(self, id: UUID) -> None:
         text = ids.AMENDMENT.format(id)
         super().__init__(
-            f"The approval request about the amendment {text} is undecided: what comes of it approves or rejects it.",
+            f"The approval request for the amendment {text} is still undecided; its outcome approves or rejects the"
+            " amendment.",
             amendment_id=text,
         )

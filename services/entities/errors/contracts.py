@@ -1,4 +1,4 @@
-"""What is refused of contracts."""
+"""Errors of contracts and renewals."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -23,7 +23,7 @@ class ContractNumberTaken(AlreadyExists):
     reason = "CONTRACT_NUMBER_TAKEN"
 
     def __init__(self, number: str) -> None:
-        super().__init__(f"Another contract has the number {number!r}.", contract_number=number)
+        super().__init__(f"Another contract already has the contract_number {number!r}.", contract_number=number)
 
 
 class ContractAlreadySigned(AlreadyExists):
@@ -31,7 +31,7 @@ class ContractAlreadySigned(AlreadyExists):
 
     def __init__(self, contract_id: UUID, party: str) -> None:
         text = ids.CONTRACT.format(contract_id)
-        super().__init__(f"The party {party} has signed the contract {text}.", contract_id=text, party=party)
+        super().__init__(f"The party {party} has already signed the contract {text}.", contract_id=text, party=party)
 
 
 class ContractDigestDiffers(FailedPrecondition):
@@ -40,7 +40,8 @@ class ContractDigestDiffers(FailedPrecondition):
     def __init__(self, contract_id: UUID, *, given: str, signed: str) -> None:
         text = ids.CONTRACT.format(contract_id)
         super().__init__(
-            f"Both parties of the contract {text} sign one document; the other signed that of the digest {signed}.",
+            f"Both parties must sign the same document; for the contract {text} the other party signed the one with the"
+            f" document_digest {signed}.",
             contract_id=text,
             given=given,
             signed=signed,
@@ -53,7 +54,9 @@ class ContractSignatureMissing(FailedPrecondition):
     def __init__(self, contract_id: UUID, missing: Sequence[str]) -> None:
         text = ids.CONTRACT.format(contract_id)
         super().__init__(
-            f"The contract {text} is not signed by {' and '.join(missing)}.", contract_id=text, missing=missing
+            f"The contract {text} can't be activated before it is signed by {' and '.join(missing)}.",
+            contract_id=text,
+            missing=missing,
         )
 
 
@@ -62,7 +65,11 @@ class ContractTermOver(FailedPrecondition):
 
     def __init__(self, contract_id: UUID, end_date: date) -> None:
         text = ids.CONTRACT.format(contract_id)
-        super().__init__(f"The contract {text} ended before {end_date}.", contract_id=text, end_date=end_date)
+        super().__init__(
+            f"The contract {text} can't be activated: its term is over, its end_date is {end_date}.",
+            contract_id=text,
+            end_date=end_date,
+        )
 
 
 class ContractAlreadyRenewed(FailedPrecondition):
@@ -70,7 +77,9 @@ class ContractAlreadyRenewed(FailedPrecondition):
 
     def __init__(self, contract_id: UUID, successor_id: UUID) -> None:
         text, successor = ids.CONTRACT.format(contract_id), ids.CONTRACT.format(successor_id)
-        super().__init__(f"The contract {text} is renewed by {successor}.", contract_id=text, renewed_to_id=successor)
+        super().__init__(
+            f"The contract {text} already has the successor {successor}.", contract_id=text, renewed_to_id=successor
+        )
 
 
 class ContractEvergreen(FailedPrecondition):
@@ -78,7 +87,9 @@ class ContractEvergreen(FailedPrecondition):
 
     def __init__(self, contract_id: UUID) -> None:
         text = ids.CONTRACT.format(contract_id)
-        super().__init__(f"The contract {text} has no end at which it could be renewed.", contract_id=text)
+        super().__init__(
+            f"The contract {text} can't be renewed: it is evergreen and has no end_date.", contract_id=text
+        )
 
 
 class ContractNoticeTooShort(FailedPrecondition):
@@ -87,8 +98,8 @@ class ContractNoticeTooShort(FailedPrecondition):
     def __init__(self, contract_id: UUID, *, effective: date, earliest: date, notice_days: int) -> None:
         text = ids.CONTRACT.format(contract_id)
         super().__init__(
-            f"Without cause the contract {text} ends {notice_days} days after it was terminated at the earliest, on"
-            f" {earliest}.",
+            f"The contract {text} can't be terminated without cause before {earliest}: its notice period is"
+            f" {notice_days} days.",
             contract_id=text,
             effective_date=effective,
             earliest_date=earliest,
@@ -102,7 +113,7 @@ class EntityHasActiveContracts(FailedPrecondition):
     def __init__(self, entity_id: UUID, contracts: Sequence[UUID]) -> None:
         text, listed = ids.ENTITY.format(entity_id), [ids.CONTRACT.format(contract) for contract in contracts]
         super().__init__(
-            f"The entity {text} has contracts in force, {', '.join(listed)} among them; terminate them first.",
+            f"The entity {text} has contracts in force, including {', '.join(listed)}; terminate them first.",
             entity_id=text,
             contract_ids=listed,
         )
