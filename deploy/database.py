@@ -1,7 +1,7 @@
-"""The databases of the suite: a schema and two roles for each service, and the migrations of those schemas.
+"""The database: a schema and two roles for each service, and the migrations of these schemas.
 
-`python -m deploy.database provision|migrate --passwords FILE` works on the server that `DATABASE_URL` (an
-administrator's) names; FILE is `{"<role>": "<password>"}`. `sql` prints what the migrations run.
+`python -m deploy.database provision|migrate --passwords FILE` uses the server of `DATABASE_URL` (an administrator's);
+FILE is `{"<role>": "<password>"}`. `sql` prints the SQL of the migrations.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import asyncpg
 
-if TYPE_CHECKING:  # Alembic takes half a second to import, and mostly there is nothing to migrate
+if TYPE_CHECKING:  # Alembic takes 0.5 s to import, and usually there is nothing to migrate
     from alembic.config import Config
     from sqlalchemy import Connection
 
@@ -28,10 +28,10 @@ MIGRATIONS: Final = {
     "approvals": "services/approvals/migrations",
     "gateway": "gateway/migrations",
 }
-"""Where the revisions of each schema are."""
+"""Folder of the revisions, by schema."""
 
 ENGINES: Final = {"budgets": "budgets_engine"}
-"""Roles that the serving role of a service may take on for work on several tenants at once; nobody logs in as one."""
+"""Roles without login that a service switches to for statements over several tenants."""
 
 _PROVISION_LOCK: Final = 4_720_001
 _LOCK_TRIES: Final = 40
@@ -40,12 +40,12 @@ _DEADLOCK_DETECTED: Final = "40P01"
 
 
 def roles(service: str) -> tuple[str, str]:
-    """The role that owns and migrates the schema of a service, and the one that serves from it."""
+    """Return the role that owns and migrates the schema of a service, and the role of the running service."""
     return f"{service}_owner", f"{service}_app"
 
 
 def role_url(url: str, role: str, password: str, database: str) -> str:
-    """The URL of the same server for another role and database."""
+    """Return the URL of the same server for another role and database."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return parts._replace(
@@ -56,14 +56,14 @@ def role_url(url: str, role: str, password: str, database: str) -> str:
 
 
 async def provision(admin_url: str, database: str, services: Iterable[str], passwords: Mapping[str, str]) -> None:
-    """Make the database, and schema and roles of each service, or bring them to this form; `passwords` is by role.
+    """Create or update the database and the schema and roles of each service; `passwords` is by role.
 
-    No service sees the schema of another, and none serves with the role that owns its tables.
+    No service can read the schema of another one, and none runs with the role that owns its tables.
     """
     services = tuple(services)
     admin = await asyncpg.connect(admin_url)
     try:
-        # Roles belong to the whole server; two runs at once would trip over each other's catalog rows.
+        # Roles belong to the whole server: concurrent runs would conflict in the catalog.
         await admin.execute("SELECT pg_advisory_lock($1)", _PROVISION_LOCK)
         for role in (role for service in services for role in roles(service)):
             await _provision_role(admin, role, passwords[role])
@@ -86,19 +86,21 @@ async def provision(admin_url: str, database: str, services: Iterable[str], pass
 async def _provision_role(admin: asyncpg.Connection, role: str, password: str) -> None:
     row = await admin.fetchrow("SELECT rolsuper OR rolbypassrls AS powerful FROM pg_roles WHERE rolname = $1", role)
     if row is not None and row["powerful"]:
-        raise PermissionError(f"role {role} exists and sees every row (SUPERUSER or BYPASSRLS): give it up first")
+        raise PermissionError(
+            f"role {role} exists with SUPERUSER or BYPASSRLS, which ignores row-level security: revoke that first"
+        )
     verb = "CREATE" if row is None else "ALTER"
     limits = "NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE" if row is None else ""
     await admin.execute(f"{verb} ROLE {_name(role)} LOGIN {limits} PASSWORD {_literal(password)}")
     if row is None and not await admin.fetchval("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        # An administrator who is no superuser may set up only what belongs to a role of its own.
+        # An administrator without SUPERUSER can create objects only for roles that it is a member of.
         await admin.execute(f"GRANT {_name(role)} TO CURRENT_USER")
 
 
 async def _provision_engine(admin: asyncpg.Connection, engine: str, app: str) -> None:
     if not await admin.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", engine):
         await admin.execute(f"CREATE ROLE {_name(engine)} NOLOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE")
-    # What the engine may do, the serving role may do only while it says that it is the engine.
+    # The service has the rights of the engine only after SET ROLE.
     await admin.execute(f"ALTER ROLE {_name(app)} NOINHERIT")
     await admin.execute(f"GRANT {_name(engine)} TO {_name(app)}")
 
@@ -137,9 +139,10 @@ def _literal(text: str) -> str:
 
 
 async def migrate(service: str, owner_url: str) -> None:
-    """Bring the schema of a service to its newest revision.
+    """Migrate the schema of a service to the newest revision.
 
-    One run at a time; a statement that does not get its lock at once gives way to the readers and is tried again.
+    One run at a time. A statement that does not get its lock within 300 ms is rolled back and retried, so that it does
+    not block readers.
     """
     if await _is_at_head(service, owner_url):
         return
@@ -199,7 +202,7 @@ async def _is_at_head(service: str, owner_url: str) -> bool:
 
 
 def _heads(versions: Path) -> set[str]:
-    """The revisions that no other builds on, read without running them."""
+    """Return the revisions that no other revision builds on, without executing the files."""
     revisions: set[str] = set()
     built_on: set[str] = set()
     for path in versions.glob("*.py"):
@@ -212,8 +215,8 @@ def _heads(versions: Path) -> set[str]:
                 case _:
                     continue
             if name in {"revision", "down_revision"}:
-                given = ast.literal_eval(value)
-                ids = {given} if isinstance(given, str) else set(given or ())
+                literal = ast.literal_eval(value)
+                ids = {literal} if isinstance(literal, str) else set(literal or ())
                 (revisions if name == "revision" else built_on).update(ids)
     return revisions - built_on
 
@@ -228,19 +231,19 @@ def main() -> None:
         command.add_argument("--passwords", type=Path, required=True)
         command.add_argument("services", nargs="*", default=list(MIGRATIONS), metavar="SERVICE")
     commands.add_parser("sql").add_argument("services", nargs="*", default=list(MIGRATIONS), metavar="SERVICE")
-    given = parser.parse_args()
-    if given.command == "sql":
-        for service in given.services:
+    arguments = parser.parse_args()
+    if arguments.command == "sql":
+        for service in arguments.services:
             migration_sql(service)
         return
     admin_url = os.environ["DATABASE_URL"]
-    passwords: dict[str, str] = json.loads(given.passwords.read_text())
-    if given.command == "provision":
-        asyncio.run(provision(admin_url, given.database, given.services, passwords))
+    passwords: dict[str, str] = json.loads(arguments.passwords.read_text())
+    if arguments.command == "provision":
+        asyncio.run(provision(admin_url, arguments.database, arguments.services, passwords))
         return
-    for service in given.services:
+    for service in arguments.services:
         owner = roles(service)[0]
-        asyncio.run(migrate(service, role_url(admin_url, owner, passwords[owner], given.database)))
+        asyncio.run(migrate(service, role_url(admin_url, owner, passwords[owner], arguments.database)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What every service's migrations have in common: tenant isolation, audit, and the tables that kit works with.
+"""DDL shared by the migrations of all services: tenant isolation, audit, and the tables of kit and eventing.
 
-Migrations call these functions, so a function is never changed once a release has run it: a new need is a new one.
+Migrations call these functions, so a function must not change after a release has run it; add a new function instead.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ _EVERYWHERE = "(select current_setting('app.everywhere', true)) = 'on'"
 
 
 def foundation(service: str) -> None:
-    """The tables of kit: audit_log, outbox, inbox, dead_letters, idempotency_keys."""
+    """Create the shared tables: audit_log, outbox, inbox, dead_letters, idempotency_keys."""
     _functions(service)
     op.execute("""
         create table audit_log (
@@ -96,7 +96,7 @@ def drop_foundation() -> None:
 
 
 def timers(service: str) -> None:
-    """The table of eventing.timers, in the schema of the service."""
+    """Create the table of eventing.timers in the schema of the service."""
     op.execute(f"""
         create table {service}.timers (
             tenant_id uuid not null,
@@ -138,10 +138,10 @@ def _functions(service: str) -> None:
 
 
 def isolate(table: str, *, relayed: bool = False) -> None:
-    """Row-level security by tenant, forced on the owner too.
+    """Add row-level security by tenant, also for the owner of the table.
 
-    `relayed` lets the service itself see the rows of all tenants in a transaction that says so: for the outbox and
-    the timers only, which are worked off for all of them at once.
+    `relayed` admits the rows of all tenants in transactions with `app.everywhere` = on. Only for the outbox and the
+    timers, which one process handles for all tenants.
     """
     condition = f"{_TENANT} or {_EVERYWHERE}" if relayed else _TENANT
     op.execute(f"alter table {table} enable row level security")
@@ -150,7 +150,7 @@ def isolate(table: str, *, relayed: bool = False) -> None:
 
 
 def audit(table: str, *, columns: Iterable[str] = ()) -> None:
-    """Record in the same transaction who changed what and when; of updates, where given, those of `columns` only."""
+    """Write each change to the audit log in its transaction; with `columns`, only updates of these columns."""
     touched = f" of {', '.join(columns)}" if columns else ""
     op.execute(f"""
         create trigger {table}_audit after insert or delete or update{touched} on {table}
@@ -158,7 +158,7 @@ def audit(table: str, *, columns: Iterable[str] = ()) -> None:
 
 
 def append_only(service: str, table: str) -> None:
-    """No row is ever changed or removed, whoever tries."""
+    """Reject updates and deletes of the table, from any role."""
     op.execute(f"revoke update, delete, truncate on {table} from {service}_app")
     op.execute(f"""
         create trigger {table}_append_only before update or delete on {table}
@@ -167,7 +167,7 @@ def append_only(service: str, table: str) -> None:
 
 @contextlib.contextmanager
 def of_all_tenants(table: str) -> Iterator[None]:
-    """Let the migration, which is of no tenant, change the rows of all of them inside the block, and tell no audit."""
+    """Let a migration change the rows of all tenants inside the block, without audit records."""
     op.execute(f"alter table {table} no force row level security")
     op.execute(f"alter table {table} disable trigger user")
     yield
@@ -176,10 +176,9 @@ def of_all_tenants(table: str) -> Iterator[None]:
 
 
 def share_among_tenants(table: str, role: str) -> None:
-    """Let `role`, and nobody else, work for several tenants in one transaction, which names them in `app.tenant_ids`.
+    """Let `role` alone access several tenants in one transaction: exactly those named in `app.tenant_ids`.
 
-    It keeps out everybody who is not named, and does not keep those who are apart: its statements join on tenant and
-    id.
+    The policy doesn't separate the named tenants from each other, so every statement must join on (tenant_id, id).
     """
     named = "string_to_array(nullif(current_setting('app.tenant_ids', true), ''), ',')::uuid[]"
     condition = f"tenant_id in (select unnest({named}))"

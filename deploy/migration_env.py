@@ -1,15 +1,15 @@
-"""What every `migrations/env.py` does: run the revisions of its schema, on the connection `deploy.database` opened."""
+"""Shared body of every `migrations/env.py`: runs the revisions of a schema on the connection of `deploy.database`."""
 
 from alembic import context
 
 
 def run() -> None:
-    """Run the revisions, each in a transaction of its own, or print their SQL."""
+    """Run the revisions, each in its own transaction, or print their SQL."""
     service: str = context.config.attributes["service"]
     if context.is_offline_mode():
         context.configure(
             dialect_name="postgresql",
-            dialect_opts={"paramstyle": "named"},  # others double each "%"
+            dialect_opts={"paramstyle": "named"},  # other styles double each "%"
             literal_binds=True,
             version_table_schema=service,
             transaction_per_migration=True,

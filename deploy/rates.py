@@ -1,8 +1,8 @@
-"""Exchange rates of the European Central Bank, out of its file into the entities service, over REST like anybody's.
+"""Load exchange rates of the European Central Bank from its CSV file into the entities service, over REST.
 
-`python -m deploy.rates eurofxref-hist.csv [--since DATE] [--address URL] [--tenant NAME]`. The token is taken from the
-variable TOKEN; without it, one of the local stack is made for the tenant. What is there already stays as it is, so a
-file can be loaded again at any time, and again after it was cut off.
+`python -m deploy.rates eurofxref-hist.csv [--since DATE] [--address URL] [--tenant NAME]`. The token is read from the
+variable TOKEN; without it, a token of the local stack is created for the tenant. Equal rates are left unchanged, so a
+file can be loaded again at any time, also after an interruption.
 """
 
 import argparse
@@ -24,17 +24,17 @@ BASE: Final = "EUR"
 SOURCE: Final = "ECB"
 _ROUTE: Final = "/api/enterprise-billing/exchange-rates"
 _BATCH: Final = 1000
-"""Most rates of one request."""
+"""Maximum number of rates in a request."""
 _RATE: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 _MISSING: Final = frozenset({"", "N/A"})
 
 
 class FileInvalid(ValueError):
-    """The file is not in the bank's format; the text says where."""
+    """The file is not in the format of the bank; the message names the line."""
 
 
 class Rate(NamedTuple):
-    """What one euro costs in a currency from a day on."""
+    """Price of one euro in a currency, effective from a day on."""
 
     day: dt.date
     currency: str
@@ -42,7 +42,7 @@ class Rate(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """How many rates are new, were replaced, and were there already."""
+    """How many rates were created, replaced and unchanged."""
 
     created: int
     replaced: int
@@ -50,10 +50,9 @@ class Loaded(NamedTuple):
 
 
 def parse(lines: Iterable[str], *, since: dt.date = dt.date.min) -> Iterator[Rate]:
-    """The rates of the file from `since` on, in its order: a line for each day, a column for each currency.
+    """Parse the rates from `since` on: a line for each day, a column for each currency.
 
-    Currencies that ISO 4217 no longer lists, such as those that the euro replaced, are left out: no money is in them.
-    Raises FileInvalid.
+    Skips currencies that ISO 4217 no longer lists, such as those that the euro replaced. Raises FileInvalid.
     """
     rows = csv.reader(lines)
     head = [cell.strip() for cell in next(rows, [])]
@@ -71,7 +70,7 @@ def _of_day(head: Sequence[str], cells: Sequence[str], place: str, since: dt.dat
     try:
         day = dt.date.fromisoformat(cells[0])
     except ValueError:
-        raise FileInvalid(f"{place}: {cells[0]!r} is no day as YYYY-MM-DD") from None
+        raise FileInvalid(f"{place}: {cells[0]!r} is not a date (YYYY-MM-DD)") from None
     if day < since:
         return
     for currency, rate in zip(head[1:], cells[1:], strict=True):
@@ -83,21 +82,21 @@ def _of_day(head: Sequence[str], cells: Sequence[str], place: str, since: dt.dat
 
 
 def is_listed(currency: str) -> bool:
-    """Whether there is money in the currency today."""
+    """True if ISO 4217 lists the currency today."""
     return money.exponent(currency) is not None
 
 
 def load(client: httpx.Client, rates: Iterable[Rate]) -> Loaded:
-    """Record the rates, a thousand at a time; raises httpx.HTTPError."""
+    """Store the rates in requests of a thousand each. Raises httpx.HTTPError."""
     totals = Loaded(0, 0, 0)
     remaining = iter(rates)
     while batch := list(islice(remaining, _BATCH)):
         body = {"rates": [_input(rate) for rate in batch]}
-        answer = client.put(_ROUTE, json=body)
-        if answer.is_error:
-            raise httpx.HTTPStatusError(answer.text[:1000], request=answer.request, response=answer)
-        said = answer.json()
-        totals = Loaded(*(total + said[name] for name, total in totals._asdict().items()))
+        response = client.put(_ROUTE, json=body)
+        if response.is_error:
+            raise httpx.HTTPStatusError(response.text[:1000], request=response.request, response=response)
+        counts = response.json()
+        totals = Loaded(*(total + counts[name] for name, total in totals._asdict().items()))
     return totals
 
 
@@ -112,39 +111,41 @@ def _input(rate: Rate) -> dict[str, str]:
 
 
 def _address() -> str:
-    """Where REST is served: by the local stack."""
+    """Return the REST address of the local stack."""
     from deploy.local.processes import layout
 
     return f"http://127.0.0.1:{layout(running=True).gateway_port}"
 
 
 def _token(tenant: str) -> str:
-    """What TOKEN says, or one of the local stack."""
+    """Return TOKEN, or a token of the local stack."""
     from deploy.local import keys
 
     return os.environ.get("TOKEN") or keys.token(tenant=tenant, subject="rates", roles=["finance"])
 
 
 def main() -> int:
-    """The command line; gives the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.rates", description=__doc__)
-    parser.add_argument("file", type=Path, help="eurofxref-hist.csv, as the bank offers it in a zip file")
-    parser.add_argument("--since", type=dt.date.fromisoformat, default=dt.date.min, help="only rates from this day on")
-    parser.add_argument("--address", help="where REST is served; usually by the local stack")
-    parser.add_argument("--tenant", default="acme", help="for which tenant of the local stack; TOKEN names its own")
-    given = parser.parse_args()
-    headers = {"Authorization": f"Bearer {_token(given.tenant)}"}
+    parser.add_argument("file", type=Path, help="eurofxref-hist.csv, unpacked from the zip file of the bank")
+    parser.add_argument("--since", type=dt.date.fromisoformat, default=dt.date.min, help="only rates from this date on")
+    parser.add_argument("--address", help="REST address; that of the local stack by default")
+    parser.add_argument("--tenant", default="acme", help="tenant of the local stack; ignored with TOKEN")
+    arguments = parser.parse_args()
+    headers = {"Authorization": f"Bearer {_token(arguments.tenant)}"}
     try:
         with (
-            given.file.open(encoding="utf-8-sig", newline="") as lines,
-            httpx.Client(base_url=given.address or _address(), headers=headers, timeout=30.0) as client,
+            arguments.file.open(encoding="utf-8-sig", newline="") as lines,
+            httpx.Client(base_url=arguments.address or _address(), headers=headers, timeout=30.0) as client,
         ):
-            rates = list(parse(lines, since=given.since))  # all of it, so that of a bad file nothing is loaded
-            done = load(client, rates)
+            rates = list(
+                parse(lines, since=arguments.since)
+            )  # parse the whole file first: nothing of an invalid file is loaded
+            loaded = load(client, rates)
     except (OSError, FileInvalid, httpx.HTTPError) as failure:
         print(failure, file=sys.stderr)
         return 1
-    print(f"exchange rates: {done.created} created, {done.replaced} replaced, {done.unchanged} there already")
+    print(f"exchange rates: {loaded.created} created, {loaded.replaced} replaced, {loaded.unchanged} unchanged")
     return 0
 
 

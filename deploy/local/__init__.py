@@ -1,1 +1,1 @@
-"""The local stack: everything on this machine, with servers from pip wheels."""
+"""The local stack: all processes on this machine, with PostgreSQL and NATS from pip wheels."""

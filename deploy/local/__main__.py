@@ -22,14 +22,14 @@ from deploy.local.processes import (
     port_name,
 )
 from deploy.local.servers import ServerFailed
-from deploy.local.supervision import Silent
+from deploy.local.supervision import SupervisorFailed
 
 _NOT_HEALTHY: Final = 3
 _ROLE: Final = "billing_admin"
 
 
-def _up(given: argparse.Namespace) -> int:
-    """Start everything, wait until it is healthy, load the sample data, print where it is."""
+def _up(arguments: argparse.Namespace) -> int:
+    """Start all processes, wait until they are healthy, load the sample data, print URLs and a token."""
     from deploy.local import stack
 
     started = time.monotonic()
@@ -37,7 +37,7 @@ def _up(given: argparse.Namespace) -> int:
     if ran_already:
         print(f"already running: http://127.0.0.1:{where.gateway_port}")
         return 0
-    _seed(given)
+    _seed(arguments)
     print(f"up in {time.monotonic() - started:.1f} s\n")
     _show(where)
     return 0
@@ -63,25 +63,25 @@ def _show(where: Layout) -> None:
     ]
     for label, text in rows:
         print(f"  {label:<16} {text}")
-    print(f"\n  A token ({_ROLE} of acme; others: make -s token ROLE=…):\n\n{keys.token()}\n")
+    print(f"\n  Token ({_ROLE} of acme; for another role: make -s token ROLE=…):\n\n{keys.token()}\n")
     print(f'  curl -H "Authorization: Bearer $(make -s token)" {rest}/api/enterprise-billing/budgets')
 
 
-def _down(_given: argparse.Namespace) -> int:
-    """End everything; the data stays."""
+def _down(_arguments: argparse.Namespace) -> int:
+    """Stop all processes, keep the data."""
     from deploy.local import stack
 
-    print("down" if stack.down() else "nothing was running")
+    print("stopped" if stack.down() else "nothing was running")
     return 0
 
 
-def _status(_given: argparse.Namespace) -> int:
-    """Show each process; the exit code is 0 if all is healthy."""
+def _status(_arguments: argparse.Namespace) -> int:
+    """Show each process; the exit code is 0 if all are healthy."""
     from deploy.local import stack
     from deploy.local.supervision import Supervisor
 
     supervisor = Supervisor()
-    if not supervisor.answers():
+    if not supervisor.is_running():
         print("not running")
         return _NOT_HEALTHY
     where = layout(running=True)
@@ -94,69 +94,69 @@ def _status(_given: argparse.Namespace) -> int:
     return 0 if healthy else _NOT_HEALTHY
 
 
-def _logs(given: argparse.Namespace) -> int:
-    """Show the logs as they are written."""
+def _logs(arguments: argparse.Namespace) -> int:
+    """Follow the logs."""
     from deploy.local import logs
 
-    logs.follow(_listed(given.name))
+    logs.follow(_listed(arguments.name))
     return 0
 
 
-def _events(given: argparse.Namespace) -> int:
-    """Show the events as they happen."""
+def _events(arguments: argparse.Namespace) -> int:
+    """Follow the published events."""
     from deploy.local import events
 
-    asyncio.run(events.follow(layout(running=True).nats_url, from_start=given.since == "start"))
+    asyncio.run(events.follow(layout(running=True).nats_url, from_start=arguments.since == "start"))
     return 0
 
 
-def _seed(_given: argparse.Namespace) -> int:
-    """Load the sample data, unless it is there."""
+def _seed(_arguments: argparse.Namespace) -> int:
+    """Load missing sample data."""
     from deploy.local import seed
 
-    made, found = seed.load(layout(running=True).gateway_port)
-    print(f"sample data: {made} made, {found} there already")
+    created, existing = seed.load(layout(running=True).gateway_port)
+    print(f"sample data: {created} created, {existing} existed")
     return 0
 
 
-def _token(given: argparse.Namespace) -> int:
+def _token(arguments: argparse.Namespace) -> int:
     """Print a token."""
     from deploy.local import keys
 
     token = keys.token(
-        tenant=given.tenant,
-        subject=given.sub,
-        roles=_listed(given.role),
-        entity_scope=_listed(given.entity_scope) or None,
-        department_scope=_listed(given.department_scope) or None,
+        tenant=arguments.tenant,
+        subject=arguments.sub,
+        roles=_listed(arguments.role),
+        entity_scope=_listed(arguments.entity_scope) or None,
+        department_scope=_listed(arguments.department_scope) or None,
     )
     print(token)
     return 0
 
 
-def _address(given: argparse.Namespace) -> int:
-    """Print where a process serves."""
+def _address(arguments: argparse.Namespace) -> int:
+    """Print the address of a process."""
     ports = layout(running=True).ports
-    if port_name(given.service) not in ports:
-        print(f"there is no process {given.service!r}", file=sys.stderr)
+    if port_name(arguments.service) not in ports:
+        print(f"there is no process {arguments.service!r}", file=sys.stderr)
         return 1
-    print(f"127.0.0.1:{ports[port_name(given.service)]}")
+    print(f"127.0.0.1:{ports[port_name(arguments.service)]}")
     return 0
 
 
-def _psql(given: argparse.Namespace) -> int:
-    """Open psql: as the administrator, or as the serving role of one service."""
+def _psql(arguments: argparse.Namespace) -> int:
+    """Open psql as the administrator, or with the role of a service."""
     where = layout(running=True)
-    if given.service:
-        url = where.url_as(f"{given.service}_app")
+    if arguments.service:
+        url = where.url_as(f"{arguments.service}_app")
     else:
         url = urlsplit(where.admin_url)._replace(path=f"/{where.database}").geturl()
     program = where.postgres.program("psql")
-    os.execv(program, [program, url, *given.arguments])  # noqa: S606
+    os.execv(program, [program, url, *arguments.psql_arguments])  # noqa: S606
 
 
-def _migrate(_given: argparse.Namespace) -> int:
-    """Bring the database to its newest form."""
+def _migrate(_arguments: argparse.Namespace) -> int:
+    """Migrate the database to the newest revision."""
     from deploy.local import stack
 
     home.make()
@@ -164,8 +164,8 @@ def _migrate(_given: argparse.Namespace) -> int:
     return 0
 
 
-def _reset(_given: argparse.Namespace) -> int:
-    """End everything and delete its data, keys and logs."""
+def _reset(_arguments: argparse.Namespace) -> int:
+    """Stop all processes and delete data, keys and logs."""
     from deploy.local import stack
 
     stack.reset()
@@ -185,43 +185,43 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    def option(command: argparse.ArgumentParser, name: str, usual: str, meaning: str) -> None:
-        """An option that may also be given as `make` gives it, by a variable of its name."""
+    def option(command: argparse.ArgumentParser, name: str, default: str, meaning: str) -> None:
+        """Add an option that can also be set by an environment variable of its name, as `make` does."""
         variable = name.upper()
         flag = f"--{name.replace('_', '-')}"
-        command.add_argument(flag, default=os.environ.get(variable) or usual, help=f"{meaning} [{variable}]")
+        command.add_argument(flag, default=os.environ.get(variable) or default, help=f"{meaning} [{variable}]")
 
     for name, run in (("up", _up), ("down", _down), ("status", _status), ("seed", _seed), ("migrate", _migrate)):
         add(name, run)
     add("reset", _reset)
-    option(add("logs", _logs), "name", "", "only of these processes")
+    option(add("logs", _logs), "name", "", "only these processes")
     since = add("events", _events)
     since.add_argument("--from", dest="since", default=os.environ.get("FROM", "now"), choices=["now", "start"])
     token = add("token", _token)
-    option(token, "role", _ROLE, "one or several roles")
+    option(token, "role", _ROLE, "one or more roles")
     option(token, "tenant", "acme", "short name or id")
-    option(token, "sub", "local-user", "who the user is")
-    option(token, "entity_scope", "", "ids to which the user is confined")
-    option(token, "department_scope", "", "ids to which the user is confined")
-    option(add("address", _address), "service", GATEWAY, "of which process")
+    option(token, "sub", "local-user", "user id")
+    option(token, "entity_scope", "", "ids that the user is limited to")
+    option(token, "department_scope", "", "ids that the user is limited to")
+    option(add("address", _address), "service", GATEWAY, "the process")
     psql = add("psql", _psql)
-    option(psql, "service", "", "as the role with which this service serves")
-    psql.add_argument("arguments", nargs="*", help="for psql itself")
+    option(psql, "service", "", "use the role of this service")
+    psql.add_argument("psql_arguments", metavar="ARGUMENT", nargs="*", help="arguments of psql")
     return parser
 
 
 def main() -> int:
-    """Run a command; gives the exit code."""
-    given = _parser().parse_args()
+    """Run a command; return the exit code."""
+    arguments = _parser().parse_args()
     try:
-        return int(given.run(given))
+        return int(arguments.run(arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         with contextlib.suppress(OSError):
             sys.stdout.close()
         return 0
-    except (PortTaken, ServerFailed, Silent, OSError, RuntimeError) as failure:
+    except (PortTaken, ServerFailed, SupervisorFailed, OSError, RuntimeError) as failure:
         print(failure, file=sys.stderr)
         return 1
 

@@ -1,4 +1,4 @@
-"""The events of the suite, and of the outside systems that it hears, as they happen."""
+"""Follow the events of our services and of outside systems."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ _STREAM = "BILLING"
 
 
 async def follow(url: str, *, from_start: bool) -> None:
-    """Print every event, from now on or from the first that is kept, a line each: time, subject, trace id, body."""
+    """Print each event on one line: time, subject, trace id, body. Starts now or at the first stored event."""
     client = await nats.connect(url.split(","), max_reconnect_attempts=-1)
     policy = DeliverPolicy.ALL if from_start else DeliverPolicy.NEW
     try:
@@ -20,7 +20,7 @@ async def follow(url: str, *, from_start: bool) -> None:
             ">", stream=_STREAM, ordered_consumer=True, config=ConsumerConfig(deliver_policy=policy)
         )
     except NotFoundError:
-        raise RuntimeError("no event was ever sent") from None
+        raise RuntimeError("no event has been published yet") from None
     try:
         async for message in subscription.messages:
             print(_line(message), flush=True)

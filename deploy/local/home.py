@@ -1,4 +1,4 @@
-"""The folder that holds everything of the local stack: `.local/`, or `BILLING_HOME`."""
+"""The folder with all files of the local stack: `.local/`, or `BILLING_HOME`."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from deploy.local.places import ROOT
+from deploy.local.paths import ROOT
 
 HOME: Final = Path(os.environ.get("BILLING_HOME") or ROOT / ".local").absolute()
 LOGS: Final = HOME / "logs"
@@ -19,30 +19,30 @@ POSTGRES: Final = HOME / "postgres"
 NATS: Final = HOME / "nats"
 
 CONTENTS: Final = (LOGS, RUN, KEYS, SECRETS, POSTGRES, NATS)
-"""All that the stack keeps; `reset` deletes exactly these."""
+"""All folders of the stack; `reset` deletes exactly these."""
 
 
 def make() -> None:
-    """Make the folders that are missing."""
+    """Create missing folders."""
     if not HOME.exists():
         HOME.mkdir(parents=True)
-        HOME.chmod(0o755)  # whatever the umask: the account of PostgreSQL goes through it
+        HOME.chmod(0o755)  # regardless of the umask: the account of PostgreSQL must enter it
     for folder in (LOGS, RUN, KEYS, SECRETS):
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def secret(name: str) -> str:
-    """A random secret of this name, made when it is first asked for."""
+    """Return the secret of this name; created at random on first use."""
     return write_once(SECRETS / name, lambda: secrets.token_hex(24).encode()).decode()
 
 
 def passwords(roles: Iterable[str]) -> dict[str, str]:
-    """The password of each role of the database."""
+    """Return the password of each database role."""
     return {role: secret(f"database-{role}") for role in roles}
 
 
 def write_once(path: Path, content: Callable[[], bytes]) -> bytes:
-    """What is in the file. If there is none, it is written first, readable by us alone; of two at once one wins."""
+    """Return the content of the file, which is created first if missing (mode 0600, atomic between processes)."""
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = _draft(path, content())
@@ -53,7 +53,7 @@ def write_once(path: Path, content: Callable[[], bytes]) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace the file at once and whole, readable by us alone."""
+    """Replace the file atomically, mode 0600."""
     _draft(path, content).rename(path)
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from deploy.local import home
 
-if TYPE_CHECKING:  # cryptography takes a tenth of a second to import, and mostly all keys are there
+if TYPE_CHECKING:  # cryptography takes 0.1 s to import, and usually all keys exist
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ISSUER: Final = "https://identity.local"
 AUDIENCE: Final = "enterprise-billing"
 TENANTS: Final = uuid.UUID("b1111111-7e4a-4c1e-9a55-0d5ec0de0001")
-"""Namespace in which the id of a tenant follows from its short name."""
+"""UUID namespace: the id of a tenant is derived from its short name."""
 
 USERS_JWKS: Final = home.KEYS / "users.jwks.json"
 SERVICES_JWKS: Final = home.KEYS / "services.jwks.json"
@@ -26,14 +26,14 @@ _TOKEN_S: Final = 12 * 3600
 
 
 def service_key(service: str) -> Path:
-    """The file with the private key of a service."""
+    """Return the file with the private key of a service."""
     return home.KEYS / f"service-{service}.pem"
 
 
 def ensure(services: Sequence[str]) -> None:
-    """Make the keys that are missing, and the public key sets."""
-    wanted = [_USERS_KID, *(f"service-{service}" for service in services)]
-    if _kids(USERS_JWKS) + _kids(SERVICES_JWKS) == wanted and all(
+    """Create missing keys and the public key sets."""
+    expected = [_USERS_KID, *(f"service-{service}" for service in services)]
+    if _kids(USERS_JWKS) + _kids(SERVICES_JWKS) == expected and all(
         service_key(service).exists() for service in services
     ):
         return
@@ -42,7 +42,7 @@ def ensure(services: Sequence[str]) -> None:
 
 
 def tenant_id(tenant: str) -> uuid.UUID:
-    """The id of a tenant: given as one, or by short name."""
+    """Return the id of a tenant, given by id or by short name."""
     try:
         return uuid.UUID(tenant)
     except ValueError:
@@ -57,7 +57,7 @@ def token(
     entity_scope: Sequence[str] | None = None,
     department_scope: Sequence[str] | None = None,
 ) -> str:
-    """A user's token, good for twelve hours; without scopes the user sees the whole tenant."""
+    """Return a user token, valid for twelve hours; without scopes the user sees the whole tenant."""
     import jwt
 
     now = int(time.time())

@@ -1,4 +1,4 @@
-"""The processes' logs, one under the other as they are written."""
+"""Follow the log files of the processes."""
 
 import time
 from collections.abc import Collection
@@ -8,11 +8,11 @@ from typing import Final
 from deploy.local import home
 
 _LAST_BYTES: Final = 4096
-_LOOK_EVERY_S: Final = 0.2
+_POLL_S: Final = 0.2
 
 
 class _Tail:
-    """What is added to a log from now on, with some of what was there."""
+    """Reads the end of a log file and the lines appended to it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,7 +24,7 @@ class _Tail:
         self._rest = b""
 
     def lines(self) -> list[bytes]:
-        """The whole lines that came since the last look; goes on in the new file when the log was rotated."""
+        """Return complete lines appended since the last call; continues in the new file after a rotation."""
         read = self._file.read()
         if not read and self._path.exists() and self._path.stat().st_size < self._file.tell():
             self._file = self._path.open("rb")
@@ -34,7 +34,7 @@ class _Tail:
 
 
 def follow(names: Collection[str]) -> None:
-    """Print the logs of these processes, or of all, each line with the process's name, for ever."""
+    """Print new log lines of these processes, or of all, with the process name, until interrupted."""
     tails: dict[str, _Tail] = {}
     while True:
         for path in sorted(home.LOGS.glob("*.log")):
@@ -43,4 +43,4 @@ def follow(names: Collection[str]) -> None:
         for name, tail in tails.items():
             for line in tail.lines():
                 print(f"{name:<11} {line.decode(errors='replace')}", flush=True)
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_S)

@@ -1,22 +1,22 @@
-"""Loopback ports: free ones, and what answers on the others."""
+"""Ports on the loopback interface: find free ones, check whether a server listens."""
 
 import http.client
 import secrets
 import socket
 from typing import Final
 
-_PORTS: Final = range(10_000, 32_768)  # below those that the system gives to outgoing connections
+_PORTS: Final = range(10_000, 32_768)  # below the ephemeral ports of outgoing connections
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a random port on which no process listens."""
     while not is_free(port := secrets.choice(_PORTS)):
         pass
     return port
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on this port."""
+    """True if no process listens on this port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -26,8 +26,8 @@ def is_free(port: int) -> bool:
         return True
 
 
-def answers(port: int) -> bool:
-    """Whether somebody takes connections on this port."""
+def is_listening(port: int) -> bool:
+    """True if a server accepts connections on this port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -36,7 +36,7 @@ def answers(port: int) -> bool:
 
 
 def http_status(port: int, path: str, timeout_s: float = 2) -> int:
-    """The status with which a GET is answered; 0 if it is not."""
+    """Return the HTTP status of a GET; 0 if there is no response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request("GET", path)

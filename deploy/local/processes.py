@@ -1,4 +1,4 @@
-"""The processes of the stack and what each is told. A new service is a line in PROCESSES and one in deploy.database."""
+"""The processes of the local stack, their ports and settings. A new service needs a line in PROCESSES."""
 
 import json
 import os
@@ -8,14 +8,14 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from deploy.database import role_url, roles
-from deploy.local import home, keys, places
+from deploy.local import home, keys, paths
 from deploy.local.ports import free_port, is_free
 from deploy.local.servers import Nats, Postgres, Server
 
 
 @dataclass(frozen=True)
 class Process:
-    """One of our services: its module, and whom it calls: services, and outside systems by what they are to it."""
+    """One of our services: its module, the services that it calls, and outside systems by their role for it."""
 
     name: str
     module: str
@@ -25,7 +25,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Simulator:
-    """What stands for an outside system, and whether it serves."""
+    """The simulator of an outside system; `serves` if it has a gRPC address."""
 
     name: str
     module: str
@@ -48,66 +48,66 @@ _PORTS_FILE: Final = home.RUN / "ports.json"
 
 
 class PortTaken(Exception):
-    """Somebody else listens on a port that was asked for."""
+    """Another program listens on a requested port."""
 
     def __init__(self, name: str, port: int) -> None:
-        super().__init__(f"port {port} is taken by another program; choose one with {name}=…")
+        super().__init__(f"port {port} is used by another program; choose another one with {name}=…")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What runs where."""
+    """Ports, URLs and settings of all processes."""
 
     ports: Mapping[str, int]
-    """By the variable that sets it, for example BUDGETS_PORT."""
+    """Port by its environment variable, for example BUDGETS_PORT."""
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The servers that we run ourselves: those that were not given by URL."""
+        """The servers that the stack runs: those that are not given by URL."""
         return tuple(
             server
-            for server, given in ((self.postgres, "DATABASE_URL"), (self.nats, "NATS_URL"))
-            if not os.environ.get(given)
+            for server, variable in ((self.postgres, "DATABASE_URL"), (self.nats, "NATS_URL"))
+            if not os.environ.get(variable)
         )
 
     @property
     def postgres(self) -> Postgres:
-        """Our own PostgreSQL."""
-        data = places.open_place(home.POSTGRES) / "data"
+        """The stack's own PostgreSQL."""
+        data = paths.accessible_folder(home.POSTGRES) / "data"
         return Postgres(data, self.ports["POSTGRES_PORT"], home.secret("postgres"))
 
     @property
     def nats(self) -> Nats:
-        """Our own NATS."""
+        """The stack's own NATS."""
         return Nats(home.NATS, self.ports["NATS_PORT"], self.ports["NATS_MONITOR_PORT"], home.secret("nats"))
 
     @property
     def admin_url(self) -> str:
-        """PostgreSQL as its administrator: ours, or what DATABASE_URL names."""
+        """URL of the PostgreSQL administrator: DATABASE_URL, else that of our own server."""
         return os.environ.get("DATABASE_URL") or self.postgres.url
 
     @property
     def database(self) -> str:
-        """The database of the suite: that of DATABASE_URL, unless it is the administrator's own."""
-        named = urlsplit(self.admin_url).path.strip("/")
-        return "billing" if named in {"", "postgres"} else named
+        """Name of the database: that of DATABASE_URL, or "billing" if it names the administrator's own database."""
+        name = urlsplit(self.admin_url).path.strip("/")
+        return "billing" if name in {"", "postgres"} else name
 
     @property
     def nats_url(self) -> str:
-        """NATS: ours, or what NATS_URL names."""
+        """URL of NATS: NATS_URL, else that of our own server."""
         return os.environ.get("NATS_URL") or self.nats.url
 
     @property
     def gateway_port(self) -> int:
-        """Where REST is served."""
+        """Port of the REST API."""
         return self.ports[port_name(GATEWAY)]
 
     def url_as(self, role: str) -> str:
-        """The database as one of the suite's roles."""
+        """URL of the database for a role."""
         return role_url(self.admin_url, role, home.passwords([role])[role], self.database)
 
     def environment(self, process: Process) -> dict[str, str]:
-        """What a process is told; the fields of kit.settings.Settings."""
+        """Environment of a process: the fields of kit.settings.Settings."""
         called = {**{name: name for name in process.needs}, **process.outside}
         addresses = {name: f"127.0.0.1:{self.ports[port_name(by)]}" for name, by in called.items()}
         metrics = "" if process.name == GATEWAY else f"127.0.0.1:{self.ports[metrics_port_name(process.name)]}"
@@ -125,7 +125,7 @@ class Layout:
         }
 
     def simulator_environment(self, simulator: Simulator) -> dict[str, str]:
-        """What a simulator is told."""
+        """Environment of a simulator."""
         listen = {"BILLING_LISTEN": f"127.0.0.1:{self.ports[port_name(simulator.name)]}"} if simulator.serves else {}
         return {
             "BILLING_NATS_URL": self.nats_url,
@@ -136,35 +136,35 @@ class Layout:
 
 
 def port_name(process: str) -> str:
-    """The variable that sets where a process serves."""
+    """Return the environment variable of the port of a process."""
     return f"{process.upper()}_PORT"
 
 
 def metrics_port_name(process: str) -> str:
-    """The variable that sets where a process shows its metrics."""
+    """Return the environment variable of the metrics port of a process."""
     return f"{process.upper()}_METRICS_PORT"
 
 
 def port_names() -> list[str]:
-    """All variables that set a port."""
+    """Return the environment variables of all ports."""
     services = [name for process in PROCESSES for name in (port_name(process.name), metrics_port_name(process.name))]
-    services.remove(metrics_port_name(GATEWAY))  # it has them beside its REST
+    services.remove(metrics_port_name(GATEWAY))  # it serves them on its REST port
     simulators = [port_name(simulator.name) for simulator in SIMULATORS if simulator.serves]
     return ["POSTGRES_PORT", "NATS_PORT", "NATS_MONITOR_PORT", *services, *simulators]
 
 
-def remembered() -> dict[str, int]:
-    """The ports of the last start."""
+def saved_ports() -> dict[str, int]:
+    """Return the ports of the last start."""
     return json.loads(_PORTS_FILE.read_bytes()) if _PORTS_FILE.exists() else {}
 
 
 def layout(*, running: bool) -> Layout:
-    """Ports from the environment, else those of the last start, else free ones; the gateway's is 8000 unless set.
+    """Choose the ports: from the environment, else those of the last start, else free ones (gateway: 8000).
 
-    While the stack runs its ports are taken, by itself; else a remembered port that somebody else took is replaced,
-    and one that was asked for raises PortTaken.
+    While the stack is `running`, its ports are in use by itself and not checked. Otherwise a saved port that is in use
+    is replaced. Raises PortTaken if a requested port is in use.
     """
-    last = remembered()
+    last = saved_ports()
     fixed = {name: int(os.environ[name]) for name in port_names() if os.environ.get(name)}
     if running:
         return Layout({name: fixed.get(name) or last.get(name) or free_port() for name in port_names()})
@@ -172,10 +172,10 @@ def layout(*, running: bool) -> Layout:
     for name, port in fixed.items():
         if not is_free(port):
             raise PortTaken(name, port)
-    usual = {name: port for name, port in last.items() if is_free(port)}
-    return Layout({name: fixed.get(name) or usual.get(name) or free_port() for name in port_names()})
+    free = {name: port for name, port in last.items() if is_free(port)}
+    return Layout({name: fixed.get(name) or free.get(name) or free_port() for name in port_names()})
 
 
-def remember(chosen: Layout) -> None:
-    """Take the same ports the next time."""
-    home.write(_PORTS_FILE, json.dumps(dict(chosen.ports), indent=2).encode())
+def save_ports(layout: Layout) -> None:
+    """Save the ports for the next start."""
+    home.write(_PORTS_FILE, json.dumps(dict(layout.ports), indent=2).encode())

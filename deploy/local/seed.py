@@ -1,6 +1,6 @@
-"""Sample data of the tenant acme, loaded over REST like anybody's.
+"""Sample data of the tenant acme, created over the REST API.
 
-A thing that is there, by its code or name, is left as it is; so the seed can be repeated at any time.
+A resource that exists (same code or name) is not changed, so the seed can be repeated at any time.
 """
 
 import datetime as dt
@@ -23,19 +23,19 @@ _YEARS_OF_CONTRACT: Final = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to create.
+    """A resource to create.
 
-    `body` may name things made before: "$acme" stands for the id of the sample "acme"; and "$year" and "$quarter" for
-    the first day of the year and quarter in which the seed was first loaded, "$end" for that of the third year after.
+    Values of `body` that start with "$" are replaced: "$acme" by the id of the sample "acme", "$year" and "$quarter" by
+    the first day of the year and quarter of the first load, "$end" by the first day of the third year after.
     """
 
     name: str
     collection: str
     body: Mapping[str, Any]
-    known_by: str
-    """The field by which it is found again."""
-    among: tuple[str, ...] = ()
-    """Fields of the body that narrow the list in which it is looked for."""
+    unique_field: str
+    """The field that identifies an existing resource."""
+    filter_fields: tuple[str, ...] = ()
+    """Fields of the body that filter the list in which it is searched."""
 
 
 SAMPLES: Final = (
@@ -45,7 +45,7 @@ SAMPLES: Final = (
             "code": "ACME", "legal_name": "Acme Group Inc.", "display_name": "Acme Group", "entity_type": "HOLDING",
             "currency_code": "USD", "country_code": "US", "time_zone": "America/New_York",
         },
-        known_by="code", among=("code",),
+        unique_field="code", filter_fields=("code",),
     ),
     Sample(
         "germany", "entities",
@@ -54,7 +54,7 @@ SAMPLES: Final = (
             "display_name": "Acme Germany", "entity_type": "SUBSIDIARY", "currency_code": "EUR",
             "country_code": "DE", "tax_id": "DE111111125", "tax_rate_bp": 1900, "time_zone": "Europe/Berlin",
         },
-        known_by="code", among=("code",),
+        unique_field="code", filter_fields=("code",),
     ),
     Sample(
         "britain", "entities",
@@ -63,7 +63,7 @@ SAMPLES: Final = (
             "entity_type": "SUBSIDIARY", "currency_code": "GBP", "country_code": "GB", "tax_rate_bp": 2000,
             "time_zone": "Europe/London", "fiscal_year_start_month": 4,
         },
-        known_by="code", among=("code",),
+        unique_field="code", filter_fields=("code",),
     ),
     Sample(
         "engineering", "departments",
@@ -71,7 +71,7 @@ SAMPLES: Final = (
             "entity_id": "$acme", "code": "ENG", "name": "Engineering", "cost_center": "CC-100", "headcount": 40,
             "manager_user_id": "erin",
         },
-        known_by="code", among=("entity_id",),
+        unique_field="code", filter_fields=("entity_id",),
     ),
     Sample(
         "sales", "departments",
@@ -79,7 +79,7 @@ SAMPLES: Final = (
             "entity_id": "$acme", "code": "SALES", "name": "Sales", "cost_center": "CC-200", "headcount": 15,
             "manager_user_id": "sam",
         },
-        known_by="code", among=("entity_id",),
+        unique_field="code", filter_fields=("entity_id",),
     ),
     Sample(
         "finance", "departments",
@@ -87,7 +87,7 @@ SAMPLES: Final = (
             "entity_id": "$acme", "code": "FIN", "name": "Finance", "cost_center": "CC-300", "headcount": 8,
             "manager_user_id": "frank",
         },
-        known_by="code", among=("entity_id",),
+        unique_field="code", filter_fields=("entity_id",),
     ),
     Sample(
         "annual", "budgets",
@@ -95,7 +95,7 @@ SAMPLES: Final = (
             "entity_id": "$acme", "name": "Group budget", "period_type": "ANNUAL", "period_start_date": "$year",
             "amount": {"currency_code": "USD", "amount": "1000000.00"}, "overspend_policy": "WARN",
         },
-        known_by="name", among=("entity_id",),
+        unique_field="name", filter_fields=("entity_id",),
     ),
     Sample(
         "quarterly", "budgets",
@@ -105,7 +105,7 @@ SAMPLES: Final = (
             "period_start_date": "$quarter", "amount": {"currency_code": "USD", "amount": "50000.00"},
             "overspend_policy": "BLOCK",
         },
-        known_by="name", among=("entity_id",),
+        unique_field="name", filter_fields=("entity_id",),
     ),
     Sample(
         "enterprise", "contracts",
@@ -117,7 +117,7 @@ SAMPLES: Final = (
             "renewal_term_months": 12, "renewal_notice_days": 90, "renewal_uplift_bp": 300,
             "sla_terms": {"uptime_bp": 9990, "response_hours": 4, "credit_bp": 500},
         },
-        known_by="name", among=("entity_id",),
+        unique_field="name", filter_fields=("entity_id",),
     ),
     Sample(
         "purchases", "approval-rules",
@@ -131,7 +131,7 @@ SAMPLES: Final = (
                 },
             ],
         },
-        known_by="name", among=("request_type",),
+        unique_field="name", filter_fields=("request_type",),
     ),
     Sample(
         "large_purchases", "approval-rules",
@@ -140,7 +140,7 @@ SAMPLES: Final = (
             "amount_above": {"currency_code": "USD", "amount": "5000.00"},
             "steps": [{"name": "Finance", "approvers": [{"role": "finance"}], "sla_hours": 72}],
         },
-        known_by="name", among=("request_type",),
+        unique_field="name", filter_fields=("request_type",),
     ),
     Sample(
         "contracts", "approval-rules",
@@ -149,7 +149,7 @@ SAMPLES: Final = (
             "amount_above": {"currency_code": "USD", "amount": "500000.00"},
             "steps": [{"name": "Finance", "approvers": [{"role": "finance"}], "sla_hours": 72}],
         },
-        known_by="name", among=("request_type",),
+        unique_field="name", filter_fields=("request_type",),
     ),
 )  # fmt: skip
 
@@ -158,62 +158,62 @@ _SIGNERS: Final = {"OURS": "Frank Weber", "COUNTERPARTY": "Cora Lindgren"}
 _DOCUMENT: Final = hashlib.sha256(b"Enterprise platform").hexdigest()
 
 _RATES: Final = {"USD": "1.10", "GBP": "0.86"}
-"""What one euro costs in the sample entities' other currencies."""
+"""Price of one euro in the other currencies of the sample entities."""
 
 
 def load(port: int) -> tuple[int, int]:
-    """Create what is missing; gives how many were created and how many were there."""
+    """Create missing resources; return how many were created and how many existed."""
     gateway = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     authorization = {"Authorization": f"Bearer {keys.token(subject='seed')}"}
     known = _dates()
-    made = 0
+    created = 0
     for sample in SAMPLES:
-        body = _filled(sample.body, known)
-        found = _find(gateway, authorization, sample, body)
-        if found is None:
-            # The key holds the dates, since the same key must never come with another body.
+        body = _substituted(sample.body, known)
+        resource_id = _find(gateway, authorization, sample, body)
+        if resource_id is None:
+            # The body depends on the dates, and a key must not be used with another body.
             key = f"seed-{sample.name}-{known['quarter']}"
-            created = _ask(gateway, "POST", sample.collection, authorization | {"Idempotency-Key": key}, body)
-            found = created["id"]
-            made += 1
-        known[sample.name] = found
-    _bring_into_force(gateway, authorization, known[_CONTRACT])
+            response = _request(gateway, "POST", sample.collection, authorization | {"Idempotency-Key": key}, body)
+            resource_id = response["id"]
+            created += 1
+        known[sample.name] = resource_id
+    _activate_contract(gateway, authorization, known[_CONTRACT])
     for currency, rate in _RATES.items():
         _load_rates(gateway, authorization, currency, rate)
     gateway.close()
-    return made, len(SAMPLES) - made
+    return created, len(SAMPLES) - created
 
 
 def _find(
     gateway: http.client.HTTPConnection, headers: Mapping[str, str], sample: Sample, body: Mapping[str, Any]
 ) -> str | None:
-    query = urlencode({field: body[field] for field in sample.among} | {"page_size": 1000})
-    listed = _ask(gateway, "GET", f"{sample.collection}?{query}", headers)[sample.collection.replace("-", "_")]
-    return next((item["id"] for item in listed if item[sample.known_by] == body[sample.known_by]), None)
+    query = urlencode({field: body[field] for field in sample.filter_fields} | {"page_size": 1000})
+    listed = _request(gateway, "GET", f"{sample.collection}?{query}", headers)[sample.collection.replace("-", "_")]
+    return next((item["id"] for item in listed if item[sample.unique_field] == body[sample.unique_field]), None)
 
 
-def _bring_into_force(gateway: http.client.HTTPConnection, headers: Mapping[str, str], contract_id: str) -> None:
-    """Submit, sign and activate the contract, from where it is; what is done with it later stays as it is."""
+def _activate_contract(gateway: http.client.HTTPConnection, headers: Mapping[str, str], contract_id: str) -> None:
+    """Submit, sign and activate the contract, starting from its current state; later states are not changed."""
     route = f"contracts/{contract_id}"
-    contract = _ask(gateway, "GET", route, headers)
+    contract = _request(gateway, "GET", route, headers)
     if contract["state"] == "DRAFT":
-        contract = _ask(gateway, "POST", f"{route}/submit", headers, {})
+        contract = _request(gateway, "POST", f"{route}/submit", headers, {})
     if contract["state"] != "PENDING_SIGNATURE":
         return
     signed = {signature["party"] for signature in contract["signatures"]}
     for party, signer in _SIGNERS.items():
         if party not in signed:
             signature = {"party": party, "signer_name": signer, "document_digest": _DOCUMENT}
-            _ask(gateway, "POST", f"{route}/signatures", headers, signature)
-    _ask(gateway, "PUT", f"{route}/activate", headers, {})
+            _request(gateway, "POST", f"{route}/signatures", headers, signature)
+    _request(gateway, "PUT", f"{route}/activate", headers, {})
 
 
 def _load_rates(gateway: http.client.HTTPConnection, headers: Mapping[str, str], currency: str, rate: str) -> None:
-    """A rate for each month of this year that has none yet, so that what is loaded from elsewhere stays as it is."""
+    """Create a rate for each month of this year that has none."""
     today = dt.datetime.now(dt.UTC).date()
     pair = {"base_currency": "EUR", "quote_currency": currency}
     query = urlencode(pair | {"start_date": f"{today.year}-01-01", "page_size": 1000})
-    listed = _ask(gateway, "GET", f"exchange-rates?{query}", headers)["exchange_rates"]
+    listed = _request(gateway, "GET", f"exchange-rates?{query}", headers)["exchange_rates"]
     known = {recorded["effective_date"][: len("YYYY-MM")] for recorded in listed}
     months = [f"{today.year}-{month:02}" for month in range(1, today.month + 1)]
     missing = [
@@ -222,22 +222,22 @@ def _load_rates(gateway: http.client.HTTPConnection, headers: Mapping[str, str],
         if month not in known
     ]
     if missing:
-        _ask(gateway, "PUT", "exchange-rates", headers, {"rates": missing})
+        _request(gateway, "PUT", "exchange-rates", headers, {"rates": missing})
 
 
-def _ask(
+def _request(
     gateway: http.client.HTTPConnection, method: str, path: str, headers: Mapping[str, str], body: object = None
 ) -> Any:
-    text = None if body is None else json.dumps(body)
-    gateway.request(method, f"{_BASE}/{path}", text, {**headers, "Content-Type": "application/json"})
-    answer = gateway.getresponse()
-    said = answer.read()
-    if answer.status >= HTTPStatus.BAD_REQUEST:
-        raise RuntimeError(f"sample data: {method} {path}: {answer.status} {said.decode(errors='replace')[:1000]}")
-    return json.loads(said)
+    content = None if body is None else json.dumps(body)
+    gateway.request(method, f"{_BASE}/{path}", content, {**headers, "Content-Type": "application/json"})
+    response = gateway.getresponse()
+    text = response.read().decode(errors="replace")
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        raise RuntimeError(f"sample data: {method} {path}: {response.status} {text[:1000]}")
+    return json.loads(text)
 
 
-def _filled(body: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+def _substituted(body: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
     return {
         field: known[value[1:]] if isinstance(value, str) and value.startswith("$") else value
         for field, value in body.items()
@@ -245,7 +245,7 @@ def _filled(body: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]
 
 
 def _dates() -> dict[str, str]:
-    """First day of the year and of the quarter of the first load, and of the year in which a contract of it ends."""
+    """Return the first days of the year and quarter of the first load, and of the year in which contracts end."""
     today = dt.datetime.now(dt.UTC).date()
     day = dt.date.fromisoformat(home.write_once(_FIRST_DAY, lambda: today.isoformat().encode()).decode())
     quarter = day.replace(month=day.month - (day.month - 1) % _MONTHS_OF_QUARTER, day=1)

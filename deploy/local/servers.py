@@ -1,7 +1,7 @@
-"""Real PostgreSQL and NATS from their pip wheels, on loopback.
+"""Real PostgreSQL and NATS servers from pip wheels, on the loopback interface.
 
-`Postgres` and `Nats` say how one server is laid out, started and known to be ready; the local stack hands them to its
-process manager. Tests and trials start their own:
+`Postgres` and `Nats` prepare the files of a server, give its command and check whether it is ready; the local stack
+runs them under its process manager. Tests start their own:
 
     with postgres(durable=False) as server:
         connect(server.url)
@@ -20,8 +20,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
-from deploy.local import bound, places
-from deploy.local.ports import answers, free_port, http_status
+from deploy.local import die_with_parent, paths
+from deploy.local.ports import free_port, http_status, is_listening
 
 _READY_LINE: Final = 7
 _READY_S: Final = 60.0
@@ -30,73 +30,73 @@ _TRIES: Final = 5
 
 
 class ServerFailed(Exception):
-    """A server did not start; the text ends with what it said."""
+    """A server did not start; the message ends with its output."""
 
-    def __init__(self, name: str, said: str) -> None:
-        super().__init__(f"{name} failed:\n{said[-2000:].strip() or '(it said nothing)'}")
+    def __init__(self, name: str, output: str) -> None:
+        super().__init__(f"{name} failed:\n{output[-2000:].strip() or '(no output)'}")
 
 
 class Server(Protocol):
-    """One server: how it is laid out, started, known to be ready, and stopped."""
+    """A server: its files, command, readiness check and stop signal."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the process."""
 
     @property
     def url(self) -> str:
-        """How clients reach it."""
+        """URL of clients."""
 
     @property
     def user(self) -> str | None:
-        """The account that it runs as; None: ours."""
+        """The account that it runs as; None for the current user."""
 
     @property
     def stop_signal(self) -> str:
-        """What ends it in good order."""
+        """Signal for an orderly stop."""
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What it needs beyond the environment of who starts it."""
+        """Environment variables in addition to those of the parent."""
 
     def prepare(self) -> None:
-        """Lay out what it needs on disk, unless that is done already."""
+        """Create its files unless they exist."""
 
     def command(self) -> list[str]:
-        """Starts it in the foreground."""
+        """Return the command that runs it in the foreground."""
 
     def is_ready(self, pid: int) -> bool:
-        """Whether the server with this process id takes connections."""
+        """True if the server with this process id accepts connections."""
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """A PostgreSQL cluster in a folder, served on a port."""
+    """A PostgreSQL cluster in a folder, listening on a port."""
 
     data: Path
     port: int
     password: str
     durable: bool = True
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Of postgresql.conf, beyond our own."""
+    """Settings of postgresql.conf in addition to our own."""
     name: str = "postgres"
-    user: str | None = places.ACCOUNT
-    stop_signal: str = "INT"  # disconnects everybody and writes a checkpoint
+    user: str | None = paths.ACCOUNT
+    stop_signal: str = "INT"  # closes all connections and writes a checkpoint
     environment: Mapping[str, str] = field(default_factory=lambda: {"LC_ALL": "C.UTF-8", "TZ": "UTC"})
 
     @property
     def url(self) -> str:
-        """The superuser's."""
+        """URL of the superuser."""
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
 
     def program(self, name: str) -> str:
-        """The path of one of PostgreSQL's programs."""
-        return str(places.postgres_programs(self.data.parent) / name)
+        """Return the path of one of PostgreSQL's programs."""
+        return str(paths.postgres_programs(self.data.parent) / name)
 
     def prepare(self) -> None:
-        """Run initdb unless the folder is a finished cluster; else sweep away what a crash left."""
+        """Run initdb unless the folder has a complete cluster; then remove a stale pid file of a crash."""
         if (self.data / "PG_VERSION").exists():
-            self._forget_dead_postmaster()
+            self._remove_stale_pid_file()
             return
         unfinished = self.data.with_name(f"{self.data.name}.new")
         for folder in (self.data, unfinished):
@@ -104,11 +104,11 @@ class Postgres:
         self.data.parent.mkdir(parents=True, exist_ok=True)
         self.data.parent.chmod(0o711)
         unfinished.mkdir(mode=0o700)
-        places.give_to_account(unfinished)
+        paths.chown_to_account(unfinished)
         password_file = unfinished.with_suffix(".password")
         password_file.touch(mode=0o600)
         password_file.write_text(self.password)
-        places.give_to_account(password_file)
+        paths.chown_to_account(password_file)
         try:
             self._initdb(unfinished, password_file)
         finally:
@@ -123,29 +123,31 @@ class Postgres:
         ran = subprocess.run(
             command if self.durable else [*command, "--no-sync"],
             check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            cwd="/", env={**os.environ, **self.environment}, **places.as_account(),
+            cwd="/", env={**os.environ, **self.environment}, **paths.as_account(),
         )  # fmt: skip
         if ran.returncode != 0:
             raise ServerFailed("initdb", ran.stdout)
 
-    def _forget_dead_postmaster(self) -> None:
-        """Remove the pid file of a server that is gone: its id may be another process's by now."""
+    def _remove_stale_pid_file(self) -> None:
+        """Remove the pid file of a dead server: another process may have its id by now."""
         file = self.data / "postmaster.pid"
-        if file.exists() and os.fsencode(self.data) not in bound.command_line(int(file.read_text().split()[0])):
+        if file.exists() and os.fsencode(self.data) not in die_with_parent.command_line(
+            int(file.read_text().split()[0])
+        ):
             file.unlink()
 
     def command(self) -> list[str]:
-        """Starts it in the foreground."""
+        """Return the command that runs it in the foreground."""
         settings = {"max_connections": "300", **self.settings}
         if not self.durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
-        given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return [
-            self.program("postgres"), "-D", str(self.data), "-h", "127.0.0.1", "-p", str(self.port), "-k", "", *given,
+            self.program("postgres"), "-D", str(self.data), "-h", "127.0.0.1", "-p", str(self.port), "-k", "", *options,
         ]  # fmt: skip
 
     def is_ready(self, pid: int) -> bool:
-        """Whether the server with this process id takes connections."""
+        """True if the server with this process id accepts connections."""
         try:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -155,7 +157,7 @@ class Postgres:
 
 @dataclass(frozen=True)
 class Nats:
-    """A NATS server with JetStream in a folder, served on a port."""
+    """A NATS server with JetStream in a folder, listening on a port."""
 
     store: Path
     port: int
@@ -169,7 +171,7 @@ class Nats:
 
     @property
     def url(self) -> str:
-        """With the token that it asks for."""
+        """URL of clients, with the token."""
         return f"nats://{self.token}@127.0.0.1:{self.port}"
 
     def prepare(self) -> None:
@@ -186,24 +188,26 @@ jetstream {{
   store_dir: "{self.store}"
   max_mem: 256MB
   max_file: 10GB
-  # Unless told so, it flushes what it acknowledged only after two minutes.
+  # The default flushes acknowledged messages to disk only every two minutes.
   sync_interval: {"always" if self.durable else "2m"}
 }}
 """)
 
     def command(self) -> list[str]:
-        """Starts it in the foreground."""
-        return [str(places.nats_program()), "-c", str(self.store / "nats.conf")]
+        """Return the command that runs it in the foreground."""
+        return [str(paths.nats_program()), "-c", str(self.store / "nats.conf")]
 
-    def is_ready(self, pid: int) -> bool:  # noqa: ARG002 - the port is the proof
-        """Whether it takes connections and JetStream works."""
-        # Asked first, because a client that is refused waits two seconds before it tries again.
-        return answers(self.port) and http_status(self.monitor_port, "/healthz?js-enabled-only=true") == HTTPStatus.OK
+    def is_ready(self, pid: int) -> bool:  # noqa: ARG002 - the port is enough
+        """True if it accepts connections and JetStream is ready."""
+        # The port is checked first: an HTTP client waits two seconds after a refused connection.
+        return (
+            is_listening(self.port) and http_status(self.monitor_port, "/healthz?js-enabled-only=true") == HTTPStatus.OK
+        )
 
 
-def bound_command(server: Server, parent: str) -> list[str]:
-    """Starts it in the foreground, to end with its parent process."""
-    shim = bound.command(parent=parent, signal_name=server.stop_signal, user=server.user)
+def command_with_parent(server: Server, parent: str) -> list[str]:
+    """Return the command that runs it in the foreground and stops it when the parent process ends."""
+    shim = die_with_parent.command(parent=parent, signal_name=server.stop_signal, user=server.user)
     return [*shim, *server.command()]
 
 
@@ -211,7 +215,7 @@ AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 class Running(Generic[AnyServer]):
-    """A server that runs for us; it ends with us at the latest."""
+    """A server process; it ends with this process at the latest."""
 
     def __init__(self, server: AnyServer, log: Path) -> None:
         self.server = server
@@ -220,18 +224,18 @@ class Running(Generic[AnyServer]):
 
     @property
     def url(self) -> str:
-        """How clients reach it."""
+        """URL of clients."""
         return self.server.url
 
     @property
     def pid(self) -> int:
         """Its process id."""
         if self._process is None:
-            raise RuntimeError("it does not run")
+            raise RuntimeError(f"{self.server.name} is not running")
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, also after kill(), and wait until it is ready. After a crash it may need more than one try."""
+        """Start it and wait until it is ready; also after kill(). The start after a crash may need several attempts."""
         deadline = time.monotonic() + _READY_S
         for _ in range(_TRIES):
             process = self._process = self._spawn()
@@ -245,17 +249,17 @@ class Running(Generic[AnyServer]):
         self.server.prepare()
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                bound_command(self.server, str(os.getpid())),
+                command_with_parent(self.server, str(os.getpid())),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
                 env={**os.environ, **self.server.environment}, process_group=0,
             )  # fmt: skip
 
     def kill(self) -> None:
-        """Let it crash."""
+        """Kill it with SIGKILL, as in a crash."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """End it in good order."""
+        """Stop it in an orderly way."""
         self._end(signal.Signals[f"SIG{self.server.stop_signal}"])
 
     def _end(self, number: signal.Signals) -> None:
@@ -272,40 +276,40 @@ class Running(Generic[AnyServer]):
 
 @contextmanager
 def postgres(folder: Path | None = None, *, port: int = 0, durable: bool = True) -> Iterator[Running[Postgres]]:
-    """A PostgreSQL for the time of the block, in a folder that goes with it unless one is given.
+    """Run PostgreSQL during the block, in a temporary folder unless one is given.
 
-    Port 0 takes a free one. `durable=False` is faster and loses everything with the machine: for tests.
+    Port 0 selects a free one. `durable=False` is faster and loses data when the machine crashes: for tests.
     """
 
-    def laid_out(place: Path, password: str) -> Postgres:
-        return Postgres(places.open_place(place) / "data", port or free_port(), password, durable=durable)
+    def create(place: Path, password: str) -> Postgres:
+        return Postgres(paths.accessible_folder(place) / "data", port or free_port(), password, durable=durable)
 
-    with _running(laid_out, folder) as running:
+    with _running(create, folder) as running:
         yield running
 
 
 @contextmanager
 def nats(folder: Path | None = None, *, port: int = 0, durable: bool = True) -> Iterator[Running[Nats]]:
-    """A NATS server for the time of the block, in a folder that goes with it unless one is given."""
+    """Run NATS during the block, in a temporary folder unless one is given."""
 
-    def laid_out(place: Path, token: str) -> Nats:
+    def create(place: Path, token: str) -> Nats:
         return Nats(place / "jetstream", port or free_port(), free_port(), token, durable=durable)
 
-    with _running(laid_out, folder) as running:
+    with _running(create, folder) as running:
         yield running
 
 
 @contextmanager
-def _running(laid_out: Callable[[Path, str], AnyServer], folder: Path | None) -> Iterator[Running[AnyServer]]:
-    place = folder or places.open_temporary_folder("billing-")
+def _running(create: Callable[[Path, str], AnyServer], folder: Path | None) -> Iterator[Running[AnyServer]]:
+    place = folder or paths.accessible_temporary_folder("billing-")
     place.mkdir(parents=True, exist_ok=True)
-    running = Running(laid_out(place, _secret(place / "secret")), place / "log")
+    running = Running(create(place, _secret(place / "secret")), place / "log")
     try:
         try:
             running.start()
-        except ServerFailed:  # perhaps somebody took the port between the choice and the start
+        except ServerFailed:  # another process may have taken the port between its choice and the start
             running.stop()
-            running.server = laid_out(place, _secret(place / "secret"))
+            running.server = create(place, _secret(place / "secret"))
             running.start()
         yield running
     finally:

@@ -1,4 +1,4 @@
-"""Starting and ending the stack: servers → database → services, all ready or none left."""
+"""Start and stop the stack: servers → database → services. All processes are ready, or none is left running."""
 
 import asyncio
 import contextlib
@@ -14,10 +14,10 @@ from typing import Final
 import asyncpg
 
 from deploy.database import migrate, provision, roles
-from deploy.local import home, keys, places, processes, supervision
-from deploy.local.ports import answers, http_status, is_free
+from deploy.local import home, keys, paths, processes, supervision
+from deploy.local.ports import http_status, is_free, is_listening
 from deploy.local.processes import GATEWAY, PROCESSES, SIMULATORS, Layout, port_name
-from deploy.local.supervision import OUTSIDE, SERVERS, SERVICES, Seen, Supervisor
+from deploy.local.supervision import SERVER_GROUP, SERVICE_GROUP, SIMULATOR_GROUP, ProcessInfo, Supervisor
 
 _READY_S: Final = 90.0
 _LEFTOVERS_S: Final = 15.0
@@ -25,73 +25,73 @@ _STARTS_MAX: Final = 3
 _LOG_LINES: Final = 25
 
 
-class Failed(RuntimeError):
-    """The stack did not come up; the text says which part and ends with its log."""
+class StartFailed(RuntimeError):
+    """The stack did not start; the message names the process and ends with its log."""
 
 
 def up() -> tuple[Layout, bool]:
-    """Start what does not run and wait until all is ready; gives the layout and whether it ran already.
+    """Start missing processes and wait until all are ready; return the layout and whether the stack ran already.
 
-    Raises Failed, and then nothing runs.
+    Raises StartFailed after stopping all processes.
     """
     home.make()
-    with _alone(), _ended_if_interrupted():
+    with _exclusive(), _stopped_on_failure():
         supervisor = Supervisor()
-        layout = _running(supervisor)
+        layout = _running_layout(supervisor)
         if layout is None:
             layout = _launch(supervisor)
         elif is_healthy(supervisor, layout):
             return layout, True
-        _bring_up(supervisor, layout)
-        supervisor.unbind()
+        _start_processes(supervisor, layout)
+        supervisor.detach()
     return layout, False
 
 
-def _running(supervisor: Supervisor) -> Layout | None:
-    """The layout of the stack that runs; None if none does, or not as it is wanted now."""
-    if not supervisor.answers():
+def _running_layout(supervisor: Supervisor) -> Layout | None:
+    """Return the layout of the running stack; None if it does not run or its settings have changed."""
+    if not supervisor.is_running():
         return None
     layout = processes.layout(running=True)
     if supervision.config(layout) == supervision.written_config():
         return layout
-    print("settings changed: starting anew")
+    print("settings have changed: restarting")
     return None
 
 
 def _launch(supervisor: Supervisor) -> Layout:
-    _end()
+    _stop()
     keys.ensure([process.name for process in PROCESSES])
     layout = processes.layout(running=False)
-    processes.remember(layout)
+    processes.save_ports(layout)
     supervisor.launch(supervision.config(layout))
     return layout
 
 
-def _bring_up(supervisor: Supervisor, layout: Layout) -> None:
+def _start_processes(supervisor: Supervisor, layout: Layout) -> None:
     started = time.time()
     for server in layout.servers:
         server.prepare()
-        supervisor.start(f"{SERVERS}:{server.name}")
-    _await(supervisor, started, lambda: _servers_ready(supervisor, layout))
+        supervisor.start(f"{SERVER_GROUP}:{server.name}")
+    _wait_until(supervisor, started, lambda: _servers_ready(supervisor, layout))
     print(f"servers ready, {time.time() - started:.1f} s")
     asyncio.run(prepare_database(layout))
     print(f"database ready, {time.time() - started:.1f} s")
-    supervisor.start(f"{SERVICES}:*")
-    supervisor.start(f"{OUTSIDE}:*")
-    _await(supervisor, started, lambda: is_healthy(supervisor, layout))
+    supervisor.start(f"{SERVICE_GROUP}:*")
+    supervisor.start(f"{SIMULATOR_GROUP}:*")
+    _wait_until(supervisor, started, lambda: is_healthy(supervisor, layout))
     print(f"services ready, {time.time() - started:.1f} s")
 
 
 async def prepare_database(layout: Layout) -> None:
-    """Bring roles, schemas and tables to their newest form."""
+    """Create or update roles, schemas and tables."""
     services = [process.name for process in PROCESSES]
     passwords = home.passwords(role for service in services for role in roles(service))
     try:
         await provision(layout.admin_url, layout.database, services, passwords)
         for service in services:
             await migrate(service, layout.url_as(roles(service)[0]))
-    except asyncpg.PostgresError as refused:
-        raise Failed(f"the database refused: {refused}") from refused
+    except asyncpg.PostgresError as error:
+        raise StartFailed(f"preparing the database failed: {error}") from error
 
 
 def _servers_ready(supervisor: Supervisor, layout: Layout) -> bool:
@@ -100,18 +100,18 @@ def _servers_ready(supervisor: Supervisor, layout: Layout) -> bool:
 
 
 def is_healthy(supervisor: Supervisor, layout: Layout) -> bool:
-    """Whether everything runs and takes connections, and the gateway, which asks the services, is ready."""
+    """True if all processes run and accept connections, and the gateway (which checks the services) is ready."""
     serving = [process.name for process in PROCESSES]
     serving += [simulator.name for simulator in SIMULATORS if simulator.serves]
     return (
         all(seen.is_running for seen in supervisor.processes())
-        and all(answers(layout.ports[port_name(name)]) for name in serving)
+        and all(is_listening(layout.ports[port_name(name)]) for name in serving)
         and http_status(layout.gateway_port, "/readyz") == HTTPStatus.OK
     )
 
 
-def _await(supervisor: Supervisor, started: float, is_done: Callable[[], bool]) -> None:
-    """Wait; raises Failed when it takes too long or a process cannot stay up."""
+def _wait_until(supervisor: Supervisor, started: float, is_done: Callable[[], bool]) -> None:
+    """Wait for the condition. Raises StartFailed after a timeout or when a process keeps crashing."""
     pids: dict[str, set[int]] = {}
     while not is_done():
         for seen in supervisor.processes():
@@ -119,71 +119,71 @@ def _await(supervisor: Supervisor, started: float, is_done: Callable[[], bool]) 
             if seen.pid:
                 seen_pids.add(seen.pid)
             if seen.state == "FATAL" or len(seen_pids) >= _STARTS_MAX:
-                raise Failed(f"{seen.name} does not stay up. {_log_end(seen)}")
+                raise StartFailed(f"{seen.name} keeps crashing. {_log_end(seen)}")
         if time.time() > started + _READY_S:
-            raise Failed(_unready(supervisor))
+            raise StartFailed(_unready(supervisor))
         time.sleep(0.05)
 
 
 def _unready(supervisor: Supervisor) -> str:
     seen = supervisor.processes()
-    culprits = [each for each in seen if not each.is_running] or [each for each in seen if each.name == GATEWAY]
+    failing = [each for each in seen if not each.is_running] or [each for each in seen if each.name == GATEWAY]
     return f"not ready after {_READY_S:.0f} s: " + "\n".join(
-        f"{each.name} is {each.state}. {_log_end(each)}" for each in culprits
+        f"{each.name} is {each.state}. {_log_end(each)}" for each in failing
     )
 
 
-def _log_end(seen: Seen) -> str:
+def _log_end(seen: ProcessInfo) -> str:
     lines = seen.log.read_text(errors="replace").splitlines()[-_LOG_LINES:] if seen.log.exists() else []
-    return "\n".join([f"The end of {seen.log}:", *(f"    {line}" for line in lines)])
+    return "\n".join([f"Last lines of {seen.log}:", *(f"    {line}" for line in lines)])
 
 
 def down() -> bool:
-    """End everything, services before servers; gives whether something ran."""
+    """Stop all processes, services before servers; return whether any ran."""
     home.make()
-    with _alone():
-        return _end()
+    with _exclusive():
+        return _stop()
 
 
-def _end() -> bool:
-    """End everything, and wait until a stack that was killed has let go of its ports."""
-    left = supervision.left_pid() is not None
-    supervision.end()
-    if left:
-        ports = list(processes.remembered().values())
+def _stop() -> bool:
+    """Stop all processes and wait until their ports are free, also after a stack that was killed."""
+    was_running = supervision.stored_pid() is not None
+    supervision.stop()
+    if was_running:
+        ports = list(processes.saved_ports().values())
         deadline = time.monotonic() + _LEFTOVERS_S
         while not all(map(is_free, ports)) and time.monotonic() < deadline:
             time.sleep(0.02)
-    return left
+    return was_running
 
 
 def reset() -> None:
-    """End everything and delete all that the stack keeps here; an external database or NATS is left as it is."""
+    """Stop all processes and delete all files of the stack; an external database or NATS is not touched."""
     down()
-    shutil.rmtree(places.open_place(home.POSTGRES), ignore_errors=True)
+    shutil.rmtree(paths.accessible_folder(home.POSTGRES), ignore_errors=True)
     for folder in home.CONTENTS:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """One start or end at a time; the lock goes with the process."""
+def _exclusive() -> Iterator[None]:
+    """Allow one start or stop at a time; the lock is released when the process ends."""
     with (home.RUN / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 @contextlib.contextmanager
-def _ended_if_interrupted() -> Iterator[None]:
-    """If the block fails or is interrupted, nothing keeps running."""
+def _stopped_on_failure() -> Iterator[None]:
+    """Stop all processes if the block fails or is interrupted."""
 
-    def interrupted(number: int, _frame: object) -> None:
+    def exit_on(number: int, _frame: object) -> None:
         sys.exit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupted)
+        signal.signal(number, exit_on)
     try:
         yield
     except BaseException:
-        supervision.end()
+        supervision.stop()
         raise

@@ -1,6 +1,6 @@
-"""supervisord, which keeps the stack's processes running: its configuration, its start, and talking to it.
+"""supervisord, which keeps the processes of the stack running: its configuration, start and XML-RPC client.
 
-All processes are bound to it, so that nothing is left should it be killed.
+All processes end with supervisord, so that none is left if it is killed.
 """
 
 import contextlib
@@ -21,31 +21,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from deploy.local import bound, home, places
+from deploy.local import die_with_parent, home, paths
 from deploy.local.processes import PROCESSES, SIMULATORS, Layout
 
-SERVERS: Final = "servers"
-SERVICES: Final = "services"
-OUTSIDE: Final = "outside"
-"""The group of the simulators."""
+SERVER_GROUP: Final = "servers"
+SERVICE_GROUP: Final = "services"
+SIMULATOR_GROUP: Final = "simulators"
 
 _CONFIG: Final = home.RUN / "supervisord.conf"
 _PID: Final = home.RUN / "supervisord.pid"
-_SAID: Final = home.LOGS / "supervisord.err"
-_SOCKET_PATH_MAX: Final = 90  # the system's limit is 107, and supervisord first binds the path with its pid behind
-_ANSWER_S: Final = 15.0
+_STDERR: Final = home.LOGS / "supervisord.err"
+_SOCKET_PATH_MAX: Final = 90  # the limit is 107, and supervisord first binds the path with its pid appended
+_RESPONSE_S: Final = 15.0
 _STOP_S: Final = 60.0
-_UNSPEAKABLE: Final = re.compile(r"['\"%]|\s[;#]")
-_PARENT: Final = "%(ENV_BOUND_PID)s"
+_UNSUPPORTED: Final = re.compile(r"['\"%]|\s[;#]")
+_PARENT: Final = "%(ENV_PARENT_PID)s"
 
 
-class Silent(Exception):
-    """supervisord does not answer; the text ends with what it said."""
+class SupervisorFailed(Exception):
+    """supervisord can't be started; the message ends with its output."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A process as supervisord sees it."""
+class ProcessInfo:
+    """State of a process, from supervisord."""
 
     name: str
     state: str
@@ -55,12 +54,12 @@ class Seen:
 
     @property
     def is_running(self) -> bool:
-        """Whether it runs as far as is known; STARTING is its first second."""
+        """True if it runs; STARTING is its first second."""
         return self.state in {"RUNNING", "STARTING"} and self.pid > 0
 
 
 def socket_path() -> Path:
-    """Where supervisord is talked to; in the folder for temporary files if the path would be too long for a socket."""
+    """Return the socket of supervisord; in the temporary folder if the path would be too long for a socket."""
     path = home.RUN / "supervisor.sock"
     if len(os.fsencode(path)) <= _SOCKET_PATH_MAX:
         return path
@@ -72,14 +71,16 @@ def _make_socket_folder() -> None:
     folder = socket_path().parent
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.geteuid():
-        raise PermissionError(f"{folder} belongs to somebody else")
+        raise PermissionError(f"{folder} belongs to another user")
 
 
 def config(layout: Layout) -> str:
-    """What supervisord runs. Nothing starts by itself: services follow when the servers are ready and migrated."""
-    for path in (home.HOME, places.ROOT, Path(sys.executable)):
-        if _UNSPEAKABLE.search(str(path)):
-            raise Silent(f"supervisord cannot be told of a path with quotes or %, or with ; or # after a space: {path}")
+    """Return the configuration of supervisord. Nothing starts by itself: services wait for servers and migrations."""
+    for path in (home.HOME, paths.ROOT, Path(sys.executable)):
+        if _UNSUPPORTED.search(str(path)):
+            raise SupervisorFailed(
+                f"supervisord does not support quotes, %, or a space before ; or # in a path: {path}"
+            )
     sections = [
         _section("unix_http_server", {"file": str(socket_path()), "chmod": "0600"}),
         _section(
@@ -98,27 +99,29 @@ def config(layout: Layout) -> str:
             "rpcinterface:supervisor",
             {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"},
         ),
-        _section("rpcinterface:bond", {"supervisor.rpcinterface_factory": "deploy.local.bound:bond"}),
+        _section(
+            "rpcinterface:parent_link", {"supervisor.rpcinterface_factory": "deploy.local.die_with_parent:parent_link"}
+        ),
     ]
     for server in layout.servers:
-        shim = bound.command(parent=_PARENT, signal_name=server.stop_signal, user=server.user)
+        shim = die_with_parent.command(parent=_PARENT, signal_name=server.stop_signal, user=server.user)
         stop = {"stopsignal": server.stop_signal, "stopwaitsecs": "30", "directory": "/"}
         sections.append(_program(server.name, shim, server.command(), server.environment, stop))
     for process in PROCESSES:
         command = [sys.executable, "-m", process.module]
-        stop = {"stopwaitsecs": "15", "directory": str(places.ROOT)}
-        shim = bound.command(parent=_PARENT)
+        stop = {"stopwaitsecs": "15", "directory": str(paths.ROOT)}
+        shim = die_with_parent.command(parent=_PARENT)
         sections.append(_program(process.name, shim, command, layout.environment(process), stop))
     for simulator in SIMULATORS:
         command = [sys.executable, "-m", simulator.module]
-        stop = {"directory": str(places.ROOT)}
-        shim = bound.command(parent=_PARENT)
+        stop = {"directory": str(paths.ROOT)}
+        shim = die_with_parent.command(parent=_PARENT)
         sections.append(_program(simulator.name, shim, command, layout.simulator_environment(simulator), stop))
-    # Groups are stopped in falling order of priority, the programs of one group all at once.
+    # Groups are stopped in descending order of priority; the programs of a group stop concurrently.
     if layout.servers:
-        sections.append(_group(SERVERS, 1, [server.name for server in layout.servers]))
-    sections.append(_group(SERVICES, 2, [process.name for process in PROCESSES]))
-    sections.append(_group(OUTSIDE, 3, [simulator.name for simulator in SIMULATORS]))
+        sections.append(_group(SERVER_GROUP, 1, [server.name for server in layout.servers]))
+    sections.append(_group(SERVICE_GROUP, 2, [process.name for process in PROCESSES]))
+    sections.append(_group(SIMULATOR_GROUP, 3, [simulator.name for simulator in SIMULATORS]))
     return "\n".join(sections)
 
 
@@ -152,23 +155,23 @@ def _program(
 
 
 def _escaped(text: str) -> str:
-    """The text with each "%" doubled but that of the parent's id."""
+    """Double each "%" except in the placeholder of the parent's id."""
     return text.replace("%", "%%").replace(_PARENT.replace("%", "%%"), _PARENT)
 
 
 def log_of(name: str) -> Path:
-    """The log of a process."""
+    """Return the log file of a process."""
     return home.LOGS / f"{name}.log"
 
 
 class Supervisor:
-    """The running supervisord."""
+    """Client of the running supervisord."""
 
     def __init__(self) -> None:
         self._call = xmlrpc.client.ServerProxy("http://localhost", transport=_UnixTransport(socket_path()))
 
-    def answers(self) -> bool:
-        """Whether it is there."""
+    def is_running(self) -> bool:
+        """True if supervisord responds."""
         try:
             self._call.supervisor.getState()
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
@@ -176,74 +179,74 @@ class Supervisor:
         return True
 
     def launch(self, text: str) -> None:
-        """Start it with this configuration. Until unbind() it ends when we end."""
-        _forget()
+        """Start supervisord with this configuration. It ends with this process until detach() is called."""
+        _remove_stale_files()
         _make_socket_folder()
         home.write(_CONFIG, text.encode())
-        shim = bound.command(parent=str(os.getpid()), signal_name="TERM")
+        shim = die_with_parent.command(parent=str(os.getpid()), signal_name="TERM")
         daemon = [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(_CONFIG)]
-        with _SAID.open("wb") as said:
+        with _STDERR.open("wb") as stderr:
             process = subprocess.Popen(
                 [*shim, *daemon],
-                cwd=places.ROOT,
+                cwd=paths.ROOT,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=stderr,
+                stderr=stderr,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + _ANSWER_S
-        while not self.answers():
+        deadline = time.monotonic() + _RESPONSE_S
+        while not self.is_running():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise Silent(f"supervisord did not start:\n{_SAID.read_text(errors='replace')[-2000:]}")
+                raise SupervisorFailed(f"supervisord did not start:\n{_STDERR.read_text(errors='replace')[-2000:]}")
             time.sleep(0.01)
 
-    def unbind(self) -> None:
-        """Let it outlive us."""
-        self._call.bond.unbind()
+    def detach(self) -> None:
+        """Let supervisord run on when this process ends."""
+        self._call.parent_link.detach()
 
     def start(self, name: str) -> None:
-        """Start a process (`group:name`) or all of a group (`group:*`) unless they run."""
-        with contextlib.suppress(xmlrpc.client.Fault):  # it was faster than we
+        """Start a process (`group:name`) or all processes of a group (`group:*`) unless they run."""
+        with contextlib.suppress(xmlrpc.client.Fault):  # it runs already
             if name.endswith(":*"):
                 self._call.supervisor.startProcessGroup(name.removesuffix(":*"), False)
             else:
                 self._call.supervisor.startProcess(name, False)
 
-    def processes(self) -> list[Seen]:
-        """What it looks after, servers first."""
-        found = cast("list[dict[str, Any]]", self._call.supervisor.getAllProcessInfo())
-        order = [SERVERS, SERVICES, OUTSIDE]
+    def processes(self) -> list[ProcessInfo]:
+        """Return all processes, servers first."""
+        processes = cast("list[dict[str, Any]]", self._call.supervisor.getAllProcessInfo())
+        order = [SERVER_GROUP, SERVICE_GROUP, SIMULATOR_GROUP]
         return [
-            Seen(info["name"], info["statename"], info["pid"], info["start"], Path(info["stdout_logfile"]))
-            for info in sorted(found, key=lambda info: order.index(info["group"]))
+            ProcessInfo(info["name"], info["statename"], info["pid"], info["start"], Path(info["stdout_logfile"]))
+            for info in sorted(processes, key=lambda info: order.index(info["group"]))
         ]
 
 
 def written_config() -> str:
-    """The configuration of the last start."""
+    """Return the configuration of the last start."""
     return _CONFIG.read_text() if _CONFIG.exists() else ""
 
 
-def left_pid() -> int | None:
-    """The process id of a supervisord that ended without cleaning up, or that still runs."""
+def stored_pid() -> int | None:
+    """Return the process id in the pid file, of a running or a crashed supervisord; None if there is no file."""
     return int(_PID.read_text()) if _PID.exists() else None
 
 
-def end() -> None:
-    """End supervisord with all that it looks after, services first. Nothing happens if it is not there."""
-    pid = left_pid()
+def stop() -> None:
+    """Stop supervisord and all processes, services first. Does nothing if it does not run."""
+    pid = stored_pid()
     if pid is not None and _is_ours(pid):
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_S
         while _is_ours(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
         if _is_ours(pid):
-            os.kill(pid, signal.SIGKILL)  # and by their bonds all others
-    _forget()
+            os.kill(pid, signal.SIGKILL)  # its processes end with it
+    _remove_stale_files()
 
 
-def _forget() -> None:
-    """Remove what a supervisord that is gone left behind."""
+def _remove_stale_files() -> None:
+    """Remove the pid file and the socket of a supervisord that has ended."""
     for stale in (_PID, socket_path()):
         stale.unlink(missing_ok=True)
     if socket_path().parent != home.RUN:
@@ -252,8 +255,8 @@ def _forget() -> None:
 
 
 def _is_ours(pid: int) -> bool:
-    """Whether this process is our supervisord, and not another that got its id."""
-    return os.fsencode(_CONFIG) in bound.command_line(pid)
+    """True if this process is our supervisord, not another process that reuses its id."""
+    return os.fsencode(_CONFIG) in die_with_parent.command_line(pid)
 
 
 class _UnixTransport(xmlrpc.client.Transport):
@@ -267,7 +270,7 @@ class _UnixTransport(xmlrpc.client.Transport):
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_ANSWER_S)
+        super().__init__("localhost", timeout=_RESPONSE_S)
         self._path = path
 
     def connect(self) -> None:

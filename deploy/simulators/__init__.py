@@ -1,1 +1,1 @@
-"""Outside systems, as small as they can be: what they say and answer, so that all of it can be tried on one machine."""
+"""Minimal simulators of outside systems: their events and replies, to run everything on one machine."""

@@ -1,11 +1,11 @@
-"""The licensing system: provisions what contracts grant, and says so.
+"""Simulator of the licensing system: provisions and releases the licenses of contracts.
 
-It hears ContractActivated, ContractAmended, ContractRenewed, ContractTerminated and ContractExpired of the entities
-service. Every tier is there but "unavailable", and up to 100,000 seats are: more, or that tier, is answered by
-LicenseProvisioningFailed. A contract that grants neither tier nor seats is not answered.
+It consumes ContractActivated, ContractAmended, ContractRenewed, ContractTerminated and ContractExpired of the entities
+service. Every tier is available except "unavailable", with at most 100,000 seats; otherwise it publishes
+LicenseProvisioningFailed. It ignores contracts without tier and seats.
 
-Each contract has a license of its own. A successor gets one when it is activated, which may be long before the contract
-that it renews has ended; that one's is taken back when the successor takes over, so that one license is left.
+Each contract has its own license. A renewal gets one when it is activated, possibly long before the previous contract
+ends; the license of the previous contract is released when the renewal takes effect.
 
 `python -m deploy.simulators.licensing`, with BILLING_NATS_URL; `make up` starts it.
 """
@@ -25,22 +25,22 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
 
-from deploy.simulators.telling import tell
+from deploy.simulators.publishing import publish
 
 SOURCE: Final = "/platform/licensing"
 UNAVAILABLE: Final = "unavailable"
-"""The tier that is not there."""
+"""The tier that can't be provisioned."""
 SEATS_MAX: Final = 100_000
 _ENDED: Final = ("ContractTerminated", "ContractExpired", "ContractRenewed")
-_HEARD: Final = ("ContractActivated", "ContractAmended", *_ENDED)
+_CONSUMED: Final = ("ContractActivated", "ContractAmended", *_ENDED)
 _STREAM: Final = "BILLING"
-_ANSWERS: Final = UUID("4b6f7a52-51c6-4d0e-9d2b-6f0a4c1d7e90")
-"""Namespace in which the id of an answer follows from that of the event: who is told twice answers the same."""
-_AGAIN_S: Final = 0.5
+_REPLIES: Final = UUID("4b6f7a52-51c6-4d0e-9d2b-6f0a4c1d7e90")
+"""UUID namespace: the id of a reply is derived from that of the event, so that redelivery publishes no second reply."""
+_RETRY_S: Final = 0.5
 
 
-def answer_to(name: str, event: Mapping[str, Any]) -> Message | None:
-    """What the licensing system says to an event; None where there is nothing to say."""
+def reply_to(name: str, event: Mapping[str, Any]) -> Message | None:
+    """Return the event with which the licensing system replies; None if it ignores the event."""
     contract_id, tier, seats = str(event["contract_id"]), str(event.get("license_tier", "")), int(event.get("seats", 0))
     license_id = f"lic-{contract_id.removeprefix('con_')}"
     if name in _ENDED:
@@ -58,47 +58,49 @@ def answer_to(name: str, event: Mapping[str, Any]) -> Message | None:
 
 
 async def run(url: str) -> None:
-    """Answer until cancelled, from the first event that is kept."""
+    """Consume events until cancelled, from the first stored one."""
     client = await nats.connect(url.split(","), name="simulator:licensing", max_reconnect_attempts=-1)
     try:
         jetstream = client.jetstream()
-        await asyncio.gather(*(_answer_all(jetstream, name) for name in _HEARD))
+        await asyncio.gather(*(_consume(jetstream, name) for name in _CONSUMED))
     finally:
         await client.close()
 
 
-async def _answer_all(jetstream: JetStreamContext, name: str) -> None:
+async def _consume(jetstream: JetStreamContext, name: str) -> None:
     subject = f"billing.entities.v1.{name}.*"
     while True:
         try:
-            heard = await jetstream.pull_subscribe(subject, durable=f"simulator_licensing_{name}", stream=_STREAM)
+            subscription = await jetstream.pull_subscribe(
+                subject, durable=f"simulator_licensing_{name}", stream=_STREAM
+            )
             while True:
-                for message in await _some(heard):
-                    await _answer(jetstream, name, message)
-        except (NotFoundError, nats.errors.Error, TimeoutError) as error:  # no stream yet, or NATS is away
+                for message in await _fetch(subscription):
+                    await _handle(jetstream, name, message)
+        except (NotFoundError, nats.errors.Error, TimeoutError) as error:  # no stream yet, or NATS is unavailable
             print(f"{name}: {error!r}", flush=True)
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
 
 
-async def _some(heard: JetStreamContext.PullSubscription) -> list[Msg]:
+async def _fetch(subscription: JetStreamContext.PullSubscription) -> list[Msg]:
     try:
-        return await heard.fetch(16, timeout=5)
+        return await subscription.fetch(16, timeout=5)
     except (NatsTimeout, TimeoutError):
         return []
 
 
-async def _answer(jetstream: JetStreamContext, name: str, message: Msg) -> None:
+async def _handle(jetstream: JetStreamContext, name: str, message: Msg) -> None:
     try:
         tenant_id = UUID(message.subject.rpartition(".")[2])
-        answer = answer_to(name, json.loads(message.data))
-        event_id = uuid5(_ANSWERS, (message.headers or {})["ce-id"])
+        reply = reply_to(name, json.loads(message.data))
+        event_id = uuid5(_REPLIES, (message.headers or {})["ce-id"])
     except (ValueError, KeyError, TypeError) as error:
         print(f"{message.subject}: {error!r}", flush=True)
         await message.term()
         return
-    if answer is not None:
-        await tell(jetstream, answer, tenant_id, SOURCE, event_id=event_id)
-        print(f"{name} → {type(answer).__name__} {answer.contract_id}", flush=True)  # type: ignore[attr-defined]
+    if reply is not None:
+        await publish(jetstream, reply, tenant_id, SOURCE, event_id=event_id)
+        print(f"{name} → {type(reply).__name__} {reply.contract_id}", flush=True)  # type: ignore[attr-defined]
     await message.ack()
 
 

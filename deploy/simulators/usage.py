@@ -1,8 +1,8 @@
-"""The usage tracking system: says what was used, so many records at such a rate.
+"""Simulator of the usage tracking system: publishes usage records at a arguments rate.
 
 `python -m deploy.simulators.usage [--count 100] [--rate 50] [--duplicates 5] [--bad 2] [--tenant acme]`; `make usage`
-does that on the local stack. Duplicates are the same record in an event of its own, bad ones can't be allocated: their
-entity is not there, or their amount is zero. Which records these are follows from `--seed`.
+uses the local stack. A duplicate is the same record in another event. Bad records can't be allocated: their entity does
+not exist, or their amount is zero. `--seed` selects the records.
 """
 
 import argparse
@@ -22,42 +22,42 @@ from billing.type.v1.money_pb2 import Money
 from nats.js import JetStreamContext
 from outside.usage.v1.usage_pb2 import UsageRecorded
 
-from deploy.simulators.telling import tell
+from deploy.simulators.publishing import publish
 
 SOURCE: Final = "/platform/usage"
-_UNDER_WAY_MAX: Final = 256
-"""Publishing waits for the disk of NATS, so many are under way at once."""
+_IN_FLIGHT_MAX: Final = 256
+"""Publishing waits for the disk of NATS, so many records are in flight at once."""
 _PRICES: Final = {
     "compute": ("vCPU hours", Decimal("0.045")),
     "storage": ("GB months", Decimal("0.023")),
     "traffic": ("GB", Decimal("0.09")),
 }
-"""By category: what it is counted in, and what one costs."""
+"""Unit and unit price by category."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be said."""
+    """The records to publish."""
 
     count: int
     rate: float
-    """Records a second; 0 is as fast as it goes."""
+    """Records per second; 0 for no limit."""
     duplicates: float = 0.0
-    """How many of a hundred are said a second time, besides."""
+    """Percentage of records that are published twice."""
     bad: float = 0.0
-    """How many of a hundred can't be allocated."""
+    """Percentage of records that can't be allocated."""
     entity_code: str = "ACME"
     department_codes: Sequence[str] = ("ENG", "SALES", "FIN")
-    """One of them for each record; none: the entity bears the cost as a whole."""
+    """Each record is for one of them; if empty, for the entity without a department."""
     currency: str = "USD"
     seed: int = 1
     run: str = ""
-    """Begins the ids of the records: the same run again says the same records."""
+    """Prefix of the record ids: the same run publishes the same records again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """How many events there were, and which of them bring nothing new or can't be allocated."""
+class Published:
+    """How many events were published, and how many of them are duplicates or can't be allocated."""
 
     events: int
     duplicates: int
@@ -66,8 +66,8 @@ class Said:
 
 
 def records(plan: Plan) -> Iterator[tuple[UsageRecorded, bool, bool]]:
-    """Each record, whether it can't be allocated, and whether it is to be said twice."""
-    chance = random.Random(plan.seed)  # noqa: S311 - which records are bad is no secret
+    """Yield each record, whether it is bad, and whether it is published twice."""
+    chance = random.Random(plan.seed)  # noqa: S311 - no secret
     for number in range(plan.count):
         category = chance.choice(sorted(_PRICES))
         unit, price = _PRICES[category]
@@ -90,71 +90,71 @@ def records(plan: Plan) -> Iterator[tuple[UsageRecorded, bool, bool]]:
         yield record, bad, twice and not bad
 
 
-async def say(jetstream: JetStreamContext, tenant_id: UUID, plan: Plan) -> Said:
-    """Say all of it; returns when all is kept."""
+async def publish_all(jetstream: JetStreamContext, tenant_id: UUID, plan: Plan) -> Published:
+    """Publish all records; returns when NATS has stored them."""
     started = time.monotonic()
-    free, events, duplicates, spoilt = asyncio.Semaphore(_UNDER_WAY_MAX), 0, 0, 0
+    free, events, duplicates, bad_records = asyncio.Semaphore(_IN_FLIGHT_MAX), 0, 0, 0
 
     async def one(record: UsageRecorded) -> None:
         try:
-            await tell(jetstream, record, tenant_id, SOURCE)
+            await publish(jetstream, record, tenant_id, SOURCE)
         finally:
             free.release()
 
-    async with asyncio.TaskGroup() as saying:
+    async with asyncio.TaskGroup() as group:
         for record, bad, twice in records(plan):
             record.usage_time.FromDatetime(datetime.now(UTC))
-            duplicates, spoilt = duplicates + twice, spoilt + bad
+            duplicates, bad_records = duplicates + twice, bad_records + bad
             for _ in range(1 + twice):
                 if plan.rate:
                     await asyncio.sleep(started + events / plan.rate - time.monotonic())
                 await free.acquire()
-                saying.create_task(one(record))
+                group.create_task(one(record))
                 events += 1
-    return Said(events, duplicates, spoilt, time.monotonic() - started)
+    return Published(events, duplicates, bad_records, time.monotonic() - started)
 
 
-async def _run(url: str, tenant_id: UUID, plan: Plan) -> Said:
+async def _run(url: str, tenant_id: UUID, plan: Plan) -> Published:
     client = await nats.connect(url.split(","), name="simulator:usage")
     try:
-        return await say(client.jetstream(), tenant_id, plan)
+        return await publish_all(client.jetstream(), tenant_id, plan)
     finally:
         await client.close()
 
 
 def main() -> None:
-    """The command line; variables of make are taken too."""
+    """Run the command line; options can also be set by the environment."""
     from deploy.local import keys
     from deploy.local.processes import layout
 
     parser = argparse.ArgumentParser(prog="python -m deploy.simulators.usage", description=__doc__)
-    for name, usual, meaning in (
-        ("count", "100", "how many records"),
-        ("rate", "50", "how many a second; 0 is as fast as it goes"),
-        ("duplicates", "0", "how many of a hundred are said twice"),
-        ("bad", "0", "how many of a hundred can't be allocated"),
-        ("seed", "1", "what the records are"),
-        ("tenant", "acme", "for whom: short name or id"),
-        ("entity", "ACME", "code of the entity that bears the cost"),
+    for name, default, meaning in (
+        ("count", "100", "number of records"),
+        ("rate", "50", "records per second; 0 for no limit"),
+        ("duplicates", "0", "percentage that is published twice"),
+        ("bad", "0", "percentage that can't be allocated"),
+        ("seed", "1", "selects the records"),
+        ("tenant", "acme", "tenant: short name or id"),
+        ("entity", "ACME", "code of the entity"),
         ("departments", "ENG,SALES,FIN", "codes of its departments"),
-        ("run", f"{datetime.now(UTC):%Y%m%d%H%M%S}-", "begins the ids of the records"),
+        ("run", f"{datetime.now(UTC):%Y%m%d%H%M%S}-", "prefix of the record ids"),
     ):
-        parser.add_argument(f"--{name}", default=os.environ.get(name.upper()) or usual, help=meaning)
-    given = parser.parse_args()
+        parser.add_argument(f"--{name}", default=os.environ.get(name.upper()) or default, help=meaning)
+    arguments = parser.parse_args()
     plan = Plan(
-        count=int(given.count),
-        rate=float(given.rate),
-        duplicates=float(given.duplicates),
-        bad=float(given.bad),
-        entity_code=given.entity,
-        department_codes=[code for code in given.departments.split(",") if code],
-        seed=int(given.seed),
-        run=given.run,
+        count=int(arguments.count),
+        rate=float(arguments.rate),
+        duplicates=float(arguments.duplicates),
+        bad=float(arguments.bad),
+        entity_code=arguments.entity,
+        department_codes=[code for code in arguments.departments.split(",") if code],
+        seed=int(arguments.seed),
+        run=arguments.run,
     )
-    said = asyncio.run(_run(layout(running=True).nats_url, keys.tenant_id(given.tenant), plan))
+    published = asyncio.run(_run(layout(running=True).nats_url, keys.tenant_id(arguments.tenant), plan))
     print(
-        f"usage: {said.events} events in {said.seconds:.1f} s, {said.duplicates} of them duplicates,"
-        f" {said.bad} that can't be allocated"
+        f"usage: {published.events} events in {published.seconds:.1f} s, {published.duplicates} of them duplicates,"
+        f" {published.bad} that can't be allocated"
     )
 
 

@@ -12,7 +12,7 @@ import nats
 import orjson
 from grpc import aio
 
-from deploy.simulators.usage import Plan, say
+from deploy.simulators.usage import Plan, publish_all
 from tests.bench.data import Maker, id_sql, multiply
 from tests.bench.figures import Goal
 from tests.bench.plan import Bench, Part
@@ -65,7 +65,7 @@ async def _ages_ms(stack: Stack) -> tuple[float, Sequence[float]]:
     plan = Plan(count=_PER_S * _FOR_S, rate=_PER_S, entity_code="ACME", department_codes=(), currency="EUR")
     client = await nats.connect(stack.nats_url)
     try:
-        await say(client.jetstream(), tenant_id, plan)
+        await publish_all(client.jetstream(), tenant_id, plan)
     finally:
         await client.close()
     rows = await _allocated(stack, tenant_id, plan.count)

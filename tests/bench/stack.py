@@ -22,8 +22,8 @@ from grpc import aio
 from grpc_health.v1 import health, health_pb2
 from pydantic import SecretStr
 
-from deploy.local import bound, places, servers
-from deploy.local.ports import answers, free_port, http_status
+from deploy.local import die_with_parent, paths, servers
+from deploy.local.ports import free_port, http_status, is_listening
 from deploy.local.processes import GATEWAY, PROCESSES
 from kit.settings import Settings
 from tests.bench.load import WITHIN_S
@@ -142,7 +142,7 @@ async def connected(url: str) -> "AsyncIterator[asyncpg.Connection]":
 @contextlib.asynccontextmanager
 async def running() -> AsyncIterator[Stack]:
     """The stack, in a folder that goes with it."""
-    folder = places.open_temporary_folder("billing-bench-")
+    folder = paths.accessible_temporary_folder("billing-bench-")
     try:
         with servers.postgres(folder / "postgres") as postgres, servers.nats(folder / "nats") as nats:
             cluster = await Cluster.prepared(postgres.url)
@@ -188,7 +188,7 @@ async def process(
     started = _spawn(log, command, environment or {})
     try:
         deadline = time.monotonic() + _UP_WITHIN_S
-        while not answers(port):
+        while not is_listening(port):
             if started.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command} does not serve: {_said(log)}")
             await asyncio.sleep(_LOOK_EVERY_S)
@@ -200,7 +200,7 @@ async def process(
 def _spawn(log: Path, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     with log.open("ab") as out:
         return subprocess.Popen(
-            [*bound.command(parent=str(os.getpid()), signal_name="TERM"), *command],
+            [*die_with_parent.command(parent=str(os.getpid()), signal_name="TERM"), *command],
             cwd=ROOT, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
         )  # fmt: skip
 

@@ -23,7 +23,7 @@ from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.budgets.v1.budget_pb2 import Budget
 from grpc import StatusCode, aio
 
-from deploy.local import bound, servers
+from deploy.local import die_with_parent, servers
 from deploy.local.servers import Nats, Running
 from tests.approvals.conftest import REJECT, ApprovalsApi, eur, step
 from tests.budgets.conftest import BudgetsApi
@@ -243,7 +243,7 @@ class Stage:
             if task.done():
                 task.result()  # it failed: nobody comes back any more
         there = all(replica.pid == self.noted[name] for name, replica in self.replicas.items())
-        return there and bool(bound.command_line(self.noted[NATS]))
+        return there and bool(die_with_parent.command_line(self.noted[NATS]))
 
     def note(self, name: str, pid: int) -> None:
         """Let those who strike know whom."""
@@ -272,7 +272,7 @@ class Stage:
     async def revive_nats(self) -> None:
         """Start NATS again whenever it is gone, until cancelled."""
         while True:
-            if not bound.command_line(self.noted[NATS]):
+            if not die_with_parent.command_line(self.noted[NATS]):
                 self.deaths[NATS] += 1
                 await asyncio.to_thread(self._restart_nats)
             await asyncio.sleep(0.02)

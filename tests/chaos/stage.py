@@ -19,7 +19,7 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from deploy.local import bound, places, servers
+from deploy.local import die_with_parent, paths, servers
 from deploy.local.ports import free_port
 from deploy.local.servers import Nats, Postgres, Running
 from tests.harness.databases import Cluster, Copy
@@ -43,7 +43,7 @@ class Replica:
         self.port = free_port()
         self.log = folder / f"{module}-{self.port}.log"
         self._environment = {**environment, "BILLING_LISTEN": f"127.0.0.1:{self.port}"}
-        self._command = [*bound.command(parent=str(os.getpid())), sys.executable, "-m", module, *arguments]
+        self._command = [*die_with_parent.command(parent=str(os.getpid())), sys.executable, "-m", module, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -140,7 +140,7 @@ async def replicas(
 @contextlib.asynccontextmanager
 async def whole() -> AsyncIterator[Stage]:
     """Everything of its own, PostgreSQL and NATS as well, in a folder that goes with it."""
-    folder = places.open_temporary_folder("billing-chaos-")
+    folder = paths.accessible_temporary_folder("billing-chaos-")
     try:
         with servers.postgres(folder / "postgres") as postgres, servers.nats(folder / "nats") as nats:
             cluster = await Cluster.prepared(postgres.url)
@@ -167,7 +167,7 @@ async def restart(server: Running[Postgres] | Running[Nats], number: signal.Sign
     def again() -> None:
         pid = server.pid
         os.kill(pid, number)
-        while bound.command_line(pid):  # until it is gone; its exit status is taken by `kill`
+        while die_with_parent.command_line(pid):  # until it is gone; its exit status is taken by `kill`
             time.sleep(0.02)
         server.kill()
         server.start()

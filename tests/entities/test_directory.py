@@ -18,7 +18,7 @@ from outside.users.v1.events_pb2 import UserDeactivated
 from deploy.local import servers
 from deploy.simulators import directory
 from deploy.simulators.directory import Users
-from deploy.simulators.telling import tell
+from deploy.simulators.publishing import publish
 from eventing import bus
 from eventing.consumer import Consumer, Delivery
 from kit.db import Database
@@ -218,7 +218,7 @@ class TestWhoLeaves:
         department = await api.set_up(await api.found(), manager_user_id="erin")
         settings = entities_served.settings
         client, jetstream = await bus.connect(settings)
-        await tell(jetstream, UserDeactivated(user_id="erin"), tenant, "/platform/users")
+        await publish(jetstream, UserDeactivated(user_id="erin"), tenant, "/platform/users")
         await self._managed_by(api, [department], "")
         await client.close()
 

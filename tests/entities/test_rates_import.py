@@ -117,7 +117,7 @@ class TestOverRest:
 
 
 def loaded(created: int = 0, replaced: int = 0, unchanged: int = 0) -> str:
-    return f"exchange rates: {created} created, {replaced} replaced, {unchanged} there already"
+    return f"exchange rates: {created} created, {replaced} replaced, {unchanged} unchanged"
 
 
 async def run(url: str, token: str, *arguments: object) -> tuple[int, str]:

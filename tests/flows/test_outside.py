@@ -26,7 +26,7 @@ def department(acme: httpx.Client, code: str) -> dict[str, Any]:
 
 class TestSampleData:
     def test_it_is_what_is_promised_and_loading_it_again_adds_nothing(self, stack: Stack, acme: httpx.Client) -> None:
-        assert "sample data: 0 made, 12 there already" in stack.local("seed")
+        assert "sample data: 0 created, 12 existed" in stack.local("seed")
         entities = acme.get("/entities").json()["entities"]
         assert [bool(entity["parent_id"]) for entity in entities] == [False, True, True]
         assert len({entity["currency_code"] for entity in entities}) == 3

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy.pool import QueuePool
 
-from deploy.local import bound
+from deploy.local import die_with_parent
 from kit.db import Database, to_billing_error
 from kit.errors import Unavailable
 from kit.origin import Origin
@@ -45,7 +45,7 @@ async def backend_of(db: Database, origin: Origin) -> int:
 @contextlib.contextmanager
 def stopping(pid: int) -> Iterator[Callable[[], None]]:
     """Yield a function that stops the process until the block ends, as behind a half-open connection."""
-    if b"postgres" not in bound.command_line(pid):
+    if b"postgres" not in die_with_parent.command_line(pid):
         pytest.skip("PostgreSQL runs elsewhere")
     try:
         yield lambda: os.kill(pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What a simulator said for the tenant of a test."""
+"""Fixtures: the stream, and the events that a simulator publishes for the tenant of a test."""
 
 from collections.abc import AsyncIterator, Callable
 from uuid import UUID
@@ -21,10 +21,10 @@ async def jetstream(settings: Callable[..., Settings]) -> AsyncIterator[JetStrea
 
 
 @pytest.fixture
-async def told(nats: Client, tenant: UUID) -> AsyncIterator[PublishedEvents]:
-    """What outside systems say for the tenant from here on."""
-    told = PublishedEvents()
-    subscription = await nats.subscribe(f"platform.*.v1.*.{tenant.hex}", cb=told.take)
+async def outside_events(nats: Client, tenant: UUID) -> AsyncIterator[PublishedEvents]:
+    """Events that outside systems publish for this tenant during the test."""
+    outside_events = PublishedEvents()
+    subscription = await nats.subscribe(f"platform.*.v1.*.{tenant.hex}", cb=outside_events.take)
     await subscribed(nats)
-    yield told
+    yield outside_events
     await subscription.unsubscribe()

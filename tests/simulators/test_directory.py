@@ -1,4 +1,4 @@
-"""The simulated user management, asked as the entities service asks it."""
+"""The simulator of user management, called as the entities service calls it."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ from tests.harness.tokens import Keys
 
 
 @dataclass
-class Asked:
-    """The directory, and a token for it."""
+class Client:
+    """The simulator, and a token for it."""
 
     users: Users
     stub: DirectoryServiceStub
@@ -48,63 +48,62 @@ class Asked:
 
 
 @pytest.fixture
-async def asked(keys: Keys, settings: Callable[..., Settings], tenant: UUID, tmp_path: Path) -> AsyncIterator[Asked]:
+async def client(keys: Keys, settings: Callable[..., Settings], tenant: UUID, tmp_path: Path) -> AsyncIterator[Client]:
     users = Users.sample(tmp_path / "state.json")
     server, address = await directory.start("127.0.0.1:0", users, keys.service_jwks)
     token = ServiceTokens(settings("entities", audience=AUDIENCE)).token(tenant)
     async with aio.insecure_channel(address) as channel:
-        yield Asked(users, DirectoryServiceStub(channel), token)
+        yield Client(users, DirectoryServiceStub(channel), token)
     await server.stop(None)
 
 
-def test_every_manager_of_the_sample_is_one_of_its_users(tmp_path: Path) -> None:
+def test_every_manager_in_users_json_is_a_user(tmp_path: Path) -> None:
     users = Users.sample(tmp_path / "none")
-    for user_id, person in users._people.items():
+    for user_id, fields in users._users.items():
         chain = [user.user_id for user in users.managers(uuid4(), user_id)]
-        assert bool(chain) == bool(person["manager_user_id"])
+        assert bool(chain) == bool(fields["manager_user_id"])
         assert user_id == "grace" or chain[-1] == "grace"
 
 
-async def test_groups_are_told_page_by_page(asked: Asked) -> None:
+async def test_group_members_are_paged(client: Client) -> None:
     assert (
-        await asked.group("engineering") == ["dave", "erin", "priya"] == await asked.group("engineering", page_size=2)
+        await client.group("engineering") == ["dave", "erin", "priya"] == await client.group("engineering", page_size=2)
     )
 
 
-async def test_what_is_not_there_is_not_found(asked: Asked) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await asked.group("nobody")
-    assert refused.value.code() is StatusCode.NOT_FOUND
+async def test_unknown_group_is_not_found(client: Client) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await client.group("nobody")
+    assert error.value.code() is StatusCode.NOT_FOUND
 
 
-async def test_a_token_for_ourselves_or_of_nobody_is_refused(
-    asked: Asked, settings: Callable[..., Settings], tenant: UUID
+async def test_token_for_another_audience_is_rejected(
+    client: Client, settings: Callable[..., Settings], tenant: UUID
 ) -> None:
-    """And ours for it is none for our services, since it is meant for somebody else."""
     for token in ("", "a.b.c", ServiceTokens(settings("entities")).token(tenant)):
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await asked.stub.GetUser(
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await client.stub.GetUser(
                 GetUserRequest(user_id="erin"), metadata=(("authorization", f"Bearer {token}"),), timeout=5
             )
-        assert refused.value.code() is StatusCode.UNAUTHENTICATED
+        assert error.value.code() is StatusCode.UNAUTHENTICATED
 
 
-async def test_who_leaves_leaves_one_tenant_and_it_is_said(
-    asked: Asked, jetstream: JetStreamContext, told: PublishedEvents, tenant: UUID
+async def test_deactivation_is_published_and_limited_to_the_tenant(
+    client: Client, jetstream: JetStreamContext, outside_events: PublishedEvents, tenant: UUID
 ) -> None:
-    await directory.deactivate(jetstream, asked.users, tenant, "erin")
-    event = await told.first(UserDeactivated)
+    await directory.deactivate(jetstream, client.users, tenant, "erin")
+    event = await outside_events.first(UserDeactivated)
     assert event.user_id == "erin"
     validation.check(event)
-    user = await asked.stub.GetUser(GetUserRequest(user_id="erin"), metadata=asked.metadata, timeout=5)
+    user = await client.stub.GetUser(GetUserRequest(user_id="erin"), metadata=client.metadata, timeout=5)
     assert (user.active, user.manager_user_id) == (False, "grace")
-    elsewhere = asked.users.find(uuid4(), "erin")
-    assert elsewhere is not None
-    assert elsewhere.active
-    asked.users.set_active(tenant, "erin", active=True)
-    assert (await asked.stub.GetUser(GetUserRequest(user_id="erin"), metadata=asked.metadata, timeout=5)).active
+    other_tenant = client.users.find(uuid4(), "erin")
+    assert other_tenant is not None
+    assert other_tenant.active
+    client.users.set_active(tenant, "erin", active=True)
+    assert (await client.stub.GetUser(GetUserRequest(user_id="erin"), metadata=client.metadata, timeout=5)).active
 
 
-def test_nobody_can_leave_who_is_not_there(tmp_path: Path) -> None:
+def test_deactivating_an_unknown_user_raises(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="grace"):
         Users.sample(tmp_path / "state.json").set_active(uuid4(), "nobody", active=False)

