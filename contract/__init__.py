@@ -1,1 +1,4 @@
-"""What the protos say, for Python: RPCs, rules for input, REST routes, JSON codecs, OpenAPI. Names no billing noun."""
+"""Everything derived from the protos: RPCs, validation, masks, REST routes, JSON codecs, OpenAPI.
+
+Contains no term of billing.
+"""

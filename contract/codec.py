@@ -1,7 +1,7 @@
-"""JSON and messages: an encoder and a decoder for each message type, made once from its descriptor.
+"""Converts messages to JSON and back: one encoder and one decoder per message type, compiled from its descriptor.
 
-Encoders are generated Python source, since that is what costs least for each field. Decoders are a table of
-setters by field name, so that an unknown field is found for free. Names are the protos' own.
+An encoder is generated Python source, which costs least per field. A decoder is a table of setters by field name, which
+detects unknown fields at no cost. JSON uses the field names of the protos. Decision 0018 compares it with json_format.
 """
 
 import base64
@@ -21,12 +21,12 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from contract import acceptance
+from contract.field_rules import allowed_values, example_suffix
 from kit.errors import Violation
 
 Encoder = Callable[[Any], dict[str, Any]]
 Decoder = Callable[[Any, Any, str, list[Violation]], None]
-"""Fills a message from a JSON value found at a path, and adds to the list what is not acceptable."""
+"""Sets a message from a JSON value; the path names the value in the violations that it appends to the list."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_MIN, _SECONDS_MAX = -62_135_596_800, 253_402_300_799
@@ -38,68 +38,68 @@ _REAL = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
 
 def dumps(value: object) -> bytes:
-    """What an encoder gave, as JSON."""
+    """Serialize the values of an encoder."""
     return orjson.dumps(value, option=orjson.OPT_UTC_Z)
 
 
 # Encoding
 
 _functions: dict[str, Any] = {}
-"""The namespace of the generated functions: they call one another by name, also in circles."""
+"""The namespace of the generated functions: they call each other by name, so recursive messages work."""
 
 
 def encoder(descriptor: Descriptor) -> Encoder:
-    """The function that gives a message of this type as JSON values; times are left to `dumps`."""
+    """Return the function that converts a message of this type to JSON values; `dumps` formats the datetimes."""
     return _functions[_encoder_name(descriptor)]  # type: ignore[no-any-return]
 
 
 def _encoder_name(descriptor: Descriptor) -> str:
-    if descriptor.full_name in _WELL_KNOWN_OUT:
-        return _WELL_KNOWN_OUT[descriptor.full_name]
+    if descriptor.full_name in _WELL_KNOWN_ENCODERS:
+        return _WELL_KNOWN_ENCODERS[descriptor.full_name]
     name = "encode_" + descriptor.full_name.replace(".", "_")
     if name not in _functions:
-        _functions[name] = None  # from here on it is being made: circles end here
-        source = "\n".join([f"def {name}(m):", "    h = m.HasField", *_lines(descriptor), "    return d"])
-        exec(source, _functions)  # noqa: S102 - made from our own descriptors
+        _functions[name] = None  # marks it as in progress, so that a recursive message ends here
+        source = "\n".join([f"def {name}(m):", "    h = m.HasField", *_encoder_lines(descriptor), "    return d"])
+        exec(source, _functions)  # noqa: S102 - generated from our own descriptors only
     return name
 
 
-def _lines(descriptor: Descriptor) -> Iterator[str]:
+def _encoder_lines(descriptor: Descriptor) -> Iterator[str]:
     fields = list(descriptor.fields)
-    at_once = list(takewhile(lambda field: not field.has_presence, fields))
-    yield f"    d = {{{', '.join(f'{field.name!r}: {_whole_field(field)}' for field in at_once)}}}"
-    for field in fields[len(at_once) :]:
-        presence = f"if h({field.name!r}): " if field.has_presence else ""
-        yield f"    {presence}d[{field.name!r}] = {_whole_field(field)}"
+    always_present = list(takewhile(lambda field: not field.has_presence, fields))
+    yield f"    d = {{{', '.join(f'{field.name!r}: {_field_expression(field)}' for field in always_present)}}}"
+    for field in fields[len(always_present) :]:
+        condition = f"if h({field.name!r}): " if field.has_presence else ""
+        yield f"    {condition}d[{field.name!r}] = {_field_expression(field)}"
 
 
-def _whole_field(field: FieldDescriptor) -> str:
-    """The expression for a field of `m`."""
+def _field_expression(field: FieldDescriptor) -> str:
+    """Return the source of the expression for a whole field of `m`."""
     value = f"m.{field.name}"
     if not field.is_repeated:
-        return _expression(field, value)
-    entry = entry_of(field)
+        return _value_expression(field, value)
+    entry = map_entry(field)
     if entry:
         key, item = entry
-        of_key = "k" if key.cpp_type == FieldDescriptor.CPPTYPE_STRING else "dumps(k).decode()"
-        of_item = _expression(item, "v")
-        if (of_key, of_item) == ("k", "v"):
-            return f"plain({value})"
-        return f"{{{of_key}: {of_item} for k, v in {value}.items()}}"
-    each = _expression(field, "v")
-    if field.message_type is not None and _contains_itself(field.message_type):
-        # A tree may be large: what is JSON already is not kept as thousands of objects.
-        each = f"fragment(json({each}))"
-    return f"{value}[:]" if each == "v" else f"[{each} for v in {value}]"
+        key_expression = "k" if key.cpp_type == FieldDescriptor.CPPTYPE_STRING else "dumps(k).decode()"
+        item_expression = _value_expression(item, "v")
+        if (key_expression, item_expression) == ("k", "v"):
+            return f"copy_map({value})"
+        return f"{{{key_expression}: {item_expression} for k, v in {value}.items()}}"
+    item_expression = _value_expression(field, "v")
+    if field.message_type is not None and _is_recursive(field.message_type):
+        # A tree may be large; JSON text per node needs less memory than thousands of dicts.
+        item_expression = f"fragment(json({item_expression}))"
+    return f"{value}[:]" if item_expression == "v" else f"[{item_expression} for v in {value}]"
 
 
-def _contains_itself(descriptor: Descriptor) -> bool:
-    """Whether messages of this type nest to any depth."""
+def _is_recursive(descriptor: Descriptor) -> bool:
+    """Return True if a message of this type contains others of the same type."""
     return any(field.message_type == descriptor for field in descriptor.fields)
 
 
-def _expression(field: FieldDescriptor, value: str) -> str:
-    """The expression for one value of the field's type."""
+def _value_expression(field: FieldDescriptor, value: str) -> str:
+    """Return the source of the expression for one value of the field's type."""
     if field.message_type is not None:
         return f"{_encoder_name(field.message_type)}({value})"
     if field.enum_type is not None:
@@ -109,47 +109,47 @@ def _expression(field: FieldDescriptor, value: str) -> str:
     if field.type == FieldDescriptor.TYPE_BYTES:
         return f"base64({value})"
     if field.cpp_type in _REAL:
-        return f"real({value})"
+        return f"encode_float({value})"
     return f"str({value})" if field.cpp_type in _LONG else value
 
 
-def entry_of(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor] | None:
-    """Key and value of a map; None where the field is none."""
+def map_entry(field: FieldDescriptor) -> tuple[FieldDescriptor, FieldDescriptor] | None:
+    """Return the key and value fields of a map field; None for other fields."""
     message = field.message_type
     if message is None or not message.GetOptions().map_entry:
         return None
     return message.fields_by_name["key"], message.fields_by_name["value"]
 
 
-def _time_out(time: Timestamp) -> datetime | str:
+def _encode_time(time: Timestamp) -> datetime | str:
     if time.nanos % 1000:
         return f"{(_EPOCH + timedelta(0, time.seconds)).isoformat()[:19]}.{time.nanos:09}Z"
     return _EPOCH + timedelta(0, time.seconds, time.nanos // 1000)
 
 
-def _real_out(value: float) -> float | str:
+def _encode_float(value: float) -> float | str:
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-_WELL_KNOWN_OUT = {
+_WELL_KNOWN_ENCODERS = {
     "google.protobuf.Timestamp": "time",
     "google.protobuf.Duration": "duration",
     "google.protobuf.FieldMask": "mask",
     **{f"google.protobuf.{name}": "generic" for name in ("Any", "Struct", "Value", "ListValue")},
 }
 _functions |= {
-    "time": _time_out,
+    "time": _encode_time,
     "duration": Duration.ToJsonString,
     "mask": lambda mask: ",".join(mask.paths),
     "generic": json_format.MessageToDict,
     "base64": lambda value: base64.b64encode(value).decode(),
-    "real": _real_out,
+    "encode_float": _encode_float,
     "dumps": orjson.dumps,
     "fragment": orjson.Fragment,
     "json": dumps,
-    "plain": lambda values: {key: values[key] for key in values} if values else {},  # half the cost of items()
+    "copy_map": lambda values: {key: values[key] for key in values} if values else {},  # half the cost of items()
 }
 
 
@@ -158,87 +158,87 @@ _functions |= {
 
 @cache
 def decoder(descriptor: Descriptor) -> Decoder:
-    """The function that fills a message of this type."""
-    special = _WELL_KNOWN_IN.get(descriptor.full_name)
+    """Return the function that sets a message of this type from a JSON value."""
+    special = _WELL_KNOWN_DECODERS.get(descriptor.full_name)
     if special:
         return special
     setters = {field.name: _setter(field) for field in descriptor.fields}
     allowed = ", ".join(setters) or "none"
 
-    def decode(message: Message, value: object, path: str, bad: list[Violation]) -> None:
+    def decode(message: Message, value: object, path: str, violations: list[Violation]) -> None:
         if not isinstance(value, dict):
-            bad.append(Violation(path, f"must be an object with the fields {allowed}", "type.object"))
+            violations.append(Violation(path, f"must be an object with the fields {allowed}", "type.object"))
             return
         for name, item in value.items():
             at = f"{path}.{name}" if path else name
             setter = setters.get(name)
             if setter is None:
-                bad.append(Violation(at, f"is not known here; known are: {allowed}", "field.unknown"))
+                violations.append(Violation(at, f"is not a known field; known are: {allowed}", "field.unknown"))
             elif item is not None:  # null is "not set"
-                setter(message, item, at, bad)
+                setter(message, item, at, violations)
 
     return decode
 
 
 def _setter(field: FieldDescriptor) -> Decoder:
-    entry = entry_of(field)
+    entry = map_entry(field)
     if entry:
         return _map_setter(field.name, *entry)
-    one = _one_of_message(field) if field.message_type else _one_of_value(field)
+    set_one = _message_setter(field) if field.message_type else _value_setter(field)
     if field.is_repeated:
-        return _list_setter(one)
+        return _list_setter(set_one)
     oneof = field.containing_oneof
     if oneof is None or len(oneof.fields) == 1:
-        return one
+        return set_one
 
-    def exclusive(message: Message, value: object, path: str, bad: list[Violation]) -> None:
+    def set_exclusive(message: Message, value: object, path: str, violations: list[Violation]) -> None:
         other = message.WhichOneof(oneof.name)
         if other:
-            bad.append(Violation(path, f"does not go together with {other}", "oneof"))
+            violations.append(Violation(path, f"can't be set together with {other}", "oneof"))
         else:
-            one(message, value, path, bad)
+            set_one(message, value, path, violations)
 
-    return exclusive
+    return set_exclusive
 
 
-def _one_of_message(field: FieldDescriptor) -> Decoder:
-    """Sets a message field, or adds a message to a repeated one."""
+def _message_setter(field: FieldDescriptor) -> Decoder:
+    """Return the setter of a message field; for a repeated field it appends one message."""
     name, repeated, inner = field.name, field.is_repeated, field.message_type
 
-    def set_message(message: Message, value: object, path: str, bad: list[Violation]) -> None:
-        place = getattr(message, name)
+    def set_message(message: Message, value: object, path: str, violations: list[Violation]) -> None:
+        target = getattr(message, name)
         if repeated:
-            place = place.add()
+            target = target.add()
         else:
-            place.SetInParent()
-        decoder(inner)(place, value, path, bad)
+            target.SetInParent()
+        decoder(inner)(target, value, path, violations)
 
     return set_message
 
 
-def _one_of_value(field: FieldDescriptor) -> Decoder:
-    """Sets a field that is no message, or adds a value to a repeated one."""
+def _value_setter(field: FieldDescriptor) -> Decoder:
+    """Return the setter of a scalar or enum field; for a repeated field it appends one value."""
     name, repeated, parse = field.name, field.is_repeated, _parser(field)
 
-    def set_value(message: Message, value: object, path: str, bad: list[Violation]) -> None:
+    def set_value(message: Message, value: object, path: str, violations: list[Violation]) -> None:
         try:
             if repeated:
                 getattr(message, name).append(parse(value))
             else:
                 setattr(message, name, parse(value))
         except ValueError as error:
-            bad.append(Violation(path, _told(error), f"type.{_type_name(field)}"))
+            violations.append(Violation(path, _error_text(error), f"type.{_type_name(field)}"))
 
     return set_value
 
 
-def _list_setter(one: Decoder) -> Decoder:
-    def set_list(message: Message, value: object, path: str, bad: list[Violation]) -> None:
+def _list_setter(set_one: Decoder) -> Decoder:
+    def set_list(message: Message, value: object, path: str, violations: list[Violation]) -> None:
         if not isinstance(value, list):
-            bad.append(Violation(path, "must be an array", "type.array"))
+            violations.append(Violation(path, "must be an array", "type.array"))
             return
         for index, item in enumerate(value):
-            one(message, item, f"{path}[{index}]", bad)
+            set_one(message, item, f"{path}[{index}]", violations)
 
     return set_list
 
@@ -247,37 +247,37 @@ def _map_setter(field_name: str, key: FieldDescriptor, item: FieldDescriptor) ->
     parse_key = _parser(key)
     is_bool = key.type == FieldDescriptor.TYPE_BOOL
 
-    def set_map(message: Message, value: object, path: str, bad: list[Violation]) -> None:
+    def set_map(message: Message, value: object, path: str, violations: list[Violation]) -> None:
         if not isinstance(value, dict):
-            bad.append(Violation(path, "must be an object", "type.object"))
+            violations.append(Violation(path, "must be an object", "type.object"))
             return
         target = getattr(message, field_name)
-        for name, given in value.items():
+        for name, item_value in value.items():
             at = f'{path}["{name}"]'
             try:
-                place = parse_key(boolean(name) if is_bool else name)
+                map_key = parse_key(parse_bool(name) if is_bool else name)
                 if item.message_type:
-                    decoder(item.message_type)(target[place], given, at, bad)
+                    decoder(item.message_type)(target[map_key], item_value, at, violations)
                 else:
-                    target[place] = _parser(item)(given)
+                    target[map_key] = _parser(item)(item_value)
             except ValueError as error:
-                bad.append(Violation(at, _told(error), f"type.{_type_name(item)}"))
+                violations.append(Violation(at, _error_text(error), f"type.{_type_name(item)}"))
 
     return set_map
 
 
-def boolean(text: str) -> object:
-    """The truth value that a text in a URL stands for; the text itself where it is none."""
+def parse_bool(text: str) -> object:
+    """Return the bool for "true" and "false"; any other text is returned as it is, for the decoder to reject."""
     return {"true": True, "false": False}.get(text, text)
 
 
 @cache
 def _parser(field: FieldDescriptor) -> Callable[[Any], Any]:
-    """The function that takes a JSON value for this type; it raises ValueError saying what is wanted."""
+    """Return the function that converts a JSON value to this type; it raises ValueError with the error text."""
     if field.enum_type is not None:
         return _enum_parser(field, field.enum_type)
     if field.type == FieldDescriptor.TYPE_STRING:
-        return _exact(str, f"must be a string{acceptance.such_as(field)}")
+        return _exact(str, f"must be a string{example_suffix(field)}")
     if field.type == FieldDescriptor.TYPE_BOOL:
         return _exact(bool, "must be true or false")
     if field.type == FieldDescriptor.TYPE_BYTES:
@@ -285,23 +285,23 @@ def _parser(field: FieldDescriptor) -> Callable[[Any], Any]:
     return _integer if field.cpp_type in _WHOLE else _real
 
 
-def _exact(kind: type, wanted: str) -> Callable[[Any], Any]:
+def _exact(kind: type, error_text: str) -> Callable[[Any], Any]:
     def parse(value: object) -> object:
         if type(value) is kind:
             return value
-        raise ValueError(wanted)
+        raise ValueError(error_text)
 
     return parse
 
 
 def _enum_parser(field: FieldDescriptor, enum: EnumDescriptor) -> Callable[[Any], Any]:
-    numbers, wanted = {value.name: value.number for value in enum.values}, acceptance.choices(field)
+    numbers, error_text = {value.name: value.number for value in enum.values}, allowed_values(field)
 
     def parse(value: object) -> int:
         number = numbers.get(value) if isinstance(value, str) else value
         if type(number) is int:
             return number
-        raise ValueError(wanted)
+        raise ValueError(error_text)
 
     return parse
 
@@ -316,15 +316,15 @@ def _integer(value: object) -> int:
 
 def _real(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("must be a number")  # noqa: TRY004 - said to the caller like the others
+        raise ValueError("must be a number")  # noqa: TRY004 - callers catch ValueError only
     try:
         return float(value)
     except (ValueError, OverflowError):
         raise ValueError("must be a number") from None
 
 
-def _told(error: ValueError) -> str:
-    """What is wrong, in our words where protobuf or base64 found it."""
+def _error_text(error: ValueError) -> str:
+    """Return our error text; errors raised by protobuf and base64 are replaced."""
     text = str(error)
     return text if text.startswith("must ") else "must be base64" if "base64" in repr(error) else "is out of range"
 
@@ -342,7 +342,7 @@ _TYPE_NAMES = {
 }
 
 
-def _time_in(time: Timestamp, value: object, path: str, bad: list[Violation]) -> None:
+def _decode_time(time: Timestamp, value: object, path: str, violations: list[Violation]) -> None:
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     try:
         seconds = (datetime.fromisoformat(match[1] + match[3]) - _EPOCH) // timedelta(seconds=1) if match else None
@@ -351,33 +351,33 @@ def _time_in(time: Timestamp, value: object, path: str, bad: list[Violation]) ->
     if match and seconds is not None and _SECONDS_MIN <= seconds <= _SECONDS_MAX:
         time.seconds, time.nanos = seconds, int((match[2] or "0").ljust(9, "0"))
     else:
-        bad.append(Violation(path, 'must be a time such as "2026-10-01T12:00:00Z"', "type.time"))
+        violations.append(Violation(path, 'must be a time such as "2026-10-01T12:00:00Z"', "type.time"))
 
 
-def _duration_in(duration: Duration, value: object, path: str, bad: list[Violation]) -> None:
+def _decode_duration(duration: Duration, value: object, path: str, violations: list[Violation]) -> None:
     try:
         duration.FromJsonString(str(value))
     except ValueError:
-        bad.append(Violation(path, 'must be a duration such as "1.5s"', "type.duration"))
+        violations.append(Violation(path, 'must be a duration such as "1.5s"', "type.duration"))
 
 
-def _mask_in(mask: FieldMask, value: object, path: str, bad: list[Violation]) -> None:
+def _decode_mask(mask: FieldMask, value: object, path: str, violations: list[Violation]) -> None:
     if isinstance(value, str):
         mask.paths.extend(name.strip() for name in value.split(",") if name.strip())
     else:
-        bad.append(Violation(path, 'must be names of fields, such as "name,category"', "type.mask"))
+        violations.append(Violation(path, 'must be field names such as "name,category"', "type.mask"))
 
 
-def _generic_in(message: Message, value: Any, path: str, bad: list[Violation]) -> None:
+def _decode_generic(message: Message, value: Any, path: str, violations: list[Violation]) -> None:
     try:
         json_format.ParseDict(value, message)
     except (json_format.ParseError, ValueError, RecursionError):
-        bad.append(Violation(path, f"is no {message.DESCRIPTOR.name}", "type.value"))
+        violations.append(Violation(path, f"must be a {message.DESCRIPTOR.name}", "type.value"))
 
 
-_WELL_KNOWN_IN: dict[str, Decoder] = {
-    "google.protobuf.Timestamp": _time_in,
-    "google.protobuf.Duration": _duration_in,
-    "google.protobuf.FieldMask": _mask_in,
-    **{f"google.protobuf.{name}": _generic_in for name in ("Any", "Struct", "Value", "ListValue")},
+_WELL_KNOWN_DECODERS: dict[str, Decoder] = {
+    "google.protobuf.Timestamp": _decode_time,
+    "google.protobuf.Duration": _decode_duration,
+    "google.protobuf.FieldMask": _decode_mask,
+    **{f"google.protobuf.{name}": _decode_generic for name in ("Any", "Struct", "Value", "ListValue")},
 }

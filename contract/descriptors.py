@@ -1,4 +1,4 @@
-"""The protos as the gateway reads them: descriptors in a pool of their own, their comments, and the error reasons."""
+"""The descriptors of the contract with their comments, and the error reasons with their HTTP status."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from grpc import StatusCode
 
 from contract.methods import descriptor_set
 
-_Named = Iterator[tuple[tuple[int, ...], str]]
+_Elements = Iterator[tuple[tuple[int, ...], str]]
 
-_HTTP = {
+_STATUS_BY_CODE = {
     StatusCode.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     StatusCode.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
     StatusCode.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
@@ -26,7 +26,7 @@ _HTTP = {
     StatusCode.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
     StatusCode.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-_HTTP_OF_REASON = {  # where HTTP is finer than gRPC
+_STATUS_BY_REASON = {  # reasons for which HTTP has a more specific status than their gRPC code
     "UNSUPPORTED_MEDIA_TYPE": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "METHOD_NOT_ALLOWED": HTTPStatus.METHOD_NOT_ALLOWED,
     "MESSAGE_TOO_LARGE": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -37,17 +37,17 @@ _HTTP_OF_REASON = {  # where HTTP is finer than gRPC
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a call may be refused: a value of one of the `ErrorReason` enums."""
+    """An error reason: a value of one of the `ErrorReason` enums."""
 
     name: str
     code: str
-    """The gRPC code that goes with it."""
+    """The name of its gRPC code."""
     text: str
     """Its comment in the proto."""
 
     @property
     def status(self) -> HTTPStatus:
-        """The HTTP status that goes with it."""
+        """Its HTTP status."""
         return http_status(StatusCode[self.code], self.name)
 
     @property
@@ -57,22 +57,22 @@ class Reason:
 
 
 def http_status(code: StatusCode, reason: str) -> HTTPStatus:
-    """The HTTP status for a gRPC code and a reason."""
-    return _HTTP_OF_REASON.get(reason) or _HTTP.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
+    """Return the HTTP status of a gRPC code and a reason."""
+    return _STATUS_BY_REASON.get(reason) or _STATUS_BY_CODE.get(code, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 @lru_cache(maxsize=1)
 def pool() -> DescriptorPool:
-    """Every descriptor of the contract and of what it imports."""
-    made = DescriptorPool()
+    """Return a pool with every descriptor of the contract and its imports."""
+    descriptors = DescriptorPool()
     for file in descriptor_set().file:
-        made.Add(file)
-    return made
+        descriptors.Add(file)
+    return descriptors
 
 
 @lru_cache(maxsize=1)
 def reasons() -> dict[str, Reason]:
-    """Every reason for a refusal, by name."""
+    """Return every error reason by name."""
     return {
         value.name: Reason(value.name, code, comments().get(f"{file.package}.{enum.name}.{value.name}", ""))
         for file in descriptor_set().file
@@ -85,40 +85,40 @@ def reasons() -> dict[str, Reason]:
 
 @lru_cache(maxsize=1)
 def comments() -> dict[str, str]:
-    """The comment above each thing in the protos, by the thing's full name; enum values as `<enum>.<VALUE>`."""
-    found = {}
+    """Return the leading comments of the protos by the full name of the element; enum values as `<enum>.<VALUE>`."""
+    texts = {}
     for file in descriptor_set().file:
-        above = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
-        for path, name in _of_file(file):
-            text = above.get(path, "")
+        by_path = {tuple(location.path): location.leading_comments for location in file.source_code_info.location}
+        for path, name in _file_elements(file):
+            text = by_path.get(path, "")
             if text:
-                found[name] = "\n".join(line.removeprefix(" ").rstrip() for line in text.strip("\n").split("\n"))
-    return found
+                texts[name] = "\n".join(line.removeprefix(" ").rstrip() for line in text.strip("\n").split("\n"))
+    return texts
 
 
-def _of_file(file: FileDescriptorProto) -> _Named:
-    """What has a name in a file, with its path as descriptor.proto numbers it."""
+def _file_elements(file: FileDescriptorProto) -> _Elements:
+    """Yield each named element of a file with its path in SourceCodeInfo (descriptor.proto has the field numbers)."""
     for i, message in enumerate(file.message_type):
-        yield from _of_message((4, i), f"{file.package}.{message.name}", message)
+        yield from _message_elements((4, i), f"{file.package}.{message.name}", message)
     for i, enum in enumerate(file.enum_type):
-        yield from _of_enum((5, i), f"{file.package}.{enum.name}", enum)
+        yield from _enum_elements((5, i), f"{file.package}.{enum.name}", enum)
     for i, service in enumerate(file.service):
         yield (6, i), f"{file.package}.{service.name}"
         for j, method in enumerate(service.method):
             yield (6, i, 2, j), f"{file.package}.{service.name}.{method.name}"
 
 
-def _of_message(path: tuple[int, ...], name: str, message: DescriptorProto) -> _Named:
+def _message_elements(path: tuple[int, ...], name: str, message: DescriptorProto) -> _Elements:
     yield path, name
     for i, field in enumerate(message.field):
         yield (*path, 2, i), f"{name}.{field.name}"
     for i, nested in enumerate(message.nested_type):
-        yield from _of_message((*path, 3, i), f"{name}.{nested.name}", nested)
+        yield from _message_elements((*path, 3, i), f"{name}.{nested.name}", nested)
     for i, enum in enumerate(message.enum_type):
-        yield from _of_enum((*path, 4, i), f"{name}.{enum.name}", enum)
+        yield from _enum_elements((*path, 4, i), f"{name}.{enum.name}", enum)
 
 
-def _of_enum(path: tuple[int, ...], name: str, enum: EnumDescriptorProto) -> _Named:
+def _enum_elements(path: tuple[int, ...], name: str, enum: EnumDescriptorProto) -> _Elements:
     yield path, name
     for i, value in enumerate(enum.value):
         yield (*path, 2, i), f"{name}.{value.name}"

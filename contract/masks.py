@@ -1,18 +1,18 @@
-"""What an update is to change: the fields that `update_mask` names, or else those that are given."""
+"""Update masks: which fields an update request changes."""
 
 from google.protobuf.message import Message
 
 from kit.errors import InvalidFields, Violation
 
-_NOT_CHANGED = frozenset({"id", "etag", "request_id", "update_mask"})
+_NEVER_CHANGED = frozenset({"id", "etag", "request_id", "update_mask"})
 
 
 def changed_fields(request: Message) -> frozenset[str]:
-    """Names of the fields to change; one that is named but not given is to be cleared.
+    """Return the names of the fields to change: those in `update_mask`, or without a mask those that are set.
 
-    Raises InvalidFields for a path that the request does not have.
+    A field that is in the mask but not set is to be cleared. Raises InvalidFields for a path that can't be changed.
     """
-    changeable = {field.name for field in request.DESCRIPTOR.fields} - _NOT_CHANGED
+    changeable = {field.name for field in request.DESCRIPTOR.fields} - _NEVER_CHANGED
     paths: list[str] = list(getattr(request, "update_mask").paths)  # noqa: B009 - generated messages have no base with it
     unknown = [path for path in paths if path not in changeable]
     if unknown:
@@ -23,5 +23,6 @@ def changed_fields(request: Message) -> frozenset[str]:
                 for path in unknown
             ]
         )
-    given = {field.name for field, _ in request.ListFields()} & changeable
-    return frozenset(paths) if paths else frozenset(given)
+    if paths:
+        return frozenset(paths)
+    return frozenset({field.name for field, _ in request.ListFields()} & changeable)

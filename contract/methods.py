@@ -1,4 +1,4 @@
-"""The protos as this process knows them: methods with our annotations, read from the descriptors."""
+"""The RPCs of the contract with our annotations, read from the generated descriptor set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,50 +8,50 @@ from pathlib import Path
 from billing.options.v1 import options_pb2
 from google.protobuf import descriptor_pb2
 
-_REPEATABLE = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT
-_CALLED = "billing.", "platform."
+_RETRY_SAFE = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS, descriptor_pb2.MethodOptions.IDEMPOTENT
+_PACKAGE_PREFIXES = "billing.", "platform."
 """Packages whose RPCs we call: our own, and those of outside systems."""
-SHARED = frozenset({"operations", "audit"})
-"""Rooms that every service has."""
+COMMON_APIS = frozenset({"operations", "audit"})
+"""APIs that every service implements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One RPC of the contract, or of an outside system."""
+    """An RPC of the contract, or of an outside system."""
 
-    service: str
-    """Full name of its service, "billing.budgets.v1.BudgetService"."""
+    grpc_service: str
+    """Full name of the gRPC service, for example "billing.budgets.v1.BudgetService"."""
     name: str
-    room: str
-    """The service that has it: "budgets"."""
+    service: str
+    """The service that implements it, for example "budgets"; one of COMMON_APIS if all do."""
     request: str
-    """Full name of the request message; each RPC has one of its own."""
+    """Full name of the request message; each RPC has its own."""
     keyed: bool
-    """Whether the request has a `request_id`."""
-    repeatable: bool
-    """Whether sending it again does no harm: reads, and writes that bear a key."""
+    """True if the request has a `request_id`, its idempotency key."""
+    retry_safe: bool
+    """True if a retry has no further effect: reads, and writes with an idempotency key."""
 
     @property
     def full_name(self) -> str:
-        """As OpenTelemetry's `rpc.method`: "billing.budgets.v1.LedgerService/Charge"."""
-        return f"{self.service}/{self.name}"
+        """The name as in OpenTelemetry's `rpc.method`: "billing.budgets.v1.LedgerService/Charge"."""
+        return f"{self.grpc_service}/{self.name}"
 
 
 @lru_cache(maxsize=1)
 def descriptor_set() -> descriptor_pb2.FileDescriptorSet:
-    """Every descriptor of the contract with imports and comments, as generation left them."""
+    """Return every descriptor of the contract with its imports and comments, as protos/generate.py wrote them."""
     generated = Path(options_pb2.__file__).parents[3] / "billing.binpb"
     return descriptor_pb2.FileDescriptorSet.FromString(generated.read_bytes())
 
 
 @lru_cache(maxsize=1)
 def methods() -> dict[str, Method]:
-    """Every RPC of ours, by the full name of its request message."""
-    return {method.request: method for method in _read()}
+    """Return every RPC by the full name of its request message."""
+    return {method.request: method for method in _read_methods()}
 
 
-def _read() -> Iterator[Method]:
-    files = [file for file in descriptor_set().file if file.package.startswith(_CALLED)]
+def _read_methods() -> Iterator[Method]:
+    files = [file for file in descriptor_set().file if file.package.startswith(_PACKAGE_PREFIXES)]
     keyed = {
         f".{file.package}.{message.name}"
         for file in files
@@ -62,10 +62,10 @@ def _read() -> Iterator[Method]:
         for service in file.service:
             for method in service.method:
                 yield Method(
-                    service=f"{file.package}.{service.name}",
+                    grpc_service=f"{file.package}.{service.name}",
                     name=method.name,
-                    room=file.package.split(".")[1],
+                    service=file.package.split(".")[1],
                     request=method.input_type[1:],
                     keyed=method.input_type in keyed,
-                    repeatable=method.input_type in keyed or method.options.idempotency_level in _REPEATABLE,
+                    retry_safe=method.input_type in keyed or method.options.idempotency_level in _RETRY_SAFE,
                 )

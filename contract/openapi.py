@@ -1,6 +1,6 @@
-"""OpenAPI 3.1, from the protos: their comments, rules, permissions and errors. The rest is in openapi.base.json.
+"""Generates the OpenAPI 3.1 document from the comments, rules, permissions and errors of the protos.
 
-`python -m contract.openapi` writes it to docs/openapi.json.
+openapi.base.json has the parts that no proto describes. `python -m contract.openapi` writes docs/openapi.json.
 """
 
 import json
@@ -17,9 +17,9 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from pydantic import TypeAdapter
 
 from contract import codec, descriptors, routes
-from contract.acceptance import refused_numbers, rules_of
 from contract.descriptors import Reason
-from contract.routes import RESUMED, Route
+from contract.field_rules import disallowed_numbers, rules_of
+from contract.routes import LAST_EVENT_ID, Route
 from kit.auth import Principal
 
 _FILE = Path(__file__).parent.parent / "docs" / "openapi.json"
@@ -30,14 +30,14 @@ _EVENTS = "text/event-stream"
 
 Json = dict[str, Any]
 
-_ALWAYS = (
+_COMMON_REASONS = (
     "INVALID_FIELDS", "TOKEN_MISSING", "TOKEN_INVALID", "TOKEN_EXPIRED", "PERMISSION_MISSING", "RATE_LIMITED",
     "OVERLOADED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL",
 )  # fmt: skip
-_WITH_BODY = ("MALFORMED_BODY", "UNSUPPORTED_MEDIA_TYPE", "MESSAGE_TOO_LARGE")
-_WITH_KEY = ("IDEMPOTENCY_MISMATCH", "CONFLICT")
+_BODY_REASONS = ("MALFORMED_BODY", "UNSUPPORTED_MEDIA_TYPE", "MESSAGE_TOO_LARGE")
+_KEY_REASONS = ("IDEMPOTENCY_MISMATCH", "CONFLICT")
 
-_KINDS: dict[int, Json] = {
+_SCALARS: dict[int, Json] = {
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.TYPE_STRING: {"type": "string"},
     FieldDescriptor.TYPE_BYTES: {"type": "string", "contentEncoding": "base64"},
@@ -59,33 +59,34 @@ _KEYWORDS = {
     "pattern": "pattern", "example": "examples", "min_len": "minLength", "max_len": "maxLength",
     "gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum",
 }  # fmt: skip
-"""Rules of buf.validate that JSON Schema has too."""
+"""Rules of buf.validate and the keywords of JSON Schema that mean the same."""
 _KEY_TEXT = (
-    "Names this request. Repeated with the same key it is done once and answered the same; with another input it is"
-    " refused as IDEMPOTENCY_MISMATCH. Repeat a call whose answer was lost with its key."
+    "Identifies this request: send a new key with each new request and the same key with each retry. A request with a"
+    " known key takes effect once and gets the first response again; with different input it fails with"
+    " IDEMPOTENCY_MISMATCH. Keys don't expire."
 )
 _STREAM_TEXT = (
-    "Server-sent events, for as long as you listen. `data` of each is JSON of this schema, `event` says what it is,"
-    " and `id`, where it has one, is what you send as `Last-Event-ID` to go on after it. Comments keep the connection"
-    " alive. A refusal that comes later is an `event: error` with a problem as its data, and the end. A stream may end"
-    " at any time: connect again."
+    "Server-sent events until the client disconnects. `data` is JSON of this schema, `event` is its type, and `id`, if"
+    " present, is the value to send as `Last-Event-ID` to resume after this event. Comments keep the connection alive."
+    " An error after the start of the stream is sent as `event: error` with a problem as `data` and ends the stream. A"
+    " stream may end at any time: connect again."
 )
 
 
 def document() -> Json:
-    """The whole description: what is written in `openapi.base.json`, and what the protos say."""
-    made: Json = json.loads(_BASE_FILE.read_text())
-    components = made["components"]
+    """Return the complete document: openapi.base.json with everything that the protos describe."""
+    result: Json = json.loads(_BASE_FILE.read_text())
+    components = result["components"]
     schemas = _Schemas(components["schemas"])
     services = {}
     for route in routes.routes():
         service = route.method.containing_service
         services[service.name] = _comment(service.full_name)
-        made["paths"].setdefault(route.template, {})[route.verb.lower()] = _operation(route, schemas)
-    made["tags"] += [{"name": name, "description": text} for name, text in services.items()]
-    schemas.made["Principal"] = TypeAdapter(Principal).json_schema()
+        result["paths"].setdefault(route.template, {})[route.verb.lower()] = _operation(route, schemas)
+    result["tags"] += [{"name": name, "description": text} for name, text in services.items()]
+    schemas.by_name["Principal"] = TypeAdapter(Principal).json_schema()
     components["examples"] = {reason.name: _problem_example(reason) for reason in descriptors.reasons().values()}
-    return made
+    return result
 
 
 def _comment(full_name: str) -> str:
@@ -105,24 +106,24 @@ def _operation(route: Route, schemas: "_Schemas") -> Json:
         operation["parameters"] = parameters
     if route.body:
         operation["requestBody"] = _body(route, schemas)
-    reasons = [*_ALWAYS, *route.reasons]
-    reasons += _WITH_BODY if route.body else ()
-    reasons += _WITH_KEY if "request_id" in route.headers else ()
-    operation["responses"] = {**_success(route, schemas), **_refusals(reasons)}
+    reasons = [*_COMMON_REASONS, *route.reasons]
+    reasons += _BODY_REASONS if route.body else ()
+    reasons += _KEY_REASONS if "request_id" in route.headers else ()
+    operation["responses"] = {**_success(route, schemas), **_error_responses(reasons)}
     return operation
 
 
 def _parameters(route: Route, schemas: "_Schemas") -> Iterator[Json]:
     for item in route.method.input_type.fields:
         in_path = item.name in route.variables
-        if not in_path and (route.body == "*" or item.name in {route.body, *route.headers} - {RESUMED}):
+        if not in_path and (route.body == "*" or item.name in {route.body, *route.headers} - {LAST_EVENT_ID}):
             continue
         yield {
             "name": item.name,
             "in": "path" if in_path else "query",
             "required": in_path or _is_required(item),
             "description": _comment(item.full_name),
-            "schema": schemas.of_field(item, asked=True),
+            "schema": schemas.of_field(item, is_request=True),
         }
 
 
@@ -131,7 +132,7 @@ def _header_parameters(route: Route) -> Iterator[Json]:
         item = route.method.input_type.fields_by_name[name]
         schema = {
             key: value
-            for key, value in _of_rules(rules_of(item)).items()
+            for key, value in _rule_keywords(rules_of(item)).items()
             if key in {"pattern", "maxLength", "examples"}
         }
         yield {
@@ -149,10 +150,10 @@ def _body(route: Route, schemas: "_Schemas") -> Json:
         left_out = {*route.variables, *route.headers, "update_mask"}
         schema = schemas.of_request(request, [item for item in request.fields if item.name not in left_out])
     else:
-        schema = schemas.of_field(request.fields_by_name[route.body], asked=True)
+        schema = schemas.of_field(request.fields_by_name[route.body], is_request=True)
     content = schemas.resolved(schema)
-    example = schemas.example(schema, asked=not route.masked)
-    if route.masked:
+    example = schemas.example(schema, is_request=not route.has_update_mask)
+    if route.has_update_mask:
         content["properties"] = {name: _clearable(value) for name, value in content["properties"].items()}
     return {
         "required": bool(content.get("required")),
@@ -161,55 +162,57 @@ def _body(route: Route, schemas: "_Schemas") -> Json:
 
 
 def _clearable(schema: Json) -> Json:
-    """The schema of a field that null clears."""
-    described = {"description": schema["description"]} if "description" in schema else {}
+    """Return the schema of a field that `null` clears."""
+    description = {"description": schema["description"]} if "description" in schema else {}
     return {
         "anyOf": [{key: value for key, value in schema.items() if key != "description"}, {"type": "null"}],
-        **described,
+        **description,
     }
 
 
 def _success(route: Route, schemas: "_Schemas") -> Json:
     headers = ["X-Request-Id", "traceparent", "RateLimit-Policy", "RateLimit"]
-    headers += ["ETag"] if route.tagged else []
+    headers += ["ETag"] if route.has_etag else []
     headers += ["Idempotency-Replayed"] if "request_id" in route.headers else []
     headers += ["Location"] if route.creates else []
-    answer: Json = {"description": "Done.", "headers": _header_refs(headers)}
-    if route.empty:
-        return {"204": answer}
+    response: Json = {"description": "Success.", "headers": _header_refs(headers)}
+    if route.returns_nothing:
+        return {"204": response}
     schema = schemas.of_message(route.method.output_type)
-    answer["content"] = {_EVENTS if route.streams else _JSON: {"schema": schema, "example": schemas.example(schema)}}
+    response["content"] = {_EVENTS if route.streams else _JSON: {"schema": schema, "example": schemas.example(schema)}}
     if route.streams:
-        answer["description"] = _STREAM_TEXT
-    return {"201" if route.creates else "200": answer}
+        response["description"] = _STREAM_TEXT
+    return {"201" if route.creates else "200": response}
 
 
 def _header_refs(names: Iterable[str]) -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def _refusals(names: Iterable[str]) -> Json:
-    """The responses with which a call may be refused, by HTTP status."""
+def _error_responses(names: Iterable[str]) -> Json:
+    """Return the error responses for these reasons by HTTP status."""
     reasons = sorted((descriptors.reasons()[name] for name in dict.fromkeys(names)), key=lambda reason: reason.status)
-    answers: Json = {}
+    responses: Json = {}
     for status, group in groupby(reasons, key=lambda reason: reason.status):
-        listed = list(group)
+        same_status = list(group)
         headers = ["X-Request-Id", "traceparent", *(["Retry-After"] if status.value in {429, 503} else [])]
-        answers[str(status.value)] = {
-            "description": "\n".join(f"- `{reason.name}`: {reason.text}" for reason in listed),
+        responses[str(status.value)] = {
+            "description": "\n".join(f"- `{reason.name}`: {reason.text}" for reason in same_status),
             "headers": _header_refs(headers),
             "content": {
                 _PROBLEM: {
                     "schema": {"$ref": "#/components/schemas/Problem"},
-                    "examples": {reason.name: {"$ref": f"#/components/examples/{reason.name}"} for reason in listed},
+                    "examples": {
+                        reason.name: {"$ref": f"#/components/examples/{reason.name}"} for reason in same_status
+                    },
                 }
             },
         }
-    return answers
+    return responses
 
 
 def _problem_example(reason: Reason) -> Json:
-    wrong = {"field": "amount.amount", "code": "type.string", "detail": 'must be a string such as "1250.00"'}
+    violation = {"field": "amount.amount", "code": "type.string", "detail": 'must be a string such as "1250.00"'}
     value: Json = {
         "type": f"/errors/{reason.name}",
         "title": reason.title,
@@ -220,113 +223,113 @@ def _problem_example(reason: Reason) -> Json:
         "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "retryable": False,
         "metadata": {},
-        "errors": [wrong] if reason.name == "INVALID_FIELDS" else [],
+        "errors": [violation] if reason.name == "INVALID_FIELDS" else [],
     }
     return {"summary": reason.title, "value": value}
 
 
 def _is_required(item: FieldDescriptor) -> bool:
-    """Whether a request without the field is refused: by `required`, or by a rule that its zero value breaks."""
+    """Return True if a request without the field is invalid: by `required`, or a rule that zero violates."""
     rules = rules_of(item)
     if rules.required:
         return True
     if item.is_repeated:
         return rules.repeated.min_items > 0
     text = rules.string
-    broken = text.min_len > 0 or text.uuid or (item.enum_type is not None and 0 in refused_numbers(item))
-    return not item.has_presence and (broken or bool(text.pattern and not re.search(text.pattern, "")))
+    zero_invalid = text.min_len > 0 or text.uuid or (item.enum_type is not None and 0 in disallowed_numbers(item))
+    return not item.has_presence and (zero_invalid or bool(text.pattern and not re.search(text.pattern, "")))
 
 
-def _of_rules(rules: validate_pb2.FieldRules) -> Json:
-    """What the rules of a value say, as JSON Schema."""
+def _rule_keywords(rules: validate_pb2.FieldRules) -> Json:
+    """Return the JSON Schema keywords that express the rules of a value."""
     kind = rules.WhichOneof("type")
-    given = getattr(rules, kind).ListFields() if kind in {"string", "int32", "int64"} else ()
-    found: Json = {_KEYWORDS[rule.name]: value for rule, value in given if rule.name in _KEYWORDS}
-    if "examples" in found:
-        found["examples"] = list(found["examples"])
-    return found | ({"format": "uuid"} if rules.string.uuid else {})
+    type_rules = getattr(rules, kind).ListFields() if kind in {"string", "int32", "int64"} else ()
+    keywords: Json = {_KEYWORDS[rule.name]: value for rule, value in type_rules if rule.name in _KEYWORDS}
+    if "examples" in keywords:
+        keywords["examples"] = list(keywords["examples"])
+    return keywords | ({"format": "uuid"} if rules.string.uuid else {})
 
 
 @dataclass
 class _Schemas:
-    """The schemas of messages, made as they are asked for."""
+    """The schemas of messages, built on first use."""
 
-    made: Json = field(default_factory=dict)
+    by_name: Json = field(default_factory=dict)
 
     def of_request(self, message: Descriptor, fields: Iterable[FieldDescriptor]) -> Json:
-        """The schema of a request's body."""
+        """Return a reference to the schema of a request body with these fields."""
         name = _name(message)
-        self.made[name] = self._object(message, fields, asked=True)
+        self.by_name[name] = self._object(message, fields, is_request=True)
         return {"$ref": f"#/components/schemas/{name}"}
 
-    def of_message(self, message: Descriptor, *, asked: bool = False) -> Json:
-        """The schema of a message; `asked` where a request has it, so that unknown fields are refused."""
+    def of_message(self, message: Descriptor, *, is_request: bool = False) -> Json:
+        """Return a reference to the schema of a message; in a request unknown fields are invalid."""
         if message.full_name in _WELL_KNOWN:
             return dict(_WELL_KNOWN[message.full_name])
         name = _name(message)
-        if name not in self.made:
-            self.made[name] = {}  # being made: a message may contain itself
-            self.made[name] = self._object(message, message.fields, asked=asked)
+        if name not in self.by_name:
+            self.by_name[name] = {}  # marks it as in progress: a message may contain itself
+            self.by_name[name] = self._object(message, message.fields, is_request=is_request)
         return {"$ref": f"#/components/schemas/{name}"}
 
-    def _object(self, message: Descriptor, fields: Iterable[FieldDescriptor], *, asked: bool) -> Json:
+    def _object(self, message: Descriptor, fields: Iterable[FieldDescriptor], *, is_request: bool) -> Json:
         fields = list(fields)
         schema: Json = {"type": "object", "description": _comment(message.full_name), "properties": {}}
         for item in fields:
             text = _comment(item.full_name)
-            described = {"description": text} if text else {}
-            only_out = {"readOnly": True} if text.startswith("Output only") else {}
-            schema["properties"][item.name] = {**self.of_field(item, asked=asked), **described, **only_out}
-        required = [item.name for item in fields if (_is_required(item) if asked else not item.has_presence)]
+            description = {"description": text} if text else {}
+            read_only = {"readOnly": True} if text.startswith("Output only") else {}
+            schema["properties"][item.name] = {**self.of_field(item, is_request=is_request), **description, **read_only}
+        required = [item.name for item in fields if (_is_required(item) if is_request else not item.has_presence)]
         if required:
             schema["required"] = required
-        if asked:
+        if is_request:
             schema["additionalProperties"] = False
         return schema
 
-    def of_field(self, item: FieldDescriptor, *, asked: bool) -> Json:
-        """The schema of a field's value."""
+    def of_field(self, item: FieldDescriptor, *, is_request: bool) -> Json:
+        """Return the schema of the value of a field."""
         rules = rules_of(item)
-        entry = codec.entry_of(item)
+        entry = codec.map_entry(item)
         if entry:
-            value = {**self._one(entry[1], asked=asked), **_of_rules(rules.map.values)}
-            names = _given(propertyNames=_of_rules(rules.map.keys), maxProperties=rules.map.max_pairs)
-            return {"type": "object", "additionalProperties": value} | names
+            value = {**self._of_value(entry[1], is_request=is_request), **_rule_keywords(rules.map.values)}
+            keys = _without_empty(propertyNames=_rule_keywords(rules.map.keys), maxProperties=rules.map.max_pairs)
+            return {"type": "object", "additionalProperties": value} | keys
         if item.is_repeated:
-            each = {**self._one(item, asked=asked), **_of_rules(rules.repeated.items)}
-            sizes = _given(minItems=rules.repeated.min_items, maxItems=rules.repeated.max_items)
-            return {"type": "array", "items": each} | sizes | _given(uniqueItems=rules.repeated.unique)
-        return {**self._one(item, asked=asked), **_of_rules(rules)}
+            items = {**self._of_value(item, is_request=is_request), **_rule_keywords(rules.repeated.items)}
+            sizes = _without_empty(minItems=rules.repeated.min_items, maxItems=rules.repeated.max_items)
+            return {"type": "array", "items": items} | sizes | _without_empty(uniqueItems=rules.repeated.unique)
+        return {**self._of_value(item, is_request=is_request), **_rule_keywords(rules)}
 
-    def _one(self, item: FieldDescriptor, *, asked: bool) -> Json:
+    def _of_value(self, item: FieldDescriptor, *, is_request: bool) -> Json:
         if item.message_type is not None:
-            return self.of_message(item.message_type, asked=asked)
+            return self.of_message(item.message_type, is_request=is_request)
         if item.enum_type is not None:
-            return _enum(item.enum_type, but=refused_numbers(item) if asked else set())
-        return dict(_KINDS[item.type])
+            return _enum(item.enum_type, hidden=disallowed_numbers(item) if is_request else set())
+        return dict(_SCALARS[item.type])
 
     def resolved(self, schema: Json) -> Json:
-        """The schema that a reference means."""
+        """Return the schema that a reference points to; any other schema as it is."""
         name = schema.get("$ref", "").rpartition("/")[2]
-        return self.made[name] if name else schema
+        return self.by_name[name] if name else schema
 
-    def example(self, schema: Json, name: str = "", *, asked: bool = False, depth: int = 0) -> Any:
-        """A value that fits the schema."""
+    def example(self, schema: Json, name: str = "", *, is_request: bool = False, depth: int = 0) -> Any:
+        """Return a value that is valid by the schema."""
         full = {**self.resolved(schema), **schema}
         if "examples" in full:
             return full["examples"][0]
         if "enum" in full:
             return next(value for value in full["enum"] if not value.endswith("_UNSPECIFIED"))
         if "properties" in full:
-            wanted = full.get("required", []) if asked else full["properties"]
+            shown = full.get("required", []) if is_request else full["properties"]
             return {
-                key: self.example(value, key, asked=asked, depth=depth + 1)
+                key: self.example(value, key, is_request=is_request, depth=depth + 1)
                 for key, value in full["properties"].items()
-                if key in wanted
+                if key in shown
             }
         if full.get("type") == "array":
             recursive = depth > 1 and "$ref" in full["items"] and not full.get("minItems")
-            return [] if recursive else [self.example(full["items"], name, asked=asked, depth=depth + 1)]
+            return [] if recursive else [self.example(full["items"], name, is_request=is_request, depth=depth + 1)]
         if full.get("type") == "string":
             return _text_example(name, full.get("description", ""))
         return {"integer": full.get("minimum", 1), "boolean": False, "number": 1.0}.get(full.get("type", ""), {})
@@ -336,39 +339,39 @@ def _name(message: Descriptor) -> str:
     return re.sub(r"^billing\.|\bv\d+\.", "", message.full_name)
 
 
-def _given(**values: int | bool | Json) -> Json:
+def _without_empty(**values: int | bool | Json) -> Json:
     return {name: value for name, value in values.items() if value}
 
 
-def _enum(enum: EnumDescriptor, but: set[int]) -> Json:
-    values = [value.name for value in enum.values if value.number not in but]
-    told = {value: _comment(f"{enum.full_name}.{value}") for value in values}
-    texts = [_comment(enum.full_name), *(f"- `{value}`: {text}" for value, text in told.items() if text)]
-    described = {"description": "\n".join(text for text in texts if text)} if any(texts) else {}
-    return {"type": "string", "enum": values, **described}
+def _enum(enum: EnumDescriptor, hidden: set[int]) -> Json:
+    values = [value.name for value in enum.values if value.number not in hidden]
+    comments = {value: _comment(f"{enum.full_name}.{value}") for value in values}
+    texts = [_comment(enum.full_name), *(f"- `{value}`: {text}" for value, text in comments.items() if text)]
+    description = {"description": "\n".join(text for text in texts if text)} if any(texts) else {}
+    return {"type": "string", "enum": values, **description}
 
 
 def _text_example(name: str, comment: str) -> str:
-    """An example of a text: what the comment gives, or what the name tells."""
+    """Return an example of a text: the one in the comment, or one derived from the field name."""
     prefix = re.search(r'"([a-z]{3}_)" and 32 hexadecimal digits', comment)
     if prefix:
         return f"{prefix[1]}019a5c7e2f407b3c8d1e5a6f7b8c9d0e"
-    told = re.search(r'(?:for example|defaults to) "([^"]+)"', comment)
-    if told:
-        return told[1]
+    quoted = re.search(r'(?:for example|defaults to) "([^"]+)"', comment)
+    if quoted:
+        return quoted[1]
     known = {"etag": "7", **_known_examples()}
     return known.get(name) or ("2026-10-01" if name.endswith("_date") else name.replace("_", " "))
 
 
 @lru_cache(maxsize=1)
 def _known_examples() -> dict[str, str]:
-    """Examples that the rules of any request give for a field, by its name."""
+    """Return the examples in the rules of all requests by field name."""
     fields = (item for route in routes.routes() for item in route.method.input_type.fields if item.name != "id")
     return {item.name: example for item in fields for example in rules_of(item).string.example}
 
 
 def main() -> None:
-    """Write the description to its file."""
+    """Write docs/openapi.json."""
     _FILE.parent.mkdir(exist_ok=True)
     _FILE.write_text(json.dumps(document(), indent=1, ensure_ascii=False) + "\n")
 

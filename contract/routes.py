@@ -1,4 +1,4 @@
-"""REST routes: what `google.api.http` says of each RPC, and which of them a path means."""
+"""REST routes derived from the `google.api.http` annotations of RPCs, and the router that matches paths to them."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,158 +19,163 @@ from contract.methods import descriptor_set
 from kit.errors import MethodNotAllowed, RouteNotFound
 
 _SEGMENT = re.compile(r"[^{}/:*]+|\{(\w+)(?:=\*)?\}")
-RESUMED = "last_event_id"
-"""The field of a streaming request that says after which event to begin."""
-_HEADERS = {"request_id": "Idempotency-Key", "etag": "If-Match", RESUMED: "Last-Event-ID"}
+LAST_EVENT_ID = "last_event_id"
+"""The field of a streaming request with the id of the last event received; the stream continues after it."""
+_HEADERS = {"request_id": "Idempotency-Key", "etag": "If-Match", LAST_EVENT_ID: "Last-Event-ID"}
+"""Request fields that REST sends as a header."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Route:
-    """An RPC as REST has it."""
+    """The REST route of an RPC."""
 
     verb: str
     template: str
     """The path, "/…/{id}/…"."""
     body: str
-    """The field that the body fills; "*": all that the path does not bind; "": none."""
-    room: str
-    """The service that serves it: "budgets"."""
+    """The request field that the body fills; "*": all fields that the path does not bind; "": no body."""
+    service: str
+    """The service that implements the RPC, for example "budgets"."""
     method: MethodDescriptor
     creates: bool = False
-    """Whether it makes a resource that another route gets by the reply's id."""
+    """True if it creates a resource that a GET route returns by the id in the reply."""
 
     @cached_property
     def rpc(self) -> str:
-        """The path of the RPC in gRPC."""
+        """The gRPC path, "/billing.budgets.v1.BudgetService/GetBudget"."""
         return f"/{self.method.containing_service.full_name}/{self.method.name}"
 
     @cached_property
     def request(self) -> type[Message]:
-        """The class of the request."""
+        """The class of the request message."""
         return GetMessageClass(self.method.input_type)
 
     @cached_property
     def reply(self) -> type[Message]:
-        """The class of the reply."""
+        """The class of the reply message."""
         return GetMessageClass(self.method.output_type)
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """The fields that the path binds."""
+        """The request fields that the path binds."""
         return frozenset(re.findall(r"\{(\w+)", self.template))
 
     @property
     def streams(self) -> bool:
-        """Whether the reply is a stream of messages."""
+        """True if the reply is a stream of messages."""
         return self.method.server_streaming
 
     @cached_property
     def headers(self) -> dict[str, str]:
-        """Fields of the request that come from a header."""
+        """The request fields that come from a header, with the header's name."""
         names = self.method.input_type.fields_by_name
         return {name: header for name, header in _HEADERS.items() if name in names and name not in self.variables}
 
     @cached_property
-    def masked(self) -> bool:
-        """Whether the request says by a mask what it changes."""
+    def has_update_mask(self) -> bool:
+        """True if the request has an `update_mask`."""
         return "update_mask" in self.method.input_type.fields_by_name
 
     @cached_property
-    def tagged(self) -> bool:
-        """Whether the reply has an etag."""
+    def has_etag(self) -> bool:
+        """True if the reply has an `etag`."""
         return "etag" in self.method.output_type.fields_by_name
 
     @cached_property
-    def empty(self) -> bool:
-        """Whether there is nothing in the reply."""
+    def returns_nothing(self) -> bool:
+        """True if the reply is google.protobuf.Empty."""
         return self.method.output_type.full_name == "google.protobuf.Empty"
 
     @property
-    def makes_one(self) -> bool:
-        """Whether a POST of it gives something with an id."""
+    def posts_resource(self) -> bool:
+        """True for a POST whose reply has an id."""
         return self.verb == "POST" and "id" in self.method.output_type.fields_by_name
 
-    def filled(self, variables: Mapping[str, str]) -> str:
-        """The path with these values."""
+    def path(self, variables: Mapping[str, str]) -> str:
+        """Return the path with these values in place of its variables."""
         return re.sub(r"\{(\w+)[^}]*\}", lambda match: quote(variables[match[1]], safe=""), self.template)
 
     @property
     def permission(self) -> str:
-        """The permission that it needs."""
+        """The permission that a call needs."""
         return self.method.GetOptions().Extensions[options_pb2.permission]
 
     @property
     def reasons(self) -> list[str]:
-        """The reasons for a refusal that it names, besides those that any call can meet."""
+        """The error reasons that the RPC declares; those common to all calls are not included."""
         return list(self.method.GetOptions().Extensions[options_pb2.errors])
 
 
 def routes() -> list[Route]:
-    """Every route of the contract, in its order."""
-    found = [
+    """Return every route of the contract, in the order of the protos."""
+    all_routes = [
         route
         for file in descriptor_set().file
         for service in file.service
         for method in descriptors.pool().FindServiceByName(f"{file.package}.{service.name}").methods
         for route in routes_of(method, file.package.split(".")[1])
     ]
-    gotten = {
-        route.template.rpartition("/{")[0] for route in found if route.verb == "GET" and route.template[-1] == "}"
+    collections = {
+        route.template.rpartition("/{")[0] for route in all_routes if route.verb == "GET" and route.template[-1] == "}"
     }
-    return [replace(route, creates=route.makes_one and route.template in gotten) for route in found]
+    return [replace(route, creates=route.posts_resource and route.template in collections) for route in all_routes]
 
 
-def routes_of(method: MethodDescriptor, room: str) -> Iterator[Route]:
-    """The routes of one RPC; raises TypeError where REST can't have it as it is."""
+def routes_of(method: MethodDescriptor, service: str) -> Iterator[Route]:
+    """Yield the routes of one RPC. Raises TypeError if REST can't offer the RPC as declared."""
     options = method.GetOptions()
     if not options.HasExtension(annotations_pb2.http):
         return
     if method.client_streaming:
-        raise TypeError(f"{method.full_name} takes a stream: it can't have a REST route")
+        raise TypeError(f"{method.full_name} takes a stream of requests: it can't have a REST route")
     rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]
     for binding in (rule, *rule.additional_bindings):
         pattern = binding.WhichOneof("pattern") or ""
-        route = Route(pattern.upper(), getattr(binding, pattern), binding.body, room, method)
+        route = Route(pattern.upper(), getattr(binding, pattern), binding.body, service, method)
         if route.streams and route.verb != "GET":
-            raise TypeError(f"{method.full_name} streams: its route must be a GET")
-        _check_names(route, method.input_type)
+            raise TypeError(f"{method.full_name} streams its reply: its route must be a GET")
+        _check_fields_exist(route, method.input_type)
         yield route
 
 
-def _check_names(route: Route, request: Descriptor) -> None:
+def _check_fields_exist(route: Route, request: Descriptor) -> None:
     unknown = ({route.body} - {"", "*"} | route.variables) - set(request.fields_by_name)
     if unknown:
         raise TypeError(f"{route.method.full_name}: {request.name} has no field {', '.join(sorted(unknown))}")
 
 
 class Router(Generic[T]):
-    """Finds what a verb and a path mean: one look-up per shape of template, and literals win over variables."""
+    """Matches a verb and a path to a target; literal segments take precedence over variables.
+
+    Templates are grouped by shape, which is the positions of their variables; a match costs one dictionary look-up per
+    shape.
+    """
 
     def __init__(self) -> None:
         self._shapes: dict[tuple[str, int], dict[tuple[bool, ...], _Shape[T]]] = {}
 
     def add(self, verb: str, template: str, target: T) -> None:
-        """Let the template lead to the target; raises ValueError where another one does the same."""
+        """Route the template to the target. Raises ValueError for an unsupported or duplicate template."""
         segments = template.split("/")
         if not all(_SEGMENT.fullmatch(segment) for segment in segments[1:]):
-            raise ValueError(f"{template}: only literals and {{variables}} of one segment are understood")
-        bound = tuple(segment.startswith("{") for segment in segments)
+            raise ValueError(f"{template}: only literals and {{variables}} of one segment are supported")
+        is_variable = tuple(segment.startswith("{") for segment in segments)
         shapes = self._shapes.setdefault((verb, len(segments)), {})
-        shape = shapes.setdefault(bound, _Shape(bound))
-        key = shape.pick(segments)
+        shape = shapes.setdefault(is_variable, _Shape(is_variable))
+        key = shape.literals(segments)
         if key in shape.targets:
-            raise ValueError(f"{verb} {template} is there already")
-        names = [(segment[1:-1].partition("=")[0], at) for at, segment in enumerate(segments) if bound[at]]
+            raise ValueError(f"{verb} {template} is already routed")
+        names = [(segment[1:-1].partition("=")[0], at) for at, segment in enumerate(segments) if is_variable[at]]
         shape.targets[key] = (target, names)
         self._shapes[verb, len(segments)] = dict(sorted(shapes.items()))
 
     def find(self, verb: str, path: str) -> tuple[T, dict[str, str]]:
-        """The target and the values of the path's variables; raises RouteNotFound or MethodNotAllowed."""
-        found = self._find("GET" if verb == "HEAD" else verb, path)
-        if found is not None:
-            return found
+        """Return the target and the values of the path's variables. Raises RouteNotFound or MethodNotAllowed."""
+        match = self._find("GET" if verb == "HEAD" else verb, path)
+        if match is not None:
+            return match
         allowed = sorted({other for other, _ in self._shapes if self._find(other, path)})
         if not allowed:
             raise RouteNotFound(f"There is no route {unquote(path)[:200]}.")
@@ -179,9 +184,9 @@ class Router(Generic[T]):
     def _find(self, verb: str, path: str) -> tuple[T, dict[str, str]] | None:
         segments = path.split("/")
         for shape in self._shapes.get((verb, len(segments)), {}).values():
-            found = shape.targets.get(shape.pick(segments))
-            if found is not None:
-                target, names = found
+            match = shape.targets.get(shape.literals(segments))
+            if match is not None:
+                target, names = match
                 values = {name: unquote(segments[at]) for name, at in names}
                 if all(values.values()):
                     return target, values
@@ -189,10 +194,10 @@ class Router(Generic[T]):
 
 
 class _Shape(Generic[T]):
-    """Templates with their literals in the same places."""
+    """Templates with variables in the same positions."""
 
-    def __init__(self, bound: Sequence[bool]) -> None:
-        self.pick: Callable[[Sequence[str]], Any] = itemgetter(
-            *(at for at, is_bound in enumerate(bound) if not is_bound)
+    def __init__(self, is_variable: Sequence[bool]) -> None:
+        self.literals: Callable[[Sequence[str]], Any] = itemgetter(
+            *(at for at, variable in enumerate(is_variable) if not variable)
         )
         self.targets: dict[Any, tuple[T, list[tuple[str, int]]]] = {}

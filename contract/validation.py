@@ -1,9 +1,8 @@
-"""Checks every request against the rules in its proto, and our field conventions against what the world has.
+"""Validates every request: the `buf.validate` rules of its proto, and the conventions of the contract.
 
-The rules of the proto come from protovalidate. What no pattern can tell is checked here by the conventions
-of the contract: Money has the digits of its currency, `*_date` is a day of the calendar, `currency_code`,
-`country_code` and `time_zone` exist, and no text has a NUL, which PostgreSQL can't hold. All bad fields are
-reported at once.
+The conventions cover what no pattern can: an amount of Money has at most the digits of its currency, a `*_date` is a
+day of the calendar, `currency_code`, `country_code` and `time_zone` exist, and no text contains a NUL character, which
+PostgreSQL can't store. All invalid fields are reported at once.
 """
 
 import re
@@ -18,7 +17,8 @@ from zoneinfo import available_timezones
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from contract import acceptance
+from contract import fast_validation
+from contract.field_rules import allowed_values, example_suffix
 from kit import ids, money
 from kit.errors import InvalidFields, Violation
 
@@ -27,59 +27,59 @@ if TYPE_CHECKING:
 
 _ID_PATTERN = re.compile(r"\^\(?([a-z]{3})_\[0-9a-f\]")
 _YEAR_MIN, _YEAR_MAX = 1900, 2200
-"""Far enough for any contract; beyond, periods and time zones run out of the calendar."""
+"""Enough for any contract; time zone data and period arithmetic end not far beyond."""
 _YEARS = f"from the year {_YEAR_MIN} to {_YEAR_MAX - 1}"
 _SECONDS_MIN, _SECONDS_MAX = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (_YEAR_MIN, _YEAR_MAX))
 _NANOS = 10**9
-_NUL = "must not have a NUL character"
+_NUL = "must not contain a NUL character"
 
-Look = Callable[[Message, str], Iterator[Violation]]
-"""Finds what is wrong in a message, which stands at a path."""
+ConventionCheck = Callable[[Message, str], Iterator[Violation]]
+"""Yields the violations in a message; the text is the path of the message, which prefixes field names."""
 
 
 def check(request: Message) -> None:
-    """Raise InvalidFields with every field of `request` that is not acceptable."""
-    fine = acceptance.look_at(request.DESCRIPTOR)
-    told = () if fine and fine(request) else _validator().collect_violations(request)
-    violations = [_violation(request, found) for found in told]
-    wrong = {violation.field for violation in violations}
-    nul = b"\0" in request.SerializeToString()  # else no text has one
-    for look in _looks(request.DESCRIPTOR, nul=nul):
-        violations += [violation for violation in look(request, "") if violation.field not in wrong]
+    """Raise InvalidFields with every invalid field of `request`."""
+    is_valid = fast_validation.compile_checks(request.DESCRIPTOR)
+    broken_rules = () if is_valid and is_valid(request) else _validator().collect_violations(request)
+    violations = [_to_violation(request, broken) for broken in broken_rules]
+    reported = {violation.field for violation in violations}
+    may_have_nul = b"\0" in request.SerializeToString()
+    for convention_check in _convention_checks(request.DESCRIPTOR, nul=may_have_nul):
+        violations += [violation for violation in convention_check(request, "") if violation.field not in reported]
     if violations:
         raise InvalidFields(violations)
 
 
 @lru_cache(maxsize=1)
 def _validator() -> "protovalidate.Validator":
-    """Loaded with the first request that needs it: it takes 11 MiB and a tenth of a second, and most need it never."""
+    """Return the validator; imported on first use, since it takes 11 MiB and 0.1 s and most processes never need it."""
     import protovalidate
 
     return protovalidate.Validator()
 
 
-def _violation(request: Message, found: "protovalidate.Violation") -> Violation:
-    proto = found.proto
+def _to_violation(request: Message, broken: "protovalidate.Violation") -> Violation:
+    proto = broken.proto
     elements = proto.field.elements if proto.field else ()
-    return Violation(_path(elements), _told(_field_of(request, elements), found), proto.rule_id)
+    return Violation(_path(elements), _description(_field_at(request, elements), broken), proto.rule_id)
 
 
-def _told(field: FieldDescriptor | None, found: "protovalidate.Violation") -> str:
-    """What is wrong, in words of ours where the validator speaks of numbers and patterns."""
-    proto = found.proto
+def _description(field: FieldDescriptor | None, broken: "protovalidate.Violation") -> str:
+    """Return the error text: our own for enums, ids and patterns, where protovalidate's is hard to understand."""
+    proto = broken.proto
     if field is not None and field.enum_type is not None:
-        return acceptance.choices(field)
+        return allowed_values(field)
     id_pattern = _ID_PATTERN.search(proto.message)
     if id_pattern and id_pattern[1] in ids.KINDS:
-        return ids.KINDS[id_pattern[1]].describe(str(found.field_value or ""))
+        return ids.KINDS[id_pattern[1]].describe(str(broken.field_value or ""))
     if field is not None and proto.rule_id == "string.pattern":
         pattern = proto.message.partition("`")[2].rstrip("`")
-        return f"must be a text{acceptance.such_as(field)} that matches {pattern}"
+        return f"must be a text{example_suffix(field)} that matches {pattern}"
     return proto.message
 
 
-def _field_of(request: Message, elements: Sequence[object]) -> Any:
-    """The field at a place; None where the place is the message itself."""
+def _field_at(request: Message, elements: Sequence[object]) -> Any:
+    """Return the descriptor of the field at a path; None if the path is the message itself."""
     descriptor, field = request.DESCRIPTOR, None
     for element in elements:
         field = descriptor.fields_by_name.get(getattr(element, "field_name"))  # noqa: B009 - see _path
@@ -88,7 +88,7 @@ def _field_of(request: Message, elements: Sequence[object]) -> Any:
 
 
 def _path(elements: Sequence[object]) -> str:
-    """The place of a field as callers write it: `lines[2].amount`, `metadata["team"]`."""
+    """Return the path of a field as callers write it: `lines[2].amount`, `metadata["team"]`."""
     path = ""
     for element in elements:
         path += f".{getattr(element, 'field_name')}" if path else str(getattr(element, "field_name"))  # noqa: B009
@@ -100,57 +100,57 @@ def _path(elements: Sequence[object]) -> str:
 
 
 @cache
-def _looks(descriptor: Descriptor, *, nul: bool) -> tuple[Look, ...]:
-    """What is to be looked at in a message of this type, found out once; where there may be a `nul`, for that too."""
+def _convention_checks(descriptor: Descriptor, *, nul: bool) -> tuple[ConventionCheck, ...]:
+    """Return the checks of a message type; with `nul` also those for NUL characters, which few requests need."""
     if descriptor.full_name == "billing.type.v1.Money":
-        return (_money,)
-    return tuple(look for field in descriptor.fields for look in _looks_at(field, nul=nul))
+        return (_check_money,)
+    return tuple(check for field in descriptor.fields for check in _field_checks(field, nul=nul))
 
 
-def _looks_at(field: FieldDescriptor, *, nul: bool) -> Iterator[Look]:
+def _field_checks(field: FieldDescriptor, *, nul: bool) -> Iterator[ConventionCheck]:
     name, nested = field.name, field.message_type
     if field.type == FieldDescriptor.TYPE_STRING:
         if nul:
-            yield partial(_texts if field.is_repeated else _text, name)
-        problem = _text_problem_of(name)
-        if problem and not field.is_repeated:
-            yield partial(_known, problem, name)
+            yield partial(_check_texts if field.is_repeated else _check_text, name)
+        find_problem = _convention_of(name)
+        if find_problem and not field.is_repeated:
+            yield partial(_check_convention, find_problem, name)
     elif nested and nested.GetOptions().map_entry:
         if nul:
-            yield partial(_labels, name)
+            yield partial(_check_map, name)
     elif nested and nested.full_name == "google.protobuf.Timestamp":
-        yield partial(_moment, name)
+        yield partial(_check_timestamp, name)
     elif nested and nested.full_name.startswith("billing."):
-        looks = _looks(nested, nul=nul)
-        if looks:
-            yield partial(_items if field.is_repeated else _item, name, looks)
+        checks = _convention_checks(nested, nul=nul)
+        if checks:
+            yield partial(_check_messages if field.is_repeated else _check_message, name, checks)
 
 
-def _item(name: str, looks: Sequence[Look], message: Message, path: str) -> Iterator[Violation]:
+def _check_message(name: str, checks: Sequence[ConventionCheck], message: Message, path: str) -> Iterator[Violation]:
     if message.HasField(name):
-        for look in looks:
-            yield from look(getattr(message, name), f"{path}{name}.")
+        for check in checks:
+            yield from check(getattr(message, name), f"{path}{name}.")
 
 
-def _items(name: str, looks: Sequence[Look], message: Message, path: str) -> Iterator[Violation]:
+def _check_messages(name: str, checks: Sequence[ConventionCheck], message: Message, path: str) -> Iterator[Violation]:
     for index, item in enumerate(getattr(message, name)):
-        for look in looks:
-            yield from look(item, f"{path}{name}[{index}].")
+        for check in checks:
+            yield from check(item, f"{path}{name}[{index}].")
 
 
-def _text(name: str, message: Message, path: str) -> Iterator[Violation]:
+def _check_text(name: str, message: Message, path: str) -> Iterator[Violation]:
     if "\0" in getattr(message, name):
         yield Violation(path + name, _NUL, "text.nul")
 
 
-def _texts(name: str, message: Message, path: str) -> Iterator[Violation]:
+def _check_texts(name: str, message: Message, path: str) -> Iterator[Violation]:
     for index, item in enumerate(getattr(message, name)):
         if "\0" in item:
             yield Violation(f"{path}{name}[{index}]", _NUL, "text.nul")
 
 
-def _labels(name: str, message: Message, path: str) -> Iterator[Violation]:
-    """Of a map: its values are text in all our messages."""
+def _check_map(name: str, message: Message, path: str) -> Iterator[Violation]:
+    """Yield the violations of a map; all maps of the contract have text values."""
     for key, value in getattr(message, name).items():
         if "\0" in key:
             yield Violation(path + name, _NUL, "text.nul")
@@ -158,34 +158,38 @@ def _labels(name: str, message: Message, path: str) -> Iterator[Violation]:
             yield Violation(f'{path}{name}["{key}"]', _NUL, "text.nul")
 
 
-def _moment(name: str, message: Message, path: str) -> Iterator[Violation]:
+def _check_timestamp(name: str, message: Message, path: str) -> Iterator[Violation]:
     if message.HasField(name):
         stamp = getattr(message, name)
         if not _SECONDS_MIN <= stamp.seconds < _SECONDS_MAX or not 0 <= stamp.nanos < _NANOS:
-            yield Violation(path + name, f"must be a moment {_YEARS}", "known.time")
+            yield Violation(path + name, f"must be a time {_YEARS}", "known.time")
 
 
-def _money(message: Message, path: str) -> Iterator[Violation]:
+def _check_money(message: Message, path: str) -> Iterator[Violation]:
     problem = money.invalid_reason(getattr(message, "amount"), getattr(message, "currency_code"))  # noqa: B009
     if problem:
         yield Violation(path + problem[0], problem[1], f"money.{problem[0]}")
 
 
-def _known(problem: Callable[[str], str | None], name: str, message: Message, path: str) -> Iterator[Violation]:
+def _check_convention(
+    find_problem: Callable[[str], str | None], name: str, message: Message, path: str
+) -> Iterator[Violation]:
     value: str = getattr(message, name)
-    wrong = problem(value) if value else None
-    if wrong:
-        yield Violation(path + name, wrong, f"known.{name}")
+    problem = find_problem(value) if value else None
+    if problem:
+        yield Violation(path + name, problem, f"known.{name}")
 
 
-def _text_problem_of(name: str) -> Callable[[str], str | None] | None:
-    return _day_problem if name.endswith("_date") else _TEXTS.get(name)
+def _convention_of(name: str) -> Callable[[str], str | None] | None:
+    """Return the convention for text fields of this name: a function that returns the error text, or None if valid."""
+    return _date_problem if name.endswith("_date") else _CONVENTIONS.get(name)
 
 
-def _day_problem(text: str) -> str | None:
+def _date_problem(text: str) -> str | None:
     with suppress(ValueError):
         day = date.fromisoformat(text)
-        if day.isoformat() == text and _YEAR_MIN <= day.year < _YEAR_MAX:  # it takes other forms of ISO 8601 as well
+        # The comparison rejects the other ISO 8601 forms that `fromisoformat` accepts.
+        if day.isoformat() == text and _YEAR_MIN <= day.year < _YEAR_MAX:
             return None
     return f"must be a day of the calendar {_YEARS} as YYYY-MM-DD, not {text!r}"
 
@@ -194,8 +198,8 @@ def _currency_problem(text: str) -> str | None:
     return None if money.exponent(text) is not None else f"must be an ISO 4217 currency code such as EUR, not {text!r}"
 
 
-def _zone_problem(text: str) -> str | None:
-    return None if text in _zones() else f'must be an IANA time zone such as "Europe/Berlin", not {text!r}'
+def _time_zone_problem(text: str) -> str | None:
+    return None if text in _time_zones() else f'must be an IANA time zone such as "Europe/Berlin", not {text!r}'
 
 
 def _country_problem(text: str) -> str | None:
@@ -203,15 +207,19 @@ def _country_problem(text: str) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def _zones() -> frozenset[str]:
-    return frozenset(available_timezones() - {"localtime"})  # which some machines have, each its own
+def _time_zones() -> frozenset[str]:
+    return frozenset(available_timezones() - {"localtime"})  # exists on some machines only, with different meanings
 
 
 @lru_cache(maxsize=1)
 def _countries() -> frozenset[str]:
-    """The codes of ISO 3166-1, as the time zone database lists them."""
-    listed = files("tzdata.zoneinfo").joinpath("iso3166.tab").read_text(encoding="utf-8")
-    return frozenset(line[:2] for line in listed.splitlines() if line and not line.startswith("#"))
+    """Return the country codes of ISO 3166-1, as listed by the time zone database."""
+    table = files("tzdata.zoneinfo").joinpath("iso3166.tab").read_text(encoding="utf-8")
+    return frozenset(line[:2] for line in table.splitlines() if line and not line.startswith("#"))
 
 
-_TEXTS = {"currency_code": _currency_problem, "time_zone": _zone_problem, "country_code": _country_problem}
+_CONVENTIONS = {
+    "currency_code": _currency_problem,
+    "time_zone": _time_zone_problem,
+    "country_code": _country_problem,
+}

@@ -1,1 +1,1 @@
-"""The REST side of all services, derived from the protos."""
+"""The REST API of all services, derived from the protos."""

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application: one request's way through."""
+"""The gateway as an ASGI application: routes each request to its endpoint, then logs and measures it."""
 
 import asyncio
 import random
@@ -13,14 +13,14 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Histogram
 
 from contract import routes
-from contract.methods import SHARED
+from contract.methods import COMMON_APIS
 from contract.routes import Route, Router
-from gateway import handwritten, problems
-from gateway.answers import Answer, Endpoint, Receive, Request
-from gateway.limits import Limits
-from gateway.merging import Merged
-from gateway.streaming import Stream
-from gateway.transcoding import Transcoder
+from gateway import builtin_routes, problems
+from gateway.fan_out import FanOutEndpoint
+from gateway.http_types import Endpoint, Receive, Request, Response
+from gateway.rate_limits import RateLimits
+from gateway.streaming import StreamEndpoint
+from gateway.transcoding import UnaryEndpoint
 from kit import telemetry
 from kit.auth import Authenticator
 from kit.settings import Settings
@@ -35,103 +35,104 @@ DURATION = Histogram(
 )
 _VERBS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+_COMMON_HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class App:
-    """Routes requests to what answers them, and sees to what all of them have: trace, problems, log, metrics."""
+    """Routes requests to endpoints; adds what all responses have: trace, request id, problem+json, log and metrics."""
 
-    def __init__(self, settings: Settings, found: Sequence[Route] = ()) -> None:
-        found = found or routes.routes()
-        rooms = {route.room for route in found}
-        # What every service has is asked of all whose address we are told.
-        rooms = (rooms | settings.addresses.keys() if rooms & SHARED else rooms) - SHARED
-        self.channels = {room: clients.channel(settings, room) for room in sorted(rooms)}
-        self.limits = Limits(settings)
+    def __init__(self, settings: Settings, route_list: Sequence[Route] = ()) -> None:
+        route_list = route_list or routes.routes()
+        services = {route.service for route in route_list}
+        # A common API is called on every service whose address is configured.
+        services = (services | settings.addresses.keys() if services & COMMON_APIS else services) - COMMON_APIS
+        self.channels = {service: clients.channel(settings, service) for service in sorted(services)}
+        self.limits = RateLimits(settings)
         self.draining = False
-        """Whether the process is about to end: it says so, and lets go of connections."""
-        self._listening: WeakSet[asyncio.Task[None]] = WeakSet()
+        """True once the process is shutting down: /readyz fails, and responses close their connection."""
+        self._stream_watchers: WeakSet[asyncio.Task[None]] = WeakSet()
         authenticator = Authenticator(settings)
         self._router: Router[tuple[str, Endpoint]] = Router()
         self._durations: dict[tuple[str, str, int], Any] = {}
-        for route in found:
-            if route.room in SHARED:
-                endpoint: Endpoint = Merged(route, self.channels, authenticator, self.limits, settings)
+        for route in route_list:
+            if route.service in COMMON_APIS:
+                endpoint: Endpoint = FanOutEndpoint(route, self.channels, authenticator, self.limits, settings)
             else:
-                kind = Stream if route.streams else Transcoder
-                endpoint = kind(route, self.channels[route.room], authenticator, self.limits, settings)
+                kind = StreamEndpoint if route.streams else UnaryEndpoint
+                endpoint = kind(route, self.channels[route.service], authenticator, self.limits, settings)
             self._router.add(route.verb, route.template, (route.template, endpoint))
-        for template, page in handwritten.pages(self.channels, authenticator, lambda: self.draining).items():
-            self._router.add("GET", template, (template, page))
+        builtin = builtin_routes.endpoints(self.channels, authenticator, lambda: self.draining)
+        for template, builtin_endpoint in builtin.items():
+            self._router.add("GET", template, (template, builtin_endpoint))
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         started = time.perf_counter()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        asked_id = headers.get("x-request-id", "")
+        client_id = headers.get("x-request-id", "")
         request = Request(
             verb=scope["method"],
             query=scope["query_string"].decode("latin-1"),
             headers=headers,
             receive=receive,
             trace=Trace.from_header(headers.get("traceparent")),
-            listening=self._listening,
-            id=asked_id if _REQUEST_ID.fullmatch(asked_id) else f"{random.getrandbits(128):032x}",
+            stream_watchers=self._stream_watchers,
+            id=client_id if _REQUEST_ID.fullmatch(client_id) else f"{random.getrandbits(128):032x}",
         )
-        route, answer = await self._answered(request, scope["raw_path"].decode("latin-1"))
-        await self._send(request, answer, send)
-        self._note(request, route, answer, time.perf_counter() - started)
+        route, response = await self._handle(request, scope["raw_path"].decode("latin-1"))
+        await self._send(request, response, send)
+        self._record(request, route, response, time.perf_counter() - started)
 
-    async def _answered(self, request: Request, path: str) -> tuple[str, Answer]:
-        """The template of the route, and the answer; nothing is raised."""
+    async def _handle(self, request: Request, path: str) -> tuple[str, Response]:
+        """Return the template of the route and the response; never raises."""
         telemetry.current.set(request.trace)
         try:
             (route, endpoint), request.variables = self._router.find(request.verb, path)
-        except Exception as error:  # noqa: BLE001 - `problems.of` logs what is no refusal
-            return "", problems.answer(problems.of(error), request.id, request.trace.trace_id)
+        except Exception as error:  # noqa: BLE001 - an unexpected error is logged by error_response
+            return "", problems.error_response(error, request)
         if not request.trace.sampled:
-            return route, await _tried(endpoint, request)
+            return route, await _handle_errors(endpoint, request)
         attributes = {"http.request.method": request.verb, "http.route": route, "billing.request_id": request.id}
         with telemetry.span(f"{request.verb} {route}", request.trace, SpanKind.SERVER, attributes) as request.trace:
             telemetry.current.set(request.trace)
-            return route, await _tried(endpoint, request)
+            return route, await _handle_errors(endpoint, request)
 
-    async def _send(self, request: Request, answer: Answer, send: Send) -> None:
+    async def _send(self, request: Request, response: Response, send: Send) -> None:
         headers = [
-            *_ALWAYS,
+            *_COMMON_HEADERS,
             (b"x-request-id", request.id.encode()),
             (b"traceparent", request.trace.header().encode()),
         ]
-        for name, value in (*request.told, *answer.headers):
+        for name, value in (*request.response_headers, *response.headers):
             headers.append((name.encode(), value.encode("latin-1", "replace")))
-        if answer.more is None:
-            headers.append((b"content-length", b"%d" % len(answer.body)))
+        if response.stream is None:
+            headers.append((b"content-length", b"%d" % len(response.body)))
         if self.draining:
             headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body, "more_body": answer.more is not None})
-        if answer.more is not None:
-            async with aclosing(answer.more):
-                async for piece in answer.more:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body, "more_body": response.stream is not None})
+        if response.stream is not None:
+            async with aclosing(response.stream):
+                async for chunk in response.stream:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body"})
 
-    def _note(self, request: Request, route: str, answer: Answer, seconds: float) -> None:
-        label = request.verb, route, answer.status
+    def _record(self, request: Request, route: str, response: Response, seconds: float) -> None:
+        label = request.verb, route, response.status
         duration = self._durations.get(label)
         if duration is None:
             verb = request.verb if request.verb in _VERBS else "_OTHER"
-            duration = self._durations[label] = DURATION.labels(verb, route, str(answer.status))
+            duration = self._durations[label] = DURATION.labels(verb, route, str(response.status))
         duration.observe(seconds)
         principal = request.principal
         log.info(
             "request",
             http_method=request.verb,
             route=route,
-            status=answer.status,
-            reason=answer.reason,
+            status=response.status,
+            reason=response.reason,
             ms=round(seconds * 1e3, 2),
             request_id=request.id,
             tenant_id=principal.tenant_id if principal else None,
@@ -139,20 +140,20 @@ class App:
         )
 
     def drain(self) -> None:
-        """Say from now on that the process is about to end, and end what streams."""
+        """Start shutting down: report not ready, close connections after each response, and end streams."""
         self.draining = True
-        for listening in self._listening:
-            listening.cancel()
+        for watcher in self._stream_watchers:
+            watcher.cancel()
 
     async def close(self) -> None:
-        """Let the services and the database go."""
+        """Close the channels and the database pool."""
         for channel in self.channels.values():
             await channel.close()
         await self.limits.close()
 
 
-async def _tried(endpoint: Endpoint, request: Request) -> Answer:
+async def _handle_errors(endpoint: Endpoint, request: Request) -> Response:
     try:
-        return await endpoint.answer(request)
-    except Exception as error:  # noqa: BLE001 - `problems.of` logs what is no refusal
-        return endpoint.refused(error, request)
+        return await endpoint.handle(request)
+    except Exception as error:  # noqa: BLE001 - an unexpected error is logged by error_response
+        return endpoint.error_response(error, request)

@@ -1,4 +1,4 @@
-"""The gateway's process."""
+"""Entry point of the gateway process."""
 
 import uvloop
 
@@ -8,7 +8,7 @@ from kit.settings import Settings
 
 
 def main() -> None:
-    """Serve REST until SIGTERM."""
+    """Serve REST until SIGTERM or SIGINT."""
     settings = Settings(service="gateway")
     telemetry.configure(settings)
     uvloop.run(serve(settings))

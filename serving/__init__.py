@@ -1,1 +1,1 @@
-"""How a service is served and called: the way of every call, server, clients, pages, scopes, operations."""
+"""How a service is served and called: call pipeline, server, clients, pages, scopes, audit log, operations."""

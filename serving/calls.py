@@ -1,9 +1,9 @@
-"""The way of every RPC: one wrapper, put around each method at registration, its steps in order.
+"""The call pipeline: wraps every RPC method at registration and runs these steps in order.
 
-trace → shed → deadline → decoding → identity → permission → validation → scope → handler → errors → metrics and log
+trace → admission → deadline → decode → authenticate → authorize → validate → scope → handler → errors → metrics, log
 
-Streams go the same way. One lives for an hour at most, or for as long as its caller and the token allow; streams are
-counted apart from calls, and end at once when the process is to end.
+Streaming RPCs run the same steps. A stream ends after an hour, or earlier with its client, its deadline or its token.
+Streams are counted apart from unary calls, and end at once when the process shuts down.
 """
 
 import asyncio
@@ -47,140 +47,143 @@ from kit.tasks import cancel_and_wait
 from kit.telemetry import Trace, log
 from serving.scope import Scopes
 
-STREAMS_UNDER_WAY = Gauge("billing_streams_under_way", "Streams being served just now.")
+STREAMS_UNDER_WAY = Gauge("billing_streams_under_way", "Streams being served.")
 
 Handler = Callable[[Any, Call], Any]
 Context = aio.ServicerContext[bytes, bytes]
 
 _DETAILS = "grpc-status-details-bin"
 _REPLAYED = (("idempotency-replayed", "true"),)
-_STREAM_S = 3600.0
-"""A stream ends well after so long, so that its caller comes again: with a new token, maybe to another replica."""
+_STREAM_MAX_S = 3600.0
+"""Longest life of a stream; its client then reconnects with a new token, and maybe to another replica."""
 
 
 class Servicer(Protocol):
     """The methods of one gRPC service, each `async def Name(self, request: NameRequest, call: Call) -> Reply`.
 
-    Where the proto says `stream` the method is an async generator, `-> AsyncIterator[Reply]`; `call.deadline` is the
-    end of the stream then, and what a confined caller may see is that of the beginning.
+    A method that streams is an async generator, `-> AsyncIterator[Reply]`. Its `call.deadline` is the end of the
+    stream, and its `call.scope` is resolved once, at the start.
     """
 
     service: ServiceDescriptor
 
 
-class Calls:
-    """Puts the way of every call around the methods of servicers."""
+class CallPipeline:
+    """Wraps the methods of servicers in the pipeline; holds what all calls of the process share."""
 
     def __init__(self, settings: Settings, scopes: Scopes) -> None:
         self._settings = settings
         self._scopes = scopes
         self._authenticator = Authenticator(settings)
-        self._under_way = 0
+        self._active_calls = 0
         self._streams: set[asyncio.Future[None]] = set()
-        self._ending = False
-        telemetry.CALLS_IN_PROGRESS.set_function(lambda: self._under_way)  # asked when it is read, not set by each call
+        self._shutting_down = False
+        telemetry.CALLS_IN_PROGRESS.set_function(lambda: self._active_calls)  # evaluated on scrape, at no cost per call
 
-    def handlers_of(self, servicer: Servicer) -> grpc.GenericRpcHandler:
-        """The servicer as grpc takes it; raises TypeError where a method is missing or differs from the proto."""
-        methods = {method.name: self._wrapped(servicer, method) for method in servicer.service.methods}
+    def handler_for(self, servicer: Servicer) -> grpc.GenericRpcHandler:
+        """Return the gRPC handler of a servicer. Raises TypeError if a method is missing or differs from its proto."""
+        methods = {method.name: self._wrap(servicer, method) for method in servicer.service.methods}
         return grpc.method_handlers_generic_handler(servicer.service.full_name, methods)
 
-    def _wrapped(self, servicer: Servicer, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
+    def _wrap(self, servicer: Servicer, method: MethodDescriptor) -> "grpc.RpcMethodHandler[Any, Any]":
         handler = getattr(servicer, method.name, None)
         if handler is None:
             raise TypeError(f"{type(servicer).__name__} has no method {method.name}")
         request_type = GetMessageClass(method.input_type)
         if method.client_streaming:
-            raise TypeError(f"{method.full_name} takes a stream, which is not served here")
-        if not _fits(handler, request_type, GetMessageClass(method.output_type), streams=method.server_streaming):
-            raise TypeError(f"{type(servicer).__name__}.{method.name} does not take and give what its proto says")
+            raise TypeError(f"{method.full_name} takes a stream of requests, which is not supported")
+        if not _signature_matches(
+            handler, request_type, GetMessageClass(method.output_type), streams=method.server_streaming
+        ):
+            raise TypeError(f"{type(servicer).__name__}.{method.name} differs from its proto in request or reply type")
         permission = method.GetOptions().Extensions[options_pb2.permission]
         if not permission:
-            raise TypeError(f"{method.full_name} names no permission")
-        # Bytes in and out: what grpc itself fails to decode or encode goes past our errors, and tells the caller how.
-        kind = _StreamWay if method.server_streaming else _Way
-        way = kind(self, f"{servicer.service.full_name}/{method.name}", permission, request_type, handler)
+            raise TypeError(f"{method.full_name} declares no permission")
+        # Bytes in and out: an error in gRPC's own decoding would skip our error handling and leak its text.
+        kind = _StreamPipeline if method.server_streaming else _UnaryPipeline
+        pipeline = kind(self, f"{servicer.service.full_name}/{method.name}", permission, request_type, handler)
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(way.serve)
-        return grpc.unary_unary_rpc_method_handler(way.serve)
+            return grpc.unary_stream_rpc_method_handler(pipeline.serve)
+        return grpc.unary_unary_rpc_method_handler(pipeline.serve)
 
-    def enter(self) -> None:
-        """Count a call in; raises Overloaded where as many as can be taken are under way."""
-        if self._under_way >= self._settings.calls_max:
+    def begin_call(self) -> None:
+        """Count a call. Raises Overloaded if as many calls as allowed are active."""
+        if self._active_calls >= self._settings.calls_max:
             raise Overloaded
-        self._under_way += 1
+        self._active_calls += 1
 
-    def leave(self) -> None:
-        """Count a call out."""
-        self._under_way -= 1
+    def end_call(self) -> None:
+        """Count the end of a call."""
+        self._active_calls -= 1
 
-    def open_stream(self) -> asyncio.Future[None]:
-        """Count a stream in; what it gives is done when the process is to end. As many as calls may be open.
+    def begin_stream(self) -> asyncio.Future[None]:
+        """Count a stream; the returned future is done when the process shuts down.
 
-        Raises Overloaded where all are, Unavailable where the process is ending.
+        Raises Overloaded if as many streams as allowed are open, Unavailable if the process is shutting down.
         """
-        if self._ending:
+        if self._shutting_down:
             raise Unavailable("This replica")
         if len(self._streams) >= self._settings.calls_max:
             raise Overloaded
-        ending = asyncio.get_running_loop().create_future()
-        self._streams.add(ending)
+        shutdown = asyncio.get_running_loop().create_future()
+        self._streams.add(shutdown)
         STREAMS_UNDER_WAY.set(len(self._streams))
-        return ending
+        return shutdown
 
-    def close_stream(self, ending: asyncio.Future[None]) -> None:
-        """Count a stream out."""
-        self._streams.remove(ending)
+    def end_stream(self, shutdown: asyncio.Future[None]) -> None:
+        """Count the end of a stream."""
+        self._streams.remove(shutdown)
         STREAMS_UNDER_WAY.set(len(self._streams))
 
-    def end_streams(self) -> None:
-        """Tell all streams, and those still to come, to turn elsewhere; other calls are still served."""
-        self._ending = True
-        for ending in self._streams:
-            ending.set_result(None)
+    def end_all_streams(self) -> None:
+        """End all streams and reject new ones as Unavailable; unary calls are still served."""
+        self._shutting_down = True
+        for shutdown in self._streams:
+            shutdown.set_result(None)
 
-    def life_of_stream(self, call: Call, remaining_s: float | None) -> tuple[float, BillingError | None]:
-        """Seconds that a stream may live, and with what it is refused then; None: it ends well."""
-        ends: list[tuple[float, BillingError | None]] = [(_STREAM_S, None)]
-        ends.append((call.principal.expires_at - time.time(), TokenExpired()))
+    def stream_lifetime(self, call: Call, remaining_s: float | None) -> tuple[float, BillingError | None]:
+        """Return how many seconds a stream may live, and the error that it then ends with; None: it ends with OK."""
+        limits: list[tuple[float, BillingError | None]] = [(_STREAM_MAX_S, None)]
+        limits.append((call.principal.expires_at - time.time(), TokenExpired()))
         if remaining_s is not None:
-            ends.append((remaining_s, DeadlineExceeded()))
-        return min(ends, key=itemgetter(0))
+            limits.append((remaining_s, DeadlineExceeded()))
+        return min(limits, key=itemgetter(0))
 
-    def measure(self, sent: bytes) -> None:
-        """Raise MessageTooLarge where the message is larger than one may be."""
+    def check_size(self, payload: bytes) -> None:
+        """Raise MessageTooLarge if the request is larger than the limit."""
         bytes_max = self._settings.message_bytes_max
-        if len(sent) > bytes_max:
+        if len(payload) > bytes_max:
             raise MessageTooLarge(f"A message may have {bytes_max} bytes at most.", bytes_max=bytes_max)
 
     def deadline(self, remaining_s: float | None) -> float:
-        """When the call must have ended: what the caller said, at most the limit, by default the default."""
-        allowed = self._settings.deadline_default_s if remaining_s is None else remaining_s
-        return time.monotonic() + min(allowed, self._settings.deadline_max_s)
+        """Return the deadline of a call by `time.monotonic()`: the client's up to the limit, or the default."""
+        allowed_s = self._settings.deadline_default_s if remaining_s is None else remaining_s
+        return time.monotonic() + min(allowed_s, self._settings.deadline_max_s)
 
-    async def identify(self, metadata: Mapping[str, str]) -> Principal:
-        """Who calls; raises what kit.auth raises."""
+    async def authenticate(self, metadata: Mapping[str, str]) -> Principal:
+        """Return the caller. Raises the errors of `Authenticator.authenticate`."""
         return await self._authenticator.authenticate(bearer(metadata.get("authorization")))
 
-    async def narrow(self, call: Call) -> None:
-        """Set what a confined caller may see."""
+    async def resolve_scope(self, call: Call) -> None:
+        """Set the scope of a confined caller."""
         if call.principal.confined:
             call.scope = await self._scopes.resolve(call)
 
 
-def _fits(handler: Handler, request: type[Message], reply: type[Message], *, streams: bool) -> bool:
+def _signature_matches(handler: Handler, request: type[Message], reply: type[Message], *, streams: bool) -> bool:
     hints = get_type_hints(handler)
-    gives = hints.get("return")
+    returned = hints.get("return")
     if streams:
-        gives = get_args(gives)[0] if isasyncgenfunction(handler) and get_origin(gives) is AsyncIterator else None
-    return gives is reply and hints.get("request") is request
+        is_generator = isasyncgenfunction(handler) and get_origin(returned) is AsyncIterator
+        returned = get_args(returned)[0] if is_generator else None
+    return returned is reply and hints.get("request") is request
 
 
-class _Way:
-    """The way of calls of one method."""
+class _UnaryPipeline:
+    """The pipeline of one unary method."""
 
     def __init__(
-        self, calls: Calls, method: str, permission: str, request_type: type[Message], handler: Handler
+        self, calls: CallPipeline, method: str, permission: str, request_type: type[Message], handler: Handler
     ) -> None:
         self._calls = calls
         self._method = method
@@ -190,65 +193,65 @@ class _Way:
         self._attributes = {"rpc.system.name": "grpc", "rpc.method": method}
         self._durations: dict[str, Any] = {}
 
-    async def serve(self, sent: bytes, context: Context) -> bytes:
-        """Answer one call, or refuse it with a status; nothing internal leaves."""
+    async def serve(self, payload: bytes, context: Context) -> bytes:
+        """Serve one call: return the reply, or abort with the status of the error; no internal text is sent."""
         started = time.perf_counter()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        code, note = StatusCode.OK, {"request_id": metadata.get("x-request-id", "")}
-        arrived = Trace.from_header(metadata.get("traceparent"))
-        with telemetry.span(self._method, arrived, SpanKind.SERVER, self._attributes) as trace:
+        code, log_fields = StatusCode.OK, {"request_id": metadata.get("x-request-id", "")}
+        parent = Trace.from_header(metadata.get("traceparent"))
+        with telemetry.span(self._method, parent, SpanKind.SERVER, self._attributes) as trace:
             token = telemetry.current.set(trace)
             try:
-                return await self._admitted(sent, context, metadata, trace, note)
+                return await self._run(payload, context, metadata, trace, log_fields)
             except BaseException as raised:
                 if isinstance(raised, asyncio.CancelledError) and _is_cancelled():
-                    code = StatusCode.CANCELLED  # the caller is gone: there is nobody to tell
+                    code = StatusCode.CANCELLED  # the client is gone, so no status can be sent
                     raise
-                refusal = _refusal_of(raised, note)
-                code = refusal.code
-                await _abort(context, refusal)
+                error = _to_error(raised, log_fields)
+                code = error.code
+                await _abort(context, error)
                 raise
             finally:
                 seconds = time.perf_counter() - started
                 self._observe(code.name, seconds)
-                log.info("call", rpc_method=self._method, code=code.name, ms=round(seconds * 1e3, 2), **note)
+                log.info("call", rpc_method=self._method, code=code.name, ms=round(seconds * 1e3, 2), **log_fields)
                 telemetry.current.reset(token)
 
-    async def _admitted(
-        self, sent: bytes, context: Context, metadata: Mapping[str, str], trace: Trace, note: dict[str, str]
+    async def _run(
+        self, payload: bytes, context: Context, metadata: Mapping[str, str], trace: Trace, log_fields: dict[str, str]
     ) -> bytes:
-        self._calls.enter()
+        self._calls.begin_call()
         try:
             deadline = self._calls.deadline(context.time_remaining())
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                request, call = await self._let_in(sent, metadata, trace, deadline, note)
-                return await self._handled(request, call, context)
+                request, call = await self._admit(payload, metadata, trace, deadline, log_fields)
+                return await self._handle(request, call, context)
         finally:
-            self._calls.leave()
+            self._calls.end_call()
 
-    async def _let_in(
-        self, sent: bytes, metadata: Mapping[str, str], trace: Trace, deadline: float, note: dict[str, str]
+    async def _admit(
+        self, payload: bytes, metadata: Mapping[str, str], trace: Trace, deadline: float, log_fields: dict[str, str]
     ) -> tuple[Message, Call]:
-        request = self._read(sent)
-        call = await self._identified(request, metadata, trace, deadline)
-        note |= {"tenant_id": str(call.tenant_id), "actor": call.actor}
-        self._permit(call)
+        request = self._decode(payload)
+        call = await self._authenticate(request, metadata, trace, deadline)
+        log_fields |= {"tenant_id": str(call.tenant_id), "actor": call.actor}
+        self._authorize(call)
         validation.check(request)
-        await self._calls.narrow(call)
+        await self._calls.resolve_scope(call)
         return request, call
 
-    def _read(self, sent: bytes) -> Message:
-        self._calls.measure(sent)
+    def _decode(self, payload: bytes) -> Message:
+        self._calls.check_size(payload)
         try:
-            return self._request_type.FromString(sent)
+            return self._request_type.FromString(payload)
         except DecodeError:
-            raise MalformedBody(f"These bytes are no {self._request_type.DESCRIPTOR.full_name}.") from None
+            raise MalformedBody(f"The bytes are not a valid {self._request_type.DESCRIPTOR.full_name}.") from None
 
-    async def _identified(self, request: Message, metadata: Mapping[str, str], trace: Trace, deadline: float) -> Call:
-        principal = await self._calls.identify(metadata)
+    async def _authenticate(self, request: Message, metadata: Mapping[str, str], trace: Trace, deadline: float) -> Call:
+        principal = await self._calls.authenticate(metadata)
         actor = principal.subject
         if "service" in principal.permissions:
-            actor = unquote(metadata.get("x-actor", actor))  # a service says for whom it calls; only a service may
+            actor = unquote(metadata.get("x-actor", actor))  # only a service may act on behalf of another actor
         key = getattr(request, "request_id", "")
         return Call(
             method=self._method,
@@ -261,11 +264,11 @@ class _Way:
             fingerprint=idempotency.fingerprint(request, actor) if key else b"",
         )
 
-    def _permit(self, call: Call) -> None:
+    def _authorize(self, call: Call) -> None:
         if self._permission not in call.principal.permissions:
             raise PermissionMissing(self._permission)
 
-    async def _handled(self, request: Message, call: Call, context: Context) -> bytes:
+    async def _handle(self, request: Message, call: Call, context: Context) -> bytes:
         try:
             reply: Message = await self._handler(request, call)
             return reply.SerializeToString()
@@ -280,71 +283,71 @@ class _Way:
         duration.observe(seconds)
 
 
-class _StreamWay(_Way):
-    """The way of calls of one method that answers with a stream."""
+class _StreamPipeline(_UnaryPipeline):
+    """The pipeline of one streaming method."""
 
-    async def _admitted(
-        self, sent: bytes, context: Context, metadata: Mapping[str, str], trace: Trace, note: dict[str, str]
+    async def _run(
+        self, payload: bytes, context: Context, metadata: Mapping[str, str], trace: Trace, log_fields: dict[str, str]
     ) -> bytes:
-        ending = self._calls.open_stream()
+        shutdown = self._calls.begin_stream()
         try:
             deadline = self._calls.deadline(context.time_remaining())
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                request, call = await self._let_in(sent, metadata, trace, deadline, note)
-                await context.send_initial_metadata(())  # tells that it is let in, long before the first message maybe
-            lives_s, refusal = self._calls.life_of_stream(call, context.time_remaining())
-            call.deadline = time.monotonic() + lives_s
-            # A task of its own, since `end` also ends what lost a cancellation, as libraries may do in Python 3.11.
-            flowing = asyncio.create_task(self._flow(request, call, context))
+                request, call = await self._admit(payload, metadata, trace, deadline, log_fields)
+                await context.send_initial_metadata(())  # the client learns of its admission before the first reply
+            lifetime_s, error = self._calls.stream_lifetime(call, context.time_remaining())
+            call.deadline = time.monotonic() + lifetime_s
+            # A separate task, since libraries may swallow a cancellation in Python 3.11: `cancel_and_wait` repeats it.
+            sending = asyncio.create_task(self._send_replies(request, call, context))
             try:
-                await asyncio.wait({flowing, ending}, timeout=lives_s, return_when=asyncio.FIRST_COMPLETED)
-                ended = flowing.done()
+                await asyncio.wait({sending, shutdown}, timeout=lifetime_s, return_when=asyncio.FIRST_COMPLETED)
+                completed = sending.done()
             finally:
-                await cancel_and_wait(flowing)
-            if ended:
-                flowing.result()
-            elif ending.done():
+                await cancel_and_wait(sending)
+            if completed:
+                sending.result()
+            elif shutdown.done():
                 raise Unavailable("This replica")
-            elif refusal:
-                raise refusal
+            elif error:
+                raise error
             return b""
         finally:
-            self._calls.close_stream(ending)
+            self._calls.end_stream(shutdown)
 
-    async def _flow(self, request: Message, call: Call, context: Context) -> None:
-        """Send what the handler yields, not faster than the caller takes it."""
+    async def _send_replies(self, request: Message, call: Call, context: Context) -> None:
+        """Send the replies of the handler; `write` waits while the client does not read."""
         async with aclosing(self._handler(request, call)) as replies:
             async for reply in replies:
                 await context.write(reply.SerializeToString())
 
 
-def _refusal_of(raised: BaseException, note: dict[str, str]) -> BillingError:
-    """What the caller is told about `raised`; a fault of ours is logged in full under an id, and only that is told."""
+def _to_error(raised: BaseException, log_fields: dict[str, str]) -> BillingError:
+    """Convert an exception to the error to send. An unexpected one is logged under an id, and only the id is sent."""
     if isinstance(raised, BillingError):
-        note["reason"] = raised.reason
+        log_fields["reason"] = raised.reason
         return raised
     if isinstance(raised, TimeoutError):
         return DeadlineExceeded()
     if isinstance(raised, asyncio.CancelledError):
         return Unavailable("This replica")
-    refusal = to_billing_error(raised)
-    if refusal is None:
+    error = to_billing_error(raised)
+    if error is None:
         incident = uuid4().hex
-        note["incident"] = incident
-        log.error("fault", incident=incident, exc_info=raised)
+        log_fields["incident"] = incident
+        log.error("internal error", incident=incident, exc_info=raised)
         return Internal(incident)
-    note["reason"] = refusal.reason
-    log.warning("refused by the database", reason=refusal.reason, error=str(raised)[:500])
-    return refusal
+    log_fields["reason"] = error.reason
+    log.warning("database error", reason=error.reason, error=str(raised)[:500])
+    return error
 
 
 def _is_cancelled() -> bool:
-    """Whether gRPC gave the call up; its context does not tell."""
+    """Return True if gRPC cancelled the call, because its client is gone; the context doesn't have this information."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-async def _abort(context: Context, refusal: BillingError) -> None:
-    """End the call with the refusal's status."""
-    status = to_status(refusal)
-    await context.abort(refusal.code, refusal.message, trailing_metadata=((_DETAILS, status.SerializeToString()),))
+async def _abort(context: Context, error: BillingError) -> None:
+    """End the call with the status of the error."""
+    status = to_status(error)
+    await context.abort(error.code, error.message, trailing_metadata=((_DETAILS, status.SerializeToString()),))

@@ -1,4 +1,4 @@
-"""Calls to other services: one channel each, over all its replicas, with retries only where they are safe."""
+"""Clients of other services: one channel per service over all its replicas, with retries where they are safe."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
 
-from contract.methods import SHARED, Method, methods
+from contract.methods import COMMON_APIS, Method, methods
 from kit import telemetry
 from kit.auth import ServiceTokens
 from kit.errors import Unavailable
@@ -22,7 +22,7 @@ from kit.origin import Origin
 from kit.settings import Settings
 
 _HEADROOM = 0.9
-"""Share of the time left that a call to another service gets, so that its failure can still be answered."""
+"""Fraction of the remaining time that an outgoing call gets, so that its failure can still be reported in time."""
 
 _OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.keepalive_time_ms", 30_000),
@@ -36,7 +36,7 @@ ReplyT = TypeVar("ReplyT", bound=Message)
 
 
 def channel(settings: Settings, service: str) -> aio.Channel:
-    """A channel to all replicas of `service`, balanced round robin; raises KeyError where no address is known."""
+    """Return a channel to all replicas of `service`, balanced round robin. Raises KeyError if it has no address."""
     try:
         addresses = settings.addresses[service]
     except KeyError:
@@ -53,7 +53,7 @@ def channel(settings: Settings, service: str) -> aio.Channel:
 
 @lru_cache
 def service_config(service: str) -> str:
-    """GRPC's service config: UNAVAILABLE is tried again where that does no harm, nothing else is."""
+    """Return the gRPC service config: UNAVAILABLE is retried for methods that are safe to retry, nothing else is."""
     retry = {
         "maxAttempts": 4,
         "initialBackoff": "0.05s",
@@ -61,22 +61,22 @@ def service_config(service: str) -> str:
         "backoffMultiplier": 3,
         "retryableStatusCodes": ["UNAVAILABLE"],
     }
-    repeatable = [
-        {"service": method.service, "method": method.name}
+    retried = [
+        {"service": method.grpc_service, "method": method.name}
         for method in methods().values()
-        if method.repeatable and method.room in {service, *SHARED}
+        if method.retry_safe and method.service in {service, *COMMON_APIS}
     ]
     return json.dumps(
         {
             "loadBalancingConfig": [{"round_robin": {}}],
             "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-            "methodConfig": [{"name": repeatable, "retryPolicy": retry}],
+            "methodConfig": [{"name": retried, "retryPolicy": retry}],
         }
     )
 
 
 class ServiceClient:
-    """Another service, called with a token of our own on behalf of whoever called us."""
+    """A client of another service; calls it with a service token on behalf of the original caller."""
 
     def __init__(self, settings: Settings, service: str) -> None:
         self.channel = channel(settings, service)
@@ -86,21 +86,21 @@ class ServiceClient:
     async def call(
         self, rpc: aio.UnaryUnaryMultiCallable[RequestT, ReplyT], request: RequestT, origin: Origin
     ) -> ReplyT:
-        """The reply, within the time that `origin` has left; raises Unavailable where the service gives none.
+        """Call the RPC and return its reply, within the time that `origin` has left. Raises Unavailable.
 
-        Never inside a transaction: it would hold its locks for as long as the other service takes.
+        Don't call it inside a transaction: the transaction would hold its locks until the other service replies.
         """
         method = methods()[request.DESCRIPTOR.full_name]
-        if method.keyed and not request.request_id:  # type: ignore[attr-defined]  # `keyed` says that it has one
-            request.request_id = uuid4().hex  # type: ignore[attr-defined]  # so that the channel's retry does it once
-        with self._asking(method, origin) as metadata:
+        if method.keyed and not request.request_id:  # type: ignore[attr-defined]  # a keyed method has it
+            request.request_id = uuid4().hex  # type: ignore[attr-defined]  # makes the retries of the channel safe
+        with self._outgoing_call(method, origin) as metadata:
             return await rpc(request, timeout=origin.remaining_s() * _HEADROOM, metadata=metadata)
 
     async def stream(
         self, rpc: aio.UnaryStreamMultiCallable[RequestT, ReplyT], request: RequestT, origin: Origin
     ) -> AsyncGenerator[ReplyT, None]:
-        """The replies as they come, under the same terms. Close it where you leave before its end (`aclosing`)."""
-        with self._asking(methods()[request.DESCRIPTOR.full_name], origin) as metadata:
+        """Yield the replies of a streaming RPC as `call` does. Close the generator (`aclosing`) to leave early."""
+        with self._outgoing_call(methods()[request.DESCRIPTOR.full_name], origin) as metadata:
             replies = rpc(request, timeout=origin.remaining_s() * _HEADROOM, metadata=metadata)
             try:
                 async for reply in replies:
@@ -109,8 +109,8 @@ class ServiceClient:
                 replies.cancel()
 
     @contextmanager
-    def _asking(self, method: Method, origin: Origin) -> Iterator[tuple[tuple[str, str], ...]]:
-        """What a call bears as metadata; it is traced and measured, and Unavailable if the service gives no answer."""
+    def _outgoing_call(self, method: Method, origin: Origin) -> Iterator[tuple[tuple[str, str], ...]]:
+        """Trace and measure a call; yields its metadata. Raises Unavailable in place of transport errors."""
         started = time.perf_counter()
         code = StatusCode.OK
         attributes = {"rpc.system.name": "grpc", "rpc.method": method.full_name}

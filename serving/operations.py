@@ -1,4 +1,4 @@
-"""What operators ask of any service: its version, and the events that its consumers gave up on."""
+"""OperationsService, which every service implements: version, and dead-lettered events."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -17,7 +17,7 @@ VERSION = "0.1.0"
 
 
 class DeadLetterNotFound(NotFound):
-    """A dead letter is not there, or not any more."""
+    """The dead letter does not exist, or was redriven already."""
 
     reason = "DEAD_LETTER_NOT_FOUND"
 
@@ -26,7 +26,7 @@ class DeadLetterNotFound(NotFound):
 
 
 class DeadLetterRow(TenantRow):
-    """An event that a consumer could not handle."""
+    """An event that a consumer failed to handle in all its deliveries."""
 
     __tablename__ = "dead_letters"
 
@@ -41,7 +41,7 @@ class DeadLetterRow(TenantRow):
 
 
 class OperationsServicer:
-    """The operations of one service."""
+    """Implements OperationsService for one service."""
 
     service = pb.DESCRIPTOR.services_by_name["OperationsService"]
 
@@ -51,33 +51,33 @@ class OperationsServicer:
         self._pages = pages
         self._consumers = {consumer.name: consumer for consumer in consumers}
 
-    async def GetVersion(self, request: pb.GetVersionRequest, call: Call) -> pb.Version:  # noqa: ARG002 - as all RPCs
+    async def GetVersion(self, request: pb.GetVersionRequest, call: Call) -> pb.Version:  # noqa: ARG002 - the signature of all RPCs
         return pb.Version(service=self._name, version=VERSION)
 
     async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, call: Call) -> pb.ListDeadLettersResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = page.slice(await tx.all(page.narrow(select(DeadLetterRow), DeadLetterRow.id)))
-        letters = map(_letter_to_proto, found.rows)
-        return pb.ListDeadLettersResponse(dead_letters=letters, next_page_token=found.next_page_token)
+            letters = page.slice(await tx.all(page.narrow(select(DeadLetterRow), DeadLetterRow.id)))
+        dead_letters = map(_letter_to_proto, letters.rows)
+        return pb.ListDeadLettersResponse(dead_letters=dead_letters, next_page_token=letters.next_page_token)
 
     async def RedriveDeadLetter(self, request: pb.RedriveDeadLetterRequest, call: Call) -> pb.DeadLetter:
         event_id = UUID(request.event_id)
-        named = DeadLetterRow.consumer == request.consumer, DeadLetterRow.event_id == event_id
-        async with self._db.read(call) as reading:
-            letter = await reading.one_or_none(select(DeadLetterRow).where(*named))
+        key = DeadLetterRow.consumer == request.consumer, DeadLetterRow.event_id == event_id
+        async with self._db.read(call) as tx:
+            letter = await tx.one_or_none(select(DeadLetterRow).where(*key))
         consumer = self._consumers.get(request.consumer)
         if letter is None or consumer is None:
             raise DeadLetterNotFound
-        again = Delivery(event_id, call.tenant_id, letter.subject, letter.body, letter.actor, letter.traceparent)
+        delivery = Delivery(event_id, call.tenant_id, letter.subject, letter.body, letter.actor, letter.traceparent)
         try:
-            await consumer.handle(again, call.trace)
+            await consumer.handle(delivery, call.trace)
         except Exception as error:
             async with self._db.write(call) as tx:
-                await tx.execute(update(DeadLetterRow).where(*named).values(error=repr(error)[:ERROR_LENGTH_MAX]))
+                await tx.execute(update(DeadLetterRow).where(*key).values(error=repr(error)[:ERROR_LENGTH_MAX]))
             raise
         async with self._db.write(call) as tx:
-            await tx.execute(delete(DeadLetterRow).where(*named))
+            await tx.execute(delete(DeadLetterRow).where(*key))
         return _letter_to_proto(letter)
 
 

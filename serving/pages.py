@@ -1,7 +1,7 @@
-"""Pages of a list: keyset order by id, with a signed token that is bound to the list and its filters.
+"""Keyset pagination by id, with a signed page token that is bound to the list and its filters.
 
-Ids are time-ordered, so the order by id is the order of creation; rows that are inserted while someone
-pages never shift what is still to come.
+Ids are time-ordered, so the order by id is the order of creation. Rows inserted between two pages don't shift the rows
+of later pages.
 """
 
 import base64
@@ -38,7 +38,7 @@ class Slice(Generic[RowT]):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a caller asked for: how many, after which row, of which list."""
+    """The page that a request asks for: its size, the row it starts after, and the list its token is bound to."""
 
     size: int
     after: UUID | None
@@ -48,66 +48,69 @@ class Page:
     def narrow(
         self, select: Select[RowT], id: InstrumentedAttribute[UUID], *, newest_first: bool = False
     ) -> Select[RowT]:
-        """The query for this page, with one row more to see whether another page follows."""
+        """Return the query for this page, with one row more, to detect whether another page follows."""
         if self.after is not None:
             select = select.where(id < self.after if newest_first else id > self.after)
         return select.order_by(id.desc() if newest_first else id).limit(self.size + 1)
 
     def slice(self, rows: Sequence[RowT]) -> Slice[RowT]:
-        """The page out of the rows that the narrowed query gave."""
+        """Return the page from the rows of the query that `narrow` returned."""
         if len(rows) <= self.size:
             return Slice(rows, "")
         rows = rows[: self.size]
-        return Slice(rows, _sealed(self.secret, self.list_digest, rows[-1].id.bytes))
+        return Slice(rows, _encode_token(self.secret, self.list_digest, rows[-1].id.bytes))
 
 
 class Pages:
-    """Reads the page fields of list requests."""
+    """Parses the page fields of list requests, and signs page tokens."""
 
     def __init__(self, settings: Settings) -> None:
         self._secret = settings.page_key.get_secret_value().encode()
 
     def read(self, request: Message, call: Call) -> Page:
-        """The page that `request` asks for; raises PageTokenInvalid for a token of another list, filter or tenant."""
+        """Return the page that `request` asks for.
+
+        Raises PageTokenInvalid for a token of another list, filter or tenant.
+        """
         digest = _digest(request, call.method, call.tenant_id)
-        size: int = getattr(request, "page_size") or SIZE_DEFAULT  # noqa: B009 - generated messages have no base with it
+        size: int = getattr(request, "page_size") or SIZE_DEFAULT  # noqa: B009 - generated messages have no common base
         token: str = getattr(request, "page_token")  # noqa: B009
-        after = UUID(bytes=_opened(self._secret, digest, token)) if token else None
+        after = UUID(bytes=_decode_token(self._secret, digest, token)) if token else None
         return Page(size, after, self._secret, digest)
 
-    def sealed(self, place: bytes, request: Message, method: str, tenant_id: UUID) -> str:
-        """A token for a list of another order, bound like the others, that holds a place in it."""
-        return _sealed(self._secret, _digest(request, method, tenant_id), place)
+    def encode_token(self, position: bytes, request: Message, method: str, tenant_id: UUID) -> str:
+        """Return a signed token for a list in another order than by id; `position` is the last item of the page."""
+        return _encode_token(self._secret, _digest(request, method, tenant_id), position)
 
-    def opened(self, token: str, request: Message, method: str, tenant_id: UUID) -> bytes:
-        """The place that `sealed` put into the token; raises PageTokenInvalid as `read` does."""
-        return _opened(self._secret, _digest(request, method, tenant_id), token)
+    def decode_token(self, token: str, request: Message, method: str, tenant_id: UUID) -> bytes:
+        """Return the position in a token of `encode_token`. Raises PageTokenInvalid as `read` does."""
+        return _decode_token(self._secret, _digest(request, method, tenant_id), token)
 
 
 def _digest(request: Message, method: str, tenant_id: UUID) -> bytes:
-    """What a token is bound to: the list and its filters."""
+    """Return a hash of the list, its filters and the tenant: a token is valid for this hash only."""
     filters = type(request)()
     filters.CopyFrom(request)
     filters.ClearField("page_token")
     filters.ClearField("page_size")
-    listed = method.encode() + tenant_id.bytes + filters.SerializeToString(deterministic=True)
-    return hashlib.sha256(listed).digest()
+    bound_to = method.encode() + tenant_id.bytes + filters.SerializeToString(deterministic=True)
+    return hashlib.sha256(bound_to).digest()
 
 
-def _sealed(secret: bytes, digest: bytes, place: bytes) -> str:
-    return base64.urlsafe_b64encode(place + _sign(secret, digest, place)).rstrip(b"=").decode()
+def _encode_token(secret: bytes, digest: bytes, position: bytes) -> str:
+    return base64.urlsafe_b64encode(position + _sign(secret, digest, position)).rstrip(b"=").decode()
 
 
-def _opened(secret: bytes, digest: bytes, token: str) -> bytes:
+def _decode_token(secret: bytes, digest: bytes, token: str) -> bytes:
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except ValueError:
         raise PageTokenInvalid from None
-    place, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
-    if not hmac.compare_digest(signature, _sign(secret, digest, place)):
+    position, signature = raw[:-_SIGNATURE_BYTES], raw[-_SIGNATURE_BYTES:]
+    if not hmac.compare_digest(signature, _sign(secret, digest, position)):
         raise PageTokenInvalid
-    return place
+    return position
 
 
-def _sign(secret: bytes, digest: bytes, place: bytes) -> bytes:
-    return hmac.digest(secret, digest + place, "sha256")[:_SIGNATURE_BYTES]
+def _sign(secret: bytes, digest: bytes, position: bytes) -> bytes:
+    return hmac.digest(secret, digest + position, "sha256")[:_SIGNATURE_BYTES]

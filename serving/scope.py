@@ -1,7 +1,7 @@
-"""What a confined caller's token covers, asked of the service that knows the trees.
+"""Scopes of confined callers, resolved by the service that owns the trees of entities and departments.
 
-A token names entities and departments; it covers what lies below them as well. The answer is remembered
-for a short while, so that a confined caller costs one call now and then.
+A token names entities and departments; its scope also covers everything below them. Scopes are cached for a short time,
+so that most calls of a confined caller need no further call.
 """
 
 from typing import Protocol, TypeAlias
@@ -23,14 +23,14 @@ _Ids: TypeAlias = tuple[str, ...]
 
 
 class Scopes(Protocol):
-    """Resolves what a confined caller may see."""
+    """Resolves the scope of a confined caller."""
 
     async def resolve(self, call: Call) -> Scope:
-        """All entities and departments that the caller's token covers."""
+        """Return all entities and departments that the caller's token covers."""
 
 
 class RemoteScopes:
-    """Scopes as the entities service resolves them."""
+    """Scopes resolved by the entities service."""
 
     def __init__(self, entities: ServiceClient) -> None:
         self._entities = entities
@@ -38,24 +38,24 @@ class RemoteScopes:
         self._cache: TtlCache[tuple[UUID, _Ids, _Ids], Scope] = TtlCache(_CACHE_SIZE, _CACHE_TTL_S)
 
     async def resolve(self, call: Call) -> Scope:
-        """All entities and departments covered, at most half a minute old; raises Unavailable."""
-        named = named_by(call.principal)
-        key = (call.tenant_id, *named)
+        """Return all entities and departments covered, at most 30 seconds old. Raises Unavailable."""
+        scope_ids = scope_ids_of(call.principal)
+        key = (call.tenant_id, *scope_ids)
         scope = self._cache.get(key)
         if scope is None:
-            scope = await self._ask(call, *named)
+            scope = await self._fetch(call, *scope_ids)
             self._cache.set(key, scope)
         return scope
 
-    async def _ask(self, call: Call, entity_ids: tuple[str, ...], department_ids: tuple[str, ...]) -> Scope:
+    async def _fetch(self, call: Call, entity_ids: _Ids, department_ids: _Ids) -> Scope:
         request = ResolveScopeRequest(entity_ids=entity_ids, department_ids=department_ids)
-        covered = await self._entities.call(self._stub.ResolveScope, request, call)
+        reply = await self._entities.call(self._stub.ResolveScope, request, call)
         return Scope(
-            frozenset(map(ids.ENTITY.parse, covered.entity_ids)),
-            frozenset(map(ids.DEPARTMENT.parse, covered.department_ids)),
+            frozenset(map(ids.ENTITY.parse, reply.entity_ids)),
+            frozenset(map(ids.DEPARTMENT.parse, reply.department_ids)),
         )
 
 
-def named_by(principal: Principal) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The entities and the departments that the token names."""
+def scope_ids_of(principal: Principal) -> tuple[_Ids, _Ids]:
+    """Return the entity ids and the department ids in the caller's token."""
     return principal.entity_scope or (), principal.department_scope or ()

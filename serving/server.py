@@ -1,7 +1,8 @@
-"""A process that serves: gRPC with health and reflection, events in and out, and an orderly end on SIGTERM.
+"""Runs a service: gRPC with health and reflection, outbox relay, event consumers, and a graceful shutdown on SIGTERM.
 
-The end, in order: health says NOT_SERVING → callers turn elsewhere → streams are told to do so → calls under way
-end → consumers finish what they hold → the outbox and NATS are let go → the database → spans and logs. Exit code 0.
+Shutdown, in order: health reports NOT_SERVING → clients switch to other replicas → streams end → active calls complete
+→ consumers finish their deliveries → relay and NATS connection stop → the database closes → spans and logs are flushed
+→ exit code 0.
 """
 
 import asyncio
@@ -28,19 +29,20 @@ from kit.settings import Settings
 from kit.tasks import cancel_and_wait, run_to_completion
 from kit.telemetry import log
 from serving.audit import AuditServicer
-from serving.calls import Calls, Servicer
+from serving.calls import CallPipeline, Servicer
 from serving.operations import OperationsServicer
 from serving.pages import Pages
 from serving.scope import Scopes
 
-_TURN_ELSEWHERE_S = 0.5
+_HEALTH_NOTICE_S = 0.5
+"""How long health reports NOT_SERVING before calls are rejected, so that clients switch to other replicas."""
 _PRUNE_EVERY_S = 3600
 _RECONNECT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a process is made of."""
+    """The parts of a service process; its main.py composes them."""
 
     db: Database
     scopes: Scopes
@@ -49,22 +51,22 @@ class Service:
     dependencies: object = None
     """Passed to the event handlers that have `own_transaction`."""
     jobs: Sequence[Callable[[], Awaitable[None]]] = field(default=())
-    """Endless tasks that a clock drives; cancelled at the end."""
+    """Background tasks that run until shutdown, such as timers."""
     bus: EventBus = field(default_factory=EventBus)
-    """What the parts hear over NATS; connected while the service is served."""
+    """NATS subscriptions of the parts; connected while the service runs."""
 
 
 def run(name: str, compose: Callable[[Settings], Service]) -> None:
     """Serve until SIGTERM or SIGINT. `compose` is called inside the event loop."""
     settings = Settings(service=name)
     telemetry.configure(settings)
-    _spare_collector()
+    _tune_garbage_collector()
     uvloop.run(_run(settings, compose))
     telemetry.shut_down()
 
 
-def _spare_collector() -> None:
-    """Leave what start-up made to itself: otherwise each large reply makes the collector walk all of it again."""
+def _tune_garbage_collector() -> None:
+    """Exclude the objects of start-up from collections, which large replies would otherwise trigger for all of them."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
@@ -82,30 +84,33 @@ async def _run(settings: Settings, compose: Callable[[Settings], Service]) -> No
 
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
-    """Serve inside the block; gives the address. Leaving the block is the orderly end."""
+    """Serve inside the block and yield the address; leaving the block is the graceful shutdown."""
     consumers = [Consumer(service.db, settings.service, handler, service.dependencies) for handler in service.handlers]
-    calls = Calls(settings, service.scopes)
-    server, state, address = await _listen(settings, service, calls, consumers)
-    tasks = [asyncio.create_task(telemetry.flush_logs()), *(asyncio.create_task(_endless(job)) for job in service.jobs)]
-    events = asyncio.create_task(_events(settings, service, consumers))
+    calls = CallPipeline(settings, service.scopes)
+    server, state, address = await _start_server(settings, service, calls, consumers)
+    tasks = [
+        asyncio.create_task(telemetry.flush_logs()),
+        *(asyncio.create_task(_run_forever(job)) for job in service.jobs),
+    ]
+    events = asyncio.create_task(_run_events(settings, service, consumers))
     try:
         yield address
     finally:
         await state.enter_graceful_shutdown()
-        await asyncio.sleep(_TURN_ELSEWHERE_S)
-        calls.end_streams()  # each learns of it a moment later, when `stop` has told its caller to turn elsewhere
+        await asyncio.sleep(_HEALTH_NOTICE_S)
+        calls.end_all_streams()  # takes effect in server.stop(), which sends the clients GOAWAY first
         await server.stop(settings.drain_s)
         await cancel_and_wait(events, *tasks)
         await service.db.close()
 
 
-async def _listen(
-    settings: Settings, service: Service, calls: Calls, consumers: Sequence[Consumer]
+async def _start_server(
+    settings: Settings, service: Service, calls: CallPipeline, consumers: Sequence[Consumer]
 ) -> tuple[aio.Server, health.aio.HealthServicer, str]:
     options = [
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_receive_message_length", 2 * settings.message_bytes_max),  # what is over once is told properly
+        ("grpc.max_receive_message_length", 2 * settings.message_bytes_max),  # up to twice, our own error
         ("grpc.max_send_message_length", 2 * settings.message_bytes_max),
         ("grpc.so_reuseport", 0),
     ]
@@ -114,7 +119,7 @@ async def _listen(
     operations = OperationsServicer(settings.service, service.db, pages, consumers)
     audit = AuditServicer(settings.service, service.db, pages)
     servicers = [*service.servicers, operations, audit]
-    server.add_generic_rpc_handlers([calls.handlers_of(servicer) for servicer in servicers])
+    server.add_generic_rpc_handlers([calls.handler_for(servicer) for servicer in servicers])
     state = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(state, server)
     names = [servicer.service.full_name for servicer in servicers]
@@ -126,45 +131,45 @@ async def _listen(
     return server, state, f"{settings.listen.rpartition(':')[0]}:{port}"
 
 
-async def _events(settings: Settings, service: Service, consumers: Sequence[Consumer]) -> None:
-    """Publish and consume, until cancelled. Calls are served whether NATS is there or not."""
-    client, jetstream = await _connected(settings)
+async def _run_events(settings: Settings, service: Service, consumers: Sequence[Consumer]) -> None:
+    """Publish and consume events until cancelled. Calls are served even while NATS is unavailable."""
+    client, jetstream = await _connect(settings)
     service.bus.set_connection(client, jetstream)
     relay = Relay(service.db, jetstream, settings.service)
-    parts: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeated(relay.prune, _PRUNE_EVERY_S)]
+    parts: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeat(relay.prune, _PRUNE_EVERY_S)]
     parts += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]
-    running = [asyncio.create_task(_endless(part)) for part in parts]
+    running = [asyncio.create_task(_run_forever(part)) for part in parts]
     try:
         await asyncio.gather(*running)
     finally:
-        await run_to_completion(_let_go(client, running))
+        await run_to_completion(_stop_events(client, running))
 
 
-async def _let_go(client: Client, running: Sequence[asyncio.Task[None]]) -> None:
+async def _stop_events(client: Client, running: Sequence[asyncio.Task[None]]) -> None:
     await cancel_and_wait(*running)
     await client.close()
 
 
-async def _connected(settings: Settings) -> tuple[Client, JetStreamContext]:
+async def _connect(settings: Settings) -> tuple[Client, JetStreamContext]:
     while True:
         try:
             return await bus.connect(settings)
-        except Exception as error:  # noqa: BLE001 - NATS is away: whatever it says, try again
-            log.warning("NATS is away", error=repr(error)[:300])
+        except Exception as error:  # noqa: BLE001 - whatever the error is, try again
+            log.warning("NATS is unavailable", error=repr(error)[:300])
             await asyncio.sleep(_RECONNECT_S)
 
 
-async def _endless(part: Callable[[], Awaitable[None]]) -> None:
-    """Run a part that never ends, and start it again should it fail."""
+async def _run_forever(part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part that should never return; restart it if it fails."""
     while True:
         try:
             await part()
-        except Exception as error:  # noqa: BLE001 - one failure must not stop the part for good
+        except Exception as error:  # noqa: BLE001 - one failure must not end the part
             log.error("a background part failed", exc_info=error)
         await asyncio.sleep(_RECONNECT_S)
 
 
-async def _repeated(work: Callable[[], Awaitable[None]], every_s: float) -> None:
+async def _repeat(work: Callable[[], Awaitable[None]], every_s: float) -> None:
     while True:
         await work()
         await asyncio.sleep(every_s)

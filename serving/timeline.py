@@ -1,7 +1,7 @@
-"""Pages of a list that every service has a part of: newest first, in one order over all of them.
+"""Pages of a list that is spread over all services: newest first, in one order over all of them.
 
-A token says after which line the list goes on, whichever service that line is of. So one token serves all: each finds
-out from it where its own part goes on, and nobody needs to remember how far the others were read.
+A page token holds the position of the last item of the page, whichever service that item is from. The same token works
+for every service: each continues its own part of the list after that position, so no per-service state is needed.
 """
 
 import struct
@@ -18,36 +18,36 @@ _NUMBERS = struct.Struct(">qq")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A line of the list: when it was written, in which service, and at which position there."""
+class Position:
+    """The position of an item in the list: its time, its service, and its number within the service."""
 
     time: datetime
     service: str
-    position: int
+    number: int
 
     @property
-    def order(self) -> tuple[timedelta, str, int]:
-        """What the list is sorted by: newest first; at one moment by service, and there by falling position."""
-        return _EPOCH - self.time, self.service, -self.position
+    def sort_key(self) -> tuple[timedelta, str, int]:
+        """The order of the list: newest first; at the same time by service, then by descending number."""
+        return _EPOCH - self.time, self.service, -self.number
 
-    def packed(self) -> bytes:
-        """As `unpacked` takes it."""
+    def to_bytes(self) -> bytes:
+        """Serialize for a page token."""
         microseconds = (self.time - _EPOCH) // timedelta(microseconds=1)
-        return _NUMBERS.pack(microseconds, self.position) + self.service.encode()
+        return _NUMBERS.pack(microseconds, self.number) + self.service.encode()
 
     @classmethod
-    def unpacked(cls, place: bytes) -> "Place":
-        """What `packed` gave."""
-        microseconds, position = _NUMBERS.unpack_from(place)
-        return cls(_EPOCH + timedelta(microseconds=microseconds), place[_NUMBERS.size :].decode(), position)
+    def from_bytes(cls, data: bytes) -> "Position":
+        """Parse the result of `to_bytes`."""
+        microseconds, number = _NUMBERS.unpack_from(data)
+        return cls(_EPOCH + timedelta(microseconds=microseconds), data[_NUMBERS.size :].decode(), number)
 
 
-def read_place(pages: Pages, request: Message, method: str, tenant_id: UUID) -> Place | None:
-    """After which line the request wants the list to go on; None: from its beginning. Raises PageTokenInvalid."""
-    token: str = getattr(request, "page_token")  # noqa: B009 - generated messages have no base with it
-    return Place.unpacked(pages.opened(token, request, method, tenant_id)) if token else None
+def decode_position(pages: Pages, request: Message, method: str, tenant_id: UUID) -> Position | None:
+    """Return the position in the page token of the request, None on the first page. Raises PageTokenInvalid."""
+    token: str = getattr(request, "page_token")  # noqa: B009 - generated messages have no common base
+    return Position.from_bytes(pages.decode_token(token, request, method, tenant_id)) if token else None
 
 
-def token_of(pages: Pages, place: Place, request: Message, method: str, tenant_id: UUID) -> str:
-    """The token with which the list goes on after the place."""
-    return pages.sealed(place.packed(), request, method, tenant_id)
+def encode_position(pages: Pages, position: Position, request: Message, method: str, tenant_id: UUID) -> str:
+    """Return the page token that continues the list after the position."""
+    return pages.encode_token(position.to_bytes(), request, method, tenant_id)

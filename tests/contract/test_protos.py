@@ -19,7 +19,7 @@ from kit.auth import ROLES
 from kit.errors import BillingError
 from kit.settings import Settings
 from serving import audit, operations
-from serving.calls import Calls, Servicer
+from serving.calls import CallPipeline, Servicer
 from tests.contract import contract
 from tests.contract.source import SERVICES
 from tests.harness.services import Approvals, Budgets, Entities, Served
@@ -170,9 +170,9 @@ class TestServed:
         served = {kind.service.full_name for kind in servicers}
         wanted = {found.full_name for found in contract.services() if found.file.package == f"billing.{service}.v1"}
         assert served == wanted
-        calls = Calls(settings(service), NoScopes())
+        calls = CallPipeline(settings(service), NoScopes())
         for kind in servicers:
-            calls.handlers_of(cast("Servicer", kind))  # raises where one is missing or differs; the class is enough
+            calls.handler_for(cast("Servicer", kind))  # raises where one is missing or differs; the class is enough
         assert {name for kind in servicers for name in public_methods(kind)} <= {
             method.name for method in contract.methods()
         }
@@ -188,7 +188,7 @@ class TestServed:
             for served in (entities_served, budgets_served, approvals_served)
             for servicer in served.service.servicers
         }
-        own = {found for found in contract.services() if found.full_name.split(".")[1] not in loaded.SHARED}
+        own = {found for found in contract.services() if found.full_name.split(".")[1] not in loaded.COMMON_APIS}
         assert composed == own
 
 

@@ -13,9 +13,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from kit import ids
-from serving.audit import audited
+from serving.audit import audited_tables
 from serving.pages import Pages
-from serving.timeline import Place, token_of
+from serving.timeline import Position, encode_position
 from tests.contract import contract
 from tests.contract.source import SERVICES
 from tests.entities.conftest import EntitiesApi
@@ -58,9 +58,9 @@ def auditor(auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Calle
     return auditor_of(caller("auditor", subject="ada"))
 
 
-def place(event: AuditEvent) -> Place:
+def place(event: AuditEvent) -> Position:
     """Where the line stands in the list of all services."""
-    return Place(event.change_time.ToDatetime(tzinfo=UTC), event.service, int(event.event_id))
+    return Position(event.change_time.ToDatetime(tzinfo=UTC), event.service, int(event.event_id))
 
 
 def change(event: AuditEvent, field: str) -> tuple[str | None, str | None]:
@@ -160,7 +160,7 @@ class TestPages:
         await api.set_rates("2026-03-01 EUR/USD 1.2", "2026-03-02 EUR/USD 1.3", "2026-03-03 EUR/USD 1.4")
         places = [place(event) for event in await auditor.list()]
         assert len({here.time for here in places}) == 1
-        assert places == sorted(places, key=lambda here: here.order)
+        assert places == sorted(places, key=lambda here: here.sort_key)
         assert [place(event) async for event in auditor.walk(1)] == places
 
     @pytest.mark.parametrize(("service", "told"), [("billing", 1), ("zebras", 0)])
@@ -170,10 +170,10 @@ class TestPages:
         """At one moment a service tells what is its own after those that come before it in the alphabet."""
         await api.set_rates("2026-03-01 EUR/USD 1.2")
         (event,) = await auditor.list()
-        line = Place(place(event).time, service, 10**9)
+        line = Position(place(event).time, service, 10**9)
         method = "billing.audit.v1.AuditService/ListAuditEvents"
         pages = Pages(entities_served.settings)
-        token = token_of(pages, line, ListAuditEventsRequest(), method, api.who.tenant_id)
+        token = encode_position(pages, line, ListAuditEventsRequest(), method, api.who.tenant_id)
         assert len(await auditor.list(page_token=token)) == told
 
     async def test_a_token_of_other_filters_is_refused(self, api: EntitiesApi, auditor: Auditor) -> None:
@@ -209,4 +209,4 @@ async def test_every_audited_table_says_what_it_is(admin: "asyncpg.Pool[asyncpg.
     tables = await admin.fetch(
         "select c.relname from pg_trigger t join pg_class c on c.oid = t.tgrelid where t.tgname = c.relname || '_audit'"
     )
-    assert {row["relname"] for row in tables} <= audited().keys()
+    assert {row["relname"] for row in tables} <= audited_tables().keys()

@@ -12,12 +12,12 @@ import httpx
 import pytest
 
 from contract import routes
-from gateway import merging
+from gateway import fan_out
 from gateway.app import App
 from kit.errors import Internal, InvalidFields, Overloaded, PermissionMissing, Violation
 from kit.settings import Settings
 from serving.pages import SIZE_DEFAULT, Pages
-from serving.timeline import Place, read_place, token_of
+from serving.timeline import Position, decode_position, encode_position
 from tests.gateway import backend as backends
 from tests.gateway.backend import Asked, Backend
 from tests.gateway.conftest import BASE
@@ -42,20 +42,20 @@ class Log:
 
     def tell(self, request: Any, asked: Asked) -> Any:
         """As a service does: what comes after the place of the token, and a token where there is more."""
-        after = read_place(self.pages, request, METHOD, self.tenant)
+        after = decode_position(self.pages, request, METHOD, self.tenant)
         places = sorted(
-            (Place(NOON + timedelta(seconds=at), self.service, position) for position, at in self.rows.items()),
-            key=lambda place: place.order,
+            (Position(NOON + timedelta(seconds=at), self.service, position) for position, at in self.rows.items()),
+            key=lambda place: place.sort_key,
         )
-        left = [place for place in places if after is None or place.order > after.order]
+        left = [place for place in places if after is None or place.sort_key > after.sort_key]
         size = request.page_size or SIZE_DEFAULT
         told, more = left[:size], left[size:]
         reply: Any = self.backend.message("audit.v1.ListAuditEventsResponse")
         for place in told:
-            event = reply.audit_events.add(service=self.service, event_id=str(place.position), actor="alice")
+            event = reply.audit_events.add(service=self.service, event_id=str(place.number), actor="alice")
             event.change_time.FromDatetime(place.time)
         if more:
-            reply.next_page_token = token_of(self.pages, told[-1], request, METHOD, self.tenant)
+            reply.next_page_token = encode_position(self.pages, told[-1], request, METHOD, self.tenant)
         return reply
 
 
@@ -88,7 +88,7 @@ async def gateway(settings: Callable[..., Settings], token: Callable[..., str], 
     async with AsyncExitStack() as stack:
         entities, budgets = [await stack.enter_async_context(backends.serving()) for _ in range(2)]
         told = settings("gateway", addresses={"entities": entities.address, "budgets": budgets.address})
-        app = App(told, [route for route in routes.routes() if route.room != "approvals"])
+        app = App(told, [route for route in routes.routes() if route.service != "approvals"])
         await app.limits.open()
         stack.push_async_callback(app.close)
         logs = [Log("entities", entities, Pages(told), tenant), Log("budgets", budgets, Pages(told), tenant)]
@@ -144,7 +144,7 @@ class TestPages:
         for name in ("entities", "budgets"):
             log: Log = getattr(gateway, name)
             request: Any = log.backend.message("audit.v1.ListAuditEventsRequest", page_token=token, actor="alice")
-            assert read_place(log.pages, request, METHOD, log.tenant) is not None, "each service takes it"
+            assert decode_position(log.pages, request, METHOD, log.tenant) is not None, "each service takes it"
 
 
 class TestAway:
@@ -166,7 +166,7 @@ class TestAway:
     async def test_a_service_that_says_nothing_is_not_waited_for_longer_than_the_limit(
         self, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(merging, "_ANSWER_S", 0.3)
+        monkeypatch.setattr(fan_out, "_TIMEOUT_S", 0.3)
         gateway.entities.rows = {1: 10}
         gateway.budgets.backend.replies["ListAuditEvents"] = lambda *_: asyncio.Event().wait()
         page = await gateway.page()

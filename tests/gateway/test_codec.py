@@ -138,7 +138,7 @@ def filled(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Any:
 
 
 def _fill(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> None:
-    place, entry = getattr(message, field.name), codec.entry_of(field)
+    place, entry = getattr(message, field.name), codec.map_entry(field)
     if entry:
         for name, item in draw(st.dictionaries(values(entry[0], depth), values(entry[1], depth), max_size=2)).items():
             if entry[1].message_type:

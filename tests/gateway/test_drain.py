@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.server import _let_nobody_in
+from gateway.server import _drop_new_connections
 from kit.settings import Settings
 from tests.gateway.backend import Backend
 from tests.gateway.conftest import BASE, BUDGET
@@ -72,7 +72,7 @@ def test_the_last_to_come_in_are_served_and_the_next_learn_that_nobody_listens()
         address = listener.getsockname()
         waiting = open_sockets.enter_context(socket.create_connection(address, timeout=1))
         waiting.sendall(b"request")
-        _let_nobody_in(listener)
+        _drop_new_connections(listener)
         with pytest.raises(TimeoutError):
             socket.create_connection(address, timeout=0.3)
         served = open_sockets.enter_context(listener.accept()[0])

@@ -94,7 +94,7 @@ class TestWhatIsRefused:
             "alert_thresholds_bp[2]": "type.integer", "draft": "type.bool", "colour": "field.unknown",
         }  # fmt: skip
         assert errors["amount.amount"]["detail"] == 'must be a string such as "1250.00"'
-        assert errors["amount.cents"]["detail"] == "is not known here; known are: currency_code, amount"
+        assert errors["amount.cents"]["detail"] == "is not a known field; known are: currency_code, amount"
         assert errors["period_type"]["detail"] == "must be one of MONTHLY, QUARTERLY, ANNUAL, CUSTOM"
         assert not backend.asked
 

@@ -237,7 +237,7 @@ class TestRefusals:
     async def test_a_refusal_that_comes_late_is_an_event_too(
         self, gateway: Served, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(streaming, "_REFUSED_WITHIN_S", 0.01)
+        monkeypatch.setattr(streaming, "_FIRST_REPLY_S", 0.01)
         events = await gateway.watch()
         source.told.put_nowait(MessageNotFound("There is none."))
         assert (await events.event())["data"]["code"] == "DEAD_LETTER_NOT_FOUND"
@@ -303,7 +303,7 @@ class TestWhoLeaves:
         self, settings: Callable[..., Settings], backend: Backend, source: Source, call: Callable[[int], Caller]
     ) -> None:
         told = settings("gateway", addresses={"budgets": backend.address})
-        async with running(told, "tests.gateway.probing") as process:
+        async with running(told, "tests.gateway.probe_gateway") as process:
             before = await call(process.port).watch()
             process.process.send_signal(signal.SIGTERM)
             started = time.monotonic()

@@ -25,7 +25,7 @@ from kit.db import Database
 from kit.origin import Call, Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
-from serving.calls import Calls
+from serving.calls import CallPipeline
 from tests.harness.databases import Copy
 from tests.kit.clockwork import Clockwork
 from tests.kit.probe import Probe, ProbeStub
@@ -117,15 +117,15 @@ class Probed:
 
     servicer: Probe
     stub: ProbeStub
-    calls: Calls
+    calls: CallPipeline
     address: str
 
 
 @contextlib.asynccontextmanager
 async def probed(settings: Settings) -> AsyncIterator[Probed]:
     """Serve a probe until the block ends."""
-    server, servicer, calls = aio.server(), Probe(), Calls(settings, NoScopes())
-    server.add_generic_rpc_handlers([calls.handlers_of(servicer)])
+    server, servicer, calls = aio.server(), Probe(), CallPipeline(settings, NoScopes())
+    server.add_generic_rpc_handlers([calls.handler_for(servicer)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

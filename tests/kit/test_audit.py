@@ -17,7 +17,7 @@ from kit.settings import Settings
 from services.budgets import models
 from serving.audit import AuditServicer
 from serving.pages import Pages
-from serving.timeline import Place
+from serving.timeline import Position
 
 Connect = Callable[[str], contextlib.AbstractAsyncContextManager[asyncpg.Connection]]
 
@@ -48,12 +48,12 @@ async def long_log(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> UUID:
     ("asked", "after", "index"),
     [
         ({}, None, "audit_log_time_idx"),
-        ({}, Place(NOW - timedelta(hours=5), "budgets", 7), "audit_log_time_idx"),
-        ({}, Place(NOW - timedelta(hours=5), "approvals", 7), "audit_log_time_idx"),
+        ({}, Position(NOW - timedelta(hours=5), "budgets", 7), "audit_log_time_idx"),
+        ({}, Position(NOW - timedelta(hours=5), "approvals", 7), "audit_log_time_idx"),
         ({"resource_type": "budget"}, None, "audit_log_time_idx"),
         ({"actor": "alice"}, None, "audit_log_time_idx"),
         ({"resource_id": f"bud_{RESOURCE.hex}"}, None, "audit_log_resource_idx"),
-        ({"resource_id": f"bud_{RESOURCE.hex}"}, Place(NOW, "zebra", 1), "audit_log_resource_idx"),
+        ({"resource_id": f"bud_{RESOURCE.hex}"}, Position(NOW, "zebra", 1), "audit_log_resource_idx"),
     ],
 )
 async def test_every_question_is_answered_by_an_index(
@@ -61,16 +61,16 @@ async def test_every_question_is_answered_by_an_index(
     app_connection: Connect,
     settings: Callable[..., Settings],
     asked: dict[str, Any],
-    after: Place | None,
+    after: Position | None,
     index: str,
 ) -> None:
     assert models.budgets.BudgetRow.__tablename__ == "budgets", "the tables are known"
     told = settings("budgets")
     database = Database(told)
     servicer = AuditServicer("budgets", database, Pages(told))
-    wanted = servicer._narrowed(ListAuditEventsRequest(**asked))
+    wanted = servicer._query(ListAuditEventsRequest(**asked))
     if after is not None:
-        wanted = servicer._continued(wanted, after)
+        wanted = servicer._query_after(wanted, after)
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     sql = str(wanted.limit(51).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
     async with app_connection("budgets") as connection, connection.transaction():

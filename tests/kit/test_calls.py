@@ -19,7 +19,7 @@ from kit.errors import FailedPrecondition
 from kit.origin import Call
 from kit.settings import Settings
 from kit.telemetry import SERVER_DURATION
-from serving.calls import Calls
+from serving.calls import CallPipeline
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import eventually
 from tests.kit.conftest import NoScopes, Probed, probed
@@ -192,7 +192,7 @@ class TestOverload:
             await refusal(probe.stub.Do(DoRequest()))
         does(probe, RuntimeError())
         await refusal(finance.call(probe.stub.Do, DoRequest()))
-        assert probe.calls._under_way == 0
+        assert probe.calls._active_calls == 0
 
 
 class _Sqlstate(Exception):
@@ -237,7 +237,8 @@ class TestWhatGoesWrong:
         refused = await self.refused(probe, finance, raised)
         assert (refused.code, refused.reason) == (StatusCode.INTERNAL, "INTERNAL")
         assert "secret" not in str(refused)
-        (fault,) = [line for line in logs if line["event"] == "fault" and line["trace_id"] == finance.trace.trace_id]
+        trace_id = finance.trace.trace_id
+        (fault,) = [line for line in logs if line["event"] == "internal error" and line["trace_id"] == trace_id]
         assert fault["incident"] == refused.metadata["incident"]
         assert "secret" in fault["exception"]
 
@@ -321,35 +322,35 @@ def counted(method: str, code: str) -> float:
 
 class TestRegistration:
     @pytest.fixture
-    def calls(self, kit_settings: Callable[..., Settings]) -> Calls:
-        return Calls(kit_settings(), NoScopes())
+    def calls(self, kit_settings: Callable[..., Settings]) -> CallPipeline:
+        return CallPipeline(kit_settings(), NoScopes())
 
-    def test_every_method_must_be_there(self, calls: Calls) -> None:
+    def test_every_method_must_be_there(self, calls: CallPipeline) -> None:
         class Forgetful:
             service = Probe.service
 
         with pytest.raises(TypeError, match="has no method Do"):
-            calls.handlers_of(Forgetful())
+            calls.handler_for(Forgetful())
 
-    def test_a_method_takes_what_its_proto_says(self, calls: Calls) -> None:
+    def test_a_method_takes_what_its_proto_says(self, calls: CallPipeline) -> None:
         class Mistaken(Probe):
             async def Do(self, request: ListRequest, call: Call) -> DoReply:  # type: ignore[override]  # the mistake
                 return DoReply()
 
-        with pytest.raises(TypeError, match=r"Mistaken\.Do does not take and give"):
-            calls.handlers_of(Mistaken())
+        with pytest.raises(TypeError, match=r"Mistaken\.Do differs from its proto"):
+            calls.handler_for(Mistaken())
 
-    def test_a_method_gives_what_its_proto_says(self, calls: Calls) -> None:
+    def test_a_method_gives_what_its_proto_says(self, calls: CallPipeline) -> None:
         class Mistaken(Probe):
             async def Do(self, request: DoRequest, call: Call) -> Budget:  # type: ignore[override]  # the mistake
                 return Budget()
 
-        with pytest.raises(TypeError, match=r"Mistaken\.Do does not take and give"):
-            calls.handlers_of(Mistaken())
+        with pytest.raises(TypeError, match=r"Mistaken\.Do differs from its proto"):
+            calls.handler_for(Mistaken())
 
-    def test_a_method_without_permission_is_not_served(self, calls: Calls) -> None:
+    def test_a_method_without_permission_is_not_served(self, calls: CallPipeline) -> None:
         class Unguarded(Probe):
             service = FILE.services_by_name["UnguardedService"]
 
-        with pytest.raises(TypeError, match="names no permission"):
-            calls.handlers_of(Unguarded())
+        with pytest.raises(TypeError, match="declares no permission"):
+            calls.handler_for(Unguarded())

@@ -28,7 +28,7 @@ from grpc import (
     unary_unary_rpc_method_handler,
 )
 
-from contract.methods import SHARED, methods
+from contract.methods import COMMON_APIS, methods
 from kit import ids
 from kit.auth import Authenticator, bearer
 from kit.errors import Unavailable
@@ -36,7 +36,7 @@ from kit.origin import Call, Origin
 from kit.settings import Settings
 from serving import clients
 from serving.clients import ServiceClient
-from serving.scope import RemoteScopes, named_by
+from serving.scope import RemoteScopes, scope_ids_of
 from tests.harness.observe import eventually
 
 T = TypeVar("T", bound=Message)
@@ -261,7 +261,7 @@ class TestConfig:
         named = {f"{entry['service']}/{entry['method']}" for entry in config["name"]}
         known = methods().values()
         assert named == {
-            method.full_name for method in known if method.repeatable and method.room in {"budgets", *SHARED}
+            method.full_name for method in known if method.retry_safe and method.service in {"budgets", *COMMON_APIS}
         }
         assert "billing.budgets.v1.LedgerService/Charge" in named
 
@@ -287,4 +287,4 @@ class TestScopes:
         await away.channel.close()
 
     def test_a_token_without_scopes_names_nothing(self, call: Callable[..., Call]) -> None:
-        assert named_by(call().principal) == ((), ())
+        assert scope_ids_of(call().principal) == ((), ())

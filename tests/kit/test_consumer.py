@@ -29,7 +29,7 @@ from kit.errors import Conflict, DeadlineExceeded, FailedPrecondition, Overloade
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
-from serving.calls import Calls
+from serving.calls import CallPipeline
 from serving.operations import OperationsServicer
 from serving.pages import Pages
 from tests.harness.callers import Caller, refusal
@@ -353,7 +353,7 @@ async def operations(
     settings = kit_settings()
     server = aio.server()
     servicer = OperationsServicer("budgets", db, Pages(settings), [consumer])
-    server.add_generic_rpc_handlers([Calls(settings, NoScopes()).handlers_of(servicer)])
+    server.add_generic_rpc_handlers([CallPipeline(settings, NoScopes()).handler_for(servicer)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:

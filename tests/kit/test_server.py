@@ -42,7 +42,7 @@ class Process:
 @pytest.fixture
 def process(kit_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Process]:
     """Makes a process that turns callers elsewhere for a moment only."""
-    monkeypatch.setattr(server, "_TURN_ELSEWHERE_S", 0.1)
+    monkeypatch.setattr(server, "_HEALTH_NOTICE_S", 0.1)
     return lambda *handlers, **changed: Process(kit_settings(**changed), *handlers)
 
 

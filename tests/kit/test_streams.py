@@ -15,7 +15,7 @@ from kit.origin import Call
 from kit.settings import Settings
 from serving import calls as module
 from serving import server
-from serving.calls import STREAMS_UNDER_WAY, Calls
+from serving.calls import STREAMS_UNDER_WAY, CallPipeline
 from serving.server import Service, serving
 from tests.harness.callers import Caller, Refusal
 from tests.harness.observe import eventually
@@ -129,7 +129,7 @@ class TestTheWay:
         told = await refused(watch(probe, finance))
         assert (told.code, told.reason) == (StatusCode.INTERNAL, "INTERNAL")
         assert "secret" not in str(told)
-        faults = [line["incident"] for line in of(finance, logs) if line["event"] == "fault"]
+        faults = [line["incident"] for line in of(finance, logs) if line["event"] == "internal error"]
         assert faults == [told.metadata["incident"]]
 
     async def test_it_is_logged_when_it_ends(self, probe: Probed, finance: Caller, logs: Log) -> None:
@@ -181,7 +181,7 @@ class TestHowLong:
     async def test_after_its_hour_it_ends_well(
         self, probe: Probed, finance: Caller, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "_STREAM_S", 0.2)
+        monkeypatch.setattr(module, "_STREAM_MAX_S", 0.2)
         source.told.put_nowait("1")
         stream = watch(probe, finance)
         assert await all_of(stream) == ["1"]
@@ -277,7 +277,7 @@ class TestEnd:
     async def test_streams_turn_elsewhere_at_once_when_the_process_ends(
         self, kit_settings: Callable[..., Settings], finance: Caller, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(server, "_TURN_ELSEWHERE_S", 0.1)
+        monkeypatch.setattr(server, "_HEALTH_NOTICE_S", 0.1)
         source, probe = Source(), Probe()
         probe.tells = source.tell
         settings = kit_settings(drain_s=8.0)
@@ -294,37 +294,37 @@ class TestEnd:
         assert source.open == 0
 
     async def test_none_begins_once_the_end_has_begun_and_calls_still_do(self, probe: Probed, finance: Caller) -> None:
-        probe.calls.end_streams()
+        probe.calls.end_all_streams()
         assert (await refused(watch(probe, finance))).reason == "UNAVAILABLE"
         assert (await finance.call(probe.stub.Do, DoRequest())).text == "Do"
 
 
 class TestRegistration:
     @pytest.fixture
-    def calls(self, kit_settings: Callable[..., Settings]) -> Calls:
-        return Calls(kit_settings(), NoScopes())
+    def calls(self, kit_settings: Callable[..., Settings]) -> CallPipeline:
+        return CallPipeline(kit_settings(), NoScopes())
 
-    def test_a_stream_gives_what_its_proto_says(self, calls: Calls) -> None:
+    def test_a_stream_gives_what_its_proto_says(self, calls: CallPipeline) -> None:
         class Mistaken(Probe):
             async def Watch(  # type: ignore[override]  # the mistake
                 self, request: WatchRequest, call: Call
             ) -> AsyncIterator[DoReply]:
                 yield DoReply()
 
-        with pytest.raises(TypeError, match=r"Mistaken\.Watch does not take and give"):
-            calls.handlers_of(Mistaken())
+        with pytest.raises(TypeError, match=r"Mistaken\.Watch differs from its proto"):
+            calls.handler_for(Mistaken())
 
-    def test_a_stream_is_a_generator(self, calls: Calls) -> None:
+    def test_a_stream_is_a_generator(self, calls: CallPipeline) -> None:
         class Mistaken(Probe):
             async def Watch(  # type: ignore[override]  # the mistake
                 self, request: WatchRequest, call: Call
             ) -> AsyncIterator[WatchReply]:
                 return self._two(request, call)
 
-        with pytest.raises(TypeError, match=r"Mistaken\.Watch does not take and give"):
-            calls.handlers_of(Mistaken())
+        with pytest.raises(TypeError, match=r"Mistaken\.Watch differs from its proto"):
+            calls.handler_for(Mistaken())
 
-    def test_what_callers_would_stream_is_not_served(self, calls: Calls) -> None:
+    def test_what_callers_would_stream_is_not_served(self, calls: CallPipeline) -> None:
         class Takes:
             service = FILE.services_by_name["StreamingService"]
 
@@ -335,4 +335,4 @@ class TestRegistration:
                 return DoReply()
 
         with pytest.raises(TypeError, match=r"StreamingService\.Take takes a stream"):
-            calls.handlers_of(Takes())
+            calls.handler_for(Takes())

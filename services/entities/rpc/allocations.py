@@ -30,14 +30,16 @@ class AllocationServicer:
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: Call) -> pb.ListAllocationsResponse:
         bound = request, call.method, call.tenant_id
         ask = convert.allocations.ask_from_proto(
-            request, self._pages.opened(request.page_token, *bound) if request.page_token else b""
+            request, self._pages.decode_token(request.page_token, *bound) if request.page_token else b""
         )
         async with self._db.read(call) as tx:
             found = await service.allocations.list_newest(tx, ask)
             listed = found[: ask.count - 1]
             reversals = await store.allocations.find_reversals(tx, [row.id for row in listed])
         following = (
-            self._pages.sealed(convert.allocations.place_of(listed[-1]), *bound) if len(found) == ask.count else ""
+            self._pages.encode_token(convert.allocations.place_of(listed[-1]), *bound)
+            if len(found) == ask.count
+            else ""
         )
         messages = convert.allocations.allocations_to_proto(listed, reversals)
         return pb.ListAllocationsResponse(allocations=messages, next_page_token=following)

@@ -6,7 +6,7 @@ from kit.db import Database
 from kit.errors import InvalidFields, TokenInvalid
 from kit.origin import Call
 from services.entities import service
-from serving.scope import named_by
+from serving.scope import scope_ids_of
 
 
 class LocalScopes:
@@ -17,7 +17,7 @@ class LocalScopes:
 
     async def resolve(self, call: Call) -> Scope:
         """Return the entities and departments that the caller's token covers. Raises TokenInvalid for malformed ids."""
-        entities, departments = named_by(call.principal)
+        entities, departments = scope_ids_of(call.principal)
         try:
             entity_ids, department_ids = map(ids.ENTITY.parse, entities), map(ids.DEPARTMENT.parse, departments)
             named = list(entity_ids), list(department_ids)

@@ -169,7 +169,7 @@ def sql_is_in_the_store(source: Source) -> list[Violation]:
     """Only `store`, `models`, `ledger` and the migrations use SQL or add and flush rows."""
     violations = []
     for module in source.of("services", "gateway"):
-        if module.layer in {"store", "models", "ledger"} or module.file == "gateway/limits.py":
+        if module.layer in {"store", "models", "ledger"} or module.file == "gateway/rate_limits.py":
             continue
         violations += [
             module.violation(imported.line, f"imports {imported.target}; SQL belongs to the store")

@@ -1,4 +1,4 @@
-"""What comes in over HTTP and what goes back."""
+"""The HTTP request, the HTTP response, and the endpoint protocol that connects them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableSet, Sequence
@@ -21,53 +21,53 @@ class Request:
     query: str
     headers: Mapping[str, str]
     receive: Receive
-    listening: MutableSet[asyncio.Task[None]]
-    """Where a stream leaves the task that waits for its caller to go; it is cancelled when the process is to end."""
+    stream_watchers: MutableSet[asyncio.Task[None]]
+    """Tasks that wait for the client of a stream to disconnect; the gateway cancels them on shutdown."""
     trace: Trace
     id: str
-    """Names it in logs and answers: the caller's `X-Request-Id`, or a new one."""
+    """Identifies the request in logs and responses: the client's `X-Request-Id`, or a new one."""
     variables: Mapping[str, str] = field(default_factory=dict)
     principal: Principal | None = None
-    """Who calls, once that is known."""
-    told: Headers = ()
-    """Headers that the answer bears whatever comes of it."""
+    """The caller, once authenticated."""
+    response_headers: Headers = ()
+    """Headers of the response, whether it succeeds or fails."""
 
     async def body(self, bytes_max: int) -> bytes:
-        """All of the body; raises MessageTooLarge."""
+        """Return the whole body. Raises MessageTooLarge."""
         headers = self.headers
         length = headers.get("content-length", "0")
         if length == "0" and "transfer-encoding" not in headers:
             return b""
-        read, more = b"", int(length) <= bytes_max
-        while more and len(read) <= bytes_max:
+        content, more = b"", int(length) <= bytes_max
+        while more and len(content) <= bytes_max:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise MalformedBody("The body ended early.")
-            read += message["body"]
+            content += message["body"]
             more = message["more_body"]
-        if more or len(read) > bytes_max or int(length) > bytes_max:
+        if more or len(content) > bytes_max or int(length) > bytes_max:
             raise MessageTooLarge(f"The body may have {bytes_max} bytes at most.", bytes_max=bytes_max)
-        return read
+        return content
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """One HTTP response."""
 
     status: int
     body: bytes = b""
     headers: Headers = ()
     reason: str = ""
-    """Why it was refused, for the log."""
-    more: AsyncGenerator[bytes, None] | None = None
-    """What follows the body, piece by piece, begun already; it is closed when the caller leaves."""
+    """The error reason, for the log."""
+    stream: AsyncGenerator[bytes, None] | None = None
+    """What follows the body, chunk by chunk; already started, and closed when the client disconnects."""
 
 
 class Endpoint(Protocol):
-    """What answers the requests of one route."""
+    """Handles the requests of one route."""
 
-    async def answer(self, request: Request) -> Answer:
-        """The answer; a refusal is raised."""
+    async def handle(self, request: Request) -> Response:
+        """Return the response, or raise the error."""
 
-    def refused(self, error: Exception, request: Request) -> Answer:
-        """A refusal that was raised, as an answer."""
+    def error_response(self, error: Exception, request: Request) -> Response:
+        """Convert an error that `handle` raised to a response."""

@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from gateway.app import App
-from gateway.limits import LEASES, Limits
+from gateway.rate_limits import LEASES, RateLimits
 from kit.errors import RateLimited
 from kit.settings import Settings
 from tests.gateway.backend import Backend
@@ -19,12 +19,12 @@ from tests.gateway.conftest import BASE, BUDGET
 
 HOUR = 3600
 
-Replica = Callable[..., Awaitable[Limits]]
+Replica = Callable[..., Awaitable[RateLimits]]
 
 
-async def taken(limits: Limits, tenant: UUID, calls: int) -> int:
+async def taken(limits: RateLimits, tenant: UUID, calls: int) -> int:
     """How many of so many calls are let through."""
-    answers = await asyncio.gather(*(limits.take(tenant) for _ in range(calls)), return_exceptions=True)
+    answers = await asyncio.gather(*(limits.acquire(tenant) for _ in range(calls)), return_exceptions=True)
     assert all(isinstance(answer, list | RateLimited) for answer in answers)
     return sum(isinstance(answer, list) for answer in answers)
 
@@ -32,11 +32,11 @@ async def taken(limits: Limits, tenant: UUID, calls: int) -> int:
 @pytest.fixture
 async def replica(settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Replica]:
     """Makes the limits of one more replica: `await replica(rate_limit=10)`; a busy machine does not open them."""
-    monkeypatch.setattr("gateway.limits._TIMEOUT_S", 10.0)
-    made: list[Limits] = []
+    monkeypatch.setattr("gateway.rate_limits._DATABASE_TIMEOUT_S", 10.0)
+    made: list[RateLimits] = []
 
-    async def make(rate_limit: int = 100, rate_window_s: int = HOUR, **changed: object) -> Limits:
-        limits = Limits(settings("gateway", rate_limit=rate_limit, rate_window_s=rate_window_s, **changed))
+    async def make(rate_limit: int = 100, rate_window_s: int = HOUR, **changed: object) -> RateLimits:
+        limits = RateLimits(settings("gateway", rate_limit=rate_limit, rate_window_s=rate_window_s, **changed))
         await limits.open()
         made.append(limits)
         return limits
@@ -54,7 +54,7 @@ async def test_the_replicas_together_let_through_what_the_limit_says(replica: Re
 
 async def test_the_headers_count_down(replica: Replica, tenant: UUID) -> None:
     limits = await replica()
-    told = [dict(await limits.take(tenant)) for _ in range(7)]
+    told = [dict(await limits.acquire(tenant)) for _ in range(7)]
     assert told[0]["ratelimit-policy"] == '"default";q=100;w=3600'
     assert [answer["ratelimit"].split(";")[1] for answer in told] == [f"r={left}" for left in range(99, 92, -1)]
 
@@ -66,27 +66,27 @@ async def test_a_limit_that_no_piece_divides_is_exact(replica: Replica, tenant: 
 
 async def test_most_calls_ask_nobody(replica: Replica, tenant: UUID) -> None:
     limits = await replica()
-    before = LEASES.labels("given")._value.get()
+    before = LEASES.labels("granted")._value.get()
     await taken(limits, tenant, 50)
-    assert LEASES.labels("given")._value.get() - before == 10
+    assert LEASES.labels("granted")._value.get() - before == 10
 
 
 async def test_a_new_window_lets_through_again(replica: Replica, tenant: UUID) -> None:
     limits = await replica(rate_limit=10, rate_window_s=1)
     assert 10 <= await taken(limits, tenant, 30) <= 20  # the clock may turn meanwhile
-    answers = await asyncio.gather(*(limits.take(tenant) for _ in range(50)), return_exceptions=True)
+    answers = await asyncio.gather(*(limits.acquire(tenant) for _ in range(50)), return_exceptions=True)
     refusals = [answer for answer in answers if isinstance(answer, RateLimited)]
     assert refusals[-1].retry_after_s == 1
     await asyncio.sleep(1.0)
-    assert await limits.take(tenant)
+    assert await limits.acquire(tenant)
 
 
 async def test_without_its_database_the_limit_is_open(replica: Replica, tenant: UUID) -> None:
     away = SecretStr("postgresql://gateway_app:x@127.0.0.1:1/billing")
     limits = await replica(rate_limit=5, database_url=away)
-    before = LEASES.labels("open")._value.get()
+    before = LEASES.labels("unlimited")._value.get()
     assert await taken(limits, tenant, 20) == 20
-    assert LEASES.labels("open")._value.get() == before + 1
+    assert LEASES.labels("unlimited")._value.get() == before + 1
 
 
 async def test_one_tenant_sees_no_lease_of_another(
@@ -94,7 +94,7 @@ async def test_one_tenant_sees_no_lease_of_another(
     tenant: UUID,
     app_connection: Callable[[str], AbstractAsyncContextManager[asyncpg.Connection]],
 ) -> None:
-    await (await replica()).take(tenant)
+    await (await replica()).acquire(tenant)
     async with app_connection("gateway") as connection:
         assert await connection.fetchval("select count(*) from rate_leases") == 0
         async with connection.transaction():

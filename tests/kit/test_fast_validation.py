@@ -9,7 +9,8 @@ from billing.budgets.v1 import ledger_service_pb2 as budgets_pb
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-from contract import acceptance
+from contract import fast_validation
+from contract.field_rules import rules_of
 from tests.contract import contract
 from tests.kit.probe import DoRequest
 
@@ -59,7 +60,7 @@ def value(field: FieldDescriptor, chance: random.Random) -> Any:
 
 
 def _example(field: FieldDescriptor) -> str:
-    for rules in (acceptance.rules_of(field), acceptance.rules_of(field).repeated.items):
+    for rules in (rules_of(field), rules_of(field).repeated.items):
         if rules.string.example:
             return str(rules.string.example[0])
     return {"currency_code": "EUR", "amount": "1.25"}.get(field.name, "")
@@ -67,7 +68,7 @@ def _example(field: FieldDescriptor) -> str:
 
 @pytest.mark.parametrize("descriptor", [*REQUESTS, DoRequest.DESCRIPTOR], ids=lambda found: found.full_name)
 def test_what_it_accepts_breaks_no_rule(descriptor: Descriptor) -> None:
-    look = acceptance.look_at(descriptor)
+    look = fast_validation.compile_checks(descriptor)
     chance = random.Random(descriptor.full_name)  # noqa: S311 - the same messages each time
     messages = [filled(descriptor, chance) for _ in range(150)]
     for message in messages:
@@ -84,13 +85,13 @@ def charge(**given: Any) -> budgets_pb.ChargeRequest:
 
 
 def test_good_charges_need_no_validator() -> None:
-    look = acceptance.look_at(budgets_pb.ChargeRequest.DESCRIPTOR)
+    look = fast_validation.compile_checks(budgets_pb.ChargeRequest.DESCRIPTOR)
     assert look
     assert look(charge())
     nothing = charge()
     nothing.amount.amount = "0.00"
     assert not look(nothing)
-    batch = acceptance.look_at(budgets_pb.BatchChargeRequest.DESCRIPTOR)
+    batch = fast_validation.compile_checks(budgets_pb.BatchChargeRequest.DESCRIPTOR)
     assert batch
     assert batch(budgets_pb.BatchChargeRequest(charges=[charge(), charge()]))
     assert not batch(budgets_pb.BatchChargeRequest(charges=[charge(), charge(id="bud_x")]))
@@ -103,12 +104,12 @@ def test_good_charges_need_no_validator() -> None:
     ids=str,
 )  # fmt: skip
 def test_a_bad_charge_is_left_to_the_validator(given: dict[str, str]) -> None:
-    look = acceptance.look_at(budgets_pb.ChargeRequest.DESCRIPTOR)
+    look = fast_validation.compile_checks(budgets_pb.ChargeRequest.DESCRIPTOR)
     assert look
     assert not look(charge(**given))
     assert VALIDATOR.collect_violations(charge(**given))
 
 
 def test_most_requests_are_understood() -> None:
-    left = [descriptor.name for descriptor in REQUESTS if acceptance.look_at(descriptor) is None]
+    left = [descriptor.name for descriptor in REQUESTS if fast_validation.compile_checks(descriptor) is None]
     assert len(left) <= len(REQUESTS) // 5, left

@@ -1,0 +1,32 @@
+"""The `buf.validate` rules of a field, and the texts that error messages derive from them."""
+
+from typing import Any
+
+from buf.validate import validate_pb2
+
+
+def rules_of(field: Any) -> validate_pb2.FieldRules:
+    """Return the rules of a field descriptor, of whichever class it is."""
+    rules: validate_pb2.FieldRules = field.GetOptions().Extensions[validate_pb2.field]
+    return rules
+
+
+def disallowed_numbers(field: Any) -> set[int]:
+    """Return the values of an enum field that a request must not contain."""
+    rules = rules_of(field)
+    enum_rules = rules.repeated.items.enum if field.is_repeated else rules.enum
+    allowed = getattr(enum_rules, "in")  # `in` is a keyword of Python
+    return set(field.enum_type.values_by_number) - set(allowed) if allowed else set(enum_rules.not_in)
+
+
+def allowed_values(field: Any) -> str:
+    """Return the error text of an enum field: "must be one of A, B"."""
+    hidden = disallowed_numbers(field) | {0}
+    return f"must be one of {', '.join(value.name for value in field.enum_type.values if value.number not in hidden)}"
+
+
+def example_suffix(field: Any) -> str:
+    """Return ' such as "EUR"' with the example from the proto of a string field, or "" if it has none."""
+    rules = rules_of(field)
+    examples = (rules.repeated.items.string if field.is_repeated else rules.string).example
+    return f' such as "{examples[0]}"' if examples else ""
