@@ -118,8 +118,8 @@ class TestEffect:
     def test_terms_that_went_together_do_so_afterwards(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
         of_phases = {
-            flaw.field.partition("[")[0]
-            for flaw in domain.contracts.violations(domain.amendments.amend(before, after, effective))
+            violation.field.partition("[")[0]
+            for violation in domain.contracts.violations(domain.amendments.amend(before, after, effective))
         }
         assert of_phases <= {"phases", "renewal_notice_days"}
         if "phases" in of_phases:  # given, and after the end

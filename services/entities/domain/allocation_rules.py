@@ -10,7 +10,7 @@ from uuid import UUID
 
 from kit import resources
 from kit.money import BP
-from services.entities.domain.flaws import Flaw
+from services.entities.domain.field_violations import FieldViolation
 from services.entities.errors.allocation_rules import (
     AllocationRuleMismatch,
     AllocationRuleNotEffective,
@@ -108,49 +108,55 @@ class Reach:
         )
 
 
-def terms_violations(terms: Terms) -> Iterator[Flaw]:
+def terms_violations(terms: Terms) -> Iterator[FieldViolation]:
     """All that does not go together; each place is told as of the message that has `rule_type` and `targets`."""
     if terms.rule_type is RuleType.PROPORTIONAL and terms.basis is None:
-        yield Flaw("basis", "is required with PROPORTIONAL", "rule.basis")
+        yield FieldViolation("basis", "is required with PROPORTIONAL", "rule.basis")
     if terms.rule_type is not RuleType.PROPORTIONAL and terms.basis is not None:
-        yield Flaw("basis", "goes with PROPORTIONAL only", "rule.basis")
+        yield FieldViolation("basis", "goes with PROPORTIONAL only", "rule.basis")
     if terms.basis is RuleBasis.USAGE and not terms.usage_unit:
-        yield Flaw("usage_unit", "is required with USAGE", "rule.usage")
+        yield FieldViolation("usage_unit", "is required with USAGE", "rule.usage")
     for field in ("usage_unit", "usage_category"):
         if terms.basis is not RuleBasis.USAGE and getattr(terms, field):
-            yield Flaw(field, "goes with USAGE only", "rule.usage")
-    yield from _flaws_of_targets(terms)
+            yield FieldViolation(field, "goes with USAGE only", "rule.usage")
+    yield from _target_violations(terms)
 
 
-def _flaws_of_targets(terms: Terms) -> Iterator[Flaw]:
+def _target_violations(terms: Terms) -> Iterator[FieldViolation]:
     seen: dict[UUID, int] = {}
     for place, target in enumerate(terms.targets):
         first = seen.setdefault(target.department_id, place)
         if first != place:
-            yield Flaw(f"targets[{place}].department_id", f"is that of targets[{first}] as well", "target.once")
+            yield FieldViolation(
+                f"targets[{place}].department_id", f"is that of targets[{first}] as well", "target.once"
+            )
         if target.percent_bp and terms.rule_type is not RuleType.FIXED_PERCENT:
-            yield Flaw(f"targets[{place}].percent_bp", "goes with FIXED_PERCENT only", "target.percent")
+            yield FieldViolation(f"targets[{place}].percent_bp", "goes with FIXED_PERCENT only", "target.percent")
         if target.weight is None and terms.basis is RuleBasis.GIVEN:
-            yield Flaw(f"targets[{place}].weight", "is required with GIVEN", "target.weight")
+            yield FieldViolation(f"targets[{place}].weight", "is required with GIVEN", "target.weight")
         if target.weight is not None and terms.basis is not RuleBasis.GIVEN:
-            yield Flaw(f"targets[{place}].weight", "goes with PROPORTIONAL by GIVEN only", "target.weight")
+            yield FieldViolation(f"targets[{place}].weight", "goes with PROPORTIONAL by GIVEN only", "target.weight")
     percent_bp = sum(target.percent_bp for target in terms.targets)
     if terms.rule_type is RuleType.FIXED_PERCENT and percent_bp != BP:
-        yield Flaw(
+        yield FieldViolation(
             "targets", f"have percentages that sum to {percent_bp} basis points; they must sum to {BP}", "rule.whole"
         )
     given = [target.weight for target in terms.targets if target.weight is not None]
     if terms.basis is RuleBasis.GIVEN and len(given) == len(terms.targets) and not any(given):
-        yield Flaw("targets", "have weights that are all zero", "rule.whole")
+        yield FieldViolation("targets", "have weights that are all zero", "rule.whole")
 
 
-def scope_violations(reach: Reach, targets: Iterable[Target]) -> Iterator[Flaw]:
+def scope_violations(reach: Reach, targets: Iterable[Target]) -> Iterator[FieldViolation]:
     """What is wrong with the costs that a rule splits over the targets."""
     if reach.effective_to is not None and reach.effective_to <= reach.effective_from:
-        yield Flaw("effective_to_date", f"must be after effective_from_date, {reach.effective_from}", "rule.effective")
+        yield FieldViolation(
+            "effective_to_date", f"must be after effective_from_date, {reach.effective_from}", "rule.effective"
+        )
     for place, target in enumerate(targets):
         if target.department_id == reach.source_department_id:
-            yield Flaw(f"targets[{place}].department_id", "is the source, whose costs are split", "target.source")
+            yield FieldViolation(
+                f"targets[{place}].department_id", "is the source, whose costs are split", "target.source"
+            )
 
 
 def check_applies(rule_id: UUID, reach: Reach, *, day: date, category: str, source_department_id: UUID | None) -> None:

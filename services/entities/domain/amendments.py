@@ -14,7 +14,7 @@ from kit.money import Money
 from services.entities import domain
 from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase
 from services.entities.domain.fees import BillingPeriod, FeePlan
-from services.entities.domain.flaws import Flaw
+from services.entities.domain.field_violations import FieldViolation
 from services.entities.domain.proration import DateRange
 from services.entities.errors.amendments import AmendmentOutsideTerm, AmendmentStale, AmendmentStateForbids
 
@@ -151,28 +151,28 @@ def _with_total_value(terms: ContractTerms, changed: ContractTerms, effective: d
     return replace(changed, total_value=max(total, Money.zero(total.currency)))
 
 
-def violations(amendment_type: AmendmentType, after: TermValues, terms: ContractTerms) -> Iterator[Flaw]:
+def violations(amendment_type: AmendmentType, after: TermValues, terms: ContractTerms) -> Iterator[FieldViolation]:
     """Yield what makes the changes invalid by themselves, before they are applied to the terms."""
     required = sorted(_REQUIRED_TERMS[amendment_type])
     if required and not after.keys() & required:
         text = f"an amendment of type {amendment_type} must change at least one of {', '.join(required)}"
-        yield Flaw(required[0], text, "amendment.type")
+        yield FieldViolation(required[0], text, "amendment.type")
     elif not after:
-        yield Flaw("", "must change at least one term", "amendment.empty")
+        yield FieldViolation("", "must change at least one term", "amendment.empty")
     if after.get("phases") and "fee" not in after:
-        yield Flaw("phases", "requires fee, the fee before the first of these phases", "amendment.phases")
+        yield FieldViolation("phases", "requires fee, the fee before the first of these phases", "amendment.phases")
     if after.get("phases") and terms.billing_frequency is BillingFrequency.ONE_TIME:
-        yield Flaw("phases", "must be empty for billing_frequency ONE_TIME", "amendment.phases")
+        yield FieldViolation("phases", "must be empty for billing_frequency ONE_TIME", "amendment.phases")
     currency = terms.total_value.currency
     fees = [("fee", after["fee"])] if "fee" in after else []
     fees += [(f"phases[{index}].fee", phase.fee) for index, phase in enumerate(after.get("phases", ()))]
     for field, fee in fees:
         if fee.currency != currency:
-            yield Flaw(
+            yield FieldViolation(
                 f"{field}.currency_code", f"must be the currency of the contract, {currency}", "amendment.currency"
             )
         if fee.amount < 0:
-            yield Flaw(f"{field}.amount", "must be 0 or more", "amendment.value")
+            yield FieldViolation(f"{field}.amount", "must be 0 or more", "amendment.value")
 
 
 def check_effective_date(

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from kit import resources
 from kit.money import DIGITS_MAX, Money
-from services.entities.domain.flaws import Flaw
+from services.entities.domain.field_violations import FieldViolation
 from services.entities.errors.contracts import (
     ContractDigestDiffers,
     ContractNoticeTooShort,
@@ -237,7 +237,7 @@ class ContractTotals:
     due_90: int
 
 
-def violations(terms: ContractTerms) -> list[Flaw]:
+def violations(terms: ContractTerms) -> list[FieldViolation]:
     """Return all violations of the rules between terms; empty if the terms are consistent."""
     return [
         *_term_violations(terms),
@@ -247,69 +247,77 @@ def violations(terms: ContractTerms) -> list[Flaw]:
     ]
 
 
-def _term_violations(terms: ContractTerms) -> Iterator[Flaw]:
+def _term_violations(terms: ContractTerms) -> Iterator[FieldViolation]:
     if terms.end_date is None:
         if terms.auto_renew:
-            yield Flaw("auto_renew", "must be false for an evergreen contract, which has no end date", "contract.end")
+            yield FieldViolation(
+                "auto_renew", "must be false for an evergreen contract, which has no end date", "contract.end"
+            )
     elif terms.end_date <= terms.start_date:
-        yield Flaw("end_date", f"must be after start_date, {terms.start_date}", "contract.end")
+        yield FieldViolation("end_date", f"must be after start_date, {terms.start_date}", "contract.end")
     else:
         days = (terms.end_date - terms.start_date).days
         if terms.auto_renew:
             days = min(days, terms.renewal_term_months * _DAYS_PER_MONTH_MIN)
         if terms.renewal_notice_days > days:
-            yield Flaw("renewal_notice_days", f"must be at most {days}, the days of a term", "contract.notice")
+            yield FieldViolation(
+                "renewal_notice_days", f"must be at most {days}, the days of a term", "contract.notice"
+            )
 
 
-def _amount_violations(terms: ContractTerms) -> Iterator[Flaw]:
+def _amount_violations(terms: ContractTerms) -> Iterator[FieldViolation]:
     currency = terms.total_value.currency
     if terms.total_value.amount < 0:
-        yield Flaw("total_value.amount", "must be 0 or more", "contract.value")
+        yield FieldViolation("total_value.amount", "must be 0 or more", "contract.value")
     if terms.total_value.amount >= _VALUE_LIMIT:
-        yield Flaw(
+        yield FieldViolation(
             "total_value.amount", f"must have at most {DIGITS_MAX} digits before the decimal point", "contract.value"
         )
     for field in ("minimum_commitment", "purchase_order_limit"):
         money: Money | None = getattr(terms, field)
         if money and money.amount <= 0:
-            yield Flaw(f"{field}.amount", "must be above 0", "contract.value")
+            yield FieldViolation(f"{field}.amount", "must be above 0", "contract.value")
         if money and money.currency != currency:
             yield _currency_mismatch(field, currency)
     if terms.purchase_order_limit and not terms.purchase_order_number:
-        yield Flaw("purchase_order_number", "is required if purchase_order_limit is set", "contract.purchase_order")
+        yield FieldViolation(
+            "purchase_order_number", "is required if purchase_order_limit is set", "contract.purchase_order"
+        )
 
 
-def _phase_violations(terms: ContractTerms) -> Iterator[Flaw]:
+def _phase_violations(terms: ContractTerms) -> Iterator[FieldViolation]:
     phases = terms.phases
     if phases and terms.billing_frequency is BillingFrequency.ONE_TIME:
-        yield Flaw("phases", "must be empty for billing_frequency ONE_TIME", "contract.phases")
+        yield FieldViolation("phases", "must be empty for billing_frequency ONE_TIME", "contract.phases")
     if phases and phases[0].start_date != terms.start_date:
-        yield Flaw("phases[0].start_date", f"must be start_date, {terms.start_date}", "contract.phases")
+        yield FieldViolation("phases[0].start_date", f"must be start_date, {terms.start_date}", "contract.phases")
     for index, phase in enumerate(phases):
         field = f"phases[{index}]"
         if index and phase.start_date <= phases[index - 1].start_date:
-            yield Flaw(f"{field}.start_date", "must be after that of the previous phase", "contract.phases")
+            yield FieldViolation(f"{field}.start_date", "must be after that of the previous phase", "contract.phases")
         elif terms.end_date and phase.start_date >= terms.end_date:
-            yield Flaw(f"{field}.start_date", f"must be before end_date, {terms.end_date}", "contract.phases")
+            yield FieldViolation(f"{field}.start_date", f"must be before end_date, {terms.end_date}", "contract.phases")
         if phase.fee.amount < 0:
-            yield Flaw(f"{field}.fee.amount", "must be 0 or more", "contract.value")
+            yield FieldViolation(f"{field}.fee.amount", "must be 0 or more", "contract.value")
         if phase.fee.currency != terms.total_value.currency:
             yield _currency_mismatch(f"{field}.fee", terms.total_value.currency)
 
 
-def _type_violations(terms: ContractTerms) -> Iterator[Flaw]:
+def _type_violations(terms: ContractTerms) -> Iterator[FieldViolation]:
     kind = terms.contract_type
     if kind is ContractType.USAGE_COMMITMENT and terms.minimum_commitment is None:
-        yield Flaw("minimum_commitment", f"is required for {kind}", "contract.type")
+        yield FieldViolation("minimum_commitment", f"is required for {kind}", "contract.type")
     if kind is ContractType.ENTERPRISE_LICENSE:
         if not terms.license_tier:
-            yield Flaw("license_tier", f"is required for {kind}", "contract.type")
+            yield FieldViolation("license_tier", f"is required for {kind}", "contract.type")
         if not terms.seats:
-            yield Flaw("seats", f"must be above 0 for {kind}", "contract.type")
+            yield FieldViolation("seats", f"must be above 0 for {kind}", "contract.type")
 
 
-def _currency_mismatch(field: str, currency: str) -> Flaw:
-    return Flaw(f"{field}.currency_code", f"must be the currency of total_value, {currency}", "contract.currency")
+def _currency_mismatch(field: str, currency: str) -> FieldViolation:
+    return FieldViolation(
+        f"{field}.currency_code", f"must be the currency of total_value, {currency}", "contract.currency"
+    )
 
 
 def requires_signatures(contract_type: ContractType) -> bool:
@@ -359,12 +367,12 @@ def required_notice_days(request: TerminationRequest, terms: ContractTerms) -> i
     return 0 if request.for_cause else terms.renewal_notice_days
 
 
-def termination_violations(effective: date, terms: ContractTerms, today: date) -> Iterator[Flaw]:
+def termination_violations(effective: date, terms: ContractTerms, today: date) -> Iterator[FieldViolation]:
     """Yield a violation if the effective date is in the past or after the end of the contract."""
     if effective < today:
-        yield Flaw("effective_date", f"must not be before today, {today}", "contract.termination")
+        yield FieldViolation("effective_date", f"must not be before today, {today}", "contract.termination")
     elif terms.end_date and effective > terms.end_date:
-        yield Flaw("effective_date", f"must not be after end_date, {terms.end_date}", "contract.termination")
+        yield FieldViolation("effective_date", f"must not be after end_date, {terms.end_date}", "contract.termination")
 
 
 def check_notice_period(contract_id: UUID, effective: date, today: date, notice_days: int) -> None:

@@ -1,6 +1,6 @@
 """What can be done with allocation rules, as a finance person would say it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
@@ -8,8 +8,7 @@ from uuid import UUID
 
 from kit import clock
 from kit.db import ReadSession, WriteSession
-from kit.errors import InvalidFields, Violation
-from services.entities import domain, store
+from services.entities import domain, service, store
 from services.entities.domain.allocation_rules import (
     Link,
     Reach,
@@ -20,7 +19,6 @@ from services.entities.domain.allocation_rules import (
     Target,
     Terms,
 )
-from services.entities.domain.flaws import Flaw
 from services.entities.errors.allocation_rules import AllocationDepartmentsNotFound, AllocationRulesChain
 from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow
 from services.entities.models.entities import DepartmentRow
@@ -134,20 +132,13 @@ def _columns(draft: RuleDraft) -> dict[str, Any]:
 
 
 async def _check(tx: ReadSession, draft: RuleDraft) -> None:
-    refuse_flaws(
+    service.field_violations.raise_any(
         [
             *domain.allocation_rules.terms_violations(draft.terms),
             *domain.allocation_rules.scope_violations(draft.reach, draft.targets),
         ]
     )
     await find_all_departments(tx, places_of(draft.targets, draft.source_department_id))
-
-
-def refuse_flaws(flaws: Iterable[Flaw]) -> None:
-    """Raise InvalidFields with all of them, if there are any."""
-    violations = [Violation(*flaw) for flaw in flaws]
-    if violations:
-        raise InvalidFields(violations)
 
 
 def places_of(targets: Sequence[Target], source_id: UUID | None, *, path: str = "") -> dict[str, UUID]:

@@ -7,7 +7,7 @@ from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock, dates
 from kit.db import ReadSession, WriteSession
-from kit.errors import BillingError, InvalidFields, Violation
+from kit.errors import BillingError
 from services.entities import domain, events, service, store
 from services.entities.domain.amendments import (
     EFFECTIVE_TIMER,
@@ -18,7 +18,7 @@ from services.entities.domain.amendments import (
 )
 from services.entities.domain.approval_needs import ApprovalNeed
 from services.entities.domain.contracts import ContractAction, ContractTerms
-from services.entities.domain.flaws import Flaw
+from services.entities.domain.field_violations import FieldViolation
 from services.entities.errors.amendments import AmendmentAwaitsApproval, AmendmentNotDue
 from services.entities.errors.contracts import ContractAlreadyRenewed
 from services.entities.models.amendments import AmendmentRow
@@ -52,7 +52,7 @@ async def create(
     await _check_amendable(tx, contract, terms, draft)
     before = domain.amendments.current_values(terms, after.keys(), effective)
     if before == after:
-        _check([Flaw("", "must differ from the current terms of the contract", "amendment.empty")])
+        _check([FieldViolation("", "must differ from the current terms of the contract", "amendment.empty")])
     amended = domain.amendments.amend(terms, after, effective)
     _check(domain.contracts.violations(amended))
     amendment = AmendmentRow(
@@ -90,18 +90,18 @@ async def _check_amendable(
     domain.amendments.check_effective_date(contract.id, terms, after, contract.termination_date, change.effective_date)
 
 
-def _check(flaws: Iterable[Flaw]) -> None:
-    """Raise InvalidFields with all violations, their fields relative to the request's `after`."""
-    violations = [Violation(f"after.{_field(flaw)}".rstrip("."), flaw.description, flaw.rule) for flaw in flaws]
-    if violations:
-        raise InvalidFields(violations)
+def _check(violations: Iterable[FieldViolation]) -> None:
+    """Raise InvalidFields with all violations, with the paths of their fields in CreateAmendmentRequest."""
+    service.field_violations.raise_any(
+        violation._replace(field=f"after.{_field(violation)}".rstrip(".")) for violation in violations
+    )
 
 
-def _field(flaw: Flaw) -> str:
-    if not flaw.rule.startswith("contract."):
-        return flaw.field
+def _field(violation: FieldViolation) -> str:
+    if not violation.rule.startswith("contract."):
+        return violation.field
     # Phases of the contract are numbered differently than those of the request, and its total value follows the fee.
-    return flaw.field.partition("[")[0].replace("total_value", "fee")
+    return violation.field.partition("[")[0].replace("total_value", "fee")
 
 
 def _terms_after(contract: ContractRow, amendments: Sequence[AmendmentRow]) -> ContractTerms:

@@ -1,6 +1,6 @@
 """Use cases of contracts, from the draft to their termination, and of their licenses."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -10,7 +10,7 @@ from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock, dates
 from kit.db import ReadSession, WriteSession
-from kit.errors import Conflict, InvalidFields, Violation
+from kit.errors import Conflict
 from services.entities import domain, events, service, store
 from services.entities.domain.amendments import EFFECTIVE_TIMER
 from services.entities.domain.approval_needs import ApprovalNeed
@@ -26,7 +26,6 @@ from services.entities.domain.contracts import (
     TerminationRequest,
 )
 from services.entities.domain.entities import EntityAction
-from services.entities.domain.flaws import Flaw
 from services.entities.errors.contracts import ContractAlreadySigned
 from services.entities.models.contracts import ContractDetails, ContractRow, SignatureRow
 from services.entities.models.entities import EntityRow
@@ -51,24 +50,13 @@ async def create(tx: WriteSession, entity_id: UUID, terms: ContractTerms) -> Con
 
     Raises InvalidFields with all violations, EntityNotFound, EntityStateForbids, ContractNumberTaken.
     """
-    check_terms(terms)
+    service.field_violations.raise_any(domain.contracts.violations(terms))
     entity = await store.entities.lock_shared(tx, entity_id)
     domain.entities.advance(entity.id, entity.state, EntityAction.ADD_CONTRACT)
     contract = ContractRow(entity_id=entity.id, state=ContractState.DRAFT)
     contract.set_terms(await complete_terms(tx, entity, terms))
     await store.contracts.save(tx, contract)
     return contract
-
-
-def check_terms(terms: ContractTerms) -> None:
-    """Raise InvalidFields with all violations of the rules between terms."""
-    _check(domain.contracts.violations(terms))
-
-
-def _check(flaws: Iterable[Flaw]) -> None:
-    violations = [Violation(*flaw) for flaw in flaws]
-    if violations:
-        raise InvalidFields(violations)
 
 
 async def complete_terms(tx: WriteSession, entity: EntityRow, terms: ContractTerms) -> ContractTerms:
@@ -90,7 +78,7 @@ async def update(tx: WriteSession, contract_id: UUID, changes: Mapping[str, Any]
     contract.check_etag(etag)
     advance(contract, ContractAction.CHANGE)
     terms = replace(contract.terms, **changes)
-    check_terms(terms)
+    service.field_violations.raise_any(domain.contracts.violations(terms))
     if terms.payment_terms_days is None:
         terms = await complete_terms(tx, await store.contracts.get_entity(tx, contract), terms)
     contract.set_terms(terms)
@@ -263,7 +251,7 @@ async def terminate(tx: WriteSession, contract_id: UUID, request: TerminationReq
 def _termination_date(contract: ContractRow, request: TerminationRequest, today: date) -> date:
     terms = contract.terms
     effective = domain.contracts.resolve_termination_date(request, terms, today)
-    _check(domain.contracts.termination_violations(effective, terms, today))
+    service.field_violations.raise_any(domain.contracts.termination_violations(effective, terms, today))
     notice_days = domain.contracts.required_notice_days(request, terms)
     domain.contracts.check_notice_period(contract.id, effective, today, notice_days)
     return effective

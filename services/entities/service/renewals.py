@@ -68,7 +68,7 @@ async def renew(tx: WriteSession, contract_id: UUID, request: RenewalRequest, *,
     if successor:
         raise ContractAlreadyRenewed(contract.id, successor.id)
     terms = domain.renewals.renewal_terms(contract.terms, request)
-    service.contracts.check_terms(terms)
+    service.field_violations.raise_any(domain.contracts.violations(terms))
     return await _create_successor(tx, contract, terms, ContractState.DRAFT)
 
 

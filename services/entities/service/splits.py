@@ -12,7 +12,7 @@ from kit.money import Money
 from services.entities import domain, service, store
 from services.entities.domain.allocation_rules import Link, Reach, RuleAction, RuleBasis, RuleType, Terms
 from services.entities.domain.allocations import AllocationDraft, AllocationSource
-from services.entities.domain.flaws import Flaw
+from services.entities.domain.field_violations import FieldViolation
 from services.entities.domain.splits import Share
 from services.entities.errors.allocation_rules import AllocationIsShare
 from services.entities.models.allocation_rules import AllocationRuleRow, CostSplitRow, ShareRecord
@@ -133,10 +133,11 @@ async def _taken_back(tx: WriteSession, ask: SplitAsk) -> Cost:
 async def _terms_for(tx: WriteSession, ask: SplitAsk, cost: Cost) -> tuple[AllocationRuleRow | None, Terms, Cost]:
     """The rule, if there is one, its terms or those of the request, and the cost with its source."""
     if ask.terms is not None:
-        flaws = [
-            flaw._replace(field=f"terms.{flaw.field}") for flaw in domain.allocation_rules.terms_violations(ask.terms)
+        violations = [
+            violation._replace(field=f"terms.{violation.field}")
+            for violation in domain.allocation_rules.terms_violations(ask.terms)
         ]
-        service.allocation_rules.refuse_flaws([*flaws, *_flaws_of_source(ask.terms, cost)])
+        service.field_violations.raise_any([*violations, *_source_violations(ask.terms, cost)])
         return None, ask.terms, cost
     if ask.rule_id is None:
         raise ValueError("there is nothing to split by")
@@ -154,11 +155,11 @@ async def _terms_for(tx: WriteSession, ask: SplitAsk, cost: Cost) -> tuple[Alloc
     return rule, terms, replace(cost, source_department_id=source_id, category=category)
 
 
-def _flaws_of_source(terms: Terms, cost: Cost) -> Iterator[Flaw]:
+def _source_violations(terms: Terms, cost: Cost) -> Iterator[FieldViolation]:
     for place, target in enumerate(terms.targets):
         if target.department_id == cost.source_department_id:
             field = f"terms.targets[{place}].department_id"
-            yield Flaw(field, "is the source, whose costs are split", "target.source")
+            yield FieldViolation(field, "is the source, whose costs are split", "target.source")
 
 
 async def _check_goes_no_further(tx: WriteSession, rule: AllocationRuleRow | None, terms: Terms, cost: Cost) -> None:
