@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2
 from contract import codec
 from gateway import api_docs, problems
 from gateway.http_types import Endpoint, Request, Response
-from kit.auth import ROLES, Authenticator, Principal, bearer
+from kit.auth import ROLES, Authenticator, Principal, bearer_token
 
 BASE = "/api/enterprise-billing"
 _JSON = ("content-type", "application/json")
@@ -110,7 +110,7 @@ class _Identity:
         return Response(200, codec.dumps({"roles": roles}), [_JSON])
 
     async def _authenticate(self, request: Request) -> Principal:
-        request.principal = await self._authenticator.authenticate(bearer(request.headers.get("authorization")))
+        request.principal = await self._authenticator.authenticate(bearer_token(request.headers.get("authorization")))
         return request.principal
 
 

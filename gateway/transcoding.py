@@ -12,7 +12,7 @@ from contract.routes import Route
 from gateway import problems
 from gateway.http_types import Headers, Request, Response
 from gateway.rate_limits import RateLimits
-from kit.auth import Authenticator, bearer
+from kit.auth import Authenticator, bearer_token
 from kit.settings import Settings
 
 _JSON = ("content-type", "application/json")
@@ -33,7 +33,7 @@ class RpcEndpoint:
 
     async def _admit(self, request: Request) -> tuple[Message, Headers]:
         """Authenticate the caller and count the request; return the request message and the metadata of the call."""
-        request.principal = await self._authenticator.authenticate(bearer(request.headers.get("authorization")))
+        request.principal = await self._authenticator.authenticate(bearer_token(request.headers.get("authorization")))
         request.response_headers = await self._limits.acquire(request.principal.tenant_id)
         body = await request.body(self._settings.message_bytes_max)
         message = self._binding.request(request.variables, request.query, request.headers, body)

@@ -1,7 +1,7 @@
-"""Who calls, and what they may do: JWT tokens, roles and scopes.
+"""Authentication and authorization: JWT tokens, roles and scopes.
 
-A key says which one algorithm it is for, `kid` is a look-up in our own key set and nothing else, and a role
-that only services have is believed only from a token that a service key signed.
+The algorithm is determined by the key, never by the token. `kid` is only looked up in our own key sets. The role
+`service` is accepted only in tokens that are signed with a service key.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _RESOURCES = (
 )  # fmt: skip
 _READ = {f"{resource}.read" for resource in _RESOURCES} - {"operations.read"}
 _WRITE = {f"{resource}.write" for resource in _RESOURCES} - {"operations.write"}
-_DO = {
+_OTHER = {
     "contracts.sign", "budgets.charge", "approvals.request", "approvals.decide", "disputes.resolve",
     "integrations.sync",
 }  # fmt: skip
@@ -50,8 +50,8 @@ _ADMIN = {"approvals.admin", "disputes.admin", "integrations.admin", "operations
 _AUDIT = {"audit.read"}
 
 ROLES: Mapping[str, frozenset[str]] = {
-    "billing_admin": frozenset(_READ | _WRITE | _DO | _ADMIN | _AUDIT),
-    "finance": frozenset((_READ | _WRITE | _DO | _AUDIT) - {"integrations.write"}),
+    "billing_admin": frozenset(_READ | _WRITE | _OTHER | _ADMIN | _AUDIT),
+    "finance": frozenset((_READ | _WRITE | _OTHER | _AUDIT) - {"integrations.write"}),
     "procurement": frozenset({
         "contracts.read", "contracts.write", "contracts.sign", "approvals.request", "approvals.read", "budgets.read",
         "budgets.charge", "departments.read",
@@ -65,107 +65,110 @@ ROLES: Mapping[str, frozenset[str]] = {
     "viewer": frozenset(_READ),
     "service": frozenset({"service"}),
 }  # fmt: skip
-"""What each role may do."""
+"""Permissions of each role."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The entities and departments a caller is confined to; a row is covered when one of the two names it."""
+    """The entities and departments to which a caller is confined. It covers rows of one of them."""
 
     entity_ids: frozenset[UUID] = frozenset()
     department_ids: frozenset[UUID] = frozenset()
 
     def covers(self, entity_id: UUID, department_id: UUID | None = None) -> bool:
-        """Whether a row of this entity and department is covered."""
+        """True if the scope covers a row of this entity and department."""
         return entity_id in self.entity_ids or department_id in self.department_ids
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls, as their verified token says."""
+    """The caller, from a verified token."""
 
     tenant_id: UUID
     subject: str
     roles: tuple[str, ...]
     permissions: frozenset[str]
     entity_scope: tuple[str, ...] | None
-    """Ids of the entities the caller is confined to, as the token has them; None: no such limit."""
+    """Ids of the entities to which the token confines the caller; None if it does not."""
     department_scope: tuple[str, ...] | None
     expires_at: float
 
     @property
     def confined(self) -> bool:
-        """Whether the caller sees only a part of the tenant."""
+        """True if the caller may see only a part of the tenant."""
         return self.entity_scope is not None or self.department_scope is not None
 
 
-def bearer(authorization: str | None) -> str:
-    """The token of an `Authorization` header; raises TokenMissing."""
+def bearer_token(authorization: str | None) -> str:
+    """Return the token of an `Authorization` header. Raises TokenMissing."""
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise TokenMissing
     return token
 
 
-class _Keys:
-    """The public keys of one issuer, by kid; read again for an unknown kid, but not at every stranger's call."""
+class _KeySet:
+    """Public keys of one issuer, by kid. An unknown kid reloads them, at most once per `refresh_s`."""
 
-    def __init__(self, source: str, issuer: str) -> None:
+    def __init__(self, source: str, issuer: str, refresh_s: float) -> None:
         self.issuer = issuer
+        self._refresh_s = refresh_s
         self._source = source
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._reading = asyncio.Lock()
-        self._read = False
-        self._again_at = self._stale_at = float("-inf")
+        self._refresh_lock = asyncio.Lock()
+        self._loaded = False
+        self._next_refresh_at = self._stale_at = float("-inf")
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
-        """The key; raises Unavailable where there is none of this kid and the key set can't be had."""
-        if not self._wants(kid):
+        """Return the key, or None if the issuer has none with this kid. Raises Unavailable if that is not known."""
+        if not self._is_stale(kid):
             return self._keys[kid]
-        async with self._reading:
-            if self._wants(kid) and time.monotonic() > self._again_at:
+        async with self._refresh_lock:
+            if self._is_stale(kid) and time.monotonic() > self._next_refresh_at:
                 await self._refresh()
-        if kid not in self._keys and not self._read:
-            raise Unavailable("The key set of the tokens' issuer")
+        if kid not in self._keys and not self._loaded:
+            raise Unavailable("The key set of the token issuer")
         return self._keys.get(kid)
 
-    def _wants(self, kid: str) -> bool:
+    def _is_stale(self, kid: str) -> bool:
         return kid not in self._keys or time.monotonic() > self._stale_at
 
     async def _refresh(self) -> None:
         try:
-            self._keys = _read_keys(await self._fetch())
-            self._read = True
+            self._keys = _parse_keys(await self._fetch())
+            self._loaded = True
             self._stale_at = time.monotonic() + _KEYS_TTL_S
         except (httpx.HTTPError, OSError, jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError) as error:
-            log.error("no key set", source=self._source, error=repr(error)[:300])
-            self._read = False
-        self._again_at = time.monotonic() + (_KEYS_REFRESH_S if self._read else _KEYS_RETRY_S)
+            log.error("key set not loaded", source=self._source, error=repr(error)[:300])
+            self._loaded = False
+        self._next_refresh_at = time.monotonic() + (self._refresh_s if self._loaded else _KEYS_RETRY_S)
 
     async def _fetch(self) -> str:
         if not self._source.startswith(("https://", "http://")):
-            return Path(self._source).read_text()  # noqa: ASYNC240 - a small local file, once
+            return Path(self._source).read_text()  # noqa: ASYNC240 - a small local file, seldom
         async with httpx.AsyncClient(timeout=5.0) as client:
-            answer = await client.get(self._source)
-            return answer.raise_for_status().text
+            response = await client.get(self._source)
+            return response.raise_for_status().text
 
 
-def _read_keys(text: str) -> dict[str, jwt.PyJWK]:
+def _parse_keys(text: str) -> dict[str, jwt.PyJWK]:
     keys = (jwt.PyJWK(key) for key in json.loads(text)["keys"] if key.get("alg") in ALGORITHMS and key.get("kid"))
     return {key.key_id: key for key in keys if key.key_id}
 
 
 class Authenticator:
-    """Verifies tokens; what was verified once is remembered for a few minutes, but not past its expiry."""
+    """Verifies tokens, and caches verified ones for a few minutes, but not beyond their expiry."""
 
-    def __init__(self, settings: Settings, *, cache_size: int = _CACHE_SIZE) -> None:
+    def __init__(
+        self, settings: Settings, *, cache_size: int = _CACHE_SIZE, keys_refresh_s: float = _KEYS_REFRESH_S
+    ) -> None:
         self._audience = settings.audience
-        self._users = _Keys(settings.jwks, settings.issuer)
-        self._services = _Keys(settings.service_jwks, SERVICE_ISSUER)
+        self._users = _KeySet(settings.jwks, settings.issuer, keys_refresh_s)
+        self._services = _KeySet(settings.service_jwks, SERVICE_ISSUER, keys_refresh_s)
         self._verified: TtlCache[str, Principal] = TtlCache(cache_size, _CACHE_TTL_S)
 
     async def authenticate(self, token: str) -> Principal:
-        """The caller behind the token; raises TokenInvalid, TokenExpired, or Unavailable where no keys can be had."""
+        """Return the caller. Raises TokenInvalid, TokenExpired, or Unavailable if the keys can't be loaded."""
         principal = self._verified.get(token)
         if principal is None:
             principal = await self._verify(token)
@@ -180,10 +183,10 @@ class Authenticator:
             raise TokenInvalid
         try:
             header = jwt.get_unverified_header(token)
-            claimed = jwt.decode(token, options={"verify_signature": False}).get("iss")
-            keys = self._services if claimed == SERVICE_ISSUER else self._users
+            claimed_issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
+            keys = self._services if claimed_issuer == SERVICE_ISSUER else self._users
             key = await keys.find(str(header.get("kid", "")))
-            if key is None or header.get("alg") != key.algorithm_name or "crit" in header or _foreign(header):
+            if key is None or header.get("alg") != key.algorithm_name or not _is_access_token(header):
                 raise TokenInvalid
             claims = jwt.decode(
                 token,
@@ -201,9 +204,9 @@ class Authenticator:
             raise TokenInvalid from None
 
 
-def _foreign(header: Mapping[str, object]) -> bool:
-    """Whether it is another kind of token than an access token of ours."""
-    return str(header.get("typ", "JWT")).lower() not in {"jwt", "at+jwt"}
+def _is_access_token(header: Mapping[str, object]) -> bool:
+    """True unless the token is of another type, such as a logout token, or has extensions that must be understood."""
+    return str(header.get("typ", "JWT")).lower() in {"jwt", "at+jwt"} and "crit" not in header
 
 
 def _principal(claims: Mapping[str, object], *, by_service: bool) -> Principal:
@@ -229,12 +232,12 @@ def _ids(claims: Mapping[str, object], claim: str, kind: ids.Kind) -> tuple[str,
 
 def _texts(claim: object) -> tuple[str, ...]:
     if not isinstance(claim, list) or not all(isinstance(item, str) for item in claim):
-        raise TypeError("a list of texts is wanted")
+        raise TypeError("not a list of strings")
     return tuple(claim)
 
 
 class ServiceTokens:
-    """Tokens with which a service calls another one, on behalf of a tenant and whoever called it."""
+    """Signs the tokens with which this service calls other services on behalf of a tenant."""
 
     def __init__(self, settings: Settings) -> None:
         if settings.service_key is None:
@@ -248,7 +251,7 @@ class ServiceTokens:
         self._tokens: TtlCache[UUID, str] = TtlCache(_CACHE_SIZE, _SERVICE_TOKEN_S - _TIME_LEFT_MIN_S)
 
     def token(self, tenant_id: UUID) -> str:
-        """Return a token for the tenant that is valid for another minute at least."""
+        """Return a token for the tenant that is valid for at least another minute."""
         token = self._tokens.get(tenant_id)
         if token is None:
             token = self._sign(tenant_id)

@@ -1,4 +1,4 @@
-"""What can go wrong, as classes: each knows its gRPC code and its reason, and one place puts it on the wire.
+"""Errors that callers see: one class per situation, with its gRPC code and reason; `to_status` serializes them all.
 
     BillingError
     ├── InvalidArgument ── InvalidFields, MalformedBody, PageTokenInvalid, UnsupportedMediaType
@@ -11,7 +11,7 @@
     ├── ResourceExhausted ── RateLimited, Overloaded, MessageTooLarge
     └── DeadlineExceeded, Unavailable, Internal
 
-The leaves here are the reasons that any call can meet; a service's own are in its `errors.py`.
+The leaves in this module can occur in any call; those of a service are in its `errors/` package.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ DOMAIN = "enterprise-billing"
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One field that is not acceptable, the rule it breaks, and what is allowed."""
+    """An invalid field of a request: what is wrong, what is allowed, and the id of the rule."""
 
     field: str
     description: str
@@ -36,7 +36,7 @@ class Violation:
 
 
 class BillingError(Exception):
-    """A refusal whose text the caller may see. What is dynamic in the text stands in `metadata` as well."""
+    """An error whose text the caller sees. Values that vary in the text are in `metadata` as well."""
 
     code: StatusCode = StatusCode.INTERNAL
     reason: str = "INTERNAL"
@@ -65,26 +65,26 @@ def _text(value: object) -> str:
 
 
 def to_status(error: BillingError) -> status_pb2.Status:
-    """The error as google.rpc.Status: always an ErrorInfo, then what else applies."""
+    """Convert to google.rpc.Status, with ErrorInfo and the other standard details that apply."""
     details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
-    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=map(_packed, details))
+    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=map(_pack, details))
     if error.violations:
         fields = [
             error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description, reason=v.rule)
             for v in error.violations
         ]
-        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=fields)))
+        status.details.append(_pack(error_details_pb2.BadRequest(field_violations=fields)))
     if error.code is StatusCode.FAILED_PRECONDITION:
         failure = error_details_pb2.PreconditionFailure.Violation(type=error.reason, description=error.message)
-        status.details.append(_packed(error_details_pb2.PreconditionFailure(violations=[failure])))
+        status.details.append(_pack(error_details_pb2.PreconditionFailure(violations=[failure])))
     if error.retry_after_s is not None:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(int(error.retry_after_s * 1e9))
-        status.details.append(_packed(retry))
+        status.details.append(_pack(retry))
     return status
 
 
-def _packed(detail: Message) -> any_pb2.Any:
+def _pack(detail: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(detail)
     return packed
@@ -130,8 +130,8 @@ class InvalidFields(InvalidArgument):
 
 
 def violations_message(violations: Sequence[Violation]) -> str:
-    """What is wrong, in a sentence."""
-    return "Not acceptable: " + "; ".join(f"{v.field}: {v.description}" for v in violations)
+    """Return one sentence that lists all violations."""
+    return "Invalid request: " + "; ".join(f"{v.field}: {v.description}" for v in violations)
 
 
 class MalformedBody(InvalidArgument):
@@ -142,7 +142,7 @@ class PageTokenInvalid(InvalidArgument):
     reason = "PAGE_TOKEN_INVALID"
 
     def __init__(self) -> None:
-        message = "The page token is damaged or belongs to another list; start again without page_token."
+        message = "The page token is invalid or belongs to another list; start again without page_token."
         super().__init__(message, violations=[Violation("page_token", message, "page_token.invalid")])
 
 
@@ -154,28 +154,28 @@ class TokenMissing(Unauthenticated):
     reason = "TOKEN_MISSING"
 
     def __init__(self) -> None:
-        super().__init__("Send a token: `Authorization: Bearer <token>`.")
+        super().__init__("The call has no token; send `Authorization: Bearer <token>`.")
 
 
 class TokenInvalid(Unauthenticated):
     reason = "TOKEN_INVALID"
 
     def __init__(self) -> None:
-        super().__init__("The token is not valid here.")
+        super().__init__("The token is invalid.")
 
 
 class TokenExpired(Unauthenticated):
     reason = "TOKEN_EXPIRED"
 
     def __init__(self) -> None:
-        super().__init__("The token has expired; ask for a new one.")
+        super().__init__("The token has expired; request a new one.")
 
 
 class PermissionMissing(PermissionDenied):
     reason = "PERMISSION_MISSING"
 
     def __init__(self, permission: str) -> None:
-        super().__init__(f"This needs the permission {permission}.", permission=permission)
+        super().__init__(f"The call requires the permission {permission}.", permission=permission)
 
 
 class RouteNotFound(NotFound):
@@ -199,7 +199,7 @@ class EtagMismatch(Aborted):
 
     def __init__(self, given: str, current: str) -> None:
         super().__init__(
-            "It has changed since it was read; read it again and repeat with its etag.", given=given, etag=current
+            "The resource changed since it was read; read it again and retry with its etag.", given=given, etag=current
         )
 
 
@@ -207,9 +207,7 @@ class Conflict(Aborted):
     reason = "CONFLICT"
 
     def __init__(self) -> None:
-        super().__init__(
-            "Another call changed the same thing at this moment. Nothing was done; try again.", retry_after_s=0.1
-        )
+        super().__init__("The call conflicts with a concurrent one and had no effect; retry it.", retry_after_s=0.1)
 
 
 class RateLimited(ResourceExhausted):
@@ -220,7 +218,7 @@ class Overloaded(ResourceExhausted):
     reason = "OVERLOADED"
 
     def __init__(self) -> None:
-        super().__init__("Too many calls are under way; try again shortly.", retry_after_s=0.5)
+        super().__init__("Too many calls are in progress; retry shortly.", retry_after_s=0.5)
 
 
 class MessageTooLarge(ResourceExhausted):
@@ -232,7 +230,7 @@ class DeadlineExceeded(BillingError):
     reason = "DEADLINE_EXCEEDED"
 
     def __init__(self) -> None:
-        super().__init__("It took longer than the deadline. A write may have been done: ask with the same key.")
+        super().__init__("The deadline passed. A write may have been done; retry with the same key to find out.")
 
 
 class Unavailable(BillingError):
@@ -240,9 +238,9 @@ class Unavailable(BillingError):
     reason = "UNAVAILABLE"
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} can't be reached just now; try again with the same key.", retry_after_s=1.0)
+        super().__init__(f"{what} is unavailable; retry with the same key.", retry_after_s=1.0)
 
 
 class Internal(BillingError):
     def __init__(self, incident: str) -> None:
-        super().__init__(f"A fault of ours; operators find it as {incident}.", incident=incident)
+        super().__init__(f"Internal error; operators find it in the logs as {incident}.", incident=incident)

@@ -1,4 +1,4 @@
-"""Money: an exact amount in one currency. Never a float."""
+"""Money: an exact decimal amount in one currency."""
 
 import re
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from functools import lru_cache
 import iso4217
 
 DIGITS_MAX = 13
-"""Digits before the point: NUMERIC(20,6) has one more, so that a sum of amounts still fits."""
+"""Maximum digits before the point. NUMERIC(20,6) has one more, so that sums of amounts still fit."""
 
-_PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # Decimal itself also takes 1e3, 1_000, NaN and the digits of every script
+_PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # Decimal also accepts 1e3, 1_000, NaN and the digits of all scripts
 
 _UNITS = [Decimal(1).scaleb(-places) for places in range(7)]
 BP = 10_000
-"""Basis points in the whole: 10,000 bp = 100 %."""
+"""Basis points of the whole: 10,000 bp = 100 %."""
 
 
 @lru_cache(maxsize=512)
 def exponent(currency: str) -> int | None:
-    """Decimal places of the currency by ISO 4217 (EUR 2, JPY 0, BHD 3); None for an unknown code."""
+    """Return the decimal places of the currency by ISO 4217 (EUR 2, JPY 0, BHD 3); None for an unknown code."""
     try:
         return iso4217.Currency(currency).exponent
     except ValueError:
@@ -38,62 +38,62 @@ def round_to(amount: Decimal, currency: str, rounding: str = ROUND_HALF_EVEN) ->
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """An amount in one currency; arithmetic with another currency raises ValueError."""
+    """An amount in one currency. Arithmetic and comparison with another currency raise ValueError."""
 
     amount: Decimal
     currency: str
 
     @classmethod
     def parse(cls, amount: str, currency: str) -> "Money":
-        """Money from its two texts; raises ValueError that says what is wrong with them."""
-        problem = invalid_reason(amount, currency)
-        if problem:
-            raise ValueError(problem[1])
+        """Parse amount and currency code. Raises ValueError with the reason if one is invalid."""
+        invalid = invalid_reason(amount, currency)
+        if invalid:
+            raise ValueError(invalid[1])
         return cls(Decimal(amount), currency)
 
     @classmethod
     def zero(cls, currency: str) -> "Money":
-        """Nothing, in `currency`."""
+        """Return zero in `currency`."""
         return cls(Decimal(0), currency)
 
     def text(self) -> str:
-        """The amount with exactly the decimal places of its currency, "1250.00"; more only where it has more."""
+        """Format the amount with the decimal places of its currency, "1250.00"; with more if it has more."""
         exact = round_to(self.amount, self.currency)
         return str(exact) if exact == self.amount else f"{self.amount.normalize():f}"
 
     def share(self, bp: int) -> "Money":
-        """So many basis points of this, rounded down to the last digit of the currency."""
+        """Return `bp` basis points of the amount, rounded down to the smallest unit of the currency."""
         return Money(round_to(self.amount * bp / BP, self.currency, ROUND_FLOOR), self.currency)
 
     def __add__(self, other: "Money") -> "Money":
-        self._same(other)
+        self._check_currency(other)
         return Money(self.amount + other.amount, self.currency)
 
     def __sub__(self, other: "Money") -> "Money":
-        self._same(other)
+        self._check_currency(other)
         return Money(self.amount - other.amount, self.currency)
 
     def __neg__(self) -> "Money":
         return Money(-self.amount, self.currency)
 
     def __lt__(self, other: "Money") -> bool:
-        self._same(other)
+        self._check_currency(other)
         return self.amount < other.amount
 
     def __le__(self, other: "Money") -> bool:
-        self._same(other)
+        self._check_currency(other)
         return self.amount <= other.amount
 
     def __str__(self) -> str:
         return f"{self.text()} {self.currency}"
 
-    def _same(self, other: "Money") -> None:
+    def _check_currency(self, other: "Money") -> None:
         if self.currency != other.currency:
-            raise ValueError(f"{self.currency} and {other.currency} don't go together")
+            raise ValueError(f"{self.currency} and {other.currency} are different currencies")
 
 
 def invalid_reason(amount: str, currency: str) -> tuple[str, str] | None:
-    """What is wrong with the two texts as money: the field (`amount` or `currency_code`) and why; None if nothing."""
+    """Return the invalid field (`amount` or `currency_code`) and the reason; None if both are valid."""
     places = exponent(currency)
     if places is None:
         return "currency_code", f"must be an ISO 4217 currency code such as EUR, not {currency!r}"

@@ -27,7 +27,7 @@ from prometheus_client import Gauge
 
 from contract import validation
 from kit import idempotency, telemetry
-from kit.auth import Authenticator, Principal, bearer
+from kit.auth import Authenticator, Principal, bearer_token
 from kit.db import to_billing_error
 from kit.errors import (
     BillingError,
@@ -162,7 +162,7 @@ class CallPipeline:
 
     async def authenticate(self, metadata: Mapping[str, str]) -> Principal:
         """Return the caller. Raises the errors of `Authenticator.authenticate`."""
-        return await self._authenticator.authenticate(bearer(metadata.get("authorization")))
+        return await self._authenticator.authenticate(bearer_token(metadata.get("authorization")))
 
     async def resolve_scope(self, call: Call) -> None:
         """Set the scope of a confined caller."""

@@ -88,7 +88,7 @@ class TestRefusals:
             {"field": "header Idempotency-Key", "code": "required", "detail": "value is required"},
             {"field": "amount.amount", "code": "money", "detail": "bad"},
         ]
-        told = "Not acceptable: header Idempotency-Key: value is required; amount.amount: bad"
+        told = "Invalid request: header Idempotency-Key: value is required; amount.amount: bad"
         assert answer.json()["detail"] == told
 
     async def test_nothing_internal_leaves(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit import auth
-from kit.auth import ROLES, Authenticator, ServiceTokens, bearer
+from kit.auth import ROLES, Authenticator, ServiceTokens, bearer_token
 from kit.errors import TokenExpired, TokenInvalid, TokenMissing, Unavailable
 from kit.settings import Settings
 from tests.harness.tokens import AUDIENCE, ISSUER, KID, Keys, public_jwk
@@ -193,21 +193,18 @@ class TestBearer:
     @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc", "bearerabc"])
     def test_no_token_is_missing(self, header: str | None) -> None:
         with pytest.raises(TokenMissing):
-            bearer(header)
+            bearer_token(header)
 
     @pytest.mark.parametrize("header", ["Bearer abc", "bearer abc", "BEARER abc"])
     def test_the_scheme_is_read_in_any_case(self, header: str) -> None:
-        assert bearer(header) == "abc"
+        assert bearer_token(header) == "abc"
 
 
 class TestKeySet:
-    async def test_a_key_that_came_later_is_found(
-        self, auth_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(auth, "_KEYS_REFRESH_S", -1.0)
+    async def test_a_key_that_came_later_is_found(self, auth_settings: Settings, tmp_path: Path) -> None:
         jwks = tmp_path / "jwks.json"
         jwks.write_text('{"keys": []}')
-        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": str(jwks)}))
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": str(jwks)}), keys_refresh_s=-1.0)
         token = jwt.encode(claims(), OTHER_KEY, "EdDSA", {"kid": "new"})
         assert await outcome(authenticator, token) is TokenInvalid
         jwks.write_text(json.dumps({"keys": [public_jwk(OTHER_KEY, "new")]}))

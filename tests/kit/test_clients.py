@@ -30,7 +30,7 @@ from grpc import (
 
 from contract.methods import COMMON_APIS, methods
 from kit import ids
-from kit.auth import Authenticator, bearer
+from kit.auth import Authenticator, bearer_token
 from kit.errors import Unavailable
 from kit.origin import Call, Origin
 from kit.settings import Settings
@@ -113,7 +113,7 @@ class TestCall:
         mine = origin(actor="Zoë")
         await peer.call(EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(ids=["x"]), mine)
         (sent,) = fakes[0].metadata
-        principal = await Authenticator(kit_settings()).authenticate(bearer(sent["authorization"]))
+        principal = await Authenticator(kit_settings()).authenticate(bearer_token(sent["authorization"]))
         assert (principal.tenant_id, principal.subject) == (mine.tenant_id, "service:budgets")
         assert principal.permissions == {"service"}
         assert unquote(sent["x-actor"]) == "Zoë"
