@@ -1,1 +1,1 @@
-"""What several services ask of others: of the entities service, and of outside systems; never inside a transaction."""
+"""Clients that several services use: exchange rates, user management, forwarded errors. Never in a transaction."""

@@ -1,1 +1,1 @@
-"""What everything stands on: values, errors, identity, the database, telemetry. Imports nothing else of ours."""
+"""Lowest shared layer: values, errors, authentication, transactions, telemetry. Imports no other package of ours."""

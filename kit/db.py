@@ -1,10 +1,10 @@
 """PostgreSQL: read and write transactions of different types, with tenant and actor set in each.
 
-    async with db.read(call) as tx: ...     READ ONLY; no method that writes
-    async with db.write(call) as tx: ...    commits at the end of the block, or nothing happened
+    async with db.read(call) as tx: ...     READ ONLY, without methods that write
+    async with db.write(call) as tx: ...    commits at the end of the block, or changes nothing
 
-Row-level security in the database does the separation of tenants: a query that forgets its WHERE gets the
-tenant's own rows only.
+Row-level security in the database separates the tenants: a query without a WHERE clause returns only rows of the
+tenant.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ _SETTINGS = (
     "select set_config('app.tenant_id', $1, true), set_config('app.actor', $2, true),"
     " set_config('app.trace_id', $3, true), set_config('statement_timeout', $4, true),"
     " set_config('transaction_read_only', $5, true),"
-    # Calls with one key take turns, so that the later one finds the answer of the earlier.
+    # Calls with the same key run one after the other, so that the second one finds the reply of the first.
     " case when $6 <> '' then pg_advisory_xact_lock(hashtextextended($6, 0)) end"
 )
 _EVERYWHERE = "select set_config('app.everywhere', 'on', true)"
@@ -56,7 +56,7 @@ AMOUNT: Final = Numeric(20, 6)
 
 
 class Base(DeclarativeBase):
-    """Tables of the services; names of constraints follow from the tables'."""
+    """Base class of all tables; constraints are named after table and columns."""
 
     metadata = MetaData(
         naming_convention={
@@ -80,7 +80,7 @@ class TenantRow(Base):
 
 
 class VersionedRow(TenantRow):
-    """A tenant's row that changes: every change through the session raises `version`, which callers see as etag."""
+    """A row of one tenant that can change. Each change through the session increments `version`, the etag."""
 
     __abstract__ = True
 
@@ -94,13 +94,13 @@ class VersionedRow(TenantRow):
 
     @property
     def etag(self) -> str:
-        """What callers give back to say which version they changed."""
+        """Version as text; callers send it back to detect concurrent changes."""
         return str(self.version)
 
-    def check_etag(self, given: str) -> None:
-        """Raise EtagMismatch where `given` is not empty and not the etag of this version."""
-        if given and given != self.etag:
-            raise EtagMismatch(given, self.etag)
+    def check_etag(self, expected: str) -> None:
+        """Raise EtagMismatch if `expected` is neither empty nor the current etag."""
+        if expected and expected != self.etag:
+            raise EtagMismatch(expected, self.etag)
 
 
 def found(row: T | None, error: BillingError) -> T:
@@ -111,21 +111,21 @@ def found(row: T | None, error: BillingError) -> T:
 
 
 def enum_column(kind: type[Enum], name: str) -> SqlEnum:
-    """A column of the PostgreSQL enum type `name`, holding the values of `kind`."""
+    """Return a column type for the PostgreSQL enum type `name` with the values of `kind`."""
     return SqlEnum(kind, name=name, values_callable=lambda members: [member.value for member in members])
 
 
 def text_enum(kind: type[Enum]) -> SqlEnum:
-    """A column of text that holds the values of `kind`, for what lists are filtered by.
+    """Return a column type for text with the values of `kind`; a CHECK `<table>_<column>_check` lists them.
 
-    Under row-level security an index is read for `=` of text, not of an enum type. A CHECK named
-    `<table>_<column>_check` says which there are.
+    Text, since under row-level security the planner uses an index for `=` on text, but not on an enum type: the
+    equality operator of enums is not leakproof.
     """
     return SqlEnum(kind, native_enum=False, values_callable=lambda members: [member.value for member in members])
 
 
 class ReadSession:
-    """A transaction that reads."""
+    """A read-only transaction."""
 
     def __init__(self, opened: OpenTransaction, origin: Origin) -> None:
         self._session, self._driver = opened
@@ -142,19 +142,19 @@ class ReadSession:
         return self.origin.scope
 
     async def one_or_none(self, select: Select[T], **values: object) -> T | None:
-        """The only row, or None; with values for the parameters of a query that was built once."""
+        """Return the single column of the only row, or None; `values` are parameters of a prebuilt query."""
         return (await self._session.execute(select, values)).scalar_one_or_none()
 
     async def all(self, select: Select[T], **values: object) -> Sequence[T]:
-        """All rows; bound the query where there may be many."""
+        """Return the single column of all rows; limit the query if there can be many."""
         return (await self._session.execute(select, values)).scalars().all()
 
     async def rows(self, select: Select[*Ts], **values: object) -> Sequence[Row[*Ts]]:
-        """All rows of a query of several columns."""
+        """Return all rows of a query with several columns."""
         return (await self._session.execute(select, values)).all()
 
     async def fetch(self, statement: str, *values: object) -> Sequence["asyncpg.Record"]:
-        """All rows of a statement in the driver's own form (`$1`): for what each call asks, at a third of the price."""
+        """Return all rows of a statement in the form of the driver (`$1`); takes a third of the time of the others."""
         return await self._driver.fetch(statement, *values)
 
     async def now(self) -> datetime:
@@ -168,21 +168,21 @@ class ReadSession:
 
 
 class WriteSession(ReadSession):
-    """A transaction that writes; it commits at the end of its block."""
+    """A transaction that writes, and commits at the end of its block."""
 
     def __init__(self, opened: OpenTransaction, origin: Origin) -> None:
         super().__init__(opened, origin)
         self.appended = False
-        """Whether an event was appended that the relay should learn of."""
+        """True if an event was appended; the relay is woken after the commit."""
         self.answered = False
-        """Whether the reply was kept."""
-        self._later: list[tuple[str, tuple[object, ...]]] = []
+        """True if `answer` was called."""
+        self._deferred: list[tuple[str, tuple[object, ...]]] = []
 
     def add(self, row: Base) -> None:
-        """Insert `row` at the next flush or query, as this tenant's where it has a tenant."""
+        """Insert `row` at the next flush or query; a TenantRow gets this tenant."""
         if isinstance(row, TenantRow):
             row.tenant_id = self.tenant_id
-        if isinstance(row, VersionedRow) and row.version is None:  # new
+        if isinstance(row, VersionedRow) and row.version is None:  # a new row
             row.create_time = row.update_time = clock.now()
         self._session.add(row)
 
@@ -194,44 +194,45 @@ class WriteSession(ReadSession):
         await self._driver.fetch(_LOCK_SHARED if shared else _LOCK, f"{name} {self.tenant_id}")
 
     async def flush(self) -> None:
-        """Send what was added and changed; raises what the database's constraints say."""
+        """Send pending inserts and updates. Raises IntegrityError if a constraint is violated."""
         await self._session.flush()
 
     async def execute(self, statement: Executable) -> int:
-        """The number of rows that the statement touched."""
+        """Execute the statement and return the number of affected rows."""
         result = await self._session.execute(statement)
         return int(getattr(result, "rowcount", 0))
 
     async def returning(self, statement: Executable) -> Sequence[Any]:
-        """The single column that a statement with RETURNING gives, of every row it touched."""
+        """Execute a statement with RETURNING and return its single column of all affected rows."""
         return (await self._session.execute(statement)).scalars().all()
 
     def defer(self, statement: str, *values: object) -> None:
-        """Run a statement in the driver's own form before the commit, after what was added, in the order given.
+        """Execute a statement in the form of the driver (`$1`) before the commit, after pending inserts and updates.
 
-        For what nothing in this transaction looks at: it costs a third, and several in a row take one round trip.
+        For rows that this transaction does not read again. Deferred statements keep their order; several equal ones in
+        a row take one round trip.
         """
-        self._later.append((statement, values))
+        self._deferred.append((statement, values))
 
     async def run_deferred(self) -> None:
-        """Run what was to be written later."""
-        if not self._later:
+        """Execute the deferred statements."""
+        if not self._deferred:
             return
         await self.flush()
-        for statement, run in groupby(self._later, itemgetter(0)):
-            await self._driver.executemany(statement, [values for _, values in run])
-        self._later.clear()
+        for statement, group in groupby(self._deferred, itemgetter(0)):
+            await self._driver.executemany(statement, [values for _, values in group])
+        self._deferred.clear()
 
     async def answer(self, reply: ReplyT) -> ReplyT:
-        """Keep the reply under the call's key, in this transaction, and give it back."""
-        if kept := idempotency.parameters(self.origin, reply):
-            self.defer(idempotency.STORE, *kept)
+        """Store the reply under the call's idempotency key, if it has one, and return it."""
+        if parameters := idempotency.parameters(self.origin, reply):
+            self.defer(idempotency.STORE, *parameters)
         self.answered = True
         return reply
 
 
 class Database:
-    """The database of one service, through its serving role."""
+    """The database of one service, used with its serving role."""
 
     def __init__(self, settings: Settings) -> None:
         url = settings.database_url.get_secret_value().replace("postgresql://", "postgresql+asyncpg://", 1)
@@ -252,11 +253,11 @@ class Database:
             },
         )
         self.appended = asyncio.Event()
-        """Set when a transaction that appended an event has committed."""
+        """Set after the commit of a transaction that appended an event."""
 
     @contextlib.asynccontextmanager
     async def read(self, origin: Origin) -> AsyncIterator[ReadSession]:
-        """A READ ONLY transaction for the tenant of `origin`."""
+        """A READ ONLY transaction of the tenant of `origin`."""
         async with self._transaction(origin, read_only=True) as opened:
             yield ReadSession(opened, origin)
 
@@ -273,7 +274,7 @@ class Database:
                 idempotency.raise_if_stored(origin, await tx.fetch(idempotency.FIND, *key))
             yield tx
             if key and not tx.answered:
-                raise RuntimeError("a call with a key must end with `return await tx.answer(reply)`")
+                raise RuntimeError("a call with an idempotency key must end with `return await tx.answer(reply)`")
             await tx.run_deferred()
             if dry_run:
                 await tx.flush()
@@ -285,7 +286,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def all_tenants(self) -> AsyncIterator[AsyncSession]:
-        """A transaction of the service itself, over all tenants: sees only the tables whose policy says so."""
+        """A transaction over all tenants, for relay and timers; only some tables have a policy that allows it."""
         async with transaction(self._engine) as opened:
             await opened.driver.fetch(_EVERYWHERE)
             yield opened.session
@@ -295,9 +296,9 @@ class Database:
     async def _transaction(self, origin: Origin, *, read_only: bool = False) -> AsyncIterator[OpenTransaction]:
         async with transaction(self._engine) as opened:
             timeout_ms = str(max(1, int(origin.remaining_s() * 1000)))
-            about = str(origin.tenant_id), origin.actor, origin.trace.trace_id, timeout_ms
-            key = "" if read_only else idempotency.lock_name(origin)
-            await opened.driver.fetch(_SETTINGS, *about, "on" if read_only else "off", key)
+            context = str(origin.tenant_id), origin.actor, origin.trace.trace_id, timeout_ms
+            lock = "" if read_only else idempotency.lock_name(origin)
+            await opened.driver.fetch(_SETTINGS, *context, "on" if read_only else "off", lock)
             yield opened
 
     async def close(self) -> None:
@@ -310,45 +311,45 @@ def scope_filter(
     entity_id: InstrumentedAttribute[UUID],
     department_id: InstrumentedAttribute[UUID] | InstrumentedAttribute[UUID | None] | None = None,
 ) -> ColumnElement[bool] | None:
-    """The condition that a row is covered by the scope; None where the caller is not confined."""
+    """Return the condition that the scope covers a row; None if the caller is not confined."""
     if scope is None:
         return None
-    covered = [entity_id.in_(scope.entity_ids)] if scope.entity_ids else []
+    conditions = [entity_id.in_(scope.entity_ids)] if scope.entity_ids else []
     if department_id is not None and scope.department_ids:
-        covered.append(department_id.in_(scope.department_ids))
-    return or_(false(), *covered)
+        conditions.append(department_id.in_(scope.department_ids))
+    return or_(false(), *conditions)
 
 
-_REFUSALS: dict[str, type[Conflict | DeadlineExceeded]] = {
+_ERRORS_BY_SQLSTATE: dict[str, type[Conflict | DeadlineExceeded]] = {
     "55P03": Conflict,  # lock_not_available: lock_timeout
     "40P01": Conflict,  # deadlock_detected
     "40001": Conflict,  # serialization_failure
     "57014": DeadlineExceeded,  # query_canceled: statement_timeout
 }
-_AWAY = ("08", "57P", "53")  # connection exceptions, operator intervention, insufficient resources
+_UNAVAILABLE_CLASSES = ("08", "57P", "53")  # connection exceptions, operator intervention, insufficient resources
 
 
 def to_billing_error(error: BaseException) -> BillingError | None:
-    """What a database error means for the caller; None where it is a fault of ours."""
+    """Return the error that the caller gets for a database error; None if it is a bug of ours."""
     if isinstance(error, PoolTimeout | ConnectionError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable("The database")
     state = sqlstate(error)
-    if state in _REFUSALS:
-        return _REFUSALS[state]()
-    if state.startswith(_AWAY) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+    if state in _ERRORS_BY_SQLSTATE:
+        return _ERRORS_BY_SQLSTATE[state]()
+    if state.startswith(_UNAVAILABLE_CLASSES) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return Unavailable("The database")
     return None
 
 
 def sqlstate(error: BaseException) -> str:
-    """The SQLSTATE of a database error; empty for others."""
+    """Return the SQLSTATE of a database error; empty for other errors."""
     origin = error.orig if isinstance(error, DBAPIError) else error
     return str(getattr(origin, "sqlstate", None) or "")
 
 
 def constraint_name(error: DBAPIError) -> str:
-    """The name of the constraint that refused; empty where none did."""
+    """Return the name of the violated constraint; empty if it was another error."""
     return str(getattr(error.orig.__cause__, "constraint_name", None) or "") if error.orig else ""
 
 
-logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # a cancelled call costs its connection; not news
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # it logs each connection of a cancelled call
