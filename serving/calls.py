@@ -47,7 +47,7 @@ from kit.tasks import cancel_and_wait
 from kit.telemetry import Trace, log
 from serving.scope import Scopes
 
-STREAMS_UNDER_WAY = Gauge("billing_streams_under_way", "Streams being served.")
+STREAMS_IN_PROGRESS = Gauge("billing_streams_in_progress", "Streams in progress.")
 
 Handler = Callable[[Any, Call], Any]
 Context = aio.ServicerContext[bytes, bytes]
@@ -127,13 +127,13 @@ class CallPipeline:
             raise Overloaded
         shutdown = asyncio.get_running_loop().create_future()
         self._streams.add(shutdown)
-        STREAMS_UNDER_WAY.set(len(self._streams))
+        STREAMS_IN_PROGRESS.set(len(self._streams))
         return shutdown
 
     def end_stream(self, shutdown: asyncio.Future[None]) -> None:
         """Count the end of a stream."""
         self._streams.remove(shutdown)
-        STREAMS_UNDER_WAY.set(len(self._streams))
+        STREAMS_IN_PROGRESS.set(len(self._streams))
 
     def end_all_streams(self) -> None:
         """End all streams and reject new ones as Unavailable; unary calls are still served."""

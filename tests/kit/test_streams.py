@@ -15,7 +15,7 @@ from kit.origin import Call
 from kit.settings import Settings
 from serving import calls as module
 from serving import server
-from serving.calls import STREAMS_UNDER_WAY, CallPipeline
+from serving.calls import STREAMS_IN_PROGRESS, CallPipeline
 from serving.server import Service, serving
 from tests.harness.callers import Caller, Refusal
 from tests.harness.observe import eventually
@@ -251,7 +251,7 @@ class TestHowMany:
             streams = [watch(probe, finance) for _ in range(2)]
             for stream in streams:
                 await stream.initial_metadata()
-            assert STREAMS_UNDER_WAY._value.get() == 2
+            assert STREAMS_IN_PROGRESS._value.get() == 2
             told = await refused(watch(probe, finance))
             assert (told.code, told.reason) == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
             assert told.retry_after_s == 0.5
