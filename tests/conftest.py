@@ -1,31 +1,31 @@
-"""Fixtures of all tests. PostgreSQL, NATS, gRPC and JWT are real; nothing of ours is mocked.
+"""Fixtures of all tests. PostgreSQL, NATS, gRPC and JWT are real; our own code is not mocked.
 
-Servers: one PostgreSQL for the run (all workers of pytest-xdist share it), one NATS for each worker; see
-harness/servers.py for containers and servers of your own. Each worker has a database of its own, copied from
-one that is migrated once. They end with pytest, whatever ends pytest.
+Servers: one PostgreSQL per run, shared by all workers of pytest-xdist, and one NATS per worker; harness/servers.py
+describes containers and external servers. Each worker has its own database, a copy of one that is migrated once. The
+servers end with pytest.
 
-Isolation: every test has a tenant of its own (`tenant`), and row-level security does the rest: nothing is
-truncated, and services serve all tests of a worker. After each test no connection may be left in a transaction.
+Isolation: every test has its own tenant (`tenant`), separated by row-level security. Nothing is truncated, and the
+services run for all tests of a worker. After each test no transaction may be open.
 
     tenant                          UUID, new for each test
-    token(role=…, tenant=…, …)      makes a JWT: role, tenant, subject, entity_scope, department_scope, any claim
-    caller(role=…, subject=…, …)    a Caller with such a token; `await caller("finance").call(stub.Method, request)`
+    token(role=…, tenant=…, …)      returns a JWT: role, tenant, subject, entity_scope, department_scope, any claim
+    caller(role=…, subject=…, …)    a Caller with such a token: `await caller("finance").call(stub.Method, request)`
     finance                         caller("finance")
-    entities, budgets, approvals    typed stubs of the real services, served in this process on real ports:
+    entities, budgets, approvals    stubs of the real services, which run in this process on real ports:
                                     entities.entities, entities.departments, budgets.budgets, budgets.ledger,
                                     <each>.operations
-    entities_served, …_served       the same with address, settings and parts
-    settings(service, **changed)    Settings for a service of this worker
-    fresh_database()                one more copy of the migrated database, for tests that run a relay of their own
-    admin                           asyncpg pool of the superuser: sees every row of every tenant
-    app_connection(service)         asyncpg connection as <service>_app, as a service has it
-    outbox_events(service)          what the service appended for this tenant; audit_rows(service) likewise
+    entities_served, …_served       the same with address, settings and the composed service
+    settings(service, **changed)    Settings of a service in this worker
+    fresh_database()                another copy of the migrated database, for tests with their own relay
+    admin                           asyncpg pool of the superuser: reads all rows of all tenants
+    app_connection(service)         asyncpg connection with the role of the service
+    outbox_events(service)          events in the outbox for this tenant; audit_rows(service): its audit log
     published_events                events of this tenant on NATS: `await published_events.first(BudgetAlertRaised)`
-    logs                            log lines written since the test began, as dicts, with their trace_id
-    nats_url                        NATS of this worker
+    logs                            log lines since the start of the test, as dicts with trace_id
+    nats_url                        URL of the NATS of this worker
 
-To import: `from tests.harness.callers import refusal` gives code, reason, metadata and fields of a refused call;
-`from tests.harness.observe import eventually` waits for a condition without sleeping blindly.
+To import: `from tests.harness.callers import refusal` returns code, reason, metadata and fields of a rejected call;
+`from tests.harness.observe import eventually` waits for a condition.
 """
 
 import asyncio
@@ -51,38 +51,38 @@ from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, eventu
 from tests.harness.services import Approvals, Budgets, Entities, Served, served, settings_for
 from tests.harness.tokens import Keys
 
-hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("suite", deadline=None)  # a busy machine must not fail a test
 hypothesis.settings.load_profile("suite")
 
 _CLUSTER = pytest.StashKey[Cluster]()
-_ENDING = pytest.StashKey[contextlib.ExitStack]()
+_CLEANUP = pytest.StashKey[contextlib.ExitStack]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as the services run
     for name in [name for name in os.environ if name.startswith("BILLING_")]:
-        del os.environ[name]  # what is set for a stack on this machine is not for the tests
+        del os.environ[name]  # settings of a local stack don't apply to tests
     log_capture.configure()
-    config.stash[_ENDING] = contextlib.ExitStack()
+    config.stash[_CLEANUP] = contextlib.ExitStack()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    config.stash[_ENDING].close()
+    config.stash[_CLEANUP].close()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Start PostgreSQL in the process that starts the workers, once, and tell each of them."""
+    """Start PostgreSQL once, in the process that starts the workers, and pass its URL to each of them."""
     node.workerinput["cluster"] = _prepared_cluster(node.config).to_share()
 
 
 def _prepared_cluster(config: pytest.Config) -> Cluster:
     if _CLUSTER not in config.stash:
-        ending = config.stash[_ENDING]
-        admin_url = ending.enter_context(servers.postgres())
+        cleanup = config.stash[_CLEANUP]
+        admin_url = cleanup.enter_context(servers.postgres())
         config.stash[_CLUSTER] = cluster = uvloop.run(Cluster.prepared(admin_url))
         if "TEST_DATABASE_URL" in os.environ:
-            ending.callback(lambda: uvloop.run(cluster.drop()))
+            cleanup.callback(lambda: uvloop.run(cluster.drop()))
     return config.stash[_CLUSTER]
 
 
@@ -101,7 +101,7 @@ async def database(fresh_database: Callable[[], Awaitable[Copy]]) -> Copy:
 
 @pytest.fixture(scope="session")
 def fresh_database(cluster: Cluster, copies: list[Copy]) -> Callable[[], Awaitable[Copy]]:
-    """Makes one more database."""
+    """Creates another database."""
 
     async def make() -> Copy:
         copies.append(await cluster.copy(uuid4().hex[:8]))
@@ -112,7 +112,7 @@ def fresh_database(cluster: Cluster, copies: list[Copy]) -> Callable[[], Awaitab
 
 @pytest.fixture(scope="session")
 def copies() -> list[Copy]:
-    """The databases that this worker has made."""
+    """The databases that this worker has created."""
     return []
 
 
@@ -125,7 +125,7 @@ async def admin(database: Copy) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]
 
 @pytest.fixture(scope="session")
 def app_connection(database: Copy) -> Callable[[str], contextlib.AbstractAsyncContextManager[asyncpg.Connection]]:
-    """Opens a connection as the role that serves."""
+    """Opens a connection with the role of a service."""
 
     @contextlib.asynccontextmanager
     async def connect(service: str) -> AsyncIterator[asyncpg.Connection]:
@@ -148,12 +148,12 @@ def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """The keys that tokens are signed with."""
-    return Keys.made_in(tmp_path_factory.mktemp("keys"))
+    return Keys.create(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(scope="session")
 def settings(database: Copy, nats_url: str, keys: Keys) -> Callable[..., Settings]:
-    """Makes the settings of a service; `settings("budgets", calls_max=1)`."""
+    """Creates settings of a service: `settings("budgets", calls_max=1)`."""
 
     def make(service: str, *, database: Copy = database, nats_url: str = nats_url, **changed: Any) -> Settings:
         return settings_for(service, database, nats_url, keys, **changed)
@@ -163,7 +163,7 @@ def settings(database: Copy, nats_url: str, keys: Keys) -> Callable[..., Setting
 
 @pytest.fixture(scope="session")
 def open_databases() -> list[Database]:
-    """The databases whose connections must all be given back when a test ends."""
+    """The databases whose connections must all be back in their pools when a test ends."""
     return []
 
 
@@ -183,7 +183,7 @@ async def entities_served(
 async def budgets_served(
     settings: Callable[..., Settings], entities_served: Served[Entities], open_databases: list[Database]
 ) -> AsyncIterator[Served[Budgets]]:
-    """The budgets service, which asks the entities service."""
+    """The budgets service, which calls the entities service."""
     from services.budgets.main import compose
 
     addresses = {"entities": entities_served.address}
@@ -199,7 +199,7 @@ async def approvals_served(
     budgets_served: Served[Budgets],
     open_databases: list[Database],
 ) -> AsyncIterator[Served[Approvals]]:
-    """The approvals service, which asks the entities and the budgets service."""
+    """The approvals service, which calls the entities and the budgets service."""
     from services.approvals.main import compose
 
     addresses = {"entities": entities_served.address, "budgets": budgets_served.address}
@@ -228,43 +228,43 @@ def budgets(budgets_served: Served[Budgets]) -> Budgets:
 
 @pytest.fixture
 def tenant() -> UUID:
-    """A tenant that only this test knows."""
+    """The tenant of this test."""
     return uuid4()
 
 
 @pytest.fixture
 def token(keys: Keys, tenant: UUID) -> Callable[..., str]:
-    """Makes a token: `token(role="viewer", subject="bob", entity_scope=[…])`; of this test's tenant by default."""
-    return lambda **given: keys.token(given.pop("tenant", tenant), **given)
+    """Creates a token: `token(role="viewer", subject="bob", entity_scope=[…])`; the tenant of the test by default."""
+    return lambda **claims: keys.token(claims.pop("tenant", tenant), **claims)
 
 
 @pytest.fixture
 def caller(keys: Keys, tenant: UUID) -> Callable[..., Caller]:
-    """Makes a caller: `caller("viewer", tenant=…, subject=…)`, with what `token` takes."""
+    """Creates a caller: `caller("viewer", tenant=…, subject=…)`, with the arguments of `token`."""
 
-    def make(role: str = "finance", **given: Any) -> Caller:
-        tenant_id: UUID = given.pop("tenant", tenant)
-        subject: str = given.pop("subject", "alice")
-        return Caller(tenant_id, subject, keys.token(tenant_id, role=role, subject=subject, **given))
+    def make(role: str = "finance", **claims: Any) -> Caller:
+        tenant_id: UUID = claims.pop("tenant", tenant)
+        subject: str = claims.pop("subject", "alice")
+        return Caller(tenant_id, subject, keys.token(tenant_id, role=role, subject=subject, **claims))
 
     return make
 
 
 @pytest.fixture
 def finance(caller: Callable[..., Caller]) -> Caller:
-    """Somebody of the finance department: may do nearly everything."""
+    """A caller with the role finance, which has nearly all permissions."""
     return caller("finance")
 
 
 @pytest.fixture
 def outbox_events(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> Callable[..., Awaitable[list[OutboxEvent]]]:
-    """What a service appended for the tenant: `await outbox_events("budgets")`."""
+    """Reads the outbox of a service for the tenant: `await outbox_events("budgets")`."""
     return lambda service, tenant_id=tenant: observe.outbox_events(admin, service, tenant_id)
 
 
 @pytest.fixture
 def audit_rows(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> Callable[..., Awaitable[list[AuditRow]]]:
-    """What the audit log has of the tenant: `await audit_rows("budgets")`."""
+    """Reads the audit log of a service for the tenant: `await audit_rows("budgets")`."""
     return lambda service, tenant_id=tenant: observe.audit_rows(admin, service, tenant_id)
 
 
@@ -278,21 +278,21 @@ async def nats(nats_url: str) -> AsyncIterator[Client]:
 
 @pytest.fixture
 async def published_events(nats: Client, tenant: UUID) -> AsyncIterator[PublishedEvents]:
-    """The events of the tenant from here on."""
-    published_events, stop = await observe.listen(nats, tenant)
+    """The events of the tenant that NATS delivers during the test."""
+    published_events, stop = await observe.subscribe(nats, tenant)
     yield published_events
     await stop()
 
 
 @pytest.fixture
 def logs() -> Iterator[list[dict[str, Any]]]:
-    """The log lines of this process from here on."""
+    """The log lines of this process during the test."""
     with log_capture.lines() as lines:
         yield lines
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test that has to do with the database is looked after."""
+    """Check for open transactions after every test that uses the database."""
     for item in items:
         if isinstance(item, pytest.Function) and "database" in item.fixturenames:
             item.fixturenames.insert(0, "no_open_transactions")
@@ -302,6 +302,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 async def no_open_transactions(
     admin: "asyncpg.Pool[asyncpg.Record]", copies: list[Copy], open_databases: list[Database]
 ) -> AsyncIterator[None]:
-    """Fail a test that leaves a transaction or a connection of a pool behind."""
+    """Fail a test that leaves a transaction open or a connection checked out."""
     yield
     await eventually(lambda: observe.is_all_closed(admin, copies, open_databases), within_s=3.0)

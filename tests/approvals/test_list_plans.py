@@ -177,11 +177,11 @@ async def plans(filled: Copy, settings: Callable[..., Settings]) -> AsyncIterato
 
 async def test_little_is_read_and_by_an_index(plans: Plans, filled: Copy) -> None:
     """One test, so that one worker makes all the rows."""
-    wrong = await plans.badly_read(QUERIES)
-    wrong |= {f"{name}, confined": told for name, told in (await plans.badly_read(OF_CONFINED, scope=COVERED)).items()}
+    wrong = await plans.bad_plans(QUERIES)
+    wrong |= {f"{name}, confined": told for name, told in (await plans.bad_plans(OF_CONFINED, scope=COVERED)).items()}
     assert not wrong, "\n".join(f"{name}: {read}" for name, (read, _) in wrong.items())
     admin = await asyncpg.connect(filled.admin_url)
     for index, name in NEEDED.items():
         await admin.execute(f"drop index approvals.{index}")
-        assert await plans.badly_read({name: QUERIES[name]}), f"{name} without {index}"
+        assert await plans.bad_plans({name: QUERIES[name]}), f"{name} without {index}"
     await admin.close()

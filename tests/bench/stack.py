@@ -148,7 +148,7 @@ async def running() -> AsyncIterator[Stack]:
             cluster = await Cluster.prepared(postgres.url)
             database = await cluster.copy("stack")
             (folder / "keys").mkdir()
-            keys = Keys.made_in(folder / "keys")
+            keys = Keys.create(folder / "keys")
             async with contextlib.AsyncExitStack() as ending:
                 port = free_port()
                 collecting = python("-m", "tests.flows.collector", str(port), str(folder / "spans.jsonl"))

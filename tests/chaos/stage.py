@@ -146,7 +146,7 @@ async def whole() -> AsyncIterator[Stage]:
             cluster = await Cluster.prepared(postgres.url)
             database = await cluster.copy("chaos")
             (folder / "keys").mkdir()
-            keys = Keys.made_in(folder / "keys")
+            keys = Keys.create(folder / "keys")
             entities = Replica("services.entities.main", environment("entities", database, nats.url, keys), folder)
             await entities.start()
             try:

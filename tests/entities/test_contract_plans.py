@@ -92,10 +92,10 @@ async def test_a_part_is_read_by_an_index(
         for name, ask in QUERIES.items():
             ((statement, parameters),) = await asked(plans, ask, entity_ids[7])
             for read in await plans.reads(statement, parameters, of_table=TABLE):
-                if read.from_end_to_end or not read.indexes:
+                if read.sequential_scans or not read.indexes:
                     wrong[name] = read, statement
         for read in await plans.reads("select max(name) from billing_contracts", []):
-            assert read.from_end_to_end  # so it would be seen
+            assert read.sequential_scans  # so it would be seen
     finally:
         await connection.close()
         await database.close()
@@ -104,5 +104,5 @@ async def test_a_part_is_read_by_an_index(
 
 async def asked(plans: Plans, ask: Ask, entity_id: UUID) -> list[Statement]:
     """The statements about contracts that the store sends."""
-    said, _ = await plans.asked(lambda tx: ask(tx, entity_id))
+    said, _ = await plans.statements(lambda tx: ask(tx, entity_id))
     return [each for each in said if TABLE in each[0]]

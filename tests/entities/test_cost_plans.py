@@ -22,7 +22,7 @@ from services.entities.domain.allocations import AllocationSource
 from services.entities.domain.costs import DepartmentGroupBy, SummaryGroupBy, Tree
 from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, insert_allocations, insert_group
 from tests.harness.databases import Copy
-from tests.harness.plans import Plans, Read, Statement
+from tests.harness.plans import Plans, Statement, TableReads
 
 ALLOCATIONS: Final = 1_000_000
 TABLE: Final = "cost_allocations"
@@ -42,10 +42,10 @@ class Books:
 
     async def ask(self, ask: Ask) -> tuple[list[Statement], Sequence[Any]]:
         """The statements about allocations that the store sent, and the answer."""
-        said, answer = await self.plans.asked(lambda tx: ask(tx, self.group))
+        said, answer = await self.plans.statements(lambda tx: ask(tx, self.group))
         return [each for each in said if TABLE in each[0]], answer
 
-    async def reads(self, statement: str, parameters: Sequence[Any]) -> list[Read]:
+    async def reads(self, statement: str, parameters: Sequence[Any]) -> list[TableReads]:
         """How it reads the allocations."""
         return await self.plans.reads(statement, parameters, of_table=TABLE)
 
@@ -205,7 +205,7 @@ QUERIES: Final[dict[str, tuple[Ask, set[str], int]]] = {
 
 async def test_a_part_is_read_by_an_index(books: Books) -> None:
     """One test, so that one worker makes the million."""
-    await see_what_reads_from_end_to_end(books)
+    await see_what_reads_sequential_scans(books)
     wrong = {}
     for name, (ask, indexes, rows_max) in QUERIES.items():
         statements, answer = await books.ask(ask)
@@ -213,14 +213,14 @@ async def test_a_part_is_read_by_an_index(books: Books) -> None:
         ((statement, parameters),) = statements
         for read in await books.reads(statement, parameters):
             found = bool(read.indexes) and read.indexes <= indexes
-            if read.from_end_to_end or not found or not 0 < read.rows <= rows_max:
+            if read.sequential_scans or not found or not 0 < read.rows <= rows_max:
                 wrong[name] = read, statement
     assert not wrong
 
 
-async def see_what_reads_from_end_to_end(books: Books) -> None:
+async def see_what_reads_sequential_scans(books: Books) -> None:
     """That the test can fail."""
     whole = "select count(*) from cost_allocations where category = $1 and description <> ''"
     for read in await books.reads(whole, ["category 4"]):
-        assert read.from_end_to_end
+        assert read.sequential_scans
         assert read.rows >= ALLOCATIONS - 9  # told as an average of the processes that read

@@ -207,21 +207,21 @@ async def plans(filled: Copy, settings: Callable[..., Settings]) -> AsyncIterato
 
 async def test_little_is_read_and_by_an_index(plans: Plans, filled: Copy) -> None:
     """One test, so that one worker makes all the rows."""
-    assert not await plans.badly_read(QUERIES)
-    assert not await plans.badly_read(OF_CONFINED, scope=COVERED)
-    await see_what_reads_from_end_to_end(plans)
+    assert not await plans.bad_plans(QUERIES)
+    assert not await plans.bad_plans(OF_CONFINED, scope=COVERED)
+    await see_what_reads_sequential_scans(plans)
     admin = await asyncpg.connect(filled.admin_url)
     for index, name in NEEDED.items():
         await admin.execute(f"drop index entities.{index}")
-        assert await plans.badly_read({name: QUERIES[name]}), f"{name} without {index}"
+        assert await plans.bad_plans({name: QUERIES[name]}), f"{name} without {index}"
     await admin.close()
 
 
-async def see_what_reads_from_end_to_end(plans: Plans) -> None:
+async def see_what_reads_sequential_scans(plans: Plans) -> None:
     """That it would be seen."""
     await plans.connection.execute("set enable_indexscan = off; set enable_bitmapscan = off")
     name = "entities that are not"
-    read, _ = (await plans.badly_read({name: QUERIES[name]}))[name]
-    assert read.from_end_to_end == {"billing_entities"}
+    read, _ = (await plans.bad_plans({name: QUERIES[name]}))[name]
+    assert read.sequential_scans == {"billing_entities"}
     assert read.rows >= ROWS
     await plans.connection.execute("reset enable_indexscan; reset enable_bitmapscan")

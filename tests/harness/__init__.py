@@ -1,1 +1,1 @@
-"""What the tests stand on: servers, databases, tokens, callers and a look from outside."""
+"""Shared parts of the tests: servers, databases, tokens, callers, observation of effects."""

@@ -1,7 +1,7 @@
-"""Crowds: a large tenant, of which nobody wants to read everything, and smaller ones beside it.
+"""Bulk data for tests of query plans: one large tenant and several smaller ones.
 
-Written straight into the tables; triggers and foreign keys are left aside. Of each kind some are rare, all at one end:
-who reads on from the other end finds the first of them after everything else.
+Inserted directly into the tables; triggers and foreign keys are disabled. Some rows of each kind are rare, all at one
+end of the ids: a scan from the other end reaches them last.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from uuid import UUID
 import asyncpg
 
 RARE: Final = 100
-"""How many of each kind are rare."""
+"""Number of rare rows of each kind."""
 TENANT_ID: Final = UUID(int=1)
 """The large tenant."""
 _TENANT_IDS: Final = [TENANT_ID, *(UUID(int=number) for number in range(2, 11))]
-_WITHIN_S: Final = 300
+_TIMEOUT_S: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +25,16 @@ class BulkData:
 
     schema: str
     kinds: tuple[str, ...]
-    """What has an id: `pg_temp.id_of(kind, number, tenant)` in SQL."""
+    """Kinds with ids; in SQL `pg_temp.id_of(kind, number, tenant)`."""
     sizes: Mapping[str, tuple[int, int]]
-    """Tables of (tenant, n, rare) to write from: numbers up to the first for the large tenant, the second for each of
-    the others."""
+    """Temporary tables of (tenant, n, rare) to insert from: their rows for the large tenant and for each other one."""
     rare_first: bool
-    """Whether the rare ones are those of the lowest numbers, not of the highest."""
+    """True if the rare rows have the lowest numbers, False for the highest."""
     tables: Mapping[str, str]
-    """What writes each table."""
+    """The insert statement of each table."""
 
     def id_of(self, kind: str, number: int) -> UUID:
-        """The id of something of the large tenant; ids rise with the number."""
+        """Return an id of the large tenant; ids rise with the number."""
         return UUID(f"{number:012x}70008000{TENANT_ID.int:03x}{self.kinds.index(kind):09x}")
 
     async def load(self, admin: "asyncpg.Connection") -> None:
@@ -47,9 +46,9 @@ class BulkData:
             for name, (large, small) in self.sizes.items():
                 await self._number(admin, name, [large if tenant == TENANT_ID else small for tenant in _TENANT_IDS])
             for rows in self.tables.values():
-                await admin.execute(rows, timeout=_WITHIN_S)
+                await admin.execute(rows, timeout=_TIMEOUT_S)
         tables = ", ".join(f"{self.schema}.{table}" for table in self.tables)
-        await admin.execute(f"vacuum (analyze) {tables}", timeout=_WITHIN_S)
+        await admin.execute(f"vacuum (analyze) {tables}", timeout=_TIMEOUT_S)
 
     async def _number(self, admin: "asyncpg.Connection", name: str, counts: list[int]) -> None:
         rare = "n <= $3" if self.rare_first else "n > count - $3"

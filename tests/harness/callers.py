@@ -1,4 +1,4 @@
-"""Who calls in a test, and what a refusal says."""
+"""Callers with tokens, and the details of rejected calls."""
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ ReplyT = TypeVar("ReplyT", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody with a token, in a trace of their own."""
+    """A user with a token and a trace."""
 
     tenant_id: UUID
     subject: str
@@ -28,28 +28,28 @@ class Caller:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call."""
+        """The metadata of every call."""
         return ("authorization", f"Bearer {self.token}"), ("traceparent", self.trace.header())
 
     async def call(
         self, rpc: aio.UnaryUnaryMultiCallable[RequestT, ReplyT], request: RequestT, *, within_s: float = 20.0
     ) -> ReplyT:
-        """The reply: `await finance.call(budgets.budgets.GetBudget, GetBudgetRequest(id=…))`."""
+        """Call the RPC: `await finance.call(budgets.budgets.GetBudget, GetBudgetRequest(id=…))`."""
         return await rpc(request, metadata=self.metadata, timeout=within_s)
 
     async def call_with_trailers(
         self, rpc: aio.UnaryUnaryMultiCallable[RequestT, ReplyT], request: RequestT, *, within_s: float = 20.0
     ) -> tuple[ReplyT, Mapping[str, str]]:
-        """The reply and its trailing metadata."""
-        under_way = rpc(request, metadata=self.metadata, timeout=within_s)
-        reply = await under_way
-        trailers = await under_way.trailing_metadata() or ()
+        """Call the RPC; return the reply and its trailing metadata."""
+        call = rpc(request, metadata=self.metadata, timeout=within_s)
+        reply = await call
+        trailers = await call.trailing_metadata() or ()
         return reply, {key: value for key, value in trailers if isinstance(value, str)}
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A gRPC error, with the details unpacked."""
+    """A gRPC error with its details unpacked."""
 
     code: StatusCode
     message: str
@@ -58,17 +58,17 @@ class Refusal:
     metadata: Mapping[str, str]
     """`ErrorInfo.metadata`."""
     fields: Mapping[str, str]
-    """What is wrong with each field: `BadRequest`."""
+    """Description of the violation by field, from `BadRequest`."""
     rules: Mapping[str, str]
-    """The rule each field breaks."""
+    """Violated rule by field."""
     retry_after_s: float | None
     """`RetryInfo`."""
 
     @classmethod
     def of(cls, error: aio.AioRpcError) -> "Refusal":
-        """What the error says; an error without details has an empty reason."""
-        sent = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
-        status = status_pb2.Status.FromString(sent if isinstance(sent, bytes) else b"")
+        """Unpack an error; without details its reason is empty."""
+        details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+        status = status_pb2.Status.FromString(details if isinstance(details, bytes) else b"")
         info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         for detail in status.details:
             for kind in (info, bad, retry):
@@ -86,9 +86,9 @@ class Refusal:
 
 
 async def refusal(call: Awaitable[object]) -> Refusal:
-    """How the call is refused; the test fails if it is not: `(await refusal(finance.call(…))).reason == "…"`."""
+    """Await a call that must be rejected: `(await refusal(finance.call(…))).reason == "…"`. Fails if it succeeds."""
     try:
         reply = await call
     except grpc.aio.AioRpcError as error:
         return Refusal.of(error)
-    pytest.fail(f"it was not refused, but answered with {type(reply).__name__}: {reply}")
+    pytest.fail(f"the call was not rejected; it returned {type(reply).__name__}: {reply}")

@@ -1,4 +1,4 @@
-"""A group that has spent for two years: its costs are written straight into the tables, a million in seconds."""
+"""Two years of cost allocations of a group, inserted directly into the tables: a million rows in seconds."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -12,25 +12,25 @@ from kit import ids
 FIRST_DAY: Final = date(2025, 1, 1)
 AFTER_LAST_DAY: Final = date(2027, 1, 1)
 _ENTITIES: Final = 40
-_BELOW_TOP: Final = 4
-_BELOW_THOSE: Final = 5
-_WITHIN_S: Final = 300
+_MIDDLE_COUNT: Final = 4
+_LOWEST_COUNT: Final = 5
+_TIMEOUT_S: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Companies of a tenant, each with one department at the top, four below it and five below each of those."""
+    """Entities of a tenant, each with three levels of departments: one, four below it, five below each of the four."""
 
     tenant_id: UUID
     entity_ids: list[UUID]
     top_ids: list[UUID]
-    """By entity, as the others."""
+    """One per entity; the other lists have the same order."""
     middle_ids: list[list[UUID]]
     lowest_ids: list[list[UUID]]
 
 
 async def insert_group(admin: "asyncpg.Connection", *, entities: int = _ENTITIES) -> Group:
-    """A new group, of a tenant of its own."""
+    """Insert a new group with its own tenant."""
     group = Group(uuid4(), [], [], [], [])
     for number in range(entities):
         entity_id, top_id = ids.new(), ids.new()
@@ -42,12 +42,12 @@ async def insert_group(admin: "asyncpg.Connection", *, entities: int = _ENTITIES
             " 1, 30, $3, 'INCLUDE', 'ACTIVE', '{}', 1, now(), now())",
             group.tenant_id, entity_id, f"E{number}",
         )  # fmt: skip
-        middle_ids = [ids.new() for _ in range(_BELOW_TOP)]
-        lowest_ids = [ids.new() for _ in range(_BELOW_TOP * _BELOW_THOSE)]
+        middle_ids = [ids.new() for _ in range(_MIDDLE_COUNT)]
+        lowest_ids = [ids.new() for _ in range(_MIDDLE_COUNT * _LOWEST_COUNT)]
         parents = [
             None,
-            *[top_id] * _BELOW_TOP,
-            *[middle_ids[place // _BELOW_THOSE] for place in range(len(lowest_ids))],
+            *[top_id] * _MIDDLE_COUNT,
+            *[middle_ids[place // _LOWEST_COUNT] for place in range(len(lowest_ids))],
         ]
         for place, id in enumerate([top_id, *middle_ids, *lowest_ids]):
             await admin.execute(
@@ -64,45 +64,45 @@ async def insert_group(admin: "asyncpg.Connection", *, entities: int = _ENTITIES
 
 
 async def insert_allocations(admin: "asyncpg.Connection", group: Group, count: int) -> None:
-    """So many allocations to the departments that have none below them, spread over the days: 1.00 EUR, or 2.00 USD.
+    """Insert `count` allocations to the lowest departments, spread evenly over the days: 1.00 EUR, or 2.00 USD.
 
-    In the order of their ids as they would have been posted: day after day, department after department. Each fifth
-    is in USD, each third is of a document. Triggers and foreign keys are left aside, and the indexes made anew.
+    Ids rise with the day, as if posted then. Every fifth one is in USD, every third one has a source reference.
+    Triggers and foreign keys are disabled, and the indexes are rebuilt.
     """
-    departments = _listed(group)
+    departments = _department_columns(group)
     async with admin.transaction():
         await admin.execute("set local session_replication_role = 'replica'")
         await admin.execute("set local maintenance_work_mem = '256MB'")
         indexes = await _drop_indexes(admin)
-        await admin.execute(_SPEND, group.tenant_id, count, FIRST_DAY, *departments, AFTER_LAST_DAY, timeout=_WITHIN_S)
+        await admin.execute(_SPEND, group.tenant_id, count, FIRST_DAY, *departments, AFTER_LAST_DAY, timeout=_TIMEOUT_S)
         for definition in indexes:
-            await admin.execute(definition, timeout=_WITHIN_S)
+            await admin.execute(definition, timeout=_TIMEOUT_S)
         await admin.execute(_POSTED, group.tenant_id)
-    await admin.execute("vacuum (analyze) entities.cost_allocations", timeout=_WITHIN_S)
+    await admin.execute("vacuum (analyze) entities.cost_allocations", timeout=_TIMEOUT_S)
     await admin.execute("analyze entities.posted_departments, entities.departments, entities.billing_entities")
 
 
-def _listed(group: Group) -> tuple[list[UUID], list[UUID], list[UUID], list[UUID]]:
-    """Of each of the lowest departments: its entity, the one at the top, the one between, and itself."""
+def _department_columns(group: Group) -> tuple[list[UUID], list[UUID], list[UUID], list[UUID]]:
+    """Return columns with the entity, top, middle and lowest department of each lowest department."""
     rows = [
-        (entity_id, group.top_ids[number], group.middle_ids[number][place // _BELOW_THOSE], id)
+        (entity_id, group.top_ids[number], group.middle_ids[number][place // _LOWEST_COUNT], id)
         for number, entity_id in enumerate(group.entity_ids)
         for place, id in enumerate(group.lowest_ids[number])
     ]
-    of_entity, top, middle, lowest = (list(column) for column in zip(*rows, strict=True))
-    return of_entity, top, middle, lowest
+    entity, top, middle, lowest = (list(column) for column in zip(*rows, strict=True))
+    return entity, top, middle, lowest
 
 
 async def _drop_indexes(admin: "asyncpg.Connection") -> list[str]:
-    """Drop those that hold no constraint; gives the statements that make them again."""
-    found = await admin.fetch(
+    """Drop the indexes without a constraint; return the statements that create them."""
+    indexes = await admin.fetch(
         "select indexrelid::regclass::text as name, pg_get_indexdef(indexrelid) as definition from pg_index"
         " where indrelid = 'entities.cost_allocations'::regclass and not exists"
         " (select from pg_constraint where conindid = indexrelid and contype in ('p', 'u'))"
     )
-    for row in found:
+    for row in indexes:
         await admin.execute(f"drop index {row['name']}")
-    return [row["definition"] for row in found]
+    return [row["definition"] for row in indexes]
 
 
 _SPEND: Final = """

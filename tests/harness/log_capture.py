@@ -1,4 +1,4 @@
-"""Log lines of the process under test: kept for who listens; from warnings on also shown with a test that fails."""
+"""Capture the log lines of the test process; warnings and errors are also shown with a failed test."""
 
 import contextlib
 import sys
@@ -9,17 +9,17 @@ import structlog
 
 from kit import telemetry
 
-_listeners: list[list[dict[str, Any]]] = []
+_captures: list[list[dict[str, Any]]] = []
 
 
 def configure() -> None:
-    """Hand log lines to whoever listens."""
+    """Send log lines to all active captures."""
     structlog.configure(
         processors=[
             telemetry._add_trace,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
-            _keep,
+            _capture,
         ],
         cache_logger_on_first_use=False,
     )
@@ -27,18 +27,18 @@ def configure() -> None:
 
 @contextlib.contextmanager
 def lines() -> Iterator[list[dict[str, Any]]]:
-    """The lines that are written inside the block."""
-    kept: list[dict[str, Any]] = []
-    _listeners.append(kept)
+    """Capture the lines that are written inside the block."""
+    captured: list[dict[str, Any]] = []
+    _captures.append(captured)
     try:
-        yield kept
+        yield captured
     finally:
-        _listeners.remove(kept)
+        _captures.remove(captured)
 
 
-def _keep(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.ProcessorReturnValue:
-    for kept in _listeners:
-        kept.append(dict(line))
+def _capture(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.ProcessorReturnValue:
+    for captured in _captures:
+        captured.append(dict(line))
     if line["level"] not in {"debug", "info"}:
         print(*(f"{key}={value}" for key, value in line.items()), file=sys.stderr)  # noqa: T201
     raise structlog.DropEvent

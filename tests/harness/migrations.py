@@ -1,4 +1,4 @@
-"""Migrations of one service, run as its owner; and what its schema is made of."""
+"""Run migrations of a service as its owner, and describe its schema."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,12 +27,12 @@ _LAYOUT: Final = """
 
 
 async def layout(admin: asyncpg.Connection, schema: str) -> set[str]:
-    """The columns, constraints, policies and triggers of a schema."""
+    """Return the columns, constraints, policies and triggers of a schema."""
     return {row[0] for row in await admin.fetch(_LAYOUT, schema)}
 
 
 async def migrate(copy: Copy, service: str, direction: Callable[[Any, str], object], revision: str) -> None:
-    """Bring a service up or down to a revision."""
+    """Upgrade or downgrade the schema of a service to a revision."""
 
     def run(connection: Connection) -> None:
         direction(database._config(service, connection), revision)

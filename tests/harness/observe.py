@@ -1,4 +1,4 @@
-"""A look from outside at what a service did: rows, events, and time passing."""
+"""Observe the effects of a service: rows, events, and conditions that become true."""
 
 import asyncio
 import json
@@ -22,28 +22,25 @@ from tests.harness.databases import Copy
 T = TypeVar("T")
 EventT = TypeVar("EventT", bound=Message)
 
-_EVERY_S = 0.02
+_POLL_S = 0.02
 
 
-async def eventually(look: Callable[[], Awaitable[T]], *, within_s: float = 10.0, about: str = "") -> T:
-    """The first true result of `look`, which is tried again and again; when the time is over the test fails.
-
-    What it was `about` is told then.
-    """
+async def eventually(check: Callable[[], Awaitable[T]], *, within_s: float = 10.0, about: str = "") -> T:
+    """Call `check` until its result is true and return that; fail the test after `within_s`, naming `about`."""
     deadline = time.monotonic() + within_s
     while True:
-        found = await look()
-        if found:
-            return found
+        result = await check()
+        if result:
+            return result
         if time.monotonic() > deadline:
-            pytest.fail(f"{about or 'waited for'}: still {found!r} after {within_s} s")
-        await asyncio.sleep(_EVERY_S)
+            pytest.fail(f"{about or 'condition'}: still {result!r} after {within_s} s")
+        await asyncio.sleep(_POLL_S)
 
 
 async def is_all_closed(
     admin: "asyncpg.Pool[asyncpg.Record]", copies: Iterable[Copy], databases: Iterable[Database]
 ) -> bool:
-    """Whether no transaction is left open, and every connection is back in its pool."""
+    """True if no transaction is open and every connection is back in its pool."""
     open_transactions: int = await admin.fetchval(
         "select count(*) from pg_stat_activity where datname = any($1) and state like 'idle in transaction%'",
         [copy.name for copy in copies],
@@ -58,7 +55,7 @@ def _checked_out(database: Database) -> int:
 
 @dataclass(frozen=True, slots=True)
 class OutboxEvent:
-    """An event as it stands in an outbox."""
+    """A row of an outbox."""
 
     id: UUID
     type: str
@@ -69,7 +66,7 @@ class OutboxEvent:
 
 
 async def outbox_events(admin: "asyncpg.Pool[asyncpg.Record]", service: str, tenant_id: UUID) -> list[OutboxEvent]:
-    """What the service said, oldest first."""
+    """Read the outbox of a service, oldest first."""
     rows = await admin.fetch(f"select * from {service}.outbox where tenant_id = $1 order by id", tenant_id)
     return [
         OutboxEvent(
@@ -82,7 +79,7 @@ async def outbox_events(admin: "asyncpg.Pool[asyncpg.Record]", service: str, ten
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """A change as the audit log has it."""
+    """A row of an audit log."""
 
     table: str
     id: UUID
@@ -94,7 +91,7 @@ class AuditRow:
 
 
 async def audit_rows(admin: "asyncpg.Pool[asyncpg.Record]", service: str, tenant_id: UUID) -> list[AuditRow]:
-    """What the audit log of the service says, oldest first."""
+    """Read the audit log of a service, oldest first."""
     rows = await admin.fetch(f"select * from {service}.audit_log where tenant_id = $1 order by position", tenant_id)
     return [
         AuditRow(
@@ -107,48 +104,48 @@ async def audit_rows(admin: "asyncpg.Pool[asyncpg.Record]", service: str, tenant
 
 @dataclass(slots=True)
 class PublishedEvents:
-    """Every event that NATS carried for one tenant since the test began."""
+    """The events that NATS has delivered for one tenant since the test began."""
 
     messages: list[Msg] = field(default_factory=list)
 
     async def take(self, message: Msg) -> None:
-        """What the subscription calls."""
+        """Store a message; the callback of the subscription."""
         self.messages.append(message)
 
     def of(self, event: type[EventT]) -> list[EventT]:
-        """The events of this kind so far."""
+        """Return the events of this type so far."""
         subject = event.DESCRIPTOR.full_name + "."
-        told = [message for message in self.messages if message.subject.startswith(subject)]
-        return [json_format.Parse(message.data, event()) for message in told]
+        messages = [message for message in self.messages if message.subject.startswith(subject)]
+        return [json_format.Parse(message.data, event()) for message in messages]
 
     async def first(self, event: type[EventT], *, within_s: float = 10.0) -> EventT:
-        """The first event of this kind, waited for."""
+        """Wait for the first event of this type."""
         return (await self.at_least(1, event, within_s=within_s))[0]
 
     async def at_least(self, count: int, event: type[EventT], *, within_s: float = 10.0) -> list[EventT]:
-        """The events of this kind as soon as there are so many."""
+        """Wait for `count` events of this type and return all so far."""
 
         async def enough() -> list[EventT]:
-            told = self.of(event)
-            return told if len(told) >= count else []
+            events = self.of(event)
+            return events if len(events) >= count else []
 
         return await eventually(enough, within_s=within_s)
 
     def headers(self, event: type[Message]) -> Mapping[str, str]:
-        """The headers of the first event of this kind."""
+        """Return the headers of the first event of this type."""
         subject = event.DESCRIPTOR.full_name + "."
         return next(message.headers or {} for message in self.messages if message.subject.startswith(subject))
 
 
-async def listen(client: Client, tenant_id: UUID) -> tuple[PublishedEvents, Callable[[], Awaitable[None]]]:
-    """Hear all events of a tenant from now on; the second is called to stop."""
-    heard = PublishedEvents()
-    subscription = await client.subscribe(f"billing.*.v1.*.{tenant_id.hex}", cb=heard.take)
+async def subscribe(client: Client, tenant_id: UUID) -> tuple[PublishedEvents, Callable[[], Awaitable[None]]]:
+    """Subscribe to all events of a tenant; also returns the function that unsubscribes."""
+    events = PublishedEvents()
+    subscription = await client.subscribe(f"billing.*.v1.*.{tenant_id.hex}", cb=events.take)
     await subscribed(client)
-    return heard, subscription.unsubscribe
+    return events, subscription.unsubscribe
 
 
 async def subscribed(client: Client) -> None:
-    """Have NATS know what the client subscribed to: its first ping overtakes that, the second does not."""
+    """Wait until NATS has registered the subscriptions; the first ping may overtake them, the second can't."""
     await client.flush()
     await client.flush()

@@ -1,8 +1,8 @@
-"""The PostgreSQL and NATS servers of a test run: embedded by default, in containers, or somebody else's by URL.
+"""The PostgreSQL and NATS servers of a test run: embedded by default, in containers, or external by URL.
 
 TEST_BACKEND=containers                     testcontainers; images by TEST_POSTGRES_IMAGE and TEST_NATS_IMAGE
-TEST_DATABASE_URL=postgresql://admin:…@…    a server for tests only, by its superuser; one run at a time
-TEST_NATS_URL=nats://…                      a server for tests only, with JetStream; one worker at most
+TEST_DATABASE_URL=postgresql://admin:…@…    superuser of a test server; one run at a time
+TEST_NATS_URL=nats://…                      a test server with JetStream; one worker at most
 """
 
 import os
@@ -19,10 +19,10 @@ _NATS_PORT = 4222
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """A PostgreSQL for the run, by its administrator's URL."""
-    given = os.environ.get("TEST_DATABASE_URL")
-    if given:
-        yield given
+    """Run PostgreSQL; yields the URL of its superuser."""
+    url = os.environ.get("TEST_DATABASE_URL")
+    if url:
+        yield url
     elif _in_containers():
         with _postgres_container() as url:
             yield url
@@ -33,12 +33,12 @@ def postgres() -> Iterator[str]:
 
 @contextmanager
 def nats(store: Path) -> Iterator[str]:
-    """A NATS server with an empty JetStream, for one worker."""
-    given = os.environ.get("TEST_NATS_URL")
-    if given and int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
-        raise RuntimeError("TEST_NATS_URL is one JetStream; run with one worker, or leave it out")
-    if given:
-        yield given
+    """Run NATS with an empty JetStream for one worker; yields its URL."""
+    url = os.environ.get("TEST_NATS_URL")
+    if url and int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+        raise RuntimeError("TEST_NATS_URL is a single JetStream: run with one worker, or unset it")
+    if url:
+        yield url
     elif _in_containers():
         with _nats_container() as url:
             yield url
@@ -50,7 +50,7 @@ def nats(store: Path) -> Iterator[str]:
 def _in_containers() -> bool:
     backend = os.environ.get("TEST_BACKEND", "embedded")
     if backend not in {"embedded", "containers"}:
-        raise RuntimeError(f"TEST_BACKEND may be embedded or containers, not {backend!r}")
+        raise RuntimeError(f"TEST_BACKEND must be embedded or containers, not {backend!r}")
     return backend == "containers"
 
 
@@ -66,7 +66,7 @@ def _postgres_container() -> Iterator[str]:
 
 @contextmanager
 def _nats_container() -> Iterator[str]:
-    # Not its NatsContainer, which calls deprecated functions of its own package: here warnings are errors.
+    # NatsContainer calls deprecated functions of its own package, and warnings are errors here.
     from testcontainers.core.container import DockerContainer
     from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 

@@ -1,4 +1,4 @@
-"""Our services, composed as their main modules do it and served inside the test process, on real ports."""
+"""Our services, composed by their main modules and run in the test process on real ports."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -77,7 +77,7 @@ class Approvals:
 
 @dataclass(frozen=True, slots=True)
 class Served(Generic[StubsT]):
-    """A service that runs in this process."""
+    """A service that runs in the test process."""
 
     address: str
     settings: Settings
@@ -86,8 +86,8 @@ class Served(Generic[StubsT]):
 
 
 def settings_for(service: str, database: Copy, nats_url: str, keys: Keys, **changed: Any) -> Settings:
-    """What a process of the service is told."""
-    given: dict[str, Any] = {
+    """Return the settings of a service."""
+    defaults: dict[str, Any] = {
         "service": service,
         "database_url": SecretStr(database.url(f"{service}_app")),
         "nats_url": nats_url,
@@ -99,14 +99,14 @@ def settings_for(service: str, database: Copy, nats_url: str, keys: Keys, **chan
         "page_key": SecretStr("a secret of the tests"),
         "trace_ratio": 0.0,
     }
-    return Settings(**{**given, **changed})
+    return Settings(**{**defaults, **changed})
 
 
 @contextlib.asynccontextmanager
 async def served(
     settings: Settings, compose: Callable[[Settings], Service], stubs: Callable[[aio.Channel], StubsT]
 ) -> AsyncIterator[Served[StubsT]]:
-    """Serve until the block ends."""
+    """Run the service until the block ends."""
     service = compose(settings)
     async with serving(settings, service) as address, aio.insecure_channel(address) as channel:
         yield Served(address, settings, service, stubs(channel))

@@ -1,4 +1,4 @@
-"""Keys of the users' issuer and of our services, and tokens made with them."""
+"""Signing keys of the user issuer and of our services, and tokens signed with them."""
 
 import json
 import time
@@ -21,14 +21,14 @@ KID = "users-1"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of a run, in a folder."""
+    """The keys of a run, stored in a folder."""
 
     folder: Path
     users: Ed25519PrivateKey
 
     @classmethod
-    def made_in(cls, folder: Path) -> "Keys":
-        """New keys: one for users' tokens, one per service, and the public key sets."""
+    def create(cls, folder: Path) -> "Keys":
+        """Create a key for user tokens, one per service, and the public key sets."""
         users = Ed25519PrivateKey.generate()
         keys = cls(folder, users)
         keys.jwks.write_text(json.dumps({"keys": [public_jwk(users, KID)]}))
@@ -42,16 +42,16 @@ class Keys:
 
     @property
     def jwks(self) -> Path:
-        """Public keys of users' tokens."""
+        """File with the public keys of user tokens."""
         return self.folder / "jwks.json"
 
     @property
     def service_jwks(self) -> Path:
-        """Public keys of services' tokens."""
+        """File with the public keys of service tokens."""
         return self.folder / "service-jwks.json"
 
     def service_key(self, service: str) -> Path:
-        """Private key of a service."""
+        """Return the file with the private key of a service."""
         return self.folder / f"{service}.pem"
 
     def token(
@@ -64,7 +64,7 @@ class Keys:
         department_scope: Sequence[str] | None = None,
         **claims: Any,
     ) -> str:
-        """A user's token, valid for ten minutes; `claims` are set as they are, and with None left out."""
+        """Return a user token, valid for ten minutes; a claim of None is left out."""
         now = int(time.time())
         roles = [role] if isinstance(role, str) else list(role)
         all_claims = {
@@ -73,11 +73,11 @@ class Keys:
             "entity_scope": None if entity_scope is None else list(entity_scope),
             "department_scope": None if department_scope is None else list(department_scope),
         } | claims  # fmt: skip
-        given = {name: value for name, value in all_claims.items() if value is not None}
-        return jwt.encode(given, self.users, algorithm="EdDSA", headers={"kid": KID})
+        payload = {name: value for name, value in all_claims.items() if value is not None}
+        return jwt.encode(payload, self.users, algorithm="EdDSA", headers={"kid": KID})
 
 
 def public_jwk(key: Ed25519PrivateKey, kid: str) -> dict[str, str]:
-    """The public half of a key as it stands in a key set."""
+    """Return the public key as a JWK."""
     fields: dict[str, str] = jwt.algorithms.OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
     return {**fields, "kid": kid, "alg": "EdDSA", "use": "sig"}

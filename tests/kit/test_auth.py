@@ -34,7 +34,7 @@ from tests.kit.bad_tokens import (
 @pytest.fixture(scope="module")
 def auth_keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """Keys of all three algorithms; one of the set is of an algorithm that we don't take, one has no name."""
-    keys = Keys.made_in(tmp_path_factory.mktemp("auth"))
+    keys = Keys.create(tmp_path_factory.mktemp("auth"))
     rsa_jwk = jwt.algorithms.RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True)
     ec_jwk = jwt.algorithms.ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True)
     symmetric = {"kty": "oct", "k": "c2VjcmV0", "kid": "oct-1", "alg": "HS256"}

@@ -38,8 +38,8 @@ IDIOMS: Final = (
     Idiom("None becomes NotFound", r"is None:\n\s+raise \w*NotFound", "kit.db.found", layers=frozenset({"store"})),
     Idiom("a bounded cache", r"OrderedDict|\.popitem\(|lru_cache|next\(iter\(self\._", "kit.cache.TtlCache"),
     Idiom("a micro-batcher", r"\.create_future\(\)|asyncio\.Queue\(", "kit.batching.Batcher"),
-    Idiom("the first id of a time", r"def _?id_at\b|CLOCKS_DIFFER", "kit.ids.first_of"),
-    Idiom("arithmetic of months and days", r"def _?(months_later|day_start|day_text)\b", "kit.clock, contract.values"),
+    Idiom("the first id of a time", r"def _?id_at\b|CLOCKS_DIFFER", "kit.ids.lower_bound, upper_bound"),
+    Idiom("arithmetic of months and days", r"def _?(months_later|day_start|day_text)\b", "kit.dates"),
     Idiom("exchange rates and people", r"class (RateMissing|Rate|Person)\b", "kit.rates, kit.users"),
     Idiom("an object without its constructor", r"\.__new__\(", "a constructor"),
 )
