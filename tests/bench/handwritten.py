@@ -111,7 +111,7 @@ def budget() -> Budget:
 
 async def _serve_budget(port: int) -> None:
     async with backends.serving(port) as backend:
-        backend.remembers = False
+        backend.records_calls = False
         backend.replies["GetBudget"] = budget()
         await asyncio.Event().wait()
 

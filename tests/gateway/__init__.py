@@ -1,1 +1,1 @@
-"""The gateway, in front of a backend that stands for any service."""
+"""Tests of the gateway in front of a fake backend that stands for every service."""

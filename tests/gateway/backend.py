@@ -1,4 +1,4 @@
-"""Any service: a gRPC server that answers every RPC of the contract as the test says."""
+"""A fake backend for every service: a gRPC server that returns the replies that a test has set."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -18,21 +18,21 @@ from contract.routes import Route, routes, routes_of
 from kit.errors import BillingError, to_status
 from tests.kit.probe import Probe
 
-PROBED = [route for method in Probe.service.methods for route in routes_of(method, "budgets")]
+PROBE_ROUTES = [route for method in Probe.service.methods for route in routes_of(method, "budgets")]
 """Routes of a service that exists in tests only; one of them streams."""
 
 
 @lru_cache(maxsize=1)
 def _routes() -> dict[str, Route]:
-    return {route.rpc: route for route in (*routes(), *PROBED)}
+    return {route.rpc: route for route in (*routes(), *PROBE_ROUTES)}
 
 
-Reply = Callable[[Message, "Asked"], Awaitable[Message] | Message]
+Reply = Callable[[Message, "ReceivedCall"], Awaitable[Message] | Message]
 
 
 @dataclass(slots=True)
-class Asked:
-    """A call as it arrived."""
+class ReceivedCall:
+    """A call that the backend received."""
 
     rpc: str
     request: Message
@@ -43,27 +43,29 @@ class Asked:
 
 @dataclass
 class Backend(grpc.GenericRpcHandler):
-    """Answers with what `replies` has for the RPC: a function, a message, a refusal; else with an empty reply.
+    """Returns the entry of `replies` for the RPC: a message, an error, or the result of a function; or an empty reply.
 
-    An RPC that streams tells what its function yields.
+    A streaming RPC sends what its function yields.
     """
 
     replies: dict[str, Any] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
-    remembers: bool = True
+    received: list[ReceivedCall] = field(default_factory=list)
+    records_calls: bool = True
     address: str = ""
     health: grpc_health.aio.HealthServicer = field(default_factory=grpc_health.aio.HealthServicer)
 
     def message(self, full_name: str, /, **fields: Any) -> Message:
-        """A message of the contract."""
+        """Return a message of the contract."""
         return GetMessageClass(descriptors.pool().FindMessageTypeByName(f"billing.{full_name}"))(**fields)
 
-    def _arrived(self, route: Route, raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> tuple[Message, Asked]:
+    def _receive(
+        self, route: Route, raw: bytes, context: aio.ServicerContext[bytes, bytes]
+    ) -> tuple[Message, ReceivedCall]:
         metadata = dict(context.invocation_metadata() or ())
         request = route.request.FromString(raw)
-        call = Asked(route.method.name, request, metadata, context.time_remaining() or 0.0, context)
-        if self.remembers:
-            self.asked.append(call)
+        call = ReceivedCall(route.method.name, request, metadata, context.time_remaining() or 0.0, context)
+        if self.records_calls:
+            self.received.append(call)
         return request, call
 
     def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[Any, Any] | None":
@@ -72,13 +74,13 @@ class Backend(grpc.GenericRpcHandler):
             return None
         if route.streams:
 
-            async def tell(raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
-                await self._tell(route, raw, context)
+            async def stream(raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
+                await self._stream(route, raw, context)
 
-            return grpc.unary_stream_rpc_method_handler(tell)
+            return grpc.unary_stream_rpc_method_handler(stream)
 
-        async def answer(raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
-            request, call = self._arrived(route, raw, context)
+        async def unary(raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> bytes:
+            request, call = self._receive(route, raw, context)
             reply = self.replies.get(route.method.name) or route.reply()
             if callable(reply):
                 reply = reply(request, call)
@@ -89,27 +91,27 @@ class Backend(grpc.GenericRpcHandler):
             assert isinstance(reply, Message)
             return reply.SerializeToString()
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return grpc.unary_unary_rpc_method_handler(unary)
 
-    async def _tell(self, route: Route, raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
-        request, call = self._arrived(route, raw, context)
+    async def _stream(self, route: Route, raw: bytes, context: aio.ServicerContext[bytes, bytes]) -> None:
+        request, call = self._receive(route, raw, context)
         try:
             await context.send_initial_metadata(())
             async with contextlib.aclosing(self.replies[route.method.name](request, call)) as replies:
                 async for reply in replies:
                     await context.write(reply.SerializeToString())
-        except BillingError as refusal:
-            await _abort(context, refusal)
+        except BillingError as error:
+            await _abort(context, error)
 
 
-async def _abort(context: aio.ServicerContext[bytes, bytes], refusal: BillingError) -> None:
-    details = (("grpc-status-details-bin", to_status(refusal).SerializeToString()),)
-    await context.abort(refusal.code, refusal.message, trailing_metadata=details)
+async def _abort(context: aio.ServicerContext[bytes, bytes], error: BillingError) -> None:
+    details = (("grpc-status-details-bin", to_status(error).SerializeToString()),)
+    await context.abort(error.code, error.message, trailing_metadata=details)
 
 
 @contextlib.asynccontextmanager
 async def serving(port: int = 0) -> AsyncIterator[Backend]:
-    """Serve until the block ends."""
+    """Serve inside the block."""
     backend = Backend()
     server = aio.server(options=[("grpc.max_receive_message_length", 16 * 1024 * 1024)])
     server.add_generic_rpc_handlers([backend])

@@ -1,4 +1,4 @@
-"""The gateway in this process, in front of a backend that stands for both services."""
+"""The gateway in this process, in front of a fake backend that stands for all services."""
 
 from collections.abc import AsyncIterator, Callable
 
@@ -15,23 +15,23 @@ BUDGET = "bud_019a5c7e2f407b3c8d1e5a6f7b8c9d0e"
 
 
 @pytest.fixture(scope="session")
-async def one_backend() -> AsyncIterator[Backend]:
+async def session_backend() -> AsyncIterator[Backend]:
     async with backends.serving() as backend:
         yield backend
 
 
 @pytest.fixture
-def backend(one_backend: Backend) -> Backend:
-    """The backend, with nothing said or asked yet."""
-    one_backend.replies.clear()
-    one_backend.asked.clear()
-    return one_backend
+def backend(session_backend: Backend) -> Backend:
+    """The backend, without replies and received calls of other tests."""
+    session_backend.replies.clear()
+    session_backend.received.clear()
+    return session_backend
 
 
 @pytest.fixture(scope="session")
-async def app(settings: Callable[..., Settings], one_backend: Backend) -> AsyncIterator[App]:
+async def app(settings: Callable[..., Settings], session_backend: Backend) -> AsyncIterator[App]:
     """The gateway."""
-    addresses = dict.fromkeys(("entities", "budgets", "approvals"), one_backend.address)
+    addresses = dict.fromkeys(("entities", "budgets", "approvals"), session_backend.address)
     app = App(settings("gateway", addresses=addresses, rate_limit=1000, message_bytes_max=100_000))
     await app.limits.open()
     yield app
@@ -48,6 +48,6 @@ async def anonymous(app: App) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def client(anonymous: httpx.AsyncClient, token: Callable[..., str]) -> httpx.AsyncClient:
-    """A client of this test's tenant."""
+    """A client with a token of this test's tenant."""
     anonymous.headers["authorization"] = f"Bearer {token()}"
     return anonymous

@@ -1,4 +1,4 @@
-"""The gateway as a process of its own."""
+"""Runs the gateway as a separate process."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class Process:
 
 
 def free_port() -> int:
-    """A port that is free, outside the range from which connections take theirs."""
+    """Return a free port outside the range of ephemeral ports."""
     for port in range(21_000 + os.getpid() % 5_000, 32_000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -38,16 +38,16 @@ def free_port() -> int:
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings, module: str = "gateway.main") -> AsyncIterator[Process]:
-    """Run the process until the block ends; it is killed where it is still there then."""
+    """Run the process inside the block; it is killed at the end if it still runs."""
     port = free_port()
-    told = settings.model_copy(update={"listen": f"127.0.0.1:{port}"})
-    given = {
+    process_settings = settings.model_copy(update={"listen": f"127.0.0.1:{port}"})
+    environment = {
         f"BILLING_{name.upper()}": _text(value)
-        for name, value in told
+        for name, value in process_settings
         if value is not None and name in settings.model_fields_set | {"listen"}
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, cwd=ROOT, env={**os.environ, **given}, stdout=asyncio.subprocess.DEVNULL
+        sys.executable, "-m", module, cwd=ROOT, env={**os.environ, **environment}, stdout=asyncio.subprocess.DEVNULL
     )
     try:
         await _ready(port)
@@ -68,13 +68,13 @@ async def _ready(port: int) -> None:
     status = 0
     async with asyncio.timeout(_UP_WITHIN_S):
         while status != 200:
-            wire = await listening(port)
+            wire = await connect(port)
             status, _ = await wire.send(b"GET /readyz HTTP/1.1\r\nHost: gateway\r\n\r\n")
             wire.close()
 
 
-async def listening(port: int) -> Wire:
-    """A connection, as soon as there is one to be had."""
+async def connect(port: int) -> Wire:
+    """Connect as soon as the process listens."""
     async with asyncio.timeout(_UP_WITHIN_S):
         while True:
             with contextlib.suppress(OSError):

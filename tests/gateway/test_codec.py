@@ -1,4 +1,4 @@
-"""Messages to JSON and back, against protobuf's own json_format for every message of the contract."""
+"""The codec gives the same JSON as protobuf's json_format, and reads it back, for every message of the contract."""
 
 import base64
 import re
@@ -27,19 +27,19 @@ def messages_of_the_contract() -> list[Descriptor]:
     return [descriptors.pool().FindMessageTypeByName(name) for name in names]
 
 
-def every_kind() -> Descriptor:
-    """A message with a field of each kind that protos know, so that contracts to come are covered too."""
+def message_with_all_types() -> Descriptor:
+    """Return a message type with a field of each type that protos have, so that future contracts are covered too."""
     file = descriptor_pb2.FileDescriptorProto(name="kinds.proto", package="kinds", syntax="proto3")
     well_known = ("timestamp", "duration", "field_mask", "struct")
     pool = DescriptorPool()
     for name in well_known:
         path = f"google/protobuf/{name}.proto"
         file.dependency.append(path)
-        found = next((one for one in descriptor_set().file if one.name == path), None)
-        if found is None:
-            found = descriptor_pb2.FileDescriptorProto()
-            struct_pb2.DESCRIPTOR.CopyToProto(found)
-        pool.Add(found)
+        dependency = next((file for file in descriptor_set().file if file.name == path), None)
+        if dependency is None:
+            dependency = descriptor_pb2.FileDescriptorProto()
+            struct_pb2.DESCRIPTOR.CopyToProto(dependency)
+        pool.Add(dependency)
     file.enum_type.add(name="Colour").value.extend(
         [descriptor_pb2.EnumValueDescriptorProto(name=name, number=i) for i, name in enumerate(("NONE", "RED", "BLUE"))]
     )
@@ -82,7 +82,7 @@ def every_kind() -> Descriptor:
     return pool.FindMessageTypeByName("kinds.Kinds")
 
 
-KINDS = every_kind()
+ALL_TYPES = message_with_all_types()
 _INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1), FieldDescriptor.CPPTYPE_UINT32: (0, 2**32 - 1),
     FieldDescriptor.CPPTYPE_INT64: (-(2**63), 2**63 - 1), FieldDescriptor.CPPTYPE_UINT64: (0, 2**64 - 1),
@@ -91,9 +91,9 @@ _TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
 
 
 def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
-    """JSON-like values that a setter of this field's type takes in Python."""
+    """Return a strategy of Python values for a field of this type."""
     if field.message_type is not None:
-        return filled(field.message_type, depth + 1)
+        return messages(field.message_type, depth + 1)
     if field.enum_type is not None:
         return st.sampled_from([*(value.number for value in field.enum_type.values), 77])
     if field.cpp_type in _INTEGERS:
@@ -125,8 +125,8 @@ _WELL_KNOWN = {"Timestamp": _time, "Duration": _duration, "FieldMask": _mask, "S
 
 
 @st.composite
-def filled(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Any:
-    """A message with some of its fields set to anything."""
+def messages(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Any:
+    """Return a strategy of messages with some of their fields set."""
     message = GetMessageClass(descriptor)()
     if descriptor.full_name.startswith("google.protobuf."):
         _WELL_KNOWN[descriptor.name](draw, message)
@@ -138,66 +138,66 @@ def filled(draw: st.DrawFn, descriptor: Descriptor, depth: int = 0) -> Any:
 
 
 def _fill(draw: st.DrawFn, message: Any, field: FieldDescriptor, depth: int) -> None:
-    place, entry = getattr(message, field.name), codec.map_entry(field)
+    target, entry = getattr(message, field.name), codec.map_entry(field)
     if entry:
         for name, item in draw(st.dictionaries(values(entry[0], depth), values(entry[1], depth), max_size=2)).items():
             if entry[1].message_type:
-                place[name].CopyFrom(item)
+                target[name].CopyFrom(item)
             else:
-                place[name] = item
+                target[name] = item
     elif field.is_repeated:
-        place.extend(draw(st.lists(values(field, depth), max_size=3)))
+        target.extend(draw(st.lists(values(field, depth), max_size=3)))
     elif field.message_type is not None:
-        place.CopyFrom(draw(values(field, depth)))
+        target.CopyFrom(draw(values(field, depth)))
     else:
         setattr(message, field.name, draw(values(field, depth)))
 
 
-def _alike(json: Any) -> Any:
-    """Without the spellings in which the two may differ: zeros after a second's fraction, digits of a 32-bit float."""
+def _normalized(json: Any) -> Any:
+    """Remove the allowed differences: trailing zeros of fractional seconds, and the digits of 32-bit floats."""
     if isinstance(json, dict):
-        return {key: _alike(value) for key, value in json.items()}
+        return {key: _normalized(value) for key, value in json.items()}
     if isinstance(json, list):
-        return [_alike(value) for value in json]
+        return [_normalized(value) for value in json]
     if isinstance(json, str) and re.fullmatch(r".*T.*:\d\d\.\d+Z", json):
         return json[:-1].rstrip("0").rstrip(".") + "Z"
     return pytest.approx(json, rel=1e-6) if isinstance(json, float) else json
 
 
-def check_both_ways(message: Any) -> None:
+def check_round_trip(message: Any) -> None:
     encoded = orjson.loads(codec.dumps(codec.encoder(message.DESCRIPTOR)(message)))
     expected = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    assert encoded == _alike(expected) or _alike(encoded) == _alike(expected)
-    back = type(message)()
-    bad: list[Violation] = []
-    codec.decoder(message.DESCRIPTOR)(back, encoded, "", bad)
-    assert not bad
-    assert orjson.loads(codec.dumps(codec.encoder(message.DESCRIPTOR)(back))) == encoded  # NaN never equals itself
+    assert encoded == _normalized(expected) or _normalized(encoded) == _normalized(expected)
+    decoded = type(message)()
+    violations: list[Violation] = []
+    codec.decoder(message.DESCRIPTOR)(decoded, encoded, "", violations)
+    assert not violations
+    assert orjson.loads(codec.dumps(codec.encoder(message.DESCRIPTOR)(decoded))) == encoded  # NaN never equals itself
 
 
 @pytest.mark.parametrize("descriptor", messages_of_the_contract(), ids=lambda descriptor: descriptor.full_name)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_every_message_of_the_contract_goes_both_ways(descriptor: Descriptor, data: st.DataObject) -> None:
-    check_both_ways(data.draw(filled(descriptor)))
+def test_every_message_of_the_contract_round_trips(descriptor: Descriptor, data: st.DataObject) -> None:
+    check_round_trip(data.draw(messages(descriptor)))
 
 
 @settings(max_examples=200, deadline=None)
-@given(filled(KINDS))
-def test_every_kind_of_field_goes_both_ways(message: Message) -> None:
-    check_both_ways(message)
+@given(messages(ALL_TYPES))
+def test_every_field_type_round_trips(message: Message) -> None:
+    check_round_trip(message)
 
 
-def _refused(value: object) -> dict[str, str]:
-    bad: list[Violation] = []
-    codec.decoder(KINDS)(GetMessageClass(KINDS)(), value, "", bad)
-    return {violation.field: violation.rule for violation in bad}
+def _violated_rules(value: object) -> dict[str, str]:
+    violations: list[Violation] = []
+    codec.decoder(ALL_TYPES)(GetMessageClass(ALL_TYPES)(), value, "", violations)
+    return {violation.field: violation.rule for violation in violations}
 
 
-def test_each_kind_of_wrong_value_is_named() -> None:
-    wrong = {
+def test_each_invalid_value_is_reported_with_its_rule() -> None:
+    invalid = {
         "a_double": "x", "a_int32": 1.5, "a_uint32": -1, "a_int64": "9223372036854775808", "a_bool": 1, "a_string": 1,
         "a_bytes": "?", "colour_1": "GREEN", "kinds_1": {"a_bool": "true", "nope": 1}, "time_1": 0, "duration_1": "1m",
         "many_int32": [1, None, True], "kinds_3": [{}, 5], "map_string_string": {"k": 1},
@@ -205,7 +205,7 @@ def test_each_kind_of_wrong_value_is_named() -> None:
         "map_int32_kinds": {"1": {"a_string": 2}, "one": {}}, "many_string": "x", "map_int64_string": [],
         "this": "a", "that": "b",
     }  # fmt: skip
-    assert _refused(wrong) == {
+    assert _violated_rules(invalid) == {
         "a_double": "type.number", "a_int32": "type.integer", "a_uint32": "type.integer", "a_int64": "type.integer",
         "a_bool": "type.bool", "a_string": "type.string", "a_bytes": "type.bytes", "colour_1": "type.enum",
         "kinds_1.a_bool": "type.bool", "kinds_1.nope": "field.unknown", "time_1": "type.time",
@@ -216,6 +216,6 @@ def test_each_kind_of_wrong_value_is_named() -> None:
     }  # fmt: skip
 
 
-def test_bytes_are_base64() -> None:
-    message = GetMessageClass(KINDS)(a_bytes=b"\xff\x00")
-    assert codec.encoder(KINDS)(message)["a_bytes"] == base64.b64encode(b"\xff\x00").decode()
+def test_bytes_are_encoded_as_base64() -> None:
+    message = GetMessageClass(ALL_TYPES)(a_bytes=b"\xff\x00")
+    assert codec.encoder(ALL_TYPES)(message)["a_bytes"] == base64.b64encode(b"\xff\x00").decode()

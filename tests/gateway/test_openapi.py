@@ -1,4 +1,4 @@
-"""The description of the API: valid, complete, and the same as the one in docs."""
+"""The OpenAPI document: valid, complete, and the same as docs/openapi.json."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from referencing.jsonschema import DRAFT202012
 
 from contract import openapi
 from contract.routes import routes
-from tests.gateway.backend import PROBED
+from tests.gateway.backend import PROBE_ROUTES
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,25 +27,25 @@ def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [operation for path in document["paths"].values() for operation in path.values()]
 
 
-def test_it_is_valid(document: dict[str, Any]) -> None:
+def test_document_is_valid_openapi(document: dict[str, Any]) -> None:
     validate(document)
 
 
-def test_what_is_committed_is_what_the_protos_say(document: dict[str, Any]) -> None:
+def test_committed_document_is_current(document: dict[str, Any]) -> None:
     committed = json.loads((ROOT / "docs" / "openapi.json").read_text())
     assert committed == document, "run `python -m contract.openapi`"
 
 
-def test_every_route_is_described(document: dict[str, Any]) -> None:
+def test_every_route_is_documented(document: dict[str, Any]) -> None:
     for route in routes():
         operation = document["paths"][route.template][route.verb.lower()]
         assert operation["operationId"] == route.method.name
         assert f"Permission: `{route.permission}`" in operation["description"]
-        described = {name for answer in operation["responses"].values() for name in _examples(answer)}
+        described = {name for response in operation["responses"].values() for name in _examples(response)}
         assert set(route.reasons) <= described
 
 
-def test_operations_have_what_a_reader_needs(document: dict[str, Any]) -> None:
+def test_operations_have_unique_ids_summary_and_tags(document: dict[str, Any]) -> None:
     ids = [operation["operationId"] for operation in operations(document)]
     assert len(ids) == len(set(ids))
     for operation in operations(document):
@@ -53,7 +53,7 @@ def test_operations_have_what_a_reader_needs(document: dict[str, Any]) -> None:
         assert operation["tags"], operation["operationId"]
 
 
-def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
+def test_examples_are_valid_by_their_schemas(document: dict[str, Any]) -> None:
     registry: Registry[Any] = Registry().with_resource("urn:api", DRAFT202012.create_resource(document))
     for operation in operations(document):
         bodies = [operation.get("requestBody", {}), *(a for s, a in operation["responses"].items() if s < "300")]
@@ -64,7 +64,7 @@ def test_examples_fit_their_schemas(document: dict[str, Any]) -> None:
                 assert not errors, operation["operationId"]
 
 
-def test_a_key_is_required_where_money_moves(document: dict[str, Any]) -> None:
+def test_charge_requires_an_idempotency_key(document: dict[str, Any]) -> None:
     path = document["paths"]["/api/enterprise-billing/budgets/{id}/charge"]["post"]
     keys = [parameter for parameter in path["parameters"] if parameter["name"] == "Idempotency-Key"]
     assert keys[0]["required"]
@@ -73,25 +73,25 @@ def test_a_key_is_required_where_money_moves(document: dict[str, Any]) -> None:
     assert body["required"] == ["amount"]
 
 
-def test_a_stream_is_described_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contract.routes.routes", lambda: [route for route in PROBED if route.streams])
-    described = openapi.document()
-    operation = described["paths"]["/api/enterprise-billing/probes/watch"]["get"]
+def test_stream_is_documented_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contract.routes.routes", lambda: [route for route in PROBE_ROUTES if route.streams])
+    document = openapi.document()
+    operation = document["paths"]["/api/enterprise-billing/probes/watch"]["get"]
     events = operation["responses"]["200"]
     assert "Server-sent events" in events["description"]
     assert set(events["content"]) == {"text/event-stream"}
     item = events["content"]["text/event-stream"]["schema"]["$ref"].rpartition("/")[2]
-    assert set(described["components"]["schemas"][item]["properties"]) == {"event_id", "done", "line"}
+    assert set(document["components"]["schemas"][item]["properties"]) == {"event_id", "done", "line"}
     places = {(parameter["in"], parameter["name"]) for parameter in operation["parameters"]}
     assert places == {("query", "name"), ("query", "last_event_id"), ("header", "Last-Event-ID")}
     assert {"401", "403", "503"} <= set(operation["responses"])
 
 
-def test_the_gateway_names_no_noun_of_billing() -> None:
-    """What the gateway knows of billing it reads from the protos."""
+def test_gateway_contains_no_term_of_billing() -> None:
+    """All that the gateway knows of billing comes from the protos."""
     messages = {route.method.output_type.name.removesuffix("Response").removeprefix("List") for route in routes()}
     words_of = {word.lower() for name in messages for word in re.findall("[A-Z][a-z]+", name)}
-    nouns = words_of - {"list", "all", "set", "event", "check", "contract", "rule"}  # words of everywhere
+    nouns = words_of - {"list", "all", "set", "event", "check", "contract", "rule"}  # generic words
     assert nouns
     for file in (ROOT / "gateway").glob("*.py"):
         code = re.sub(r'"""(?:.|\n)*?"""|#.*|HTTPStatus\.\w+|transfer-encoding', "", file.read_text())
@@ -103,5 +103,5 @@ def _absolute(schema: dict[str, Any]) -> dict[str, Any]:
     return {"$ref": f"urn:api{schema['$ref']}"} if "$ref" in schema else schema
 
 
-def _examples(answer: dict[str, Any]) -> list[str]:
-    return [name for content in answer.get("content", {}).values() for name in content.get("examples", {})]
+def _examples(response: dict[str, Any]) -> list[str]:
+    return [name for content in response.get("content", {}).values() for name in content.get("examples", {})]

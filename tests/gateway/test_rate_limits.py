@@ -1,4 +1,4 @@
-"""Rate limits: counted over all replicas, exact, and never in the way when the database is."""
+"""Rate limits: exact over all replicas, and not applied while the database is unavailable."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,74 +22,76 @@ HOUR = 3600
 Replica = Callable[..., Awaitable[RateLimits]]
 
 
-async def taken(limits: RateLimits, tenant: UUID, calls: int) -> int:
-    """How many of so many calls are let through."""
-    answers = await asyncio.gather(*(limits.acquire(tenant) for _ in range(calls)), return_exceptions=True)
-    assert all(isinstance(answer, list | RateLimited) for answer in answers)
-    return sum(isinstance(answer, list) for answer in answers)
+async def count_accepted(limits: RateLimits, tenant: UUID, calls: int) -> int:
+    """Make so many requests at once; return how many are accepted."""
+    responses = await asyncio.gather(*(limits.acquire(tenant) for _ in range(calls)), return_exceptions=True)
+    assert all(isinstance(response, list | RateLimited) for response in responses)
+    return sum(isinstance(response, list) for response in responses)
 
 
 @pytest.fixture
 async def replica(settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Replica]:
-    """Makes the limits of one more replica: `await replica(rate_limit=10)`; a busy machine does not open them."""
+    """Creates the limits of another replica: `await replica(rate_limit=10)`. A long timeout keeps the test stable."""
     monkeypatch.setattr("gateway.rate_limits._DATABASE_TIMEOUT_S", 10.0)
-    made: list[RateLimits] = []
+    replicas: list[RateLimits] = []
 
     async def make(rate_limit: int = 100, rate_window_s: int = HOUR, **changed: object) -> RateLimits:
         limits = RateLimits(settings("gateway", rate_limit=rate_limit, rate_window_s=rate_window_s, **changed))
         await limits.open()
-        made.append(limits)
+        replicas.append(limits)
         return limits
 
     yield make
-    for limits in made:
+    for limits in replicas:
         await limits.close()
 
 
-async def test_the_replicas_together_let_through_what_the_limit_says(replica: Replica, tenant: UUID) -> None:
+async def test_replicas_together_accept_exactly_the_limit(replica: Replica, tenant: UUID) -> None:
     replicas = [await replica() for _ in range(3)]
-    assert sum(await asyncio.gather(*(taken(limits, tenant, 100) for limits in replicas))) == 100
-    assert await taken(replicas[0], uuid4(), 5) == 5
+    assert sum(await asyncio.gather(*(count_accepted(limits, tenant, 100) for limits in replicas))) == 100
+    assert await count_accepted(replicas[0], uuid4(), 5) == 5
 
 
-async def test_the_headers_count_down(replica: Replica, tenant: UUID) -> None:
+async def test_ratelimit_headers_count_down(replica: Replica, tenant: UUID) -> None:
     limits = await replica()
-    told = [dict(await limits.acquire(tenant)) for _ in range(7)]
-    assert told[0]["ratelimit-policy"] == '"default";q=100;w=3600'
-    assert [answer["ratelimit"].split(";")[1] for answer in told] == [f"r={left}" for left in range(99, 92, -1)]
+    headers = [dict(await limits.acquire(tenant)) for _ in range(7)]
+    assert headers[0]["ratelimit-policy"] == '"default";q=100;w=3600'
+    assert [response["ratelimit"].split(";")[1] for response in headers] == [
+        f"r={remaining}" for remaining in range(99, 92, -1)
+    ]
 
 
-async def test_a_limit_that_no_piece_divides_is_exact(replica: Replica, tenant: UUID) -> None:
+async def test_limit_that_is_no_multiple_of_the_lease_is_exact(replica: Replica, tenant: UUID) -> None:
     limits = await replica(rate_limit=47)
-    assert await taken(limits, tenant, 60) == 47
+    assert await count_accepted(limits, tenant, 60) == 47
 
 
-async def test_most_calls_ask_nobody(replica: Replica, tenant: UUID) -> None:
+async def test_most_requests_need_no_database_call(replica: Replica, tenant: UUID) -> None:
     limits = await replica()
     before = LEASES.labels("granted")._value.get()
-    await taken(limits, tenant, 50)
+    await count_accepted(limits, tenant, 50)
     assert LEASES.labels("granted")._value.get() - before == 10
 
 
-async def test_a_new_window_lets_through_again(replica: Replica, tenant: UUID) -> None:
+async def test_new_window_accepts_requests_again(replica: Replica, tenant: UUID) -> None:
     limits = await replica(rate_limit=10, rate_window_s=1)
-    assert 10 <= await taken(limits, tenant, 30) <= 20  # the clock may turn meanwhile
-    answers = await asyncio.gather(*(limits.acquire(tenant) for _ in range(50)), return_exceptions=True)
-    refusals = [answer for answer in answers if isinstance(answer, RateLimited)]
-    assert refusals[-1].retry_after_s == 1
+    assert 10 <= await count_accepted(limits, tenant, 30) <= 20  # the window may end meanwhile
+    responses = await asyncio.gather(*(limits.acquire(tenant) for _ in range(50)), return_exceptions=True)
+    errors = [response for response in responses if isinstance(response, RateLimited)]
+    assert errors[-1].retry_after_s == 1
     await asyncio.sleep(1.0)
     assert await limits.acquire(tenant)
 
 
-async def test_without_its_database_the_limit_is_open(replica: Replica, tenant: UUID) -> None:
-    away = SecretStr("postgresql://gateway_app:x@127.0.0.1:1/billing")
-    limits = await replica(rate_limit=5, database_url=away)
+async def test_requests_are_not_limited_while_the_database_is_unavailable(replica: Replica, tenant: UUID) -> None:
+    unavailable = SecretStr("postgresql://gateway_app:x@127.0.0.1:1/billing")
+    limits = await replica(rate_limit=5, database_url=unavailable)
     before = LEASES.labels("unlimited")._value.get()
-    assert await taken(limits, tenant, 20) == 20
+    assert await count_accepted(limits, tenant, 20) == 20
     assert LEASES.labels("unlimited")._value.get() == before + 1
 
 
-async def test_one_tenant_sees_no_lease_of_another(
+async def test_leases_are_isolated_by_tenant(
     replica: Replica,
     tenant: UUID,
     app_connection: Callable[[str], AbstractAsyncContextManager[asyncpg.Connection]],
@@ -102,18 +104,20 @@ async def test_one_tenant_sees_no_lease_of_another(
             assert await connection.fetchval("select count(*) from rate_leases") == 1
 
 
-async def test_over_rest(settings: Callable[..., Settings], backend: Backend, token: Callable[..., str]) -> None:
+async def test_exceeded_limit_is_429_with_retry_after(
+    settings: Callable[..., Settings], backend: Backend, token: Callable[..., str]
+) -> None:
     addresses = dict.fromkeys(("entities", "budgets", "approvals"), backend.address)
     app = App(settings("gateway", addresses=addresses, rate_limit=3, rate_window_s=HOUR))
     await app.limits.open()
     headers = {"authorization": f"Bearer {token()}"}
     transport = httpx.ASGITransport(app)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway", headers=headers) as client:
-        answers = [await client.get(f"{BASE}/budgets/{BUDGET}") for _ in range(4)]
+        responses = [await client.get(f"{BASE}/budgets/{BUDGET}") for _ in range(4)]
     await app.close()
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-    problem = answers[3].json()
+    assert [response.status_code for response in responses] == [200, 200, 200, 429]
+    problem = responses[3].json()
     assert (problem["code"], problem["retryable"]) == ("RATE_LIMITED", True)
     assert problem["metadata"] == {"limit": "3", "window_s": str(HOUR)}
-    assert 0 < int(answers[3].headers["retry-after"]) <= HOUR
-    assert len(backend.asked) == 3
+    assert 0 < int(responses[3].headers["retry-after"]) <= HOUR
+    assert len(backend.received) == 3

@@ -1,4 +1,4 @@
-"""From REST to the request message."""
+"""How an HTTP request becomes the request message of an RPC."""
 
 from typing import Any
 
@@ -11,83 +11,83 @@ from tests.gateway.conftest import BASE, BUDGET
 MONEY = {"currency_code": "EUR", "amount": "12.50"}
 
 
-async def refused(client: httpx.AsyncClient, verb: str, path: str, **given: Any) -> dict[str, dict[str, str]]:
-    """The errors of a refused request, by field."""
-    answer = await client.request(verb, BASE + path, **given)
-    assert answer.status_code == 400, answer.text
-    return {error["field"]: error for error in answer.json()["errors"]}
+async def errors_of(client: httpx.AsyncClient, verb: str, path: str, **options: Any) -> dict[str, dict[str, str]]:
+    """Send an invalid request; return its errors by field."""
+    response = await client.request(verb, BASE + path, **options)
+    assert response.status_code == 400, response.text
+    return {error["field"]: error for error in response.json()["errors"]}
 
 
-class TestWhatAServiceIsAsked:
-    async def test_path_body_and_key_arrive_in_one_message(self, client: httpx.AsyncClient, backend: Backend) -> None:
+class TestRequestMessage:
+    async def test_path_body_and_key_are_combined(self, client: httpx.AsyncClient, backend: Backend) -> None:
         body = {"amount": MONEY, "charge_time": "2026-10-01T12:00:00.123456789+02:00", "description": None}
         headers = {"idempotency-key": "po-4711"}
-        answer = await client.post(f"{BASE}/budgets/{BUDGET}/charge", json=body, headers=headers)
-        assert answer.status_code == 200, answer.text
-        request: Any = backend.asked[0].request
+        response = await client.post(f"{BASE}/budgets/{BUDGET}/charge", json=body, headers=headers)
+        assert response.status_code == 200, response.text
+        request: Any = backend.received[0].request
         assert (request.id, request.request_id, request.amount.amount) == (BUDGET, "po-4711", "12.50")
         assert request.charge_time.ToJsonString() == "2026-10-01T10:00:00.123456789Z"
         assert request.description == ""
 
-    async def test_token_trace_and_request_id_go_along(self, client: httpx.AsyncClient, backend: Backend) -> None:
+    async def test_token_trace_and_request_id_are_forwarded(self, client: httpx.AsyncClient, backend: Backend) -> None:
         trace_id = "0af7651916cd43dd8448eb211c80319c"
         headers = {
             "traceparent": f"00-{trace_id}-b7ad6b7169203331-01",
             "x-request-id": "mine-1",
             "request-timeout": "2",
         }
-        answer = await client.get(f"{BASE}/budgets/{BUDGET}", headers=headers)
-        asked = backend.asked[0]
-        assert asked.metadata["authorization"] == client.headers["authorization"]
-        assert asked.metadata["traceparent"].split("-")[1] == trace_id
-        assert asked.metadata["x-request-id"] == "mine-1" == answer.headers["x-request-id"]
-        assert answer.headers["traceparent"].split("-")[1] == trace_id
-        assert 1 < asked.time_remaining < 2.1
+        response = await client.get(f"{BASE}/budgets/{BUDGET}", headers=headers)
+        received = backend.received[0]
+        assert received.metadata["authorization"] == client.headers["authorization"]
+        assert received.metadata["traceparent"].split("-")[1] == trace_id
+        assert received.metadata["x-request-id"] == "mine-1" == response.headers["x-request-id"]
+        assert response.headers["traceparent"].split("-")[1] == trace_id
+        assert 1 < received.time_remaining < 2.1
 
     async def test_query_parameters_are_typed(self, client: httpx.AsyncClient, backend: Backend) -> None:
-        answer = await client.get(
+        response = await client.get(
             f"{BASE}/budgets", params={"page_size": "7", "state": "ACTIVE", "period_date": "2026-10-01"}
         )
-        assert answer.status_code == 200, answer.text
-        request: Any = backend.asked[0].request
+        assert response.status_code == 200, response.text
+        request: Any = backend.received[0].request
         assert (request.page_size, request.state, request.period_date) == (7, 2, "2026-10-01")
 
-    async def test_a_patch_names_what_its_body_has(self, client: httpx.AsyncClient, backend: Backend) -> None:
+    async def test_patch_masks_the_fields_of_its_body(self, client: httpx.AsyncClient, backend: Backend) -> None:
         body = {"name": "New", "category": None, "id": BUDGET}
-        answer = await client.patch(f"{BASE}/budgets/{BUDGET}", json=body, headers={"if-match": '"7"'})
-        assert answer.status_code == 200, answer.text
-        request: Any = backend.asked[0].request
+        response = await client.patch(f"{BASE}/budgets/{BUDGET}", json=body, headers={"if-match": '"7"'})
+        assert response.status_code == 200, response.text
+        request: Any = backend.received[0].request
         assert list(request.update_mask.paths) == ["name", "category"]
         assert (request.name, request.HasField("category"), request.etag) == ("New", False, "7")
 
-    async def test_a_mask_in_the_body_is_kept(self, client: httpx.AsyncClient, backend: Backend) -> None:
+    async def test_mask_in_the_body_is_used(self, client: httpx.AsyncClient, backend: Backend) -> None:
         await client.patch(f"{BASE}/budgets/{BUDGET}", json={"name": "New", "update_mask": "name,gl_code"})
-        request: Any = backend.asked[0].request
+        request: Any = backend.received[0].request
         assert list(request.update_mask.paths) == ["name", "gl_code"]
 
-    async def test_a_write_without_a_key_gets_one(self, client: httpx.AsyncClient, backend: Backend) -> None:
+    async def test_write_without_a_key_gets_one(self, client: httpx.AsyncClient, backend: Backend) -> None:
         await client.post(f"{BASE}/budgets/{BUDGET}/close")
-        request: Any = backend.asked[0].request
+        request: Any = backend.received[0].request
         assert len(request.request_id) == 32
 
-    async def test_a_required_key_is_not_invented(self, client: httpx.AsyncClient, backend: Backend) -> None:
+    async def test_required_key_is_not_generated(self, client: httpx.AsyncClient, backend: Backend) -> None:
         await client.post(f"{BASE}/budgets/{BUDGET}/charge", json={"amount": MONEY})
-        request: Any = backend.asked[0].request
+        request: Any = backend.received[0].request
         assert request.request_id == ""
 
-    async def test_a_variable_is_decoded_once(self, client: httpx.AsyncClient, backend: Backend) -> None:
+    async def test_path_variable_is_decoded_once(self, client: httpx.AsyncClient, backend: Backend) -> None:
         await client.get(f"{BASE}/budgets/charges/po%2F47%2511")
-        request: Any = backend.asked[0].request
+        request: Any = backend.received[0].request
         assert request.request_id == "po/47%11"
 
 
-class TestWhatIsRefused:
-    async def test_all_bad_fields_at_once(self, client: httpx.AsyncClient, backend: Backend) -> None:
+class TestInvalidRequests:
+    async def test_all_invalid_fields_are_reported_at_once(self, client: httpx.AsyncClient, backend: Backend) -> None:
         body = {
             "name": 7, "amount": {"currency_code": "EUR", "amount": 12.5, "cents": 3}, "period_type": "WEEKLY",
             "alert_thresholds_bp": [8000, "much", 99999999999], "draft": "yes", "colour": "red",
         }  # fmt: skip
-        errors = await refused(client, "POST", "/budgets", json=body)
+        errors = await errors_of(client, "POST", "/budgets", json=body)
         assert {field: error["code"] for field, error in errors.items()} == {
             "name": "type.string", "amount.amount": "type.string", "amount.cents": "field.unknown",
             "period_type": "type.enum", "alert_thresholds_bp[1]": "type.integer",
@@ -96,34 +96,38 @@ class TestWhatIsRefused:
         assert errors["amount.amount"]["detail"] == 'must be a string such as "1250.00"'
         assert errors["amount.cents"]["detail"] == "is not a known field; known are: currency_code, amount"
         assert errors["period_type"]["detail"] == "must be one of MONTHLY, QUARTERLY, ANNUAL, CUSTOM"
-        assert not backend.asked
+        assert not backend.received
 
-    async def test_query_parameters(self, client: httpx.AsyncClient) -> None:
-        errors = await refused(
+    async def test_invalid_query_parameters_are_reported(self, client: httpx.AsyncClient) -> None:
+        errors = await errors_of(
             client, "GET", "/budgets?page_size=many&state=active&colour=red&page_token=a&page_token=b"
         )
         assert set(errors) == {"page_size", "state", "colour", "page_token"}
         assert "known are: page_size, page_token" in errors["colour"]["detail"]
 
-    async def test_two_keys_that_differ(self, client: httpx.AsyncClient) -> None:
+    async def test_different_keys_in_header_and_body_are_rejected(self, client: httpx.AsyncClient) -> None:
         body = {"amount": MONEY, "request_id": "a"}
-        errors = await refused(client, "POST", f"/budgets/{BUDGET}/charge", json=body, headers={"idempotency-key": "b"})
+        errors = await errors_of(
+            client, "POST", f"/budgets/{BUDGET}/charge", json=body, headers={"idempotency-key": "b"}
+        )
         assert set(errors) == {"header Idempotency-Key"}
 
-    async def test_an_id_in_the_body_that_is_not_the_path_s(self, client: httpx.AsyncClient) -> None:
-        assert set(await refused(client, "PATCH", f"/budgets/{BUDGET}", json={"id": "bud_other"})) == {"id"}
+    async def test_different_ids_in_path_and_body_are_rejected(self, client: httpx.AsyncClient) -> None:
+        assert set(await errors_of(client, "PATCH", f"/budgets/{BUDGET}", json={"id": "bud_other"})) == {"id"}
 
     @pytest.mark.parametrize(
         ("time"),
         ["yesterday", "2026-10-01", "2026-10-01T12:00:00", "2026-13-01T12:00:00Z", "2026-10-01T24:00:00Z",
          "2026-10-01T12:00:60Z", "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", 5, {}, []],
     )  # fmt: skip
-    async def test_times(self, client: httpx.AsyncClient, time: object) -> None:
-        errors = await refused(client, "POST", f"/budgets/{BUDGET}/charge", json={"amount": MONEY, "charge_time": time})
+    async def test_invalid_times_are_rejected(self, client: httpx.AsyncClient, time: object) -> None:
+        errors = await errors_of(
+            client, "POST", f"/budgets/{BUDGET}/charge", json={"amount": MONEY, "charge_time": time}
+        )
         assert errors["charge_time"]["code"] == "type.time"
 
     @pytest.mark.parametrize(
-        ("body", "said"),
+        ("body", "detail"),
         [
             (b"{", "not JSON"), (b"[]", "must be a JSON object"), (b"7", "must be a JSON object"),
             (b'{"name": NaN}', "not JSON"), (b'{"name": "\xff"}', "not JSON"), (b'{"name": "\\ud800"}', "not JSON"),
@@ -132,26 +136,26 @@ class TestWhatIsRefused:
             (b'{"a":' * 40 + b"1" + b"}" * 40, "deeper than 32"), (b"[" * 5000 + b"]" * 5000, "not JSON"),
         ],
     )  # fmt: skip
-    async def test_bodies(self, client: httpx.AsyncClient, body: bytes, said: str) -> None:
-        answer = await client.post(f"{BASE}/budgets", content=body)
-        assert (answer.status_code, answer.json()["code"]) == (400, "MALFORMED_BODY")
-        assert said in answer.json()["detail"]
+    async def test_malformed_bodies_are_rejected(self, client: httpx.AsyncClient, body: bytes, detail: str) -> None:
+        response = await client.post(f"{BASE}/budgets", content=body)
+        assert (response.status_code, response.json()["code"]) == (400, "MALFORMED_BODY")
+        assert detail in response.json()["detail"]
 
-    async def test_a_body_where_none_is_wanted(self, client: httpx.AsyncClient) -> None:
-        answer = await client.request("GET", f"{BASE}/budgets", json={"state": "ACTIVE"})
-        assert (answer.status_code, answer.json()["code"]) == (400, "MALFORMED_BODY")
+    async def test_body_of_a_get_is_rejected(self, client: httpx.AsyncClient) -> None:
+        response = await client.request("GET", f"{BASE}/budgets", json={"state": "ACTIVE"})
+        assert (response.status_code, response.json()["code"]) == (400, "MALFORMED_BODY")
 
-    async def test_other_media_types(self, client: httpx.AsyncClient) -> None:
-        answer = await client.post(f"{BASE}/budgets", data={"name": "x"})
-        assert (answer.status_code, answer.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+    async def test_other_media_types_are_rejected(self, client: httpx.AsyncClient) -> None:
+        response = await client.post(f"{BASE}/budgets", data={"name": "x"})
+        assert (response.status_code, response.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
-    async def test_a_body_that_is_too_large(self, client: httpx.AsyncClient) -> None:
-        answer = await client.post(f"{BASE}/budgets", content=b"x" * 100_001)
-        assert (answer.status_code, answer.json()["code"]) == (413, "MESSAGE_TOO_LARGE")
+    async def test_too_large_body_is_rejected(self, client: httpx.AsyncClient) -> None:
+        response = await client.post(f"{BASE}/budgets", content=b"x" * 100_001)
+        assert (response.status_code, response.json()["code"]) == (413, "MESSAGE_TOO_LARGE")
 
-        async def pieces() -> Any:
+        async def chunks() -> Any:
             for _ in range(11):
                 yield b" " * 10_000
 
-        answer = await client.post(f"{BASE}/budgets", content=pieces())
-        assert answer.status_code == 413
+        response = await client.post(f"{BASE}/budgets", content=chunks())
+        assert response.status_code == 413
