@@ -19,7 +19,7 @@ from services.entities import timers
 from tests.harness.databases import Copy
 from tests.harness.observe import outbox_events
 from tests.harness.services import Entities, Served
-from tests.kit.clockwork import running
+from tests.kit.timer_driver import running
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 

@@ -1,4 +1,4 @@
-"""Tokens that no one should believe: every class of them that we know."""
+"""Invalid tokens of every known class of attack."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ def b64(raw: bytes | str) -> str:
 
 
 def forged(header: object, payload: object, sign: Callable[[bytes], bytes]) -> str:
-    """A token out of any header and payload, which a library would refuse to make."""
+    """Return a token with any header and payload; a library would refuse to make it."""
     parts = [b64(part if isinstance(part, str) else json.dumps(part)) for part in (header, payload)]
     return ".".join([*parts, b64(sign(".".join(parts).encode()))])
 
@@ -53,7 +53,7 @@ def hs256(secret: bytes) -> Callable[[bytes], bytes]:
 
 
 def bad_headers(keys: Keys) -> Mapping[str, str]:
-    """Tokens whose header or signature lies."""
+    """Tokens with a forged header or signature."""
     users = keys.users
     raw_public = users.public_key().public_bytes_raw()
     header = {"alg": "EdDSA", "kid": KID, "typ": "JWT"}

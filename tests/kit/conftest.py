@@ -1,9 +1,9 @@
-"""Fixtures of kit's tests: a service without rules, on the tables that every service has.
+"""Fixtures of the tests of the shared layers, on the tables that every service has.
 
-db              kit.db.Database of the service `budgets`, in a database where no relay or consumer runs by itself
+db              kit.db.Database of the service `budgets`, in a database without running relays and consumers
 kit_admin       the superuser in that database
 origin()        an Origin of this test's tenant; call(key=…) a Call
-clockwork       timers of a kind that only this test knows: `clockwork.set(origin(), id)`; see clockwork.py
+timers          timers of a kind that only this test uses: `timers.set(origin(), id)`; see timer_driver.py
 probe           a Probe servicer behind serving.calls on a real port: `probe.servicer.does = …`, `probe.stub.Do`
 """
 
@@ -27,13 +27,13 @@ from kit.settings import Settings
 from kit.telemetry import Trace
 from serving.calls import CallPipeline
 from tests.harness.databases import Copy
-from tests.kit.clockwork import Clockwork
 from tests.kit.probe import Probe, ProbeStub
+from tests.kit.timer_driver import TimerDriver
 
 
 @pytest.fixture(scope="session")
 async def kit_database(fresh_database: Callable[[], Awaitable[Copy]], database: Copy) -> Copy:
-    """A database for kit's tests alone."""
+    """A database for these tests alone."""
     return await fresh_database()
 
 
@@ -46,13 +46,13 @@ async def kit_admin(kit_database: Copy) -> AsyncIterator["asyncpg.Pool[asyncpg.R
 
 @pytest.fixture(scope="session")
 def kit_settings(settings: Callable[..., Settings], kit_database: Copy) -> Callable[..., Settings]:
-    """Makes settings of a service in that database."""
+    """Make settings of a service in that database."""
     return lambda **changed: settings("budgets", database=kit_database, **changed)
 
 
 @pytest.fixture(scope="session")
 async def db(kit_settings: Callable[..., Settings], open_databases: list[Database]) -> AsyncIterator[Database]:
-    """The database as the service sees it."""
+    """The database with the role of the service."""
     database = Database(kit_settings())
     open_databases.append(database)
     yield database
@@ -69,14 +69,14 @@ async def worker_jetstream(kit_settings: Callable[..., Settings]) -> AsyncIterat
 
 @pytest.fixture
 async def jetstream(worker_jetstream: JetStreamContext, tenant: UUID) -> AsyncIterator[JetStreamContext]:
-    """As above; what the test published is taken out afterwards, since a new consumer is given all that is there."""
+    """As above; events of the test are deleted afterwards, since new consumers of other tests would get them."""
     yield worker_jetstream
     await worker_jetstream.purge_stream(bus.STREAM, subject=f"billing.*.v1.*.{tenant.hex}")
 
 
 @pytest.fixture
 def origin(tenant: UUID) -> Callable[..., Origin]:
-    """Makes an Origin: on behalf of alice, with ten seconds left."""
+    """Make an Origin of alice with ten seconds left."""
 
     def make(**changed: Any) -> Origin:
         given = {"tenant_id": tenant, "actor": "alice", "trace": Trace.from_header(None)}
@@ -87,7 +87,7 @@ def origin(tenant: UUID) -> Callable[..., Origin]:
 
 @pytest.fixture
 def call(tenant: UUID) -> Callable[..., Call]:
-    """Makes a Call: alice of finance, with ten seconds left."""
+    """Make a Call of alice, role finance, with ten seconds left."""
 
     def make(**changed: Any) -> Call:
         tenant_id = changed.pop("tenant_id", tenant)
@@ -99,13 +99,13 @@ def call(tenant: UUID) -> Callable[..., Call]:
 
 
 @pytest.fixture
-def clockwork(db: Database, kit_admin: "asyncpg.Pool[asyncpg.Record]") -> Clockwork:
-    """Timers of a kind of their own, so that no runner of another test takes them."""
-    return Clockwork(db, kit_admin, f"probe-{uuid4().hex}")
+def timers(db: Database, kit_admin: "asyncpg.Pool[asyncpg.Record]") -> TimerDriver:
+    """Timers of a unique kind, so that no runner of another test claims them."""
+    return TimerDriver(db, kit_admin, f"probe-{uuid4().hex}")
 
 
 class NoScopes:
-    """Scopes of a service that knows no trees: a confined caller sees nothing."""
+    """Scopes that let a confined caller see nothing."""
 
     async def resolve(self, call: Call) -> Scope:
         return Scope()
@@ -137,6 +137,6 @@ async def probed(settings: Settings) -> AsyncIterator[Probed]:
 
 @pytest.fixture
 async def probe(kit_settings: Callable[..., Settings]) -> AsyncIterator[Probed]:
-    """A probe that this test may tell what to do."""
+    """A served probe; the test sets what it does."""
     async with probed(kit_settings()) as served:
         yield served

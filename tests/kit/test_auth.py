@@ -1,4 +1,4 @@
-"""Only tokens of a known key, for us, of now, and well made are believed; whatever else comes is refused as a token."""
+"""Only valid tokens are accepted: of a known key, for our audience, not expired; all others are rejected as invalid."""
 
 import json
 import time
@@ -33,7 +33,7 @@ from tests.kit.bad_tokens import (
 
 @pytest.fixture(scope="module")
 def auth_keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    """Keys of all three algorithms; one of the set is of an algorithm that we don't take, one has no name."""
+    """Keys of all three algorithms, one of an unsupported algorithm, and one without a kid."""
     keys = Keys.create(tmp_path_factory.mktemp("auth"))
     rsa_jwk = jwt.algorithms.RSAAlgorithm.to_jwk(RSA_KEY.public_key(), as_dict=True)
     ec_jwk = jwt.algorithms.ECAlgorithm.to_jwk(EC_KEY.public_key(), as_dict=True)
@@ -61,8 +61,8 @@ def authenticator(auth_settings: Settings) -> Authenticator:
     return Authenticator(auth_settings)
 
 
-class TestRefusal:
-    async def test_a_good_token_is_taken(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+class TestVerification:
+    async def test_a_valid_token_is_accepted(self, authenticator: Authenticator, auth_keys: Keys) -> None:
         for key, algorithm, kid in (
             (auth_keys.users, "EdDSA", KID),
             (RSA_KEY, "RS256", "rsa-1"),
@@ -72,39 +72,41 @@ class TestRefusal:
             assert (principal.tenant_id, principal.subject) == (TENANT, "alice")
             assert principal.permissions == ROLES["finance"]
 
-    async def test_no_forged_header_or_signature_is_taken(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+    async def test_forged_headers_and_signatures_are_rejected(
+        self, authenticator: Authenticator, auth_keys: Keys
+    ) -> None:
         for name, token in bad_headers(auth_keys).items():
             assert await outcome(authenticator, token) is TokenInvalid, name
 
     @pytest.mark.parametrize("name", BAD_CLAIMS)
-    async def test_no_bad_claim_is_taken(self, authenticator: Authenticator, auth_keys: Keys, name: str) -> None:
+    async def test_invalid_claims_are_rejected(self, authenticator: Authenticator, auth_keys: Keys, name: str) -> None:
         token = forged({"alg": "EdDSA", "kid": KID}, claims(**BAD_CLAIMS[name]), auth_keys.users.sign)
         assert await outcome(authenticator, token) is TokenInvalid
 
     @pytest.mark.parametrize("name", NOT_TOKENS)
-    async def test_what_is_no_token_is_refused(self, authenticator: Authenticator, name: str) -> None:
+    async def test_malformed_tokens_are_rejected(self, authenticator: Authenticator, name: str) -> None:
         assert await outcome(authenticator, NOT_TOKENS[name]) is TokenInvalid
 
-    async def test_a_signed_token_that_is_too_long_is_refused(
+    async def test_a_signed_token_that_is_too_long_is_rejected(
         self, authenticator: Authenticator, auth_keys: Keys
     ) -> None:
         token = forged({"alg": "EdDSA", "kid": KID}, claims(padding="x" * 8192), auth_keys.users.sign)
         assert await outcome(authenticator, token) is TokenInvalid
 
     @pytest.mark.parametrize("ago", [31, 3600, 10**9])
-    async def test_an_expired_token_is_refused_as_such(
+    async def test_an_expired_token_is_reported_as_expired(
         self, authenticator: Authenticator, auth_keys: Keys, ago: int
     ) -> None:
         now = int(time.time())
         token = forged({"alg": "EdDSA", "kid": KID}, claims(iat=now - ago - 60, exp=now - ago), auth_keys.users.sign)
         assert await outcome(authenticator, token) is TokenExpired
 
-    async def test_what_expired_and_is_forged_is_forged(self, authenticator: Authenticator) -> None:
+    async def test_an_expired_forged_token_is_reported_as_invalid(self, authenticator: Authenticator) -> None:
         token = forged({"alg": "EdDSA", "kid": KID}, claims(exp=1), OTHER_KEY.sign)
         assert await outcome(authenticator, token) is TokenInvalid
 
     @given(st.text(max_size=60) | st.from_regex(r"[A-Za-z0-9_-]{0,40}(\.[A-Za-z0-9_-]{0,40}){2}", fullmatch=True))
-    async def test_any_text_is_refused_and_nothing_else_happens(self, auth_settings: Settings, token: str) -> None:
+    async def test_any_text_is_rejected_without_another_error(self, auth_settings: Settings, token: str) -> None:
         assert await outcome(Authenticator(auth_settings), token) is TokenInvalid
 
 
@@ -117,7 +119,7 @@ async def outcome(authenticator: Authenticator, token: str) -> type[BaseExceptio
 
 
 class TestCache:
-    async def test_a_remembered_token_expires_all_the_same(
+    async def test_a_cached_token_still_expires(
         self, authenticator: Authenticator, auth_keys: Keys, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         token = auth_keys.token(TENANT)
@@ -127,13 +129,13 @@ class TestCache:
         assert await outcome(authenticator, token) is TokenExpired
         assert await outcome(authenticator, token) is TokenExpired
 
-    async def test_it_stays_small(self, auth_settings: Settings, auth_keys: Keys) -> None:
+    async def test_the_cache_is_bounded(self, auth_settings: Settings, auth_keys: Keys) -> None:
         authenticator = Authenticator(auth_settings, cache_size=3)
         for number in range(10):
             await authenticator.authenticate(auth_keys.token(TENANT, subject=f"user-{number}"))
         assert len(authenticator._verified) <= 3
 
-    async def test_what_was_refused_is_not_remembered(self, authenticator: Authenticator) -> None:
+    async def test_rejected_tokens_are_not_cached(self, authenticator: Authenticator) -> None:
         await outcome(authenticator, "a.b.c")
         assert not authenticator._verified
 
@@ -142,7 +144,7 @@ class TestRoles:
     async def principal(self, authenticator: Authenticator, token: str) -> auth.Principal:
         return await authenticator.authenticate(token)
 
-    async def test_several_roles_add_up(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+    async def test_permissions_of_several_roles_add_up(self, authenticator: Authenticator, auth_keys: Keys) -> None:
         principal = await self.principal(authenticator, auth_keys.token(TENANT, role=["approver", "viewer"]))
         assert principal.permissions == ROLES["approver"] | ROLES["viewer"]
 
@@ -151,18 +153,20 @@ class TestRoles:
         assert principal.permissions == frozenset()
         assert principal.roles == ()
 
-    async def test_the_service_role_in_a_users_token_grants_nothing(
+    async def test_the_service_role_in_a_user_token_grants_nothing(
         self, authenticator: Authenticator, auth_keys: Keys
     ) -> None:
         principal = await self.principal(authenticator, auth_keys.token(TENANT, role=["service", "viewer"]))
         assert principal.permissions == ROLES["viewer"]
 
-    async def test_only_a_service_is_a_service(self, authenticator: Authenticator, auth_settings: Settings) -> None:
+    async def test_a_service_token_has_the_service_permission(
+        self, authenticator: Authenticator, auth_settings: Settings
+    ) -> None:
         principal = await self.principal(authenticator, ServiceTokens(auth_settings).token(TENANT))
         assert principal.permissions == {"service"}
         assert (principal.tenant_id, principal.subject) == (TENANT, "service:budgets")
 
-    async def test_a_users_role_in_a_services_token_grants_nothing(
+    async def test_user_roles_in_a_service_token_grant_nothing(
         self, authenticator: Authenticator, auth_keys: Keys
     ) -> None:
         key = load_pem_private_key(auth_keys.service_key("budgets").read_bytes(), None)
@@ -170,7 +174,7 @@ class TestRoles:
         token = jwt.encode(made, key, "EdDSA", {"kid": "service-budgets"})  # type: ignore[arg-type]  # an Ed25519 key
         assert (await self.principal(authenticator, token)).permissions == frozenset()
 
-    async def test_scopes_are_as_the_token_says(self, authenticator: Authenticator, auth_keys: Keys) -> None:
+    async def test_scopes_are_read_from_the_token(self, authenticator: Authenticator, auth_keys: Keys) -> None:
         free = await self.principal(authenticator, auth_keys.token(TENANT))
         narrow = await self.principal(authenticator, auth_keys.token(TENANT, entity_scope=[]))
         named = await self.principal(authenticator, auth_keys.token(TENANT, department_scope=[DEPARTMENT]))
@@ -179,7 +183,7 @@ class TestRoles:
         assert narrow.entity_scope == ()
         assert named.department_scope == (DEPARTMENT,)
 
-    def test_roles_are_as_documented(self) -> None:
+    def test_permissions_of_roles_are_as_documented(self) -> None:
         everything = ROLES["billing_admin"]
         reads = {permission for permission in everything if permission.endswith(".read")}
         assert {permission for permission in ROLES["finance"] if permission.endswith(".admin")} == set()
@@ -191,17 +195,17 @@ class TestRoles:
 
 class TestBearer:
     @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc", "bearerabc"])
-    def test_no_token_is_missing(self, header: str | None) -> None:
+    def test_a_header_without_a_token_is_rejected(self, header: str | None) -> None:
         with pytest.raises(TokenMissing):
             bearer_token(header)
 
     @pytest.mark.parametrize("header", ["Bearer abc", "bearer abc", "BEARER abc"])
-    def test_the_scheme_is_read_in_any_case(self, header: str) -> None:
+    def test_the_scheme_is_case_insensitive(self, header: str) -> None:
         assert bearer_token(header) == "abc"
 
 
 class TestKeySet:
-    async def test_a_key_that_came_later_is_found(self, auth_settings: Settings, tmp_path: Path) -> None:
+    async def test_a_new_key_is_loaded(self, auth_settings: Settings, tmp_path: Path) -> None:
         jwks = tmp_path / "jwks.json"
         jwks.write_text('{"keys": []}')
         authenticator = Authenticator(auth_settings.model_copy(update={"jwks": str(jwks)}), keys_refresh_s=-1.0)
@@ -210,7 +214,7 @@ class TestKeySet:
         jwks.write_text(json.dumps({"keys": [public_jwk(OTHER_KEY, "new")]}))
         assert await outcome(authenticator, token) is None
 
-    async def test_a_key_that_was_withdrawn_is_believed_no_longer_than_it_is_remembered(
+    async def test_a_withdrawn_key_is_accepted_until_the_key_set_is_stale(
         self, auth_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         jwks = tmp_path / "jwks.json"
@@ -225,7 +229,9 @@ class TestKeySet:
         assert await outcome(authenticator, token) is TokenInvalid
 
     @pytest.mark.parametrize("source", ["/nowhere/jwks.json", "http://127.0.0.1:1/jwks.json"])
-    async def test_while_no_key_can_be_had_nobody_is_called_invalid(self, auth_settings: Settings, source: str) -> None:
+    async def test_tokens_are_not_invalid_while_the_key_set_is_unavailable(
+        self, auth_settings: Settings, source: str
+    ) -> None:
         authenticator = Authenticator(auth_settings.model_copy(update={"jwks": source}))
         for _ in range(3):
             assert await outcome(authenticator, jwt.encode(claims(), OTHER_KEY, "EdDSA", {"kid": "x"})) is Unavailable
@@ -233,7 +239,9 @@ class TestKeySet:
     @pytest.mark.parametrize(
         "text", ["", "[]", "{}", '{"keys": 1}', '{"keys": [1]}', '{"keys": [{"alg": "EdDSA", "kid": "x"}]}']
     )
-    async def test_a_damaged_key_set_is_no_key_set(self, auth_settings: Settings, tmp_path: Path, text: str) -> None:
+    async def test_an_invalid_key_set_counts_as_unavailable(
+        self, auth_settings: Settings, tmp_path: Path, text: str
+    ) -> None:
         jwks = tmp_path / "jwks.json"
         jwks.write_text(text)
         authenticator = Authenticator(auth_settings.model_copy(update={"jwks": str(jwks)}))
@@ -242,7 +250,7 @@ class TestKeySet:
 
     @pytest.fixture
     def fetched(self, monkeypatch: pytest.MonkeyPatch, auth_keys: Keys) -> list[str]:
-        """URLs that were fetched; each answers with the key set."""
+        """URLs that were fetched; each one returns the key set."""
         urls: list[str] = []
 
         def answer(request: httpx.Request) -> httpx.Response:
@@ -255,7 +263,7 @@ class TestKeySet:
         )
         return urls
 
-    async def test_strangers_cannot_make_us_fetch_the_keys_again_and_again(
+    async def test_unknown_kids_do_not_fetch_the_key_set_repeatedly(
         self, auth_settings: Settings, auth_keys: Keys, fetched: list[str]
     ) -> None:
         authenticator = Authenticator(auth_settings.model_copy(update={"jwks": "https://identity.test/jwks.json"}))
@@ -267,7 +275,7 @@ class TestKeySet:
 
 
 class TestServiceTokens:
-    def test_one_is_used_while_it_has_a_minute_left(
+    def test_a_token_is_reused_while_it_is_valid_for_a_minute(
         self, auth_settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         tokens, later = ServiceTokens(auth_settings), time.monotonic() + 241
@@ -277,6 +285,6 @@ class TestServiceTokens:
         monkeypatch.setattr(time, "monotonic", lambda: later)
         assert tokens.token(TENANT) != first
 
-    def test_it_needs_a_key(self, auth_settings: Settings) -> None:
+    def test_a_private_key_is_required(self, auth_settings: Settings) -> None:
         with pytest.raises(ValueError, match="BILLING_SERVICE_KEY"):
             ServiceTokens(auth_settings.model_copy(update={"service_key": None}))

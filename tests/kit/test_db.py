@@ -1,4 +1,4 @@
-"""Transactions: one tenant each, read only where they read, all or nothing where they write."""
+"""Transactions: rows of one tenant, read-only reads, atomic writes."""
 
 import asyncio
 import time
@@ -38,7 +38,7 @@ SLOW_COMMIT = """
 """
 
 
-async def shown(tx: Any, setting: str) -> str:
+async def current_setting(tx: Any, setting: str) -> str:
     value: str = (
         await tx._session.execute(text("select current_setting(:name, true)"), {"name": setting})
     ).scalar_one()
@@ -46,12 +46,12 @@ async def shown(tx: Any, setting: str) -> str:
 
 
 class TestWrite:
-    async def test_it_commits_at_the_end(self, db: Database, origin: Origins) -> None:
+    async def test_it_commits_at_the_end_of_the_block(self, db: Database, origin: Origins) -> None:
         async with db.write(origin()) as tx:
             tx.add(letter())
         assert await letters(db, origin()) == ["c"]
 
-    async def test_an_exception_undoes_all_of_it(self, db: Database, origin: Origins) -> None:
+    async def test_an_exception_rolls_everything_back(self, db: Database, origin: Origins) -> None:
         async def write() -> None:
             async with db.write(origin()) as tx:
                 tx.add(letter())
@@ -62,19 +62,19 @@ class TestWrite:
             await write()
         assert await letters(db, origin()) == []
 
-    async def test_a_row_belongs_to_the_tenant_whatever_it_says(self, db: Database, origin: Origins) -> None:
+    async def test_added_rows_get_the_tenant_of_the_transaction(self, db: Database, origin: Origins) -> None:
         row = letter()
         row.tenant_id = uuid4()
         async with db.write(origin()) as tx:
             tx.add(row)
         assert row.tenant_id == origin().tenant_id
 
-    async def test_a_call_that_is_cancelled_is_never_told_what_is_not_so(self, db: Database, origin: Origins) -> None:
+    async def test_a_cancelled_call_never_succeeds_without_its_commit(self, db: Database, origin: Origins) -> None:
         outcomes = [await self.cancelled_after(db, origin(tenant_id=uuid4()), turns) for turns in range(0, 60, 2)]
-        assert all(done == told for done, told in outcomes if told)
+        assert all(stored for stored, succeeded in outcomes if succeeded)
 
     async def cancelled_after(self, db: Database, origin: Origin, turns: int) -> tuple[bool, bool]:
-        """Cancel a write so many turns of the loop after its commit began: was it done, and was it said to be done?"""
+        """Cancel a write some turns of the loop after its commit began; return whether it was stored, and succeeded."""
         began = asyncio.Event()
 
         async def write() -> None:
@@ -90,20 +90,22 @@ class TestWrite:
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
         return bool(await letters(db, origin)), outcome is None
 
-    async def test_a_commit_that_has_begun_survives_its_call(
+    async def test_a_commit_finishes_although_its_call_is_cancelled(
         self, db: Database, origin: Origins, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The commit waits for the cancellation, which so meets it for sure."""
+        """The commit is delayed until the cancellation, so that it is always in progress then."""
         begun, cancelled = asyncio.Event(), asyncio.Event()
         commit = transactions._commit
 
-        async def late(driver: Any) -> None:
+        async def delayed_commit(driver: Any) -> None:
             begun.set()
             await cancelled.wait()
             await commit(driver)
 
-        monkeypatch.setattr(transactions, "_commit", late)
-        monkeypatch.setattr(transactions, "_COMMIT_GRACE_S", 10.0)  # a busy disk takes longer than a call would wait
+        monkeypatch.setattr(transactions, "_commit", delayed_commit)
+        monkeypatch.setattr(
+            transactions, "_COMMIT_GRACE_S", 10.0
+        )  # a commit to a busy disk takes longer than the default
 
         async def write() -> None:
             async with db.write(origin()) as tx:
@@ -117,9 +119,7 @@ class TestWrite:
             await task
         assert await letters(db, origin()) == ["c"]
 
-    async def test_a_cancelled_call_before_its_commit_did_nothing_and_gives_its_connection_back(
-        self, db: Database, origin: Origins
-    ) -> None:
+    async def test_a_call_cancelled_before_its_commit_changes_nothing(self, db: Database, origin: Origins) -> None:
         async def write(tenant_id: UUID) -> None:
             async with db.write(origin(tenant_id=tenant_id)) as tx:
                 tx.add(letter())
@@ -134,7 +134,7 @@ class TestWrite:
         await asyncio.gather(*tasks, return_exceptions=True)
         assert not any([await letters(db, origin(tenant_id=tenant_id)) for tenant_id in tenants])
 
-    async def test_a_commit_that_does_not_end_holds_neither_its_call_nor_its_connection(
+    async def test_a_hanging_commit_blocks_neither_call_nor_connection(
         self, db: Database, origin: Origins, kit_admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         await kit_admin.execute(SLOW_COMMIT)
@@ -173,13 +173,13 @@ class TestRead:
         with pytest.raises(Conflict):
             found(None, Conflict())
 
-    async def test_the_database_refuses_a_write(self, db: Database, origin: Origins) -> None:
+    async def test_the_database_rejects_writes(self, db: Database, origin: Origins) -> None:
         with pytest.raises(DBAPIError) as refused:
             async with db.read(origin()) as tx:
                 await tx._session.execute(text("delete from dead_letters"))
         assert sqlstate(refused.value) == "25006"
 
-    async def test_its_type_has_nothing_that_writes(self, db: Database, origin: Origins) -> None:
+    async def test_the_session_has_no_methods_that_write(self, db: Database, origin: Origins) -> None:
         async with db.read(origin()) as tx:
             for name in ("add", "flush", "execute", "returning", "answer", "lock"):
                 assert not hasattr(tx, name)
@@ -187,15 +187,15 @@ class TestRead:
 
 
 class TestSettings:
-    async def test_tenant_actor_and_trace_are_known_inside(self, db: Database, origin: Origins) -> None:
+    async def test_tenant_actor_and_trace_are_set_in_the_transaction(self, db: Database, origin: Origins) -> None:
         mine = origin(actor="carol")
         async with db.write(mine) as tx:
-            assert await shown(tx, "app.tenant_id") == str(mine.tenant_id)
-            assert await shown(tx, "app.actor") == "carol"
-            assert await shown(tx, "app.trace_id") == mine.trace.trace_id
-            assert await shown(tx, "statement_timeout") in {"10s", *(f"{ms}ms" for ms in range(9000, 10_000))}
+            assert await current_setting(tx, "app.tenant_id") == str(mine.tenant_id)
+            assert await current_setting(tx, "app.actor") == "carol"
+            assert await current_setting(tx, "app.trace_id") == mine.trace.trace_id
+            assert await current_setting(tx, "statement_timeout") in {"10s", *(f"{ms}ms" for ms in range(9000, 10_000))}
 
-    async def test_nothing_of_it_is_left_for_the_next_user_of_the_connection(
+    async def test_settings_do_not_outlive_the_transaction(
         self, kit_settings: Callable[..., Settings], origin: Origins
     ) -> None:
         db = Database(kit_settings(database_pool_size=1))
@@ -216,15 +216,13 @@ class TestSettings:
         finally:
             await db.close()
 
-    async def test_a_statement_ends_with_the_deadline(self, db: Database, origin: Origins) -> None:
+    async def test_statements_are_cancelled_at_the_deadline(self, db: Database, origin: Origins) -> None:
         with pytest.raises(DBAPIError) as refused:
             async with db.read(origin(deadline=asyncio.get_running_loop().time() + 0.1)) as tx:
                 await tx._session.execute(text("select pg_sleep(5)"))
         assert sqlstate(refused.value) == "57014"
 
-    async def test_a_lock_is_not_waited_for_too_long(
-        self, kit_settings: Callable[..., Settings], origin: Origins
-    ) -> None:
+    async def test_waiting_for_a_lock_times_out(self, kit_settings: Callable[..., Settings], origin: Origins) -> None:
         db = Database(kit_settings(database_lock_timeout_ms=50))
         try:
             async with db.write(origin()) as tx:
@@ -244,7 +242,7 @@ class TestTenants:
     TABLES = ("budgets", "budget_entries", "budget_alerts", "audit_log", "outbox", "inbox", "dead_letters",
               "idempotency_keys")  # fmt: skip
 
-    async def test_without_a_tenant_nothing_is_seen(self, kit_database: Copy, db: Database, origin: Origins) -> None:
+    async def test_without_a_tenant_no_row_is_visible(self, kit_database: Copy, db: Database, origin: Origins) -> None:
         async with db.write(origin()) as tx:
             tx.add(letter())
         connection = await asyncpg.connect(kit_database.url("budgets_app"))
@@ -254,7 +252,7 @@ class TestTenants:
         finally:
             await connection.close()
 
-    async def test_with_a_tenant_only_its_own_rows_are_seen_and_touched(
+    async def test_only_rows_of_the_tenant_are_visible_and_changed(
         self, db: Database, origin: Origins, kit_admin: "Pool[asyncpg.Record]"
     ) -> None:
         mine, other = origin(), origin(tenant_id=uuid4())
@@ -269,7 +267,7 @@ class TestTenants:
         rows = await kit_admin.fetch("select error from budgets.dead_letters where tenant_id = $1", other.tenant_id)
         assert [row["error"] for row in rows] == ["e"]
 
-    async def test_no_row_is_written_for_or_moved_to_another_tenant(self, db: Database, origin: Origins) -> None:
+    async def test_rows_of_other_tenants_can_not_be_written(self, db: Database, origin: Origins) -> None:
         other = uuid4()
         insert = text(
             "insert into inbox (tenant_id, consumer, event_id) values (:tenant_id, 'c', gen_random_uuid())"
@@ -287,7 +285,7 @@ class TestTenants:
                 await write(statement)
             assert sqlstate(refused.value) == "42501"
 
-    async def test_only_the_outbox_is_seen_everywhere(self, db: Database, origin: Origins) -> None:
+    async def test_only_the_outbox_is_visible_over_all_tenants(self, db: Database, origin: Origins) -> None:
         async with db.write(origin()) as tx:
             tx.add(letter())
         async with db.all_tenants() as session:
@@ -297,14 +295,16 @@ class TestTenants:
 
     @pytest.mark.parametrize("table", ["audit_log", "inbox", "idempotency_keys", "budget_entries"])
     @pytest.mark.parametrize("statement", ["update {} set tenant_id = tenant_id", "delete from {}", "truncate {}"])
-    async def test_what_is_append_only_stays(self, db: Database, origin: Origins, table: str, statement: str) -> None:
+    async def test_append_only_tables_can_not_be_changed(
+        self, db: Database, origin: Origins, table: str, statement: str
+    ) -> None:
         with pytest.raises(DBAPIError) as refused:
             async with db.write(origin()) as tx:
                 await tx.execute(text(statement.format(table)))
         assert sqlstate(refused.value) == "42501"
 
     @pytest.mark.parametrize("table", ["audit_log", "inbox", "idempotency_keys", "budget_entries"])
-    async def test_not_even_the_owner_changes_what_is_append_only(
+    async def test_not_even_the_owner_can_change_append_only_tables(
         self, kit_database: Copy, origin: Origins, db: Database, table: str
     ) -> None:
         owner = await asyncpg.connect(kit_database.url("budgets_owner"))
@@ -320,7 +320,7 @@ class TestTenants:
         finally:
             await owner.close()
 
-    async def test_a_service_sees_no_other_schema(self, kit_database: Copy) -> None:
+    async def test_other_schemas_are_not_accessible(self, kit_database: Copy) -> None:
         connection = await asyncpg.connect(kit_database.url("budgets_app"))
         try:
             for relation in ("entities.billing_entities", "entities.outbox", "public.budgets"):
@@ -337,13 +337,13 @@ class TestTenants:
 
 
 class TestScope:
-    def test_a_free_caller_has_no_condition(self) -> None:
+    def test_without_a_scope_there_is_no_condition(self) -> None:
         assert scope_filter(None, BudgetRow.entity_id) is None
 
-    def test_a_caller_with_an_empty_scope_sees_nothing(self) -> None:
+    def test_an_empty_scope_covers_no_row(self) -> None:
         assert str(scope_filter(Scope(), BudgetRow.entity_id, BudgetRow.department_id)) == "false"
 
-    def test_a_row_is_covered_by_entity_or_department(self) -> None:
+    def test_a_scope_covers_rows_of_an_entity_or_a_department(self) -> None:
         scope = Scope(frozenset({ids.new()}), frozenset({ids.new()}))
         condition = str(scope_filter(scope, BudgetRow.entity_id, BudgetRow.department_id))
         assert "entity_id IN" in condition
@@ -353,12 +353,12 @@ class TestScope:
 
 
 class TestEtag:
-    def test_an_empty_etag_asks_nothing(self) -> None:
+    def test_an_empty_etag_matches_any_version(self) -> None:
         BudgetRow(version=3).check_etag("")
         BudgetRow(version=3).check_etag("3")
 
     @pytest.mark.parametrize("given", ["2", "03", "*", "3 "])
-    def test_another_etag_is_refused_with_the_current_one(self, given: str) -> None:
+    def test_another_etag_is_rejected_with_the_current_one(self, given: str) -> None:
         with pytest.raises(EtagMismatch) as refused:
             BudgetRow(version=3).check_etag(given)
         assert refused.value.metadata == {"given": given, "etag": "3"}

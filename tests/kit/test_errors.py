@@ -1,4 +1,4 @@
-"""A refusal on the wire: the code, always a reason, and the details that go with it."""
+"""Serialized errors: code, reason and standard details."""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -36,17 +36,17 @@ class Colour(Enum):
 
 
 class TestStatus:
-    def test_every_error_has_its_info(self) -> None:
+    def test_every_error_has_error_info(self) -> None:
         status = to_status(Full("It is full.", room=3))
         assert (status.code, status.message) == (StatusCode.FAILED_PRECONDITION.value[0], "It is full.")
         info = details(Full("It is full.", room=3))["ErrorInfo"]
         assert info == error_details_pb2.ErrorInfo(reason="FULL", domain="enterprise-billing", metadata={"room": "3"})
 
-    def test_a_precondition_says_which_one_failed(self) -> None:
+    def test_failed_preconditions_are_listed(self) -> None:
         assert "PreconditionFailure" in details(Full("It is full."))
         assert "PreconditionFailure" not in details(errors.Conflict())
 
-    def test_all_bad_fields_are_listed(self) -> None:
+    def test_all_violations_are_listed(self) -> None:
         given = [
             Violation("amount", "too much", "money.amount"),
             Violation("lines[2].note", "too long", "string.max_len"),
@@ -56,7 +56,7 @@ class TestStatus:
         listed = [Violation(found.field, found.description, found.reason) for found in bad.field_violations]
         assert listed == given
 
-    def test_what_may_be_tried_again_says_when(self) -> None:
+    def test_a_retryable_error_has_a_delay(self) -> None:
         retry = details(errors.Overloaded())["RetryInfo"]
         assert isinstance(retry, error_details_pb2.RetryInfo)
         assert retry.retry_delay.ToMilliseconds() == 500
@@ -71,6 +71,6 @@ class TestStatus:
     def test_metadata_that_is_none_is_left_out(self) -> None:
         assert Full("", value=None).metadata == {}
 
-    def test_no_reason_belongs_to_two_kit_errors(self) -> None:
+    def test_reasons_are_unique(self) -> None:
         named = [error for error in all_errors() if error.__module__ == "kit.errors" and "reason" in vars(error)]
         assert len({error.reason for error in named}) == len(named)

@@ -1,4 +1,4 @@
-"""One key, one effect, one answer: repeated, raced, after a restart, and with another input."""
+"""One effect and one reply per key: repeated, concurrent, after a restart, with another input."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,16 +24,16 @@ class Refused(FailedPrecondition):
     reason = "REFUSED"
 
 
-class Ledger:
-    """A handler with an effect that can be counted: one row for each time that it was done."""
+class CountingHandler:
+    """A handler that inserts one row per execution, so that executions can be counted."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
-        self.refusing = False
+        self.rejecting = False
 
-    async def do(self, request: Any, call: Call) -> DoReply:
+    async def handle(self, request: Any, call: Call) -> DoReply:
         async with self.db.write(call) as tx:
-            if self.refusing:
+            if self.rejecting:
                 raise Refused("Not now.")
             row = DeadLetterRow(
                 consumer=request.name, event_id=uuid4(), subject="", body="", actor="", traceparent="", error="",
@@ -49,89 +49,89 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger(db: Database, probe: Probed) -> Ledger:
-    ledger = Ledger(db)
-    probe.servicer.does = ledger.do
-    return ledger
+def handler(db: Database, probe: Probed) -> CountingHandler:
+    handler = CountingHandler(db)
+    probe.servicer.does = handler.handle
+    return handler
 
 
-def keyed(key: str = "k-1", name: str = "one") -> DoRequest:
+def keyed_request(key: str = "k-1", name: str = "one") -> DoRequest:
     return DoRequest(name=name, request_id=key)
 
 
 class TestKey:
-    async def test_the_same_key_gives_the_same_bytes_and_says_so(
-        self, probe: Probed, ledger: Ledger, finance: Caller, call: Callable[..., Call]
+    async def test_the_same_key_returns_the_same_bytes_marked_as_replayed(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         async with aio.insecure_channel(probe.address) as channel:
             raw: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Do")
             answers, trailers = [], []
             for _ in range(3):
-                under_way = raw(keyed().SerializeToString(), metadata=finance.metadata)
-                answers.append(await under_way)
-                trailers.append(dict(await under_way.trailing_metadata() or ()).get("idempotency-replayed"))
+                running_call = raw(keyed_request().SerializeToString(), metadata=finance.metadata)
+                answers.append(await running_call)
+                trailers.append(dict(await running_call.trailing_metadata() or ()).get("idempotency-replayed"))
         assert len(set(answers)) == 1
         assert trailers == [None, "true", "true"]
-        assert await ledger.effects(call()) == 1
+        assert await handler.effects(call()) == 1
 
-    async def test_another_input_is_a_mismatch_and_has_no_effect(
-        self, probe: Probed, ledger: Ledger, finance: Caller, call: Callable[..., Call]
+    async def test_another_input_with_the_same_key_is_a_mismatch(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
-        await finance.call(probe.stub.Do, keyed())
-        refused = await refusal(finance.call(probe.stub.Do, keyed(name="two")))
+        await finance.call(probe.stub.Do, keyed_request())
+        refused = await refusal(finance.call(probe.stub.Do, keyed_request(name="two")))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
         assert refused.metadata == {"request_id": "k-1"}
-        assert await ledger.effects(call()) == 1
+        assert await handler.effects(call()) == 1
 
-    async def test_somebody_elses_key_is_a_mismatch(
-        self, probe: Probed, ledger: Ledger, finance: Caller, caller: Callable[..., Caller]
+    async def test_the_key_of_another_caller_is_a_mismatch(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, caller: Callable[..., Caller]
     ) -> None:
-        await finance.call(probe.stub.Do, keyed())
-        refused = await refusal(caller(subject="bob").call(probe.stub.Do, keyed()))
+        await finance.call(probe.stub.Do, keyed_request())
+        refused = await refusal(caller(subject="bob").call(probe.stub.Do, keyed_request()))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
 
-    async def test_another_tenants_key_is_another_key(
-        self, probe: Probed, ledger: Ledger, finance: Caller, caller: Callable[..., Caller]
+    async def test_keys_of_different_tenants_are_independent(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, caller: Callable[..., Caller]
     ) -> None:
-        mine = await finance.call(probe.stub.Do, keyed())
-        theirs = await caller(tenant=uuid4()).call(probe.stub.Do, keyed())
+        mine = await finance.call(probe.stub.Do, keyed_request())
+        theirs = await caller(tenant=uuid4()).call(probe.stub.Do, keyed_request())
         assert mine.text != theirs.text
 
-    async def test_without_a_key_every_call_counts(
-        self, probe: Probed, ledger: Ledger, finance: Caller, call: Callable[..., Call]
+    async def test_calls_without_a_key_are_not_deduplicated(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         for _ in range(2):
             await finance.call(probe.stub.Do, DoRequest(name="one"))
-        assert await ledger.effects(call()) == 2
+        assert await handler.effects(call()) == 2
 
-    async def test_many_at_once_have_one_effect_and_one_answer(
-        self, probe: Probed, ledger: Ledger, finance: Caller, call: Callable[..., Call]
+    async def test_concurrent_calls_have_one_effect_and_one_reply(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         for number in range(5):
             key = f"raced-{number}"
-            answers = await asyncio.gather(*(finance.call(probe.stub.Do, keyed(key)) for _ in range(8)))
+            answers = await asyncio.gather(*(finance.call(probe.stub.Do, keyed_request(key)) for _ in range(8)))
             assert len({answer.text for answer in answers}) == 1
-            assert await ledger.effects(call()) == number + 1
+            assert await handler.effects(call()) == number + 1
 
-    async def test_many_at_once_with_other_inputs_have_one_effect(
-        self, probe: Probed, ledger: Ledger, finance: Caller, call: Callable[..., Call]
+    async def test_concurrent_calls_with_different_inputs_have_one_effect(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
-        calls = [finance.call(probe.stub.Do, keyed(name=str(number))) for number in range(8)]
+        calls = [finance.call(probe.stub.Do, keyed_request(name=str(number))) for number in range(8)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1
-        assert await ledger.effects(call()) == 1
+        assert await handler.effects(call()) == 1
 
-    async def test_a_refusal_is_not_kept(self, probe: Probed, ledger: Ledger, finance: Caller) -> None:
-        ledger.refusing = True
-        assert (await refusal(finance.call(probe.stub.Do, keyed()))).reason == "REFUSED"
-        ledger.refusing = False
-        assert (await finance.call(probe.stub.Do, keyed())).text
+    async def test_errors_are_not_stored(self, probe: Probed, handler: CountingHandler, finance: Caller) -> None:
+        handler.rejecting = True
+        assert (await refusal(finance.call(probe.stub.Do, keyed_request()))).reason == "REFUSED"
+        handler.rejecting = False
+        assert (await finance.call(probe.stub.Do, keyed_request())).text
 
-    async def test_a_handler_that_forgets_to_keep_its_answer_does_nothing(
-        self, probe: Probed, ledger: Ledger, finance: Caller
+    async def test_a_handler_that_does_not_store_its_reply_is_rolled_back(
+        self, probe: Probed, handler: CountingHandler, finance: Caller
     ) -> None:
         async def forgetful(request: Any, call: Call) -> DoReply:
-            async with ledger.db.write(call) as tx:
+            async with handler.db.write(call) as tx:
                 row = DeadLetterRow(
                     consumer="x",
                     event_id=uuid4(),
@@ -146,37 +146,42 @@ class TestKey:
                 return DoReply()
 
         probe.servicer.does = forgetful
-        assert (await refusal(finance.call(probe.stub.Do, keyed()))).reason == "INTERNAL"
-        assert await ledger.effects(probe.servicer.calls[0]) == 0
+        assert (await refusal(finance.call(probe.stub.Do, keyed_request()))).reason == "INTERNAL"
+        assert await handler.effects(probe.servicer.calls[0]) == 0
         await finance.call(probe.stub.Do, DoRequest(name="without a key"))
 
-    async def test_a_restarted_service_still_knows_it(
-        self, probe: Probed, ledger: Ledger, finance: Caller, kit_settings: Callable[..., Settings]
+    async def test_keys_survive_a_restart(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, kit_settings: Callable[..., Settings]
     ) -> None:
-        first = await finance.call(probe.stub.Do, keyed())
+        first = await finance.call(probe.stub.Do, keyed_request())
         async with probed(kit_settings()) as restarted:
             db = Database(kit_settings())
-            restarted.servicer.does = Ledger(db).do
-            again, trailers = await finance.call_with_trailers(restarted.stub.Do, keyed())
+            restarted.servicer.does = CountingHandler(db).handle
+            again, trailers = await finance.call_with_trailers(restarted.stub.Do, keyed_request())
             await db.close()
         assert again.text == first.text
         assert trailers["idempotency-replayed"] == "true"
 
-    async def test_what_was_done_for_a_caller_who_left_is_found_with_the_key(
-        self, probe: Probed, ledger: Ledger, finance: Caller, call: Callable[..., Call]
+    async def test_a_call_cancelled_at_any_moment_has_one_effect_with_its_key(
+        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
-        """Cut the call at every moment of its way: with the key it is done once, whenever it was cut."""
+        """Cancel a call at different moments, then repeat it with the same key."""
         for number in range(25):
-            under_way = probe.stub.Do(keyed(f"cut-{number}"), metadata=finance.metadata)
+            running_call = probe.stub.Do(keyed_request(f"cut-{number}"), metadata=finance.metadata)
             await asyncio.sleep(number * 0.0004)
-            under_way.cancel()
-            await asyncio.gather(under_way, return_exceptions=True)
-            await finance.call(probe.stub.Do, keyed(f"cut-{number}"))
-            assert await ledger.effects(call()) == number + 1
+            running_call.cancel()
+            await asyncio.gather(running_call, return_exceptions=True)
+            await finance.call(probe.stub.Do, keyed_request(f"cut-{number}"))
+            assert await handler.effects(call()) == number + 1
 
-    async def test_keys_are_kept_with_the_data(
-        self, probe: Probed, ledger: Ledger, finance: Caller, tenant: UUID, kit_admin: "asyncpg.Pool[asyncpg.Record]"
-    ) -> None:
-        await finance.call(probe.stub.Do, keyed())
+    async def test_keys_are_stored_in_the_schema_of_the_service(
+        self,
+        probe: Probed,
+        handler: CountingHandler,
+        finance: Caller,
+        tenant: UUID,
+        kit_admin: "asyncpg.Pool[asyncpg.Record]",
+    ) -> None:  # fmt: skip
+        await finance.call(probe.stub.Do, keyed_request())
         (row,) = await kit_admin.fetch("select * from budgets.idempotency_keys where tenant_id = $1", tenant)
         assert (row["method"], row["key"], len(row["fingerprint"])) == ("billing.probe.v1.ProbeService/Do", "k-1", 32)

@@ -1,4 +1,4 @@
-"""Money is exact, knows its currency, and reads back as it was written."""
+"""Money: exact arithmetic in one currency, parsing and formatting."""
 
 from decimal import ROUND_FLOOR, Decimal
 from fractions import Fraction
@@ -23,7 +23,7 @@ def moneys(draw: st.DrawFn, currency: str | None = None, *, at_least: int = -(10
 
 class TestText:
     @given(moneys())
-    def test_what_is_written_reads_back_the_same(self, money: Money) -> None:
+    def test_formatted_money_parses_to_the_same_money(self, money: Money) -> None:
         assert Money.parse(money.text(), money.currency) == money
 
     @given(moneys())
@@ -34,28 +34,28 @@ class TestText:
         assert whole.lstrip("-").isdigit()
 
     @given(moneys())
-    def test_zeros_at_the_end_of_a_column_change_nothing(self, money: Money) -> None:
+    def test_trailing_zeros_of_a_column_are_dropped(self, money: Money) -> None:
         stored = Money(money.amount.quantize(Decimal("0.000001")), money.currency)
         assert stored.text() == money.text()
 
-    def test_more_places_than_the_currency_has_are_kept_where_a_price_has_them(self) -> None:
+    def test_a_unit_price_has_all_its_decimal_places(self) -> None:
         assert Money(Decimal("0.001250"), "EUR").text() == "0.00125"
 
-    def test_nothing_has_no_sign(self) -> None:
+    def test_zero_has_no_sign(self) -> None:
         assert Money(Decimal("-0.00"), "EUR").text() == "0.00"
         assert (-Money.zero("EUR")).text() == "0.00"
 
-    def test_it_reads_as_amount_and_currency(self) -> None:
+    def test_str_has_amount_and_currency(self) -> None:
         assert str(Money(Decimal(1250), "EUR")) == "1250.00 EUR"
 
 
 class TestExponent:
     @pytest.mark.parametrize(("currency", "places"), PLACES.items())
-    def test_it_is_that_of_iso_4217(self, currency: str, places: int) -> None:
+    def test_it_is_the_exponent_of_iso_4217(self, currency: str, places: int) -> None:
         assert exponent(currency) == places
 
     @pytest.mark.parametrize("currency", ["", "EU", "EURO", "XYZ", "eur", "€", "123"])
-    def test_what_is_no_currency_has_none(self, currency: str) -> None:
+    def test_unknown_codes_have_none(self, currency: str) -> None:
         assert exponent(currency) is None
 
 
@@ -76,29 +76,29 @@ class TestRounding:
         assert round_to(Decimal("1.019"), "EUR", ROUND_FLOOR) == Decimal("1.01")
 
 
-class TestProblems:
+class TestInvalidReason:
     @pytest.mark.parametrize(
         ("amount", "currency"),
         [("1.234", "EUR"), ("1.0", "JPY"), ("0.0001", "BHD"), ("1.999", "USD"), ("-0.001", "EUR")],
     )
-    def test_more_digits_than_the_currency_has_are_refused(self, amount: str, currency: str) -> None:
-        problem = invalid_reason(amount, currency)
-        assert problem
-        assert problem[0] == "amount"
-        assert str(PLACES[currency]) in problem[1]
+    def test_more_decimal_places_than_the_currency_has_are_invalid(self, amount: str, currency: str) -> None:
+        invalid = invalid_reason(amount, currency)
+        assert invalid
+        assert invalid[0] == "amount"
+        assert str(PLACES[currency]) in invalid[1]
 
     @pytest.mark.parametrize(
         "amount",
         ["", " ", "1 ", " 1", "1,00", "1.2.3", "1e3", "1E-2", "NaN", "-Infinity", "sNaN", "0x10", "1_000", "١", "１",
          "+1", ".5", "1.", "--1", "1\n"],
     )  # fmt: skip
-    def test_what_is_no_plain_decimal_is_refused(self, amount: str) -> None:
-        problem = invalid_reason(amount, "EUR")
-        assert problem
-        assert problem[0] == "amount"
+    def test_only_plain_decimal_numbers_are_valid(self, amount: str) -> None:
+        invalid = invalid_reason(amount, "EUR")
+        assert invalid
+        assert invalid[0] == "amount"
 
     @given(st.text())
-    def test_any_text_is_money_or_refused(self, amount: str) -> None:
+    def test_any_text_is_either_parsed_or_invalid(self, amount: str) -> None:
         if invalid_reason(amount, "EUR") is None:
             assert Money.parse(amount, "EUR").text().lstrip("-").replace(".", "").isdigit()
         else:
@@ -106,19 +106,19 @@ class TestProblems:
                 Money.parse(amount, "EUR")
 
     def test_an_unknown_currency_is_named(self) -> None:
-        problem = invalid_reason("1.00", "XXY")
-        assert problem
-        assert problem[0] == "currency_code"
-        assert "XXY" in problem[1]
+        invalid = invalid_reason("1.00", "XXY")
+        assert invalid
+        assert invalid[0] == "currency_code"
+        assert "XXY" in invalid[1]
 
-    def test_thirteen_digits_fit_and_fourteen_do_not(self) -> None:
+    def test_thirteen_digits_are_valid_and_fourteen_are_not(self) -> None:
         assert invalid_reason("9" * DIGITS_MAX + ".99", "EUR") is None
         assert invalid_reason("1" + "0" * DIGITS_MAX, "EUR") is not None
 
 
 class TestArithmetic:
     @given(st.lists(moneys("EUR"), max_size=20))
-    def test_sums_do_not_depend_on_the_order_and_lose_nothing(self, parts: list[Money]) -> None:
+    def test_sums_are_exact_in_any_order(self, parts: list[Money]) -> None:
         forward, backward = Money.zero("EUR"), Money.zero("EUR")
         for part, last in zip(parts, reversed(parts), strict=True):
             forward, backward = forward + part, backward + last
@@ -126,16 +126,16 @@ class TestArithmetic:
         assert Fraction(forward.amount) == sum(Fraction(part.amount) for part in parts)
 
     @given(moneys("EUR"), moneys("EUR"))
-    def test_what_was_added_can_be_taken_away(self, one: Money, other: Money) -> None:
+    def test_subtraction_reverses_addition(self, one: Money, other: Money) -> None:
         assert one + other - other == one
         assert one - other == -(other - one)
 
     @given(moneys("EUR"), moneys("EUR"))
-    def test_order_is_that_of_the_amounts(self, one: Money, other: Money) -> None:
+    def test_comparison_compares_amounts(self, one: Money, other: Money) -> None:
         assert (one < other) == (one.amount < other.amount)
         assert (one <= other) == (one.amount <= other.amount)
 
-    def test_currencies_do_not_mix(self) -> None:
+    def test_different_currencies_are_an_error(self) -> None:
         euros, dollars = Money(Decimal(1), "EUR"), Money(Decimal(1), "USD")
         for mix in (euros.__add__, euros.__sub__, euros.__lt__, euros.__le__):
             with pytest.raises(ValueError, match="EUR and USD"):

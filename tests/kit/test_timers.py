@@ -1,4 +1,4 @@
-"""What a clock starts has its effect when it is due, for the tenant that it was set for, unless it is taken back."""
+"""Timers fire when they are due, for their tenant, unless they are cancelled."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,211 +15,209 @@ from sqlalchemy.exc import DBAPIError
 
 from eventing import outbox
 from eventing.outbox import OutboxRow
-from eventing.timers import Timers, cancel_timer, due, set_timer
+from eventing.timers import Timers, cancel_timer, set_timer
 from kit import clock, tasks
 from kit.db import Database, WriteSession, sqlstate
 from kit.origin import Origin
 from tests.harness.observe import eventually
-from tests.kit.clockwork import HOUR, Clockwork, running, some
+from tests.kit.timer_driver import HOUR, TimerDriver, new_ids, running
 
 Origins = Callable[..., Origin]
 Pool = asyncpg.Pool
 
 
 class TestFiring:
-    async def test_it_has_its_effect_when_it_is_due_and_not_before(self, clockwork: Clockwork, origin: Origins) -> None:
-        later, now = some(2)
-        await clockwork.set(origin(), later, at=HOUR)
-        await clockwork.set(origin(), now)
-        async with running(clockwork.replica()):
-            await eventually(lambda: clockwork.had(now))
-        assert await clockwork.effects() == [now]
-        (left,) = await clockwork.rows()
+    async def test_a_timer_fires_when_it_is_due(self, timers: TimerDriver, origin: Origins) -> None:
+        later, now = new_ids(2)
+        await timers.set(origin(), later, at=HOUR)
+        await timers.set(origin(), now)
+        async with running(timers.replica()):
+            await eventually(lambda: timers.has_effects(now))
+        assert await timers.effects() == [now]
+        (left,) = await timers.rows()
         assert (left["resource_id"], left["attempts"]) == (later, 0)
 
-    async def test_the_service_itself_acts_in_a_trace_of_its_own(
-        self, clockwork: Clockwork, origin: Origins, logs: list[dict[str, Any]], tenant: UUID
+    async def test_the_actor_is_the_service_in_a_new_trace(
+        self, timers: TimerDriver, origin: Origins, logs: list[dict[str, Any]], tenant: UUID
     ) -> None:
         seen: list[Origin] = []
 
-        async def look(tx: WriteSession, resource_id: UUID) -> None:
+        async def record(tx: WriteSession, resource_id: UUID) -> None:
             seen.append(tx.origin)
 
-        clockwork.then = look
+        timers.on_call = record
         mine = origin(actor="carol")
-        (resource,) = some(1)
-        await clockwork.set(mine, resource)
-        async with running(clockwork.replica()):
-            await eventually(clockwork.over)
+        (resource,) = new_ids(1)
+        await timers.set(mine, resource)
+        async with running(timers.replica()):
+            await eventually(timers.is_empty)
         assert (seen[0].actor, seen[0].tenant_id) == ("service:budgets", tenant)
         assert 0 < seen[0].remaining_s() <= 8
-        (line,) = [line for line in logs if line["event"] == "timer" and line["kind"] == clockwork.kind]
+        (line,) = [line for line in logs if line["event"] == "timer" and line["kind"] == timers.kind]
         assert line["resource_id"] == str(resource)
         assert line["trace_id"] == seen[0].trace.trace_id != mine.trace.trace_id
 
-    async def test_more_than_a_batch_does_not_wait_for_the_next_poll(
-        self, clockwork: Clockwork, origin: Origins
-    ) -> None:
-        many = some(20)
-        await clockwork.set(origin(), *many)
-        async with running(clockwork.replica(poll_s=60)):
-            await eventually(clockwork.over)
-        assert sorted(await clockwork.effects()) == sorted(many)
+    async def test_a_full_batch_is_followed_by_the_next_one_at_once(self, timers: TimerDriver, origin: Origins) -> None:
+        many = new_ids(20)
+        await timers.set(origin(), *many)
+        async with running(timers.replica(poll_s=60)):
+            await eventually(timers.is_empty)
+        assert sorted(await timers.effects()) == sorted(many)
 
-    async def test_what_is_under_way_when_told_to_stop_is_finished(self, clockwork: Clockwork, origin: Origins) -> None:
-        began, told = asyncio.Event(), asyncio.Event()
+    async def test_a_handler_in_progress_finishes_before_the_runner_stops(
+        self, timers: TimerDriver, origin: Origins
+    ) -> None:
+        began, go_on = asyncio.Event(), asyncio.Event()
 
         async def wait(tx: WriteSession, resource_id: UUID) -> None:
             began.set()
-            await told.wait()
+            await go_on.wait()
 
-        clockwork.then = wait
-        await clockwork.set(origin(), *some(1))
-        runner = asyncio.create_task(clockwork.replica().run())
+        timers.on_call = wait
+        await timers.set(origin(), *new_ids(1))
+        runner = asyncio.create_task(timers.replica().run())
         await asyncio.wait_for(began.wait(), 5)
         ending = asyncio.create_task(tasks.cancel_and_wait(runner))
         for _ in range(10):
-            await asyncio.sleep(0)  # the cancellation goes as deep as it may
-        told.set()
+            await asyncio.sleep(0)  # lets the cancellation reach the handler
+        go_on.set()
         await ending
-        assert len(await clockwork.effects()) == 1
-        assert await clockwork.over()
+        assert len(await timers.effects()) == 1
+        assert await timers.is_empty()
 
-    async def test_a_kind_that_this_replica_does_not_know_is_left_to_others(
-        self, clockwork: Clockwork, origin: Origins, db: Database, kit_admin: "Pool[asyncpg.Record]"
+    async def test_timers_of_unknown_kinds_are_left_to_other_replicas(
+        self, timers: TimerDriver, origin: Origins, db: Database, kit_admin: "Pool[asyncpg.Record]"
     ) -> None:
-        unknown = Clockwork(db, kit_admin, f"{clockwork.kind}-of-the-next-version")
-        await unknown.set(origin(), *some(1), at=-HOUR)
-        await clockwork.set(origin(), *some(1))
-        async with running(clockwork.replica()):
-            await eventually(clockwork.over)
+        unknown = TimerDriver(db, kit_admin, f"{timers.kind}-of-the-next-version")
+        await unknown.set(origin(), *new_ids(1), at=-HOUR)
+        await timers.set(origin(), *new_ids(1))
+        async with running(timers.replica()):
+            await eventually(timers.is_empty)
         (left,) = await unknown.rows()
         assert left["attempts"] == 0
 
-    async def test_how_late_they_are_is_measured(self, clockwork: Clockwork, origin: Origins) -> None:
-        await clockwork.set(origin(), *some(1), at=-HOUR)
-        replica = clockwork.replica()
+    async def test_lateness_is_measured(self, timers: TimerDriver, origin: Origins) -> None:
+        await timers.set(origin(), *new_ids(1), at=-HOUR)
+        replica = timers.replica()
         await replica._fire_batch()
         assert 3600 <= (REGISTRY.get_sample_value("billing_timers_late_seconds") or 0) < 3660
         await replica._fire_batch()
         assert REGISTRY.get_sample_value("billing_timers_late_seconds") == 0
 
-    def test_a_kind_has_one_handler(self, clockwork: Clockwork) -> None:
+    def test_two_handlers_of_one_kind_are_an_error(self, timers: TimerDriver) -> None:
         with pytest.raises(ValueError, match="two handlers"):
-            Timers(clockwork.db, "budgets", (clockwork.handler, clockwork.handler))
+            Timers(timers.db, "budgets", (timers.handler, timers.handler))
 
 
 class TestClock:
     @pytest.mark.parametrize("ahead", [timedelta(days=1), timedelta(days=-1)])
-    async def test_what_a_replica_takes_for_the_time_does_not_matter(
-        self, clockwork: Clockwork, origin: Origins, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+    async def test_the_clock_of_the_replica_does_not_matter(
+        self, timers: TimerDriver, origin: Origins, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
     ) -> None:
         monkeypatch.setattr(clock, "now", lambda: datetime.now(UTC) + ahead)
-        over, coming, now = some(3)
-        await clockwork.set(origin(), over, at=-HOUR)
-        await clockwork.set(origin(), coming, at=HOUR)
-        await clockwork.set(origin(), now)
-        async with running(clockwork.replica()):
-            await eventually(lambda: clockwork.had(over, now))
-        assert sorted(await clockwork.effects()) == sorted([over, now])
-        assert (await clockwork.row(coming))["attempts"] == 0
+        overdue, coming, now = new_ids(3)
+        await timers.set(origin(), overdue, at=-HOUR)
+        await timers.set(origin(), coming, at=HOUR)
+        await timers.set(origin(), now)
+        async with running(timers.replica()):
+            await eventually(lambda: timers.has_effects(overdue, now))
+        assert sorted(await timers.effects()) == sorted([overdue, now])
+        assert (await timers.row(coming))["attempts"] == 0
 
 
 class TestSetting:
-    async def test_what_is_set_again_replaces_what_was_set(self, clockwork: Clockwork, origin: Origins) -> None:
-        earlier, later = some(2)
-        await clockwork.set(origin(), earlier, at=HOUR)
-        await clockwork.set(origin(), later)
-        await clockwork.set(origin(), earlier)
-        await clockwork.set(origin(), later, at=HOUR)
-        async with running(clockwork.replica()):
-            await eventually(lambda: clockwork.had(earlier))
-        assert await clockwork.effects() == [earlier]
-        assert [row["resource_id"] for row in await clockwork.rows()] == [later]
+    async def test_setting_a_timer_again_replaces_it(self, timers: TimerDriver, origin: Origins) -> None:
+        earlier, later = new_ids(2)
+        await timers.set(origin(), earlier, at=HOUR)
+        await timers.set(origin(), later)
+        await timers.set(origin(), earlier)
+        await timers.set(origin(), later, at=HOUR)
+        async with running(timers.replica()):
+            await eventually(lambda: timers.has_effects(earlier))
+        assert await timers.effects() == [earlier]
+        assert [row["resource_id"] for row in await timers.rows()] == [later]
 
-    async def test_what_is_set_in_a_transaction_that_fails_was_never_set(
-        self, clockwork: Clockwork, origin: Origins
-    ) -> None:
+    async def test_a_timer_set_in_a_failed_transaction_is_not_set(self, timers: TimerDriver, origin: Origins) -> None:
         async def fail() -> None:
-            async with clockwork.db.write(origin()) as tx:
-                set_timer(tx, clockwork.kind, uuid4(), clock.now())
+            async with timers.db.write(origin()) as tx:
+                set_timer(tx, timers.kind, uuid4(), clock.now())
                 raise RuntimeError
 
         with pytest.raises(RuntimeError):
             await fail()
-        assert await clockwork.over()
+        assert await timers.is_empty()
 
-    async def test_a_cancelled_one_has_no_effect(self, clockwork: Clockwork, origin: Origins) -> None:
-        cancelled, other = some(2)
-        await clockwork.set(origin(), cancelled, at=-HOUR)
-        await clockwork.set(origin(), other)
-        async with clockwork.db.write(origin()) as tx:
-            cancel_timer(tx, clockwork.kind, cancelled)
-            cancel_timer(tx, clockwork.kind, uuid4())
-        async with running(clockwork.replica()):
-            await eventually(clockwork.over)
-        assert await clockwork.effects() == [other]
+    async def test_a_cancelled_timer_does_not_fire(self, timers: TimerDriver, origin: Origins) -> None:
+        cancelled, other = new_ids(2)
+        await timers.set(origin(), cancelled, at=-HOUR)
+        await timers.set(origin(), other)
+        async with timers.db.write(origin()) as tx:
+            cancel_timer(tx, timers.kind, cancelled)
+            cancel_timer(tx, timers.kind, uuid4())
+        async with running(timers.replica()):
+            await eventually(timers.is_empty)
+        assert await timers.effects() == [other]
 
-    @pytest.mark.parametrize("again", [True, False])
-    async def test_one_that_is_changed_between_claim_and_effect_has_none(
-        self, clockwork: Clockwork, origin: Origins, *, again: bool
+    @pytest.mark.parametrize("set_again", [True, False])
+    async def test_a_timer_changed_after_its_claim_does_not_fire(
+        self, timers: TimerDriver, origin: Origins, *, set_again: bool
     ) -> None:
-        (resource,) = some(1)
-        await clockwork.set(origin(), resource)
-        replica = clockwork.replica()
+        (resource,) = new_ids(1)
+        await timers.set(origin(), resource)
+        replica = timers.replica()
         (claimed,) = await replica._claim()
-        async with clockwork.db.write(origin()) as tx:
-            if again:
-                set_timer(tx, clockwork.kind, resource, clock.now() + HOUR)
+        async with timers.db.write(origin()) as tx:
+            if set_again:
+                set_timer(tx, timers.kind, resource, clock.now() + HOUR)
             else:
-                cancel_timer(tx, clockwork.kind, resource)
+                cancel_timer(tx, timers.kind, resource)
         await replica._fire(claimed)
-        assert clockwork.tries == []
-        assert [row["attempts"] for row in await clockwork.rows()] == [0] * again
+        assert timers.calls == []
+        assert [row["attempts"] for row in await timers.rows()] == [0] * set_again
 
-    async def test_a_handler_may_set_its_timer_again(self, clockwork: Clockwork, origin: Origins) -> None:
+    async def test_a_handler_can_set_its_timer_again(self, timers: TimerDriver, origin: Origins) -> None:
         async def three_times(tx: WriteSession, resource_id: UUID) -> None:
-            ahead = HOUR if len(clockwork.tries) == 3 else -HOUR
-            set_timer(tx, clockwork.kind, resource_id, clock.now() + ahead)
+            ahead = HOUR if len(timers.calls) == 3 else -HOUR
+            set_timer(tx, timers.kind, resource_id, clock.now() + ahead)
 
-        clockwork.then = three_times
-        (resource,) = some(1)
-        await clockwork.set(origin(), resource)
-        async with running(clockwork.replica()):
+        timers.on_call = three_times
+        (resource,) = new_ids(1)
+        await timers.set(origin(), resource)
+        async with running(timers.replica()):
 
             async def three() -> bool:
-                return len(await clockwork.effects()) == 3
+                return len(await timers.effects()) == 3
 
             await eventually(three)
-        (row,) = await clockwork.rows()
+        (row,) = await timers.rows()
         assert row["attempts"] == 0
         assert HOUR / 2 < row["left"] < 2 * HOUR
 
-    async def test_a_call_that_meets_a_handler_is_not_chosen_for_a_deadlock(
-        self, clockwork: Clockwork, origin: Origins, kit_admin: "Pool[asyncpg.Record]"
+    async def test_a_call_is_never_the_victim_of_a_deadlock_with_a_handler(
+        self, timers: TimerDriver, origin: Origins, kit_admin: "Pool[asyncpg.Record]"
     ) -> None:
-        """The call holds the resource and wants the timer; the handler holds the timer and wants the resource."""
-        (resource,) = some(1)
+        """The call locks the resource, then the timer; the handler locks the timer, then the resource."""
+        (resource,) = new_ids(1)
         began = asyncio.Event()
         locked = select(OutboxRow.id).where(OutboxRow.type == "billing.budgets.v1.BudgetClosed").with_for_update()
 
-        async def want_the_resource(tx: WriteSession, resource_id: UUID) -> None:
+        async def lock_the_resource(tx: WriteSession, resource_id: UUID) -> None:
             began.set()
             await eventually(lambda: waits_for_timer(kit_admin))
             await tx.all(locked)
 
-        async with clockwork.db.write(origin()) as tx:
+        async with timers.db.write(origin()) as tx:
             outbox.append(tx, BudgetClosed(budget_id="the resource"))
-        clockwork.then = want_the_resource
-        await clockwork.set(origin(), resource)
-        async with running(clockwork.replica()):
-            async with clockwork.db.write(origin()) as call:
+        timers.on_call = lock_the_resource
+        await timers.set(origin(), resource)
+        async with running(timers.replica()):
+            async with timers.db.write(origin()) as call:
                 await call.all(locked)
                 await asyncio.wait_for(began.wait(), 5)
-                cancel_timer(call, clockwork.kind, resource)
-            await eventually(clockwork.over)
-        assert clockwork.tries == [resource]
-        assert await clockwork.effects() == []
+                cancel_timer(call, timers.kind, resource)
+            await eventually(timers.is_empty)
+        assert timers.calls == [resource]
+        assert await timers.effects() == []
 
 
 async def waits_for_timer(admin: "Pool[asyncpg.Record]") -> bool:
@@ -231,14 +229,14 @@ async def waits_for_timer(admin: "Pool[asyncpg.Record]") -> bool:
 
 
 class TestTenants:
-    async def test_a_handler_sees_and_writes_for_its_own_only(
-        self, clockwork: Clockwork, origin: Origins, tenant: UUID
+    async def test_a_handler_sees_and_writes_rows_of_its_tenant_only(
+        self, timers: TimerDriver, origin: Origins, tenant: UUID
     ) -> None:
         other, seen, refused = uuid4(), dict[UUID, set[UUID]](), list[str]()
-        mine, theirs, waiting = some(3)
+        mine, theirs, waiting = new_ids(3)
         everything = text("select tenant_id from timers union all select tenant_id from outbox")
 
-        async def look(tx: WriteSession, resource_id: UUID) -> None:
+        async def record(tx: WriteSession, resource_id: UUID) -> None:
             seen[tx.tenant_id] = set(await tx.returning(everything))
             if tx.tenant_id == other:
                 foreign = "insert into timers values (:tenant_id, 'x', :tenant_id, now())"
@@ -248,37 +246,37 @@ class TestTenants:
                     refused.append(sqlstate(error))
                     raise
 
-        clockwork.then = look
+        timers.on_call = record
         for owner, resource in ((tenant, mine), (other, theirs)):
-            await clockwork.set(origin(tenant_id=owner), waiting, at=HOUR)
-            await clockwork.set(origin(tenant_id=owner), resource)
-        async with running(clockwork.replica()):
-            await eventually(lambda: clockwork.had(mine))
+            await timers.set(origin(tenant_id=owner), waiting, at=HOUR)
+            await timers.set(origin(tenant_id=owner), resource)
+        async with running(timers.replica()):
+            await eventually(lambda: timers.has_effects(mine))
             await eventually(lambda: _some(refused))
         assert seen == {tenant: {tenant}, other: {other}}
         assert refused[0] == "42501"
 
     async def test_the_same_resource_id_of_two_tenants_is_two_timers(
-        self, clockwork: Clockwork, origin: Origins
+        self, timers: TimerDriver, origin: Origins
     ) -> None:
-        (resource,) = some(1)
-        for tenant_id in some(2):
-            await clockwork.set(origin(tenant_id=tenant_id), resource)
-        assert len(await clockwork.rows()) == 2
-        async with running(clockwork.replica()):
-            await eventually(clockwork.over)
-        assert await clockwork.effects() == [resource] * 2
+        (resource,) = new_ids(1)
+        for tenant_id in new_ids(2):
+            await timers.set(origin(tenant_id=tenant_id), resource)
+        assert len(await timers.rows()) == 2
+        async with running(timers.replica()):
+            await eventually(timers.is_empty)
+        assert await timers.effects() == [resource] * 2
 
-    async def test_a_tenant_sees_its_own_timers_and_the_service_those_of_all(
-        self, clockwork: Clockwork, origin: Origins, tenant: UUID
+    async def test_a_transaction_of_all_tenants_sees_all_timers(
+        self, timers: TimerDriver, origin: Origins, tenant: UUID
     ) -> None:
-        (theirs,) = some(1)
+        (theirs,) = new_ids(1)
         for tenant_id in (tenant, theirs):
-            await clockwork.set(origin(tenant_id=tenant_id), *some(1), at=HOUR)
-        query = text("select tenant_id from timers where kind = :kind").bindparams(kind=clockwork.kind)
-        async with clockwork.db.write(origin()) as tx:
+            await timers.set(origin(tenant_id=tenant_id), *new_ids(1), at=HOUR)
+        query = text("select tenant_id from timers where kind = :kind").bindparams(kind=timers.kind)
+        async with timers.db.write(origin()) as tx:
             assert await tx.returning(query) == [tenant]
-        async with clockwork.db.all_tenants() as session:
+        async with timers.db.all_tenants() as session:
             assert set((await session.execute(query)).scalars()) == {tenant, theirs}
 
 
@@ -286,31 +284,31 @@ async def _some(found: list[str]) -> bool:
     return bool(found)
 
 
-class TestOutside:
-    async def test_it_is_over_when_its_handler_is(self, clockwork: Clockwork, origin: Origins) -> None:
-        (resource,) = some(1)
+class TestOwnTransaction:
+    async def test_the_timer_is_deleted_after_its_handler(self, timers: TimerDriver, origin: Origins) -> None:
+        (resource,) = new_ids(1)
         seen: list[int] = []
 
-        async def look(tx: WriteSession, resource_id: UUID) -> None:
-            seen.append(len(await clockwork.rows()))
+        async def record(tx: WriteSession, resource_id: UUID) -> None:
+            seen.append(len(await timers.rows()))
 
-        clockwork.then = look
-        await clockwork.set(origin(), resource)
-        async with running(clockwork.replica(handler=due(clockwork.kind, own_transaction=True)(clockwork.act_outside))):
-            await eventually(clockwork.over)
-        assert (clockwork.tries, seen) == ([resource], [1])
-        assert await clockwork.effects() == [resource]
+        timers.on_call = record
+        await timers.set(origin(), resource)
+        async with running(timers.replica(handler=timers.own_transaction_handler)):
+            await eventually(timers.is_empty)
+        assert (timers.calls, seen) == ([resource], [1])
+        assert await timers.effects() == [resource]
 
-    async def test_one_that_its_handler_set_again_stays(self, clockwork: Clockwork, origin: Origins) -> None:
-        async def again_in_an_hour(tx: WriteSession, resource_id: UUID) -> None:
-            set_timer(tx, clockwork.kind, resource_id, clock.now() + HOUR)
+    async def test_a_timer_that_its_handler_set_again_stays(self, timers: TimerDriver, origin: Origins) -> None:
+        async def set_again_in_an_hour(tx: WriteSession, resource_id: UUID) -> None:
+            set_timer(tx, timers.kind, resource_id, clock.now() + HOUR)
 
-        clockwork.then = again_in_an_hour
-        (resource,) = some(1)
-        await clockwork.set(origin(), resource, at=-HOUR)
-        replica = clockwork.replica(handler=due(clockwork.kind, own_transaction=True)(clockwork.act_outside))
+        timers.on_call = set_again_in_an_hour
+        (resource,) = new_ids(1)
+        await timers.set(origin(), resource, at=-HOUR)
+        replica = timers.replica(handler=timers.own_transaction_handler)
         await replica._fire_batch()
         await replica._fire_batch()
-        assert clockwork.tries == [resource]
-        row = await clockwork.row(resource)
+        assert timers.calls == [resource]
+        row = await timers.row(resource)
         assert (row["attempts"], HOUR / 2 < row["left"] < 2 * HOUR) == (0, True)

@@ -1,4 +1,4 @@
-"""Timers of one kind under test: handlers that have an effect in the database, and what came of it."""
+"""Timers of one kind under test: a handler that writes to the database, and queries for what it wrote."""
 
 import asyncio
 import contextlib
@@ -21,37 +21,41 @@ Pool = asyncpg.Pool
 HOUR = timedelta(hours=1)
 
 
-class Clockwork:
-    """Handlers of one kind, which have an effect in the database and do what they are told to, and what came of it."""
+class TimerDriver:
+    """A handler of one kind that writes to the database and fails on demand, and queries for what it wrote."""
 
     def __init__(self, db: Database, admin: "Pool[asyncpg.Record]", kind: str) -> None:
         self.db, self._admin, self.kind = db, admin, kind
-        self.tries: list[UUID] = []
+        self.calls: list[UUID] = []
         self.failing: set[UUID] = set()
-        self.then: Callable[[WriteSession, UUID], Awaitable[None]] | None = None
+        self.on_call: Callable[[WriteSession, UUID], Awaitable[None]] | None = None
 
     @property
     def handler(self) -> TimerHandler:
-        return due(self.kind)(self.act)
+        return due(self.kind)(self.handle)
 
-    async def act(self, tx: WriteSession, resource_id: UUID) -> None:
-        self.tries.append(resource_id)
+    @property
+    def own_transaction_handler(self) -> TimerHandler:
+        return due(self.kind, own_transaction=True)(self.handle_in_own_transaction)
+
+    async def handle(self, tx: WriteSession, resource_id: UUID) -> None:
+        self.calls.append(resource_id)
         outbox.append(tx, BudgetClosed(budget_id=f"{self.kind} {resource_id}"))
         await tx.flush()
-        if self.then:
-            await self.then(tx, resource_id)
+        if self.on_call:
+            await self.on_call(tx, resource_id)
         if resource_id in self.failing:
             raise RuntimeError("broken")
 
-    async def act_outside(self, _: object, origin: Origin, resource_id: UUID) -> None:
+    async def handle_in_own_transaction(self, _: object, origin: Origin, resource_id: UUID) -> None:
         async with self.db.write(origin) as tx:
-            await self.act(tx, resource_id)
+            await self.handle(tx, resource_id)
 
-    def replica(self, db: Database | None = None, handler: TimerHandler | None = None, **given: Any) -> Timers:
-        return Timers(db or self.db, "budgets", (handler or self.handler,), **{"poll_s": 0.01, **given})
+    def replica(self, db: Database | None = None, handler: TimerHandler | None = None, **options: Any) -> Timers:
+        return Timers(db or self.db, "budgets", (handler or self.handler,), **{"poll_s": 0.01, **options})
 
     async def set(self, origin: Origin, *resource_ids: UUID, at: timedelta = timedelta()) -> None:
-        """By the clock of the database."""
+        """Set timers that become due `at` from now, by the clock of the database."""
         now = await self._admin.fetchval("select now()")
         async with self.db.write(origin) as tx:
             for resource_id in resource_ids:
@@ -61,7 +65,7 @@ class Clockwork:
         rows = await self._admin.fetch("select body from budgets.outbox where body like $1", f"%{self.kind}%")
         return [UUID(json_format.Parse(row["body"], BudgetClosed()).budget_id.split()[1]) for row in rows]
 
-    async def had(self, *resource_ids: UUID) -> bool:
+    async def has_effects(self, *resource_ids: UUID) -> bool:
         return set(resource_ids) <= set(await self.effects())
 
     async def rows(self) -> list[asyncpg.Record]:
@@ -72,13 +76,13 @@ class Clockwork:
         (row,) = [row for row in await self.rows() if row["resource_id"] == resource_id]
         return row
 
-    async def over(self) -> bool:
+    async def is_empty(self) -> bool:
         return not await self.rows()
 
 
 @contextlib.asynccontextmanager
 async def running(*replicas: Timers) -> AsyncIterator[None]:
-    """Until the block ends."""
+    """Run the replicas until the block ends."""
     parts = [asyncio.create_task(replica.run()) for replica in replicas]
     try:
         yield
@@ -86,5 +90,5 @@ async def running(*replicas: Timers) -> AsyncIterator[None]:
         await tasks.cancel_and_wait(*parts)
 
 
-def some(count: int) -> list[UUID]:
+def new_ids(count: int) -> list[UUID]:
     return [uuid4() for _ in range(count)]
