@@ -4,7 +4,7 @@ db              kit.db.Database of the service `budgets`, in a database without 
 kit_admin       the superuser in that database
 origin()        an Origin of this test's tenant; call(key=…) a Call
 timers          timers of a kind that only this test uses: `timers.set(origin(), id)`; see timer_driver.py
-probe           a Probe servicer behind serving.calls on a real port: `probe.servicer.does = …`, `probe.stub.Do`
+probe           a Probe servicer behind serving.calls on a real port: `probe.servicer.on_call = …`, `probe.stub.Do`
 """
 
 import contextlib
@@ -112,8 +112,8 @@ class NoScopes:
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
-    """A probe servicer that is served."""
+class ServedProbe:
+    """A running server of a Probe."""
 
     servicer: Probe
     stub: ProbeStub
@@ -122,7 +122,7 @@ class Probed:
 
 
 @contextlib.asynccontextmanager
-async def probed(settings: Settings) -> AsyncIterator[Probed]:
+async def serve_probe(settings: Settings) -> AsyncIterator[ServedProbe]:
     """Serve a probe until the block ends."""
     server, servicer, calls = aio.server(), Probe(), CallPipeline(settings, NoScopes())
     server.add_generic_rpc_handlers([calls.handler_for(servicer)])
@@ -130,13 +130,13 @@ async def probed(settings: Settings) -> AsyncIterator[Probed]:
     await server.start()
     try:
         async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield Probed(servicer, ProbeStub(channel), calls, f"127.0.0.1:{port}")
+            yield ServedProbe(servicer, ProbeStub(channel), calls, f"127.0.0.1:{port}")
     finally:
         await server.stop(None)
 
 
 @pytest.fixture
-async def probe(kit_settings: Callable[..., Settings]) -> AsyncIterator[Probed]:
+async def probe(kit_settings: Callable[..., Settings]) -> AsyncIterator[ServedProbe]:
     """A served probe; the test sets what it does."""
-    async with probed(kit_settings()) as served:
+    async with serve_probe(kit_settings()) as served:
         yield served

@@ -1,4 +1,4 @@
-"""The probe service, generated while the tests run, with a servicer that does what a test tells it to."""
+"""The probe service, generated while the tests run; each test sets what its servicer does."""
 
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,51 +61,51 @@ else:
     ListRequest, InsideRequest = _CLASSES["ListRequest"], _CLASSES["InsideRequest"]
     WatchRequest, WatchReply, GetRequest = _CLASSES["WatchRequest"], _CLASSES["WatchReply"], _CLASSES["GetRequest"]
 
-Does = Callable[[Any, Call], Awaitable[DoReply]]
-Tells = Callable[[Any, Call], AsyncIterator[WatchReply]]
+CallHandler = Callable[[Any, Call], Awaitable[DoReply]]
+WatchHandler = Callable[[Any, Call], AsyncIterator[WatchReply]]
 
 
 class Probe:
-    """billing.probe.v1.ProbeService: every method does what `does` is set to, by default answer with its name.
+    """billing.probe.v1.ProbeService: every method calls `on_call`, which returns the name of the method by default.
 
-    The stream tells what `tells` is set to, by default two messages.
+    The stream calls `on_watch`, which yields two messages by default.
     """
 
     service = FILE.services_by_name["ProbeService"]
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.does: Does = self._answer
-        self.tells: Tells = self._two
+        self.on_call: CallHandler = self._reply_with_method
+        self.on_watch: WatchHandler = self._two_messages
 
     @staticmethod
-    async def _answer(request: Message, call: Call) -> DoReply:
+    async def _reply_with_method(request: Message, call: Call) -> DoReply:
         return DoReply(text=call.method.rpartition("/")[2])
 
     async def Do(self, request: DoRequest, call: Call) -> DoReply:
         self.calls.append(call)
-        return await self.does(request, call)
+        return await self.on_call(request, call)
 
     async def List(self, request: ListRequest, call: Call) -> DoReply:
         self.calls.append(call)
-        return await self.does(request, call)
+        return await self.on_call(request, call)
 
     async def Inside(self, request: InsideRequest, call: Call) -> DoReply:
         self.calls.append(call)
-        return await self.does(request, call)
+        return await self.on_call(request, call)
 
     async def Get(self, request: GetRequest, call: Call) -> DoReply:
         self.calls.append(call)
-        return await self.does(request, call)
+        return await self.on_call(request, call)
 
     @staticmethod
-    async def _two(request: Message, call: Call) -> AsyncIterator[WatchReply]:
+    async def _two_messages(request: Message, call: Call) -> AsyncIterator[WatchReply]:
         yield WatchReply(event_id="1")
         yield WatchReply(event_id="2")
 
     async def Watch(self, request: WatchRequest, call: Call) -> AsyncIterator[WatchReply]:
         self.calls.append(call)
-        async for reply in self.tells(request, call):
+        async for reply in self.on_watch(request, call):
             yield reply
 
 

@@ -22,7 +22,7 @@ from kit.telemetry import SERVER_DURATION
 from serving.calls import CallPipeline
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import eventually
-from tests.kit.conftest import NoScopes, Probed, probed
+from tests.kit.conftest import NoScopes, ServedProbe, serve_probe
 from tests.kit.probe import FILE, DoReply, DoRequest, InsideRequest, ListRequest, Probe
 
 Log = list[dict[str, Any]]
@@ -32,52 +32,52 @@ class BudgetFull(FailedPrecondition):
     reason = "BUDGET_FULL"
 
 
-def does(probe: Probed, raised: BaseException) -> None:
+def on_call(probe: ServedProbe, raised: BaseException) -> None:
     """Let the handler raise."""
 
     async def fail(request: Any, call: Call) -> DoReply:
         raise raised
 
-    probe.servicer.does = fail
+    probe.servicer.on_call = fail
 
 
 class TestWho:
-    async def test_a_good_call_is_answered(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_good_call_is_answered(self, probe: ServedProbe, finance: Caller) -> None:
         assert (await finance.call(probe.stub.Do, DoRequest())).text == "Do"
         (call,) = probe.servicer.calls
         assert (call.tenant_id, call.actor) == (finance.tenant_id, "alice")
         assert call.method == "billing.probe.v1.ProbeService/Do"
         assert call.trace.trace_id == finance.trace.trace_id
 
-    async def test_no_token(self, probe: Probed) -> None:
+    async def test_no_token(self, probe: ServedProbe) -> None:
         refused = await refusal(probe.stub.Do(DoRequest()))
         assert (refused.code, refused.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
 
-    async def test_a_bad_token(self, probe: Probed) -> None:
+    async def test_a_bad_token(self, probe: ServedProbe) -> None:
         refused = await refusal(probe.stub.Do(DoRequest(), metadata=(("authorization", "Bearer a.b.c"),)))
         assert (refused.code, refused.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
 
-    async def test_an_expired_token(self, probe: Probed, caller: Callable[..., Caller]) -> None:
+    async def test_an_expired_token(self, probe: ServedProbe, caller: Callable[..., Caller]) -> None:
         late = caller(exp=int(time.time()) - 60)
         refused = await refusal(late.call(probe.stub.Do, DoRequest()))
         assert (refused.code, refused.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
 
     async def test_no_permission_is_told_before_what_is_wrong_with_the_input(
-        self, probe: Probed, caller: Callable[..., Caller]
+        self, probe: ServedProbe, caller: Callable[..., Caller]
     ) -> None:
         refused = await refusal(caller("viewer").call(probe.stub.Do, DoRequest(name="n" * 21)))
         assert (refused.code, refused.reason) == (StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
         assert refused.metadata == {"permission": "budgets.write"}
         assert not probe.servicer.calls
 
-    async def test_bad_input_does_not_reach_the_handler(self, probe: Probed, finance: Caller) -> None:
+    async def test_bad_input_does_not_reach_the_handler(self, probe: ServedProbe, finance: Caller) -> None:
         refused = await refusal(finance.call(probe.stub.Do, DoRequest(name="n" * 21, due_date="x")))
         assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
         assert set(refused.fields) == {"name", "due_date"}
         assert not probe.servicer.calls
 
     async def test_internal_methods_are_for_services(
-        self, probe: Probed, caller: Callable[..., Caller], tenant: UUID, kit_settings: Callable[..., Settings]
+        self, probe: ServedProbe, caller: Callable[..., Caller], tenant: UUID, kit_settings: Callable[..., Settings]
     ) -> None:
         for role in ("billing_admin", "service"):
             refused = await refusal(caller(role).call(probe.stub.Inside, InsideRequest()))
@@ -87,7 +87,7 @@ class TestWho:
         assert (await refusal(service.call(probe.stub.Do, DoRequest()))).reason == "PERMISSION_MISSING"
 
     async def test_only_a_service_may_say_for_whom_it_calls(
-        self, probe: Probed, finance: Caller, tenant: UUID, kit_settings: Callable[..., Settings]
+        self, probe: ServedProbe, finance: Caller, tenant: UUID, kit_settings: Callable[..., Settings]
     ) -> None:
         named = ("x-actor", "Zo%C3%AB")
         await probe.stub.Do(DoRequest(), metadata=(*finance.metadata, named))
@@ -96,7 +96,7 @@ class TestWho:
         assert [call.actor for call in probe.servicer.calls] == ["alice", "Zoë"]
 
     async def test_a_confined_caller_gets_a_scope_and_others_none(
-        self, probe: Probed, caller: Callable[..., Caller]
+        self, probe: ServedProbe, caller: Callable[..., Caller]
     ) -> None:
         await caller().call(probe.stub.Do, DoRequest())
         await caller(entity_scope=[ids.ENTITY.format(ids.new())]).call(probe.stub.Do, DoRequest())
@@ -104,14 +104,14 @@ class TestWho:
         assert free.scope is None
         assert confined.scope is not None
 
-    async def test_bytes_that_are_no_message_are_a_bad_request(self, probe: Probed, finance: Caller) -> None:
+    async def test_bytes_that_are_no_message_are_a_bad_request(self, probe: ServedProbe, finance: Caller) -> None:
         async with aio.insecure_channel(probe.address) as channel:
             do: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Do")
             for raw in (b"\xff\xff\xff", b"\x12\x02\xc3\x28", b"\x0a\xff\xff\xff\xff\x0f"):
                 refused = await refusal(do(raw, metadata=finance.metadata))
                 assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY")
 
-    async def test_a_method_that_is_not_there(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_method_that_is_not_there(self, probe: ServedProbe, finance: Caller) -> None:
         async with aio.insecure_channel(probe.address) as channel:
             undo: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Undo")
             refused = await refusal(undo(b""))
@@ -119,27 +119,27 @@ class TestWho:
 
 
 class TestHowLong:
-    async def test_a_call_without_deadline_gets_the_default(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_call_without_deadline_gets_the_default(self, probe: ServedProbe, finance: Caller) -> None:
         await probe.stub.Do(DoRequest(), metadata=finance.metadata)
         assert 9 < probe.servicer.calls[0].remaining_s() <= 10
 
-    async def test_a_late_deadline_is_cut(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_late_deadline_is_cut(self, probe: ServedProbe, finance: Caller) -> None:
         await probe.stub.Do(DoRequest(), metadata=finance.metadata, timeout=3600)
         assert 29 < probe.servicer.calls[0].remaining_s() <= 30
 
-    async def test_an_early_deadline_is_kept(self, probe: Probed, finance: Caller) -> None:
+    async def test_an_early_deadline_is_kept(self, probe: ServedProbe, finance: Caller) -> None:
         await probe.stub.Do(DoRequest(), metadata=finance.metadata, timeout=5)
         assert 4 < probe.servicer.calls[0].remaining_s() < 5.2
 
     async def test_who_set_no_deadline_is_told_when_the_default_is_over(
         self, kit_settings: Callable[..., Settings], finance: Caller
     ) -> None:
-        async with probed(kit_settings(deadline_default_s=0.1)) as probe:
-            probe.servicer.does = forever
+        async with serve_probe(kit_settings(deadline_default_s=0.1)) as probe:
+            probe.servicer.on_call = forever
             refused = await refusal(probe.stub.Do(DoRequest(), metadata=finance.metadata))
         assert (refused.code, refused.reason) == (StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
 
-    async def test_a_caller_who_leaves_ends_the_work(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_caller_who_leaves_ends_the_work(self, probe: ServedProbe, finance: Caller) -> None:
         ended = asyncio.Event()
 
         async def work(request: Any, call: Call) -> DoReply:
@@ -148,12 +148,12 @@ class TestHowLong:
             finally:
                 ended.set()
 
-        probe.servicer.does = work
+        probe.servicer.on_call = work
         under_way = probe.stub.Do(DoRequest(), metadata=finance.metadata)
         await eventually(lambda: _true(probe.servicer.calls))
         under_way.cancel()
         await asyncio.wait_for(ended.wait(), 5)
-        probe.servicer.does = probe.servicer._answer
+        probe.servicer.on_call = probe.servicer._reply_with_method
         assert (await finance.call(probe.stub.Do, DoRequest())).text == "Do"
 
 
@@ -176,8 +176,8 @@ class TestOverload:
             await go_on.wait()
             return DoReply(text="at last")
 
-        async with probed(kit_settings(calls_max=2)) as probe:
-            probe.servicer.does = wait
+        async with serve_probe(kit_settings(calls_max=2)) as probe:
+            probe.servicer.on_call = wait
             first = [asyncio.ensure_future(finance.call(probe.stub.Do, DoRequest())) for _ in range(2)]
             await eventually(lambda: _true(len(probe.servicer.calls) == 2))
             refused = await refusal(finance.call(probe.stub.Do, DoRequest()))
@@ -187,10 +187,10 @@ class TestOverload:
             assert [reply.text for reply in await asyncio.gather(*first)] == ["at last"] * 2
             assert (await finance.call(probe.stub.Do, DoRequest())).text == "at last"
 
-    async def test_refused_calls_leave_no_trace_in_the_count(self, probe: Probed, finance: Caller) -> None:
+    async def test_refused_calls_leave_no_trace_in_the_count(self, probe: ServedProbe, finance: Caller) -> None:
         for _ in range(5):
             await refusal(probe.stub.Do(DoRequest()))
-        does(probe, RuntimeError())
+        on_call(probe, RuntimeError())
         await refusal(finance.call(probe.stub.Do, DoRequest()))
         assert probe.calls._active_calls == 0
 
@@ -206,11 +206,11 @@ def database_error(sqlstate: str) -> DBAPIError:
 
 
 class TestWhatGoesWrong:
-    async def refused(self, probe: Probed, finance: Caller, raised: BaseException) -> Refusal:
-        does(probe, raised)
+    async def refused(self, probe: ServedProbe, finance: Caller, raised: BaseException) -> Refusal:
+        on_call(probe, raised)
         return await refusal(finance.call(probe.stub.Do, DoRequest()))
 
-    async def test_a_refusal_is_told_with_its_numbers(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_refusal_is_told_with_its_numbers(self, probe: ServedProbe, finance: Caller) -> None:
         refused = await self.refused(probe, finance, BudgetFull("It is full.", room="1.00"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "BUDGET_FULL")
         assert (refused.message, refused.metadata) == ("It is full.", {"room": "1.00"})
@@ -232,7 +232,7 @@ class TestWhatGoesWrong:
         ids=lambda raised: type(raised).__name__,
     )
     async def test_a_fault_of_ours_says_nothing_but_an_id_that_is_in_the_log(
-        self, probe: Probed, finance: Caller, logs: Log, raised: Exception
+        self, probe: ServedProbe, finance: Caller, logs: Log, raised: Exception
     ) -> None:
         refused = await self.refused(probe, finance, raised)
         assert (refused.code, refused.reason) == (StatusCode.INTERNAL, "INTERNAL")
@@ -263,17 +263,17 @@ class TestWhatGoesWrong:
         ids=lambda value: getattr(value, "sqlstate", None) or type(value).__name__,
     )
     async def test_what_passes_is_told_as_such(
-        self, probe: Probed, finance: Caller, raised: BaseException, code: StatusCode, reason: str
+        self, probe: ServedProbe, finance: Caller, raised: BaseException, code: StatusCode, reason: str
     ) -> None:
         refused = await self.refused(probe, finance, raised)
         assert (refused.code, refused.reason) == (code, reason)
         assert "secret" not in str(refused)
 
-    async def test_a_reply_of_another_kind_leaks_nothing(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_reply_of_another_kind_leaks_nothing(self, probe: ServedProbe, finance: Caller) -> None:
         async def wrong(request: Any, call: Call) -> Any:
             return None
 
-        probe.servicer.does = wrong
+        probe.servicer.on_call = wrong
         refused = await refusal(finance.call(probe.stub.Do, DoRequest()))
         assert refused.code is StatusCode.INTERNAL
         assert "NoneType" not in refused.message
@@ -281,7 +281,7 @@ class TestWhatGoesWrong:
 
 class TestWhatIsKept:
     async def test_a_call_is_logged_with_who_what_and_how_it_ended(
-        self, probe: Probed, finance: Caller, logs: Log
+        self, probe: ServedProbe, finance: Caller, logs: Log
     ) -> None:
         await probe.stub.Do(DoRequest(), metadata=(*finance.metadata, ("x-request-id", "r-1")))
         (line,) = [line for line in logs if line["event"] == "call" and line["trace_id"] == finance.trace.trace_id]
@@ -289,13 +289,13 @@ class TestWhatIsKept:
         assert (line["code"], line["request_id"]) == ("OK", "r-1")
         assert (line["tenant_id"], line["actor"]) == (str(finance.tenant_id), "alice")
 
-    async def test_no_log_line_has_the_token(self, probe: Probed, finance: Caller, logs: Log) -> None:
-        does(probe, RuntimeError("broken"))
+    async def test_no_log_line_has_the_token(self, probe: ServedProbe, finance: Caller, logs: Log) -> None:
+        on_call(probe, RuntimeError("broken"))
         await refusal(finance.call(probe.stub.Do, DoRequest()))
         assert logs
         assert finance.token not in str(logs)
 
-    async def test_calls_are_counted_by_method_and_outcome(self, probe: Probed, finance: Caller) -> None:
+    async def test_calls_are_counted_by_method_and_outcome(self, probe: ServedProbe, finance: Caller) -> None:
         method = "billing.probe.v1.ProbeService/List"
         before = {code: counted(method, code) for code in ("OK", "UNAUTHENTICATED")}
         await finance.call(probe.stub.List, ListRequest())
@@ -306,7 +306,7 @@ class TestWhatIsKept:
 
         await eventually(both_were_counted)
 
-    async def test_a_damaged_traceparent_starts_a_new_trace(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_damaged_traceparent_starts_a_new_trace(self, probe: ServedProbe, finance: Caller) -> None:
         authorization, _ = finance.metadata
         for damaged in ("", "00-0-0-00", f"00-{'0' * 32}-{'1' * 16}-01", f"00-{'g' * 32}-{'1' * 16}-01"):
             await probe.stub.Do(DoRequest(), metadata=(authorization, ("traceparent", damaged)))

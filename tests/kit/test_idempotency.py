@@ -16,7 +16,7 @@ from kit.origin import Call
 from kit.settings import Settings
 from serving.operations import DeadLetterRow
 from tests.harness.callers import Caller, refusal
-from tests.kit.conftest import Probed, probed
+from tests.kit.conftest import ServedProbe, serve_probe
 from tests.kit.probe import DoReply, DoRequest
 
 
@@ -49,9 +49,9 @@ class CountingHandler:
 
 
 @pytest.fixture
-def handler(db: Database, probe: Probed) -> CountingHandler:
+def handler(db: Database, probe: ServedProbe) -> CountingHandler:
     handler = CountingHandler(db)
-    probe.servicer.does = handler.handle
+    probe.servicer.on_call = handler.handle
     return handler
 
 
@@ -61,7 +61,7 @@ def keyed_request(key: str = "k-1", name: str = "one") -> DoRequest:
 
 class TestKey:
     async def test_the_same_key_returns_the_same_bytes_marked_as_replayed(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         async with aio.insecure_channel(probe.address) as channel:
             raw: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Do")
@@ -75,7 +75,7 @@ class TestKey:
         assert await handler.effects(call()) == 1
 
     async def test_another_input_with_the_same_key_is_a_mismatch(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         await finance.call(probe.stub.Do, keyed_request())
         refused = await refusal(finance.call(probe.stub.Do, keyed_request(name="two")))
@@ -84,28 +84,28 @@ class TestKey:
         assert await handler.effects(call()) == 1
 
     async def test_the_key_of_another_caller_is_a_mismatch(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, caller: Callable[..., Caller]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, caller: Callable[..., Caller]
     ) -> None:
         await finance.call(probe.stub.Do, keyed_request())
         refused = await refusal(caller(subject="bob").call(probe.stub.Do, keyed_request()))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
 
     async def test_keys_of_different_tenants_are_independent(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, caller: Callable[..., Caller]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, caller: Callable[..., Caller]
     ) -> None:
         mine = await finance.call(probe.stub.Do, keyed_request())
         theirs = await caller(tenant=uuid4()).call(probe.stub.Do, keyed_request())
         assert mine.text != theirs.text
 
     async def test_calls_without_a_key_are_not_deduplicated(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         for _ in range(2):
             await finance.call(probe.stub.Do, DoRequest(name="one"))
         assert await handler.effects(call()) == 2
 
     async def test_concurrent_calls_have_one_effect_and_one_reply(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         for number in range(5):
             key = f"raced-{number}"
@@ -114,21 +114,21 @@ class TestKey:
             assert await handler.effects(call()) == number + 1
 
     async def test_concurrent_calls_with_different_inputs_have_one_effect(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         calls = [finance.call(probe.stub.Do, keyed_request(name=str(number))) for number in range(8)]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1
         assert await handler.effects(call()) == 1
 
-    async def test_errors_are_not_stored(self, probe: Probed, handler: CountingHandler, finance: Caller) -> None:
+    async def test_errors_are_not_stored(self, probe: ServedProbe, handler: CountingHandler, finance: Caller) -> None:
         handler.rejecting = True
         assert (await refusal(finance.call(probe.stub.Do, keyed_request()))).reason == "REFUSED"
         handler.rejecting = False
         assert (await finance.call(probe.stub.Do, keyed_request())).text
 
     async def test_a_handler_that_does_not_store_its_reply_is_rolled_back(
-        self, probe: Probed, handler: CountingHandler, finance: Caller
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller
     ) -> None:
         async def forgetful(request: Any, call: Call) -> DoReply:
             async with handler.db.write(call) as tx:
@@ -145,25 +145,25 @@ class TestKey:
                 tx.add(row)
                 return DoReply()
 
-        probe.servicer.does = forgetful
+        probe.servicer.on_call = forgetful
         assert (await refusal(finance.call(probe.stub.Do, keyed_request()))).reason == "INTERNAL"
         assert await handler.effects(probe.servicer.calls[0]) == 0
         await finance.call(probe.stub.Do, DoRequest(name="without a key"))
 
     async def test_keys_survive_a_restart(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, kit_settings: Callable[..., Settings]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, kit_settings: Callable[..., Settings]
     ) -> None:
         first = await finance.call(probe.stub.Do, keyed_request())
-        async with probed(kit_settings()) as restarted:
+        async with serve_probe(kit_settings()) as restarted:
             db = Database(kit_settings())
-            restarted.servicer.does = CountingHandler(db).handle
+            restarted.servicer.on_call = CountingHandler(db).handle
             again, trailers = await finance.call_with_trailers(restarted.stub.Do, keyed_request())
             await db.close()
         assert again.text == first.text
         assert trailers["idempotency-replayed"] == "true"
 
     async def test_a_call_cancelled_at_any_moment_has_one_effect_with_its_key(
-        self, probe: Probed, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
     ) -> None:
         """Cancel a call at different moments, then repeat it with the same key."""
         for number in range(25):
@@ -176,7 +176,7 @@ class TestKey:
 
     async def test_keys_are_stored_in_the_schema_of_the_service(
         self,
-        probe: Probed,
+        probe: ServedProbe,
         handler: CountingHandler,
         finance: Caller,
         tenant: UUID,

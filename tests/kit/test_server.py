@@ -109,7 +109,7 @@ class TestEnd:
             await go_on.wait()
             return DoReply(text="finished")
 
-        p.probe.does = wait
+        p.probe.on_call = wait
         running = serving(p.settings, p.service)
         address = await running.__aenter__()
         async with aio.insecure_channel(address) as channel:
@@ -145,7 +145,7 @@ class TestEnd:
             await asyncio.sleep(3600)
             return DoReply()
 
-        p.probe.does = endless
+        p.probe.on_call = endless
         running = serving(p.settings, p.service)
         async with aio.insecure_channel(await running.__aenter__()) as channel:
             under_way = asyncio.ensure_future(finance.call(ProbeStub(channel).Do, DoRequest()))

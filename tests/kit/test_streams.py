@@ -19,7 +19,7 @@ from serving.calls import STREAMS_IN_PROGRESS, CallPipeline
 from serving.server import Service, serving
 from tests.harness.callers import Caller, Refusal
 from tests.harness.observe import eventually
-from tests.kit.conftest import NoScopes, Probed, probed
+from tests.kit.conftest import NoScopes, ServedProbe, serve_probe
 from tests.kit.probe import FILE, DoReply, DoRequest, InsideRequest, Probe, ProbeStub, WatchReply, WatchRequest
 
 Log = list[dict[str, Any]]
@@ -55,13 +55,13 @@ class Source:
 
 
 @pytest.fixture
-def source(probe: Probed) -> Source:
+def source(probe: ServedProbe) -> Source:
     source = Source()
-    probe.servicer.tells = source.tell
+    probe.servicer.on_watch = source.tell
     return source
 
 
-def watch(probe: Probed, caller: Caller, **given: Any) -> Any:
+def watch(probe: ServedProbe, caller: Caller, **given: Any) -> Any:
     return probe.stub.Watch(WatchRequest(**given), metadata=caller.metadata)
 
 
@@ -84,7 +84,9 @@ async def refused(call: Any) -> Refusal:
 
 
 class TestTheWay:
-    async def test_what_is_yielded_arrives_in_order_and_the_end_is_ok(self, probe: Probed, finance: Caller) -> None:
+    async def test_what_is_yielded_arrives_in_order_and_the_end_is_ok(
+        self, probe: ServedProbe, finance: Caller
+    ) -> None:
         stream = watch(probe, finance)
         assert await all_of(stream) == ["1", "2"]
         assert await stream.code() is StatusCode.OK
@@ -93,26 +95,26 @@ class TestTheWay:
             finance.tenant_id, "alice", finance.trace.trace_id,
         )  # fmt: skip
 
-    async def test_each_step_may_refuse(self, probe: Probed, caller: Callable[..., Caller]) -> None:
+    async def test_each_step_may_refuse(self, probe: ServedProbe, caller: Callable[..., Caller]) -> None:
         assert (await refused(probe.stub.Watch(WatchRequest()))).reason == "TOKEN_MISSING"
         assert (await refused(watch(probe, caller("service")))).reason == "PERMISSION_MISSING"
         wrong = await refused(watch(probe, caller(), name="n" * 21, last_event_id="x"))
         assert set(wrong.fields) == {"name", "last_event_id"}
         assert not probe.servicer.calls
 
-    async def test_a_confined_caller_gets_a_scope(self, probe: Probed, caller: Callable[..., Caller]) -> None:
+    async def test_a_confined_caller_gets_a_scope(self, probe: ServedProbe, caller: Callable[..., Caller]) -> None:
         await all_of(watch(probe, caller(entity_scope=[ids.ENTITY.format(ids.new())])))
         assert probe.servicer.calls[0].scope is not None
 
     async def test_the_caller_learns_that_it_is_let_in_before_anything_is_told(
-        self, probe: Probed, finance: Caller, source: Source
+        self, probe: ServedProbe, finance: Caller, source: Source
     ) -> None:
         stream = watch(probe, finance)
         await asyncio.wait_for(stream.initial_metadata(), 5)
         assert source.told.empty()
 
     async def test_a_refusal_in_the_middle_comes_after_what_was_told(
-        self, probe: Probed, finance: Caller, source: Source
+        self, probe: ServedProbe, finance: Caller, source: Source
     ) -> None:
         for told in ("1", Broken("It broke.", room="0")):
             source.told.put_nowait(told)
@@ -123,7 +125,7 @@ class TestTheWay:
         assert Refusal.of(raised.value).reason == "BROKEN"
 
     async def test_a_fault_says_nothing_but_an_id_that_is_in_the_log(
-        self, probe: Probed, finance: Caller, source: Source, logs: Log
+        self, probe: ServedProbe, finance: Caller, source: Source, logs: Log
     ) -> None:
         source.told.put_nowait(RuntimeError("secret"))
         told = await refused(watch(probe, finance))
@@ -132,7 +134,7 @@ class TestTheWay:
         faults = [line["incident"] for line in of(finance, logs) if line["event"] == "internal error"]
         assert faults == [told.metadata["incident"]]
 
-    async def test_it_is_logged_when_it_ends(self, probe: Probed, finance: Caller, logs: Log) -> None:
+    async def test_it_is_logged_when_it_ends(self, probe: ServedProbe, finance: Caller, logs: Log) -> None:
         await all_of(watch(probe, finance))
 
         async def line() -> dict[str, Any] | None:
@@ -143,7 +145,7 @@ class TestTheWay:
         assert (told["rpc_method"], told["code"]) == ("billing.probe.v1.ProbeService/Watch", "OK")
         assert told["tenant_id"] == str(finance.tenant_id)
 
-    async def test_a_caller_that_does_not_take_is_not_told_more(self, probe: Probed, finance: Caller) -> None:
+    async def test_a_caller_that_does_not_take_is_not_told_more(self, probe: ServedProbe, finance: Caller) -> None:
         told = 0
 
         async def flood(request: Any, call: Call) -> AsyncIterator[WatchReply]:
@@ -157,7 +159,7 @@ class TestTheWay:
             await asyncio.sleep(0.2)
             return before == told > 0
 
-        probe.servicer.tells = flood
+        probe.servicer.on_watch = flood
         stream = watch(probe, finance)
         await eventually(stands_still)
         assert told < 2000
@@ -169,8 +171,8 @@ class TestHowLong:
         self, kit_settings: Callable[..., Settings], finance: Caller
     ) -> None:
         source = Source()
-        async with probed(kit_settings(deadline_default_s=0.2, deadline_max_s=0.3)) as probe:
-            probe.servicer.tells = source.tell
+        async with serve_probe(kit_settings(deadline_default_s=0.2, deadline_max_s=0.3)) as probe:
+            probe.servicer.on_watch = source.tell
             stream = watch(probe, finance)
             await eventually(source.is_open)
             await asyncio.sleep(0.5)
@@ -179,7 +181,7 @@ class TestHowLong:
             assert probe.servicer.calls[0].remaining_s() > 300, "until its token expires"
 
     async def test_after_its_hour_it_ends_well(
-        self, probe: Probed, finance: Caller, source: Source, monkeypatch: pytest.MonkeyPatch
+        self, probe: ServedProbe, finance: Caller, source: Source, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(module, "_STREAM_MAX_S", 0.2)
         source.told.put_nowait("1")
@@ -188,13 +190,15 @@ class TestHowLong:
         assert await stream.code() is StatusCode.OK
         assert source.open == 0
 
-    async def test_the_callers_deadline_is_kept(self, probe: Probed, finance: Caller, source: Source) -> None:
+    async def test_the_callers_deadline_is_kept(self, probe: ServedProbe, finance: Caller, source: Source) -> None:
         told = await refused(probe.stub.Watch(WatchRequest(), metadata=finance.metadata, timeout=0.3))
         assert told.code is StatusCode.DEADLINE_EXCEEDED
         assert probe.servicer.calls[0].remaining_s() <= 0.3
         await eventually(source.is_closed)
 
-    async def test_it_ends_with_its_token(self, probe: Probed, caller: Callable[..., Caller], source: Source) -> None:
+    async def test_it_ends_with_its_token(
+        self, probe: ServedProbe, caller: Callable[..., Caller], source: Source
+    ) -> None:
         leeway = 30
         late = caller(exp=int(time.time()) + 2 - leeway)
         told = await refused(watch(probe, late))
@@ -203,7 +207,7 @@ class TestHowLong:
         assert source.open == 0
 
     async def test_a_caller_who_leaves_ends_it_at_once(
-        self, probe: Probed, finance: Caller, source: Source, logs: Log
+        self, probe: ServedProbe, finance: Caller, source: Source, logs: Log
     ) -> None:
         stream = watch(probe, finance)
         await eventually(source.is_open)
@@ -217,7 +221,7 @@ class TestHowLong:
         assert not [line for line in of(finance, logs) if line["level"] in {"warning", "error"}]
 
     async def test_a_handler_that_loses_a_cancellation_is_ended_all_the_same(
-        self, probe: Probed, finance: Caller
+        self, probe: ServedProbe, finance: Caller
     ) -> None:
         """As one does that waits with `asyncio.wait_for` in Python 3.11."""
         lost, ended = asyncio.Event(), asyncio.Event()
@@ -233,7 +237,7 @@ class TestHowLong:
             finally:
                 ended.set()
 
-        probe.servicer.tells = deaf
+        probe.servicer.on_watch = deaf
         stream = watch(probe, finance)
         assert (await stream.read()).event_id == "1"
         stream.cancel()
@@ -246,8 +250,8 @@ class TestHowMany:
         self, kit_settings: Callable[..., Settings], finance: Caller
     ) -> None:
         source = Source()
-        async with probed(kit_settings(calls_max=2)) as probe:
-            probe.servicer.tells = source.tell
+        async with serve_probe(kit_settings(calls_max=2)) as probe:
+            probe.servicer.on_watch = source.tell
             streams = [watch(probe, finance) for _ in range(2)]
             for stream in streams:
                 await stream.initial_metadata()
@@ -266,7 +270,7 @@ class TestHowMany:
             await watch(probe, finance).initial_metadata()
             await eventually(source.is_open)
 
-    async def test_refused_streams_leave_no_trace_in_the_count(self, probe: Probed, finance: Caller) -> None:
+    async def test_refused_streams_leave_no_trace_in_the_count(self, probe: ServedProbe, finance: Caller) -> None:
         await refused(probe.stub.Watch(WatchRequest()))
         await refused(watch(probe, finance, name="n" * 21))
         await all_of(watch(probe, finance))
@@ -279,7 +283,7 @@ class TestEnd:
     ) -> None:
         monkeypatch.setattr(server, "_HEALTH_NOTICE_S", 0.1)
         source, probe = Source(), Probe()
-        probe.tells = source.tell
+        probe.on_watch = source.tell
         settings = kit_settings(drain_s=8.0)
         running = serving(settings, Service(db=Database(settings), scopes=NoScopes(), servicers=[probe]))
         async with aio.insecure_channel(await running.__aenter__()) as channel:
@@ -293,7 +297,9 @@ class TestEnd:
         assert (told.code, told.reason) == (StatusCode.UNAVAILABLE, "UNAVAILABLE")
         assert source.open == 0
 
-    async def test_none_begins_once_the_end_has_begun_and_calls_still_do(self, probe: Probed, finance: Caller) -> None:
+    async def test_none_begins_once_the_end_has_begun_and_calls_still_do(
+        self, probe: ServedProbe, finance: Caller
+    ) -> None:
         probe.calls.end_all_streams()
         assert (await refused(watch(probe, finance))).reason == "UNAVAILABLE"
         assert (await finance.call(probe.stub.Do, DoRequest())).text == "Do"
@@ -319,7 +325,7 @@ class TestRegistration:
             async def Watch(  # type: ignore[override]  # the mistake
                 self, request: WatchRequest, call: Call
             ) -> AsyncIterator[WatchReply]:
-                return self._two(request, call)
+                return self._two_messages(request, call)
 
         with pytest.raises(TypeError, match=r"Mistaken\.Watch differs from its proto"):
             calls.handler_for(Mistaken())
