@@ -1,4 +1,4 @@
-"""`make bench`: measures the cases that are asked for, shows a table and writes `build/bench.json`.
+"""`make bench`: measures the selected cases, prints a table and writes `build/bench.json`.
 
 `python -m tests.bench [--slices N] [--json FILE] [CASE or GROUP …]`
 """
@@ -14,7 +14,7 @@ import uvloop
 
 from tests.bench import approvals, budgets, costs, events, gateway, hierarchy, history, upkeep, usage
 from tests.bench.figures import Report
-from tests.bench.plan import Bench, Part, chosen
+from tests.bench.plan import Bench, Part, select_cases
 from tests.bench.stack import ROOT, machine, running
 
 PARTS: Final[tuple[Part, ...]] = (
@@ -33,38 +33,40 @@ PARTS: Final[tuple[Part, ...]] = (
 _SLICES: Final = 10
 
 
-async def measure(wanted: frozenset[str], rounds: int, report: Report) -> None:
-    """Fill the report."""
+async def measure(selected: frozenset[str], rounds: int, report: Report) -> None:
+    """Measure the selected cases and fill the report."""
     started = time.monotonic()
     async with running() as stack:
         report.machine = await machine(stack)
         for part in PARTS:
-            if now := wanted.intersection(part.cases):
-                print(f"{time.monotonic() - started:4.0f} s  {', '.join(sorted(now))}", flush=True)  # noqa: T201
-                await part.measure(Bench(stack, report, wanted, rounds))
+            if cases := selected.intersection(part.cases):
+                print(f"{time.monotonic() - started:4.0f} s  {', '.join(sorted(cases))}", flush=True)  # noqa: T201
+                await part.measure(Bench(stack, report, selected, rounds))
     report.machine["took_s"] = round(time.monotonic() - started)
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--slices", type=int, default=_SLICES, help="of each case; eight at least for a figure")
+    parser.add_argument(
+        "--slices", type=int, default=_SLICES, help="slices of each case; at least eight for a reliable figure"
+    )
     parser.add_argument("names", nargs="*", metavar="CASE or GROUP")
-    parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="the file that is written")
-    given = parser.parse_args()
+    parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json", help="output file")
+    arguments = parser.parse_args()
     try:
-        wanted = chosen(PARTS, [name for names in given.names for name in names.split(",") if name])
+        selected = select_cases(PARTS, [name for names in arguments.names for name in names.split(",") if name])
     except ValueError as error:
         parser.error(str(error))
     for name in [name for name in os.environ if name.startswith("BILLING_")]:
-        del os.environ[name]  # what is set for a stack on this machine is not for this one
+        del os.environ[name]  # settings of a local stack don't apply here
     report = Report()
     try:
-        uvloop.run(measure(wanted, given.slices, report))
-    finally:  # should a case fail, those before it were measured
-        given.json.parent.mkdir(exist_ok=True)
-        given.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
-        print(f"\n{report.table()}\n\n{given.json}")  # noqa: T201
+        uvloop.run(measure(selected, arguments.slices, report))
+    finally:  # also if a case fails: report the cases before it
+        arguments.json.parent.mkdir(exist_ok=True)
+        arguments.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        print(f"\n{report.table()}\n\n{arguments.json}")  # noqa: T201
 
 
 if __name__ == "__main__":

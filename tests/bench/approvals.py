@@ -1,4 +1,4 @@
-"""Group approvals: asking for approvals and deciding on them, with fifty rules, beside charges."""
+"""Group approvals: create and approve requests with fifty rules, compared with charges."""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,23 +15,23 @@ from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from billing.type.v1.money_pb2 import Money
 from grpc import aio
 
-from tests.bench.budgets import charging
-from tests.bench.data import Maker, Way, new_key
+from tests.bench.budgets import charge_call
+from tests.bench.data import ChargeTarget, Factory, new_key
 from tests.bench.figures import rate_goal
-from tests.bench.load import CALLERS, WITHIN_S, Call, Runner, WrongAnswer, slices
+from tests.bench.load import CALLERS, TIMEOUT_S, Call, Runner, WrongReply, slices
 from tests.bench.plan import Bench, Part
 from tests.bench.stack import Metadata
 
 _RULES: Final = 50
 _WARM: Final = 4
-"""Slices before the first that counts."""
+"""Number of warm-up slices."""
 _AMOUNT: Final = Money(currency_code="EUR", amount="100.00")
 _FLOORS_OF: Final[Mapping[str, Sequence[str]]] = {"approvals": ("charge_beside_approvals",)}
 _GOALS: Final = (rate_goal("approvals", "charge_beside_approvals", 0.4),)
 
 
-def deciding(stub: ApprovalServiceStub, entity_id: str, asks: Sequence[Metadata], decides: Metadata) -> Call:
-    """A request that is made and approved; counts as one."""
+def approve_call(stub: ApprovalServiceStub, entity_id: str, requesters: Sequence[Metadata], approver: Metadata) -> Call:
+    """Return a call that creates and approves a request; counts as one operation."""
 
     async def call(number: int) -> int:
         request = pb.CreateApprovalRequest(
@@ -42,11 +42,11 @@ def deciding(stub: ApprovalServiceStub, entity_id: str, asks: Sequence[Metadata]
             category=f"category-{_RULES - 1}",
             request_id=new_key(),
         )
-        made = await stub.CreateApproval(request, metadata=asks[number], timeout=WITHIN_S)
-        act = pb.ActOnApprovalRequest(id=made.id, action=ApprovalAction.APPROVE)
-        done = await stub.ActOnApproval(act, metadata=decides, timeout=WITHIN_S)
-        if done.state != Approval.APPROVED:
-            raise WrongAnswer(str(done))
+        approval = await stub.CreateApproval(request, metadata=requesters[number], timeout=TIMEOUT_S)
+        act = pb.ActOnApprovalRequest(id=approval.id, action=ApprovalAction.APPROVE)
+        decided = await stub.ActOnApproval(act, metadata=approver, timeout=TIMEOUT_S)
+        if decided.state != Approval.APPROVED:
+            raise WrongReply(str(decided))
         return 1
 
     return call
@@ -55,15 +55,15 @@ def deciding(stub: ApprovalServiceStub, entity_id: str, asks: Sequence[Metadata]
 @contextlib.asynccontextmanager
 async def _runners(bench: Bench) -> AsyncIterator[dict[str, Runner]]:
     stack, tenant_id = bench.stack, uuid4()
-    async with contextlib.AsyncExitStack() as ending:
+    async with contextlib.AsyncExitStack() as exits:
         entities, budgets, approvals = [
-            await ending.enter_async_context(aio.insecure_channel(stack.services[name].address))
+            await exits.enter_async_context(aio.insecure_channel(stack.services[name].address))
             for name in ("entities", "budgets", "approvals")
         ]
         people = [stack.metadata(tenant_id, f"user-{number}") for number in range(CALLERS)]
         admin = (("authorization", f"Bearer {stack.keys.token(tenant_id, role='billing_admin', subject='carla')}"),)
-        maker = Maker(entities, budgets, people[0])
-        entity_id = await maker.entity()
+        factory = Factory(entities, budgets, people[0])
+        entity_id = await factory.entity()
         for number in range(_RULES):
             step = ApprovalRuleStep(name="Controlling", approvers=[Approver(user_id="carla")])
             rule = rules_pb.CreateApprovalRuleRequest(
@@ -74,23 +74,24 @@ async def _runners(bench: Bench) -> AsyncIterator[dict[str, Runner]]:
                 condition="amount_minor > 1000 && !('urgent' in attributes)",
                 steps=[step],
             )
-            await ApprovalRuleServiceStub(approvals).CreateApprovalRule(rule, metadata=admin, timeout=WITHIN_S)
-        hot = [Way(metadata, await maker.tree(1)) for metadata in people[:1]]
+            await ApprovalRuleServiceStub(approvals).CreateApprovalRule(rule, metadata=admin, timeout=TIMEOUT_S)
+        hot = [ChargeTarget(metadata, await factory.tree(1)) for metadata in people[:1]]
         yield {
-            "charge_beside_approvals": slices(charging(LedgerServiceStub(budgets), hot), pid=stack.budgets.pid),
+            "charge_beside_approvals": slices(charge_call(LedgerServiceStub(budgets), hot), pid=stack.budgets.pid),
             "approvals": slices(
-                deciding(ApprovalServiceStub(approvals), entity_id, people, admin), pid=stack.services["approvals"].pid
+                approve_call(ApprovalServiceStub(approvals), entity_id, people, admin),
+                pid=stack.services["approvals"].pid,
             ),
         }
 
 
 async def measure(bench: Bench) -> None:
-    """Requests that are decided, in turn with charges."""
+    """Measure requests in turn with charges."""
     async with _runners(bench) as runners:
         for _ in range(_WARM):
             await runners["approvals"]()
         async with bench.stack.admin() as admin:
-            await admin.execute("analyze")  # as PostgreSQL does every minute: plans of an empty table read all of it
+            await admin.execute("analyze")  # as autovacuum does; plans made for an empty table scan it
         await bench.measure(_FLOORS_OF, runners, _GOALS)
 
 

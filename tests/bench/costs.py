@@ -1,4 +1,4 @@
-"""Group entities: what a department cost by month, out of a million allocations, against the SQL that adds them up."""
+"""Group entities: costs of a department by month from a million allocations, compared with bare SQL."""
 
 import contextlib
 from typing import Final
@@ -11,7 +11,7 @@ from grpc import aio
 
 from kit import ids
 from tests.bench.figures import Goal
-from tests.bench.load import WITHIN_S, Call, WrongAnswer, slices
+from tests.bench.load import TIMEOUT_S, Call, WrongReply, slices
 from tests.bench.plan import Bench, Part
 from tests.bench.stack import Metadata, connected
 from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, insert_allocations, insert_group
@@ -31,51 +31,51 @@ _GOAL: Final = Goal(
 )
 
 
-def _asking(stub: CostServiceStub, metadata: Metadata, department_id: str) -> Call:
-    """All that lies below the department, along the tree of then."""
+def _costs_call(stub: CostServiceStub, metadata: Metadata, department_id: str) -> Call:
+    """Return a call for the costs of the department and its descendants, by month."""
 
     async def call(_: int) -> int:
         request = GetDepartmentCostsRequest(
             id=department_id, start_date=FIRST_DAY.isoformat(), end_date=AFTER_LAST_DAY.isoformat(),
             group_by=[DepartmentCosts.MONTH], include_descendants=True,
         )  # fmt: skip
-        reply = await stub.GetDepartmentCosts(request, metadata=metadata, timeout=WITHIN_S)
+        reply = await stub.GetDepartmentCosts(request, metadata=metadata, timeout=TIMEOUT_S)
         if (len(reply.groups), reply.total.cost.amount) != (_MONTHS, f"{_ALLOCATIONS}.00"):
-            raise WrongAnswer(str(reply)[:500])
+            raise WrongReply(str(reply)[:500])
         return 1
 
     return call
 
 
-def _adding_up(admin: "asyncpg.Connection", group: Group) -> Call:
-    """The same months and sums, as the superuser, whom no row-level security concerns."""
+def _sql_call(admin: "asyncpg.Connection", group: Group) -> Call:
+    """Return a call for the same sums by SQL, as the superuser without row-level security."""
 
     async def call(_: int) -> int:
         rows = await admin.fetch(_BARE_SQL, group.tenant_id, group.top_ids[0], FIRST_DAY, AFTER_LAST_DAY)
         if (len(rows), sum(row["sum"] for row in rows)) != (_MONTHS, _ALLOCATIONS):
-            raise WrongAnswer(str(rows)[:500])
+            raise WrongReply(str(rows)[:500])
         return 1
 
     return call
 
 
 async def measure(bench: Bench) -> None:
-    """One caller, on a service with a database of its own."""
+    """Measure one caller on a service with its own database."""
     stack = bench.stack
     database = await stack.cluster.copy("costs")
-    async with contextlib.AsyncExitStack() as ending:
-        admin = await ending.enter_async_context(connected(database.admin_url))
+    async with contextlib.AsyncExitStack() as exits:
+        admin = await exits.enter_async_context(connected(database.admin_url))
         group = await insert_group(admin, entities=1)
         await insert_allocations(admin, group, _ALLOCATIONS)
         await admin.execute("checkpoint")
-        service = await ending.enter_async_context(stack.served("entities", database=database))
-        channel = await ending.enter_async_context(aio.insecure_channel(service.address))
-        asked = _asking(
+        service = await exits.enter_async_context(stack.served("entities", database=database))
+        channel = await exits.enter_async_context(aio.insecure_channel(service.address))
+        costs = _costs_call(
             CostServiceStub(channel), stack.metadata(group.tenant_id), ids.DEPARTMENT.format(group.top_ids[0])
         )
         runners = {
-            "floor_sql_costs": slices(_adding_up(admin, group), callers=1),
-            "costs": slices(asked, callers=1, pid=service.pid),
+            "floor_sql_costs": slices(_sql_call(admin, group), callers=1),
+            "costs": slices(costs, callers=1, pid=service.pid),
         }
         await bench.measure({"costs": ["floor_sql_costs"]}, runners, [_GOAL])
 

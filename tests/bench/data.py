@@ -1,4 +1,4 @@
-"""What is charged: entities and budgets, made through the API."""
+"""Test data: entities and budgets created through the API, and copies of rows."""
 
 import asyncio
 import itertools
@@ -19,33 +19,33 @@ from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from billing.type.v1.money_pb2 import Money
 from grpc import aio
 
-from tests.bench.load import WITHIN_S
+from tests.bench.load import TIMEOUT_S
 from tests.bench.stack import Metadata
 
 T = TypeVar("T")
 
 CENT: Final = Money(currency_code="EUR", amount="0.01")
 _ROOM: Final = Money(currency_code="EUR", amount="9000000000000.00")
-_MADE_AT_ONCE: Final = 32
+_IN_FLIGHT_MAX: Final = 32
 _keys = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """Who charges, and what."""
+class ChargeTarget:
+    """A caller and the budgets that it charges."""
 
     metadata: Metadata | None
     budget_ids: Sequence[str]
 
 
 def new_key() -> str:
-    """A key that no call bore before."""
+    """Return a new idempotency key."""
     return f"bench-{next(_keys)}"
 
 
-async def at_once(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-    """What all calls give, some of them under way at a time."""
-    turn = asyncio.Semaphore(_MADE_AT_ONCE)
+async def concurrently(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Run the calls concurrently, with a limit; return their results."""
+    turn = asyncio.Semaphore(_IN_FLIGHT_MAX)
 
     async def one(call: Callable[[], Awaitable[T]]) -> T:
         async with turn:
@@ -54,8 +54,8 @@ async def at_once(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     return list(await asyncio.gather(*map(one, calls)))
 
 
-class Maker:
-    """Makes entities and budgets of a tenant."""
+class Factory:
+    """Creates entities and budgets of a tenant."""
 
     def __init__(self, entities: aio.Channel, budgets: aio.Channel, metadata: Metadata) -> None:
         self._entities = EntityServiceStub(entities)
@@ -63,39 +63,39 @@ class Maker:
         self._metadata = metadata
 
     async def entity(self, code: str = "") -> str:
-        """The id of a new entity."""
+        """Create an entity; return its id."""
         request = entity_service_pb2.CreateEntityRequest(
             code=code or uuid4().hex, legal_name="A company", entity_type=Entity.SUBSIDIARY, currency_code="EUR",
             country_code="DE",
         )  # fmt: skip
-        return (await self._entities.CreateEntity(request, metadata=self._metadata, timeout=WITHIN_S)).id
+        return (await self._entities.CreateEntity(request, metadata=self._metadata, timeout=TIMEOUT_S)).id
 
     async def tree(self, *widths: int) -> list[str]:
-        """The ids of the lowest budgets of new trees: so many roots, so many below each of them, and so on."""
+        """Create trees of budgets with this many roots, children of each, and so on; return the ids of the leaves."""
         entity_id = await self.entity()
         level = [""]
         for width in widths:
             above = [parent_id for parent_id in level for _ in range(width)]
-            level = await at_once([partial(self.budget, entity_id, parent_id) for parent_id in above])
+            level = await concurrently([partial(self.budget, entity_id, parent_id) for parent_id in above])
         return level
 
     async def budget(self, entity_id: str, parent_id: str = "") -> str:
-        """The id of a new budget, with more than is ever charged."""
+        """Create a budget that is never exhausted; return its id."""
         request = budget_service_pb2.CreateBudgetRequest(
             entity_id=entity_id, parent_id=parent_id, name="Cloud", period_type=Budget.ANNUAL,
             period_start_date=f"{datetime.now(UTC).year}-01-01", amount=_ROOM,
         )  # fmt: skip
-        return (await self._budgets.CreateBudget(request, metadata=self._metadata, timeout=WITHIN_S)).id
+        return (await self._budgets.CreateBudget(request, metadata=self._metadata, timeout=TIMEOUT_S)).id
 
 
 async def multiply(admin: "asyncpg.Connection", table: str, times: int, *, where: str = "true", **changed: str) -> None:
-    """Put so many copies of those rows straight into the table, as if they had been written long ago.
+    """Insert `times` copies of the selected rows directly into the table.
 
-    `changed` says in SQL how the columns of a copy differ from the row's; `n` is the number of the copy, from 1.
-    Whatever columns the table gets, they are copied. Triggers and foreign keys are left aside.
+    `changed` has SQL expressions for columns that differ in the copy; `n` is the number of the copy, from 1. All other
+    columns are copied. Triggers and foreign keys are disabled.
     """
-    named = "select column_name from information_schema.columns where table_schema || '.' || table_name = $1"
-    columns = [row["column_name"] for row in await admin.fetch(f"{named} and is_generated = 'NEVER'", table)]
+    query = "select column_name from information_schema.columns where table_schema || '.' || table_name = $1"
+    columns = [row["column_name"] for row in await admin.fetch(f"{query} and is_generated = 'NEVER'", table)]
     copies = (
         f"select row.*, row_number() over () n from {table} row cross join generate_series(1, {times}) where {where}"
     )
@@ -109,7 +109,7 @@ async def multiply(admin: "asyncpg.Connection", table: str, times: int, *, where
 
 
 def id_sql() -> str:
-    """An id for copy `n`, ordered as the ids of rows are that were written one each millisecond until now."""
+    """Return SQL for the id of copy `n`, as if one row per millisecond had been inserted until now."""
     first = f"(extract(epoch from now()) * 1000)::bigint - {10**8} + n"
     return (
         f"(lpad(to_hex({first}), 12, '0') || '7' || substr(md5(n::text), 1, 3)"

@@ -1,4 +1,4 @@
-"""What is made of slices: the order they are measured in, ratios to their neighbours, and the report. Pure."""
+"""Slices of measurement: their order, ratios to neighbouring slices, and the report. No I/O."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -6,30 +6,30 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 FLOOR: Final = "floor_"
-"""What the names of floors start with."""
+"""Prefix of the names of floors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What was done in one short while."""
+    """The measurement of one case over a short time."""
 
     done: int
-    """Calls, or what a call does many of."""
+    """Number of calls, or of operations if a call has several."""
     seconds: float
     latencies_s: tuple[float, ...]
-    """Of each call."""
+    """Latency of each call."""
     cpu_s: float = 0.0
-    """Processor time that the server took for it."""
+    """CPU time of the server."""
 
     @property
     def per_s(self) -> float:
-        """The rate."""
+        """Operations per second."""
         return self.done / self.seconds
 
-    def latency_s(self, share: float) -> float:
-        """The time in which so large a share of the calls was answered."""
+    def latency_s(self, quantile: float) -> float:
+        """Return the latency at this quantile, 0.99 for p99."""
         ordered = sorted(self.latencies_s)
-        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+        return ordered[min(int(quantile * len(ordered)), len(ordered) - 1)]
 
     @property
     def p50_s(self) -> float:
@@ -38,11 +38,11 @@ class Slice:
 
 
 Measured = tuple[str, Slice]
-"""A slice and what it is of."""
+"""The name of a case or floor, and a slice of it."""
 
 
-def together(slices: Sequence[Slice]) -> Slice:
-    """Several slices as one."""
+def merge(slices: Sequence[Slice]) -> Slice:
+    """Merge several slices into one."""
     return Slice(
         done=sum(each.done for each in slices),
         seconds=sum(each.seconds for each in slices),
@@ -51,8 +51,8 @@ def together(slices: Sequence[Slice]) -> Slice:
     )
 
 
-def ring(floors_of: Mapping[str, Sequence[str]]) -> list[str]:
-    """One round: each case with its floors right before and after it; floors between two cases serve both."""
+def round_order(floors_of: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the order of one round: each case between its floors; neighbouring cases share a floor."""
     order: list[str] = []
     for case, floors in floors_of.items():
         for name in (*floors, case, *reversed(floors)):
@@ -63,18 +63,18 @@ def ring(floors_of: Mapping[str, Sequence[str]]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a case must reach."""
+    """The minimum or maximum of a figure of a case."""
 
     name: str
     case: str
     floors: tuple[str, ...]
     value: Callable[..., float]
-    """Of a slice of the case and, for each floor, of the slices around it."""
+    """Computes the figure from a slice of the case and the merged slices of each floor around it."""
     at_least: float | None = None
     at_most: float | None = None
 
     def judged(self, values: Sequence[float]) -> dict[str, Any]:
-        """The median and whether it is good enough."""
+        """Return the median and whether it meets the goal."""
         middle = statistics.median(values)
         met = middle >= self.at_least if self.at_least is not None else middle <= (self.at_most or 0.0)
         return {
@@ -88,27 +88,27 @@ class Goal:
 
 
 def rate_goal(case: str, floor: str, at_least: float) -> Goal:
-    """The rate of a case as a multiple of a floor's."""
+    """Goal for the rate of a case as a multiple of the rate of a floor."""
     return Goal(f"{case}/{floor}", case, (floor,), lambda ours, theirs: ours.per_s / theirs.per_s, at_least=at_least)
 
 
 def values(goal: Goal, measured: Sequence[Measured]) -> list[float]:
-    """What each slice of the goal's case gives, against the slices of its floors right before and after it."""
+    """Return the figure of each slice of the case, relative to the neighbouring slices of its floors."""
     return [
-        goal.value(slice_, *(_around(measured, place, floor) for floor in goal.floors))
+        goal.value(slice_, *(_neighbours(measured, place, floor) for floor in goal.floors))
         for place, (name, slice_) in enumerate(measured)
         if name == goal.case
     ]
 
 
-def _around(measured: Sequence[Measured], place: int, floor: str) -> Slice:
+def _neighbours(measured: Sequence[Measured], place: int, floor: str) -> Slice:
     before = [slice_ for name, slice_ in measured[:place] if name == floor]
     after = [slice_ for name, slice_ in measured[place + 1 :] if name == floor]
-    return together([*before[-1:], *after[:1]])
+    return merge([*before[-1:], *after[:1]])
 
 
 def iqr(values: Sequence[float]) -> list[float]:
-    """The quarter and the three-quarter mark."""
+    """Return the first and the third quartile."""
     if len(values) < 2:
         return [_rounded(value) for value in values] * 2
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -120,19 +120,19 @@ def _rounded(value: float) -> float:
 
 
 def figures(slices: Sequence[Slice]) -> dict[str, Any]:
-    """Medians over the slices of one floor or case."""
+    """Return medians over the slices of one floor or case."""
     rates = [each.per_s for each in slices]
-    found: dict[str, Any] = {"per_s": round(statistics.median(rates)), "per_s_iqr": iqr(rates)}
-    for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99)):
-        found[name] = _rounded(statistics.median(each.latency_s(share) for each in slices) * 1e3)
+    medians: dict[str, Any] = {"per_s": round(statistics.median(rates)), "per_s_iqr": iqr(rates)}
+    for name, quantile in (("p50_ms", 0.5), ("p99_ms", 0.99)):
+        medians[name] = _rounded(statistics.median(each.latency_s(quantile) for each in slices) * 1e3)
     if any(each.cpu_s for each in slices):
-        found["server_cpu_us"] = round(statistics.median(each.cpu_s / each.done for each in slices) * 1e6)
-    return found | {"slices": len(slices)}
+        medians["server_cpu_us"] = round(statistics.median(each.cpu_s / each.done for each in slices) * 1e6)
+    return medians | {"slices": len(slices)}
 
 
 @dataclass(slots=True)
 class Report:
-    """What `build/bench.json` says."""
+    """The content of `build/bench.json`."""
 
     machine: dict[str, Any] = field(default_factory=dict)
     floors: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -140,41 +140,41 @@ class Report:
     ratios: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, measured: Sequence[Measured], goals: Sequence[Goal]) -> None:
-        """Take in some rounds."""
+        """Add the slices of some rounds and judge the goals."""
         for name in dict.fromkeys(name for name, _ in measured):
-            of = self.floors if name.startswith(FLOOR) else self.cases
-            of[name] = figures([slice_ for each, slice_ in measured if each == name])
+            section = self.floors if name.startswith(FLOOR) else self.cases
+            section[name] = figures([slice_ for each, slice_ in measured if each == name])
         for goal in goals:
-            found = values(goal, measured)
-            if found:
-                self.ratios[goal.name] = goal.judged(found)
+            results = values(goal, measured)
+            if results:
+                self.ratios[goal.name] = goal.judged(results)
 
     def judge(self, goal: Goal, *values: float) -> None:
-        """Take in what was not measured in slices."""
+        """Add and judge values that were not measured in slices."""
         self.ratios[goal.name] = goal.judged(values)
 
     def as_json(self) -> dict[str, Any]:
-        """As it is written."""
+        """Return the content of bench.json."""
         return asdict(self)
 
     def table(self) -> str:
-        """As it is shown."""
+        """Return the text of the table."""
         rows: list[Sequence[str]] = [("", "per s", "p50 ms", "p99 ms", "server µs")]
-        for name, found in (*self.floors.items(), *self.cases.items()):
-            if "per_s" in found:
-                shown = (found["per_s"], found["p50_ms"], found["p99_ms"], found.get("server_cpu_us", ""))
+        for name, row in (*self.floors.items(), *self.cases.items()):
+            if "per_s" in row:
+                shown = (row["per_s"], row["p50_ms"], row["p99_ms"], row.get("server_cpu_us", ""))
                 rows.append((name, *map(str, shown)))
-        others = {name: found for name, found in self.cases.items() if "per_s" not in found}
-        told = [f"{name}: " + ", ".join(f"{key} {value}" for key, value in of.items()) for name, of in others.items()]
+        others = {name: row for name, row in self.cases.items() if "per_s" not in row}
+        lines = [f"{name}: " + ", ".join(f"{key} {value}" for key, value in of.items()) for name, of in others.items()]
         judged: list[Sequence[str]] = [("", "value", "goal", "met", "IQR")]
-        for name, found in self.ratios.items():
-            low, high = found["iqr"]
-            goal = f"{found['is']} {found['goal']}"
-            judged.append((name, str(found["value"]), goal, "yes" if found["met"] else "NO", f"{low} to {high}"))
+        for name, row in self.ratios.items():
+            low, high = row["iqr"]
+            goal = f"{row['is']} {row['goal']}"
+            judged.append((name, str(row["value"]), goal, "yes" if row["met"] else "NO", f"{low} to {high}"))
         blocks = [
             [f"{key}: {value}" for key, value in self.machine.items()],
             _aligned(rows) if rows[1:] else [],
-            told,
+            lines,
             _aligned(judged) if judged[1:] else [],
         ]
         return "\n\n".join("\n".join(block) for block in blocks if block)

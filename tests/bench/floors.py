@@ -1,4 +1,4 @@
-"""Floors: the least that a case could be made of, written for nothing else."""
+"""Floors: minimal implementations of a case, the upper bound of what is possible."""
 
 import contextlib
 import sys
@@ -15,7 +15,7 @@ from billing.budgets.v1 import ledger_service_pb2 as pb
 from grpc import aio
 
 from deploy.local.ports import free_port
-from tests.bench.load import Call, WrongAnswer
+from tests.bench.load import Call, WrongReply
 from tests.bench.stack import Process, process, python
 
 SQL_CONNECTIONS: Final = 16
@@ -42,7 +42,7 @@ _COMMIT: Final = "insert into floor.commits default values"
 
 
 async def _serve(port: int, template: charge_pb2.Charge) -> None:
-    """Answer every charge with the same one, but for its key."""
+    """Return the same charge for every request, with its key."""
 
     async def charge(request: pb.ChargeRequest, _: object) -> charge_pb2.Charge:
         reply = charge_pb2.Charge()
@@ -63,7 +63,7 @@ async def _serve(port: int, template: charge_pb2.Charge) -> None:
 
 @contextlib.asynccontextmanager
 async def echo(folder: Path, reply: charge_pb2.Charge) -> AsyncIterator[Process]:
-    """A bare gRPC server that answers charges with this one."""
+    """Run a bare gRPC server that returns this charge."""
     file, port = folder / "reply.bin", free_port()
     file.write_bytes(reply.SerializeToString())
     command = python("-m", "tests.bench.floors", str(port), str(file))
@@ -73,36 +73,36 @@ async def echo(folder: Path, reply: charge_pb2.Charge) -> AsyncIterator[Process]
 
 @contextlib.asynccontextmanager
 async def sql(admin_url: str) -> "AsyncIterator[Sequence[asyncpg.Connection]]":
-    """Connections to the same PostgreSQL, with tables of their own."""
-    async with contextlib.AsyncExitStack() as ending:
+    """Open connections to the same PostgreSQL and create separate tables."""
+    async with contextlib.AsyncExitStack() as exits:
         connections = []
         for _ in range(SQL_CONNECTIONS):
             connection = await asyncpg.connect(admin_url)
-            ending.push_async_callback(connection.close)
+            exits.push_async_callback(connection.close)
             connections.append(connection)
         await connections[0].execute(_SCHEMA)
         yield connections
 
 
-def charging(connections: "Sequence[asyncpg.Connection]", budgets: int) -> Call:
-    """One statement for each charge: the conditional update and the entry."""
+def charge_call(connections: "Sequence[asyncpg.Connection]", budgets: int) -> Call:
+    """Return a call with one statement per charge: the conditional update and the entry."""
     random, numbers = Random(1), iter(range(_ROOM))  # noqa: S311 - which budget, not a secret
 
     async def call(caller: int) -> int:
         budget, key = random.randint(1, budgets), f"{budgets}-{next(numbers)}"
         if await connections[caller].fetchval(_CHARGE, budget, 1, key) is None:
-            raise WrongAnswer(f"budget {budget} has no room")
+            raise WrongReply(f"budget {budget} has no room")
         return 1
 
     return call
 
 
-def committing(connection: "asyncpg.Connection") -> Call:
-    """The smallest transaction that is written to the disk."""
+def commit_call(connection: "asyncpg.Connection") -> Call:
+    """Return a call with the smallest transaction that is written to disk."""
 
     async def call(_: int) -> int:
         if await connection.execute(_COMMIT) != "INSERT 0 1":
-            raise WrongAnswer("nothing was written")
+            raise WrongReply("no row was inserted")
         return 1
 
     return call

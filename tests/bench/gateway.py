@@ -1,4 +1,4 @@
-"""Group gateway: REST through the gateway against hand-written routes to the same service, and what its codec costs."""
+"""Group gateway: REST through the gateway compared with hand-written routes, and the cost of its codec."""
 
 import contextlib
 import timeit
@@ -12,15 +12,15 @@ from grpc import aio
 from contract import codec
 from deploy.local.ports import free_port
 from tests.bench import handwritten
-from tests.bench.data import Maker, new_key
+from tests.bench.data import Factory, new_key
 from tests.bench.figures import rate_goal
-from tests.bench.load import CALLERS, Call, Runner, WrongAnswer, slices
+from tests.bench.load import CALLERS, Call, Runner, WrongReply, slices
 from tests.bench.plan import Bench, Part
 from tests.bench.stack import Process, Stack, process, python
 from tests.gateway.conftest import BASE, BUDGET
 from tests.gateway.wire import Wire, get
 
-_CHARGED: Final = b'{"amount":{"currency_code":"EUR","amount":"0.01"}}'
+_CHARGE_BODY: Final = b'{"amount":{"currency_code":"EUR","amount":"0.01"}}'
 _BUDGETS: Final = 100
 _FLOORS_OF: Final[Mapping[str, Sequence[str]]] = {
     "charge_rest": ("floor_rest_charge",),
@@ -33,8 +33,8 @@ _GOALS: Final = (
 
 
 @contextlib.asynccontextmanager
-async def _wires(server: Process) -> AsyncIterator[list[Wire]]:
-    """A connection for each caller."""
+async def _connections(server: Process) -> AsyncIterator[list[Wire]]:
+    """Open a connection for each caller."""
     wires = [await Wire.open(server.port) for _ in range(CALLERS)]
     try:
         yield wires
@@ -44,21 +44,21 @@ async def _wires(server: Process) -> AsyncIterator[list[Wire]]:
 
 
 @contextlib.asynccontextmanager
-async def _getting(server: Process, tokens: Sequence[str]) -> AsyncIterator[Runner]:
-    """Everybody gets the same budget."""
+async def _get_runner(server: Process, tokens: Sequence[str]) -> AsyncIterator[Runner]:
+    """Return a runner in which all callers get the same budget."""
     requests = [get(f"{BASE}/budgets/{BUDGET}", token) for token in tokens]
-    async with _wires(server) as wires:
+    async with _connections(server) as wires:
 
         async def call(caller: int) -> int:
-            return _checked(*await wires[caller].send(requests[caller]), BUDGET)
+            return _check(*await wires[caller].send(requests[caller]), BUDGET)
 
         yield slices(call, pid=server.pid)
 
 
 @contextlib.asynccontextmanager
-async def _charging(server: Process, tokens: Sequence[str], budget_ids: Sequence[str]) -> AsyncIterator[Runner]:
-    """Everybody charges a budget, always with a new key."""
-    async with _wires(server) as wires:
+async def _charge_runner(server: Process, tokens: Sequence[str], budget_ids: Sequence[str]) -> AsyncIterator[Runner]:
+    """Return a runner in which all callers charge budgets, each time with a new key."""
+    async with _connections(server) as wires:
         yield slices(_charge(wires, tokens, budget_ids), pid=server.pid)
 
 
@@ -68,22 +68,22 @@ def _charge(wires: Sequence[Wire], tokens: Sequence[str], budget_ids: Sequence[s
         head = (
             f"POST {BASE}/budgets/{budget_ids[caller % len(budget_ids)]}/charge HTTP/1.1\r\nHost: gateway\r\n"
             f"Authorization: Bearer {tokens[caller]}\r\nIdempotency-Key: {key}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(_CHARGED)}\r\n\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(_CHARGE_BODY)}\r\n\r\n"
         )
-        return _checked(*await wires[caller].send(head.encode() + _CHARGED), key)
+        return _check(*await wires[caller].send(head.encode() + _CHARGE_BODY), key)
 
     return call
 
 
-def _checked(status: int, body: bytes, named: str) -> int:
-    if status != 200 or f'"{named}"'.encode() not in body:
-        raise WrongAnswer(f"{status} {body[:300]!r}")
+def _check(status: int, body: bytes, expected: str) -> int:
+    if status != 200 or f'"{expected}"'.encode() not in body:
+        raise WrongReply(f"{status} {body[:300]!r}")
     return 1
 
 
 @contextlib.asynccontextmanager
 async def _routes(stack: Stack, address: str) -> AsyncIterator[Process]:
-    """The hand-written routes in front of a service."""
+    """Run the hand-written routes in front of a service."""
     port = free_port()
     command = python("-m", "tests.bench.handwritten", "routes", str(port), address)
     async with process(stack.folder / f"handwritten-{port}.log", port, command) as started:
@@ -91,33 +91,33 @@ async def _routes(stack: Stack, address: str) -> AsyncIterator[Process]:
 
 
 async def measure(bench: Bench) -> None:
-    """Both routes, each in turn with its floor."""
+    """Measure both routes in turn with their floors."""
     stack, tenant_id = bench.stack, uuid4()
     tokens = [stack.token(tenant_id, f"user-{number}") for number in range(CALLERS)]
-    async with contextlib.AsyncExitStack() as ending:
-        enter = ending.enter_async_context
+    async with contextlib.AsyncExitStack() as exits:
+        enter = exits.enter_async_context
         runners: dict[str, Runner] = {}
-        if "charge_rest" in bench.wanted:
+        if "charge_rest" in bench.selected:
             entities, budgets = [
                 await enter(aio.insecure_channel(each.address)) for each in (stack.entities, stack.budgets)
             ]
-            budget_ids = await Maker(entities, budgets, stack.metadata(tenant_id)).tree(_BUDGETS)
+            budget_ids = await Factory(entities, budgets, stack.metadata(tenant_id)).tree(_BUDGETS)
             floor = await enter(_routes(stack, stack.budgets.address))
-            runners["floor_rest_charge"] = await enter(_charging(floor, tokens, budget_ids))
-            runners["charge_rest"] = await enter(_charging(stack.gateway, tokens, budget_ids))
-        if "get_rest" in bench.wanted:
+            runners["floor_rest_charge"] = await enter(_charge_runner(floor, tokens, budget_ids))
+            runners["charge_rest"] = await enter(_charge_runner(stack.gateway, tokens, budget_ids))
+        if "get_rest" in bench.selected:
             port = free_port()
             command = python("-m", "tests.bench.handwritten", "budget", str(port))
             backend = await enter(process(stack.folder / "backend.log", port, command))
             floor = await enter(_routes(stack, backend.address))
             gateway = await enter(stack.served("gateway", backend=backend))
-            runners["floor_rest_echo"] = await enter(_getting(floor, tokens))
-            runners["get_rest"] = await enter(_getting(gateway, tokens))
+            runners["floor_rest_echo"] = await enter(_get_runner(floor, tokens))
+            runners["get_rest"] = await enter(_get_runner(gateway, tokens))
         await bench.measure(_FLOORS_OF, runners, _GOALS)
 
 
 async def measure_codec(bench: Bench) -> None:
-    """Microseconds that a budget takes each way, in this process."""
+    """Measure how many microseconds the codec takes for a budget in each direction."""
     message = handwritten.budget()
     encode, decode = codec.encoder(message.DESCRIPTOR), codec.decoder(message.DESCRIPTOR)
     json_text, kind = codec.dumps(encode(message)), type(message)

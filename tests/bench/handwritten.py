@@ -1,7 +1,7 @@
-"""The floor of the gateway: two routes written for their messages, with nothing around them.
+"""The floor of the gateway: two routes written by hand for their messages, without any middleware.
 
 `python -m tests.bench.handwritten routes PORT ADDRESS` serves them in front of the service at ADDRESS,
-`python -m tests.bench.handwritten budget PORT` a service that gives everybody the same budget.
+`python -m tests.bench.handwritten budget PORT` a service that returns the same budget to all callers.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from billing.type.v1.money_pb2 import Money
 from grpc import aio
 
-from tests.bench.load import WITHIN_S
+from tests.bench.load import TIMEOUT_S
 from tests.bench.stack import Metadata
 from tests.gateway import backend as backends
 from tests.gateway.conftest import BUDGET
@@ -40,24 +40,24 @@ class Routes:
         self._ledger: LedgerServiceStub | None = None
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        if self._budgets is None or self._ledger is None:  # made in the loop that serves
+        if self._budgets is None or self._ledger is None:  # channels belong to the event loop
             channel = aio.insecure_channel(self._address)
             self._budgets, self._ledger = BudgetServiceStub(channel), LedgerServiceStub(channel)
         headers = dict(scope["headers"])
         metadata = (("authorization", headers[b"authorization"].decode()),)
         if scope["method"] == "GET":
-            found = await _budget(self._budgets, scope["path"].rpartition("/")[2], metadata)
+            content = await _budget(self._budgets, scope["path"].rpartition("/")[2], metadata)
         else:
-            given, key = orjson.loads((await receive())["body"]), headers[b"idempotency-key"].decode()
-            found = await _charge(self._ledger, scope["path"].split("/")[-2], given, key, metadata)
-        body = orjson.dumps(found, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
-        answer_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": answer_headers})
+            fields, key = orjson.loads((await receive())["body"]), headers[b"idempotency-key"].decode()
+            content = await _charge(self._ledger, scope["path"].split("/")[-2], fields, key, metadata)
+        body = orjson.dumps(content, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
+        response_headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": response_headers})
         await send({"type": "http.response.body", "body": body})
 
 
 async def _budget(stub: BudgetServiceStub, budget_id: str, metadata: Metadata) -> dict[str, Any]:
-    b = await stub.GetBudget(GetBudgetRequest(id=budget_id), timeout=WITHIN_S, metadata=metadata)
+    b = await stub.GetBudget(GetBudgetRequest(id=budget_id), timeout=TIMEOUT_S, metadata=metadata)
     return {
         "id": b.id, "entity_id": b.entity_id, "department_id": b.department_id, "parent_id": b.parent_id,
         "name": b.name, "category": b.category, "gl_code": b.gl_code, "period_type": b.PeriodType.Name(b.period_type),
@@ -70,10 +70,10 @@ async def _budget(stub: BudgetServiceStub, budget_id: str, metadata: Metadata) -
 
 
 async def _charge(
-    stub: LedgerServiceStub, budget_id: str, given: Mapping[str, Any], key: str, metadata: Metadata
+    stub: LedgerServiceStub, budget_id: str, fields: Mapping[str, Any], key: str, metadata: Metadata
 ) -> dict[str, Any]:
-    request = ChargeRequest(id=budget_id, amount=Money(**given["amount"]), request_id=key)
-    c = await stub.Charge(request, timeout=WITHIN_S, metadata=metadata)
+    request = ChargeRequest(id=budget_id, amount=Money(**fields["amount"]), request_id=key)
+    c = await stub.Charge(request, timeout=TIMEOUT_S, metadata=metadata)
     return {
         "id": c.id, "request_id": c.request_id, "budget_id": c.budget_id, "amount": _money(c.amount),
         "verdict": Charge.Verdict.Name(c.verdict), "chain": [_link(link) for link in c.chain],
@@ -95,8 +95,8 @@ def _money(money: Money) -> dict[str, str]:
 
 
 def budget() -> Budget:
-    """A budget as the budgets service would send it."""
-    made = Budget(
+    """Return a budget as the budgets service sends it."""
+    budget = Budget(
         id=BUDGET, entity_id="ent_019a5c7e2f407b3c8d1e5a6f7b8c9d0e", name="Cloud", category="cloud",
         period_type=Budget.MONTHLY, period_start_date="2026-10-01", period_end_date="2026-11-01",
         time_zone="Europe/Berlin", utilisation_bp=8000, overspend_policy=Budget.BLOCK,
@@ -104,9 +104,9 @@ def budget() -> Budget:
         amount=Money(currency_code="EUR", amount="1250.00"), spent=Money(currency_code="EUR", amount="1000.00"),
         available=Money(currency_code="EUR", amount="250.00"),
     )  # fmt: skip
-    made.create_time.FromJsonString("2026-10-01T12:00:00.123456Z")
-    made.update_time.FromJsonString("2026-10-02T12:00:00Z")
-    return made
+    budget.create_time.FromJsonString("2026-10-01T12:00:00.123456Z")
+    budget.update_time.FromJsonString("2026-10-02T12:00:00Z")
+    return budget
 
 
 async def _serve_budget(port: int) -> None:
@@ -117,7 +117,7 @@ async def _serve_budget(port: int) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     part, port = sys.argv[1], int(sys.argv[2])
     if part == "budget":
         uvloop.run(_serve_budget(port))

@@ -1,4 +1,4 @@
-"""Group budgets: whether a charge takes longer when much was charged before."""
+"""Group budgets: whether charges become slower with a long history."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ from uuid import uuid4
 from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from grpc import aio
 
-from tests.bench.budgets import charging
-from tests.bench.data import Maker, Way, at_once, id_sql, multiply
+from tests.bench.budgets import charge_call
+from tests.bench.data import ChargeTarget, Factory, concurrently, id_sql, multiply
 from tests.bench.figures import rate_goal
 from tests.bench.load import CALLERS, Runner, slices
 from tests.bench.plan import Bench, Part
@@ -21,10 +21,10 @@ _ENTRIES: Final = {"charge_history_1000": 1_000, "charge_history": 1_000_000}
 
 
 async def measure(bench: Bench) -> None:
-    """The same charges on two services, each with a database of its own: one new, the other with a long past."""
-    async with contextlib.AsyncExitStack() as ending:
+    """Measure the same charges on two services with their own databases: one with little, one with much history."""
+    async with contextlib.AsyncExitStack() as exits:
         runners = {
-            name: await ending.enter_async_context(_charged(bench, name, entries)) for name, entries in _ENTRIES.items()
+            name: await exits.enter_async_context(_charged(bench, name, entries)) for name, entries in _ENTRIES.items()
         }
         floors_of = {"charge_history": ["charge_history_1000"]}
         await bench.measure(floors_of, runners, [rate_goal("charge_history", "charge_history_1000", 0.95)])
@@ -32,7 +32,7 @@ async def measure(bench: Bench) -> None:
 
 @contextlib.asynccontextmanager
 async def _charged(bench: Bench, name: str, entries: int) -> AsyncIterator[Runner]:
-    """Charges on a service whose ledger has so many entries."""
+    """Return a runner of charges on a service whose ledger has this many entries."""
     stack, tenant_id = bench.stack, uuid4()
     database = await stack.cluster.copy(name)
     people = [stack.metadata(tenant_id, f"user-{number}") for number in range(CALLERS)]
@@ -41,16 +41,16 @@ async def _charged(bench: Bench, name: str, entries: int) -> AsyncIterator[Runne
         aio.insecure_channel(stack.entities.address) as entities,
         aio.insecure_channel(service.address) as budgets,
     ):
-        budget_ids = await Maker(entities, budgets, people[0]).tree(_BUDGETS)
-        charge = charging(LedgerServiceStub(budgets), [Way(metadata, budget_ids) for metadata in people])
+        budget_ids = await Factory(entities, budgets, people[0]).tree(_BUDGETS)
+        charge = charge_call(LedgerServiceStub(budgets), [ChargeTarget(metadata, budget_ids) for metadata in people])
         first = min(_ENTRIES.values())
-        await at_once([lambda: charge(0)] * first)
-        await _remember(database, entries // first - 1)
+        await concurrently([lambda: charge(0)] * first)
+        await _add_history(database, entries // first - 1)
         yield slices(charge, pid=service.pid)
 
 
-async def _remember(database: Copy, times: int) -> None:
-    """Let each charge have been made so many times before, each time with another key."""
+async def _add_history(database: Copy, times: int) -> None:
+    """Copy each charge `times` times, with other keys."""
     async with connected(database.admin_url) as admin:
         if times:
             await multiply(admin, "budgets.budget_entries", times, id=id_sql(), request_id="request_id || '-' || n")

@@ -1,4 +1,4 @@
-"""Load: callers that ask again as soon as they are answered, for one slice, and slices of several things in turn."""
+"""Closed-loop load: callers that send the next request after each reply, in slices of several cases in turn."""
 
 import asyncio
 import gc
@@ -12,21 +12,21 @@ from tests.bench.figures import Measured, Slice
 
 CALLERS: Final = 64
 SLICE_S: Final = 0.5
-WITHIN_S: Final = 10.0
-"""The deadline of each call."""
+TIMEOUT_S: Final = 10.0
+"""Deadline of each call."""
 
 Call = Callable[[int], Awaitable[int]]
-"""Makes one call as the caller of this number, checks the answer, and gives how much was done by it."""
+"""Makes one call as this caller, checks the reply, and returns the number of operations."""
 Runner = Callable[[], Awaitable[Slice]]
 """Measures one slice."""
 
 
-class WrongAnswer(Exception):
-    """A call was answered with something else than it should be; nothing measured with it counts."""
+class WrongReply(Exception):
+    """A call returned an unexpected reply; the measurement is void."""
 
 
 def slices(call: Call, *, callers: int = CALLERS, pid: int | None = None) -> Runner:
-    """A runner with so many callers; `pid` is the server's, whose processor time is read."""
+    """Return a runner with `callers` concurrent callers; reads the CPU time of the server `pid`."""
 
     async def run() -> Slice:
         latencies: list[float] = []
@@ -35,16 +35,16 @@ def slices(call: Call, *, callers: int = CALLERS, pid: int | None = None) -> Run
         started = time.perf_counter()
         until = started + SLICE_S
 
-        async def ask(number: int) -> None:
+        async def call_repeatedly(number: int) -> None:
             nonlocal done
-            while (asked := time.perf_counter()) < until:
-                made = await call(number)
-                done += made
-                latencies.append(time.perf_counter() - asked)
+            while (sent := time.perf_counter()) < until:
+                count = await call(number)
+                done += count  # after the await: `done += await …` would lose the counts of others
+                latencies.append(time.perf_counter() - sent)
 
         async with asyncio.TaskGroup() as group:
             for number in range(callers):
-                group.create_task(ask(number))
+                group.create_task(call_repeatedly(number))
         seconds = time.perf_counter() - started
         return Slice(done, seconds, tuple(latencies), cpu_s(pid) - cpu_before)
 
@@ -52,19 +52,19 @@ def slices(call: Call, *, callers: int = CALLERS, pid: int | None = None) -> Run
 
 
 def cpu_s(pid: int | None) -> float:
-    """Processor time that a process has taken; 0 where none is asked for."""
+    """Return the CPU time of a process; 0 without a pid."""
     if pid is None:
         return 0.0
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def in_turn(order: Sequence[str], runners: Mapping[str, Runner], rounds: int) -> list[Measured]:
-    """So many rounds of the slices in this order, after one of each that does not count."""
+async def interleave(order: Sequence[str], runners: Mapping[str, Runner], rounds: int) -> list[Measured]:
+    """Measure `rounds` rounds of slices in this order, after one warm-up slice of each."""
     for name in dict.fromkeys(order):
         await runners[name]()
     gc.collect()
-    gc.freeze()  # what set-up made would be walked through again and again by the callers' collector
+    gc.freeze()  # otherwise each collection in the callers would scan the objects of the set-up
     measured = [(name, await runners[name]()) for _ in range(rounds) for name in order]
     gc.unfreeze()
     return measured

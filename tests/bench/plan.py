@@ -1,10 +1,10 @@
-"""What a part of the bench is, and what it is handed."""
+"""Parts of the bench and the selection of cases."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.bench.figures import Goal, Report, ring
-from tests.bench.load import Runner, in_turn
+from tests.bench.figures import Goal, Report, round_order
+from tests.bench.load import Runner, interleave
 from tests.bench.stack import Stack
 
 
@@ -14,17 +14,17 @@ class Bench:
 
     stack: Stack
     report: Report
-    wanted: frozenset[str]
-    """The cases that are to be measured."""
+    selected: frozenset[str]
+    """The selected cases."""
     rounds: int
 
     async def measure(
         self, floors_of: Mapping[str, Sequence[str]], runners: Mapping[str, Runner], goals: Sequence[Goal]
     ) -> None:
-        """Measure those cases that are wanted, in turn with their floors."""
-        order = ring({case: floors for case, floors in floors_of.items() if case in self.wanted})
-        measured = await in_turn(order, runners, self.rounds)
-        self.report.add(measured, [goal for goal in goals if goal.case in self.wanted])
+        """Measure the selected cases, in turn with their floors."""
+        order = round_order({case: floors for case, floors in floors_of.items() if case in self.selected})
+        measured = await interleave(order, runners, self.rounds)
+        self.report.add(measured, [goal for goal in goals if goal.case in self.selected])
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class Part:
     measure: Callable[[Bench], Awaitable[None]]
 
 
-def chosen(parts: Sequence[Part], names: Sequence[str]) -> frozenset[str]:
-    """The cases of these groups and names; all if none is named. Raises ValueError for a name that there is not."""
+def select_cases(parts: Sequence[Part], names: Sequence[str]) -> frozenset[str]:
+    """Return the cases of these groups and names; all without names. Raises ValueError for an unknown name."""
     groups = {group: {case for part in parts if part.group == group for case in part.cases} for group in _groups(parts)}
     every = set().union(*groups.values())
     unknown = [name for name in names if name not in groups and name not in every]

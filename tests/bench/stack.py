@@ -1,4 +1,4 @@
-"""What is measured: real processes over loopback, on a PostgreSQL and a NATS of their own, both flushing to disk."""
+"""The measured processes: real services over loopback, with their own durable PostgreSQL and NATS."""
 
 import asyncio
 import contextlib
@@ -26,15 +26,15 @@ from deploy.local import die_with_parent, paths, servers
 from deploy.local.ports import free_port, http_status, is_listening
 from deploy.local.processes import GATEWAY, PROCESSES
 from kit.settings import Settings
-from tests.bench.load import WITHIN_S
+from tests.bench.load import TIMEOUT_S
 from tests.harness.databases import Cluster, Copy
 from tests.harness.services import settings_for
 from tests.harness.tokens import Keys
 
 ROOT = Path(__file__).parents[2]
-_UP_WITHIN_S = 30.0
-_END_WITHIN_S = 15.0
-_LOOK_EVERY_S = 0.05
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.05
 _TOKEN_S = 3600
 _NO_LIMIT = 100_000_000
 
@@ -43,7 +43,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One that runs, and where."""
+    """A running process."""
 
     port: int
     pid: int
@@ -51,12 +51,12 @@ class Process:
 
     @property
     def address(self) -> str:
-        """As gRPC takes it."""
+        """Address for gRPC."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def resident_mib(self) -> float:
-        """The memory that it occupies."""
+        """Resident memory in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         kib = next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]
         return round(int(kib) / 1024, 1)
@@ -64,7 +64,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The processes of the suite, as `make up` starts them."""
+    """All processes, as `make up` starts them."""
 
     folder: Path
     cluster: Cluster
@@ -73,9 +73,9 @@ class Stack:
     keys: Keys
     collector: Process
     services: dict[str, Process]
-    """By name, the gateway among them."""
+    """Processes by name, including the gateway."""
     ports: dict[str, int]
-    """Where each of them serves, or will: some call one another."""
+    """Port of each process; chosen before the start since services call each other."""
 
     @property
     def entities(self) -> Process:
@@ -89,34 +89,36 @@ class Stack:
 
     @property
     def gateway(self) -> Process:
-        """REST."""
+        """The gateway."""
         return self.services[GATEWAY]
 
     def metadata(self, tenant_id: UUID, subject: str = "alice") -> Metadata:
-        """A token, as it goes with a call."""
+        """Return the metadata of a call with a token."""
         return (("authorization", f"Bearer {self.token(tenant_id, subject)}"),)
 
     def token(self, tenant_id: UUID, subject: str = "alice") -> str:
-        """Somebody of the finance department, for an hour."""
+        """Return a token with the role finance, valid for an hour."""
         return self.keys.token(tenant_id, subject=subject, exp=int(time.time()) + _TOKEN_S)
 
     def admin(self) -> "contextlib.AbstractAsyncContextManager[asyncpg.Connection]":
-        """The superuser, in the database of the stack."""
+        """Connect to the database of the stack as the superuser."""
         return connected(self.database.admin_url)
 
     @contextlib.asynccontextmanager
     async def served(
         self, name: str, *, backend: Process | None = None, database: Copy | None = None, port: int = 0
     ) -> AsyncIterator[Process]:
-        """One more process of a service, for which `backend` is all others, or on a database of its own."""
-        wanted = next(each for each in PROCESSES if each.name == name)
+        """Start a process of a service; `backend` replaces the services that it calls, `database` that of the stack."""
+        description = next(each for each in PROCESSES if each.name == name)
         port = port or free_port()
         settings = settings_for(
             name,
             database or self.database,
             self.nats_url,
             self.keys,
-            addresses={need: backend.address if backend else f"127.0.0.1:{self.ports[need]}" for need in wanted.needs},
+            addresses={
+                need: backend.address if backend else f"127.0.0.1:{self.ports[need]}" for need in description.needs
+            },
             listen=f"127.0.0.1:{port}",
             metrics_listen="" if name == GATEWAY else f"127.0.0.1:{free_port()}",
             rate_limit=_NO_LIMIT,
@@ -124,14 +126,14 @@ class Stack:
             trace_ratio=Settings.model_fields["trace_ratio"].default,
         )
         log = self.folder / f"{name}-{port}.log"
-        async with process(log, port, python("-m", wanted.module), _environment(settings)) as started:
+        async with process(log, port, python("-m", description.module), _environment(settings)) as started:
             await _until_ready(started, http=name == GATEWAY)
             yield started
 
 
 @contextlib.asynccontextmanager
 async def connected(url: str) -> "AsyncIterator[asyncpg.Connection]":
-    """A connection for the time of the block."""
+    """Open a connection for the block."""
     connection = await asyncpg.connect(url)
     try:
         yield connection
@@ -141,7 +143,7 @@ async def connected(url: str) -> "AsyncIterator[asyncpg.Connection]":
 
 @contextlib.asynccontextmanager
 async def running() -> AsyncIterator[Stack]:
-    """The stack, in a folder that goes with it."""
+    """Run the stack in a temporary folder."""
     folder = paths.accessible_temporary_folder("billing-bench-")
     try:
         with servers.postgres(folder / "postgres") as postgres, servers.nats(folder / "nats") as nats:
@@ -149,24 +151,24 @@ async def running() -> AsyncIterator[Stack]:
             database = await cluster.copy("stack")
             (folder / "keys").mkdir()
             keys = Keys.create(folder / "keys")
-            async with contextlib.AsyncExitStack() as ending:
+            async with contextlib.AsyncExitStack() as exits:
                 port = free_port()
                 collecting = python("-m", "tests.flows.collector", str(port), str(folder / "spans.jsonl"))
-                collector = await ending.enter_async_context(process(folder / "collector.log", port, collecting))
+                collector = await exits.enter_async_context(process(folder / "collector.log", port, collecting))
                 ports = {each.name: free_port() for each in PROCESSES}
                 stack = Stack(folder, cluster, database, nats.url, keys, collector, {}, ports)
                 for each in PROCESSES:
                     serving = stack.served(each.name, port=ports[each.name])
-                    stack.services[each.name] = await ending.enter_async_context(serving)
+                    stack.services[each.name] = await exits.enter_async_context(serving)
                 yield stack
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """The settings as variables of a process; what was not set has its default there too."""
-    given = {f"BILLING_{name.upper()}": _text(getattr(settings, name)) for name in settings.model_fields_set}
-    return {**given, "PYTHONUNBUFFERED": "1"}
+    """Return the settings as environment variables, without defaults."""
+    variables = {f"BILLING_{name.upper()}": _text(getattr(settings, name)) for name in settings.model_fields_set}
+    return {**variables, "PYTHONUNBUFFERED": "1"}
 
 
 def _text(value: object) -> str:
@@ -176,7 +178,7 @@ def _text(value: object) -> str:
 
 
 def python(*arguments: str) -> list[str]:
-    """The command that runs this interpreter."""
+    """Return a command of this Python interpreter."""
     return [sys.executable, *arguments]
 
 
@@ -184,14 +186,14 @@ def python(*arguments: str) -> list[str]:
 async def process(
     log: Path, port: int, command: list[str], environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[Process]:
-    """Run a command that serves on a port until the block ends; it ends with us at the latest."""
+    """Run a command that listens on a port, until the block ends or this process ends."""
     started = _spawn(log, command, environment or {})
     try:
-        deadline = time.monotonic() + _UP_WITHIN_S
+        deadline = time.monotonic() + _START_TIMEOUT_S
         while not is_listening(port):
             if started.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command} does not serve: {_said(log)}")
-            await asyncio.sleep(_LOOK_EVERY_S)
+                raise RuntimeError(f"{command} does not listen: {_output(log)}")
+            await asyncio.sleep(_POLL_S)
         yield Process(port, started.pid, log)
     finally:
         await asyncio.to_thread(_end, started)
@@ -208,36 +210,36 @@ def _spawn(log: Path, command: Sequence[str], environment: Mapping[str, str]) ->
 def _end(started: "subprocess.Popen[bytes]") -> None:
     started.terminate()
     try:
-        started.wait(_END_WITHIN_S)
+        started.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         started.kill()
         started.wait()
 
 
-def _said(log: Path) -> str:
+def _output(log: Path) -> str:
     return log.read_text(errors="replace")[-3000:]
 
 
 async def _until_ready(started: Process, *, http: bool) -> None:
-    deadline = time.monotonic() + _UP_WITHIN_S
+    deadline = time.monotonic() + _START_TIMEOUT_S
     while not (http_status(started.port, "/readyz") == 200 if http else await _serves(started)):
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not ready: {_said(started.log)}")
-        await asyncio.sleep(_LOOK_EVERY_S)
+            raise RuntimeError(f"not ready: {_output(started.log)}")
+        await asyncio.sleep(_POLL_S)
 
 
 async def _serves(started: Process) -> bool:
     async with aio.insecure_channel(started.address) as channel:
         check: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{health.SERVICE_NAME}/Check")
         try:
-            raw = await check(b"", timeout=WITHIN_S)
+            raw = await check(b"", timeout=TIMEOUT_S)
         except grpc.RpcError:
             return False
     return health_pb2.HealthCheckResponse.FromString(raw).status == health_pb2.HealthCheckResponse.SERVING
 
 
 async def machine(stack: Stack) -> dict[str, Any]:
-    """Where it was measured, with which versions and settings."""
+    """Describe the machine, versions and settings of the measurement."""
     async with stack.admin() as admin:
         shown = {
             name: await admin.fetchval(f"show {name}") for name in ("server_version", "fsync", "synchronous_commit")

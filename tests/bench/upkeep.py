@@ -1,4 +1,4 @@
-"""Group budgets: what the processes weigh when nobody asks them anything, and how long `make up` takes."""
+"""Group budgets: memory of idle processes, and the duration of `make up`."""
 
 import asyncio
 import os
@@ -13,48 +13,48 @@ from tests.bench.figures import Goal
 from tests.bench.plan import Bench, Part
 from tests.bench.stack import ROOT
 
-_NOT_PASSED_ON: Final = ("MAKE", "MFLAGS", "DATABASE_URL", "NATS_URL")
-_MAKE_WITHIN_S: Final = 120
+_REMOVED_VARIABLES: Final = ("MAKE", "MFLAGS", "DATABASE_URL", "NATS_URL")
+_MAKE_TIMEOUT_S: Final = 120
 _MEMORY_GOAL: Final = Goal("memory_idle/heaviest_mib", "memory_idle", (), float, at_most=120)
 _UP_GOAL: Final = Goal("up/first_s", "up", (), float, at_most=8)
 
 
-async def weigh(bench: Bench) -> None:
-    """The memory of each process, before anything is asked of it."""
-    found = {f"{name}_mib": process.resident_mib for name, process in bench.stack.services.items()}
-    bench.report.cases["memory_idle"] = found
-    bench.report.judge(_MEMORY_GOAL, max(found.values()))
+async def measure_memory(bench: Bench) -> None:
+    """Measure the memory of each process before the first request."""
+    memory = {f"{name}_mib": process.resident_mib for name, process in bench.stack.services.items()}
+    bench.report.cases["memory_idle"] = memory
+    bench.report.judge(_MEMORY_GOAL, max(memory.values()))
 
 
 async def start(bench: Bench) -> None:
-    """`make up` where everything is installed: with nothing laid out yet, and once more with what was left."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
+    """Measure `make up` with installed packages: with an empty data folder, and again with existing data."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_REMOVED_VARIABLES)}
     environment |= {"BILLING_HOME": str(bench.stack.folder / "home"), "GATEWAY_PORT": str(free_port())}
     try:
-        first_s = await _made("up", environment)
-        await _made("down", environment)
-        again_s = await _made("up", environment)
+        first_s = await _run_make("up", environment)
+        await _run_make("down", environment)
+        again_s = await _run_make("up", environment)
     finally:
-        await _made("reset", environment)
+        await _run_make("reset", environment)
     bench.report.cases["up"] = {"first_s": round(first_s, 1), "again_s": round(again_s, 1)}
     bench.report.judge(_UP_GOAL, first_s)
 
 
-async def _made(target: str, environment: Mapping[str, str]) -> float:
-    """Seconds that make takes for a target; raises RuntimeError with what it said if it fails."""
+async def _run_make(target: str, environment: Mapping[str, str]) -> float:
+    """Return how many seconds a make target takes. Raises RuntimeError with its output if it fails."""
     started = time.monotonic()
-    done = await asyncio.to_thread(_make, target, environment, ROOT)
-    if done.returncode != 0:
-        raise RuntimeError(f"make {target}: {done.stdout[-2000:]}")
+    result = await asyncio.to_thread(_make, target, environment, ROOT)
+    if result.returncode != 0:
+        raise RuntimeError(f"make {target}: {result.stdout[-2000:]}")
     return time.monotonic() - started
 
 
 def _make(target: str, environment: Mapping[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        ["make", "-s", target], cwd=folder, env=environment, text=True, timeout=_MAKE_WITHIN_S, check=False,
+        ["make", "-s", target], cwd=folder, env=environment, text=True, timeout=_MAKE_TIMEOUT_S, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
-MEMORY: Final = Part("budgets", ("memory_idle",), weigh)
+MEMORY: Final = Part("budgets", ("memory_idle",), measure_memory)
 UP: Final = Part("budgets", ("up",), start)

@@ -1,4 +1,4 @@
-"""Group usage: how fast recorded usage becomes allocations that are committed, from the stream to the disk."""
+"""Group usage: how fast usage records in the stream become committed allocations."""
 
 import asyncio
 import os
@@ -20,29 +20,29 @@ from outside.usage.v1.usage_pb2 import UsageRecorded
 
 from deploy.local import servers
 from kit import clock
-from tests.bench.data import CENT, Maker
+from tests.bench.data import CENT, Factory
 from tests.bench.figures import Goal
-from tests.bench.load import WITHIN_S, cpu_s
+from tests.bench.load import TIMEOUT_S, cpu_s
 from tests.bench.plan import Bench, Part
 from tests.bench.stack import Metadata, Process, Stack
 
 _RECORDS: Final = 10_000
-_BEFORE: Final = 500
+_WARM_UP: Final = 500
 _DEPARTMENTS: Final = 20
-_AT_ONCE: Final = 256
-_DONE_WITHIN_S: Final = 120.0
-_LOOK_EVERY_S: Final = 0.02
+_IN_FLIGHT_MAX: Final = 256
+_RECORDS_TIMEOUT_S: Final = 120.0
+_POLL_S: Final = 0.02
 
 _GOAL: Final = Goal("usage/records_per_s", "usage", (), float, at_least=1_500)
 
 
 async def measure(bench: Bench) -> None:
-    """A stream full of usage is worked off, while what is allocated is told as well; by a service of its own."""
+    """Measure how fast a separate service consumes a full stream and publishes the allocations."""
     with servers.nats(bench.stack.folder / "usage") as nats_server:
         database = await bench.stack.cluster.copy("usage")
         stack = replace(bench.stack, database=database, nats_url=nats_server.url)
         async with stack.served("entities") as service:
-            took_s, cpu_used_s = await _worked_off(stack, service)
+            took_s, cpu_used_s = await _consumed(stack, service)
     bench.report.cases["usage"] = {
         "records": _RECORDS,
         "records_per_s": round(_RECORDS / took_s),
@@ -51,54 +51,54 @@ async def measure(bench: Bench) -> None:
     bench.report.judge(_GOAL, _RECORDS / took_s)
 
 
-async def _worked_off(stack: Stack, service: Process) -> tuple[float, float]:
-    """How long it takes, and how much processor time of the service; it has taken a few before."""
+async def _consumed(stack: Stack, service: Process) -> tuple[float, float]:
+    """Return the duration and the CPU time of the service, after some warm-up records."""
     tenant_id = uuid4()
-    bearers = await _bearers(service, stack.metadata(tenant_id))
+    departments = await _departments(service, stack.metadata(tenant_id))
     async with stack.admin() as admin:
-        await _say(stack.nats_url, tenant_id, bearers, range(_BEFORE))
-        await _all_allocated(admin, tenant_id, _BEFORE)
-        os.kill(service.pid, signal.SIGSTOP)  # so that nothing is taken before all is there
+        await _publish(stack.nats_url, tenant_id, departments, range(_WARM_UP))
+        await _all_allocated(admin, tenant_id, _WARM_UP)
+        os.kill(service.pid, signal.SIGSTOP)  # records are consumed only when all are in the stream
         try:
-            await _say(stack.nats_url, tenant_id, bearers, range(_BEFORE, _BEFORE + _RECORDS))
+            await _publish(stack.nats_url, tenant_id, departments, range(_WARM_UP, _WARM_UP + _RECORDS))
         finally:
             os.kill(service.pid, signal.SIGCONT)
         started, cpu_before_s = time.monotonic(), cpu_s(service.pid)
-        await _all_allocated(admin, tenant_id, _BEFORE + _RECORDS)
+        await _all_allocated(admin, tenant_id, _WARM_UP + _RECORDS)
         return time.monotonic() - started, cpu_s(service.pid) - cpu_before_s
 
 
-async def _bearers(service: Process, metadata: Metadata) -> Sequence[Department]:
+async def _departments(service: Process, metadata: Metadata) -> Sequence[Department]:
     async with aio.insecure_channel(service.address) as channel:
-        entity_id = await Maker(channel, channel, metadata).entity()
+        entity_id = await Factory(channel, channel, metadata).entity()
         stub = DepartmentServiceStub(channel)
         requests = [
             CreateDepartmentRequest(entity_id=entity_id, code=f"D{number}", name="A department")
             for number in range(_DEPARTMENTS)
         ]
-        return [await stub.CreateDepartment(each, metadata=metadata, timeout=WITHIN_S) for each in requests]
+        return [await stub.CreateDepartment(each, metadata=metadata, timeout=TIMEOUT_S) for each in requests]
 
 
-async def _say(nats_url: str, tenant_id: UUID, bearers: Sequence[Department], numbers: range) -> None:
-    """Put the records into the stream, some of them under way at a time."""
+async def _publish(nats_url: str, tenant_id: UUID, departments: Sequence[Department], numbers: range) -> None:
+    """Publish the records, with a limit of concurrent requests."""
     client = await nats.connect(nats_url)
     jetstream = client.jetstream()
     subject = f"{UsageRecorded.DESCRIPTOR.full_name}.{tenant_id.hex}"
-    turn = asyncio.Semaphore(_AT_ONCE)
+    turn = asyncio.Semaphore(_IN_FLIGHT_MAX)
 
-    async def say(number: int) -> None:
-        body = json_format.MessageToJson(_record(number, bearers[number % len(bearers)]), indent=None).encode()
+    async def publish(number: int) -> None:
+        body = json_format.MessageToJson(_record(number, departments[number % len(departments)]), indent=None).encode()
         headers = {"ce-id": str(uuid4()), "ce-time": clock.now().isoformat(), "ce-source": "/usage"}
         async with turn:
-            await jetstream.publish(subject, body, headers=headers, timeout=WITHIN_S)
+            await jetstream.publish(subject, body, headers=headers, timeout=TIMEOUT_S)
 
-    await asyncio.gather(*map(say, numbers))
+    await asyncio.gather(*map(publish, numbers))
     await client.close()
 
 
-def _record(number: int, bearer: Department) -> UsageRecorded:
+def _record(number: int, department: Department) -> UsageRecorded:
     record = UsageRecorded(
-        record_id=f"usage-{number}", entity_id=bearer.entity_id, department_id=bearer.id, category="cloud",
+        record_id=f"usage-{number}", entity_id=department.entity_id, department_id=department.id, category="cloud",
         quantity="12.5", unit="GB", amount=CENT, description="Storage",
     )  # fmt: skip
     record.usage_time.FromDatetime(clock.now())
@@ -106,14 +106,14 @@ def _record(number: int, bearer: Department) -> UsageRecorded:
 
 
 async def _all_allocated(admin: "asyncpg.Connection", tenant_id: UUID, count: int) -> None:
-    """Wait until so many records are allocated and told, as the commits show; raises TimeoutError."""
+    """Wait until this many records are allocated and their events appended. Raises TimeoutError."""
     counted = (
         "select least((select count(*) from entities.cost_allocations where tenant_id = $1),"
         " (select count(*) from entities.outbox where tenant_id = $1 and type like '%.CostAllocated'))"
     )
-    async with asyncio.timeout(_DONE_WITHIN_S):
-        while await admin.fetchval(counted, tenant_id) < count:  # noqa: ASYNC110 - PostgreSQL is looked at from outside
-            await asyncio.sleep(_LOOK_EVERY_S)
+    async with asyncio.timeout(_RECORDS_TIMEOUT_S):
+        while await admin.fetchval(counted, tenant_id) < count:  # noqa: ASYNC110 - polls the database
+            await asyncio.sleep(_POLL_S)
 
 
 PART: Final = Part("usage", ("usage",), measure)
