@@ -1,4 +1,4 @@
-"""Amendments in few words: somebody who amends contracts, and days that come."""
+"""Amendment calls with default arguments, and helpers that make amendments due."""
 
 from datetime import date, timedelta
 from typing import Any
@@ -15,82 +15,82 @@ from tests.harness.observe import eventually
 
 
 class AmendmentApi:
-    """What somebody does with amendments."""
+    """AmendmentService as one caller uses it."""
 
     def __init__(self, api: EntitiesApi) -> None:
-        self.who, self.stub = api.who, api.amendments_stub
+        self.caller, self.stub = api.who, api.amendments_stub
 
-    async def amend(
-        self, contract: Contract | str, kind: Amendment.Type.ValueType = Amendment.SEATS, **given: Any
+    async def create(
+        self, contract: Contract | str, kind: Amendment.Type.ValueType = Amendment.SEATS, **fields: Any
     ) -> Amendment:
-        """A new draft: of 20 seats from today on, unless something else is given."""
-        return await self.who.call(self.stub.CreateAmendment, amendment_request(contract, kind, **given))
+        """Create a draft; by default it changes the seats to 20 from today on."""
+        return await self.caller.call(self.stub.CreateAmendment, amendment_request(contract, kind, **fields))
 
-    async def preview(self, contract: Contract | str, kind: Amendment.Type.ValueType, **given: Any) -> Amendment:
-        return await self.amend(contract, kind, **given, validate_only=True)
+    async def preview(self, contract: Contract | str, kind: Amendment.Type.ValueType, **fields: Any) -> Amendment:
+        return await self.create(contract, kind, **fields, validate_only=True)
 
     async def get(self, amendment: Amendment) -> Amendment:
         request = pb.GetAmendmentRequest(id=amendment.contract_id, amendment_id=amendment.id)
-        return await self.who.call(self.stub.GetAmendment, request)
+        return await self.caller.call(self.stub.GetAmendment, request)
 
-    async def list(self, contract: Contract | str, **given: Any) -> pb.ListAmendmentsResponse:
-        return await self.who.call(self.stub.ListAmendments, pb.ListAmendmentsRequest(id=_id(contract), **given))
+    async def list_page(self, contract: Contract | str, **fields: Any) -> pb.ListAmendmentsResponse:
+        return await self.caller.call(self.stub.ListAmendments, pb.ListAmendmentsRequest(id=_id(contract), **fields))
 
-    async def approve(self, amendment: Amendment, **given: Any) -> Amendment:
-        request = pb.ApproveAmendmentRequest(id=amendment.contract_id, amendment_id=amendment.id, **given)
-        return await self.who.call(self.stub.ApproveAmendment, request)
+    async def approve(self, amendment: Amendment, **fields: Any) -> Amendment:
+        request = pb.ApproveAmendmentRequest(id=amendment.contract_id, amendment_id=amendment.id, **fields)
+        return await self.caller.call(self.stub.ApproveAmendment, request)
 
-    async def reject(self, amendment: Amendment, **given: Any) -> Amendment:
-        wanted = {"id": amendment.contract_id, "amendment_id": amendment.id, "reason": "not agreed", **given}
-        return await self.who.call(self.stub.RejectAmendment, pb.RejectAmendmentRequest(**wanted))
+    async def reject(self, amendment: Amendment, **fields: Any) -> Amendment:
+        defaults = {"id": amendment.contract_id, "amendment_id": amendment.id, "reason": "not agreed"}
+        return await self.caller.call(self.stub.RejectAmendment, pb.RejectAmendmentRequest(**{**defaults, **fields}))
 
-    async def apply(self, amendment: Amendment, **given: Any) -> Amendment:
-        request = pb.ApplyAmendmentRequest(id=amendment.contract_id, amendment_id=amendment.id, **given)
-        return await self.who.call(self.stub.ApplyAmendment, request)
+    async def apply(self, amendment: Amendment, **fields: Any) -> Amendment:
+        request = pb.ApplyAmendmentRequest(id=amendment.contract_id, amendment_id=amendment.id, **fields)
+        return await self.caller.call(self.stub.ApplyAmendment, request)
 
-    async def agree(
-        self, contract: Contract, kind: Amendment.Type.ValueType = Amendment.SEATS, **given: Any
+    async def create_approved(
+        self, contract: Contract, kind: Amendment.Type.ValueType = Amendment.SEATS, **fields: Any
     ) -> Amendment:
-        """An amendment that is approved."""
-        return await self.approve(await self.amend(contract, kind, **given))
+        """Create an amendment and approve it."""
+        return await self.approve(await self.create(contract, kind, **fields))
 
-    async def settled(self, amendment: Amendment) -> Amendment:
-        """The amendment, as soon as the clock has dealt with it."""
+    async def wait_until_finished(self, amendment: Amendment) -> Amendment:
+        """Return the amendment as soon as it is APPLIED or REJECTED."""
 
-        async def over() -> Amendment | None:
-            found = await self.get(amendment)
-            return found if found.state in {Amendment.APPLIED, Amendment.REJECTED} else None
+        async def finished() -> Amendment | None:
+            current = await self.get(amendment)
+            return current if current.state in {Amendment.APPLIED, Amendment.REJECTED} else None
 
-        found = await eventually(over)
-        assert found
-        return found
+        result = await eventually(finished)
+        assert result
+        return result
 
 
 def amendment_request(
-    contract: Contract | str, kind: Amendment.Type.ValueType = Amendment.SEATS, **given: Any
+    contract: Contract | str, kind: Amendment.Type.ValueType = Amendment.SEATS, **fields: Any
 ) -> pb.CreateAmendmentRequest:
-    """With what is required, unless it is given; terms are given by their names."""
-    terms = {name: given.pop(name) for name in list(given) if name in AmendedTerms.DESCRIPTOR.fields_by_name}
-    if not terms and "after" not in given:
+    """A request with defaults; fields of AmendedTerms are passed by their names and go into `after`."""
+    terms = {name: fields.pop(name) for name in list(fields) if name in AmendedTerms.DESCRIPTOR.fields_by_name}
+    if not terms and "after" not in fields:
         terms = {"seats": 20}
-    required: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "id": _id(contract), "amendment_type": kind, "effective_date": day(), "reason": "more people",
         "after": AmendedTerms(**terms),
     }  # fmt: skip
-    return pb.CreateAmendmentRequest(**{**required, **given})
+    return pb.CreateAmendmentRequest(**{**defaults, **fields})
 
 
 def _id(contract: Contract | str) -> str:
     return contract if isinstance(contract, str) else contract.id
 
 
-def later(text: str, days: int) -> str:
-    """So many days after a day."""
-    return (date.fromisoformat(text) + timedelta(days=days)).isoformat()
+def days_after(date_text: str, days: int) -> str:
+    """The date `days` after another date."""
+    return (date.fromisoformat(date_text) + timedelta(days=days)).isoformat()
 
 
-async def its_day_comes(admin: Any, *amendments: Amendment) -> None:
-    """Have amendments that were agreed for tomorrow take effect today, all in the same moment."""
+async def make_due(admin: Any, *amendments: Amendment) -> None:
+    """Move the effective date of amendments from tomorrow to today, and make all their timers due at once."""
     amendment_ids = [ids.AMENDMENT.parse(amendment.id) for amendment in amendments]
     async with admin.acquire() as connection, connection.transaction():
         await connection.execute(
@@ -102,21 +102,21 @@ async def its_day_comes(admin: Any, *amendments: Amendment) -> None:
         )
 
 
-async def in_state(
+async def create_in_state(
     amendments: AmendmentApi, contract: Contract, admin: Any, state: AmendmentState, *, seats: int
 ) -> Amendment:
-    """An amendment of its own seats in that state, which could be applied today."""
-    draft = await amendments.amend(contract, seats=seats, effective_date=day(1))
+    """Create an amendment in that state whose effective date is today."""
+    draft = await amendments.create(contract, seats=seats, effective_date=day(1))
     if state is AmendmentState.REJECTED:
         draft = await amendments.reject(draft)
     elif state is not AmendmentState.DRAFT:
         draft = await amendments.approve(draft)
-    await put_back(admin, draft)
+    await move_to_today(admin, draft)
     return await amendments.apply(draft) if state is AmendmentState.APPLIED else draft
 
 
-async def put_back(admin: Any, amendment: Amendment) -> None:
-    """Have it take effect today, and the clock not know it."""
+async def move_to_today(admin: Any, amendment: Amendment) -> None:
+    """Move the effective date from tomorrow to today, but leave the timer at tomorrow."""
     await admin.execute(
         "update entities.contract_amendments set effective_date = effective_date - 1 where id = $1",
         ids.AMENDMENT.parse(amendment.id),

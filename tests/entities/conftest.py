@@ -18,7 +18,7 @@ from kit.auth import ServiceTokens
 from kit.settings import Settings
 from services.entities.main import compose
 from tests.entities.allocation_api import AllocationApi
-from tests.entities.clocks import Quiet
+from tests.entities.timer_replicas import TimerlessService
 from tests.harness.callers import Caller
 from tests.harness.databases import Copy
 from tests.harness.services import Entities, Served, served
@@ -176,13 +176,13 @@ def stranger(
 
 
 @pytest.fixture(scope="session")
-async def quiet(
+async def timerless(
     settings: Callable[..., Settings], fresh_database: Callable[[], Awaitable[Copy]], database: Copy
-) -> AsyncIterator[Quiet]:
+) -> AsyncIterator[TimerlessService]:
     copy = await fresh_database()
     given = settings("entities", database=copy)
     async with (
         asyncpg.create_pool(copy.admin_url, min_size=1, max_size=2) as pool,
         served(given, lambda given: replace(compose(given), jobs=(), handlers=()), Entities) as entities,
     ):
-        yield Quiet(entities, copy, pool)
+        yield TimerlessService(entities, copy, pool)

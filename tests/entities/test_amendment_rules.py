@@ -1,4 +1,4 @@
-"""What amendments do to the terms and the fees of a contract: what is shown is what is billed, to the cent."""
+"""Rules of amendments: effect on terms and fees, stored values, stale amendments, transitions."""
 
 from dataclasses import replace
 from datetime import date, timedelta
@@ -24,8 +24,8 @@ ID = ids.new()
 
 
 @st.composite
-def agreed(draw: st.DrawFn) -> ContractTerms:
-    """The terms of any contract."""
+def contract_terms(draw: st.DrawFn) -> ContractTerms:
+    """Terms of a contract, with or without phases and end date."""
     frequency = draw(st.sampled_from(list(BillingFrequency)))
     start = draw(st.dates(date(2020, 1, 1), date(2040, 1, 1)))
     length = draw(st.integers(60, 1200))
@@ -34,14 +34,14 @@ def agreed(draw: st.DrawFn) -> ContractTerms:
     fees = [eur(Decimal(draw(st.integers(0, 10**7))).scaleb(-2)) for _ in range(len(steps) + 1)]
     ramp = tuple(Phase(start + timedelta(step), fee) for step, fee in zip((0, *steps), fees, strict=True))
     evergreen, ramped = draw(st.booleans()), draw(st.booleans()) and frequency is not BillingFrequency.ONE_TIME
-    made = terms(str(start), str(start + timedelta(length)), total=str(total), frequency=frequency)
-    return replace(made, end_date=None if evergreen else made.end_date, phases=ramp if ramped else ())
+    base = terms(str(start), str(start + timedelta(length)), total=str(total), frequency=frequency)
+    return replace(base, end_date=None if evergreen else base.end_date, phases=ramp if ramped else ())
 
 
 @st.composite
 def changes(draw: st.DrawFn) -> tuple[ContractTerms, TermValues, date]:
-    """Terms, what is changed of them, and from which day on."""
-    before = draw(agreed())
+    """Terms of a contract, changes of them and their effective date."""
+    before = draw(contract_terms())
     effective = before.start_date + timedelta(draw(st.integers(0, 59)))
     after: dict[str, object] = {}
     if draw(st.booleans()):
@@ -58,7 +58,7 @@ def changes(draw: st.DrawFn) -> tuple[ContractTerms, TermValues, date]:
 
 class TestEffect:
     @given(changes())
-    def test_what_is_shown_is_what_is_billed(self, case: tuple[ContractTerms, TermValues, date]) -> None:
+    def test_effect_equals_the_fees_of_both_plans(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
         changed = domain.amendments.amend(before, after, effective)
         old, new = domain.fees.build_plan(before), domain.fees.build_plan(changed)
@@ -82,9 +82,7 @@ class TestEffect:
         assert [fee.number for fee in effect.fees] == list(range(first.number, first.number + len(effect.fees)))
 
     @given(changes())
-    def test_nothing_before_the_effective_date_is_billed_differently(
-        self, case: tuple[ContractTerms, TermValues, date]
-    ) -> None:
+    def test_fees_before_the_effective_date_do_not_change(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
         old, new = (
             domain.fees.build_plan(before),
@@ -101,7 +99,7 @@ class TestEffect:
             assert domain.fees.total_due(old, start) == domain.fees.total_due(new, start)
 
     @given(changes())
-    def test_the_value_follows_the_fees(self, case: tuple[ContractTerms, TermValues, date]) -> None:
+    def test_total_value_changes_with_the_fees(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
         changed = domain.amendments.amend(before, after, effective)
         if before.billing_frequency is BillingFrequency.ONE_TIME:
@@ -115,19 +113,19 @@ class TestEffect:
                 assert changed.total_value == domain.fees.total_due(domain.fees.build_plan(changed), changed.end_date)
 
     @given(changes())
-    def test_terms_that_went_together_do_so_afterwards(self, case: tuple[ContractTerms, TermValues, date]) -> None:
+    def test_consistent_terms_stay_consistent(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
         of_phases = {
             violation.field.partition("[")[0]
             for violation in domain.contracts.violations(domain.amendments.amend(before, after, effective))
         }
         assert of_phases <= {"phases", "renewal_notice_days"}
-        if "phases" in of_phases:  # given, and after the end
+        if "phases" in of_phases:  # requested phases after the end date
             end = after.get("end_date", before.end_date)
             assert any(end and phase.start_date >= end for phase in after.get("phases", ()))
 
     @given(changes())
-    def test_the_difference_falls_due_on_the_effective_date(self, case: tuple[ContractTerms, TermValues, date]) -> None:
+    def test_difference_falls_due_on_the_effective_date(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
         changed = domain.amendments.amend(before, {**after, "end_date": before.end_date}, effective)
         if before.billing_frequency is BillingFrequency.ONE_TIME or "fee" not in after or after["phases"]:
@@ -143,47 +141,45 @@ class TestEffect:
             assert due == (effect.new_part - effect.old_part).amount
 
     @given(changes(), st.integers(61, 900))
-    def test_of_what_was_terminated_only_the_rest_is_shown(
-        self, case: tuple[ContractTerms, TermValues, date], days: int
-    ) -> None:
+    def test_effect_ends_at_the_termination_date(self, case: tuple[ContractTerms, TermValues, date], days: int) -> None:
         before, after, effective = case
-        over = before.start_date + timedelta(days)
+        terminated = before.start_date + timedelta(days)
         effect = domain.amendments.compute_effect(
-            before, domain.amendments.amend(before, after, effective), over, effective
+            before, domain.amendments.amend(before, after, effective), terminated, effective
         )
-        assert all(fee.dates.end <= over for fee in effect.fees)
+        assert all(fee.dates.end <= terminated for fee in effect.fees)
 
 
-class TestKept:
+class TestStoredValues:
     @given(changes())
-    def test_nothing_is_lost_in_what_is_kept(self, case: tuple[ContractTerms, TermValues, date]) -> None:
+    def test_stored_values_are_read_back_unchanged(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
-        was = domain.amendments.current_values(before, after.keys(), effective)
+        old = domain.amendments.current_values(before, after.keys(), effective)
         effect = domain.amendments.compute_effect(
             before, domain.amendments.amend(before, after, effective), None, effective
         )
         row = AmendmentRow(currency_code="EUR")
-        row.set_changes(was, after)
+        row.set_changes(old, after)
         row.set_effect(effect)
-        assert (row.before, row.after, row.effect) == (was, after, effect)
+        assert (row.before, row.after, row.effect) == (old, after, effect)
 
-    def test_sla_terms_and_texts_are_kept_too(self) -> None:
+    def test_sla_terms_and_texts_are_read_back_unchanged(self) -> None:
         after = {"sla_terms": SlaTerms(9990, 4, 500), "license_tier": "gold", "seats": 0, "auto_renew": True}
         row = AmendmentRow(currency_code="EUR")
         row.set_changes({"sla_terms": None}, after)
         assert (row.before, row.after) == ({"sla_terms": None}, after)
 
 
-class TestStill:
+class TestStale:
     @given(changes())
-    def test_what_was_captured_is_still_so(self, case: tuple[ContractTerms, TermValues, date]) -> None:
+    def test_unchanged_terms_are_not_stale(self, case: tuple[ContractTerms, TermValues, date]) -> None:
         before, after, effective = case
         domain.amendments.check_not_stale(
             ID, domain.amendments.current_values(before, after.keys(), effective), before, effective
         )
 
     @pytest.mark.parametrize(
-        ("moved", "stale"),
+        ("changed_since", "stale"),
         [
             ({"seats": 7}, ["seats"]),
             ({"seats": 7, "end_date": day("2029-01-01"), "total_value": eur("2400")}, ["end_date", "seats"]),
@@ -193,14 +189,14 @@ class TestStill:
             ({"name": "Other", "total_value": Money(Decimal(1200), "EUR")}, []),
         ],
     )
-    def test_what_changed_since_is_named(self, moved: dict[str, Any], stale: list[str]) -> None:
+    def test_changed_terms_are_named(self, changed_since: dict[str, Any], stale: list[str]) -> None:
         effective, names = day("2027-06-01"), ("fee", "phases", "end_date", "seats")
         before = domain.amendments.current_values(terms(), names, effective)
-        now = replace(terms(), **moved)
+        now = replace(terms(), **changed_since)
         if stale:
-            with pytest.raises(AmendmentStale) as refused:
+            with pytest.raises(AmendmentStale) as error:
                 domain.amendments.check_not_stale(ID, before, now, effective)
-            assert refused.value.metadata["changed"] == ", ".join(stale)
+            assert error.value.metadata["changed"] == ", ".join(stale)
         else:
             domain.amendments.check_not_stale(ID, before, now, effective)
 

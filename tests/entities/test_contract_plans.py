@@ -1,4 +1,4 @@
-"""How PostgreSQL reads twenty thousand contracts of one tenant: never from end to end for a part of them."""
+"""Query plans for 20,000 contracts of one tenant: no filtered query may scan the whole table."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import date
@@ -20,17 +20,17 @@ from tests.harness.plans import Plans, Statement
 CONTRACTS: Final = 20_000
 ENTITIES: Final = 100
 TABLE: Final = "billing_contracts"
-Ask = Callable[[ReadSession, UUID], Awaitable[object]]
+Query = Callable[[ReadSession, UUID], Awaitable[object]]
 
 
 @pytest.fixture
-async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> AsyncIterator[tuple[Copy, UUID, list[UUID]]]:
-    """A database with the contracts, their tenant and its entities."""
+async def bulk_database(fresh_database: Callable[[], Awaitable[Copy]]) -> AsyncIterator[tuple[Copy, UUID, list[UUID]]]:
+    """A database with these contracts, their tenant and its entities."""
     copy = await fresh_database()
     tenant, entity_ids = ids.new(), [ids.new() for _ in range(ENTITIES)]
     admin = await asyncpg.connect(copy.admin_url)
     await admin.execute("set search_path = entities")
-    await admin.execute("set session_replication_role = replica")  # no audit of what is only there to be many
+    await admin.execute("set session_replication_role = replica")  # without audit records of the bulk data
     await admin.execute(
         "insert into billing_entities select $1, id, null, id, 'Acme', '', 'HOLDING', 'EUR', 'DE', '', '', 0, null,"
         " 'UTC', 1, 30, 'A', 'INCLUDE', 'ACTIVE', '{}', 1, now(), now() from unnest($2::uuid[]) id",
@@ -57,52 +57,52 @@ async def filled(fresh_database: Callable[[], Awaitable[Copy]]) -> AsyncIterator
     await admin.close()
 
 
-def listed(**filters: Any) -> Ask:
-    """ListContracts, a page of it; "entity" stands for one of them."""
+def list_query(**filters: Any) -> Query:
+    """A page of ListContracts; a true `entity_id` is replaced by the id of an entity."""
 
-    def ask(tx: ReadSession, entity_id: UUID) -> Awaitable[object]:
+    def query(tx: ReadSession, entity_id: UUID) -> Awaitable[object]:
         of_entity = {"entity_id": entity_id} if "entity_id" in filters else {}
         return store.contracts.list_page(tx, Page(50, None, b"", b""), ContractFilter(**{**filters, **of_entity}))
 
-    return ask
+    return query
 
 
-QUERIES: Final[dict[str, Ask]] = {
-    "list": listed(),
-    "list of an entity": listed(entity_id=True),
-    "list of a state": listed(state=ContractState.DRAFT),
-    "list of a state that none is in": listed(state=ContractState.SUSPENDED),
-    "list of a type": listed(contract_type=ContractType.MASTER),
-    "list of what ends soon": listed(ends_from=date(2026, 1, 1), ends_before=date(2026, 1, 8)),
-    "those in force of an entity": store.contracts.list_ids_in_force,
+QUERIES: Final[dict[str, Query]] = {
+    "list": list_query(),
+    "list of an entity": list_query(entity_id=True),
+    "list of a state": list_query(state=ContractState.DRAFT),
+    "list of a state without contracts": list_query(state=ContractState.SUSPENDED),
+    "list of a type": list_query(contract_type=ContractType.MASTER),
+    "list by end date": list_query(ends_from=date(2026, 1, 1), ends_before=date(2026, 1, 8)),
+    "contracts in force of an entity": store.contracts.list_ids_in_force,
     "summary": lambda tx, entity_id: store.contracts.summarize(tx, [entity_id]),
 }
-"""What is asked. Text that is looked for is in no index, since under row-level security none would be read for it."""
+"""Without the text filter: under row-level security PostgreSQL would not use an index for it."""
 
 
-async def test_a_part_is_read_by_an_index(
-    filled: tuple[Copy, UUID, list[UUID]], settings: Callable[..., Settings]
+async def test_queries_use_an_index(
+    bulk_database: tuple[Copy, UUID, list[UUID]], settings: Callable[..., Settings]
 ) -> None:
-    copy, tenant, entity_ids = filled
+    copy, tenant, entity_ids = bulk_database
     database = Database(settings("entities", database=copy))
     connection = await asyncpg.connect(copy.url("entities_app"))
     plans = Plans(database, connection, tenant)
-    wrong = {}
+    violations = {}
     try:
-        for name, ask in QUERIES.items():
-            ((statement, parameters),) = await asked(plans, ask, entity_ids[7])
+        for name, query in QUERIES.items():
+            ((statement, parameters),) = await statements_of(plans, query, entity_ids[7])
             for read in await plans.reads(statement, parameters, of_table=TABLE):
                 if read.sequential_scans or not read.indexes:
-                    wrong[name] = read, statement
+                    violations[name] = read, statement
         for read in await plans.reads("select max(name) from billing_contracts", []):
-            assert read.sequential_scans  # so it would be seen
+            assert read.sequential_scans  # a full scan is detected
     finally:
         await connection.close()
         await database.close()
-    assert not wrong
+    assert not violations
 
 
-async def asked(plans: Plans, ask: Ask, entity_id: UUID) -> list[Statement]:
-    """The statements about contracts that the store sends."""
-    said, _ = await plans.statements(lambda tx: ask(tx, entity_id))
-    return [each for each in said if TABLE in each[0]]
+async def statements_of(plans: Plans, query: Query, entity_id: UUID) -> list[Statement]:
+    """Return the statements on the contracts table that the query sends."""
+    statements, _ = await plans.statements(lambda tx: query(tx, entity_id))
+    return [statement for statement in statements if TABLE in statement[0]]

@@ -1,4 +1,4 @@
-"""Contracts as they are written, signed and activated; who sees them, and what follows."""
+"""Contracts: creation, changes, signatures and activation."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -42,8 +42,8 @@ async def acme(api: EntitiesApi) -> Entity:
 
 
 class TestCreateContract:
-    async def test_it_has_what_was_given(self, contracts: ContractApi, acme: Entity) -> None:
-        created = await contracts.write(acme, **ALL_TERMS)
+    async def test_contract_has_the_requested_fields(self, contracts: ContractApi, acme: Entity) -> None:
+        created = await contracts.create(acme, **ALL_TERMS)
         assert created == Contract(
             **ALL_TERMS,
             id=created.id,
@@ -56,27 +56,27 @@ class TestCreateContract:
         )
         assert await contracts.get(created) == created
 
-    async def test_what_is_left_out_has_its_default(self, contracts: ContractApi, acme: Entity) -> None:
-        created = await contracts.write(acme)
+    async def test_omitted_fields_have_defaults(self, contracts: ContractApi, acme: Entity) -> None:
+        created = await contracts.create(acme)
         assert (created.payment_terms_days, created.renewal_term_months, created.renewal_notice_days) == (45, 12, 30)
         assert not created.auto_renew
         assert not created.HasField("minimum_commitment")
         assert not created.HasField("sla_terms")
-        evergreen = await contracts.write(acme, end_date="")
+        evergreen = await contracts.create(acme, end_date="")
         assert evergreen.end_date == ""
 
-    async def test_numbers_are_our_own_or_given_and_never_twice(self, contracts: ContractApi, acme: Entity) -> None:
+    async def test_contract_numbers_are_unique(self, contracts: ContractApi, acme: Entity) -> None:
         year = day()[:4]
-        await contracts.write(acme, contract_number=f"CON-{year}-000002")
+        await contracts.create(acme, contract_number=f"CON-{year}-000002")
         numbers = [
-            contract.contract_number for contract in await asyncio.gather(*(contracts.write(acme) for _ in "abc"))
+            contract.contract_number for contract in await asyncio.gather(*(contracts.create(acme) for _ in "abc"))
         ]
         assert sorted(numbers) == [f"CON-{year}-00000{n}" for n in (1, 3, 4)]
-        refused = await refusal(contracts.write(acme, contract_number=numbers[0]))
-        assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "CONTRACT_NUMBER_TAKEN")
-        assert refused.metadata == {"contract_number": numbers[0]}
+        error = await refusal(contracts.create(acme, contract_number=numbers[0]))
+        assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "CONTRACT_NUMBER_TAKEN")
+        assert error.metadata == {"contract_number": numbers[0]}
 
-    async def test_another_tenant_counts_for_itself(
+    async def test_each_tenant_has_its_own_number_sequence(
         self,
         contracts: ContractApi,
         acme: Entity,
@@ -84,29 +84,27 @@ class TestCreateContract:
         caller: Callable[..., Caller],
     ) -> None:
         other = api_for(caller(tenant=ids.new()))
-        first, theirs = await contracts.write(acme), await ContractApi(other).write(await other.found("ACME"))
+        first, theirs = await contracts.create(acme), await ContractApi(other).create(await other.found("ACME"))
         assert first.contract_number == theirs.contract_number
 
-    async def test_a_deactivated_entity_agrees_to_nothing(
-        self, api: EntitiesApi, contracts: ContractApi, acme: Entity
-    ) -> None:
+    async def test_deactivated_entity_is_rejected(self, api: EntitiesApi, contracts: ContractApi, acme: Entity) -> None:
         await api.deactivate(acme)
-        refused = await refusal(contracts.write(acme))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
+        error = await refusal(contracts.create(acme))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
 
-    async def test_an_unknown_entity_is_not_found(self, contracts: ContractApi) -> None:
-        nobody = ids.ENTITY.format(ids.new())
-        refused = await refusal(contracts.write(nobody))
-        assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
+    async def test_unknown_entity_is_not_found(self, contracts: ContractApi) -> None:
+        unknown_id = ids.ENTITY.format(ids.new())
+        error = await refusal(contracts.create(unknown_id))
+        assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": unknown_id})
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(
+    async def test_key_replays_the_response_and_rejects_another_request(
         self, contracts: ContractApi, acme: Entity
     ) -> None:
-        first = await contracts.write(acme, request_id="key-1")
-        assert await contracts.write(acme, request_id="key-1") == first
-        refused = await refusal(contracts.write(acme, request_id="key-1", name="Other"))
-        assert refused.reason == "IDEMPOTENCY_MISMATCH"
-        assert await contracts.names() == ["Cloud"]
+        first = await contracts.create(acme, request_id="key-1")
+        assert await contracts.create(acme, request_id="key-1") == first
+        error = await refusal(contracts.create(acme, request_id="key-1", name="Other"))
+        assert error.reason == "IDEMPOTENCY_MISMATCH"
+        assert await contracts.list_names() == ["Cloud"]
 
 
 BAD_TERMS: list[tuple[dict[str, Any], set[str]]] = [
@@ -145,16 +143,16 @@ BAD_TERMS: list[tuple[dict[str, Any], set[str]]] = [
 
 
 class TestTerms:
-    @pytest.mark.parametrize(("given", "fields"), BAD_TERMS)
-    async def test_all_that_do_not_go_together_are_named_at_once(
-        self, contracts: ContractApi, acme: Entity, given: dict[str, Any], fields: set[str]
+    @pytest.mark.parametrize(("terms", "fields"), BAD_TERMS)
+    async def test_all_inconsistent_terms_are_reported_at_once(
+        self, contracts: ContractApi, acme: Entity, terms: dict[str, Any], fields: set[str]
     ) -> None:
-        refused = await refusal(contracts.write(acme, **given))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", fields)
-        assert await contracts.names() == []
+        error = await refusal(contracts.create(acme, **terms))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", fields)
+        assert await contracts.list_names() == []
 
     @pytest.mark.parametrize(
-        ("given", "field"),
+        ("terms", "field"),
         [
             ({"seats": -1}, "seats"),
             ({"renewal_uplift_bp": 10001}, "renewal_uplift_bp"),
@@ -170,20 +168,20 @@ class TestTerms:
             ({"contract_number": "a b"}, "contract_number"),
         ],
     )
-    async def test_each_has_its_bounds(
-        self, contracts: ContractApi, acme: Entity, given: dict[str, Any], field: str
+    async def test_values_out_of_bounds_are_rejected(
+        self, contracts: ContractApi, acme: Entity, terms: dict[str, Any], field: str
     ) -> None:
         request = contract_request(acme)
-        for name, value in given.items():
+        for name, value in terms.items():
             request.ClearField(name)  # type: ignore[arg-type]
             request.MergeFrom(pb.CreateContractRequest(**{name: value}))
-        refused = await refusal(contracts.who.call(contracts.stub.CreateContract, request))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {field})
+        error = await refusal(contracts.caller.call(contracts.stub.CreateContract, request))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {field})
 
 
 class TestUpdateContract:
-    async def test_only_what_is_given_changes(self, contracts: ContractApi, acme: Entity) -> None:
-        draft = await contracts.write(acme, **ALL_TERMS)
+    async def test_only_given_fields_change(self, contracts: ContractApi, acme: Entity) -> None:
+        draft = await contracts.create(acme, **ALL_TERMS)
         updated = await contracts.update(draft, name="Renamed", seats=300, renewal_notice_days=0)
         expected = Contract()
         expected.CopyFrom(draft)
@@ -193,12 +191,12 @@ class TestUpdateContract:
         assert await contracts.get(draft) == updated
 
     async def test_every_term_can_be_changed(self, contracts: ContractApi, acme: Entity) -> None:
-        updated = await contracts.update(await contracts.write(acme), **ALL_TERMS)
+        updated = await contracts.update(await contracts.create(acme), **ALL_TERMS)
         for field, value in ALL_TERMS.items():
             assert getattr(updated, field) == value, field
 
-    async def test_named_or_given_empty_is_cleared(self, contracts: ContractApi, acme: Entity) -> None:
-        draft = await contracts.write(acme, **{**ALL_TERMS, "contract_type": Contract.SERVICES})
+    async def test_fields_in_the_mask_without_value_are_cleared(self, contracts: ContractApi, acme: Entity) -> None:
+        draft = await contracts.create(acme, **{**ALL_TERMS, "contract_type": Contract.SERVICES})
         cleared = {
             "end_date", "phases", "minimum_commitment", "license_tier", "seats", "payment_terms_days",
             "purchase_order_number", "purchase_order_limit", "auto_renew", "renewal_term_months",
@@ -206,99 +204,101 @@ class TestUpdateContract:
         }  # fmt: skip
         request = pb.UpdateContractRequest(id=draft.id)
         request.update_mask.paths.extend(cleared)
-        updated = await contracts.who.call(contracts.stub.UpdateContract, request)
+        updated = await contracts.caller.call(contracts.stub.UpdateContract, request)
         assert (updated.payment_terms_days, updated.renewal_term_months, updated.renewal_notice_days) == (45, 12, 30)
-        left = {field.name for field, _ in updated.ListFields()}
-        assert left & cleared == {"payment_terms_days", "renewal_term_months", "renewal_notice_days"}
+        present = {field.name for field, _ in updated.ListFields()}
+        assert present & cleared == {"payment_terms_days", "renewal_term_months", "renewal_notice_days"}
 
-    async def test_some_terms_cannot_be_cleared(self, contracts: ContractApi, acme: Entity) -> None:
-        request = pb.UpdateContractRequest(id=(await contracts.write(acme)).id)
+    async def test_required_terms_cannot_be_cleared(self, contracts: ContractApi, acme: Entity) -> None:
+        request = pb.UpdateContractRequest(id=(await contracts.create(acme)).id)
         required = {"contract_number", "name", "contract_type", "start_date", "total_value", "billing_frequency"}
         request.update_mask.paths.extend(required)
-        refused = await refusal(contracts.who.call(contracts.stub.UpdateContract, request))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", required)
+        error = await refusal(contracts.caller.call(contracts.stub.UpdateContract, request))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", required)
 
-    async def test_they_must_go_together_afterwards(self, contracts: ContractApi, acme: Entity) -> None:
-        draft = await contracts.write(acme, **ALL_TERMS)
-        refused = await refusal(contracts.update(draft, total_value=money("5", "USD")))
-        assert set(refused.fields) == {
+    async def test_inconsistent_changes_are_rejected(self, contracts: ContractApi, acme: Entity) -> None:
+        draft = await contracts.create(acme, **ALL_TERMS)
+        error = await refusal(contracts.update(draft, total_value=money("5", "USD")))
+        assert set(error.fields) == {
             "minimum_commitment.currency_code", "purchase_order_limit.currency_code", "phases[0].fee.currency_code",
             "phases[1].fee.currency_code",
         }  # fmt: skip
         assert await contracts.get(draft) == draft
 
-    async def test_another_number_must_be_free(self, contracts: ContractApi, acme: Entity) -> None:
-        first, second = await contracts.write(acme), await contracts.write(acme)
-        refused = await refusal(contracts.update(second, contract_number=first.contract_number))
-        assert refused.reason == "CONTRACT_NUMBER_TAKEN"
+    async def test_number_of_another_contract_is_rejected(self, contracts: ContractApi, acme: Entity) -> None:
+        first, second = await contracts.create(acme), await contracts.create(acme)
+        error = await refusal(contracts.update(second, contract_number=first.contract_number))
+        assert error.reason == "CONTRACT_NUMBER_TAKEN"
 
-    async def test_a_stale_etag_changes_nothing(self, contracts: ContractApi, acme: Entity) -> None:
-        draft = await contracts.write(acme)
+    async def test_stale_etag_is_rejected(self, contracts: ContractApi, acme: Entity) -> None:
+        draft = await contracts.create(acme)
         await contracts.update(draft, name="First", etag=draft.etag)
-        refused = await refusal(contracts.update(draft, name="Second", etag=draft.etag))
-        assert (refused.reason, refused.metadata) == ("ETAG_MISMATCH", {"given": "1", "etag": "2"})
+        error = await refusal(contracts.update(draft, name="Second", etag=draft.etag))
+        assert (error.reason, error.metadata) == ("ETAG_MISMATCH", {"given": "1", "etag": "2"})
         assert (await contracts.get(draft)).name == "First"
 
 
 class TestSignContract:
     async def test_each_party_signs_the_same_document_once(self, contracts: ContractApi, acme: Entity) -> None:
-        draft = await contracts.submit(await contracts.write(acme))
+        draft = await contracts.submit(await contracts.create(acme))
         signed = await contracts.sign(draft)
-        refused = await refusal(contracts.sign(draft))
-        assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "CONTRACT_ALREADY_SIGNED")
-        assert refused.metadata == {"contract_id": draft.id, "party": "OURS"}
+        error = await refusal(contracts.sign(draft))
+        assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "CONTRACT_ALREADY_SIGNED")
+        assert error.metadata == {"contract_id": draft.id, "party": "OURS"}
         other = "0" * 64
-        refused = await refusal(contracts.sign(draft, ContractSignature.COUNTERPARTY, document_digest=other))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_DIGEST_DIFFERS")
-        assert refused.metadata == {"contract_id": draft.id, "given": other, "signed": DIGEST}
+        error = await refusal(contracts.sign(draft, ContractSignature.COUNTERPARTY, document_digest=other))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_DIGEST_DIFFERS")
+        assert error.metadata == {"contract_id": draft.id, "given": other, "signed": DIGEST}
         both = await contracts.sign(draft, ContractSignature.COUNTERPARTY, signer_name="Bob", signer_title="")
-        said = [(s.party, s.signer_name, s.signer_title, s.document_digest, s.recorded_by) for s in both.signatures]
-        assert said == [
+        signatures = [
+            (s.party, s.signer_name, s.signer_title, s.document_digest, s.recorded_by) for s in both.signatures
+        ]
+        assert signatures == [
             (ContractSignature.OURS, "Ada", "CFO", DIGEST, "alice"),
             (ContractSignature.COUNTERPARTY, "Bob", "", DIGEST, "alice"),
         ]
         assert len({draft.etag, signed.etag, both.etag}) == 3
         assert await contracts.get(draft) == both
 
-    async def test_of_two_at_once_one_counts(self, contracts: ContractApi, acme: Entity) -> None:
-        draft = await contracts.submit(await contracts.write(acme))
-        answers = await asyncio.gather(*(contracts.sign(draft) for _ in range(4)), return_exceptions=True)
-        assert sum(isinstance(answer, Contract) for answer in answers) == 1
+    async def test_concurrent_signatures_of_a_party_count_once(self, contracts: ContractApi, acme: Entity) -> None:
+        draft = await contracts.submit(await contracts.create(acme))
+        results = await asyncio.gather(*(contracts.sign(draft) for _ in range(4)), return_exceptions=True)
+        assert sum(isinstance(result, Contract) for result in results) == 1
         assert len((await contracts.get(draft)).signatures) == 1
 
-    async def test_who_may_write_may_not_sign_unless_granted(
+    async def test_signing_requires_its_own_permission(
         self,
         contracts: ContractApi,
         acme: Entity,
         api_for: Callable[[Caller], EntitiesApi],
         caller: Callable[..., Caller],
     ) -> None:
-        draft = await contracts.submit(await contracts.write(acme))
+        draft = await contracts.submit(await contracts.create(acme))
         for role in ("viewer", "auditor", "department_manager", "approver"):
-            refused = await refusal(ContractApi(api_for(caller(role))).sign(draft))
-            assert (refused.code, refused.metadata) == (
+            error = await refusal(ContractApi(api_for(caller(role))).sign(draft))
+            assert (error.code, error.metadata) == (
                 StatusCode.PERMISSION_DENIED,
                 {"permission": "contracts.sign"},
             ), role
         assert (await ContractApi(api_for(caller("procurement"))).sign(draft)).signatures
 
-    async def test_signatures_are_never_changed(
+    async def test_signatures_are_immutable_in_the_database(
         self, contracts: ContractApi, acme: Entity, app_connection: Callable[..., Any]
     ) -> None:
-        draft = await contracts.submit(await contracts.write(acme))
+        draft = await contracts.submit(await contracts.create(acme))
         await contracts.sign(draft)
         async with app_connection("entities") as connection:
-            await connection.execute(f"set app.tenant_id = '{contracts.who.tenant_id}'")
+            await connection.execute(f"set app.tenant_id = '{contracts.caller.tenant_id}'")
             for statement in ("update contract_signatures set signer_name = 'X'", "delete from contract_signatures"):
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
                     await connection.execute(statement)
 
 
 class TestActivateContract:
-    async def test_it_is_told_with_what_it_grants(
+    async def test_event_has_the_license_terms(
         self, contracts: ContractApi, acme: Entity, published_events: PublishedEvents
     ) -> None:
-        active = await contracts.put_in_force(acme, license_tier="gold", seats=12)
+        active = await contracts.create_active(acme, license_tier="gold", seats=12)
         assert (active.state, active.license_state) == (Contract.ACTIVE, Contract.REQUESTED)
         assert active.HasField("activate_time")
         assert await published_events.first(ContractActivated) == ContractActivated(
@@ -307,8 +307,10 @@ class TestActivateContract:
             total_value=money("1200.00"),
         )  # fmt: skip
 
-    async def test_what_grants_nothing_asks_for_no_license(self, contracts: ContractApi, acme: Entity) -> None:
-        assert (await contracts.put_in_force(acme)).license_state == Contract.NONE
+    async def test_contract_without_license_terms_requests_no_license(
+        self, contracts: ContractApi, acme: Entity
+    ) -> None:
+        assert (await contracts.create_active(acme)).license_state == Contract.NONE
 
     @pytest.mark.parametrize(
         ("signed", "missing"),
@@ -318,82 +320,84 @@ class TestActivateContract:
             ((ContractSignature.COUNTERPARTY,), "OURS"),
         ],
     )
-    async def test_it_needs_both_signatures(
+    async def test_both_signatures_are_required(
         self,
         contracts: ContractApi,
         acme: Entity,
         signed: tuple[ContractSignature.Party.ValueType, ...],
         missing: str,
     ) -> None:
-        draft = await contracts.submit(await contracts.write(acme))
+        draft = await contracts.submit(await contracts.create(acme))
         for party in signed:
             await contracts.sign(draft, party)
-        refused = await refusal(contracts.activate(draft))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_SIGNATURE_MISSING")
-        assert refused.metadata == {"contract_id": draft.id, "missing": missing}
+        error = await refusal(contracts.activate(draft))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_SIGNATURE_MISSING")
+        assert error.metadata == {"contract_id": draft.id, "missing": missing}
 
-    async def test_a_subscription_needs_no_signature(self, contracts: ContractApi, acme: Entity) -> None:
-        draft = await contracts.submit(await contracts.write(acme, contract_type=Contract.SUBSCRIPTION))
+    async def test_subscription_requires_no_signature(self, contracts: ContractApi, acme: Entity) -> None:
+        draft = await contracts.submit(await contracts.create(acme, contract_type=Contract.SUBSCRIPTION))
         assert (await contracts.activate(draft)).state == Contract.ACTIVE
 
-    async def test_a_term_that_is_over_does_not_begin(self, contracts: ContractApi, acme: Entity) -> None:
-        refused = await refusal(contracts.put_in_force(acme, start_date=day(-60), end_date=day(-10)))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_TERM_OVER")
-        assert refused.metadata["end_date"] == day(-10)
+    async def test_contract_whose_term_is_over_is_rejected(self, contracts: ContractApi, acme: Entity) -> None:
+        error = await refusal(contracts.create_active(acme, start_date=day(-60), end_date=day(-10)))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_TERM_OVER")
+        assert error.metadata["end_date"] == day(-10)
 
-    async def test_it_may_be_before_its_first_day(self, contracts: ContractApi, acme: Entity) -> None:
-        active = await contracts.put_in_force(acme, start_date=day(100))
+    async def test_activation_before_the_start_date_is_allowed(self, contracts: ContractApi, acme: Entity) -> None:
+        active = await contracts.create_active(acme, start_date=day(100))
         assert (active.state, active.start_date) == (Contract.ACTIVE, day(100))
 
-    async def test_not_when_its_entity_went_out_of_business(
+    async def test_contract_of_a_deactivated_entity_is_rejected(
         self, api: EntitiesApi, contracts: ContractApi, acme: Entity
     ) -> None:
-        draft = await contracts.submit(await contracts.write(acme))
+        draft = await contracts.submit(await contracts.create(acme))
         for party in (ContractSignature.OURS, ContractSignature.COUNTERPARTY):
             await contracts.sign(draft, party)
         await api.deactivate(acme)
         assert (await refusal(contracts.activate(draft))).reason == "ENTITY_STATE"
 
-    async def test_a_key_is_answered_the_same(
+    async def test_key_replays_the_response(
         self,
         contracts: ContractApi,
         acme: Entity,
         outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
     ) -> None:
-        draft = await contracts.submit(await contracts.write(acme, contract_type=Contract.SUBSCRIPTION))
+        draft = await contracts.submit(await contracts.create(acme, contract_type=Contract.SUBSCRIPTION))
         first = await contracts.activate(draft, request_id="key-1")
         assert await contracts.activate(draft, request_id="key-1") == first
-        said = [event.type for event in await outbox_events("entities")]
-        assert said.count("billing.entities.v1.ContractActivated") == 1
+        types = [event.type for event in await outbox_events("entities")]
+        assert types.count("billing.entities.v1.ContractActivated") == 1
 
 
 class TestDeactivateEntity:
-    async def test_an_entity_with_contracts_in_force_stays(
+    async def test_entity_with_contracts_in_force_is_not_deactivated(
         self, api: EntitiesApi, contracts: ContractApi, acme: Entity
     ) -> None:
-        await contracts.write(acme)
-        first, second = await contracts.put_in_force(acme), await contracts.put_in_force(acme)
+        await contracts.create(acme)
+        first, second = await contracts.create_active(acme), await contracts.create_active(acme)
         await contracts.suspend(second)
-        refused = await refusal(api.deactivate(acme))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_HAS_ACTIVE_CONTRACTS")
-        assert refused.metadata == {"entity_id": acme.id, "contract_ids": f"{first.id}, {second.id}"}
+        error = await refusal(api.deactivate(acme))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_HAS_ACTIVE_CONTRACTS")
+        assert error.metadata == {"entity_id": acme.id, "contract_ids": f"{first.id}, {second.id}"}
         for contract in (first, second):
             await contracts.terminate(contract, for_cause=True)
         assert (await api.deactivate(acme)).state == Entity.INACTIVE
 
-    async def test_none_slips_in_meanwhile(self, api: EntitiesApi, contracts: ContractApi) -> None:
+    async def test_concurrent_activation_and_deactivation_exclude_each_other(
+        self, api: EntitiesApi, contracts: ContractApi
+    ) -> None:
         for round_ in range(6):
             entity = await api.found(f"E{round_}")
-            draft = await contracts.submit(await contracts.write(entity, contract_type=Contract.SUBSCRIPTION))
-            answers = await asyncio.gather(contracts.activate(draft), api.deactivate(entity), return_exceptions=True)
-            assert sum(not isinstance(answer, BaseException) for answer in answers) == 1
+            draft = await contracts.submit(await contracts.create(entity, contract_type=Contract.SUBSCRIPTION))
+            results = await asyncio.gather(contracts.activate(draft), api.deactivate(entity), return_exceptions=True)
+            assert sum(not isinstance(result, BaseException) for result in results) == 1
 
 
-class TestRecords:
-    async def test_the_audit_log_says_who_signed(
+class TestAuditLog:
+    async def test_signature_is_recorded_with_its_actor(
         self, contracts: ContractApi, acme: Entity, audit_rows: Callable[[str], Awaitable[list[AuditRow]]]
     ) -> None:
-        draft = await contracts.submit(await contracts.write(acme))
+        draft = await contracts.submit(await contracts.create(acme))
         await contracts.sign(draft)
         rows = [row for row in await audit_rows("entities") if row.table.startswith(("billing_con", "contract_sig"))]
         assert [(row.table, row.action) for row in rows] == [

@@ -1,4 +1,4 @@
-"""Which fees of a contract fall due when: no day without a period and none with two, and no cent too much."""
+"""Fee schedule of contracts: billing periods without gap or overlap, and amounts exact to the cent."""
 
 import random
 from calendar import monthrange
@@ -47,15 +47,15 @@ def terms(
 
 
 def dues(plan: FeePlan, start: str = "2000-01-01", end: str = "2199-12-31") -> dict[str, str]:
-    found = list(domain.fees.fees_due(plan, DateRange(day(start), day(end))))
-    due = {fee.due_date.isoformat(): fee.amount.text() for fee in found}
-    assert len(due) == len(found)
+    fees = list(domain.fees.fees_due(plan, DateRange(day(start), day(end))))
+    due = {fee.due_date.isoformat(): fee.amount.text() for fee in fees}
+    assert len(due) == len(fees)
     assert list(due) == sorted(due)
     return due
 
 
 class TestSchedule:
-    def test_it_is_counted_from_the_start_of_the_contract(self) -> None:
+    def test_periods_are_counted_from_the_start_date(self) -> None:
         plan = domain.fees.build_plan(terms("2027-01-31", "2027-06-30", phases={"2027-01-31": "100.00"}))
         assert list(dues(plan)) == ["2027-01-31", "2027-02-28", "2027-03-31", "2027-04-30", "2027-05-31"]
 
@@ -67,74 +67,74 @@ class TestSchedule:
             (ONE_TIME, ["2027-01-15"]),
         ],
     )
-    def test_each_frequency_has_its_days(self, frequency: BillingFrequency, expected: list[str]) -> None:
+    def test_due_dates_by_billing_frequency(self, frequency: BillingFrequency, expected: list[str]) -> None:
         assert list(dues(domain.fees.build_plan(terms("2027-01-15", "2028-01-15", frequency=frequency)))) == expected
 
-    def test_a_leap_day_is_an_anchor_too(self) -> None:
+    def test_start_on_a_leap_day(self) -> None:
         plan = domain.fees.build_plan(terms("2028-02-29", "", frequency=ANNUAL))
         assert list(islice(dues(plan), 5)) == ["2028-02-29", "2029-02-28", "2030-02-28", "2031-02-28", "2032-02-29"]
 
-    def test_an_end_inside_a_period_makes_its_fee_smaller(self) -> None:
+    def test_end_within_a_period_prorates_its_fee(self) -> None:
         plan = domain.fees.build_plan(terms("2027-01-01", "2027-03-16", phases={"2027-01-01": "310.00"}))
         assert dues(plan) == {"2027-01-01": "310.00", "2027-02-01": "310.00", "2027-03-01": "150.00"}
 
-    def test_a_ramp_costs_what_each_phase_says(self) -> None:
+    def test_each_phase_has_its_fee(self) -> None:
         ramp = {"2027-01-01": "100.00", "2027-03-01": "200.00", "2027-04-01": "300.00"}
         plan = domain.fees.build_plan(terms(end="2027-05-01", phases=ramp))
         assert dues(plan) == {
             "2027-01-01": "100.00", "2027-02-01": "100.00", "2027-03-01": "200.00", "2027-04-01": "300.00"
         }  # fmt: skip
 
-    def test_a_step_inside_a_period_falls_due_on_its_day_for_the_rest(self) -> None:
+    def test_phase_within_a_period_makes_the_difference_due(self) -> None:
         plan = domain.fees.build_plan(terms(end="2027-03-01", phases={"2027-01-01": "100.00", "2027-01-16": "200.00"}))
         assert dues(plan) == {"2027-01-01": "100.00", "2027-01-16": "51.61", "2027-02-01": "200.00"}
         assert domain.fees.period_fee(plan, next(domain.fees.periods_from(plan, plan.start))) == eur("151.61")
 
-    def test_a_step_down_is_a_credit(self) -> None:
+    def test_lower_fee_within_a_period_is_a_credit(self) -> None:
         plan = domain.fees.build_plan(terms(end="2027-02-01", phases={"2027-01-01": "310.00", "2027-01-22": "0.00"}))
         assert dues(plan) == {"2027-01-01": "310.00", "2027-01-22": "-100.00"}
 
-    def test_free_months_are_left_out(self) -> None:
+    def test_zero_fees_are_omitted(self) -> None:
         plan = domain.fees.build_plan(terms(end="2027-04-01", phases={"2027-01-01": "0.00", "2027-03-01": "50.00"}))
         assert dues(plan) == {"2027-03-01": "50.00"}
 
-    def test_only_the_days_asked_for(self) -> None:
+    def test_only_fees_in_the_date_range_are_returned(self) -> None:
         plan = domain.fees.build_plan(terms(phases={"2027-01-01": "100.00"}))
         assert list(dues(plan, "2027-02-01", "2027-04-01")) == ["2027-02-01", "2027-03-01"]
         assert list(dues(plan, "2027-02-02", "2027-03-01")) == []
         assert list(dues(plan, "2030-01-01", "2031-01-01")) == []
 
-    def test_who_terminates_pays_until_then(self) -> None:
+    def test_termination_prorates_the_last_fee(self) -> None:
         plan = domain.fees.build_plan(terms(phases={"2027-01-01": "310.00"}), termination_date=day("2027-03-11"))
         assert dues(plan) == {"2027-01-01": "310.00", "2027-02-01": "310.00", "2027-03-01": "100.00"}
 
-    def test_a_termination_after_the_end_changes_nothing(self) -> None:
+    def test_termination_after_the_end_changes_nothing(self) -> None:
         assert dues(domain.fees.build_plan(terms(), day("2030-01-01"))) == dues(domain.fees.build_plan(terms()))
 
-    def test_an_evergreen_contract_goes_on(self) -> None:
+    def test_evergreen_contract_has_fees_until_the_horizon(self) -> None:
         plan = domain.fees.build_plan(terms(end="", phases={"2027-01-01": "100.00"}))
         assert list(dues(plan, "2151-05-01", "2151-07-01")) == ["2151-05-01", "2151-06-01"]
 
 
 class TestSpread:
-    def test_the_last_fee_takes_what_remains(self) -> None:
+    def test_last_fee_takes_the_remainder(self) -> None:
         plan = domain.fees.build_plan(terms(total="1000.00"))
         assert dues(plan) == {f"2027-{month:02}-01": "83.33" if month < 12 else "83.37" for month in range(1, 13)}
 
-    def test_a_last_period_that_is_cut_costs_less(self) -> None:
+    def test_shorter_last_period_has_a_lower_fee(self) -> None:
         plan = domain.fees.build_plan(terms("2027-01-01", "2027-02-15", total="150.00"))
         assert dues(plan) == {"2027-01-01": "100.00", "2027-02-01": "50.00"}
 
-    def test_one_time_is_all_at_once(self) -> None:
+    def test_one_time_fee_is_due_at_once(self) -> None:
         assert dues(domain.fees.build_plan(terms(total="999.99", frequency=ONE_TIME))) == {"2027-01-01": "999.99"}
 
-    def test_the_value_of_an_evergreen_one_is_that_of_each_year(self) -> None:
+    def test_fees_of_each_year_of_an_evergreen_contract_sum_to_its_value(self) -> None:
         plan = domain.fees.build_plan(terms(end="", total="1000.00"))
         for year in (2027, 2028, 2050):
             assert sum(map(Decimal, dues(plan, f"{year}-01-01", f"{year + 1}-01-01").values())) == 1000
         assert dues(plan, "2050-11-01", "2051-01-01") == {"2050-11-01": "83.33", "2050-12-01": "83.37"}
 
-    def test_who_terminates_early_pays_no_remainder(self) -> None:
+    def test_early_termination_omits_the_remainder(self) -> None:
         plan = domain.fees.build_plan(terms(total="1000.00"), day("2027-03-01"))
         assert dues(plan) == {"2027-01-01": "83.33", "2027-02-01": "83.33"}
 
@@ -144,7 +144,7 @@ class TestSpread:
         st.integers(1, 2500),
         st.integers(0, 10**12),
     )
-    def test_the_fees_sum_to_the_total_value(
+    def test_fees_sum_to_the_total_value(
         self, frequency: BillingFrequency, start: date, length: int, cents: int
     ) -> None:
         end = start + timedelta(length)
@@ -162,7 +162,7 @@ month_ends = st.builds(
 
 @st.composite
 def plans(draw: st.DrawFn) -> FeePlan:
-    """Any plan with a ramp or without, with or without end; as many begin at the end of a month as anywhere else."""
+    """Fee plans with and without phases and end date; many of them start at the end of a month."""
     frequency = draw(st.sampled_from(list(BillingFrequency)))
     start = draw(st.dates(date(2000, 1, 1), date(2060, 1, 1)) | month_ends)
     length = draw(st.integers(1, 1500))
@@ -178,7 +178,7 @@ def plans(draw: st.DrawFn) -> FeePlan:
 
 class TestProperties:
     @given(plans(), st.integers(-400, 1600))
-    def test_the_calendar_has_no_gap_and_no_overlap(self, plan: FeePlan, days: int) -> None:
+    def test_periods_have_no_gap_and_no_overlap(self, plan: FeePlan, days: int) -> None:
         since = plan.start + timedelta(days)
         periods = list(islice(domain.fees.periods_from(plan, since), 30))
         assert all(before.dates.end == after.dates.start for before, after in pairwise(periods))
@@ -191,14 +191,14 @@ class TestProperties:
             assert since >= plan.schedule_end
 
     @pytest.mark.parametrize("frequency", MONTHS)
-    def test_whatever_the_first_day_there_is_no_gap_and_no_overlap(self, frequency: BillingFrequency) -> None:
+    def test_periods_have_no_gap_for_any_start_date(self, frequency: BillingFrequency) -> None:
         for start in (date(2027, 1, 1) + timedelta(days) for days in range(731)):
             plan = domain.fees.build_plan(terms(str(start), "", frequency=frequency, phases={str(start): "1"}))
             periods = list(islice(domain.fees.periods_from(plan, start), 26))
             assert all(before.full.end == after.full.start for before, after in pairwise(periods))
 
     @given(plans())
-    def test_the_calendar_goes_from_the_start_to_the_end(self, plan: FeePlan) -> None:
+    def test_periods_cover_the_term(self, plan: FeePlan) -> None:
         if plan.end is None:
             return
         periods = list(domain.fees.periods_from(plan, plan.start))
@@ -212,9 +212,7 @@ class TestProperties:
                 assert period.dates.start == date(month // 12, month % 12 + 1, min(plan.start.day, last))
 
     @given(plans(), st.lists(st.integers(0, 1500), max_size=6))
-    def test_wherever_the_time_is_cut_the_fees_due_and_the_fees_accrued_sum_to_the_whole(
-        self, plan: FeePlan, cuts: list[int]
-    ) -> None:
+    def test_parts_of_the_term_sum_to_the_whole(self, plan: FeePlan, cuts: list[int]) -> None:
         end = plan.end or plan.start + timedelta(1500)
         ends = sorted({plan.start, end, *(min(plan.start + timedelta(cut), end) for cut in cuts)})
         parts = [DateRange(*each) for each in pairwise(ends)]
@@ -232,17 +230,17 @@ class TestProperties:
             assert accrued == due == sum(by_period, Decimal(0))
 
     @given(plans(), st.integers(1, 10**9))
-    def test_an_amount_is_reached_on_the_first_day_on_which_so_much_was_due(self, plan: FeePlan, cents: int) -> None:
-        wanted, due = Decimal(cents).scaleb(-2), Decimal(0)
+    def test_amount_is_reached_on_the_first_day_with_enough_fees_due(self, plan: FeePlan, cents: int) -> None:
+        target, due = Decimal(cents).scaleb(-2), Decimal(0)
         first = None
         for fee in domain.fees.fees_due(plan, DateRange(plan.start, plan.schedule_end)):
             due += fee.amount.amount
-            if due >= wanted and first is None:
+            if due >= target and first is None:
                 first = fee.due_date
-        assert domain.fees.date_reached(plan, eur(wanted)) == first
+        assert domain.fees.date_reached(plan, eur(target)) == first
 
-    def test_seeded_ramps_cost_what_their_days_say(self) -> None:
-        """Against the sum over single days, which is another way to the same amount."""
+    def test_period_fees_equal_the_sum_of_their_days(self) -> None:
+        """Compares period fees with the sum over single days."""
         chance = random.Random(7)  # noqa: S311 - the same cases in every run
         for _ in range(100):
             start = date(2027, 1, 1) + timedelta(chance.randrange(365))
@@ -259,18 +257,18 @@ class TestProperties:
                 assert abs(exact - by_days) < Decimal("0.00501")
 
 
-class TestReaching:
-    def test_the_day_on_which_so_much_has_fallen_due(self) -> None:
+class TestReachedAmount:
+    def test_date_on_which_the_fees_reach_an_amount(self) -> None:
         plan = domain.fees.build_plan(terms(phases={"2027-01-01": "100.00"}))
         assert domain.fees.date_reached(plan, eur("100.00")) == day("2027-01-01")
         assert domain.fees.date_reached(plan, eur("100.01")) == day("2027-02-01")
         assert domain.fees.date_reached(plan, eur("1200.00")) == day("2027-12-01")
         assert domain.fees.date_reached(plan, eur("1200.01")) is None
 
-    def test_free_and_evergreen_is_never(self) -> None:
+    def test_free_contract_never_reaches_an_amount(self) -> None:
         assert domain.fees.date_reached(domain.fees.build_plan(terms(end="", total="0.00")), eur("0.01")) is None
 
-    def test_the_value_of_an_evergreen_ramp_is_that_of_the_year_from_a_day_on(self) -> None:
+    def test_value_of_an_evergreen_contract_is_that_of_the_next_year(self) -> None:
         plan = domain.fees.build_plan(terms(end="", phases={"2027-01-01": "100.00", "2027-07-01": "200.00"}))
         assert domain.fees.term_value(plan, day("2027-01-01")) == eur("1800.00")
         assert domain.fees.term_value(plan, day("2027-07-01")) == eur("2400.00")

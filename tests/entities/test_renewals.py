@@ -1,4 +1,4 @@
-"""Whether and how contracts are renewed: the successor's terms, what we would do, and what ends soon."""
+"""Renewals: terms of the successor, recommendation, renewal check and contract totals."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,19 +54,19 @@ def eur(amount: str) -> Money:
 
 
 def terms(start: str = "2026-01-01", end: str | None = "2027-01-01", **changed: Any) -> ContractTerms:
-    """A year for 1,200 euros."""
-    agreed = ContractTerms(
+    """Terms of a year for 1,200 EUR."""
+    base = ContractTerms(
         contract_number="C-1", name="Cloud", contract_type=ContractType.SERVICES, start_date=date.fromisoformat(start),
         end_date=date.fromisoformat(end) if end else None, total_value=eur("1200"),
         billing_frequency=BillingFrequency.MONTHLY, phases=(), minimum_commitment=None, license_tier="", seats=0,
         payment_terms_days=30, purchase_order_number="", purchase_order_limit=None, auto_renew=False,
         renewal_term_months=12, renewal_notice_days=30, renewal_uplift_bp=0, sla_terms=None,
     )  # fmt: skip
-    return replace(agreed, **changed)
+    return replace(base, **changed)
 
 
-class TestTermsOfTheSuccessor:
-    def test_it_begins_where_the_other_ends_and_is_dearer_by_the_uplift(self) -> None:
+class TestRenewalTerms:
+    def test_successor_starts_at_the_end_date_with_uplifted_value(self) -> None:
         renewed = domain.renewals.renewal_terms(terms(renewal_uplift_bp=350))
         assert (renewed.start_date, renewed.end_date) == (date(2027, 1, 1), date(2028, 1, 1))
         assert (renewed.total_value, renewed.contract_number) == (eur("1242.00"), "")
@@ -78,28 +78,28 @@ class TestTermsOfTheSuccessor:
     @pytest.mark.parametrize(
         ("months", "value", "commitment"), [(24, "2400", "600"), (6, "600", "150"), (1, "100", "25")]
     )
-    def test_what_was_agreed_for_a_term_follows_its_length(self, months: int, value: str, commitment: str) -> None:
+    def test_amounts_are_scaled_to_the_length_of_the_term(self, months: int, value: str, commitment: str) -> None:
         agreed = terms(renewal_term_months=months, minimum_commitment=eur("300"))
         renewed = domain.renewals.renewal_terms(agreed)
         assert (renewed.total_value, renewed.minimum_commitment) == (eur(value), eur(commitment))
 
-    def test_of_phases_the_last_one_goes_on(self) -> None:
+    def test_last_phase_continues(self) -> None:
         phases = (Phase(date(2026, 1, 1), eur("50")), Phase(date(2026, 7, 1), eur("100")))
         renewed = domain.renewals.renewal_terms(terms(phases=phases, renewal_uplift_bp=1000))
         assert renewed.phases == (Phase(date(2027, 1, 1), eur("110.00")),)
         assert renewed.total_value == eur("1320.00")
 
-    def test_somebody_may_want_another_end_and_uplift(self) -> None:
+    def test_request_may_set_number_end_date_and_uplift(self) -> None:
         renewed = domain.renewals.renewal_terms(
             terms(), RenewalRequest(contract_number="N", end_date=date(2027, 7, 1), uplift_bp=5000)
         )
         assert (renewed.contract_number, renewed.end_date, renewed.total_value) == ("N", date(2027, 7, 1), eur("900"))
 
-    def test_the_last_day_of_a_month_stays_the_last_day(self) -> None:
+    def test_last_day_of_a_month_stays_the_last_day(self) -> None:
         renewed = domain.renewals.renewal_terms(terms("2026-02-28", "2027-01-31", renewal_term_months=1))
         assert renewed.end_date == date(2027, 2, 28)
 
-    def test_an_evergreen_one_has_none(self) -> None:
+    def test_evergreen_contract_has_no_renewal_terms(self) -> None:
         with pytest.raises(ValueError, match="no end"):
             domain.renewals.renewal_terms(terms(end=None))
 
@@ -107,7 +107,7 @@ class TestTermsOfTheSuccessor:
         st.dates(date(2000, 1, 1), date(2100, 1, 1)), st.integers(1, 3000), st.integers(1, 120), st.integers(0, 10_000),
         st.decimals(0, 10**9, places=2),
     )  # fmt: skip
-    def test_what_goes_together_goes_together_afterwards(
+    def test_consistent_terms_stay_consistent(
         self, start: date, days: int, months: int, uplift_bp: int, value: Decimal
     ) -> None:
         agreed = replace(
@@ -128,18 +128,18 @@ class TestTermsOfTheSuccessor:
         assert abs(Fraction(renewed.total_value.amount) - exact) <= Fraction(2, 100)
 
     @given(st.dates(date(2000, 1, 1), date(2100, 1, 1)), st.integers(0, 200), st.integers(0, 27))
-    def test_months_are_counted_exactly(self, start: date, months: int, days: int) -> None:
+    def test_months_between_dates_are_exact(self, start: date, months: int, days: int) -> None:
         end = months_later(start, months)
         assert domain.renewals.months_between(start, end) == months
         assert months <= domain.renewals.months_between(start, end + timedelta(days=days)) < months + 1
 
 
 def facts(today: str = "2026-12-01", **changed: Any) -> RenewalFacts:
-    given = {
+    defaults = {
         "contract_id": ID, "terms": terms(), "state": ContractState.ACTIVE, "license_state": LicenseState.NONE,
         "successor_id": None, "termination_date": None, "used": None,
     }  # fmt: skip
-    return RenewalFacts(**{**given, **changed}, today=date.fromisoformat(today))
+    return RenewalFacts(**{**defaults, **changed}, today=date.fromisoformat(today))
 
 
 COMMITTED = terms(minimum_commitment=eur("1000"))
@@ -148,7 +148,7 @@ AUTO = terms(auto_renew=True)
 
 class TestRecommendation:
     @pytest.mark.parametrize(
-        ("changed", "recommended", "because"),
+        ("changed", "recommended", "expected_reasons"),
         [
             ({}, R.RENEW, [K.AS_AGREED]),
             ({"state": ContractState.DRAFT}, R.NONE, [K.NOT_IN_FORCE]),
@@ -186,26 +186,29 @@ class TestRecommendation:
             ),
         ],
     )  # fmt: skip
-    def test_what_we_would_do_and_why(
-        self, changed: dict[str, Any], recommended: Recommendation, because: list[ReasonKind]
+    def test_recommendation_and_reasons(
+        self, changed: dict[str, Any], recommended: Recommendation, expected_reasons: list[ReasonKind]
     ) -> None:
         assessment = domain.renewals.assess(facts(**changed))
-        assert (assessment.recommendation, [reason.kind for reason in assessment.reasons]) == (recommended, because)
+        assert (assessment.recommendation, [reason.kind for reason in assessment.reasons]) == (
+            recommended,
+            expected_reasons,
+        )
         assert all(reason.text.endswith(".") for reason in assessment.reasons)
 
-    def test_before_its_first_day_nothing_is_expected(self) -> None:
+    def test_utilisation_before_the_start_date_is_zero(self) -> None:
         early = facts("2025-12-31", terms=COMMITTED, used=eur("5"))
         assert early.expected_utilisation_bp == 0
 
-    def test_a_share_for_people(self) -> None:
+    def test_basis_points_are_formatted_as_percentage(self) -> None:
         assert [domain.renewals.percent_text(bp) for bp in (0, 5, 50, 1250, 1000, 10_000)] == [
             "0 %", "0.05 %", "0.5 %", "12.5 %", "10 %", "100 %",
         ]  # fmt: skip
 
 
 class TestRenewContract:
-    async def test_the_successor_is_a_draft_that_begins_at_the_end(self, contracts: ContractApi, acme: Entity) -> None:
-        active = await contracts.put_in_force(
+    async def test_successor_is_a_draft_that_starts_at_the_end_date(self, contracts: ContractApi, acme: Entity) -> None:
+        active = await contracts.create_active(
             acme, start_date="2026-01-01", end_date="2199-01-01", renewal_uplift_bp=300, renewal_term_months=6,
             phases=[phase("2026-01-01", "100")],
         )  # fmt: skip
@@ -217,50 +220,54 @@ class TestRenewContract:
         old = await contracts.get(active)
         assert (old.state, old.renewed_to_id) == (Contract.ACTIVE, draft.id)
 
-    async def test_with_number_end_and_uplift_of_ones_own(self, contracts: ContractApi, acme: Entity) -> None:
-        active = await contracts.put_in_force(acme)
+    async def test_request_sets_number_end_date_and_uplift(self, contracts: ContractApi, acme: Entity) -> None:
+        active = await contracts.create_active(acme)
         draft = await contracts.renew(active, contract_number="NEXT", end_date="2190-01-01", uplift_bp=0)
         assert (draft.contract_number, draft.end_date) == ("NEXT", "2190-01-01")
-        refused = await refusal(contracts.renew(await contracts.put_in_force(acme), contract_number="NEXT"))
-        assert refused.reason == "CONTRACT_NUMBER_TAKEN"
+        error = await refusal(contracts.renew(await contracts.create_active(acme), contract_number="NEXT"))
+        assert error.reason == "CONTRACT_NUMBER_TAKEN"
 
-    async def test_it_is_renewed_once(self, contracts: ContractApi, acme: Entity) -> None:
-        active = await contracts.put_in_force(acme)
+    async def test_contract_is_renewed_once(self, contracts: ContractApi, acme: Entity) -> None:
+        active = await contracts.create_active(acme)
         draft = await contracts.renew(active, request_id="key-1")
         assert await contracts.renew(active, request_id="key-1") == draft
-        refused = await refusal(contracts.renew(active))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_ALREADY_RENEWED")
-        assert refused.metadata == {"contract_id": active.id, "renewed_to_id": draft.id}
-        assert len(await contracts.names()) == 2
+        error = await refusal(contracts.renew(active))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_ALREADY_RENEWED")
+        assert error.metadata == {"contract_id": active.id, "renewed_to_id": draft.id}
+        assert len(await contracts.list_names()) == 2
 
-    async def test_again_after_the_successor_was_withdrawn(self, contracts: ContractApi, acme: Entity) -> None:
-        active = await contracts.put_in_force(acme)
+    async def test_contract_is_renewed_again_after_its_successor_was_withdrawn(
+        self, contracts: ContractApi, acme: Entity
+    ) -> None:
+        active = await contracts.create_active(acme)
         await contracts.terminate(await contracts.renew(active))
         draft = await contracts.renew(active)
         assert (await contracts.get(active)).renewed_to_id == draft.id
 
-    async def test_an_evergreen_one_is_not_renewed(self, contracts: ContractApi, acme: Entity) -> None:
-        refused = await refusal(contracts.renew(await contracts.put_in_force(acme, end_date="")))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_EVERGREEN")
+    async def test_evergreen_contract_is_rejected(self, contracts: ContractApi, acme: Entity) -> None:
+        error = await refusal(contracts.renew(await contracts.create_active(acme, end_date="")))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_EVERGREEN")
 
-    async def test_an_end_before_its_start_is_refused(self, contracts: ContractApi, acme: Entity) -> None:
-        active = await contracts.put_in_force(acme)
-        refused = await refusal(contracts.renew(active, end_date=active.end_date))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"end_date"})
+    async def test_end_date_before_the_start_is_rejected(self, contracts: ContractApi, acme: Entity) -> None:
+        active = await contracts.create_active(acme)
+        error = await refusal(contracts.renew(active, end_date=active.end_date))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"end_date"})
 
-    async def test_the_database_refuses_a_second_successor(
+    async def test_database_rejects_a_second_successor(
         self, contracts: ContractApi, acme: Entity, admin: Admin
     ) -> None:
-        active = await contracts.put_in_force(acme)
+        active = await contracts.create_active(acme)
         await contracts.renew(active)
-        other = await contracts.write(acme)
+        other = await contracts.create(acme)
         query = "update entities.billing_contracts set renewed_from_id = $1 where id = $2"
         with pytest.raises(asyncpg.UniqueViolationError):
             await admin.execute(query, ids.CONTRACT.parse(active.id), ids.CONTRACT.parse(other.id))
 
 
-async def use(admin: Admin, tenant_id: UUID, entity: Entity, on: str, amount: str, source: str = "USAGE") -> None:
-    """Something of a currency ("12.50 EUR") was used, as it stands in the books."""
+async def insert_allocation(
+    admin: Admin, tenant_id: UUID, entity: Entity, on: str, amount: str, source: str = "USAGE"
+) -> None:
+    """Insert an allocation, for example of "12.50 EUR" of usage."""
     number, currency = amount.split()
     await admin.execute(
         "insert into entities.cost_allocations (tenant_id, id, entity_id, department_path, category, source,"
@@ -268,7 +275,7 @@ async def use(admin: Admin, tenant_id: UUID, entity: Entity, on: str, amount: st
         " allocation_date, description, actor, create_time)"
         " select $1, $2, $3, '{}', '', $4, '', $5, currency, $5, 'EUR', case when currency <> 'EUR' then 1 end,"
         " case when currency <> 'EUR' then $7::date end, '', '', $7, '', 'a', now()"
-        " from (select $6::char(3) as currency) given",
+        " from (select $6::char(3) as currency) parameters",
         tenant_id,
         ids.new(),
         ids.ENTITY.parse(entity.id),
@@ -280,10 +287,10 @@ async def use(admin: Admin, tenant_id: UUID, entity: Entity, on: str, amount: st
 
 
 class TestCheckRenewal:
-    async def test_all_there_is_to_know(
+    async def test_check_has_all_facts(
         self, api: EntitiesApi, contracts: ContractApi, acme: Entity, admin: Admin, tenant: UUID
     ) -> None:
-        active = await contracts.put_in_force(
+        active = await contracts.create_active(
             acme, start_date=day(-100), end_date=day(100), minimum_commitment=money("1000"), auto_renew=True,
             renewal_uplift_bp=500, renewal_term_months=12, billing_frequency=Contract.ONE_TIME,
         )  # fmt: skip
@@ -293,8 +300,8 @@ class TestCheckRenewal:
             (acme, day(-100), "300 EUR", "USAGE"), (acme, day(), "100 USD", "USAGE"), (acme, day(), "77 EUR", "MANUAL"),
             (acme, day(-101), "77 EUR", "USAGE"), (other, day(), "77 EUR", "USAGE"),
         ):  # fmt: skip
-            await use(admin, tenant, entity, on, amount, source)
-        check = await contracts.check(active)
+            await insert_allocation(admin, tenant, entity, on, amount, source)
+        check = await contracts.check_renewal(active)
         assert check == RenewalCheck(
             contract_id=active.id, end_date=day(100), days_to_end=100, notice_date=day(70), auto_renew=True,
             recommendation=RenewalCheck.RENEGOTIATE,
@@ -310,25 +317,23 @@ class TestCheckRenewal:
         )  # fmt: skip
         assert Decimal(check.renewal_value.amount) > 1260
 
-    async def test_without_a_rate_it_does_not_guess(
+    async def test_usage_is_unknown_without_an_exchange_rate(
         self, contracts: ContractApi, acme: Entity, admin: Admin, tenant: UUID
     ) -> None:
-        active = await contracts.put_in_force(
+        active = await contracts.create_active(
             acme, start_date=day(-100), end_date=day(50), minimum_commitment=money("1000")
         )
-        await use(admin, tenant, acme, day(), "1 USD")
-        check = await contracts.check(active)
+        await insert_allocation(admin, tenant, acme, day(), "1 USD")
+        check = await contracts.check_renewal(active)
         assert not check.HasField("used")
         assert [reason.kind for reason in check.reasons] == [RenewalReason.USAGE_UNKNOWN]
 
-    async def test_a_draft_an_evergreen_one_and_one_with_a_successor(
-        self, contracts: ContractApi, acme: Entity
-    ) -> None:
-        draft = await contracts.check(await contracts.write(acme))
-        evergreen = await contracts.check(await contracts.put_in_force(acme, end_date=""))
-        active = await contracts.put_in_force(acme)
+    async def test_no_decision_is_due_in_these_cases(self, contracts: ContractApi, acme: Entity) -> None:
+        draft = await contracts.check_renewal(await contracts.create(acme))
+        evergreen = await contracts.check_renewal(await contracts.create_active(acme, end_date=""))
+        active = await contracts.create_active(acme)
         successor = await contracts.renew(active)
-        renewed = await contracts.check(active)
+        renewed = await contracts.check_renewal(active)
         for check, kind in (
             (draft, RenewalReason.NOT_IN_FORCE), (evergreen, RenewalReason.EVERGREEN), (renewed, RenewalReason.RENEWED),
         ):  # fmt: skip
@@ -343,33 +348,33 @@ class TestSummarizeContracts:
     def service(self, service_api: EntitiesApi) -> ContractApi:
         return ContractApi(service_api)
 
-    async def test_by_entity_and_currency(
+    async def test_totals_by_entity_and_currency(
         self, api: EntitiesApi, contracts: ContractApi, service: ContractApi, acme: Entity
     ) -> None:
         other = await api.found("OTHER")
         for end in (day(30), day(31), day(60), day(90), day(91), ""):
-            await contracts.put_in_force(acme, start_date=day(-100), end_date=end, total_value=money("100.50"))
-        await contracts.suspend(await contracts.put_in_force(acme, start_date=day(-100), end_date=day(5)))
-        renewed = await contracts.put_in_force(acme, start_date=day(-100), end_date=day(7), total_value=money("1"))
-        await contracts.bring_into_force(await contracts.renew(renewed, uplift_bp=0, end_date=day(500)))
-        await contracts.put_in_force(acme, total_value=money("7", "JPY"))
-        await contracts.put_in_force(other)
-        await contracts.write(acme)
-        await contracts.terminate(await contracts.put_in_force(acme), for_cause=True)
+            await contracts.create_active(acme, start_date=day(-100), end_date=end, total_value=money("100.50"))
+        await contracts.suspend(await contracts.create_active(acme, start_date=day(-100), end_date=day(5)))
+        renewed = await contracts.create_active(acme, start_date=day(-100), end_date=day(7), total_value=money("1"))
+        await contracts.activate_draft(await contracts.renew(renewed, uplift_bp=0, end_date=day(500)))
+        await contracts.create_active(acme, total_value=money("7", "JPY"))
+        await contracts.create_active(other)
+        await contracts.create(acme)
+        await contracts.terminate(await contracts.create_active(acme), for_cause=True)
         first, yen, third = await service.summarize()
         assert (first.entity_id, yen.entity_id, third.entity_id) == (acme.id, acme.id, other.id)
-        worth = Decimal(first.active_value.amount)
+        total = Decimal(first.active_value.amount)
         assert first == ContractSummary(
             entity_id=acme.id, currency_code="EUR", active_contracts=8, active_value=first.active_value,
             suspended_contracts=1, renewals_due_30_days=2, renewals_due_60_days=4, renewals_due_90_days=5,
         )  # fmt: skip
-        assert worth > Decimal(604)
+        assert total > Decimal(604)
         assert (yen.currency_code, yen.active_contracts, yen.active_value) == ("JPY", 1, money("7", "JPY"))
         assert third.active_value == money("1200.00")
         assert await service.summarize(other) == [third]
 
-    async def test_only_our_own_services_may_ask(
+    async def test_only_services_may_call_it(
         self, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
-        refused = await refusal(ContractApi(api_for(caller("billing_admin"))).summarize())
-        assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
+        error = await refusal(ContractApi(api_for(caller("billing_admin"))).summarize())
+        assert (error.code, error.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
