@@ -1,4 +1,4 @@
-"""The list of changes finds its rows by an index, whatever is asked for and however long the log is."""
+"""Every query of the audit log uses an index, whatever the filters and the length of the log."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ RESOURCE = UUID(int=17)
 
 @pytest.fixture
 async def long_log(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> UUID:
-    """So many changes of a tenant, and as many of others; some of them of one thing."""
+    """ROWS changes of a tenant, and as many of another; some are of one resource."""
     for tenant_id in (tenant, uuid4()):
         await admin.execute(
             "insert into budgets.audit_log"
@@ -45,7 +45,7 @@ async def long_log(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> UUID:
 
 
 @pytest.mark.parametrize(
-    ("asked", "after", "index"),
+    ("filters", "after", "index"),
     [
         ({}, None, "audit_log_time_idx"),
         ({}, Position(NOW - timedelta(hours=5), "budgets", 7), "audit_log_time_idx"),
@@ -56,23 +56,23 @@ async def long_log(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> UUID:
         ({"resource_id": f"bud_{RESOURCE.hex}"}, Position(NOW, "zebra", 1), "audit_log_resource_idx"),
     ],
 )
-async def test_every_question_is_answered_by_an_index(
+async def test_every_query_uses_an_index(
     long_log: UUID,
     app_connection: Connect,
     settings: Callable[..., Settings],
-    asked: dict[str, Any],
+    filters: dict[str, Any],
     after: Position | None,
     index: str,
 ) -> None:
-    assert models.budgets.BudgetRow.__tablename__ == "budgets", "the tables are known"
-    told = settings("budgets")
-    database = Database(told)
-    servicer = AuditServicer("budgets", database, Pages(told))
-    wanted = servicer._query(ListAuditEventsRequest(**asked))
+    assert models.budgets.BudgetRow.__tablename__ == "budgets", "the models are imported"
+    service_settings = settings("budgets")
+    database = Database(service_settings)
+    servicer = AuditServicer("budgets", database, Pages(service_settings))
+    query = servicer._query(ListAuditEventsRequest(**filters))
     if after is not None:
-        wanted = servicer._query_after(wanted, after)
+        query = servicer._query_after(query, after)
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    sql = str(wanted.limit(51).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    sql = str(query.limit(51).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
     async with app_connection("budgets") as connection, connection.transaction():
         await connection.execute(f"set local app.tenant_id = '{long_log}'")
         explained = json.loads(await connection.fetchval(f"explain (analyze, format json) {sql}"))
@@ -80,7 +80,7 @@ async def test_every_question_is_answered_by_an_index(
     assert [node["Index Name"] for node in nodes if "Index Name" in node] == [index]
     assert not [node for node in nodes if node["Node Type"] == "Seq Scan"]
     read = sum(node["Actual Rows"] for node in nodes if "Index Name" in node)
-    assert 0 < read <= 60, "it reads no more than it tells"
+    assert 0 < read <= 60, "it reads no more rows than it returns"
     await database.close()
 
 

@@ -1,4 +1,4 @@
-"""The way of every call: who may, with what, for how long, and what a caller is told when it goes wrong."""
+"""The call pipeline of unary RPCs: admission, deadline, overload, errors, logs and metrics, registration."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ class BudgetFull(FailedPrecondition):
 
 
 def on_call(probe: ServedProbe, raised: BaseException) -> None:
-    """Let the handler raise."""
+    """Make the handler raise an exception."""
 
     async def fail(request: Any, call: Call) -> DoReply:
         raise raised
@@ -41,105 +41,103 @@ def on_call(probe: ServedProbe, raised: BaseException) -> None:
     probe.servicer.on_call = fail
 
 
-class TestWho:
-    async def test_a_good_call_is_answered(self, probe: ServedProbe, finance: Caller) -> None:
+class TestAdmission:
+    async def test_valid_call_is_served(self, probe: ServedProbe, finance: Caller) -> None:
         assert (await finance.call(probe.stub.Do, DoRequest())).text == "Do"
         (call,) = probe.servicer.calls
         assert (call.tenant_id, call.actor) == (finance.tenant_id, "alice")
         assert call.method == "billing.probe.v1.ProbeService/Do"
         assert call.trace.trace_id == finance.trace.trace_id
 
-    async def test_no_token(self, probe: ServedProbe) -> None:
-        refused = await refusal(probe.stub.Do(DoRequest()))
-        assert (refused.code, refused.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
+    async def test_missing_token_is_unauthenticated(self, probe: ServedProbe) -> None:
+        error = await refusal(probe.stub.Do(DoRequest()))
+        assert (error.code, error.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_MISSING")
 
-    async def test_a_bad_token(self, probe: ServedProbe) -> None:
-        refused = await refusal(probe.stub.Do(DoRequest(), metadata=(("authorization", "Bearer a.b.c"),)))
-        assert (refused.code, refused.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+    async def test_invalid_token_is_unauthenticated(self, probe: ServedProbe) -> None:
+        error = await refusal(probe.stub.Do(DoRequest(), metadata=(("authorization", "Bearer a.b.c"),)))
+        assert (error.code, error.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
 
-    async def test_an_expired_token(self, probe: ServedProbe, caller: Callable[..., Caller]) -> None:
+    async def test_expired_token_is_unauthenticated(self, probe: ServedProbe, caller: Callable[..., Caller]) -> None:
         late = caller(exp=int(time.time()) - 60)
-        refused = await refusal(late.call(probe.stub.Do, DoRequest()))
-        assert (refused.code, refused.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
+        error = await refusal(late.call(probe.stub.Do, DoRequest()))
+        assert (error.code, error.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_EXPIRED")
 
-    async def test_no_permission_is_told_before_what_is_wrong_with_the_input(
+    async def test_permission_is_checked_before_the_input(
         self, probe: ServedProbe, caller: Callable[..., Caller]
     ) -> None:
-        refused = await refusal(caller("viewer").call(probe.stub.Do, DoRequest(name="n" * 21)))
-        assert (refused.code, refused.reason) == (StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
-        assert refused.metadata == {"permission": "budgets.write"}
+        error = await refusal(caller("viewer").call(probe.stub.Do, DoRequest(name="n" * 21)))
+        assert (error.code, error.reason) == (StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
+        assert error.metadata == {"permission": "budgets.write"}
         assert not probe.servicer.calls
 
-    async def test_bad_input_does_not_reach_the_handler(self, probe: ServedProbe, finance: Caller) -> None:
-        refused = await refusal(finance.call(probe.stub.Do, DoRequest(name="n" * 21, due_date="x")))
-        assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
-        assert set(refused.fields) == {"name", "due_date"}
+    async def test_invalid_input_does_not_reach_the_handler(self, probe: ServedProbe, finance: Caller) -> None:
+        error = await refusal(finance.call(probe.stub.Do, DoRequest(name="n" * 21, due_date="x")))
+        assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+        assert set(error.fields) == {"name", "due_date"}
         assert not probe.servicer.calls
 
-    async def test_internal_methods_are_for_services(
+    async def test_internal_methods_are_for_services_only(
         self, probe: ServedProbe, caller: Callable[..., Caller], tenant: UUID, kit_settings: Callable[..., Settings]
     ) -> None:
         for role in ("billing_admin", "service"):
-            refused = await refusal(caller(role).call(probe.stub.Inside, InsideRequest()))
-            assert refused.reason == "PERMISSION_MISSING"
+            error = await refusal(caller(role).call(probe.stub.Inside, InsideRequest()))
+            assert error.reason == "PERMISSION_MISSING"
         service = Caller(tenant, "budgets", ServiceTokens(kit_settings()).token(tenant))
         assert (await service.call(probe.stub.Inside, InsideRequest())).text == "Inside"
         assert (await refusal(service.call(probe.stub.Do, DoRequest()))).reason == "PERMISSION_MISSING"
 
-    async def test_only_a_service_may_say_for_whom_it_calls(
+    async def test_only_a_service_may_act_for_another_actor(
         self, probe: ServedProbe, finance: Caller, tenant: UUID, kit_settings: Callable[..., Settings]
     ) -> None:
-        named = ("x-actor", "Zo%C3%AB")
-        await probe.stub.Do(DoRequest(), metadata=(*finance.metadata, named))
+        actor = ("x-actor", "Zo%C3%AB")
+        await probe.stub.Do(DoRequest(), metadata=(*finance.metadata, actor))
         service = Caller(tenant, "budgets", ServiceTokens(kit_settings()).token(tenant))
-        await probe.stub.Inside(InsideRequest(), metadata=(*service.metadata, named))
+        await probe.stub.Inside(InsideRequest(), metadata=(*service.metadata, actor))
         assert [call.actor for call in probe.servicer.calls] == ["alice", "Zoë"]
 
-    async def test_a_confined_caller_gets_a_scope_and_others_none(
-        self, probe: ServedProbe, caller: Callable[..., Caller]
-    ) -> None:
+    async def test_only_confined_callers_get_a_scope(self, probe: ServedProbe, caller: Callable[..., Caller]) -> None:
         await caller().call(probe.stub.Do, DoRequest())
         await caller(entity_scope=[ids.ENTITY.format(ids.new())]).call(probe.stub.Do, DoRequest())
-        free, confined = probe.servicer.calls
-        assert free.scope is None
+        unconfined, confined = probe.servicer.calls
+        assert unconfined.scope is None
         assert confined.scope is not None
 
-    async def test_bytes_that_are_no_message_are_a_bad_request(self, probe: ServedProbe, finance: Caller) -> None:
+    async def test_undecodable_bytes_are_a_malformed_body(self, probe: ServedProbe, finance: Caller) -> None:
         async with aio.insecure_channel(probe.address) as channel:
             do: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Do")
             for raw in (b"\xff\xff\xff", b"\x12\x02\xc3\x28", b"\x0a\xff\xff\xff\xff\x0f"):
-                refused = await refusal(do(raw, metadata=finance.metadata))
-                assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY")
+                error = await refusal(do(raw, metadata=finance.metadata))
+                assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY")
 
-    async def test_a_method_that_is_not_there(self, probe: ServedProbe, finance: Caller) -> None:
+    async def test_unknown_method_is_unimplemented(self, probe: ServedProbe, finance: Caller) -> None:
         async with aio.insecure_channel(probe.address) as channel:
             undo: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Undo")
-            refused = await refusal(undo(b""))
-        assert refused.code is StatusCode.UNIMPLEMENTED
+            error = await refusal(undo(b""))
+        assert error.code is StatusCode.UNIMPLEMENTED
 
 
-class TestHowLong:
-    async def test_a_call_without_deadline_gets_the_default(self, probe: ServedProbe, finance: Caller) -> None:
+class TestDeadline:
+    async def test_call_without_deadline_gets_the_default(self, probe: ServedProbe, finance: Caller) -> None:
         await probe.stub.Do(DoRequest(), metadata=finance.metadata)
         assert 9 < probe.servicer.calls[0].remaining_s() <= 10
 
-    async def test_a_late_deadline_is_cut(self, probe: ServedProbe, finance: Caller) -> None:
+    async def test_long_deadline_is_capped(self, probe: ServedProbe, finance: Caller) -> None:
         await probe.stub.Do(DoRequest(), metadata=finance.metadata, timeout=3600)
         assert 29 < probe.servicer.calls[0].remaining_s() <= 30
 
-    async def test_an_early_deadline_is_kept(self, probe: ServedProbe, finance: Caller) -> None:
+    async def test_short_deadline_is_kept(self, probe: ServedProbe, finance: Caller) -> None:
         await probe.stub.Do(DoRequest(), metadata=finance.metadata, timeout=5)
         assert 4 < probe.servicer.calls[0].remaining_s() < 5.2
 
-    async def test_who_set_no_deadline_is_told_when_the_default_is_over(
+    async def test_exceeded_default_deadline_is_reported(
         self, kit_settings: Callable[..., Settings], finance: Caller
     ) -> None:
         async with serve_probe(kit_settings(deadline_default_s=0.1)) as probe:
             probe.servicer.on_call = forever
-            refused = await refusal(probe.stub.Do(DoRequest(), metadata=finance.metadata))
-        assert (refused.code, refused.reason) == (StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+            error = await refusal(probe.stub.Do(DoRequest(), metadata=finance.metadata))
+        assert (error.code, error.reason) == (StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
 
-    async def test_a_caller_who_leaves_ends_the_work(self, probe: ServedProbe, finance: Caller) -> None:
+    async def test_cancelled_call_cancels_the_handler(self, probe: ServedProbe, finance: Caller) -> None:
         ended = asyncio.Event()
 
         async def work(request: Any, call: Call) -> DoReply:
@@ -149,9 +147,9 @@ class TestHowLong:
                 ended.set()
 
         probe.servicer.on_call = work
-        under_way = probe.stub.Do(DoRequest(), metadata=finance.metadata)
+        active = probe.stub.Do(DoRequest(), metadata=finance.metadata)
         await eventually(lambda: _true(probe.servicer.calls))
-        under_way.cancel()
+        active.cancel()
         await asyncio.wait_for(ended.wait(), 5)
         probe.servicer.on_call = probe.servicer._reply_with_method
         assert (await finance.call(probe.stub.Do, DoRequest())).text == "Do"
@@ -167,27 +165,27 @@ async def forever(request: Any, call: Call) -> DoReply:
 
 
 class TestOverload:
-    async def test_more_calls_than_fit_are_shed_and_room_comes_back(
+    async def test_excess_calls_are_rejected_until_others_end(
         self, kit_settings: Callable[..., Settings], finance: Caller
     ) -> None:
-        go_on = asyncio.Event()
+        proceed = asyncio.Event()
 
         async def wait(request: Any, call: Call) -> DoReply:
-            await go_on.wait()
-            return DoReply(text="at last")
+            await proceed.wait()
+            return DoReply(text="done")
 
         async with serve_probe(kit_settings(calls_max=2)) as probe:
             probe.servicer.on_call = wait
             first = [asyncio.ensure_future(finance.call(probe.stub.Do, DoRequest())) for _ in range(2)]
             await eventually(lambda: _true(len(probe.servicer.calls) == 2))
-            refused = await refusal(finance.call(probe.stub.Do, DoRequest()))
-            assert (refused.code, refused.reason) == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-            assert refused.retry_after_s == 0.5
-            go_on.set()
-            assert [reply.text for reply in await asyncio.gather(*first)] == ["at last"] * 2
-            assert (await finance.call(probe.stub.Do, DoRequest())).text == "at last"
+            error = await refusal(finance.call(probe.stub.Do, DoRequest()))
+            assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            assert error.retry_after_s == 0.5
+            proceed.set()
+            assert [reply.text for reply in await asyncio.gather(*first)] == ["done"] * 2
+            assert (await finance.call(probe.stub.Do, DoRequest())).text == "done"
 
-    async def test_refused_calls_leave_no_trace_in_the_count(self, probe: ServedProbe, finance: Caller) -> None:
+    async def test_rejected_calls_are_not_counted_as_active(self, probe: ServedProbe, finance: Caller) -> None:
         for _ in range(5):
             await refusal(probe.stub.Do(DoRequest()))
         on_call(probe, RuntimeError())
@@ -205,15 +203,15 @@ def database_error(sqlstate: str) -> DBAPIError:
     return OperationalError("select secret", {}, _Sqlstate(sqlstate))
 
 
-class TestWhatGoesWrong:
-    async def refused(self, probe: ServedProbe, finance: Caller, raised: BaseException) -> Refusal:
+class TestErrors:
+    async def error_of(self, probe: ServedProbe, finance: Caller, raised: BaseException) -> Refusal:
         on_call(probe, raised)
         return await refusal(finance.call(probe.stub.Do, DoRequest()))
 
-    async def test_a_refusal_is_told_with_its_numbers(self, probe: ServedProbe, finance: Caller) -> None:
-        refused = await self.refused(probe, finance, BudgetFull("It is full.", room="1.00"))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "BUDGET_FULL")
-        assert (refused.message, refused.metadata) == ("It is full.", {"room": "1.00"})
+    async def test_error_is_returned_with_its_metadata(self, probe: ServedProbe, finance: Caller) -> None:
+        error = await self.error_of(probe, finance, BudgetFull("It is full.", room="1.00"))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "BUDGET_FULL")
+        assert (error.message, error.metadata) == ("It is full.", {"room": "1.00"})
 
     @pytest.mark.parametrize(
         "raised",
@@ -231,16 +229,16 @@ class TestWhatGoesWrong:
         ],
         ids=lambda raised: type(raised).__name__,
     )
-    async def test_a_fault_of_ours_says_nothing_but_an_id_that_is_in_the_log(
+    async def test_internal_error_returns_only_an_incident_id(
         self, probe: ServedProbe, finance: Caller, logs: Log, raised: Exception
     ) -> None:
-        refused = await self.refused(probe, finance, raised)
-        assert (refused.code, refused.reason) == (StatusCode.INTERNAL, "INTERNAL")
-        assert "secret" not in str(refused)
+        error = await self.error_of(probe, finance, raised)
+        assert (error.code, error.reason) == (StatusCode.INTERNAL, "INTERNAL")
+        assert "secret" not in str(error)
         trace_id = finance.trace.trace_id
-        (fault,) = [line for line in logs if line["event"] == "internal error" and line["trace_id"] == trace_id]
-        assert fault["incident"] == refused.metadata["incident"]
-        assert "secret" in fault["exception"]
+        (line,) = [line for line in logs if line["event"] == "internal error" and line["trace_id"] == trace_id]
+        assert line["incident"] == error.metadata["incident"]
+        assert "secret" in line["exception"]
 
     @pytest.mark.parametrize(
         ("raised", "code", "reason"),
@@ -262,25 +260,25 @@ class TestWhatGoesWrong:
         ],
         ids=lambda value: getattr(value, "sqlstate", None) or type(value).__name__,
     )
-    async def test_what_passes_is_told_as_such(
+    async def test_temporary_errors_are_reported_as_retryable(
         self, probe: ServedProbe, finance: Caller, raised: BaseException, code: StatusCode, reason: str
     ) -> None:
-        refused = await self.refused(probe, finance, raised)
-        assert (refused.code, refused.reason) == (code, reason)
-        assert "secret" not in str(refused)
+        error = await self.error_of(probe, finance, raised)
+        assert (error.code, error.reason) == (code, reason)
+        assert "secret" not in str(error)
 
-    async def test_a_reply_of_another_kind_leaks_nothing(self, probe: ServedProbe, finance: Caller) -> None:
-        async def wrong(request: Any, call: Call) -> Any:
+    async def test_wrong_reply_type_leaks_no_details(self, probe: ServedProbe, finance: Caller) -> None:
+        async def return_none(request: Any, call: Call) -> Any:
             return None
 
-        probe.servicer.on_call = wrong
-        refused = await refusal(finance.call(probe.stub.Do, DoRequest()))
-        assert refused.code is StatusCode.INTERNAL
-        assert "NoneType" not in refused.message
+        probe.servicer.on_call = return_none
+        error = await refusal(finance.call(probe.stub.Do, DoRequest()))
+        assert error.code is StatusCode.INTERNAL
+        assert "NoneType" not in error.message
 
 
-class TestWhatIsKept:
-    async def test_a_call_is_logged_with_who_what_and_how_it_ended(
+class TestObservability:
+    async def test_call_is_logged_with_actor_method_and_code(
         self, probe: ServedProbe, finance: Caller, logs: Log
     ) -> None:
         await probe.stub.Do(DoRequest(), metadata=(*finance.metadata, ("x-request-id", "r-1")))
@@ -289,27 +287,27 @@ class TestWhatIsKept:
         assert (line["code"], line["request_id"]) == ("OK", "r-1")
         assert (line["tenant_id"], line["actor"]) == (str(finance.tenant_id), "alice")
 
-    async def test_no_log_line_has_the_token(self, probe: ServedProbe, finance: Caller, logs: Log) -> None:
+    async def test_token_is_never_logged(self, probe: ServedProbe, finance: Caller, logs: Log) -> None:
         on_call(probe, RuntimeError("broken"))
         await refusal(finance.call(probe.stub.Do, DoRequest()))
         assert logs
         assert finance.token not in str(logs)
 
-    async def test_calls_are_counted_by_method_and_outcome(self, probe: ServedProbe, finance: Caller) -> None:
+    async def test_calls_are_counted_by_method_and_code(self, probe: ServedProbe, finance: Caller) -> None:
         method = "billing.probe.v1.ProbeService/List"
         before = {code: counted(method, code) for code in ("OK", "UNAUTHENTICATED")}
         await finance.call(probe.stub.List, ListRequest())
         await refusal(probe.stub.List(ListRequest()))
 
-        async def both_were_counted() -> bool:  # which is done after the answer has left
+        async def both_were_counted() -> bool:  # a call is counted after its reply was sent
             return {code: counted(method, code) - before[code] for code in before} == {"OK": 1, "UNAUTHENTICATED": 1}
 
         await eventually(both_were_counted)
 
-    async def test_a_damaged_traceparent_starts_a_new_trace(self, probe: ServedProbe, finance: Caller) -> None:
+    async def test_malformed_traceparent_starts_a_new_trace(self, probe: ServedProbe, finance: Caller) -> None:
         authorization, _ = finance.metadata
-        for damaged in ("", "00-0-0-00", f"00-{'0' * 32}-{'1' * 16}-01", f"00-{'g' * 32}-{'1' * 16}-01"):
-            await probe.stub.Do(DoRequest(), metadata=(authorization, ("traceparent", damaged)))
+        for malformed in ("", "00-0-0-00", f"00-{'0' * 32}-{'1' * 16}-01", f"00-{'g' * 32}-{'1' * 16}-01"):
+            await probe.stub.Do(DoRequest(), metadata=(authorization, ("traceparent", malformed)))
         trace_ids = {call.trace.trace_id for call in probe.servicer.calls}
         assert len(trace_ids) == 4
         assert all(len(trace_id) == 32 and int(trace_id, 16) for trace_id in trace_ids)
@@ -325,32 +323,32 @@ class TestRegistration:
     def calls(self, kit_settings: Callable[..., Settings]) -> CallPipeline:
         return CallPipeline(kit_settings(), NoScopes())
 
-    def test_every_method_must_be_there(self, calls: CallPipeline) -> None:
-        class Forgetful:
+    def test_missing_method_is_rejected(self, calls: CallPipeline) -> None:
+        class WithoutMethods:
             service = Probe.service
 
         with pytest.raises(TypeError, match="has no method Do"):
-            calls.handler_for(Forgetful())
+            calls.handler_for(WithoutMethods())
 
-    def test_a_method_takes_what_its_proto_says(self, calls: CallPipeline) -> None:
-        class Mistaken(Probe):
+    def test_wrong_request_type_is_rejected(self, calls: CallPipeline) -> None:
+        class WrongServicer(Probe):
             async def Do(self, request: ListRequest, call: Call) -> DoReply:  # type: ignore[override]  # the mistake
                 return DoReply()
 
-        with pytest.raises(TypeError, match=r"Mistaken\.Do differs from its proto"):
-            calls.handler_for(Mistaken())
+        with pytest.raises(TypeError, match=r"WrongServicer\.Do differs from its proto"):
+            calls.handler_for(WrongServicer())
 
-    def test_a_method_gives_what_its_proto_says(self, calls: CallPipeline) -> None:
-        class Mistaken(Probe):
+    def test_wrong_reply_type_is_rejected(self, calls: CallPipeline) -> None:
+        class WrongServicer(Probe):
             async def Do(self, request: DoRequest, call: Call) -> Budget:  # type: ignore[override]  # the mistake
                 return Budget()
 
-        with pytest.raises(TypeError, match=r"Mistaken\.Do differs from its proto"):
-            calls.handler_for(Mistaken())
+        with pytest.raises(TypeError, match=r"WrongServicer\.Do differs from its proto"):
+            calls.handler_for(WrongServicer())
 
-    def test_a_method_without_permission_is_not_served(self, calls: CallPipeline) -> None:
-        class Unguarded(Probe):
+    def test_method_without_permission_is_rejected(self, calls: CallPipeline) -> None:
+        class WithoutPermission(Probe):
             service = FILE.services_by_name["UnguardedService"]
 
         with pytest.raises(TypeError, match="declares no permission"):
-            calls.handler_for(Unguarded())
+            calls.handler_for(WithoutPermission())

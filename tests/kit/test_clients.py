@@ -1,4 +1,4 @@
-"""Calls to other services: as a service, for somebody, in the time that is left, tried again only where it is safe."""
+"""Clients of other services: service token, actor, remaining time, retries, and scopes."""
 
 import asyncio
 import json
@@ -43,23 +43,23 @@ T = TypeVar("T", bound=Message)
 SERVICE = "billing.entities.v1.EntityService"
 
 
-class Fake:
-    """Another service's replica, of which a test says how it answers; what it was sent is kept."""
+class FakeReplica:
+    """A fake replica of another service: returns the replies and errors that a test has set, and records requests."""
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.metadata: list[dict[str, str]] = []
         self.remaining: list[float] = []
-        self.refusals: list[StatusCode] = []
+        self.errors: list[StatusCode] = []
         self.address = ""
 
-    def answer(self, reply: Message) -> Callable[[Any, Any], Awaitable[Message]]:
+    def reply_with(self, reply: Message) -> Callable[[Any, Any], Awaitable[Message]]:
         async def handle(request: Any, context: Any) -> Message:
             self.requests.append(request)
             self.metadata.append({key: value for key, value in context.invocation_metadata() if isinstance(value, str)})
             self.remaining.append(context.time_remaining())
-            if self.refusals:
-                await context.abort(self.refusals.pop(0), "as the test says")
+            if self.errors:
+                await context.abort(self.errors.pop(0), "set by the test")
             return reply
 
         return handle
@@ -72,7 +72,7 @@ class Fake:
         }
         handlers = {
             name: unary_unary_rpc_method_handler(
-                self.answer(reply),
+                self.reply_with(reply),
                 request_deserializer=request.FromString,
                 response_serializer=type(reply).SerializeToString,
             )
@@ -86,205 +86,207 @@ class Fake:
 
 
 @pytest.fixture
-async def fakes() -> AsyncIterator[list[Fake]]:
+async def replicas() -> AsyncIterator[list[FakeReplica]]:
     """Two replicas."""
     async with AsyncExitStack() as stack:
-        replicas = [Fake(), Fake()]
+        replicas = [FakeReplica(), FakeReplica()]
         for replica in replicas:
             await replica.start(stack)
         yield replicas
 
 
 @pytest.fixture
-async def peer(fakes: list[Fake], kit_settings: Callable[..., Settings]) -> AsyncIterator[ServiceClient]:
-    """The service of which the first replica is known."""
-    peer = ServiceClient(kit_settings(addresses={"entities": fakes[0].address}), "entities")
-    yield peer
-    await peer.channel.close()
+async def client(replicas: list[FakeReplica], kit_settings: Callable[..., Settings]) -> AsyncIterator[ServiceClient]:
+    """A client that knows the first replica only."""
+    client = ServiceClient(kit_settings(addresses={"entities": replicas[0].address}), "entities")
+    yield client
+    await client.channel.close()
 
 
 Origins = Callable[..., Origin]
 
 
 class TestCall:
-    async def test_it_says_who_we_are_for_whom_we_ask_and_in_which_trace(
-        self, peer: ServiceClient, fakes: list[Fake], origin: Origins, kit_settings: Callable[..., Settings]
+    async def test_call_has_service_token_actor_and_trace(
+        self, client: ServiceClient, replicas: list[FakeReplica], origin: Origins, kit_settings: Callable[..., Settings]
     ) -> None:
-        mine = origin(actor="Zoë")
-        await peer.call(EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(ids=["x"]), mine)
-        (sent,) = fakes[0].metadata
+        origin_of_zoe = origin(actor="Zoë")
+        await client.call(EntityServiceStub(client.channel).GetEntities, GetEntitiesRequest(ids=["x"]), origin_of_zoe)
+        (sent,) = replicas[0].metadata
         principal = await Authenticator(kit_settings()).authenticate(bearer_token(sent["authorization"]))
-        assert (principal.tenant_id, principal.subject) == (mine.tenant_id, "service:budgets")
+        assert (principal.tenant_id, principal.subject) == (origin_of_zoe.tenant_id, "service:budgets")
         assert principal.permissions == {"service"}
         assert unquote(sent["x-actor"]) == "Zoë"
-        assert sent["traceparent"].split("-")[1] == mine.trace.trace_id
+        assert sent["traceparent"].split("-")[1] == origin_of_zoe.trace.trace_id
 
-    async def test_it_gets_the_time_that_is_left_but_for_some_to_answer(
-        self, peer: ServiceClient, fakes: list[Fake], origin: Origins
+    async def test_call_gets_the_remaining_time_less_a_margin(
+        self, client: ServiceClient, replicas: list[FakeReplica], origin: Origins
     ) -> None:
-        await peer.call(
-            EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(), origin(deadline=time.monotonic() + 2)
+        await client.call(
+            EntityServiceStub(client.channel).GetEntities, GetEntitiesRequest(), origin(deadline=time.monotonic() + 2)
         )
-        assert 1.5 < fakes[0].remaining[0] < 1.9
+        assert 1.5 < replicas[0].remaining[0] < 1.9
 
-    async def test_a_write_gets_a_key_so_that_it_can_be_repeated(
-        self, peer: ServiceClient, fakes: list[Fake], origin: Origins
+    async def test_write_without_key_gets_one_for_retries(
+        self, client: ServiceClient, replicas: list[FakeReplica], origin: Origins
     ) -> None:
-        create = EntityServiceStub(peer.channel).CreateEntity
-        fakes[0].refusals = [StatusCode.UNAVAILABLE]
-        await peer.call(create, CreateEntityRequest(), origin())
-        await peer.call(create, CreateEntityRequest(request_id="mine"), origin())
-        first, again, named = [request.request_id for request in fakes[0].requests]
-        assert first == again != ""
-        assert named == "mine"
+        create = EntityServiceStub(client.channel).CreateEntity
+        replicas[0].errors = [StatusCode.UNAVAILABLE]
+        await client.call(create, CreateEntityRequest(), origin())
+        await client.call(create, CreateEntityRequest(request_id="mine"), origin())
+        first, retried, own = [request.request_id for request in replicas[0].requests]
+        assert first == retried != ""
+        assert own == "mine"
 
     @pytest.mark.parametrize("tries", [1, 3])
-    async def test_what_is_away_for_a_moment_is_asked_again(
-        self, peer: ServiceClient, fakes: list[Fake], origin: Origins, tries: int
+    async def test_unavailable_service_is_retried(
+        self, client: ServiceClient, replicas: list[FakeReplica], origin: Origins, tries: int
     ) -> None:
-        fakes[0].refusals = [StatusCode.UNAVAILABLE] * tries
-        await peer.call(EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(), origin())
-        assert len(fakes[0].requests) == tries + 1
+        replicas[0].errors = [StatusCode.UNAVAILABLE] * tries
+        await client.call(EntityServiceStub(client.channel).GetEntities, GetEntitiesRequest(), origin())
+        assert len(replicas[0].requests) == tries + 1
 
     @pytest.mark.parametrize(
         "code", [StatusCode.INTERNAL, StatusCode.ABORTED, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED]
     )
-    async def test_nothing_else_is_asked_again(
-        self, peer: ServiceClient, fakes: list[Fake], origin: Origins, code: StatusCode
+    async def test_other_errors_are_not_retried(
+        self, client: ServiceClient, replicas: list[FakeReplica], origin: Origins, code: StatusCode
     ) -> None:
-        fakes[0].refusals = [code] * 4
+        replicas[0].errors = [code] * 4
         with pytest.raises((Unavailable, aio.AioRpcError)):
-            await peer.call(EntityServiceStub(peer.channel).GetEntities, GetEntitiesRequest(), origin())
-        assert len(fakes[0].requests) == 1
+            await client.call(EntityServiceStub(client.channel).GetEntities, GetEntitiesRequest(), origin())
+        assert len(replicas[0].requests) == 1
 
-    async def test_a_service_that_is_away_is_named(
-        self, kit_settings: Callable[..., Settings], origin: Origins
-    ) -> None:
-        away = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
+    async def test_unavailable_service_is_named(self, kit_settings: Callable[..., Settings], origin: Origins) -> None:
+        unavailable = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
         with pytest.raises(Unavailable, match="The service entities"):
-            await away.call(
-                EntityServiceStub(away.channel).GetEntities, GetEntitiesRequest(), origin(deadline=time.monotonic() + 1)
+            await unavailable.call(
+                EntityServiceStub(unavailable.channel).GetEntities,
+                GetEntitiesRequest(),
+                origin(deadline=time.monotonic() + 1),
             )
-        await away.channel.close()
+        await unavailable.channel.close()
 
-    async def test_replicas_take_turns_and_one_that_dies_is_passed_over(
-        self, fakes: list[Fake], kit_settings: Callable[..., Settings], origin: Origins
+    async def test_replicas_are_balanced_and_dead_ones_skipped(
+        self, replicas: list[FakeReplica], kit_settings: Callable[..., Settings], origin: Origins
     ) -> None:
-        addresses = ",".join(fake.address for fake in fakes)
-        peer = ServiceClient(kit_settings(addresses={"entities": addresses + ",127.0.0.1:1"}), "entities")
-        stub = EntityServiceStub(peer.channel)
+        addresses = ",".join(replica.address for replica in replicas)
+        client = ServiceClient(kit_settings(addresses={"entities": addresses + ",127.0.0.1:1"}), "entities")
+        stub = EntityServiceStub(client.channel)
 
-        async def both_were_asked() -> bool:
-            await peer.call(stub.GetEntities, GetEntitiesRequest(), origin())
-            return all(fake.requests for fake in fakes)
+        async def both_were_called() -> bool:
+            await client.call(stub.GetEntities, GetEntitiesRequest(), origin())
+            return all(replica.requests for replica in replicas)
 
-        await eventually(both_were_asked)
-        before = [len(fake.requests) for fake in fakes]
+        await eventually(both_were_called)
+        before = [len(replica.requests) for replica in replicas]
         for _ in range(20):
-            await peer.call(stub.GetEntities, GetEntitiesRequest(), origin())
-        assert [len(fake.requests) - had for fake, had in zip(fakes, before, strict=True)] == [10, 10]
-        await peer.channel.close()
+            await client.call(stub.GetEntities, GetEntitiesRequest(), origin())
+        assert [len(replica.requests) - count for replica, count in zip(replicas, before, strict=True)] == [10, 10]
+        await client.channel.close()
 
 
 class TestStream:
     @pytest.fixture
-    async def away(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[ServiceClient]:
-        peer = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
-        yield peer
-        await peer.channel.close()
+    async def unavailable(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[ServiceClient]:
+        client = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
+        yield client
+        await client.channel.close()
 
     @pytest.fixture
-    async def telling(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[tuple[ServiceClient, list[str]]]:
-        """A service that tells without end, and what came of it: for whom it tells, and that it was left."""
-        noted: list[str] = []
+    async def endless(self, kit_settings: Callable[..., Settings]) -> AsyncIterator[tuple[ServiceClient, list[str]]]:
+        """A client of an endless stream, and a list of what the service sees: the actor, then the cancellation."""
+        actors: list[str] = []
 
-        async def tell(request: Any, context: Any) -> AsyncIterator[GetEntitiesResponse]:
-            noted.append(dict(context.invocation_metadata())["x-actor"])
+        async def stream(request: Any, context: Any) -> AsyncIterator[GetEntitiesResponse]:
+            actors.append(dict(context.invocation_metadata())["x-actor"])
             try:
                 while True:
                     yield GetEntitiesResponse()
                     await asyncio.sleep(0.01)
             finally:
-                noted.append("left")
+                actors.append("cancelled")
 
         server = aio.server()
         handler = unary_stream_rpc_method_handler(
-            tell, GetEntitiesRequest.FromString, GetEntitiesResponse.SerializeToString
+            stream, GetEntitiesRequest.FromString, GetEntitiesResponse.SerializeToString
         )
         server.add_generic_rpc_handlers([method_handlers_generic_handler(SERVICE, {"GetEntities": handler})])
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
-        peer = ServiceClient(kit_settings(addresses={"entities": address}), "entities")
-        yield peer, noted
-        await peer.channel.close()
+        client = ServiceClient(kit_settings(addresses={"entities": address}), "entities")
+        yield client, actors
+        await client.channel.close()
         await server.stop(None)
 
-    def rpc(self, peer: ServiceClient) -> Any:
-        return peer.channel.unary_stream(
+    def rpc(self, client: ServiceClient) -> Any:
+        return client.channel.unary_stream(
             f"/{SERVICE}/GetEntities", GetEntitiesRequest.SerializeToString, GetEntitiesResponse.FromString
         )
 
-    async def test_replies_come_until_the_caller_leaves(
-        self, telling: tuple[ServiceClient, list[str]], origin: Origins
+    async def test_stream_is_cancelled_when_the_caller_leaves(
+        self, endless: tuple[ServiceClient, list[str]], origin: Origins
     ) -> None:
-        peer, noted = telling
-        async with aclosing(peer.stream(self.rpc(peer), GetEntitiesRequest(), origin())) as replies:
+        client, actors = endless
+        async with aclosing(client.stream(self.rpc(client), GetEntitiesRequest(), origin())) as replies:
             for _ in range(3):
                 assert isinstance(await anext(replies), GetEntitiesResponse)
 
-        async def was_left() -> bool:
-            return noted == ["alice", "left"]
+        async def was_cancelled() -> bool:
+            return actors == ["alice", "cancelled"]
 
-        await eventually(was_left, within_s=2)
+        await eventually(was_cancelled, within_s=2)
 
-    async def test_it_ends_in_the_time_that_is_left(
-        self, telling: tuple[ServiceClient, list[str]], origin: Origins
-    ) -> None:
-        peer, _ = telling
+    async def test_stream_ends_at_the_deadline(self, endless: tuple[ServiceClient, list[str]], origin: Origins) -> None:
+        client, _ = endless
         with pytest.raises(Unavailable, match="The service entities"):
-            async for _ in peer.stream(self.rpc(peer), GetEntitiesRequest(), origin(deadline=time.monotonic() + 0.3)):
+            async for _ in client.stream(
+                self.rpc(client), GetEntitiesRequest(), origin(deadline=time.monotonic() + 0.3)
+            ):
                 pass
 
-    async def test_a_service_that_is_away_is_named(self, away: ServiceClient, origin: Origins) -> None:
+    async def test_unavailable_service_is_named(self, unavailable: ServiceClient, origin: Origins) -> None:
         with pytest.raises(Unavailable, match="The service entities"):
-            await anext(away.stream(self.rpc(away), GetEntitiesRequest(), origin(deadline=time.monotonic() + 1)))
+            await anext(
+                unavailable.stream(self.rpc(unavailable), GetEntitiesRequest(), origin(deadline=time.monotonic() + 1))
+            )
 
 
 class TestConfig:
-    def test_an_unknown_service_is_named(self, kit_settings: Callable[..., Settings]) -> None:
+    def test_service_without_address_is_named(self, kit_settings: Callable[..., Settings]) -> None:
         with pytest.raises(KeyError, match="no address for entities"):
             clients.channel(kit_settings(addresses={}), "entities")
 
-    def test_only_reads_and_keyed_writes_are_tried_again_and_only_when_unavailable(self) -> None:
+    def test_only_retry_safe_methods_are_retried_on_unavailable(self) -> None:
         (config,) = json.loads(clients.service_config("budgets"))["methodConfig"]
         assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
-        named = {f"{entry['service']}/{entry['method']}" for entry in config["name"]}
+        names = {f"{entry['service']}/{entry['method']}" for entry in config["name"]}
         known = methods().values()
-        assert named == {
+        assert names == {
             method.full_name for method in known if method.retry_safe and method.service in {"budgets", *COMMON_APIS}
         }
-        assert "billing.budgets.v1.LedgerService/Charge" in named
+        assert "billing.budgets.v1.LedgerService/Charge" in names
 
 
 class TestScopes:
-    async def test_what_a_scope_covers_is_asked_once_in_a_while(
-        self, peer: ServiceClient, fakes: list[Fake], call: Callable[..., Call]
+    async def test_scope_is_cached_per_tenant(
+        self, client: ServiceClient, replicas: list[FakeReplica], call: Callable[..., Call]
     ) -> None:
-        scopes, mine = RemoteScopes(peer), call()
+        scopes, origin_of_zoe = RemoteScopes(client), call()
         for _ in range(3):
-            scope = await scopes.resolve(mine)
+            scope = await scopes.resolve(origin_of_zoe)
         assert scope.entity_ids == {UUID(int=1)}
-        assert len(fakes[0].requests) == 1
+        assert len(replicas[0].requests) == 1
         await scopes.resolve(call(tenant_id=UUID(int=7)))
-        assert len(fakes[0].requests) == 2
+        assert len(replicas[0].requests) == 2
 
-    async def test_nothing_is_seen_while_nobody_can_say_what(
+    async def test_unresolved_scope_is_unavailable(
         self, kit_settings: Callable[..., Settings], call: Callable[..., Call]
     ) -> None:
-        away = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
+        unavailable = ServiceClient(kit_settings(addresses={"entities": "127.0.0.1:1"}), "entities")
         with pytest.raises(Unavailable):
-            await RemoteScopes(away).resolve(call(deadline=time.monotonic() + 0.5))
-        await away.channel.close()
+            await RemoteScopes(unavailable).resolve(call(deadline=time.monotonic() + 0.5))
+        await unavailable.channel.close()
 
-    def test_a_token_without_scopes_names_nothing(self, call: Callable[..., Call]) -> None:
+    def test_token_without_scopes_has_no_scope_ids(self, call: Callable[..., Call]) -> None:
         assert scope_ids_of(call().principal) == ((), ())

@@ -1,4 +1,4 @@
-"""What the quick look accepts, the validator accepts; and it understands what is asked of nearly every request."""
+"""What the fast checks accept is valid for protovalidate too, and they support the rules of nearly every request."""
 
 import random
 from typing import Any
@@ -24,13 +24,13 @@ TEXTS = (
     "bud_" + "A" * 32, "bud_" + "a" * 32 + "\n", "Europe/Berlin", "ACME-DE", "1.084200000000001",
 )  # fmt: skip
 NUMBERS = (-1, 0, 1, 2, 12, 13, 50, 1000, 1001, 10_000, 10_001, 2**31 - 1)
-CHANCE_GIVEN = 0.8
+PROBABILITY_SET = 0.8
 
 
-def filled(descriptor: Descriptor, chance: random.Random) -> Any:
+def message_of(descriptor: Descriptor, chance: random.Random) -> Any:
     message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
-        if chance.random() > CHANCE_GIVEN:
+        if chance.random() > PROBABILITY_SET:
             continue
         if field.message_type and field.message_type.GetOptions().map_entry:
             continue
@@ -46,7 +46,7 @@ def filled(descriptor: Descriptor, chance: random.Random) -> Any:
 
 def value(field: FieldDescriptor, chance: random.Random) -> Any:
     if field.message_type:
-        return filled(field.message_type, chance)
+        return message_of(field.message_type, chance)
     if field.enum_type:
         return chance.choice([*field.enum_type.values_by_number, 99])
     if field.type == FieldDescriptor.TYPE_STRING:
@@ -66,31 +66,31 @@ def _example(field: FieldDescriptor) -> str:
     return {"currency_code": "EUR", "amount": "1.25"}.get(field.name, "")
 
 
-@pytest.mark.parametrize("descriptor", [*REQUESTS, DoRequest.DESCRIPTOR], ids=lambda found: found.full_name)
-def test_what_it_accepts_breaks_no_rule(descriptor: Descriptor) -> None:
-    look = fast_validation.compile_checks(descriptor)
+@pytest.mark.parametrize("descriptor", [*REQUESTS, DoRequest.DESCRIPTOR], ids=lambda descriptor: descriptor.full_name)
+def test_accepted_messages_break_no_rule(descriptor: Descriptor) -> None:
+    is_valid = fast_validation.compile_checks(descriptor)
     chance = random.Random(descriptor.full_name)  # noqa: S311 - the same messages each time
-    messages = [filled(descriptor, chance) for _ in range(150)]
+    messages = [message_of(descriptor, chance) for _ in range(150)]
     for message in messages:
-        if look and look(message):
+        if is_valid and is_valid(message):
             assert not VALIDATOR.collect_violations(message), message
 
 
-def charge(**given: Any) -> budgets_pb.ChargeRequest:
+def charge(**fields: Any) -> budgets_pb.ChargeRequest:
     request = budgets_pb.ChargeRequest(id=f"bud_{'a' * 32}", request_id="key-1")
     request.amount.currency_code, request.amount.amount = "EUR", "1.25"
-    for name, text in given.items():
+    for name, text in fields.items():
         setattr(request, name, text)
     return request
 
 
-def test_good_charges_need_no_validator() -> None:
-    look = fast_validation.compile_checks(budgets_pb.ChargeRequest.DESCRIPTOR)
-    assert look
-    assert look(charge())
-    nothing = charge()
-    nothing.amount.amount = "0.00"
-    assert not look(nothing)
+def test_valid_charges_need_no_validator() -> None:
+    is_valid = fast_validation.compile_checks(budgets_pb.ChargeRequest.DESCRIPTOR)
+    assert is_valid
+    assert is_valid(charge())
+    zero = charge()
+    zero.amount.amount = "0.00"
+    assert not is_valid(zero)
     batch = fast_validation.compile_checks(budgets_pb.BatchChargeRequest.DESCRIPTOR)
     assert batch
     assert batch(budgets_pb.BatchChargeRequest(charges=[charge(), charge()]))
@@ -98,18 +98,18 @@ def test_good_charges_need_no_validator() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "fields",
     [{"id": ""}, {"id": f"bud_{'a' * 32}\n"}, {"id": f"ent_{'a' * 32}"}, {"request_id": ""}, {"request_id": "x" * 129},
      {"description": "x" * 501}],
     ids=str,
 )  # fmt: skip
-def test_a_bad_charge_is_left_to_the_validator(given: dict[str, str]) -> None:
-    look = fast_validation.compile_checks(budgets_pb.ChargeRequest.DESCRIPTOR)
-    assert look
-    assert not look(charge(**given))
-    assert VALIDATOR.collect_violations(charge(**given))
+def test_invalid_charge_is_left_to_the_validator(fields: dict[str, str]) -> None:
+    is_valid = fast_validation.compile_checks(budgets_pb.ChargeRequest.DESCRIPTOR)
+    assert is_valid
+    assert not is_valid(charge(**fields))
+    assert VALIDATOR.collect_violations(charge(**fields))
 
 
-def test_most_requests_are_understood() -> None:
-    left = [descriptor.name for descriptor in REQUESTS if fast_validation.compile_checks(descriptor) is None]
-    assert len(left) <= len(REQUESTS) // 5, left
+def test_most_requests_are_supported() -> None:
+    unsupported = [descriptor.name for descriptor in REQUESTS if fast_validation.compile_checks(descriptor) is None]
+    assert len(unsupported) <= len(REQUESTS) // 5, unsupported

@@ -1,4 +1,4 @@
-"""A walk over the pages gives every row once, whatever is inserted meanwhile; a token is good for its list only."""
+"""All pages together list every row once, despite concurrent inserts; a page token is valid for its list only."""
 
 import base64
 from collections.abc import Awaitable, Callable
@@ -33,14 +33,14 @@ def row(consumer: str) -> DeadLetterRow:
     )
 
 
-class Shelf:
-    """A list of rows that can be paged."""
+class RowList:
+    """A list of rows with pagination."""
 
     def __init__(self, db: Database, pages: Pages, call: Call, *, newest_first: bool = False) -> None:
         self.db, self.pages, self.call, self.newest_first = db, pages, call, newest_first
         self.names: list[str] = []
 
-    async def put(self, count: int) -> None:
+    async def insert(self, count: int) -> None:
         names = [str(len(self.names) + number) for number in range(count)]
         self.names += names
         async with self.db.write(self.call) as tx:
@@ -51,22 +51,22 @@ class Shelf:
     async def page(self, size: int, token: str) -> tuple[list[str], str]:
         page = self.pages.read(ListRequest(page_size=size, page_token=token), self.call)
         async with self.db.read(self.call) as tx:
-            narrowed = page.narrow(select(DeadLetterRow), DeadLetterRow.id, newest_first=self.newest_first)
-            found = page.slice(await tx.all(narrowed))
-        return [row.consumer for row in found.rows], found.next_page_token
+            query = page.narrow(select(DeadLetterRow), DeadLetterRow.id, newest_first=self.newest_first)
+            rows = page.slice(await tx.all(query))
+        return [row.consumer for row in rows.rows], rows.next_page_token
 
     async def walk(self, size: int, between: Callable[[], Awaitable[None]]) -> list[list[str]]:
-        walked, token = [], ""
+        pages_seen, token = [], ""
         for _ in range(1000):
             rows, token = await self.page(size, token)
-            walked.append(rows)
+            pages_seen.append(rows)
             if not token:
-                return walked
+                return pages_seen
             await between()
-        raise AssertionError("the walk does not end")
+        raise AssertionError("the list does not end")
 
 
-class TestWalk:
+class TestPaging:
     @settings(
         max_examples=15,
         deadline=None,
@@ -78,83 +78,81 @@ class TestWalk:
         inserted=st.lists(st.integers(0, 3), max_size=6),
         newest_first=st.booleans(),
     )
-    async def test_every_row_comes_once_and_in_order_while_others_are_inserted(
+    async def test_every_row_is_listed_once_and_in_order_during_inserts(
         self, db: Database, pages: Pages, call: Calls, *, count: int, size: int, inserted: list[int], newest_first: bool
     ) -> None:
-        shelf = Shelf(db, pages, call(tenant_id=uuid4()), newest_first=newest_first)
-        await shelf.put(count)
-        there, to_come = list(shelf.names), iter(inserted)
+        row_list = RowList(db, pages, call(tenant_id=uuid4()), newest_first=newest_first)
+        await row_list.insert(count)
+        before, inserts = list(row_list.names), iter(inserted)
 
         async def insert() -> None:
-            await shelf.put(next(to_come, 0))
+            await row_list.insert(next(inserts, 0))
 
-        walked = await shelf.walk(size, insert)
-        seen = [name for page in walked for name in page]
-        assert all(len(page) <= size for page in walked)
+        pages_seen = await row_list.walk(size, insert)
+        seen = [name for page in pages_seen for name in page]
+        assert all(len(page) <= size for page in pages_seen)
         assert len(set(seen)) == len(seen)
         if newest_first:
-            assert seen == there[::-1]
+            assert seen == before[::-1]
         else:
-            assert seen == shelf.names[: len(seen)]
-            assert seen[: len(there)] == there
+            assert seen == row_list.names[: len(seen)]
+            assert seen[: len(before)] == before
 
-    async def test_the_last_page_has_no_token_even_when_it_is_full(
-        self, db: Database, pages: Pages, call: Calls
-    ) -> None:
-        shelf = Shelf(db, pages, call())
-        await shelf.put(4)
-        first, token = await shelf.page(2, "")
-        second, last = await shelf.page(2, token)
+    async def test_full_last_page_has_no_token(self, db: Database, pages: Pages, call: Calls) -> None:
+        row_list = RowList(db, pages, call())
+        await row_list.insert(4)
+        first, token = await row_list.page(2, "")
+        second, last = await row_list.page(2, token)
         assert (first, second, last) == (["0", "1"], ["2", "3"], "")
 
-    async def test_the_size_may_change_on_the_way(self, db: Database, pages: Pages, call: Calls) -> None:
-        shelf = Shelf(db, pages, call())
-        await shelf.put(4)
-        _, token = await shelf.page(1, "")
-        assert await shelf.page(10, token) == (["1", "2", "3"], "")
+    async def test_page_size_may_change_between_pages(self, db: Database, pages: Pages, call: Calls) -> None:
+        row_list = RowList(db, pages, call())
+        await row_list.insert(4)
+        _, token = await row_list.page(1, "")
+        assert await row_list.page(10, token) == (["1", "2", "3"], "")
 
-    def test_no_size_means_the_default(self, pages: Pages, call: Calls) -> None:
+    def test_missing_page_size_means_the_default(self, pages: Pages, call: Calls) -> None:
         assert pages.read(ListRequest(), call()).size == SIZE_DEFAULT
 
 
 class TestToken:
     @pytest.fixture
     async def token(self, db: Database, pages: Pages, call: Calls) -> str:
-        shelf = Shelf(db, pages, call())
-        await shelf.put(2)
-        _, token = await shelf.page(1, "")
+        row_list = RowList(db, pages, call())
+        await row_list.insert(2)
+        _, token = await row_list.page(1, "")
         return token
 
-    def refused(self, pages: Pages, call: Call, request: Message) -> bool:
+    def is_rejected(self, pages: Pages, call: Call, request: Message) -> bool:
         try:
             pages.read(request, call)
         except PageTokenInvalid as error:
             return error.violations[0].field == "page_token"
         return False
 
-    def test_it_is_good_for_its_list(self, pages: Pages, call: Calls, token: str) -> None:
+    def test_token_is_valid_for_its_list(self, pages: Pages, call: Calls, token: str) -> None:
         assert pages.read(ListRequest(page_token=token, page_size=7), call()).after is not None
 
-    def test_another_filter_tenant_method_or_secret_refuses_it(
+    def test_token_is_invalid_for_another_filter_tenant_method_or_key(
         self, pages: Pages, call: Calls, token: str, kit_settings: Callable[..., Settings]
     ) -> None:
-        mine = ListRequest(page_token=token)
-        assert self.refused(pages, call(), ListRequest(page_token=token, consumer="x"))
-        assert self.refused(pages, call(tenant_id=uuid4()), mine)
-        assert self.refused(pages, call(method="probe/Other"), mine)
-        assert self.refused(Pages(kit_settings(page_key=SecretStr("another"))), call(), mine)
+        request = ListRequest(page_token=token)
+        assert self.is_rejected(pages, call(), ListRequest(page_token=token, consumer="x"))
+        assert self.is_rejected(pages, call(tenant_id=uuid4()), request)
+        assert self.is_rejected(pages, call(method="probe/Other"), request)
+        assert self.is_rejected(Pages(kit_settings(page_key=SecretStr("another"))), call(), request)
 
-    def test_no_changed_byte_is_taken(self, pages: Pages, call: Calls, token: str) -> None:
+    def test_modified_token_is_invalid(self, pages: Pages, call: Calls, token: str) -> None:
         raw = bytearray(base64.urlsafe_b64decode(token + "=="))
-        for place in range(len(raw)):
-            changed = bytes(raw[:place]) + bytes([raw[place] ^ 1]) + bytes(raw[place + 1 :])
+        for position in range(len(raw)):
+            changed = bytes(raw[:position]) + bytes([raw[position] ^ 1]) + bytes(raw[position + 1 :])
             text = base64.urlsafe_b64encode(changed).decode().rstrip("=")
-            assert self.refused(pages, call(), ListRequest(page_token=text))
+            assert self.is_rejected(pages, call(), ListRequest(page_token=text))
 
     @given(
         st.text(min_size=1, max_size=80)
         | st.binary(min_size=1, max_size=60).map(base64.urlsafe_b64encode).map(bytes.decode)
     )
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_nothing_invented_is_taken(self, pages: Pages, call: Calls, token: str) -> None:
-        assert self.refused(pages, call(), ListRequest(page_token=token))
+    def test_forged_token_is_invalid(self, pages: Pages, call: Calls, token: str) -> None:
+        assert self.is_rejected(pages, call(), ListRequest(page_token=token))

@@ -1,4 +1,4 @@
-"""A process that serves is found healthy, describes itself, and ends in good order while calls are under way."""
+"""A service process is healthy, supports reflection, and shuts down gracefully while calls are active."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 class Process:
-    """What a process would be made of; each has a database of its own, which it closes."""
+    """The parts of a process; each has its own database, which it closes."""
 
     def __init__(self, settings: Settings, *handlers: Handler) -> None:
         self.probe = Probe()
@@ -41,7 +41,7 @@ class Process:
 
 @pytest.fixture
 def process(kit_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Process]:
-    """Makes a process that turns callers elsewhere for a moment only."""
+    """Creates a process whose shutdown waits only briefly for clients to switch."""
     monkeypatch.setattr(server, "_HEALTH_NOTICE_S", 0.1)
     return lambda *handlers, **changed: Process(kit_settings(**changed), *handlers)
 
@@ -52,28 +52,28 @@ async def health(channel: aio.Channel, service: str = "") -> int:
     return int((await check(request, timeout=5)).status)
 
 
-async def says_not_serving(channel: aio.Channel) -> bool:
+async def is_not_serving(channel: aio.Channel) -> bool:
     return await health(channel) == NOT_SERVING
 
 
 class TestServing:
-    async def test_it_is_healthy_and_so_is_each_of_its_services(self, process: Callable[..., Process]) -> None:
+    async def test_process_and_each_grpc_service_are_healthy(self, process: Callable[..., Process]) -> None:
         p = process()
         async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
             for name in ("", "billing.probe.v1.ProbeService", "billing.operations.v1.OperationsService"):
                 assert await health(channel, name) == SERVING
 
-    async def test_it_describes_itself(self, process: Callable[..., Process]) -> None:
+    async def test_reflection_lists_the_services(self, process: Callable[..., Process]) -> None:
         p = process()
         async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
             reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]
-            ask = reflection_pb2.ServerReflectionRequest(list_services="")
-            async for answer in reflection.ServerReflectionInfo(iter([ask])):
-                names = {service.name for service in answer.list_services_response.service}
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            async for reply in reflection.ServerReflectionInfo(iter([request])):
+                names = {service.name for service in reply.list_services_response.service}
         assert {"billing.probe.v1.ProbeService", "billing.operations.v1.OperationsService"} <= names
         assert "grpc.health.v1.Health" in names
 
-    async def test_every_service_has_the_operations(
+    async def test_operations_api_is_served(
         self, process: Callable[..., Process], caller: Callable[..., Caller]
     ) -> None:
         p = process()
@@ -81,9 +81,7 @@ class TestServing:
             version = await caller("billing_admin").call(OperationsServiceStub(channel).GetVersion, GetVersionRequest())
         assert version.service == "budgets"
 
-    async def test_a_message_that_is_too_large_is_refused(
-        self, process: Callable[..., Process], finance: Caller
-    ) -> None:
+    async def test_too_large_message_is_rejected(self, process: Callable[..., Process], finance: Caller) -> None:
         p = process(message_bytes_max=10_000)
         async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
             large = await refusal(finance.call(ProbeStub(channel).Do, DoRequest(labels=["x" * 12_000])))
@@ -92,38 +90,40 @@ class TestServing:
         assert large.metadata == {"bytes_max": "10000"}
         assert huge.code is StatusCode.RESOURCE_EXHAUSTED
 
-    async def test_it_serves_while_nats_is_away(self, process: Callable[..., Process], finance: Caller) -> None:
+    async def test_calls_are_served_while_nats_is_unavailable(
+        self, process: Callable[..., Process], finance: Caller
+    ) -> None:
         p = process(nats_url="nats://127.0.0.1:1")
         async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
             assert (await finance.call(ProbeStub(channel).Do, DoRequest())).text == "Do"
 
 
-class TestEnd:
-    async def test_it_says_so_first_and_finishes_what_is_under_way(
+class TestShutdown:
+    async def test_health_fails_first_and_active_calls_complete(
         self, process: Callable[..., Process], finance: Caller
     ) -> None:
-        p, began, go_on = process(), asyncio.Event(), asyncio.Event()
+        p, started_handler, proceed = process(), asyncio.Event(), asyncio.Event()
 
         async def wait(request: Any, call: Call) -> DoReply:
-            began.set()
-            await go_on.wait()
+            started_handler.set()
+            await proceed.wait()
             return DoReply(text="finished")
 
         p.probe.on_call = wait
         running = serving(p.settings, p.service)
         address = await running.__aenter__()
         async with aio.insecure_channel(address) as channel:
-            under_way = asyncio.ensure_future(finance.call(ProbeStub(channel).Do, DoRequest()))
-            await asyncio.wait_for(began.wait(), 5)
+            active_call = asyncio.ensure_future(finance.call(ProbeStub(channel).Do, DoRequest()))
+            await asyncio.wait_for(started_handler.wait(), 5)
             ending = asyncio.create_task(running.__aexit__(None, None, None))
-            await eventually(lambda: says_not_serving(channel), within_s=5)
-            await asyncio.sleep(0.2)  # past the moment at which the listener closes
+            await eventually(lambda: is_not_serving(channel), within_s=5)
+            await asyncio.sleep(0.2)  # the listener closes meanwhile
             assert not ending.done()
-            go_on.set()
-            assert (await under_way).text == "finished"
+            proceed.set()
+            assert (await active_call).text == "finished"
             await asyncio.wait_for(ending, 5)
 
-    async def test_who_comes_before_the_listener_closes_is_still_served(
+    async def test_calls_before_the_listener_closes_are_served(
         self, process: Callable[..., Process], finance: Caller
     ) -> None:
         p = process()
@@ -131,38 +131,40 @@ class TestEnd:
         async with aio.insecure_channel(await running.__aenter__()) as channel:
             assert await health(channel) == SERVING
             ending = asyncio.create_task(running.__aexit__(None, None, None))
-            await eventually(lambda: says_not_serving(channel), within_s=5)
+            await eventually(lambda: is_not_serving(channel), within_s=5)
             assert (await finance.call(ProbeStub(channel).Do, DoRequest())).text == "Do"
             await ending
-            refused = await refusal(finance.call(ProbeStub(channel).Do, DoRequest(), within_s=2))
-        assert refused.code is StatusCode.UNAVAILABLE
+            error = await refusal(finance.call(ProbeStub(channel).Do, DoRequest(), within_s=2))
+        assert error.code is StatusCode.UNAVAILABLE
 
-    async def test_a_call_that_takes_too_long_is_cut(self, process: Callable[..., Process], finance: Caller) -> None:
-        p, began = process(drain_s=0.2), asyncio.Event()
+    async def test_call_longer_than_the_drain_time_is_cancelled(
+        self, process: Callable[..., Process], finance: Caller
+    ) -> None:
+        p, started_handler = process(drain_s=0.2), asyncio.Event()
 
         async def endless(request: Any, call: Call) -> DoReply:
-            began.set()
+            started_handler.set()
             await asyncio.sleep(3600)
             return DoReply()
 
         p.probe.on_call = endless
         running = serving(p.settings, p.service)
         async with aio.insecure_channel(await running.__aenter__()) as channel:
-            under_way = asyncio.ensure_future(finance.call(ProbeStub(channel).Do, DoRequest()))
-            await asyncio.wait_for(began.wait(), 5)
+            active_call = asyncio.ensure_future(finance.call(ProbeStub(channel).Do, DoRequest()))
+            await asyncio.wait_for(started_handler.wait(), 5)
             started = time.monotonic()
             await running.__aexit__(None, None, None)
             assert time.monotonic() - started < 3
-            assert (await refusal(under_way)).code in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
+            assert (await refusal(active_call)).code in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
 
-    async def test_it_ends_soon_at_every_moment_with_events_coming_and_going(
+    async def test_shutdown_is_fast_while_events_are_processed(
         self,
         process: Callable[..., Process],
         origin: Callable[..., Origin],
         published_events: PublishedEvents,
         tenant: UUID,
     ) -> None:
-        said = 0
+        published = 0
 
         async def react(tx: WriteSession, event: BudgetClosed) -> None:
             await tx.flush()
@@ -173,11 +175,11 @@ class TestEnd:
                 for number in range(10):
                     async with p.db.write(origin()) as tx:
                         outbox.append(tx, BudgetClosed(budget_id=f"{turn}-{number}"))
-                    said += 1
+                    published += 1
                 await asyncio.sleep(turn * 0.03)
                 started = time.monotonic()
             assert time.monotonic() - started < 4
         last = process()
         async with serving(last.settings, last.service):
-            told = await published_events.at_least(said, BudgetClosed)
-        assert len({event.budget_id for event in told}) == said
+            events = await published_events.at_least(published, BudgetClosed)
+        assert len({event.budget_id for event in events}) == published
