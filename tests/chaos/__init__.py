@@ -1,1 +1,1 @@
-"""The suite under faults: processes are killed under load; then every answer is checked against the ledger."""
+"""Services under faults: processes are killed under load; then every reply is checked against the ledger."""

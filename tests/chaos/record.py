@@ -1,4 +1,4 @@
-"""What was asked and answered, and what the database has of it afterwards. Amounts are whole cents."""
+"""Requests with their replies, and the stored ledger. Amounts are integer cents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +16,11 @@ ENTRY_TYPES: Mapping[str, str] = {
     "ReleaseHold": "RELEASE",
     "RefundCharge": "REFUND",
 }
-"""The entry that a taken request leaves, by its RPC."""
+"""Type of the ledger entry of an accepted request, by its RPC."""
 
 
 class Link(NamedTuple):
-    """A budget of the chain in an answer: what it had left before and after."""
+    """A budget of the chain in a reply: available before and after."""
 
     budget: UUID
     before: int
@@ -28,8 +28,8 @@ class Link(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Told:
-    """What an answer says."""
+class Result:
+    """The content of a reply."""
 
     entry: UUID
     amount: int | None = None
@@ -41,20 +41,20 @@ class Told:
 
 
 @dataclass(slots=True, kw_only=True)
-class Denied:
-    """One refusal, and when it was asked for and given."""
+class Rejection:
+    """A rejection, with the times of request and reply."""
 
     reason: str
     numbers: Mapping[str, str]
-    began: float
-    ended: float
-    together: Sequence[tuple[UUID, int]] = ()
-    """What the lines before it took in a batch that was undone: budget and amount."""
+    start_time: float
+    end_time: float
+    earlier_in_batch: Sequence[tuple[UUID, int]] = ()
+    """Budget and amount of earlier charges in a batch that was rolled back."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Asked:
-    """A request by its key, however often it was sent, and all that was said to it."""
+class SentRequest:
+    """A request with its key, however often it was sent, and all replies."""
 
     method: str
     key: str
@@ -64,10 +64,10 @@ class Asked:
     charge: UUID | None = None
     request: Any = None
     reply: bytes = b""
-    told: Told | None = None
-    answered: float = 0.0
-    """When it was first answered."""
-    denials: list[Denied] = field(default_factory=list)
+    result: Result | None = None
+    reply_time: float = 0.0
+    """Time of the first reply."""
+    rejections: list[Rejection] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class Entry:
     after: Sequence[tuple[int, int, int, int]]
     """amount, spent, held, committed of each budget of the chain"""
     amount: int
-    moved: tuple[int, int, int, int, int]
+    change: tuple[int, int, int, int, int]
     """amount, spent, held, committed, captured"""
     key: str
     hold: UUID | None
@@ -91,12 +91,12 @@ class Entry:
 
 
 @dataclass(slots=True, kw_only=True)
-class BudgetNow:
-    """A budget as its row says."""
+class StoredBudget:
+    """A row of budgets."""
 
     id: UUID
     parent: UUID | None
-    opened_with: int
+    initial_amount: int
     policy: str
     tolerance_bp: int
     thresholds_bp: Sequence[int]
@@ -105,7 +105,7 @@ class BudgetNow:
     version: int
 
     def limit(self, amount: int) -> int | None:
-        """The most that may be used where there is so much; None: as much as somebody likes."""
+        """Return how much may be used of this amount; None for no limit."""
         if self.policy == "WARN":
             return None
         tolerance = self.tolerance_bp if self.policy == "ALLOW_WITHIN_TOLERANCE" else 0
@@ -113,8 +113,8 @@ class BudgetNow:
 
 
 @dataclass(slots=True, kw_only=True)
-class HoldNow:
-    """A hold as its row says."""
+class StoredHold:
+    """A row of budget_holds."""
 
     id: UUID
     budget: UUID
@@ -124,75 +124,79 @@ class HoldNow:
 
 
 @dataclass(slots=True, kw_only=True)
-class AlertNow:
-    """An alert as its row says."""
+class StoredAlert:
+    """A row of budget_alerts."""
 
     id: UUID
     budget: UUID
-    mark: tuple[str, int]
+    threshold: tuple[str, int]
     open: bool
 
 
 @dataclass(slots=True, kw_only=True)
 class Ledger:
-    """All that the database has of a tenant."""
+    """All stored data of a tenant."""
 
-    budgets: dict[UUID, BudgetNow]
+    budgets: dict[UUID, StoredBudget]
     entries: list[Entry]
-    holds: dict[UUID, HoldNow]
-    alerts: list[AlertNow] = field(default_factory=list)
-    alerts_said: list[UUID] = field(default_factory=list)
-    """The alert of each BudgetAlertRaised in the outbox."""
+    holds: dict[UUID, StoredHold]
+    alerts: list[StoredAlert] = field(default_factory=list)
+    published_alerts: list[UUID] = field(default_factory=list)
+    """The alert id of each BudgetAlertRaised in the outbox."""
     unpublished: int = 0
 
 
 def cents(amount: Decimal | str) -> int:
-    """An amount of a currency with two decimal places."""
-    whole = Decimal(amount) * 100
-    if whole != int(whole):
+    """Convert an amount of a currency with two decimal places to cents."""
+    running_stack = Decimal(amount) * 100
+    if running_stack != int(running_stack):
         raise ValueError(f"{amount} has more than two decimal places")
-    return int(whole)
+    return int(running_stack)
 
 
-async def read_ledger(admin: "asyncpg.Connection[asyncpg.Record]", tenant: UUID, opened: Mapping[UUID, int]) -> Ledger:
-    """The ledger of a tenant, of one moment; `opened` says with which amount each budget was opened."""
+async def read_ledger(
+    admin: "asyncpg.Connection[asyncpg.Record]", tenant: UUID, initial_amounts: Mapping[UUID, int]
+) -> Ledger:
+    """Read a consistent snapshot of the ledger of a tenant; `initial_amounts` by budget."""
     async with admin.transaction(isolation="repeatable_read", readonly=True):
-        return await _read(admin, tenant, opened)
+        return await _read(admin, tenant, initial_amounts)
 
 
-async def _read(admin: "asyncpg.Connection[asyncpg.Record]", tenant: UUID, opened: Mapping[UUID, int]) -> Ledger:
+async def _read(
+    admin: "asyncpg.Connection[asyncpg.Record]", tenant: UUID, initial_amounts: Mapping[UUID, int]
+) -> Ledger:
     rows = {
         table: await admin.fetch(f"select * from budgets.{table} where tenant_id = $1", tenant)
         for table in ("budgets", "budget_entries", "budget_holds", "budget_alerts")
     }
-    said = await admin.fetch(
+    alert_events = await admin.fetch(
         "select body::jsonb -> 'alert' ->> 'id' as id from budgets.outbox where tenant_id = $1"
         " and type = 'billing.budgets.v1.BudgetAlertRaised'",
         tenant,
     )
     waiting = "select count(*) from budgets.outbox where tenant_id = $1 and publish_time is null"
     return Ledger(
-        budgets={row["id"]: _budget(row, opened[row["id"]]) for row in rows["budgets"]},
+        budgets={row["id"]: _budget(row, initial_amounts[row["id"]]) for row in rows["budgets"]},
         entries=[_entry(row) for row in rows["budget_entries"]],
         holds={row["id"]: _hold(row) for row in rows["budget_holds"]},
         alerts=[
-            AlertNow(
-                id=row["id"], budget=row["budget_id"], mark=(row["alert_type"], row["threshold_bp"]),
+            StoredAlert(
+                id=row["id"], budget=row["budget_id"], threshold=(row["alert_type"], row["threshold_bp"]),
                 open=row["state"] != "RESOLVED",
             )
             for row in rows["budget_alerts"]
         ],
-        alerts_said=[UUID(row["id"].removeprefix("alr_")) for row in said],
+        published_alerts=[UUID(row["id"].removeprefix("alr_")) for row in alert_events],
         unpublished=await admin.fetchval(waiting, tenant),
     )  # fmt: skip
 
 
-def _budget(row: asyncpg.Record, opened_with: int) -> BudgetNow:
+def _budget(row: asyncpg.Record, initial_amount: int) -> StoredBudget:
     amount = row["amount"] + row["carried"]
     numbers = (amount, row["spent"], row["held"], row["committed"], row["captured"])
     a, s, h, c, k = map(cents, numbers)
-    return BudgetNow(
-        id=row["id"], parent=row["parent_id"], opened_with=opened_with, policy=row["overspend_policy"],
+    return StoredBudget(
+        id=row["id"], parent=row["parent_id"], initial_amount=initial_amount, policy=row["overspend_policy"],
         tolerance_bp=row["tolerance_bp"], thresholds_bp=row["alert_thresholds_bp"], numbers=(a, s, h, c, k),
         version=row["ledger_version"],
     )  # fmt: skip
@@ -205,12 +209,12 @@ def _entry(row: asyncpg.Record) -> Entry:
         id=row["id"], entry_type=row["entry_type"], budget=row["budget_id"], chain=row["chain_ids"],
         versions=row["chain_versions"],
         after=[(cents(amount), cents(spent), cents(held), cents(done)) for amount, spent, held, done in after],
-        amount=cents(row["amount"]), moved=(a, s, h, c, k), key=row["request_id"] or "", hold=row["hold_id"],
+        amount=cents(row["amount"]), change=(a, s, h, c, k), key=row["request_id"] or "", hold=row["hold_id"],
         charge=row["charge_id"], at=row["create_time"].timestamp(),
     )  # fmt: skip
 
 
-def _hold(row: asyncpg.Record) -> HoldNow:
+def _hold(row: asyncpg.Record) -> StoredHold:
     numbers = cents(row["amount"]), cents(row["captured"]), cents(row["released"]), row["state"]
     expires = row["expire_time"].timestamp() if row["expire_time"] else None
-    return HoldNow(id=row["id"], budget=row["budget_id"], numbers=numbers, expires=expires)
+    return StoredHold(id=row["id"], budget=row["budget_id"], numbers=numbers, expires=expires)

@@ -1,4 +1,4 @@
-"""Two replicas of the budgets service as processes of their own, which may be killed and come back."""
+"""Replicas of services as processes that can be killed and restarted."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from tests.harness.databases import Cluster, Copy
 from tests.harness.tokens import AUDIENCE, ISSUER, Keys
 
 ROOT: Final = Path(__file__).parents[2]
-_UP_WITHIN_S: Final = 60.0
+_START_TIMEOUT_S: Final = 60.0
 _TOKEN_S: Final = 4 * 3600
 CHANNEL: Final = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -37,7 +37,7 @@ CHANNEL: Final = (
 
 
 class Replica:
-    """A process that serves on a port, whatever happens to it in between."""
+    """A process on a fixed port that can be killed and started again."""
 
     def __init__(self, module: str, environment: Mapping[str, str], folder: Path, *arguments: str) -> None:
         self.port = free_port()
@@ -48,31 +48,31 @@ class Replica:
 
     @property
     def address(self) -> str:
-        """As gRPC takes it."""
+        """Address for gRPC."""
         return f"127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """The id of the process; 0 where there is none."""
+        """Process id; 0 if it does not run."""
         return self._process.pid if self._process and self._process.poll() is None else 0
 
     async def start(self) -> None:
-        """Start it, and wait until it serves."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("BILLING_")}
+        """Start the process and wait until it serves."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("BILLING_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - some milliseconds
-                self._command, cwd=ROOT, env={**kept, **self._environment},
+                self._command, cwd=ROOT, env={**inherited, **self._environment},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + _UP_WITHIN_S
+        deadline = time.monotonic() + _START_TIMEOUT_S
         async with aio.insecure_channel(self.address, options=CHANNEL) as channel:
             while not await _serves(channel):
                 if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"it does not serve:\n{self.log.read_text(errors='replace')[-3000:]}")
+                    raise RuntimeError(f"the process does not serve:\n{self.log.read_text(errors='replace')[-3000:]}")
                 await asyncio.sleep(0.05)
 
     async def end(self, number: signal.Signals) -> None:
-        """Send it a signal, SIGKILL among others, and wait until it is gone."""
+        """Send a signal, for example SIGKILL, and wait until the process has ended."""
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(number)
@@ -89,8 +89,8 @@ async def _serves(channel: aio.Channel) -> bool:
 
 
 @dataclass(slots=True, kw_only=True)
-class Stage:
-    """What plays: the replicas, and what they stand on."""
+class ChaosStack:
+    """The replicas and the servers that they use."""
 
     database: Copy
     keys: Keys
@@ -102,13 +102,13 @@ class Stage:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Somebody of finance, for long."""
+        """Metadata with a long-lived token of the role finance."""
         token = self.keys.token(self.tenant, exp=int(time.time()) + _TOKEN_S)
         return (("authorization", f"Bearer {token}"),)
 
 
 def environment(service: str, database: Copy, nats_url: str, keys: Keys) -> dict[str, str]:
-    """What a process is told."""
+    """Return the environment of a process."""
     return {
         "BILLING_DATABASE_URL": database.url(f"{service}_app"),
         "BILLING_NATS_URL": nats_url,
@@ -127,9 +127,11 @@ def environment(service: str, database: Copy, nats_url: str, keys: Keys) -> dict
 async def replicas(
     database: Copy, nats_url: str, keys: Keys, entities: str, folder: Path, *, count: int = 2
 ) -> AsyncIterator[Sequence[Replica]]:
-    """Replicas of the budgets service for the time of the block."""
-    told = environment("budgets", database, nats_url, keys) | {"BILLING_ADDRESSES": json.dumps({"entities": entities})}
-    started = [Replica("services.budgets.main", told, folder) for _ in range(count)]
+    """Run replicas of the budgets service during the block."""
+    variables = environment("budgets", database, nats_url, keys) | {
+        "BILLING_ADDRESSES": json.dumps({"entities": entities})
+    }
+    started = [Replica("services.budgets.main", variables, folder) for _ in range(count)]
     try:
         await asyncio.gather(*(replica.start() for replica in started))
         yield started
@@ -138,8 +140,8 @@ async def replicas(
 
 
 @contextlib.asynccontextmanager
-async def whole() -> AsyncIterator[Stage]:
-    """Everything of its own, PostgreSQL and NATS as well, in a folder that goes with it."""
+async def running_stack() -> AsyncIterator[ChaosStack]:
+    """Run the replicas with their own PostgreSQL and NATS in a temporary folder."""
     folder = paths.accessible_temporary_folder("billing-chaos-")
     try:
         with servers.postgres(folder / "postgres") as postgres, servers.nats(folder / "nats") as nats:
@@ -151,7 +153,7 @@ async def whole() -> AsyncIterator[Stage]:
             await entities.start()
             try:
                 async with replicas(database, nats.url, keys, entities.address, folder) as started:
-                    yield Stage(
+                    yield ChaosStack(
                         database=database, keys=keys, entities=entities.address, replicas=started, postgres=postgres,
                         nats=nats,
                     )  # fmt: skip
@@ -162,14 +164,14 @@ async def whole() -> AsyncIterator[Stage]:
 
 
 async def restart(server: Running[Postgres] | Running[Nats], number: signal.Signals) -> None:
-    """End a server with a signal, and start it again on the same data."""
+    """Stop a server with a signal and start it again with the same data."""
 
-    def again() -> None:
+    def stop_and_start() -> None:
         pid = server.pid
         os.kill(pid, number)
-        while die_with_parent.command_line(pid):  # until it is gone; its exit status is taken by `kill`
+        while die_with_parent.command_line(pid):  # until it has ended; `kill` below reaps it
             time.sleep(0.02)
         server.kill()
         server.start()
 
-    await asyncio.to_thread(again)
+    await asyncio.to_thread(stop_and_start)

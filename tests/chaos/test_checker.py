@@ -1,4 +1,4 @@
-"""The checker finds what it is there for: a sound ledger passes, and each way of doctoring it is told."""
+"""The checker accepts a correct run and finds each planted fault."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,56 +7,68 @@ from uuid import UUID
 import pytest
 
 from tests.chaos.checker import Checker, Finding
-from tests.chaos.record import AlertNow, Asked, BudgetNow, Denied, Entry, HoldNow, Ledger, Link, Told
+from tests.chaos.record import (
+    Entry,
+    Ledger,
+    Link,
+    Rejection,
+    Result,
+    SentRequest,
+    StoredAlert,
+    StoredBudget,
+    StoredHold,
+)
 
 GROUP, TEAM, HOLD, ALERT = (UUID(int=number) for number in (1, 2, 3, 4))
 CHARGED, HELD, CAPTURED, REFUNDED = (UUID(int=number) for number in (11, 12, 13, 14))
 
 
-def budget(id: UUID, opened_with: int, used: tuple[int, int, int, int], parent: UUID | None = None) -> BudgetNow:
-    return BudgetNow(
-        id=id, parent=parent, opened_with=opened_with, policy="BLOCK", tolerance_bp=0, thresholds_bp=(5000,),
-        numbers=(opened_with, *used), version=4,
+def budget(id: UUID, initial_amount: int, used: tuple[int, int, int, int], parent: UUID | None = None) -> StoredBudget:
+    return StoredBudget(
+        id=id, parent=parent, initial_amount=initial_amount, policy="BLOCK", tolerance_bp=0, thresholds_bp=(5000,),
+        numbers=(initial_amount, *used), version=4,
     )  # fmt: skip
 
 
 def entry(
-    id: UUID, kind: str, version: int, amount: int, moved: tuple[int, ...], after: tuple[int, int, int], key: str
+    id: UUID, kind: str, version: int, amount: int, change: tuple[int, ...], after: tuple[int, int, int], key: str
 ) -> Entry:
-    """On the team's budget of 50.00, below the group's of 100.00."""
-    spent, held, committed, captured = moved
+    """Return an entry of the team budget (50.00), which is below the group budget (100.00)."""
+    spent, held, committed, captured = change
     return Entry(
         id=id, entry_type=kind, budget=TEAM, chain=[TEAM, GROUP], versions=[version, version],
-        after=[(50_00, *after), (100_00, *after)], amount=amount, moved=(0, spent, held, committed, captured), key=key,
+        after=[(50_00, *after), (100_00, *after)], amount=amount, change=(0, spent, held, committed, captured), key=key,
         hold=HOLD if kind in {"HOLD", "CAPTURE"} else None, charge=CHARGED if kind == "REFUND" else None,
         at=float(version),
     )  # fmt: skip
 
 
 def links(before: int, after: int) -> list[Link]:
-    """What an answer says of the team; the group has 50.00 more."""
+    """Return the chain of a reply: the team budget, and the group budget with 50.00 more."""
     return [Link(TEAM, before, after), Link(GROUP, before + 50_00, after + 50_00)]
 
 
-def told(entry: UUID, captured: int, released: int, state: str) -> Told:
-    return Told(entry=entry, hold=HOLD, hold_numbers=(10_00, captured, released, state))
+def result(entry: UUID, captured: int, released: int, state: str) -> Result:
+    return Result(entry=entry, hold=HOLD, hold_numbers=(10_00, captured, released, state))
 
 
 class Case:
-    """A sound run: 30.00 charged and 5.00 of it refunded, 10.00 held, 4.00 of that captured and the rest released."""
+    """A correct run: 30.00 charged and 5.00 of it refunded, 10.00 held, 4.00 of that captured and the rest released."""
 
     def __init__(self) -> None:
-        self.charge = Asked(method="Charge", key="k1", budget=TEAM, amount=30_00, answered=1.1)
-        self.charge.told = Told(entry=CHARGED, amount=30_00, chain=links(50_00, 20_00))
-        self.hold = Asked(method="CreateHold", key="k2", budget=TEAM, amount=10_00, answered=2.1)
-        self.hold.told = told(HELD, 0, 0, "HELD")
-        self.capture = Asked(method="CaptureHold", key="k3", budget=TEAM, amount=4_00, hold=HOLD, answered=3.1)
-        self.capture.told = told(CAPTURED, 4_00, 6_00, "CAPTURED")
-        self.refund = Asked(method="RefundCharge", key="k4", budget=TEAM, amount=5_00, charge=CHARGED, answered=4.1)
-        self.refund.told = Told(entry=REFUNDED, amount=5_00, chain=links(16_00, 21_00), refundable=25_00)
-        self.refused = Asked(method="Charge", key="k5", budget=TEAM, amount=15_00)
-        self.refused.denials = [no_room(began=2.2, ended=2.8, available=10_00)]
-        self.asked = [self.charge, self.hold, self.capture, self.refund, self.refused]
+        self.charge = SentRequest(method="Charge", key="k1", budget=TEAM, amount=30_00, reply_time=1.1)
+        self.charge.result = Result(entry=CHARGED, amount=30_00, chain=links(50_00, 20_00))
+        self.hold = SentRequest(method="CreateHold", key="k2", budget=TEAM, amount=10_00, reply_time=2.1)
+        self.hold.result = result(HELD, 0, 0, "HELD")
+        self.capture = SentRequest(method="CaptureHold", key="k3", budget=TEAM, amount=4_00, hold=HOLD, reply_time=3.1)
+        self.capture.result = result(CAPTURED, 4_00, 6_00, "CAPTURED")
+        self.refund = SentRequest(
+            method="RefundCharge", key="k4", budget=TEAM, amount=5_00, charge=CHARGED, reply_time=4.1
+        )
+        self.refund.result = Result(entry=REFUNDED, amount=5_00, chain=links(16_00, 21_00), refundable=25_00)
+        self.refused = SentRequest(method="Charge", key="k5", budget=TEAM, amount=15_00)
+        self.refused.rejections = [budget_exceeded(start_time=2.2, end_time=2.8, available=10_00)]
+        self.sent = [self.charge, self.hold, self.capture, self.refund, self.refused]
         used = (29_00, 0, 0, 4_00)
         self.ledger = Ledger(
             budgets={GROUP: budget(GROUP, 100_00, used), TEAM: budget(TEAM, 50_00, used, GROUP)},
@@ -66,152 +78,152 @@ class Case:
                 entry(CAPTURED, "CAPTURE", 3, 4_00, (4_00, -10_00, 0, 4_00), (34_00, 0, 0), "k3"),
                 entry(REFUNDED, "REFUND", 4, 5_00, (-5_00, 0, 0, 0), (29_00, 0, 0), "k4"),
             ],
-            holds={HOLD: HoldNow(id=HOLD, budget=TEAM, numbers=(10_00, 4_00, 6_00, "CAPTURED"), expires=None)},
-            alerts=[AlertNow(id=ALERT, budget=TEAM, mark=("THRESHOLD", 5000), open=True)],
-            alerts_said=[ALERT],
+            holds={HOLD: StoredHold(id=HOLD, budget=TEAM, numbers=(10_00, 4_00, 6_00, "CAPTURED"), expires=None)},
+            alerts=[StoredAlert(id=ALERT, budget=TEAM, threshold=("THRESHOLD", 5000), open=True)],
+            published_alerts=[ALERT],
         )
 
-    def found(self) -> Sequence[Finding]:
-        return Checker(self.ledger, self.asked).check()
+    def findings(self) -> Sequence[Finding]:
+        return Checker(self.ledger, self.sent).check()
 
 
-def no_room(*, began: float, ended: float, available: int) -> Denied:
+def budget_exceeded(*, start_time: float, end_time: float, available: int) -> Rejection:
     numbers = {"budget_id": f"bud_{TEAM.hex}", "requested": "1500", "available": str(available)}
-    return Denied(reason="BUDGET_EXCEEDED", numbers=numbers, began=began, ended=ended)
+    return Rejection(reason="BUDGET_EXCEEDED", numbers=numbers, start_time=start_time, end_time=end_time)
 
 
-def test_a_sound_run_passes() -> None:
-    assert Case().found() == []
+def test_correct_run_passes() -> None:
+    assert Case().findings() == []
 
 
-def a_gap(case: Case) -> None:
+def missing_version(case: Case) -> None:
     del case.ledger.entries[1]
 
 
-def a_key_done_twice(case: Case) -> None:
+def key_executed_twice(case: Case) -> None:
     case.ledger.entries[3] = replace(case.ledger.entries[3], entry_type="CHARGE", key="k1", charge=None)
 
 
-def one_cent_too_much(case: Case) -> None:
+def entry_off_by_one_cent(case: Case) -> None:
     first = case.ledger.entries[0]
     case.ledger.entries[0] = replace(first, after=[(50_00, 30_01, 0, 0), first.after[1]])
 
 
-def a_lost_answer(case: Case) -> None:
-    case.asked.append(replace(case.charge, key="k9"))
+def lost_charge(case: Case) -> None:
+    case.sent.append(replace(case.charge, key="k9"))
 
 
-def what_nobody_asked_for(case: Case) -> None:
-    case.asked.remove(case.hold)
+def entry_without_request(case: Case) -> None:
+    case.sent.remove(case.hold)
 
 
-def a_charge_beyond_the_policy(case: Case) -> None:
-    case.ledger.budgets[TEAM].policy, case.ledger.budgets[TEAM].opened_with = "BLOCK", 39_99
+def charge_above_the_limit(case: Case) -> None:
+    case.ledger.budgets[TEAM].policy, case.ledger.budgets[TEAM].initial_amount = "BLOCK", 39_99
 
 
-def a_counter_that_differs(case: Case) -> None:
+def budget_differs_from_ledger(case: Case) -> None:
     case.ledger.budgets[GROUP].numbers = (100_00, 29_01, 0, 0, 4_00)
 
 
-def another_amount_told(case: Case) -> None:
-    case.charge.told = Told(entry=CHARGED, amount=30_01, chain=links(50_00, 20_00))
+def wrong_amount_returned(case: Case) -> None:
+    case.charge.result = Result(entry=CHARGED, amount=30_01, chain=links(50_00, 20_00))
 
 
-def another_balance_told(case: Case) -> None:
-    case.charge.told = Told(entry=CHARGED, amount=30_00, chain=links(50_00, 20_01))
+def wrong_balance_returned(case: Case) -> None:
+    case.charge.result = Result(entry=CHARGED, amount=30_00, chain=links(50_00, 20_01))
 
 
-def another_hold_told(case: Case) -> None:
-    case.capture.told = told(CAPTURED, 4_00, 0, "HELD")
+def wrong_hold_returned(case: Case) -> None:
+    case.capture.result = result(CAPTURED, 4_00, 0, "HELD")
 
 
-def a_refusal_with_room(case: Case) -> None:
-    case.refused.denials = [no_room(began=2.2, ended=2.8, available=15_00)]
+def rejected_though_available(case: Case) -> None:
+    case.refused.rejections = [budget_exceeded(start_time=2.2, end_time=2.8, available=15_00)]
 
 
-def a_refusal_out_of_time(case: Case) -> None:
-    case.refused.denials = [no_room(began=3.2, ended=3.8, available=10_00)]
+def rejected_with_outdated_amount(case: Case) -> None:
+    case.refused.rejections = [budget_exceeded(start_time=3.2, end_time=3.8, available=10_00)]
 
 
-def a_refusal_of_what_was_taken(case: Case) -> None:
+def rejected_because_of_itself(case: Case) -> None:
     case.refused = replace(case.refused, key="k1", method="Charge")
-    case.charge.denials = [no_room(began=0.5, ended=2.5, available=10_00)]
+    case.charge.rejections = [budget_exceeded(start_time=0.5, end_time=2.5, available=10_00)]
 
 
-def a_refusal_after_the_answer(case: Case) -> None:
-    case.refund.denials = [Denied(reason="REFUND_EXCEEDS_CHARGE", numbers={"requested": "3000", "available": "2500"},
-                                  began=5.0, ended=5.1)]  # fmt: skip
+def rejected_after_acceptance(case: Case) -> None:
+    numbers = {"requested": "3000", "available": "2500"}
+    case.refund.rejections = [Rejection(reason="REFUND_EXCEEDS_CHARGE", numbers=numbers, start_time=5.0, end_time=5.1)]
 
 
-def a_refused_key_in_the_ledger(case: Case) -> None:
-    case.charge.told = None
+def rejected_but_in_the_ledger(case: Case) -> None:
+    case.charge.result = None
 
 
-def an_unknown_refusal(case: Case) -> None:
-    case.refused.denials = [Denied(reason="BUDGET_NOT_FOUND", numbers={}, began=2.2, ended=2.8)]
+def unexpected_rejection(case: Case) -> None:
+    case.refused.rejections = [Rejection(reason="BUDGET_NOT_FOUND", numbers={}, start_time=2.2, end_time=2.8)]
 
 
-def a_hold_that_ends_twice(case: Case) -> None:
-    again = replace(case.ledger.entries[3], entry_type="RELEASE", hold=HOLD, charge=None, moved=(0, -5_00, 0, 0, 0))
+def hold_ends_twice(case: Case) -> None:
+    again = replace(case.ledger.entries[3], entry_type="RELEASE", hold=HOLD, charge=None, change=(0, -5_00, 0, 0, 0))
     case.ledger.entries[3] = again
 
 
-def a_hold_that_differs(case: Case) -> None:
+def hold_differs_from_entries(case: Case) -> None:
     case.ledger.holds[HOLD].numbers = (10_00, 4_00, 0, "HELD")
 
 
-def a_refund_of_too_much(case: Case) -> None:
+def refund_above_charge(case: Case) -> None:
     case.ledger.entries[3] = replace(case.ledger.entries[3], amount=30_01)
 
 
-def an_alert_missing(case: Case) -> None:
+def missing_alert(case: Case) -> None:
     case.ledger.alerts.clear()
-    case.ledger.alerts_said.clear()
+    case.ledger.published_alerts.clear()
 
 
-def an_alert_twice(case: Case) -> None:
+def alert_raised_twice(case: Case) -> None:
     case.ledger.alerts.append(replace(case.ledger.alerts[0], id=UUID(int=5), open=False))
-    case.ledger.alerts_said.append(UUID(int=5))
+    case.ledger.published_alerts.append(UUID(int=5))
 
 
-def an_alert_said_twice(case: Case) -> None:
-    case.ledger.alerts_said.append(ALERT)
+def alert_published_twice(case: Case) -> None:
+    case.ledger.published_alerts.append(ALERT)
 
 
-def an_event_not_published(case: Case) -> None:
+def unpublished_event(case: Case) -> None:
     case.ledger.unpublished = 1
 
 
 @pytest.mark.parametrize(
-    ("doctor", "kind", "says"),
+    ("corrupt", "kind", "text"),
     [
-        (a_gap, "WRONG", "version 3 stands where 2 should"),
-        (a_key_done_twice, "DOUBLED", "Charge k1 was done 2 times"),
-        (one_cent_too_much, "WRONG", "version 1 says (5000, 3001, 0, 0)"),
-        (a_lost_answer, "LOST", "Charge k9 was answered"),
-        (what_nobody_asked_for, "WRONG", "nobody asked for 1 HOLD with the key k2"),
-        (a_charge_beyond_the_policy, "WRONG", "version 2 uses 4000, its policy allows 3999"),
-        (a_counter_that_differs, "WRONG", "the budget says (10000, 2901, 0, 0, 400)"),
-        (another_amount_told, "WRONG", "3000 asked, 3001 told"),
-        (another_balance_told, "WRONG", "Charge k1 was told"),
-        (another_hold_told, "WRONG", "CaptureHold k3 was told (1000, 400, 0, 'HELD')"),
-        (a_refusal_with_room, "WRONG", "1500 was refused, though 1500 was there"),
-        (a_refusal_out_of_time, "WRONG", "never had 1000 left"),
-        (a_refusal_of_what_was_taken, "WRONG", "refused for want of the room that it had taken itself"),
-        (a_refusal_after_the_answer, "WRONG", "was answered, and refused afterwards"),
-        (a_refused_key_in_the_ledger, "WRONG", "Charge k1 was refused, and is in the ledger"),
-        (an_unknown_refusal, "WRONG", "refused with BUDGET_NOT_FOUND"),
-        (a_hold_that_ends_twice, "DOUBLED", "goes on after its end"),
-        (a_hold_that_differs, "WRONG", "600 of holds is open, (0, 0) held and committed"),
-        (a_refund_of_too_much, "WRONG", "more was refunded"),
-        (an_alert_missing, "WRONG", "0 alerts are open for ('THRESHOLD', 5000)"),
-        (an_alert_twice, "DOUBLED", "was passed 1 times"),
-        (an_alert_said_twice, "WRONG", "not every alert was said exactly once"),
-        (an_event_not_published, "WRONG", "1 events are not published"),
+        (missing_version, "WRONG", "has version 3, expected 2"),
+        (key_executed_twice, "DOUBLED", "Charge k1 was executed 2 times"),
+        (entry_off_by_one_cent, "WRONG", "version 1 has (5000, 3001, 0, 0)"),
+        (lost_charge, "LOST", "Charge k9 was accepted"),
+        (entry_without_request, "WRONG", "no request for 1 HOLD with the key k2"),
+        (charge_above_the_limit, "WRONG", "version 2 uses 4000, its policy allows 3999"),
+        (budget_differs_from_ledger, "WRONG", "the budget has (10000, 2901, 0, 0, 400)"),
+        (wrong_amount_returned, "WRONG", "3000 requested, 3001 returned"),
+        (wrong_balance_returned, "WRONG", "Charge k1 returned"),
+        (wrong_hold_returned, "WRONG", "CaptureHold k3 returned the hold (1000, 400, 0, 'HELD')"),
+        (rejected_though_available, "WRONG", "1500 was rejected, though 1500 was available"),
+        (rejected_with_outdated_amount, "WRONG", "never had 1000 available"),
+        (rejected_because_of_itself, "WRONG", "rejected because of its own accepted charge"),
+        (rejected_after_acceptance, "WRONG", "was accepted, and later rejected"),
+        (rejected_but_in_the_ledger, "WRONG", "Charge k1 was rejected, but is in the ledger"),
+        (unexpected_rejection, "WRONG", "rejected with BUDGET_NOT_FOUND"),
+        (hold_ends_twice, "DOUBLED", "has an entry after its end"),
+        (hold_differs_from_entries, "WRONG", "open holds sum up to 600, the budget has 0 held, 0 committed"),
+        (refund_above_charge, "WRONG", "more was refunded than spent"),
+        (missing_alert, "WRONG", "0 open alerts for ('THRESHOLD', 5000)"),
+        (alert_raised_twice, "DOUBLED", "was crossed 1 times"),
+        (alert_published_twice, "WRONG", "not every alert was published exactly once"),
+        (unpublished_event, "WRONG", "1 events are not published"),
     ],
-    ids=lambda given: getattr(given, "__name__", ""),
+    ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
-def test_a_doctored_run_is_told(doctor: Callable[[Case], None], kind: str, says: str) -> None:
+def test_planted_fault_is_found(corrupt: Callable[[Case], None], kind: str, text: str) -> None:
     case = Case()
-    doctor(case)
-    assert [finding for finding in case.found() if finding.kind == kind and says in finding.what], case.found()
+    corrupt(case)
+    assert [finding for finding in case.findings() if finding.kind == kind and text in finding.text], case.findings()
