@@ -172,7 +172,7 @@ class TestReorderedReplies:
 
 async def wait_until_release_is_consumed(admin: Admin, tenant: UUID) -> None:
     """Wait until a LicenseReleased event of the tenant has been consumed."""
-    query = "select count(*) from entities.inbox where tenant_id = $1 and consumer = 'entities.note_released_license'"
+    query = "select count(*) from entities.inbox where tenant_id = $1 and consumer = 'entities.record_license_release'"
 
     async def is_consumed() -> bool:
         return bool(await admin.fetchval(query, tenant))

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
@@ -19,7 +18,6 @@ from tests.entities.contract_api import DIGEST, ContractApi, contract_request, d
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents
 
-NOBODY = ids.CONTRACT.format(UUID(int=1))
 ALL_TERMS: dict[str, Any] = {
     "contract_number": "ACME/1", "name": "Platform", "contract_type": Contract.ENTERPRISE_LICENSE,
     "start_date": "2026-01-01", "end_date": "2027-01-01", "total_value": money("18000.00"),

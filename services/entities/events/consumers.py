@@ -36,8 +36,8 @@ class Dependencies:
 
 
 @on(LicenseProvisioned)
-async def note_provisioned_license(tx: WriteSession, event: LicenseProvisioned) -> None:
-    """The licensing system grants what a contract does."""
+async def record_license(tx: WriteSession, event: LicenseProvisioned) -> None:
+    """Record the license that was provisioned for a contract."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
     await service.contracts.record_license(
         tx, contract_id, license_id=event.license_id, tier=event.tier, seats=event.seats
@@ -45,8 +45,8 @@ async def note_provisioned_license(tx: WriteSession, event: LicenseProvisioned) 
 
 
 @on(LicenseProvisioningFailed)
-async def note_failed_license(tx: WriteSession, event: LicenseProvisioningFailed) -> None:
-    """The licensing system can't grant what a contract does."""
+async def record_license_failure(tx: WriteSession, event: LicenseProvisioningFailed) -> None:
+    """Record why the license of a contract can't be provisioned."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
     await service.contracts.record_license_failure(
         tx, contract_id, reason=event.reason, tier=event.tier, seats=event.seats
@@ -54,61 +54,59 @@ async def note_failed_license(tx: WriteSession, event: LicenseProvisioningFailed
 
 
 @on(LicenseReleased)
-async def note_released_license(tx: WriteSession, event: LicenseReleased) -> None:
-    """The licensing system took back what an ended contract had granted."""
+async def record_license_release(tx: WriteSession, event: LicenseReleased) -> None:
+    """Record that the license of an ended contract was released."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
     await service.contracts.record_license_release(tx, contract_id, license_id=event.license_id)
 
 
-Outcome: TypeAlias = (
+ApprovalOutcome: TypeAlias = (
     ApprovalApproved | ApprovalRejected | ApprovalCancelled | ApprovalExpired | ApprovalChangesRequested
 )
 
 
-def _is_ours(event: Outcome) -> bool:
+def _is_of_contract_or_amendment(event: ApprovalOutcome) -> bool:
     return event.approval.request_type in {Approval.CONTRACT, Approval.AMENDMENT}
 
 
-@on(ApprovalApproved, accepts=_is_ours)
-async def go_on_with_approved(tx: WriteSession, event: ApprovalApproved) -> None:
-    """What was approved may be signed."""
-    await _note_approval(tx, event.approval, approved=True)
+@on(ApprovalApproved, accepts=_is_of_contract_or_amendment)
+async def on_approval_approved(tx: WriteSession, event: ApprovalApproved) -> None:
+    """Let a contract be signed, or approve an amendment."""
+    await _finish_approval(tx, event.approval, approved=True)
 
 
-@on(ApprovalRejected, accepts=_is_ours)
-async def go_back_with_rejected(tx: WriteSession, event: ApprovalRejected) -> None:
-    """What was refused is a draft again."""
-    await _note_approval(tx, event.approval, approved=False, why=event.comment)
+@on(ApprovalRejected, accepts=_is_of_contract_or_amendment)
+async def on_approval_rejected(tx: WriteSession, event: ApprovalRejected) -> None:
+    """Return a contract to draft, or reject an amendment."""
+    await _finish_approval(tx, event.approval, approved=False, comment=event.comment)
 
 
-@on(ApprovalCancelled, accepts=_is_ours)
-async def go_back_with_cancelled(tx: WriteSession, event: ApprovalCancelled) -> None:
-    """What nobody asks for any more is a draft again."""
-    await _note_approval(tx, event.approval, approved=False, why=event.comment)
+@on(ApprovalCancelled, accepts=_is_of_contract_or_amendment)
+async def on_approval_cancelled(tx: WriteSession, event: ApprovalCancelled) -> None:
+    """Return a contract to draft, or reject an amendment."""
+    await _finish_approval(tx, event.approval, approved=False, comment=event.comment)
 
 
-@on(ApprovalExpired, accepts=_is_ours)
-async def go_back_with_expired(tx: WriteSession, event: ApprovalExpired) -> None:
-    """What nobody decided is a draft again."""
-    await _note_approval(tx, event.approval, approved=False)
+@on(ApprovalExpired, accepts=_is_of_contract_or_amendment)
+async def on_approval_expired(tx: WriteSession, event: ApprovalExpired) -> None:
+    """Return a contract to draft, or reject an amendment."""
+    await _finish_approval(tx, event.approval, approved=False)
 
 
-@on(ApprovalChangesRequested, accepts=_is_ours)
-async def go_back_to_be_changed(tx: WriteSession, event: ApprovalChangesRequested) -> None:
-    """What has to be changed is a draft again, to be submitted anew."""
-    await _note_approval(tx, event.approval, approved=False, why=event.comment)
+@on(ApprovalChangesRequested, accepts=_is_of_contract_or_amendment)
+async def on_changes_requested(tx: WriteSession, event: ApprovalChangesRequested) -> None:
+    """Return a contract to draft, to be changed and submitted again, or reject an amendment."""
+    await _finish_approval(tx, event.approval, approved=False, comment=event.comment)
 
 
-async def _note_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: bool, why: str = "") -> None:
+async def _finish_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: bool, comment: str = "") -> None:
     if facts.request_type == Approval.AMENDMENT:
         amendment_id = ids.AMENDMENT.parse(facts.subject_id, "subject_id")
-        await service.amendments.finish_approval(
-            tx, amendment_id, approved=approved, reason=why or "It was not approved."
-        )
+        reason = comment or "The approval request was not approved."
+        await service.amendments.finish_approval(tx, amendment_id, approved=approved, reason=reason)
     if facts.request_type == Approval.CONTRACT:
-        await service.contracts.finish_approval(
-            tx, ids.CONTRACT.parse(facts.subject_id, "subject_id"), approved=approved
-        )
+        contract_id = ids.CONTRACT.parse(facts.subject_id, "subject_id")
+        await service.contracts.finish_approval(tx, contract_id, approved=approved)
 
 
 @on(UserDeactivated, own_transaction=True)
@@ -133,14 +131,14 @@ async def allocate_recorded_usage(dependencies: Dependencies, origin: Origin, ev
 
 
 HANDLERS: Final[tuple[Handler, ...]] = (
-    note_provisioned_license,
-    note_failed_license,
-    note_released_license,
-    go_on_with_approved,
-    go_back_with_rejected,
-    go_back_with_cancelled,
-    go_back_with_expired,
-    go_back_to_be_changed,
+    record_license,
+    record_license_failure,
+    record_license_release,
+    on_approval_approved,
+    on_approval_rejected,
+    on_approval_cancelled,
+    on_approval_expired,
+    on_changes_requested,
     hand_over_departments_of_user,
     allocate_recorded_usage,
 )

@@ -29,7 +29,7 @@ from billing.entities.v1.events_pb2 import (
 )
 from billing.entities.v1.exchange_rate_pb2 import CurrencyPair
 
-from contract.values import money_to_proto
+from contract.values import date_text, money_to_proto
 from kit import ids
 from services.entities import domain
 from services.entities.domain.approval_needs import ApprovalNeed
@@ -126,7 +126,7 @@ def allocation_reversed(reversal: AllocationRow, taken_back: AllocationRow) -> A
 
 
 def contract_submitted(contract: ContractRow, need: ApprovalNeed, submitted_by: str) -> ContractSubmitted:
-    """A contract waits for somebody to approve it."""
+    """Return the event that a contract awaits approval."""
     return ContractSubmitted(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -143,7 +143,7 @@ def contract_submitted(contract: ContractRow, need: ApprovalNeed, submitted_by: 
 def amendment_submitted(
     contract: ContractRow, amendment: AmendmentRow, need: ApprovalNeed, submitted_by: str
 ) -> AmendmentSubmitted:
-    """An amendment waits for somebody to approve it."""
+    """Return the event that an amendment awaits approval."""
     return AmendmentSubmitted(
         amendment_id=ids.AMENDMENT.format(amendment.id),
         contract_id=ids.CONTRACT.format(contract.id),
@@ -160,14 +160,14 @@ def amendment_submitted(
 
 
 def contract_withdrawn(contract: ContractRow) -> ContractWithdrawn:
-    """Nobody has to approve a contract any more."""
+    """Return the event that a contract no longer awaits approval, since it was withdrawn."""
     return ContractWithdrawn(
         contract_id=ids.CONTRACT.format(contract.id), entity_id=ids.ENTITY.format(contract.entity_id)
     )
 
 
 def contract_activated(contract: ContractRow) -> ContractActivated:
-    """A contract is binding."""
+    """Return the event that a contract was activated."""
     return ContractActivated(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -176,14 +176,14 @@ def contract_activated(contract: ContractRow) -> ContractActivated:
         license_tier=contract.license_tier,
         seats=contract.seats,
         start_date=contract.start_date.isoformat(),
-        end_date=contract.end_date.isoformat() if contract.end_date else "",
+        end_date=date_text(contract.end_date),
         total_value=money_to_proto(contract.money(contract.total_value)),
         renewed_from_id=ids.CONTRACT.format_optional(contract.renewed_from_id),
     )
 
 
 def contract_renewal_due(contract: ContractRow, end: date, renewal: ContractTerms) -> ContractRenewalDue:
-    """The end of a contract comes near; what it would be renewed by."""
+    """Return the event that the end of a contract is near; `renewal` has the terms of a renewal as agreed."""
     return ContractRenewalDue(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -196,7 +196,7 @@ def contract_renewal_due(contract: ContractRow, end: date, renewal: ContractTerm
 
 
 def contract_renewed(contract: ContractRow, successor: ContractRow, *, automatic: bool) -> ContractRenewed:
-    """The successor of a contract goes on."""
+    """Return the event that a contract ended and its successor took over."""
     return ContractRenewed(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -206,7 +206,7 @@ def contract_renewed(contract: ContractRow, successor: ContractRow, *, automatic
 
 
 def contract_suspended(contract: ContractRow) -> ContractSuspended:
-    """What a contract grants is withheld."""
+    """Return the event that a contract was suspended."""
     return ContractSuspended(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -215,14 +215,14 @@ def contract_suspended(contract: ContractRow) -> ContractSuspended:
 
 
 def contract_resumed(contract: ContractRow) -> ContractResumed:
-    """What a contract grants is granted again."""
+    """Return the event that the suspension of a contract ended."""
     return ContractResumed(
         contract_id=ids.CONTRACT.format(contract.id), entity_id=ids.ENTITY.format(contract.entity_id)
     )
 
 
 def contract_terminated(contract: ContractRow, day: date) -> ContractTerminated:
-    """A contract holds no more from a day on."""
+    """Return the event that a contract is terminated from `day` on."""
     return ContractTerminated(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -233,7 +233,7 @@ def contract_terminated(contract: ContractRow, day: date) -> ContractTerminated:
 
 
 def contract_expired(contract: ContractRow, end: date) -> ContractExpired:
-    """A contract ended, since nobody had renewed it."""
+    """Return the event that a contract ended without a renewal."""
     return ContractExpired(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -242,7 +242,7 @@ def contract_expired(contract: ContractRow, end: date) -> ContractExpired:
 
 
 def contract_amended(contract: ContractRow, amendment: AmendmentRow) -> ContractAmended:
-    """An amendment of a contract took effect."""
+    """Return the event that an amendment was applied."""
     terms, effect = contract.terms, amendment.effect
     return ContractAmended(
         contract_id=ids.CONTRACT.format(contract.id),
@@ -257,13 +257,13 @@ def contract_amended(contract: ContractRow, amendment: AmendmentRow) -> Contract
         seats=contract.seats,
         fee=money_to_proto(domain.fees.fee_on(domain.fees.build_plan(terms), amendment.effective_date)),
         prorated_difference=money_to_proto(effect.new_part - effect.old_part),
-        end_date=contract.end_date.isoformat() if contract.end_date else "",
+        end_date=date_text(contract.end_date),
         total_value=money_to_proto(terms.total_value),
     )
 
 
 def amendment_rejected(contract: ContractRow, amendment: AmendmentRow) -> AmendmentRejected:
-    """An amendment of a contract does not take effect."""
+    """Return the event that an amendment was rejected."""
     return AmendmentRejected(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -275,7 +275,7 @@ def amendment_rejected(contract: ContractRow, amendment: AmendmentRow) -> Amendm
 def purchase_order_limit_reached(
     contract: ContractRow, use: PurchaseOrderUse, threshold_bp: int
 ) -> PurchaseOrderLimitReached:
-    """The fees of a contract came near the limit of its purchase order, or went beyond it."""
+    """Return the event that the fees of a contract have reached a threshold of its purchase order."""
     return PurchaseOrderLimitReached(
         contract_id=ids.CONTRACT.format(contract.id),
         entity_id=ids.ENTITY.format(contract.entity_id),
@@ -284,5 +284,5 @@ def purchase_order_limit_reached(
         purchase_order_limit=money_to_proto(use.used + use.remaining),
         used=money_to_proto(use.used),
         threshold_bp=threshold_bp,
-        exceed_date=use.exceed_date.isoformat() if use.exceed_date else "",
+        exceed_date=date_text(use.exceed_date),
     )

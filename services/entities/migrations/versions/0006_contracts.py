@@ -1,6 +1,7 @@
-"""Contracts: what was agreed, who signed, and what the parties were told.
+"""Create the tables of contracts, their signatures, numbers and notices.
 
-What lists are filtered by is text with a CHECK, not an enum type: under row-level security an index is read for it.
+Columns that lists are filtered by are text with a CHECK, not an enum type: under row-level security PostgreSQL uses an
+index on text, but not on an enum type.
 """
 
 from alembic import op
@@ -94,7 +95,7 @@ def _billing_contracts() -> None:
     op.execute("create index billing_contracts_type_idx on billing_contracts (tenant_id, contract_type, id)")
     op.execute("create index billing_contracts_end_idx on billing_contracts (tenant_id, end_date, id)")
     op.execute("create index billing_contracts_renewed_to_idx on billing_contracts (tenant_id, renewed_to_id)")
-    # Whatever goes wrong: nothing is renewed twice.
+    # At most one successor that was not withdrawn, whatever the service does.
     op.execute("""
         create unique index billing_contracts_renewed_from_key on billing_contracts (tenant_id, renewed_from_id)
         where state <> 'TERMINATED'""")

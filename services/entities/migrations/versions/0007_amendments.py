@@ -1,4 +1,4 @@
-"""Amendments of contracts, and what was said of their purchase orders."""
+"""Create the tables of contract amendments and purchase order warnings."""
 
 from alembic import op
 

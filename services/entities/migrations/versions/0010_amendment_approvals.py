@@ -1,4 +1,4 @@
-"""Amendments that wait for an approval."""
+"""Add the column that marks amendments with an undecided approval request."""
 
 from alembic import op
 
