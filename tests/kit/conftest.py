@@ -4,6 +4,7 @@ db              kit.db.Database of the service `budgets`, in a database without 
 kit_admin       the superuser in that database
 origin()        an Origin of this test's tenant; call(key=…) a Call
 timers          timers of a kind that only this test uses: `timers.set(origin(), id)`; see timer_driver.py
+handler         the FakeHandler of the running `consumer`; `publish()` sends it events, `results` reads what it wrote
 probe           a Probe servicer behind serving.calls on a real port: `probe.servicer.on_call = …`, `probe.stub.Do`
 """
 
@@ -27,6 +28,7 @@ from kit.settings import Settings
 from kit.telemetry import Trace
 from serving.calls import CallPipeline
 from tests.harness.databases import Copy
+from tests.kit.consumers import consumer, handler, publish, results  # noqa: F401 - fixtures
 from tests.kit.probe import Probe, ProbeStub
 from tests.kit.timer_driver import TimerDriver
 

@@ -1,140 +1,24 @@
-"""Consumers: one effect per event, retries, dead letters and their redrive."""
+"""Consumers: one effect per event, retries and dead letters."""
 
 import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from billing.budgets.v1.events_pb2 import BudgetClosed
-from billing.operations.v1.operations_service_pb2 import (
-    GetVersionRequest,
-    ListDeadLettersRequest,
-    RedriveDeadLetterRequest,
-)
-from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
-from google.protobuf import json_format
-from grpc import StatusCode, aio
 from nats.js import JetStreamContext
-from nats.js.errors import NotFoundError
 
 from eventing import bus, outbox
 from eventing.consumer import Consumer, Handler, on
 from kit import tasks
 from kit.db import Database, WriteSession
-from kit.errors import Conflict, DeadlineExceeded, FailedPrecondition, Overloaded, Unavailable
+from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable
 from kit.origin import Origin
-from kit.settings import Settings
 from kit.telemetry import Trace
-from serving.calls import CallPipeline
-from serving.operations import OperationsServicer
-from serving.pages import Pages
-from tests.harness.callers import Caller, refusal
 from tests.harness.observe import eventually
-from tests.kit.conftest import NoScopes
+from tests.kit.consumers import FakeHandler, Publish, Results, consuming
 
 Pool = asyncpg.Pool
-
-
-class TooEarly(FailedPrecondition):
-    reason = "NOT_YET"
-
-
-class FakeHandler:
-    """A handler that counts its calls, writes to the database, and fails on demand."""
-
-    def __init__(self, tenant_id: UUID) -> None:
-        self.tenant_id = tenant_id
-        self.tries = 0
-        self.failures: list[BaseException] = []
-        self.failing: BaseException | None = None
-        self.transactions: list[WriteSession] = []
-
-    async def handle(self, tx: WriteSession, event: BudgetClosed) -> None:
-        if tx.tenant_id != self.tenant_id:  # published by another test
-            return
-        self.tries += 1
-        outbox.append(tx, BudgetClosed(budget_id=f"effect of {event.budget_id}"))
-        await tx.flush()
-        self.transactions.append(tx)
-        if self.failures:
-            raise self.failures.pop()
-        if self.failing:
-            raise self.failing
-
-
-@pytest.fixture
-def handler(tenant: UUID) -> FakeHandler:
-    return FakeHandler(tenant)
-
-
-@pytest.fixture
-async def consumer(
-    db: Database, jetstream: JetStreamContext, handler: FakeHandler, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Consumer]:
-    """A running consumer with a name of its own and short retry delays."""
-    monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
-    consumer = Consumer(db, "budgets", Handler(f"react_{uuid4().hex}", BudgetClosed, handler.handle))
-    async with consuming(consumer, jetstream):
-        yield consumer
-
-
-@contextlib.asynccontextmanager
-async def consuming(consumer: Consumer, jetstream: JetStreamContext) -> AsyncIterator[None]:
-    task = asyncio.create_task(consumer.run(jetstream))
-    try:
-        yield
-    finally:
-        await tasks.cancel_and_wait(task)
-        with contextlib.suppress(NotFoundError):  # another replica deleted it
-            await jetstream.delete_consumer(bus.STREAM, consumer.name.replace(".", "_"))
-
-
-@pytest.fixture
-def publish(jetstream: JetStreamContext, tenant: UUID) -> Callable[..., Awaitable[UUID]]:
-    """Publishes an event like a relay; body and headers can be overridden."""
-
-    async def publish(budget_id: str = "b", *, event_id: UUID | None = None, body: bytes = b"", **headers: str) -> UUID:
-        id = event_id or uuid4()
-        body = body or json_format.MessageToJson(BudgetClosed(budget_id=budget_id)).encode()
-        all_headers: Mapping[str, str] = {
-            "ce-id": str(id), "ce-actor": "carol", "traceparent": Trace.from_header(None).header(),
-        } | {name.replace("_", "-"): value for name, value in headers.items()}  # fmt: skip
-        await jetstream.publish(f"billing.budgets.v1.BudgetClosed.{tenant.hex}", body, headers=dict(all_headers))
-        return id
-
-    return publish
-
-
-class Results:
-    """What the consumers wrote to the database."""
-
-    def __init__(self, admin: "Pool[asyncpg.Record]", tenant_id: UUID) -> None:
-        self._admin, self._tenant_id = admin, tenant_id
-
-    async def effects(self) -> list[str]:
-        rows = await self._admin.fetch("select body from budgets.outbox where tenant_id = $1", self._tenant_id)
-        return [json_format.Parse(row["body"], BudgetClosed()).budget_id for row in rows]
-
-    async def inbox_count(self, consumer: str) -> int:
-        """Return the number of events in the inbox of a consumer."""
-        counted = "select count(*) from budgets.inbox where tenant_id = $1 and consumer = $2"
-        count: int = await self._admin.fetchval(counted, self._tenant_id, consumer)
-        return count
-
-    async def dead_letters(self) -> list[asyncpg.Record]:
-        return await self._admin.fetch("select * from budgets.dead_letters where tenant_id = $1", self._tenant_id)
-
-
-@pytest.fixture
-def results(kit_admin: "Pool[asyncpg.Record]", tenant: UUID) -> Results:
-    return Results(kit_admin, tenant)
-
-
-Publish = Callable[..., Awaitable[UUID]]
 
 
 class TestEffect:
@@ -360,113 +244,3 @@ class TestFailure:
 
         await eventually(nothing_is_pending)
         assert await results.dead_letters() == []
-
-
-class OperationsClient:
-    """The operations service over gRPC."""
-
-    def __init__(self, channel: aio.Channel) -> None:
-        self.stub = OperationsServiceStub(channel)
-
-
-@pytest.fixture
-async def operations(
-    db: Database, consumer: Consumer, kit_settings: Callable[..., Settings]
-) -> AsyncIterator[OperationsServiceStub]:
-    settings = kit_settings()
-    server = aio.server()
-    servicer = OperationsServicer("budgets", db, Pages(settings), [consumer])
-    server.add_generic_rpc_handlers([CallPipeline(settings, NoScopes()).handler_for(servicer)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield OperationsServiceStub(channel)
-    await server.stop(None)
-
-
-class TestDeadLetters:
-    @pytest.fixture
-    async def letter(
-        self, handler: FakeHandler, publish: Publish, results: Results, consumer: Consumer
-    ) -> asyncpg.Record:
-        handler.failing = RuntimeError("broken")
-        await publish()
-        return (await eventually(results.dead_letters))[0]
-
-    @pytest.fixture
-    def operator(self, caller: Callable[..., Caller]) -> Caller:
-        return caller("billing_admin")
-
-    async def test_dead_letters_are_listed(
-        self, operations: OperationsServiceStub, operator: Caller, letter: asyncpg.Record, consumer: Consumer
-    ) -> None:
-        listed = await operator.call(operations.ListDeadLetters, ListDeadLettersRequest())
-        (found,) = listed.dead_letters
-        assert (found.event_id, found.consumer, found.deliveries) == (
-            str(letter["event_id"]),
-            consumer.name,
-            5,
-        )
-        assert (found.body, found.subject, found.error) == (
-            letter["body"],
-            letter["subject"],
-            letter["error"],
-        )
-        assert abs(found.create_time.seconds - time.time()) < 60
-
-    async def test_a_redriven_event_has_its_effect_and_is_deleted(
-        self, operations: OperationsServiceStub, operator: Caller, letter: asyncpg.Record, handler: FakeHandler,
-        results: Results,
-    ) -> None:  # fmt: skip
-        handler.failing = None
-        request = RedriveDeadLetterRequest(consumer=letter["consumer"], event_id=str(letter["event_id"]))
-        assert (await operator.call(operations.RedriveDeadLetter, request)).event_id == str(letter["event_id"])
-        assert await results.effects() == ["effect of b"]
-        assert await results.dead_letters() == []
-        repeated = await refusal(operator.call(operations.RedriveDeadLetter, request))
-        assert (repeated.code, repeated.reason) == (StatusCode.NOT_FOUND, "DEAD_LETTER_NOT_FOUND")
-        assert await results.effects() == ["effect of b"]
-
-    async def test_a_redrive_that_fails_stores_and_returns_the_new_error(
-        self, operations: OperationsServiceStub, operator: Caller, letter: asyncpg.Record, handler: FakeHandler,
-        results: Results,
-    ) -> None:  # fmt: skip
-        handler.failing = TooEarly("It is too early.")
-        request = RedriveDeadLetterRequest(consumer=letter["consumer"], event_id=str(letter["event_id"]))
-        assert (await refusal(operator.call(operations.RedriveDeadLetter, request))).reason == "NOT_YET"
-        (stored,) = await results.dead_letters()
-        assert "too early" in stored["error"]
-        assert await results.effects() == []
-
-    async def test_other_tenants_can_neither_list_nor_redrive_it(
-        self,
-        operations: OperationsServiceStub,
-        letter: asyncpg.Record,
-        caller: Callable[..., Caller],
-        handler: FakeHandler,
-    ) -> None:
-        handler.failing = None
-        other_tenant = caller("billing_admin", tenant=uuid4())
-        assert not (await other_tenant.call(operations.ListDeadLetters, ListDeadLettersRequest())).dead_letters
-        request = RedriveDeadLetterRequest(consumer=letter["consumer"], event_id=str(letter["event_id"]))
-        refused = await refusal(other_tenant.call(operations.RedriveDeadLetter, request))
-        unknown = RedriveDeadLetterRequest(consumer=letter["consumer"], event_id=str(uuid4()))
-        assert refused == await refusal(other_tenant.call(operations.RedriveDeadLetter, unknown))
-
-    async def test_operators_only(
-        self, operations: OperationsServiceStub, caller: Callable[..., Caller], letter: asyncpg.Record
-    ) -> None:
-        for role in ("finance", "auditor", "viewer"):
-            calls: list[Any] = [
-                caller(role).call(operations.ListDeadLetters, ListDeadLettersRequest()),
-                caller(role).call(
-                    operations.RedriveDeadLetter,
-                    RedriveDeadLetterRequest(consumer=letter["consumer"], event_id=str(letter["event_id"])),
-                ),
-            ]
-            for call in calls:
-                assert (await refusal(call)).reason == "PERMISSION_MISSING"
-
-    async def test_version(self, operations: OperationsServiceStub, operator: Caller) -> None:
-        version = await operator.call(operations.GetVersion, GetVersionRequest())
-        assert (version.service, version.version) == ("budgets", "0.1.0")

@@ -10,6 +10,7 @@ import pytest
 from grpc import StatusCode, aio
 from sqlalchemy import func, select
 
+from kit import idempotency
 from kit.db import Database
 from kit.errors import FailedPrecondition
 from kit.origin import Call
@@ -185,3 +186,16 @@ class TestKey:
         await finance.call(probe.stub.Do, keyed_request())
         (row,) = await kit_admin.fetch("select * from budgets.idempotency_keys where tenant_id = $1", tenant)
         assert (row["method"], row["key"], len(row["fingerprint"])) == ("billing.probe.v1.ProbeService/Do", "k-1", 32)
+
+    async def test_replies_of_many_keys_are_found_in_one_query(
+        self, probe: ServedProbe, handler: CountingHandler, finance: Caller, call: Callable[..., Call]
+    ) -> None:
+        replies = {key: await finance.call(probe.stub.Do, keyed_request(key)) for key in ("k-1", "k-2")}
+        keys = [call().tenant_id] * 3, ["billing.probe.v1.ProbeService/Do"] * 3, ["k-1", "k-2", "unused"]
+        query = (
+            "select k.key, i.reply from unnest($1::uuid[], $2::text[], $3::text[]) k (tenant_id, method, key)"
+            f" cross join lateral {idempotency.lookup('k')} i"
+        )
+        async with handler.db.read(call()) as tx:
+            rows = await tx.fetch(query, *keys)
+        assert {row["key"]: DoReply.FromString(row["reply"]) for row in rows} == replies

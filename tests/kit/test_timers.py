@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eventing import outbox
 from eventing.outbox import OutboxRow
-from eventing.timers import Timers, cancel_timer, set_timer
+from eventing.timers import CANCEL_ALL, SET_ALL, Timers, cancel_timer, set_timer
 from kit import clock, tasks
 from kit.db import Database, WriteSession, sqlstate
 from kit.origin import Origin
@@ -136,6 +136,19 @@ class TestSetting:
             await eventually(lambda: timers.has_effects(earlier))
         assert await timers.effects() == [earlier]
         assert [row["resource_id"] for row in await timers.rows()] == [later]
+
+    async def test_many_timers_are_set_and_cancelled_in_one_statement(
+        self, timers: TimerDriver, origin: Origins, tenant: UUID
+    ) -> None:
+        first, second, third = new_ids(3)
+        await timers.set(origin(), first, at=-HOUR)
+        due_times = [clock.now() + HOUR] * 3
+        async with timers.db.write(origin()) as tx:
+            await tx.fetch(SET_ALL, [tenant] * 3, [first, second, third], due_times, timers.kind)
+        assert all(row["left"] > HOUR / 2 for row in await timers.rows())
+        async with timers.db.write(origin()) as tx:
+            await tx.fetch(CANCEL_ALL, [tenant] * 3, [first, third, uuid4()], timers.kind)
+        assert [row["resource_id"] for row in await timers.rows()] == [second]
 
     async def test_a_timer_set_in_a_failed_transaction_is_not_set(self, timers: TimerDriver, origin: Origins) -> None:
         async def fail() -> None:
