@@ -1,8 +1,8 @@
 """`make chaos-budgets`: budgets under faults. Prints a summary and the findings; exit code 1 if there are any.
 
 64 callers charge, hold, capture, release and refund in a tree of budgets of all policies, while replicas, PostgreSQL
-and NATS are killed and restarted. Every request is retried with its key until there is a definite reply. Then each reply,
-each rejection and each number is checked against the ledger, and each key must return the same bytes again.
+and NATS are killed and restarted. Every request is retried with its key until it gets a definite reply. Then each
+reply, each rejection and each number is checked against the ledger, and each key must return the same bytes again.
 """
 
 import argparse
