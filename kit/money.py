@@ -36,6 +36,12 @@ def round_to(amount: Decimal, currency: str, rounding: str = ROUND_HALF_EVEN) ->
     return amount.quantize(unit(currency), rounding) + 0  # adding 0 turns -0 into 0
 
 
+def amount_text(amount: Decimal, currency: str) -> str:
+    """Return the amount with the decimal places of its currency, "1250.00"; with more if it has more."""
+    exact = round_to(amount, currency)
+    return str(exact) if exact == amount else f"{amount.normalize():f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Money:
     """An amount in one currency. Arithmetic and comparison with another currency raise ValueError."""
@@ -58,8 +64,7 @@ class Money:
 
     def text(self) -> str:
         """Format the amount with the decimal places of its currency, "1250.00"; with more if it has more."""
-        exact = round_to(self.amount, self.currency)
-        return str(exact) if exact == self.amount else f"{self.amount.normalize():f}"
+        return amount_text(self.amount, self.currency)
 
     def share(self, bp: int) -> "Money":
         """Return `bp` basis points of the amount, rounded down to the smallest unit of the currency."""

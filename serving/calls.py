@@ -10,9 +10,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from inspect import isasyncgenfunction
 from operator import itemgetter
-from typing import Any, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -49,6 +50,7 @@ from serving.scope import Scopes
 
 STREAMS_IN_PROGRESS = Gauge("billing_streams_in_progress", "Streams in progress.")
 
+ReplyT = TypeVar("ReplyT", bound=Message)
 Handler = Callable[[Any, Call], Any]
 Context = aio.ServicerContext[bytes, bytes]
 
@@ -56,6 +58,13 @@ _DETAILS = "grpc-status-details-bin"
 _REPLAYED = (("idempotency-replayed", "true"),)
 _STREAM_MAX_S = 3600.0
 """Longest life of a stream; its client then reconnects with a new token, and maybe to another replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serialized(Generic[ReplyT]):
+    """A reply that is serialized already, for methods annotated `-> Serialized[Reply]`. It is sent as it is."""
+
+    data: bytes
 
 
 class Servicer(Protocol):
@@ -176,6 +185,8 @@ def _signature_matches(handler: Handler, request: type[Message], reply: type[Mes
     if streams:
         is_generator = isasyncgenfunction(handler) and get_origin(returned) is AsyncIterator
         returned = get_args(returned)[0] if is_generator else None
+    if get_origin(returned) is Serialized:
+        (returned,) = get_args(returned)
     return returned is reply and hints.get("request") is request
 
 
@@ -270,8 +281,8 @@ class _UnaryPipeline:
 
     async def _handle(self, request: Message, call: Call, context: Context) -> bytes:
         try:
-            reply: Message = await self._handler(request, call)
-            return reply.SerializeToString()
+            reply: Message | Serialized[Message] = await self._handler(request, call)
+            return reply.data if isinstance(reply, Serialized) else reply.SerializeToString()
         except idempotency.Replay as replay:
             context.set_trailing_metadata(_REPLAYED)
             return replay.reply

@@ -23,7 +23,7 @@ from kit import ids
 from kit.errors import BillingError
 from kit.origin import Origin
 from kit.settings import Settings
-from services.budgets.domain.funds import Overspend
+from services.budgets.domain.approval_holds import Overspend
 from services.budgets.domain.owners import Owner
 from serving.clients import ServiceClient
 from serving.scope import RemoteScopes

@@ -4,10 +4,10 @@ from eventing.bus import EventBus
 from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
-from services.budgets import rpc, service, timers
+from services.budgets import convert, rpc, timers
 from services.budgets.clients import Clients
-from services.budgets.events.consumers import HANDLERS
-from services.budgets.ledger import Ledger
+from services.budgets.events import consumers, published
+from services.budgets.ledger import Ledger, LedgerCodec
 from services.budgets.service.dependencies import Dependencies
 from serving.pages import Pages
 from serving.server import Service, run
@@ -17,16 +17,16 @@ def compose(settings: Settings) -> Service:
     """Build the service from its parts."""
     db, bus = Database(settings), EventBus()
     clients = Clients(settings, bus)
-    ledger = Ledger(settings, clients.rates, db.appended)
-    dependencies = Dependencies(ledger, service.usage.Usage(settings, db, ledger), service.funds.Funds(db, ledger))
+    codec = LedgerCodec(published.ledger_event, convert.postings.to_reply, convert.postings.ids_from_reply)
+    dependencies = Dependencies.build(settings, db, Ledger(settings, clients.rates, codec, db.appended))
     clock = Timers(db, settings.service, timers.HANDLERS, dependencies)
     return Service(
         db=db,
         scopes=clients.scopes,
         servicers=rpc.servicers(db, Pages(settings), clients, dependencies, bus),
-        handlers=HANDLERS,
+        handlers=consumers.HANDLERS,
         dependencies=dependencies,
-        jobs=[ledger.run, dependencies.usage.run, clients.rates.evict_changed, clock.run],
+        jobs=[*dependencies.jobs, clients.rates.evict_changed, clock.run],
         bus=bus,
     )
 

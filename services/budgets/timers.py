@@ -6,11 +6,13 @@ from uuid import UUID
 from eventing.timers import due
 from kit.db import WriteSession
 from kit.origin import Origin
-from services.budgets import convert, service
+from services.budgets import service
 from services.budgets.domain.budgets import FORECAST_TIMER, PERIOD_END_TIMER
+from services.budgets.domain.entries import EntryType
+from services.budgets.domain.holds import HOLD_EXPIRY_TIMER
+from services.budgets.domain.postings import PostingRequest
 from services.budgets.errors.holds import HoldNotFound, HoldStateForbids
 from services.budgets.service.dependencies import Dependencies
-from services.budgets.service.moves import HOLD_EXPIRY
 
 
 @due(PERIOD_END_TIMER)
@@ -25,11 +27,12 @@ async def check_forecast(tx: WriteSession, budget_id: UUID) -> None:
     await service.forecasts.check_forecast(tx, budget_id)
 
 
-@due(HOLD_EXPIRY, own_transaction=True)
+@due(HOLD_EXPIRY_TIMER, own_transaction=True)
 async def expire_hold(dependencies: Dependencies, origin: Origin, hold_id: UUID) -> None:
     """Release an expired hold. A hold that was committed or has ended is left as it is."""
+    expiry = PostingRequest(entry_type=EntryType.EXPIRE, budget_id=None, hold_id=hold_id)
     try:
-        await dependencies.ledger.move(convert.movements.expiry_line(hold_id, origin))
+        await dependencies.ledger.post(origin, expiry)
     except (HoldNotFound, HoldStateForbids):
         return
 

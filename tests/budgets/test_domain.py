@@ -13,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.budgets import domain
-from services.budgets.domain.alerts import AlertAction, AlertState, AlertType
+from services.budgets.domain.alerts import THRESHOLDS_DEFAULT_BP, AlertAction, AlertState, AlertThreshold, AlertType
 from services.budgets.domain.balances import LARGEST, RULES, Balance, Decision, Movement, Terms
 from services.budgets.domain.budgets import BudgetAction, BudgetState, OverspendPolicy
 from services.budgets.domain.entries import AvailabilityVerdict, ChargeVerdict, EntryType
 from services.budgets.domain.holds import HoldAction, HoldState
-from services.budgets.domain.marks import THRESHOLDS_DEFAULT_BP, Mark
 from services.budgets.errors.alerts import AlertStateForbids
 from services.budgets.errors.budgets import (
     ApprovalRequired,
@@ -307,38 +306,41 @@ class TestAvailability:
         assert seen.by_policy[policy] is seen.verdict
 
 
-class TestMarks:
-    def test_a_mark_is_passed_when_it_is_reached_and_not_a_cent_before(self) -> None:
-        at_80 = Mark(AlertType.THRESHOLD, 8000)
-        assert at_80 not in domain.marks.marks_passed(balance("90", "50", held="20", committed="9.99", carried="10"))
-        assert at_80 in domain.marks.marks_passed(balance("90", "50", held="20", committed="10", carried="10"))
+class TestAlertThresholds:
+    def test_a_threshold_is_reached_at_its_amount_and_not_a_cent_below(self) -> None:
+        at_80 = AlertThreshold(AlertType.THRESHOLD, 8000)
+        assert at_80 not in domain.alerts.reached(balance("90", "50", held="20", committed="9.99", carried="10"))
+        assert at_80 in domain.alerts.reached(balance("90", "50", held="20", committed="10", carried="10"))
 
-    def test_overspending_is_a_mark_of_its_own(self) -> None:
-        overspent = Mark(AlertType.OVERSPEND, 10000)
-        assert overspent not in domain.marks.marks_passed(balance("100", "100"))
-        assert overspent in domain.marks.marks_passed(balance("100", "100.01", policy=WARN))
+    def test_overspending_is_a_threshold_of_its_own(self) -> None:
+        overspent = AlertThreshold(AlertType.OVERSPEND, 10000)
+        assert overspent not in domain.alerts.reached(balance("100", "100"))
+        assert overspent in domain.alerts.reached(balance("100", "100.01", policy=WARN))
 
-    def test_what_is_not_used_has_passed_nothing_even_if_there_is_nothing_to_use(self) -> None:
-        assert domain.marks.marks_passed(balance("100", carried="-150")) == set()
-        assert len(domain.marks.marks_passed(balance("100", CENT, carried="-150"))) == len(THRESHOLDS_DEFAULT_BP) + 1
+    def test_an_unused_budget_has_reached_no_threshold_even_with_a_total_below_zero(self) -> None:
+        assert domain.alerts.reached(balance("100", carried="-150")) == set()
+        assert len(domain.alerts.reached(balance("100", CENT, carried="-150"))) == len(THRESHOLDS_DEFAULT_BP) + 1
 
     @given(
         st.integers(1, 20_000), st.integers(-5_000, 5_000), st.integers(0, 30_000), st.integers(0, 30_000),
         st.lists(st.integers(1, 100_000), max_size=6, unique=True),
     )  # fmt: skip
-    def test_within_its_span_no_mark_changes(
+    def test_within_the_quiet_range_no_threshold_is_crossed(
         self, amount: int, carried: int, used: int, later: int, thresholds: list[int]
     ) -> None:
         def at(cents: int) -> Balance:
             return balance(amount * CENT, cents * CENT, carried=carried * CENT, thresholds_bp=sorted(thresholds))
 
-        low, high = domain.marks.span(at(used))
+        low, high = domain.balances.quiet_range(at(used))
         if low <= later * CENT < high:
-            assert domain.marks.marks_passed(at(later)) == domain.marks.marks_passed(at(used))
+            assert domain.alerts.reached(at(later)) == domain.alerts.reached(at(used))
             assert at(later).overspent == at(used).overspent
-            assert not at(used).available > 0 >= at(later).available  # nor is it exhausted within
+            assert not at(used).available > 0 >= at(later).available  # it is not exhausted within the range either
 
-    def test_a_span_is_as_wide_as_it_can_be(self) -> None:
-        assert domain.marks.span(balance("100", "60")) == (Decimal(50), Decimal(80))
-        assert domain.marks.span(balance("100", "85")) == (Decimal(80), Decimal(90))
-        assert domain.marks.span(balance("100", "120", thresholds_bp=[5000, 15000])) == (Decimal(120), Decimal(150))
+    def test_the_quiet_range_is_as_wide_as_possible(self) -> None:
+        assert domain.balances.quiet_range(balance("100", "60")) == (Decimal(50), Decimal(80))
+        assert domain.balances.quiet_range(balance("100", "85")) == (Decimal(80), Decimal(90))
+        assert domain.balances.quiet_range(balance("100", "120", thresholds_bp=[5000, 15000])) == (
+            Decimal(120),
+            Decimal(150),
+        )

@@ -30,7 +30,12 @@ HELD, COMMITTED = HoldState.HELD, HoldState.COMMITTED
 
 
 def hold(state: HoldState = HELD, captured: int = 0, released: int = 0, expires: datetime | None = LATER) -> Hold:
-    return Hold(uuid4(), uuid4(), "EUR", Decimal(100), Decimal(captured), Decimal(released), state, expires)
+    budget_id = uuid4()
+    return Hold(
+        tenant_id=uuid4(), id=uuid4(), budget_id=budget_id, opened_budget_id=budget_id, currency_code="EUR",
+        amount=Decimal(100), captured=Decimal(captured), released=Decimal(released), state=state, expire_time=expires,
+        create_time=NOW, update_time=NOW,
+    )  # fmt: skip
 
 
 def euros(**given: int) -> Movement:
@@ -48,7 +53,7 @@ class TestHolds:
     def test_committing_moves_what_is_left_and_stops_the_clock(self) -> None:
         movement, after = domain.holds.commit(hold(captured=30), NOW)
         assert movement == euros(held=-70, committed=70)
-        assert (seen(after), after.expires) == ((COMMITTED, 30, 0, 70), None)
+        assert (seen(after), after.expire_time) == ((COMMITTED, 30, 0, 70), None)
 
     @pytest.mark.parametrize(("state", "aside"), [(HELD, "held"), (COMMITTED, "committed")])
     def test_what_is_captured_is_spent_and_the_rest_stays(self, state: HoldState, aside: str) -> None:

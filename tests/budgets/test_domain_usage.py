@@ -9,7 +9,7 @@ import pytest
 
 from kit.money import Money
 from services.budgets import domain
-from services.budgets.domain.usage import Candidate, Cost
+from services.budgets.domain.allocated_costs import Candidate, Cost
 
 ENTITY, DEPARTMENT, OTHER_DEPARTMENT = uuid4(), uuid4(), uuid4()
 COST = Cost(
@@ -44,14 +44,14 @@ class TestWhichBudget:
         ],
     )
     def test_the_one_that_fits_best(self, candidates: list[Candidate], best: Candidate | None) -> None:
-        assert domain.usage.budget_for(COST, candidates) == best
-        assert domain.usage.budget_for(COST, candidates[::-1]) == best
+        assert domain.allocated_costs.budget_for(COST, candidates) == best
+        assert domain.allocated_costs.budget_for(COST, candidates[::-1]) == best
 
     def test_a_cost_of_no_department_is_not_for_a_budget_of_one(self) -> None:
-        assert domain.usage.budget_for(replace(COST, department_id=None), [OUR_CLOUD, CLOUD]) == CLOUD
+        assert domain.allocated_costs.budget_for(replace(COST, department_id=None), [OUR_CLOUD, CLOUD]) == CLOUD
 
     def test_a_cost_of_no_category_is_not_for_a_budget_of_one(self) -> None:
-        assert domain.usage.budget_for(replace(COST, category=""), [OUR_CLOUD, CLOUD, ALL]) == ALL
+        assert domain.allocated_costs.budget_for(replace(COST, category=""), [OUR_CLOUD, CLOUD, ALL]) == ALL
 
     @pytest.mark.parametrize(
         ("zone", "moment"),
@@ -62,4 +62,4 @@ class TestWhichBudget:
         ],
     )
     def test_a_day_counts_at_its_noon(self, zone: str, moment: datetime) -> None:
-        assert domain.usage.charge_time(COST.day, zone) == moment
+        assert domain.allocated_costs.charge_time(COST.day, zone) == moment

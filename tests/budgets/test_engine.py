@@ -14,21 +14,23 @@ from billing.budgets.v1.alert_pb2 import Alert
 from billing.budgets.v1.charge_pb2 import Charge
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from eventing import timers
 from kit import batching, ids
 from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
-from services.budgets import convert, service
-from services.budgets.convert.movements import CHARGE
+from services.budgets import convert, events
 from services.budgets.domain.entries import EntryType
+from services.budgets.domain.holds import HOLD_EXPIRY_TIMER
+from services.budgets.domain.postings import PostingRequest, Replayed
 from services.budgets.errors.budgets import BudgetNotFound
 from services.budgets.errors.charges import EntryNotFound
 from services.budgets.errors.holds import HoldNotFound
+from services.budgets.ledger import LedgerCodec, LedgerConnection, PostingOutcome, posting, sql
+from services.budgets.ledger.posting import Submission
+from services.budgets.ledger.store import LedgerTransaction
 from services.budgets.main import compose
-from services.budgets.service.moves import HOLD_EXPIRY, Line, Outcome, Replayed, Submission
-from services.budgets.store.group import Engine, Group
-from services.budgets.store.statements import ANSWERED, CHARGES, HOLDS, LOCK, RECORD, RESOLVE, TIMERS_OFF
 from tests.budgets.conftest import BudgetsApi, line, numbers
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import eventually
@@ -49,38 +51,36 @@ async def replica(
 
 
 @pytest.fixture
-async def engine(settings: Callable[..., Settings]) -> AsyncIterator[Engine]:
-    engine = Engine(settings("budgets"))
+async def engine(settings: Callable[..., Settings]) -> AsyncIterator[LedgerConnection]:
+    engine = LedgerConnection(settings("budgets"))
     yield engine
     await engine.close()
 
 
 @pytest.fixture
-async def another_engine(settings: Callable[..., Settings]) -> AsyncIterator[Engine]:
-    engine = Engine(settings("budgets"))
+async def another_engine(settings: Callable[..., Settings]) -> AsyncIterator[LedgerConnection]:
+    engine = LedgerConnection(settings("budgets"))
     yield engine
     await engine.close()
 
 
-def asked(tenant_id: UUID, entry_type: EntryType = EntryType.CHARGE, *, key: str = "", **given: Any) -> Line:
-    """What a caller of the tenant wants of the engine."""
-    trace = Trace.from_header(None)
-    usual = {
-        "origin": Origin(tenant_id=tenant_id, actor="alice", trace=trace, deadline=0),
+def requested(tenant_id: UUID, entry_type: EntryType = EntryType.CHARGE, *, key: str = "", **fields: Any) -> Submission:
+    """A posting that a caller of the tenant requests."""
+    request = {
         "entry_type": entry_type,
         "budget_id": None,
-        "request": (tenant_id, CHARGE, key or uuid4().hex),
+        "request_key": (tenant_id, convert.postings.CHARGE, key or uuid4().hex),
         "fingerprint": b"the same",
-        "answer": {
-            EntryType.CHARGE: convert.movements.charge_to_proto,
-            EntryType.REFUND: convert.movements.refund_to_proto,
-        }.get(entry_type, convert.movements.moved_hold_to_proto),
     }
-    return Line(**{**usual, **given})
+    origin = Origin(tenant_id=tenant_id, actor="alice", trace=Trace.from_header(None), deadline=0)
+    return Submission(origin, [PostingRequest(**{**request, **fields})])
 
 
-async def move(group: Group, *lines: Line) -> list[Outcome]:
-    outcomes, _ = await service.moves.move(group, [Submission([line]) for line in lines])
+CODEC = LedgerCodec(events.published.ledger_event, convert.postings.to_reply, convert.postings.ids_from_reply)
+
+
+async def post(transaction: LedgerTransaction, *submissions: Submission) -> list[PostingOutcome]:
+    outcomes, _ = await posting.post(transaction, submissions, CODEC)
     return [outcome for (outcome,) in outcomes]
 
 
@@ -128,26 +128,34 @@ class TestReplicas:
 
     @pytest.mark.parametrize("amount", ["10", "1000"])
     async def test_who_waited_for_the_lock_finds_what_was_answered_meanwhile(
-        self, api: BudgetsApi, tenant: UUID, engine: Engine, another_engine: Engine, waiting: Waiting, amount: str
+        self,
+        api: BudgetsApi,
+        tenant: UUID,
+        engine: LedgerConnection,
+        another_engine: LedgerConnection,
+        waiting: Waiting,
+        amount: str,
     ) -> None:
         """Also where it would be refused by now."""
         budget_id = ids.BUDGET.parse((await api.open(amount)).id)
-        lines = [asked(tenant, key="k", budget_id=budget_id, amount=Money.parse("10", "EUR")) for _ in range(2)]
+        submissions = [
+            requested(tenant, key="k", budget_id=budget_id, amount=Money.parse("10", "EUR")) for _ in range(2)
+        ]
 
-        async def late() -> Outcome:
-            async with another_engine.begin({tenant}, lock_ms=20_000) as group:
-                (outcome,) = await move(group, lines[1])
+        async def late() -> PostingOutcome:
+            async with another_engine.begin({tenant}, lock_ms=20_000) as transaction:
+                (outcome,) = await post(transaction, submissions[1])
             return outcome
 
-        async with engine.begin({tenant}) as group:
-            (first,) = await move(group, lines[0])
+        async with engine.begin({tenant}) as transaction:
+            (first,) = await post(transaction, submissions[0])
             waits = asyncio.create_task(late())
             await eventually(waiting)
-        assert isinstance(first, Charge)
+        assert isinstance(first, bytes)
         if amount == "10":
             outcome = await waits
             assert isinstance(outcome, Replayed)
-            assert Charge.FromString(outcome.reply) == first
+            assert outcome.reply == first
         else:  # the batcher begins the group again
             with pytest.raises(asyncpg.UniqueViolationError):
                 await waits
@@ -186,7 +194,7 @@ class TestTenants:
         return api_for(caller(tenant=uuid4(), subject="bob"))
 
     async def test_nothing_of_another_tenant_is_found_or_moved(
-        self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: Engine
+        self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: LedgerConnection
     ) -> None:
         mine, other = await api.open("100"), await theirs.open("100", alert_thresholds_bp=[1000])
         hold, charge = await theirs.hold(other, "20"), await theirs.charge(other, "10", "their-key")
@@ -194,22 +202,22 @@ class TestTenants:
         own_id, other_id = ids.BUDGET.parse(mine.id), ids.BUDGET.parse(other.id)
         hold_id, charge_id = ids.HOLD.parse(hold.id), ids.ENTRY.parse(charge.id)
         amount = Money.parse("1", "EUR")
-        async with engine.begin({tenant, theirs.who.tenant_id}) as group:
-            outcomes = await move(
-                group,
-                asked(tenant, budget_id=other_id, amount=amount),
-                asked(tenant, EntryType.HOLD, budget_id=other_id, amount=amount),
-                asked(tenant, EntryType.COMMIT, budget_id=own_id, hold_id=hold_id),
-                asked(tenant, EntryType.CAPTURE, budget_id=other_id, hold_id=hold_id),
-                asked(tenant, EntryType.RELEASE, budget_id=None, hold_id=hold_id),
-                asked(tenant, EntryType.REFUND, budget_id=own_id, charge_id=charge_id),
-                asked(tenant, EntryType.REFUND, budget_id=other_id, charge_id=charge_id),
-                asked(theirs.who.tenant_id, budget_id=own_id, amount=amount),
-                asked(tenant, key="their-key", budget_id=own_id, amount=amount),
+        async with engine.begin({tenant, theirs.who.tenant_id}) as transaction:
+            outcomes = await post(
+                transaction,
+                requested(tenant, budget_id=other_id, amount=amount),
+                requested(tenant, EntryType.HOLD, budget_id=other_id, amount=amount),
+                requested(tenant, EntryType.COMMIT, budget_id=own_id, hold_id=hold_id),
+                requested(tenant, EntryType.CAPTURE, budget_id=other_id, hold_id=hold_id),
+                requested(tenant, EntryType.RELEASE, budget_id=None, hold_id=hold_id),
+                requested(tenant, EntryType.REFUND, budget_id=own_id, charge_id=charge_id),
+                requested(tenant, EntryType.REFUND, budget_id=other_id, charge_id=charge_id),
+                requested(theirs.who.tenant_id, budget_id=own_id, amount=amount),
+                requested(tenant, key="their-key", budget_id=own_id, amount=amount),
             )
         assert [type(outcome) for outcome in outcomes] == [
             BudgetNotFound, BudgetNotFound, HoldNotFound, HoldNotFound, HoldNotFound, EntryNotFound, BudgetNotFound,
-            BudgetNotFound, Charge,
+            BudgetNotFound, bytes,
         ]  # fmt: skip
         assert (await theirs.get(other), await theirs.get_hold(hold), await theirs.alerts(other)) == before
         assert numbers(await api.get(mine))[0] == "1.00"
@@ -217,7 +225,13 @@ class TestTenants:
         await theirs.verify(other)
 
     async def test_each_statement_joins_on_the_tenant(
-        self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: Engine, admin: "Pool[asyncpg.Record]"
+        self,
+        api: BudgetsApi,
+        theirs: BudgetsApi,
+        tenant: UUID,
+        engine: LedgerConnection,
+        another_engine: LedgerConnection,
+        admin: "Pool[asyncpg.Record]",
     ) -> None:
         mine, other = await api.open("100"), await theirs.open("100", alert_thresholds_bp=[1000])
         hold = await theirs.hold(other, "20", expire_time=_tomorrow())
@@ -225,63 +239,69 @@ class TestTenants:
         own_id, other_id = ids.BUDGET.parse(mine.id), ids.BUDGET.parse(other.id)
         hold_id, charge_id = ids.HOLD.parse(hold.id), ids.ENTRY.parse(charge.id)
         them = theirs.who.tenant_id
-        method = CHARGE
-        async with engine.begin({tenant, them}) as group:
-            connection = group._connection
-            key = [[tenant], [method], ["their-key"]]
-            assert await connection.fetch(LOCK, [tenant], [other_id], [None], *key) == []
-            assert await connection.fetch(LOCK, [tenant], [None], [hold_id], *key) == []
-            assert await connection.fetch(HOLDS, [tenant], [hold_id]) == []
-            assert await connection.fetch(CHARGES, [tenant], [charge_id]) == []
-            assert await connection.fetchval(ANSWERED, *key) is False
-            numbers_of = [[tenant], [other_id], *([9] for _ in range(5))]
-            moved = await connection.fetchval(RECORD, *numbers_of, *([] for _ in range(35)))
-            assert moved == 0
-            await connection.execute(TIMERS_OFF, [tenant], [hold_id], HOLD_EXPIRY)
-            await connection.execute(RESOLVE, [tenant], [other_id], ["THRESHOLD"], [1000], [_now()])
-            # The other way round each finds what there is: what is asked for is asked for rightly.
-            theirs_of = [[them], [method], ["their-key"]]
-            assert len(await connection.fetch(LOCK, [them], [other_id], [None], *theirs_of)) == 2
-            assert len(await connection.fetch(HOLDS, [them], [hold_id])) == 1
-            assert len(await connection.fetch(CHARGES, [them], [charge_id])) == 1
-            assert await connection.fetchval(ANSWERED, *theirs_of) is True
-        assert (await engine.look({(tenant, other_id), (them, own_id)})).balances == {}
-        assert (await engine.look({(them, other_id), (tenant, other_id)})).balances.keys() == {(them, other_id)}
+        method = convert.postings.CHARGE
+        async with engine.begin({tenant, them}) as transaction:
+            connection = transaction._connection
+            key = sql.REQUESTS.parameters([(tenant, method, "their-key")])
+            mine_of = sql.CHAINS.parameters([(tenant, other_id, None)])
+            assert await connection.fetch(sql.LOCK, *mine_of, *key) == []
+            assert await connection.fetch(sql.LOCK, *sql.CHAINS.parameters([(tenant, None, hold_id)]), *key) == []
+            assert await connection.fetch(sql.FIND_HOLDS, *sql.KEYS.parameters([(tenant, hold_id)])) == []
+            assert await connection.fetch(sql.FIND_CHARGES, *sql.KEYS.parameters([(tenant, charge_id)])) == []
+            assert await connection.fetchval(sql.ANSWERED, *key) is False
+            theirs_moved = (await another_engine.read({(them, other_id)})).balances[them, other_id]
+            mine_moved = theirs_moved._replace(terms=theirs_moved.terms._replace(tenant_id=tenant))
+            nothing = *sql.ENTRIES.parameters([]), *sql.REPLIES.parameters([])
+            assert await connection.fetchval(sql.RECORD, *sql.BALANCES.parameters([mine_moved]), *nothing) == 0
+            await connection.execute(timers.CANCEL_ALL, [tenant], [hold_id], HOLD_EXPIRY_TIMER)
+            resolved = (tenant, other_id, "THRESHOLD", 1000, _now())
+            await connection.execute(sql.RESOLVE_ALERTS, *sql.RESOLVED.parameters([resolved]))
+            # With the right tenant each statement finds the row: so the tenant is what keeps it out above.
+            their_key = sql.REQUESTS.parameters([(them, method, "their-key")])
+            theirs_of = sql.CHAINS.parameters([(them, other_id, None)])
+            assert len(await connection.fetch(sql.LOCK, *theirs_of, *their_key)) == 2
+            assert len(await connection.fetch(sql.FIND_HOLDS, *sql.KEYS.parameters([(them, hold_id)]))) == 1
+            assert len(await connection.fetch(sql.FIND_CHARGES, *sql.KEYS.parameters([(them, charge_id)]))) == 1
+            assert await connection.fetchval(sql.ANSWERED, *their_key) is True
+        assert (await engine.read({(tenant, other_id), (them, own_id)})).balances == {}
+        assert (await engine.read({(them, other_id), (tenant, other_id)})).balances.keys() == {(them, other_id)}
         assert numbers(await theirs.get(other))[:2] == ("10.00", "20.00")
         assert [alert.state for alert in await theirs.alerts(other)] == [Alert.OPEN]
         assert await admin.fetchval("select count(*) from budgets.timers where resource_id = $1", hold_id) == 1
 
-    async def test_a_look_leaves_no_tenant_named_behind(self, api: BudgetsApi, tenant: UUID, engine: Engine) -> None:
+    async def test_a_look_leaves_no_tenant_named_behind(
+        self, api: BudgetsApi, tenant: UUID, engine: LedgerConnection
+    ) -> None:
         budget_id = ids.BUDGET.parse((await api.open("100")).id)
-        assert (await engine.look({(tenant, budget_id)})).balances
+        assert (await engine.read({(tenant, budget_id)})).balances
         connection = await engine._connected()
         assert not await connection.fetchval("select current_setting('app.tenant_ids', true)")
         assert await connection.fetch("select id from budgets") == []
 
-    async def test_who_is_not_named_is_not_seen_whatever_is_asked(
-        self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: Engine
+    async def test_who_is_not_named_is_not_seen_whatever_is_requested(
+        self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: LedgerConnection
     ) -> None:
         other = await theirs.open("100")
         hold, charge = await theirs.hold(other, "20"), await theirs.charge(other, "10", "their-key")
         them, other_id = theirs.who.tenant_id, ids.BUDGET.parse(other.id)
-        async with engine.begin({tenant}) as group:
-            connection = group._connection
+        async with engine.begin({tenant}) as transaction:
+            connection = transaction._connection
             for table in ("budgets", "budget_entries", "budget_holds", "budget_alerts", "idempotency_keys", "timers"):
                 found = await connection.fetch(f"select tenant_id from {table} where tenant_id <> $1", tenant)
                 assert found == [], table
-            (outcome,) = await move(group, asked(them, budget_id=other_id, amount=Money.parse("1", "EUR")))
+            (outcome,) = await post(transaction, requested(them, budget_id=other_id, amount=Money.parse("1", "EUR")))
             assert isinstance(outcome, BudgetNotFound)
-            assert await group.holds({(them, ids.HOLD.parse(hold.id))}) == {}
-            assert await group.charges({(them, ids.ENTRY.parse(charge.id))}) == {}
+            assert await transaction.find_holds({(them, ids.HOLD.parse(hold.id))}) == {}
+            assert await transaction.find_charges({(them, ids.ENTRY.parse(charge.id))}) == {}
         writes = (
             "insert into idempotency_keys (tenant_id, method, key, fingerprint, reply) values ($1, 'm', 'k', '', '')"
         )
-        async with engine.begin({tenant}) as group:
-            await group._connection.execute(writes, tenant)
+        async with engine.begin({tenant}) as transaction:
+            await transaction._connection.execute(writes, tenant)
 
         async def write_elsewhere() -> None:
-            async with engine.begin({tenant}) as group:
-                await group._connection.execute(writes, them)
+            async with engine.begin({tenant}) as transaction:
+                await transaction._connection.execute(writes, them)
 
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await write_elsewhere()
@@ -384,7 +404,8 @@ class TestInTheWay:
 
     async def test_a_lone_caller_waits_for_nobody(self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch) -> None:
         budget = await api.open("100")
-        monkeypatch.setattr(batching, "LINGER_STEP_S", 3600.0)
+        await asyncio.sleep(batching.BUSY_S)  # earlier callers may have come together
+        monkeypatch.setattr(batching, "LINGER_STEP_S", 8.0)
         for _ in range(5):
             request = line(budget, "1")
             await api.who.call(api.stubs.ledger.Charge, request, within_s=5.0)

@@ -14,8 +14,8 @@ from nats.aio.client import Client
 
 from kit import ids
 from services.budgets import convert, store
-from services.budgets.service.usage import ALLOCATED
-from services.budgets.store.group import Engine
+from services.budgets.ledger import LedgerConnection
+from services.budgets.service.allocated_costs import ALLOCATED
 from tests.budgets.conftest import BudgetsApi, eur
 from tests.budgets.usage import Said, allocation, today, unbudgeted
 from tests.harness.callers import Caller, refusal
@@ -110,14 +110,14 @@ class TestList:
         budget, stranger, done, new = await api.open(), uuid4(), allocation(company), allocation(company)
         await said(done)
         asked = [
-            ((of, ALLOCATED, f"allocation:{event.allocation_id}"), convert.usage.cost_from_proto(event))
+            ((of, ALLOCATED, f"allocation:{event.allocation_id}"), convert.allocated_costs.cost_from_proto(event))
             for event in (done, new)
             for of in (stranger, tenant)
         ]
-        engine = Engine(budgets_served.settings)
-        async with engine.begin({tenant, stranger}) as group:
-            found = await store.usage.match(group, asked)
-        await engine.close()
-        assert [match.kept is not None for match in found] == [False, True, False, False]
+        connection = LedgerConnection(budgets_served.settings)
+        async with connection.begin({tenant, stranger}) as transaction:
+            found = await store.allocated_costs.match(transaction, asked)
+        await connection.close()
+        assert [match.stored is not None for match in found] == [False, True, False, False]
         named = [[ids.BUDGET.format(candidate.id) for candidate in match.candidates] for match in found]
         assert named == [[], [], [], [budget.id]]

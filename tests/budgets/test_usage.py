@@ -19,7 +19,7 @@ from billing.type.v1.money_pb2 import Money
 from clients.rates import Rates
 from eventing.consumer import Consumer
 from kit.errors import Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
-from services.budgets.service.usage import UNBUDGETED
+from services.budgets.service.allocated_costs import UNBUDGETED
 from tests.budgets.conftest import BudgetsApi, eur
 from tests.budgets.usage import Replica, Said, allocation, reversal, today, unbudgeted
 from tests.harness.callers import Caller

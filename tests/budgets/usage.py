@@ -15,7 +15,7 @@ from nats.aio.client import Client
 from eventing.consumer import Consumer, Delivery
 from kit import clock, ids
 from kit.telemetry import Trace
-from services.budgets.service.usage import ALLOCATED
+from services.budgets.service.allocated_costs import ALLOCATED
 from serving.server import Service
 from tests.harness.observe import eventually
 

@@ -22,7 +22,7 @@ APPROVALS: Final = "approvals"
 BUDGETS: Final = "budgets"
 NATS: Final = "nats"
 _OUTCOMES: Final = ("ApprovalApproved", "ApprovalRejected", "ApprovalChangesRequested")
-_FOLLOWERS: Final = ("follow_approval", "release_rejected", "release_sent_back")
+_FOLLOWERS: Final = ("apply_approval", "release_hold_of_rejected", "release_hold_of_returned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +44,27 @@ def _hears(*consumers: str) -> Callable[..., bool]:
     return lambda consumer, *_: consumer.name.rpartition(".")[2] in consumers
 
 
-def _moves(entry_type: str) -> Callable[..., bool]:
-    return lambda _ledger, line: line.approval_id is not None and line.entry_type == entry_type
+def _posts(entry_type: str) -> Callable[..., bool]:
+    return lambda _ledger, _origin, request: _is_for_approval(request) and request.entry_type == entry_type
 
 
-def _moves_in_group(entry_type: str) -> Callable[..., bool]:
-    return lambda _group, submissions: any(
-        line.approval_id is not None and line.entry_type == entry_type
+def _posts_in_batch(entry_type: str) -> Callable[..., bool]:
+    return lambda _transaction, submissions, _codec: any(
+        _is_for_approval(request) and request.entry_type == entry_type
         for submission in submissions
-        for line in submission.lines
+        for request in submission.requests
     )
+
+
+def _is_for_approval(request: Any) -> bool:
+    return request.approval_id is not None or (request.hold is not None and request.hold.approval_id is not None)
 
 
 _OPENING: Final = "services.approvals.service.opening:Opening"
 _PEER: Final = "services.approvals.clients:Budgets"
-_FUNDS: Final = "services.budgets.service.funds:Funds"
+_APPROVAL_HOLDS: Final = "services.budgets.service.approval_holds:ApprovalHolds"
 _LEDGER: Final = "services.budgets.ledger:Ledger"
-_MOVES: Final = "services.budgets.service.moves"
+_POSTING: Final = "services.budgets.ledger.posting"
 
 PLACES: Final[Mapping[str, Mapping[str, Place]]] = {
     APPROVALS: {
@@ -87,21 +91,21 @@ PLACES: Final[Mapping[str, Mapping[str, Place]]] = {
     },
     BUDGETS: {
         # money is held
-        "hold written, not committed": Place(_MOVES, "move", True, _moves_in_group("HOLD")),
-        "held, not answered": Place(_LEDGER, "move", True, _moves("HOLD")),
+        "hold written, not committed": Place(_POSTING, "post", True, _posts_in_batch("HOLD")),
+        "held, not answered": Place(_LEDGER, "post", True, _posts("HOLD")),
         # a hold is called off
-        "calling off, not committed": Place("services.budgets.store.keys", "keep", after=True),
-        "called off, not answered": Place(_FUNDS, "call_off", after=True),
+        "calling off, not committed": Place("services.budgets.store.idempotency", "claim", after=True),
+        "called off, not answered": Place(_APPROVAL_HOLDS, "cancel", after=True),
         # the outcome is heard
         "outcome heard": Place("eventing.consumer:Consumer", "handle", False, _hears(*_FOLLOWERS)),
-        "commit written, not committed": Place(_MOVES, "move", True, _moves_in_group("COMMIT")),
-        "commit done": Place(_LEDGER, "move", True, _moves("COMMIT")),
-        "release written, not committed": Place(_MOVES, "move", True, _moves_in_group("RELEASE")),
-        "release done": Place(_LEDGER, "move", True, _moves("RELEASE")),
+        "commit written, not committed": Place(_POSTING, "post", True, _posts_in_batch("COMMIT")),
+        "commit done": Place(_LEDGER, "post", True, _posts("COMMIT")),
+        "release written, not committed": Place(_POSTING, "post", True, _posts_in_batch("RELEASE")),
+        "release done": Place(_LEDGER, "post", True, _posts("RELEASE")),
         "raise written, not committed": Place("services.budgets.service.budgets", "update", after=True),
-        "raise done": Place(_FUNDS, "_raise", after=True),
-        "failure written, not committed": Place(_FUNDS, "_first", after=True),
-        "failure done": Place(_FUNDS, "_fail", after=True),
+        "raise done": Place(_APPROVAL_HOLDS, "_raise_budget", after=True),
+        "failure written, not committed": Place(_APPROVAL_HOLDS, "_claim_failure", after=True),
+        "failure done": Place(_APPROVAL_HOLDS, "_fail", after=True),
         "followed, not acknowledged": Place("eventing.consumer:Consumer", "handle", True, _hears(*_FOLLOWERS)),
         # and it is told
         "followed, not published": Place("eventing.outbox:Relay", "_publish", False, _says("ApprovalFundsSettled")),

@@ -41,7 +41,7 @@ ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
         ),
         "budget_alerts": ({"SELECT", "INSERT"}, {"state", "version", "update_time"}),
         "idempotency_keys": ({"SELECT", "INSERT"}, set()),
-        "timers": ({"SELECT", "INSERT", "DELETE"}, set()),
+        "timers": ({"SELECT", "INSERT", "DELETE"}, {"due_time", "attempts"}),
         "outbox": ({"INSERT"}, set()),
         "audit_log": ({"INSERT"}, set()),
         "unbudgeted_spend": ({"SELECT", "INSERT"}, set()),

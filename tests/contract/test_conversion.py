@@ -6,20 +6,23 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
+from billing.budgets.v1.charge_pb2 import Charge
+from billing.budgets.v1.charge_pb2 import Refund as RefundMessage
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
+from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf.message import Message
 from sqlalchemy import ARRAY, Boolean, Date, DateTime, Enum, Integer, Numeric, String, Uuid
 
 from kit import ids
 from kit.db import TenantRow
 from kit.money import Money
-from services.budgets import convert, events
-from services.budgets.domain.alerts import AlertType
-from services.budgets.domain.balances import Decision, Movement
+from services.budgets import convert, domain, events
+from services.budgets.domain.alerts import Alert, AlertThreshold, AlertType
+from services.budgets.domain.balances import Movement
 from services.budgets.domain.entries import ChargeVerdict, EntryType, LedgerSums
 from services.budgets.domain.forecast import Forecast, ForecastInput, Method
 from services.budgets.domain.forecast_warnings import ForecastResult
-from services.budgets.domain.marks import Mark
+from services.budgets.domain.postings import AlertRaised, Entry, Posted
 from services.budgets.domain.refunds import Charged, Refund
 from services.budgets.domain.summaries import Summary
 from services.budgets.models.alerts import AlertRow
@@ -27,8 +30,6 @@ from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.holds import HoldRow
 from services.budgets.models.ledger import EntryRow
 from services.budgets.models.unbudgeted import UnbudgetedRow
-from services.budgets.service.moves import Moved
-from services.budgets.store.group import Entry
 from services.entities import convert as entities_convert
 from services.entities.domain.amendments import AmendedFee, AmendmentEffect
 from services.entities.domain.contracts import ContractState, ContractTotals, LicenseState, Phase, SlaTerms
@@ -102,27 +103,27 @@ def empty_fields(message: Message, path: str = "") -> list[str]:
     return empty
 
 
-def moved(row: BudgetRow) -> Moved:
-    """What a line did that had all there is to have."""
-    balance = row.balance
+def posted(entry_type: EntryType) -> Posted:
+    """A posting with every field set."""
+    budget = filled(BudgetRow)
+    balance = budget.balance
     euros, dollars = Money(Decimal(10), "EUR"), Money(Decimal(12), "USD")
-    decision = Decision(ChargeVerdict.ACCEPTED_OVERSPENT, [balance], [balance])
-    hold = convert.holds.stored_hold(filled(HoldRow))
+    hold = filled(HoldRow).hold
     refund = Refund(euros, dollars, Movement())
-    charged = Charged(UUID(int=1), row.id, EntryType.CHARGE, euros, dollars, Decimal(0), Decimal(0))
+    charged = Charged(UUID(int=1), budget.id, EntryType.CHARGE, euros, dollars, Decimal(0), Decimal(0))
     entry = Entry(
-        id=UUID(int=2), entry_type=EntryType.CHARGE, chain=[balance], amount=Decimal(10), movement=Movement(),
-        verdict=decision.verdict, hold_id=hold.hold.id, charge_id=charged.id, original=dollars, rate=Decimal("0.9"),
-        rate_date=date(2026, 1, 1), plan_amount=Decimal(9), request_id="k", description="d", reference="r", actor="a",
-        charge_time=NOW, create_time=NOW,
+        id=UUID(int=2), entry_type=entry_type, chain=[balance], amount=Decimal(10), movement=Movement(),
+        verdict=ChargeVerdict.ACCEPTED_OVERSPENT, hold_id=hold.id, charge_id=charged.id, original=dollars,
+        rate=Decimal("0.9"), rate_date=date(2026, 1, 1), plan_amount=Decimal(9), request_id="k", description="d",
+        reference="r", actor="a", charge_time=NOW, create_time=NOW,
     )  # fmt: skip
-    return Moved(entry, decision, hold, refund, charged)
+    return Posted(entry, [balance], hold, refund, charged)
 
 
 def entry() -> Message:
     row = filled(EntryRow)
     row.chain_ids = [row.budget_id]
-    return convert.movements.entry_to_proto(row, row.budget_id)
+    return convert.entries.to_proto(row, row.budget_id)
 
 
 def verified() -> Message:
@@ -222,11 +223,15 @@ def checked() -> Message:
     return entities_convert.renewals.check_to_proto(assess(facts))
 
 
-def raised() -> BudgetAlertRaised:
-    mark = Mark(AlertType.FORECAST, 10000)
-    return events.published.budget_alert_raised(
-        filled(BudgetRow).balance, mark, UUID(int=1), UUID(int=2), NOW, expected=Decimal(200)
+def raised_alert() -> Alert:
+    threshold = AlertThreshold(AlertType.FORECAST, 10000)
+    return domain.alerts.new(
+        filled(BudgetRow).balance, threshold, id=UUID(int=1), charge_id=UUID(int=2), now=NOW, expected=Decimal(200)
     )
+
+
+def raised() -> BudgetAlertRaised:
+    return events.published.budget_alert_raised(AlertRaised(raised_alert(), filled(BudgetRow).balance.terms))
 
 
 @pytest.mark.parametrize(
@@ -257,14 +262,12 @@ def raised() -> BudgetAlertRaised:
         amendment(),
         convert.budgets.to_proto(filled(BudgetRow)),
         convert.alerts.to_proto(filled(AlertRow)),
-        convert.alerts.raised_to_proto(
-            filled(BudgetRow).balance, Mark(AlertType.OVERSPEND, 1), UUID(int=1), UUID(int=2), NOW
-        ),
-        convert.holds.hold_to_proto(convert.holds.stored_hold(filled(HoldRow))),
-        convert.movements.charge_to_proto(moved(filled(BudgetRow))),
-        convert.movements.refund_to_proto(moved(filled(BudgetRow))),
-        convert.movements.moved_hold_to_proto(moved(filled(BudgetRow))),
-        convert.usage.unbudgeted_to_proto(filled(UnbudgetedRow)),
+        convert.alerts.to_proto(raised_alert()),
+        convert.holds.to_proto(filled(HoldRow).hold),
+        Charge.FromString(convert.postings.to_reply(posted(EntryType.CHARGE))),
+        RefundMessage.FromString(convert.postings.to_reply(posted(EntryType.REFUND))),
+        Hold.FromString(convert.postings.to_reply(posted(EntryType.HOLD))),
+        convert.allocated_costs.unbudgeted_to_proto(filled(UnbudgetedRow)),
         entry(),
         verified(),
         foreseen(),

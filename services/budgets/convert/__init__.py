@@ -2,26 +2,30 @@
 
 from services.budgets.convert import (
     alerts,
+    allocated_costs,
     approvals,
+    availability,
     budgets,
+    entries,
     holds,
-    movements,
     numbers,
+    postings,
     reports,
     rollovers,
     transfers,
-    usage,
 )
 
 __all__ = [
     "alerts",
+    "allocated_costs",
     "approvals",
+    "availability",
     "budgets",
+    "entries",
     "holds",
-    "movements",
     "numbers",
+    "postings",
     "reports",
     "rollovers",
     "transfers",
-    "usage",
 ]

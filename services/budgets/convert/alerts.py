@@ -1,11 +1,10 @@
 """Alerts to messages, and what watchers want to be told of them."""
 
-from datetime import datetime
-from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
-from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
+from billing.budgets.v1.alert_pb2 import Alert as AlertMessage
+from billing.budgets.v1.alert_pb2 import AlertEvent
 from billing.budgets.v1.alert_service_pb2 import WatchAlertsRequest
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
 
@@ -13,53 +12,25 @@ from contract.values import money_to_proto, time_to_proto
 from kit import ids
 from kit.auth import Scope
 from kit.money import Money
-from services.budgets.domain.balances import Balance
-from services.budgets.domain.marks import Mark
+from services.budgets.domain.alerts import Alert
 from services.budgets.models.alerts import AlertRow
 
 
-def to_proto(row: AlertRow) -> Alert:
-    """An alert."""
-    return Alert(
-        id=ids.ALERT.format(row.id),
-        budget_id=ids.BUDGET.format(row.budget_id),
-        alert_type=Alert.Type.Value(row.alert_type),
-        threshold_bp=row.threshold_bp,
-        utilisation_bp=row.utilisation_bp,
-        amount=money_to_proto(Money(row.amount, row.currency_code)),
-        spent=money_to_proto(Money(row.spent, row.currency_code)),
-        used=money_to_proto(Money(row.used, row.currency_code)),
-        charge_id=ids.ENTRY.format_optional(row.charge_id),
-        state=Alert.State.Value(row.state),
-        create_time=time_to_proto(row.create_time),
-        update_time=time_to_proto(row.update_time),
-    )
-
-
-def raised_to_proto(
-    balance: Balance,
-    mark: Mark,
-    alert_id: UUID,
-    entry_id: UUID | None,
-    at: datetime,
-    *,
-    expected: Decimal | None = None,
-) -> Alert:
-    """An alert that is raised just now, since what is used passed the mark, or what is `expected` to be."""
-    used = balance.used if expected is None else expected
-    return Alert(
-        id=ids.ALERT.format(alert_id),
-        budget_id=ids.BUDGET.format(balance.terms.id),
-        alert_type=Alert.Type.Value(mark.type),
-        threshold_bp=mark.threshold_bp,
-        utilisation_bp=balance.share_bp(used),
-        amount=money_to_proto(balance.money(balance.total)),
-        spent=money_to_proto(balance.money(balance.spent)),
-        used=money_to_proto(balance.money(used)),
-        charge_id=ids.ENTRY.format_optional(entry_id),
-        state=Alert.OPEN,
-        create_time=time_to_proto(at),
-        update_time=time_to_proto(at),
+def to_proto(alert: Alert | AlertRow) -> AlertMessage:
+    """Return the message of an alert, stored or just raised."""
+    return AlertMessage(
+        id=ids.ALERT.format(alert.id),
+        budget_id=ids.BUDGET.format(alert.budget_id),
+        alert_type=AlertMessage.Type.Value(alert.alert_type),
+        threshold_bp=alert.threshold_bp,
+        utilisation_bp=alert.utilisation_bp,
+        amount=money_to_proto(Money(alert.amount, alert.currency_code)),
+        spent=money_to_proto(Money(alert.spent, alert.currency_code)),
+        used=money_to_proto(Money(alert.used, alert.currency_code)),
+        charge_id=ids.ENTRY.format_optional(alert.charge_id),
+        state=AlertMessage.State.Value(alert.state),
+        create_time=time_to_proto(alert.create_time),
+        update_time=time_to_proto(alert.update_time),
     )
 
 

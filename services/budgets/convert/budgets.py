@@ -13,9 +13,9 @@ from kit import clock, ids
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
 from services.budgets import domain
+from services.budgets.domain.alerts import THRESHOLDS_DEFAULT_BP
 from services.budgets.domain.budgets import BudgetDraft, BudgetState, OverspendPolicy, PeriodType, Rollover
 from services.budgets.domain.entries import LedgerSums
-from services.budgets.domain.marks import THRESHOLDS_DEFAULT_BP
 from services.budgets.models.budgets import BudgetRow
 
 _NEVER_CLEARED: Final[Sequence[Literal["name", "overspend_policy", "amount", "rollover"]]] = (

@@ -99,7 +99,7 @@ def entry_query_from_proto(request: pb.StreamEntriesRequest) -> tuple[EntryStrea
 
 def ledger_entry_to_proto(entry: EntryRow, budget: BudgetRow) -> LedgerEntry:
     """An entry of the ledger, and whose budget it moved."""
-    told = convert.movements.entry_to_proto(entry, budget.id)
+    told = convert.entries.to_proto(entry, budget.id)
     return LedgerEntry(
         event_id=told.id,
         entry=told,

@@ -10,9 +10,9 @@ from kit import ids
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
 from services.budgets import convert
+from services.budgets.domain.postings import Entry
 from services.budgets.domain.transfers import TransferRequest
 from services.budgets.models.budgets import BudgetRow
-from services.budgets.models.ledger import EntryRow
 
 
 def request_from_proto(request: pb.TransferBudgetRequest) -> TransferRequest:
@@ -32,7 +32,7 @@ def request_from_proto(request: pb.TransferBudgetRequest) -> TransferRequest:
 
 
 def to_proto(
-    source: BudgetRow, target: BudgetRow, source_entry: EntryRow, target_entry: EntryRow, *, dry_run: bool
+    source: BudgetRow, target: BudgetRow, source_entry: Entry, target_entry: Entry, *, dry_run: bool
 ) -> Transfer:
     """Return a Transfer; the entries of a dry run have no ids, since they are not stored."""
     return Transfer(

@@ -1,11 +1,16 @@
 """Alerts: types, states, actions and the table of transitions. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from kit import resources
+from kit.money import BP
+from services.budgets.domain.balances import Balance
 from services.budgets.errors.alerts import AlertStateForbids
 
 
@@ -43,3 +48,88 @@ ALERT_TRANSITIONS: Final[Mapping[tuple[AlertState, AlertAction], AlertState]] = 
 def advance(alert_id: UUID, state: AlertState, action: AlertAction) -> AlertState:
     """The state after `action`; raises AlertStateForbids naming the states in which it is allowed."""
     return resources.advance(ALERT_TRANSITIONS, alert_id, state, action, AlertStateForbids)
+
+
+THRESHOLDS_DEFAULT_BP: Final = (5000, 8000, 9000, 10000)
+
+
+class AlertThreshold(NamedTuple):
+    """A share of a budget's total at which an alert is raised: one of its own thresholds, or all of it."""
+
+    type: AlertType
+    threshold_bp: int
+
+
+FORECAST: Final = AlertThreshold(AlertType.FORECAST, BP)
+"""Reached when the spend expected at the end of the period is above the total."""
+REACHED_BY_USE: Final = frozenset({AlertType.THRESHOLD, AlertType.OVERSPEND})
+"""The types of the thresholds that are reached by what is used, not by a forecast."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """An alert that is raised. The fields are the columns of its table."""
+
+    tenant_id: UUID
+    id: UUID
+    budget_id: UUID
+    alert_type: AlertType
+    threshold_bp: int
+    utilisation_bp: int
+    currency_code: str
+    amount: Decimal
+    """The total of the budget."""
+    spent: Decimal
+    used: Decimal
+    """What was spent, held or committed; for a forecast, what is expected to be spent."""
+    charge_id: UUID | None
+    """The entry that crossed the threshold."""
+    state: AlertState = AlertState.OPEN
+    version: int = 1
+    create_time: datetime
+    update_time: datetime
+
+
+def new(
+    balance: Balance,
+    threshold: AlertThreshold,
+    *,
+    id: UUID,
+    now: datetime,
+    charge_id: UUID | None = None,
+    expected: Decimal | None = None,
+) -> Alert:
+    """Return the alert of a budget that reached a threshold, or is `expected` to."""
+    used = balance.used if expected is None else expected
+    return Alert(
+        tenant_id=balance.terms.tenant_id,
+        id=id,
+        budget_id=balance.terms.id,
+        alert_type=threshold.type,
+        threshold_bp=threshold.threshold_bp,
+        utilisation_bp=balance.share_bp(used),
+        currency_code=balance.terms.currency,
+        amount=balance.total,
+        spent=balance.spent,
+        used=used,
+        charge_id=charge_id,
+        create_time=now,
+        update_time=now,
+    )
+
+
+def reached(balance: Balance) -> set[AlertThreshold]:
+    """Return the thresholds that the budget has reached; each is to have one open alert."""
+    used = balance.used
+    if used <= 0:
+        return set()
+    total, used_bp = balance.total, used * BP
+    thresholds = {
+        AlertThreshold(AlertType.THRESHOLD, bp) for bp in balance.terms.thresholds_bp if used_bp >= total * bp
+    }
+    return thresholds | {AlertThreshold(AlertType.OVERSPEND, BP)} if balance.overspent else thresholds
+
+
+def ordered(thresholds: Iterable[AlertThreshold]) -> Sequence[AlertThreshold]:
+    """Return thresholds in the order in which a budget reaches them."""
+    return sorted(thresholds, key=lambda threshold: (threshold.threshold_bp, threshold.type))

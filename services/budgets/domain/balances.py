@@ -5,10 +5,12 @@
 A movement counts against a budget and every one above it: the chain takes it on the whole, or refuses it on the whole.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -25,13 +27,13 @@ from services.budgets.errors.budgets import (
 )
 
 ZERO: Final = Decimal(0)
+NO_ID: Final = UUID(int=0)
 LARGEST: Final = Decimal(10**14) - 1
 """The most that a balance can hold, 14 digits before the point; where a policy sets no limit, this does."""
 UTILISATION_MAX_BP: Final = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What a budget is, apart from its numbers."""
 
     tenant_id: UUID
@@ -145,6 +147,27 @@ class Balance(NamedTuple):
         return Money(amount, self.terms.currency)
 
 
+@lru_cache(maxsize=50_000)
+def _points(total: Decimal, thresholds_bp: tuple[int, ...]) -> list[Decimal]:
+    return sorted(total * bp / BP for bp in thresholds_bp)
+
+
+def quiet_range(balance: Balance) -> tuple[Decimal, Decimal]:
+    """Return the half-open range [low, high) of `used` in which no further alert threshold is crossed.
+
+    It saves the comparison with all thresholds on the hot path. An overspent budget is beyond its total, not at it, so
+    that no range extends across the total.
+    """
+    total, used = balance.total, balance.used
+    if total <= 0:
+        return used, used
+    points = _points(total, tuple(balance.terms.thresholds_bp))
+    index = bisect_right(points, used)
+    low = points[index - 1] if index else -LARGEST
+    high = points[index] if index < len(points) else LARGEST
+    return (low, min(high, total)) if used <= total else (used, high)
+
+
 class Rule(NamedTuple):
     """What a kind of movement asks of every budget of its chain."""
 
@@ -183,20 +206,29 @@ def decide(
     another budget refuses for good. What is `approved` is not refused for that.
     """
     rule = RULES[entry_type]
+    action, timed = rule
     for balance in chain:
         terms = balance.terms
-        if (terms.state, rule.action) not in BUDGET_TRANSITIONS or (rule.timed and not terms.starts <= at < terms.ends):
+        if (terms.state, action) not in BUDGET_TRANSITIONS or (timed and not terms.starts <= at < terms.ends):
             _refuse(terms, rule, at)
-    after = [balance.moved(movement) for balance in chain]
-    if movement.used > 0:
-        refusing = [balance for balance in after if balance.beyond_policy]
-        if refusing and approved:
-            refusing = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
-        if refusing:
-            raise _too_little(refusing, movement.used)
-    overspent = any([balance.overspent for balance in after])  # noqa: C419 - half the time of a generator
-    verdict = ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED
-    return Decision(verdict, chain, after)
+    increases = movement.used > 0
+    after: list[Balance] = []
+    refusing: list[Balance] = []
+    overspent = False
+    for balance in chain:
+        left = balance.moved(movement)
+        after.append(left)
+        below_zero = left.available < 0
+        overspent = overspent or below_zero
+        # Only a tolerance is compared in whole units of the currency; other limits are the total or above it.
+        may_refuse = below_zero or left.terms.policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE
+        if increases and may_refuse and left.beyond_policy:
+            refusing.append(left)
+    if refusing and approved:
+        refusing = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
+    if refusing:
+        raise _too_little(refusing, movement.used)
+    return Decision(ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED, chain, after)
 
 
 def _refuse(terms: Terms, rule: Rule, at: datetime) -> None:

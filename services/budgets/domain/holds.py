@@ -1,8 +1,8 @@
-"""Holds: money set aside for a while, promised, taken in parts, given back. Pure."""
+"""Holds: amounts reserved in a budget, committed, captured in parts, released. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final
@@ -10,7 +10,8 @@ from uuid import UUID
 
 from kit import resources
 from kit.money import Money
-from services.budgets.domain.balances import Movement
+from services.budgets.domain.balances import NO_ID, ZERO, Movement, Terms
+from services.budgets.domain.rates import Conversion
 from services.budgets.errors.holds import HoldExceeded, HoldExpired, HoldStateForbids
 
 
@@ -52,84 +53,171 @@ def advance(hold_id: UUID, state: HoldState, action: HoldAction) -> HoldState:
     return resources.advance(HOLD_TRANSITIONS, hold_id, state, action, HoldStateForbids)
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A hold as the rules see it; amounts in its budget's currency."""
+HOLD_EXPIRY_TIMER: Final = "hold-expiry"
+"""Timers of holds with an expiry."""
+HOLD_PERIOD_MAX: Final = timedelta(days=400)
+"""How far ahead a new hold may expire."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldDraft:
+    """What a caller specifies about a new hold, besides its amount."""
+
+    description: str = ""
+    reference: str = ""
+    expire_time: datetime | None = None
+    approval_id: UUID | None = None
+    """The approval request that the amount is held for; only that request commits or releases the hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A hold: an amount reserved in a budget, in the budget's currency. The fields are the columns of its table."""
+
+    tenant_id: UUID
     id: UUID
     budget_id: UUID
-    currency: str
+    opened_budget_id: UUID
+    """The budget it was created on; a rollover moves it to the budget of the next period."""
     amount: Decimal
-    captured: Decimal
-    released: Decimal
-    state: HoldState
-    expires: datetime | None
+    captured: Decimal = ZERO
+    released: Decimal = ZERO
+    currency_code: str
+    original_amount: Decimal | None = None
+    """The amount in the currency of the request, if that is a foreign one."""
+    original_currency: str | None = None
+    rate: Decimal | None = None
+    rate_date: date | None = None
+    state: HoldState = HoldState.HELD
+    expire_time: datetime | None = None
+    description: str = ""
+    reference: str = ""
+    request_id: str = ""
+    actor: str = ""
+    last_entry_id: UUID = NO_ID
+    """The newest ledger entry that changed it."""
+    approval_id: UUID | None = None
+    version: int = 0
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def key(self) -> tuple[UUID, UUID]:
+        """Its key: (tenant, id)."""
+        return self.tenant_id, self.id
 
     @property
     def open(self) -> Decimal:
-        """What is still set aside."""
+        """The amount that is still held or committed."""
         return self.amount - self.captured - self.released
 
+    @property
+    def original(self) -> Money | None:
+        """The amount in a foreign currency, if it was requested in one."""
+        if self.original_amount is None or self.original_currency is None:
+            return None
+        return Money(self.original_amount, self.original_currency)
+
+    @property
+    def expires(self) -> bool:
+        """True if it expires by itself."""
+        return self.state is HoldState.HELD and self.expire_time is not None
+
     def money(self, amount: Decimal) -> Money:
-        """An amount in the currency of the hold."""
-        return Money(amount, self.currency)
+        """Return an amount in the currency of the hold."""
+        return Money(amount, self.currency_code)
 
 
 Change = tuple[Movement, Hold]
-"""What a budget is moved by, and the hold afterwards."""
+"""By how much a budget changes, and the hold afterwards."""
+
+
+def place(
+    draft: HoldDraft,
+    amount: Decimal,
+    terms: Terms,
+    *,
+    id: UUID,
+    original: Money | None,
+    conversion: Conversion | None,
+    request_id: str,
+    actor: str,
+    now: datetime,
+) -> Change:
+    """Hold an amount of a budget; `original` is the amount in a foreign currency, which was converted."""
+    hold = Hold(
+        tenant_id=terms.tenant_id,
+        id=id,
+        budget_id=terms.id,
+        opened_budget_id=terms.id,
+        amount=amount,
+        currency_code=terms.currency,
+        original_amount=original.amount if original else None,
+        original_currency=original.currency if original else None,
+        rate=conversion.rate if conversion else None,
+        rate_date=conversion.rate_date if conversion else None,
+        expire_time=draft.expire_time,
+        description=draft.description,
+        reference=draft.reference,
+        request_id=request_id,
+        actor=actor,
+        approval_id=draft.approval_id,
+        create_time=now,
+        update_time=now,
+    )
+    return Movement(held=amount), hold
 
 
 def commit(hold: Hold, now: datetime) -> Change:
-    """Promise what is held: it does not expire any more. Raises HoldStateForbids or HoldExpired."""
+    """Commit a hold, so that it no longer expires. Raises HoldStateForbids or HoldExpired."""
     state = advance(hold.id, hold.state, HoldAction.COMMIT)
     _check_not_expired(hold, now)
-    return Movement(held=-hold.open, committed=hold.open), replace(hold, state=state, expires=None)
+    return Movement(held=-hold.open, committed=hold.open), replace(hold, state=state, expire_time=None)
 
 
 def capture(hold: Hold, amount: Decimal, now: datetime, *, release_rest: bool) -> Change:
-    """Spend some of what is set aside; the rest stays, or is given back. Raises HoldExceeded as well."""
+    """Spend a part of a hold; the rest stays, or is released. Raises HoldStateForbids, HoldExpired or HoldExceeded."""
     advance(hold.id, hold.state, HoldAction.CAPTURE)
     _check_not_expired(hold, now)
     if amount > hold.open:
         raise HoldExceeded(hold.id, requested=hold.money(amount), available=hold.money(hold.open))
-    given_back = hold.open - amount if release_rest else Decimal(0)
-    left = replace(hold, captured=hold.captured + amount, released=hold.released + given_back)
+    released = hold.open - amount if release_rest else ZERO
+    left = replace(hold, captured=hold.captured + amount, released=hold.released + released)
     action = HoldAction.CAPTURE if left.open else HoldAction.FINISH
-    aside = -(amount + given_back)
-    movement = _aside(hold, aside, spent=amount)
-    return movement, replace(left, state=advance(hold.id, hold.state, action))
+    return _movement(hold, amount + released, spent=amount), replace(left, state=advance(hold.id, hold.state, action))
 
 
 def release(hold: Hold, amount: Decimal | None) -> Change:
-    """Give back some of what is set aside, or all that is left of it."""
+    """Release a part of a hold, or what is left of it. Raises HoldStateForbids or HoldExceeded."""
     advance(hold.id, hold.state, HoldAction.RELEASE)
-    given_back = hold.open if amount is None else amount
-    if given_back > hold.open:
-        raise HoldExceeded(hold.id, requested=hold.money(given_back), available=hold.money(hold.open))
-    left = replace(hold, released=hold.released + given_back)
+    released = hold.open if amount is None else amount
+    if released > hold.open:
+        raise HoldExceeded(hold.id, requested=hold.money(released), available=hold.money(hold.open))
+    left = replace(hold, released=hold.released + released)
     if not left.open:
         ending = HoldAction.FINISH if left.captured else HoldAction.RELEASE
         left = replace(left, state=advance(hold.id, hold.state, ending))
-    return _aside(hold, -given_back), left
+    return _movement(hold, released), left
 
 
 def expire(hold: Hold) -> Change:
-    """Give back what is held, since its time is over."""
+    """Release what is left of a hold whose time is over. Raises HoldStateForbids."""
     state = advance(hold.id, hold.state, HoldAction.EXPIRE)
     return Movement(held=-hold.open), replace(hold, state=state, released=hold.released + hold.open)
 
 
 def is_due(hold: Hold, now: datetime) -> bool:
-    """Whether the hold has outlived its time."""
-    return hold.state is HoldState.HELD and hold.expires is not None and hold.expires <= now
+    """True if the hold has expired but was not released yet."""
+    return hold.state is HoldState.HELD and hold.expire_time is not None and hold.expire_time <= now
 
 
 def _check_not_expired(hold: Hold, now: datetime) -> None:
     if is_due(hold, now):
-        raise HoldExpired(hold.id, expired=hold.expires or now)
+        raise HoldExpired(hold.id, expired=hold.expire_time or now)
 
 
-def _aside(hold: Hold, aside: Decimal, *, spent: Decimal = Decimal(0)) -> Movement:
+def _movement(hold: Hold, taken: Decimal, *, spent: Decimal = ZERO) -> Movement:
+    """Return the movement that takes an amount from a hold and spends a part of it."""
     if hold.state is HoldState.HELD:
-        return Movement(spent=spent, held=aside, captured=spent)
-    return Movement(spent=spent, committed=aside, captured=spent)
+        return Movement(spent=spent, held=-taken, captured=spent)
+    return Movement(spent=spent, committed=-taken, captured=spent)

@@ -1,11 +1,11 @@
-"""Refunds: what was charged comes back, at most once. Pure."""
+"""Refunds: a charge is reversed at most once, in parts or as a whole. Pure."""
 
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from uuid import UUID
 
-from kit.money import Money, exponent
-from services.budgets.domain.balances import Movement
+from kit.money import Money, round_to
+from services.budgets.domain.balances import ZERO, Movement
 from services.budgets.domain.entries import EntryType
 from services.budgets.errors.budgets import CurrencyMismatch
 from services.budgets.errors.charges import RefundExceedsCharge
@@ -13,7 +13,7 @@ from services.budgets.errors.charges import RefundExceedsCharge
 
 @dataclass(frozen=True, slots=True)
 class Charged:
-    """A charge, or a capture, with what was refunded of it; `original` is in the currency in which it was made."""
+    """A charge or a capture with what was refunded of it; `original` is in the currency in which it was requested."""
 
     id: UUID
     budget_id: UUID
@@ -26,37 +26,37 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """How much comes back, in the budget's currency and in that of the charge."""
+    """The refunded amount in the budget's currency and in that of the charge."""
 
     amount: Money
     original: Money
     movement: Movement
 
 
-def refund(charged: Charged, asked: Money | None) -> Refund:
-    """Give back `asked`, in the currency of the charge or of its budget, or all that is left where None.
+def refund(charged: Charged, requested: Money | None) -> Refund:
+    """Refund an amount in the currency of the charge or of its budget, or all that is left of it (None).
 
-    A charge in another currency comes back at the rate at which it was made: after each refund both sums agree to the
-    last digit of their currency, and after the last one both are the whole. What is less than such a digit moves
-    nothing yet. Raises RefundExceedsCharge or CurrencyMismatch.
+    A charge in a foreign currency is refunded at its own rate: after each refund both sums agree to the smallest unit
+    of their currency, and the last refund completes both. An amount below that unit moves nothing yet.
+    Raises RefundExceedsCharge or CurrencyMismatch.
     """
     left = charged.amount.amount - charged.refunded
     original_left = charged.original.amount - charged.original_refunded
     available = Money(original_left, charged.original.currency)
-    if asked is None:
+    if requested is None:
         amount, original = left, original_left
-    elif asked.currency == charged.original.currency:
-        original = asked.amount
+    elif requested.currency == charged.original.currency:
+        original = requested.amount
         amount = _share(charged.amount, charged.original_refunded + original, charged.original) - charged.refunded
-    elif asked.currency == charged.amount.currency:
+    elif requested.currency == charged.amount.currency:
         available = Money(left, charged.amount.currency)
-        amount = asked.amount
+        amount = requested.amount
         original = _share(charged.original, charged.refunded + amount, charged.amount) - charged.original_refunded
     else:
-        raise CurrencyMismatch(charged.budget_id, given=asked.currency, currency=charged.amount.currency)
+        raise CurrencyMismatch(charged.budget_id, given=requested.currency, currency=charged.amount.currency)
     if amount > left or original > original_left or not (amount or original):
-        raise RefundExceedsCharge(charged.id, requested=asked or available, available=available)
-    captured = -amount if charged.entry_type is EntryType.CAPTURE else Decimal(0)
+        raise RefundExceedsCharge(charged.id, requested=requested or available, available=available)
+    captured = -amount if charged.entry_type is EntryType.CAPTURE else ZERO
     return Refund(
         Money(amount, charged.amount.currency),
         Money(original, charged.original.currency),
@@ -65,6 +65,5 @@ def refund(charged: Charged, asked: Money | None) -> Refund:
 
 
 def _share(whole: Money, part: Decimal, of: Money) -> Decimal:
-    """`part` of `of`, as that much of `whole`, to the last digit of its currency."""
-    unit = Decimal(1).scaleb(-(exponent(whole.currency) or 0))
-    return (whole.amount * part / of.amount).quantize(unit, ROUND_HALF_EVEN)
+    """Return the same share of `whole` as `part` is of `of`, rounded to the smallest unit."""
+    return round_to(whole.amount * part / of.amount, whole.currency)

@@ -29,20 +29,20 @@ async def close_budgets_of_entity(tx: WriteSession, event: EntityDeactivated) ->
 @on(CostAllocated, own_transaction=True)
 async def charge_allocated_cost(dependencies: Dependencies, origin: Origin, event: CostAllocated) -> None:
     """Charge an allocated cost to the budget that fits it best."""
-    await dependencies.usage.charge(origin, convert.usage.cost_from_proto(event))
+    await dependencies.allocated_costs.charge(origin, convert.allocated_costs.cost_from_proto(event))
 
 
 @on(AllocationReversed, own_transaction=True)
 async def refund_reversed_cost(dependencies: Dependencies, origin: Origin, event: AllocationReversed) -> None:
     """Refund the charge of a reversed allocation."""
-    await dependencies.usage.give_back(origin, convert.usage.reversal_from_proto(event))
+    await dependencies.allocated_costs.reverse(origin, convert.allocated_costs.reversal_from_proto(event))
 
 
 @on(ApprovalApproved, own_transaction=True)
 async def apply_approval(dependencies: Dependencies, origin: Origin, event: ApprovalApproved) -> None:
     """Commit the hold of an approved request, or raise the budget by the approved amount."""
     if event.approval.budget_id:
-        await dependencies.funds.follow(origin, convert.approvals.ended_from_proto(event.approval))
+        await dependencies.approval_holds.apply(origin, convert.approvals.outcome_from_proto(event.approval))
 
 
 @on(ApprovalRejected, own_transaction=True)
@@ -71,7 +71,7 @@ async def release_hold_of_returned(dependencies: Dependencies, origin: Origin, e
 
 async def _release(dependencies: Dependencies, origin: Origin, facts: ApprovalFacts) -> None:
     if facts.hold_id:
-        await dependencies.funds.release(origin, convert.approvals.ended_from_proto(facts))
+        await dependencies.approval_holds.release(origin, convert.approvals.outcome_from_proto(facts))
 
 
 HANDLERS: Final = (

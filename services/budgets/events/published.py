@@ -1,8 +1,7 @@
-"""What the budgets service says, and what it does about what others say."""
+"""Builders of the events that the budgets service publishes."""
 
-from datetime import datetime
-from decimal import Decimal
-from uuid import UUID
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from billing.budgets.v1.events_pb2 import (
     ApprovalFundsSettled,
@@ -13,46 +12,44 @@ from billing.budgets.v1.events_pb2 import (
     BudgetRolledOver,
     UnbudgetedSpendRecorded,
 )
+from google.protobuf.message import Message
 
 from contract.values import money_to_proto
+from eventing import outbox
+from eventing.outbox import OutboxRow
 from kit import ids
-from services.budgets import convert
+from kit.origin import Origin
+from services.budgets import convert, domain
+from services.budgets.domain.approval_holds import SETTLEMENTS, ApprovalOutcome
 from services.budgets.domain.balances import Balance, Terms
-from services.budgets.domain.entries import EntryType
-from services.budgets.domain.funds import SETTLEMENTS, Ended
-from services.budgets.domain.marks import Mark
+from services.budgets.domain.postings import AlertRaised, ApprovalHoldSettled, HoldExpired, LedgerEvent
 from services.budgets.models.unbudgeted import UnbudgetedRow
-from services.budgets.store.group import StoredHold
 
 
-def budget_alert_raised(
-    balance: Balance,
-    mark: Mark,
-    alert_id: UUID,
-    entry_id: UUID | None,
-    at: datetime,
-    *,
-    expected: Decimal | None = None,
-) -> BudgetAlertRaised:
-    """A budget passed a mark, or is `expected` to."""
+def ledger_event(origin: Origin, event: LedgerEvent) -> OutboxRow:
+    """Return the row of the outbox for an event of the ledger."""
+    return outbox.new_row(origin, _BUILDERS[type(event)](event))
+
+
+def budget_alert_raised(event: AlertRaised) -> BudgetAlertRaised:
+    """A budget has reached an alert threshold, or is expected to."""
     return BudgetAlertRaised(
-        alert=convert.alerts.raised_to_proto(balance, mark, alert_id, entry_id, at, expected=expected),
-        entity_id=ids.ENTITY.format(balance.terms.entity_id),
-        department_id=ids.DEPARTMENT.format_optional(balance.terms.department_id),
+        alert=convert.alerts.to_proto(event.alert),
+        entity_id=ids.ENTITY.format(event.terms.entity_id),
+        department_id=ids.DEPARTMENT.format_optional(event.terms.department_id),
     )
 
 
-def budget_exhausted(terms: Terms) -> BudgetExhausted:
-    """A budget has nothing left."""
+def _budget_exhausted(event: domain.postings.BudgetExhausted) -> BudgetExhausted:
     return BudgetExhausted(
-        budget_id=ids.BUDGET.format(terms.id),
-        entity_id=ids.ENTITY.format(terms.entity_id),
-        department_id=ids.DEPARTMENT.format_optional(terms.department_id),
+        budget_id=ids.BUDGET.format(event.terms.id),
+        entity_id=ids.ENTITY.format(event.terms.entity_id),
+        department_id=ids.DEPARTMENT.format_optional(event.terms.department_id),
     )
 
 
 def budget_closed(terms: Terms) -> BudgetClosed:
-    """A budget takes no charge any more."""
+    """A budget accepts no further charges."""
     return BudgetClosed(
         budget_id=ids.BUDGET.format(terms.id),
         entity_id=ids.ENTITY.format(terms.entity_id),
@@ -60,12 +57,11 @@ def budget_closed(terms: Terms) -> BudgetClosed:
     )
 
 
-def budget_hold_expired(stored: StoredHold, terms: Terms) -> BudgetHoldExpired:
-    """A hold was given back by the clock."""
+def _budget_hold_expired(event: HoldExpired) -> BudgetHoldExpired:
     return BudgetHoldExpired(
-        hold=convert.holds.hold_to_proto(stored),
-        entity_id=ids.ENTITY.format(terms.entity_id),
-        department_id=ids.DEPARTMENT.format_optional(terms.department_id),
+        hold=convert.holds.to_proto(event.hold),
+        entity_id=ids.ENTITY.format(event.terms.entity_id),
+        department_id=ids.DEPARTMENT.format_optional(event.terms.department_id),
     )
 
 
@@ -81,27 +77,35 @@ def budget_rolled_over(closed: Terms, opened: Balance) -> BudgetRolledOver:
 
 
 def unbudgeted_spend_recorded(row: UnbudgetedRow) -> UnbudgetedSpendRecorded:
-    """No budget took a cost, or such a cost was taken back."""
-    return UnbudgetedSpendRecorded(spend=convert.usage.unbudgeted_to_proto(row))
+    """No budget accepted a cost, or such a cost was reversed."""
+    return UnbudgetedSpendRecorded(spend=convert.allocated_costs.unbudgeted_to_proto(row))
 
 
-def approval_hold_settled(stored: StoredHold, entry_type: EntryType) -> ApprovalFundsSettled:
-    """The hold of an approval request was committed or given back, as that ended."""
+def _approval_hold_settled(event: ApprovalHoldSettled) -> ApprovalFundsSettled:
+    hold = event.hold
     return ApprovalFundsSettled(
-        approval_id=ids.APPROVAL.format_optional(stored.approval_id),
-        round=int(stored.request_id.rpartition(":")[2]),
-        budget_id=ids.BUDGET.format(stored.hold.budget_id),
-        hold_id=ids.HOLD.format(stored.hold.id),
-        funds=ApprovalFundsSettled.Funds.Value(SETTLEMENTS[entry_type]),
+        approval_id=ids.APPROVAL.format_optional(hold.approval_id),
+        round=int(hold.request_id.rpartition(":")[2]),
+        budget_id=ids.BUDGET.format(hold.budget_id),
+        hold_id=ids.HOLD.format(hold.id),
+        funds=ApprovalFundsSettled.Funds.Value(SETTLEMENTS[event.entry_type]),
     )
 
 
-def approval_funds_settled(ended: Ended, *, raised: bool, problem: str = "") -> ApprovalFundsSettled:
-    """A budget was raised for an approval request, or could not follow it."""
+def approval_funds_settled(outcome: ApprovalOutcome, *, raised: bool, problem: str = "") -> ApprovalFundsSettled:
+    """A budget was raised for an approval request, or could not be."""
     return ApprovalFundsSettled(
-        approval_id=ids.APPROVAL.format(ended.approval_id),
-        round=ended.round,
-        budget_id=ids.BUDGET.format(ended.budget_id),
+        approval_id=ids.APPROVAL.format(outcome.approval_id),
+        round=outcome.round,
+        budget_id=ids.BUDGET.format(outcome.budget_id),
         funds=ApprovalFundsSettled.RAISED if raised else ApprovalFundsSettled.FAILED,
         problem=problem,
     )
+
+
+_BUILDERS: Final[Mapping[type[LedgerEvent], Callable[[Any], Message]]] = {
+    AlertRaised: budget_alert_raised,
+    domain.postings.BudgetExhausted: _budget_exhausted,
+    HoldExpired: _budget_hold_expired,
+    ApprovalHoldSettled: _approval_hold_settled,
+}

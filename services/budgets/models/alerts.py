@@ -7,7 +7,7 @@ from sqlalchemy import Integer, Numeric, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import VersionedRow, enum_column
+from kit.db import VersionedRow, text_enum
 from services.budgets.domain.alerts import AlertState, AlertType
 
 AMOUNT = Numeric(20, 6)
@@ -21,7 +21,7 @@ class AlertRow(VersionedRow):
     audited_as = ids.ALERT
 
     budget_id: Mapped[UUID] = mapped_column(Uuid)
-    alert_type: Mapped[AlertType] = mapped_column(enum_column(AlertType, "alert_type"))
+    alert_type: Mapped[AlertType] = mapped_column(text_enum(AlertType))
     threshold_bp: Mapped[int] = mapped_column(Integer)
     utilisation_bp: Mapped[int] = mapped_column(Integer)
     currency_code: Mapped[str] = mapped_column(String(3))
@@ -30,4 +30,4 @@ class AlertRow(VersionedRow):
     used: Mapped[Decimal] = mapped_column(AMOUNT)
     """What was spent, held or committed."""
     charge_id: Mapped[UUID | None] = mapped_column(Uuid)
-    state: Mapped[AlertState] = mapped_column(enum_column(AlertState, "alert_state"), default=AlertState.OPEN)
+    state: Mapped[AlertState] = mapped_column(text_enum(AlertState), default=AlertState.OPEN)

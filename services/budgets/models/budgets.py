@@ -8,7 +8,7 @@ from sqlalchemy import ARRAY, Boolean, Date, DateTime, Integer, Numeric, String,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import TenantRow, VersionedRow, enum_column
+from kit.db import TenantRow, VersionedRow, text_enum
 from services.budgets.domain.balances import ZERO, Balance, Terms
 from services.budgets.domain.budgets import BudgetState, OverspendPolicy, PeriodType, Rollover
 
@@ -40,7 +40,7 @@ class BudgetRow(VersionedRow):
     name: Mapped[str] = mapped_column(String)
     category: Mapped[str] = mapped_column(String, default="")
     gl_code: Mapped[str] = mapped_column(String, default="")
-    period_type: Mapped[PeriodType] = mapped_column(enum_column(PeriodType, "period_type"))
+    period_type: Mapped[PeriodType] = mapped_column(text_enum(PeriodType))
     period_start: Mapped[date] = mapped_column(Date)
     period_end: Mapped[date] = mapped_column(Date)
     period_start_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
@@ -53,7 +53,7 @@ class BudgetRow(VersionedRow):
     previous_id: Mapped[UUID | None] = mapped_column(Uuid)
     """The budget of the period before."""
     recurring: Mapped[bool] = mapped_column(Boolean, default=False)
-    rollover: Mapped[Rollover] = mapped_column(enum_column(Rollover, "rollover"), default=Rollover.NONE)
+    rollover: Mapped[Rollover] = mapped_column(text_enum(Rollover), default=Rollover.NONE)
     rollover_cap: Mapped[Decimal | None] = mapped_column(AMOUNT)
     carry_overspend: Mapped[bool] = mapped_column(Boolean, default=False)
     currency_code: Mapped[str] = mapped_column(String(3))
@@ -63,14 +63,14 @@ class BudgetRow(VersionedRow):
     held: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
     committed: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
     captured: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
-    overspend_policy: Mapped[OverspendPolicy] = mapped_column(enum_column(OverspendPolicy, "overspend_policy"))
+    overspend_policy: Mapped[OverspendPolicy] = mapped_column(text_enum(OverspendPolicy))
     tolerance_bp: Mapped[int] = mapped_column(Integer, default=0)
     alert_thresholds_bp: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     ledger_version: Mapped[int] = mapped_column(Integer, default=0)
     """How many entries have moved its balance."""
     forecast_version: Mapped[int | None] = mapped_column(Integer)
     """What that was when its forecast was last looked at and enough was known."""
-    state: Mapped[BudgetState] = mapped_column(enum_column(BudgetState, "budget_state"))
+    state: Mapped[BudgetState] = mapped_column(text_enum(BudgetState))
 
     @property
     def balance(self) -> Balance:

@@ -1,5 +1,6 @@
 """The table `budget_holds`."""
 
+from dataclasses import fields
 from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
@@ -8,7 +9,7 @@ from sqlalchemy import Date, DateTime, Numeric, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import VersionedRow, enum_column
+from kit.db import VersionedRow, text_enum
 from services.budgets.domain.balances import ZERO
 from services.budgets.domain.holds import Hold, HoldState
 
@@ -17,14 +18,14 @@ RATE = Numeric()
 
 
 class HoldRow(VersionedRow):
-    """Money of a budget that is set aside."""
+    """An amount reserved in a budget."""
 
     __tablename__ = "budget_holds"
     audited_as = ids.HOLD
 
     budget_id: Mapped[UUID] = mapped_column(Uuid)
     opened_budget_id: Mapped[UUID] = mapped_column(Uuid)
-    """The budget it was made on; it moves on to the next period's with a rollover."""
+    """The budget it was created on; a rollover moves it to the budget of the next period."""
     amount: Mapped[Decimal] = mapped_column(AMOUNT)
     captured: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
     released: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
@@ -33,27 +34,18 @@ class HoldRow(VersionedRow):
     original_currency: Mapped[str | None] = mapped_column(String(3))
     rate: Mapped[Decimal | None] = mapped_column(RATE)
     rate_date: Mapped[date | None] = mapped_column(Date)
-    state: Mapped[HoldState] = mapped_column(enum_column(HoldState, "hold_state"))
+    state: Mapped[HoldState] = mapped_column(text_enum(HoldState))
     expire_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     description: Mapped[str] = mapped_column(String, default="")
     reference: Mapped[str] = mapped_column(String, default="")
     request_id: Mapped[str] = mapped_column(String)
     actor: Mapped[str] = mapped_column(String)
     last_entry_id: Mapped[UUID] = mapped_column(Uuid)
-    """The newest entry of the ledger that moved it."""
+    """The newest ledger entry that changed it."""
     approval_id: Mapped[UUID | None] = mapped_column(Uuid)
     """The approval request it is for."""
 
     @property
     def hold(self) -> Hold:
-        """The hold as the rules see it."""
-        return Hold(
-            id=self.id,
-            budget_id=self.budget_id,
-            currency=self.currency_code,
-            amount=self.amount,
-            captured=self.captured,
-            released=self.released,
-            state=self.state,
-            expires=self.expire_time,
-        )
+        """The hold as a value."""
+        return Hold(**{field.name: getattr(self, field.name) for field in fields(Hold)})

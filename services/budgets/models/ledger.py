@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Date, DateTime, Integer, Numeric, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
-from kit.db import TenantRow, enum_column
+from kit.db import TenantRow, text_enum
 from services.budgets.domain.balances import ZERO
 from services.budgets.domain.entries import ChargeVerdict, EntryType
 
@@ -20,7 +20,7 @@ class EntryRow(TenantRow):
 
     __tablename__ = "budget_entries"
 
-    entry_type: Mapped[EntryType] = mapped_column(enum_column(EntryType, "entry_type"))
+    entry_type: Mapped[EntryType] = mapped_column(text_enum(EntryType))
     budget_id: Mapped[UUID] = mapped_column(Uuid)
     chain_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid))
     """The budgets it moved: `budget_id`, then those above it that it counts against."""
@@ -40,7 +40,7 @@ class EntryRow(TenantRow):
     moved_held: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
     moved_committed: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
     moved_captured: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
-    verdict: Mapped[ChargeVerdict | None] = mapped_column(enum_column(ChargeVerdict, "charge_verdict"))
+    verdict: Mapped[ChargeVerdict | None] = mapped_column(text_enum(ChargeVerdict))
     hold_id: Mapped[UUID | None] = mapped_column(Uuid)
     charge_id: Mapped[UUID | None] = mapped_column(Uuid)
     """The entry that a refund gives back."""

@@ -19,7 +19,7 @@ def servicers(
     """Return a servicer for each gRPC service."""
     return (
         budgets.BudgetServicer(db, pages, clients),
-        ledger.LedgerServicer(db, pages, clients, dependencies.ledger, dependencies.funds),
+        ledger.LedgerServicer(db, pages, clients, dependencies.ledger, dependencies.approval_holds),
         alerts.AlertServicer(db, pages, bus),
         reports.BudgetReportServicer(db, pages),
     )

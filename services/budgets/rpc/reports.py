@@ -36,7 +36,7 @@ class BudgetReportServicer:
     ) -> pb.ListUnbudgetedSpendResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await store.usage.list_unbudgeted(
+            found = await store.allocated_costs.list_unbudgeted(
                 tx,
                 page,
                 entity_id=ids.ENTITY.parse_optional(request.entity_id, "entity_id"),
@@ -46,7 +46,7 @@ class BudgetReportServicer:
                 start=date_from_text(request.start_date),
                 end=date_from_text(request.end_date),
             )
-        listed = map(convert.usage.unbudgeted_to_proto, found.rows)
+        listed = map(convert.allocated_costs.unbudgeted_to_proto, found.rows)
         return pb.ListUnbudgetedSpendResponse(unbudgeted_spend=listed, next_page_token=found.next_page_token)
 
     async def SummarizeBudgets(self, request: pb.SummarizeBudgetsRequest, call: Call) -> pb.SummarizeBudgetsResponse:

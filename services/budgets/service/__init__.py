@@ -2,15 +2,24 @@
 
 from services.budgets.service import (
     alerts,
+    allocated_costs,
+    approval_holds,
+    availability,
     budgets,
-    checks,
     entries,
     forecasts,
-    funds,
-    moves,
     rollovers,
     transfers,
-    usage,
 )
 
-__all__ = ["alerts", "budgets", "checks", "entries", "forecasts", "funds", "moves", "rollovers", "transfers", "usage"]
+__all__ = [
+    "alerts",
+    "allocated_costs",
+    "approval_holds",
+    "availability",
+    "budgets",
+    "entries",
+    "forecasts",
+    "rollovers",
+    "transfers",
+]

@@ -176,7 +176,7 @@ def _adjust(tx: WriteSession, budget: BudgetRow, amount: Money, reason: str) -> 
         raise AmountBelowSpent(budget.id, amount=amount, spent=before.money(before.used))
     budget.amount = amount.amount
     change = amount.amount - before.amount
-    service.entries.record(tx, budget, EntryType.ADJUST, change, moved=change, description=reason)
+    service.entries.record(tx, [budget], EntryType.ADJUST, change, moved_amount=change, description=reason)
 
 
 async def reopen(tx: WriteSession, budget_id: UUID, owner: Owner, *, etag: str) -> BudgetRow:

@@ -1,83 +1,49 @@
-"""Entries of the ledger that change the amount of budgets: adjustments, transfers, rollovers."""
+"""Ledger entries of changes to budgets themselves: adjustments, transfers and rollovers."""
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Final
-from uuid import UUID
+from typing import Any, Final
 
 from kit import clock, ids
 from kit.db import WriteSession
+from services.budgets import ledger
 from services.budgets.domain.balances import ZERO, Movement
 from services.budgets.domain.entries import EntryType
+from services.budgets.domain.postings import Entry
 from services.budgets.models.budgets import BudgetRow
-from services.budgets.models.ledger import EntryRow
 
 _NO_MOVEMENT: Final = Movement()
 
 
 def record(
     tx: WriteSession,
-    budget: BudgetRow,
-    entry_type: EntryType,
-    amount: Decimal,
-    *,
-    moved: Decimal,
-    counterpart_id: UUID | None = None,
-    description: str = "",
-) -> EntryRow:
-    """Append to the ledger that what a locked budget has to use was changed by `moved`, as its row says already."""
-    return record_on_chain(
-        tx,
-        budget,
-        [budget],
-        entry_type,
-        amount,
-        moved=moved,
-        counterpart_id=counterpart_id,
-        description=description,
-    )
-
-
-def record_on_chain(
-    tx: WriteSession,
-    budget: BudgetRow,
     chain: Sequence[BudgetRow],
     entry_type: EntryType,
     amount: Decimal,
     *,
-    moved: Decimal = ZERO,
+    moved_amount: Decimal = ZERO,
     movement: Movement = _NO_MOVEMENT,
-    counterpart_id: UUID | None = None,
-    description: str = "",
-) -> EntryRow:
-    """Append to the ledger of a budget what changed it, or some above it: all in `chain`, whose rows say so already."""
-    for moved_budget in chain:
-        moved_budget.ledger_version += 1
-    after = [moved_budget.balance for moved_budget in chain]
+    **fields: Any,
+) -> Entry:
+    """Append an entry to the ledger of the first budget of a chain, whose locked rows contain the change already.
+
+    `moved_amount` is by how much the total of each budget changed; `fields` are other fields of the entry.
+    """
+    for budget in chain:
+        budget.ledger_version += 1
     now = clock.now()
-    entry = EntryRow(
+    entry = Entry(
         id=ids.new(),
         entry_type=entry_type,
-        budget_id=budget.id,
-        chain_ids=[balance.terms.id for balance in after],
-        chain_versions=[balance.version for balance in after],
-        chain_amounts=[balance.total for balance in after],
-        chain_spent=[balance.spent for balance in after],
-        chain_held=[balance.held for balance in after],
-        chain_committed=[balance.committed for balance in after],
+        chain=[budget.balance for budget in chain],
         amount=amount,
-        currency_code=budget.currency_code,
-        moved_amount=moved,
-        moved_spent=movement.spent,
-        moved_held=movement.held,
-        moved_committed=movement.committed,
-        moved_captured=movement.captured,
-        counterpart_id=counterpart_id,
+        movement=movement,
+        moved_amount=moved_amount,
         request_id=getattr(tx.origin, "key", "") or None,
-        description=description,
         actor=tx.origin.actor,
         charge_time=now,
         create_time=now,
+        **fields,
     )
-    tx.add(entry)
+    ledger.append_entries(tx, [entry])
     return entry

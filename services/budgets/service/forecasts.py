@@ -6,12 +6,11 @@ from zoneinfo import ZoneInfo
 
 from kit import clock
 from kit.db import ReadSession, WriteSession
-from services.budgets import domain, service, store
-from services.budgets.domain.alerts import AlertType
+from services.budgets import domain, ledger, service, store
+from services.budgets.domain.alerts import FORECAST
 from services.budgets.domain.budgets import BudgetState
 from services.budgets.domain.forecast import Forecast, ForecastInput
 from services.budgets.domain.forecast_warnings import WARNS_AFTER_DAYS, ForecastResult
-from services.budgets.domain.marks import FORECAST
 from services.budgets.models.budgets import BudgetRow
 
 
@@ -68,22 +67,21 @@ async def check_forecast(tx: WriteSession, budget_id: UUID) -> None:
     budget = await store.budgets.get(tx, budget_id)
     seen = budget.ledger_version
     found = None
-    if budget.forecast_version != seen or await store.alerts.is_open(tx, budget_id, FORECAST):
+    if budget.forecast_version != seen or FORECAST in await store.alerts.unresolved(tx, budget_id):
         found = await forecast(tx, budget)
     budget = (await store.budgets.lock_many(tx, [budget_id]))[budget_id]
     if budget.state is not BudgetState.ACTIVE:
         return
     if found:
-        await _settle(tx, budget, found.forecast)
+        _settle(tx, budget, found.forecast)
         if found.forecast.days_observed >= WARNS_AFTER_DAYS:
             await store.budgets.set_forecast_version(tx, budget, seen)
     await service.budgets.set_forecast_timer(tx, budget)
 
 
-async def _settle(tx: WriteSession, budget: BudgetRow, foreseen: Forecast) -> None:
+def _settle(tx: WriteSession, budget: BudgetRow, foreseen: Forecast) -> None:
     if domain.forecast_warnings.warns(budget.balance, foreseen):
-        await service.alerts.raise_new(
-            tx, budget.balance, {FORECAST}, expected=domain.forecast_warnings.expected(foreseen)
-        )
+        expected = domain.forecast_warnings.expected(foreseen)
+        service.alerts.raise_new(tx, budget.balance, [FORECAST], expected=expected)
     else:
-        await store.alerts.resolve(tx, budget.id, {AlertType.FORECAST}, set())
+        ledger.resolve_alerts(tx, budget.id, [FORECAST], clock.now())

@@ -24,7 +24,7 @@ from services.budgets.domain.rollovers import RolloverRequest
 from services.budgets.errors.budgets import BudgetExceeded, BudgetStateForbids, CurrencyMismatch
 from services.budgets.errors.rollovers import ParentNotRolledOver, PeriodNotOver, PeriodOpened
 from services.budgets.models.budgets import BudgetRow
-from services.budgets.store.rollovers import Aside
+from services.budgets.store.rollovers import HeldTotals
 
 _OPENED_AT_ONCE: Final = 100
 """When about so many budgets were opened in one transaction, the rest is left to the next."""
@@ -234,7 +234,7 @@ def _next_budget(budget: BudgetRow, period: Period, parent: BudgetRow | None) ->
     )
 
 
-def _carry(closed: Sequence[BudgetRow], opened: Mapping[UUID, BudgetRow], own: Mapping[UUID, Aside]) -> None:
+def _carry(closed: Sequence[BudgetRow], opened: Mapping[UUID, BudgetRow], own: Mapping[UUID, HeldTotals]) -> None:
     """Set what is carried over to each of the budgets opened, whose holds come along with those of the ones below."""
     aside = {budget.id: _movement(own.get(budget.id)) for budget in closed}
     for budget in reversed(closed):
@@ -254,7 +254,7 @@ def _carry(closed: Sequence[BudgetRow], opened: Mapping[UUID, BudgetRow], own: M
         )
 
 
-def _movement(aside: Aside | None) -> Movement:
+def _movement(aside: HeldTotals | None) -> Movement:
     return Movement(held=aside.held, committed=aside.committed) if aside else Movement()
 
 
@@ -267,12 +267,14 @@ async def _record(
     tree: _Tree,
     closed: Sequence[BudgetRow],
     opened: Mapping[UUID, BudgetRow],
-    own: Mapping[UUID, Aside],
+    own: Mapping[UUID, HeldTotals],
 ) -> None:
     """Move what is carried and the holds, each with an entry on both sides, and close; then look at the alerts."""
     for old in closed:
         new = opened[old.id]
-        service.entries.record(tx, new, EntryType.ROLLOVER_IN, new.carried, moved=new.carried, counterpart_id=old.id)
+        service.entries.record(
+            tx, [new], EntryType.ROLLOVER_IN, new.carried, moved_amount=new.carried, counterpart_id=old.id
+        )
     reached: dict[UUID, BudgetRow] = {}
     for old in closed:
         if old.id in own:
@@ -281,7 +283,9 @@ async def _record(
         new = opened[old.id]
         old.carried -= new.carried
         old.state = domain.budgets.advance(old.id, old.state, BudgetAction.ROLL_OVER)
-        service.entries.record(tx, old, EntryType.ROLLOVER_OUT, new.carried, moved=-new.carried, counterpart_id=new.id)
+        service.entries.record(
+            tx, [old], EntryType.ROLLOVER_OUT, new.carried, moved_amount=-new.carried, counterpart_id=new.id
+        )
     await tx.flush()
     ended = {old.id for old in closed}
     for budget_id in sorted(reached.keys() - ended):
@@ -289,7 +293,7 @@ async def _record(
 
 
 async def _move_holds(
-    tx: WriteSession, tree: _Tree, old: BudgetRow, opened: Mapping[UUID, BudgetRow], aside: Aside
+    tx: WriteSession, tree: _Tree, old: BudgetRow, opened: Mapping[UUID, BudgetRow], aside: HeldTotals
 ) -> Mapping[UUID, BudgetRow]:
     """Let the holds leave the old budget and those above it, but for those that are above the new one as well.
 
@@ -301,14 +305,12 @@ async def _move_holds(
     into = [tree.rows[id] for id in joined if id not in left]
     back, amount = _reversed(movement), movement.used
     _move(out, back)
-    service.entries.record_on_chain(tx, old, out, EntryType.ROLLOVER_OUT, amount, movement=back, counterpart_id=new.id)
+    service.entries.record(tx, out, EntryType.ROLLOVER_OUT, amount, movement=back, counterpart_id=new.id)
     for above in into:
         if above not in opened.values():
             _check_room(above.balance, movement)
     _move(into, movement)
-    entry = service.entries.record_on_chain(
-        tx, new, into, EntryType.ROLLOVER_IN, amount, movement=movement, counterpart_id=old.id
-    )
+    entry = service.entries.record(tx, into, EntryType.ROLLOVER_IN, amount, movement=movement, counterpart_id=old.id)
     await tx.flush()
     await store.rollovers.move_holds(tx, old.id, new.id, entry.id)
     return {budget.id: budget for budget in [*out, *into]}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
 
 from clients.rates import RateQuery, Rates
 from kit import clock
@@ -15,11 +15,11 @@ from kit.rates import Rate, RateMissing
 from services.budgets import domain, service, store
 from services.budgets.domain.budgets import BudgetAction
 from services.budgets.domain.entries import EntryType
+from services.budgets.domain.postings import Entry
 from services.budgets.domain.transfers import TransferRequest
 from services.budgets.errors.budgets import CurrencyMismatch
 from services.budgets.errors.transfers import TransferExceedsBudget
 from services.budgets.models.budgets import BudgetRow
-from services.budgets.models.ledger import EntryRow
 
 _LARGEST: Final = Decimal(10**DIGITS_MAX)
 
@@ -30,8 +30,8 @@ class TransferResult:
 
     source: BudgetRow
     target: BudgetRow
-    source_entry: EntryRow
-    target_entry: EntryRow
+    source_entry: Entry
+    target_entry: Entry
 
 
 async def find_rate(
@@ -66,19 +66,17 @@ async def transfer(tx: WriteSession, ask: TransferRequest, rate: Rate | None) ->
     reaches = domain.rates.convert(ask.amount, target.currency_code, rate, None).amount if rate else ask.amount
     _check_fits(source, target, ask.amount, reaches)
     source.amount -= ask.amount.amount
-    left = service.entries.record(
-        tx, source, EntryType.TRANSFER_OUT, ask.amount.amount,
-        moved=-ask.amount.amount, counterpart_id=target.id, description=ask.reason,
-    )  # fmt: skip
     target.amount += reaches.amount
-    came = service.entries.record(
-        tx, target, EntryType.TRANSFER_IN, reaches.amount,
-        moved=reaches.amount, counterpart_id=source.id, description=ask.reason,
+    applied: dict[str, Any] = {"rate": rate.rate, "rate_date": rate.rate_date} if rate else {}
+    left = service.entries.record(
+        tx, [source], EntryType.TRANSFER_OUT, ask.amount.amount,
+        moved_amount=-ask.amount.amount, counterpart_id=target.id, description=ask.reason, **applied,
     )  # fmt: skip
-    if rate:
-        came.original_amount, came.original_currency = ask.amount.amount, ask.amount.currency
-        left.rate = came.rate = rate.rate
-        left.rate_date = came.rate_date = rate.rate_date
+    came = service.entries.record(
+        tx, [target], EntryType.TRANSFER_IN, reaches.amount,
+        moved_amount=reaches.amount, counterpart_id=source.id, description=ask.reason,
+        original=ask.amount if rate else None, **applied,
+    )  # fmt: skip
     for budget in sorted((source, target), key=lambda budget: budget.id):
         await service.alerts.settle(tx, budget)
     return TransferResult(source, target, left, came)

@@ -1,5 +1,25 @@
 """SQL statements of the budgets service."""
 
-from services.budgets.store import alerts, budgets, group, keys, ledger, owners, reports, rollovers, statements, usage
+from services.budgets.store import (
+    alerts,
+    allocated_costs,
+    budgets,
+    entries,
+    holds,
+    idempotency,
+    owners,
+    reports,
+    rollovers,
+)
 
-__all__ = ["alerts", "budgets", "group", "keys", "ledger", "owners", "reports", "rollovers", "statements", "usage"]
+__all__ = [
+    "alerts",
+    "allocated_costs",
+    "budgets",
+    "entries",
+    "holds",
+    "idempotency",
+    "owners",
+    "reports",
+    "rollovers",
+]

@@ -19,8 +19,8 @@ from services.budgets.models.holds import HoldRow
 _OPEN = (HoldState.HELD, HoldState.COMMITTED)
 
 
-class Aside(NamedTuple):
-    """What the open holds of a budget set aside."""
+class HeldTotals(NamedTuple):
+    """Totals of the open holds of a budget."""
 
     held: Decimal
     committed: Decimal
@@ -73,7 +73,7 @@ async def rolled_over(tx: ReadSession, budget_ids: Collection[UUID]) -> frozense
     return frozenset(budget_id for budget_id in found if budget_id)
 
 
-async def open_holds(tx: ReadSession, budget_ids: Collection[UUID]) -> dict[UUID, Aside]:
+async def open_holds(tx: ReadSession, budget_ids: Collection[UUID]) -> dict[UUID, HeldTotals]:
     """What the open holds of each budget set aside, apart from those of the budgets below it; none where none are."""
     still_open = HoldRow.amount - HoldRow.captured - HoldRow.released
     in_all_held = func.coalesce(func.sum(still_open).filter(HoldRow.state == HoldState.HELD), 0)
@@ -81,7 +81,7 @@ async def open_holds(tx: ReadSession, budget_ids: Collection[UUID]) -> dict[UUID
     wanted = select(HoldRow.budget_id, in_all_held, in_all_committed, func.count())
     wanted = wanted.where(HoldRow.budget_id.in_(budget_ids), HoldRow.state.in_(_OPEN)).group_by(HoldRow.budget_id)
     rows = await tx.rows(wanted)
-    return {budget_id: Aside(held, committed, holds) for budget_id, held, committed, holds in rows}
+    return {budget_id: HeldTotals(held, committed, holds) for budget_id, held, committed, holds in rows}
 
 
 async def move_holds(tx: WriteSession, budget_id: UUID, to: UUID, entry_id: UUID) -> None:

@@ -1,4 +1,4 @@
-"""Usage: which budget an allocated cost belongs to, and at what moment it counts there. Pure."""
+"""Allocated costs: which budget each belongs to, and the time of its charge. Pure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from zoneinfo import ZoneInfo
 from kit.money import Money
 
 NO_BUDGET: Final = "NO_BUDGET"
-"""The reason of a cost that fits no active budget; all others are those of refusals."""
+"""Reason of unbudgeted spend that fits no active budget. All other reasons are error reasons."""
 _NOON: Final = time(12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """A cost that was allocated to an entity, or to one of its departments."""
+    """A cost that was allocated to an entity or to one of its departments."""
 
     allocation_id: UUID
     entity_id: UUID
@@ -31,7 +31,7 @@ class Cost:
 
     @property
     def digest(self) -> bytes:
-        """Of all that decides which budget is charged with what: an allocation is never said with another one."""
+        """Fingerprint of the fields that determine the charge. An allocation id never arrives with a different one."""
         fields = (
             self.allocation_id.hex, self.entity_id.hex, self.department_id.hex if self.department_id else "",
             self.category, self.gl_code, self.amount.text(), self.amount.currency, self.day.isoformat(),
@@ -41,7 +41,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Reversal:
-    """An allocation that takes back another one as a whole."""
+    """An allocation that reverses another one as a whole."""
 
     allocation_id: UUID
     reversed_id: UUID
@@ -49,24 +49,24 @@ class Reversal:
 
     @property
     def digest(self) -> bytes:
-        """Of both: an allocation is taken back by one other at most."""
+        """Fingerprint of both ids: an allocation is reversed by one other at most."""
         return sha256(f"{self.allocation_id.hex}\0{self.reversed_id.hex}".encode()).digest()
 
 
 class Candidate(NamedTuple):
-    """An active budget of the cost's entity in whose period, counted in days of its own time zone, the cost lies."""
+    """An active budget of the entity whose period, in days of its own time zone, contains the day of the cost."""
 
     id: UUID
     department_id: UUID | None
     category: str
     gl_code: str
     depth: int
-    """How many budgets are above it."""
+    """The number of budgets above it."""
     time_zone: str
 
 
 def budget_for(cost: Cost, candidates: Iterable[Candidate]) -> Candidate | None:
-    """The budget that fits the cost best; None where none fits.
+    """Return the budget that fits the cost best, or None if none fits.
 
     A budget of a department goes before one of the whole entity; then one for the cost's category before one for all;
     then one for its ledger code, before one for any, before one for another; then the one with the most budgets above
@@ -81,7 +81,7 @@ def budget_for(cost: Cost, candidates: Iterable[Candidate]) -> Candidate | None:
 
 
 def _rank(cost: Cost, candidate: Candidate) -> tuple[bool, bool, bool, bool, int, UUID]:
-    """The lower, the better it fits."""
+    """Return the rank of a candidate; the lowest fits best."""
     return (
         candidate.department_id is None,
         not candidate.category,
@@ -93,5 +93,5 @@ def _rank(cost: Cost, candidate: Candidate) -> tuple[bool, bool, bool, bool, int
 
 
 def charge_time(day: date, time_zone: str) -> datetime:
-    """The moment that stands for a day: its noon in the zone, which no change of clocks touches."""
+    """Return noon of the day in the time zone, which no clock change affects."""
     return datetime.combine(day, _NOON, ZoneInfo(time_zone)).astimezone(UTC)

@@ -1,9 +1,7 @@
-"""Allocated costs out of events, and unbudgeted spend to messages."""
+"""Allocated costs from events, and unbudgeted spend to messages."""
 
 from datetime import date
-from uuid import UUID
 
-from billing.budgets.v1.charge_pb2 import Charge
 from billing.budgets.v1.unbudgeted_pb2 import UnbudgetedSpend
 from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated
 
@@ -11,12 +9,12 @@ from contract.values import money_to_proto, time_to_proto
 from kit import ids
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
-from services.budgets.domain.usage import Cost, Reversal
+from services.budgets.domain.allocated_costs import Cost, Reversal
 from services.budgets.models.unbudgeted import UnbudgetedRow
 
 
 def cost_from_proto(event: CostAllocated) -> Cost:
-    """A cost that was allocated; raises InvalidFields or ValueError for one that can't be."""
+    """Return the allocated cost. Raises InvalidFields or ValueError if it is invalid."""
     amount = Money.parse(event.amount.amount, event.amount.currency_code)
     if amount.amount <= 0:
         raise InvalidFields([Violation("amount", "must be above zero", "amount.positive")])
@@ -33,7 +31,7 @@ def cost_from_proto(event: CostAllocated) -> Cost:
 
 
 def reversal_from_proto(event: AllocationReversed) -> Reversal:
-    """An allocation that takes back another; raises InvalidFields or ValueError for one that can't be."""
+    """Return the reversal of an allocation. Raises InvalidFields or ValueError if it is invalid."""
     return Reversal(
         allocation_id=ids.ALLOCATION.parse(event.allocation_id, "allocation_id"),
         reversed_id=ids.ALLOCATION.parse(event.reversed_allocation_id, "reversed_allocation_id"),
@@ -41,14 +39,8 @@ def reversal_from_proto(event: AllocationReversed) -> Reversal:
     )
 
 
-def charge_from_reply(reply: bytes) -> tuple[UUID, UUID]:
-    """The budget and the entry of a charge, out of the answer that was kept."""
-    charge = Charge.FromString(reply)
-    return ids.BUDGET.parse(charge.budget_id), ids.ENTRY.parse(charge.id)
-
-
 def unbudgeted_to_proto(row: UnbudgetedRow) -> UnbudgetedSpend:
-    """A cost that no budget took."""
+    """Return the message of a cost that no budget accepted."""
     return UnbudgetedSpend(
         allocation_id=ids.ALLOCATION.format(row.allocation_id),
         reversed_allocation_id=ids.ALLOCATION.format_optional(row.reversed_allocation_id),

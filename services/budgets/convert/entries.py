@@ -1,0 +1,59 @@
+"""Ledger entries to messages."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from uuid import UUID
+
+from billing.budgets.v1.entry_pb2 import Entry
+from billing.type.v1.money_pb2 import Money as MoneyMessage
+
+from contract.values import date_text, money_to_proto, time_to_proto
+from kit import ids
+from kit.money import Money
+from services.budgets import convert
+from services.budgets.models.ledger import EntryRow
+
+
+def to_proto(row: EntryRow, budget_id: UUID) -> Entry:
+    """Return the message of an entry; amounts after it are those of a budget of its chain."""
+    position = row.chain_ids.index(budget_id)
+
+    def after(amounts: Sequence[Decimal]) -> MoneyMessage:
+        return money_to_proto(Money(amounts[position], row.currency_code))
+
+    return Entry(
+        id=ids.ENTRY.format(row.id),
+        entry_type=Entry.Type.Value(row.entry_type),
+        budget_id=ids.BUDGET.format(row.budget_id),
+        amount=money_to_proto(Money(row.amount, row.currency_code)),
+        budget_amount_after=after(row.chain_amounts),
+        spent_after=after(row.chain_spent),
+        held_after=after(row.chain_held),
+        committed_after=after(row.chain_committed),
+        ledger_version=row.chain_versions[position],
+        request_id=row.request_id or "",
+        description=row.description,
+        reference=row.reference,
+        actor=row.actor,
+        charge_time=time_to_proto(row.charge_time),
+        create_time=time_to_proto(row.create_time),
+        hold_id=ids.HOLD.format_optional(row.hold_id),
+        charge_id=ids.ENTRY.format_optional(row.charge_id),
+        counterpart_budget_id=ids.BUDGET.format_optional(row.counterpart_id),
+        original_amount=_original(row),
+        rate=convert.numbers.rate_text(row.rate),
+        rate_date=date_text(row.rate_date),
+        fx_effect=_fx_effect(row),
+    )
+
+
+def _original(row: EntryRow) -> MoneyMessage | None:
+    if row.original_amount is None or row.original_currency is None:
+        return None
+    return money_to_proto(Money(row.original_amount, row.original_currency))
+
+
+def _fx_effect(row: EntryRow) -> MoneyMessage | None:
+    if row.plan_amount is None:
+        return None
+    return money_to_proto(Money(row.amount - row.plan_amount, row.currency_code))

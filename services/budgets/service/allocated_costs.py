@@ -1,0 +1,200 @@
+"""Allocated costs: each is charged once to the budget it belongs to; what no budget accepts is recorded.
+
+An allocation has one key, however often its event arrives. What is done about it is stored under that key in the same
+transaction: a budget is charged, or the cost is recorded as unbudgeted, or it was reversed before it arrived.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from prometheus_client import Counter
+
+from eventing import outbox
+from kit import clock, ids
+from kit.batching import Batcher
+from kit.db import Database, WriteSession
+from kit.errors import BillingError, Conflict, FailedPrecondition, IdempotencyMismatch
+from kit.origin import Origin
+from kit.settings import Settings
+from services.budgets import domain, events, store
+from services.budgets.domain.allocated_costs import NO_BUDGET, Candidate, Cost, Reversal
+from services.budgets.domain.entries import EntryType
+from services.budgets.domain.postings import PostingRequest, RequestKey
+from services.budgets.errors.charges import RefundExceedsCharge
+from services.budgets.ledger import Ledger, LedgerConnection
+from services.budgets.models.unbudgeted import UnbudgetedRow
+from services.budgets.store.allocated_costs import Match, Unbudgeted
+from services.budgets.store.idempotency import CANCELLED, StoredReply
+
+ALLOCATED: Final = "billing.entities.v1.CostAllocated"
+REVERSED: Final = "billing.entities.v1.AllocationReversed"
+"""The methods under which the keys are stored."""
+
+UNBUDGETED = Counter("billing_unbudgeted_spend", "Allocated costs that no budget accepted, by reason.", ("reason",))
+
+
+def _key(allocation_id: UUID) -> str:
+    return f"allocation:{ids.ALLOCATION.format(allocation_id)}"
+
+
+class AllocatedCosts:
+    """Charges allocated costs to budgets, and refunds those that are reversed."""
+
+    def __init__(self, settings: Settings, db: Database, ledger: Ledger) -> None:
+        self._db = db
+        self._ledger = ledger
+        self._connections = LedgerConnection(settings), LedgerConnection(settings)
+        self._matches = Batcher[tuple[RequestKey, Cost], Match](self._match)
+        self._records = Batcher[Unbudgeted, bool](self._record)
+
+    async def charge(self, origin: Origin, cost: Cost) -> None:
+        """Charge the budget that fits the cost best, or record that none accepted it. Has no effect if done before.
+
+        Raises IdempotencyMismatch if the allocation had other contents before, and errors that may pass: Unavailable,
+        DeadlineExceeded, Conflict or Overloaded.
+        """
+        request = origin.tenant_id, ALLOCATED, _key(cost.allocation_id)
+        match = await self._matches.submit(origin.tenant_id, (request, cost))
+        if match.stored:
+            if match.stored.fingerprint != CANCELLED:
+                _check_same(match.stored, cost.digest, request)
+            return
+        budget = domain.allocated_costs.budget_for(cost, match.candidates)
+        try:
+            refusal = await self._post(origin, cost, budget, request) if budget else None
+        except IdempotencyMismatch:
+            await self.charge(origin, cost)  # the key was used at the same moment: the next lookup finds it
+            return
+        if budget is None or refusal:
+            row = _unbudgeted(origin, cost, budget, refusal)
+            event = outbox.new_row(origin, events.published.unbudgeted_spend_recorded(row))
+            if await self._records.submit(origin.tenant_id, Unbudgeted(request, cost.digest, row, event)):
+                UNBUDGETED.labels(row.reason).inc()
+
+    async def _post(
+        self, origin: Origin, cost: Cost, budget: Candidate, request: RequestKey
+    ) -> FailedPrecondition | None:
+        """Charge a budget. Return why it refused the cost, or None."""
+        posting = PostingRequest(
+            entry_type=EntryType.CHARGE,
+            budget_id=budget.id,
+            amount=cost.amount,
+            request_key=request,
+            fingerprint=cost.digest,
+            description=cost.description,
+            reference=ids.ALLOCATION.format(cost.allocation_id),
+            charge_time=domain.allocated_costs.charge_time(cost.day, budget.time_zone),
+        )
+        (outcome,) = await self._ledger.post_many(origin, [posting])
+        if isinstance(outcome, FailedPrecondition):
+            return outcome
+        if isinstance(outcome, BillingError):
+            raise outcome
+        return None
+
+    async def reverse(self, origin: Origin, reversal: Reversal) -> None:
+        """Refund the charge of an allocation, or reverse its unbudgeted spend. Has no effect if done before.
+
+        An allocation that has not arrived yet will have no effect. Raises the same errors as `charge`.
+        """
+        key = _key(reversal.reversed_id)
+        async with self._db.write(origin) as tx:
+            stored = await store.idempotency.claim_or_find(tx, ALLOCATED, key, CANCELLED)
+            if stored and not stored.reply and stored.fingerprint != CANCELLED:
+                await _reverse_unbudgeted(tx, reversal)
+        if stored and stored.reply:
+            await self._refund(origin, reversal, stored.reply)
+
+    async def _refund(self, origin: Origin, reversal: Reversal, reply: bytes) -> None:
+        budget_id, charge_id = self._ledger.codec.ids(EntryType.CHARGE, reply)
+        posting = PostingRequest(
+            entry_type=EntryType.REFUND,
+            budget_id=budget_id,
+            charge_id=charge_id,
+            request_key=(origin.tenant_id, REVERSED, _key(reversal.reversed_id)),
+            fingerprint=reversal.digest,
+            description=reversal.reason,
+            reference=ids.ALLOCATION.format(reversal.allocation_id),
+        )
+        (outcome,) = await self._ledger.post_many(origin, [posting])
+        if isinstance(outcome, BillingError) and not isinstance(outcome, RefundExceedsCharge):
+            raise outcome  # that one means: a user has refunded all of it before
+
+    async def _match(self, costs: Sequence[tuple[RequestKey, Cost]]) -> Sequence[Match]:
+        async with self._connections[0].begin({request[0] for request, _ in costs}) as transaction:
+            return await store.allocated_costs.match(transaction, costs)
+
+    async def _record(self, spends: Sequence[Unbudgeted]) -> Sequence[bool]:
+        async with self._connections[1].begin({spend.request[0] for spend in spends}) as transaction:
+            recorded = await store.allocated_costs.record(transaction, spends)
+        if recorded:
+            self._db.appended.set()
+        return [spend.row.id in recorded for spend in spends]
+
+    async def run(self) -> None:
+        """Run until cancelled, then close the connections."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._matches.close()
+            await self._records.close()
+            for connection in self._connections:
+                await connection.close()
+
+
+async def _reverse_unbudgeted(tx: WriteSession, reversal: Reversal) -> None:
+    """Insert a row of the opposite amount after that of an unbudgeted allocation."""
+    key = _key(reversal.reversed_id)
+    stored = await store.idempotency.find(tx, REVERSED, key)
+    if stored:
+        _check_same(stored, reversal.digest, (tx.tenant_id, REVERSED, key))
+        return
+    if not await store.idempotency.claim(tx, REVERSED, key, reversal.digest):
+        raise Conflict
+    reversed_row = await store.allocated_costs.get_unbudgeted(tx, reversal.reversed_id)
+    row = UnbudgetedRow(
+        id=ids.new(),
+        allocation_id=reversal.allocation_id,
+        reversed_allocation_id=reversed_row.allocation_id,
+        entity_id=reversed_row.entity_id,
+        department_id=reversed_row.department_id,
+        category=reversed_row.category,
+        gl_code=reversed_row.gl_code,
+        amount=-reversed_row.amount,
+        currency_code=reversed_row.currency_code,
+        allocation_date=reversed_row.allocation_date,  # a refund would go to the budget of that day as well
+        reason=reversed_row.reason,
+        detail=reversal.reason,
+        budget_id=reversed_row.budget_id,
+        create_time=clock.now(),
+    )
+    await store.allocated_costs.insert(tx, row)
+    outbox.append(tx, events.published.unbudgeted_spend_recorded(row))
+
+
+def _check_same(stored: StoredReply, fingerprint: bytes, request: RequestKey) -> None:
+    if stored.fingerprint != fingerprint:
+        raise IdempotencyMismatch(request[2])
+
+
+def _unbudgeted(
+    origin: Origin, cost: Cost, budget: Candidate | None, refusal: FailedPrecondition | None
+) -> UnbudgetedRow:
+    return UnbudgetedRow(
+        tenant_id=origin.tenant_id,
+        id=ids.new(),
+        allocation_id=cost.allocation_id,
+        entity_id=cost.entity_id,
+        department_id=cost.department_id,
+        category=cost.category,
+        gl_code=cost.gl_code,
+        amount=cost.amount.amount,
+        currency_code=cost.amount.currency,
+        allocation_date=cost.day,
+        reason=refusal.reason if refusal else NO_BUDGET,
+        detail=refusal.message if refusal else f"No active budget fits it on {cost.day}.",
+        budget_id=budget.id if budget else None,
+        create_time=clock.now(),
+    )

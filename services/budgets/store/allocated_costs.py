@@ -1,0 +1,170 @@
+"""Allocated costs: the budgets they may be charged to, what was done about them, and those that no budget accepted.
+
+What is done about an allocation is stored under its key: the reply if a budget was charged, an empty one if none
+accepted it. So there is never more than one of the two.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from sqlalchemy import select
+
+from eventing import outbox
+from eventing.outbox import OutboxRow
+from kit import idempotency
+from kit.columns import Column, Columns, of_table
+from kit.db import ReadSession, WriteSession, scope_filter
+from services.budgets.domain.allocated_costs import Candidate, Cost
+from services.budgets.domain.postings import RequestKey
+from services.budgets.models.unbudgeted import UnbudgetedRow
+from services.budgets.store.idempotency import StoredReply
+from serving.pages import Page, Slice
+
+
+class Driver(Protocol):
+    """A transaction that runs statements in the driver's own form, of several tenants."""
+
+    async def fetch(self, statement: str, *parameters: object) -> Sequence[Any]:
+        """Return the rows of a statement."""
+
+
+@dataclass(slots=True)
+class Match:
+    """What was done about an allocation, or else the budgets that it may be charged to."""
+
+    stored: StoredReply | None
+    candidates: list[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class Unbudgeted:
+    """A cost that no budget accepted, to be recorded under its key unless something was done under it before."""
+
+    request: RequestKey
+    fingerprint: bytes
+    row: UnbudgetedRow
+    event: OutboxRow
+
+
+_NO_DEPARTMENT: Final = UUID(int=0)
+"""Stands for none, so that one index finds budgets of the department and of the whole entity; see 0003_usage."""
+_KEY: Final = (
+    Column("tenant_id", "uuid"), Column("method", "text", free_text=True), Column("key", "text", free_text=True),
+)  # fmt: skip
+_COSTS: Final = Columns[tuple[object, ...]](
+    [
+        Column("position", "int"), *_KEY, Column("entity_id", "uuid"), Column("department_id", "uuid"),
+        Column("category", "text", free_text=True), Column("day", "date"),
+    ],
+    values=tuple,
+)  # fmt: skip
+_SPEND: Final = Columns[Unbudgeted](of_table(UnbudgetedRow))
+_spend_names = [column.name for column in of_table(UnbudgetedRow)]
+_RECORDS: Final = Columns[Unbudgeted](
+    [
+        *_KEY[1:], Column("fingerprint", "bytea", free_text=True), *of_table(UnbudgetedRow),
+        Column("event_id", "uuid"), Column("event_tenant_id", "uuid"), Column("event_type", "text", free_text=True),
+        Column("event_body", "text", free_text=True), Column("event_actor", "text", free_text=True),
+        Column("event_traceparent", "text", free_text=True), Column("event_time", "timestamptz"),
+    ],
+    values=lambda spend: [
+        *spend.request[1:], spend.fingerprint, *(getattr(spend.row, name) for name in _spend_names),
+        *spend.event.values,
+    ],
+)  # fmt: skip
+_MATCH: Final = f"""
+    select a.position, k.fingerprint, k.reply, c.id, c.department_id, c.category, c.gl_code, c.depth, c.time_zone
+    from {_COSTS.rows("a")}
+    left join lateral {idempotency.lookup("a")} k on true
+    left join lateral (
+        select id, department_id, category, gl_code, cardinality(ancestor_ids) as depth, time_zone from budgets
+        where tenant_id = a.tenant_id and entity_id = a.entity_id
+            and case when department_id is null then '{_NO_DEPARTMENT}' else department_id end
+                = any(array['{_NO_DEPARTMENT}', a.department_id])
+            and category = any(array['', a.category]) and state = 'ACTIVE'
+            and period_start <= a.day and a.day < period_end
+        offset 0
+    ) c on k.reply is null"""
+_RECORD: Final = f"""
+    with rows as materialized (
+        select * from {_RECORDS.rows("r")}
+    ), claimed as (
+        {idempotency.INSERT}
+        select tenant_id, method, key, fingerprint, '' from rows order by tenant_id, method, key
+        on conflict do nothing
+        returning tenant_id, method, key
+    ), recorded as (
+        insert into unbudgeted_spend ({_SPEND.names})
+        select {_SPEND.names} from rows join claimed using (tenant_id, method, key)
+        returning id
+    ), published as (
+        {outbox.INSERT}
+        select event_id, event_tenant_id, event_type, event_body, event_actor, event_traceparent, event_time
+        from rows join claimed using (tenant_id, method, key)
+    )
+    select id from recorded"""
+
+
+async def match(driver: Driver, costs: Sequence[tuple[RequestKey, Cost]]) -> list[Match]:
+    """Return what is known of each allocation, in order."""
+    rows = [
+        (position, *request, cost.entity_id, cost.department_id or _NO_DEPARTMENT, cost.category, cost.day)
+        for position, (request, cost) in enumerate(costs)
+    ]
+    matches = [Match(None, []) for _ in costs]
+    for position, fingerprint, reply, budget_id, *candidate in await driver.fetch(_MATCH, *_COSTS.parameters(rows)):
+        if reply is not None:
+            matches[position].stored = StoredReply(fingerprint, reply)
+        elif budget_id is not None:
+            matches[position].candidates.append(Candidate(budget_id, *candidate))
+    return matches
+
+
+async def record(driver: Driver, spends: Iterable[Unbudgeted]) -> set[UUID]:
+    """Record and publish those about whose allocation nothing was done before, each once. Return their ids."""
+    rows = {spend.request: spend for spend in spends}
+    return {row["id"] for row in await driver.fetch(_RECORD, *_RECORDS.parameters(list(rows.values())))}
+
+
+async def insert(tx: WriteSession, row: UnbudgetedRow) -> None:
+    """Insert a row of unbudgeted spend."""
+    tx.add(row)
+    await tx.flush()
+
+
+async def get_unbudgeted(tx: ReadSession, allocation_id: UUID) -> UnbudgetedRow:
+    """Return the row of an allocation that no budget accepted; there is one if its key has an empty reply."""
+    (row,) = await tx.all(select(UnbudgetedRow).where(UnbudgetedRow.allocation_id == allocation_id))
+    return row
+
+
+async def list_unbudgeted(
+    tx: ReadSession,
+    page: Page,
+    *,
+    entity_id: UUID | None,
+    department_id: UUID | None,
+    category: str,
+    reason: str,
+    start: date | None,
+    end: date | None,
+) -> Slice[UnbudgetedRow]:
+    """Return a page of the rows that the caller may see and that match all filters given, newest first."""
+    covered = scope_filter(tx.scope, UnbudgetedRow.entity_id, UnbudgetedRow.department_id)
+    query = select(UnbudgetedRow) if covered is None else select(UnbudgetedRow).where(covered)
+    if entity_id is not None:
+        query = query.where(UnbudgetedRow.entity_id == entity_id)
+    if department_id is not None:
+        query = query.where(UnbudgetedRow.department_id == department_id)
+    if category:
+        query = query.where(UnbudgetedRow.category == category)
+    if reason:
+        query = query.where(UnbudgetedRow.reason == reason)
+    if start is not None:
+        query = query.where(UnbudgetedRow.allocation_date >= start)
+    if end is not None:
+        query = query.where(UnbudgetedRow.allocation_date < end)
+    return page.slice(await tx.all(page.narrow(query, UnbudgetedRow.id, newest_first=True)))

@@ -1,0 +1,34 @@
+"""Reads of holds; `services.budgets.ledger` writes them."""
+
+from uuid import UUID
+
+from sqlalchemy import or_, select
+
+from kit.db import ReadSession
+from services.budgets import store
+from services.budgets.domain.holds import HoldState
+from services.budgets.errors.holds import HoldNotFound
+from services.budgets.models.budgets import BudgetRow
+from services.budgets.models.holds import HoldRow
+from serving.pages import Page, Slice
+
+
+async def list_page(
+    tx: ReadSession, page: Page, budget_id: UUID, *, state: HoldState | None, reference: str
+) -> Slice[HoldRow]:
+    """Return a page of the holds of the budget, newest first."""
+    query = select(HoldRow).where(HoldRow.budget_id == budget_id)
+    if state is not None:
+        query = query.where(HoldRow.state == state)
+    if reference:
+        query = query.where(HoldRow.reference == reference)
+    return page.slice(await tx.all(page.narrow(query, HoldRow.id, newest_first=True)))
+
+
+async def get(tx: ReadSession, budget_id: UUID, hold_id: UUID) -> HoldRow:
+    """Return the hold, which is or was on the budget. Raises HoldNotFound."""
+    on_budget = or_(HoldRow.budget_id == budget_id, HoldRow.opened_budget_id == budget_id)
+    hold = await tx.one_or_none(select(HoldRow).where(HoldRow.id == hold_id, on_budget))
+    if hold is None or await tx.one_or_none(store.budgets.visible(tx).where(BudgetRow.id == hold.budget_id)) is None:
+        raise HoldNotFound(hold_id)
+    return hold
