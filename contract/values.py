@@ -83,3 +83,11 @@ def date_from_text(text: str) -> date | None:
 def date_text(day: date | None) -> str:
     """Return the day as YYYY-MM-DD; empty text for None."""
     return "" if day is None else day.isoformat()
+
+
+def decimal_text(number: Decimal | None) -> str:
+    """Return the number as plain decimal text without trailing zeros, such as "1.085"; empty text for None."""
+    if number is None:
+        return ""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -6,7 +6,7 @@ happen once. While NATS is down, events wait in the table.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -69,7 +69,11 @@ def append(tx: WriteSession, event: Message) -> None:
 
 def append_all(tx: WriteSession, events: Iterable[Message]) -> None:
     """Append many events to the outbox of `tx` in one statement; they are published after the commit, in order."""
-    rows = [new_row(tx.origin, event) for event in events]
+    append_rows(tx, [new_row(tx.origin, event) for event in events])
+
+
+def append_rows(tx: WriteSession, rows: Sequence[OutboxRow]) -> None:
+    """Append rows to the outbox of `tx` like `append_all`, for events that different origins have caused."""
     if rows:
         tx.defer(INSERT_ALL, *parameters(rows))
         tx.appended = True

@@ -33,21 +33,29 @@ from services.budgets.models.unbudgeted import UnbudgetedRow
 from services.entities import convert as entities_convert
 from services.entities.domain.amendments import AmendedFee, AmendmentEffect
 from services.entities.domain.contracts import ContractState, ContractTotals, LicenseState, Phase, SlaTerms
-from services.entities.domain.costs import CostSum, DepartmentGroupBy, SummaryGroupBy, Tree
+from services.entities.domain.costs import (
+    AppliedRate,
+    CostSum,
+    CostSummary,
+    CostSummaryQuery,
+    DepartmentCostQuery,
+    DepartmentCosts,
+    DepartmentGroupBy,
+    EntitySubtotal,
+    SummaryGroupBy,
+    Tree,
+)
 from services.entities.domain.proration import DateRange
 from services.entities.domain.purchase_orders import PurchaseOrderState, PurchaseOrderUse
-from services.entities.domain.rates import Derivation, DerivedRate
+from services.entities.domain.rates import Conversion, Derivation, DerivedRate
 from services.entities.domain.renewals import RenewalFacts, assess
-from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow, CostSplitRow
+from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow
 from services.entities.models.allocations import AllocationRow
 from services.entities.models.amendments import AmendmentRow
 from services.entities.models.contracts import ContractDetails, ContractRow, SignatureRow
 from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow, EntityRow
 from services.entities.models.rates import ExchangeRateRow
-from services.entities.service.costs import DepartmentCosts, StatedRate, Summarized
-from services.entities.service.rates import Conversion
-from services.entities.store.costs import DepartmentAsk, SummaryAsk
-from services.entities.store.costs import Summary as CostsSummary
+from services.entities.models.splits import CostSplitRow
 
 SUMMED = ("amount", "carried", "spent", "held", "committed", "captured", "fx_effect")
 
@@ -156,34 +164,34 @@ def ledger_entry() -> Message:
 
 
 def split() -> Message:
-    done = entities_convert.allocation_rules.cost_split_to_proto(filled(CostSplitRow))
-    done.validate_only = True  # which the row does not know: one that was only tried has no allocations
-    return done
+    message = entities_convert.splits.to_proto(filled(CostSplitRow))
+    message.validate_only = True  # not a column: a dry run has no allocations
+    return message
 
 
-STATED = StatedRate(
+APPLIED_RATE = AppliedRate(
     Conversion("EUR", "CHF", date(2026, 1, 31)), DerivedRate(Derivation.CROSS, Decimal("0.9"), date(2026, 1, 2), "USD")
 )
 
 
 def department_costs() -> Message:
-    ask = DepartmentAsk(
+    query = DepartmentCostQuery(
         department_id=UUID(int=1), start=date(2026, 1, 1), end=date(2026, 2, 1), group_by=list(DepartmentGroupBy),
         include_descendants=True, tree=Tree.CURRENT,
     )  # fmt: skip
-    added = CostSum(Decimal(10), 3, 1, {"USD": Decimal(12)})
+    costs = CostSum(Decimal(10), 3, 1, {"USD": Decimal(12)})
     key = ("cloud", "6000", date(2026, 1, 1), UUID(int=2))
     return entities_convert.costs.department_costs_to_proto(
-        ask, DepartmentCosts(filled(DepartmentRow), [(key, added)], added, STATED)
+        query, DepartmentCosts(UUID(int=1), [(key, costs)], costs, APPLIED_RATE)
     )
 
 
 def cost_summary() -> Message:
     group_by = list(SummaryGroupBy)
-    ask = SummaryAsk(entity_ids=[], start=date(2026, 1, 1), end=date(2026, 2, 1), group_by=group_by)
+    query = CostSummaryQuery(entity_ids=[], start=date(2026, 1, 1), end=date(2026, 2, 1), group_by=group_by)
     key = (UUID(int=1), UUID(int=2), "cloud", "6000", date(2026, 1, 1))
-    found = CostsSummary(key, "EUR", Decimal(10), 3, 1)
-    return entities_convert.costs.summary_to_proto(ask, Summarized(found, Money(Decimal(9), "CHF")))
+    subtotal = EntitySubtotal(key, "EUR", Decimal(10), 3, 1)
+    return entities_convert.costs.summary_to_proto(query, CostSummary(subtotal, Money(Decimal(9), "CHF")))
 
 
 USE = PurchaseOrderUse(Money(Decimal(1), "EUR"), Money(Decimal(2), "EUR"), PurchaseOrderState.NEAR, date(2026, 9, 1))

@@ -10,9 +10,9 @@ from services.entities.convert import (
     departments,
     entities,
     hierarchies,
-    numbers,
     rates,
     renewals,
+    splits,
     usage,
 )
 
@@ -26,8 +26,8 @@ __all__ = [
     "departments",
     "entities",
     "hierarchies",
-    "numbers",
     "rates",
     "renewals",
+    "splits",
     "usage",
 ]

@@ -1,4 +1,4 @@
-"""Cost allocations: requests to drafts, rows to messages."""
+"""Conversion of cost allocations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -9,21 +9,30 @@ from uuid import UUID
 from billing.entities.v1 import allocation_service_pb2 as pb
 from billing.entities.v1.allocation_pb2 import Allocation
 
-from contract.values import date_from_text, money_from_proto, money_to_proto, time_to_proto
+from contract.values import (
+    date_from_text,
+    date_text,
+    decimal_text,
+    enum_or_none,
+    money_from_proto,
+    money_to_proto,
+    time_to_proto,
+)
 from kit import ids
 from kit.errors import BillingError, InvalidFields, Violation
-from services.entities import convert
-from services.entities.domain.allocations import AllocationDraft, AllocationSource
-from services.entities.models.allocations import AllocationRow
-from services.entities.service.allocations import Outcome
-from services.entities.store.allocations import AllocationAsk, Place
-from serving.pages import SIZE_DEFAULT
+from services.entities.domain.allocations import (
+    AllocationDraft,
+    AllocationPosition,
+    AllocationQuery,
+    AllocationSource,
+)
+from services.entities.models.allocations import AllocationOutcome, AllocationRow
 
 _ID_BYTES: Final = 16
 
 
 def to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> Allocation:
-    """An allocation, and which one takes it back."""
+    """Convert an allocation; `reversed_by` is its reversal."""
     return Allocation(
         id=ids.ALLOCATION.format(row.id),
         entity_id=ids.ENTITY.format(row.entity_id),
@@ -34,9 +43,9 @@ def to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> Allocation:
         source_ref=row.source_ref,
         amount=money_to_proto(row.money),
         entity_amount=money_to_proto(row.entity_money),
-        rate=convert.numbers.decimal_text(row.rate) if row.rate else "",
-        rate_date=row.rate_date.isoformat() if row.rate_date else "",
-        quantity="" if row.quantity is None else convert.numbers.decimal_text(row.quantity),
+        rate=decimal_text(row.rate),
+        rate_date=date_text(row.rate_date),
+        quantity=decimal_text(row.quantity),
         unit=row.unit,
         gl_code=row.gl_code,
         counterparty_entity_id=ids.ENTITY.format_optional(row.counterparty_entity_id),
@@ -49,25 +58,25 @@ def to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> Allocation:
     )
 
 
-def allocations_to_proto(rows: Iterable[AllocationRow], reversals: Mapping[UUID, UUID]) -> list[Allocation]:
-    """Allocations; `reversals` says which ones take back which of them."""
+def list_to_proto(rows: Iterable[AllocationRow], reversals: Mapping[UUID, UUID]) -> list[Allocation]:
+    """Convert allocations; `reversals` has the reversal of each that is reversed."""
     return [to_proto(row, reversals.get(row.id)) for row in rows]
 
 
 def draft_from_proto(request: pb.AllocateCostRequest) -> AllocationDraft:
-    """What AllocateCost asks for."""
+    """Parse AllocateCostRequest."""
     return _draft(request, entity_id=None, department_id=ids.DEPARTMENT.parse(request.id))
 
 
 def drafts_from_proto(request: pb.BatchAllocateCostsRequest) -> list[AllocationDraft]:
-    """What BatchAllocateCosts asks for; raises InvalidFields where a line does not say who bears the cost."""
-    homeless = [
-        Violation(f"allocations[{place}]", "must name a department or an entity", "bearer.required")
-        for place, line in enumerate(request.allocations)
+    """Parse BatchAllocateCostsRequest. Raises InvalidFields for lines without an entity and a department."""
+    violations = [
+        Violation(f"allocations[{index}]", "must name a department or an entity", "bearer.required")
+        for index, line in enumerate(request.allocations)
         if not line.entity_id and not line.department_id
     ]
-    if homeless:
-        raise InvalidFields(homeless)
+    if violations:
+        raise InvalidFields(violations)
     return [
         _draft(
             line,
@@ -97,14 +106,16 @@ def _draft(
     )
 
 
-def results_to_proto(outcomes: Sequence[Outcome], reversals: Mapping[UUID, UUID]) -> pb.BatchAllocateCostsResponse:
-    """What came of the lines of a batch."""
-    results = [_result(outcome, reversals) for outcome in outcomes]
+def outcomes_to_proto(
+    outcomes: Sequence[AllocationOutcome], reversals: Mapping[UUID, UUID]
+) -> pb.BatchAllocateCostsResponse:
+    """Convert the outcomes of a batch."""
+    results = [_outcome_to_proto(outcome, reversals) for outcome in outcomes]
     refused = sum(isinstance(outcome, BillingError) for outcome in outcomes)
     return pb.BatchAllocateCostsResponse(results=results, allocated_count=len(results) - refused, refused_count=refused)
 
 
-def _result(outcome: Outcome, reversals: Mapping[UUID, UUID]) -> pb.AllocationResult:
+def _outcome_to_proto(outcome: AllocationOutcome, reversals: Mapping[UUID, UUID]) -> pb.AllocationResult:
     if isinstance(outcome, BillingError):
         refusal = pb.AllocationRefusal(
             code=outcome.code.name, reason=outcome.reason, message=outcome.message, metadata=outcome.metadata
@@ -114,20 +125,24 @@ def _result(outcome: Outcome, reversals: Mapping[UUID, UUID]) -> pb.AllocationRe
     return pb.AllocationResult(allocation=to_proto(row, reversals.get(row.id)), replayed=outcome.replayed)
 
 
-def ask_from_proto(request: pb.ListAllocationsRequest, place: bytes) -> AllocationAsk:
-    """What ListAllocations asks for after a place, and one more to see whether another page follows."""
-    return AllocationAsk(
+def query_from_proto(request: pb.ListAllocationsRequest, position: bytes, page_size: int) -> AllocationQuery:
+    """Parse ListAllocationsRequest. `position` is that of `position_of` for the last row of the previous page."""
+    after = None
+    if position:
+        day = date.fromisoformat(position[_ID_BYTES:].decode())
+        after = AllocationPosition(day, UUID(bytes=position[:_ID_BYTES]))
+    return AllocationQuery(
         department_id=ids.DEPARTMENT.parse(request.id),
         include_descendants=request.include_descendants,
         start=date_from_text(request.start_date),
         end=date_from_text(request.end_date),
         category=request.category,
-        source=AllocationSource(Allocation.Source.Name(request.source)) if request.source else None,
-        after=Place(date.fromisoformat(place[_ID_BYTES:].decode()), UUID(bytes=place[:_ID_BYTES])) if place else None,
-        count=(request.page_size or SIZE_DEFAULT) + 1,
+        source=enum_or_none(AllocationSource, Allocation.Source, request.source),
+        after=after,
+        limit=page_size + 1,  # one more, to know whether another page follows
     )
 
 
-def place_of(row: AllocationRow) -> bytes:
-    """Where a row stands in the list, as ask_from_proto takes it."""
+def position_of(row: AllocationRow) -> bytes:
+    """Return the position of a row in the list, for a page token."""
     return row.id.bytes + row.allocation_date.isoformat().encode()

@@ -1,4 +1,4 @@
-"""Records of usage out of events."""
+"""Conversion of usage records."""
 
 from decimal import Decimal
 
@@ -11,7 +11,7 @@ from services.entities.domain.usage import UsageRecord
 
 
 def record_from_proto(event: UsageRecorded) -> UsageRecord:
-    """What was used, out of an event that was validated; raises InvalidFields where it cost nothing."""
+    """Convert a validated UsageRecorded event. Raises InvalidFields if the amount is not above zero."""
     amount = money_from_proto(event.amount)
     if amount.amount <= 0:
         raise InvalidFields([Violation("amount", "must be above zero", "amount.positive")])

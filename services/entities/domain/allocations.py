@@ -1,19 +1,19 @@
-"""The rules of cost allocations: what may be allocated, at which rate, and what counts as the same cost."""
+"""Allocations of costs: input types, conversion to the entity's currency, and duplicates."""
 
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
-from kit.money import DIGITS_MAX, Money, exponent
+from kit.money import DIGITS_MAX, Money, round_to
 from kit.rates import RateMissing
 from services.entities.domain.rates import Derivation, DerivedRate
 from services.entities.errors.allocations import AllocationDateTooFar, AmountTooLarge
 
 AHEAD_DAYS_MAX: Final = 366
-"""So many days after today a cost may belong to: prepaid for a year, but no slip of the pen."""
+"""Most days after today that a cost may have as its date: enough for costs prepaid for a year, but not for typos."""
 
 
 class AllocationSource(StrEnum):
@@ -27,76 +27,98 @@ class AllocationSource(StrEnum):
 
 
 Document: TypeAlias = tuple[AllocationSource, str]
-"""What a cost comes from: its source and `source_ref`. A document counts once, unless the latter is empty."""
+"""The document that a cost comes from: source and `source_ref`. Unless that is empty, it is allocated only once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationDraft:
-    """A cost as it is to be allocated."""
+    """Input for a new allocation."""
 
     entity_id: UUID | None
-    """None: that of the department."""
+    """None: the entity of the department."""
     department_id: UUID | None
-    """None: the entity bears it as a whole."""
+    """None: the cost belongs to the entity as a whole."""
     category: str
     source: AllocationSource
     source_ref: str
-    """The document it comes from, which counts once for each source; empty where there is none."""
+    """The document behind the cost, unique for each source; may be empty."""
     amount: Money
     """Above zero."""
     quantity: Decimal | None
     unit: str
     gl_code: str
-    """Empty: the department's usual one."""
+    """Empty: the GL code of the department."""
     counterparty_entity_id: UUID | None
     allocation_date: date
     description: str
 
     @property
     def document(self) -> Document:
-        """What the cost comes from."""
+        """The document that the cost comes from."""
         return self.source, self.source_ref
 
 
+class AllocationPosition(NamedTuple):
+    """Position in a list of allocations that is sorted by date, newest first."""
+
+    day: date
+    id: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocationQuery:
+    """Filters and page of a list of allocations; None or empty text does not filter."""
+
+    department_id: UUID
+    include_descendants: bool
+    start: date | None = None
+    end: date | None = None
+    """First day after the period."""
+    category: str = ""
+    source: AllocationSource | None = None
+    after: AllocationPosition | None = None
+    """None: start with the newest."""
+    limit: int
+
+
 @dataclass(frozen=True, slots=True)
-class Converted:
-    """An amount in the entity's currency, and how it came about."""
+class ConvertedAmount:
+    """An amount in the entity's currency, with the rate that it was converted at."""
 
     amount: Money
     rate: Decimal | None
-    """None where it is the currency in which the cost arose."""
+    """None if the currencies are the same."""
     rate_date: date | None
 
 
 def check_date(day: date, today: date) -> None:
-    """Raise AllocationDateTooFar for a day that is more than AHEAD_DAYS_MAX after today."""
+    """Raise AllocationDateTooFar if `day` is more than AHEAD_DAYS_MAX days after today."""
     latest = today + timedelta(days=AHEAD_DAYS_MAX)
     if day > latest:
         raise AllocationDateTooFar(day, latest)
 
 
-def convert(amount: Money, currency: str, day: date, found: DerivedRate | None) -> Converted:
-    """The amount in `currency` at the rate found for the day, rounded half to even to its last digit.
+def convert(amount: Money, currency: str, day: date, rate: DerivedRate | None) -> ConvertedAmount:
+    """Convert the amount to `currency` at the rate of the day, rounded half to even to the unit of the currency.
 
-    Of an amount that is tiny in that currency nothing may be left; the cost keeps its own amount. Raises RateMissing
-    where there is no rate, AmountTooLarge where the result has more digits than Money may have.
+    A tiny amount may become zero; the allocation keeps the original amount as well. Raises RateMissing if there is no
+    rate, AmountTooLarge if the result has more digits than Money may have.
     """
-    if found is None:
+    if rate is None:
         raise RateMissing(amount.currency, to=currency, on=day)
-    if found.derivation is Derivation.SAME:
-        return Converted(amount, None, None)
-    unit = Decimal(1).scaleb(-(exponent(currency) or 0))
-    converted = (amount.amount * found.rate).quantize(unit, ROUND_HALF_EVEN)
+    if rate.derivation is Derivation.SAME:
+        return ConvertedAmount(amount, None, None)
+    converted = round_to(amount.amount * rate.rate, currency)
     if converted.adjusted() >= DIGITS_MAX:
         raise AmountTooLarge(amount, to=currency)
-    return Converted(Money(converted, currency), found.rate, found.effective_date)
+    return ConvertedAmount(Money(converted, currency), rate.rate, rate.effective_date)
 
 
-def differing_fields(given: AllocationDraft, kept: AllocationDraft) -> list[str]:
-    """In which fields a cost that is sent again differs from what was allocated; what was left open does not differ."""
-    left_open = {"entity_id": given.entity_id is None, "gl_code": not given.gl_code}
+def differing_fields(draft: AllocationDraft, stored: AllocationDraft) -> list[str]:
+    """Return the fields in which a repeated draft differs from what was allocated; optional fields left out don't."""
+    left_out = {"entity_id": draft.entity_id is None, "gl_code": not draft.gl_code}
     return [
         field.name
         for field in fields(AllocationDraft)
-        if not left_open.get(field.name) and getattr(given, field.name) != getattr(kept, field.name)
+        if not left_out.get(field.name) and getattr(draft, field.name) != getattr(stored, field.name)
     ]

@@ -1,4 +1,4 @@
-"""Which exchange rate holds between two currencies on a day."""
+"""Exchange rates: input types, and the rate between two currencies on a day."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from fractions import Fraction
 from typing import Final, TypeAlias
 
 RATE_AGE_DAYS_MAX: Final = 35
-"""On so many days after its date a rate is still effective: a month's rate until the next, with a few days to spare."""
+"""Days that a rate stays effective after its date: enough for monthly rates to reach the next one."""
 RATE_DIGITS: Final = 18
-"""Significant digits of a rate that is worked out: enough that no cent of the largest amount in Money moves."""
+"""Significant digits of a derived rate: enough for the largest amount in Money to be exact to the cent."""
 _DIVISION: Final = Context(prec=RATE_DIGITS, rounding=ROUND_HALF_EVEN)
-_VIAS_FIRST: Final = ("EUR", "USD")
-"""Over which currency a rate is worked out rather than over others."""
+_PREFERRED_VIAS: Final = ("EUR", "USD")
+"""Currencies that a cross rate goes through in preference to others."""
 
 
 class Derivation(StrEnum):
@@ -28,12 +28,12 @@ class Derivation(StrEnum):
 
 
 Pair: TypeAlias = tuple[str, str]
-"""Base and quote currency: what one unit of the first costs in the second."""
+"""Base and quote currency: a rate is the price of one unit of the base in the quote currency."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A rate as it is recorded for a pair."""
+    """A stored rate of a pair."""
 
     rate: Decimal
     effective_date: date
@@ -41,7 +41,7 @@ class Quote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateDraft:
-    """An exchange rate as it is to be recorded."""
+    """Input for an exchange rate."""
 
     base_currency: str
     quote_currency: str
@@ -52,23 +52,53 @@ class RateDraft:
 
 @dataclass(frozen=True, slots=True)
 class DerivedRate:
-    """The rate that holds between two currencies on a day."""
+    """The rate between two currencies on a day, and how it was derived."""
 
     derivation: Derivation
     rate: Decimal
     effective_date: date
     via: str = ""
-    """The currency between the two; empty where it is not a cross rate."""
+    """The currency that a cross rate goes through; empty otherwise."""
 
 
-def derive(source: str, target: str, day: date, quotes: Mapping[Pair, Quote]) -> DerivedRate | None:
-    """What one unit of `source` is in `target`, out of the quotes that are effective on `day`; None: not to be had.
+@dataclass(frozen=True, slots=True)
+class RateFilter:
+    """Filters of a list of exchange rates; None or empty text does not filter."""
 
-    The same currency, else the pair itself, else its inverse, else a cross rate over one currency: EUR, else USD, else
-    the first in the alphabet. What is worked out is exact until it is rounded once, half to even, to RATE_DIGITS.
+    base_currency: str = ""
+    quote_currency: str = ""
+    start: date | None = None
+    end: date | None = None
+    """First day after the period."""
+
+
+@dataclass(frozen=True, slots=True)
+class RateCounts:
+    """How many rates of a request were created, replaced, or already stored."""
+
+    created: int
+    replaced: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A conversion between two currencies on a day."""
+
+    source: str
+    target: str
+    day: date
+
+
+def derive(conversion: Conversion, quotes: Mapping[Pair, Quote]) -> DerivedRate | None:
+    """Return the rate of a conversion from the quotes that are effective on its day; None if there is none.
+
+    In order of preference: the same currency, the pair, its inverse, a cross rate through EUR, through USD, or through
+    the alphabetically first currency. Derived rates are exact and rounded once, half to even, to RATE_DIGITS.
     """
+    source, target = conversion.source, conversion.target
     if source == target:
-        return DerivedRate(Derivation.SAME, Decimal(1), day)
+        return DerivedRate(Derivation.SAME, Decimal(1), conversion.day)
     if (source, target) in quotes:
         quote = quotes[source, target]
         return DerivedRate(Derivation.DIRECT, quote.rate, quote.effective_date)
@@ -84,7 +114,7 @@ def derive(source: str, target: str, day: date, quotes: Mapping[Pair, Quote]) ->
 
 
 def _leg(source: str, target: str, quotes: Mapping[Pair, Quote]) -> tuple[Fraction, date] | None:
-    """The exact rate and its day, by the pair itself or its inverse."""
+    """Return the exact rate of a pair, or of its inverse, and its date."""
     direct, inverse = quotes.get((source, target)), quotes.get((target, source))
     if direct:
         return Fraction(direct.rate), direct.effective_date
@@ -92,9 +122,9 @@ def _leg(source: str, target: str, quotes: Mapping[Pair, Quote]) -> tuple[Fracti
 
 
 def _vias(quotes: Mapping[Pair, Quote]) -> Iterator[str]:
-    """Every currency over which a rate may go, in the order in which they are tried."""
-    yield from _VIAS_FIRST
-    yield from sorted({currency for pair in quotes for currency in pair}.difference(_VIAS_FIRST))
+    """Yield the currencies that a cross rate can go through, in order of preference."""
+    yield from _PREFERRED_VIAS
+    yield from sorted({currency for pair in quotes for currency in pair}.difference(_PREFERRED_VIAS))
 
 
 def _rounded(rate: Fraction) -> Decimal:

@@ -1,68 +1,132 @@
-"""How a cost is split over its targets: exactly, to the last minor unit of its currency."""
+"""Splits: input types, and the division of a cost into shares that sum to it exactly."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final
+from uuid import UUID
 
-from kit.money import Money, exponent
+from kit import dates
+from kit.money import Money, unit
+from services.entities.domain.allocation_rules import SplitTerms
 from services.entities.errors.allocation_rules import SplitWeightNegative, SplitWeightsAllZero
 
 WEIGHT_PLACES: Final = 6
-"""Decimal places of a weight: as many as a quantity has."""
+"""Decimal places of a weight, the same as of a quantity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostToSplit:
+    """A cost before it is split."""
+
+    amount: Money
+    allocation_date: date
+    category: str
+    gl_code: str
+    """Empty: the GL code of each department."""
+    description: str
+    source_ref: str
+    source_department_id: UUID | None
+    """The department that the cost was allocated to; None: none, or an entity as a whole."""
+    source_entity_id: UUID | None = None
+    """The entity that the cost was allocated to."""
+    counterparty_entity_id: UUID | None = None
+    """The supplier, if it is an entity of the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePeriod:
+    """The days from `start` until before `end`."""
+
+    start: date
+    end: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitDraft:
+    """Input for a split: either `rule_id` or `terms`, and either `cost` or `allocation_id`."""
+
+    rule_id: UUID | None
+    terms: SplitTerms | None
+    cost: CostToSplit | None
+    allocation_id: UUID | None
+    source_ref: str
+    """Identifies the cost, which is split only once."""
+    description: str
+    """Empty: the description of the allocation."""
+    usage: UsagePeriod | None
+    """Period of the usage that decides the shares; None: the month of the cost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitFilter:
+    """Filters of a list of splits; None or empty text does not filter."""
+
+    rule_id: UUID | None = None
+    source_ref: str = ""
+    start: date | None = None
+    end: date | None = None
+    """First day after the period."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one target bears."""
+    """The share of one target."""
 
     weight: Decimal
     fraction: Fraction
-    """The exact part of the whole that its weight asks for."""
+    """The exact fraction of the whole that corresponds to the weight."""
     amount: Money
-    """That part of the amount to the minor unit: less than one away from the exact one."""
+    """The amount of the share; differs from the exact one by less than a minor unit."""
+
+
+def month_of(day: date) -> UsagePeriod:
+    """Return the month that includes the day."""
+    first = day.replace(day=1)
+    return UsagePeriod(first, dates.months_later(first, 1))
 
 
 def split_money(amount: Money, weights: Sequence[Decimal]) -> Sequence[Share]:
-    """Split an amount over targets by their weights, in their order; the shares sum exactly to it.
+    """Split an amount in proportion to the weights, in their order. The shares sum to the amount exactly.
 
-    Raises as `split_units` does.
+    Raises SplitWeightNegative, SplitWeightsAllZero.
     """
-    unit = Decimal(1).scaleb(-(exponent(amount.currency) or 0))
-    whole = [int(weight.scaleb(WEIGHT_PLACES)) for weight in weights]
-    units = split_units(int(amount.amount / unit), whole)
-    total = sum(whole)
+    minor_unit = unit(amount.currency)
+    integers = [int(weight.scaleb(WEIGHT_PLACES)) for weight in weights]
+    units = split_units(int(amount.amount / minor_unit), integers)
+    total = sum(integers)
     return [
-        Share(weight, Fraction(part, total), Money(share * unit, amount.currency))
-        for weight, part, share in zip(weights, whole, units, strict=True)
+        Share(weight, Fraction(integer, total), Money(share * minor_unit, amount.currency))
+        for weight, integer, share in zip(weights, integers, units, strict=True)
     ]
 
 
 def split_units(units: int, weights: Sequence[int]) -> list[int]:
-    """Split so many minor units over targets by their weights, in their order, by largest remainder.
+    """Split a number of minor units in proportion to the weights, in their order, by the largest-remainder method.
 
-    Every target gets its exact share rounded down; the units that are left go one each to those that lost most by
-    rounding, of equal ones to the first. So the shares sum to the whole, each is less than a unit away from the exact
-    one, who weighs more never gets less, and who weighs nothing gets nothing.
+    Each target gets its exact share rounded down; the remaining units go one each to the targets with the largest
+    remainders, the first ones if equal. So the shares sum to the whole, differ from the exact ones by less than one
+    unit, are not smaller for a larger weight, and are zero for weight zero.
 
-    Raises SplitWeightNegative for a weight below zero, SplitWeightsAllZero where all weights are zero or there are
-    none, and ValueError for less than no units: what is taken back is reversed, not split.
+    Raises SplitWeightNegative, SplitWeightsAllZero (also for no weights), and ValueError if `units` is negative:
+    negative amounts are reversals, which are not split.
     """
     if units < 0:
-        raise ValueError("less than nothing can't be split")
-    for place, weight in enumerate(weights):
+        raise ValueError("a negative amount can't be split")
+    for index, weight in enumerate(weights):
         if weight < 0:
-            raise SplitWeightNegative(place)
+            raise SplitWeightNegative(index)
     total = sum(weights)
     if not total:
         raise SplitWeightsAllZero
-    shares, lost = [], []
+    shares, remainders = [], []
     for weight in weights:
         share, remainder = divmod(units * weight, total)
         shares.append(share)
-        lost.append(remainder)
-    left = units - sum(shares)
-    for place in sorted(range(len(lost)), key=lost.__getitem__, reverse=True)[:left] if left else ():
-        shares[place] += 1
+        remainders.append(remainder)
+    rest = units - sum(shares)
+    for index in sorted(range(len(remainders)), key=remainders.__getitem__, reverse=True)[:rest] if rest else ():
+        shares[index] += 1
     return shares

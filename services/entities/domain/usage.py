@@ -1,4 +1,4 @@
-"""The rules of usage: which cost a record of the usage tracking system stands for."""
+"""Usage records: metered usage that becomes allocations."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,15 +12,15 @@ from services.entities.domain.allocations import AllocationDraft, AllocationSour
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """Something that costs money was used. Who bears it is named by id or else by code."""
+    """Usage with its cost. The entity and the department are given by id or else by code."""
 
     record_id: str
-    """Names the record among all of the tenant."""
+    """Unique within the tenant."""
     entity_id: UUID | None
     entity_code: str
     department_id: UUID | None
     department_code: str
-    """Empty as well as `department_id`: the entity bears the cost as a whole."""
+    """Empty like `department_id`: the cost belongs to the entity as a whole."""
     category: str
     quantity: Decimal | None
     unit: str
@@ -31,7 +31,7 @@ class UsageRecord:
 
 
 def to_allocation(record: UsageRecord, entity_id: UUID, department_id: UUID | None, time_zone: str) -> AllocationDraft:
-    """The cost of a record: of the day of its use in the entity's time zone."""
+    """Return the allocation of a record, dated by the day of the usage in the entity's time zone."""
     return AllocationDraft(
         entity_id=entity_id,
         department_id=department_id,

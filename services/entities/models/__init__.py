@@ -1,5 +1,23 @@
 """SQLAlchemy models of the schema `entities`."""
 
-from services.entities.models import allocation_rules, allocations, amendments, contracts, costs, entities, rates
+from services.entities.models import (
+    allocation_rules,
+    allocations,
+    amendments,
+    contracts,
+    costs,
+    entities,
+    rates,
+    splits,
+)
 
-__all__ = ["allocation_rules", "allocations", "amendments", "contracts", "costs", "entities", "rates"]
+__all__ = [
+    "allocation_rules",
+    "allocations",
+    "amendments",
+    "contracts",
+    "costs",
+    "entities",
+    "rates",
+    "splits",
+]

@@ -1,23 +1,27 @@
-"""Allocation rules, their targets, and what was split."""
+"""Tables of allocation rules and their targets."""
 
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
-from typing import TypedDict
 from uuid import UUID
 
-from sqlalchemy import CHAR, Date, Integer, Numeric, String, Uuid
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy import Date, Integer, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import TenantRow, VersionedRow, text_enum
-from kit.money import Money
-from services.entities.domain.allocation_rules import Reach, RuleBasis, RuleState, RuleType, Target, Terms
+from kit.db import AMOUNT, TenantRow, VersionedRow, text_enum
+from services.entities.domain.allocation_rules import (
+    AllocationRuleState,
+    RuleBasis,
+    RuleScope,
+    RuleType,
+    SplitTarget,
+    SplitTerms,
+)
 
 
 class AllocationRuleRow(VersionedRow):
-    """A rule by which costs are split."""
+    """A rule that splits costs."""
 
     __tablename__ = "allocation_rules"
     audited_as = ids.ALLOCATION_RULE
@@ -28,37 +32,37 @@ class AllocationRuleRow(VersionedRow):
     usage_unit: Mapped[str] = mapped_column(String)
     usage_category: Mapped[str] = mapped_column(String)
     source_department_id: Mapped[UUID | None] = mapped_column(Uuid)
-    """None: it splits costs of any department."""
+    """None: applies to costs of any department."""
     category: Mapped[str] = mapped_column(String)
-    """Empty: it splits costs of any category."""
+    """Empty: applies to costs of any category."""
     effective_from: Mapped[date] = mapped_column(Date)
     effective_to: Mapped[date | None] = mapped_column(Date)
-    """The day after the last one; None: until further notice."""
-    state: Mapped[RuleState] = mapped_column(text_enum(RuleState))
+    """First day after the period; None: no end."""
+    state: Mapped[AllocationRuleState] = mapped_column(text_enum(AllocationRuleState))
 
     @property
-    def reach(self) -> Reach:
-        """Which costs it splits."""
-        return Reach(
+    def scope(self) -> RuleScope:
+        """Which costs the rule applies to."""
+        return RuleScope(
             source_department_id=self.source_department_id,
             category=self.category,
             effective_from=self.effective_from,
             effective_to=self.effective_to,
         )
 
-    def terms(self, targets: Sequence["AllocationTargetRow"]) -> Terms:
-        """Over whom it splits them."""
-        return Terms(
+    def terms(self, targets: Sequence["AllocationTargetRow"]) -> SplitTerms:
+        """How the rule splits costs."""
+        return SplitTerms(
             rule_type=self.rule_type,
             basis=self.basis,
             usage_unit=self.usage_unit,
             usage_category=self.usage_category,
-            targets=tuple(Target(row.department_id, row.percent_bp, row.weight) for row in targets),
+            targets=tuple(SplitTarget(row.department_id, row.percent_bp, row.weight) for row in targets),
         )
 
 
 class AllocationTargetRow(TenantRow):
-    """A department that bears a part of what a rule splits."""
+    """A department that gets a share of the costs that a rule splits."""
 
     __tablename__ = "allocation_rule_targets"
     audited_as = "allocation_rule_target"
@@ -67,48 +71,4 @@ class AllocationTargetRow(TenantRow):
     position: Mapped[int] = mapped_column(Integer)
     department_id: Mapped[UUID] = mapped_column(Uuid)
     percent_bp: Mapped[int] = mapped_column(Integer)
-    weight: Mapped[Decimal | None] = mapped_column(Numeric(20, 6))
-
-
-class ShareRecord(TypedDict):
-    """What a department bears of a cost, as it is kept; numbers are exact, as text."""
-
-    department_id: str
-    entity_id: str
-    weight: str
-    fraction: str
-    amount: str
-    allocation_id: str
-    """Empty where the amount is zero."""
-
-
-class CostSplitRow(TenantRow):
-    """A cost that was split, with all that it takes to see why each share is what it is; never changed."""
-
-    __tablename__ = "cost_splits"
-
-    source_ref: Mapped[str] = mapped_column(String)
-    rule_id: Mapped[UUID | None] = mapped_column(Uuid)
-    """None: the targets came with the request."""
-    rule_version: Mapped[int | None] = mapped_column(Integer)
-    rule_type: Mapped[RuleType] = mapped_column(text_enum(RuleType))
-    basis: Mapped[RuleBasis | None] = mapped_column(text_enum(RuleBasis))
-    amount: Mapped[Decimal] = mapped_column(Numeric(20, 6))
-    currency_code: Mapped[str] = mapped_column(CHAR(3))
-    allocation_date: Mapped[date] = mapped_column(Date)
-    category: Mapped[str] = mapped_column(String)
-    gl_code: Mapped[str] = mapped_column(String)
-    description: Mapped[str] = mapped_column(String)
-    source_department_id: Mapped[UUID | None] = mapped_column(Uuid)
-    split_allocation_id: Mapped[UUID | None] = mapped_column(Uuid)
-    """The allocation that was reversed; None: an amount was split."""
-    usage_start: Mapped[date | None] = mapped_column(Date)
-    usage_end: Mapped[date | None] = mapped_column(Date)
-    shares: Mapped[list[ShareRecord]] = mapped_column(JSONB)
-    department_ids: Mapped[Sequence[UUID]] = mapped_column(ARRAY(Uuid))
-    """All that the split is about: source and targets; who is confined sees it if they cover all of them."""
-
-    @property
-    def money(self) -> Money:
-        """The whole."""
-        return Money(self.amount, self.currency_code)
+    weight: Mapped[Decimal | None] = mapped_column(AMOUNT)

@@ -1,4 +1,4 @@
-"""Which departments had costs while they were below others."""
+"""Table of the departments that had costs while they were below others."""
 
 from typing import Final
 
@@ -13,4 +13,4 @@ POSTED_DEPARTMENTS: Final = Table(
     Column("ancestor_id", Uuid, primary_key=True),
     Column("department_id", Uuid, primary_key=True),
 )
-"""A department to which a cost was posted while it was `ancestor_id` or below it; written by the database itself."""
+"""A department that a cost was posted to while it was `ancestor_id` or below it; written by a trigger."""

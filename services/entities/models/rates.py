@@ -1,4 +1,4 @@
-"""Exchange rates."""
+"""Table of exchange rates."""
 
 from datetime import date
 from decimal import Decimal
@@ -10,14 +10,14 @@ from kit.db import VersionedRow
 
 
 class ExchangeRateRow(VersionedRow):
-    """What one unit of the base currency costs in the quote currency, from a day on."""
+    """The price of one unit of the base currency in the quote currency, from a day on."""
 
     __tablename__ = "exchange_rates"
     audited_as = "exchange_rate"
 
-    base_currency: Mapped[str] = mapped_column(CHAR(3))  # compared as what it is, so that its index is read
+    base_currency: Mapped[str] = mapped_column(CHAR(3))  # the type of the column, so that its index is used
     quote_currency: Mapped[str] = mapped_column(CHAR(3))
     effective_date: Mapped[date] = mapped_column(Date)
     rate: Mapped[Decimal] = mapped_column(Numeric(24, 12))
     source: Mapped[str] = mapped_column(String)
-    """Who says so; empty where nobody was named."""
+    """Provider of the rate; may be empty."""

@@ -1,4 +1,4 @@
-"""The gRPC side of cost allocations."""
+"""AllocationService: allocations and their reversals."""
 
 from billing.entities.v1 import allocation_service_pb2 as pb
 from billing.entities.v1.allocation_pb2 import Allocation
@@ -6,9 +6,10 @@ from billing.entities.v1.allocation_pb2 import Allocation
 from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
+from kit.errors import BillingError
 from kit.origin import Call
 from services.entities import convert, service, store
-from serving.pages import Pages
+from serving.pages import SIZE_DEFAULT, Pages
 
 
 class AllocationServicer:
@@ -28,21 +29,18 @@ class AllocationServicer:
             return await tx.answer(convert.allocations.to_proto(row, reversals.get(row.id)))
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: Call) -> pb.ListAllocationsResponse:
-        bound = request, call.method, call.tenant_id
-        ask = convert.allocations.ask_from_proto(
-            request, self._pages.decode_token(request.page_token, *bound) if request.page_token else b""
-        )
+        list_key, size = (request, call.method, call.tenant_id), request.page_size or SIZE_DEFAULT
+        position = self._pages.decode_token(request.page_token, *list_key) if request.page_token else b""
+        query = convert.allocations.query_from_proto(request, position, size)
         async with self._db.read(call) as tx:
-            found = await service.allocations.list_newest(tx, ask)
-            listed = found[: ask.count - 1]
-            reversals = await store.allocations.find_reversals(tx, [row.id for row in listed])
-        following = (
-            self._pages.encode_token(convert.allocations.place_of(listed[-1]), *bound)
-            if len(found) == ask.count
-            else ""
-        )
-        messages = convert.allocations.allocations_to_proto(listed, reversals)
-        return pb.ListAllocationsResponse(allocations=messages, next_page_token=following)
+            rows = await service.allocations.list_newest(tx, query)
+            page = rows[:size]
+            reversals = await store.allocations.find_reversals(tx, [row.id for row in page])
+        next_page_token = ""
+        if len(rows) > size:
+            next_page_token = self._pages.encode_token(convert.allocations.position_of(page[-1]), *list_key)
+        allocations = convert.allocations.list_to_proto(page, reversals)
+        return pb.ListAllocationsResponse(allocations=allocations, next_page_token=next_page_token)
 
     async def BatchAllocateCosts(
         self, request: pb.BatchAllocateCostsRequest, call: Call
@@ -50,15 +48,9 @@ class AllocationServicer:
         drafts = convert.allocations.drafts_from_proto(request)
         async with self._db.write(call) as tx:
             outcomes = await service.allocations.allocate_batch(tx, drafts, atomic=request.atomic)
-            reversals = await store.allocations.find_reversals(
-                tx,
-                [
-                    outcome.allocation.id
-                    for outcome in outcomes
-                    if isinstance(outcome, service.allocations.Taken) and outcome.replayed
-                ],
-            )
-            return await tx.answer(convert.allocations.results_to_proto(outcomes, reversals))
+            replayed = [each.allocation.id for each in outcomes if not isinstance(each, BillingError) and each.replayed]
+            reversals = await store.allocations.find_reversals(tx, replayed)
+            return await tx.answer(convert.allocations.outcomes_to_proto(outcomes, reversals))
 
     async def GetAllocation(self, request: pb.GetAllocationRequest, call: Call) -> Allocation:
         async with self._db.read(call) as tx:

@@ -1,9 +1,8 @@
-"""What can be done with cost allocations, as a finance person would say it."""
+"""Use cases of cost allocations."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import TypeAlias
 from uuid import UUID
 
 from eventing import outbox
@@ -12,10 +11,10 @@ from kit.db import ReadSession, WriteSession
 from kit.errors import BillingError, InvalidFields, Violation
 from kit.origin import Origin
 from services.entities import domain, events, service, store
-from services.entities.domain.allocations import AllocationDraft
+from services.entities.domain.allocations import AllocationDraft, AllocationQuery
 from services.entities.domain.departments import DepartmentAction
 from services.entities.domain.entities import EntityAction
-from services.entities.domain.rates import DerivedRate
+from services.entities.domain.rates import Conversion, DerivedRate
 from services.entities.errors.allocations import (
     AllocationAlreadyReversed,
     AllocationIsReversal,
@@ -24,28 +23,14 @@ from services.entities.errors.allocations import (
 )
 from services.entities.errors.departments import DepartmentNotFound, DepartmentOfOtherEntity
 from services.entities.errors.entities import EntityNotFound
-from services.entities.models.allocations import AllocationRow
-from services.entities.service.rates import Conversion
-from services.entities.store.allocations import AllocationAsk, BearingDepartment, BearingEntity
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A cost that is allocated."""
-
-    allocation: AllocationRow
-    replayed: bool
-    """Whether it was allocated before, from the same document."""
-
-
-Outcome: TypeAlias = Taken | BillingError
-"""What came of a cost that was to be allocated."""
+from services.entities.models.allocations import AllocationOutcome, AllocationResult, AllocationRow
+from services.entities.store.allocations import TargetDepartment, TargetEntity
 
 
 async def allocate(tx: WriteSession, drafts: Sequence[AllocationDraft]) -> Sequence[AllocationRow]:
-    """Allocate all of the costs, and say so; raises the refusal of the first that can't be allocated.
+    """Allocate all costs and publish CostAllocated for each; raise the error of the first one that is refused.
 
-    A cost whose document was allocated before is not allocated again: its row is the one that is there.
+    A document that was allocated before is not allocated again; the result is the existing allocation.
     """
     rows = []
     for outcome in await allocate_each(tx, drafts):
@@ -57,42 +42,47 @@ async def allocate(tx: WriteSession, drafts: Sequence[AllocationDraft]) -> Seque
 
 async def allocate_each(
     tx: WriteSession, drafts: Sequence[AllocationDraft], origins: Sequence[Origin] = ()
-) -> Sequence[Outcome]:
-    """Allocate those of the costs that can be, and say so; gives what came of each, in their order.
+) -> Sequence[AllocationOutcome]:
+    """Allocate the costs that are accepted, publish them, and return the outcome of each draft, in their order.
 
-    `origins` are on whose behalf each of them is allocated; by default that is the transaction's.
+    `origins` has the origin of each draft; by default all have that of the transaction.
     """
     origins = origins or [tx.origin] * len(drafts)
-    kept = await store.allocations.find_by_documents(tx, {draft.document for draft in drafts if draft.source_ref})
-    bearers = await _find_bearers(tx, [draft for draft in drafts if draft.document not in kept])
-    made = [
-        None if draft.document in kept else _made(draft, origin, bearers)
+    documents = {draft.document for draft in drafts if draft.source_ref}
+    existing = await store.allocations.find_by_documents(tx, documents)
+    targets = await _find_targets(tx, [draft for draft in drafts if draft.document not in existing])
+    rows = [
+        None if draft.document in existing else _row_or_error(draft, origin, targets)
         for draft, origin in zip(drafts, origins, strict=True)
     ]
-    new = [row for row in made if isinstance(row, AllocationRow)]
-    appended = await store.allocations.append(tx, new)
-    # Somebody else allocated the others at this moment, or they are in here twice: now they are found.
-    others = await store.allocations.find_by_documents(tx, {row.document for row in new if row.id not in appended})
-    said = [
-        outbox.new_row(origin, events.published.cost_allocated(row))
-        for row, origin in zip(made, origins, strict=True)
-        if isinstance(row, AllocationRow) and row.id in appended
-    ]
-    await store.said.say_all(tx, said)
-    there = {**kept, **others}
-    outcomes: list[Outcome] = []
-    for draft, row in zip(drafts, made, strict=True):
+    new = [row for row in rows if isinstance(row, AllocationRow)]
+    inserted = await store.allocations.append(tx, new)
+    # The rest was allocated by a concurrent transaction, or occurs twice among the drafts.
+    duplicates = {row.document for row in new if row.id not in inserted}
+    existing = {**existing, **await store.allocations.find_by_documents(tx, duplicates)}
+    outbox.append_rows(
+        tx,
+        [
+            outbox.new_row(origin, events.published.cost_allocated(row))
+            for row, origin in zip(rows, origins, strict=True)
+            if isinstance(row, AllocationRow) and row.id in inserted
+        ],
+    )
+    outcomes: list[AllocationOutcome] = []
+    for draft, row in zip(drafts, rows, strict=True):
         if isinstance(row, BillingError):
             outcomes.append(row)
-        elif row is not None and row.id in appended:
-            outcomes.append(Taken(row, replayed=False))
+        elif row is not None and row.id in inserted:
+            outcomes.append(AllocationResult(row, replayed=False))
         else:
-            outcomes.append(_replayed(tx, draft, there[draft.document]))
+            outcomes.append(_replay(tx, draft, existing[draft.document]))
     return outcomes
 
 
-async def allocate_batch(tx: WriteSession, drafts: Sequence[AllocationDraft], *, atomic: bool) -> Sequence[Outcome]:
-    """As allocate_each; where `atomic`, raises BatchRefused for the first that can't be allocated."""
+async def allocate_batch(
+    tx: WriteSession, drafts: Sequence[AllocationDraft], *, atomic: bool
+) -> Sequence[AllocationOutcome]:
+    """Allocate as `allocate_each`; if `atomic`, raise BatchRefused for the first draft that is refused."""
     outcomes = await allocate_each(tx, drafts)
     for index, outcome in enumerate(outcomes):
         if atomic and isinstance(outcome, BillingError):
@@ -100,33 +90,35 @@ async def allocate_batch(tx: WriteSession, drafts: Sequence[AllocationDraft], *,
     return outcomes
 
 
-def _replayed(tx: ReadSession, draft: AllocationDraft, there: AllocationRow) -> Outcome:
-    """What comes of a cost whose document was allocated before."""
-    if tx.scope and not tx.scope.covers(there.entity_id, there.department_id):
+def _replay(tx: ReadSession, draft: AllocationDraft, existing: AllocationRow) -> AllocationOutcome:
+    """Return the outcome of a draft whose document was allocated before."""
+    if tx.scope and not tx.scope.covers(existing.entity_id, existing.department_id):
         return AllocationSourceTaken(*draft.document)
-    different = domain.allocations.differing_fields(draft, there.draft)
-    return AllocationSourceTaken(*draft.document, there.id, different) if different else Taken(there, replayed=True)
+    differing = domain.allocations.differing_fields(draft, existing.draft)
+    if differing:
+        return AllocationSourceTaken(*draft.document, existing.id, differing)
+    return AllocationResult(existing, replayed=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Bearers:
-    """Who may bear the costs, as far as the caller sees them, and at which rates."""
+class _Targets:
+    """Everything that the allocation of a group of drafts depends on, as far as the caller may see it."""
 
-    entities: Mapping[UUID, BearingEntity]
-    departments: Mapping[UUID, BearingDepartment]
+    entities: Mapping[UUID, TargetEntity]
+    departments: Mapping[UUID, TargetDepartment]
     paths: Mapping[UUID, Sequence[UUID]]
     counterparties: Collection[UUID]
     rates: Mapping[Conversion, DerivedRate | None]
 
-    def entity_of(self, draft: AllocationDraft) -> BearingEntity | None:
-        """The entity that bears the cost, by itself or by one of its departments; None where there is none."""
+    def find_entity(self, draft: AllocationDraft) -> TargetEntity | None:
+        """Return the entity that the cost is allocated to, directly or through a department; None if there is none."""
         if draft.department_id is None:
             return self.entities.get(draft.entity_id) if draft.entity_id else None
         department = self.departments.get(draft.department_id)
         return department.entity if department else None
 
-    def check(self, draft: AllocationDraft, entity: BearingEntity) -> None:
-        """Raise the refusal of a cost that its entity, or its department, can't bear."""
+    def check(self, draft: AllocationDraft, entity: TargetEntity) -> None:
+        """Raise an error if the cost can't be allocated to the entity or the department."""
         if draft.entity_id and draft.department_id and draft.entity_id != entity.id:
             raise DepartmentOfOtherEntity(draft.department_id, draft.entity_id)
         domain.entities.advance(entity.id, entity.state, EntityAction.ADD_COST)
@@ -134,57 +126,58 @@ class _Bearers:
             department = self.departments[draft.department_id]
             domain.departments.advance(department.id, department.state, DepartmentAction.ADD_COST)
         if draft.counterparty_entity_id == entity.id:
-            text = "must be another entity than the one that bears the cost"
+            text = "must be another entity than the one that the cost is allocated to"
             raise InvalidFields([Violation("counterparty_entity_id", text, "counterparty.other")])
         if draft.counterparty_entity_id and draft.counterparty_entity_id not in self.counterparties:
             raise EntityNotFound(draft.counterparty_entity_id)
 
 
-async def _find_bearers(tx: ReadSession, drafts: Sequence[AllocationDraft]) -> _Bearers:
+async def _find_targets(tx: ReadSession, drafts: Sequence[AllocationDraft]) -> _Targets:
     departments = {draft.department_id for draft in drafts if draft.department_id}
     entities = {draft.entity_id for draft in drafts if draft.entity_id and not draft.department_id}
     counterparties = {draft.counterparty_entity_id for draft in drafts if draft.counterparty_entity_id}
-    found = _Bearers(
+    targets = _Targets(
         entities=await store.allocations.find_target_entities(tx, entities),
         departments=await store.allocations.find_target_departments(tx, departments),
         paths=await store.departments.find_paths(tx, departments) if departments else {},
-        counterparties=await store.allocations.find_existing_entities(tx, counterparties),
+        counterparties=await store.entities.filter_existing(tx, counterparties),
         rates={},
     )
-    borne = [(draft, found.entity_of(draft)) for draft in drafts]
-    wanted = list({_conversion(draft, entity) for draft, entity in borne if entity})
-    rates = await service.rates.find(tx, wanted) if any(asked.source != asked.target for asked in wanted) else None
-    same = [domain.rates.derive(asked.source, asked.target, asked.day, {}) for asked in wanted]
-    return replace(found, rates=dict(zip(wanted, rates or same, strict=True)))
+    pairs = [(draft, targets.find_entity(draft)) for draft in drafts]
+    conversions = list({_conversion(draft, entity) for draft, entity in pairs if entity})
+    if any(conversion.source != conversion.target for conversion in conversions):
+        rates = await service.rates.find(tx, conversions)
+    else:  # saves the query
+        rates = [domain.rates.derive(conversion, {}) for conversion in conversions]
+    return replace(targets, rates=dict(zip(conversions, rates, strict=True)))
 
 
-def _conversion(draft: AllocationDraft, entity: BearingEntity) -> Conversion:
+def _conversion(draft: AllocationDraft, entity: TargetEntity) -> Conversion:
     return Conversion(draft.amount.currency, entity.currency_code, draft.allocation_date)
 
 
-def _made(draft: AllocationDraft, origin: Origin, bearers: _Bearers) -> AllocationRow | BillingError:
-    """The row of a cost, or why it can't be allocated."""
+def _row_or_error(draft: AllocationDraft, origin: Origin, targets: _Targets) -> AllocationRow | BillingError:
     try:
-        return _row(draft, origin, bearers)
-    except BillingError as refusal:
-        return refusal
+        return _row(draft, origin, targets)
+    except BillingError as error:
+        return error
 
 
-def _row(draft: AllocationDraft, origin: Origin, bearers: _Bearers) -> AllocationRow:
-    entity = bearers.entity_of(draft)
+def _row(draft: AllocationDraft, origin: Origin, targets: _Targets) -> AllocationRow:
+    entity = targets.find_entity(draft)
     if entity is None:
         raise _not_found(draft)
-    bearers.check(draft, entity)
+    targets.check(draft, entity)
     domain.allocations.check_date(draft.allocation_date, clock.now().date())
-    found = bearers.rates[_conversion(draft, entity)]
-    converted = domain.allocations.convert(draft.amount, entity.currency_code, draft.allocation_date, found)
-    department = bearers.departments[draft.department_id] if draft.department_id else None
+    rate = targets.rates[_conversion(draft, entity)]
+    converted = domain.allocations.convert(draft.amount, entity.currency_code, draft.allocation_date, rate)
+    department = targets.departments[draft.department_id] if draft.department_id else None
     return AllocationRow(
         tenant_id=origin.tenant_id,
         id=ids.new(),
         entity_id=entity.id,
         department_id=draft.department_id,
-        department_path=bearers.paths[draft.department_id] if draft.department_id else [],
+        department_path=targets.paths[draft.department_id] if draft.department_id else [],
         category=draft.category,
         source=draft.source,
         source_ref=draft.source_ref,
@@ -211,23 +204,23 @@ def _not_found(draft: AllocationDraft) -> BillingError:
         return DepartmentNotFound(draft.department_id)
     if draft.entity_id:
         return EntityNotFound(draft.entity_id)
-    raise ValueError("nobody is to bear the cost")
+    raise ValueError("the draft has neither an entity nor a department")
 
 
-async def list_newest(tx: ReadSession, ask: AllocationAsk) -> Sequence[AllocationRow]:
-    """The first of the allocations that are asked for, newest day first; raises DepartmentNotFound."""
-    department = await store.departments.get(tx, ask.department_id)
-    # Who sees a department sees all below it.
-    department_ids = (
-        await store.departments.find_descendants(tx, department.id) if ask.include_descendants else [department.id]
-    )
-    return await store.allocations.list_newest(tx, ask, department_ids)
+async def list_newest(tx: ReadSession, query: AllocationQuery) -> Sequence[AllocationRow]:
+    """Return the first allocations that match the query, newest date first. Raises DepartmentNotFound."""
+    department = await store.departments.get(tx, query.department_id)
+    department_ids: Sequence[UUID] = [department.id]
+    if query.include_descendants:  # a scope that covers the department covers them all
+        department_ids = await store.departments.find_descendants(tx, department.id)
+    return await store.allocations.list_newest(tx, query, department_ids)
 
 
 async def reverse(tx: WriteSession, allocation_id: UUID, *, reason: str, day: date | None = None) -> AllocationRow:
-    """Take back an allocation as a whole, and say so; gives the reversal.
+    """Reverse an allocation as a whole, publish AllocationReversed and return the reversal.
 
-    It belongs to `day`, which is not before that of the allocation; by default to the same.
+    The reversal is dated `day`, by default the date of the allocation, and not before that. Raises AllocationNotFound,
+    AllocationIsReversal, AllocationAlreadyReversed, AllocationDateTooFar, InvalidFields.
     """
     row = await store.allocations.get(tx, allocation_id)
     if row.reversal_of:
@@ -237,7 +230,7 @@ async def reverse(tx: WriteSession, allocation_id: UUID, *, reason: str, day: da
         text = f"must be {row.allocation_date}, the day of the allocation, or later"
         raise InvalidFields([Violation("allocation_date", text, "allocation_date.order")])
     domain.allocations.check_date(day, max(clock.now().date(), row.allocation_date))
-    reversal = _opposite(row, tx.origin, day, reason)
+    reversal = _reversal(row, tx.origin, day, reason)
     if not await store.allocations.append(tx, [reversal]):
         reversals = await store.allocations.find_reversals(tx, [row.id])
         raise AllocationAlreadyReversed(row.id, reversals[row.id])
@@ -245,7 +238,7 @@ async def reverse(tx: WriteSession, allocation_id: UUID, *, reason: str, day: da
     return reversal
 
 
-def _opposite(row: AllocationRow, origin: Origin, day: date, reason: str) -> AllocationRow:
+def _reversal(row: AllocationRow, origin: Origin, day: date, reason: str) -> AllocationRow:
     return AllocationRow(
         tenant_id=row.tenant_id,
         id=ids.new(),

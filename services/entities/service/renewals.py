@@ -10,10 +10,10 @@ from kit.db import ReadSession, WriteSession
 from kit.money import Money
 from services.entities import domain, events, service, store
 from services.entities.domain.contracts import IN_FORCE, ContractAction, ContractState, ContractTerms, NoticeKind
+from services.entities.domain.rates import Conversion
 from services.entities.domain.renewals import RenewalAssessment, RenewalFacts, RenewalRequest
 from services.entities.errors.contracts import ContractAlreadyRenewed, ContractEvergreen
 from services.entities.models.contracts import ContractRow
-from services.entities.service.rates import Conversion
 
 _SUPERSEDED: Final = "The contract was renewed automatically, on the terms agreed before."
 

@@ -1,89 +1,50 @@
-"""What can be done to split costs, as a finance person would say it."""
+"""Use cases of splits."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 from uuid import UUID
 
 from kit import ids
 from kit.db import ReadSession, WriteSession
-from kit.money import Money
 from services.entities import domain, service, store
-from services.entities.domain.allocation_rules import Link, Reach, RuleAction, RuleBasis, RuleType, Terms
+from services.entities.domain.allocation_rules import (
+    AllocationRuleAction,
+    RuleBasis,
+    RuleLink,
+    RuleScope,
+    RuleType,
+    SplitTerms,
+)
 from services.entities.domain.allocations import AllocationDraft, AllocationSource
-from services.entities.domain.field_violations import FieldViolation
-from services.entities.domain.splits import Share
+from services.entities.domain.splits import CostToSplit, Share, SplitDraft, UsagePeriod
 from services.entities.errors.allocation_rules import AllocationIsShare
-from services.entities.models.allocation_rules import AllocationRuleRow, CostSplitRow, ShareRecord
+from services.entities.models.allocation_rules import AllocationRuleRow
 from services.entities.models.entities import DepartmentRow
+from services.entities.models.splits import CostSplitRow, ShareRecord
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What is to be split."""
+async def split(tx: WriteSession, draft: SplitDraft) -> CostSplitRow:
+    """Split a cost and allocate each share. An allocation that is split is reversed.
 
-    amount: Money
-    allocation_date: date
-    category: str
-    gl_code: str
-    """Empty: each department's usual one."""
-    description: str
-    source_ref: str
-    source_department_id: UUID | None
-    """Whose cost it was; None: nobody's in particular, or that of an entity as a whole."""
-    source_entity_id: UUID | None = None
-    """The entity whose cost it was as a whole."""
-    counterparty_entity_id: UUID | None = None
-    """The entity of the group that supplied it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """Days from `start` until before `end`."""
-
-    start: date
-    end: date
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitAsk:
-    """A split as it is asked for: one of `rule_id` and `terms` is given, and one of `cost` and `allocation_id`."""
-
-    rule_id: UUID | None
-    terms: Terms | None
-    cost: Cost | None
-    allocation_id: UUID | None
-    description: str
-    """Empty: that of the allocation."""
-    usage: Period | None
-    """Whose usage is weighed; None: the month of the cost."""
-
-    @property
-    def source_ref(self) -> str:
-        """The name of the cost, under which it is split once."""
-        return self.cost.source_ref if self.cost else ids.ALLOCATION.format_optional(self.allocation_id)
-
-
-async def split(tx: WriteSession, ask: SplitAsk) -> CostSplitRow:
-    """Split a cost and allocate to each target what it bears; a cost is split once.
-
-    With an allocation that one is reversed, and what it was is split.
+    Raises CostAlreadySplit, InvalidFields, AllocationDepartmentsNotFound, AllocationIsShare, AllocationRulesChain,
+    SplitWeightNegative, SplitWeightsAllZero; with a rule AllocationRuleNotFound, AllocationRuleStateForbids,
+    AllocationRuleNotEffective, AllocationRuleMismatch; and the errors of allocations and reversals.
     """
-    await store.allocation_rules.hold_split(tx, ask.source_ref)
-    rule, terms, cost = await _terms_for(tx, ask, ask.cost or await _taken_back(tx, ask))
-    named = service.allocation_rules.places_of(terms.targets, cost.source_department_id, path="" if rule else "terms.")
-    departments = await service.allocation_rules.find_all_departments(tx, named)
-    await _check_goes_no_further(tx, rule, terms, cost)
-    usage = (
-        (ask.usage or Period(*domain.allocation_rules.month_of(cost.allocation_date)))
-        if terms.basis is RuleBasis.USAGE
-        else None
-    )
-    shares = domain.splits.split_money(cost.amount, await _weigh(tx, terms, usage))
-    rows = await service.allocations.allocate(tx, list(_drafts(cost, terms, shares, departments)))
-    allocated = {row.department_id: row.id for row in rows}
-    split = CostSplitRow(
+    await store.splits.lock(tx, draft.source_ref)
+    rule, terms, cost = await _find_terms(tx, draft, draft.cost or await _reverse_allocation(tx, draft))
+    path = "" if rule else "terms."
+    fields = service.allocation_rules.department_fields(terms.targets, cost.source_department_id, path=path)
+    departments = await service.allocation_rules.find_departments(tx, fields)
+    await _check_no_chain(tx, rule, terms, cost)
+    usage = None
+    if terms.basis is RuleBasis.USAGE:
+        usage = draft.usage or domain.splits.month_of(cost.allocation_date)
+    shares = domain.splits.split_money(cost.amount, await _find_weights(tx, terms, usage))
+    rows = await service.allocations.allocate(tx, list(_allocation_drafts(cost, terms, shares, departments)))
+    allocations = {row.department_id: row.id for row in rows}
+    row = CostSplitRow(
         source_ref=cost.source_ref,
         rule_id=rule.id if rule else None,
         rule_version=rule.version if rule else None,
@@ -96,89 +57,86 @@ async def split(tx: WriteSession, ask: SplitAsk) -> CostSplitRow:
         gl_code=cost.gl_code,
         description=cost.description,
         source_department_id=cost.source_department_id,
-        split_allocation_id=ask.allocation_id,
+        split_allocation_id=draft.allocation_id,
         usage_start=usage.start if usage else None,
         usage_end=usage.end if usage else None,
         shares=[
-            _record(departments[target.department_id], share, allocated.get(target.department_id))
+            _share_record(departments[target.department_id], share, allocations.get(target.department_id))
             for target, share in zip(terms.targets, shares, strict=True)
         ],
         department_ids=list(departments),
     )
-    await store.allocation_rules.save_split(tx, split)
-    return split
+    await store.splits.insert(tx, row)
+    return row
 
 
-async def _taken_back(tx: WriteSession, ask: SplitAsk) -> Cost:
-    """Reverse the allocation that is to be split, and give what it was; raises AllocationIsShare."""
-    if ask.allocation_id is None:
-        raise ValueError("there is nothing to split")
-    row = await store.allocations.get(tx, ask.allocation_id)
+async def _reverse_allocation(tx: WriteSession, draft: SplitDraft) -> CostToSplit:
+    """Reverse the allocation that is split, and return its cost. Raises AllocationIsShare."""
+    if draft.allocation_id is None:
+        raise ValueError("the draft has neither a cost nor an allocation")
+    row = await store.allocations.get(tx, draft.allocation_id)
     if row.source is AllocationSource.SPLIT:
         raise AllocationIsShare(row.id)
     await service.allocations.reverse(tx, row.id, reason="Split over departments")
-    return Cost(
+    return CostToSplit(
         amount=row.money,
         allocation_date=row.allocation_date,
         category=row.category,
         gl_code=row.gl_code,
-        description=ask.description or row.description,
-        source_ref=ask.source_ref,
+        description=draft.description or row.description,
+        source_ref=draft.source_ref,
         source_department_id=row.department_id,
         source_entity_id=row.entity_id,
         counterparty_entity_id=row.counterparty_entity_id,
     )
 
 
-async def _terms_for(tx: WriteSession, ask: SplitAsk, cost: Cost) -> tuple[AllocationRuleRow | None, Terms, Cost]:
-    """The rule, if there is one, its terms or those of the request, and the cost with its source."""
-    if ask.terms is not None:
+async def _find_terms(
+    tx: WriteSession, draft: SplitDraft, cost: CostToSplit
+) -> tuple[AllocationRuleRow | None, SplitTerms, CostToSplit]:
+    """Return the rule, if any, its terms or those of the request, and the cost with defaults of the rule."""
+    if draft.terms is not None:
         violations = [
-            violation._replace(field=f"terms.{violation.field}")
-            for violation in domain.allocation_rules.terms_violations(ask.terms)
+            *domain.allocation_rules.terms_violations(draft.terms),
+            *domain.allocation_rules.source_violations(cost.source_department_id, draft.terms.targets),
         ]
-        service.field_violations.raise_any([*violations, *_source_violations(ask.terms, cost)])
-        return None, ask.terms, cost
-    if ask.rule_id is None:
-        raise ValueError("there is nothing to split by")
-    rule = await store.allocation_rules.lock_shared(tx, ask.rule_id)
-    domain.allocation_rules.advance(rule.id, rule.state, RuleAction.APPLY)
+        service.field_violations.raise_any(each._replace(field=f"terms.{each.field}") for each in violations)
+        return None, draft.terms, cost
+    if draft.rule_id is None:
+        raise ValueError("the draft has neither a rule nor terms")
+    rule = await store.allocation_rules.lock_shared(tx, draft.rule_id)
+    domain.allocation_rules.advance(rule.id, rule.state, AllocationRuleAction.APPLY)
     domain.allocation_rules.check_applies(
         rule.id,
-        rule.reach,
+        rule.scope,
         day=cost.allocation_date,
         category=cost.category,
         source_department_id=cost.source_department_id,
     )
-    terms = rule.terms((await store.allocation_rules.find_targets(tx, [rule.id]))[rule.id])
+    terms = rule.terms(await store.allocation_rules.get_targets(tx, rule.id))
     source_id, category = cost.source_department_id or rule.source_department_id, cost.category or rule.category
     return rule, terms, replace(cost, source_department_id=source_id, category=category)
 
 
-def _source_violations(terms: Terms, cost: Cost) -> Iterator[FieldViolation]:
-    for place, target in enumerate(terms.targets):
-        if target.department_id == cost.source_department_id:
-            field = f"terms.targets[{place}].department_id"
-            yield FieldViolation(field, "is the source, whose costs are split", "target.source")
-
-
-async def _check_goes_no_further(tx: WriteSession, rule: AllocationRuleRow | None, terms: Terms, cost: Cost) -> None:
-    """Raise AllocationRulesChain where a target is the source of another rule that splits such a cost on that day."""
+async def _check_no_chain(
+    tx: WriteSession, rule: AllocationRuleRow | None, terms: SplitTerms, cost: CostToSplit
+) -> None:
+    """Raise AllocationRulesChain if a target is the source of another rule that applies to such a cost on its date."""
     if cost.source_department_id is None:
         return
     day, targets = cost.allocation_date, tuple(target.department_id for target in terms.targets)
-    reach = Reach(
+    scope = RuleScope(
         source_department_id=cost.source_department_id,
         category=cost.category,
         effective_from=day,
         effective_to=day + timedelta(days=1),
     )
     others = await store.allocation_rules.find_links(tx, sources=targets, target=None)
-    service.allocation_rules.refuse_chain(tx, Link(rule.id if rule else None, reach, targets), others)
+    service.allocation_rules.check_no_chain(tx, RuleLink(rule.id if rule else None, scope, targets), others)
 
 
-async def _weigh(tx: ReadSession, terms: Terms, usage: Period | None) -> Sequence[Decimal]:
-    """What each of the targets weighs, in their order."""
+async def _find_weights(tx: ReadSession, terms: SplitTerms, usage: UsagePeriod | None) -> Sequence[Decimal]:
+    """Return the weight of each target, in their order."""
     department_ids = [target.department_id for target in terms.targets]
     if terms.rule_type is RuleType.FIXED_PERCENT:
         return [Decimal(target.percent_bp) for target in terms.targets]
@@ -188,7 +146,7 @@ async def _weigh(tx: ReadSession, terms: Terms, usage: Period | None) -> Sequenc
         headcounts = await store.allocation_rules.find_headcounts(tx, department_ids)
         return [Decimal(headcounts[department_id]) for department_id in department_ids]
     if usage is not None:
-        summed = await store.allocation_rules.sum_usage(
+        sums = await store.allocation_rules.sum_usage(
             tx,
             department_ids,
             unit=terms.usage_unit,
@@ -196,14 +154,14 @@ async def _weigh(tx: ReadSession, terms: Terms, usage: Period | None) -> Sequenc
             start=usage.start,
             end=usage.end,
         )
-        return [summed.get(department_id, Decimal(0)) for department_id in department_ids]
+        return [sums.get(department_id, Decimal(0)) for department_id in department_ids]
     return [Decimal(1)] * len(department_ids)
 
 
-def _drafts(
-    cost: Cost, terms: Terms, shares: Sequence[Share], departments: Mapping[UUID, DepartmentRow]
+def _allocation_drafts(
+    cost: CostToSplit, terms: SplitTerms, shares: Sequence[Share], departments: Mapping[UUID, DepartmentRow]
 ) -> Iterator[AllocationDraft]:
-    """What is allocated to whom: nothing to those who bear nothing."""
+    """Yield the allocation of each share that is not zero."""
     for target, share in zip(terms.targets, shares, strict=True):
         department = departments[target.department_id]
         if share.amount.amount:
@@ -217,19 +175,19 @@ def _drafts(
                 quantity=None,
                 unit="",
                 gl_code=cost.gl_code,
-                counterparty_entity_id=_supplier(cost, department.entity_id, departments),
+                counterparty_entity_id=_counterparty(cost, department.entity_id, departments),
                 allocation_date=cost.allocation_date,
                 description=cost.description,
             )
 
 
-def _supplier(cost: Cost, entity_id: UUID, departments: Mapping[UUID, DepartmentRow]) -> UUID | None:
-    """The entity that passes the cost on to `entity_id`; within one entity, who supplied it before, if anybody."""
+def _counterparty(cost: CostToSplit, entity_id: UUID, departments: Mapping[UUID, DepartmentRow]) -> UUID | None:
+    """Return the entity that `entity_id` gets the share from; for its own costs, the counterparty of the cost."""
     source = departments[cost.source_department_id].entity_id if cost.source_department_id else cost.source_entity_id
     return source if source not in {None, entity_id} else cost.counterparty_entity_id
 
 
-def _record(department: DepartmentRow, share: Share, allocation_id: UUID | None) -> ShareRecord:
+def _share_record(department: DepartmentRow, share: Share, allocation_id: UUID | None) -> ShareRecord:
     return ShareRecord(
         department_id=ids.DEPARTMENT.format(department.id),
         entity_id=ids.ENTITY.format(department.entity_id),

@@ -4,6 +4,7 @@ from services.entities.store import (
     allocation_rules,
     allocations,
     amendments,
+    bulk,
     contracts,
     costs,
     departments,
@@ -12,9 +13,8 @@ from services.entities.store import (
     placements,
     purchase_orders,
     rates,
-    said,
     scopes,
-    unnested,
+    splits,
     usage,
 )
 
@@ -22,6 +22,7 @@ __all__ = [
     "allocation_rules",
     "allocations",
     "amendments",
+    "bulk",
     "contracts",
     "costs",
     "departments",
@@ -30,8 +31,7 @@ __all__ = [
     "placements",
     "purchase_orders",
     "rates",
-    "said",
     "scopes",
-    "unnested",
+    "splits",
     "usage",
 ]

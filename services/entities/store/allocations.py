@@ -1,74 +1,58 @@
-"""Cost allocations, and who may bear them."""
+"""SQL for cost allocations, and for the entities and departments that costs are allocated to."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import (
-    ARRAY,
-    CHAR,
-    Date,
-    DateTime,
-    Numeric,
-    Select,
-    String,
-    Uuid,
-    cast,
-    literal,
-    literal_column,
-    select,
-    true,
-    tuple_,
-)
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Date, Select, String, Uuid, literal, literal_column, select, true, tuple_
 from sqlalchemy.orm import aliased
 
-from kit.db import ReadSession, WriteSession, scope_filter
+from kit.columns import Columns, of_table
+from kit.db import ReadSession, WriteSession, found, scope_filter
 from services.entities import store
-from services.entities.domain.allocations import AllocationSource, Document
+from services.entities.domain.allocations import AllocationQuery, Document
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import EntityState
 from services.entities.errors.allocations import AllocationNotFound
-from services.entities.models.allocations import AMOUNT, AllocationRow
+from services.entities.models.allocations import AllocationRow
 from services.entities.models.entities import DepartmentRow, EntityRow
 
+_COLUMNS: Final = Columns[AllocationRow](of_table(AllocationRow))
+_APPEND: Final = f"{_COLUMNS.insert('cost_allocations')} on conflict do nothing returning id"
 
-class BearingEntity(NamedTuple):
-    """What is to be known of an entity that is to bear a cost."""
+
+class TargetEntity(NamedTuple):
+    """The columns of an entity that an allocation to it depends on."""
 
     id: UUID
     state: EntityState
     currency_code: str
 
 
-class BearingDepartment(NamedTuple):
-    """What is to be known of a department that is to bear a cost."""
+class TargetDepartment(NamedTuple):
+    """The columns of a department that an allocation to it depends on."""
 
     id: UUID
     state: DepartmentState
     gl_code: str
-    entity: BearingEntity
+    entity: TargetEntity
 
 
-async def find_target_entities(tx: ReadSession, entity_ids: Collection[UUID]) -> Mapping[UUID, BearingEntity]:
-    """Those of the entities that the caller sees."""
+async def find_target_entities(tx: ReadSession, entity_ids: Collection[UUID]) -> Mapping[UUID, TargetEntity]:
+    """Return those of the entities that the caller may see, by id."""
     if not entity_ids:
         return {}
-    wanted = select(EntityRow.id, EntityRow.state, EntityRow.currency_code).where(EntityRow.id.in_(entity_ids))
+    query = select(EntityRow.id, EntityRow.state, EntityRow.currency_code).where(EntityRow.id.in_(entity_ids))
     covered = scope_filter(tx.scope, EntityRow.id)
-    found = await tx.rows(wanted if covered is None else wanted.where(covered))
-    return {row.id: BearingEntity(*row) for row in found}
+    rows = await tx.rows(query if covered is None else query.where(covered))
+    return {row.id: TargetEntity(*row) for row in rows}
 
 
-async def find_target_departments(
-    tx: ReadSession, department_ids: Collection[UUID]
-) -> Mapping[UUID, BearingDepartment]:
-    """Those of the departments that the caller sees, each with its entity, whether the caller sees that or not."""
+async def find_target_departments(tx: ReadSession, department_ids: Collection[UUID]) -> Mapping[UUID, TargetDepartment]:
+    """Return those of the departments that the caller may see, by id, with their entities even if out of scope."""
     if not department_ids:
         return {}
-    wanted = (
+    query = (
         select(
             DepartmentRow.id, DepartmentRow.state, DepartmentRow.gl_code,
             EntityRow.id, EntityRow.state, EntityRow.currency_code,
@@ -77,139 +61,80 @@ async def find_target_departments(
         .where(DepartmentRow.id.in_(department_ids))
     )  # fmt: skip
     covered = scope_filter(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
-    found = await tx.rows(wanted if covered is None else wanted.where(covered))
-    return {row[0]: BearingDepartment(*row[:3], BearingEntity(*row[3:])) for row in found}
-
-
-async def find_existing_entities(tx: ReadSession, entity_ids: Collection[UUID]) -> frozenset[UUID]:
-    """Those of the entities that there are, whether the caller sees them or not."""
-    if not entity_ids:
-        return frozenset()
-    return frozenset(await tx.all(select(EntityRow.id).where(EntityRow.id.in_(entity_ids))))
+    rows = await tx.rows(query if covered is None else query.where(covered))
+    return {row[0]: TargetDepartment(*row[:3], TargetEntity(*row[3:])) for row in rows}
 
 
 async def find_by_documents(tx: ReadSession, documents: Collection[Document]) -> Mapping[Document, AllocationRow]:
-    """What was allocated from the documents; whether the caller sees it or not."""
+    """Return the allocations of these documents, also outside of the caller's scope."""
     if not documents:
         return {}
-    given = store.unnested.unnested(
+    keys = store.bulk.rows_as_table(
         source=(String, [source.value for source, _ in documents]), source_ref=(String, [ref for _, ref in documents])
     )
-    # One look into the unique index for each, whatever the planner thinks of the table. That is for some rows only:
-    # a parameter in place of the empty text would not tell that these are among them.
-    kept = AllocationRow.source == given.c.source, AllocationRow.source_ref == given.c.source_ref
-    once = AllocationRow.source_ref != literal_column("''"), AllocationRow.reversal_of.is_(None)
-    each = select(AllocationRow).where(*kept, *once).offset(0).lateral("each")
-    found = await tx.all(select(aliased(AllocationRow, each)).select_from(given.join(each, true())))
-    return {row.document: row for row in found}
+    # One lookup in the unique index per document, whatever the planner estimates. The index is partial, so the empty
+    # text must be a literal: with a parameter the planner can't tell that the index applies.
+    same = AllocationRow.source == keys.c.source, AllocationRow.source_ref == keys.c.source_ref
+    indexed = AllocationRow.source_ref != literal_column("''"), AllocationRow.reversal_of.is_(None)
+    each = select(AllocationRow).where(*same, *indexed).offset(0).lateral("each")
+    rows = await tx.all(select(aliased(AllocationRow, each)).select_from(keys.join(each, true())))
+    return {row.document: row for row in rows}
 
 
 async def append(tx: WriteSession, rows: Collection[AllocationRow]) -> frozenset[UUID]:
-    """Write new allocations; gives the ids of those that were: a document counts once, and so does a reversal."""
+    """Insert allocations; return the ids of those that were inserted.
+
+    The others had been inserted before: the allocation of the same document, or the reversal of the same allocation.
+    """
     if not rows:
         return frozenset()
-    # In one order whoever writes, so that no two wait for each other.
+    # Always in the same order, so that concurrent calls don't deadlock.
     ordered = sorted(rows, key=lambda row: (row.source, row.source_ref))
-    given = store.unnested.unnested(
-        id=(Uuid, [row.id for row in ordered]),
-        entity_id=(Uuid, [row.entity_id for row in ordered]),
-        department_id=(Uuid, [row.department_id for row in ordered]),
-        department_path=(String, [_array(row.department_path) for row in ordered]),
-        category=(String, [row.category for row in ordered]),
-        source=(String, [row.source.value for row in ordered]),
-        source_ref=(String, [row.source_ref for row in ordered]),
-        amount=(AMOUNT, [row.amount for row in ordered]),
-        currency_code=(CHAR(3), [row.currency_code for row in ordered]),
-        entity_amount=(AMOUNT, [row.entity_amount for row in ordered]),
-        entity_currency_code=(CHAR(3), [row.entity_currency_code for row in ordered]),
-        rate=(Numeric, [row.rate for row in ordered]),
-        rate_date=(Date, [row.rate_date for row in ordered]),
-        quantity=(AMOUNT, [row.quantity for row in ordered]),
-        unit=(String, [row.unit for row in ordered]),
-        gl_code=(String, [row.gl_code for row in ordered]),
-        counterparty_entity_id=(Uuid, [row.counterparty_entity_id for row in ordered]),
-        allocation_date=(Date, [row.allocation_date for row in ordered]),
-        description=(String, [row.description for row in ordered]),
-        reversal_of=(Uuid, [row.reversal_of for row in ordered]),
-        actor=(String, [row.actor for row in ordered]),
-        create_time=(DateTime(timezone=True), [row.create_time for row in ordered]),
-    )
-    paths = {"department_path": cast(given.c.department_path, ARRAY(Uuid))}
-    columns = {"tenant_id": literal(tx.tenant_id), **given.columns, **paths}
-    appended = insert(AllocationRow).from_select(list(columns), select(*columns.values())).on_conflict_do_nothing()
-    return frozenset(await tx.returning(appended.returning(AllocationRow.id)))
+    return frozenset(row["id"] for row in await tx.fetch(_APPEND, *_COLUMNS.parameters(ordered)))
 
 
-def _array(path: Sequence[UUID]) -> str:
-    """An array in PostgreSQL's own writing: unnest would take a list of lists apart to its last item."""
-    return "{" + ",".join(map(str, path)) + "}"
-
-
-def _visible_allocations(tx: ReadSession) -> Select[AllocationRow]:
-    """Allocations that the caller may see."""
+def _visible(tx: ReadSession) -> Select[AllocationRow]:
+    """Select the allocations that the caller may see."""
     covered = scope_filter(tx.scope, AllocationRow.entity_id, AllocationRow.department_id)
     return select(AllocationRow) if covered is None else select(AllocationRow).where(covered)
 
 
 async def get(tx: ReadSession, allocation_id: UUID) -> AllocationRow:
-    """The allocation; raises AllocationNotFound."""
-    found = await tx.one_or_none(_visible_allocations(tx).where(AllocationRow.id == allocation_id))
-    if found is None:
-        raise AllocationNotFound(allocation_id)
-    return found
+    """Return the allocation. Raises AllocationNotFound."""
+    query = _visible(tx).where(AllocationRow.id == allocation_id)
+    return found(await tx.one_or_none(query), AllocationNotFound(allocation_id))
 
 
 async def find_reversals(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
-    """By which allocations those of these that are reversed are."""
+    """Return the reversal of each allocation that has one."""
     if not allocation_ids:
         return {}
-    reversals = select(AllocationRow.reversal_of, AllocationRow.id).where(AllocationRow.reversal_of.in_(allocation_ids))
-    return {reversed_id: id for reversed_id, id in await tx.rows(reversals) if reversed_id}
+    query = select(AllocationRow.reversal_of, AllocationRow.id).where(AllocationRow.reversal_of.in_(allocation_ids))
+    return {allocation_id: id for allocation_id, id in await tx.rows(query) if allocation_id}
 
 
-class Place(NamedTuple):
-    """Where in the list, newest day first, an allocation stands."""
+async def list_newest(
+    tx: ReadSession, query: AllocationQuery, department_ids: Collection[UUID]
+) -> Sequence[AllocationRow]:
+    """Return the first allocations of the departments that match the query, newest date first.
 
-    day: date
-    id: UUID
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllocationAsk:
-    """Which allocations are to be listed."""
-
-    department_id: UUID
-    include_descendants: bool
-    start: date | None
-    end: date | None
-    """The day after the last one."""
-    category: str
-    source: AllocationSource | None
-    after: Place | None
-    """None: from the newest day on."""
-    count: int
-
-
-async def list_newest(tx: ReadSession, ask: AllocationAsk, department_ids: Collection[UUID]) -> Sequence[AllocationRow]:
-    """The first allocations of the departments that are asked for, newest day first.
-
-    The first of each department come out of its index, and are merged: however much was allocated, no more is read.
+    Reads at most `limit` rows per department from its index and merges them, however many allocations there are.
     """
-    departments = store.unnested.unnested(id=(Uuid, list(department_ids)))
-    wanted = select(AllocationRow).where(AllocationRow.department_id == departments.c.id)
-    if ask.start is not None:
-        wanted = wanted.where(AllocationRow.allocation_date >= ask.start)
-    if ask.end is not None:
-        wanted = wanted.where(AllocationRow.allocation_date < ask.end)
-    if ask.category:
-        wanted = wanted.where(AllocationRow.category == ask.category)
-    if ask.source is not None:
-        wanted = wanted.where(AllocationRow.source == ask.source)
-    if ask.after is not None:
-        place = tuple_(literal(ask.after.day, Date), literal(ask.after.id, Uuid))
-        wanted = wanted.where(tuple_(AllocationRow.allocation_date, AllocationRow.id) < place)
+    departments = store.bulk.rows_as_table(id=(Uuid, list(department_ids)))
+    rows = select(AllocationRow).where(AllocationRow.department_id == departments.c.id)
+    if query.start is not None:
+        rows = rows.where(AllocationRow.allocation_date >= query.start)
+    if query.end is not None:
+        rows = rows.where(AllocationRow.allocation_date < query.end)
+    if query.category:
+        rows = rows.where(AllocationRow.category == query.category)
+    if query.source is not None:
+        rows = rows.where(AllocationRow.source == query.source)
+    if query.after is not None:
+        position = tuple_(literal(query.after.day, Date), literal(query.after.id, Uuid))
+        rows = rows.where(tuple_(AllocationRow.allocation_date, AllocationRow.id) < position)
     newest = AllocationRow.allocation_date.desc(), AllocationRow.id.desc()
-    each = wanted.order_by(*newest).limit(ask.count).lateral("each")
+    each = rows.order_by(*newest).limit(query.limit).lateral("each")
     row = aliased(AllocationRow, each)
     merged = select(row).select_from(departments.join(each, true()))
-    return await tx.all(merged.order_by(row.allocation_date.desc(), row.id.desc()).limit(ask.count))
+    return await tx.all(merged.order_by(row.allocation_date.desc(), row.id.desc()).limit(query.limit))

@@ -1,4 +1,4 @@
-"""Exchange rates."""
+"""SQL for exchange rates."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
@@ -24,16 +24,16 @@ from sqlalchemy.dialects.postgresql import insert
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
 from services.entities import store
-from services.entities.domain.rates import RATE_AGE_DAYS_MAX, Pair, Quote, RateDraft
+from services.entities.domain.rates import RATE_AGE_DAYS_MAX, Conversion, Pair, Quote, RateDraft, RateFilter
 from services.entities.models.rates import ExchangeRateRow
 from serving.pages import Page, Slice
 
 
 async def upsert(tx: WriteSession, drafts: Collection[RateDraft]) -> Sequence[ExchangeRateRow]:
-    """Write the rates, and give the rows that are new or have another rate or source than before."""
-    # In one order whoever writes, so that no two wait for each other.
+    """Insert or update the rates; return the rows that are new or have another rate or source than before."""
+    # Always in the same order, so that concurrent calls don't deadlock.
     ordered = sorted(drafts, key=lambda draft: (draft.base_currency, draft.quote_currency, draft.effective_date))
-    given = store.unnested.unnested(
+    rows = store.bulk.rows_as_table(
         id=(Uuid, [ids.new() for _ in ordered]),
         base_currency=(CHAR(3), [draft.base_currency for draft in ordered]),
         quote_currency=(CHAR(3), [draft.quote_currency for draft in ordered]),
@@ -41,14 +41,14 @@ async def upsert(tx: WriteSession, drafts: Collection[RateDraft]) -> Sequence[Ex
         rate=(Numeric(24, 12), [draft.rate for draft in ordered]),
         source=(String, [draft.source for draft in ordered]),
     )
-    moment = literal(clock.now(), DateTime(timezone=True))
+    now = literal(clock.now(), DateTime(timezone=True))
     columns = {
-        "tenant_id": literal(tx.tenant_id), **given.columns, "version": literal(1), "create_time": moment,
-        "update_time": moment,
+        "tenant_id": literal(tx.tenant_id), **rows.columns, "version": literal(1), "create_time": now,
+        "update_time": now,
     }  # fmt: skip
-    recorded = insert(ExchangeRateRow).from_select(list(columns), select(*columns.values()))
-    new = recorded.excluded
-    recorded = recorded.on_conflict_do_update(
+    statement = insert(ExchangeRateRow).from_select(list(columns), select(*columns.values()))
+    new = statement.excluded
+    statement = statement.on_conflict_do_update(
         constraint="exchange_rates_day_key",
         set_={
             "rate": new.rate,
@@ -58,30 +58,28 @@ async def upsert(tx: WriteSession, drafts: Collection[RateDraft]) -> Sequence[Ex
         },
         where=or_(ExchangeRateRow.rate != new.rate, ExchangeRateRow.source != new.source),
     )
-    return await tx.returning(recorded.returning(ExchangeRateRow))
+    return await tx.returning(statement.returning(ExchangeRateRow))
 
 
-async def list_page(
-    tx: ReadSession, page: Page, *, base_currency: str, quote_currency: str, start: date | None, end: date | None
-) -> Slice[ExchangeRateRow]:
-    """One page of the rates that fit all filters given, oldest record first; `end` is the day after the last one."""
-    wanted = select(ExchangeRateRow)
-    if base_currency:
-        wanted = wanted.where(ExchangeRateRow.base_currency == base_currency)
-    if quote_currency:
-        wanted = wanted.where(ExchangeRateRow.quote_currency == quote_currency)
-    if start is not None:
-        wanted = wanted.where(ExchangeRateRow.effective_date >= start)
-    if end is not None:
-        wanted = wanted.where(ExchangeRateRow.effective_date < end)
-    return page.slice(await tx.all(page.narrow(wanted, ExchangeRateRow.id)))
+async def list_page(tx: ReadSession, page: Page, filters: RateFilter) -> Slice[ExchangeRateRow]:
+    """Return one page of the rates that match all filters, in the order in which they were first recorded."""
+    query = select(ExchangeRateRow)
+    if filters.base_currency:
+        query = query.where(ExchangeRateRow.base_currency == filters.base_currency)
+    if filters.quote_currency:
+        query = query.where(ExchangeRateRow.quote_currency == filters.quote_currency)
+    if filters.start is not None:
+        query = query.where(ExchangeRateRow.effective_date >= filters.start)
+    if filters.end is not None:
+        query = query.where(ExchangeRateRow.effective_date < filters.end)
+    return page.slice(await tx.all(page.narrow(query, ExchangeRateRow.id)))
 
 
 _QUOTES: Final = (
     text("""
-    with recursive wanted as (
+    with recursive conversions as (
         select * from unnest(:sources, :targets, :days) as each(source, target, day)
-    ), pairs as (  -- by leaping from one to the next through the key: a pair has thousands of days
+    ), pairs as (  -- skip scan over the key, since a pair has thousands of days
         (select base_currency, quote_currency from exchange_rates order by 1, 2 limit 1)
         union all
         select next.* from pairs cross join lateral (
@@ -92,13 +90,13 @@ _QUOTES: Final = (
     ), legs as (
         select base_currency as source, quote_currency as target, * from pairs
         union all select quote_currency, base_currency, * from pairs
-    ), needed as (  -- the pair itself and its inverse, and both legs of every way over one currency
-        select day, base_currency, quote_currency from wanted join legs using (source, target)
+    ), needed as (  -- the pair, its inverse, and both legs of every cross rate
+        select day, base_currency, quote_currency from conversions join legs using (source, target)
         union
         select day, unnest(array[first.base_currency, second.base_currency]),
             unnest(array[first.quote_currency, second.quote_currency])
-        from wanted join legs first using (source) join legs second on second.source = first.target
-        where second.target = wanted.target
+        from conversions join legs first using (source) join legs second on second.source = first.target
+        where second.target = conversions.target
     )
     select needed.day, needed.base_currency, needed.quote_currency, quote.effective_date, quote.rate
     from needed cross join lateral (
@@ -116,19 +114,17 @@ _QUOTES: Final = (
     .columns(day=Date, base_currency=CHAR(3), quote_currency=CHAR(3), effective_date=Date, rate=Numeric(24, 12))
     .subquery("quotes")
 )
-"""Every rate that can matter for conversions; as text, since what it reads and in which order is all there is to it."""
+"""All rates that conversions can be derived from. As text, since its performance depends on the exact plan."""
 
 
-async def find_quotes(
-    tx: ReadSession, conversions: Collection[tuple[str, str, date]]
-) -> Mapping[date, Mapping[Pair, Quote]]:
-    """What is effective on the days of the conversions between their currencies, or over one more; by day."""
-    given = {
-        "sources": [source for source, _, _ in conversions],
-        "targets": [target for _, target, _ in conversions],
-        "days": [day for _, _, day in conversions],
+async def find_quotes(tx: ReadSession, conversions: Collection[Conversion]) -> Mapping[date, Mapping[Pair, Quote]]:
+    """Return, by day, the quotes that the conversions can be derived from, directly or through one more currency."""
+    parameters = {
+        "sources": [conversion.source for conversion in conversions],
+        "targets": [conversion.target for conversion in conversions],
+        "days": [conversion.day for conversion in conversions],
     }
     quotes: dict[date, dict[Pair, Quote]] = {}
-    for day, base, quote, effective_date, rate in await tx.rows(select(*_QUOTES.columns).params(given)):
+    for day, base, quote, effective_date, rate in await tx.rows(select(*_QUOTES.columns).params(parameters)):
         quotes.setdefault(day, {})[base, quote] = Quote(rate, effective_date)
     return quotes

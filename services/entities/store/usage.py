@@ -1,4 +1,4 @@
-"""Who is meant by records of usage."""
+"""SQL that finds the entities and departments of usage records."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from kit.db import ReadSession
 from services.entities.models.entities import DepartmentRow, EntityRow
 
 
-class NamedEntity(NamedTuple):
-    """An entity that a record names by id or code."""
+class UsageEntity(NamedTuple):
+    """The columns of an entity that the allocation of its usage depends on."""
 
     id: UUID
     code: str
@@ -20,16 +20,16 @@ class NamedEntity(NamedTuple):
 
 async def find_entities(
     tx: ReadSession, entity_ids: Collection[UUID], codes: Collection[str]
-) -> Mapping[UUID | str, NamedEntity]:
-    """The entities, each by its id and by its code."""
+) -> Mapping[UUID | str, UsageEntity]:
+    """Return the entities with these ids or codes, each both by its id and by its code."""
     named = or_(EntityRow.id.in_(entity_ids), EntityRow.code.in_(codes))
     rows = await tx.rows(select(EntityRow.id, EntityRow.code, EntityRow.time_zone).where(named))
-    found = [NamedEntity(*row) for row in rows]
-    return {entity.id: entity for entity in found} | {entity.code: entity for entity in found}
+    entities = [UsageEntity(*row) for row in rows]
+    return {entity.id: entity for entity in entities} | {entity.code: entity for entity in entities}
 
 
 async def find_departments(tx: ReadSession, codes: Collection[tuple[UUID, str]]) -> Mapping[tuple[UUID, str], UUID]:
-    """The ids of the departments with such a code, by entity and code."""
+    """Return the ids of the departments with these codes, by entity id and code."""
     if not codes:
         return {}
     named = tuple_(DepartmentRow.entity_id, DepartmentRow.code).in_(codes)

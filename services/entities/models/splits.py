@@ -1,0 +1,59 @@
+"""Table of costs that were split."""
+
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
+from typing import TypedDict
+from uuid import UUID
+
+from sqlalchemy import CHAR, Date, Integer, String, Uuid
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from kit.db import AMOUNT, TenantRow, text_enum
+from kit.money import Money
+from services.entities.domain.allocation_rules import RuleBasis, RuleType
+
+
+class ShareRecord(TypedDict):
+    """The share of a department as it is stored, with exact numbers as text."""
+
+    department_id: str
+    entity_id: str
+    weight: str
+    fraction: str
+    amount: str
+    allocation_id: str
+    """Empty if the amount is zero."""
+
+
+class CostSplitRow(TenantRow):
+    """A cost that was split, with everything needed to explain each share; never changed."""
+
+    __tablename__ = "cost_splits"
+
+    source_ref: Mapped[str] = mapped_column(String)
+    rule_id: Mapped[UUID | None] = mapped_column(Uuid)
+    """None: the terms were part of the request."""
+    rule_version: Mapped[int | None] = mapped_column(Integer)
+    rule_type: Mapped[RuleType] = mapped_column(text_enum(RuleType))
+    basis: Mapped[RuleBasis | None] = mapped_column(text_enum(RuleBasis))
+    amount: Mapped[Decimal] = mapped_column(AMOUNT)
+    currency_code: Mapped[str] = mapped_column(CHAR(3))
+    allocation_date: Mapped[date] = mapped_column(Date)
+    category: Mapped[str] = mapped_column(String)
+    gl_code: Mapped[str] = mapped_column(String)
+    description: Mapped[str] = mapped_column(String)
+    source_department_id: Mapped[UUID | None] = mapped_column(Uuid)
+    split_allocation_id: Mapped[UUID | None] = mapped_column(Uuid)
+    """The allocation that was split and reversed; None: an amount was split."""
+    usage_start: Mapped[date | None] = mapped_column(Date)
+    usage_end: Mapped[date | None] = mapped_column(Date)
+    shares: Mapped[list[ShareRecord]] = mapped_column(JSONB)
+    department_ids: Mapped[Sequence[UUID]] = mapped_column(ARRAY(Uuid))
+    """The source and all targets: a confined caller sees the split if their scope covers all of these."""
+
+    @property
+    def money(self) -> Money:
+        """The whole amount."""
+        return Money(self.amount, self.currency_code)
