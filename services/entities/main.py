@@ -1,11 +1,10 @@
 """Composition root of the entities service: settings, database, clients, servicers, consumers, timers."""
 
-from clients.directory import Directory
 from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
 from services.entities import rpc, timers
-from services.entities.clients import Approvals
+from services.entities.clients import Clients
 from services.entities.events.consumers import HANDLERS, Dependencies
 from services.entities.rpc.scopes import LocalScopes
 from services.entities.service.usage import UsageIntake
@@ -16,13 +15,13 @@ from serving.server import Service, run
 def compose(settings: Settings) -> Service:
     """Create the parts of the service and connect them."""
     db = Database(settings)
-    directory = Directory(settings)
+    clients = Clients(settings)
     return Service(
         db=db,
         scopes=LocalScopes(db),
-        servicers=rpc.servicers(db, Pages(settings), directory, Approvals(settings)),
+        servicers=rpc.servicers(db, Pages(settings), clients),
         handlers=HANDLERS,
-        dependencies=Dependencies(db, directory, UsageIntake(db)),
+        dependencies=Dependencies(db, clients, UsageIntake(db)),
         jobs=[Timers(db, settings.service, timers.HANDLERS).run],
     )
 

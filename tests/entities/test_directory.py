@@ -33,7 +33,7 @@ from tests.harness.observe import OutboxEvent, eventually, outbox_events
 from tests.harness.services import Entities, Served, served
 from tests.harness.tokens import Keys
 
-HANDLER = "hand_over_departments_of_user"
+HANDLER = "replace_deactivated_manager"
 
 
 @dataclass

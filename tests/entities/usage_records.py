@@ -20,7 +20,7 @@ from serving.server import Service
 from tests.entities.allocation_api import money
 from tests.harness.observe import eventually
 
-CONSUMER = "entities.allocate_recorded_usage"
+CONSUMER = "entities.allocate_usage"
 
 
 def usage(bearer: Department | Entity | None, amount: str = "10.00 EUR", **given: Any) -> UsageRecorded:

@@ -1,4 +1,4 @@
-"""What is refused of allocation rules and of costs that are split by them."""
+"""Errors of allocation rules and splits."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -26,7 +26,7 @@ class AllocationRuleNotEffective(FailedPrecondition):
         text = ids.ALLOCATION_RULE.format(rule_id)
         end = f" until before {effective_to}" if effective_to else ""
         super().__init__(
-            f"The allocation rule {text} is effective from {effective_from}{end}; the cost is of {day}.",
+            f"The allocation rule {text} is effective from {effective_from}{end}; the date of the cost is {day}.",
             allocation_rule_id=text,
             allocation_date=day,
             effective_from_date=effective_from,
@@ -41,7 +41,7 @@ class AllocationRuleMismatch(FailedPrecondition):
         rule = ids.ALLOCATION_RULE.format(rule_id)
         wanted, given = (ids.DEPARTMENT.format(each) if isinstance(each, UUID) else each for each in (wanted, given))
         super().__init__(
-            f"The allocation rule {rule} is for costs with the {field} {wanted}, not {given}.",
+            f"The allocation rule {rule} applies to costs with the {field} {wanted}, not {given}.",
             allocation_rule_id=rule,
             field=field,
             wanted=wanted,
@@ -54,12 +54,12 @@ class AllocationRulesChain(FailedPrecondition):
 
     def __init__(self, rule_id: UUID | None, path: Sequence[UUID | None]) -> None:
         other = ids.ALLOCATION_RULE.format_optional(rule_id)
-        way = " → ".join(ids.DEPARTMENT.format(place) if place else "…" for place in path)
+        departments = " → ".join(ids.DEPARTMENT.format(id) if id else "…" for id in path)
         super().__init__(
-            f"The same cost would be split again by the allocation rule {other}: {way}. A target of one rule may not be"
-            " the source of another.",
+            f"The same cost would be split again by the allocation rule {other}: {departments}. A target of one rule"
+            " can't be the source of another.",
             allocation_rule_id=other,
-            path=way,
+            path=departments,
         )
 
 
@@ -67,35 +67,35 @@ class AllocationDepartmentsNotFound(NotFound):
     reason = "ALLOCATION_DEPARTMENTS_NOT_FOUND"
 
     def __init__(self, missing: Mapping[str, UUID]) -> None:
-        listed = {field: ids.DEPARTMENT.format(department_id) for field, department_id in missing.items()}
+        texts = {field: ids.DEPARTMENT.format(department_id) for field, department_id in missing.items()}
         super().__init__(
-            f"There is no department {', '.join(listed.values())}.",
+            f"There is no department {', '.join(texts.values())}.",
             violations=[
-                Violation(field, f"there is no department {text}", "department.known") for field, text in listed.items()
+                Violation(field, f"there is no department {text}", "department.known") for field, text in texts.items()
             ],
-            department_ids=listed.values(),
+            department_ids=texts.values(),
         )
 
 
 class SplitWeightNegative(FailedPrecondition):
     reason = "SPLIT_WEIGHT_NEGATIVE"
 
-    def __init__(self, place: int) -> None:
-        super().__init__(f"What targets[{place}] weighs is below zero.", target=f"targets[{place}]")
+    def __init__(self, index: int) -> None:
+        super().__init__(f"The weight of targets[{index}] is negative.", target=f"targets[{index}]")
 
 
 class SplitWeightsAllZero(FailedPrecondition):
     reason = "SPLIT_WEIGHTS_ALL_ZERO"
 
     def __init__(self) -> None:
-        super().__init__("None of the targets weighs anything, so that none could bear the cost.")
+        super().__init__("The weights of all targets are zero, so no target can get a share of the cost.")
 
 
 class CostAlreadySplit(AlreadyExists):
     reason = "COST_ALREADY_SPLIT"
 
     def __init__(self, source_ref: str) -> None:
-        super().__init__(f"The cost {source_ref!r} is split already.", source_ref=source_ref)
+        super().__init__(f"The cost {source_ref!r} is already split.", source_ref=source_ref)
 
 
 class AllocationIsShare(FailedPrecondition):
@@ -104,5 +104,6 @@ class AllocationIsShare(FailedPrecondition):
     def __init__(self, allocation_id: UUID) -> None:
         text = ids.ALLOCATION.format(allocation_id)
         super().__init__(
-            f"The allocation {text} is a share of a cost that was split; no cost is split again.", allocation_id=text
+            f"The allocation {text} is a share of a split cost; shares can't be split again.",
+            allocation_id=text,
         )

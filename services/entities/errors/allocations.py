@@ -1,4 +1,4 @@
-"""What is refused of allocations, and of reports of what they cost."""
+"""Errors of allocations and cost reports."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -21,14 +21,15 @@ class AllocationSourceTaken(AlreadyExists):
     def __init__(
         self, source: str, source_ref: str, existing_id: UUID | None = None, differs: Sequence[str] = ()
     ) -> None:
-        """`existing_id` is None where the caller may not see what was allocated, nor how it differs."""
-        seen = f" as {ids.ALLOCATION.format(existing_id)}, which differs in {', '.join(differs)}" if existing_id else ""
+        """Without `existing_id` if the caller may not see the existing allocation."""
+        allocation = ids.ALLOCATION.format(existing_id) if existing_id else None
+        existing = f" as {allocation}, which differs in {', '.join(differs)}" if allocation else ""
         super().__init__(
-            f"The cost of {source} {source_ref!r} is allocated{seen or ' already'}.",
+            f"The cost of {source} {source_ref!r} is already allocated{existing}.",
             source=source,
             source_ref=source_ref,
-            allocation_id=ids.ALLOCATION.format(existing_id) if existing_id else None,
-            differs=differs if existing_id else None,
+            allocation_id=allocation,
+            differs=differs if allocation else None,
         )
 
 
@@ -37,7 +38,9 @@ class AllocationAlreadyReversed(FailedPrecondition):
 
     def __init__(self, allocation_id: UUID, reversal_id: UUID) -> None:
         text, reversal = ids.ALLOCATION.format(allocation_id), ids.ALLOCATION.format(reversal_id)
-        super().__init__(f"The allocation {text} is reversed by {reversal}.", allocation_id=text, reversal_id=reversal)
+        super().__init__(
+            f"The allocation {text} is already reversed by {reversal}.", allocation_id=text, reversal_id=reversal
+        )
 
 
 class AllocationIsReversal(FailedPrecondition):
@@ -46,7 +49,7 @@ class AllocationIsReversal(FailedPrecondition):
     def __init__(self, allocation_id: UUID) -> None:
         text = ids.ALLOCATION.format(allocation_id)
         super().__init__(
-            f"The allocation {text} is a reversal, which can't be reversed; allocate the cost anew.", allocation_id=text
+            f"The allocation {text} is a reversal and can't be reversed; allocate the cost again.", allocation_id=text
         )
 
 
@@ -55,7 +58,7 @@ class AllocationDateTooFar(FailedPrecondition):
 
     def __init__(self, day: date, latest: date) -> None:
         super().__init__(
-            f"A cost may belong to {latest} at the latest, not to {day}.", allocation_date=day, latest_date=latest
+            f"The date of a cost can be {latest} at the latest, not {day}.", allocation_date=day, latest_date=latest
         )
 
 
@@ -64,7 +67,7 @@ class AmountTooLarge(FailedPrecondition):
 
     def __init__(self, amount: Money, *, to: str) -> None:
         super().__init__(
-            f"{amount} has more than {DIGITS_MAX} digits before the point in {to}.",
+            f"{amount} has more than {DIGITS_MAX} digits before the decimal point in {to}.",
             amount=amount.text(),
             from_currency_code=amount.currency,
             to_currency_code=to,
@@ -88,6 +91,6 @@ class TooManyCostGroups(FailedPrecondition):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"The costs fall into more than {limit} groups and currencies; group by less, or ask for a part.",
+            f"The report has more than {limit} groups and currencies; group by fewer fields, or request fewer costs.",
             limit=limit,
         )

@@ -1,4 +1,4 @@
-"""What is refused of departments and of those who answer for them."""
+"""Errors of departments, their tree and their managers."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -46,7 +46,7 @@ class DepartmentTreeTooDeep(FailedPrecondition):
         text = ids.DEPARTMENT.format(parent_id)
         on = f" on {day}" if day else ""
         super().__init__(
-            f"There may be at most {limit} levels of departments; below {text} there would be more{on}.",
+            f"An entity can have at most {limit} levels of departments; below {text} there would be more{on}.",
             parent_id=text,
             limit=limit,
             date=day,
@@ -59,7 +59,7 @@ class DepartmentCycle(FailedPrecondition):
     def __init__(self, department_id: UUID, parent_id: UUID, day: date) -> None:
         department, parent = ids.DEPARTMENT.format(department_id), ids.DEPARTMENT.format(parent_id)
         super().__init__(
-            f"On {day} the department {department} would be below itself: {parent} is the same or one below it.",
+            f"On {day} the department {department} would be below itself: {parent} is the same department or below it.",
             department_id=department,
             new_parent_id=parent,
             date=day,
@@ -72,7 +72,7 @@ class DepartmentHasActiveChildren(FailedPrecondition):
     def __init__(self, department_id: UUID, children: Sequence[UUID]) -> None:
         text, listed = ids.DEPARTMENT.format(department_id), [ids.DEPARTMENT.format(child) for child in children]
         super().__init__(
-            f"The department {text} has active departments below it or planned to be, {', '.join(listed)} among them;"
+            f"The department {text} has active departments below it, now or by plan, such as {', '.join(listed)};"
             " deactivate or move them first.",
             department_id=text,
             child_ids=listed,
@@ -83,11 +83,11 @@ class ManagerNotFound(NotFound):
     reason = "MANAGER_NOT_FOUND"
 
     def __init__(self, user_id: str) -> None:
-        super().__init__(f"User management knows no user {user_id!r}.", manager_user_id=user_id)
+        super().__init__(f"User management has no user {user_id!r}.", manager_user_id=user_id)
 
 
 class ManagerInactive(FailedPrecondition):
     reason = "MANAGER_INACTIVE"
 
     def __init__(self, user_id: str) -> None:
-        super().__init__(f"The user {user_id!r} is not active, so can't be a manager.", manager_user_id=user_id)
+        super().__init__(f"The user {user_id!r} is not active and can't be a manager.", manager_user_id=user_id)

@@ -1,4 +1,4 @@
-"""What is refused of entities."""
+"""Errors of entities and their tree."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -31,7 +31,7 @@ class EntityHasActiveChildren(FailedPrecondition):
     def __init__(self, entity_id: UUID, children: Sequence[UUID]) -> None:
         text, listed = ids.ENTITY.format(entity_id), [ids.ENTITY.format(child) for child in children]
         super().__init__(
-            f"The entity {text} has active children, {', '.join(listed)} among them; deactivate them first.",
+            f"The entity {text} has active children, such as {', '.join(listed)}; deactivate them first.",
             entity_id=text,
             child_ids=listed,
         )
@@ -43,7 +43,7 @@ class EntityTreeTooDeep(FailedPrecondition):
     def __init__(self, parent_id: UUID, limit: int) -> None:
         text = ids.ENTITY.format(parent_id)
         super().__init__(
-            f"There may be at most {limit} levels of entities; below {text} there would be more.",
+            f"There can be at most {limit} levels of entities; below {text} there would be more.",
             parent_id=text,
             limit=limit,
         )
@@ -55,7 +55,7 @@ class EntityCycle(FailedPrecondition):
     def __init__(self, entity_id: UUID, parent_id: UUID) -> None:
         entity, parent = ids.ENTITY.format(entity_id), ids.ENTITY.format(parent_id)
         super().__init__(
-            f"The entity {entity} can't be moved below {parent}, which is itself or one that is below it.",
+            f"The entity {entity} can't be moved below {parent}, which is the same entity or below it.",
             entity_id=entity,
             new_parent_id=parent,
         )

@@ -1,4 +1,4 @@
-"""What is refused of exchange rates."""
+"""Errors of exchange rates."""
 
 from kit.errors import PermissionDenied
 
@@ -7,4 +7,4 @@ class RatesOutOfScope(PermissionDenied):
     reason = "RATES_OUT_OF_SCOPE"
 
     def __init__(self) -> None:
-        super().__init__("Exchange rates hold for the whole tenant; your token is confined to a part of it.")
+        super().__init__("Exchange rates apply to the whole tenant, but your token is confined to a scope.")

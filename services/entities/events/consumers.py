@@ -16,22 +16,22 @@ from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvis
 from outside.usage.v1.usage_pb2 import UsageRecorded
 from outside.users.v1.events_pb2 import UserDeactivated
 
-from clients.directory import Directory
 from contract import validation
 from eventing.consumer import Handler, on
 from kit import ids
 from kit.db import Database, WriteSession
 from kit.origin import Origin
 from services.entities import convert, domain, service
+from services.entities.clients import Clients
 from services.entities.service.usage import UsageIntake
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the handlers with their own transaction need."""
+    """What the handlers with their own transactions use."""
 
     db: Database
-    directory: Directory
+    clients: Clients
     usage_intake: UsageIntake
 
 
@@ -110,10 +110,10 @@ async def _finish_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: 
 
 
 @on(UserDeactivated, own_transaction=True)
-async def hand_over_departments_of_user(dependencies: Dependencies, origin: Origin, event: UserDeactivated) -> None:
+async def replace_deactivated_manager(dependencies: Dependencies, origin: Origin, event: UserDeactivated) -> None:
     """Reassign the departments of a deactivated user to the nearest active manager, or leave them unassigned."""
     validation.check(event)
-    directory = dependencies.directory
+    directory = dependencies.clients.directory
     if await directory.is_active(origin, event.user_id):
         return  # active again
     successor = domain.managers.nearest_active(event.user_id, await directory.managers(origin, event.user_id))
@@ -124,7 +124,7 @@ async def hand_over_departments_of_user(dependencies: Dependencies, origin: Orig
 
 
 @on(UsageRecorded, own_transaction=True)
-async def allocate_recorded_usage(dependencies: Dependencies, origin: Origin, event: UsageRecorded) -> None:
+async def allocate_usage(dependencies: Dependencies, origin: Origin, event: UsageRecorded) -> None:
     """Allocate the cost of metered usage to the entity or department that used it."""
     validation.check(event)
     await dependencies.usage_intake.record(origin, convert.usage.record_from_proto(event))
@@ -139,6 +139,6 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_approval_cancelled,
     on_approval_expired,
     on_changes_requested,
-    hand_over_departments_of_user,
-    allocate_recorded_usage,
+    replace_deactivated_manager,
+    allocate_usage,
 )

@@ -43,7 +43,7 @@ from services.entities.models.rates import ExchangeRateRow
 
 
 def entity_created(entity: EntityRow) -> EntityCreated:
-    """There is a new entity."""
+    """Return the event that an entity was created."""
     return EntityCreated(
         entity_id=ids.ENTITY.format(entity.id),
         parent_id=ids.ENTITY.format_optional(entity.parent_id),
@@ -53,12 +53,12 @@ def entity_created(entity: EntityRow) -> EntityCreated:
 
 
 def entity_deactivated(entity: EntityRow) -> EntityDeactivated:
-    """An entity went out of business."""
+    """Return the event that an entity was deactivated."""
     return EntityDeactivated(entity_id=ids.ENTITY.format(entity.id))
 
 
 def entity_moved(entity: EntityRow, old_parent_id: UUID | None) -> EntityMoved:
-    """An entity has another place in the tree."""
+    """Return the event that an entity has another parent, or became a root."""
     return EntityMoved(
         entity_id=ids.ENTITY.format(entity.id),
         old_parent_id=ids.ENTITY.format_optional(old_parent_id),
@@ -67,7 +67,7 @@ def entity_moved(entity: EntityRow, old_parent_id: UUID | None) -> EntityMoved:
 
 
 def department_moved(department: DepartmentRow, old_parent_id: UUID | None, since: date) -> DepartmentMoved:
-    """A department has another place in the tree of today."""
+    """Return the event that a department has another parent in the current tree."""
     return DepartmentMoved(
         department_id=ids.DEPARTMENT.format(department.id),
         entity_id=ids.ENTITY.format(department.entity_id),
@@ -78,7 +78,7 @@ def department_moved(department: DepartmentRow, old_parent_id: UUID | None, sinc
 
 
 def department_manager_changed(department: DepartmentRow, old_manager_user_id: str) -> DepartmentManagerChanged:
-    """Another user answers for a department."""
+    """Return the event that a department has another manager, or none."""
     return DepartmentManagerChanged(
         department_id=ids.DEPARTMENT.format(department.id),
         entity_id=ids.ENTITY.format(department.entity_id),
@@ -88,7 +88,7 @@ def department_manager_changed(department: DepartmentRow, old_manager_user_id: s
 
 
 def exchange_rates_changed(changed: Sequence[ExchangeRateRow]) -> ExchangeRatesChanged:
-    """Exchange rates are new or have been replaced; there is one at least."""
+    """Return the event that these exchange rates, one or more, were created or replaced."""
     pairs = sorted({(row.base_currency, row.quote_currency) for row in changed})
     return ExchangeRatesChanged(
         pairs=[CurrencyPair(base_currency=base, quote_currency=quote) for base, quote in pairs],
@@ -97,7 +97,7 @@ def exchange_rates_changed(changed: Sequence[ExchangeRateRow]) -> ExchangeRatesC
 
 
 def cost_allocated(row: AllocationRow) -> CostAllocated:
-    """A cost was allocated."""
+    """Return the event that a cost was allocated."""
     return CostAllocated(
         allocation_id=ids.ALLOCATION.format(row.id),
         entity_id=ids.ENTITY.format(row.entity_id),
@@ -112,14 +112,14 @@ def cost_allocated(row: AllocationRow) -> CostAllocated:
     )
 
 
-def allocation_reversed(reversal: AllocationRow, taken_back: AllocationRow) -> AllocationReversed:
-    """A cost that was allocated was taken back."""
+def allocation_reversed(reversal: AllocationRow, reversed_row: AllocationRow) -> AllocationReversed:
+    """Return the event that an allocation was reversed."""
     return AllocationReversed(
         allocation_id=ids.ALLOCATION.format(reversal.id),
-        reversed_allocation_id=ids.ALLOCATION.format(taken_back.id),
-        entity_id=ids.ENTITY.format(taken_back.entity_id),
-        department_id=ids.DEPARTMENT.format_optional(taken_back.department_id),
-        amount=money_to_proto(taken_back.money),
+        reversed_allocation_id=ids.ALLOCATION.format(reversed_row.id),
+        entity_id=ids.ENTITY.format(reversed_row.entity_id),
+        department_id=ids.DEPARTMENT.format_optional(reversed_row.department_id),
+        amount=money_to_proto(reversed_row.money),
         allocation_date=reversal.allocation_date.isoformat(),
         reason=reversal.description,
     )

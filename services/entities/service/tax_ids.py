@@ -1,4 +1,4 @@
-"""Which tax numbers a country has, as far as python-stdnum knows them."""
+"""Validation of tax ids, for the countries that python-stdnum supports."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -49,19 +49,19 @@ TAX_IDS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
     "US": [("us.ein", "91-1144442")],
     "ZA": [("za.tin", "0001339050")],
 }
-"""By country: each kind of number that a company has there, with an example; spaces, dots and dashes do not matter."""
+"""The kinds of tax ids of companies by country, each with an example. Spaces, dots and dashes are ignored."""
 
 
 def check(country_code: str, tax_id: str) -> None:
-    """Raise InvalidFields where the country's numbers are known and `tax_id` is none of them; empty is fine."""
+    """Raise InvalidFields if the tax id is invalid in the country; empty ids and unsupported countries are accepted."""
     kinds = TAX_IDS.get(country_code, ())
     if tax_id and kinds and not any(_module(kind).is_valid(tax_id) for kind, _ in kinds):
-        such_as = " or ".join(example for _, example in kinds)
-        wanted = f"must be a tax number of {country_code} with the right check digits, such as {such_as}"
-        raise InvalidFields([Violation("tax_id", f"{wanted}; not {tax_id!r}", "known.tax_id")])
+        examples = " or ".join(example for _, example in kinds)
+        text = f"must be a tax number of {country_code} with the right check digits, such as {examples}; not {tax_id!r}"
+        raise InvalidFields([Violation("tax_id", text, "known.tax_id")])
 
 
 @cache
 def _module(kind: str) -> Any:
-    """What stdnum knows about a kind of number; loaded when it is asked for."""
+    """Return the stdnum module of a kind of number; imported at its first use, since there are many."""
     return import_module(f"stdnum.{kind}")

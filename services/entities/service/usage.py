@@ -108,4 +108,4 @@ async def _costs(tx: ReadSession, records: Sequence[UsageRecord]) -> Sequence[Al
 
 def _unknown(noun: str, record: UsageRecord) -> InvalidFields:
     code = record.entity_code if noun == "entity" else record.department_code
-    return InvalidFields([Violation(f"{noun}_code", f"names no {noun} that there is: {code!r}", f"{noun}_code.known")])
+    return InvalidFields([Violation(f"{noun}_code", f"no {noun} has the code {code!r}", f"{noun}_code.known")])
