@@ -22,7 +22,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Counter, Gauge
 from sqlalchemy import text
 
-from kit import telemetry
+from kit import clock, ids, telemetry
 from kit.db import Database, WriteSession
 from kit.origin import Origin
 from kit.tasks import run_to_completion
@@ -61,6 +61,10 @@ _IF_CLAIMED = (
     "where tenant_id = :tenant_id and kind = :kind and resource_id = :resource_id"
     " and due_time = :due_time and attempts = :attempts"
 )
+_AGES = text(
+    "select width_bucket(resource_id, cast(:since as uuid[])) as bucket, count(*), min(resource_id::text) from timers"
+    " where kind = :kind group by bucket"
+)
 _DELETE = text(f"delete from timers {_IF_CLAIMED}")
 _RETRY_LATER = text(f"update timers set due_time = now() + :delay {_IF_CLAIMED}")
 # Calls lock a resource and then its timer, handlers the other way round. The handler gives up before the deadlock check
@@ -76,6 +80,34 @@ def set_timer(tx: WriteSession, kind: str, resource_id: UUID, due_time: datetime
 def cancel_timer(tx: WriteSession, kind: str, resource_id: UUID) -> None:
     """Cancel the timer, if there is one."""
     tx.defer(CANCEL, tx.tenant_id, kind, resource_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceAges:
+    """Ages of the resources of all tenants that have a timer of one kind."""
+
+    oldest: timedelta
+    """Zero if there is none."""
+    counts: Sequence[int]
+    """Number of resources up to each bound and above the previous one; last, those above all bounds."""
+
+
+async def measure_ages(db: Database, kind: str, bounds: Sequence[timedelta]) -> ResourceAges:
+    """Return the ages of the resources with a timer of this kind, by ascending bounds.
+
+    Timers are the only rows of all tenants that a service reads. The age of a resource follows from its id: a UUIDv7
+    (RFC 9562) begins with the time at which it was created.
+    """
+    now = clock.now()
+    since = [ids.first_of(now - bound) for bound in reversed(bounds)]  # ids in ascending order: oldest first
+    async with db.all_tenants() as session:
+        rows = (await session.execute(_AGES, {"kind": kind, "since": since})).all()
+    counts = {bucket: count for bucket, count, _ in rows}
+    oldest = min((UUID(first) for _, _, first in rows), default=None)
+    return ResourceAges(
+        now - ids.time_of(oldest) if oldest else timedelta(0),
+        [counts.get(bucket, 0) for bucket in range(len(bounds), -1, -1)],
+    )
 
 
 InTransaction = Callable[[WriteSession, UUID], Awaitable[None]]

@@ -1,1 +1,1 @@
-"""Requests that people approve, and the rules that say who."""
+"""Approval requests: rules, approvers, decisions, and holds on budgets."""

@@ -1,7 +1,6 @@
-"""What the approvals service asks of other services and of outside systems; never inside a transaction."""
+"""Clients of other services and of user management. Never called inside a transaction."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from uuid import UUID
 
 from billing.approvals.v1.errors_pb2 import ErrorReason
@@ -17,134 +16,95 @@ from grpc.aio import AioRpcError
 from clients.directory import Directory
 from clients.forwarding import forward_errors, reason_of
 from clients.rates import Rates
-from contract.values import money_from_proto, money_to_proto
+from contract.values import money_from_proto, money_or_none, money_to_proto
 from eventing.bus import EventBus
 from kit import ids
 from kit.errors import Conflict, IdempotencyMismatch
 from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
-from services.approvals.domain.people import Place
-from services.approvals.errors import BudgetNotFound, DepartmentNotFound, EntityNotFound
+from services.approvals.domain.approvers import Lineage, ResponsibleUsers
+from services.approvals.domain.budgets import BudgetSnapshot
+from services.approvals.errors.budgets import BudgetNotFound
+from services.approvals.errors.entities import DepartmentNotFound, EntityNotFound
 from serving.clients import ServiceClient
 from serving.scope import RemoteScopes
 
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
-    """Where a request belongs: the entity and the department, each with those above, nearest first."""
+class EntitiesClient:
+    """Client of the entities service."""
 
-    entity_path: tuple[UUID, ...]
-    department_path: tuple[UUID, ...]
-    place: Place
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+        self._entities = EntityServiceStub(client.channel)
+        self._departments = DepartmentServiceStub(client.channel)
 
+    async def get_lineage(self, origin: Origin, entity_id: UUID, department_id: UUID | None) -> Lineage:
+        """Return an entity and a department with their ancestors and responsible users.
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Which of the entities and departments that a rule names are not there."""
-
-    entities: tuple[str, ...]
-    departments: tuple[str, ...]
-
-    def check(self) -> None:
-        """Raise EntityNotFound or DepartmentNotFound where one is missing."""
-        if self.entities:
-            raise EntityNotFound(f"There is no entity {self.entities[0]}.", entity_id=self.entities[0])
-        if self.departments:
-            raise DepartmentNotFound(
-                f"There is no department {self.departments[0]}.", department_id=self.departments[0]
-            )
-
-
-class Places:
-    """The trees of entities and departments."""
-
-    def __init__(self, entities: ServiceClient) -> None:
-        self._peer = entities
-        self._entities = EntityServiceStub(entities.channel)
-        self._departments = DepartmentServiceStub(entities.channel)
-
-    async def get(self, origin: Origin, entity_id: UUID, department_id: UUID | None) -> Lineage:
-        """Where a request belongs; raises EntityNotFound or DepartmentNotFound, also where it is out of scope."""
+        Raises EntityNotFound or DepartmentNotFound, also if they are out of the caller's scope.
+        """
         if origin.scope is not None and not origin.scope.covers(entity_id, department_id):
-            entity = ids.ENTITY.format(entity_id)
-            raise EntityNotFound(f"There is no entity {entity}.", entity_id=entity)
-        asked = GetLineageRequest(
+            raise EntityNotFound(entity_id)
+        request = GetLineageRequest(
             entity_id=ids.ENTITY.format(entity_id), department_id=ids.DEPARTMENT.format_optional(department_id)
         )
         with forward_errors(ErrorReason.keys()):
-            found = await self._peer.call(self._entities.GetLineage, asked, origin)
+            reply = await self._client.call(self._entities.GetLineage, request, origin)
         return Lineage(
-            tuple(ids.ENTITY.parse(entity.id) for entity in found.entities),
-            tuple(ids.DEPARTMENT.parse(department.id) for department in found.departments),
-            Place(
-                department_manager=next((one.manager_user_id for one in found.departments if one.manager_user_id), ""),
-                entity_controller=next(
-                    (one.controller_user_id for one in found.entities if one.controller_user_id), ""
-                ),
+            tuple(ids.ENTITY.parse(entity.id) for entity in reply.entities),
+            tuple(ids.DEPARTMENT.parse(department.id) for department in reply.departments),
+            ResponsibleUsers(
+                department_manager=next(filter(None, (one.manager_user_id for one in reply.departments)), ""),
+                entity_controller=next(filter(None, (one.controller_user_id for one in reply.entities)), ""),
             ),
         )
 
-    async def known(self, origin: Origin, entity_ids: Collection[UUID], department_ids: Collection[UUID]) -> Known:
-        """Which of these are not there."""
-        entities, departments = (
-            sorted(map(ids.ENTITY.format, entity_ids)),
-            sorted(map(ids.DEPARTMENT.format, department_ids)),
-        )
-        missing_entities, missing_departments = set(entities), set(departments)
-        if entities:
-            found = await self._peer.call(self._entities.GetEntities, GetEntitiesRequest(ids=entities), origin)
-            missing_entities -= {entity.id for entity in found.entities}
-        if departments:
-            there = await self._peer.call(
-                self._departments.GetDepartments, GetDepartmentsRequest(ids=departments), origin
-            )
-            missing_departments -= {department.id for department in there.departments}
-        return Known(tuple(sorted(missing_entities)), tuple(sorted(missing_departments)))
+    async def find_missing(
+        self, origin: Origin, entity_ids: Collection[UUID], department_ids: Collection[UUID]
+    ) -> EntityNotFound | DepartmentNotFound | None:
+        """Return the error for an entity or department that does not exist; None if all exist.
 
-
-@dataclass(frozen=True, slots=True)
-class BudgetView:
-    """How a budget stands."""
-
-    id: UUID
-    name: str
-    entity_id: UUID
-    department_id: UUID | None
-    currency: str
-    amount: Money
-    spent: Money
-    held: Money
-    committed: Money
-    available: Money
-    asked: Money | None
-    """What was asked about, in its currency."""
-    needs_approval: bool
-    """Whether it takes that with approval only."""
-
-
-class Budgets:
-    """The budgets whose money requests ask for."""
-
-    def __init__(self, budgets: ServiceClient) -> None:
-        self._peer = budgets
-        self._stub = LedgerServiceStub(budgets.channel)
-
-    async def review(self, origin: Origin, budget_id: UUID, amount: Money | None) -> BudgetView:
-        """How a budget stands, and whether it takes so much.
-
-        Raises BudgetNotFound, also where it is out of scope, RateMissing or AmountTooSmall.
+        The caller raises it inside its transaction, so that a repeated call gets its stored response instead.
         """
-        text = ids.BUDGET.format(budget_id)
-        asked = ReviewFundsRequest(budget_id=text, amount=money_to_proto(amount) if amount else None)
+        if entity_ids:
+            entities = GetEntitiesRequest(ids=sorted(map(ids.ENTITY.format, entity_ids)))
+            reply = await self._client.call(self._entities.GetEntities, entities, origin)
+            missing = set(entity_ids) - {ids.ENTITY.parse(entity.id) for entity in reply.entities}
+            if missing:
+                return EntityNotFound(min(missing))
+        if department_ids:
+            departments = GetDepartmentsRequest(ids=sorted(map(ids.DEPARTMENT.format, department_ids)))
+            found = await self._client.call(self._departments.GetDepartments, departments, origin)
+            missing = set(department_ids) - {ids.DEPARTMENT.parse(department.id) for department in found.departments}
+            if missing:
+                return DepartmentNotFound(min(missing))
+        return None
+
+
+class BudgetsClient:
+    """Client of the budgets service."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+        self._ledger = LedgerServiceStub(client.channel)
+
+    async def review(self, origin: Origin, budget_id: UUID, amount: Money | None) -> BudgetSnapshot:
+        """Return the current amounts of a budget, and whether it accepts an amount.
+
+        Raises BudgetNotFound, also if it is out of the caller's scope, RateMissing or AmountTooSmall.
+        """
+        request = ReviewFundsRequest(
+            budget_id=ids.BUDGET.format(budget_id), amount=money_to_proto(amount) if amount else None
+        )
         with forward_errors(ErrorReason.keys()):
-            told = await self._peer.call(self._stub.ReviewFunds, asked, origin)
-        budget = told.budget
+            reply = await self._client.call(self._ledger.ReviewFunds, request, origin)
+        budget = reply.budget
         entity_id = ids.ENTITY.parse(budget.entity_id)
         department_id = ids.DEPARTMENT.parse_optional(budget.department_id)
         if origin.scope is not None and not origin.scope.covers(entity_id, department_id):
-            raise BudgetNotFound(f"There is no budget {text}.", budget_id=text)
-        return BudgetView(
+            raise BudgetNotFound(budget_id)
+        return BudgetSnapshot(
             id=budget_id,
             name=budget.name,
             entity_id=entity_id,
@@ -155,15 +115,18 @@ class Budgets:
             held=money_from_proto(budget.held),
             committed=money_from_proto(budget.committed),
             available=money_from_proto(budget.available),
-            asked=money_from_proto(told.amount) if amount else None,
-            needs_approval=told.verdict == Availability.APPROVAL_REQUIRED,
+            requested=money_or_none(reply, "amount"),
+            approval_required=reply.verdict == Availability.APPROVAL_REQUIRED,
         )
 
     async def hold(
         self, origin: Origin, approval_id: UUID, *, of_round: int, budget_id: UUID, amount: Money, description: str
     ) -> UUID:
-        """Set money aside for a round of a request, once; gives the hold. Raises the budget's refusal."""
-        asked = HoldForApprovalRequest(
+        """Hold the amount of a round of a request, once; returns the id of the hold.
+
+        Raises the errors of HoldForApproval, or Conflict if the round was released concurrently.
+        """
+        request = HoldForApprovalRequest(
             budget_id=ids.BUDGET.format(budget_id),
             approval_id=ids.APPROVAL.format(approval_id),
             round=of_round,
@@ -173,28 +136,28 @@ class Budgets:
         )
         try:
             with forward_errors(ErrorReason.keys()):
-                held = await self._peer.call(self._stub.HoldForApproval, asked, origin)
+                hold = await self._client.call(self._ledger.HoldForApproval, request, origin)
         except AioRpcError as error:
-            if reason_of(error) == IdempotencyMismatch.reason:  # the round was released meanwhile
+            if reason_of(error) == IdempotencyMismatch.reason:
                 raise Conflict from None
             raise
-        return ids.HOLD.parse(held.id)
+        return ids.HOLD.parse(hold.id)
 
     async def release(self, origin: Origin, approval_id: UUID, *, of_round: int, budget_id: UUID) -> None:
-        """Give back what a round of a request holds, and keep out a hold of it that comes late."""
-        asked = ReleaseForApprovalRequest(
+        """Release the hold of a round of a request, and prevent one that arrives later."""
+        request = ReleaseForApprovalRequest(
             budget_id=ids.BUDGET.format(budget_id), approval_id=ids.APPROVAL.format(approval_id), round=of_round
         )
-        await self._peer.call(self._stub.ReleaseForApproval, asked, origin)
+        await self._client.call(self._ledger.ReleaseForApproval, request, origin)
 
 
 class Clients:
-    """All of them."""
+    """All clients of the approvals service."""
 
     def __init__(self, settings: Settings, bus: EventBus) -> None:
         entities = ServiceClient(settings, "entities")
         self.scopes = RemoteScopes(entities)
-        self.lineage = Places(entities)
+        self.entities = EntitiesClient(entities)
         self.rates = Rates(entities, bus)
-        self.budgets = Budgets(ServiceClient(settings, "budgets"))
+        self.budgets = BudgetsClient(ServiceClient(settings, "budgets"))
         self.directory = Directory(settings)

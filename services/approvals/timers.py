@@ -1,58 +1,46 @@
-"""What the clock does to requests."""
+"""Timers of requests, and the job that measures their ages."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Final
 from uuid import UUID
 
-from eventing.timers import TimerHandler, Timers, due
+from eventing.timers import TimerHandler, due, measure_ages
 from kit.db import Database, WriteSession
 from kit.origin import Origin
 from kit.telemetry import log
-from services.approvals import measures
-from services.approvals.service import requests
-from services.approvals.service.opening import Opening
-from services.approvals.service.requests import CLOCK, OPENING
-from services.approvals.store import waiting
+from services.approvals import metrics, service
+from services.approvals.domain.approvals import DEADLINE_TIMER, OPENING_TIMER
+from services.approvals.service.opening import OpeningSaga
 
-_LOOK_EVERY_S: Final = 15.0
+_MEASURE_EVERY_S: Final = 15.0
 
 
-@due(CLOCK)
-async def look_at_request(tx: WriteSession, approval_id: UUID) -> None:
-    """Remind those who are asked, escalate, or end a request."""
-    await requests.tick(tx, approval_id)
+@due(DEADLINE_TIMER)
+async def apply_deadlines(tx: WriteSession, approval_id: UUID) -> None:
+    """Remind the approvers of a request, escalate it, or let it expire."""
+    await service.approvals.apply_deadlines(tx, approval_id)
 
 
-def timers(opening: Opening) -> Sequence[TimerHandler]:
-    """The handlers of all timers of this service."""
-
-    @due(OPENING, own_transaction=True)
-    async def finish_opening(_: object, origin: Origin, approval_id: UUID) -> None:
-        """Finish or undo what a replica left undone."""
-        await opening.recover(origin, approval_id)
-
-    return look_at_request, finish_opening
+@due(OPENING_TIMER, own_transaction=True)
+async def resume_opening(opening: OpeningSaga, origin: Origin, approval_id: UUID) -> None:
+    """Continue an opening that another replica or call left incomplete."""
+    await opening.resume(origin, approval_id)
 
 
-def jobs(db: Database, service: str, opening: Opening) -> Sequence[Callable[[], Awaitable[None]]]:
-    """What runs as long as the service does."""
-    return Timers(db, service, timers(opening)).run, partial(watch_waiting, db)
+HANDLERS: Final[tuple[TimerHandler, ...]] = (apply_deadlines, resume_opening)
 
 
-async def watch_waiting(db: Database) -> None:
-    """Measure how old undecided requests are, of all tenants, until cancelled; every replica says the same."""
+async def measure_periodically(db: Database) -> None:
+    """Measure the ages of undecided requests of all tenants until cancelled. Every replica reports the same values."""
     while True:
         try:
-            await look_at_waiting(db)
-        except Exception as error:  # noqa: BLE001 - PostgreSQL is away: the next look tells
-            log.warning("the age of approvals is not measured", error=repr(error)[:300])
-        await asyncio.sleep(_LOOK_EVERY_S)
+            await measure(db)
+        except Exception as error:  # noqa: BLE001 - for example PostgreSQL is unavailable: the next round measures again
+            log.warning("ages of pending approvals not measured", error=repr(error)[:300])
+        await asyncio.sleep(_MEASURE_EVERY_S)
 
 
-async def look_at_waiting(db: Database) -> None:
-    """Measure it once."""
-    async with db.all_tenants() as session:
-        ages = await waiting.find_ages(session, CLOCK, list(measures.AGES.values()))
-    measures.waiting(ages.oldest, ages.counts)
+async def measure(db: Database) -> None:
+    """Measure the ages of undecided requests once."""
+    ages = await measure_ages(db, DEADLINE_TIMER, list(metrics.AGES.values()))
+    metrics.set_pending_ages(ages.oldest, ages.counts)

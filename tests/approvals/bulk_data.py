@@ -1,6 +1,6 @@
-"""Many requests, the delegations of those who decide on them, and rules.
+"""Bulk data of approvals: requests, their history and pending slots, rules and delegations.
 
-The rare ones come first: undecided, of a rare kind, and about something; the others have ended.
+The rare requests have the lowest ids. They are pending, of a rare type, and have a subject; all others have ended.
 """
 
 from typing import Final
@@ -8,7 +8,7 @@ from typing import Final
 from tests.harness.bulk_data import BulkData
 
 ROWS: Final = 60_000
-"""Requests of the large tenant. Half as many delegations, a thirtieth as many rules."""
+"""Requests of the large tenant. It has half as many delegations and 2,000 rules."""
 
 _PANEL: Final = """jsonb_build_object('requester', 'user-' || n % 500, 'levels', '[]'::jsonb, 'steps',
     jsonb_build_array(jsonb_build_object('name', 'C', 'mode', 'ANY', 'sla_hours', 1, 'state', 'ACTIVE', 'seats',

@@ -1,4 +1,4 @@
-"""The api of a company whose people ask for approvals and decide on them."""
+"""Fixtures of the approvals tests: a company, its budgets and its users."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,120 +27,124 @@ from tests.harness.services import Approvals, Budgets, Entities
 APPROVE, REJECT = ApprovalAction.APPROVE, ApprovalAction.REJECT
 
 
-def step(name: str, *who: str, **given: Any) -> ApprovalRuleStep:
-    """A step that asks users, or roles where they begin with "@"; "+manager" asks the manager of the requester."""
-    return ApprovalRuleStep(name=name, approvers=map(approver, who), **given)
+def step(name: str, *approvers: str, **fields: Any) -> ApprovalRuleStep:
+    """A step of a rule; its approvers as `approver` reads them."""
+    return ApprovalRuleStep(name=name, approvers=map(approver, approvers), **fields)
 
 
-def approver(who: str) -> Approver:
-    if who.startswith("+"):
-        return Approver(**{who[1:]: True})  # type: ignore[arg-type]  # one of the three that are so
-    return Approver(role=who[1:]) if who.startswith("@") else Approver(user_id=who)
+def approver(text: str) -> Approver:
+    """ "carla" is a user, "@finance" a role, and "+department_manager" a position relative to the request."""
+    if text.startswith("+"):
+        return Approver(**{text[1:]: True})  # type: ignore[arg-type]  # one of the three bool fields
+    return Approver(role=text[1:]) if text.startswith("@") else Approver(user_id=text)
 
 
 def in_hours(hours: float) -> Timestamp:
-    """A moment so many hours from now."""
+    """The time this many hours from now."""
     stamp = Timestamp()
     stamp.FromSeconds(int(clock.now().timestamp() + hours * 3600))
     return stamp
 
 
 class ApprovalsApi:
-    """What people do with approvals, in few words."""
+    """The approvals API with short calls: users by name, requests with defaults."""
 
     def __init__(self, caller: Callable[..., Caller], approvals: Approvals, budgets: BudgetsApi) -> None:
         self.caller, self.stubs, self.budgets = caller, approvals, budgets
         self.admin = caller("billing_admin", subject="root")
 
-    def of(self, subject: str, role: str = "department_manager", **given: Any) -> Caller:
-        return self.caller(role, subject=subject, **given)
+    def user(self, user_id: str, role: str = "department_manager", **claims: Any) -> Caller:
+        """A caller with a token of this user and role."""
+        return self.caller(role, subject=user_id, **claims)
 
-    async def rule(self, *steps: ApprovalRuleStep, **given: Any) -> ApprovalRule:
-        request = rules_pb.CreateApprovalRuleRequest(name=given.pop("name", "rule"), steps=steps, **given)
+    async def create_rule(self, *steps: ApprovalRuleStep, **fields: Any) -> ApprovalRule:
+        request = rules_pb.CreateApprovalRuleRequest(name=fields.pop("name", "rule"), steps=steps, **fields)
         return await self.admin.call(self.stubs.rules.CreateApprovalRule, request)
 
-    def request(self, amount: str | None = "100.00", **given: Any) -> pb.CreateApprovalRequest:
-        asked = {
+    def new_request(self, amount: str | None = "100.00", **fields: Any) -> pb.CreateApprovalRequest:
+        """A purchase of an amount in EUR, for the company unless it has a budget."""
+        values = {
             "request_type": Approval.PURCHASE,
             "title": "Laptops",
             "amount": money(amount) if amount else None,
             "request_id": uuid4().hex,
-            **given,
+            **fields,
         }
-        if not asked.get("budget_id"):
-            asked.setdefault("entity_id", self.budgets.entity_id)
-        return pb.CreateApprovalRequest(**asked)
+        if not values.get("budget_id"):
+            values.setdefault("entity_id", self.budgets.entity_id)
+        return pb.CreateApprovalRequest(**values)
 
-    async def ask(self, who: str = "alice", amount: str | None = "100.00", **given: Any) -> Approval:
-        return await self.of(who, "procurement").call(
-            self.stubs.approvals.CreateApproval, self.request(amount, **given)
-        )
+    async def submit(self, requester: str = "alice", amount: str | None = "100.00", **fields: Any) -> Approval:
+        """Create the request of `new_request`."""
+        request = self.new_request(amount, **fields)
+        return await self.user(requester, "procurement").call(self.stubs.approvals.CreateApproval, request)
 
     async def act(
-        self, who: str | Caller, approval: Approval, action: ApprovalAction.Type.ValueType = APPROVE, **given: Any
+        self, user: str | Caller, approval: Approval, action: ApprovalAction.Type.ValueType = APPROVE, **fields: Any
     ) -> Approval:
-        request = pb.ActOnApprovalRequest(id=approval.id, action=action, **given)
-        caller = who if isinstance(who, Caller) else self.of(who)
+        """Act on a request; by default, approve it."""
+        request = pb.ActOnApprovalRequest(id=approval.id, action=action, **fields)
+        caller = user if isinstance(user, Caller) else self.user(user)
         return await caller.call(self.stubs.approvals.ActOnApproval, request)
 
-    async def get(self, approval: Approval, who: str = "root", role: str = "billing_admin") -> Approval:
-        return await self.of(who, role).call(self.stubs.approvals.GetApproval, pb.GetApprovalRequest(id=approval.id))
+    async def get(self, approval: Approval, user: str = "root", role: str = "billing_admin") -> Approval:
+        request = pb.GetApprovalRequest(id=approval.id)
+        return await self.user(user, role).call(self.stubs.approvals.GetApproval, request)
 
-    async def settled(self, approval: Approval, funds: "Approval.Funds.ValueType") -> Approval:
-        """The request, as soon as its budget followed."""
+    async def wait_for_funds(self, approval: Approval, funds: "Approval.Funds.ValueType") -> Approval:
+        """Wait until the budget has settled the amount of a request, and return the request."""
 
-        async def followed() -> bool:
+        async def settled() -> bool:
             return (await self.get(approval)).funds == funds
 
-        await eventually(followed)
+        await eventually(settled)
         return await self.get(approval)
 
-    async def inbox(self, who: str | Caller, **filters: Any) -> list[str]:
-        """The ids of what waits for somebody."""
+    async def to_decide(self, user: str | Caller, **filters: Any) -> list[str]:
+        """The ids of the requests that wait for a decision of the user."""
         request = pb.ListApprovalsRequest(mine=pb.ListApprovalsRequest.TO_DECIDE, **filters)
-        caller = who if isinstance(who, Caller) else self.of(who)
+        caller = user if isinstance(user, Caller) else self.user(user)
         return [one.id for one in (await caller.call(self.stubs.approvals.ListApprovals, request)).approvals]
 
     async def history(self, approval: Approval) -> list[ApprovalAction]:
         request = pb.ListApprovalActionsRequest(id=approval.id)
         return list((await self.admin.call(self.stubs.approvals.ListApprovalActions, request)).actions)
 
-    async def delegate(self, who: str, to: str, hours: float = 24, **given: Any) -> Delegation:
-        request = delegations_pb.CreateDelegationRequest(delegate=to, end_time=in_hours(hours), **given)
-        return await self.of(who).call(self.stubs.delegations.CreateDelegation, request)
+    async def delegate(self, user: str, to: str, hours: float = 24, **fields: Any) -> Delegation:
+        """Delegate the decisions of a user from now on."""
+        request = delegations_pb.CreateDelegationRequest(delegate=to, end_time=in_hours(hours), **fields)
+        return await self.user(user).call(self.stubs.delegations.CreateDelegation, request)
 
-    async def hold(self, approval: Approval) -> Hold:
+    async def get_hold(self, approval: Approval) -> Hold:
         request = ledger_pb.GetHoldRequest(id=approval.budget_id, hold_id=approval.hold_id)
         return await self.budgets.who.call(self.budgets.stubs.ledger.GetHold, request)
 
-    async def numbers(self, budget: Budget) -> tuple[str, str, str, str, str]:
-        """What is spent, held, committed, captured and available."""
-        return numbers(
-            await self.budgets.who.call(self.budgets.stubs.budgets.GetBudget, budgets_pb.GetBudgetRequest(id=budget.id))
-        )
+    async def amounts(self, budget: Budget) -> tuple[str, str, str, str, str]:
+        """The spent, held, committed, captured and available amounts of a budget."""
+        request = budgets_pb.GetBudgetRequest(id=budget.id)
+        return numbers(await self.budgets.who.call(self.budgets.stubs.budgets.GetBudget, request))
 
 
 async def expire(api: ApprovalsApi, admin: "asyncpg.Pool[asyncpg.Record]", approval: Approval) -> Approval:
-    """Let the time of a request pass, until nobody is asked any more; the clock of the service does the rest."""
+    """Move the deadlines of a pending request into the past until its timers have ended it; return the request."""
     approval_id = ids.APPROVAL.parse(approval.id)
 
-    async def over() -> bool:
-        await admin.execute(_TIME_PASSES, approval_id)
+    async def ended() -> bool:
+        await admin.execute(_MOVE_DEADLINES, approval_id)
         await admin.execute("update approvals.timers set due_time = now() where resource_id = $1", approval_id)
         return (await api.get(approval)).state != Approval.PENDING
 
-    await eventually(over)
+    await eventually(ended)
     return await api.get(approval)
 
 
-_TIME_PASSES = """
+_MOVE_DEADLINES = """
     update approvals.approval_requests set panel = jsonb_set(panel, '{steps}', (
         select jsonb_agg(case when step ? 'due_time'
             then step || jsonb_build_object('remind_time', now() - interval '2 s', 'due_time', now() - interval '1 s')
             else step end order by number)
         from jsonb_array_elements(panel -> 'steps') with ordinality as of_panel (step, number)))
     where id = $1 and state = 'PENDING'"""
-"""The steps that are under way have been for as long as they may."""
 
 
 @pytest.fixture

@@ -1,50 +1,51 @@
-"""Resolving the approvers of a rule to users, without a database."""
+"""Assignment of the approvers of a rule, without a database."""
 
 from typing import Final
 from uuid import UUID
 
 import pytest
 
-from services.approvals.domain import people
-from services.approvals.domain.lives import ApprovalType, Mode
-from services.approvals.domain.people import People, Place
-from services.approvals.domain.routes import Chosen, Route
-from services.approvals.domain.rules import Approver, ApproverKind, Facts, Rule, RuleStep, RuleTerms
-from services.approvals.errors import ApproverMissing
+from services.approvals import domain
+from services.approvals.domain.approvals import ApprovalType
+from services.approvals.domain.approvers import DirectorySnapshot, ResponsibleUsers
+from services.approvals.domain.routes import MatchedRule, Route
+from services.approvals.domain.rules import Approver, ApproverKind, Facts, Mode, Rule, RuleSpec, RuleStep
+from services.approvals.errors.approvals import ApproverMissing
 
 FACTS: Final = Facts(request_type=ApprovalType.PURCHASE, title="x", requester="rita", entity_path=(UUID(int=9),))
+EVERYBODY_ACTIVE: Final = DirectorySnapshot()
+BEN_LEFT: Final = DirectorySnapshot(managers={"ben": ("max",)}, inactive=frozenset({"ben"}))
 
 
-def approvers_of(step: RuleStep, **directory: object) -> list[str]:
-    """The users and roles that a rule with this one step asks."""
-    rule = Rule(id=UUID(int=1), version=1, terms=RuleTerms(name="rule", steps=(step,)))
-    panel = people.lay_out(Route((Chosen(rule, "it matches"),)), FACTS, Place(), People(**directory))  # type: ignore[arg-type]
-    return [seat.user_id or seat.role for seat in panel.steps[0].seats]
+def assignees(step: RuleStep, directory: DirectorySnapshot) -> list[str]:
+    """The users and roles that the only step of a rule is assigned to."""
+    rule = Rule(id=UUID(int=1), version=1, spec=RuleSpec(name="rule", steps=(step,)))
+    route = Route((MatchedRule(rule, "it matches"),))
+    workflow = domain.approvers.create_workflow(route, FACTS, ResponsibleUsers(), directory)
+    return [slot.user_id or slot.role for slot in workflow.steps[0].slots]
 
 
-def users(*user_ids: str) -> tuple[Approver, ...]:
-    return tuple(Approver(ApproverKind.USER, user_id) for user_id in user_ids)
+def user(user_id: str) -> Approver:
+    return Approver(ApproverKind.USER, user_id)
+
+
+def quorum_of_two(*approvers: Approver, escalate_to: Approver | None = None) -> RuleStep:
+    return RuleStep(name="two", approvers=approvers, mode=Mode.QUORUM, quorum=2, sla_hours=1, escalate_to=escalate_to)
 
 
 class TestQuorum:
-    """Ben has left and max manages him, so that a quorum of ben and max is one person."""
+    """max replaces ben, who left: together they are one person."""
 
-    DIRECTORY: Final = {"managers": {"ben": ("max",)}, "gone": frozenset({"ben"})}
-
-    def test_quorum_of_fewer_different_people_is_rejected(self) -> None:
-        step = RuleStep(name="two", approvers=users("ben", "max"), mode=Mode.QUORUM, quorum=2, sla_hours=1)
-        assert approvers_of(step) == ["ben", "max"]
+    def test_quorum_needs_as_many_different_people(self) -> None:
+        step = quorum_of_two(user("ben"), user("max"))
+        assert assignees(step, EVERYBODY_ACTIVE) == ["ben", "max"]
         with pytest.raises(ApproverMissing):
-            approvers_of(step, **self.DIRECTORY)
+            assignees(step, BEN_LEFT)
 
     def test_escalation_approver_completes_a_quorum(self) -> None:
-        (boss,) = users("boss")
-        step = RuleStep(
-            name="two", approvers=users("ben", "max"), mode=Mode.QUORUM, quorum=2, sla_hours=1, escalate_to=boss
-        )
-        assert approvers_of(step, **self.DIRECTORY) == ["max", "boss"]
+        step = quorum_of_two(user("ben"), user("max"), escalate_to=user("boss"))
+        assert assignees(step, BEN_LEFT) == ["max", "boss"]
 
     def test_role_completes_a_quorum(self) -> None:
-        finance = Approver(ApproverKind.ROLE, "finance")
-        step = RuleStep(name="two", approvers=(*users("ben"), finance), mode=Mode.QUORUM, quorum=2, sla_hours=1)
-        assert approvers_of(step, **self.DIRECTORY) == ["max", "finance"]
+        step = quorum_of_two(user("ben"), Approver(ApproverKind.ROLE, "finance"))
+        assert assignees(step, BEN_LEFT) == ["max", "finance"]

@@ -60,8 +60,8 @@ def _is_for_approval(request: Any) -> bool:
     return request.approval_id is not None or (request.hold is not None and request.hold.approval_id is not None)
 
 
-_OPENING: Final = "services.approvals.service.opening:Opening"
-_PEER: Final = "services.approvals.clients:Budgets"
+_OPENING: Final = "services.approvals.service.opening:OpeningSaga"
+_PEER: Final = "services.approvals.clients:BudgetsClient"
 _APPROVAL_HOLDS: Final = "services.budgets.service.approval_holds:ApprovalHolds"
 _LEDGER: Final = "services.budgets.ledger:Ledger"
 _POSTING: Final = "services.budgets.ledger.posting"
@@ -72,22 +72,24 @@ PLACES: Final[Mapping[str, Mapping[str, Place]]] = {
         "kept, not held": Place(_PEER, "hold", after=False),
         "held, not asked": Place(_PEER, "hold", after=True),
         "asked, not committed": Place(_OPENING, "open", after=True),
-        "asked, not answered": Place("services.approvals.rpc.requests:ApprovalServicer", "CreateApproval", after=True),
+        "asked, not answered": Place("services.approvals.rpc.approvals:ApprovalServicer", "CreateApproval", after=True),
         "asked and published, not marked": Place("eventing.outbox:Relay", "_publish", True, _says("ApprovalRequested")),
         # its budget has no room
         "refused, not called off": Place(_PEER, "release", after=False),
         "called off, not undone": Place(_PEER, "release", after=True),
         # somebody decides
-        "decided, not committed": Place("services.approvals.service.deciding", "apply", after=True),
-        "decided, not answered": Place("services.approvals.rpc.requests:ApprovalServicer", "ActOnApproval", after=True),
+        "decided, not committed": Place("services.approvals.service.decisions", "act", after=True),
+        "decided, not answered": Place(
+            "services.approvals.rpc.approvals:ApprovalServicer", "ActOnApproval", after=True
+        ),
         "decided, not published": Place("eventing.outbox:Relay", "_publish", False, _says(*_OUTCOMES)),
         "decided and published, not marked": Place("eventing.outbox:Relay", "_publish", True, _says(*_OUTCOMES)),
         # it is sent back and submitted again
-        "given back, not kept again": Place(_OPENING, "_resubmit", after=False),
-        "kept again, not held": Place(_OPENING, "_resubmit", after=True),
+        "given back, not kept again": Place(_OPENING, "_start_round", after=False),
+        "kept again, not held": Place(_OPENING, "_start_round", after=True),
         # its budget followed
-        "noted, not committed": Place("services.approvals.service.requests", "note_funds", after=True),
-        "noted, not acknowledged": Place("eventing.consumer:Consumer", "handle", True, _hears("note_settled_funds")),
+        "noted, not committed": Place("services.approvals.service.approvals", "record_reservation", after=True),
+        "noted, not acknowledged": Place("eventing.consumer:Consumer", "handle", True, _hears("record_reservation")),
     },
     BUDGETS: {
         # money is held

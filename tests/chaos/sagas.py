@@ -75,26 +75,26 @@ class Ending:
 
 
 async def approved(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.ask(amount="60.00", budget_id=budget.id)
+    asked = await api.submit(amount="60.00", budget_id=budget.id)
     await api.act("carla", asked, request_id=uuid4().hex)
 
 
 async def rejected(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.ask(amount="60.00", budget_id=budget.id)
+    asked = await api.submit(amount="60.00", budget_id=budget.id)
     await api.act("carla", asked, REJECT, comment="no", request_id=uuid4().hex)
 
 
 async def sent_back(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.ask(amount="60.00", budget_id=budget.id)
+    asked = await api.submit(amount="60.00", budget_id=budget.id)
     await api.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?", request_id=uuid4().hex)
     request = pb.ResubmitApprovalRequest(id=asked.id, amount=eur("70.00"), request_id=uuid4().hex)
-    again = await api.of("alice", "procurement").call(api.stubs.approvals.ResubmitApproval, request)
+    again = await api.user("alice", "procurement").call(api.stubs.approvals.ResubmitApproval, request)
     await api.act("carla", again, request_id=uuid4().hex)
 
 
 async def without_room(api: ApprovalsApi, budget: Budget) -> None:
     try:
-        await api.ask(amount="100.01", budget_id=budget.id)
+        await api.submit(amount="100.01", budget_id=budget.id)
     except aio.AioRpcError as error:
         assert Refusal.of(error).reason == "BUDGET_EXCEEDED", error
         return
@@ -102,32 +102,32 @@ async def without_room(api: ApprovalsApi, budget: Budget) -> None:
 
 
 async def overspent(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.ask(amount="150.00", budget_id=budget.id, overspend=True)
+    asked = await api.submit(amount="150.00", budget_id=budget.id, overspend=True)
     await api.act("carla", asked, request_id=uuid4().hex)
 
 
 async def raised(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.ask(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
+    asked = await api.submit(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
     await api.act("carla", asked, request_id=uuid4().hex)
 
 
 async def raised_when_closed(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.ask(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
+    asked = await api.submit(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
     await api.budgets.close(budget)
     await api.act("carla", asked, request_id=uuid4().hex)
 
 
 async def abandoned(api: ApprovalsApi, budget: Budget) -> None:
-    await _once(api, api.request("60.00", budget_id=budget.id))
+    await _once(api, api.new_request("60.00", budget_id=budget.id))
 
 
 async def abandoned_without_room(api: ApprovalsApi, budget: Budget) -> None:
-    await _once(api, api.request("100.01", budget_id=budget.id))
+    await _once(api, api.new_request("100.01", budget_id=budget.id))
 
 
 async def _once(api: ApprovalsApi, request: pb.CreateApprovalRequest) -> None:
     with contextlib.suppress(aio.AioRpcError):
-        metadata = api.of("alice", "procurement").metadata
+        metadata = api.user("alice", "procurement").metadata
         await api.stubs.approvals.CreateApproval(request, metadata=metadata, timeout=10.0)
 
 
@@ -333,13 +333,13 @@ class Theatre:
 
     async def _connected(self, budget: Budget) -> None:
         """Wait until approvals reaches budgets again: who goes away after one try must get as far as the place."""
-        await self.api.ask(amount="1.00", budget_id=budget.id, validate_only=True)
+        await self.api.submit(amount="1.00", budget_id=budget.id, validate_only=True)
 
     async def ended(self, budget: Budget) -> Ending:
         """How a story has ended so far."""
         listing = pb.ListApprovalsRequest(budget_id=budget.id)
         found = (await self.api.admin.call(self.api.stubs.approvals.ListApprovals, listing)).approvals
-        numbers = await self.api.numbers(budget)
+        numbers = await self.api.amounts(budget)
         if not found:
             return Ending("", "", numbers)
         (asked,) = found
@@ -380,7 +380,7 @@ async def theatre(stage: Stage, keys: Keys, entities: Entities) -> AsyncIterator
         budget_api = BudgetsApi(caller(), Budgets(budgets), entities)
         api = ApprovalsApi(caller, Approvals(approvals), budget_api)
         budget_api.entity_id = await budget_api.company()
-        await api.rule(step("Controlling", "carla"), is_default=True)
+        await api.create_rule(step("Controlling", "carla"), is_default=True)
         yield Theatre(stage, api)
 
 

@@ -64,7 +64,7 @@ def test_from_the_rule_to_the_money_that_is_spent(company: Company) -> None:
         "amount": {"currency_code": "EUR", "amount": "400.00"},
     })  # fmt: skip
     assert (asked["state"], asked["funds"], asked["rules"][0]["rule_id"]) == ("PENDING", "HELD", rule["id"])
-    assert asked["steps"][0]["seats"][0]["why"] == "the rule asks frank"
+    assert asked["steps"][0]["seats"][0]["why"] == "named in the rule"
 
     until = (datetime.now(UTC) + timedelta(days=7)).isoformat()
     company.do("approver", "frank", "POST", "/delegations", {"delegate": "erin", "end_time": until, "reason": "away"})

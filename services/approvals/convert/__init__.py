@@ -1,1 +1,5 @@
-"""Rows of the approvals service to messages, and requests to what the use cases take; the only files that know both."""
+"""Conversion between rows, domain values and protobuf messages of the approvals service."""
+
+from services.approvals.convert import approvals, delegations, rules, submissions
+
+__all__ = ["approvals", "delegations", "rules", "submissions"]

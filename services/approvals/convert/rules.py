@@ -1,4 +1,4 @@
-"""Rules of approval."""
+"""Approval rules and their simulation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import time
@@ -7,47 +7,61 @@ from typing import Any, Final
 
 from billing.approvals.v1 import approval_rule_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import AppliedRule, Approval
-from billing.approvals.v1.approval_rule_pb2 import ApprovalRule, ApprovalRuleStep, Approver, BusinessHours
+from billing.approvals.v1.approval_rule_pb2 import ApprovalRule, ApprovalRuleStep
+from billing.approvals.v1.approval_rule_pb2 import Approver as ApproverMessage
+from billing.approvals.v1.approval_rule_pb2 import BusinessHours as BusinessHoursMessage
 from billing.type.v1.money_pb2 import Money as MoneyMessage
 
 from contract.masks import changed_fields
-from contract.values import money_from_proto, money_to_proto, time_to_proto
+from contract.values import enum_or_none, money_or_none, money_to_proto, time_to_proto
 from kit import ids
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
-from services.approvals.domain import rules
-from services.approvals.domain.lives import ApprovalType, Flow, Mode, OnExpiry, RuleState
-from services.approvals.domain.routes import Chosen, Route
-from services.approvals.domain.rules import ApproverKind, RuleStep, RuleTerms
+from services.approvals.domain.approvals import ApprovalType
+from services.approvals.domain.routes import MatchedRule, Route
+from services.approvals.domain.rules import (
+    Approver,
+    ApproverKind,
+    BusinessHours,
+    Flow,
+    Mode,
+    OnExpiry,
+    RuleFilter,
+    RuleSpec,
+    RuleState,
+    RuleStep,
+)
+from services.approvals.domain.simulations import RouteChange, Simulation
 from services.approvals.models.rules import RuleRow
-from services.approvals.service.simulation import RouteChange, Simulation
 
 _SLA_HOURS_DEFAULT: Final = 72
-_WORKDAYS: Final = frozenset(range(1, 6))
+_WEEKDAYS_DEFAULT: Final = frozenset(range(1, 6))
+
+RuleRequest = pb.CreateApprovalRuleRequest | pb.UpdateApprovalRuleRequest
 
 
-def rule_to_proto(row: RuleRow) -> ApprovalRule:
-    """A rule."""
-    terms = row.terms
+def to_proto(row: RuleRow) -> ApprovalRule:
+    """Convert a rule."""
+    spec = row.spec
     return ApprovalRule(
         id=ids.RULE.format(row.id),
-        name=terms.name,
-        priority=terms.priority,
-        request_type=Approval.Type.Value(terms.request_type) if terms.request_type else Approval.TYPE_UNSPECIFIED,
-        amount_above=_money(terms.amount_above, terms.currency),
-        amount_up_to=_money(terms.amount_up_to, terms.currency),
-        ladder=terms.ladder,
-        entity_ids=sorted(map(ids.ENTITY.format, terms.entity_ids)),
-        department_ids=sorted(map(ids.DEPARTMENT.format, terms.department_ids)),
-        categories=sorted(terms.categories),
-        condition=terms.condition,
-        steps=map(_step_to_proto, terms.steps),
-        flow=Approval.Flow.Value(terms.flow),
-        auto_approve=terms.auto_approve,
-        allow_self_approval=terms.allow_self_approval,
-        on_expiry=Approval.State.Value(terms.on_expiry),
-        business_hours=_hours_to_proto(terms.business_hours) if terms.business_hours else None,
-        is_default=terms.is_default,
+        name=spec.name,
+        priority=spec.priority,
+        request_type=Approval.Type.Value(spec.request_type) if spec.request_type else Approval.TYPE_UNSPECIFIED,
+        amount_above=_bound_to_proto(spec.amount_above, spec.currency),
+        amount_up_to=_bound_to_proto(spec.amount_up_to, spec.currency),
+        ladder=spec.ladder,
+        entity_ids=sorted(map(ids.ENTITY.format, spec.entity_ids)),
+        department_ids=sorted(map(ids.DEPARTMENT.format, spec.department_ids)),
+        categories=sorted(spec.categories),
+        condition=spec.condition,
+        steps=map(_step_to_proto, spec.steps),
+        flow=Approval.Flow.Value(spec.flow),
+        auto_approve=spec.auto_approve,
+        allow_self_approval=spec.allow_self_approval,
+        on_expiry=Approval.State.Value(spec.on_expiry),
+        business_hours=_hours_to_proto(spec.business_hours) if spec.business_hours else None,
+        is_default=spec.is_default,
         state=ApprovalRule.State.Value(row.state),
         rule_version=row.rule_version,
         etag=row.etag,
@@ -56,7 +70,7 @@ def rule_to_proto(row: RuleRow) -> ApprovalRule:
     )
 
 
-def _money(amount: Decimal | None, currency: str) -> MoneyMessage | None:
+def _bound_to_proto(amount: Decimal | None, currency: str) -> MoneyMessage | None:
     return None if amount is None else money_to_proto(Money(amount, currency))
 
 
@@ -81,18 +95,18 @@ _FIELDS: Final = {
 _KINDS: Final = {field: kind for kind, field in _FIELDS.items()}
 
 
-def _approver_to_proto(approver: rules.Approver) -> Approver:
-    return Approver(**{_FIELDS[approver.kind]: approver.name or True})  # type: ignore[arg-type]  # a name, or that it is so
+def _approver_to_proto(approver: Approver) -> ApproverMessage:
+    return ApproverMessage(**{_FIELDS[approver.kind]: approver.name or True})  # type: ignore[arg-type]  # text or bool
 
 
-def _approver(given: Approver) -> rules.Approver:
-    field = given.WhichOneof("who") or "user_id"
-    value = getattr(given, field)
-    return rules.Approver(_KINDS[field], value if isinstance(value, str) else "")
+def _approver_from_proto(message: ApproverMessage) -> Approver:
+    field = message.WhichOneof("who") or "user_id"
+    value = getattr(message, field)
+    return Approver(_KINDS[field], value if isinstance(value, str) else "")
 
 
-def _hours_to_proto(hours: rules.BusinessHours) -> BusinessHours:
-    return BusinessHours(
+def _hours_to_proto(hours: BusinessHours) -> BusinessHoursMessage:
+    return BusinessHoursMessage(
         time_zone=hours.time_zone,
         weekdays=sorted(hours.weekdays),
         start=f"{hours.start:%H:%M}",
@@ -100,38 +114,36 @@ def _hours_to_proto(hours: rules.BusinessHours) -> BusinessHours:
     )
 
 
-def terms_from_proto(request: pb.CreateApprovalRuleRequest) -> RuleTerms:
-    """What a new rule says; raises InvalidFields where its amounts are of two currencies."""
-    fields = {name: read(getattr(request, name)) for name, read in _READ.items()}
-    return RuleTerms(**fields, **_range(request, {"amount_above", "amount_up_to"}), business_hours=_hours(request))
+def spec_from_proto(request: pb.CreateApprovalRuleRequest) -> RuleSpec:
+    """Parse CreateApprovalRuleRequest. Raises InvalidFields if the amounts are in different currencies."""
+    fields = {name: parse(getattr(request, name)) for name, parse in _PARSERS.items()}
+    bounds = _bounds_from_proto(request, {"amount_above", "amount_up_to"})
+    return RuleSpec(**fields, **bounds, business_hours=_hours_from_proto(request))
 
 
 def changes_from_proto(request: pb.UpdateApprovalRuleRequest) -> tuple[Mapping[str, Any], RuleState | None]:
-    """What UpdateApprovalRule changes of a rule, and the state it gives it; raises InvalidFields."""
+    """Return the fields of the specification that UpdateApprovalRuleRequest changes, and the new state.
+
+    Raises InvalidFields.
+    """
     changed = changed_fields(request)
     if "name" in changed and not request.name:
         raise InvalidFields([Violation("name", "can't be cleared", "required")])
-    changes = {name: read(getattr(request, name)) for name, read in _READ.items() if name in changed}
-    changes |= _range(request, changed)
+    changes = {name: parse(getattr(request, name)) for name, parse in _PARSERS.items() if name in changed}
+    changes |= _bounds_from_proto(request, changed)
     if "business_hours" in changed:
-        changes["business_hours"] = _hours(request)
-    return changes, RuleState(ApprovalRule.State.Name(request.state)) if request.state else None
+        changes["business_hours"] = _hours_from_proto(request)
+    return changes, enum_or_none(RuleState, ApprovalRule.State, request.state)
 
 
-def _range(
-    request: pb.CreateApprovalRuleRequest | pb.UpdateApprovalRuleRequest, changed: set[str] | frozenset[str]
-) -> dict[str, Any]:
-    """The bounds that are given or cleared; the currency is that of those given."""
-    bounds: dict[str, Any] = {}
-    currencies = set()
-    for field in sorted({"amount_above", "amount_up_to"} & changed):
-        given = request.HasField(field)  # type: ignore[arg-type]  # one of the two
-        amount = money_from_proto(getattr(request, field)) if given else None
-        bounds[field] = amount.amount if amount else None
-        if amount:
-            currencies.add(amount.currency)
+def _bounds_from_proto(request: RuleRequest, changed: set[str] | frozenset[str]) -> dict[str, Any]:
+    """Return the changed bounds, None for cleared ones, and their currency. Raises InvalidFields for two currencies."""
+    amounts = {field: money_or_none(request, field) for field in sorted({"amount_above", "amount_up_to"} & changed)}
+    bounds: dict[str, Any] = {field: amount.amount if amount else None for field, amount in amounts.items()}
+    currencies = {amount.currency for amount in amounts.values() if amount}
     if len(currencies) > 1:
-        raise InvalidFields([Violation("amount_up_to.currency_code", "must be that of amount_above", "rule.range")])
+        description = "must be the currency of amount_above"
+        raise InvalidFields([Violation("amount_up_to.currency_code", description, "rule.range")])
     if currencies:
         bounds["currency"] = currencies.pop()
     elif len(bounds) == 2:  # noqa: PLR2004 - both are cleared
@@ -139,69 +151,78 @@ def _range(
     return bounds
 
 
-def _hours(request: pb.CreateApprovalRuleRequest | pb.UpdateApprovalRuleRequest) -> rules.BusinessHours | None:
+def _hours_from_proto(request: RuleRequest) -> BusinessHours | None:
     if not request.HasField("business_hours"):
         return None
-    given = request.business_hours
-    return rules.BusinessHours(
-        time_zone=given.time_zone,
-        weekdays=frozenset(given.weekdays) or _WORKDAYS,
-        start=time.fromisoformat(given.start),
-        end=time.fromisoformat(given.end),
+    hours = request.business_hours
+    return BusinessHours(
+        time_zone=hours.time_zone,
+        weekdays=frozenset(hours.weekdays) or _WEEKDAYS_DEFAULT,
+        start=time.fromisoformat(hours.start),
+        end=time.fromisoformat(hours.end),
     )
 
 
-def _steps(given: Sequence[ApprovalRuleStep]) -> tuple[RuleStep, ...]:
+def _steps_from_proto(messages: Sequence[ApprovalRuleStep]) -> tuple[RuleStep, ...]:
     return tuple(
         RuleStep(
-            name=step.name,
-            approvers=tuple(map(_approver, step.approvers)),
-            mode=Mode(Approval.Mode.Name(step.mode)) if step.mode else Mode.ANY,
-            quorum=step.quorum,
-            sla_hours=step.sla_hours or _SLA_HOURS_DEFAULT,
-            escalate_to=_approver(step.escalate_to) if step.HasField("escalate_to") else None,
+            name=message.name,
+            approvers=tuple(map(_approver_from_proto, message.approvers)),
+            mode=enum_or_none(Mode, Approval.Mode, message.mode) or Mode.ANY,
+            quorum=message.quorum,
+            sla_hours=message.sla_hours or _SLA_HOURS_DEFAULT,
+            escalate_to=_approver_from_proto(message.escalate_to) if message.HasField("escalate_to") else None,
         )
-        for step in given
+        for message in messages
     )
 
 
-_READ: Final[Mapping[str, Callable[[Any], Any]]] = {
+_PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "name": str,
     "priority": int,
-    "request_type": lambda value: ApprovalType(Approval.Type.Name(value)) if value else None,
+    "request_type": lambda value: enum_or_none(ApprovalType, Approval.Type, value),
     "ladder": str,
-    "entity_ids": lambda given: frozenset(ids.ENTITY.parse(id, "entity_ids") for id in given),
-    "department_ids": lambda given: frozenset(ids.DEPARTMENT.parse(id, "department_ids") for id in given),
+    "entity_ids": lambda values: frozenset(ids.ENTITY.parse(id, "entity_ids") for id in values),
+    "department_ids": lambda values: frozenset(ids.DEPARTMENT.parse(id, "department_ids") for id in values),
     "categories": frozenset,
     "condition": str,
-    "steps": _steps,
-    "flow": lambda value: Flow(Approval.Flow.Name(value)) if value else Flow.SEQUENTIAL,
+    "steps": _steps_from_proto,
+    "flow": lambda value: enum_or_none(Flow, Approval.Flow, value) or Flow.SEQUENTIAL,
     "auto_approve": bool,
     "allow_self_approval": bool,
-    "on_expiry": lambda value: OnExpiry(Approval.State.Name(value)) if value else OnExpiry.EXPIRED,
+    "on_expiry": lambda value: enum_or_none(OnExpiry, Approval.State, value) or OnExpiry.EXPIRED,
     "is_default": bool,
 }
-"""How each field of a rule is read; where it is not given or cleared, it is read as empty."""
+"""Parser of each field of a rule; a missing or cleared field gets its default."""
 
 
-def simulation_to_proto(found: Simulation) -> pb.SimulateRulesResponse:
-    """What a draft would have changed."""
+def filter_from_proto(request: pb.ListApprovalRulesRequest) -> RuleFilter:
+    """Parse the filters of ListApprovalRulesRequest."""
+    return RuleFilter(
+        state=enum_or_none(RuleState, ApprovalRule.State, request.state),
+        request_type=enum_or_none(ApprovalType, Approval.Type, request.request_type),
+        ladder=request.ladder,
+    )
+
+
+def simulation_to_proto(simulation: Simulation) -> pb.SimulateRulesResponse:
+    """Convert the result of a simulation."""
     return pb.SimulateRulesResponse(
-        considered_count=found.considered,
-        changed_count=found.changed,
-        newly_auto_approved_count=found.newly_auto_approved,
-        newly_refused_count=found.newly_refused,
-        skipped_count=found.skipped,
-        changes=map(_change_to_proto, found.changes),
+        considered_count=simulation.considered,
+        changed_count=simulation.changed,
+        newly_auto_approved_count=simulation.newly_auto_approved,
+        newly_refused_count=simulation.newly_refused,
+        skipped_count=simulation.skipped,
+        changes=map(_change_to_proto, simulation.changes),
     )
 
 
 def _change_to_proto(change: RouteChange) -> pb.RouteChange:
-    row = change.row
+    facts = change.request.facts
     return pb.RouteChange(
-        approval_id=ids.APPROVAL.format(row.id),
-        title=row.title,
-        amount=money_to_proto(row.money) if row.money else None,
+        approval_id=ids.APPROVAL.format(change.request.id),
+        title=facts.title,
+        amount=money_to_proto(facts.amount) if facts.amount else None,
         before=_route_to_proto(change.before),
         after=_route_to_proto(change.after),
     )
@@ -210,15 +231,15 @@ def _change_to_proto(change: RouteChange) -> pb.RouteChange:
 def _route_to_proto(route: Route | None) -> pb.Route:
     if route is None:
         return pb.Route()
-    return pb.Route(rules=map(applied_to_proto, route.levels), steps=route.steps, auto_approved=route.auto_approved)
+    return pb.Route(rules=map(matched_rule_to_proto, route.rules), steps=route.steps, auto_approved=route.auto_approved)
 
 
-def applied_to_proto(chosen: Chosen) -> AppliedRule:
-    """A rule that a request takes, or would take; a draft has no id."""
-    rule = chosen.rule
+def matched_rule_to_proto(matched: MatchedRule) -> AppliedRule:
+    """Convert a rule that matches a request; a draft has no id."""
+    rule = matched.rule
     return AppliedRule(
         rule_id=ids.RULE.format(rule.id) if rule.version else "",
-        name=rule.terms.name,
+        name=rule.spec.name,
         rule_version=rule.version,
-        reason=chosen.reason,
+        reason=matched.reason,
     )

@@ -1,4 +1,4 @@
-"""What other services submit, as requests."""
+"""Subjects that other services submit, as drafts of approval requests."""
 
 from typing import Final
 
@@ -6,18 +6,18 @@ from billing.entities.v1.events_pb2 import AmendmentSubmitted, ContractSubmitted
 
 from contract.values import money_from_proto
 from kit import ids
-from services.approvals.domain.lives import ApprovalType
-from services.approvals.service.requests import Ask
+from services.approvals.domain.approvals import ApprovalDraft, ApprovalType
 
-CONTRACT: Final = "contract"
-"""What requests about contracts say they are about."""
+CONTRACT_SUBJECT: Final = "contract"
+"""Subject type of requests about contracts."""
+_AMENDMENT_SUBJECT: Final = "amendment"
 _TITLE_MAX: Final = 200
 
 
-def ask_of_contract(event: ContractSubmitted) -> Ask:
-    """The request for the approval of a contract; its category is the type of the contract."""
+def draft_from_contract(event: ContractSubmitted) -> ApprovalDraft:
+    """Return the request for the approval of a contract; its category is the contract type."""
     value = money_from_proto(event.total_value)
-    return Ask(
+    return ApprovalDraft(
         request_type=ApprovalType.CONTRACT,
         title=f"Contract {event.contract_number}: {event.name}"[:_TITLE_MAX],
         requester=event.submitted_by,
@@ -25,16 +25,16 @@ def ask_of_contract(event: ContractSubmitted) -> Ask:
         category=event.contract_type,
         amount=value if value.amount > 0 else None,
         attributes=dict(event.attributes),
-        subject_type=CONTRACT,
+        subject_type=CONTRACT_SUBJECT,
         subject_id=event.contract_id,
         key=f"contract:{event.contract_id}:{event.submission}",
     )
 
 
-def ask_of_amendment(event: AmendmentSubmitted) -> Ask:
-    """The request for the approval of an amendment; its category is the type of the contract."""
+def draft_from_amendment(event: AmendmentSubmitted) -> ApprovalDraft:
+    """Return the request for the approval of an amendment; its category is the contract type."""
     value = money_from_proto(event.total_value)
-    return Ask(
+    return ApprovalDraft(
         request_type=ApprovalType.AMENDMENT,
         title=f"Amendment {event.number} of contract {event.contract_number}"[:_TITLE_MAX],
         description=event.reason,
@@ -43,7 +43,7 @@ def ask_of_amendment(event: AmendmentSubmitted) -> Ask:
         category=event.contract_type,
         amount=value if value.amount > 0 else None,
         attributes=dict(event.attributes),
-        subject_type="amendment",
+        subject_type=_AMENDMENT_SUBJECT,
         subject_id=event.amendment_id,
         key=f"amendment:{event.amendment_id}",
     )

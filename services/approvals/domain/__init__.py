@@ -1,7 +1,29 @@
-"""The rules of approvals: pure functions over values; no I/O.
+"""Pure rules and values of the approvals service, without I/O or a clock."""
 
-lives        states of requests, steps and rules         rules        what a rule says, and whether it matches
-routes       which rules a request takes, and why        people       who is asked: rules' approvers as users and roles
-seats        the steps of a request, and who sits there  panels       deciding
-delegations  who decides for whom                        hours        deadlines, in business hours where wanted
-"""
+from services.approvals.domain import (
+    approvals,
+    approvers,
+    budgets,
+    deadlines,
+    decisions,
+    delegations,
+    eligibility,
+    routes,
+    rules,
+    simulations,
+    workflows,
+)
+
+__all__ = [
+    "approvals",
+    "approvers",
+    "budgets",
+    "deadlines",
+    "decisions",
+    "delegations",
+    "eligibility",
+    "routes",
+    "rules",
+    "simulations",
+    "workflows",
+]

@@ -1,12 +1,13 @@
-"""Who decides for whom. Pure."""
+"""Delegations: states, inputs, and on whose behalf a user decides. Pure."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 CHAIN_MAX: Final = 5
-"""So many delegations in a row are followed."""
+"""Maximum number of delegations in a chain."""
 LENGTH_MAX: Final = timedelta(days=400)
 
 
@@ -18,35 +19,61 @@ class DelegationState(StrEnum):
     ENDED = "ENDED"
 
 
-def state_at(start: datetime, over: datetime, now: datetime) -> DelegationState:
-    """Where a delegation stands that is good from `start` and over at `over`."""
-    if now >= over:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DelegationDraft:
+    """Input of CreateDelegation."""
+
+    delegator: str
+    """Empty: the caller."""
+    delegate: str
+    start_time: datetime | None
+    """None: now."""
+    end_time: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DelegationFilter:
+    """Filter of ListDelegations; fields that are empty or None don't filter."""
+
+    user_id: str = ""
+    """Delegations from or to this user."""
+    delegator: str = ""
+    delegate: str = ""
+    state: DelegationState | None = None
+
+
+def state_at(start_time: datetime, end_time: datetime, now: datetime) -> DelegationState:
+    """Return the state of a delegation at `now`. `end_time` is exclusive."""
+    if now >= end_time:
         return DelegationState.ENDED
-    return DelegationState.ACTIVE if start <= now else DelegationState.SCHEDULED
+    return DelegationState.ACTIVE if start_time <= now else DelegationState.SCHEDULED
 
 
 def acts_for(user_id: str, delegators: Mapping[str, Iterable[str]]) -> frozenset[str]:
-    """All for whom a user decides: who delegated to them, who delegated to those, and so on, up to 5 in a row.
+    """Return all users on whose behalf a user decides, over chains of up to 5 delegations.
 
-    `delegators` has those who delegated to each. A circle ends where it began: nobody decides for themselves.
+    `delegators` contains the delegators of each delegate. In a cycle, a user never decides on their own behalf.
     """
-    found: set[str] = set()
+    result: set[str] = set()
     nearest = {user_id}
     for _ in range(CHAIN_MAX):
-        nearest = {away for one in nearest for away in delegators.get(one, ())} - found - {user_id}
+        nearest = {delegator for delegate in nearest for delegator in delegators.get(delegate, ())} - result - {user_id}
         if not nearest:
             break
-        found |= nearest
-    return frozenset(found)
+        result |= nearest
+    return frozenset(result)
 
 
-def flaws(delegator: str, delegate: str, start: datetime, end: datetime, now: datetime) -> list[tuple[str, str]]:
-    """What is wrong with a delegation: the field, and why."""
+def violations(
+    delegator: str, delegate: str, start_time: datetime, end_time: datetime, now: datetime
+) -> list[tuple[str, str]]:
+    """Return what is invalid in a delegation: field and description."""
     found = []
     if delegate == delegator:
-        found.append(("delegate", "must be somebody else than the delegator"))
-    if end <= max(start, now):
-        found.append(("end_time", "must be later than it begins, and later than now"))
-    elif end - start > LENGTH_MAX:
-        found.append(("end_time", f"must be at most {LENGTH_MAX.days} days after it begins"))
+        found.append(("delegate", "must not be the delegator"))
+    if end_time <= max(start_time, now):
+        found.append(("end_time", "must be after start_time and in the future"))
+    elif end_time - start_time > LENGTH_MAX:
+        found.append(("end_time", f"must be at most {LENGTH_MAX.days} days after start_time"))
     return found

@@ -1,9 +1,9 @@
-"""Who may fill an approver slot: the one rule for creation, replacement, delegation and escalation. Pure."""
+"""Who may fill an approver slot. One rule for creation, replacement, delegation and escalation. Pure."""
 
 from collections.abc import Iterable
 from typing import Protocol
 
-from services.approvals.domain.seats import Seat
+from services.approvals.domain.workflows import ApproverSlot
 
 
 class SelfApprovalPolicy(Protocol):
@@ -11,30 +11,30 @@ class SelfApprovalPolicy(Protocol):
 
     @property
     def allow_self_approval(self) -> bool:
-        """True if the requester may decide on their own request."""
+        """True if requesters may decide on their own requests."""
 
 
-def ineligibility(user_id: str, requester: str, rule: SelfApprovalPolicy, seats: Iterable[Seat] = ()) -> str:
-    """Return why the user may not fill one more slot of a step with these slots; empty if they may.
+def ineligibility(user_id: str, requester: str, rule: SelfApprovalPolicy, slots: Iterable[ApproverSlot] = ()) -> str:
+    """Return why the user may not fill another slot of a step with these slots; empty if they may.
 
-    The requester may not, unless the rule allows self-approval. Nobody fills two slots of one step, since nobody
-    decides twice in it.
+    The requester may not, unless the rule allows self-approval. No user fills two slots of a step, because each user
+    decides once per step. A slot without a user (`user_id` empty) is assigned to a role, which is always eligible.
     """
     if user_id == requester and not rule.allow_self_approval:
         return "must not be the requester"
-    if any(user_id in {seat.user_id, seat.decided_by} for seat in seats if user_id):
-        return "is an approver of this step already"
+    if user_id and any(user_id in {slot.user_id, slot.decided_by} for slot in slots):
+        return "is already an approver of this step"
     return ""
 
 
-def eligible(user_id: str, requester: str, rule: SelfApprovalPolicy, seats: Iterable[Seat] = ()) -> bool:
-    """True if the user may fill one more slot of a step with these slots."""
-    return not ineligibility(user_id, requester, rule, seats)
+def eligible(user_id: str, requester: str, rule: SelfApprovalPolicy, slots: Iterable[ApproverSlot] = ()) -> bool:
+    """True if the user may fill another slot of a step with these slots."""
+    return not ineligibility(user_id, requester, rule, slots)
 
 
 def first_eligible(
-    candidates: Iterable[str], requester: str, rule: SelfApprovalPolicy, seats: Iterable[Seat] = ()
+    candidates: Iterable[str], requester: str, rule: SelfApprovalPolicy, slots: Iterable[ApproverSlot] = ()
 ) -> str:
-    """Return the first of the candidates who may fill one more slot of the step; empty if none may."""
-    others = tuple(seats)
-    return next((user_id for user_id in candidates if eligible(user_id, requester, rule, others)), "")
+    """Return the first candidate who may fill another slot of a step with these slots; empty if there is none."""
+    filled = tuple(slots)
+    return next((user_id for user_id in candidates if eligible(user_id, requester, rule, filled)), "")

@@ -1,8 +1,9 @@
-"""Which rules a request takes, and why. Pure.
+"""Routing: which rules apply to a request, and why. Pure.
 
-The rule with the highest priority that matches; of equal ones the narrower range of amounts, then the older rule. Where
-it is a level of a ladder, every level of that ladder that matches and begins below the amount, lowest first. Where none
-matches, the default rule of the type, else the one for every type.
+Among the rules that match, the one with the highest priority applies; with equal priority the one with the narrower
+amount range, then the older one. If it is a level of a ladder, all matching levels of the ladder whose range starts
+below the amount apply, lowest first. If no rule matches, the default rule of the type applies, else the default rule
+for all types.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +12,17 @@ from decimal import Decimal
 from uuid import UUID
 
 from kit.money import Money
-from services.approvals.domain.rules import Facts, Rule, RuleTerms
+from services.approvals.domain.rules import Facts, Rule, RuleSpec
 
 Amounts = Mapping[str, Decimal]
-"""What a request costs, by currency; in that of each rule that looks at amounts."""
-Objection = Callable[[str, Facts], str | None]
-"""Why a condition does not hold for a request; None where it does."""
+"""The amount of a request by currency: its own, and those of all rules with an amount range."""
+ConditionCheck = Callable[[str, Facts], str | None]
+"""Returns why a condition is not true for the facts of a request; None if it is true."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """A rule that a request takes, and why, in a sentence."""
+class MatchedRule:
+    """A rule that applies to a request, and why, as a sentence."""
 
     rule: Rule
     reason: str
@@ -29,126 +30,133 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The rules that a request takes, in their order."""
+    """The rules that apply to a request, in order."""
 
-    levels: tuple[Chosen, ...]
+    rules: tuple[MatchedRule, ...]
 
     @property
     def steps(self) -> Sequence[str]:
-        """The names of the steps, in their order."""
-        return [step.name for level in self.levels for step in level.rule.terms.steps]
+        """The names of the steps, in order."""
+        return [step.name for matched in self.rules for step in matched.rule.spec.steps]
 
     @property
     def auto_approved(self) -> bool:
-        """Whether nobody is asked."""
+        """True if the route has no steps."""
         return not self.steps
 
 
-def currencies_of(rules: Sequence[Rule], facts: Facts) -> frozenset[str]:
-    """The currencies, other than the request's own, in which its amount has to be known."""
+def required_currencies(rules: Sequence[Rule], facts: Facts) -> frozenset[str]:
+    """Return the currencies, besides the request's own, in which its amount is needed to match the rules."""
     if facts.amount is None:
         return frozenset()
-    looked_at = {rule.terms.currency for rule in rules if _is_of_type(rule.terms, facts)}
-    return frozenset(looked_at - {"", facts.amount.currency})
+    currencies = {rule.spec.currency for rule in rules if _matches_type(rule.spec, facts)}
+    return frozenset(currencies - {"", facts.amount.currency})
 
 
-def choose(rules: Sequence[Rule], facts: Facts, amounts: Amounts, objection: Objection) -> Route | None:
-    """The way of a request; None where no rule matches and there is no default one."""
-    named = [rule for rule in rules if not rule.terms.is_default and fits(rule.terms, facts)]
-    candidates = sorted((rule for rule in named if in_range(rule.terms, amounts)), key=_rank)
+def choose(rules: Sequence[Rule], facts: Facts, amounts: Amounts, check: ConditionCheck) -> Route | None:
+    """Return the route of a request; None if no rule matches and there is no default rule."""
+    matching = [rule for rule in rules if not rule.spec.is_default and matches(rule.spec, facts)]
+    candidates = sorted((rule for rule in matching if in_range(rule.spec, amounts)), key=_rank)
     for rule in candidates:
-        if objection(rule.terms.condition, facts) is None:
-            return _route(rule, named, facts, amounts, objection)
-    defaults = [rule for rule in rules if rule.terms.is_default and _is_of_type(rule.terms, facts)]
+        if check(rule.spec.condition, facts) is None:
+            return _route(rule, matching, facts, amounts, check)
+    defaults = [rule for rule in rules if rule.spec.is_default and _matches_type(rule.spec, facts)]
     if not defaults:
         return None
-    default = min(defaults, key=lambda rule: (rule.terms.request_type is None, rule.id))
-    return Route((Chosen(default, f"no other of {len(rules)} rules matches, and this is the default one"),))
+    default = min(defaults, key=lambda rule: (rule.spec.request_type is None, rule.id))
+    return Route((MatchedRule(default, "default rule: no other active rule matches"),))
 
 
 def _rank(rule: Rule) -> tuple[int, bool, Decimal, UUID]:
-    terms = rule.terms
-    if terms.amount_up_to is None:
-        return -terms.priority, True, -(terms.amount_above or Decimal(0)), rule.id
-    return -terms.priority, False, terms.amount_up_to - (terms.amount_above or Decimal(0)), rule.id
+    """Sort key: priority, then width of the amount range, then age."""
+    spec = rule.spec
+    if spec.amount_up_to is None:
+        return -spec.priority, True, -(spec.amount_above or Decimal(0)), rule.id
+    return -spec.priority, False, spec.amount_up_to - (spec.amount_above or Decimal(0)), rule.id
 
 
-def _route(rule: Rule, named: Sequence[Rule], facts: Facts, amounts: Amounts, objection: Objection) -> Route:
-    if not rule.terms.ladder:
-        return Route((Chosen(rule, _reason(rule.terms, facts, amounts)),))
+def _route(rule: Rule, matching: Sequence[Rule], facts: Facts, amounts: Amounts, check: ConditionCheck) -> Route:
+    if not rule.spec.ladder:
+        return Route((MatchedRule(rule, _reason(rule.spec, facts, amounts)),))
     levels = [
         level
-        for level in named
-        if level.terms.ladder == rule.terms.ladder
-        and _begins_below(level.terms, amounts)
-        and objection(level.terms.condition, facts) is None
+        for level in matching
+        if level.spec.ladder == rule.spec.ladder
+        and _starts_below(level.spec, amounts)
+        and check(level.spec.condition, facts) is None
     ]
-    levels.sort(key=lambda level: (level.terms.amount_above or Decimal(0), level.id))
-    return Route(tuple(Chosen(level, _reason(level.terms, facts, amounts)) for level in levels))
+    levels.sort(key=lambda level: (level.spec.amount_above or Decimal(0), level.id))
+    return Route(tuple(MatchedRule(level, _reason(level.spec, facts, amounts)) for level in levels))
 
 
-def fits(terms: RuleTerms, facts: Facts) -> bool:
-    """Whether the type, the place and the category of a request are those of the rule."""
+def matches(spec: RuleSpec, facts: Facts) -> bool:
+    """True if type, entity, department and category of a request match the rule. Amount and condition are separate."""
     return (
-        _is_of_type(terms, facts)
-        and (not terms.entity_ids or not terms.entity_ids.isdisjoint(facts.entity_path))
-        and (not terms.department_ids or not terms.department_ids.isdisjoint(facts.department_path))
-        and (not terms.categories or facts.category in terms.categories)
+        _matches_type(spec, facts)
+        and (not spec.entity_ids or not spec.entity_ids.isdisjoint(facts.entity_path))
+        and (not spec.department_ids or not spec.department_ids.isdisjoint(facts.department_path))
+        and (not spec.categories or facts.category in spec.categories)
     )
 
 
-def _is_of_type(terms: RuleTerms, facts: Facts) -> bool:
-    return terms.request_type in {None, facts.request_type}
+def _matches_type(spec: RuleSpec, facts: Facts) -> bool:
+    return spec.request_type in {None, facts.request_type}
 
 
-def in_range(terms: RuleTerms, amounts: Amounts) -> bool:
-    """Whether the amount of a request is in the range of the rule; without an amount it is in none."""
-    if not terms.currency:
+def in_range(spec: RuleSpec, amounts: Amounts) -> bool:
+    """True if the amount of a request is in the range of the rule. Without an amount it is in no range."""
+    if not spec.currency:
         return True
-    amount = amounts.get(terms.currency)
-    above = terms.amount_above is None or (amount is not None and amount > terms.amount_above)
-    return amount is not None and above and (terms.amount_up_to is None or amount <= terms.amount_up_to)
+    amount = amounts.get(spec.currency)
+    return (
+        amount is not None
+        and (spec.amount_above is None or amount > spec.amount_above)
+        and (spec.amount_up_to is None or amount <= spec.amount_up_to)
+    )
 
 
-def _begins_below(terms: RuleTerms, amounts: Amounts) -> bool:
-    amount = amounts.get(terms.currency)
-    return terms.amount_above is None or (amount is not None and amount > terms.amount_above)
+def _starts_below(spec: RuleSpec, amounts: Amounts) -> bool:
+    amount = amounts.get(spec.currency)
+    return spec.amount_above is None or (amount is not None and amount > spec.amount_above)
 
 
-def _reason(terms: RuleTerms, facts: Facts, amounts: Amounts) -> str:
-    said = [f"it is for {terms.request_type}" if terms.request_type else "it is for every type"]
-    if terms.currency:
-        said.append(_range_said(terms))
-        if facts.amount and facts.amount.currency != terms.currency and terms.currency in amounts:
-            said.append(f"{facts.amount} are {amounts[terms.currency]:.2f} {terms.currency} today")
-    for told, wanted in (
-        ("of this entity or one above", terms.entity_ids),
-        ("of this department or one above", terms.department_ids),
-        (f"of the category {facts.category!r}", terms.categories),
-        ("of which its condition holds", terms.condition),
-    ):
-        if wanted:
-            said.append(told)
-    if terms.ladder:
-        said.append(f"a level of the ladder {terms.ladder!r}")
-    elif terms.priority:
-        said.append(f"with the highest priority that matches, {terms.priority}")
-    return ", ".join(said)
+def _reason(spec: RuleSpec, facts: Facts, amounts: Amounts) -> str:
+    """Return why the rule applies, as a sentence that names what it matches."""
+    parts = [f"matches requests of type {spec.request_type}" if spec.request_type else "matches requests of all types"]
+    if spec.currency:
+        parts.append(_range_text(spec))
+        if facts.amount and facts.amount.currency != spec.currency and spec.currency in amounts:
+            parts.append(f"{facts.amount} are {amounts[spec.currency]:.2f} {spec.currency} today")
+    parts += [
+        text
+        for text, restricted in (
+            ("of this entity or an ancestor", spec.entity_ids),
+            ("of this department or an ancestor", spec.department_ids),
+            (f"of category {facts.category!r}", spec.categories),
+            ("whose condition is true", spec.condition),
+        )
+        if restricted
+    ]
+    if spec.ladder:
+        parts.append(f"as a level of the ladder {spec.ladder!r}")
+    elif spec.priority:
+        parts.append(f"with the highest matching priority, {spec.priority}")
+    return ", ".join(parts)
 
 
-def _range_said(terms: RuleTerms) -> str:
-    bounds = (("above", terms.amount_above), ("up to", terms.amount_up_to))
-    return " ".join(f"{word} {Money(bound, terms.currency)}" for word, bound in bounds if bound is not None)
+def _range_text(spec: RuleSpec) -> str:
+    bounds = (("above", spec.amount_above), ("up to", spec.amount_up_to))
+    return " ".join(f"{word} {Money(bound, spec.currency)}" for word, bound in bounds if bound is not None)
 
 
-def flaws_of_ladder(terms: RuleTerms, others: Sequence[RuleTerms]) -> Sequence[tuple[str, str]]:
-    """What keeps a rule from being a level of its ladder beside the others: the field, and why."""
-    found = []
-    for other in others:
-        if other.request_type != terms.request_type:
-            found.append(("request_type", f"must be that of the other levels of the ladder, {other.request_type}"))
-        if other.currency and terms.currency and other.currency != terms.currency:
-            found.append(("amount_above", f"must be in the currency of the other levels, {other.currency}"))
-        if (other.amount_above or Decimal(0)) == (terms.amount_above or Decimal(0)):
-            found.append(("amount_above", f"is where the level {other.name!r} begins already"))
-    return list(dict.fromkeys(found))
+def ladder_violations(spec: RuleSpec, levels: Sequence[RuleSpec]) -> Sequence[tuple[str, str]]:
+    """Return what prevents a rule from being a level of its ladder besides the other levels: field and description."""
+    violations = []
+    for level in levels:
+        if level.request_type != spec.request_type:
+            violations.append(("request_type", f"must be that of the other levels of the ladder, {level.request_type}"))
+        if level.currency and spec.currency and level.currency != spec.currency:
+            violations.append(("amount_above", f"must be in the currency of the other levels, {level.currency}"))
+        if (level.amount_above or Decimal(0)) == (spec.amount_above or Decimal(0)):
+            violations.append(("amount_above", f"is already the lower bound of the level {level.name!r}"))
+    return list(dict.fromkeys(violations))

@@ -1,4 +1,4 @@
-"""What is refused about delegations."""
+"""Errors about delegations."""
 
 from uuid import UUID
 
@@ -17,7 +17,7 @@ class DelegationEnded(FailedPrecondition):
 
     def __init__(self, id: UUID) -> None:
         text = ids.DELEGATION.format(id)
-        super().__init__(f"The delegation {text} is over.", delegation_id=text)
+        super().__init__(f"The delegation {text} has already ended.", delegation_id=text)
 
 
 class DelegationOverlaps(AlreadyExists):
@@ -26,7 +26,7 @@ class DelegationOverlaps(AlreadyExists):
     def __init__(self, delegator: str, id: UUID) -> None:
         other = ids.DELEGATION.format(id)
         super().__init__(
-            f"{delegator} has another delegation in that time, {other}; end that one first.", delegation_id=other
+            f"{delegator} has another delegation in this period, {other}; end it first.", delegation_id=other
         )
 
 
@@ -34,4 +34,4 @@ class NotTheDelegator(PermissionDenied):
     reason = "NOT_THE_DELEGATOR"
 
     def __init__(self) -> None:
-        super().__init__("Only an administrator may do this for somebody else.")
+        super().__init__("Only an administrator can do this for another user.")

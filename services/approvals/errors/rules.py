@@ -1,4 +1,4 @@
-"""What is refused about rules."""
+"""Errors about approval rules."""
 
 from uuid import UUID
 
@@ -22,11 +22,11 @@ class DefaultRuleTaken(AlreadyExists):
 
     def __init__(self, rule_id: UUID, name: str) -> None:
         other = ids.RULE.format(rule_id)
-        super().__init__(f"The rule {name!r} ({other}) is the default one for this type.", rule_id=other)
+        super().__init__(f"The rule {name!r} ({other}) is already the default for this request type.", rule_id=other)
 
 
 class TooManyRules(FailedPrecondition):
     reason = "TOO_MANY_RULES"
 
     def __init__(self, rules_max: int) -> None:
-        super().__init__(f"There may be at most {rules_max} rules that are not deleted.", rules_max=rules_max)
+        super().__init__(f"A tenant can have at most {rules_max} rules; delete one first.", rules_max=rules_max)

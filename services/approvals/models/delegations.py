@@ -1,4 +1,4 @@
-"""Who decides for whom for a while."""
+"""Delegations."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from kit.db import VersionedRow
 
 
 class DelegationRow(VersionedRow):
-    """That somebody decides for somebody else for a while."""
+    """A delegation of approvals."""
 
     __tablename__ = "delegations"
     audited_as = ids.DELEGATION
@@ -24,6 +24,6 @@ class DelegationRow(VersionedRow):
     revoke_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     @property
-    def over_time(self) -> datetime:
-        """When it is over, or was: at its end, or when it was revoked."""
+    def effective_end_time(self) -> datetime:
+        """The end time, or the time of the revocation if that is earlier."""
         return min(self.end_time, self.revoke_time) if self.revoke_time else self.end_time

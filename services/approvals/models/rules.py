@@ -1,23 +1,33 @@
-"""Rules of approval, in all their versions."""
+"""Approval rules and their versions."""
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, Boolean, Integer, Numeric, String, Uuid
+from sqlalchemy import ARRAY, BigInteger, Boolean, Integer, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import Base, TenantRow, VersionedRow, text_enum
-from services.approvals.domain.lives import ApprovalType, Flow, Mode, OnExpiry, RuleState
-from services.approvals.domain.rules import Approver, ApproverKind, Rule, RuleStep, RuleTerms
-from services.approvals.models.panels import hours_of, hours_record
+from kit.db import AMOUNT, Base, TenantRow, VersionedRow, text_enum
+from services.approvals import models
+from services.approvals.domain.approvals import ApprovalType
+from services.approvals.domain.rules import (
+    Approver,
+    ApproverKind,
+    Flow,
+    Mode,
+    OnExpiry,
+    Rule,
+    RuleSpec,
+    RuleState,
+    RuleStep,
+)
 
 
 class RuleRow(VersionedRow):
-    """A rule as it is."""
+    """The current version of a rule."""
 
     __tablename__ = "approval_rules"
     audited_as = ids.RULE
@@ -25,8 +35,8 @@ class RuleRow(VersionedRow):
     name: Mapped[str] = mapped_column(String)
     priority: Mapped[int] = mapped_column(Integer)
     request_type: Mapped[ApprovalType | None] = mapped_column(text_enum(ApprovalType))
-    amount_above: Mapped[Decimal | None] = mapped_column(Numeric(20, 6))
-    amount_up_to: Mapped[Decimal | None] = mapped_column(Numeric(20, 6))
+    amount_above: Mapped[Decimal | None] = mapped_column(AMOUNT)
+    amount_up_to: Mapped[Decimal | None] = mapped_column(AMOUNT)
     currency_code: Mapped[str | None] = mapped_column(String(3))
     ladder: Mapped[str] = mapped_column(String)
     entity_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid))
@@ -43,27 +53,27 @@ class RuleRow(VersionedRow):
     state: Mapped[RuleState] = mapped_column(text_enum(RuleState))
     rule_version: Mapped[int] = mapped_column(Integer)
 
-    def as_in(self, version: "RuleVersionRow") -> "RuleRow":
-        """The rule as it was in a version; not to be saved."""
-        kept = {name: _READ.get(name, lambda value: value)(value) for name, value in version.record.items()}
+    def at_version(self, version: "RuleVersionRow") -> "RuleRow":
+        """Return the rule as it was in a version; the row must not be added to a session."""
+        columns = {name: _FROM_JSON.get(name, lambda value: value)(value) for name, value in version.record.items()}
         return RuleRow(
             id=self.id,
             version=self.version,
             rule_version=version.rule_version,
             create_time=self.create_time,
             update_time=version.create_time,
-            **kept,
+            **columns,
         )
 
     @property
     def rule(self) -> Rule:
-        """The rule in its newest version."""
-        return Rule(id=self.id, version=self.rule_version, terms=self.terms)
+        """The current version as a domain value."""
+        return Rule(id=self.id, version=self.rule_version, spec=self.spec)
 
     @property
-    def terms(self) -> RuleTerms:
-        """What it says."""
-        return RuleTerms(
+    def spec(self) -> RuleSpec:
+        """What the rule specifies."""
+        return RuleSpec(
             name=self.name,
             priority=self.priority,
             request_type=self.request_type,
@@ -75,107 +85,112 @@ class RuleRow(VersionedRow):
             department_ids=frozenset(self.department_ids),
             categories=frozenset(self.categories),
             condition=self.condition,
-            steps=tuple(map(_step_of, self.steps)),
+            steps=tuple(map(_step_from_record, self.steps)),
             flow=self.flow,
             auto_approve=self.auto_approve,
             allow_self_approval=self.allow_self_approval,
             on_expiry=self.on_expiry,
-            business_hours=hours_of(self.business_hours),
+            business_hours=models.workflows.hours_from_record(self.business_hours),
             is_default=self.is_default,
         )
 
+    @spec.setter
+    def spec(self, spec: RuleSpec) -> None:
+        for column, value in _columns_of(spec).items():
+            setattr(self, column, value)
 
-def columns_of(terms: RuleTerms) -> Mapping[str, Any]:
-    """The columns that say what a rule says."""
+    @property
+    def record(self) -> dict[str, Any]:
+        """The columns as JSON, for the versions of the rule."""
+        columns = {**_columns_of(self.spec), "state": self.state}
+        return {name: _to_json(value) for name, value in columns.items()}
+
+
+def _columns_of(spec: RuleSpec) -> Mapping[str, Any]:
+    hours = spec.business_hours
     return {
-        "name": terms.name,
-        "priority": terms.priority,
-        "request_type": terms.request_type,
-        "amount_above": terms.amount_above,
-        "amount_up_to": terms.amount_up_to,
-        "currency_code": terms.currency or None,
-        "ladder": terms.ladder,
-        "entity_ids": sorted(terms.entity_ids),
-        "department_ids": sorted(terms.department_ids),
-        "categories": sorted(terms.categories),
-        "condition": terms.condition,
-        "steps": list(map(_step_record, terms.steps)),
-        "flow": terms.flow,
-        "auto_approve": terms.auto_approve,
-        "allow_self_approval": terms.allow_self_approval,
-        "on_expiry": terms.on_expiry,
-        "business_hours": hours_record(terms.business_hours) if terms.business_hours else None,
-        "is_default": terms.is_default,
+        "name": spec.name,
+        "priority": spec.priority,
+        "request_type": spec.request_type,
+        "amount_above": spec.amount_above,
+        "amount_up_to": spec.amount_up_to,
+        "currency_code": spec.currency or None,
+        "ladder": spec.ladder,
+        "entity_ids": sorted(spec.entity_ids),
+        "department_ids": sorted(spec.department_ids),
+        "categories": sorted(spec.categories),
+        "condition": spec.condition,
+        "steps": list(map(_step_to_record, spec.steps)),
+        "flow": spec.flow,
+        "auto_approve": spec.auto_approve,
+        "allow_self_approval": spec.allow_self_approval,
+        "on_expiry": spec.on_expiry,
+        "business_hours": models.workflows.hours_to_record(hours) if hours else None,
+        "is_default": spec.is_default,
     }
 
 
-def record_of(row: RuleRow) -> dict[str, Any]:
-    """A version as it is kept: the columns of the rule."""
-    kept = {**columns_of(row.terms), "state": row.state}
-    return {name: _written(value) for name, value in kept.items()}
-
-
-def _written(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, Decimal):
         return f"{value:f}"
-    return (
-        [_written(one) for one in value] if isinstance(value, list) else value.hex if isinstance(value, UUID) else value
-    )
+    if isinstance(value, UUID):
+        return value.hex
+    return [_to_json(item) for item in value] if isinstance(value, list) else value
 
 
-def _decimal(kept: str | None) -> Decimal | None:
-    return None if kept is None else Decimal(kept)
+def _decimal(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)
 
 
-def _uuids(kept: list[str]) -> list[UUID]:
-    return [UUID(text) for text in kept]
+def _uuids(texts: list[str]) -> list[UUID]:
+    return [UUID(text) for text in texts]
 
 
-_READ: Final[Mapping[str, Callable[[Any], Any]]] = {
+_FROM_JSON: Final[Mapping[str, Callable[[Any], Any]]] = {
     "amount_above": _decimal,
     "amount_up_to": _decimal,
     "entity_ids": _uuids,
     "department_ids": _uuids,
-    "request_type": lambda kept: kept and ApprovalType(kept),
+    "request_type": lambda text: text and ApprovalType(text),
     "flow": Flow,
     "on_expiry": OnExpiry,
     "state": RuleState,
 }
-"""What the columns are that JSON does not know."""
+"""Conversion of the columns whose type JSON does not have."""
 
 
-def _step_record(step: RuleStep) -> dict[str, Any]:
+def _step_to_record(step: RuleStep) -> dict[str, Any]:
     return {
         "name": step.name,
-        "approvers": list(map(_approver_record, step.approvers)),
+        "approvers": list(map(_approver_to_record, step.approvers)),
         "mode": step.mode.value,
         "quorum": step.quorum,
         "sla_hours": step.sla_hours,
-        "escalate_to": _approver_record(step.escalate_to) if step.escalate_to else None,
+        "escalate_to": _approver_to_record(step.escalate_to) if step.escalate_to else None,
     }
 
 
-def _approver_record(approver: Approver) -> Mapping[str, str]:
-    return {"kind": approver.kind.value, "name": approver.name}
-
-
-def _step_of(kept: Mapping[str, Any]) -> RuleStep:
+def _step_from_record(record: Mapping[str, Any]) -> RuleStep:
     return RuleStep(
-        name=kept["name"],
-        approvers=tuple(map(_approver_of, kept["approvers"])),
-        mode=Mode(kept["mode"]),
-        quorum=kept["quorum"],
-        sla_hours=kept["sla_hours"],
-        escalate_to=_approver_of(kept["escalate_to"]) if kept["escalate_to"] else None,
+        name=record["name"],
+        approvers=tuple(map(_approver_from_record, record["approvers"])),
+        mode=Mode(record["mode"]),
+        quorum=record["quorum"],
+        sla_hours=record["sla_hours"],
+        escalate_to=_approver_from_record(record["escalate_to"]) if record["escalate_to"] else None,
     )
 
 
-def _approver_of(kept: Mapping[str, str]) -> Approver:
-    return Approver(ApproverKind(kept["kind"]), kept["name"])
+def _approver_to_record(approver: Approver) -> Mapping[str, str]:
+    return {"kind": approver.kind.value, "name": approver.name}
+
+
+def _approver_from_record(record: Mapping[str, str]) -> Approver:
+    return Approver(ApproverKind(record["kind"]), record["name"])
 
 
 class RuleVersionRow(TenantRow):
-    """A rule as it was in one of its versions; never changed."""
+    """A version of a rule. Append-only."""
 
     __tablename__ = "approval_rule_versions"
 
@@ -187,7 +202,7 @@ class RuleVersionRow(TenantRow):
 
 
 class RuleRevisionRow(Base):
-    """Counts the changes of a tenant's rules, so that who remembers them knows when to read them again."""
+    """Counter of the changes of a tenant's rules, with which caches detect that they are outdated."""
 
     __tablename__ = "approval_rule_revisions"
 

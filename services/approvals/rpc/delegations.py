@@ -1,4 +1,4 @@
-"""The gRPC side of delegations."""
+"""RPCs of delegations."""
 
 from billing.approvals.v1 import delegation_service_pb2 as pb
 from billing.approvals.v1.delegation_pb2 import Delegation
@@ -6,13 +6,9 @@ from billing.approvals.v1.delegation_pb2 import Delegation
 from kit import clock, ids
 from kit.db import Database
 from kit.origin import Call
+from services.approvals import convert, service, store
 from services.approvals.clients import Clients
-from services.approvals.convert.delegations import delegation_draft_from_proto, delegation_to_proto
-from services.approvals.convert.requests import caller_of
-from services.approvals.domain.delegations import DelegationState
-from services.approvals.errors import ApproverInactive
-from services.approvals.service import delegations
-from services.approvals.store import delegations as store
+from services.approvals.errors.approvals import ApproverInactive
 from serving.pages import Pages
 
 
@@ -24,32 +20,29 @@ class DelegationServicer:
     def __init__(self, db: Database, pages: Pages, clients: Clients) -> None:
         self._db = db
         self._pages = pages
-        self.clients = clients
+        self._clients = clients
 
     async def CreateDelegation(self, request: pb.CreateDelegationRequest, call: Call) -> Delegation:
-        person = await self.clients.directory.find(call, request.delegate)
+        delegate = await self._clients.directory.find(call, request.delegate)
         async with self._db.write(call) as tx:
-            if person is None or not person.active:
+            if delegate is None or not delegate.active:
                 raise ApproverInactive(request.delegate)
-            row = await delegations.create_delegation(tx, caller_of(call), delegation_draft_from_proto(request))
-            return await tx.answer(delegation_to_proto(row))
+            draft = convert.delegations.draft_from_proto(request)
+            row = await service.delegations.create(tx, convert.approvals.actor_from_call(call), draft)
+            return await tx.answer(convert.delegations.to_proto(row, clock.now()))
 
     async def ListDelegations(self, request: pb.ListDelegationsRequest, call: Call) -> pb.ListDelegationsResponse:
-        page, caller = self._pages.read(request, call), caller_of(call)
+        page, now = self._pages.read(request, call), clock.now()
+        filters = convert.delegations.filter_from_proto(request, convert.approvals.actor_from_call(call))
         async with self._db.read(call) as tx:
-            found = await store.list_delegations(
-                tx,
-                page,
-                own="" if caller.admin else caller.user_id,
-                delegator=request.delegator,
-                delegate=request.delegate,
-                state=DelegationState(Delegation.State.Name(request.state)) if request.state else None,
-                now=clock.now(),
-            )
-        listed = map(delegation_to_proto, found.rows)
-        return pb.ListDelegationsResponse(delegations=listed, next_page_token=found.next_page_token)
+            delegations = await store.delegations.list_page(tx, page, filters, now)
+        return pb.ListDelegationsResponse(
+            delegations=(convert.delegations.to_proto(row, now) for row in delegations.rows),
+            next_page_token=delegations.next_page_token,
+        )
 
     async def DeleteDelegation(self, request: pb.DeleteDelegationRequest, call: Call) -> Delegation:
+        actor, delegation_id = convert.approvals.actor_from_call(call), ids.DELEGATION.parse(request.id)
         async with self._db.write(call) as tx:
-            row = await delegations.end_delegation(tx, caller_of(call), ids.DELEGATION.parse(request.id))
-            return await tx.answer(delegation_to_proto(row))
+            row = await service.delegations.end(tx, actor, delegation_id)
+            return await tx.answer(convert.delegations.to_proto(row, clock.now()))

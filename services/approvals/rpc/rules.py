@@ -1,29 +1,20 @@
-"""The gRPC side of rules."""
+"""RPCs of approval rules."""
 
 from datetime import timedelta
 from typing import Final
 
 from billing.approvals.v1 import approval_rule_service_pb2 as pb
-from billing.approvals.v1.approval_pb2 import Approval
 from billing.approvals.v1.approval_rule_pb2 import ApprovalRule
 
-from contract.values import time_from_proto
+from contract.values import time_or_none
 from kit import clock, ids
 from kit.db import Database
 from kit.origin import Call
+from services.approvals import convert, service, store
 from services.approvals.clients import Clients
-from services.approvals.convert.rules import (
-    changes_from_proto,
-    rule_to_proto,
-    simulation_to_proto,
-    terms_from_proto,
-)
-from services.approvals.domain.lives import ApprovalType, RuleState
-from services.approvals.service import rules, simulation
-from services.approvals.store import rules as store
 from serving.pages import Pages
 
-_LOOKED_BACK: Final = timedelta(days=90)
+_SIMULATED_DEFAULT: Final = timedelta(days=90)
 _CHANGES_DEFAULT: Final = 100
 
 
@@ -35,54 +26,55 @@ class ApprovalRuleServicer:
     def __init__(self, db: Database, pages: Pages, clients: Clients) -> None:
         self._db = db
         self._pages = pages
-        self.clients = clients
+        self._clients = clients
 
     async def CreateApprovalRule(self, request: pb.CreateApprovalRuleRequest, call: Call) -> ApprovalRule:
-        terms = terms_from_proto(request)
-        known = await self.clients.lineage.known(call, terms.entity_ids, terms.department_ids)
+        spec = convert.rules.spec_from_proto(request)
+        missing = await self._clients.entities.find_missing(call, spec.entity_ids, spec.department_ids)
         async with self._db.write(call) as tx:
-            known.check()
-            return await tx.answer(rule_to_proto(await rules.create_rule(tx, terms)))
+            if missing:
+                raise missing
+            return await tx.answer(convert.rules.to_proto(await service.rules.create(tx, spec)))
 
     async def ListApprovalRules(self, request: pb.ListApprovalRulesRequest, call: Call) -> pb.ListApprovalRulesResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            found = await store.list_rules(
-                tx,
-                page,
-                state=RuleState(ApprovalRule.State.Name(request.state)) if request.state else None,
-                request_type=ApprovalType(Approval.Type.Name(request.request_type)) if request.request_type else None,
-                ladder=request.ladder,
-            )
-        listed = map(rule_to_proto, found.rows)
-        return pb.ListApprovalRulesResponse(approval_rules=listed, next_page_token=found.next_page_token)
+            rules = await store.rules.list_page(tx, page, convert.rules.filter_from_proto(request))
+        return pb.ListApprovalRulesResponse(
+            approval_rules=map(convert.rules.to_proto, rules.rows), next_page_token=rules.next_page_token
+        )
 
     async def GetApprovalRule(self, request: pb.GetApprovalRuleRequest, call: Call) -> ApprovalRule:
         async with self._db.read(call) as tx:
-            return rule_to_proto(await rules.get_rule(tx, ids.RULE.parse(request.id), request.rule_version))
+            row = await service.rules.get(tx, ids.RULE.parse(request.id), request.rule_version)
+        return convert.rules.to_proto(row)
 
     async def UpdateApprovalRule(self, request: pb.UpdateApprovalRuleRequest, call: Call) -> ApprovalRule:
-        rule_id, (changes, state) = ids.RULE.parse(request.id), changes_from_proto(request)
-        known = await self.clients.lineage.known(call, changes.get("entity_ids", ()), changes.get("department_ids", ()))
+        rule_id, (changes, state) = ids.RULE.parse(request.id), convert.rules.changes_from_proto(request)
+        missing = await self._clients.entities.find_missing(
+            call, changes.get("entity_ids", ()), changes.get("department_ids", ())
+        )
         async with self._db.write(call) as tx:
-            known.check()
-            row = await rules.update_rule(tx, rule_id, changes, state, etag=request.etag)
-            return await tx.answer(rule_to_proto(row))
+            if missing:
+                raise missing
+            row = await service.rules.update(tx, rule_id, changes, state, etag=request.etag)
+            return await tx.answer(convert.rules.to_proto(row))
 
     async def DeleteApprovalRule(self, request: pb.DeleteApprovalRuleRequest, call: Call) -> ApprovalRule:
         async with self._db.write(call) as tx:
-            row = await rules.delete_rule(tx, ids.RULE.parse(request.id), etag=request.etag)
-            return await tx.answer(rule_to_proto(row))
+            row = await service.rules.delete(tx, ids.RULE.parse(request.id), etag=request.etag)
+            return await tx.answer(convert.rules.to_proto(row))
 
     async def SimulateRules(self, request: pb.SimulateRulesRequest, call: Call) -> pb.SimulateRulesResponse:
-        terms, now = terms_from_proto(request.rule), clock.now()
+        spec = convert.rules.spec_from_proto(request.rule)
         replaces = ids.RULE.parse_optional(request.replaces_rule_id, "replaces_rule_id")
-        until = time_from_proto(request.until_time) if request.HasField("until_time") else now
-        since = time_from_proto(request.since_time) if request.HasField("since_time") else until - _LOOKED_BACK
+        until = time_or_none(request, "until_time") or clock.now()
+        since = time_or_none(request, "since_time") or until - _SIMULATED_DEFAULT
         async with self._db.read(call) as tx:
-            await rules.check_terms(tx, terms, but=replaces)
-            past = await simulation.find_past(tx, since, until, replaces)
-        found = await simulation.simulate(
-            self.clients, call, past, terms, replaces, changes_max=request.changes_max or _CHANGES_DEFAULT
+            await service.rules.check(tx, spec, but=replaces)
+            history = await service.simulations.load_history(tx, since, until, replaces)
+        changes_max = request.changes_max or _CHANGES_DEFAULT
+        simulation = await service.simulations.simulate(
+            self._clients, call, history, spec, replaces, changes_max=changes_max
         )
-        return simulation_to_proto(found)
+        return convert.rules.simulation_to_proto(simulation)

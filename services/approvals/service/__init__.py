@@ -1,1 +1,27 @@
-"""What can be done with rules, requests and delegations."""
+"""Use cases of the approvals service, for RPCs, consumers and timers alike."""
+
+from services.approvals.service import (
+    approvals,
+    approvers,
+    conditions,
+    decisions,
+    delegations,
+    opening,
+    planning,
+    routing,
+    rules,
+    simulations,
+)
+
+__all__ = [
+    "approvals",
+    "approvers",
+    "conditions",
+    "decisions",
+    "delegations",
+    "opening",
+    "planning",
+    "routing",
+    "rules",
+    "simulations",
+]

@@ -1,79 +1,71 @@
-"""What can be done with delegations."""
+"""Delegations of approvals."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
 from uuid import UUID
 
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
-from services.approvals.domain.delegations import DelegationState, acts_for, flaws, state_at
-from services.approvals.errors import DelegationEnded, DelegationNotFound, DelegationOverlaps, NotTheDelegator
+from services.approvals import domain, store
+from services.approvals.domain.approvals import Actor
+from services.approvals.domain.delegations import DelegationDraft, DelegationState
+from services.approvals.errors.delegations import (
+    DelegationEnded,
+    DelegationNotFound,
+    DelegationOverlaps,
+    NotTheDelegator,
+)
 from services.approvals.models.delegations import DelegationRow
-from services.approvals.service.callers import Caller
-from services.approvals.store import delegations
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DelegationDraft:
-    """A delegation as it is asked for."""
-
-    delegator: str
-    delegate: str
-    start: datetime | None
-    """None: now."""
-    end: datetime
-    reason: str
+async def with_delegations(tx: ReadSession, actor: Actor) -> Actor:
+    """Return the actor with the users on whose behalf they decide now."""
+    delegators = await store.delegations.find_delegators(tx, actor.user_id, clock.now())
+    return replace(actor, acts_for=domain.delegations.acts_for(actor.user_id, delegators))
 
 
-async def acting_for(tx: ReadSession, user_id: str, now: datetime) -> frozenset[str]:
-    """All for whom a user decides at this moment."""
-    return acts_for(user_id, await delegations.find_delegators(tx, user_id, now))
-
-
-async def create_delegation(tx: WriteSession, caller: Caller, draft: DelegationDraft) -> DelegationRow:
-    """Let somebody decide for the caller, or as an administrator for another.
+async def create(tx: WriteSession, actor: Actor, draft: DelegationDraft) -> DelegationRow:
+    """Create a delegation of the actor, or of another user if the actor is an administrator.
 
     Raises NotTheDelegator, InvalidFields or DelegationOverlaps.
     """
     now = clock.now()
-    delegator, start = draft.delegator or caller.user_id, draft.start or now
-    if delegator != caller.user_id and not caller.admin:
+    delegator, start_time = draft.delegator or actor.user_id, draft.start_time or now
+    if delegator != actor.user_id and not actor.admin:
         raise NotTheDelegator
-    found = flaws(delegator, draft.delegate, start, draft.end, now)
-    if found:
-        raise InvalidFields([Violation(field, told, "delegation") for field, told in found])
-    await delegations.lock_delegations(tx, delegator)
-    other = await delegations.find_overlapping(tx, delegator, start, draft.end)
+    violations = domain.delegations.violations(delegator, draft.delegate, start_time, draft.end_time, now)
+    if violations:
+        raise InvalidFields([Violation(field, description, "delegation") for field, description in violations])
+    await store.delegations.lock_delegator(tx, delegator)
+    other = await store.delegations.find_overlapping(tx, delegator, start_time, draft.end_time)
     if other:
         raise DelegationOverlaps(delegator, other)
     row = DelegationRow(
         id=ids.new(),
         delegator=delegator,
         delegate=draft.delegate,
-        start_time=start,
-        end_time=draft.end,
+        start_time=start_time,
+        end_time=draft.end_time,
         reason=draft.reason,
-        created_by=caller.user_id,
+        created_by=actor.user_id,
     )
-    tx.add(row)
-    await tx.flush()
+    await store.delegations.insert(tx, row)
     return row
 
 
-async def end_delegation(tx: WriteSession, caller: Caller, delegation_id: UUID) -> DelegationRow:
-    """End a delegation now; who is neither delegator, delegate nor administrator does not see it.
+async def end(tx: WriteSession, actor: Actor, delegation_id: UUID) -> DelegationRow:
+    """End a delegation now. It is visible to its delegator, its delegate and administrators.
 
     Raises DelegationNotFound, NotTheDelegator or DelegationEnded.
     """
-    row = await delegations.lock_delegation(tx, delegation_id)
-    if caller.user_id not in {row.delegator, row.delegate} and not caller.admin:
+    row = await store.delegations.lock(tx, delegation_id)
+    if actor.user_id not in {row.delegator, row.delegate} and not actor.admin:
         raise DelegationNotFound(delegation_id)
-    if caller.user_id != row.delegator and not caller.admin:
+    if actor.user_id != row.delegator and not actor.admin:
         raise NotTheDelegator
     now = clock.now()
-    if state_at(row.start_time, row.over_time, now) is DelegationState.ENDED:
+    if domain.delegations.state_at(row.start_time, row.effective_end_time, now) is DelegationState.ENDED:
         raise DelegationEnded(row.id)
     row.revoke_time = now
-    await tx.flush()
+    await store.delegations.update(tx, row)
     return row

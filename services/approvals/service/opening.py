@@ -1,397 +1,279 @@
-"""Opening a request: its way is found, its money is set aside, and those who decide are asked.
+"""The saga that opens a request: it is stored, its amount is held on the budget, and its workflow starts.
 
-With a budget that takes two services, each with a transaction of its own. The request is kept first (OPENING), then the
-money is held under a key of the request and its round, then the first are asked (PENDING). Where the budget refuses,
-that is kept, the hold is called off, which also keeps a late one out, and what was kept of the request is undone.
-Whoever dies in between: the same key of the caller, or the clock, goes on from what is kept.
+The steps are transactions of two services, so each of them is stored before the next one begins:
+
+1. The request is stored in OPENING, with a timer.
+2. The budgets service holds the amount, under a key of the request and its round.
+3. The workflow starts and the request is PENDING.
+
+If the budget rejects the hold, that is stored, the hold is released, and the request is deleted, or returned to
+CHANGES_REQUESTED if it was resubmitted. A release also prevents a hold that arrives later. An opening that is
+interrupted at any point is continued from what is stored: by a repeated call with the same key, or by the timer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from eventing.timers import cancel_timer, set_timer
-from kit import clock, ids
+from kit import clock
 from kit.db import Database, WriteSession
-from kit.errors import (
-    BillingError,
-    Conflict,
-    FailedPrecondition,
-    IdempotencyMismatch,
-    InvalidFields,
-    NotFound,
-    Violation,
-)
+from kit.errors import BillingError, Conflict, FailedPrecondition, IdempotencyMismatch, NotFound
 from kit.origin import Origin
-from services.approvals.clients import BudgetView, Clients, Lineage
-from services.approvals.domain.lives import ApprovalState, ApprovalType, Event, Funds
-from services.approvals.domain.rules import Facts, Rule
-from services.approvals.domain.seats import Level, Panel
-from services.approvals.errors import NoRuleMatches, SubmittedElsewhere
-from services.approvals.models.panels import panel_record
-from services.approvals.models.requests import ApprovalRow
-from services.approvals.service import people, routing
-from services.approvals.service import requests as use_cases
-from services.approvals.service.callers import Caller
-from services.approvals.service.requests import OPENING, Ask
-from services.approvals.service.routing import Rules
-from services.approvals.store import requests
-from services.approvals.store.requests import Viewer
+from services.approvals import domain, service, store
+from services.approvals.clients import Clients
+from services.approvals.domain.approvals import (
+    CANCELLABLE_STATES,
+    EXTERNAL_TYPES,
+    OPENING_TIMER,
+    SERVICE_ACTOR,
+    Actor,
+    ApprovalAction,
+    ApprovalDraft,
+    ApprovalState,
+    ReservationState,
+)
+from services.approvals.domain.rules import Rule
+from services.approvals.domain.workflows import AppliedRule
+from services.approvals.errors.approvals import NoRuleMatches, SubmittedElsewhere
+from services.approvals.models.approvals import ApprovalRow
+from services.approvals.service.planning import PlannedRequest
+from services.approvals.service.routing import RuleCache
 
-_ABANDONED: Final = timedelta(seconds=30)
-"""After so long the clock goes on with an opening that nobody finished."""
-_BUDGET_TYPES: Final = frozenset({ApprovalType.BUDGET_INCREASE, ApprovalType.BUDGET_OVERSPEND})
-_OF_OTHERS: Final = frozenset({ApprovalType.CONTRACT, ApprovalType.AMENDMENT})
-"""What other services submit, and submit again."""
-_TAKEN_BACK: Final = frozenset({ApprovalState.PENDING, ApprovalState.CHANGES_REQUESTED})
-_PLACES: Final = {"entity_id": ids.ENTITY, "department_id": ids.DEPARTMENT}
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """The way that a request would take."""
-
-    ask: Ask
-    facts: Facts
-    panel: Panel
+_RESUME_AFTER: Final = timedelta(seconds=30)
+"""Time after which the timer continues an interrupted opening."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A request that waits for the transaction in which those who decide are asked."""
+class PreparedApproval:
+    """A request whose workflow can start, in the transaction that answers the call."""
 
     id: UUID
     new: ApprovalRow | None = None
-    """The whole of it, where nothing was kept yet."""
+    """The request, if it is not stored yet."""
     hold_id: UUID | None = None
-    """The money that was set aside for it."""
+    """The hold on its budget."""
 
 
-class Opening:
+class OpeningSaga:
     """Opens requests."""
 
     def __init__(self, db: Database, clients: Clients) -> None:
         self._db = db
         self.clients = clients
-        self._rules = Rules()
+        self._rules = RuleCache()
 
-    async def _find_way(self, origin: Origin, ask: Ask, rules: Sequence[Rule]) -> Way:
-        """The way that a request would take; raises whatever would refuse it, except that its budget has no room."""
-        _check(ask)
-        if ask.budget_id:
-            spent = None if ask.request_type is ApprovalType.BUDGET_INCREASE else ask.amount
-            budget = await self.clients.budgets.review(origin, ask.budget_id, spent)
-            ask = _of_budget(ask, budget)
-            if ask.overspend and budget.needs_approval:
-                ask = replace(ask, request_type=ApprovalType.BUDGET_OVERSPEND)
-        facts, lineage = await self._facts(origin, ask)
-        route = await routing.choose(self.clients, origin, rules, facts)
-        if route is None:
-            raise NoRuleMatches(ask.request_type, len(rules))
-        return Way(ask, facts, await people.find_panel(self.clients, origin, route, facts, lineage))
-
-    async def _facts(self, origin: Origin, ask: Ask) -> tuple[Facts, Lineage]:
-        """What rules look at, and where it belongs; raises InvalidFields, EntityNotFound or DepartmentNotFound."""
-        if ask.entity_id is None:
-            raise InvalidFields([Violation("entity_id", "is needed where there is no budget_id", "approval.entity")])
-        lineage = await self.clients.lineage.get(origin, ask.entity_id, ask.department_id)
-        facts = Facts(
-            request_type=ask.request_type,
-            title=ask.title,
-            requester=ask.requester,
-            entity_path=lineage.entity_path,
-            department_path=lineage.department_path,
-            category=ask.category,
-            amount=ask.amount,
-            attributes=ask.attributes,
-        )
-        return facts, lineage
-
-    async def _find_rules(self, origin: Origin) -> Sequence[Rule]:
+    async def _active_rules(self, origin: Origin) -> Sequence[Rule]:
         async with self._db.read(origin) as tx:
-            return await self._rules.find(tx)
+            return await self._rules.get(tx)
 
-    async def find_need(self, origin: Origin, ask: Ask) -> Sequence[Level]:
-        """The rules that ask for an approval of something like this; none where none does."""
+    async def required_rules(self, origin: Origin, draft: ApprovalDraft) -> Sequence[AppliedRule]:
+        """Return the rules that apply to a request; none if it needs no approval. Raises the errors of planning."""
+        rules = await self._active_rules(origin)
         try:
-            return (await self._find_way(origin, ask, await self._find_rules(origin))).panel.levels
+            return (await service.planning.plan(self.clients, origin, draft, rules)).workflow.rules
         except NoRuleMatches:
             return ()
 
-    async def preview(self, origin: Origin, ask: Ask) -> ApprovalRow:
-        """The request as it would be, kept nowhere; raises what would refuse it, as far as that is known before."""
-        return _row(await self._find_way(origin, ask, await self._find_rules(origin)))
+    async def preview(self, origin: Origin, draft: ApprovalDraft) -> ApprovalRow:
+        """Return the request as it would be created, without storing it. Raises the errors of planning."""
+        rules = await self._active_rules(origin)
+        return service.planning.new_row(await service.planning.plan(self.clients, origin, draft, rules))
 
-    async def prepare(self, origin: Origin, ask: Ask) -> Prepared:
-        """The request as far as it can be made before the transaction that answers.
+    async def prepare(self, origin: Origin, draft: ApprovalDraft) -> PreparedApproval:
+        """Create a request up to the start of its workflow, or continue one that was created with the same key.
 
-        Raises what refuses the request; then nothing of it is left.
+        Raises the errors of CreateApproval; then nothing remains stored.
         """
         async with self._db.read(origin) as tx:
-            known = await requests.find_opened(tx, ask.requester, ask.key)
-            rules = await self._rules.find(tx)
-        if known is not None and known.opening_digest != ask.digest:
-            raise IdempotencyMismatch(ask.key)
-        if known is not None and refused(known):
-            await self._call_off(origin, known)
-            known = None
-        if known is not None:
-            return await self._funded(origin, known)
-        row = _row(await self._find_way(origin, ask, rules))
-        if not holds(row):
-            return Prepared(row.id, new=row)
-        async with self._db.write(_unkeyed(origin)) as tx:
-            await requests.save_request(tx, row)
-            set_timer(tx, OPENING, row.id, clock.now() + _ABANDONED)
-        return await self._funded(origin, row)
+            row = await store.approvals.find_by_key(tx, draft.requester, draft.key)
+            rules = await self._rules.get(tx)
+        if row is not None and row.opening_digest != draft.digest:
+            raise IdempotencyMismatch(draft.key)
+        if row is not None and hold_rejected(row):
+            await self._roll_back(origin, row)
+            row = None
+        if row is not None:
+            return await self._hold(origin, row)
+        row = service.planning.new_row(await service.planning.plan(self.clients, origin, draft, rules))
+        if not domain.approvals.needs_hold(row.request_type, row.budget_id):
+            return PreparedApproval(row.id, new=row)
+        async with self._db.write(_without_key(origin)) as tx:
+            await store.approvals.save(tx, row)
+            set_timer(tx, OPENING_TIMER, row.id, clock.now() + _RESUME_AFTER)
+        return await self._hold(origin, row)
 
-    async def open(self, tx: WriteSession, prepared: Prepared) -> ApprovalRow:
-        """Ask those who decide, in the transaction that answers."""
+    async def open(self, tx: WriteSession, prepared: PreparedApproval) -> ApprovalRow:
+        """Start the workflow of a prepared request, in the transaction that answers the call.
+
+        Raises Conflict if a concurrent call rolled the opening back.
+        """
         if prepared.new is not None:
             prepared.new.state = ApprovalState.PENDING
-            await use_cases.begin(tx, prepared.new, new=True)
+            await service.approvals.start(tx, prepared.new, new=True)
             return prepared.new
-        row = await requests.find_request(tx, prepared.id)
-        if row is None or refused(row):
-            raise Conflict  # its budget refused somebody else who went on with it
+        row = await store.approvals.lock_if_found(tx, prepared.id)
+        if row is None or hold_rejected(row):
+            raise Conflict
         if row.state is ApprovalState.OPENING:
-            use_cases.advance(row, Event.OPEN)
+            service.approvals.advance(row, ApprovalAction.OPEN)
             if prepared.hold_id:
-                row.hold_id, row.funds = prepared.hold_id, Funds.HELD
-            cancel_timer(tx, OPENING, row.id)
-            await use_cases.begin(tx, row, new=False)
+                row.hold_id, row.funds = prepared.hold_id, ReservationState.HELD
+            cancel_timer(tx, OPENING_TIMER, row.id)
+            await service.approvals.start(tx, row, new=False)
         return row
 
-    async def _funded(self, origin: Origin, row: ApprovalRow) -> Prepared:
-        """Set the money of an OPENING request aside; raises the budget's refusal, when that is undone."""
-        if row.state is not ApprovalState.OPENING or not holds(row) or row.budget_id is None or row.money is None:
-            return Prepared(row.id)
+    async def _hold(self, origin: Origin, row: ApprovalRow) -> PreparedApproval:
+        """Hold the amount of an OPENING request. Raises the error of the budget, after the opening is rolled back."""
+        needs_hold = domain.approvals.needs_hold(row.request_type, row.budget_id)
+        if row.state is not ApprovalState.OPENING or not needs_hold or row.budget_id is None or row.money is None:
+            return PreparedApproval(row.id)
         try:
             hold_id = await self.clients.budgets.hold(
                 origin, row.id, of_round=row.round, budget_id=row.budget_id, amount=row.money, description=row.title
             )
-        except (FailedPrecondition, NotFound) as refusal:
-            await self._undo(origin, row.id, refusal)
+        except (FailedPrecondition, NotFound) as error:
+            await self._reject(origin, row.id, error)
             raise
-        return Prepared(row.id, hold_id=hold_id)
+        return PreparedApproval(row.id, hold_id=hold_id)
 
-    async def _undo(self, origin: Origin, approval_id: UUID, refusal: BillingError) -> None:
-        """Undo an opening that its budget refused, in steps of which each can be the last of this process."""
-        async with self._db.write(_unkeyed(origin)) as tx:
-            row = await requests.find_request(tx, approval_id)
+    async def _reject(self, origin: Origin, approval_id: UUID, error: BillingError) -> None:
+        """Store that the budget rejected the hold, then roll the opening back.
+
+        Raises Conflict if a concurrent call continued the opening.
+        """
+        async with self._db.write(_without_key(origin)) as tx:
+            row = await store.approvals.lock_if_found(tx, approval_id)
             if row is None or row.state is not ApprovalState.OPENING:
-                raise Conflict  # somebody else went on with it, when there was room
-            row.funds, row.funds_problem = Funds.FAILED, refusal.message
-            await requests.save_request(tx, row)
-        await self._call_off(origin, row)
+                raise Conflict
+            row.funds, row.funds_problem = ReservationState.FAILED, error.message
+            await store.approvals.save(tx, row)
+        await self._roll_back(origin, row)
 
-    async def _call_off(self, origin: Origin, row: ApprovalRow) -> None:
+    async def _roll_back(self, origin: Origin, row: ApprovalRow) -> None:
+        """Release the hold of a rejected opening, then delete the request or return it to CHANGES_REQUESTED."""
         if row.budget_id:
             await self.clients.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
-        async with self._db.write(_unkeyed(origin)) as tx:
-            kept = await requests.find_request(tx, row.id)
-            if kept is None or not refused(kept):
+        async with self._db.write(_without_key(origin)) as tx:
+            current = await store.approvals.lock_if_found(tx, row.id)
+            if current is None or not hold_rejected(current):
                 return
-            cancel_timer(tx, OPENING, kept.id)
-            if kept.round == 1:
-                await requests.delete_request(tx, kept)
+            cancel_timer(tx, OPENING_TIMER, current.id)
+            if current.round == 1:
+                await store.approvals.delete(tx, current)
                 return
-            use_cases.advance(kept, Event.REFUSE)
-            kept.funds = Funds.RELEASED
-            await requests.save_request(tx, kept)
+            service.approvals.advance(current, ApprovalAction.REJECT_HOLD)
+            current.funds = ReservationState.RELEASED
+            await store.approvals.save(tx, current)
 
-    async def recover(self, origin: Origin, approval_id: UUID) -> None:
-        """Go on with an opening that nobody finished: ask those who decide, or undo it."""
+    async def resume(self, origin: Origin, approval_id: UUID) -> None:
+        """Continue an interrupted opening: start the workflow, or roll back."""
         async with self._db.read(origin) as tx:
-            row = await requests.find_opening(tx, approval_id)
+            row = await store.approvals.find_opening(tx, approval_id)
         if row is None:
             return
-        if refused(row):
-            await self._call_off(origin, row)
+        if hold_rejected(row):
+            await self._roll_back(origin, row)
             return
         try:
-            prepared = await self._funded(origin, row)
+            prepared = await self._hold(origin, row)
         except (FailedPrecondition, NotFound):
-            return
+            return  # rolled back
         async with self._db.write(origin) as tx:
             await self.open(tx, prepared)
 
-    async def open_submitted(self, origin: Origin, ask: Ask) -> None:
-        """Ask for the approval of something that another service submitted, once; what was asked before is over.
+    async def open_submitted(self, origin: Origin, draft: ApprovalDraft) -> None:
+        """Create the request of a subject that another service submitted, once per key.
 
-        Where no rule asks for it any more it is approved at once.
+        An open request of an earlier submission is cancelled. If no rule matches any more, the request is approved.
         """
-        await self.cancel_about(origin, ask.subject_type, ask.subject_id, but=ask.key)
+        await self.cancel_by_subject(origin, draft.subject_type, draft.subject_id, but=draft.key)
         try:
-            prepared = await self.prepare(origin, ask)
+            prepared = await self.prepare(origin, draft)
         except NoRuleMatches:
-            prepared = await self._unopposed(origin, ask)
+            row = service.planning.new_row(await service.planning.plan_without_rules(self.clients, origin, draft))
+            prepared = PreparedApproval(row.id, new=row)
         async with self._db.write(origin) as tx:
             await self.open(tx, prepared)
 
-    async def _unopposed(self, origin: Origin, ask: Ask) -> Prepared:
-        """A request on which nobody decides."""
-        facts, _ = await self._facts(origin, ask)
-        row = _row(Way(ask, facts, Panel(requester=ask.requester, levels=(), steps=())))
-        return Prepared(row.id, new=row)
-
-    async def cancel_about(self, origin: Origin, subject_type: str, subject_id: str, *, but: str = "") -> None:
-        """Take back what is asked about a thing, unless it was asked under the key `but`."""
+    async def cancel_by_subject(self, origin: Origin, subject_type: str, subject_id: str, *, but: str = "") -> None:
+        """Cancel the open request about a subject, unless it was created with the key `but`."""
         async with self._db.write(origin) as tx:
-            found = await requests.find_about(tx, subject_type, subject_id)
-            row = await requests.find_request(tx, found.id) if found and found.opening_key != but else None
-            if row is not None and row.state in _TAKEN_BACK:
-                service = Caller(use_cases.SERVICE, frozenset(), admin=True)
-                await use_cases.cancel(tx, row, service, comment="It was withdrawn or submitted anew.", etag="")
+            open_row = await store.approvals.find_open_by_subject(tx, subject_type, subject_id)
+            if open_row is None or open_row.opening_key == but:
+                return
+            row = await store.approvals.lock_if_found(tx, open_row.id)
+            if row is not None and row.state in CANCELLABLE_STATES:
+                actor = Actor(user_id=SERVICE_ACTOR, admin=True)
+                comment = "The subject was withdrawn or submitted again."
+                await service.approvals.cancel(tx, row, actor, comment=comment, etag="")
 
-    async def prepare_again(
-        self, origin: Origin, approval_id: UUID, caller: Caller, changes: Mapping[str, Any], *, comment: str, etag: str
-    ) -> Prepared:
-        """Bring a request that was sent back so far that it can be opened again; raises what refuses that."""
+    async def prepare_resubmission(
+        self, origin: Origin, approval_id: UUID, actor: Actor, changes: Mapping[str, Any], *, comment: str, etag: str
+    ) -> PreparedApproval:
+        """Start a new round of a request up to the start of its workflow. Raises the errors of ResubmitApproval."""
         async with self._db.read(origin) as tx:
-            row = await requests.get_request(tx, approval_id, Viewer(caller.user_id, caller.roles))
-            rules = await self._rules.find(tx)
-        use_cases.check_requester(row, caller)
-        if refused(row):
-            row = await self._sent_back(origin, row)
-        if _is_under_way(row, changes):  # an earlier call got so far, and this one goes on
-            return await self._funded(origin, row)
-        if row.request_type in _OF_OTHERS:
+            row = await store.approvals.get(tx, approval_id, actor)
+            rules = await self._rules.get(tx)
+        service.approvals.check_requester(row, actor)
+        if hold_rejected(row):
+            row = await self._finish_roll_back(origin, row)
+        if _is_being_resubmitted(row, changes):
+            return await self._hold(origin, row)
+        if row.request_type in EXTERNAL_TYPES:
             raise SubmittedElsewhere(row.subject_type, row.subject_id)
         row.check_etag(etag)
-        use_cases.advance(row, Event.RESUBMIT)
-        way = await self._find_way(origin, _asked_again(row, changes), rules)
+        service.approvals.advance(row, ApprovalAction.RESUBMIT)
+        draft = service.planning.draft_of(row, changes)
+        planned = await service.planning.plan(self.clients, origin, draft, rules)
         if row.budget_id and row.hold_id:
-            # The event that gives it back may still be under way; the new hold needs the room.
+            # The new hold needs the amount of the previous one, whose release by event may not have happened yet.
             await self.clients.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
-        return await self._funded(origin, await self._resubmit(origin, row, way, comment))
+        return await self._hold(origin, await self._start_round(origin, row, planned, comment))
 
-    async def _sent_back(self, origin: Origin, row: ApprovalRow) -> ApprovalRow:
-        """A request whose budget refused an earlier resubmit, when that is undone to its end."""
-        await self._call_off(origin, row)
+    async def _finish_roll_back(self, origin: Origin, row: ApprovalRow) -> ApprovalRow:
+        """Complete the interrupted roll-back of an earlier resubmission, and return the request after it."""
+        await self._roll_back(origin, row)
         async with self._db.read(origin) as tx:
-            return await requests.get_request(tx, row.id)
+            return await store.approvals.get(tx, row.id)
 
-    async def _resubmit(self, origin: Origin, seen: ApprovalRow, way: Way, comment: str) -> ApprovalRow:
-        async with self._db.write(_unkeyed(origin)) as tx:
-            row = await requests.lock_request(tx, seen.id)
-            if row.round != seen.round:
-                raise Conflict  # somebody else resubmitted it at this moment
-            use_cases.advance(row, Event.RESUBMIT)
-            fresh = _row(way)
+    async def _start_round(
+        self, origin: Origin, read: ApprovalRow, planned: PlannedRequest, comment: str
+    ) -> ApprovalRow:
+        """Store the next round of a request. Raises Conflict if a concurrent call did after it was read."""
+        async with self._db.write(_without_key(origin)) as tx:
+            row = await store.approvals.lock(tx, read.id)
+            if row.round != read.round:
+                raise Conflict
+            service.approvals.advance(row, ApprovalAction.RESUBMIT)
+            new = service.planning.new_row(planned)
             row.round += 1
-            row.title, row.description = fresh.title, fresh.description
-            row.amount, row.currency_code = fresh.amount, fresh.currency_code
-            row.entity_path, row.department_path = fresh.entity_path, fresh.department_path
-            row.panel_record, row.request_type = fresh.panel_record, fresh.request_type
-            row.hold_id, row.funds, row.funds_problem = None, Funds.NONE, ""
+            row.title, row.description = new.title, new.description
+            row.amount, row.currency_code = new.amount, new.currency_code
+            row.entity_path, row.department_path = new.entity_path, new.department_path
+            row.workflow_record, row.request_type = new.workflow_record, new.request_type
+            row.hold_id, row.funds, row.funds_problem = None, ReservationState.NONE, ""
             row.decision_comment = comment
-            await requests.save_request(tx, row)
-            set_timer(tx, OPENING, row.id, clock.now() + _ABANDONED)
+            await store.approvals.save(tx, row)
+            set_timer(tx, OPENING_TIMER, row.id, clock.now() + _RESUME_AFTER)
         return row
 
 
-def holds(row: ApprovalRow) -> bool:
-    """Whether money is set aside for the request."""
-    return row.budget_id is not None and row.request_type not in _BUDGET_TYPES
+def hold_rejected(row: ApprovalRow) -> bool:
+    """True if the budget rejected the hold of an OPENING request, which is not rolled back yet."""
+    return row.state is ApprovalState.OPENING and row.funds is ReservationState.FAILED
 
 
-def _is_under_way(row: ApprovalRow, changes: Mapping[str, Any]) -> bool:
-    """Whether a request is just being opened again with these changes."""
-    said = {"title": row.title, "description": row.description, "amount": row.money}
-    return row.state is ApprovalState.OPENING and row.round > 1 and {**said, **changes} == said
+def _is_being_resubmitted(row: ApprovalRow, changes: Mapping[str, Any]) -> bool:
+    """True if an earlier call stored a new round with these changes, and its opening was interrupted."""
+    current = {"title": row.title, "description": row.description, "amount": row.money}
+    return row.state is ApprovalState.OPENING and row.round > 1 and {**current, **changes} == current
 
 
-def refused(row: ApprovalRow) -> bool:
-    """Whether its budget refused its money, and that is being undone."""
-    return row.state is ApprovalState.OPENING and row.funds is Funds.FAILED
-
-
-def _check(ask: Ask) -> None:
-    """Raise InvalidFields with everything that does not go together."""
-    flaws = []
-    if ask.request_type in _BUDGET_TYPES and ask.budget_id is None:
-        flaws.append(Violation("budget_id", f"is needed with {ask.request_type}", "approval.budget"))
-    if ask.budget_id and ask.amount is None:
-        flaws.append(Violation("amount", "is needed with budget_id", "approval.amount"))
-    if bool(ask.subject_type) != bool(ask.subject_id):
-        flaws.append(Violation("subject_id", "goes together with subject_type", "approval.subject"))
-    if ask.overspend and ask.budget_id is None:
-        flaws.append(Violation("overspend", "is for requests with a budget_id", "approval.overspend"))
-    if flaws:
-        raise InvalidFields(flaws)
-
-
-def _of_budget(ask: Ask, budget: BudgetView) -> Ask:
-    """The request with the place of its budget; raises InvalidFields where it names another one, CurrencyMismatch."""
-    flaws = []
-    for name, kind in _PLACES.items():
-        given, own = getattr(ask, name), getattr(budget, name)
-        if given and own and given != own:
-            told = f"must be that of the budget, {kind.format(own)}, or be left out"
-            flaws.append(Violation(name, told, "approval.budget"))
-    if ask.request_type is ApprovalType.BUDGET_INCREASE and ask.amount and ask.amount.currency != budget.currency:
-        told = f"must be in the currency of the budget, {budget.currency}"
-        flaws.append(Violation("amount.currency_code", told, "approval.increase"))
-    if flaws:
-        raise InvalidFields(flaws)
-    return replace(ask, entity_id=budget.entity_id, department_id=budget.department_id or ask.department_id)
-
-
-def _row(way: Way) -> ApprovalRow:
-    ask, facts = way.ask, way.facts
-    return ApprovalRow(
-        id=ids.new(),
-        request_type=ask.request_type,
-        title=ask.title,
-        description=ask.description,
-        requester=ask.requester,
-        entity_id=facts.entity_path[0],
-        department_id=facts.department_path[0] if facts.department_path else None,
-        budget_id=ask.budget_id,
-        category=ask.category,
-        amount=ask.amount.amount if ask.amount else None,
-        currency_code=ask.amount.currency if ask.amount else None,
-        entity_path=list(facts.entity_path),
-        department_path=list(facts.department_path),
-        attributes=dict(ask.attributes),
-        subject_type=ask.subject_type,
-        subject_id=ask.subject_id,
-        state=ApprovalState.OPENING,
-        round=1,
-        panel_record=panel_record(way.panel),
-        funds=Funds.NONE,
-        funds_problem="",
-        decided_by="",
-        decision_comment="",
-        opening_key=ask.key,
-        opening_digest=ask.digest,
-    )
-
-
-def _asked_again(row: ApprovalRow, changes: Mapping[str, Any]) -> Ask:
-    """What a request that was sent back asks for now."""
-    ask = Ask(
-        request_type=row.request_type,
-        title=row.title,
-        description=row.description,
-        requester=row.requester,
-        entity_id=row.entity_id,
-        department_id=row.department_id,
-        budget_id=row.budget_id,
-        category=row.category,
-        amount=row.money,
-        attributes=row.attributes,
-        subject_type=row.subject_type,
-        subject_id=row.subject_id,
-    )
-    return replace(ask, **changes)
-
-
-def _unkeyed(origin: Origin) -> Origin:
-    """The same piece of work, in a transaction that does not answer the call."""
+def _without_key(origin: Origin) -> Origin:
+    """Return the origin without idempotency key, for a transaction that does not answer the call."""
     return Origin(
         tenant_id=origin.tenant_id, actor=origin.actor, trace=origin.trace, deadline=origin.deadline, scope=origin.scope
     )

@@ -1,4 +1,4 @@
-"""Finding the way of a request: its rules, and the people whom they name."""
+"""Routing of requests: the rules of a tenant, the amounts they are compared with, and the choice among them."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -7,64 +7,50 @@ from uuid import UUID
 from clients.rates import RateQuery
 from kit import clock
 from kit.db import ReadSession
-from kit.errors import InvalidFields
 from kit.money import Money
 from kit.origin import Origin
 from kit.rates import RateMissing
+from services.approvals import domain, service, store
 from services.approvals.clients import Clients
-from services.approvals.conditions import Conditions
-from services.approvals.domain import routes
 from services.approvals.domain.routes import Amounts, Route
 from services.approvals.domain.rules import Facts, Rule
-from services.approvals.store import rules as store
-
-CONDITIONS = Conditions()
-"""Those of all tenants, by their text."""
 
 
-class Rules:
-    """The active rules of tenants, read again when they have changed."""
+class RuleCache:
+    """The active rules of all tenants; read again when a tenant's rules have changed."""
 
     def __init__(self) -> None:
-        self._known: dict[UUID, tuple[int, Sequence[Rule]]] = {}
+        self._rules: dict[UUID, tuple[int, Sequence[Rule]]] = {}
 
-    async def find(self, tx: ReadSession) -> Sequence[Rule]:
-        """The active rules of the tenant, as they are now."""
-        revision = await store.get_revision(tx)
-        known = self._known.get(tx.tenant_id)
-        if known and known[0] == revision:
-            return known[1]
-        rules = await store.find_active(tx)
-        self._known[tx.tenant_id] = revision, rules
+    async def get(self, tx: ReadSession) -> Sequence[Rule]:
+        """Return the active rules of the tenant, as of this transaction."""
+        revision = await store.rules.get_revision(tx)
+        cached = self._rules.get(tx.tenant_id)
+        if cached and cached[0] == revision:
+            return cached[1]
+        rules = await store.rules.list_active(tx)
+        self._rules[tx.tenant_id] = revision, rules
         return rules
 
 
 async def choose(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Route | None:
-    """The rules that a request takes; raises RateMissing where its amount can't be compared."""
-    amounts = await find_amounts(clients, origin, rules, facts)
-    return routes.choose(rules, facts, amounts, objection)
+    """Return the route of a request; None if no rule matches. Raises RateMissing."""
+    amounts = await _amounts(clients, origin, rules, facts)
+    return domain.routes.choose(rules, facts, amounts, service.conditions.unmet)
 
 
-def objection(condition: str, facts: Facts) -> str | None:
-    """Why a condition does not hold; one that was saved and is none any more does not either."""
-    try:
-        return CONDITIONS.problem(condition, facts)
-    except InvalidFields as refusal:
-        return refusal.message
-
-
-async def find_amounts(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Amounts:
-    """What a request costs, in its own currency and in those of the rules; raises RateMissing."""
+async def _amounts(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Amounts:
+    """Return the amount of a request in its own currency and in those of the rules. Raises RateMissing."""
     if facts.amount is None:
         return {}
     amounts = {facts.amount.currency: facts.amount.amount}
-    for currency in sorted(routes.currencies_of(rules, facts)):
+    for currency in sorted(domain.routes.required_currencies(rules, facts)):
         amounts[currency] = await convert(clients, origin, facts.amount, currency)
     return amounts
 
 
 async def convert(clients: Clients, origin: Origin, amount: Money, currency: str) -> Decimal:
-    """The amount in another currency, at the rate of today, not rounded; raises RateMissing."""
+    """Return the amount in another currency at today's rate (UTC), not rounded. Raises RateMissing."""
     if amount.currency == currency:
         return amount.amount
     today = clock.now().date()

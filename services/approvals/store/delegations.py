@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, union
+from sqlalchemy import ColumnElement, and_, or_, select, union
 
-from kit.db import ReadSession, WriteSession
-from services.approvals.domain.delegations import CHAIN_MAX, DelegationState
-from services.approvals.errors import DelegationNotFound
+from kit.db import ReadSession, WriteSession, found
+from services.approvals.domain.delegations import CHAIN_MAX, DelegationFilter, DelegationState
+from services.approvals.errors.delegations import DelegationNotFound
 from services.approvals.models.delegations import DelegationRow
 from serving.pages import Page, Slice
 
@@ -27,63 +27,68 @@ _DELEGATORS: Final = f"""
 
 
 async def find_delegators(tx: ReadSession, user_id: str, now: datetime) -> Mapping[str, list[str]]:
-    """Who delegated to a user at this moment, who to those, and so on: by delegate."""
-    found: dict[str, list[str]] = {}
+    """Return the delegators of a user at `now`, and transitively theirs, by delegate."""
+    delegators: dict[str, list[str]] = {}
     for delegate, delegator in await tx.fetch(_DELEGATORS, tx.tenant_id, user_id, now):
-        found.setdefault(delegate, []).append(delegator)
-    return found
+        delegators.setdefault(delegate, []).append(delegator)
+    return delegators
 
 
-async def lock_delegations(tx: WriteSession, delegator: str) -> None:
-    """Let the delegations of a user take turns."""
-    name = f"delegations {tx.tenant_id} {delegator}"
-    await tx.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+async def lock_delegator(tx: WriteSession, delegator: str) -> None:
+    """Serialize the changes of a user's delegations, which must not overlap, until the transaction ends."""
+    await tx.lock(f"delegations {delegator}")
 
 
 async def find_overlapping(tx: ReadSession, delegator: str, start: datetime, end: datetime) -> UUID | None:
-    """A delegation of a user that is good at some time between the two."""
-    wanted = select(DelegationRow.id).where(DelegationRow.delegator == delegator, DelegationRow.revoke_time.is_(None))
-    overlapping = wanted.where(DelegationRow.start_time < end, DelegationRow.end_time > start)
+    """Return the id of a delegation of the user that overlaps `[start, end)`, or None."""
+    overlapping = select(DelegationRow.id).where(
+        DelegationRow.delegator == delegator,
+        DelegationRow.revoke_time.is_(None),
+        DelegationRow.start_time < end,
+        DelegationRow.end_time > start,
+    )
     return await tx.one_or_none(overlapping.order_by(DelegationRow.id).limit(1))
 
 
-async def lock_delegation(tx: WriteSession, delegation_id: UUID) -> DelegationRow:
-    """The delegation, locked until the transaction ends; raises DelegationNotFound."""
+async def insert(tx: WriteSession, row: DelegationRow) -> None:
+    """Insert a delegation."""
+    tx.add(row)
+    await tx.flush()
+
+
+async def update(tx: WriteSession, row: DelegationRow) -> None:
+    """Update a delegation; sets its etag."""
+    tx.add(row)
+    await tx.flush()
+
+
+async def lock(tx: WriteSession, delegation_id: UUID) -> DelegationRow:
+    """Return the delegation, locked until the transaction ends. Raises DelegationNotFound."""
     row = await tx.one_or_none(select(DelegationRow).where(DelegationRow.id == delegation_id).with_for_update())
-    if row is None:
-        raise DelegationNotFound(delegation_id)
-    return row
+    return found(row, DelegationNotFound(delegation_id))
 
 
-async def list_delegations(
-    tx: ReadSession,
-    page: Page,
-    *,
-    own: str,
-    delegator: str,
-    delegate: str,
-    state: DelegationState | None,
-    now: datetime,
-) -> Slice[DelegationRow]:
-    """One page of those from and to a user, of all where `own` is empty, newest first."""
-    wanted = select(DelegationRow)
-    if own:
-        of_them = [
-            select(DelegationRow.id).where(side == own) for side in (DelegationRow.delegator, DelegationRow.delegate)
+async def list_page(tx: ReadSession, page: Page, filters: DelegationFilter, now: datetime) -> Slice[DelegationRow]:
+    """Return a page of the delegations that match all filters, newest first; `now` determines their state."""
+    query = select(DelegationRow)
+    if filters.user_id:
+        sides = [
+            select(DelegationRow.id).where(side == filters.user_id)
+            for side in (DelegationRow.delegator, DelegationRow.delegate)
         ]
-        wanted = wanted.where(DelegationRow.id.in_(union(*of_them)))
-    if delegator:
-        wanted = wanted.where(DelegationRow.delegator == delegator)
-    if delegate:
-        wanted = wanted.where(DelegationRow.delegate == delegate)
-    if state:
-        wanted = wanted.where(_in_state(state, now))
-    return page.slice(await tx.all(page.narrow(wanted, DelegationRow.id, newest_first=True)))
+        query = query.where(DelegationRow.id.in_(union(*sides)))
+    if filters.delegator:
+        query = query.where(DelegationRow.delegator == filters.delegator)
+    if filters.delegate:
+        query = query.where(DelegationRow.delegate == filters.delegate)
+    if filters.state:
+        query = query.where(_in_state(filters.state, now))
+    return page.slice(await tx.all(page.narrow(query, DelegationRow.id, newest_first=True)))
 
 
 def _in_state(state: DelegationState, now: datetime) -> ColumnElement[bool]:
-    revoked, begun = DelegationRow.revoke_time <= now, DelegationRow.start_time <= now
+    revoked, started = DelegationRow.revoke_time <= now, DelegationRow.start_time <= now
     if state is DelegationState.ENDED:
         return or_(DelegationRow.end_time <= now, revoked)
-    lasting = and_(DelegationRow.end_time > now, or_(DelegationRow.revoke_time.is_(None), ~revoked))
-    return and_(lasting, begun if state is DelegationState.ACTIVE else ~begun)
+    not_ended = and_(DelegationRow.end_time > now, or_(DelegationRow.revoke_time.is_(None), ~revoked))
+    return and_(not_ended, started if state is DelegationState.ACTIVE else ~started)

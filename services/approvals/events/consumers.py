@@ -1,0 +1,77 @@
+"""Handlers of the events of other services."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from billing.budgets.v1.events_pb2 import ApprovalFundsSettled
+from billing.entities.v1.events_pb2 import AmendmentSubmitted, ContractSubmitted, ContractWithdrawn
+from outside.users.v1.events_pb2 import UserDeactivated
+
+from contract import validation
+from eventing.consumer import Handler, on
+from kit import ids
+from kit.db import Database, WriteSession
+from kit.origin import Origin
+from services.approvals import convert, service
+from services.approvals.clients import Clients
+from services.approvals.domain.approvals import ReservationState
+from services.approvals.service.opening import OpeningSaga
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What handlers and timers with their own transaction need."""
+
+    db: Database
+    clients: Clients
+    opening: OpeningSaga
+
+
+@on(ApprovalFundsSettled)
+async def record_reservation(tx: WriteSession, event: ApprovalFundsSettled) -> None:
+    """Store on the request how its budget settled the amount."""
+    await service.approvals.record_reservation(
+        tx,
+        ids.APPROVAL.parse(event.approval_id, "approval_id"),
+        of_round=event.round,
+        state=ReservationState(ApprovalFundsSettled.Funds.Name(event.funds)),
+        hold_id=ids.HOLD.parse_optional(event.hold_id, "hold_id"),
+        problem=event.problem,
+    )
+
+
+@on(UserDeactivated, own_transaction=True)
+async def replace_departed_approver(dependencies: Dependencies, origin: Origin, event: UserDeactivated) -> None:
+    """Replace a deactivated user in all pending requests."""
+    validation.check(event)
+    if await dependencies.clients.directory.is_active(origin, event.user_id):
+        return  # active again
+    await service.approvers.replace_departed(dependencies.db, dependencies.clients, origin, event.user_id)
+
+
+@on(ContractSubmitted, own_transaction=True)
+async def open_approval_of_contract(dependencies: Dependencies, origin: Origin, event: ContractSubmitted) -> None:
+    """Create the request for the approval of a submitted contract."""
+    await dependencies.opening.open_submitted(origin, convert.submissions.draft_from_contract(event))
+
+
+@on(AmendmentSubmitted, own_transaction=True)
+async def open_approval_of_amendment(dependencies: Dependencies, origin: Origin, event: AmendmentSubmitted) -> None:
+    """Create the request for the approval of a submitted amendment."""
+    await dependencies.opening.open_submitted(origin, convert.submissions.draft_from_amendment(event))
+
+
+@on(ContractWithdrawn, own_transaction=True)
+async def cancel_approval_of_contract(dependencies: Dependencies, origin: Origin, event: ContractWithdrawn) -> None:
+    """Cancel the open request about a withdrawn contract."""
+    subject_type = convert.submissions.CONTRACT_SUBJECT
+    await dependencies.opening.cancel_by_subject(origin, subject_type, event.contract_id)
+
+
+HANDLERS: Final[tuple[Handler, ...]] = (
+    record_reservation,
+    replace_departed_approver,
+    open_approval_of_contract,
+    open_approval_of_amendment,
+    cancel_approval_of_contract,
+)

@@ -1,0 +1,60 @@
+"""Approvers from user management: slot assignment for new workflows, and replacement of users who left."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from kit.db import Database
+from kit.origin import Origin
+from services.approvals import domain, service, store
+from services.approvals.clients import Clients
+from services.approvals.domain.approvals import ApprovalState
+from services.approvals.domain.approvers import DirectorySnapshot, Lineage
+from services.approvals.domain.routes import Route
+from services.approvals.domain.rules import Facts
+from services.approvals.domain.workflows import Workflow
+
+_BATCH: Final = 50
+
+
+async def create_workflow(clients: Clients, origin: Origin, route: Route, facts: Facts, lineage: Lineage) -> Workflow:
+    """Return the workflow of a request. Raises ApproverMissing, or Unavailable if user management does not respond."""
+    responsible = lineage.responsible
+    user_ids = sorted(domain.approvers.users_to_look_up(route, facts, responsible))
+    people = await asyncio.gather(*(clients.directory.find(origin, user_id) for user_id in user_ids))
+    inactive = {
+        user_id for user_id, person in zip(user_ids, people, strict=True) if person is None or not person.active
+    }
+    to_replace = sorted(inactive | ({facts.requester} & set(user_ids)))
+    managers = await asyncio.gather(*(_active_managers(clients, origin, user_id) for user_id in to_replace))
+    directory = DirectorySnapshot(
+        managers=dict(zip(to_replace, managers, strict=True)), inactive=frozenset(inactive) - {facts.requester}
+    )
+    return domain.approvers.create_workflow(route, facts, responsible, directory)
+
+
+async def _active_managers(clients: Clients, origin: Origin, user_id: str) -> Sequence[str]:
+    managers = await clients.directory.managers(origin, user_id)
+    return [person.user_id for person in managers if person.active and person.user_id != user_id]
+
+
+async def replace_departed(db: Database, clients: Clients, origin: Origin, user_id: str) -> None:
+    """Replace a user who left in all pending requests, by their nearest active manager who may decide.
+
+    If there is none, the escalation approver of the step replaces them. Each request has a transaction of its own.
+    """
+    managers = await _active_managers(clients, origin, user_id)
+    after = None
+    while True:
+        async with db.read(origin) as tx:
+            approval_ids = await store.approvals.list_ids_by_approver(tx, user_id, after, _BATCH)
+        for approval_id in approval_ids:
+            async with db.write(origin) as tx:
+                row = await store.approvals.lock_if_found(tx, approval_id)
+                if row is not None and row.state is ApprovalState.PENDING:
+                    change = domain.approvers.replace_departed(row.workflow, user_id, managers)
+                    if change.records:
+                        await service.approvals.apply(tx, row, change)
+        if len(approval_ids) < _BATCH:
+            return
+        after = approval_ids[-1]

@@ -1,0 +1,105 @@
+"""Conditions of rules: CEL expressions over the facts of a request.
+
+The CEL library is used here only, and loaded with the first condition. Amounts are integers in the smallest unit of
+their currency, so that comparisons are exact.
+"""
+
+import re
+from functools import cache
+from typing import Any, Final
+
+from kit.cache import TtlCache
+from kit.errors import InvalidFields, Violation
+from kit.money import exponent
+from services.approvals.domain.rules import Facts
+
+_COMPILED_MAX: Final = 5_000
+_COMPILER_ERROR: Final = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+_TEXT_MAX: Final = 300
+"""Maximum length of a message of the CEL library that is returned to callers."""
+
+_compiled: Final[TtlCache[str, Any]] = TtlCache(_COMPILED_MAX)
+"""Compiled expressions of all tenants, by their text."""
+
+
+def check_syntax(condition: str) -> None:
+    """Raise InvalidFields, with line and column, if the condition is not a boolean CEL expression. Empty is valid."""
+    if condition:
+        _expression(condition)
+
+
+def unmet(condition: str, facts: Facts) -> str | None:
+    """Return why the condition is not true for the facts; None if it is true.
+
+    A condition that can't be evaluated is not true, for example because an attribute is missing, because it exceeds the
+    cost limit, or because it no longer compiles.
+    """
+    if not condition:
+        return None
+    try:
+        value = _expression(condition).eval(data=_variables(facts)).value()
+    except InvalidFields as error:
+        return error.message
+    except RuntimeError as error:  # the cost limit of the library
+        return f"its condition can't be evaluated: {error}"[:_TEXT_MAX]
+    if value is True:
+        return None
+    # An evaluation error, for example a missing attribute, is a status instead of a value.
+    if value is False:
+        return "its condition is false"
+    return f"its condition can't be evaluated: {value}"[:_TEXT_MAX]
+
+
+def _expression(condition: str) -> Any:
+    expression = _compiled.get(condition)
+    if expression is None:
+        expression = _compile(condition)
+        _compiled.set(condition, expression)
+    return expression
+
+
+@cache
+def _environment() -> tuple[Any, Any]:
+    """Return the CEL environment with the variables of conditions, and its type of booleans."""
+    from cel_expr_python import cel  # 10 MiB, needed only by tenants whose rules have conditions
+
+    text, whole = cel.Type.STRING, cel.Type.INT
+    texts = dict.fromkeys(
+        ("request_type", "currency_code", "category", "requester", "entity_id", "department_id", "title"), text
+    )
+    return cel.NewEnv(variables={**texts, "amount_minor": whole, "attributes": cel.Type.Map(text, text)}), cel.Type.BOOL
+
+
+def _compile(condition: str) -> Any:
+    environment, boolean = _environment()
+    try:
+        expression = environment.compile(condition)
+    except RuntimeError as error:  # the only class of errors that the library raises
+        raise InvalidFields(_violations(str(error))) from None
+    if expression.return_type() != boolean:
+        description = f"must be a boolean expression, not {expression.return_type()}; add a comparison"
+        raise InvalidFields([Violation("condition", description, "condition.type")])
+    return expression
+
+
+def _violations(message: str) -> list[Violation]:
+    violations = [
+        Violation("condition", f"line {line}, column {column}: {text}"[:_TEXT_MAX], "condition.syntax")
+        for line, column, text in _COMPILER_ERROR.findall(message)
+    ]
+    return violations or [Violation("condition", message[:_TEXT_MAX], "condition.syntax")]
+
+
+def _variables(facts: Facts) -> dict[str, Any]:
+    amount = facts.amount
+    return {
+        "request_type": facts.request_type.value,
+        "amount_minor": int(amount.amount.scaleb(exponent(amount.currency) or 0)) if amount else 0,
+        "currency_code": amount.currency if amount else "",
+        "category": facts.category,
+        "requester": facts.requester,
+        "entity_id": f"ent_{facts.entity_path[0].hex}",
+        "department_id": f"dep_{facts.department_path[0].hex}" if facts.department_path else "",
+        "title": facts.title,
+        "attributes": dict(facts.attributes),
+    }

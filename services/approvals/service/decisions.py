@@ -1,0 +1,86 @@
+"""Decisions and other actions of approvers on a request."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from kit import clock
+from kit.db import WriteSession
+from kit.errors import InvalidFields, Violation
+from kit.users import User
+from services.approvals import domain, service, store
+from services.approvals.domain.approvals import ActionRequest, ActionType, Actor, ApprovalAction
+from services.approvals.domain.workflows import ActionRecord, Decision, Workflow, WorkflowChange
+from services.approvals.errors.approvals import ApproverInactive
+from services.approvals.models.approvals import ApprovalRow
+
+_WITH_COMMENT: Final = frozenset({ActionType.REJECT, ActionType.REQUEST_CHANGES, ActionType.COMMENT})
+_WITH_TARGET: Final = frozenset({ActionType.DELEGATE, ActionType.ADD_APPROVER})
+_DECISIONS: Final = {
+    ActionType.APPROVE: Decision.APPROVED,
+    ActionType.REJECT: Decision.REJECTED,
+    ActionType.REQUEST_CHANGES: Decision.CHANGES_REQUESTED,
+}
+
+
+def check(request: ActionRequest) -> None:
+    """Raise InvalidFields with all fields that are missing or not allowed for the action."""
+    violations = []
+    if request.action in _WITH_COMMENT and not request.comment.strip():
+        violations.append(Violation("comment", f"is required with {request.action}", "approval.comment"))
+    if request.action in _WITH_TARGET and not request.target:
+        violations.append(Violation("target", f"is required with {request.action}: a user", "approval.target"))
+    if request.target and request.action not in _WITH_TARGET:
+        allowed = " and ".join(sorted(_WITH_TARGET))
+        violations.append(Violation("target", f"is allowed with {allowed} only", "approval.target"))
+    if violations:
+        raise InvalidFields(violations)
+
+
+def check_target(request: ActionRequest, target: User | None) -> None:
+    """Raise ApproverInactive if the target of the action is unknown to user management or inactive."""
+    if request.target and (target is None or not target.active):
+        raise ApproverInactive(request.target)
+
+
+async def act(tx: WriteSession, approval_id: UUID, actor: Actor, request: ActionRequest) -> ApprovalRow:
+    """Perform an action on a request.
+
+    Raises ApprovalNotFound, ApprovalStateForbids, NotAnApprover, SelfApproval, AlreadyDecided, EscalationMissing or
+    EtagMismatch.
+    """
+    check(request)
+    actor = await service.delegations.with_delegations(tx, actor)
+    row = await store.approvals.lock(tx, approval_id, actor)
+    row.check_etag(request.etag)
+    if request.action is ActionType.COMMENT:
+        comment = ActionRecord(action=ActionType.COMMENT, actor=actor.user_id, comment=request.comment)
+        store.approvals.insert_action(tx, row, comment)
+        return row
+    service.approvals.advance(row, ApprovalAction.DECIDE)
+    if tx.scope is not None and not tx.scope.covers(row.entity_id, row.department_id):
+        actor = replace(actor, roles=frozenset())  # the roles of a caller with a scope apply within it only
+    await service.approvals.apply(tx, row, _change(row.workflow, actor, request, clock.now()))
+    return row
+
+
+def _change(workflow: Workflow, actor: Actor, request: ActionRequest, now: datetime) -> WorkflowChange:
+    decision = _DECISIONS.get(request.action)
+    if decision:
+        return domain.decisions.decide(workflow, actor, decision, now, comment=request.comment, step=request.step)
+    return _OTHER_ACTIONS[request.action](workflow, actor, request, now)
+
+
+_OTHER_ACTIONS: Final[Mapping[ActionType, Callable[[Workflow, Actor, ActionRequest, datetime], WorkflowChange]]] = {
+    ActionType.DELEGATE: lambda workflow, actor, request, _: domain.decisions.delegate(
+        workflow, actor, request.target, comment=request.comment, step=request.step
+    ),
+    ActionType.ADD_APPROVER: lambda workflow, actor, request, _: domain.decisions.add_approver(
+        workflow, actor, request.target, comment=request.comment, step=request.step
+    ),
+    ActionType.ESCALATE: lambda workflow, actor, request, now: domain.decisions.escalate(
+        workflow, actor, now, comment=request.comment, step=request.step
+    ),
+}

@@ -1,0 +1,180 @@
+"""Approvers from user management, replacement of users who left, and the RPCs for other services."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+from billing.approvals.v1 import approval_service_pb2 as pb
+from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
+from billing.approvals.v1.approval_rule_pb2 import Approver
+from google.protobuf import json_format
+from outside.users.v1.events_pb2 import UserDeactivated
+
+from deploy.simulators import directory
+from deploy.simulators.directory import Users
+from eventing.consumer import Consumer, Delivery
+from kit.auth import ServiceTokens
+from kit.db import Database
+from kit.settings import Settings
+from kit.telemetry import Trace
+from services.approvals.events.consumers import replace_departed_approver
+from services.approvals.main import compose
+from tests.approvals.conftest import ApprovalsApi, step
+from tests.budgets.conftest import BudgetsApi
+from tests.harness.callers import Caller, refusal
+from tests.harness.services import Approvals, Budgets, Entities, Served, served
+from tests.harness.tokens import Keys
+
+FINANCE = Approver(role="finance")
+
+
+@dataclass
+class WithDirectory:
+    """The approvals service with a simulated user management."""
+
+    served: Served[Approvals]
+    users: Users
+
+
+@pytest.fixture(scope="module")
+async def with_directory(
+    settings: Callable[..., Settings],
+    entities_served: Served[Entities],
+    budgets_served: Served[Budgets],
+    keys: Keys,
+    open_databases: list[Database],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[WithDirectory]:
+    users = Users.sample(tmp_path_factory.mktemp("users") / "state.json")
+    server, address = await directory.start("127.0.0.1:0", users, keys.service_jwks)
+    addresses = {"entities": entities_served.address, "budgets": budgets_served.address, "users": address}
+    async with served(settings("approvals", addresses=addresses), compose, Approvals) as approvals:
+        open_databases.append(approvals.service.db)
+        yield WithDirectory(approvals, users)
+    await server.stop(None)
+
+
+@pytest.fixture
+async def api(
+    caller: Callable[..., Caller], finance: Caller, with_directory: WithDirectory, budgets: Budgets, entities: Entities
+) -> ApprovalsApi:
+    """erin manages dave and priya, grace manages erin, and frank is a peer of erin."""
+    budget_api = BudgetsApi(finance, budgets, entities)
+    budget_api.entity_id = await budget_api.company()
+    return ApprovalsApi(caller, with_directory.served.stubs, budget_api)
+
+
+async def deliver_deactivation(with_directory: WithDirectory, tenant: UUID, user_id: str) -> None:
+    """Deliver UserDeactivated to the service once more."""
+    service = with_directory.served.service
+    consumer = Consumer(service.db, "approvals", replace_departed_approver, service.dependencies)
+    body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
+    await consumer.handle(Delivery(uuid4(), tenant, "", body, "users", ""), Trace.from_header(None))
+
+
+def seats(approval: Approval) -> list[tuple[str, str]]:
+    return [(seat.user_id or f"@{seat.role}", seat.in_place_of) for one in approval.steps for seat in one.seats]
+
+
+class TestAssignment:
+    async def test_manager_of_the_requester_decides(self, api: ApprovalsApi) -> None:
+        await api.create_rule(step("Manager", "+manager_of_requester"))
+        approval = await api.submit("dave")
+        assert [(seat.user_id, seat.why) for seat in approval.steps[0].seats] == [
+            ("erin", "manager of the requester dave")
+        ]
+        assert (await refusal(api.submit("grace"))).reason == "APPROVER_MISSING"
+
+    async def test_requester_is_replaced_by_their_manager(self, api: ApprovalsApi) -> None:
+        await api.create_rule(step("Erin", "erin"))
+        assert seats(await api.submit("dave")) == [("erin", "")]
+        assert seats(await api.submit("erin")) == [("grace", "erin")]
+
+    async def test_requester_decides_if_the_rule_allows_self_approval(self, api: ApprovalsApi) -> None:
+        await api.create_rule(step("Erin", "erin"), allow_self_approval=True)
+        approval = await api.submit("erin")
+        assert (await api.act("erin", approval)).state == Approval.APPROVED
+
+    async def test_inactive_approver_without_manager_is_replaced_by_the_escalation_approver(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        await api.create_rule(step("Grace", "grace", escalate_to=FINANCE))
+        for user_id in ("grace", "dave"):
+            with_directory.users.set_active(tenant, user_id, active=False)
+        assert seats(await api.submit("priya")) == [("@finance", "")]
+        approval = await api.submit("luis")
+        error = await refusal(api.act(api.user("fiona", "finance"), approval, ApprovalAction.DELEGATE, target="dave"))
+        assert (error.reason, error.metadata["user_id"]) == ("APPROVER_INACTIVE", "dave")
+
+
+class TestReplacement:
+    async def test_repeated_event_replaces_a_departed_approver_once(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        await api.create_rule(step("First", "sam"), step("Second", "erin"), is_default=True)
+        approval, decided = await api.submit("dave"), await api.submit("dave")
+        for user_id in ("sam", "erin"):
+            await api.act(user_id, decided)
+        with_directory.users.set_active(tenant, "erin", active=False)
+        for _ in range(2):
+            await deliver_deactivation(with_directory, tenant, "erin")
+        assert seats(await api.get(approval)) == [("sam", ""), ("grace", "erin")]
+        replaced = [one for one in await api.history(approval) if one.action == ApprovalAction.REPLACE_APPROVER]
+        assert [(one.on_behalf_of, one.target) for one in replaced] == [("erin", "grace")]
+        assert seats(await api.get(decided)) == [("sam", ""), ("erin", "")]
+        await api.act("sam", approval)
+        assert await api.to_decide("erin") == []
+        assert (await api.act("grace", approval)).state == Approval.APPROVED
+
+    async def test_requester_does_not_replace_a_departed_approver_whom_they_manage(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        await api.create_rule(step("Dave", "dave"))
+        approval = await api.submit("erin")
+        with_directory.users.set_active(tenant, "dave", active=False)
+        await deliver_deactivation(with_directory, tenant, "dave")
+        assert seats(await api.get(approval)) == [("grace", "dave")]
+        assert (await api.act("grace", approval)).state == Approval.APPROVED
+
+
+class TestOtherServices:
+    @pytest.fixture
+    def service(self, settings: Callable[..., Settings], tenant: UUID) -> Caller:
+        return Caller(tenant, "service:reporting", ServiceTokens(settings("budgets")).token(tenant))
+
+    async def test_watch_resumes_without_a_gap(self, api: ApprovalsApi, service: Caller) -> None:
+        await api.create_rule(step("Erin", "erin"))
+
+        async def watch(count: int, **fields: str) -> list[pb.ApprovalEvent]:
+            """The first events of a stream."""
+            request = pb.WatchApprovalsRequest(**fields)
+            stream = api.stubs.approvals.WatchApprovals(request, metadata=service.metadata)
+            iterator = aiter(stream)
+            events = [await asyncio.wait_for(anext(iterator), 10) for _ in range(count)]
+            stream.cancel()
+            return events
+
+        (start,) = await watch(1)
+        assert not start.HasField("approval")
+        approval = await api.submit("dave")
+        await api.act("erin", approval)
+        events = await watch(3, after_event_id=start.event_id)
+        types = ["ApprovalRequested", "ApprovalStepStarted", "ApprovalApproved"]
+        assert [event.event_type for event in events] == types
+        assert {event.approval.approval_id for event in events} == {approval.id}
+        assert all(event.HasField("event_time") for event in events)
+        (last,) = await watch(1, after_event_id=events[1].event_id)
+        assert last.event_type == "ApprovalApproved"
+
+    async def test_summary_has_counts_and_sums_by_state(self, api: ApprovalsApi, service: Caller) -> None:
+        await api.create_rule(step("Erin", "erin"), is_default=True)
+        approved = await api.submit("dave", "10.00")
+        for amount in ("15.50", "4.50"):
+            await api.submit("dave", amount)
+        await api.act("erin", approved)
+        request = pb.SummarizeApprovalsRequest(entity_ids=[api.budgets.entity_id])
+        summaries = (await service.call(api.stubs.approvals.SummarizeApprovals, request)).summaries
+        by_state = {summary.state: (summary.count, summary.amount.amount) for summary in summaries}
+        assert by_state == {Approval.APPROVED: (1, "10.00"), Approval.PENDING: (2, "20.00")}
