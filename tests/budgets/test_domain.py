@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.budgets import domain
-from services.budgets.domain.alerts import THRESHOLDS_DEFAULT_BP, AlertAction, AlertState, AlertThreshold, AlertType
+from services.budgets.domain.alerts import AlertAction, AlertState, AlertThreshold, AlertType
 from services.budgets.domain.balances import LARGEST, RULES, Balance, Decision, Movement, Terms
-from services.budgets.domain.budgets import BudgetAction, BudgetState, OverspendPolicy
+from services.budgets.domain.budgets import THRESHOLDS_DEFAULT_BP, BudgetAction, BudgetState, OverspendPolicy
 from services.budgets.domain.entries import AvailabilityVerdict, ChargeVerdict, EntryType
 from services.budgets.domain.holds import HoldAction, HoldState
 from services.budgets.errors.alerts import AlertStateForbids
@@ -41,7 +41,7 @@ def balance(amount: str | Decimal = "100", spent: str | Decimal = "0", /, **give
         "tenant_id": uuid4(), "id": uuid4(), "entity_id": uuid4(), "department_id": None, "name": "Cloud",
         "state": BudgetState.ACTIVE, "currency": "EUR", "policy": BLOCK, "tolerance_bp": 0,
         "starts": datetime(2026, 1, 1, tzinfo=UTC), "ends": datetime(2027, 1, 1, tzinfo=UTC),
-        "thresholds_bp": THRESHOLDS_DEFAULT_BP, "period_start": date(2026, 1, 1), "time_zone": "UTC",
+        "thresholds_bp": "period_start": date(2026, 1, 1), "time_zone": "UTC",
     }  # fmt: skip
     terms = Terms(**{**usual, **given})
     return Balance(terms=terms, amount=Decimal(amount), spent=Decimal(spent), version=3, **numbers)

@@ -1,28 +1,27 @@
-"""The calendar of budgets: periods follow one another without gap or overlap, whatever the anchor and the zone."""
+"""The calendar of budgets: periods follow one another without gaps, and today is a day in the budget's zone."""
 
 from calendar import monthrange
 from datetime import UTC, date, datetime, timedelta
-from itertools import product
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.dates import day_start
+from kit.money import Money
 from services.budgets import domain
-from services.budgets.domain.budgets import PeriodType
-from services.budgets.domain.periods import Period
+from services.budgets.domain.budgets import BudgetDraft, BudgetState, OverspendPolicy, PeriodType, Rollover
+from services.budgets.errors.fields import InvalidField
 
 MONTHLY, QUARTERLY, ANNUAL, CUSTOM = PeriodType.MONTHLY, PeriodType.QUARTERLY, PeriodType.ANNUAL, PeriodType.CUSTOM
 MONTHS = {MONTHLY: 1, QUARTERLY: 3, ANNUAL: 12}
-ZONES = sorted(available_timezones())
 
 types = st.sampled_from(list(MONTHS))
 days = st.dates(date(1900, 1, 1), date(2150, 12, 31))
-recent = st.dates(date(1970, 2, 1), date(2060, 12, 31))
 numbers = st.integers(-300, 300)
-zones = st.sampled_from(ZONES)
 
 
 class TestPeriodOf:
@@ -73,31 +72,20 @@ class TestPeriodOf:
         anchor = date(2027, 1, 1)
         for ask in (
             lambda: domain.periods.period_of(CUSTOM, anchor, 1),
-            lambda: domain.periods.period_containing(CUSTOM, anchor, anchor),
             lambda: domain.periods.fiscal_start(CUSTOM, 1, anchor),
         ):
             with pytest.raises(ValueError, match="CUSTOM"):
                 ask()
 
 
-class TestPeriodContaining:
-    @given(types, days, days)
-    def test_it_contains_the_day_and_is_the_one_with_its_number(
-        self, period_type: PeriodType, anchor: date, day: date
-    ) -> None:
-        period = domain.periods.period_containing(period_type, anchor, day)
-        assert period.start <= day < period.end
-        assert period == domain.periods.period_of(period_type, anchor, period.number)
-
+class TestSeries:
     @pytest.mark.parametrize("period_type", MONTHS)
-    def test_every_day_is_in_one_period_whatever_the_anchor(self, period_type: PeriodType) -> None:
+    def test_every_day_is_in_exactly_one_period_for_any_anchor(self, period_type: PeriodType) -> None:
         for back in range(1461):
             anchor = date(2027, 12, 31) - timedelta(days=back)
-            for number in range(12 // MONTHS[period_type]):
-                period = domain.periods.period_of(period_type, anchor, number)
-                last = period.end - timedelta(days=1)
-                assert domain.periods.period_containing(period_type, anchor, period.start) == period, anchor
-                assert domain.periods.period_containing(period_type, anchor, last) == period, anchor
+            periods = [domain.periods.period_of(period_type, anchor, number) for number in range(-1, 13)]
+            assert all(period.start < period.end for period in periods), anchor
+            assert all(earlier.end == later.start for earlier, later in pairwise(periods)), anchor
 
 
 class TestFiscalStart:
@@ -121,61 +109,76 @@ class TestFiscalStart:
     @given(types, st.integers(1, 12), days)
     def test_a_period_from_there_contains_the_day(self, period_type: PeriodType, month: int, day: date) -> None:
         start = domain.periods.fiscal_start(period_type, month, day)
-        assert domain.periods.period_containing(period_type, start, day) == domain.periods.period_of(
-            period_type, start, 0
-        )
+        period = domain.periods.period_of(period_type, start, 0)
+        assert period.start <= day < period.end
         assert start.day == 1
         assert (start.month - month) % MONTHS[period_type] == 0
 
 
-class TestBounds:
-    @given(types, recent, st.integers(0, 120), zones)
-    def test_periods_leave_no_moment_out_and_none_is_in_two(
-        self, period_type: PeriodType, anchor: date, number: int, time_zone: str
-    ) -> None:
-        starts, ends = domain.periods.bounds(domain.periods.period_of(period_type, anchor, number), time_zone)
-        assert starts < ends
-        assert ends == domain.periods.bounds(domain.periods.period_of(period_type, anchor, number + 1), time_zone)[0]
-        assert starts.tzinfo is ends.tzinfo is UTC
+def draft(period_type: PeriodType, time_zone: str = "UTC", **changes: Any) -> BudgetDraft:
+    """A budget without period and recurrence."""
+    values: dict[str, Any] = {
+        "entity_id": uuid4(), "department_id": None, "parent_id": None, "name": "Cloud", "category": "", "gl_code": "",
+        "period_start": None, "period_end": None, "amount": Money(Decimal(10), "USD"),
+        "overspend_policy": OverspendPolicy.BLOCK, "tolerance_bp": 0, "alert_thresholds_bp": [], "recurring": None,
+        "rollover": Rollover.NONE, "rollover_cap": None, "carry_overspend": False, "state": BudgetState.ACTIVE,
+    }  # fmt: skip
+    return BudgetDraft(period_type=period_type, time_zone=time_zone, **{**values, **changes})
 
-    def test_in_every_zone_a_day_begins_when_its_date_is_first_shown(self) -> None:
-        for time_zone, number in product(ZONES, range(0, 720, 5)):
-            period = domain.periods.period_of(MONTHLY, date(1975, 1, 31), number)
-            starts, _ = domain.periods.bounds(period, time_zone)
-            assert starts.astimezone(ZoneInfo(time_zone)).date() >= period.start, time_zone
-            assert (starts - timedelta(seconds=1)).astimezone(ZoneInfo(time_zone)).date() < period.start, time_zone
 
-    @given(recent, zones)
-    def test_it_is_the_start_of_the_day_that_all_of_us_use(self, day: date, time_zone: str) -> None:
-        period = domain.periods.period_of(MONTHLY, day, 0)
-        assert domain.periods.bounds(period, time_zone) == (
-            day_start(period.start, time_zone),
-            day_start(period.end, time_zone),
-        )
+def resolved(now: str, new: BudgetDraft, fiscal_month: int = 1) -> tuple[str, str, bool]:
+    """Start, end and recurrence of a budget that is created at this time."""
+    moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    period, recurring = domain.periods.resolve(new, fiscal_year_start_month=fiscal_month, now=moment)
+    return period.start.isoformat(), period.end.isoformat(), recurring
 
+
+class TestResolve:
     @pytest.mark.parametrize(
-        ("time_zone", "start", "end", "starts", "ends"),
+        ("now", "start", "end"),
         [
-            # A whole day is skipped: 30 December 2011 did not happen in Samoa.
-            ("Pacific/Apia", "2011-12-29", "2011-12-30", "2011-12-29T10:00", "2011-12-30T10:00"),
-            ("Pacific/Apia", "2011-12-30", "2011-12-31", "2011-12-30T10:00", "2011-12-30T10:00"),
-            ("Pacific/Apia", "2011-12-31", "2012-01-31", "2011-12-30T10:00", "2012-01-30T10:00"),
-            # Clocks move by half an hour.
-            ("Australia/Lord_Howe", "2027-04-01", "2027-05-01", "2027-03-31T13:00", "2027-04-30T13:30"),
-            # Midnight is skipped: the day begins at one o'clock, which is when midnight would have been.
-            ("Africa/Cairo", "2024-04-26", "2024-05-26", "2024-04-25T22:00", "2024-05-25T21:00"),
-            ("America/Sao_Paulo", "2018-11-04", "2018-12-04", "2018-11-04T03:00", "2018-12-04T02:00"),
-            # One o'clock comes back to midnight: the first of the two.
-            ("America/Havana", "2024-11-03", "2024-12-03", "2024-11-03T04:00", "2024-12-03T05:00"),
-            ("Africa/Casablanca", "2024-03-10", "2024-04-14", "2024-03-09T23:00", "2024-04-14T00:00"),
-            ("Europe/Berlin", "2027-03-01", "2027-04-01", "2027-02-28T23:00", "2027-03-31T22:00"),
+            ("2026-06-30T20:00", "2026-06-01", "2026-07-01"),  # 30 June, 13:00 in Los Angeles
+            ("2026-07-01T03:00", "2026-06-01", "2026-07-01"),  # 30 June, 20:00
+            ("2026-07-01T06:59", "2026-06-01", "2026-07-01"),  # 30 June, 23:59
+            ("2026-07-01T07:00", "2026-07-01", "2026-08-01"),  # 1 July, 0:00
         ],
     )
-    def test_odd_zones_are_right(self, time_zone: str, start: str, end: str, starts: str, ends: str) -> None:
-        period = Period(0, date.fromisoformat(start), date.fromisoformat(end))
-        moments = tuple(datetime.fromisoformat(f"{moment}:00+00:00") for moment in (starts, ends))
-        assert domain.periods.bounds(period, time_zone) == moments
+    def test_default_is_the_current_period_in_a_zone_west_of_utc_and_recurs(
+        self, now: str, start: str, end: str
+    ) -> None:
+        assert resolved(now, draft(MONTHLY, "America/Los_Angeles")) == (start, end, True)
 
-    def test_an_unknown_zone_is_refused(self) -> None:
-        with pytest.raises(ZoneInfoNotFoundError):
-            domain.periods.bounds(domain.periods.period_of(MONTHLY, date(2027, 1, 1), 0), "Mars/Olympus")
+    @pytest.mark.parametrize(
+        ("now", "recurring"),
+        [
+            ("2026-06-30T11:59", True),  # 30 June, 23:59 in Auckland
+            ("2026-06-30T12:00", False),  # 1 July, 0:00: the period is over
+            ("2026-06-30T20:00", False),  # 1 July, 8:00
+        ],
+    )
+    def test_period_that_is_over_in_a_zone_east_of_utc_does_not_recur(self, now: str, recurring: bool) -> None:  # noqa: FBT001 - expected
+        june = draft(MONTHLY, "Pacific/Auckland", period_start=date(2026, 6, 1))
+        assert resolved(now, june) == ("2026-06-01", "2026-07-01", recurring)
+
+    def test_requested_recurrence_overrides_the_default(self) -> None:
+        past = draft(MONTHLY, period_start=date(2020, 1, 1), recurring=True)
+        assert resolved("2026-06-30T20:00", past)[2]
+        assert not resolved("2026-06-30T20:00", draft(MONTHLY, recurring=False))[2]
+
+    def test_default_period_follows_the_fiscal_year(self) -> None:
+        assert resolved("2026-06-30T20:00", draft(ANNUAL), 4) == ("2026-04-01", "2027-04-01", True)
+        assert resolved("2026-06-30T20:00", draft(QUARTERLY), 2) == ("2026-05-01", "2026-08-01", True)
+
+    def test_custom_period_requires_both_days_and_does_not_recur(self) -> None:
+        start, end = date(2026, 6, 1), date(2026, 6, 15)
+        custom = draft(CUSTOM, period_start=start, period_end=end)
+        assert resolved("2026-06-10T00:00", custom) == ("2026-06-01", "2026-06-15", False)
+        for field, wrong in (
+            ("period_start_date", draft(CUSTOM, period_end=end)),
+            ("period_end_date", draft(CUSTOM, period_start=start)),
+            ("period_end_date", draft(CUSTOM, period_start=start, period_end=start)),
+            ("period_end_date", draft(MONTHLY, period_start=start, period_end=end)),
+            ("recurring", draft(CUSTOM, period_start=start, period_end=end, recurring=True)),
+        ):
+            with pytest.raises(InvalidField, match=field):
+                resolved("2026-06-10T00:00", wrong)

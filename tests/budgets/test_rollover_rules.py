@@ -44,8 +44,8 @@ class TestCarriedOver:
     ) -> None:
         left, aside = given
         capped = cap if rule is Rollover.CAPPED else None
-        carried = domain.rollovers.carried_over(
-            left, rollover=rule, cap=capped, carry_overspend=carry_overspend, aside=aside, next_amount=next_amount
+        carried = domain.rollovers.carried_forward(
+            left, rollover=rule, cap=capped, carry_overspend=carry_overspend, moved_holds=aside, next_amount=next_amount
         )
         rest, needed = left.available, aside - next_amount
         if not carry_overspend:
@@ -70,7 +70,7 @@ class TestCarriedOver:
     @drawn(balances(), amounts)
     def test_what_may_be_taken_away_leaves_enough(self, given: tuple[Balance, Decimal], more: Decimal) -> None:
         left, _ = given
-        most = domain.rollovers.transferable(left)
+        most = domain.transfers.transferable(left)
         if most > 0:
             after = left._replace(amount=left.amount - most)
             assert after.amount > 0

@@ -191,7 +191,7 @@ def stamp(from_now: timedelta) -> Timestamp:
 class TestEntries:
     @pytest.fixture
     def small_pages(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(rpc.reports, "_ENTRIES_AT_ONCE", 3)
+        monkeypatch.setattr(rpc.reports, "_ENTRIES_PER_QUERY", 3)
 
     @pytest.mark.parametrize("count", [0, 2, 3, 4, 6, 7])
     @pytest.mark.usefixtures("small_pages")
@@ -371,7 +371,7 @@ class TestPlans:
         assert (summary.budgets, float(summary.fx_effect)) == (100, 1000.0)
 
         feed = EntryStreamQuery(start=None, end=datetime.now(UTC) + timedelta(days=1), entity_ids=[])
-        plan, page = await big.plan(lambda tx: store.reports.entries_after(tx, feed, None, 500))
+        plan, page = await big.plan(lambda tx: store.reports.list_entries_after(tx, feed, None, 500))
         assert {node["Index Name"] for node in plan} == {"budget_entries_pkey"}
         assert (read(plan), len(page)) == (500, 500)
         assert [entry.id for entry, _ in page] == sorted(entry.id for entry, _ in page)

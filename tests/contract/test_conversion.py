@@ -142,7 +142,7 @@ def verified() -> Message:
         opening=at.total, amount=Decimal(0), spent=at.spent, held=at.held, committed=at.committed,
         captured=at.captured, entries=at.version, open_holds=at.held + at.committed,
     )  # fmt: skip
-    return convert.budgets.verification_to_proto(row, sums)
+    return convert.entries.verification_to_proto(row, sums)
 
 
 def foreseen() -> Message:
@@ -275,7 +275,7 @@ def raised() -> BudgetAlertRaised:
         Charge.FromString(convert.postings.to_reply(posted(EntryType.CHARGE))),
         RefundMessage.FromString(convert.postings.to_reply(posted(EntryType.REFUND))),
         Hold.FromString(convert.postings.to_reply(posted(EntryType.HOLD))),
-        convert.allocated_costs.unbudgeted_to_proto(filled(UnbudgetedRow)),
+        convert.unbudgeted.to_proto(filled(UnbudgetedRow)),
         entry(),
         verified(),
         foreseen(),

@@ -1,6 +1,8 @@
 """Calendar arithmetic: months of different lengths, days in time zones."""
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
+from zoneinfo import ZoneInfoNotFoundError, available_timezones
 
 import pytest
 from hypothesis import given
@@ -46,3 +48,38 @@ class TestDayStart:
         start = day_start(day, zone)
         assert date_in(zone, start) == day
         assert date_in(zone, start - timedelta(seconds=1)) < day
+
+    def test_in_every_zone_a_day_begins_when_its_date_is_first_shown(self) -> None:
+        for zone, number in product(sorted(available_timezones()), range(0, 720, 5)):
+            day = months_later(date(1975, 1, 31), number)
+            start = day_start(day, zone)
+            assert date_in(zone, start) >= day, zone
+            assert date_in(zone, start - timedelta(seconds=1)) < day, zone
+
+    @pytest.mark.parametrize(
+        ("zone", "day", "start"),
+        [
+            # A whole day is skipped: 30 December 2011 did not happen in Samoa.
+            ("Pacific/Apia", "2011-12-29", "2011-12-29T10:00"),
+            ("Pacific/Apia", "2011-12-30", "2011-12-30T10:00"),
+            ("Pacific/Apia", "2011-12-31", "2011-12-30T10:00"),
+            # Clocks change by half an hour.
+            ("Australia/Lord_Howe", "2027-04-01", "2027-03-31T13:00"),
+            ("Australia/Lord_Howe", "2027-05-01", "2027-04-30T13:30"),
+            # Midnight is skipped: the day begins at one o'clock.
+            ("Africa/Cairo", "2024-04-26", "2024-04-25T22:00"),
+            ("Africa/Cairo", "2024-05-26", "2024-05-25T21:00"),
+            # Midnight occurs twice: the day begins at the first one.
+            ("America/Havana", "2024-11-03", "2024-11-03T04:00"),
+            ("America/Havana", "2024-12-03", "2024-12-03T05:00"),
+            ("Africa/Casablanca", "2024-03-10", "2024-03-09T23:00"),
+            ("Africa/Casablanca", "2024-04-14", "2024-04-14T00:00"),
+            ("Europe/Berlin", "2027-04-01", "2027-03-31T22:00"),
+        ],
+    )
+    def test_clock_changes_at_midnight(self, zone: str, day: str, start: str) -> None:
+        assert day_start(date.fromisoformat(day), zone) == datetime.fromisoformat(start).replace(tzinfo=UTC)
+
+    def test_unknown_zone_is_rejected(self) -> None:
+        with pytest.raises(ZoneInfoNotFoundError):
+            day_start(date(2027, 1, 1), "Mars/Olympus")

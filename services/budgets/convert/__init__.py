@@ -13,6 +13,7 @@ from services.budgets.convert import (
     reports,
     rollovers,
     transfers,
+    unbudgeted,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "reports",
     "rollovers",
     "transfers",
+    "unbudgeted",
 ]

@@ -1,18 +1,14 @@
-"""Alerts to messages, and what watchers want to be told of them."""
+"""Conversion of alerts."""
 
-from typing import NamedTuple
-from uuid import UUID
-
+from billing.budgets.v1 import alert_service_pb2 as pb
 from billing.budgets.v1.alert_pb2 import Alert as AlertMessage
 from billing.budgets.v1.alert_pb2 import AlertEvent
-from billing.budgets.v1.alert_service_pb2 import WatchAlertsRequest
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
 
-from contract.values import money_to_proto, time_to_proto
+from contract.values import enum_or_none, money_to_proto, time_or_none, time_to_proto
 from kit import ids
-from kit.auth import Scope
 from kit.money import Money
-from services.budgets.domain.alerts import Alert
+from services.budgets.domain.alerts import Alert, AlertFilter, AlertState, AlertType, AlertWatch
 from services.budgets.models.alerts import AlertRow
 
 
@@ -34,44 +30,31 @@ def to_proto(alert: Alert | AlertRow) -> AlertMessage:
     )
 
 
-class Watch(NamedTuple):
-    """Which alerts somebody wants to be told of."""
-
-    after: int | None
-    """The event after which to begin; None: with what is raised next."""
-    budget_id: UUID | None
-    alert_type: int
-    """0: any."""
-    scope: Scope | None
-    """What a confined watcher may see."""
-
-    def wants(self, said: BudgetAlertRaised) -> bool:
-        """Whether the alert is one of those, and of a budget that the watcher may see."""
-        alert = said.alert
-        if self.budget_id is not None and alert.budget_id != ids.BUDGET.format(self.budget_id):
-            return False
-        if self.alert_type and alert.alert_type != self.alert_type:
-            return False
-        owner = ids.ENTITY.parse(said.entity_id), ids.DEPARTMENT.parse_optional(said.department_id)
-        return self.scope is None or self.scope.covers(*owner)
-
-
-def watch_from_proto(request: WatchAlertsRequest, scope: Scope | None) -> Watch:
-    """What WatchAlerts asks for, of somebody who may see so much."""
-    return Watch(
-        after=int(request.last_event_id) if request.last_event_id else None,
-        budget_id=ids.BUDGET.parse_optional(request.budget_id, "budget_id"),
-        alert_type=request.alert_type,
-        scope=scope,
+def filter_from_proto(request: pb.ListAlertsRequest | pb.ListAllAlertsRequest) -> AlertFilter:
+    """Return the filters of ListAlertsRequest or ListAllAlertsRequest."""
+    return AlertFilter(
+        budget_id=ids.BUDGET.parse(request.id) if isinstance(request, pb.ListAlertsRequest) else None,
+        state=enum_or_none(AlertState, AlertMessage.State, request.state),
+        alert_type=enum_or_none(AlertType, AlertMessage.Type, request.alert_type),
+        since=time_or_none(request, "since_time") if isinstance(request, pb.ListAllAlertsRequest) else None,
     )
 
 
-def event_to_proto(sequence: int, said: BudgetAlertRaised) -> AlertEvent:
-    """What was said with this number, as watchers get it."""
+def watch_from_proto(request: pb.WatchAlertsRequest) -> AlertWatch:
+    """Parse WatchAlertsRequest."""
+    return AlertWatch(
+        after=int(request.last_event_id) if request.last_event_id else None,
+        budget_id=ids.BUDGET.parse_optional(request.budget_id, "budget_id"),
+        alert_type=enum_or_none(AlertType, AlertMessage.Type, request.alert_type),
+    )
+
+
+def event_to_proto(sequence: int, event: BudgetAlertRaised) -> AlertEvent:
+    """Convert an event with this sequence number on the event bus to a message of the stream."""
     return AlertEvent(
         event_id=str(sequence),
-        alert=said.alert,
-        entity_id=said.entity_id,
-        department_id=said.department_id,
-        raised_time=said.alert.create_time,
+        alert=event.alert,
+        entity_id=event.entity_id,
+        department_id=event.department_id,
+        raised_time=event.alert.create_time,
     )

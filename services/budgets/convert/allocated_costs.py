@@ -2,15 +2,12 @@
 
 from datetime import date
 
-from billing.budgets.v1.unbudgeted_pb2 import UnbudgetedSpend
 from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated
 
-from contract.values import money_to_proto, time_to_proto
 from kit import ids
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
 from services.budgets.domain.allocated_costs import Cost, Reversal
-from services.budgets.models.unbudgeted import UnbudgetedRow
 
 
 def cost_from_proto(event: CostAllocated) -> Cost:
@@ -36,22 +33,4 @@ def reversal_from_proto(event: AllocationReversed) -> Reversal:
         allocation_id=ids.ALLOCATION.parse(event.allocation_id, "allocation_id"),
         reversed_id=ids.ALLOCATION.parse(event.reversed_allocation_id, "reversed_allocation_id"),
         reason=event.reason,
-    )
-
-
-def unbudgeted_to_proto(row: UnbudgetedRow) -> UnbudgetedSpend:
-    """Return the message of a cost that no budget accepted."""
-    return UnbudgetedSpend(
-        allocation_id=ids.ALLOCATION.format(row.allocation_id),
-        reversed_allocation_id=ids.ALLOCATION.format_optional(row.reversed_allocation_id),
-        entity_id=ids.ENTITY.format(row.entity_id),
-        department_id=ids.DEPARTMENT.format_optional(row.department_id),
-        category=row.category,
-        gl_code=row.gl_code,
-        amount=money_to_proto(Money(row.amount, row.currency_code)),
-        allocation_date=row.allocation_date.isoformat(),
-        reason=row.reason,
-        detail=row.detail,
-        budget_id=ids.BUDGET.format_optional(row.budget_id),
-        create_time=time_to_proto(row.create_time),
     )

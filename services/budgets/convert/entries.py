@@ -1,16 +1,19 @@
-"""Ledger entries to messages."""
+"""Conversion of ledger entries."""
 
 from collections.abc import Sequence
 from decimal import Decimal
 from uuid import UUID
 
-from billing.budgets.v1.entry_pb2 import Entry
+from billing.budgets.v1 import ledger_service_pb2 as pb
+from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
 from billing.type.v1.money_pb2 import Money as MoneyMessage
 
-from contract.values import date_text, money_to_proto, time_to_proto
+from contract.values import date_text, enum_or_none, money_to_proto, time_or_none, time_to_proto
 from kit import ids
 from kit.money import Money
 from services.budgets import convert
+from services.budgets.domain.entries import EntryFilter, EntryType, LedgerSums
+from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.ledger import EntryRow
 
 
@@ -57,3 +60,38 @@ def _fx_effect(row: EntryRow) -> MoneyMessage | None:
     if row.plan_amount is None:
         return None
     return money_to_proto(Money(row.amount - row.plan_amount, row.currency_code))
+
+
+def filter_from_proto(request: pb.ListEntriesRequest) -> EntryFilter:
+    """Return the filters of ListEntriesRequest."""
+    return EntryFilter(
+        budget_id=ids.BUDGET.parse(request.id),
+        entry_type=enum_or_none(EntryType, Entry.Type, request.entry_type),
+        as_of=time_or_none(request, "as_of_time"),
+    )
+
+
+def verification_to_proto(row: BudgetRow, sums: LedgerSums) -> BudgetVerification:
+    """Convert a budget and the sums of its ledger; `verified` if all of them agree."""
+    balance = row.balance
+    total = balance.total if sums.opening is None else sums.opening + sums.amount
+    stored = balance.total, balance.spent, balance.held, balance.committed, balance.captured, balance.version
+    by_ledger = total, sums.spent, sums.held, sums.committed, sums.captured, sums.entries
+    open_holds = balance.held + balance.committed
+    return BudgetVerification(
+        budget_id=ids.BUDGET.format(row.id),
+        verified=stored == by_ledger and open_holds == sums.open_holds,
+        spent=money_to_proto(balance.money(balance.spent)),
+        spent_by_ledger=money_to_proto(balance.money(sums.spent)),
+        held=money_to_proto(balance.money(balance.held)),
+        held_by_ledger=money_to_proto(balance.money(sums.held)),
+        committed=money_to_proto(balance.money(balance.committed)),
+        committed_by_ledger=money_to_proto(balance.money(sums.committed)),
+        captured=money_to_proto(balance.money(balance.captured)),
+        captured_by_ledger=money_to_proto(balance.money(sums.captured)),
+        open_holds=money_to_proto(balance.money(sums.open_holds)),
+        budget_amount=money_to_proto(balance.money(balance.total)),
+        budget_amount_by_ledger=money_to_proto(balance.money(total)),
+        ledger_version=row.ledger_version,
+        entry_count=sums.entries,
+    )

@@ -3,12 +3,20 @@
 from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.hold_pb2 import Hold as HoldMessage
 
-from contract.values import date_text, money_from_proto, money_or_none, money_to_proto, time_or_none, time_to_proto
+from contract.values import (
+    date_text,
+    enum_or_none,
+    money_from_proto,
+    money_or_none,
+    money_to_proto,
+    time_or_none,
+    time_to_proto,
+)
 from kit import idempotency, ids
 from kit.origin import Call
 from services.budgets import convert
 from services.budgets.domain.entries import EntryType
-from services.budgets.domain.holds import Hold, HoldDraft
+from services.budgets.domain.holds import Hold, HoldDraft, HoldFilter, HoldState
 from services.budgets.domain.postings import PostingRequest
 
 
@@ -67,6 +75,15 @@ def change_from_proto(
         posting.charge_time = time_or_none(request, "charge_time")
         posting.release_rest = request.release_rest
     return posting
+
+
+def filter_from_proto(request: pb.ListHoldsRequest) -> HoldFilter:
+    """Return the filters of ListHoldsRequest."""
+    return HoldFilter(
+        budget_id=ids.BUDGET.parse(request.id),
+        state=enum_or_none(HoldState, HoldMessage.State, request.state),
+        reference=request.reference,
+    )
 
 
 def to_proto(hold: Hold) -> HoldMessage:

@@ -1,8 +1,8 @@
-"""Numbers that are no money, as text."""
+"""Decimal numbers as text."""
 
 from decimal import Decimal
 
 
 def rate_text(rate: Decimal | None) -> str:
-    """A rate without needless zeros; empty where there is none."""
+    """Return the rate without trailing zeros; empty text for None."""
     return f"{rate.normalize():f}" if rate else ""

@@ -1,8 +1,7 @@
-"""Forecasts, summaries and entries for reports: requests to what the store is asked, its answers to messages."""
+"""Conversion of forecasts, summaries and the stream of ledger entries."""
 
-from datetime import timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Final
+from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 from billing.budgets.v1 import budget_report_service_pb2 as pb
@@ -11,9 +10,9 @@ from billing.budgets.v1.forecast_pb2 import Forecast
 from billing.budgets.v1.summary_pb2 import BudgetSummary, LedgerEntry
 from billing.type.v1.money_pb2 import Money as MoneyMessage
 
-from contract.values import date_from_text, money_to_proto, time_from_proto
-from kit import clock, ids
-from kit.money import Money, exponent
+from contract.values import date_from_text, date_text, enum_or_none, money_to_proto, time_or_none
+from kit import ids
+from kit.money import Money, round_to
 from services.budgets import convert, domain
 from services.budgets.domain.balances import LARGEST
 from services.budgets.domain.budgets import BudgetState
@@ -23,13 +22,10 @@ from services.budgets.domain.summaries import GroupBy, Summary, SummaryQuery
 from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.ledger import EntryRow
 
-_SETTLED: Final = timedelta(minutes=1)
-"""Twice the time that a call may take: what began before has ended."""
 
-
-def forecast_to_proto(foreseen: ForecastResult) -> Forecast:
-    """What will become of a budget."""
-    balance, forecast = foreseen.balance, foreseen.forecast
+def forecast_to_proto(result: ForecastResult) -> Forecast:
+    """Convert a forecast."""
+    balance, forecast = result.balance, result.forecast
     expected = domain.forecast_warnings.expected(forecast)
     return Forecast(
         budget_id=ids.BUDGET.format(balance.terms.id),
@@ -41,34 +37,32 @@ def forecast_to_proto(foreseen: ForecastResult) -> Forecast:
         committed=money_to_proto(balance.money(balance.committed)),
         held=money_to_proto(balance.money(balance.held)),
         utilisation_bp=balance.share_bp(expected),
-        runs_out_date=forecast.runs_out_on.isoformat() if forecast.runs_out_on else "",
+        runs_out_date=date_text(forecast.runs_out_on),
         method=Forecast.Method.Value(forecast.method),
         days_observed=forecast.days_observed,
-        explanation=domain.forecast_warnings.explain(balance, foreseen.course, forecast),
+        explanation=domain.forecast_warnings.explain(result),
     )
 
 
 def summary_query_from_proto(request: pb.SummarizeBudgetsRequest) -> SummaryQuery:
-    """What SummarizeBudgets asks for."""
+    """Parse SummarizeBudgetsRequest."""
     return SummaryQuery(
         entity_ids=[ids.ENTITY.parse(entity_id, "entity_ids") for entity_id in request.entity_ids],
         period_date=date_from_text(request.period_date),
         start_date=date_from_text(request.start_date),
         end_date=date_from_text(request.end_date),
-        state=BudgetState(Budget.State.Name(request.state)) if request.state else None,
-        group_by=GroupBy(BudgetSummary.GroupBy.Name(request.group_by or BudgetSummary.CURRENCY)),
+        state=enum_or_none(BudgetState, Budget.State, request.state),
+        group_by=enum_or_none(GroupBy, BudgetSummary.GroupBy, request.group_by) or GroupBy.CURRENCY,
         each_group_alone=request.each_group_alone,
     )
 
 
 def summary_to_proto(summary: Summary) -> BudgetSummary:
-    """Budgets of one group and one currency."""
+    """Convert the sums of one group in one currency."""
 
     def money(amount: Decimal) -> MoneyMessage:
         return money_to_proto(Money(amount, summary.currency))
 
-    unit = Decimal(1).scaleb(-(exponent(summary.currency) or 0))
-    used = summary.spent + summary.held + summary.committed
     return BudgetSummary(
         entity_id=ids.ENTITY.format_optional(summary.entity_id),
         department_id=ids.DEPARTMENT.format_optional(summary.department_id),
@@ -82,27 +76,27 @@ def summary_to_proto(summary: Summary) -> BudgetSummary:
         held=money(summary.held),
         committed=money(summary.committed),
         captured=money(summary.captured),
-        available=money(summary.amount + summary.carried - used),
-        fx_effect=money(summary.fx_effect.quantize(unit, ROUND_HALF_EVEN)),
+        available=money(summary.available),
+        fx_effect=money(round_to(summary.fx_effect, summary.currency)),
     )
 
 
-def entry_query_from_proto(request: pb.StreamEntriesRequest) -> tuple[EntryStreamQuery, UUID | None]:
-    """What StreamEntries asks for, and the entry after which to begin."""
-    ask = EntryStreamQuery(
-        start=time_from_proto(request.start_time) if request.HasField("start_time") else None,
-        end=time_from_proto(request.end_time) if request.HasField("end_time") else clock.now() - _SETTLED,
+def entry_query_from_proto(request: pb.StreamEntriesRequest, now: datetime) -> tuple[EntryStreamQuery, UUID | None]:
+    """Parse StreamEntriesRequest. Returns the query and the entry after which the stream starts."""
+    query = EntryStreamQuery(
+        start=time_or_none(request, "start_time"),
+        end=domain.entries.stream_end(time_or_none(request, "end_time"), now),
         entity_ids=[ids.ENTITY.parse(entity_id, "entity_ids") for entity_id in request.entity_ids],
     )
-    return ask, ids.ENTRY.parse_optional(request.last_event_id, "last_event_id")
+    return query, ids.ENTRY.parse_optional(request.last_event_id, "last_event_id")
 
 
 def ledger_entry_to_proto(entry: EntryRow, budget: BudgetRow) -> LedgerEntry:
-    """An entry of the ledger, and whose budget it moved."""
-    told = convert.entries.to_proto(entry, budget.id)
+    """Convert an entry together with the owner and the category of its budget."""
+    message = convert.entries.to_proto(entry, budget.id)
     return LedgerEntry(
-        event_id=told.id,
-        entry=told,
+        event_id=message.id,
+        entry=message,
         entity_id=ids.ENTITY.format(budget.entity_id),
         department_id=ids.DEPARTMENT.format_optional(budget.department_id),
         category=budget.category,

@@ -18,6 +18,7 @@ from services.budgets.domain import (
     rollovers,
     summaries,
     transfers,
+    unbudgeted,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "rollovers",
     "summaries",
     "transfers",
+    "unbudgeted",
 ]

@@ -1,4 +1,4 @@
-"""Alerts: types, states, actions and the table of transitions. Pure."""
+"""Alerts: types, states, thresholds and input types."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class AlertState(StrEnum):
 
 
 class AlertAction(StrEnum):
-    """What is done to an alert; the value is how it reads in a sentence."""
+    """Actions on an alert; the value is the past participle used in error messages."""
 
     ACKNOWLEDGE = "acknowledged"
     RESOLVE = "resolved"
@@ -42,15 +42,12 @@ ALERT_TRANSITIONS: Final[Mapping[tuple[AlertState, AlertAction], AlertState]] = 
     (AlertState.OPEN, AlertAction.RESOLVE): AlertState.RESOLVED,
     (AlertState.ACKNOWLEDGED, AlertAction.RESOLVE): AlertState.RESOLVED,
 }
-"""The whole life of an alert."""
+"""The complete life cycle of an alert. Every pair that is not listed is forbidden."""
 
 
 def advance(alert_id: UUID, state: AlertState, action: AlertAction) -> AlertState:
-    """The state after `action`; raises AlertStateForbids naming the states in which it is allowed."""
+    """Return the state after `action`. Raises AlertStateForbids."""
     return resources.advance(ALERT_TRANSITIONS, alert_id, state, action, AlertStateForbids)
-
-
-THRESHOLDS_DEFAULT_BP: Final = (5000, 8000, 9000, 10000)
 
 
 class AlertThreshold(NamedTuple):
@@ -64,6 +61,27 @@ FORECAST: Final = AlertThreshold(AlertType.FORECAST, BP)
 """Reached when the spend expected at the end of the period is above the total."""
 REACHED_BY_USE: Final = frozenset({AlertType.THRESHOLD, AlertType.OVERSPEND})
 """The types of the thresholds that are reached by what is used, not by a forecast."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertFilter:
+    """Filters of a list of alerts; None matches every alert."""
+
+    budget_id: UUID | None = None
+    state: AlertState | None = None
+    alert_type: AlertType | None = None
+    since: datetime | None = None
+    """Alerts that were raised at this time or later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertWatch:
+    """Filters of a stream of alerts; None matches every alert."""
+
+    after: int | None
+    """Sequence number of the event after which the stream starts. None: only alerts that are raised from now on."""
+    budget_id: UUID | None
+    alert_type: AlertType | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

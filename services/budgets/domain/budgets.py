@@ -1,18 +1,26 @@
-"""Budgets: states, actions and the table of transitions. Pure."""
+"""Budgets: states, input types and the rules of their definition."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from kit import resources
 from kit.money import Money
 from services.budgets.errors.budgets import BudgetStateForbids
+from services.budgets.errors.fields import InvalidField
 
 DEPTH_MAX: Final = 8
-"""Most levels of budgets above one another."""
+"""Most budgets in a chain: a budget and all budgets above it."""
+THRESHOLDS_DEFAULT_BP: Final = (5000, 8000, 9000, 10000)
+"""Alert thresholds of a budget that is created without any."""
+
+PERIOD_END_TIMER: Final = "rollover"
+"""Kind of the timers that roll active recurring budgets over when their period ends."""
+FORECAST_TIMER: Final = "forecast"
+"""Kind of the timers that check the forecast of each active budget, once a day."""
 
 
 class BudgetState(StrEnum):
@@ -24,16 +32,34 @@ class BudgetState(StrEnum):
 
 
 class BudgetAction(StrEnum):
-    """What is done to a budget; the value is how it reads in a sentence."""
+    """Actions on a budget; the value is the past participle used in error messages."""
 
     ACTIVATE = "activated"
     CLOSE = "closed"
     REOPEN = "reopened"
     CHANGE = "changed"
     CHARGE = "charged"
-    RETURN = "given money back"
+    RETURN = "credited"
     ADOPT = "given another budget below it"
     ROLL_OVER = "rolled over"
+
+
+_S, _A = BudgetState, BudgetAction
+BUDGET_TRANSITIONS: Final[Mapping[tuple[BudgetState, BudgetAction], BudgetState]] = {
+    (_S.DRAFT, _A.ACTIVATE): _S.ACTIVE,
+    (_S.DRAFT, _A.CLOSE): _S.CLOSED,
+    (_S.DRAFT, _A.CHANGE): _S.DRAFT,
+    (_S.DRAFT, _A.ADOPT): _S.DRAFT,
+    (_S.ACTIVE, _A.CLOSE): _S.CLOSED,
+    (_S.ACTIVE, _A.CHANGE): _S.ACTIVE,
+    (_S.ACTIVE, _A.CHARGE): _S.ACTIVE,
+    (_S.ACTIVE, _A.RETURN): _S.ACTIVE,
+    (_S.ACTIVE, _A.ADOPT): _S.ACTIVE,
+    (_S.ACTIVE, _A.ROLL_OVER): _S.CLOSED,
+    (_S.CLOSED, _A.RETURN): _S.CLOSED,
+    (_S.CLOSED, _A.REOPEN): _S.ACTIVE,
+}
+"""The complete life cycle of a budget. Every pair that is not listed is forbidden."""
 
 
 class PeriodType(StrEnum):
@@ -62,39 +88,9 @@ class Rollover(StrEnum):
     CAPPED = "CAPPED"
 
 
-BUDGET_TRANSITIONS: Final[Mapping[tuple[BudgetState, BudgetAction], BudgetState]] = {
-    (BudgetState.DRAFT, BudgetAction.ACTIVATE): BudgetState.ACTIVE,
-    (BudgetState.DRAFT, BudgetAction.CLOSE): BudgetState.CLOSED,
-    (BudgetState.DRAFT, BudgetAction.CHANGE): BudgetState.DRAFT,
-    (BudgetState.DRAFT, BudgetAction.ADOPT): BudgetState.DRAFT,
-    (BudgetState.ACTIVE, BudgetAction.CLOSE): BudgetState.CLOSED,
-    (BudgetState.ACTIVE, BudgetAction.CHANGE): BudgetState.ACTIVE,
-    (BudgetState.ACTIVE, BudgetAction.CHARGE): BudgetState.ACTIVE,
-    (BudgetState.ACTIVE, BudgetAction.RETURN): BudgetState.ACTIVE,
-    (BudgetState.ACTIVE, BudgetAction.ADOPT): BudgetState.ACTIVE,
-    (BudgetState.ACTIVE, BudgetAction.ROLL_OVER): BudgetState.CLOSED,
-    (BudgetState.CLOSED, BudgetAction.RETURN): BudgetState.CLOSED,
-    (BudgetState.CLOSED, BudgetAction.REOPEN): BudgetState.ACTIVE,
-}
-"""The whole life of a budget; what is not here is not allowed."""
-
-
-def advance(budget_id: UUID, state: BudgetState, action: BudgetAction) -> BudgetState:
-    """The state after `action`; raises BudgetStateForbids naming the states in which it is allowed."""
-    return resources.advance(BUDGET_TRANSITIONS, budget_id, state, action, BudgetStateForbids)
-
-
-PERIOD_END_TIMER: Final = "rollover"
-"""The timers of budgets whose next period is opened by itself."""
-
-
-FORECAST_TIMER: Final = "forecast"
-"""The timers of active budgets: each is looked at every day, whether it is expected to be overspent."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetDraft:
-    """A budget as it is asked for."""
+    """Input for a new budget."""
 
     entity_id: UUID
     department_id: UUID | None
@@ -103,15 +99,59 @@ class BudgetDraft:
     category: str
     gl_code: str
     period_type: PeriodType
-    period_start: date
-    period_end: date
+    period_start: date | None
+    """None: the first day of the current period."""
+    period_end: date | None
+    """None: computed from the start; required for CUSTOM."""
     time_zone: str
     amount: Money
     overspend_policy: OverspendPolicy
     tolerance_bp: int
     alert_thresholds_bp: Sequence[int]
-    recurring: bool
+    recurring: bool | None
+    """None: unless the period is over or CUSTOM."""
     rollover: Rollover
     rollover_cap: Money | None
     carry_overspend: bool
     state: BudgetState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetUpdate:
+    """Input for a change of a budget."""
+
+    columns: Mapping[str, Any]
+    """New values of the columns that change, apart from the amount and the rollover cap."""
+    amount: Money | None = None
+    """None: unchanged."""
+    rollover_cap: Money | None = None
+    """Meaningful if `changes_cap`."""
+    changes_cap: bool = False
+    reason: str = ""
+    """Why the amount changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetFilter:
+    """Filters of a list of budgets; None and 0 match every budget."""
+
+    entity_id: UUID | None = None
+    department_id: UUID | None = None
+    parent_id: UUID | None = None
+    state: BudgetState | None = None
+    period_date: date | None = None
+    """A day of the period."""
+    utilisation_min_bp: int = 0
+
+
+def advance(budget_id: UUID, state: BudgetState, action: BudgetAction) -> BudgetState:
+    """Return the state after `action`. Raises BudgetStateForbids."""
+    return resources.advance(BUDGET_TRANSITIONS, budget_id, state, action, BudgetStateForbids)
+
+
+def check_rollover_cap(rollover: Rollover, *, has_cap: bool) -> None:
+    """Raise InvalidField unless there is a cap exactly if the rollover is CAPPED."""
+    if has_cap != (rollover is Rollover.CAPPED):
+        raise InvalidField(
+            "rollover_cap", "is required if rollover is CAPPED and must not be set otherwise", "rollover.cap"
+        )

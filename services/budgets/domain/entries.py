@@ -1,12 +1,15 @@
-"""Entries of the ledger: their types and the verdicts on charges. Pure."""
+"""Entries of the ledger: types, verdicts, input types and sums."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
+
+STREAM_DELAY: Final = timedelta(minutes=1)
+"""Twice the longest duration of a call: every transaction that wrote an entry with a lower id has ended by then."""
 
 
 class EntryType(StrEnum):
@@ -45,24 +48,43 @@ class AvailabilityVerdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EntryFilter:
+    """Filters of a list of the entries of one budget; None matches every entry."""
+
+    budget_id: UUID
+    entry_type: EntryType | None = None
+    as_of: datetime | None = None
+    """Only entries that were recorded at or before this time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EntryStreamQuery:
-    """Which entries of the ledger are to be told."""
+    """Which entries a stream of the whole ledger contains."""
 
     start: datetime | None
+    """Inclusive; None: from the first entry."""
     end: datetime
+    """Exclusive."""
     entity_ids: Collection[UUID]
+    """Owners of the budgets; empty: all."""
+
+
+def stream_end(end: datetime | None, now: datetime) -> datetime:
+    """Return the end of a stream of entries; by default as late as no earlier entry can still be missing."""
+    return now - STREAM_DELAY if end is None else end
 
 
 class LedgerSums(NamedTuple):
-    """What the ledger of a budget adds up to."""
+    """Sums of the entries of a budget, in its currency."""
 
     opening: Decimal | None
-    """What there was to use before the first entry; None where there is none."""
+    """Amount and carried forward before the first entry; None if there is no entry."""
     amount: Decimal
-    """By how much that was changed since."""
+    """Change of amount and carried forward since."""
     spent: Decimal
     held: Decimal
     committed: Decimal
     captured: Decimal
     entries: int
     open_holds: Decimal
+    """Rest of the holds and commitments that are open, summed from the holds."""

@@ -26,13 +26,13 @@ class HoldState(StrEnum):
 
 
 class HoldAction(StrEnum):
-    """What is done to a hold; the value is how it reads in a sentence."""
+    """Actions on a hold; the value is the past participle used in error messages."""
 
     COMMIT = "committed"
     CAPTURE = "captured"
-    FINISH = "captured to its end"
+    FINISH = "captured completely"
     RELEASE = "released"
-    EXPIRE = "let expire"
+    EXPIRE = "expired"
 
 
 HOLD_TRANSITIONS: Final[Mapping[tuple[HoldState, HoldAction], HoldState]] = {
@@ -45,11 +45,11 @@ HOLD_TRANSITIONS: Final[Mapping[tuple[HoldState, HoldAction], HoldState]] = {
     (HoldState.COMMITTED, HoldAction.FINISH): HoldState.CAPTURED,
     (HoldState.COMMITTED, HoldAction.RELEASE): HoldState.RELEASED,
 }
-"""The whole life of a hold. Only what is merely held expires: what is committed was promised to somebody."""
+"""The complete life cycle of a hold. Only HELD expires: what is committed is an obligation."""
 
 
 def advance(hold_id: UUID, state: HoldState, action: HoldAction) -> HoldState:
-    """The state after `action`; raises HoldStateForbids naming the states in which it is allowed."""
+    """Return the state after `action`. Raises HoldStateForbids."""
     return resources.advance(HOLD_TRANSITIONS, hold_id, state, action, HoldStateForbids)
 
 
@@ -57,6 +57,15 @@ HOLD_EXPIRY_TIMER: Final = "hold-expiry"
 """Timers of holds with an expiry."""
 HOLD_PERIOD_MAX: Final = timedelta(days=400)
 """How far ahead a new hold may expire."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldFilter:
+    """Filters of a list of the holds on one budget; None and empty text match every hold."""
+
+    budget_id: UUID
+    state: HoldState | None = None
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,69 +1,85 @@
-"""The calendar of budgets: which days a period has, and between which moments it lies."""
+"""The calendar of budgets: days of a period, the current period, and whether a period recurs."""
 
-from calendar import monthrange
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime
 from typing import Final
-from zoneinfo import ZoneInfo
 
-from services.budgets.domain.budgets import PeriodType
+from kit.dates import date_in, months_later
+from services.budgets.domain.budgets import BudgetDraft, PeriodType
+from services.budgets.errors.fields import InvalidField
 
 _MONTHS: Final[Mapping[PeriodType, int]] = {PeriodType.MONTHLY: 1, PeriodType.QUARTERLY: 3, PeriodType.ANNUAL: 12}
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """The days from `start` up to, and without, `end`; `number` counts from the anchor, the first being 0."""
+    """The days in [start, end)."""
 
     number: int
+    """Counted from the anchor date of the series, whose period has number 0."""
     start: date
     end: date
 
 
 def period_of(period_type: PeriodType, anchor: date, number: int) -> Period:
-    """The period with this number; those before the anchor have numbers below 0.
+    """Return the period with this number; periods before the anchor have negative numbers.
 
-    Both ends are the anchor's day of their month, or that month's last day where it is shorter: an anchor of 31 January
-    gives 28 February and then 31 March again. Raises ValueError for CUSTOM, which repeats nothing, and after year 9999.
+    Both ends are the anchor's day of their month, or that month's last day if it is shorter: an anchor of 31 January
+    gives 28 February and then 31 March. Raises ValueError for CUSTOM, which has no length, and after the year 9999.
     """
     months = _months(period_type)
-    return Period(number, _months_later(anchor, number * months), _months_later(anchor, (number + 1) * months))
-
-
-def period_containing(period_type: PeriodType, anchor: date, day: date) -> Period:
-    """The period in which `day` is; raises as `period_of`."""
-    months = _months(period_type)
-    number = ((day.year - anchor.year) * 12 + day.month - anchor.month) // months
-    starts_later_that_month = _months_later(anchor, number * months) > day
-    return period_of(period_type, anchor, number - 1 if starts_later_that_month else number)
+    return Period(number, months_later(anchor, number * months), months_later(anchor, (number + 1) * months))
 
 
 def fiscal_start(period_type: PeriodType, fiscal_year_start_month: int, day: date) -> date:
-    """The first day of the month, or of the fiscal quarter or year, in which `day` is; raises ValueError for CUSTOM."""
-    into = (day.month - fiscal_year_start_month) % _months(period_type)
-    return _months_later(day.replace(day=1), -into)
+    """Return the first day of the month, fiscal quarter or fiscal year that contains `day`.
 
-
-def bounds(period: Period, time_zone: str) -> tuple[datetime, datetime]:
-    """The moments between which the period lies in the zone, UTC: from the first up to, and without, the second.
-
-    A day begins at its first midnight; where a change of clocks skips midnight, or the whole day, at the change.
-    Raises ZoneInfoNotFoundError for an unknown zone.
+    Raises ValueError for CUSTOM.
     """
-    return _day_start(period.start, time_zone), _day_start(period.end, time_zone)
+    months_since_start = (day.month - fiscal_year_start_month) % _months(period_type)
+    return months_later(day.replace(day=1), -months_since_start)
 
 
-def _day_start(day: date, time_zone: str) -> datetime:
-    return datetime.combine(day, time.min, ZoneInfo(time_zone)).astimezone(UTC)
+def resolve(draft: BudgetDraft, *, fiscal_year_start_month: int, now: datetime) -> tuple[Period, bool]:
+    """Return the period of a new budget and whether it recurs, with defaults for what the draft leaves open.
+
+    Both depend on today, a day in the time zone of the budget. By default a budget is for the current period, and it
+    recurs unless its period is over (it is created to record past costs) or CUSTOM. Raises InvalidField.
+    """
+    today = date_in(draft.time_zone, now)
+    period = _first_period(draft, fiscal_year_start_month, today)
+    if draft.recurring is None:
+        return period, draft.period_type is not PeriodType.CUSTOM and today < period.end
+    check_recurring(draft.period_type, recurring=draft.recurring)
+    return period, draft.recurring
+
+
+def _first_period(draft: BudgetDraft, fiscal_year_start_month: int, today: date) -> Period:
+    kind, start, end = draft.period_type, draft.period_start, draft.period_end
+    if kind is PeriodType.CUSTOM:
+        if start is None:
+            raise InvalidField("period_start_date", "is required for CUSTOM", "required")
+        if end is None or end <= start:
+            raise InvalidField(
+                "period_end_date", "is required for CUSTOM and must be after period_start_date", "period.end"
+            )
+        return Period(0, start, end)
+    period = period_of(kind, start or fiscal_start(kind, fiscal_year_start_month, today), 0)
+    if end not in {None, period.end}:
+        raise InvalidField(
+            "period_end_date", f"a {kind} period from {period.start} ends on {period.end}; leave it out", "period.end"
+        )
+    return period
+
+
+def check_recurring(period_type: PeriodType, *, recurring: bool) -> None:
+    """Raise InvalidField for a recurring CUSTOM budget."""
+    if recurring and period_type is PeriodType.CUSTOM:
+        raise InvalidField("recurring", "a CUSTOM period has no next period", "recurring.custom")
 
 
 def _months(period_type: PeriodType) -> int:
     if period_type not in _MONTHS:
-        raise ValueError(f"a {period_type} period has no length of its own")
+        raise ValueError(f"a {period_type} period has no fixed length")
     return _MONTHS[period_type]
-
-
-def _months_later(day: date, months: int) -> date:
-    year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
-    return day.replace(year=year, month=month + 1, day=min(day.day, monthrange(year, month + 1)[1]))

@@ -1,46 +1,81 @@
-"""From one period to the next: which days that has, and what is carried over. Pure."""
+"""Rollovers: the next period, and what is carried forward to it."""
 
 from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
 
-from kit.money import BP, Money, exponent
+from kit.money import BP, Money, round_to
 from services.budgets import domain
-from services.budgets.domain.balances import LARGEST, ZERO, Balance
+from services.budgets.domain.balances import LARGEST, ZERO, Balance, Movement
 from services.budgets.domain.budgets import OverspendPolicy, PeriodType, Rollover
 from services.budgets.domain.periods import Period
+from services.budgets.errors.fields import InvalidField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloverRequest:
+    """Input for a rollover; the defaults are those of an automatic one."""
+
+    early: bool = False
+    """Roll over although the period is not over."""
+    next_amount: Money | None = None
+    """None: the same as now."""
+    next_period_end: date | None = None
+    """Required for CUSTOM, and only for CUSTOM."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHolds:
+    """Sums over the open holds and commitments of one budget, without those of the budgets below it."""
+
+    held: Decimal = ZERO
+    committed: Decimal = ZERO
+    count: int = 0
+
+    @property
+    def movement(self) -> Movement:
+        """The change of a budget that the holds move to."""
+        return Movement(held=self.held, committed=self.committed)
 
 
 def next_period(period_type: PeriodType, anchor: date, current: Period, custom_end: date | None) -> Period:
-    """The period after `current`; a CUSTOM one ends at `custom_end`.
+    """Return the period after `current`; a CUSTOM period ends on `custom_end`.
 
-    Raises ValueError where a CUSTOM period has no end after its start, and where another is given one.
+    Raises InvalidField if a CUSTOM period has no end after its start, or if another type is given an end.
     """
     if period_type is not PeriodType.CUSTOM:
         if custom_end is not None:
-            raise ValueError(f"the end of a {period_type} period is computed")
-        return domain.periods.period_of(period_type, anchor, current.number + 1)
+            raise _invalid_end(f"the end of a {period_type} period is computed; leave it out")
+        try:
+            return domain.periods.period_of(period_type, anchor, current.number + 1)
+        except ValueError as error:  # after the year 9999
+            raise _invalid_end(str(error)) from None
     if custom_end is None or custom_end <= current.end:
-        raise ValueError(f"a CUSTOM period from {current.end} must end after that")
+        raise _invalid_end(f"is required for CUSTOM and must be after {current.end}")
     return Period(current.number + 1, current.end, custom_end)
 
 
-def carried_over(
-    left: Balance,
+def _invalid_end(description: str) -> InvalidField:
+    return InvalidField("next_period_end_date", description, "period.end")
+
+
+def carried_forward(
+    balance: Balance,
     *,
     rollover: Rollover,
     cap: Decimal | None,
     carry_overspend: bool,
-    aside: Decimal,
+    moved_holds: Decimal,
     next_amount: Decimal,
 ) -> Decimal:
-    """What goes over to the next period from a budget whose open holds, `aside` in all, have just left it.
+    """Return the amount that is carried forward to the next period; negative for overspending.
 
-    Overspending goes over only if `carry_overspend`. Otherwise `rollover` says how much of what is left goes over; and
-    where the holds need more than the next amount, they bring it along as far as it is left, in any case as much as a
-    policy that sets a limit asks for them.
+    `balance` is that of the closing budget after its open holds, `moved_holds` in all, have moved to the next one.
+    Overspending is carried forward only with `carry_overspend`; otherwise `rollover` and `cap` decide. If the holds
+    need more than the next amount, they bring the difference along as far as it is left. A hard limit then raises it
+    to what the limit requires.
     """
-    rest = left.available
+    rest = balance.available
     if rest < 0:
         carried = rest if carry_overspend else ZERO
     elif rollover is Rollover.NONE:
@@ -49,36 +84,19 @@ def carried_over(
         carried = min(rest, cap)
     else:
         carried = rest
-    if aside <= 0:
+    if moved_holds <= 0:
         return carried
-    carried = max(carried, min(rest, aside - next_amount))
-    approved = left.terms.policy is OverspendPolicy.REQUIRE_APPROVAL
-    return carried if approved else max(carried, least_total(left, aside) - next_amount)
+    carried = max(carried, min(rest, moved_holds - next_amount))
+    if balance.terms.policy is OverspendPolicy.REQUIRE_APPROVAL:
+        return carried
+    return max(carried, least_total(balance, moved_holds) - next_amount)
 
 
 def least_total(balance: Balance, used: Decimal) -> Decimal:
-    """What the budget must have at least, by its policy, for so much to be used of it."""
+    """Return the smallest total (amount and carried forward) with which the policy allows `used`."""
     policy = balance.terms.policy
     if used <= 0 or policy is OverspendPolicy.WARN:
         return -LARGEST
     if policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE:
-        return (used * BP / (BP + balance.terms.tolerance_bp)).quantize(_unit(balance), ROUND_CEILING)
+        return round_to(used * BP / (BP + balance.terms.tolerance_bp), balance.terms.currency, ROUND_CEILING)
     return used
-
-
-def transferable(balance: Balance) -> Decimal:
-    """The most that may be taken away from the amount: something stays, and enough for what is used of it."""
-    return max(ZERO, min(balance.amount - _unit(balance), balance.total - least_total(balance, balance.used)))
-
-
-def _unit(balance: Balance) -> Decimal:
-    return Decimal(1).scaleb(-(exponent(balance.terms.currency) or 0))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloverRequest:
-    """How somebody wants a budget to be rolled over."""
-
-    early: bool = False
-    next_amount: Money | None = None
-    next_period_end: date | None = None

@@ -1,4 +1,4 @@
-"""How budgets are added up. Pure."""
+"""Summaries: sums over budgets by entity, department, category or currency."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -23,19 +23,25 @@ class GroupBy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryQuery:
-    """Which budgets are to be added up, and how."""
+    """Which budgets are summed, and how they are grouped; None matches every budget."""
 
     entity_ids: Collection[UUID]
+    """Owners; empty: all."""
     period_date: date | None
+    """A day of the period."""
     start_date: date | None
+    """The period ends after this day."""
     end_date: date | None
+    """The period starts before this day."""
     state: BudgetState | None
+    """None: all but drafts."""
     group_by: GroupBy
     each_group_alone: bool
+    """Leave a budget out only if a budget above it is in the same group."""
 
 
 class Summary(NamedTuple):
-    """Budgets of one group and one currency."""
+    """The sums of the budgets of one group in one currency."""
 
     entity_id: UUID | None
     department_id: UUID | None
@@ -52,6 +58,11 @@ class Summary(NamedTuple):
     fx_effect: Decimal
 
     @property
+    def available(self) -> Decimal:
+        """What is left of amount and carried forward; negative if overspent."""
+        return self.amount + self.carried - self.spent - self.held - self.committed
+
+    @property
     def compliance_bp(self) -> int:
-        """The share of the budgets that don't use more than they have, in basis points, rounded down."""
+        """Share of the budgets that are not overspent, in basis points, rounded down."""
         return (self.budgets - self.overspent) * BP // self.budgets

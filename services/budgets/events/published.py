@@ -78,7 +78,7 @@ def budget_rolled_over(closed: Terms, opened: Balance) -> BudgetRolledOver:
 
 def unbudgeted_spend_recorded(row: UnbudgetedRow) -> UnbudgetedSpendRecorded:
     """No budget accepted a cost, or such a cost was reversed."""
-    return UnbudgetedSpendRecorded(spend=convert.allocated_costs.unbudgeted_to_proto(row))
+    return UnbudgetedSpendRecorded(spend=convert.unbudgeted.to_proto(row))
 
 
 def _approval_hold_settled(event: ApprovalHoldSettled) -> ApprovalFundsSettled:

@@ -3,19 +3,16 @@
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import Integer, Numeric, String, Uuid
+from sqlalchemy import Integer, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import VersionedRow, text_enum
+from kit.db import AMOUNT, VersionedRow, text_enum
 from services.budgets.domain.alerts import AlertState, AlertType
-
-AMOUNT = Numeric(20, 6)
-RATE = Numeric()
 
 
 class AlertRow(VersionedRow):
-    """A budget passed a mark. One per mark that is not resolved."""
+    """An alert. At most one per threshold of a budget is not resolved."""
 
     __tablename__ = "budget_alerts"
     audited_as = ids.ALERT
@@ -28,6 +25,6 @@ class AlertRow(VersionedRow):
     amount: Mapped[Decimal] = mapped_column(AMOUNT)
     spent: Mapped[Decimal] = mapped_column(AMOUNT)
     used: Mapped[Decimal] = mapped_column(AMOUNT)
-    """What was spent, held or committed."""
+    """Spent, held and committed when it was raised; of a FORECAST alert, the expected spend."""
     charge_id: Mapped[UUID | None] = mapped_column(Uuid)
     state: Mapped[AlertState] = mapped_column(text_enum(AlertState), default=AlertState.OPEN)

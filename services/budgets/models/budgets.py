@@ -2,32 +2,36 @@
 
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Boolean, Date, DateTime, Integer, Numeric, String, Uuid
+from sqlalchemy import ARRAY, Boolean, Date, DateTime, Integer, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import TenantRow, VersionedRow, text_enum
+from kit.db import AMOUNT, TenantRow, VersionedRow, text_enum
 from services.budgets.domain.balances import ZERO, Balance, Terms
 from services.budgets.domain.budgets import BudgetState, OverspendPolicy, PeriodType, Rollover
 
-AMOUNT = Numeric(20, 6)
-RATE = Numeric()
+_DEFINITION: Final = (
+    "entity_id", "department_id", "name", "category", "gl_code", "period_type", "time_zone", "anchor_date",
+    "recurring", "rollover", "rollover_cap", "carry_overspend", "currency_code", "amount", "overspend_policy",
+    "tolerance_bp", "alert_thresholds_bp",
+)  # fmt: skip
 
 
 class OwnerRow(TenantRow):
-    """An entity that has budgets, as far as this service has heard; `id` is the entity's."""
+    """An entity that has or had budgets; `id` is the id of the entity."""
 
     __tablename__ = "budget_owners"
     audited_as = "budget_owner"
 
     retired: Mapped[bool] = mapped_column(Boolean, default=False)
-    """Whether it went out of business; there is no way back."""
+    """True once the entity is deactivated, which is final."""
 
 
 class BudgetRow(VersionedRow):
-    """A budget. What moves its numbers raises `ledger_version` and leaves `version`, the etag, as it is."""
+    """A budget. Entries of the ledger raise `ledger_version`; they don't change `version`, the etag."""
 
     __tablename__ = "budgets"
     audited_as = ids.BUDGET
@@ -36,22 +40,23 @@ class BudgetRow(VersionedRow):
     department_id: Mapped[UUID | None] = mapped_column(Uuid)
     parent_id: Mapped[UUID | None] = mapped_column(Uuid)
     ancestor_ids: Mapped[list[UUID]] = mapped_column(ARRAY(Uuid), default=list)
-    """The budgets above it, nearest first; a budget never moves."""
+    """The budgets above it, nearest first. A budget is never moved to another parent."""
     name: Mapped[str] = mapped_column(String)
     category: Mapped[str] = mapped_column(String, default="")
     gl_code: Mapped[str] = mapped_column(String, default="")
     period_type: Mapped[PeriodType] = mapped_column(text_enum(PeriodType))
     period_start: Mapped[date] = mapped_column(Date)
     period_end: Mapped[date] = mapped_column(Date)
+    """The day after the last one."""
     period_start_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     period_end_time: Mapped[datetime] = mapped_column(DateTime(timezone=True))
-    """The moments at which those days begin in its time zone."""
+    """The moments at which `period_start` and `period_end` begin in the time zone."""
     time_zone: Mapped[str] = mapped_column(String, default="UTC")
     anchor_date: Mapped[date] = mapped_column(Date)
-    """First day of the first period of its series, from which all later ones are counted."""
+    """First day of the first period of the series; all later periods are counted from it."""
     period_number: Mapped[int] = mapped_column(Integer, default=0)
     previous_id: Mapped[UUID | None] = mapped_column(Uuid)
-    """The budget of the period before."""
+    """The budget of the previous period."""
     recurring: Mapped[bool] = mapped_column(Boolean, default=False)
     rollover: Mapped[Rollover] = mapped_column(text_enum(Rollover), default=Rollover.NONE)
     rollover_cap: Mapped[Decimal | None] = mapped_column(AMOUNT)
@@ -67,14 +72,19 @@ class BudgetRow(VersionedRow):
     tolerance_bp: Mapped[int] = mapped_column(Integer, default=0)
     alert_thresholds_bp: Mapped[list[int]] = mapped_column(ARRAY(Integer))
     ledger_version: Mapped[int] = mapped_column(Integer, default=0)
-    """How many entries have moved its balance."""
+    """Number of entries that have changed its balance."""
     forecast_version: Mapped[int | None] = mapped_column(Integer)
-    """What that was when its forecast was last looked at and enough was known."""
+    """`ledger_version` at the last forecast that was based on enough days."""
     state: Mapped[BudgetState] = mapped_column(text_enum(BudgetState))
 
     @property
+    def definition(self) -> dict[str, Any]:
+        """The columns that the budget of the next period takes over."""
+        return {column: getattr(self, column) for column in _DEFINITION}
+
+    @property
     def balance(self) -> Balance:
-        """The budget as the rules see it."""
+        """The balance as a domain value."""
         terms = Terms(
             tenant_id=self.tenant_id,
             id=self.id,

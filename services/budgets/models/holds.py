@@ -9,12 +9,9 @@ from sqlalchemy import Date, DateTime, Numeric, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import VersionedRow, text_enum
+from kit.db import AMOUNT, VersionedRow, text_enum
 from services.budgets.domain.balances import ZERO
 from services.budgets.domain.holds import Hold, HoldState
-
-AMOUNT = Numeric(20, 6)
-RATE = Numeric()
 
 
 class HoldRow(VersionedRow):
@@ -32,7 +29,7 @@ class HoldRow(VersionedRow):
     currency_code: Mapped[str] = mapped_column(String(3))
     original_amount: Mapped[Decimal | None] = mapped_column(AMOUNT)
     original_currency: Mapped[str | None] = mapped_column(String(3))
-    rate: Mapped[Decimal | None] = mapped_column(RATE)
+    rate: Mapped[Decimal | None] = mapped_column(Numeric)
     rate_date: Mapped[date | None] = mapped_column(Date)
     state: Mapped[HoldState] = mapped_column(text_enum(HoldState))
     expire_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

@@ -4,17 +4,14 @@ from datetime import date
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import Date, Numeric, String, Uuid
+from sqlalchemy import Date, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
-from kit.db import TenantRow
-
-AMOUNT = Numeric(20, 6)
-RATE = Numeric()
+from kit.db import AMOUNT, TenantRow
 
 
 class UnbudgetedRow(TenantRow):
-    """An allocated cost that no budget took; or, below zero, that such a one was taken back."""
+    """An allocated cost that no budget accepted; a negative amount is the reversal of such a cost."""
 
     __tablename__ = "unbudgeted_spend"
 
@@ -30,4 +27,4 @@ class UnbudgetedRow(TenantRow):
     reason: Mapped[str] = mapped_column(String)
     detail: Mapped[str] = mapped_column(String)
     budget_id: Mapped[UUID | None] = mapped_column(Uuid)
-    """The budget that refused it."""
+    """The budget that rejected it."""

@@ -9,15 +9,14 @@ from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
 from google.protobuf import json_format
 
-from contract.values import time_from_proto
 from eventing.bus import EventBus
 from kit import ids
+from kit.auth import Scope
 from kit.db import Database
 from kit.origin import Call
 from kit.telemetry import log
 from services.budgets import convert, service, store
-from services.budgets.convert.alerts import Watch
-from services.budgets.domain.alerts import AlertState, AlertType
+from services.budgets.domain.alerts import AlertWatch
 from serving.pages import Pages
 
 
@@ -32,32 +31,19 @@ class AlertServicer:
         self._bus = bus
 
     async def ListAlerts(self, request: pb.ListAlertsRequest, call: Call) -> pb.ListAlertsResponse:
-        page = self._pages.read(request, call)
+        page, filters = self._pages.read(request, call), convert.alerts.filter_from_proto(request)
         async with self._db.read(call) as tx:
-            budget = await store.budgets.get(tx, ids.BUDGET.parse(request.id))
-            found = await store.alerts.list_page(
-                tx,
-                page,
-                budget.id,
-                state=AlertState(Alert.State.Name(request.state)) if request.state else None,
-                alert_type=AlertType(Alert.Type.Name(request.alert_type)) if request.alert_type else None,
-            )
-        listed = map(convert.alerts.to_proto, found.rows)
-        return pb.ListAlertsResponse(alerts=listed, next_page_token=found.next_page_token)
+            await store.budgets.get(tx, ids.BUDGET.parse(request.id))
+            listed = await store.alerts.list_page(tx, page, filters)
+        alerts = map(convert.alerts.to_proto, listed.rows)
+        return pb.ListAlertsResponse(alerts=alerts, next_page_token=listed.next_page_token)
 
     async def ListAllAlerts(self, request: pb.ListAllAlertsRequest, call: Call) -> pb.ListAllAlertsResponse:
-        page = self._pages.read(request, call)
+        page, filters = self._pages.read(request, call), convert.alerts.filter_from_proto(request)
         async with self._db.read(call) as tx:
-            found = await store.alerts.list_page(
-                tx,
-                page,
-                None,
-                state=AlertState(Alert.State.Name(request.state)) if request.state else None,
-                alert_type=AlertType(Alert.Type.Name(request.alert_type)) if request.alert_type else None,
-                since=time_from_proto(request.since_time) if request.HasField("since_time") else None,
-            )
-        listed = map(convert.alerts.to_proto, found.rows)
-        return pb.ListAllAlertsResponse(alerts=listed, next_page_token=found.next_page_token)
+            listed = await store.alerts.list_page(tx, page, filters)
+        alerts = map(convert.alerts.to_proto, listed.rows)
+        return pb.ListAllAlertsResponse(alerts=alerts, next_page_token=listed.next_page_token)
 
     async def AcknowledgeAlert(self, request: pb.AcknowledgeAlertRequest, call: Call) -> Alert:
         async with self._db.write(call) as tx:
@@ -65,32 +51,45 @@ class AlertServicer:
             return await tx.answer(convert.alerts.to_proto(alert))
 
     async def WatchAlerts(self, request: pb.WatchAlertsRequest, call: Call) -> AsyncIterator[AlertEvent]:
-        watch = convert.alerts.watch_from_proto(request, call.scope)
+        watch = convert.alerts.watch_from_proto(request)
         if watch.budget_id is not None:
             async with self._db.read(call) as tx:
                 await store.budgets.get(tx, watch.budget_id)
-        async with aclosing(_follow(self._bus, call.tenant_id, watch)) as raised:
-            async for event in raised:
+        async with aclosing(_raised_alerts(self._bus, call.tenant_id, call.scope, watch)) as events:
+            async for event in events:
                 yield event
 
 
-async def _follow(bus: EventBus, tenant_id: UUID, watch: Watch) -> AsyncGenerator[AlertEvent, None]:
-    """The alerts of a tenant that somebody watches, as they are raised, each once, without end.
+async def _raised_alerts(
+    bus: EventBus, tenant_id: UUID, scope: Scope | None, watch: AlertWatch
+) -> AsyncGenerator[AlertEvent, None]:
+    """Yield the alerts of a tenant that match `watch` and `scope` as they are raised, each once, without end.
 
-    Where they are to begin with the next one, an event without alert comes first: who loses the stream before there is
-    an alert comes back with that, and misses none. Raises Unavailable where it can't be found out where that is.
+    A stream that starts now begins with an event without an alert: its id lets a caller whose stream breaks before the
+    first alert resume without a gap. Raises Unavailable if the position of the bus can't be read.
     """
     after = watch.after
     if after is None:
         after = await bus.last_sequence()
         yield AlertEvent(event_id=str(after))
     subject = f"{BudgetAlertRaised.DESCRIPTOR.full_name}.{tenant_id.hex}"
-    async with aclosing(bus.subscribe_after(subject, after)) as followed:
-        async for sequence, message in followed:
+    async with aclosing(bus.subscribe_after(subject, after)) as messages:
+        async for sequence, message in messages:
             try:
-                said = json_format.Parse(message.data, BudgetAlertRaised(), ignore_unknown_fields=True)
+                event = json_format.Parse(message.data, BudgetAlertRaised(), ignore_unknown_fields=True)
             except json_format.ParseError as error:
-                log.warning("this is no alert", sequence=sequence, error=str(error)[:300])
+                log.warning("skipped an event that is not an alert", sequence=sequence, error=str(error)[:300])
                 continue
-            if watch.wants(said):
-                yield convert.alerts.event_to_proto(sequence, said)
+            if _matches(event, scope, watch):
+                yield convert.alerts.event_to_proto(sequence, event)
+
+
+def _matches(event: BudgetAlertRaised, scope: Scope | None, watch: AlertWatch) -> bool:
+    """True if the alert passes the filters and its budget is in the scope of the caller."""
+    alert = event.alert
+    if watch.budget_id is not None and alert.budget_id != ids.BUDGET.format(watch.budget_id):
+        return False
+    if watch.alert_type is not None and alert.alert_type != Alert.Type.Value(watch.alert_type):
+        return False
+    owner = ids.ENTITY.parse(event.entity_id), ids.DEPARTMENT.parse_optional(event.department_id)
+    return scope is None or scope.covers(*owner)

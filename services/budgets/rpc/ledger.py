@@ -3,17 +3,16 @@
 from billing.budgets.v1 import charge_pb2
 from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.charge_pb2 import Availability, Refund
-from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
+from billing.budgets.v1.entry_pb2 import BudgetVerification
 from billing.budgets.v1.hold_pb2 import Hold
 
-from contract.values import enum_or_none, money_from_proto, time_or_none
+from contract.values import money_from_proto, time_or_none
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
 from services.budgets import convert, service, store
 from services.budgets.clients import Clients
 from services.budgets.domain.entries import EntryType
-from services.budgets.domain.holds import HoldState
 from services.budgets.domain.postings import AvailabilityQuery
 from services.budgets.errors.budgets import ApprovalRequired
 from services.budgets.errors.charges import BatchRefused
@@ -123,34 +122,22 @@ class LedgerServicer:
             return convert.holds.to_proto((await store.holds.get(tx, budget_id, hold_id)).hold)
 
     async def ListHolds(self, request: pb.ListHoldsRequest, call: Call) -> pb.ListHoldsResponse:
-        page = self._pages.read(request, call)
+        page, filters = self._pages.read(request, call), convert.holds.filter_from_proto(request)
         async with self._db.read(call) as tx:
-            budget = await store.budgets.get(tx, ids.BUDGET.parse(request.id))
-            rows = await store.holds.list_page(
-                tx,
-                page,
-                budget.id,
-                state=enum_or_none(HoldState, Hold.State, request.state),
-                reference=request.reference,
-            )
-        holds = (convert.holds.to_proto(row.hold) for row in rows.rows)
-        return pb.ListHoldsResponse(holds=holds, next_page_token=rows.next_page_token)
+            await store.budgets.get(tx, filters.budget_id)
+            listed = await store.holds.list_page(tx, page, filters)
+        holds = (convert.holds.to_proto(row.hold) for row in listed.rows)
+        return pb.ListHoldsResponse(holds=holds, next_page_token=listed.next_page_token)
 
     async def ListEntries(self, request: pb.ListEntriesRequest, call: Call) -> pb.ListEntriesResponse:
-        page = self._pages.read(request, call)
+        page, filters = self._pages.read(request, call), convert.entries.filter_from_proto(request)
         async with self._db.read(call) as tx:
-            budget = await store.budgets.get(tx, ids.BUDGET.parse(request.id))
-            rows = await store.entries.list_page(
-                tx,
-                page,
-                budget.id,
-                entry_type=enum_or_none(EntryType, Entry.Type, request.entry_type),
-                as_of=time_or_none(request, "as_of_time"),
-            )
-        entries = (convert.entries.to_proto(row, budget.id) for row in rows.rows)
-        return pb.ListEntriesResponse(entries=entries, next_page_token=rows.next_page_token)
+            await store.budgets.get(tx, filters.budget_id)
+            listed = await store.entries.list_page(tx, page, filters)
+        entries = (convert.entries.to_proto(row, filters.budget_id) for row in listed.rows)
+        return pb.ListEntriesResponse(entries=entries, next_page_token=listed.next_page_token)
 
     async def VerifyBudget(self, request: pb.VerifyBudgetRequest, call: Call) -> BudgetVerification:
         async with self._db.read(call) as tx:
             budget = await store.budgets.get(tx, ids.BUDGET.parse(request.id))
-            return convert.budgets.verification_to_proto(*await store.entries.sums(tx, budget.id))
+            return convert.entries.verification_to_proto(*await store.entries.sums(tx, budget.id))

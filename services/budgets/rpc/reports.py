@@ -7,14 +7,13 @@ from billing.budgets.v1 import budget_report_service_pb2 as pb
 from billing.budgets.v1.forecast_pb2 import Forecast
 from billing.budgets.v1.summary_pb2 import LedgerEntry
 
-from contract.values import date_from_text
-from kit import ids
+from kit import clock, ids
 from kit.db import Database
 from kit.origin import Call
 from services.budgets import convert, service, store
 from serving.pages import Pages
 
-_ENTRIES_AT_ONCE: Final = 500
+_ENTRIES_PER_QUERY: Final = 500
 
 
 class BudgetReportServicer:
@@ -34,33 +33,24 @@ class BudgetReportServicer:
     async def ListUnbudgetedSpend(
         self, request: pb.ListUnbudgetedSpendRequest, call: Call
     ) -> pb.ListUnbudgetedSpendResponse:
-        page = self._pages.read(request, call)
+        page, filters = self._pages.read(request, call), convert.unbudgeted.filter_from_proto(request)
         async with self._db.read(call) as tx:
-            found = await store.allocated_costs.list_unbudgeted(
-                tx,
-                page,
-                entity_id=ids.ENTITY.parse_optional(request.entity_id, "entity_id"),
-                department_id=ids.DEPARTMENT.parse_optional(request.department_id, "department_id"),
-                category=request.category,
-                reason=request.reason,
-                start=date_from_text(request.start_date),
-                end=date_from_text(request.end_date),
-            )
-        listed = map(convert.allocated_costs.unbudgeted_to_proto, found.rows)
-        return pb.ListUnbudgetedSpendResponse(unbudgeted_spend=listed, next_page_token=found.next_page_token)
+            listed = await store.unbudgeted.list_page(tx, page, filters)
+        spend = map(convert.unbudgeted.to_proto, listed.rows)
+        return pb.ListUnbudgetedSpendResponse(unbudgeted_spend=spend, next_page_token=listed.next_page_token)
 
     async def SummarizeBudgets(self, request: pb.SummarizeBudgetsRequest, call: Call) -> pb.SummarizeBudgetsResponse:
         async with self._db.read(call) as tx:
-            found = await store.reports.summarize(tx, convert.reports.summary_query_from_proto(request))
-        return pb.SummarizeBudgetsResponse(summaries=map(convert.reports.summary_to_proto, found))
+            summaries = await store.reports.summarize(tx, convert.reports.summary_query_from_proto(request))
+        return pb.SummarizeBudgetsResponse(summaries=map(convert.reports.summary_to_proto, summaries))
 
     async def StreamEntries(self, request: pb.StreamEntriesRequest, call: Call) -> AsyncIterator[LedgerEntry]:
-        ask, after = convert.reports.entry_query_from_proto(request)
+        query, after = convert.reports.entry_query_from_proto(request, clock.now())
         more = True
-        while more:  # no transaction is open while the caller takes what was found
+        while more:  # no transaction is open while the caller reads the entries
             async with self._db.read(call) as tx:
-                found = await store.reports.entries_after(tx, ask, after, _ENTRIES_AT_ONCE)
-            for entry, budget in found:
+                rows = await store.reports.list_entries_after(tx, query, after, _ENTRIES_PER_QUERY)
+            for entry, budget in rows:
                 after = entry.id
                 yield convert.reports.ledger_entry_to_proto(entry, budget)
-            more = len(found) == _ENTRIES_AT_ONCE
+            more = len(rows) == _ENTRIES_PER_QUERY

@@ -1,4 +1,4 @@
-"""Alerts of budgets: acknowledged by users, raised and resolved when budgets change."""
+"""Use cases of alerts: acknowledge, and raise or resolve them after a change of a budget."""
 
 from collections.abc import Collection
 from decimal import Decimal
@@ -18,19 +18,19 @@ from services.budgets.models.budgets import BudgetRow
 
 
 async def acknowledge(tx: WriteSession, alert_id: UUID) -> AlertRow:
-    """Record that a user takes care of an alert. Raises AlertNotFound or AlertStateForbids."""
+    """Acknowledge an alert. Raises AlertNotFound, AlertStateForbids."""
     alert = await store.alerts.lock(tx, alert_id)
     alert.state = domain.alerts.advance(alert.id, alert.state, AlertAction.ACKNOWLEDGE)
-    await tx.flush()
+    await store.alerts.save(tx, alert)
     return alert
 
 
 async def settle(tx: WriteSession, budget: BudgetRow) -> None:
     """Raise the alerts of the thresholds that a locked budget has reached, and resolve those of all others."""
-    await tx.flush()
+    await store.budgets.save(tx, budget)
     balance = budget.balance
     reached = domain.alerts.reached(balance)
-    unresolved = await store.alerts.unresolved(tx, budget.id)
+    unresolved = await store.alerts.find_unresolved(tx, budget.id)
     left = [each for each in unresolved if each.type in REACHED_BY_USE and each not in reached]
     ledger.resolve_alerts(tx, budget.id, left, clock.now())
     raise_new(tx, balance, reached)

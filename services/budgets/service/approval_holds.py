@@ -18,6 +18,7 @@ from kit.money import Money
 from kit.origin import Origin
 from services.budgets import events, service, store
 from services.budgets.domain.approval_holds import ApprovalOutcome
+from services.budgets.domain.budgets import BudgetUpdate
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.holds import HoldDraft
 from services.budgets.domain.postings import PostingRequest
@@ -107,7 +108,7 @@ class ApprovalHolds:
                 raise CurrencyMismatch(budget.id, given=increase.currency, currency=budget.currency_code)
             reason = f"Approved: {ids.APPROVAL.format(outcome.approval_id)}"
             amount = Money(budget.amount + increase.amount, budget.currency_code)
-            await service.budgets.update(tx, budget.id, {}, amount=amount, reason=reason, etag="")
+            await service.budgets.update(tx, budget.id, BudgetUpdate(columns={}, amount=amount, reason=reason))
             outbox.append(tx, events.published.approval_funds_settled(outcome, raised=True))
 
     async def _fail(self, origin: Origin, outcome: ApprovalOutcome, refusal: BillingError) -> None:

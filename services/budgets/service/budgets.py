@@ -1,16 +1,14 @@
-"""Budgets themselves: opened, changed, activated, closed."""
+"""Use cases of budgets: create, change, activate, close and reopen."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock, dates, ids
 from kit.db import WriteSession
-from kit.errors import InvalidFields, Violation
 from kit.money import Money
 from services.budgets import domain, events, service, store
 from services.budgets.domain.budgets import (
@@ -20,11 +18,12 @@ from services.budgets.domain.budgets import (
     BudgetAction,
     BudgetDraft,
     BudgetState,
-    PeriodType,
+    BudgetUpdate,
     Rollover,
 )
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.owners import Owner
+from services.budgets.domain.periods import Period
 from services.budgets.errors.budgets import (
     AmountBelowSpent,
     BudgetTreeTooDeep,
@@ -33,78 +32,75 @@ from services.budgets.errors.budgets import (
     OwnerNotFound,
     PeriodOutsideParent,
 )
+from services.budgets.errors.fields import InvalidField
 from services.budgets.models.budgets import BudgetRow
 
 
 async def create(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRow:
-    """Create a budget whose owner was found to be active, and was not retired since."""
+    """Create a budget; `owner` is its entity and department as found by the caller.
+
+    Raises InvalidField, OwnerNotFound, OwnerInactive, BudgetNotFound, BudgetStateForbids, BudgetTreeTooDeep,
+    CurrencyMismatch, PeriodOutsideParent.
+    """
+    fiscal_month = owner.fiscal_year_start_month
+    period, recurring = domain.periods.resolve(draft, fiscal_year_start_month=fiscal_month, now=clock.now())
+    definition = _definition(draft, period, recurring=recurring)
     domain.owners.check_may_own(owner)
     if tx.scope and not tx.scope.covers(draft.entity_id, draft.department_id):
         raise OwnerNotFound(f"entity {ids.ENTITY.format(draft.entity_id)}")
     await _check_not_retired(tx, draft.entity_id)
     parent = await store.budgets.lock_shared(tx, draft.parent_id) if draft.parent_id else None
+    budget = build(definition, period, parent)
+    budget.state = draft.state
     if parent:
-        _check_fits_below(parent, draft)
-    budget = BudgetRow(
-        entity_id=draft.entity_id,
-        department_id=draft.department_id,
-        parent_id=draft.parent_id,
-        ancestor_ids=[parent.id, *parent.ancestor_ids] if parent else [],
-        name=draft.name,
-        category=draft.category,
-        gl_code=draft.gl_code,
-        period_type=draft.period_type,
-        period_start=draft.period_start,
-        period_end=draft.period_end,
-        period_start_time=dates.day_start(draft.period_start, draft.time_zone),
-        period_end_time=dates.day_start(draft.period_end, draft.time_zone),
-        time_zone=draft.time_zone,
-        anchor_date=draft.period_start,
-        recurring=draft.recurring,
-        rollover=draft.rollover,
-        rollover_cap=draft.rollover_cap.amount if draft.rollover_cap else None,
-        carry_overspend=draft.carry_overspend,
-        currency_code=draft.amount.currency,
-        amount=draft.amount.amount,
-        overspend_policy=draft.overspend_policy,
-        tolerance_bp=draft.tolerance_bp,
-        alert_thresholds_bp=list(draft.alert_thresholds_bp),
-        state=draft.state,
-    )
-    tx.add(budget)
-    await tx.flush()
-    await set_timers(tx, budget)
+        _check_fits_below(parent, budget)
+    await store.budgets.save(tx, budget)
+    set_timers(tx, budget)
     return budget
 
 
-async def set_timers(tx: WriteSession, budget: BudgetRow) -> None:
-    """Have the clock do to a budget what it does in its state; to be called wherever that has changed."""
-    await set_period_end_timer(tx, budget)
-    await set_forecast_timer(tx, budget)
+def _definition(draft: BudgetDraft, period: Period, *, recurring: bool) -> Mapping[str, Any]:
+    """Return the columns that define the budget. Raises InvalidField."""
+    currency, cap = draft.amount.currency, draft.rollover_cap
+    domain.budgets.check_rollover_cap(draft.rollover, has_cap=cap is not None)
+    if cap and cap.currency != currency:
+        raise InvalidField("rollover_cap", f"must be in the currency of the budget, {currency}", "rollover.cap")
+    return {
+        "entity_id": draft.entity_id,
+        "department_id": draft.department_id,
+        "name": draft.name,
+        "category": draft.category,
+        "gl_code": draft.gl_code,
+        "period_type": draft.period_type,
+        "time_zone": draft.time_zone,
+        "anchor_date": period.start,
+        "recurring": recurring,
+        "rollover": draft.rollover,
+        "rollover_cap": cap.amount if cap else None,
+        "carry_overspend": draft.carry_overspend,
+        "currency_code": currency,
+        "amount": draft.amount.amount,
+        "overspend_policy": draft.overspend_policy,
+        "tolerance_bp": draft.tolerance_bp,
+        "alert_thresholds_bp": list(draft.alert_thresholds_bp),
+    }
 
 
-async def set_forecast_timer(tx: WriteSession, budget: BudgetRow) -> None:
-    """Have the forecast of an active budget looked at on the next day of its period, if there is one; otherwise not."""
-    due_time = _next_forecast(budget)
-    if budget.state is BudgetState.ACTIVE and due_time < budget.period_end_time:
-        set_timer(tx, FORECAST_TIMER, budget.id, due_time)
-    else:
-        cancel_timer(tx, FORECAST_TIMER, budget.id)
-
-
-def _next_forecast(budget: BudgetRow) -> datetime:
-    """A moment of the first hour of the next day, or of the second of the period; not the same one for all budgets."""
-    today = clock.now().astimezone(ZoneInfo(budget.time_zone)).date()
-    day = max(today, budget.period_start) + timedelta(days=1)
-    return dates.day_start(day, budget.time_zone) + timedelta(seconds=60 + budget.id.int % 3000)
-
-
-async def set_period_end_timer(tx: WriteSession, budget: BudgetRow) -> None:
-    """Have the next period opened when this one ends, if the budget is active and recurs; otherwise not."""
-    if budget.recurring and budget.state is BudgetState.ACTIVE:
-        set_timer(tx, PERIOD_END_TIMER, budget.id, budget.period_end_time)
-    else:
-        cancel_timer(tx, PERIOD_END_TIMER, budget.id)
+def build(definition: Mapping[str, Any], period: Period, parent: BudgetRow | None) -> BudgetRow:
+    """Return an active budget for a period, not stored yet."""
+    time_zone = definition["time_zone"]
+    return BudgetRow(
+        **definition,
+        id=ids.new(),
+        parent_id=parent.id if parent else None,
+        ancestor_ids=[parent.id, *parent.ancestor_ids] if parent else [],
+        period_number=period.number,
+        period_start=period.start,
+        period_end=period.end,
+        period_start_time=dates.day_start(period.start, time_zone),
+        period_end_time=dates.day_start(period.end, time_zone),
+        state=BudgetState.ACTIVE,
+    )
 
 
 async def _check_not_retired(tx: WriteSession, entity_id: UUID) -> None:
@@ -112,60 +108,83 @@ async def _check_not_retired(tx: WriteSession, entity_id: UUID) -> None:
         raise OwnerInactive(f"The entity {ids.ENTITY.format(entity_id)}")
 
 
-def _check_fits_below(parent: BudgetRow, draft: BudgetDraft) -> None:
+def _check_fits_below(parent: BudgetRow, budget: BudgetRow) -> None:
     domain.budgets.advance(parent.id, parent.state, BudgetAction.ADOPT)
-    if len(parent.ancestor_ids) + 2 > DEPTH_MAX:
+    if len(budget.ancestor_ids) + 1 > DEPTH_MAX:
         raise BudgetTreeTooDeep(DEPTH_MAX)
-    if parent.currency_code != draft.amount.currency:
-        raise CurrencyMismatch(parent.id, given=draft.amount.currency, currency=parent.currency_code)
-    starts = dates.day_start(draft.period_start, draft.time_zone)
-    ends = dates.day_start(draft.period_end, draft.time_zone)
-    if starts < parent.period_start_time or parent.period_end_time < ends:
+    if parent.currency_code != budget.currency_code:
+        raise CurrencyMismatch(parent.id, given=budget.currency_code, currency=parent.currency_code)
+    if budget.period_start_time < parent.period_start_time or parent.period_end_time < budget.period_end_time:
         raise PeriodOutsideParent(parent.id, start=parent.period_start, end=parent.period_end)
 
 
-async def update(
-    tx: WriteSession,
-    budget_id: UUID,
-    changes: Mapping[str, Any],
-    *,
-    amount: Money | None,
-    reason: str = "",
-    etag: str,
-) -> BudgetRow:
-    """Change the definition of a budget; a new amount is recorded in the ledger, with the reason."""
+def set_timers(tx: WriteSession, budget: BudgetRow) -> None:
+    """Set or cancel the timers of a budget; call it after every change of its state."""
+    set_period_end_timer(tx, budget)
+    set_forecast_timer(tx, budget)
+
+
+def set_period_end_timer(tx: WriteSession, budget: BudgetRow) -> None:
+    """Roll the budget over when its period ends, if it is active and recurring."""
+    if budget.recurring and budget.state is BudgetState.ACTIVE:
+        set_timer(tx, PERIOD_END_TIMER, budget.id, budget.period_end_time)
+    else:
+        cancel_timer(tx, PERIOD_END_TIMER, budget.id)
+
+
+def set_forecast_timer(tx: WriteSession, budget: BudgetRow) -> None:
+    """Check the forecast of an active budget on the next day of its period, if there is one."""
+    due_time = _next_forecast_time(budget, clock.now())
+    if budget.state is BudgetState.ACTIVE and due_time < budget.period_end_time:
+        set_timer(tx, FORECAST_TIMER, budget.id, due_time)
+    else:
+        cancel_timer(tx, FORECAST_TIMER, budget.id)
+
+
+def _next_forecast_time(budget: BudgetRow, now: datetime) -> datetime:
+    """Return a time in the first hour of tomorrow, or of the second day of a future period.
+
+    The time depends on the id, so that the forecasts of many budgets are spread over the hour.
+    """
+    day = max(dates.date_in(budget.time_zone, now), budget.period_start) + timedelta(days=1)
+    return dates.day_start(day, budget.time_zone) + timedelta(seconds=60 + budget.id.int % 3000)
+
+
+async def update(tx: WriteSession, budget_id: UUID, changes: BudgetUpdate, *, etag: str = "") -> BudgetRow:
+    """Change the definition of a budget; a new amount is recorded in the ledger, with its reason.
+
+    Raises BudgetNotFound, BudgetStateForbids, CurrencyMismatch, AmountBelowSpent, InvalidField, EtagMismatch.
+    """
     budget = await store.budgets.lock(tx, budget_id)
     budget.check_etag(etag)
     domain.budgets.advance(budget.id, budget.state, BudgetAction.CHANGE)
-    for field, value in {**changes, **_rollover_changes(budget, changes)}.items():
-        setattr(budget, field, value)
-    if amount is not None:
-        _adjust(tx, budget, amount, reason)
+    domain.periods.check_recurring(budget.period_type, recurring=changes.columns.get("recurring", False))
+    for column, value in {**changes.columns, **_rollover_changes(budget, changes)}.items():
+        setattr(budget, column, value)
+    if changes.amount is not None:
+        _adjust(tx, budget, changes.amount, changes.reason)
     balance = budget.balance
     if balance.beyond_policy:
         raise AmountBelowSpent(budget.id, amount=balance.money(balance.total), spent=balance.money(balance.used))
     await service.alerts.settle(tx, budget)
-    if "recurring" in changes:
-        await set_period_end_timer(tx, budget)
+    if "recurring" in changes.columns:
+        set_period_end_timer(tx, budget)
     return budget
 
 
-def _rollover_changes(budget: BudgetRow, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What changes of its rollover, the cap as a number; raises InvalidFields where the two don't go together."""
-    if changes.get("recurring") and budget.period_type is PeriodType.CUSTOM:
-        raise InvalidFields([Violation("recurring", "a CUSTOM period has no next one", "recurring.custom")])
-    if not {"rollover", "rollover_cap"} & changes.keys():
+def _rollover_changes(budget: BudgetRow, changes: BudgetUpdate) -> Mapping[str, Any]:
+    """Return the new rollover and its cap. Raises InvalidField unless they fit together, CurrencyMismatch."""
+    if "rollover" not in changes.columns and not changes.changes_cap:
         return {}
-    rollover: Rollover = changes.get("rollover", budget.rollover)
-    cap: Money | None = changes.get("rollover_cap")
-    number = cap.amount if cap else budget.rollover_cap if "rollover_cap" not in changes else None
+    rollover: Rollover = changes.columns.get("rollover", budget.rollover)
+    cap = changes.rollover_cap
     if cap and cap.currency != budget.currency_code:
         raise CurrencyMismatch(budget.id, given=cap.currency, currency=budget.currency_code)
-    capped = rollover is Rollover.CAPPED
-    if (capped and number is None) or (cap and not capped):
-        told = "is required for the rollover CAPPED, and for nothing else"
-        raise InvalidFields([Violation("rollover_cap", told, "rollover.cap")])
-    return {"rollover": rollover, "rollover_cap": number if capped else None}
+    amount = cap.amount if cap else None
+    if not changes.changes_cap and rollover is Rollover.CAPPED:
+        amount = budget.rollover_cap  # another rollover clears it
+    domain.budgets.check_rollover_cap(rollover, has_cap=amount is not None)
+    return {"rollover": rollover, "rollover_cap": amount}
 
 
 def _adjust(tx: WriteSession, budget: BudgetRow, amount: Money, reason: str) -> None:
@@ -180,27 +199,33 @@ def _adjust(tx: WriteSession, budget: BudgetRow, amount: Money, reason: str) -> 
 
 
 async def reopen(tx: WriteSession, budget_id: UUID, owner: Owner, *, etag: str) -> BudgetRow:
-    """Reopen a budget whose owner was found to be active, and was not retired since."""
+    """Reopen a closed budget; `owner` is its entity and department as found by the caller.
+
+    Raises BudgetNotFound, BudgetStateForbids, OwnerNotFound, OwnerInactive, EtagMismatch.
+    """
     domain.owners.check_may_own(owner)
     return await change_state(tx, budget_id, BudgetAction.REOPEN, etag=etag)
 
 
 async def change_state(tx: WriteSession, budget_id: UUID, action: BudgetAction, *, etag: str = "") -> BudgetRow:
-    """Activate, close or reopen a budget, and say so when it is closed."""
+    """Activate, close or reopen a budget; publish BudgetClosed when it is closed.
+
+    Raises BudgetNotFound, BudgetStateForbids, OwnerInactive, EtagMismatch.
+    """
     budget = await store.budgets.lock(tx, budget_id)
     budget.check_etag(etag)
     if action is BudgetAction.REOPEN:
         await _check_not_retired(tx, budget.entity_id)
     budget.state = domain.budgets.advance(budget.id, budget.state, action)
-    await tx.flush()
-    await set_timers(tx, budget)
+    await store.budgets.save(tx, budget)
+    set_timers(tx, budget)
     if budget.state is BudgetState.CLOSED:
         outbox.append(tx, events.published.budget_closed(budget.balance.terms))
     return budget
 
 
 async def close_of_entity(tx: WriteSession, entity_id: UUID) -> None:
-    """Close every budget of an entity that went out of business; it gets no new one."""
+    """Close all budgets of a deactivated entity and allow no new ones."""
     await store.owners.retire(tx, entity_id)
     for budget in await store.budgets.lock_open(tx, entity_id):
         await change_state(tx, budget.id, BudgetAction.CLOSE)

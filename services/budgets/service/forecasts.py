@@ -1,87 +1,85 @@
-"""What budgets will have spent when their periods end, and the alerts of those for which it will not suffice."""
+"""Use cases of forecasts: the forecast of a budget, and the alert if it will be overspent."""
 
 from collections.abc import Sequence
+from datetime import date
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
-from kit import clock
+from kit import clock, dates
 from kit.db import ReadSession, WriteSession
 from services.budgets import domain, ledger, service, store
 from services.budgets.domain.alerts import FORECAST
 from services.budgets.domain.budgets import BudgetState
 from services.budgets.domain.forecast import Forecast, ForecastInput
-from services.budgets.domain.forecast_warnings import WARNS_AFTER_DAYS, ForecastResult
+from services.budgets.domain.forecast_warnings import WARNING_DAYS_MIN, ForecastResult
 from services.budgets.models.budgets import BudgetRow
 
 
 async def forecast(tx: ReadSession, budget: BudgetRow) -> ForecastResult:
-    """The forecast of a budget, from what was spent in its period and in those before it."""
-    earlier = await store.reports.previous_periods(tx, budget) if budget.previous_id else await _line_before(tx, budget)
-    known = [budget, *earlier]
-    spends = await store.reports.spend_by_day(tx, [one.id for one in known], budget.time_zone)
-    zone = ZoneInfo(budget.time_zone)
-    today = clock.now().astimezone(zone).date()
-    ended = budget.state is BudgetState.CLOSED
+    """Return the forecast of a budget, based on the spend in its period and in earlier ones."""
+    previous = (
+        await store.reports.list_previous(tx, budget) if budget.previous_id else await _list_predecessors(tx, budget)
+    )
+    budgets = [budget, *previous]
+    spend = await store.reports.spend_by_day(tx, [each.id for each in budgets], budget.time_zone)
+    today = dates.date_in(budget.time_zone, clock.now())
     balance = budget.balance
-    course = ForecastInput(
+    forecast_input = ForecastInput(
         start=budget.period_start,
         end=budget.period_end,
-        today=max(today, budget.period_end) if ended else today,
+        today=max(today, budget.period_end) if budget.state is BudgetState.CLOSED else today,
         limit=balance.total,
         currency=budget.currency_code,
         committed=balance.committed,
     )
-    # Before the first of them was made nothing could be charged, but for what was brought in later: silence of that
-    # time says nothing.
-    made = min(one.create_time for one in known).astimezone(zone).date()
-    since = min([max(known[-1].period_start, made), *(day for day, _ in spends)])
-    return ForecastResult(
-        balance, course, domain.forecast.forecast(course, [(day, spent) for day, spent in spends], since=since)
-    )
+    # Days before the first budget was created are not days without spend, unless costs were charged to them later.
+    created = dates.date_in(budget.time_zone, min(each.create_time for each in budgets))
+    since = min([max(budgets[-1].period_start, created), *(day for day, _ in spend)])
+    days = [(day, amount) for day, amount in spend]
+    return ForecastResult(balance, forecast_input, domain.forecast.forecast(forecast_input, days, since=since))
 
 
-async def _line_before(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow]:
-    """The budgets of the same kind that lie one after the other before it, without a gap, newest first.
+async def _list_predecessors(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow]:
+    """Return budgets of the same kind whose periods precede the budget's without a gap, latest first.
 
-    Of several for the same days one is taken, so that nothing counts twice: that of the same name, if there is one.
+    If several end on the same day, only one counts: the one with the same name, if there is one.
     """
-    ending: dict[object, BudgetRow] = {}
-    for candidate in await store.reports.of_same_kind(tx, budget):
-        if candidate.name == budget.name or candidate.period_end not in ending:
-            ending[candidate.period_end] = candidate
-    line: list[BudgetRow] = []
+    by_end: dict[date, BudgetRow] = {}
+    for candidate in await store.reports.list_earlier_of_same_kind(tx, budget):
+        if candidate.name == budget.name or candidate.period_end not in by_end:
+            by_end[candidate.period_end] = candidate
+    predecessors: list[BudgetRow] = []
     start = budget.period_start
-    while start in ending:
-        line.append(ending[start])
-        start = line[-1].period_start
-    return line
+    while start in by_end:
+        predecessors.append(by_end[start])
+        start = predecessors[-1].period_start
+    return predecessors
 
 
 async def check_forecast(tx: WriteSession, budget_id: UUID) -> None:
-    """Raise the alert of a budget that is expected to be overspent, or resolve it; and look again on the next day.
+    """Raise the FORECAST alert of a budget that will be overspent, or resolve it, and set the timer for the next day.
 
-    Where nothing has moved the budget since the last look nothing is computed: a day without spend makes no budget
-    worse, and whether it makes one better matters only while there is an alert. The budget is locked at the end only,
-    so that charges don't wait for the arithmetic.
+    Computes nothing if no entry was recorded since the last check: days without spend make no budget worse, and
+    whether they make one better matters only while there is an alert. The budget is locked after the computation, so
+    that charges don't wait for it.
     """
     budget = await store.budgets.get(tx, budget_id)
-    seen = budget.ledger_version
-    found = None
-    if budget.forecast_version != seen or FORECAST in await store.alerts.unresolved(tx, budget_id):
-        found = await forecast(tx, budget)
+    version = budget.ledger_version
+    result = None
+    if budget.forecast_version != version or FORECAST in await store.alerts.find_unresolved(tx, budget_id):
+        result = await forecast(tx, budget)
     budget = (await store.budgets.lock_many(tx, [budget_id]))[budget_id]
     if budget.state is not BudgetState.ACTIVE:
         return
-    if found:
-        _settle(tx, budget, found.forecast)
-        if found.forecast.days_observed >= WARNS_AFTER_DAYS:
-            await store.budgets.set_forecast_version(tx, budget, seen)
-    await service.budgets.set_forecast_timer(tx, budget)
+    if result:
+        _settle_alert(tx, budget, result.forecast)
+        if result.forecast.days_observed >= WARNING_DAYS_MIN:
+            await store.budgets.set_forecast_version(tx, budget, version)
+    service.budgets.set_forecast_timer(tx, budget)
 
 
-def _settle(tx: WriteSession, budget: BudgetRow, foreseen: Forecast) -> None:
-    if domain.forecast_warnings.warns(budget.balance, foreseen):
-        expected = domain.forecast_warnings.expected(foreseen)
+def _settle_alert(tx: WriteSession, budget: BudgetRow, forecast: Forecast) -> None:
+    if domain.forecast_warnings.warns(budget.balance, forecast):
+        expected = domain.forecast_warnings.expected(forecast)
         service.alerts.raise_new(tx, budget.balance, [FORECAST], expected=expected)
     else:
         ledger.resolve_alerts(tx, budget.id, [FORECAST], clock.now())

@@ -1,7 +1,7 @@
-"""From one period to the next: a budget is closed, that of the next period is opened, and those below go along.
+"""Use cases of rollovers: close a budget, open the budget of its next period, and move its open holds.
 
-A tree goes over in one transaction. All its budgets are locked first, and those above: a hold changes under the lock of
-its budget only, so that none is made, captured or released while it moves.
+A budget and those below it roll over in one transaction. It locks all of them and the budgets above first: a hold
+changes only under the lock of its budget, so none is created, captured or released while it moves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,22 @@ from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import set_timer
-from kit import dates, ids
+from kit import dates
 from kit.db import WriteSession
-from kit.errors import Conflict, InvalidFields, Violation
+from kit.errors import Conflict
 from services.budgets import domain, events, service, store
 from services.budgets.domain.balances import Balance, Movement
 from services.budgets.domain.budgets import PERIOD_END_TIMER, BudgetAction, BudgetState
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.periods import Period
-from services.budgets.domain.rollovers import RolloverRequest
+from services.budgets.domain.rollovers import OpenHolds, RolloverRequest
 from services.budgets.errors.budgets import BudgetExceeded, BudgetStateForbids, CurrencyMismatch
 from services.budgets.errors.rollovers import ParentNotRolledOver, PeriodNotOver, PeriodOpened
 from services.budgets.models.budgets import BudgetRow
-from services.budgets.store.rollovers import HeldTotals
 
-_OPENED_AT_ONCE: Final = 100
-"""When about so many budgets were opened in one transaction, the rest is left to the next."""
+_OPENED_PER_TRANSACTION_MAX: Final = 100
+"""After about as many opened budgets a transaction ends; the next ones do the rest."""
+_NO_HOLDS: Final = OpenHolds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,225 +37,200 @@ class RolloverResult:
     closed: BudgetRow
     opened: BudgetRow | None
     moved_holds: int = 0
+    """Open holds that moved, those of the budgets below included."""
     opened_budgets: int = 0
 
 
 @dataclass(slots=True)
 class _Tree:
-    """A budget, those below it and those above, all locked."""
+    """A budget, the budgets below it and those above it, all locked."""
 
     rows: dict[UUID, BudgetRow]
-    line: list[BudgetRow]
-    """The budget and the active ones below it, and what was opened after them."""
+    candidates: list[BudgetRow]
+    """The budget, the active budgets below it, and the budgets of later periods that were opened after them."""
     retired: frozenset[UUID]
-    """Owners that get no new budget."""
-    rolled: frozenset[UUID]
-    """Budgets whose next period was opened before."""
+    """Entities that get no new budgets."""
+    rolled_over: frozenset[UUID]
+    """Budgets whose next period was already open."""
     now: datetime
-    stuck: set[UUID] = field(default_factory=set)
-    """Budgets that have to wait for those above."""
+    waiting: set[UUID] = field(default_factory=set)
+    """Budgets whose next period does not fit below any open budget; they roll over with the budget above."""
 
     def due(self, before: datetime | None) -> list[BudgetRow]:
-        """Those whose next period is to be opened by itself now; only those that ended `before`, if that is given."""
+        """Return the budgets to roll over automatically now; with `before`, only those whose period ended before."""
         return [
             budget
-            for budget in self.line
-            if self.goes_by_itself(budget)
-            and budget.id not in self.stuck
+            for budget in self.candidates
+            if self.is_automatic(budget)
+            and budget.id not in self.waiting
             and budget.period_end_time <= self.now
             and (before is None or budget.period_end_time < before)
         ]
 
-    def goes_by_itself(self, budget: BudgetRow) -> bool:
-        """Whether its next period is opened without anybody asking."""
-        return budget.state is BudgetState.ACTIVE and budget.recurring and budget.id not in self.rolled
+    def is_automatic(self, budget: BudgetRow) -> bool:
+        """True if the next period of the budget is opened automatically."""
+        return budget.state is BudgetState.ACTIVE and budget.recurring and budget.id not in self.rolled_over
 
-    def after(self, budget: BudgetRow) -> BudgetRow | None:
-        """The budget of the next period, if it is among these."""
+    def next_of(self, budget: BudgetRow) -> BudgetRow | None:
+        """Return the budget of the next period, if it is in the tree."""
         return next((row for row in self.rows.values() if row.previous_id == budget.id), None)
 
 
-async def roll_over(tx: WriteSession, budget_id: UUID, ask: RolloverRequest) -> RolloverResult:
-    """Close a budget and open that of its next period, as somebody asks for it; raises why it can't be done."""
+async def roll_over(tx: WriteSession, budget_id: UUID, request: RolloverRequest) -> RolloverResult:
+    """Roll a budget over on request, after the budgets below it that are behind.
+
+    Raises BudgetNotFound, BudgetStateForbids, PeriodOpened, PeriodNotOver, ParentNotRolledOver, CurrencyMismatch,
+    BudgetExceeded, InvalidField, Conflict.
+    """
     await store.budgets.get(tx, budget_id)
-    tree = await _locked(tx, budget_id)
+    tree = await _lock_tree(tx, budget_id)
     budget = tree.rows[budget_id]
     opened_id = await store.rollovers.find_next_id(tx, budget_id)
     if opened_id:
         raise PeriodOpened(budget_id, opened_id)
     domain.budgets.advance(budget.id, budget.state, BudgetAction.ROLL_OVER)
-    if tree.now < budget.period_end_time and not ask.early:
+    if tree.now < budget.period_end_time and not request.early:
         raise PeriodNotOver(budget.id, ends=budget.period_end_time)
-    await _roll_due(tx, tree, before=budget.period_end_time)
-    return await _roll(tx, tree, budget, ask)
+    await _roll_over_due(tx, tree, before=budget.period_end_time)
+    return await _roll_over(tx, tree, budget, request)
 
 
 async def roll_over_due(tx: WriteSession, budget_id: UUID) -> None:
-    """Open the next period of a budget that recurs, if its period is over, and the ones after it until the present one.
+    """Roll a recurring budget over if its period is over, and the following periods up to the current one.
 
-    Those below that are behind come first, so that they still find the budget above. What was done before, is not to
-    be done any more or waits for the budget above is left as it is.
+    Budgets below it that are behind come first, while the budget above them is still open. Does nothing if the budget
+    was rolled over or closed before, or waits for the budget above.
     """
-    tree = await _locked(tx, budget_id)
-    if tree.goes_by_itself(tree.rows[budget_id]):
-        await _roll_due(tx, tree, before=None)
+    tree = await _lock_tree(tx, budget_id)
+    if tree.is_automatic(tree.rows[budget_id]):
+        await _roll_over_due(tx, tree, before=None)
 
 
-async def _locked(tx: WriteSession, budget_id: UUID) -> _Tree:
-    line, touched = await store.rollovers.tree_ids(tx, budget_id)
-    retired = await store.owners.lock_shared_of(tx, line)
-    rows = await store.budgets.lock_many(tx, touched)
-    if await store.rollovers.tree_ids(tx, budget_id) != (line, touched):
-        raise Conflict  # one was opened or closed before all were locked
+async def _lock_tree(tx: WriteSession, budget_id: UUID) -> _Tree:
+    tree_ids, lock_ids = await store.rollovers.find_tree_ids(tx, budget_id)
+    retired = await store.owners.lock_shared_of(tx, tree_ids)
+    rows = await store.budgets.lock_many(tx, lock_ids)
+    if await store.rollovers.find_tree_ids(tx, budget_id) != (tree_ids, lock_ids):
+        raise Conflict  # a budget was opened or closed before all were locked
     return _Tree(
         rows=rows,
-        line=[rows[id] for id in line],
+        candidates=[rows[id] for id in tree_ids],
         retired=retired,
-        rolled=await store.rollovers.rolled_over(tx, line),
-        now=await store.rollovers.database_now(tx),
+        rolled_over=await store.rollovers.find_rolled_over_ids(tx, tree_ids),
+        now=await tx.now(),
     )
 
 
-async def _roll_due(tx: WriteSession, tree: _Tree, *, before: datetime | None) -> None:
-    """Roll over what is due, the oldest first, and of those that end together the one above all."""
+async def _roll_over_due(tx: WriteSession, tree: _Tree, *, before: datetime | None) -> None:
+    """Roll over all budgets that are due: by the end of their periods, and at the same end from the top down."""
     opened = 0
     while due := tree.due(before):
-        if opened >= _OPENED_AT_ONCE:
+        if opened >= _OPENED_PER_TRANSACTION_MAX:
             for budget in due:
                 set_timer(tx, PERIOD_END_TIMER, budget.id, tree.now)
             return
         first = min(due, key=lambda budget: (budget.period_end_time, len(budget.ancestor_ids), budget.id))
         try:
-            opened += (await _roll(tx, tree, first, RolloverRequest())).opened_budgets
+            opened += (await _roll_over(tx, tree, first, RolloverRequest())).opened_budgets
         except (ParentNotRolledOver, BudgetStateForbids):
-            tree.stuck.add(first.id)
+            tree.waiting.add(first.id)
 
 
-async def _roll(tx: WriteSession, tree: _Tree, root: BudgetRow, ask: RolloverRequest) -> RolloverResult:
-    period = _next_period(root, ask.next_period_end)
-    if ask.next_amount and ask.next_amount.currency != root.currency_code:
-        raise CurrencyMismatch(root.id, given=ask.next_amount.currency, currency=root.currency_code)
+async def _roll_over(tx: WriteSession, tree: _Tree, root: BudgetRow, request: RolloverRequest) -> RolloverResult:
+    period = _next_period(root, request.next_period_end)
+    if request.next_amount and request.next_amount.currency != root.currency_code:
+        raise CurrencyMismatch(root.id, given=request.next_amount.currency, currency=root.currency_code)
     if root.entity_id in tree.retired:
         root.state = domain.budgets.advance(root.id, root.state, BudgetAction.ROLL_OVER)
-        await _leave(tx, [root])
+        await _finish_closed(tx, [root])
         return RolloverResult(root, None)
-    opened = {root.id: _next_budget(root, period, _parent_of_next(tree, root, period))}
-    if ask.next_amount:
-        opened[root.id].amount = ask.next_amount.amount
-    closed = [root, *_going_along(tree, root, opened)]
-    own = await store.rollovers.open_holds(tx, list(opened))
-    _carry(closed, opened, own)
-    for new in opened.values():
-        tx.add(new)
-        tree.rows[new.id] = new
-    tree.line += opened.values()
-    await tx.flush()
-    await _record(tx, tree, closed, opened, own)
-    await _leave(tx, closed)
+    opened = {root.id: _build_next(root, period, _parent_of_next(tree, root, period))}
+    if request.next_amount:
+        opened[root.id].amount = request.next_amount.amount
+    closed = [root, *_build_next_below(tree, root, opened)]
+    holds = await store.rollovers.sum_open_holds(tx, list(opened))
+    _carry_forward(closed, opened, holds)
+    await store.budgets.save(tx, *opened.values())
+    tree.rows |= {budget.id: budget for budget in opened.values()}
+    tree.candidates += opened.values()
+    await _record(tx, tree, closed, opened, holds)
+    await _finish_closed(tx, closed)
     for old in closed:
-        await service.budgets.set_timers(tx, opened[old.id])
+        service.budgets.set_timers(tx, opened[old.id])
         outbox.append(tx, events.published.budget_rolled_over(old.balance.terms, opened[old.id].balance))
-    return RolloverResult(root, opened[root.id], sum(aside.holds for aside in own.values()), len(opened))
+    return RolloverResult(root, opened[root.id], sum(each.count for each in holds.values()), len(opened))
 
 
 def _next_period(budget: BudgetRow, custom_end: date | None) -> Period:
     current = Period(budget.period_number, budget.period_start, budget.period_end)
-    try:
-        return domain.rollovers.next_period(budget.period_type, budget.anchor_date, current, custom_end)
-    except ValueError as error:
-        raise InvalidFields([Violation("next_period_end_date", str(error), "period.end")]) from None
+    return domain.rollovers.next_period(budget.period_type, budget.anchor_date, current, custom_end)
 
 
 def _parent_of_next(tree: _Tree, budget: BudgetRow, period: Period) -> BudgetRow | None:
-    """The budget above, or one of its later periods: the one within whose period the next one lies."""
+    """Return the parent or its later period that contains the budget's next period; None for a top budget.
+
+    Raises ParentNotRolledOver, BudgetStateForbids.
+    """
     if budget.parent_id is None:
         return None
     parent: BudgetRow | None = tree.rows[budget.parent_id]
     while parent:
-        if _lies_within(period, budget.time_zone, parent):
+        if _contains(parent, period, budget.time_zone):
             domain.budgets.advance(parent.id, parent.state, BudgetAction.ADOPT)
             return parent
-        parent = tree.after(parent)
+        parent = tree.next_of(parent)
     raise ParentNotRolledOver(budget.id, budget.parent_id, start=period.start, end=period.end)
 
 
-def _lies_within(period: Period, time_zone: str, parent: BudgetRow) -> bool:
+def _contains(parent: BudgetRow, period: Period, time_zone: str) -> bool:
     starts, ends = dates.day_start(period.start, time_zone), dates.day_start(period.end, time_zone)
     return parent.period_start_time <= starts and ends <= parent.period_end_time
 
 
-def _going_along(tree: _Tree, root: BudgetRow, opened: dict[UUID, BudgetRow]) -> Sequence[BudgetRow]:
-    """Those below that end with it and fit below its next period, the ones above first; adds what is opened for each.
+def _build_next_below(tree: _Tree, root: BudgetRow, opened: dict[UUID, BudgetRow]) -> Sequence[BudgetRow]:
+    """Return the budgets below `root` that roll over with it, parents first; adds their next budgets to `opened`.
 
-    Others stay below the budget that is closed.
+    A budget rolls over with its parent if its period ends at the same time and its next period fits below the
+    parent's. The others stay below the closed budget.
     """
-    along: list[BudgetRow] = []
-    for budget in sorted(tree.line, key=lambda budget: len(budget.ancestor_ids)):
+    closed: list[BudgetRow] = []
+    for budget in sorted(tree.candidates, key=lambda budget: len(budget.ancestor_ids)):
         parent = opened.get(budget.parent_id) if budget.parent_id else None
-        if parent is None or not tree.goes_by_itself(budget) or budget.entity_id in tree.retired:
+        if parent is None or not tree.is_automatic(budget) or budget.entity_id in tree.retired:
             continue
         period = _next_period(budget, None)
-        if budget.period_end_time == root.period_end_time and _lies_within(period, budget.time_zone, parent):
-            opened[budget.id] = _next_budget(budget, period, parent)
-            along.append(budget)
-    return along
+        if budget.period_end_time == root.period_end_time and _contains(parent, period, budget.time_zone):
+            opened[budget.id] = _build_next(budget, period, parent)
+            closed.append(budget)
+    return closed
 
 
-def _next_budget(budget: BudgetRow, period: Period, parent: BudgetRow | None) -> BudgetRow:
-    return BudgetRow(
-        id=ids.new(),
-        tenant_id=budget.tenant_id,
-        entity_id=budget.entity_id,
-        department_id=budget.department_id,
-        parent_id=parent.id if parent else None,
-        ancestor_ids=[parent.id, *parent.ancestor_ids] if parent else [],
-        name=budget.name,
-        category=budget.category,
-        gl_code=budget.gl_code,
-        period_type=budget.period_type,
-        period_start=period.start,
-        period_end=period.end,
-        period_start_time=dates.day_start(period.start, budget.time_zone),
-        period_end_time=dates.day_start(period.end, budget.time_zone),
-        time_zone=budget.time_zone,
-        anchor_date=budget.anchor_date,
-        period_number=period.number,
-        previous_id=budget.id,
-        recurring=budget.recurring,
-        rollover=budget.rollover,
-        rollover_cap=budget.rollover_cap,
-        carry_overspend=budget.carry_overspend,
-        currency_code=budget.currency_code,
-        amount=budget.amount,
-        overspend_policy=budget.overspend_policy,
-        tolerance_bp=budget.tolerance_bp,
-        alert_thresholds_bp=list(budget.alert_thresholds_bp),
-        state=BudgetState.ACTIVE,
-    )
+def _build_next(budget: BudgetRow, period: Period, parent: BudgetRow | None) -> BudgetRow:
+    next_budget = service.budgets.build(budget.definition, period, parent)
+    next_budget.previous_id = budget.id
+    return next_budget
 
 
-def _carry(closed: Sequence[BudgetRow], opened: Mapping[UUID, BudgetRow], own: Mapping[UUID, HeldTotals]) -> None:
-    """Set what is carried over to each of the budgets opened, whose holds come along with those of the ones below."""
-    aside = {budget.id: _movement(own.get(budget.id)) for budget in closed}
+def _carry_forward(
+    closed: Sequence[BudgetRow], opened: Mapping[UUID, BudgetRow], holds: Mapping[UUID, OpenHolds]
+) -> None:
+    """Set `carried` of each opened budget. The holds of the budgets below count in each budget above them, too."""
+    moving = {budget.id: holds.get(budget.id, _NO_HOLDS).movement for budget in closed}
     for budget in reversed(closed):
-        moving, new = aside[budget.id], opened[budget.id]
-        if budget.parent_id in aside:
-            above = aside[budget.parent_id]
-            aside[budget.parent_id] = Movement(
-                held=above.held + moving.held, committed=above.committed + moving.committed
+        movement, next_budget = moving[budget.id], opened[budget.id]
+        if budget.parent_id in moving:
+            above = moving[budget.parent_id]
+            moving[budget.parent_id] = Movement(
+                held=above.held + movement.held, committed=above.committed + movement.committed
             )
-        new.carried = domain.rollovers.carried_over(
-            budget.balance.moved(_reversed(moving)),
+        next_budget.carried = domain.rollovers.carried_forward(
+            budget.balance.moved(_reversed(movement)),
             rollover=budget.rollover,
             cap=budget.rollover_cap,
             carry_overspend=budget.carry_overspend,
-            aside=moving.used,
-            next_amount=new.amount,
+            moved_holds=movement.used,
+            next_amount=next_budget.amount,
         )
-
-
-def _movement(aside: HeldTotals | None) -> Movement:
-    return Movement(held=aside.held, committed=aside.committed) if aside else Movement()
 
 
 def _reversed(movement: Movement) -> Movement:
@@ -267,18 +242,18 @@ async def _record(
     tree: _Tree,
     closed: Sequence[BudgetRow],
     opened: Mapping[UUID, BudgetRow],
-    own: Mapping[UUID, HeldTotals],
+    holds: Mapping[UUID, OpenHolds],
 ) -> None:
-    """Move what is carried and the holds, each with an entry on both sides, and close; then look at the alerts."""
+    """Record what is carried forward and the moved holds, with an entry on both sides; close and settle alerts."""
     for old in closed:
         new = opened[old.id]
         service.entries.record(
             tx, [new], EntryType.ROLLOVER_IN, new.carried, moved_amount=new.carried, counterpart_id=old.id
         )
-    reached: dict[UUID, BudgetRow] = {}
+    changed: dict[UUID, BudgetRow] = {}
     for old in closed:
-        if old.id in own:
-            reached |= await _move_holds(tx, tree, old, opened, own[old.id])
+        if old.id in holds:
+            changed |= await _move_holds(tx, tree, old, opened, holds[old.id].movement)
     for old in closed:
         new = opened[old.id]
         old.carried -= new.carried
@@ -286,34 +261,35 @@ async def _record(
         service.entries.record(
             tx, [old], EntryType.ROLLOVER_OUT, new.carried, moved_amount=-new.carried, counterpart_id=new.id
         )
-    await tx.flush()
-    ended = {old.id for old in closed}
-    for budget_id in sorted(reached.keys() - ended):
+    await store.budgets.save(tx, *closed)
+    for budget_id in sorted(changed.keys() - {old.id for old in closed}):
         await service.alerts.settle(tx, tree.rows[budget_id])
 
 
 async def _move_holds(
-    tx: WriteSession, tree: _Tree, old: BudgetRow, opened: Mapping[UUID, BudgetRow], aside: HeldTotals
+    tx: WriteSession, tree: _Tree, old: BudgetRow, opened: Mapping[UUID, BudgetRow], movement: Movement
 ) -> Mapping[UUID, BudgetRow]:
-    """Let the holds leave the old budget and those above it, but for those that are above the new one as well.
+    """Move the open holds from the old chain to the new one; budgets in both chains don't change.
 
-    Gives the budgets that were moved; raises BudgetExceeded where one above the new one has no room for them.
+    Returns the budgets that changed. Raises BudgetExceeded if a budget above the new one has no room for the holds.
     """
-    new, movement = opened[old.id], _movement(aside)
-    left, joined = [old.id, *old.ancestor_ids], [new.id, *new.ancestor_ids]
-    out = [tree.rows[id] for id in left if id not in joined]
-    into = [tree.rows[id] for id in joined if id not in left]
+    new = opened[old.id]
+    old_chain, new_chain = [old.id, *old.ancestor_ids], [new.id, *new.ancestor_ids]
+    leaving = [tree.rows[id] for id in old_chain if id not in new_chain]
+    entering = [tree.rows[id] for id in new_chain if id not in old_chain]
     back, amount = _reversed(movement), movement.used
-    _move(out, back)
-    service.entries.record(tx, out, EntryType.ROLLOVER_OUT, amount, movement=back, counterpart_id=new.id)
-    for above in into:
+    _apply(leaving, back)
+    service.entries.record(tx, leaving, EntryType.ROLLOVER_OUT, amount, movement=back, counterpart_id=new.id)
+    for above in entering:
         if above not in opened.values():
             _check_room(above.balance, movement)
-    _move(into, movement)
-    entry = service.entries.record(tx, into, EntryType.ROLLOVER_IN, amount, movement=movement, counterpart_id=old.id)
-    await tx.flush()
+    _apply(entering, movement)
+    entry = service.entries.record(
+        tx, entering, EntryType.ROLLOVER_IN, amount, movement=movement, counterpart_id=old.id
+    )
+    await store.budgets.save(tx, *leaving, *entering)
     await store.rollovers.move_holds(tx, old.id, new.id, entry.id)
-    return {budget.id: budget for budget in [*out, *into]}
+    return {budget.id: budget for budget in [*leaving, *entering]}
 
 
 def _check_room(balance: Balance, movement: Movement) -> None:
@@ -327,15 +303,15 @@ def _check_room(balance: Balance, movement: Movement) -> None:
         )
 
 
-def _move(chain: Sequence[BudgetRow], movement: Movement) -> None:
+def _apply(chain: Sequence[BudgetRow], movement: Movement) -> None:
     for budget in chain:
         budget.held += movement.held
         budget.committed += movement.committed
 
 
-async def _leave(tx: WriteSession, closed: Sequence[BudgetRow]) -> None:
-    """Let the clock do nothing more to budgets that were closed, and say so."""
-    await tx.flush()
+async def _finish_closed(tx: WriteSession, closed: Sequence[BudgetRow]) -> None:
+    """Cancel the timers of closed budgets and publish BudgetClosed."""
+    await store.budgets.save(tx, *closed)
     for budget in closed:
-        await service.budgets.set_timers(tx, budget)
+        service.budgets.set_timers(tx, budget)
         outbox.append(tx, events.published.budget_closed(budget.balance.terms))

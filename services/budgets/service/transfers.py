@@ -1,15 +1,12 @@
-"""Amounts that go from one budget to another."""
+"""Use case of transfers: move amount from one budget to another."""
 
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
-from typing import Any, Final
+from typing import Any
 
 from clients.rates import RateQuery, Rates
 from kit import clock
 from kit.db import WriteSession
-from kit.errors import InvalidFields, Violation
-from kit.money import DIGITS_MAX, Money
 from kit.origin import Origin
 from kit.rates import Rate, RateMissing
 from services.budgets import domain, service, store
@@ -18,10 +15,8 @@ from services.budgets.domain.entries import EntryType
 from services.budgets.domain.postings import Entry
 from services.budgets.domain.transfers import TransferRequest
 from services.budgets.errors.budgets import CurrencyMismatch
-from services.budgets.errors.transfers import TransferExceedsBudget
+from services.budgets.errors.fields import InvalidField
 from services.budgets.models.budgets import BudgetRow
-
-_LARGEST: Final = Decimal(10**DIGITS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,74 +30,62 @@ class TransferResult:
 
 
 async def find_rate(
-    exchange: Rates, origin: Origin, ask: TransferRequest, source: BudgetRow, target: BudgetRow
+    rates: Rates, origin: Origin, request: TransferRequest, source: BudgetRow, target: BudgetRow
 ) -> Rate | None:
-    """The rate from one budget to the other, None where both are in one currency or there is none.
+    """Return the rate of the transfer; None if both budgets have the same currency or there is no rate.
 
-    Asked for outside a transaction, and judged inside it: after the key was looked up.
+    Call it before the transaction. `transfer` raises RateMissing, so that a repeated request gets its first response.
     """
     if source.currency_code == target.currency_code:
         return None
-    today = _today(target)
-    if ask.rate is not None:
-        return Rate(ask.rate, today)
-    (rate,) = await exchange.find(origin, [RateQuery(source.currency_code, target.currency_code, today)])
+    today = _rate_date(target)
+    if request.rate is not None:
+        return Rate(request.rate, today)
+    (rate,) = await rates.find(origin, [RateQuery(source.currency_code, target.currency_code, today)])
     return rate
 
 
-def _today(target: BudgetRow) -> date:
-    """The day whose rate a transfer to the budget takes."""
+def _rate_date(target: BudgetRow) -> date:
+    """Return today in the time zone of the target."""
     return domain.rates.days(target.balance.terms, clock.now())[0]
 
 
-async def transfer(tx: WriteSession, ask: TransferRequest, rate: Rate | None) -> TransferResult:
-    """Lower the amount of one budget and raise that of the other; raises why that can't be done."""
-    source, target = await store.budgets.lock_pair(tx, ask.source_id, ask.target_id)
-    _check_rate(source, target, ask, rate)
+async def transfer(tx: WriteSession, request: TransferRequest, rate: Rate | None) -> TransferResult:
+    """Lower the amount of the source and raise that of the target, with an entry in both ledgers.
+
+    Raises BudgetNotFound, BudgetStateForbids, CurrencyMismatch, RateMissing, AmountTooSmall, TransferExceedsBudget,
+    InvalidField.
+    """
+    source, target = await store.budgets.lock_pair(tx, request.source_id, request.target_id)
+    _check_rate(source, target, request, rate)
     for budget in (source, target):
         domain.budgets.advance(budget.id, budget.state, BudgetAction.CHANGE)
-    if ask.amount.currency != source.currency_code:
-        raise CurrencyMismatch(source.id, given=ask.amount.currency, currency=source.currency_code)
-    reaches = domain.rates.convert(ask.amount, target.currency_code, rate, None).amount if rate else ask.amount
-    _check_fits(source, target, ask.amount, reaches)
-    source.amount -= ask.amount.amount
-    target.amount += reaches.amount
-    applied: dict[str, Any] = {"rate": rate.rate, "rate_date": rate.rate_date} if rate else {}
-    left = service.entries.record(
-        tx, [source], EntryType.TRANSFER_OUT, ask.amount.amount,
-        moved_amount=-ask.amount.amount, counterpart_id=target.id, description=ask.reason, **applied,
+    amount = request.amount
+    if amount.currency != source.currency_code:
+        raise CurrencyMismatch(source.id, given=amount.currency, currency=source.currency_code)
+    target_amount = domain.rates.convert(amount, target.currency_code, rate, None).amount if rate else amount
+    domain.transfers.check_fits(source.balance, target.balance, amount, target_amount)
+    source.amount -= amount.amount
+    target.amount += target_amount.amount
+    rate_fields: dict[str, Any] = {"rate": rate.rate, "rate_date": rate.rate_date} if rate else {}
+    source_entry = service.entries.record(
+        tx, [source], EntryType.TRANSFER_OUT, amount.amount,
+        moved_amount=-amount.amount, counterpart_id=target.id, description=request.reason, **rate_fields,
     )  # fmt: skip
-    came = service.entries.record(
-        tx, [target], EntryType.TRANSFER_IN, reaches.amount,
-        moved_amount=reaches.amount, counterpart_id=source.id, description=ask.reason,
-        original=ask.amount if rate else None, **applied,
+    target_entry = service.entries.record(
+        tx, [target], EntryType.TRANSFER_IN, target_amount.amount,
+        moved_amount=target_amount.amount, counterpart_id=source.id, description=request.reason,
+        original=amount if rate else None, **rate_fields,
     )  # fmt: skip
     for budget in sorted((source, target), key=lambda budget: budget.id):
         await service.alerts.settle(tx, budget)
-    return TransferResult(source, target, left, came)
+    return TransferResult(source, target, source_entry, target_entry)
 
 
-def _check_rate(source: BudgetRow, target: BudgetRow, ask: TransferRequest, rate: Rate | None) -> None:
-    """Raise RateMissing, or InvalidFields for a rate where there is nothing to convert."""
+def _check_rate(source: BudgetRow, target: BudgetRow, request: TransferRequest, rate: Rate | None) -> None:
+    """Raise RateMissing, or InvalidField for a rate between budgets with the same currency."""
     if source.currency_code == target.currency_code:
-        if ask.rate is not None:
-            told = f"both budgets are in {source.currency_code}"
-            raise InvalidFields([Violation("rate", told, "rate.needless")])
+        if request.rate is not None:
+            raise InvalidField("rate", f"both budgets are in {source.currency_code}; leave it out", "rate.needless")
     elif rate is None:
-        raise RateMissing(source.currency_code, to=target.currency_code, on=_today(target))
-
-
-def _check_fits(source: BudgetRow, target: BudgetRow, amount: Money, reaches: Money) -> None:
-    balance = source.balance
-    most = domain.rollovers.transferable(balance)
-    if amount.amount > most:
-        raise TransferExceedsBudget(
-            source.id,
-            requested=amount,
-            transferable=balance.money(most),
-            amount=balance.money(balance.amount),
-            used=balance.money(balance.used),
-        )
-    if target.amount + reaches.amount >= _LARGEST:
-        told = f"the other budget may have at most {DIGITS_MAX} digits before the point"
-        raise InvalidFields([Violation("amount.amount", told, "money.amount")])
+        raise RateMissing(source.currency_code, to=target.currency_code, on=_rate_date(target))

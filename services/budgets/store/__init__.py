@@ -10,6 +10,7 @@ from services.budgets.store import (
     owners,
     reports,
     rollovers,
+    unbudgeted,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "owners",
     "reports",
     "rollovers",
+    "unbudgeted",
 ]

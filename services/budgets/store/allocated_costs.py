@@ -6,7 +6,6 @@ accepted it. So there is never more than one of the two.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -16,12 +15,11 @@ from eventing import outbox
 from eventing.outbox import OutboxRow
 from kit import idempotency
 from kit.columns import Column, Columns, of_table
-from kit.db import ReadSession, WriteSession, scope_filter
+from kit.db import ReadSession, WriteSession
 from services.budgets.domain.allocated_costs import Candidate, Cost
 from services.budgets.domain.postings import RequestKey
 from services.budgets.models.unbudgeted import UnbudgetedRow
 from services.budgets.store.idempotency import StoredReply
-from serving.pages import Page, Slice
 
 
 class Driver(Protocol):
@@ -139,32 +137,3 @@ async def get_unbudgeted(tx: ReadSession, allocation_id: UUID) -> UnbudgetedRow:
     """Return the row of an allocation that no budget accepted; there is one if its key has an empty reply."""
     (row,) = await tx.all(select(UnbudgetedRow).where(UnbudgetedRow.allocation_id == allocation_id))
     return row
-
-
-async def list_unbudgeted(
-    tx: ReadSession,
-    page: Page,
-    *,
-    entity_id: UUID | None,
-    department_id: UUID | None,
-    category: str,
-    reason: str,
-    start: date | None,
-    end: date | None,
-) -> Slice[UnbudgetedRow]:
-    """Return a page of the rows that the caller may see and that match all filters given, newest first."""
-    covered = scope_filter(tx.scope, UnbudgetedRow.entity_id, UnbudgetedRow.department_id)
-    query = select(UnbudgetedRow) if covered is None else select(UnbudgetedRow).where(covered)
-    if entity_id is not None:
-        query = query.where(UnbudgetedRow.entity_id == entity_id)
-    if department_id is not None:
-        query = query.where(UnbudgetedRow.department_id == department_id)
-    if category:
-        query = query.where(UnbudgetedRow.category == category)
-    if reason:
-        query = query.where(UnbudgetedRow.reason == reason)
-    if start is not None:
-        query = query.where(UnbudgetedRow.allocation_date >= start)
-    if end is not None:
-        query = query.where(UnbudgetedRow.allocation_date < end)
-    return page.slice(await tx.all(page.narrow(query, UnbudgetedRow.id, newest_first=True)))

@@ -1,6 +1,5 @@
-"""Reads of ledger entries; `services.budgets.ledger` writes them."""
+"""SQL for reads of ledger entries; `services.budgets.ledger` writes them."""
 
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import (
@@ -16,7 +15,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession
-from services.budgets.domain.entries import EntryType, LedgerSums
+from services.budgets.domain.entries import EntryFilter, LedgerSums
 from services.budgets.domain.holds import HoldState
 from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.holds import HoldRow
@@ -24,15 +23,13 @@ from services.budgets.models.ledger import EntryRow
 from serving.pages import Page, Slice
 
 
-async def list_page(
-    tx: ReadSession, page: Page, budget_id: UUID, *, entry_type: EntryType | None, as_of: datetime | None
-) -> Slice[EntryRow]:
-    """Return a page of the entries that changed the budget, newest first."""
-    query = select(EntryRow).where(_moved(budget_id, _tree(budget_id)))
-    if entry_type is not None:
-        query = query.where(EntryRow.entry_type == entry_type)
-    if as_of is not None:
-        query = query.where(EntryRow.create_time <= as_of)
+async def list_page(tx: ReadSession, page: Page, filters: EntryFilter) -> Slice[EntryRow]:
+    """Return one page of the entries that changed the budget and match all filters, newest first."""
+    query = select(EntryRow).where(_moved(filters.budget_id, _tree(filters.budget_id)))
+    if filters.entry_type is not None:
+        query = query.where(EntryRow.entry_type == filters.entry_type)
+    if filters.as_of is not None:
+        query = query.where(EntryRow.create_time <= filters.as_of)
     return page.slice(await tx.all(page.narrow(query, EntryRow.id, newest_first=True)))
 
 

@@ -1,4 +1,4 @@
-"""Reads of holds; `services.budgets.ledger` writes them."""
+"""SQL for reads of holds; `services.budgets.ledger` writes them."""
 
 from uuid import UUID
 
@@ -6,22 +6,20 @@ from sqlalchemy import or_, select
 
 from kit.db import ReadSession
 from services.budgets import store
-from services.budgets.domain.holds import HoldState
+from services.budgets.domain.holds import HoldFilter
 from services.budgets.errors.holds import HoldNotFound
 from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.holds import HoldRow
 from serving.pages import Page, Slice
 
 
-async def list_page(
-    tx: ReadSession, page: Page, budget_id: UUID, *, state: HoldState | None, reference: str
-) -> Slice[HoldRow]:
-    """Return a page of the holds of the budget, newest first."""
-    query = select(HoldRow).where(HoldRow.budget_id == budget_id)
-    if state is not None:
-        query = query.where(HoldRow.state == state)
-    if reference:
-        query = query.where(HoldRow.reference == reference)
+async def list_page(tx: ReadSession, page: Page, filters: HoldFilter) -> Slice[HoldRow]:
+    """Return one page of the holds that match all filters, newest first."""
+    query = select(HoldRow).where(HoldRow.budget_id == filters.budget_id)
+    if filters.state is not None:
+        query = query.where(HoldRow.state == filters.state)
+    if filters.reference:
+        query = query.where(HoldRow.reference == filters.reference)
     return page.slice(await tx.all(page.narrow(query, HoldRow.id, newest_first=True)))
 
 
