@@ -129,7 +129,7 @@ def update_from_proto(request: pb.UpdateBudgetRequest) -> BudgetUpdate:
         columns["alert_thresholds_bp"] = sorted(request.alert_thresholds_bp)
     return BudgetUpdate(
         columns=columns,
-        amount=money_from_proto(request.amount) if "amount" in fields else None,
+        amount=money_or_none(request, "amount") if "amount" in fields else None,
         changes_cap="rollover_cap" in fields,
         rollover_cap=money_or_none(request, "rollover_cap"),
         reason=request.reason,
