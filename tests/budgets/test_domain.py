@@ -41,7 +41,7 @@ def balance(amount: str | Decimal = "100", spent: str | Decimal = "0", /, **give
         "tenant_id": uuid4(), "id": uuid4(), "entity_id": uuid4(), "department_id": None, "name": "Cloud",
         "state": BudgetState.ACTIVE, "currency": "EUR", "policy": BLOCK, "tolerance_bp": 0,
         "starts": datetime(2026, 1, 1, tzinfo=UTC), "ends": datetime(2027, 1, 1, tzinfo=UTC),
-        "thresholds_bp": "period_start": date(2026, 1, 1), "time_zone": "UTC",
+        "thresholds_bp": THRESHOLDS_DEFAULT_BP, "period_start": date(2026, 1, 1), "time_zone": "UTC",
     }  # fmt: skip
     terms = Terms(**{**usual, **given})
     return Balance(terms=terms, amount=Decimal(amount), spent=Decimal(spent), version=3, **numbers)

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from sqlalchemy import or_, select
 
-from kit.db import ReadSession
+from kit.db import ReadSession, found
 from services.budgets import store
 from services.budgets.domain.holds import HoldFilter
 from services.budgets.errors.holds import HoldNotFound
@@ -26,7 +26,6 @@ async def list_page(tx: ReadSession, page: Page, filters: HoldFilter) -> Slice[H
 async def get(tx: ReadSession, budget_id: UUID, hold_id: UUID) -> HoldRow:
     """Return the hold, which is or was on the budget. Raises HoldNotFound."""
     on_budget = or_(HoldRow.budget_id == budget_id, HoldRow.opened_budget_id == budget_id)
-    hold = await tx.one_or_none(select(HoldRow).where(HoldRow.id == hold_id, on_budget))
-    if hold is None or await tx.one_or_none(store.budgets.visible(tx).where(BudgetRow.id == hold.budget_id)) is None:
-        raise HoldNotFound(hold_id)
-    return hold
+    visible = HoldRow.budget_id.in_(store.budgets.visible(tx).with_only_columns(BudgetRow.id))
+    query = select(HoldRow).where(HoldRow.id == hold_id, on_budget, visible)
+    return found(await tx.one_or_none(query), HoldNotFound(hold_id))
