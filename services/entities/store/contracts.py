@@ -196,7 +196,7 @@ async def summarize(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[C
 async def sum_usage(tx: ReadSession, entity_id: UUID, start: date, end: date | None) -> Sequence[Money]:
     """Return the cost of an entity's usage in [start, end), one amount per currency.
 
-    The caller's scope is not applied: whoever may read the contract may read its usage.
+    The caller's scope is not applied: access to the contract includes access to its usage.
     """
     usage = AllocationRow.entity_id == entity_id, AllocationRow.source == AllocationSource.USAGE
     query = select(AllocationRow.currency_code, func.sum(AllocationRow.amount)).where(
