@@ -1,4 +1,4 @@
-"""The protos as the contract tests read them: their descriptors, with our annotations."""
+"""The descriptors of the protos with our annotations, for the contract tests."""
 
 import importlib
 import pkgutil
@@ -21,7 +21,7 @@ from contract.methods import descriptor_set
 
 
 def proto_files() -> list[FileDescriptor]:
-    """Every proto file of ours; also those that say what we and outside systems tell each other."""
+    """Return every proto file of ours, including those of outside systems."""
     names = [file.name for file in descriptor_set().file if file.package.startswith(("billing.", "platform."))]
     for name in names:
         importlib.import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
@@ -29,7 +29,7 @@ def proto_files() -> list[FileDescriptor]:
 
 
 def services() -> list[ServiceDescriptor]:
-    """Every service of ours; those that outside systems serve are not."""
+    """Return every gRPC service that we implement."""
     ours = [file for file in proto_files() if file.package.startswith("billing.")]
     return [service for file in ours for service in file.services_by_name.values()]
 
@@ -39,38 +39,38 @@ def methods() -> list[MethodDescriptor]:
 
 
 def messages() -> list[Descriptor]:
-    """Every message of ours, nested ones included, but for the entries of maps."""
+    """Return every message of ours, including nested ones, without map entries."""
     return [message for file in proto_files() for message in _nested(file.message_types_by_name.values())]
 
 
-def _nested(found: Iterable[Descriptor]) -> Iterator[Descriptor]:
-    for message in found:
+def _nested(messages: Iterable[Descriptor]) -> Iterator[Descriptor]:
+    for message in messages:
         if not message.GetOptions().map_entry:
             yield message
             yield from _nested(message.nested_types)
 
 
 def enums() -> list[EnumDescriptor]:
-    """Every enum of ours."""
+    """Return every enum of ours."""
     top = [enum for file in proto_files() for enum in file.enum_types_by_name.values()]
     return top + [enum for message in messages() for enum in message.enum_types]
 
 
 def reasons() -> dict[str, str]:
-    """Every reason, and the gRPC code that goes with it. One that several services have means the same in each."""
-    found: dict[str, tuple[str, str]] = {}
+    """Return the gRPC code of every error reason. A reason of several services must have the same code and comment."""
+    definitions: dict[str, tuple[str, str]] = {}
     for enum in enums():
         for value in enum.values if enum.name == "ErrorReason" else ():
-            told = comments().get(f"{enum.full_name}.{value.name}", "")
-            means = value.GetOptions().Extensions[options_pb2.code], told
-            assert not value.number or found.setdefault(value.name, means) == means, value.name
-    return {name: code for name, (code, _) in found.items()}
+            comment = comments().get(f"{enum.full_name}.{value.name}", "")
+            definition = value.GetOptions().Extensions[options_pb2.code], comment
+            assert not value.number or definitions.setdefault(value.name, definition) == definition, value.name
+    return {name: code for name, (code, _) in definitions.items()}
 
 
 def reasons_of(package: str) -> set[str]:
-    """The reasons of one package, "billing.budgets.v1"."""
-    found = [enum for enum in enums() if enum.full_name == f"{package}.ErrorReason"]
-    return {value.name for enum in found for value in enum.values if value.number}
+    """Return the reasons of one package, for example "billing.budgets.v1"."""
+    reason_enums = [enum for enum in enums() if enum.full_name == f"{package}.ErrorReason"]
+    return {value.name for enum in reason_enums for value in enum.values if value.number}
 
 
 def permission(method: MethodDescriptor) -> str:
@@ -83,7 +83,7 @@ def errors(method: MethodDescriptor) -> list[str]:
 
 
 def route(method: MethodDescriptor) -> tuple[str, str] | None:
-    """The verb and path of its REST route; None where it has none."""
+    """Return the verb and path of the REST route; None without one."""
     options = method.GetOptions()
     if not options.HasExtension(annotations_pb2.http):
         return None
@@ -92,13 +92,13 @@ def route(method: MethodDescriptor) -> tuple[str, str] | None:
     return verb.upper(), getattr(rule, verb)
 
 
-def room(method: MethodDescriptor) -> str:
-    """The service that has it: "budgets"."""
+def service_of(method: MethodDescriptor) -> str:
+    """Return the service that implements the method, for example "budgets"."""
     return str(method.full_name.split(".")[1])
 
 
 def modules(service: str, part: str) -> list[ModuleType]:
-    """A part of the service: a module, or all of a package when it has grown."""
+    """Return the modules of a package of the service."""
     module = importlib.import_module(f"services.{service}.{part}")
     inside = pkgutil.iter_modules(getattr(module, "__path__", ()), f"{module.__name__}.")
-    return [module, *(importlib.import_module(found.name) for found in inside)]
+    return [module, *(importlib.import_module(each.name) for each in inside)]

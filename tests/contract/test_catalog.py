@@ -1,4 +1,4 @@
-"""What the database itself says of our tables: who owns them, who sees which rows, and what never changes."""
+"""The catalog of the database: owners, row-level security, privileges, append-only tables, foreign keys."""
 
 import contextlib
 from collections.abc import Callable
@@ -24,12 +24,12 @@ APPEND_ONLY = {
     "contract_signatures",
     "contract_notices",
 }
-SEEN_EVERYWHERE = {"outbox", "timers"}
-"""What the service itself works off for all tenants."""
+READ_ACROSS_TENANTS = {"outbox", "timers"}
+"""Tables whose rows the service processes for all tenants."""
 BOOKKEEPING = {"alembic_version"}
-"""Alembic's own table, which has no tenant; the serving role may do no more than look at it."""
+"""Alembic's own table, which has no tenant; the app role may only read it."""
 SECURITY_DEFINER: set[str] = set()
-"""Functions that run with their owner's rights, each with its reason. There are none."""
+"""Functions that run with the rights of their owner, each with its reason. There are none."""
 
 ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
     "budgets": {
@@ -47,8 +47,8 @@ ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
         "unbudgeted_spend": ({"SELECT", "INSERT"}, set()),
     }
 }
-"""The one exception from "one tenant in a transaction": what a role may do for several at once, by service and table;
-of the rows that are there it changes these columns only."""
+"""The one exception to "one tenant per transaction": the rights of an engine role, which works for several tenants at
+once, by service and table, and the columns that it may update."""
 
 _TABLES = """
     select c.oid, c.relname, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner) as owner
@@ -64,9 +64,9 @@ every_schema = pytest.mark.parametrize("schema", SCHEMAS)
 
 
 async def tables(admin: "Pool[asyncpg.Record]", schema: str) -> list[asyncpg.Record]:
-    found = [row for row in await admin.fetch(_TABLES, schema) if row["relname"] not in BOOKKEEPING]
-    assert found
-    return found
+    rows = [row for row in await admin.fetch(_TABLES, schema) if row["relname"] not in BOOKKEEPING]
+    assert rows
+    return rows
 
 
 @every_schema
@@ -91,7 +91,7 @@ async def test_row_level_security_is_forced_in_both_directions(admin: "Pool[asyn
         for policy in policies:
             assert policy["seen"] == policy["written"]
             assert policy["polcmd"] == b"*"
-            everywhere = table["relname"] in SEEN_EVERYWHERE and policy["polname"] not in shared
+            everywhere = table["relname"] in READ_ACROSS_TENANTS and policy["polname"] not in shared
             assert ("app.everywhere" in policy["seen"]) == everywhere, table["relname"]
             setting = "'app.tenant_ids'" if policy["polname"] in shared else "'app.tenant_id'"
             assert setting in policy["seen"]
@@ -99,15 +99,15 @@ async def test_row_level_security_is_forced_in_both_directions(admin: "Pool[asyn
 
 
 @every_schema
-async def test_the_serving_role_owns_nothing_and_has_no_power(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+async def test_app_role_owns_nothing_and_has_no_privileges(admin: "Pool[asyncpg.Record]", schema: str) -> None:
     owner, app = roles(schema)
     assert {table["owner"] for table in await tables(admin, schema)} == {owner}
     engines = [ENGINES[schema]] if schema in ENGINES else []
     for role in (owner, app, *engines):
-        found = await admin.fetchrow("select * from pg_roles where rolname = $1", role)
-        assert found
+        attributes = await admin.fetchrow("select * from pg_roles where rolname = $1", role)
+        assert attributes
         for power in ("rolsuper", "rolbypassrls", "rolcreaterole", "rolcreatedb", "rolreplication"):
-            assert not found[power], (role, power)
+            assert not attributes[power], (role, power)
     member_of = "select roleid::regrole::text from pg_auth_members where member = $1::regrole"
     assert [row["roleid"] for row in await admin.fetch(member_of, app)] == engines
 
@@ -116,14 +116,12 @@ every_engine = pytest.mark.parametrize(("schema", "engine"), ENGINES.items())
 RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 
 
-def test_every_engine_is_stated() -> None:
+def test_rights_of_every_engine_are_listed() -> None:
     assert ENGINES.keys() == ENGINE_RIGHTS.keys()
 
 
 @every_engine
-async def test_an_engine_may_do_what_is_stated_and_nothing_else(
-    admin: "Pool[asyncpg.Record]", schema: str, engine: str
-) -> None:
+async def test_engine_has_exactly_the_listed_rights(admin: "Pool[asyncpg.Record]", schema: str, engine: str) -> None:
     for table in await tables(admin, schema):
         on_table = {
             right
@@ -143,12 +141,12 @@ async def test_an_engine_may_do_what_is_stated_and_nothing_else(
 
 
 @every_engine
-async def test_nobody_is_an_engine_by_himself(admin: "Pool[asyncpg.Record]", schema: str, engine: str) -> None:
-    """The serving role may become it, and until then has nothing of it; nobody logs in as one."""
+async def test_no_role_is_an_engine_by_default(admin: "Pool[asyncpg.Record]", schema: str, engine: str) -> None:
+    """The app role may switch to the engine role and has none of its rights before; no one can log in as an engine."""
     _, app = roles(schema)
-    found = await admin.fetchrow("select rolcanlogin, rolinherit from pg_roles where rolname = $1", engine)
-    assert found
-    assert not found["rolcanlogin"]
+    attributes = await admin.fetchrow("select rolcanlogin, rolinherit from pg_roles where rolname = $1", engine)
+    assert attributes
+    assert not attributes["rolcanlogin"]
     assert await admin.fetchval("select count(*) from pg_auth_members where member = $1::regrole", engine) == 0
     assert await admin.fetchval("select count(*) from pg_class where relowner = $1::regrole", engine) == 0
     has = "select pg_has_role($1, $2, 'member') as may_become, pg_has_role($1, $2, 'usage') as is_one"
@@ -159,11 +157,11 @@ async def test_nobody_is_an_engine_by_himself(admin: "Pool[asyncpg.Record]", sch
                 assert not await admin.fetchval("select pg_has_role($1, $2, 'member')", role, engine), role
 
 
-async def test_the_tenants_of_an_engine_are_nobody_elses(
+async def test_app_role_needs_the_engine_role_to_see_several_tenants(
     admin: "Pool[asyncpg.Record]",
     app_connection: Callable[[str], contextlib.AbstractAsyncContextManager[asyncpg.Connection]],
 ) -> None:
-    """With `app.tenant_ids` set the serving role still sees nothing, until it says that it is the engine."""
+    """With `app.tenant_ids` set the app role still sees no rows until it switches to the engine role."""
     tenant, other = uuid4(), uuid4()
     for tenant_id in (tenant, other):
         await admin.execute(
@@ -179,11 +177,11 @@ async def test_the_tenants_of_an_engine_are_nobody_elses(
                 assert [row["tenant_id"] for row in await connection.fetch(seen, [tenant, other])] == sees
         async with connection.transaction():
             await connection.execute("set local role budgets_engine")
-            assert await connection.fetch(seen, [tenant, other]) == []  # who names nobody sees nobody
+            assert await connection.fetch(seen, [tenant, other]) == []  # without tenant ids no row is visible
 
 
 @every_schema
-async def test_the_serving_role_sees_its_own_schema_only(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+async def test_app_role_uses_its_own_schema_only(admin: "Pool[asyncpg.Record]", schema: str) -> None:
     _, app = roles(schema)
     for other in [*SCHEMAS, "public"]:
         usable = await admin.fetchval("select has_schema_privilege($1, $2, 'usage')", app, other)
@@ -192,7 +190,7 @@ async def test_the_serving_role_sees_its_own_schema_only(admin: "Pool[asyncpg.Re
 
 
 @every_schema
-async def test_what_is_append_only_can_only_be_appended(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+async def test_append_only_tables_allow_inserts_only(admin: "Pool[asyncpg.Record]", schema: str) -> None:
     _, app = roles(schema)
     for table in await tables(admin, schema):
         allowed = [
@@ -206,7 +204,7 @@ async def test_what_is_append_only_can_only_be_appended(admin: "Pool[asyncpg.Rec
 
 
 @every_schema
-async def test_no_function_runs_with_its_owners_rights(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+async def test_no_function_is_security_definer(admin: "Pool[asyncpg.Record]", schema: str) -> None:
     functions = await admin.fetch(
         "select p.proname, p.prosecdef from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
         " where n.nspname = $1",
@@ -216,7 +214,7 @@ async def test_no_function_runs_with_its_owners_rights(admin: "Pool[asyncpg.Reco
 
 
 @every_schema
-async def test_no_view_shows_what_its_owner_sees(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+async def test_views_are_security_invoker(admin: "Pool[asyncpg.Record]", schema: str) -> None:
     views = await admin.fetch(
         "select c.relname, c.reloptions from pg_class c join pg_namespace n on n.oid = c.relnamespace"
         " where n.nspname = $1 and c.relkind in ('v', 'm')",
@@ -226,8 +224,8 @@ async def test_no_view_shows_what_its_owner_sees(admin: "Pool[asyncpg.Record]", 
 
 
 @every_schema
-async def test_references_carry_the_tenant(admin: "Pool[asyncpg.Record]", schema: str) -> None:
-    """So that the database refuses a row that points across tenants."""
+async def test_foreign_keys_contain_the_tenant(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+    """The database then rejects a row that refers to another tenant."""
     references = await admin.fetch(
         "select c.conname, array(select a.attname::text from unnest(c.conkey) k join pg_attribute a"
         " on a.attrelid = c.conrelid and a.attnum = k) as columns from pg_constraint c"
@@ -239,8 +237,8 @@ async def test_references_carry_the_tenant(admin: "Pool[asyncpg.Record]", schema
 
 
 @every_schema
-async def test_every_reference_has_an_index(admin: "Pool[asyncpg.Record]", schema: str) -> None:
-    """One that begins with the tenant and another of its columns."""
+async def test_every_foreign_key_has_an_index(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+    """An index that starts with the tenant and another column of the key."""
     missing = await admin.fetch(
         "select c.conname from pg_constraint c join pg_namespace n on n.oid = c.connamespace"
         " where n.nspname = $1 and c.contype = 'f' and not exists (select from pg_index i where i.indrelid = c.conrelid"
@@ -251,8 +249,8 @@ async def test_every_reference_has_an_index(admin: "Pool[asyncpg.Record]", schem
 
 
 @every_schema
-async def test_unique_keys_are_of_one_tenant(admin: "Pool[asyncpg.Record]", schema: str) -> None:
-    """The outbox's id is a random one of ours, so that nobody else's rows can be guessed by it."""
+async def test_unique_keys_contain_the_tenant(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+    """Ids of the outbox are generated by us, so a conflict reveals nothing of another tenant."""
     keys = await admin.fetch(
         "select c.relname, i.indexrelid::regclass::text as name, array(select a.attname::text from unnest(i.indkey) k"
         " join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k) as columns from pg_index i"

@@ -1,4 +1,4 @@
-"""The states and kinds of the rules are those of the protos and those of the database."""
+"""The enums of the domain have the same values as those of the protos and the database."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ from tests.contract.source import SERVICES
 
 
 def mirrored(service: str) -> Iterator[tuple[type[StrEnum], EnumDescriptor]]:
-    """The enums whose docstring names the one in the proto that they are, "Budget.State."."""
+    """Yield each domain enum with the proto enum that its docstring names, for example "Budget.State."."""
     protos = {enum.full_name: enum for enum in contract.enums()}
     for kind in {
         kind
@@ -29,7 +29,7 @@ def mirrored(service: str) -> Iterator[tuple[type[StrEnum], EnumDescriptor]]:
 
 
 def of_resources(service: str) -> set[str]:
-    """The enums of the resources in the protos, which the rules must know."""
+    """Return the full names of all enums in the protos of a service, except its error reasons."""
     return {
         enum.full_name
         for enum in contract.enums()
@@ -38,12 +38,12 @@ def of_resources(service: str) -> set[str]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_every_enum_of_a_proto_is_one_of_the_rules(service: str) -> None:
+def test_every_proto_enum_has_a_domain_enum(service: str) -> None:
     assert {named.full_name for _, named in mirrored(service)} == of_resources(service)
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_they_have_the_same_values(service: str) -> None:
+def test_proto_and_domain_enums_have_the_same_values(service: str) -> None:
     for kind, named in mirrored(service):
         values = {value.name for value in named.values if value.number}
         assert {member.value for member in kind} == values, kind
@@ -51,7 +51,7 @@ def test_they_have_the_same_values(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_the_database_has_the_same_values(service: str, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+async def test_native_enums_have_the_same_values(service: str, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
     rows = await admin.fetch(
         "select t.typname, array_agg(e.enumlabel order by e.enumsortorder) as labels from pg_type t"
         " join pg_enum e on e.enumtypid = t.oid join pg_namespace n on n.oid = t.typnamespace"
@@ -69,10 +69,8 @@ async def test_the_database_has_the_same_values(service: str, admin: "asyncpg.Po
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_text_that_holds_an_enum_is_checked_for_its_values(
-    service: str, admin: "asyncpg.Pool[asyncpg.Record]"
-) -> None:
-    """What lists are filtered by is text: a CHECK on its own column says which."""
+async def test_text_enums_have_a_check_of_their_values(service: str, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+    """An enum stored as text has a CHECK constraint with the values of its column."""
     contract.modules(service, "models")
     checks = {
         (row["table"], row["column"]): set(re.findall(r"'(\w+)'::text", row["says"]))

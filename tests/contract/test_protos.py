@@ -1,4 +1,4 @@
-"""The contract holds together: every RPC is served, guarded, reachable and told; every reason has its error."""
+"""The protos are consistent: every RPC is implemented, has permission, route and comment; reasons and errors match."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from tests.kit.conftest import NoScopes
 
 BASE = "/api/enterprise-billing"
 
-PROMISED = {
+PUBLISHED_ROUTES = {
     ("POST", "/approvals"): "CreateApproval",
     ("GET", "/approvals"): "ListApprovals",
     ("POST", "/approvals/{id}/action"): "ActOnApproval",
@@ -49,9 +49,9 @@ PROMISED = {
     ("POST", "/budgets/{id}/charge"): "Charge",
     ("GET", "/budgets/{id}/alerts"): "ListAlerts",
 }
-"""What existing clients rely on: path, verb and meaning are fixed."""
+"""Routes that existing clients use: verb, path and meaning are fixed."""
 
-ALSO = {
+OTHER_ROUTES = {
     ("GET", "/approvals/{id}"): "GetApproval",
     ("POST", "/approvals/batch-action"): "BatchActOnApprovals",
     ("POST", "/approvals/{id}/resubmit"): "ResubmitApproval",
@@ -123,7 +123,7 @@ ALSO = {
     ("POST", "/budgets/{id}/transfer"): "TransferBudget",
     ("POST", "/budgets/{id}/rollover"): "RolloverBudget",
 }
-"""The other routes of these services that the API describes."""
+"""The other routes of the API."""
 
 INTERNAL = {
     "GetEntities", "GetDepartments", "ResolveScope", "GetVersion", "ListDeadLetters", "RedriveDeadLetter", "GetRates",
@@ -131,53 +131,51 @@ INTERNAL = {
     "ReviewFunds", "HoldForApproval", "ReleaseForApproval", "CheckApprovalNeed", "OpenApproval", "SummarizeApprovals",
     "WatchApprovals",
 }  # fmt: skip
-"""What has no route: for our own services, and for operators over gRPC."""
+"""Methods without a route: for our own services, and for operators over gRPC."""
 
 MONEY_MOVES = {
     "Charge", "RefundCharge", "CreateHold", "CommitHold", "CaptureHold", "ReleaseHold", "TransferBudget",
     "RolloverBudget", "SplitCost",
     "AllocateCost", "BatchAllocateCosts", "ReverseAllocation", "CreateApproval", "OpenApproval", "HoldForApproval",
 }  # fmt: skip
-KEYED_BY_LINE = {"BatchCharge": "charges"}
-"""Writes without a key of their own, since each of their lines has one."""
-REPEATABLE_BY_NATURE = {"RedriveDeadLetter", "ReleaseForApproval"}
-"""Writes without a key: done again they find nothing to do."""
+KEYED_BY_ITEM = {"BatchCharge": "charges"}
+"""Writes without their own idempotency key: each item has one."""
+IDEMPOTENT_WITHOUT_KEY = {"RedriveDeadLetter", "ReleaseForApproval"}
+"""Writes that need no key: a repetition has no further effect."""
 
-OF_WHO_DECIDES = {"ListDelegations"}
-"""Reads that are for those only who also write."""
+READ_BY_WRITERS = {"ListDelegations"}
+"""Reads that need a write permission."""
 
 every_method = pytest.mark.parametrize("method", contract.methods(), ids=lambda method: method.full_name)
 every_message = pytest.mark.parametrize("message", contract.messages(), ids=lambda message: message.full_name)
 every_enum = pytest.mark.parametrize("enum", contract.enums(), ids=lambda enum: enum.full_name)
 
 
-def level(method: MethodDescriptor) -> int:
+def idempotency_level(method: MethodDescriptor) -> int:
     return int(method.GetOptions().idempotency_level)
 
 
 def is_read(method: MethodDescriptor) -> bool:
-    return level(method) == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    return idempotency_level(method) == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
 
 
-class TestServed:
+class TestServicers:
     @pytest.mark.parametrize("service", SERVICES)
-    def test_every_rpc_is_implemented_as_its_proto_says(
-        self, service: str, settings: Callable[[str], Settings]
-    ) -> None:
-        doors = contract.modules(service, "rpc")
-        inside = [kind for door in doors for _, kind in inspect.getmembers(door, inspect.isclass)]
-        servicers = [kind for kind in inside if hasattr(kind, "service")]
+    def test_every_rpc_is_implemented(self, service: str, settings: Callable[[str], Settings]) -> None:
+        modules = contract.modules(service, "rpc")
+        classes = [kind for module in modules for _, kind in inspect.getmembers(module, inspect.isclass)]
+        servicers = [kind for kind in classes if hasattr(kind, "service")]
         served = {kind.service.full_name for kind in servicers}
-        wanted = {found.full_name for found in contract.services() if found.file.package == f"billing.{service}.v1"}
-        assert served == wanted
+        declared = {each.full_name for each in contract.services() if each.file.package == f"billing.{service}.v1"}
+        assert served == declared
         calls = CallPipeline(settings(service), NoScopes())
         for kind in servicers:
-            calls.handler_for(cast("Servicer", kind))  # raises where one is missing or differs; the class is enough
+            calls.handler_for(cast("Servicer", kind))  # raises TypeError if a method is missing or differs
         assert {name for kind in servicers for name in public_methods(kind)} <= {
             method.name for method in contract.methods()
         }
 
-    async def test_every_service_is_composed(
+    async def test_every_grpc_service_is_served(
         self,
         entities_served: Served[Entities],
         budgets_served: Served[Budgets],
@@ -188,7 +186,7 @@ class TestServed:
             for served in (entities_served, budgets_served, approvals_served)
             for servicer in served.service.servicers
         }
-        own = {found for found in contract.services() if found.full_name.split(".")[1] not in loaded.COMMON_APIS}
+        own = {each for each in contract.services() if each.full_name.split(".")[1] not in loaded.COMMON_APIS}
         assert composed == own
 
 
@@ -196,37 +194,37 @@ def public_methods(kind: type) -> set[str]:
     return {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
 
 
-class TestGuarded:
+class TestPermissions:
     @every_method
-    def test_a_role_grants_its_permission(self, method: MethodDescriptor) -> None:
+    def test_some_role_grants_the_permission(self, method: MethodDescriptor) -> None:
         granted = frozenset().union(*ROLES.values())
         assert contract.permission(method) in granted
 
     @every_method
-    def test_the_permission_fits_what_it_does(self, method: MethodDescriptor) -> None:
+    def test_read_permissions_are_for_reads(self, method: MethodDescriptor) -> None:
         permission = contract.permission(method)
-        if permission != "service" and not permission.endswith(".admin") and method.name not in OF_WHO_DECIDES:
+        if permission != "service" and not permission.endswith(".admin") and method.name not in READ_BY_WRITERS:
             assert permission.endswith(".read") == is_read(method)
 
     @every_method
-    def test_internal_methods_and_no_others_are_for_services(self, method: MethodDescriptor) -> None:
+    def test_exactly_the_internal_methods_have_no_route(self, method: MethodDescriptor) -> None:
         if contract.permission(method) == "service":
             assert method.name in INTERNAL
         assert (contract.route(method) is None) == (method.name in INTERNAL)
 
 
 class TestRoutes:
-    def test_every_route_is_there_and_means_the_same(self) -> None:
+    def test_every_published_route_exists(self) -> None:
         routes = {contract.route(method): method.name for method in contract.methods() if contract.route(method)}
-        for (verb, path), name in {**PROMISED, **ALSO}.items():
+        for (verb, path), name in {**PUBLISHED_ROUTES, **OTHER_ROUTES}.items():
             assert routes[verb, BASE + path] == name
 
-    def test_no_two_methods_share_a_route(self) -> None:
+    def test_routes_are_unique(self) -> None:
         routes = [contract.route(method) for method in contract.methods() if contract.route(method)]
         assert len(set(routes)) == len(routes)
 
     @every_method
-    def test_get_reads_and_what_writes_is_no_get(self, method: MethodDescriptor) -> None:
+    def test_get_routes_are_reads(self, method: MethodDescriptor) -> None:
         route = contract.route(method)
         if route and route[0] == "GET":
             assert is_read(method)
@@ -234,7 +232,7 @@ class TestRoutes:
             assert route[1].startswith(BASE)
 
     @every_method
-    def test_path_fields_are_fields_that_are_required(self, method: MethodDescriptor) -> None:
+    def test_path_fields_are_required(self, method: MethodDescriptor) -> None:
         _, path = contract.route(method) or ("", "")
         for part in path.split("/"):
             if part.startswith("{"):
@@ -244,30 +242,30 @@ class TestRoutes:
 
 class TestKeys:
     @every_method
-    def test_every_write_takes_a_key(self, method: MethodDescriptor) -> None:
+    def test_every_write_has_an_idempotency_key(self, method: MethodDescriptor) -> None:
         keyed = "request_id" in method.input_type.fields_by_name
-        if method.name in KEYED_BY_LINE:
-            line = method.input_type.fields_by_name[KEYED_BY_LINE[method.name]]
+        if method.name in KEYED_BY_ITEM:
+            line = method.input_type.fields_by_name[KEYED_BY_ITEM[method.name]]
             assert line.message_type
             options = line.message_type.fields_by_name["request_id"].GetOptions()
             assert (line.is_repeated, options.Extensions[validate_pb2.field].required, keyed) == (True, True, False)
-            assert level(method) == descriptor_pb2.MethodOptions.IDEMPOTENT
-        elif not is_read(method) and method.name not in REPEATABLE_BY_NATURE:
+            assert idempotency_level(method) == descriptor_pb2.MethodOptions.IDEMPOTENT
+        elif not is_read(method) and method.name not in IDEMPOTENT_WITHOUT_KEY:
             assert keyed
 
     @every_method
-    def test_where_money_moves_the_key_is_required(self, method: MethodDescriptor) -> None:
+    def test_key_is_required_where_money_moves(self, method: MethodDescriptor) -> None:
         if method.name in MONEY_MOVES:
             options = method.input_type.fields_by_name["request_id"].GetOptions()
             assert options.Extensions[validate_pb2.field].required
-            assert level(method) == descriptor_pb2.MethodOptions.IDEMPOTENT
+            assert idempotency_level(method) == descriptor_pb2.MethodOptions.IDEMPOTENT
 
     @every_method
-    def test_the_request_is_its_own(self, method: MethodDescriptor) -> None:
+    def test_every_method_has_its_own_request_message(self, method: MethodDescriptor) -> None:
         assert method.input_type.name == f"{method.name}Request"
 
     @every_method
-    def test_lists_are_paged(self, method: MethodDescriptor) -> None:
+    def test_lists_are_paginated(self, method: MethodDescriptor) -> None:
         if method.name.startswith("List"):
             assert {"page_size", "page_token"} <= set(method.input_type.fields_by_name)
             assert "next_page_token" in method.output_type.fields_by_name
@@ -275,7 +273,7 @@ class TestKeys:
             assert "PAGE_TOKEN_INVALID" in contract.errors(method)
 
     @every_method
-    def test_updates_name_fields_and_etag(self, method: MethodDescriptor) -> None:
+    def test_updates_have_mask_and_etag(self, method: MethodDescriptor) -> None:
         if method.name.startswith("Update"):
             assert {"update_mask", "etag"} <= set(method.input_type.fields_by_name)
             assert "etag" in method.output_type.fields_by_name
@@ -284,7 +282,7 @@ class TestKeys:
 
 class TestReasons:
     @every_method
-    def test_the_reasons_that_it_names_exist(self, method: MethodDescriptor) -> None:
+    def test_declared_reasons_exist(self, method: MethodDescriptor) -> None:
         assert set(contract.errors(method)) <= set(contract.reasons())
         assert len(set(contract.errors(method))) == len(contract.errors(method))
 
@@ -306,25 +304,25 @@ class TestReasons:
             assert raised[reason] == contract.reasons()[reason]
 
     @pytest.mark.parametrize("service", SERVICES)
-    def test_every_reason_of_a_service_is_named_by_one_of_its_methods(self, service: str) -> None:
+    def test_every_reason_of_a_service_is_declared_by_a_method(self, service: str) -> None:
         named = {
             reason
             for method in contract.methods()
-            if contract.room(method) == service
+            if contract.service_of(method) == service
             for reason in contract.errors(method)
         }
         assert contract.reasons_of(f"billing.{service}.v1") <= named
 
-    def test_every_common_reason_has_its_error_and_the_other_way_round(self) -> None:
-        found = [*errors_in(kit_errors), *errors_in(operations), *errors_in(audit)]
-        made = {kind.reason: kind.code.name for kind in found}
-        assert set(made) == contract.reasons_of("billing.type.v1")
-        assert made == {reason: code for reason, code in contract.reasons().items() if reason in made}
+    def test_common_reasons_and_errors_match(self) -> None:
+        errors = [*errors_in(kit_errors), *errors_in(operations), *errors_in(audit)]
+        codes = {kind.reason: kind.code.name for kind in errors}
+        assert set(codes) == contract.reasons_of("billing.type.v1")
+        assert codes == {reason: code for reason, code in contract.reasons().items() if reason in codes}
 
     @every_method
-    def test_no_service_names_the_reason_of_another(self, method: MethodDescriptor) -> None:
-        known = contract.reasons_of("billing.type.v1") | contract.reasons_of(f"billing.{contract.room(method)}.v1")
-        assert set(contract.errors(method)) <= known
+    def test_declared_reasons_are_of_the_own_service(self, method: MethodDescriptor) -> None:
+        own = contract.reasons_of(f"billing.{contract.service_of(method)}.v1")
+        assert set(contract.errors(method)) <= own | contract.reasons_of("billing.type.v1")
 
 
 def codes(*modules: ModuleType) -> dict[str, str]:
@@ -333,19 +331,19 @@ def codes(*modules: ModuleType) -> dict[str, str]:
 
 
 def errors_in(module: ModuleType) -> Iterator[type[BillingError]]:
-    """The errors that a module makes, but for those that only stand above others."""
+    """Yield the error classes that a module defines, without abstract base classes."""
     for _, kind in inspect.getmembers(module, inspect.isclass):
-        if issubclass(kind, BillingError) and kind.__module__ == module.__name__ and not above_others(kind):
+        if issubclass(kind, BillingError) and kind.__module__ == module.__name__ and not is_base_class(kind):
             yield kind
 
 
-def above_others(kind: type[BillingError]) -> bool:
+def is_base_class(kind: type[BillingError]) -> bool:
     return "reason" not in vars(kind) and kind is not kit_errors.Internal
 
 
-class TestHabits:
+class TestConventions:
     @every_message
-    def test_fields_are_named_and_typed_by_habit(self, message: Descriptor) -> None:
+    def test_field_names_and_types_follow_the_conventions(self, message: Descriptor) -> None:
         for field in message.fields:
             kind = field.message_type.full_name if field.message_type else ""
             assert field.type not in {FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE}, field.full_name
@@ -359,7 +357,7 @@ class TestHabits:
                 assert kind == "billing.type.v1.Money", field.full_name
 
     @every_message
-    def test_every_text_of_a_request_has_a_limit(self, message: Descriptor) -> None:
+    def test_every_text_of_a_request_is_limited(self, message: Descriptor) -> None:
         if not message.name.endswith("Request"):
             return
         for field in message.fields:
@@ -376,25 +374,25 @@ class TestHabits:
     def test_enums_begin_with_unspecified(self, enum: EnumDescriptor) -> None:
         assert enum.values_by_number[0].name.endswith("_UNSPECIFIED")
 
-    def test_everything_is_told(self) -> None:
-        """Services, methods and messages have a comment; what a request is, its method tells."""
+    def test_everything_has_a_comment(self) -> None:
+        """Services, methods and messages have comments; requests and responses are described by their method."""
         files = [file for file in loaded.descriptor_set().file if file.package.startswith(("billing.", "platform."))]
-        silent = [place for file in files for place in silent_places(file)]
-        assert not silent
+        undocumented = [place for file in files for place in undocumented_elements(file)]
+        assert not undocumented
 
     def test_every_extension_of_ours_is_used(self) -> None:
         assert contract.permission(contract.methods()[0])
         assert options_pb2.code.full_name == "billing.options.v1.code"
 
 
-def silent_places(file: descriptor_pb2.FileDescriptorProto) -> Iterator[str]:
-    told = {tuple(place.path) for place in file.source_code_info.location if place.leading_comments.strip()}
+def undocumented_elements(file: descriptor_pb2.FileDescriptorProto) -> Iterator[str]:
+    documented = {tuple(place.path) for place in file.source_code_info.location if place.leading_comments.strip()}
     for number, service in enumerate(file.service):
-        if (6, number) not in told:
+        if (6, number) not in documented:
             yield f"{file.name}: {service.name}"
         for place, method in enumerate(service.method):
-            if (6, number, 2, place) not in told:
+            if (6, number, 2, place) not in documented:
                 yield f"{file.name}: {service.name}.{method.name}"
     for number, message in enumerate(file.message_type):
-        if (4, number) not in told and not message.name.endswith(("Request", "Response")):
+        if (4, number) not in documented and not message.name.endswith(("Request", "Response")):
             yield f"{file.name}: {message.name}"
