@@ -1,4 +1,4 @@
-"""An OTLP collector that keeps what it is sent: `python -m tests.flows.collector PORT FILE`.
+"""An OTLP collector that writes spans to a file: `python -m tests.flows.collector PORT FILE`.
 
 FILE gets a JSON line for each span.
 """
@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Writes spans down."""
+    """Writes each received span to the file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Approvals over REST, from the rule to the money that is spent."""
+"""Approvals over REST, from the rule to the captured hold."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ def company(stack: Stack) -> Iterator["Company"]:
 
 
 class Company:
-    """An entity, and its people."""
+    """An entity with clients for its users."""
 
     def __init__(self, stack: Stack, tenant: str = TENANT) -> None:
         self.stack, self.tenant = stack, tenant
@@ -40,9 +40,9 @@ class Company:
         return self.clients[name]
 
     def do(self, role: str, user: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = self.of(role, user).request(method, path, json=body, headers={"Idempotency-Key": uuid4().hex})
-        assert answer.status_code in {200, 201}, answer.text
-        return dict(answer.json())
+        response = self.of(role, user).request(method, path, json=body, headers={"Idempotency-Key": uuid4().hex})
+        assert response.status_code in {200, 201}, response.text
+        return dict(response.json())
 
     def budget(self, amount: str, policy: str = "BLOCK") -> dict[str, Any]:
         body = {
@@ -53,56 +53,56 @@ class Company:
         return self.do("finance", "fiona", "POST", "/budgets", body)
 
 
-def test_from_the_rule_to_the_money_that_is_spent(company: Company) -> None:
+def test_purchase_from_the_rule_to_the_captured_hold(company: Company) -> None:
     rule = company.do("billing_admin", "root", "POST", "/approval-rules", {
         "name": "Purchases", "request_type": "PURCHASE", "condition": "amount_minor > 1000",
         "steps": [{"name": "Controlling", "approvers": [{"user_id": "frank"}]}],
     })  # fmt: skip
     budget = company.budget("1000.00")
-    asked = company.do("procurement", "paul", "POST", "/approvals", {
+    approval = company.do("procurement", "paul", "POST", "/approvals", {
         "request_type": "PURCHASE", "title": "Laptops", "budget_id": budget["id"],
         "amount": {"currency_code": "EUR", "amount": "400.00"},
     })  # fmt: skip
-    assert (asked["state"], asked["funds"], asked["rules"][0]["rule_id"]) == ("PENDING", "HELD", rule["id"])
-    assert asked["steps"][0]["seats"][0]["why"] == "named in the rule"
+    assert (approval["state"], approval["funds"], approval["rules"][0]["rule_id"]) == ("PENDING", "HELD", rule["id"])
+    assert approval["steps"][0]["seats"][0]["why"] == "named in the rule"
 
     until = (datetime.now(UTC) + timedelta(days=7)).isoformat()
     company.do("approver", "frank", "POST", "/delegations", {"delegate": "erin", "end_time": until, "reason": "away"})
     waiting = company.do("approver", "erin", "GET", "/approvals?mine=TO_DECIDE")["approvals"]
-    assert [one["id"] for one in waiting] == [asked["id"]]
-    seen = company.do("approver", "erin", "GET", f"/approvals/{asked['id']}")
-    assert seen["budget_impact"]["available"]["amount"] == "600.00"
+    assert [one["id"] for one in waiting] == [approval["id"]]
+    shown = company.do("approver", "erin", "GET", f"/approvals/{approval['id']}")
+    assert shown["budget_impact"]["available"]["amount"] == "600.00"
 
-    own = company.of("finance", "paul").post(f"/approvals/{asked['id']}/action", json={"action": "APPROVE"})
+    own = company.of("finance", "paul").post(f"/approvals/{approval['id']}/action", json={"action": "APPROVE"})
     assert (own.status_code, own.json()["code"]) == (403, "NOT_AN_APPROVER")
-    done = company.do("approver", "erin", "POST", f"/approvals/{asked['id']}/action", {"action": "APPROVE"})
-    assert (done["state"], done["decided_by"]) == ("APPROVED", "erin")
-    late = company.of("approver", "frank").post(f"/approvals/{asked['id']}/action", json={"action": "APPROVE"})
+    approved = company.do("approver", "erin", "POST", f"/approvals/{approval['id']}/action", {"action": "APPROVE"})
+    assert (approved["state"], approved["decided_by"]) == ("APPROVED", "erin")
+    late = company.of("approver", "frank").post(f"/approvals/{approval['id']}/action", json={"action": "APPROVE"})
     assert (late.status_code, late.json()["code"]) == (409, "APPROVAL_STATE")
 
     def committed() -> bool:
-        return str(company.do("procurement", "paul", "GET", f"/approvals/{asked['id']}")["funds"]) == "COMMITTED"
+        return str(company.do("procurement", "paul", "GET", f"/approvals/{approval['id']}")["funds"]) == "COMMITTED"
 
     eventually(committed)
-    hold = f"/budgets/{budget['id']}/holds/{asked['hold_id']}"
+    hold = f"/budgets/{budget['id']}/holds/{approval['hold_id']}"
     captured = company.do("procurement", "paul", "POST", f"{hold}/capture", {})
     assert (captured["state"], captured["captured"]["amount"]) == ("CAPTURED", "400.00")
-    history = company.do("auditor", "ada", "GET", f"/approvals/{asked['id']}/history")["actions"]
+    history = company.do("auditor", "ada", "GET", f"/approvals/{approval['id']}/history")["actions"]
     assert [(one["action"], one["actor"], one["on_behalf_of"]) for one in history] == [
         ("REQUEST", "paul", ""), ("APPROVE", "erin", "frank"),
     ]  # fmt: skip
 
 
-def test_what_is_held_for_a_request_is_nobody_elses(company: Company) -> None:
+def test_hold_of_a_pending_request_can_not_be_used(company: Company) -> None:
     company.do("billing_admin", "root", "POST", "/approval-rules", {
         "name": "Others", "request_type": "OTHER", "steps": [{"name": "C", "approvers": [{"user_id": "frank"}]}],
     })  # fmt: skip
     budget = company.budget("100.00")
-    asked = company.do("procurement", "paul", "POST", "/approvals", {
+    approval = company.do("procurement", "paul", "POST", "/approvals", {
         "request_type": "OTHER", "title": "x", "budget_id": budget["id"],
         "amount": {"currency_code": "EUR", "amount": "60.00"},
     })  # fmt: skip
-    hold = f"/budgets/{budget['id']}/holds/{asked['hold_id']}"
+    hold = f"/budgets/{budget['id']}/holds/{approval['hold_id']}"
     for verb in ("capture", "commit", "release"):
         refused = company.of("procurement", "paul").post(
             f"{hold}/{verb}", json={}, headers={"Idempotency-Key": uuid4().hex}
@@ -110,7 +110,7 @@ def test_what_is_held_for_a_request_is_nobody_elses(company: Company) -> None:
         assert (refused.status_code, refused.json()["code"]) == (409, "HOLD_AWAITS_APPROVAL")
 
 
-def test_a_charge_that_needs_approval_asks_for_it_and_is_captured_when_it_has_it(company: Company) -> None:
+def test_overspend_charge_opens_an_approval_and_is_captured_once_approved(company: Company) -> None:
     company.do("billing_admin", "root", "POST", "/approval-rules", {
         "name": "Overspending", "request_type": "BUDGET_OVERSPEND",
         "steps": [{"name": "CFO", "approvers": [{"role": "finance"}]}],
@@ -132,11 +132,11 @@ def test_a_charge_that_needs_approval_asks_for_it_and_is_captured_when_it_has_it
     hold_id = company.do("procurement", "paul", "GET", f"/approvals/{approval_id}")["hold_id"]
     captured = company.do("procurement", "paul", "POST", f"/budgets/{budget['id']}/holds/{hold_id}/capture", {})
     assert captured["captured"]["amount"] == "130.00"
-    seen = company.do("finance", "fiona", "GET", f"/budgets/{budget['id']}")
-    assert (seen["spent"]["amount"], seen["available"]["amount"]) == ("130.00", "-30.00")
+    budget = company.do("finance", "fiona", "GET", f"/budgets/{budget['id']}")
+    assert (budget["spent"]["amount"], budget["available"]["amount"]) == ("130.00", "-30.00")
 
 
-def test_a_contract_waits_until_it_is_approved(company: Company) -> None:
+def test_contract_waits_for_its_approval(company: Company) -> None:
     company.do("billing_admin", "root", "POST", "/approval-rules", {
         "name": "Large contracts", "request_type": "CONTRACT",
         "amount_above": {"currency_code": "EUR", "amount": "1000.00"},
@@ -157,10 +157,10 @@ def test_a_contract_waits_until_it_is_approved(company: Company) -> None:
         assert submitted["state"] == "PENDING_APPROVAL"
         listed = f"/approvals?subject_type=contract&subject_id={large}&state=PENDING"
         eventually(lambda: bool(company.do("finance", "fiona", "GET", listed)["approvals"]))
-        (asked,) = company.do("finance", "fiona", "GET", listed)["approvals"]
-        assert (asked["requester"], asked["amount"]["amount"]) == ("paul", "90000.00")
+        (approval,) = company.do("finance", "fiona", "GET", listed)["approvals"]
+        assert (approval["requester"], approval["amount"]["amount"]) == ("paul", "90000.00")
         decision = {"action": action, "comment": "so be it"}
-        company.do("finance", "fiona", "POST", f"/approvals/{asked['id']}/action", decision)
+        company.do("finance", "fiona", "POST", f"/approvals/{approval['id']}/action", decision)
         eventually(lambda: company.do("finance", "fiona", "GET", f"/contracts/{large}")["state"] == state)
 
     submit_and_decide("REQUEST_CHANGES", "DRAFT")
@@ -168,7 +168,7 @@ def test_a_contract_waits_until_it_is_approved(company: Company) -> None:
     submit_and_decide("APPROVE", "PENDING_SIGNATURE")
 
 
-def test_an_amendment_waits_until_it_is_approved(company: Company) -> None:
+def test_amendment_waits_for_its_approval(company: Company) -> None:
     company.do("billing_admin", "root", "POST", "/approval-rules", {
         "name": "Amendments", "request_type": "AMENDMENT", "condition": "attributes['amendment_type'] == 'SEATS'",
         "steps": [{"name": "CFO", "approvers": [{"role": "finance"}]}],
@@ -188,17 +188,19 @@ def test_an_amendment_waits_until_it_is_approved(company: Company) -> None:
     def amend(seats: int, action: str, state: str) -> dict[str, Any]:
         route, day = f"/contracts/{contract}/amendments", f"{datetime.now(UTC).year + 1}-01-01"
         body = {"amendment_type": "SEATS", "effective_date": day, "after": {"seats": seats}, "reason": "more people"}
-        made = company.do("procurement", "paul", "POST", route, body)
-        assert made["awaits_approval"] is True
-        own = company.of("finance", "fiona").post(f"{route}/{made['id']}/approve", json={})
+        created = company.do("procurement", "paul", "POST", route, body)
+        assert created["awaits_approval"] is True
+        own = company.of("finance", "fiona").post(f"{route}/{created['id']}/approve", json={})
         assert (own.status_code, own.json()["code"]) == (409, "AMENDMENT_AWAITS_APPROVAL")
-        listed = f"/approvals?subject_type=amendment&subject_id={made['id']}"
+        listed = f"/approvals?subject_type=amendment&subject_id={created['id']}"
         eventually(lambda: bool(company.do("finance", "fiona", "GET", listed)["approvals"]))
-        (asked,) = company.do("finance", "fiona", "GET", listed)["approvals"]
-        company.do("finance", "fiona", "POST", f"/approvals/{asked['id']}/action", {"action": action, "comment": "so"})
-        one = f"{route}/{made['id']}"
-        eventually(lambda: company.do("finance", "fiona", "GET", one)["state"] == state)
-        return company.do("finance", "fiona", "GET", one)
+        (approval,) = company.do("finance", "fiona", "GET", listed)["approvals"]
+        company.do(
+            "finance", "fiona", "POST", f"/approvals/{approval['id']}/action", {"action": action, "comment": "so"}
+        )
+        amendment = f"{route}/{created['id']}"
+        eventually(lambda: company.do("finance", "fiona", "GET", amendment)["state"] == state)
+        return company.do("finance", "fiona", "GET", amendment)
 
     assert amend(12, "REJECT", "REJECTED")["rejection_reason"] == "so"
     assert amend(15, "APPROVE", "APPROVED")["approved_by"] == "fiona"

@@ -1,4 +1,4 @@
-"""Outside systems and the suite, on the running stack: what they say has its effect, and it shows who did what."""
+"""Events of outside systems on the running stack take effect and are audited."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.flows.conftest import Stack, eventually
 
 @pytest.fixture(scope="module")
 def acme(stack: Stack) -> Iterator[httpx.Client]:
-    """An administrator of the tenant that has the sample data."""
+    """A client of an administrator of the tenant with the sample data."""
     with stack.client() as client:
         yield client
 
@@ -25,7 +25,7 @@ def department(acme: httpx.Client, code: str) -> dict[str, Any]:
 
 
 class TestSampleData:
-    def test_it_is_what_is_promised_and_loading_it_again_adds_nothing(self, stack: Stack, acme: httpx.Client) -> None:
+    def test_sample_data_is_complete_and_loaded_once(self, stack: Stack, acme: httpx.Client) -> None:
         assert "sample data: 0 created, 12 existed" in stack.local("seed")
         entities = acme.get("/entities").json()["entities"]
         assert [bool(entity["parent_id"]) for entity in entities] == [False, True, True]
@@ -38,7 +38,7 @@ class TestSampleData:
         rules = acme.get("/approval-rules").json()["approval_rules"]
         assert {rule["name"] for rule in rules} == {"Purchases", "Large purchases", "Large contracts"}
 
-    def test_its_contract_is_in_force_and_licensed(self, acme: httpx.Client) -> None:
+    def test_sample_contract_is_active_and_licensed(self, acme: httpx.Client) -> None:
         (contract,) = acme.get("/contracts").json()["contracts"]
         assert (contract["contract_type"], contract["state"]) == ("ENTERPRISE_LICENSE", "ACTIVE")
         route = f"/contracts/{contract['id']}"
@@ -47,13 +47,13 @@ class TestSampleData:
 
 
 class TestUsage:
-    def test_each_record_is_allocated_once_and_bad_ones_are_left_out(self, stack: Stack, acme: httpx.Client) -> None:
-        said = stack.run(
+    def test_each_valid_usage_record_is_allocated_once(self, stack: Stack, acme: httpx.Client) -> None:
+        problem_body = stack.run(
             [sys.executable, "-m", "deploy.simulators.usage"],
             COUNT="40", RATE="0", DUPLICATES="20", BAD="10", RUN="flow-", DEPARTMENTS="SALES",
         )  # fmt: skip
-        assert "0 that can't be allocated" not in said
-        bad = int(said.split(", ")[-1].split()[0])
+        assert "0 that can't be allocated" not in problem_body
+        bad = int(problem_body.split(", ")[-1].split()[0])
         route = f"/departments/{department(acme, 'SALES')['id']}/allocations?page_size=1000&source=USAGE"
 
         def allocated() -> list[str]:
@@ -65,10 +65,8 @@ class TestUsage:
         assert len(set(allocated())) == len(allocated()) == 40 - bad
 
 
-class TestWhoLeaves:
-    def test_their_departments_go_to_their_manager_and_the_audit_log_says_so(
-        self, stack: Stack, acme: httpx.Client
-    ) -> None:
+class TestUserDeactivation:
+    def test_departments_are_reassigned_to_the_manager_and_audited(self, stack: Stack, acme: httpx.Client) -> None:
         finance = department(acme, "FIN")
         assert finance["manager_user_id"] == "frank"
         stack.run([sys.executable, "-m", "deploy.simulators.directory", "deactivate", "frank"])
@@ -82,31 +80,29 @@ class TestWhoLeaves:
 
 
 class TestAudit:
-    def test_the_services_logs_are_one_in_the_order_of_time(self, acme: httpx.Client) -> None:
-        told, token = [], ""
+    def test_audit_logs_of_all_services_are_merged_by_time(self, acme: httpx.Client) -> None:
+        events, token = [], ""
         while True:
             page = acme.get("/audit-events", params={"page_size": 7, "page_token": token}).json()
             assert page["unavailable_services"] == []
-            told += page["audit_events"]
+            events += page["audit_events"]
             token = page["next_page_token"]
             if not token:
                 break
-        assert {event["service"] for event in told} == {"entities", "budgets", "approvals"}
-        times = [event["change_time"] for event in told]
+        assert {event["service"] for event in events} == {"entities", "budgets", "approvals"}
+        times = [event["change_time"] for event in events]
         assert times == sorted(times, reverse=True)
-        assert len({(event["service"], event["event_id"]) for event in told}) == len(told)
+        assert len({(event["service"], event["event_id"]) for event in events}) == len(events)
 
-    def test_a_service_that_stands_still_is_named_and_the_others_are_told(
-        self, stack: Stack, acme: httpx.Client
-    ) -> None:
+    def test_unresponsive_service_is_named_and_the_others_are_listed(self, stack: Stack, acme: httpx.Client) -> None:
         pid = stack.processes()["budgets"]["pid"]
         os.kill(pid, signal.SIGSTOP)
         try:
-            answer = acme.get("/audit-events", timeout=15.0)
+            response = acme.get("/audit-events", timeout=15.0)
         finally:
             os.kill(pid, signal.SIGCONT)
-        assert answer.status_code == httpx.codes.OK
-        page = answer.json()
+        assert response.status_code == httpx.codes.OK
+        page = response.json()
         assert page["unavailable_services"] == ["budgets"]
         assert {event["service"] for event in page["audit_events"]} == {"entities", "approvals"}
         eventually(lambda: acme.get("/audit-events").json()["unavailable_services"] == [])

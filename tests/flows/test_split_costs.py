@@ -1,4 +1,4 @@
-"""A rule and what is split by it, over REST, from its first day to its end."""
+"""An allocation rule and its cost splits over REST, from creation to deletion."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,25 +23,25 @@ def departments(finance: httpx.Client) -> list[str]:
         "code": f"E{uuid4().hex[:8]}", "legal_name": "Acme SE", "entity_type": "HOLDING", "currency_code": "EUR",
         "country_code": "DE",
     }  # fmt: skip
-    entity_id = _made(finance.post("/entities", json=entity))["id"]
-    made = [
-        _made(finance.post("/departments", json={"entity_id": entity_id, "code": code, "name": code}))
+    entity_id = _created(finance.post("/entities", json=entity))["id"]
+    created = [
+        _created(finance.post("/departments", json={"entity_id": entity_id, "code": code, "name": code}))
         for code in ("IT", "ENG", "SALES")
     ]
-    return [department["id"] for department in made]
+    return [department["id"] for department in created]
 
 
-def _made(answer: httpx.Response) -> dict[str, Any]:
-    assert answer.status_code == 201, answer.text
-    return dict(answer.json())
+def _created(response: httpx.Response) -> dict[str, Any]:
+    assert response.status_code == 201, response.text
+    return dict(response.json())
 
 
-def _problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    return dict(answer.json())
+def _problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    return dict(response.json())
 
 
-def test_a_rule_splits_costs_until_it_is_deleted(finance: httpx.Client, departments: list[str]) -> None:
+def test_allocation_rule_splits_costs_until_it_is_deleted(finance: httpx.Client, departments: list[str]) -> None:
     it, eng, sales = departments
     body = {
         "name": "IT", "rule_type": "FIXED_PERCENT", "source_department_id": it, "effective_from_date": "2026-01-01",
@@ -52,9 +52,9 @@ def test_a_rule_splits_costs_until_it_is_deleted(finance: httpx.Client, departme
     assert "9900" in wrong["errors"][0]["detail"]
 
     body["targets"][1]["percent_bp"] = 500  # type: ignore[index]
-    answer = finance.post("/allocation-rules", json=body)
-    rule = _made(answer)
-    assert answer.headers["location"].endswith(f"/allocation-rules/{rule['id']}")
+    response = finance.post("/allocation-rules", json=body)
+    rule = _created(response)
+    assert response.headers["location"].endswith(f"/allocation-rules/{rule['id']}")
     at = f"/allocation-rules/{rule['id']}"
 
     cost = {
@@ -62,17 +62,17 @@ def test_a_rule_splits_costs_until_it_is_deleted(finance: httpx.Client, departme
         "category": "cloud", "source_ref": "bill-1",
     }  # fmt: skip
     key = {"Idempotency-Key": f"split-{uuid4()}"}
-    seen = finance.post("/allocations/split", json={**cost, "validate_only": True}, headers=key)
-    done = finance.post("/allocations/split", json=cost, headers=key)
-    again = finance.post("/allocations/split", json=cost, headers=key)
-    assert (seen.status_code, done.status_code, again.json()) == (200, 200, done.json())
-    shares = [(share["amount"]["amount"], share["fraction"]) for share in done.json()["shares"]]
+    preview = finance.post("/allocations/split", json={**cost, "validate_only": True}, headers=key)
+    split = finance.post("/allocations/split", json=cost, headers=key)
+    repeated = finance.post("/allocations/split", json=cost, headers=key)
+    assert (preview.status_code, split.status_code, repeated.json()) == (200, 200, split.json())
+    shares = [(share["amount"]["amount"], share["fraction"]) for share in split.json()["shares"]]
     assert shares == [("0.01", "19/20"), ("0.00", "1/20")]
-    assert shares == [(share["amount"]["amount"], share["fraction"]) for share in seen.json()["shares"]]
+    assert shares == [(share["amount"]["amount"], share["fraction"]) for share in preview.json()["shares"]]
     other_key = {"Idempotency-Key": f"split-{uuid4()}"}
     _problem(finance.post("/allocations/split", json=cost, headers=other_key), 409, "COST_ALREADY_SPLIT")
     borne = finance.get(f"/departments/{eng}/allocations").json()["allocations"]
-    assert [(each["source"], each["id"]) for each in borne] == [("SPLIT", done.json()["shares"][0]["allocation_id"])]
+    assert [(each["source"], each["id"]) for each in borne] == [("SPLIT", split.json()["shares"][0]["allocation_id"])]
 
     back = {**body, "source_department_id": eng, "rule_type": "EVEN", "targets": [{"department_id": it}]}
     chained = _problem(finance.post("/allocation-rules", json=back), 409, "ALLOCATION_RULES_CHAIN")
@@ -88,5 +88,5 @@ def test_a_rule_splits_costs_until_it_is_deleted(finance: httpx.Client, departme
     assert finance.delete(at, headers={"If-Match": '"2"', **key}).json() == ended.json()
     _problem(finance.delete(at), 409, "ALLOCATION_RULE_STATE")
     assert finance.get(at).json() == ended.json()
-    [kept] = finance.get("/allocations/split", params={"rule_id": rule["id"]}).json()["cost_splits"]
-    assert (kept, kept["rule_etag"]) == (done.json(), "1")
+    [stored] = finance.get("/allocations/split", params={"rule_id": rule["id"]}).json()["cost_splits"]
+    assert (stored, stored["rule_etag"]) == (split.json(), "1")

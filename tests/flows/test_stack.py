@@ -1,4 +1,4 @@
-"""The stack in operation: one trace through all of it, deaths, and a second start."""
+"""The running stack: one trace through all processes, crashes, second start, documentation."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from tests.flows.conftest import ROOT, Stack, eventually
 
 
 def _post(client: httpx.Client, path: str, body: dict[str, Any], **headers: str) -> dict[str, Any]:
-    answer = client.post(path, json=body, headers=headers)
-    assert answer.is_success, answer.text
-    return dict(answer.json())
+    response = client.post(path, json=body, headers=headers)
+    assert response.is_success, response.text
+    return dict(response.json())
 
 
 def _budget(client: httpx.Client, entity_id: str, amount: str = "100.00") -> dict[str, Any]:
@@ -45,13 +45,13 @@ def _charge(client: httpx.Client, budget: dict[str, Any], amount: str, key: str,
 
 
 def _log_lines(stack: Stack, name: str) -> list[dict[str, Any]]:
-    found = [path for path in Path(stack.environment["BILLING_HOME"]).rglob("*.log*") if name in path.name]
-    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in found)
+    paths = [path for path in Path(stack.environment["BILLING_HOME"]).rglob("*.log*") if name in path.name]
+    text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in paths)
     return [json.loads(line) for line in re.findall(r'^\{.*"trace_id".*\}$', text, re.MULTILINE)]
 
 
-class TestOneTrace:
-    def test_it_is_in_every_log_the_audit_row_and_the_event_of_one_charge(
+class TestTracing:
+    def test_trace_id_is_in_logs_audit_row_event_and_spans_of_a_charge(
         self, stack: Stack, collector: tuple[str, Path]
     ) -> None:
         trace_id = uuid4().hex
@@ -72,7 +72,7 @@ class TestOneTrace:
             f"select resource_table, action, actor from budgets.audit_log where trace_id = '{trace_id}'",
         )  # fmt: skip
         assert audited.splitlines() == ["budget_alerts|insert|mia"] * 2
-        assert _is_told(stack, trace_id)
+        assert _is_published(stack, trace_id)
         spans = eventually(lambda: _whole_trace(collector[1], trace_id))
         by_id = {span["span_id"]: span for span in spans}
         path = [span for span in spans if span["service"] == "entities"]
@@ -87,14 +87,14 @@ class TestOneTrace:
 
 
 def _whole_trace(file: Path, trace_id: str) -> list[dict[str, Any]]:
-    """The spans of the trace, once every process has sent its own; they do so every few seconds."""
+    """Return the spans of the trace once every process has exported its own, which happens every few seconds."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     spans = [span for span in map(json.loads, lines) if span["trace_id"] == trace_id]
     return spans if {span["service"] for span in spans} == {"gateway", "budgets", "entities"} else []
 
 
-def _is_told(stack: Stack, trace_id: str) -> bool:
-    """Whether `events FROM=start` prints an event of the trace; it never ends by itself, so its time is limited."""
+def _is_published(stack: Stack, trace_id: str) -> bool:
+    """Return True if `events FROM=start` prints an event of the trace within a time limit."""
     with subprocess.Popen(
         [sys.executable, "-m", "deploy.local", "events"],
         cwd=ROOT,
@@ -104,14 +104,14 @@ def _is_told(stack: Stack, trace_id: str) -> bool:
     ) as tail:
         limit = threading.Timer(20.0, tail.kill)
         limit.start()
-        found = any(trace_id in line for line in tail.stdout or ())
+        is_printed = any(trace_id in line for line in tail.stdout or ())
         limit.cancel()
         tail.kill()
-        return found
+        return is_printed
 
 
 class TestDeactivation:
-    def test_the_budgets_of_a_deactivated_entity_close(self, stack: Stack) -> None:
+    def test_budgets_of_a_deactivated_entity_are_closed(self, stack: Stack) -> None:
         with stack.client(ROLE="finance", TENANT="closing") as finance:
             entity = _entity(finance)
             budget = _budget(finance, entity["id"])
@@ -119,8 +119,8 @@ class TestDeactivation:
             eventually(lambda: finance.get(f"/budgets/{budget['id']}").json()["state"] == "CLOSED")
 
 
-class TestDeaths:
-    def test_a_killed_service_comes_back_and_the_charge_is_made_once(self, stack: Stack) -> None:
+class TestCrashes:
+    def test_charge_is_made_once_although_processes_are_killed(self, stack: Stack) -> None:
         with stack.client(ROLE="finance", TENANT="deaths") as finance:
             budget = _budget(finance, _entity(finance)["id"])
             first = _charge(finance, budget, "10.00", "po-1")
@@ -128,31 +128,33 @@ class TestDeaths:
                 os.kill(stack.processes()[name]["pid"], signal.SIGKILL)
 
                 def again() -> bool:
-                    answer = finance.post(
+                    response = finance.post(
                         f"/budgets/{budget['id']}/charge",
                         json={"amount": {"currency_code": "EUR", "amount": "10.00"}},
                         headers={"Idempotency-Key": "po-1"},
                     )
-                    assert answer.status_code in {200, 503, 504}, answer.text
-                    return answer.status_code == httpx.codes.OK and answer.json() == first
+                    assert response.status_code in {200, 503, 504}, response.text
+                    return response.status_code == httpx.codes.OK and response.json() == first
 
                 eventually(again)
             spent = finance.get(f"/budgets/{budget['id']}").json()["spent"]["amount"]
             assert spent == "10.00"
 
-    def test_a_second_up_says_that_it_runs(self, stack: Stack) -> None:
+    def test_second_up_reports_that_the_stack_runs(self, stack: Stack) -> None:
         eventually(lambda: "not healthy" not in _status(stack))
         assert "already running" in stack.local("up")
 
 
 def _status(stack: Stack) -> str:
     command = [sys.executable, "-m", "deploy.local", "status"]
-    done = subprocess.run(command, cwd=ROOT, env=dict(stack.environment), capture_output=True, text=True, check=False)
-    return done.stdout
+    completed = subprocess.run(
+        command, cwd=ROOT, env=dict(stack.environment), capture_output=True, text=True, check=False
+    )
+    return completed.stdout
 
 
 class TestDocs:
-    def test_swagger_ui_loads_from_here_only(self, stack: Stack) -> None:
+    def test_swagger_ui_loads_from_the_gateway_only(self, stack: Stack) -> None:
         page = httpx.get(f"{stack.url}/docs")
         assert page.status_code == httpx.codes.OK
         assert "http://" not in page.text.replace(stack.url, "")
@@ -162,10 +164,10 @@ class TestDocs:
         for asset in assets:
             assert httpx.get(f"{stack.url}{asset}" if asset.startswith("/") else f"{stack.url}/{asset}").is_success
 
-    def test_what_the_openapi_document_lists_is_served(self, stack: Stack) -> None:
+    def test_every_documented_route_is_served(self, stack: Stack) -> None:
         document = httpx.get(f"{stack.url}/openapi.json").json()
         assert document == json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
         for path, verbs in document["paths"].items():
             for verb in set(verbs) & {"get", "post", "patch", "put", "delete"}:
-                answer = httpx.request(verb, stack.url + path.replace("{", "").replace("}", ""))
-                assert answer.status_code != httpx.codes.NOT_FOUND, (verb, path)
+                response = httpx.request(verb, stack.url + path.replace("{", "").replace("}", ""))
+                assert response.status_code != httpx.codes.NOT_FOUND, (verb, path)
