@@ -73,7 +73,7 @@ class Binding:
         if not isinstance(value, dict):
             raise MalformedBody("The body must be a JSON object.")
         if value and not self._route.body:
-            raise MalformedBody("This route takes no body.")
+            raise MalformedBody("This route has no body.")
         return value
 
     def _header_values(self, headers: Mapping[str, str]) -> dict[str, str]:
@@ -97,7 +97,7 @@ class Binding:
             elif name in values and name == LAST_EVENT_ID:
                 continue  # a browser that reconnects sends the header; its URL still has the value of the first call
             elif name in values:
-                yield Violation(name, "is given more than once", "field.repeated")
+                yield Violation(name, "is set more than once", "field.repeated")
             else:
                 values[name] = value
 

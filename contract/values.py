@@ -1,4 +1,4 @@
-"""The shared value types, on the wire and in Python; each service's `convert.py` calls these."""
+"""Converts the value types shared by all services between messages and Python."""
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -26,17 +26,17 @@ class ProtoEnum(Protocol[NumberT_contra]):
 
 
 def money_to_proto(money: Money) -> MoneyMessage:
-    """The amount with the decimal places of its currency."""
+    """Convert Money; the amount has the decimal places of its currency."""
     return MoneyMessage(currency_code=money.currency, amount=money.text())
 
 
 def money_fields(amount: Decimal, currency: str) -> dict[str, str]:
-    """Return the fields of a money message, for one inside another message: it is then made in place, not copied."""
+    """Return the fields of a Money message. Passed to the constructor of the outer message, they save a copy."""
     return {"currency_code": currency, "amount": amount_text(amount, currency)}
 
 
 def money_from_proto(message: MoneyMessage) -> Money:
-    """Money out of a request that was validated."""
+    """Convert a Money message of a validated request."""
     return Money(Decimal(message.amount), message.currency_code)
 
 
@@ -45,20 +45,23 @@ def money_or_none(message: Message, field: str) -> Money | None:
     return money_from_proto(getattr(message, field)) if message.HasField(field) else None
 
 
-def time_to_proto(moment: datetime) -> Timestamp:
-    """A moment, exact to the microsecond."""
-    return Timestamp(**time_fields(moment))
+def time_to_proto(time: datetime) -> Timestamp:
+    """Convert a time, exact to the microsecond."""
+    return Timestamp(**time_fields(time))
 
 
 @lru_cache(maxsize=256)
-def time_fields(moment: datetime) -> dict[str, int]:
-    """The fields of a moment's message: for one inside another, which is then filled and not copied."""
-    since = moment - _EPOCH
+def time_fields(time: datetime) -> dict[str, int]:
+    """Return the fields of a Timestamp. Passed to the constructor of the outer message, they save a copy.
+
+    The result is cached: don't modify it.
+    """
+    since = time - _EPOCH
     return {"seconds": since.days * 86_400 + since.seconds, "nanos": since.microseconds * 1_000}
 
 
 def time_from_proto(stamp: Timestamp) -> datetime:
-    """A moment, UTC."""
+    """Convert a Timestamp to a time in UTC."""
     return stamp.ToDatetime(tzinfo=UTC)
 
 
@@ -76,7 +79,7 @@ def enum_or_none(kind: type[EnumT], proto: ProtoEnum[NumberT_contra], number: Nu
 
 
 def date_from_text(text: str) -> date | None:
-    """A day out of a request that was validated; None for empty text."""
+    """Convert a date of a validated request; None for empty text."""
     return date.fromisoformat(text) if text else None
 
 

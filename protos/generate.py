@@ -1,6 +1,6 @@
-"""Generates gen/ from the protos: messages, client stubs, their types, and the descriptor set that the gateway reads.
+"""Generates gen/ from the protos: messages, client stubs, type stubs, and the descriptor set that the gateway reads.
 
-Run as `python protos/generate.py [OUT [PROTOS]]`; both default to the places in this checkout.
+Run as `python protos/generate.py [OUT [PROTOS]]`; both default to the folders of this checkout.
 """
 
 import shutil
@@ -14,29 +14,29 @@ import grpc_tools
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
-from protovalidate._gen.buf.validate import validate_pb  # no release ships validate.proto itself
+from protovalidate._gen.buf.validate import validate_pb  # no release contains validate.proto itself
 
 ROOT = Path(__file__).parent.parent
 RULES = "buf/validate/validate.proto"
 OPTIONS = "google/protobuf/descriptor.proto"
-# What the rules import; protoc wants every import of a given descriptor in the same set.
+# The imports of the rules; protoc needs all imports of a descriptor in the same set.
 WELL_KNOWN = [OPTIONS, *(f"google/protobuf/{name}.proto" for name in ("duration", "field_mask", "timestamp"))]
 
 
 def main(out: Path = ROOT / "gen", protos: Path = ROOT / "protos") -> None:
-    """Write `out` anew, with `billing.binpb`: every descriptor, imports and comments included."""
+    """Replace `out`; its `billing.binpb` has every descriptor with imports and comments."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside its place and moved there whole, so that nobody ever imports half of it.
-    made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    made.chmod(0o755)
+    # Generated beside `out` and moved there when complete, so that no process imports an incomplete package.
+    new = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    new.chmod(0o755)
     try:
-        _generate(made, protos)
+        _generate(new, protos)
         if out.exists():
-            out.rename(made.with_suffix(".old"))
-        made.rename(out)
+            out.rename(new.with_suffix(".old"))
+        new.rename(out)
     finally:
-        for left in (made, made.with_suffix(".old")):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (new, new.with_suffix(".old")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _generate(out: Path, protos: Path) -> None:
@@ -60,7 +60,7 @@ def _generate(out: Path, protos: Path) -> None:
 
 
 def _rules(well_known: Path, out: Path) -> bytes:
-    """The descriptor set of protovalidate's rules with what they import."""
+    """Return the descriptor set of protovalidate's rules with their imports."""
     base = out / "well_known.binpb"
     _protoc(f"-I{well_known}", f"--descriptor_set_out={base}", *WELL_KNOWN)
     rules = descriptor_pb2.FileDescriptorSet.FromString(base.read_bytes())
@@ -71,7 +71,7 @@ def _rules(well_known: Path, out: Path) -> bytes:
 
 def _protoc(*arguments: str) -> None:
     if protoc.main(["protoc", *arguments]) != 0:
-        sys.exit("protoc failed; its message is above")
+        sys.exit("protoc failed; see its message above")
 
 
 if __name__ == "__main__":

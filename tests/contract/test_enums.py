@@ -73,9 +73,10 @@ async def test_text_enums_have_a_check_of_their_values(service: str, admin: "asy
     """An enum stored as text has a CHECK constraint with the values of its column."""
     contract.modules(service, "models")
     checks = {
-        (row["table"], row["column"]): set(re.findall(r"'(\w+)'::text", row["says"]))
+        (row["table"], row["column"]): set(re.findall(r"'(\w+)'::text", row["definition"]))
         for row in await admin.fetch(
-            "select t.relname as table, a.attname as column, pg_get_constraintdef(c.oid) as says from pg_constraint c"
+            "select t.relname as table, a.attname as column, pg_get_constraintdef(c.oid) as definition"
+            " from pg_constraint c"
             " join pg_class t on t.oid = c.conrelid join pg_namespace n on n.oid = t.relnamespace"
             " join pg_attribute a on a.attrelid = t.oid and array[a.attnum] = c.conkey"
             " where n.nspname = $1 and c.contype = 'c' and c.conname = t.relname || '_' || a.attname || '_check'",

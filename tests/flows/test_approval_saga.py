@@ -37,8 +37,8 @@ class Users:
     """A requester and an approver who retry with the same idempotency key until they get a response."""
 
     def __init__(self, stack: Stack, budget_id: str, seed: int) -> None:
-        self.ask = stack.client(ROLE="procurement", TENANT=TENANT, SUB=f"paul-{seed}")
-        self.decide = stack.client(ROLE="approver", TENANT=TENANT, SUB="frank")
+        self.requester = stack.client(ROLE="procurement", TENANT=TENANT, SUB=f"paul-{seed}")
+        self.approver = stack.client(ROLE="approver", TENANT=TENANT, SUB="frank")
         self.budget_id, self.random = budget_id, random.Random(seed)  # noqa: S311 - a seeded run
 
     def do(self, client: httpx.Client, path: str, body: dict[str, Any]) -> httpx.Response:
@@ -53,8 +53,8 @@ class Users:
         raise TimeoutError(path)
 
     def close(self) -> None:
-        self.ask.close()
-        self.decide.close()
+        self.requester.close()
+        self.approver.close()
 
     def run(self, finished: threading.Event) -> Counter[str]:
         """Create and decide requests until then; return how often each status code and state occurred."""
@@ -62,14 +62,14 @@ class Users:
         while not finished.is_set():
             amount = {"currency_code": "EUR", "amount": f"{self.random.randint(1, 50)}.00"}
             body = {"request_type": "OTHER", "title": "x", "budget_id": self.budget_id, "amount": amount}
-            created = self.do(self.ask, "/approvals", body)
+            created = self.do(self.requester, "/approvals", body)
             assert created.status_code in {200, 201, 409}, created.text
             outcomes[str(created.status_code)] += 1
             action = self.random.choice(["APPROVE", "REJECT", "REQUEST_CHANGES", ""])
             if created.status_code == httpx.codes.CONFLICT or not action:
                 continue
             route = f"/approvals/{created.json()['id']}/action"
-            decided = self.do(self.decide, route, {"action": action, "comment": "so"})
+            decided = self.do(self.approver, route, {"action": action, "comment": "so"})
             assert decided.status_code == httpx.codes.OK, decided.text
             outcomes[decided.json()["state"]] += 1
         return outcomes

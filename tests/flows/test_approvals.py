@@ -121,8 +121,8 @@ def test_overspend_charge_opens_an_approval_and_is_captured_once_approved(compan
     refused = company.of("procurement", "paul").post(f"/budgets/{budget['id']}/charge", json=charge, headers=key)
     assert (refused.status_code, refused.json()["code"]) == (409, "APPROVAL_REQUIRED")
     approval_id = refused.json()["metadata"]["approval_id"]
-    again = company.of("procurement", "paul").post(f"/budgets/{budget['id']}/charge", json=charge, headers=key)
-    assert again.json()["metadata"]["approval_id"] == approval_id
+    repeated = company.of("procurement", "paul").post(f"/budgets/{budget['id']}/charge", json=charge, headers=key)
+    assert repeated.json()["metadata"]["approval_id"] == approval_id
     company.do("finance", "fiona", "POST", f"/approvals/{approval_id}/action", {"action": "APPROVE"})
 
     def committed() -> bool:

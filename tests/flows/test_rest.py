@@ -89,8 +89,8 @@ class TestErrors:
     def test_reused_key_with_another_body_is_rejected(self, finance: httpx.Client, budget: dict[str, Any]) -> None:
         route, key = f"/budgets/{budget['id']}/charge", {"Idempotency-Key": uuid4().hex}
         first = finance.post(route, json={"amount": EUR_1}, headers=key)
-        again = finance.post(route, json={"amount": EUR_1}, headers=key)
-        assert (again.json(), again.headers["idempotency-replayed"]) == (first.json(), "true")
+        repeated = finance.post(route, json={"amount": EUR_1}, headers=key)
+        assert (repeated.json(), repeated.headers["idempotency-replayed"]) == (first.json(), "true")
         other = finance.post(route, json={"amount": {**EUR_1, "amount": "2.00"}}, headers=key)
         problem(other, 422, "IDEMPOTENCY_MISMATCH")
 

@@ -127,7 +127,7 @@ class TestCrashes:
             for name in ("budgets", "nats", "postgres"):
                 os.kill(stack.processes()[name]["pid"], signal.SIGKILL)
 
-                def again() -> bool:
+                def is_repeated() -> bool:
                     response = finance.post(
                         f"/budgets/{budget['id']}/charge",
                         json={"amount": {"currency_code": "EUR", "amount": "10.00"}},
@@ -136,7 +136,7 @@ class TestCrashes:
                     assert response.status_code in {200, 503, 504}, response.text
                     return response.status_code == httpx.codes.OK and response.json() == first
 
-                eventually(again)
+                eventually(is_repeated)
             spent = finance.get(f"/budgets/{budget['id']}").json()["spent"]["amount"]
             assert spent == "10.00"
 

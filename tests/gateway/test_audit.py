@@ -183,8 +183,8 @@ class TestUnavailableServices:
         rest = await gateway.page(page_size=2, page_token=first["next_page_token"])
         assert [event["event_id"] for event in rest["audit_events"]] == ["1"]
         gateway.budgets.serve()
-        again = await gateway.page(page_size=2, page_token=first["next_page_token"])
-        assert len(again["audit_events"]) == 2
+        complete = await gateway.page(page_size=2, page_token=first["next_page_token"])
+        assert len(complete["audit_events"]) == 2
 
     async def test_no_available_service_is_503(self, gateway: Gateway) -> None:
         for log in (gateway.entities, gateway.budgets):
