@@ -245,8 +245,8 @@ class TestPutAside:
         closed = await api.set_up(await api.found("CLOSED"))
         await api.deactivate(closed.entity_id)
         bad: dict[str, UsageRecorded] = {
-            "names no entity that there is: 'NOBODY'": usage(None, entity_code="NOBODY"),
-            "names no department that there is: 'NOBODY'": usage(None, entity_code="ACME", department_code="NOBODY"),
+            "no entity has the code 'NOBODY'": usage(None, entity_code="NOBODY"),
+            "no department has the code 'NOBODY'": usage(None, entity_code="ACME", department_code="NOBODY"),
             "EntityStateForbids": usage(closed),
             "DepartmentOfOtherEntity": usage(None, entity_id=engineering.entity_id, department_id=closed.id),
             "There is no exchange rate from USD to EUR": usage(engineering, "1.00 USD"),
