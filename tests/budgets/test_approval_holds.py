@@ -127,6 +127,16 @@ class TestOutcomes:
         await requests.say(ApprovalApproved, budget, request_type=Approval.BUDGET_OVERSPEND, amount=eur("105.00"))
         assert await requests.numbers(budget) == ("0.00", "0.00", "105.00", "0.00", "-5.00")
 
+    async def test_an_approved_overspend_does_not_pass_a_hard_limit(
+        self, api: BudgetsApi, requests: Approvals, outbox_events: Events
+    ) -> None:
+        budget = await api.open("100.00")
+        await requests.say(ApprovalApproved, budget, request_type=Approval.BUDGET_OVERSPEND, amount=eur("105.00"))
+        assert await requests.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
+        assert await api.holds(budget) == []
+        (event,) = [event for event in await outbox_events("budgets") if event.type.endswith("ApprovalFundsSettled")]
+        assert "FAILED" in str(event)
+
 
 class TestRounds:
     async def test_each_round_holds_once_and_the_end_of_one_leaves_the_next(

@@ -111,6 +111,20 @@ class TestDecision:
         assert refused.value.metadata["short"] == "0.01"
         assert refused.value.metadata["available"] == "0.01"
 
+    @pytest.mark.parametrize("policy", [BLOCK, TOLERANT])
+    def test_an_approved_overspend_does_not_pass_a_hard_limit(self, policy: OverspendPolicy) -> None:
+        movement = Movement(held=Decimal(150))
+
+        def approved(chain: list[Balance]) -> Decision:
+            return domain.balances.decide(chain, EntryType.HOLD, movement, NOW, approved=True)
+
+        assert approved([balance("100", policy=APPROVED)]).verdict is ChargeVerdict.ACCEPTED_OVERSPENT
+        limited = balance("100", policy=policy)
+        for chain in ([limited], [balance("100", policy=APPROVED), limited]):
+            with pytest.raises(BudgetExceeded) as refused:
+                approved(chain)
+            assert refused.value.id == limited.terms.id
+
     def test_what_is_held_committed_and_carried_counts(self) -> None:
         chain = [balance("100", "20", held="30", committed="40", carried="5")]
         assert charge(chain, "15").after[0].available == 0

@@ -177,6 +177,13 @@ class TestRefunds:
         part = domain.refunds.refund(whole, money(27))
         assert (part.amount, part.original) == (money(27), money(30, "USD"))
 
+    def test_an_amount_worth_nothing_in_the_budgets_currency_is_rejected_once_all_is_refunded(self) -> None:
+        whole = charged(money("6.10", "USD"), money(100_000, "IDR"))
+        refunded = given_back(whole, domain.refunds.refund(whole, None))
+        with pytest.raises(RefundExceedsCharge) as refused:
+            domain.refunds.refund(refunded, money("0.50", "IDR"))  # 0.00 USD, of which 0.00 are left
+        assert (refused.value.metadata["available"], refused.value.metadata["currency_code"]) == ("0.00", "IDR")
+
     def test_in_a_third_currency_it_is_refused(self) -> None:
         with pytest.raises(CurrencyMismatch):
             domain.refunds.refund(charged(money(90), money(100, "USD")), money(1, "JPY"))

@@ -9,7 +9,7 @@ from alembic import command
 
 from kit import ids
 from tests.harness.databases import Copy
-from tests.harness.migrations import migrate
+from tests.harness.migrations import layout, migrate
 
 
 async def test_what_was_there_before_the_ledger_grew_is_carried_over(
@@ -38,6 +38,35 @@ async def test_what_was_there_before_the_ledger_grew_is_carried_over(
         left = "select relname from pg_class where relnamespace = 'budgets'::regnamespace and relkind = 'r'"
         assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
         await migrate(copy, "budgets", command.upgrade, "head")
+    finally:
+        await admin.close()
+
+
+async def test_enum_columns_become_text_and_back_with_their_rows(
+    fresh_database: Callable[[], Awaitable[Copy]],
+) -> None:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    types = "select data_type from information_schema.columns where table_schema = 'budgets' and column_name = 'state'"
+    rows = (
+        "select b.state::text, b.overspend_policy::text, e.entry_type::text, e.verdict::text, a.alert_type::text,"
+        " a.state::text from budgets b join budget_entries e on e.budget_id = b.id join budget_alerts a"
+        " on a.budget_id = b.id"
+    )
+    try:
+        await admin.execute("set search_path = budgets")
+        await migrate(copy, "budgets", command.downgrade, "0001")
+        await _fill(admin)
+        await migrate(copy, "budgets", command.upgrade, "head")
+        head = await layout(admin, "budgets")
+        for revision, data_type in (("0005", "USER-DEFINED"), ("head", "text")):
+            direction = command.downgrade if revision == "0005" else command.upgrade
+            await migrate(copy, "budgets", direction, revision)
+            assert {row["data_type"] for row in await admin.fetch(types)} == {data_type}
+            (row,) = await admin.fetch(rows)
+            assert tuple(row) == ("ACTIVE", "BLOCK", "CHARGE", "ACCEPTED", "THRESHOLD", "OPEN")
+        assert await layout(admin, "budgets") == head
+        assert await admin.fetchval("select count(*) from pg_type where typname = 'hold_state'") == 0
     finally:
         await admin.close()
 
