@@ -57,7 +57,7 @@ class OperationsServicer:
     async def ListDeadLetters(self, request: pb.ListDeadLettersRequest, call: Call) -> pb.ListDeadLettersResponse:
         page = self._pages.read(request, call)
         async with self._db.read(call) as tx:
-            letters = page.slice(await tx.all(page.narrow(select(DeadLetterRow), DeadLetterRow.id)))
+            letters = await page.fetch(tx, select(DeadLetterRow), DeadLetterRow.id)
         dead_letters = map(_letter_to_proto, letters.rows)
         return pb.ListDeadLettersResponse(dead_letters=dead_letters, next_page_token=letters.next_page_token)
 

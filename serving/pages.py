@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from kit.db import TenantRow
+from kit.db import ReadSession, TenantRow
 from kit.errors import PageTokenInvalid
 from kit.origin import Call
 from kit.settings import Settings
@@ -45,16 +45,14 @@ class Page:
     secret: bytes
     list_digest: bytes
 
-    def narrow(
-        self, select: Select[RowT], id: InstrumentedAttribute[UUID], *, newest_first: bool = False
-    ) -> Select[RowT]:
-        """Return the query for this page, with one row more, to detect whether another page follows."""
+    async def fetch(
+        self, tx: ReadSession, query: Select[RowT], id: InstrumentedAttribute[UUID], *, newest_first: bool = False
+    ) -> Slice[RowT]:
+        """Run the query for the rows of this page, in the order of their ids."""
         if self.after is not None:
-            select = select.where(id < self.after if newest_first else id > self.after)
-        return select.order_by(id.desc() if newest_first else id).limit(self.size + 1)
-
-    def slice(self, rows: Sequence[RowT]) -> Slice[RowT]:
-        """Return the page from the rows of the query that `narrow` returned."""
+            query = query.where(id < self.after if newest_first else id > self.after)
+        # One row more than the page has shows whether another page follows.
+        rows = await tx.all(query.order_by(id.desc() if newest_first else id).limit(self.size + 1))
         if len(rows) <= self.size:
             return Slice(rows, "")
         rows = rows[: self.size]

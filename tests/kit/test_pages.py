@@ -51,8 +51,7 @@ class RowList:
     async def page(self, size: int, token: str) -> tuple[list[str], str]:
         page = self.pages.read(ListRequest(page_size=size, page_token=token), self.call)
         async with self.db.read(self.call) as tx:
-            query = page.narrow(select(DeadLetterRow), DeadLetterRow.id, newest_first=self.newest_first)
-            rows = page.slice(await tx.all(query))
+            rows = await page.fetch(tx, select(DeadLetterRow), DeadLetterRow.id, newest_first=self.newest_first)
         return [row.consumer for row in rows.rows], rows.next_page_token
 
     async def walk(self, size: int, between: Callable[[], Awaitable[None]]) -> list[list[str]]:

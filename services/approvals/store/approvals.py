@@ -178,7 +178,7 @@ async def list_page(tx: ReadSession, page: Page, actor: Actor, filters: Approval
         query = query.where(ApprovalRow.requester == actor.user_id)
     if filters.involvement is Involvement.TO_DECIDE:
         query = query.where(_waits_for(actor))
-    return page.slice(await tx.all(page.narrow(query, ApprovalRow.id, newest_first=True)))
+    return await page.fetch(tx, query, ApprovalRow.id, newest_first=True)
 
 
 def _conditions(filters: ApprovalFilter) -> list[ColumnElement[bool]]:
@@ -242,7 +242,7 @@ def _waits_for(actor: Actor) -> ColumnElement[bool]:
 async def list_actions(tx: ReadSession, page: Page, approval_id: UUID) -> Slice[ActionRow]:
     """Return a page of the history of a request, oldest entry first."""
     query = select(ActionRow).where(ActionRow.approval_id == approval_id)
-    return page.slice(await tx.all(page.narrow(query, ActionRow.id)))
+    return await page.fetch(tx, query, ActionRow.id)
 
 
 async def list_created(tx: ReadSession, since: datetime, until: datetime, rows_max: int) -> Sequence[ApprovalRow]:

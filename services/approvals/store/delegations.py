@@ -83,7 +83,7 @@ async def list_page(tx: ReadSession, page: Page, filters: DelegationFilter, now:
         query = query.where(DelegationRow.delegate == filters.delegate)
     if filters.state:
         query = query.where(_in_state(filters.state, now))
-    return page.slice(await tx.all(page.narrow(query, DelegationRow.id, newest_first=True)))
+    return await page.fetch(tx, query, DelegationRow.id, newest_first=True)
 
 
 def _in_state(state: DelegationState, now: datetime) -> ColumnElement[bool]:

@@ -100,4 +100,4 @@ async def list_page(tx: ReadSession, page: Page, filters: RuleFilter) -> Slice[R
         query = query.where(RuleRow.request_type == filters.request_type)
     if filters.ladder:
         query = query.where(RuleRow.ladder == filters.ladder)
-    return page.slice(await tx.all(page.narrow(query, RuleRow.id)))
+    return await page.fetch(tx, query, RuleRow.id)

@@ -31,7 +31,7 @@ async def list_page(tx: ReadSession, page: Page, filters: AlertFilter) -> Slice[
         query = query.where(AlertRow.alert_type == filters.alert_type)
     if filters.since is not None:
         query = query.where(AlertRow.create_time >= filters.since)
-    return page.slice(await tx.all(page.narrow(query, AlertRow.id, newest_first=True)))
+    return await page.fetch(tx, query, AlertRow.id, newest_first=True)
 
 
 async def lock(tx: WriteSession, alert_id: UUID) -> AlertRow:

@@ -42,7 +42,7 @@ async def list_page(tx: ReadSession, page: Page, filters: BudgetFilter) -> Slice
         used = BudgetRow.spent + BudgetRow.held + BudgetRow.committed
         total = BudgetRow.amount + BudgetRow.carried
         query = query.where(used * BP >= total * filters.utilisation_min_bp, used > 0)
-    return page.slice(await tx.all(page.narrow(query, BudgetRow.id)))
+    return await page.fetch(tx, query, BudgetRow.id)
 
 
 async def save(tx: WriteSession, *budgets: BudgetRow) -> None:

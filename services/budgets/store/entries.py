@@ -30,7 +30,7 @@ async def list_page(tx: ReadSession, page: Page, filters: EntryFilter) -> Slice[
         query = query.where(EntryRow.entry_type == filters.entry_type)
     if filters.as_of is not None:
         query = query.where(EntryRow.create_time <= filters.as_of)
-    return page.slice(await tx.all(page.narrow(query, EntryRow.id, newest_first=True)))
+    return await page.fetch(tx, query, EntryRow.id, newest_first=True)
 
 
 async def sums(tx: ReadSession, budget_id: UUID) -> tuple[BudgetRow, LedgerSums]:

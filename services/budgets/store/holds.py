@@ -20,7 +20,7 @@ async def list_page(tx: ReadSession, page: Page, filters: HoldFilter) -> Slice[H
         query = query.where(HoldRow.state == filters.state)
     if filters.reference:
         query = query.where(HoldRow.reference == filters.reference)
-    return page.slice(await tx.all(page.narrow(query, HoldRow.id, newest_first=True)))
+    return await page.fetch(tx, query, HoldRow.id, newest_first=True)
 
 
 async def get(tx: ReadSession, budget_id: UUID, hold_id: UUID) -> HoldRow:

@@ -24,4 +24,4 @@ async def list_page(tx: ReadSession, page: Page, filters: UnbudgetedFilter) -> S
         query = query.where(UnbudgetedRow.allocation_date >= filters.start)
     if filters.end is not None:
         query = query.where(UnbudgetedRow.allocation_date < filters.end)
-    return page.slice(await tx.all(page.narrow(query, UnbudgetedRow.id, newest_first=True)))
+    return await page.fetch(tx, query, UnbudgetedRow.id, newest_first=True)

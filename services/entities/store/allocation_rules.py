@@ -86,7 +86,7 @@ async def list_page(tx: ReadSession, page: Page, filters: AllocationRuleFilter) 
         query = query.where(AllocationRuleRow.category == filters.category)
     if filters.effective_on is not None:
         query = query.where(*_effective_on(filters.effective_on))
-    return page.slice(await tx.all(page.narrow(query, AllocationRuleRow.id)))
+    return await page.fetch(tx, query, AllocationRuleRow.id)
 
 
 def _rules_with_targets(department_ids: Collection[UUID]) -> Select[UUID]:

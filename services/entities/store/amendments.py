@@ -69,4 +69,4 @@ async def list_page(tx: ReadSession, page: Page, contract_id: UUID, filters: Ame
         query = query.where(AmendmentRow.state == filters.state)
     if filters.amendment_type is not None:
         query = query.where(AmendmentRow.amendment_type == filters.amendment_type)
-    return page.slice(await tx.all(page.narrow(query, AmendmentRow.id)))
+    return await page.fetch(tx, query, AmendmentRow.id)

@@ -97,7 +97,7 @@ async def list_page(tx: ReadSession, page: Page, filters: ContractFilter) -> Sli
     if filters.text:
         columns = ContractRow.contract_number, ContractRow.name
         query = query.where(or_(*(column.icontains(filters.text, autoescape=True) for column in columns)))
-    return page.slice(await tx.all(page.narrow(query, ContractRow.id)))
+    return await page.fetch(tx, query, ContractRow.id)
 
 
 async def list_signatures(tx: ReadSession, contract_ids: Collection[UUID]) -> Mapping[UUID, Sequence[SignatureRow]]:

@@ -79,7 +79,7 @@ async def list_page(tx: ReadSession, page: Page, filters: DepartmentFilter) -> S
         query = query.where(DepartmentRow.cost_center == filters.cost_center)
     if filters.state is not None:
         query = query.where(DepartmentRow.state == filters.state)
-    return page.slice(await tx.all(page.narrow(query, DepartmentRow.id)))
+    return await page.fetch(tx, query, DepartmentRow.id)
 
 
 async def list_by_ids(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:

@@ -85,7 +85,7 @@ async def list_page(tx: ReadSession, page: Page, filters: EntityFilter) -> Slice
     if filters.text:
         searched = EntityRow.code, EntityRow.legal_name, EntityRow.display_name
         query = query.where(or_(*(column.icontains(filters.text, autoescape=True) for column in searched)))
-    return page.slice(await tx.all(page.narrow(query, EntityRow.id)))
+    return await page.fetch(tx, query, EntityRow.id)
 
 
 async def list_by_ids(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[EntityRow]:

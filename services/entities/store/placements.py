@@ -104,4 +104,4 @@ async def list_page(tx: ReadSession, page: Page, department_id: UUID) -> Slice[D
     """Return one page of the placements of a department, oldest first."""
     query = select(DepartmentHistoryRow).where(DepartmentHistoryRow.department_id == department_id)
     # Order by id is order by date: a newer placement replaces all that begin later.
-    return page.slice(await tx.all(page.narrow(query, DepartmentHistoryRow.id)))
+    return await page.fetch(tx, query, DepartmentHistoryRow.id)

@@ -72,7 +72,7 @@ async def list_page(tx: ReadSession, page: Page, filters: RateFilter) -> Slice[E
         query = query.where(ExchangeRateRow.effective_date >= filters.start)
     if filters.end is not None:
         query = query.where(ExchangeRateRow.effective_date < filters.end)
-    return page.slice(await tx.all(page.narrow(query, ExchangeRateRow.id)))
+    return await page.fetch(tx, query, ExchangeRateRow.id)
 
 
 _QUOTES: Final = (

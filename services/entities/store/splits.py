@@ -44,4 +44,4 @@ async def list_page(tx: ReadSession, page: Page, filters: SplitFilter) -> Slice[
         query = query.where(CostSplitRow.allocation_date >= filters.start)
     if filters.end is not None:
         query = query.where(CostSplitRow.allocation_date < filters.end)
-    return page.slice(await tx.all(page.narrow(query, CostSplitRow.id)))
+    return await page.fetch(tx, query, CostSplitRow.id)
