@@ -1,1 +1,1 @@
-"""Budgets, charges and alerts."""
+"""The budgets service: budgets, the ledger of their charges and holds, alerts and reports."""

@@ -1,4 +1,4 @@
-"""What the budgets service asks of other services; never inside a transaction."""
+"""Calls to other services; never made inside a transaction."""
 
 import asyncio
 import hashlib
@@ -31,38 +31,54 @@ from serving.scope import RemoteScopes
 _TITLE_MAX: Final = 200
 
 
+class Clients:
+    """The clients of all services that the budgets service calls."""
+
+    def __init__(self, settings: Settings, bus: EventBus) -> None:
+        entities = ServiceClient(settings, "entities")
+        self.scopes = RemoteScopes(entities)
+        self.owners = Owners(entities)
+        self.rates = Rates(entities, bus)
+        self.approvals = Approvals(settings)
+
+
 class Owners:
-    """The entities and departments that budgets belong to."""
+    """Client of the entities service for the owners of budgets: entities and departments."""
 
     def __init__(self, entities: ServiceClient) -> None:
-        self._peer = entities
+        self._client = entities
         self._entities = EntityServiceStub(entities.channel)
         self._departments = DepartmentServiceStub(entities.channel)
 
     async def find(self, origin: Origin, entity_id: UUID, department_id: UUID | None) -> Owner:
-        """The owner, whether there is one that may have a budget or not: that is judged after the key was looked up."""
-        asked = ids.ENTITY.format(entity_id), ids.DEPARTMENT.format(department_id) if department_id else ""
+        """Return the entity and the department, including what is missing or inactive.
+
+        Raises no error for that, so that a repeated request gets its first response; see `domain.owners.check_may_own`.
+        """
+        entity_text, department_text = ids.ENTITY.format(entity_id), ids.DEPARTMENT.format_optional(department_id)
         entity, department = await asyncio.gather(
-            self._entity(origin, asked[0]), self._department(origin, asked[1]) if asked[1] else _nothing()
+            self._find_entity(origin, entity_text), self._find_department(origin, department_text)
         )
         return Owner(
-            missing=_missing(asked, entity, department),
+            missing=_missing(entity_text, department_text, entity, department),
             inactive=_inactive(entity, department),
-            fiscal_year_start_month=entity.fiscal_year_start_month if entity else 1,
+            fiscal_year_start_month=(entity.fiscal_year_start_month or 1) if entity else 1,
         )
 
-    async def _entity(self, origin: Origin, entity_id: str) -> Entity | None:
-        found = await self._peer.call(self._entities.GetEntities, GetEntitiesRequest(ids=[entity_id]), origin)
-        return found.entities[0] if found.entities else None
+    async def _find_entity(self, origin: Origin, entity_id: str) -> Entity | None:
+        request = GetEntitiesRequest(ids=[entity_id])
+        reply = await self._client.call(self._entities.GetEntities, request, origin)
+        return reply.entities[0] if reply.entities else None
 
-    async def _department(self, origin: Origin, department_id: str) -> Department | None:
+    async def _find_department(self, origin: Origin, department_id: str) -> Department | None:
+        if not department_id:
+            return None
         request = GetDepartmentsRequest(ids=[department_id])
-        found = await self._peer.call(self._departments.GetDepartments, request, origin)
-        return found.departments[0] if found.departments else None
+        reply = await self._client.call(self._departments.GetDepartments, request, origin)
+        return reply.departments[0] if reply.departments else None
 
 
-def _missing(asked: tuple[str, str], entity: Entity | None, department: Department | None) -> str:
-    entity_id, department_id = asked
+def _missing(entity_id: str, department_id: str, entity: Entity | None, department: Department | None) -> str:
     if entity is None:
         return f"entity {entity_id}"
     if department_id and department is None:
@@ -80,44 +96,32 @@ def _inactive(entity: Entity | None, department: Department | None) -> str:
     return ""
 
 
-async def _nothing() -> None:
-    return None
-
-
 class Approvals:
-    """The approvals service; where none is configured nothing is asked for."""
+    """Client of the approvals service, which is optional."""
 
     def __init__(self, settings: Settings) -> None:
-        self._peer = ServiceClient(settings, "approvals") if "approvals" in settings.addresses else None
-        if self._peer:
-            self._stub = ApprovalServiceStub(self._peer.channel)
+        self._client = ServiceClient(settings, "approvals") if "approvals" in settings.addresses else None
+        if self._client:
+            self._stub = ApprovalServiceStub(self._client.channel)
 
-    async def open_overspend(self, origin: Origin, wanted: Overspend) -> dict[str, str]:
-        """Ask for the approval of an overspend; what a refusal tells of it: `approval_id`, or why there is none."""
-        if self._peer is None:
-            return {"approval_problem": "There is no approvals service."}
-        asked = OpenApprovalRequest(
+    async def open_overspend(self, origin: Origin, overspend: Overspend) -> dict[str, str]:
+        """Create an approval request for an overspend; returns metadata for the error of the rejected charge.
+
+        The metadata contain `approval_id`, or `approval_problem` if the request could not be created.
+        """
+        if self._client is None:
+            return {"approval_problem": "No approvals service is configured."}
+        request = OpenApprovalRequest(
             request_type=Approval.BUDGET_OVERSPEND,
-            title=(wanted.description or f"Overspending of {wanted.amount}")[:_TITLE_MAX],
-            budget_id=ids.BUDGET.format(wanted.budget_id),
-            amount=money_to_proto(wanted.amount),
-            attributes={"reference": wanted.reference} if wanted.reference else {},
-            request_id=hashlib.sha256(wanted.key.encode()).hexdigest(),
+            title=(overspend.description or f"Overspending of {overspend.amount}")[:_TITLE_MAX],
+            budget_id=ids.BUDGET.format(overspend.budget_id),
+            amount=money_to_proto(overspend.amount),
+            attributes={"reference": overspend.reference} if overspend.reference else {},
+            request_id=hashlib.sha256(overspend.key.encode()).hexdigest(),
         )
         try:
-            opened = await self._peer.call(self._stub.OpenApproval, asked, origin)
+            approval = await self._client.call(self._stub.OpenApproval, request, origin)
         except (BillingError, AioRpcError) as error:
-            told = error.details() if isinstance(error, AioRpcError) else error.message
-            return {"approval_problem": told or "It could not be asked for."}
-        return {"approval_id": opened.id}
-
-
-class Clients:
-    """All of them."""
-
-    def __init__(self, settings: Settings, bus: EventBus) -> None:
-        entities = ServiceClient(settings, "entities")
-        self.scopes = RemoteScopes(entities)
-        self.owners = Owners(entities)
-        self.rates = Rates(entities, bus)
-        self.approvals = Approvals(settings)
+            problem = error.details() if isinstance(error, AioRpcError) else error.message
+            return {"approval_problem": problem or "The approval request could not be created."}
+        return {"approval_id": approval.id}

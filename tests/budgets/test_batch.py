@@ -44,7 +44,7 @@ class TestBatchCharge:
         ]
         refused = answer.results[2].refusal
         assert (refused.code, refused.metadata["available"]) == ("FAILED_PRECONDITION", "40.00")
-        assert "0.01 EUR too much" in refused.message
+        assert "exceeds it by 0.01 EUR" in refused.message
         assert [numbers(await api.get(budget))[0] for budget in (first, second)] == ["100.00", "60.00"]
         await api.verify(first, second, draft)
 

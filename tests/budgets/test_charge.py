@@ -254,7 +254,7 @@ class TestCheckAvailability:
         assert (fits.verdict, fits.binding_budget_id) == (Availability.AVAILABLE, group.id)
         too_much = await self.ask(api, team, "100.01")
         assert (too_much.verdict, too_much.binding_budget_id) == (Availability.EXCEEDED, group.id)
-        assert "0.01 EUR too much" in too_much.explanation
+        assert "exceeds it by 0.01 EUR" in too_much.explanation
         assert [b.available_after.amount for b in too_much.chain] == ["899.99", "-0.01"]
         assert (await api.get(team)).spent.amount == "0.00"
 

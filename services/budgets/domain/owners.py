@@ -1,4 +1,4 @@
-"""The rules of whose a budget may be. Pure."""
+"""Owners of budgets."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from services.budgets.errors.budgets import OwnerInactive, OwnerNotFound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """An entity, or a department of it, as the entities service knows it."""
+    """The entity and the department that a budget is for."""
 
     missing: str = ""
-    """What there is not, "entity ent_…"; empty where there is all of it."""
+    """What does not exist, for example "entity ent_…"; empty if both exist."""
     inactive: str = ""
-    """What is out of business, "The entity ent_…"; empty where nothing is."""
+    """What is not active, for example "The entity ent_…"; empty if both are active."""
     fiscal_year_start_month: int = 1
 
 
 def check_may_own(owner: Owner) -> None:
-    """Raise OwnerNotFound or OwnerInactive unless a budget may be opened for this owner."""
+    """Raise OwnerNotFound or OwnerInactive unless the owner may have new budgets."""
     if owner.missing:
         raise OwnerNotFound(owner.missing)
     if owner.inactive:

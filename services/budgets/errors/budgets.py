@@ -1,4 +1,4 @@
-"""Errors about a budget: its state, its owner and what is left of it."""
+"""Errors about budgets, their owners and their limits."""
 
 from datetime import date, datetime
 from uuid import UUID
@@ -25,7 +25,7 @@ class AmountBelowSpent(FailedPrecondition):
     def __init__(self, budget_id: UUID, *, amount: Money, spent: Money) -> None:
         text = ids.BUDGET.format(budget_id)
         super().__init__(
-            f"{spent} of the budget {text} is spent; its amount can't be lowered to {amount}.",
+            f"{spent} of the budget {text} are used; its amount can't be lowered to {amount}.",
             budget_id=text,
             amount=amount.text(),
             spent=spent.text(),
@@ -39,7 +39,7 @@ class PeriodOutsideParent(FailedPrecondition):
     def __init__(self, parent_id: UUID, *, start: date, end: date) -> None:
         text = ids.BUDGET.format(parent_id)
         super().__init__(
-            f"The period must lie within that of the budget above, {text}, from {start} until before {end}.",
+            f"The period must be within the period of the parent {text}: from {start} up to, but not including, {end}.",
             parent_id=text,
             period_start_date=start,
             period_end_date=end,
@@ -50,7 +50,7 @@ class BudgetTreeTooDeep(FailedPrecondition):
     reason = "BUDGET_TREE_TOO_DEEP"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"There may be at most {limit} levels of budgets.", limit=limit)
+        super().__init__(f"A chain may have at most {limit} budgets: a budget and those above it.", limit=limit)
 
 
 class OwnerNotFound(NotFound):
@@ -64,7 +64,7 @@ class OwnerInactive(FailedPrecondition):
     reason = "OWNER_INACTIVE"
 
     def __init__(self, owner: str) -> None:
-        super().__init__(f"{owner} is not active and takes no budget.", owner=owner)
+        super().__init__(f"{owner} is not active and can have no new budgets.", owner=owner)
 
 
 class CurrencyMismatch(FailedPrecondition):
@@ -80,12 +80,12 @@ class CurrencyMismatch(FailedPrecondition):
         )
 
 
-class _TooLittle(FailedPrecondition):
+class _Insufficient(FailedPrecondition):
     def __init__(self, budget_id: UUID, name: str, *, requested: Money, available: Money, limit: Money) -> None:
         self.id = budget_id
         text, short = ids.BUDGET.format(budget_id), requested - available
         super().__init__(
-            f"The budget {name!r} ({text}) has {available} available; {requested} is {short} too much.{self.advice}",
+            f"The budget {name!r} ({text}) has {available} available; {requested} exceeds it by {short}.{self.advice}",
             budget_id=text,
             currency_code=requested.currency,
             requested=requested.text(),
@@ -97,13 +97,13 @@ class _TooLittle(FailedPrecondition):
     advice = ""
 
 
-class BudgetExceeded(_TooLittle):
+class BudgetExceeded(_Insufficient):
     reason = "BUDGET_EXCEEDED"
 
 
-class ApprovalRequired(_TooLittle):
+class ApprovalRequired(_Insufficient):
     reason = "APPROVAL_REQUIRED"
-    advice = " It takes more only when somebody approves it."
+    advice = " Spending more requires an approval."
 
 
 class OutsidePeriod(FailedPrecondition):
@@ -113,8 +113,8 @@ class OutsidePeriod(FailedPrecondition):
         self.id = budget_id
         text = ids.BUDGET.format(budget_id)
         super().__init__(
-            f"{at.isoformat()} is outside the period of the budget {text},"
-            f" which is from {starts.isoformat()} until before {ends.isoformat()}.",
+            f"{at.isoformat()} is outside the period of the budget {text}:"
+            f" from {starts.isoformat()} up to, but not including, {ends.isoformat()}.",
             budget_id=text,
             period_start_time=starts.isoformat(),
             period_end_time=ends.isoformat(),

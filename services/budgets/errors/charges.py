@@ -17,7 +17,7 @@ class ChargeNotFound(NotFound):
     reason = "CHARGE_NOT_FOUND"
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"No charge was made with the key {key!r}.", request_id=key)
+        super().__init__(f"There is no charge with the idempotency key {key!r}.", request_id=key)
 
 
 class RefundExceedsCharge(FailedPrecondition):
@@ -26,7 +26,7 @@ class RefundExceedsCharge(FailedPrecondition):
     def __init__(self, charge_id: UUID, *, requested: Money, available: Money) -> None:
         text = ids.ENTRY.format(charge_id)
         super().__init__(
-            f"{available} of the charge {text} is not refunded yet; {requested} is too much.",
+            f"At most {available} of the charge {text} can still be refunded; {requested} exceeds it.",
             charge_id=text,
             requested=requested.text(),
             available=available.text(),
@@ -41,7 +41,7 @@ class BatchRefused(FailedPrecondition):
         self.index = index
         self.refusal = refusal
         super().__init__(
-            f"Nothing was taken, since charges[{index}] is refused: {refusal.message}",
+            f"No charge was accepted, because charges[{index}] is rejected: {refusal.message}",
             line=f"charges[{index}]",
             line_reason=refusal.reason,
         )

@@ -25,7 +25,7 @@ class HoldExpired(FailedPrecondition):
     def __init__(self, hold_id: UUID, *, expired: datetime) -> None:
         text = ids.HOLD.format(hold_id)
         super().__init__(
-            f"The hold {text} expired at {expired.isoformat()}; make a new one.",
+            f"The hold {text} expired at {expired.isoformat()}; create a new one.",
             hold_id=text,
             expire_time=expired.isoformat(),
         )
@@ -35,12 +35,11 @@ class HoldAwaitsApproval(FailedPrecondition):
     reason = "HOLD_AWAITS_APPROVAL"
 
     def __init__(self, hold_id: UUID, approval_id: UUID) -> None:
-        text, awaited = ids.HOLD.format(hold_id), ids.APPROVAL.format(approval_id)
+        text, approval = ids.HOLD.format(hold_id), ids.APPROVAL.format(approval_id)
         super().__init__(
-            f"The hold {text} is for the approval request {awaited}, which is undecided: what comes of that commits or"
-            " releases it.",
+            f"The hold {text} belongs to the pending approval request {approval}, which commits or releases it.",
             hold_id=text,
-            approval_id=awaited,
+            approval_id=approval,
         )
 
 
@@ -50,7 +49,7 @@ class HoldExceeded(FailedPrecondition):
     def __init__(self, hold_id: UUID, *, requested: Money, available: Money) -> None:
         text = ids.HOLD.format(hold_id)
         super().__init__(
-            f"{available} of the hold {text} is left; {requested} is too much.",
+            f"{available} of the hold {text} are left; {requested} exceeds it.",
             hold_id=text,
             requested=requested.text(),
             available=available.text(),

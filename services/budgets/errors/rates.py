@@ -9,7 +9,7 @@ class AmountTooSmall(FailedPrecondition):
 
     def __init__(self, amount: Money, currency: str) -> None:
         super().__init__(
-            f"{amount} is less than the smallest amount of {currency}.",
+            f"Converted to {currency}, {amount} is less than the smallest unit.",
             amount=amount.text(),
             given=amount.currency,
             currency_code=currency,

@@ -13,7 +13,7 @@ class PeriodNotOver(FailedPrecondition):
     def __init__(self, budget_id: UUID, *, ends: datetime) -> None:
         text = ids.BUDGET.format(budget_id)
         super().__init__(
-            f"The period of the budget {text} ends at {ends.isoformat()}; say `early` to roll it over before.",
+            f"The period of the budget {text} ends at {ends.isoformat()}; set `early` to roll it over before.",
             budget_id=text,
             period_end_time=ends.isoformat(),
         )
@@ -25,7 +25,7 @@ class PeriodOpened(FailedPrecondition):
     def __init__(self, budget_id: UUID, opened_id: UUID) -> None:
         text, opened = ids.BUDGET.format(budget_id), ids.BUDGET.format(opened_id)
         super().__init__(
-            f"The period after that of the budget {text} is open already: {opened}.",
+            f"The next period of the budget {text} is open already: {opened}.",
             budget_id=text,
             opened_budget_id=opened,
         )
@@ -37,8 +37,8 @@ class ParentNotRolledOver(FailedPrecondition):
     def __init__(self, budget_id: UUID, parent_id: UUID, *, start: date, end: date) -> None:
         text, parent = ids.BUDGET.format(budget_id), ids.BUDGET.format(parent_id)
         super().__init__(
-            f"The next period of the budget {text}, from {start} until before {end}, does not lie within that of the"
-            f" budget above, {parent}; roll that one over, and this one goes with it.",
+            f"The next period of the budget {text}, from {start} up to, but not including, {end}, is not within a"
+            f" period of its parent. Roll the parent {parent} over; this budget is then rolled over with it.",
             budget_id=text,
             parent_id=parent,
             period_start_date=start,

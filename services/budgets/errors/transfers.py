@@ -13,8 +13,8 @@ class TransferExceedsBudget(FailedPrecondition):
     def __init__(self, budget_id: UUID, *, requested: Money, transferable: Money, amount: Money, used: Money) -> None:
         text = ids.BUDGET.format(budget_id)
         super().__init__(
-            f"At most {transferable} can leave the budget {text}; {requested} is too much."
-            f" Its amount is {amount}, and {used} is spent, held or committed.",
+            f"At most {transferable} can be transferred from the budget {text}; {requested} exceeds it."
+            f" Its amount is {amount}, of which {used} are spent, held or committed.",
             budget_id=text,
             currency_code=requested.currency,
             requested=requested.text(),

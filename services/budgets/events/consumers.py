@@ -28,7 +28,7 @@ async def close_budgets_of_entity(tx: WriteSession, event: EntityDeactivated) ->
 
 @on(CostAllocated, own_transaction=True)
 async def charge_allocated_cost(dependencies: Dependencies, origin: Origin, event: CostAllocated) -> None:
-    """Charge an allocated cost to the budget that fits it best."""
+    """Charge an allocated cost to the best matching budget."""
     await dependencies.allocated_costs.charge(origin, convert.allocated_costs.cost_from_proto(event))
 
 
