@@ -1,296 +1,328 @@
-"""No field of a resource is forgotten: a row whose every column is filled gives a message whose every field is."""
+"""No field is forgotten in a conversion: all converters of all services are found and tested by their signatures.
 
-from datetime import UTC, date, datetime, timedelta
+To a message: rows and domain values in which every part is set must give a message in which every field is set.
+From a request: the result must be another one without any of its fields, or the RPC must read the field itself.
+A new converter, message or field is found without a new test; exceptions are in the tables below, with their reasons.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Final, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 import pytest
-from billing.budgets.v1.charge_pb2 import Charge
-from billing.budgets.v1.charge_pb2 import Refund as RefundMessage
-from billing.budgets.v1.events_pb2 import BudgetAlertRaised
+from billing.budgets.v1.charge_pb2 import Charge, Refund
 from billing.budgets.v1.hold_pb2 import Hold
+from billing.entities.v1.entity_pb2 import Entity
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
-from sqlalchemy import ARRAY, Boolean, Date, DateTime, Enum, Integer, Numeric, String, Uuid
 
 from kit import ids
-from kit.db import TenantRow
+from kit.errors import BillingError, NotFound
 from kit.money import Money
-from services.budgets import convert, domain, events
-from services.budgets.domain.alerts import Alert, AlertThreshold, AlertType
-from services.budgets.domain.balances import Movement
-from services.budgets.domain.entries import ChargeVerdict, EntryType, LedgerSums
-from services.budgets.domain.forecast import Forecast, ForecastInput, Method
-from services.budgets.domain.forecast_warnings import ForecastResult
-from services.budgets.domain.postings import AlertRaised, Entry, Posted
-from services.budgets.domain.refunds import Charged, Refund
-from services.budgets.domain.summaries import Summary
-from services.budgets.models.alerts import AlertRow
+from services.budgets import convert
+from services.budgets.domain.entries import EntryType, LedgerSums
+from services.budgets.domain.postings import Posted
 from services.budgets.models.budgets import BudgetRow
-from services.budgets.models.holds import HoldRow
-from services.budgets.models.ledger import EntryRow
-from services.budgets.models.unbudgeted import UnbudgetedRow
-from services.entities import convert as entities_convert
-from services.entities.domain.amendments import AmendedFee, AmendmentEffect
-from services.entities.domain.contracts import ContractState, ContractTotals, LicenseState, Phase, SlaTerms
-from services.entities.domain.costs import (
-    AppliedRate,
-    CostSum,
-    CostSummary,
-    CostSummaryQuery,
-    DepartmentCostQuery,
-    DepartmentCosts,
-    DepartmentGroupBy,
-    EntitySubtotal,
-    SummaryGroupBy,
-    Tree,
-)
-from services.entities.domain.proration import DateRange
-from services.entities.domain.purchase_orders import PurchaseOrderState, PurchaseOrderUse
-from services.entities.domain.rates import Conversion, Derivation, DerivedRate
-from services.entities.domain.renewals import RenewalFacts, assess
-from services.entities.models.allocation_rules import AllocationRuleRow, AllocationTargetRow
-from services.entities.models.allocations import AllocationRow
-from services.entities.models.amendments import AmendmentRow
-from services.entities.models.contracts import ContractDetails, ContractRow, SignatureRow
-from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow, EntityRow
-from services.entities.models.rates import ExchangeRateRow
-from services.entities.models.splits import CostSplitRow
+from services.entities.domain.costs import CostSum, DepartmentGroupBy, GroupKey, SummaryGroupBy
+from services.entities.domain.entities import HierarchyNode
+from tests.contract.contract import services
+from tests.contract.samples import NOW, Samples
+from tests.contract.source import SERVICES, on_disk
 
-SUMMED = ("amount", "carried", "spent", "held", "committed", "captured", "fx_effect")
+Converter = Callable[..., Any]
 
-RowT = TypeVar("RowT", bound=TenantRow)
-
-NOW = datetime.now(UTC)
-
-FIXED = {
-    "currency_code": "EUR", "country_code": "DE", "time_zone": "Europe/Berlin",
-    "amount": Decimal("100.00"), "period_start": date(2026, 1, 1), "period_end": date(2027, 1, 1),
-    "labels": {"team": "a"}, "verdict": "ACCEPTED_OVERSPENT", "chain_amounts": [Decimal(100)],
-    "chain_spent": [Decimal(130)], "chain_versions": [1], "original_currency": "USD", "captured": Decimal("20.00"),
-    "spent": Decimal("130.00"),
-    "shares": [
-        {"department_id": "d", "entity_id": "e", "weight": "1", "fraction": "1", "amount": "1", "allocation_id": "a"}
-    ],
-    "phases": [{"start_date": "2026-01-01", "fee": "10.00"}],
-    "sla_terms": {"uptime_bp": 9990, "response_hours": 4, "credit_bp": 500},
-    "address": {"lines": ["Weg 1"], "postal_code": "1", "city": "B", "region": "C", "country_code": "DE"},
+ONE, TWO = UUID(int=1), UUID(int=2)
+DATES: Final = {"start_date": "2026-01-01", "end_date": "2026-02-01"}
+TERMS: Final[Mapping[str, Any]] = {
+    "fee": "9.00", "phases": [{"start_date": "2026-09-01", "fee": "9.00"}], "seats": 5, "end_date": "2027-01-01",
+    "license_tier": "gold", "minimum_commitment": "9.00", "payment_terms_days": 30, "purchase_order_number": "PO-1",
+    "purchase_order_limit": "9.00", "auto_renew": True, "renewal_term_months": 12, "renewal_notice_days": 30,
+    "renewal_uplift_bp": 300, "sla_terms": {"uptime_bp": 9990, "response_hours": 4, "credit_bp": 500},
 }  # fmt: skip
-"""Columns whose values must go together."""
+SEAT: Final = {
+    "user_id": "u", "role": "finance", "why": "w", "in_place_of": "i", "extra": True, "superior": True,
+    "decision": "APPROVED", "decided_by": "d", "on_behalf_of": "o", "decide_time": "2026-01-01T12:00:00+00:00",
+}  # fmt: skip
+HOURS: Final = {"time_zone": "Europe/Berlin", "weekdays": [1], "start": "09:00", "end": "17:00"}
+PANEL: Final = {
+    "requester": "u",
+    "levels": [{
+        "rule_id": ONE.hex, "rule_version": 1, "name": "n", "reason": "r", "flow": "SEQUENTIAL", "auto_approve": True,
+        "allow_self_approval": True, "on_expiry": "EXPIRED", "business_hours": HOURS,
+    }],
+    "steps": [{
+        "name": "n", "level": 0, "mode": "ANY", "quorum": 1, "seats": [SEAT], "sla_hours": 1, "escalate_to": SEAT,
+        "state": "ACTIVE", "start_time": "2026-01-01T12:00:00+00:00", "remind_time": "2026-01-01T12:00:00+00:00",
+        "due_time": "2026-01-01T12:00:00+00:00", "reminded": True, "escalated": True,
+    }],
+}  # fmt: skip
+APPROVER: Final = {"kind": "USER", "name": "u"}
+
+OF_TYPE: Final[Mapping[Any, Callable[[Samples], Any]]] = {
+    BillingError: lambda _: NotFound("not there", id="x"),
+    bytes: lambda samples: samples.message(Charge).SerializeToString(),
+    Mapping[UUID, bytes]: lambda samples: {each: samples.message(Entity).SerializeToString() for each in (ONE, TWO)},
+    Mapping[UUID, UUID]: lambda _: {ONE: TWO},
+    Sequence[HierarchyNode]: lambda _: [
+        HierarchyNode(ONE, TWO, 1, NOW, truncated=True), HierarchyNode(TWO, ONE, 1, NOW, truncated=True),
+    ],
+    Sequence[DepartmentGroupBy]: lambda _: list(DepartmentGroupBy),
+    Sequence[SummaryGroupBy]: lambda _: list(SummaryGroupBy),
+    GroupKey: lambda _: tuple(KEYS[each] for each in SummaryGroupBy),
+    tuple[GroupKey, CostSum]: lambda samples: (
+        tuple(KEYS[each] for each in DepartmentGroupBy), samples.value(CostSum),
+    ),
+}  # fmt: skip
+KEYS: Final[Mapping[str, Any]] = {
+    "ENTITY": ONE, "DEPARTMENT": TWO, "CATEGORY": "cloud", "GL_CODE": "6000", "MONTH": date(2026, 1, 1),
+}  # fmt: skip
+OF_FIELD: Final[Mapping[str, Any]] = {
+    # JSON columns
+    "panel": PANEL,
+    "business_hours": HOURS,
+    "attributes": {"key": "value"},
+    "metadata": {"key": "value"},
+    "approval_rules.steps": [
+        {"name": "n", "approvers": [APPROVER], "mode": "ANY", "quorum": 1, "sla_hours": 1, "escalate_to": APPROVER}
+    ],
+    "contract_amendments.changes": {"before": {**TERMS, "seats": 4}, "after": TERMS},
+    "proration": {
+        **DATES, "old_part": "1.00", "new_part": "2.00", "old_total": "3.00", "new_total": "4.00",
+        "fees": [{"number": 1, **DATES, "old": "1.00", "new": "2.00"}],
+    },
+    "PhaseRecord.start_date": "2026-09-01", "PhaseRecord.fee": "9.00",
+    # values of other rows
+    "chain_ids": [ONE, TWO], "budget_entries.budget_id": ONE, "budgets.id": ONE, "to_proto.budget_id": ONE,
+    "cost_allocations.id": ONE,
+    # values in a form, with an order, or that differ
+    "Refund.original": Money(Decimal(12), "USD"),
+    "RenewalFacts.today": date(2026, 6, 1), "ContractTerms.start_date": date(2026, 1, 1),
+    "ContractTerms.end_date": date(2027, 1, 1), "WatchAlertsRequest.last_event_id": "7", "position": b"",
+    "BusinessHours.start": "09:00", "BusinessHours.end": "17:00",
+    "SummarizeBudgetsRequest.group_by": "DEPARTMENT", "CreateApprovalRuleRequest.on_expiry": "REJECTED",
+    "UpdateApprovalRuleRequest.on_expiry": "REJECTED",
+}  # fmt: skip
+"""Values that must fit together, by column, field or parameter, with its table, class or function."""
+EMPTY: Final[Mapping[tuple[str, str], str]] = {
+    **{
+        ("approvals.convert.approvals.impact_problem_to_proto", field): "a budget that can't be read has no amounts"
+        for field in ("budget_name", "amount", "budget_amount", "spent", "held", "committed", "available")
+    },
+    ("approvals.convert.approvals.impact_to_proto", "problem"): "set by impact_problem_to_proto",
+    **{
+        ("approvals.convert.approvals.preview_to_proto", field): "a preview is not stored"
+        for field in ("id", "state", "etag", "create_time", "update_time")
+    },
+    (
+        "approvals.convert.rules.simulation_to_proto",
+        "changes.before.auto_approved",
+    ): "a route with steps is not approved automatically",
+    (
+        "approvals.convert.rules.simulation_to_proto",
+        "changes.after.auto_approved",
+    ): "a route with steps is not approved automatically",
+    ("budgets.convert.entries.verification_to_proto", "verified"): "set below, by a ledger that agrees with the budget",
+    ("budgets.events.published.approval_funds_settled", "hold_id"): "a raised budget has no hold",
+    ("entities.convert.hierarchies.to_proto", "children.children"): "leaves of a hierarchy have no children",
+}
+"""Fields that stay empty, by converter and field, with the reason."""
+IGNORED: Final = frozenset({"id", "etag", "request_id", "page_size", "page_token", "validate_only", "update_mask"})
+"""Fields of requests that the RPC itself or the call pipeline reads."""
+READ_ELSEWHERE: Final[Mapping[tuple[str, str], str]] = {}
+"""Fields of requests that neither a converter nor the RPC reads, by message and field, with the reason."""
+VARIANTS: Final[Mapping[str, list[Mapping[str, Any]]]] = {
+    "CreateBudgetRequest": [{"period_type": 1, "period_end_date": None}, {"recurring": None}],
+    "SplitCostRequest": [
+        {"terms": None, "allocation_id": None},
+        {"rule_id": None, "amount": None, "allocation_date": None, "category": None, "gl_code": None,
+         "source_ref": None, "source_department_id": None},
+    ],
+}  # fmt: skip
+"""Fields that exclude each other, by message: the values of each variant; None for a field that is not set."""
 
 
-def filled(kind: type[RowT], **given: Any) -> RowT:
-    """A row with something in every column."""
-    row, fixed = kind(), {**FIXED, **given}
-    for number, (name, column) in enumerate(kind.__mapper__.columns.items(), 1):
-        setattr(row, name, fixed[name] if name in fixed else something(column.type, number))
-    return row
+def converters() -> Iterator[Converter]:
+    """Every public function of the convert modules and of `events.published`."""
+    for service in SERVICES:
+        package = importlib.import_module(f"services.{service}.convert")
+        names = [each.name for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+        published = f"services.{service}.events.published"
+        if not importlib.util.find_spec(published):
+            published = f"services.{service}.events"
+        for name in [*names, published]:
+            module = importlib.import_module(name)
+            for function_name, function in inspect.getmembers(module, inspect.isfunction):
+                if function.__module__ == name and not function_name.startswith("_"):
+                    yield function
 
 
-def something(kind: Any, number: int) -> Any:
-    made: dict[type, Any] = {
-        Uuid: UUID(int=number), Enum: getattr(kind, "enums", [""])[0], String: f"text {number}", Integer: number,
-        Boolean: True, Numeric: Decimal(number), DateTime: NOW + timedelta(seconds=number),
-        Date: date(2026, 1, 1) + timedelta(days=number),
-    }  # fmt: skip
-    if isinstance(kind, ARRAY):
-        return [something(kind.item_type, number)]
-    return next(value for of, value in made.items() if isinstance(kind, of))
+def name_of(function: Converter) -> str:
+    return f"{function.__module__.removeprefix('services.')}.{function.__name__}"
+
+
+def message_types(hint: Any) -> list[type[Message]]:
+    """The message classes in a type, also in unions, lists and tuples."""
+    if isinstance(hint, type) and issubclass(hint, Message) and hint is not Message:
+        return [hint]
+    return [kind for each in get_args(hint) for kind in message_types(each)]
 
 
 def empty_fields(message: Message, path: str = "") -> list[str]:
-    """The fields that have nothing in them, those of nested messages too."""
-    given = dict(message.ListFields())
-    empty = [f"{path}{field.name}" for field in message.DESCRIPTOR.fields if field not in given]
-    for field, value in given.items():
-        entry = field.message_type and field.message_type.GetOptions().map_entry
-        if not field.message_type or entry or field.message_type.file.package.startswith("google"):
-            continue
-        for item in value if field.is_repeated else [value]:
-            empty += empty_fields(item, f"{path}{field.name}.")
+    """The unset fields, also of nested messages; one field of a oneof and one item of a list are enough."""
+    values = dict(message.ListFields())
+    empty = [
+        f"{path}{field.name}"
+        for field in message.DESCRIPTOR.fields
+        if field not in values and not (field.containing_oneof and message.WhichOneof(field.containing_oneof.name))
+    ]
+    for field, value in values.items():
+        if _is_nested(field):
+            items = value if field.is_repeated else [value]
+            empty += set.intersection(*(set(empty_fields(item, f"{path}{field.name}.")) for item in items))
     return empty
 
 
-def posted(entry_type: EntryType) -> Posted:
-    """A posting with every field set."""
-    budget = filled(BudgetRow)
-    balance = budget.balance
-    euros, dollars = Money(Decimal(10), "EUR"), Money(Decimal(12), "USD")
-    hold = filled(HoldRow).hold
-    refund = Refund(euros, dollars, Movement())
-    charged = Charged(UUID(int=1), budget.id, EntryType.CHARGE, euros, dollars, Decimal(0), Decimal(0))
-    entry = Entry(
-        id=UUID(int=2), entry_type=entry_type, chain=[balance], amount=Decimal(10), movement=Movement(),
-        verdict=ChargeVerdict.ACCEPTED_OVERSPENT, hold_id=hold.id, charge_id=charged.id, original=dollars,
-        rate=Decimal("0.9"), rate_date=date(2026, 1, 1), plan_amount=Decimal(9), request_id="k", description="d",
-        reference="r", actor="a", charge_time=NOW, create_time=NOW,
-    )  # fmt: skip
-    return Posted(entry, [balance], hold, refund, charged)
+def _is_nested(field: Any) -> bool:
+    """True if the field has messages of ours, not maps or well-known types."""
+    kind = field.message_type
+    return bool(kind) and not kind.GetOptions().map_entry and not kind.file.package.startswith("google")
 
 
-def entry() -> Message:
-    row = filled(EntryRow)
-    row.chain_ids = [row.budget_id]
-    return convert.entries.to_proto(row, row.budget_id)
+def messages_of(result: Any) -> list[Message]:
+    return [result] if isinstance(result, Message) else list(result)
 
 
-def verified() -> Message:
-    """Of a budget that says what its ledger says."""
-    row = filled(BudgetRow)
-    at = row.balance
-    sums = LedgerSums(
-        opening=at.total, amount=Decimal(0), spent=at.spent, held=at.held, committed=at.committed,
-        captured=at.captured, entries=at.version, open_holds=at.held + at.committed,
-    )  # fmt: skip
-    return convert.entries.verification_to_proto(row, sums)
-
-
-def foreseen() -> Message:
-    balance, out = filled(BudgetRow).balance, date(2026, 2, 20)
-    course = ForecastInput(date(2026, 1, 1), date(2026, 3, 1), date(2026, 2, 1), balance.total, "EUR")
-    found = Forecast(Decimal(300), Decimal(200), Decimal(400), out, Method.LEVEL, 40)
-    return convert.reports.forecast_to_proto(ForecastResult(balance, course, found))
-
-
-def summed() -> Message:
-    amounts = {name: Decimal(number) for number, name in enumerate(SUMMED, 1)}
-    return convert.reports.summary_to_proto(Summary(UUID(int=1), UUID(int=2), "cloud", "EUR", 3, 1, **amounts))
-
-
-def ledger_entry() -> Message:
-    row, budget = filled(EntryRow), filled(BudgetRow)
-    row.budget_id, row.chain_ids = budget.id, [budget.id]
-    return convert.reports.ledger_entry_to_proto(row, budget)
-
-
-def split() -> Message:
-    message = entities_convert.splits.to_proto(filled(CostSplitRow))
-    message.validate_only = True  # not a column: a dry run has no allocations
-    return message
-
-
-APPLIED_RATE = AppliedRate(
-    Conversion("EUR", "CHF", date(2026, 1, 31)), DerivedRate(Derivation.CROSS, Decimal("0.9"), date(2026, 1, 2), "USD")
+ALL: Final = [
+    each
+    for each in converters()
+    if get_origin(get_type_hints(each).get("return")) not in {AsyncIterator, AsyncGenerator}
+]
+TO_PROTO: Final = [each for each in ALL if message_types(get_type_hints(each).get("return"))]
+FROM_PROTO: Final = [
+    (each, kind, name)
+    for each in ALL
+    if each not in TO_PROTO
+    for name in inspect.signature(each).parameters
+    for kind in message_types(get_type_hints(each)[name])
+]
+RPCS: Final = [
+    (module, node, argument)
+    for module in on_disk().layers("rpc")
+    for node in ast.walk(module.tree)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    for argument in node.args.args
+    if argument.annotation
+]
+"""Functions of the rpc layer with an annotated parameter."""
+REQUESTS: Final = sorted(
+    {
+        method.input_type
+        for service in services()
+        if service.full_name.split(".")[1] in SERVICES
+        for method in service.methods
+    },
+    key=lambda kind: kind.full_name,
 )
 
 
-def department_costs() -> Message:
-    query = DepartmentCostQuery(
-        department_id=UUID(int=1), start=date(2026, 1, 1), end=date(2026, 2, 1), group_by=list(DepartmentGroupBy),
-        include_descendants=True, tree=Tree.CURRENT,
-    )  # fmt: skip
-    costs = CostSum(Decimal(10), 3, 1, {"USD": Decimal(12)})
-    key = ("cloud", "6000", date(2026, 1, 1), UUID(int=2))
-    return entities_convert.costs.department_costs_to_proto(
-        query, DepartmentCosts(UUID(int=1), [(key, costs)], costs, APPLIED_RATE)
-    )
+@pytest.mark.parametrize("function", TO_PROTO, ids=name_of)
+def test_every_field_of_the_message_is_set(function: Converter) -> None:
+    results = [messages_of(function(**arguments)) for arguments in new_samples().variants(function)]
+    empty = set.intersection(*({field for message in result for field in empty_fields(message)} for result in results))
+    assert empty == {field for name, field in EMPTY if name == name_of(function)} & empty
 
 
-def cost_summary() -> Message:
-    group_by = list(SummaryGroupBy)
-    query = CostSummaryQuery(entity_ids=[], start=date(2026, 1, 1), end=date(2026, 2, 1), group_by=group_by)
-    key = (UUID(int=1), UUID(int=2), "cloud", "6000", date(2026, 1, 1))
-    subtotal = EntitySubtotal(key, "EUR", Decimal(10), 3, 1)
-    return entities_convert.costs.summary_to_proto(query, CostSummary(subtotal, Money(Decimal(9), "CHF")))
+def _without(message: Message, field: str) -> Message:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    copy.ClearField(field)
+    return copy
 
 
-USE = PurchaseOrderUse(Money(Decimal(1), "EUR"), Money(Decimal(2), "EUR"), PurchaseOrderState.NEAR, date(2026, 9, 1))
-
-TERMS: dict[str, Any] = {
-    "fee": Money(Decimal(9), "EUR"), "phases": (Phase(date(2026, 9, 1), Money(Decimal(9), "EUR")),), "seats": 5,
-    "end_date": date(2027, 1, 1), "license_tier": "gold", "minimum_commitment": Money(Decimal(9), "EUR"),
-    "payment_terms_days": 30, "purchase_order_number": "PO-1", "purchase_order_limit": Money(Decimal(9), "EUR"),
-    "auto_renew": True, "renewal_term_months": 12, "renewal_notice_days": 30, "renewal_uplift_bp": 300,
-    "sla_terms": SlaTerms(9990, 4, 500),
-}  # fmt: skip
+def outcome(function: Converter, arguments: Mapping[str, Any]) -> Any:
+    """The result of a converter, or the text of its error."""
+    try:
+        return function(**arguments)
+    except (BillingError, ValueError, ArithmeticError, LookupError) as error:
+        return repr(error)
 
 
-def amendment() -> Message:
-    days, euros = (
-        DateRange(date(2026, 1, 1), date(2026, 2, 1)),
-        [Money(Decimal(number), "EUR") for number in range(1, 7)],
-    )
-    fee = AmendedFee(1, days, euros[0], euros[1])
-    effect = AmendmentEffect(
-        period=days, old_part=euros[0], new_part=euros[1], fees=(fee,), old_total=euros[2], new_total=euros[3]
-    )
-    row = filled(AmendmentRow, changes={}, proration={})
-    row.set_changes(TERMS, TERMS)
-    row.set_effect(effect)
-    return entities_convert.amendments.to_proto(row)
+@pytest.mark.parametrize("request_type", REQUESTS, ids=lambda kind: kind.full_name)
+def test_every_field_of_the_request_is_read(request_type: Descriptor) -> None:
+    unread = set(request_type.fields_by_name) - IGNORED - read_by_rpc(request_type)
+    unread -= {field for message, field in READ_ELSEWHERE if message == request_type.name}
+    for function, kind, parameter in FROM_PROTO:
+        if kind.DESCRIPTOR is request_type:
+            unread -= read_by_converter(function, kind, parameter)
+    assert unread == set()
 
 
-def checked() -> Message:
-    """Of a contract in its last days, with a successor that the answer may name though it would not decide."""
-    row = filled(ContractRow)
-    row.end_date, row.renewal_notice_days = date(2027, 1, 1), 30
-    facts = RenewalFacts(
-        contract_id=row.id, terms=row.terms, state=ContractState.ACTIVE, license_state=LicenseState.FAILED,
-        successor_id=row.renewed_to_id, termination_date=None, used=Money(Decimal(1), "EUR"), today=date(2026, 12, 1),
-    )  # fmt: skip
-    return entities_convert.renewals.check_to_proto(assess(facts))
+def read_by_rpc(request_type: Descriptor) -> set[str]:
+    """The fields that the RPC reads itself: `request.name`, `request.HasField("name")`, `f(request, "name")`."""
+    return {
+        name
+        for module, function, argument in RPCS
+        if module.service == request_type.full_name.split(".")[1]
+        and re.search(rf"\b{request_type.name}\b", ast.unparse(argument.annotation or ast.Constant("")))
+        for name in re.findall(rf"\b{argument.arg}(?:\.HasField\('|\.|, ')(\w+)", ast.unparse(function))
+    }
 
 
-def raised_alert() -> Alert:
-    threshold = AlertThreshold(AlertType.FORECAST, 10000)
-    return domain.alerts.new(
-        filled(BudgetRow).balance, threshold, id=UUID(int=1), charge_id=UUID(int=2), now=NOW, expected=Decimal(200)
-    )
+def read_by_converter(function: Converter, kind: type[Message], parameter: str) -> set[str]:
+    """The fields without which the result is another one."""
+    read = set()
+    for variant in VARIANTS.get(kind.DESCRIPTOR.name, [{}]):
+        samples = new_samples()
+        request = samples.message(kind)
+        for field, value in variant.items():
+            request.ClearField(field)
+            if value is not None:
+                setattr(request, field, value)
+        arguments = {**samples.arguments(function), parameter: request}
+        result = function(**arguments)
+        for field in kind.DESCRIPTOR.fields_by_name:
+            changed = outcome(function, {**arguments, parameter: _without(request, field)})
+            if changed != result:
+                read.add(field)
+    return read
 
 
-def raised() -> BudgetAlertRaised:
-    return events.published.budget_alert_raised(AlertRaised(raised_alert(), filled(BudgetRow).balance.terms))
+def new_samples() -> Samples:
+    return Samples(OF_TYPE, OF_FIELD)
 
 
 @pytest.mark.parametrize(
-    "message",
-    [
-        entities_convert.entities.to_proto(filled(EntityRow)),
-        entities_convert.departments.to_proto(filled(DepartmentRow)),
-        entities_convert.departments.placement_to_proto(filled(DepartmentHistoryRow)),
-        entities_convert.rates.to_proto(filled(ExchangeRateRow)),
-        entities_convert.allocations.to_proto(filled(AllocationRow), UUID(int=1)),
-        entities_convert.contracts.to_proto(filled(ContractRow), ContractDetails([filled(SignatureRow)], USE)),
-        checked(),
-        entities_convert.contracts.totals_to_proto(
-            ContractTotals(
-                entity_id=UUID(int=1),
-                active=1,
-                value=Money(Decimal(1), "EUR"),
-                suspended=2,
-                due_30=3,
-                due_60=4,
-                due_90=5,
-            )
-        ),
-        department_costs(),
-        cost_summary(),
-        entities_convert.allocation_rules.to_proto(filled(AllocationRuleRow), [filled(AllocationTargetRow)]),
-        split(),
-        amendment(),
-        convert.budgets.to_proto(filled(BudgetRow)),
-        convert.alerts.to_proto(filled(AlertRow)),
-        convert.alerts.to_proto(raised_alert()),
-        convert.holds.to_proto(filled(HoldRow).hold),
-        Charge.FromString(convert.postings.to_reply(posted(EntryType.CHARGE))),
-        RefundMessage.FromString(convert.postings.to_reply(posted(EntryType.REFUND))),
-        Hold.FromString(convert.postings.to_reply(posted(EntryType.HOLD))),
-        convert.unbudgeted.to_proto(filled(UnbudgetedRow)),
-        entry(),
-        verified(),
-        foreseen(),
-        summed(),
-        ledger_entry(),
-        convert.alerts.event_to_proto(7, raised()),
-    ],
-    ids=lambda message: type(message).__name__,
+    ("entry_type", "kind"),
+    [(EntryType.CHARGE, Charge), (EntryType.REFUND, Refund), (EntryType.HOLD, Hold), (EntryType.CAPTURE, Hold)],
 )
-def test_every_field_is_filled(message: Message) -> None:
-    assert empty_fields(message) == []
+def test_every_field_of_a_ledger_reply_is_set(entry_type: EntryType, kind: type[Message]) -> None:
+    posted = new_samples().value(Posted)
+    posted = replace(posted, entry=replace(posted.entry, entry_type=entry_type))
+    assert empty_fields(kind.FromString(convert.postings.to_reply(posted))) == []
 
 
-def test_ids_are_those_of_their_kind() -> None:
-    budget = convert.budgets.to_proto(filled(BudgetRow))
+def test_budget_that_agrees_with_its_ledger_is_verified() -> None:
+    row = new_samples().row(BudgetRow)
+    balance = row.balance
+    sums = LedgerSums(
+        opening=balance.total, amount=Decimal(0), spent=balance.spent, held=balance.held, committed=balance.committed,
+        captured=balance.captured, entries=balance.version, open_holds=balance.held + balance.committed,
+    )  # fmt: skip
+    assert convert.entries.verification_to_proto(row, sums).verified
+    assert not convert.entries.verification_to_proto(row, sums._replace(spent=Decimal(0))).verified
+
+
+def test_ids_have_the_prefix_of_their_kind() -> None:
+    budget = convert.budgets.to_proto(new_samples().row(BudgetRow))
     assert ids.BUDGET.parse(budget.id) != ids.BUDGET.parse(budget.parent_id)
     assert ids.ENTITY.parse(budget.entity_id)
     assert ids.DEPARTMENT.parse(budget.department_id)

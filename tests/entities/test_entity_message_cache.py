@@ -11,13 +11,13 @@ from services.entities import convert
 from services.entities.convert.hierarchies import EntityMessageCache
 from services.entities.domain.entities import HierarchyNode
 from services.entities.models.entities import EntityRow
-from tests.contract.test_conversion import filled
+from tests.contract.test_conversion import new_samples
 
 TENANT, OTHER_TENANT = UUID(int=1), UUID(int=2)
 
 
 def row(number: int, **values: Any) -> EntityRow:
-    entity = filled(EntityRow)
+    entity = new_samples().row(EntityRow)
     for name, value in {"id": UUID(int=number), "parent_id": None, **values}.items():
         setattr(entity, name, value)
     return entity
