@@ -1,1 +1,1 @@
-"""Clients that several services use: exchange rates, user management, forwarded errors. Never in a transaction."""
+"""Clients that several services use: exchange rates, user management. Don't call them inside a transaction."""

@@ -20,7 +20,7 @@ AUDIENCE: Final = "platform.users"
 
 
 class Directory:
-    """Client of user management. Where no address is configured, every user id counts as an active user."""
+    """Client of user management. If no address is configured, `find` accepts every user id as an active user."""
 
     def __init__(self, settings: Settings) -> None:
         self._client = None

@@ -10,6 +10,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from kit.errors import (
+    STATUS_METADATA_KEY,
     Aborted,
     AlreadyExists,
     BillingError,
@@ -29,12 +30,11 @@ _CLASSES: Final[Mapping[StatusCode, type[BillingError]]] = {
         InvalidArgument, PermissionDenied, NotFound, AlreadyExists, FailedPrecondition, Aborted, ResourceExhausted,
     )
 }  # fmt: skip
-_DETAILS = "grpc-status-details-bin"
 
 
 @contextmanager
 def forward_errors(reasons: Collection[str]) -> Iterator[None]:
-    """Raise errors of another service that have one of these reasons as our own; other errors stay AioRpcError.
+    """Convert errors of another service with one of these reasons to our own; other errors stay AioRpcError.
 
     They become errors of the class for their gRPC code, such as FailedPrecondition, with the same reason, text,
     metadata and violations. A service forwards the reasons of its own `errors.proto`, which are what its API documents:
@@ -49,16 +49,18 @@ def forward_errors(reasons: Collection[str]) -> Iterator[None]:
         info = _detail(status, error_details_pb2.ErrorInfo())
         if info.reason not in reasons or error.code() not in _CLASSES:
             raise
-        raise _rebuilt(_CLASSES[error.code()], info, status) from None
+        raise _to_billing_error(_CLASSES[error.code()], info, status) from None
 
 
 def reason_of(error: AioRpcError) -> str:
-    """Return the reason of an error that another service answered with; empty if it has none."""
+    """Return the reason of an error that another service returned; empty if it has none."""
     reason: str = _detail(_status(error), error_details_pb2.ErrorInfo()).reason
     return reason
 
 
-def _rebuilt(kind: type[BillingError], info: error_details_pb2.ErrorInfo, status: status_pb2.Status) -> BillingError:
+def _to_billing_error(
+    kind: type[BillingError], info: error_details_pb2.ErrorInfo, status: status_pb2.Status
+) -> BillingError:
     bad = _detail(status, error_details_pb2.BadRequest())
     violations = [Violation(field.field, field.description, field.reason) for field in bad.field_violations]
     error = kind(status.message, violations=violations)
@@ -70,7 +72,7 @@ def _rebuilt(kind: type[BillingError], info: error_details_pb2.ErrorInfo, status
 def _status(error: AioRpcError) -> status_pb2.Status:
     status = status_pb2.Status()
     for key, value in error.trailing_metadata():
-        if key == _DETAILS:
+        if key == STATUS_METADATA_KEY:
             status.ParseFromString(value if isinstance(value, bytes) else value.encode())
     return status
 

@@ -1,1 +1,1 @@
-"""Transactional outbox and relay, consumers with inbox and dead letters, timers, and NATS JetStream in between."""
+"""Events over NATS JetStream (transactional outbox and relay, consumers with inbox and dead letters), and timers."""

@@ -62,7 +62,7 @@ async def ensure_stream(jetstream: JetStreamContext) -> None:
 
 
 async def _add_missing_subjects(jetstream: JetStreamContext) -> None:
-    """Add our subjects to the stream; what operators configured, subjects of their own included, stays as it is."""
+    """Add our subjects to the stream; keep the configuration of operators, including their own subjects."""
     current = (await jetstream.stream_info(STREAM)).config
     subjects = current.subjects or []
     missing = [subject for subject in _SUBJECTS if subject not in subjects]
@@ -71,7 +71,7 @@ async def _add_missing_subjects(jetstream: JetStreamContext) -> None:
 
 
 async def _log_error(error: Exception) -> None:
-    log.warning("nats", error=repr(error)[:300])
+    log.warning("NATS error", error=repr(error)[:300])
 
 
 class EventBus:
@@ -118,9 +118,9 @@ class EventBus:
     async def subscribe_after(self, subject: str, sequence: int | None) -> AsyncGenerator[tuple[int, Msg], None]:
         """Yield the events of the subject after a sequence of the stream, in order, each once, without end.
 
-        They come with their own sequence, and begin with the first one that is still stored; with None, with the next
-        one that is published. If the stream was lost and created anew, it has not reached `sequence` yet: then all of
-        its events are yielded.
+        Each event comes with its sequence in the stream. Events that are no longer stored are skipped. With None, only
+        events that are published from now on are yielded. If the stream was lost and recreated, its last sequence is
+        below `sequence`: then all of its events are yielded.
         """
         await self._connected.wait()
         while True:
@@ -145,8 +145,8 @@ class EventBus:
         is reset before its first message, and stays silent after the stream was created anew. The `fetch` of its pull
         consumer reports a lost message, a deleted consumer and a silent server as a timeout, like an idle stream.
 
-        The consumer belongs to this call; the server deletes it once nobody pulls. It numbers what it sends. A missing
-        number, a reconnect, silence, or any status other than "no messages" end the call.
+        The consumer belongs to this call; the server deletes it when it is no longer used. Its messages have
+        consecutive numbers. A missing number, a reconnect, silence, or any status but "no messages" ends the call.
         """
         name, inbox = uuid4().hex, self._client.new_inbox()
         messages: asyncio.Queue[Msg] = asyncio.Queue()  # bounded by the batch that is requested

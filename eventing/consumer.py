@@ -32,7 +32,7 @@ from kit.telemetry import Trace, log
 
 _BATCH = 16
 _BATCH_OWN_TRANSACTION = 256
-"""Larger, since these handlers batch what arrives together: each event costs less the more there are."""
+"""Larger, since these handlers process concurrent events in batches: larger batches cost less per event."""
 _ACK_WAIT_S = 20
 """An event that a crashed process had received is delivered again after this time. It exceeds the time limit of
 handlers, so that no event is delivered again while it is being handled."""
@@ -42,7 +42,7 @@ _DELIVERIES_MAX = 5
 _TRANSIENT = TimeoutError | Unavailable | DeadlineExceeded | Conflict | Overloaded
 """Failures that are not caused by the event: it is retried without a limit."""
 ERROR_LENGTH_MAX = 2000
-"""Most characters of an error that a dead letter stores."""
+"""Maximum number of characters of an error that a dead letter stores."""
 
 EventT = TypeVar("EventT", bound=Message)
 InTransaction = Callable[[WriteSession, EventT], Awaitable[None]]
@@ -88,12 +88,12 @@ def on(event: type[EventT], *, own_transaction: Literal[True]) -> Callable[[OwnT
 def on(
     event: type[EventT], accepts: Callable[[EventT], bool] | None = None, *, own_transaction: bool = False
 ) -> Callable[[Callable[..., Awaitable[None]]], Handler]:
-    """Declare a function as the handler of an event. Its name names the durable consumer, so never rename it.
+    """Declare a function as the handler of an event. The durable consumer has its name, so never rename it.
 
     By default the function is `(tx, event)`: its writes commit together with the inbox row, so they happen once.
     With `own_transaction` it is `(dependencies, origin, event)` and opens transactions itself. It may be called twice
     with the same event, also concurrently and in two replicas, so it must be idempotent: store a key derived from the
-    event in the same transaction as the effect. `dependencies` is what the service was composed with.
+    event in the same transaction as the effect. `dependencies` is that of the Service.
     """
     return lambda handle: Handler(handle.__name__, event, handle, own_transaction, accepts)
 
@@ -180,14 +180,14 @@ class Consumer:
             log.error("invalid event dropped", consumer=self.name, subject=message.subject, error=repr(error))
             await message.term()
             return
-        arrived = Trace.from_header(delivery.traceparent)
+        parent = Trace.from_header(delivery.traceparent)
         attributes = {"messaging.system": "nats", "messaging.destination.name": delivery.subject}
-        with telemetry.span(self.name, arrived, SpanKind.CONSUMER, attributes) as trace:
+        with telemetry.span(self.name, parent, SpanKind.CONSUMER, attributes) as trace:
             token = telemetry.current.set(trace)
             try:
                 await self.handle(delivery, trace)
             except Exception as error:  # noqa: BLE001 - retried, then stored as a dead letter
-                await self._failed(message, delivery, trace, error)
+                await self._retry_or_dead_letter(message, delivery, trace, error)
             else:
                 await message.ack()
                 telemetry.EVENTS_CONSUMED.labels(self.name, "done").inc()
@@ -217,7 +217,7 @@ class Consumer:
                 if await tx.execute(insert):
                     await handle(tx, event)
 
-    async def _failed(self, message: Msg, delivery: Delivery, trace: Trace, error: Exception) -> None:
+    async def _retry_or_dead_letter(self, message: Msg, delivery: Delivery, trace: Trace, error: Exception) -> None:
         transient = to_billing_error(error) is not None or isinstance(error, _TRANSIENT)
         log.warning("event failed", consumer=self.name, event_id=str(delivery.event_id), exc_info=error)
         if delivery.deliveries < _DELIVERIES_MAX or transient:

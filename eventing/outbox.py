@@ -37,7 +37,7 @@ _INSERT_ONE = f"{INSERT} values ($1, $2, $3, $4, $5, $6, $7)"
 
 
 class OutboxRow(Base):
-    """An event, published or not yet."""
+    """An event; `publish_time` is null until it is published."""
 
     __tablename__ = "outbox"
 
@@ -120,7 +120,7 @@ class Relay:
         self._source = f"/billing/{service}"
 
     async def run(self) -> None:
-        """Publish until cancelled: as soon as this process appended events, and every `poll_s` for other replicas'."""
+        """Publish events until cancelled: those of this process at once, those of other replicas every `poll_s`."""
         while True:
             self._db.appended.clear()
             try:
@@ -145,8 +145,8 @@ class Relay:
             outcomes = await asyncio.gather(*map(self._publish, rows), return_exceptions=True)
             published = [row.id for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
             if published:
-                mark = update(OutboxRow).where(OutboxRow.id.in_(published)).values(publish_time=func.now())
-                await session.execute(mark)
+                mark_published = update(OutboxRow).where(OutboxRow.id.in_(published)).values(publish_time=func.now())
+                await session.execute(mark_published)
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome is not None:
                 log.warning("event not published yet", event_id=str(row.id), error=repr(outcome)[:300])

@@ -7,7 +7,8 @@
     Service(..., jobs=(Timers(db, settings.service, (expire,)).run,))
 
 A replica claims a due timer by moving its due time one lease ahead; if it crashes, another replica claims the timer
-after that. Only the clock of the database counts. A handler that fails is retried with growing delays, without a limit.
+after that. Due times are compared with the clock of the database. A handler that fails is retried with growing delays,
+without a limit.
 """
 
 import asyncio
@@ -30,8 +31,12 @@ from kit.telemetry import Trace, log
 
 _BATCH = 8
 _RETRY_DELAYS_S = (1.0, 5.0, 30.0, 120.0, 600.0)
-LATE = Gauge("billing_timers_late_seconds", "Time since the oldest timer of the last round became due; 0 if none was.")
-FIRED = Counter("billing_timers_fired", "Timers fired, by outcome; stuck: failed five times.", ("kind", "outcome"))
+LATENESS = Gauge(
+    "billing_timers_late_seconds", "Time since the oldest timer of the last round became due; 0 if none was."
+)
+TIMERS_FIRED = Counter(
+    "billing_timers_fired", "Timers fired, by outcome; stuck: failed five times.", ("kind", "outcome")
+)
 
 _INSERT = "insert into timers (tenant_id, kind, resource_id, due_time)"
 _REPLACE = "on conflict (tenant_id, kind, resource_id) do update set due_time = excluded.due_time, attempts = 0"
@@ -142,7 +147,7 @@ def due(kind: str, *, own_transaction: bool = False) -> Callable[[Callable[..., 
 
 
 @dataclass(frozen=True, slots=True)
-class _Claimed:
+class _ClaimedTimer:
     """A timer that this replica has claimed until `due_time`, unless it is set or cancelled meanwhile."""
 
     tenant_id: UUID
@@ -200,14 +205,14 @@ class Timers:
                 log.warning("timer retried after its lease", **asdict(timer), error=repr(error)[:300])
         return len(claimed)
 
-    async def _claim(self) -> Sequence[_Claimed]:
+    async def _claim(self) -> Sequence[_ClaimedTimer]:
         claim = _CLAIM.bindparams(kinds=list(self._handlers), batch=_BATCH, lease=self._lease)
         async with self._db.all_tenants() as session:
             rows = (await session.execute(claim)).all()
-        LATE.set(max((late.total_seconds() for late, *_ in rows), default=0.0))
-        return [_Claimed(*row) for _, *row in rows]
+        LATENESS.set(max((late.total_seconds() for late, *_ in rows), default=0.0))
+        return [_ClaimedTimer(*row) for _, *row in rows]
 
-    async def _fire(self, timer: _Claimed) -> None:
+    async def _fire(self, timer: _ClaimedTimer) -> None:
         with telemetry.span(f"{self._service}.{timer.kind}", Trace.from_header(None), SpanKind.INTERNAL, {}) as trace:
             telemetry.current.set(trace)  # needs no reset: the task ends with this timer
             deadline, actor = time.monotonic() + self._handler_s, f"service:{self._service}"
@@ -216,12 +221,12 @@ class Timers:
                 async with asyncio.timeout(self._handler_s):
                     await self._handle(self._handlers[timer.kind], timer, origin)
             except Exception as error:  # noqa: BLE001 - retried without a limit
-                await self._failed(timer, error)
+                await self._retry_later(timer, error)
             else:
-                FIRED.labels(timer.kind, "done").inc()
+                TIMERS_FIRED.labels(timer.kind, "done").inc()
                 log.info("timer", kind=timer.kind, resource_id=str(timer.resource_id), tenant_id=str(timer.tenant_id))
 
-    async def _handle(self, handler: TimerHandler, timer: _Claimed, origin: Origin) -> None:
+    async def _handle(self, handler: TimerHandler, timer: _ClaimedTimer, origin: Origin) -> None:
         if handler.own_transaction:
             await handler.handle(self._dependencies, origin, timer.resource_id)
         async with self._db.write(origin) as tx:
@@ -230,9 +235,9 @@ class Timers:
             if deleted and not handler.own_transaction:
                 await handler.handle(tx, timer.resource_id)
 
-    async def _failed(self, timer: _Claimed, error: Exception) -> None:
+    async def _retry_later(self, timer: _ClaimedTimer, error: Exception) -> None:
         stuck = timer.attempts >= len(self._retry_delays_s)
-        FIRED.labels(timer.kind, "stuck" if stuck else "retried").inc()
+        TIMERS_FIRED.labels(timer.kind, "stuck" if stuck else "retried").inc()
         (log.error if stuck else log.warning)("timer failed", exc_info=error, **asdict(timer))
         delay = timedelta(seconds=self._retry_delays_s[min(timer.attempts, len(self._retry_delays_s)) - 1])
         async with self._db.all_tenants() as session:

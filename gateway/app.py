@@ -31,7 +31,7 @@ DURATION = Histogram(
     "http_server_request_duration_seconds",
     "Duration of HTTP requests.",
     ("http_request_method", "http_route", "http_response_status_code"),
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+    buckets=telemetry.DURATION_BUCKETS,
 )
 _VERBS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -12,6 +12,7 @@ from grpc import StatusCode, aio
 from contract import codec, descriptors
 from gateway.http_types import Request, Response
 from kit.errors import (
+    STATUS_METADATA_KEY,
     BillingError,
     DeadlineExceeded,
     Internal,
@@ -30,7 +31,6 @@ _CODES = {code.value[0]: code for code in StatusCode}
 _RETRYABLE = {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.ABORTED, StatusCode.RESOURCE_EXHAUSTED}
 _NOT_RETRYABLE = {"ETAG_MISMATCH", "MESSAGE_TOO_LARGE"}
 """Reasons for which the same request fails again although their code is retryable."""
-_DETAILS = "grpc-status-details-bin"
 
 RenameFields = Callable[[list[Violation]], list[Violation]]
 
@@ -82,7 +82,7 @@ def _status_of(error: BaseException) -> status_pb2.Status:
 def _status_of_service(error: aio.AioRpcError) -> status_pb2.Status:
     """Return the status that a service sent; for an error of gRPC itself, the closest error of ours."""
     for key, value in error.trailing_metadata() or ():
-        if key == _DETAILS and isinstance(value, bytes):
+        if key == STATUS_METADATA_KEY and isinstance(value, bytes):
             try:
                 return status_pb2.Status.FromString(value)
             except DecodeError:

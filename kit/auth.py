@@ -70,7 +70,7 @@ ROLES: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The entities and departments to which a caller is confined. It covers rows of one of them."""
+    """The entities and departments to which a caller is confined. It covers the rows of any of them."""
 
     entity_ids: frozenset[UUID] = frozenset()
     department_ids: frozenset[UUID] = frozenset()
@@ -120,7 +120,7 @@ class _KeySet:
         self._next_refresh_at = self._stale_at = float("-inf")
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
-        """Return the key, or None if the issuer has none with this kid. Raises Unavailable if that is not known."""
+        """Return the issuer's key with this kid, or None. Raises Unavailable if the keys can't be loaded."""
         if not self._is_stale(kid):
             return self._keys[kid]
         async with self._refresh_lock:
@@ -205,21 +205,20 @@ class Authenticator:
 
 
 def _is_access_token(header: Mapping[str, object]) -> bool:
-    """True unless the token is of another type, such as a logout token, or has extensions that must be understood."""
+    """True for access tokens without critical extensions (`crit`); false for other types, such as logout tokens."""
     return str(header.get("typ", "JWT")).lower() in {"jwt", "at+jwt"} and "crit" not in header
 
 
 def _principal(claims: Mapping[str, object], *, by_service: bool) -> Principal:
-    roles = _texts(claims.get("roles", []))
-    granted = [role for role in roles if role in ROLES and (role == "service") == by_service]
+    roles = [role for role in _strings(claims.get("roles", [])) if role in ROLES and (role == "service") == by_service]
     subject = claims["sub"]
     if not isinstance(subject, str) or not 0 < len(subject) <= 128 or not subject.isprintable():  # noqa: PLR2004
         raise ValueError("sub")
     return Principal(
         tenant_id=ids.uuid_of(str(claims["tenant_id"])),
         subject=subject,
-        roles=tuple(granted),
-        permissions=frozenset().union(*(ROLES[role] for role in granted)),
+        roles=tuple(roles),
+        permissions=frozenset().union(*(ROLES[role] for role in roles)),
         entity_scope=_ids(claims, "entity_scope", ids.ENTITY),
         department_scope=_ids(claims, "department_scope", ids.DEPARTMENT),
         expires_at=float(str(claims["exp"])) + _LEEWAY_S,
@@ -227,10 +226,10 @@ def _principal(claims: Mapping[str, object], *, by_service: bool) -> Principal:
 
 
 def _ids(claims: Mapping[str, object], claim: str, kind: ids.Kind) -> tuple[str, ...] | None:
-    return tuple(kind.format(kind.parse(text)) for text in _texts(claims[claim])) if claim in claims else None
+    return tuple(kind.format(kind.parse(text)) for text in _strings(claims[claim])) if claim in claims else None
 
 
-def _texts(claim: object) -> tuple[str, ...]:
+def _strings(claim: object) -> tuple[str, ...]:
     if not isinstance(claim, list) or not all(isinstance(item, str) for item in claim):
         raise TypeError("not a list of strings")
     return tuple(claim)

@@ -19,20 +19,23 @@ from kit.tasks import cancel_and_wait
 from kit.telemetry import log
 
 BATCH_MAX: Final = 256
-"""Most items of a batch of single requests."""
+"""Maximum number of items in a batch of single requests."""
 BULK_MAX: Final = 1_024
-"""Most items of a batch that contains bulk requests, which are cheaper per item."""
+"""Maximum number of items in a batch with bulk requests, which are cheaper per item."""
 QUEUE_MAX: Final = 20_000
-"""Most items in the queue; requests beyond that are refused as Overloaded."""
+"""Maximum number of items in the queue; further requests fail with Overloaded."""
 BUSY_S: Final = 0.05
-"""After a batch of several requests, the next ones are expected to arrive together for this long."""
+"""How long batches linger after one with several requests, since more concurrent requests are likely then."""
 LINGER_STEP_S: Final = 0.001
 LINGER_MAX_S: Final = 0.006
-"""While busy, a batch waits until one step brought no further request, at most this long. A lone caller never waits."""
+"""A lingering batch waits in steps until a step brings no further request, up to this maximum.
+
+A single caller never waits.
+"""
 _ATTEMPTS: Final = 12
-"""Most attempts per request: a batch of 1,024 is halved ten times until each request is alone."""
+"""Maximum number of attempts per request: a batch of 1,024 is halved ten times until each request is alone."""
 _UNIQUE_VIOLATION: Final = "23505"
-"""Another replica answered a request of this batch at the same moment."""
+"""Another replica stored a reply under the key of one of the requests at the same moment."""
 _RECONNECT_S: Final = 3.0
 """Retry window after a lost connection; covers a restart of PostgreSQL."""
 _RECONNECT_PAUSE_S: Final = 0.1
@@ -131,36 +134,36 @@ class Batcher(Generic[RequestT, ResultT]):
     async def _process_batch(self, batch: "Sequence[_Item[RequestT, ResultT]]") -> None:
         try:
             results = await self._process([item.request for item in batch])
-        except Exception as error:  # noqa: BLE001 - whatever it is, every caller gets an answer
-            await self._failed(batch, error)
+        except Exception as error:  # noqa: BLE001 - no caller may be left without a result
+            await self._retry(batch, error)
             return
         for item, result in zip(batch, results, strict=True):
             if not item.result.done():
                 item.result.set_result(result)
 
-    async def _failed(self, batch: "Sequence[_Item[RequestT, ResultT]]", error: Exception) -> None:
+    async def _retry(self, batch: "Sequence[_Item[RequestT, ResultT]]", error: Exception) -> None:
         """Retry a failed batch: halve it until the request that fails is alone, so that the others succeed."""
-        refusal = to_billing_error(error)
-        if isinstance(refusal, Unavailable) or isinstance(error, TimeoutError):
+        billing_error = to_billing_error(error)
+        if isinstance(billing_error, Unavailable) or isinstance(error, TimeoutError):
             await self._retry_after_reconnect(batch)
             return
         for item in batch:
             item.attempts_left -= 1
         if sqlstate(error) == _UNIQUE_VIOLATION and batch[0].attempts_left > 0:
-            await self._process_batch(batch)  # the lookup by key finds the other replica's answer now
+            await self._process_batch(batch)  # the lookup by key now finds the reply of the other replica
         elif len(batch) > 1:
             middle = (len(batch) + 1) // 2
             for half in (batch[:middle], batch[middle:]):
                 await self._process_batch(half)
-        elif refusal is not None and batch[0].attempts_left > 0:
-            self._requeue(batch[0])  # its row is locked by someone else: to the end, so that nobody waits behind it
+        elif billing_error is not None and batch[0].attempts_left > 0:
+            self._requeue(batch[0])  # its row is locked: put it last, so that other requests don't wait for it
         else:
-            if not isinstance(refusal or error, BillingError):
+            if not isinstance(billing_error or error, BillingError):
                 log.error("a request of a batch failed", exc_info=error)
             batch[0].fail(error)
 
     async def _retry_after_reconnect(self, batch: "Sequence[_Item[RequestT, ResultT]]") -> None:
-        """Queue the batch again. Whether it was committed is unknown; a request that was is recognised by its key."""
+        """Queue the batch again. It may have been committed; its idempotency keys then prevent a second effect."""
         now = time.monotonic()
         for item in batch:
             item.lost_at = item.lost_at or now
@@ -173,10 +176,10 @@ class Batcher(Generic[RequestT, ResultT]):
     def _requeue(self, item: "_Item[RequestT, ResultT]") -> None:
         try:
             self._queue.put(item)
-        except Overloaded as refusal:
-            item.fail(refusal)
+        except Overloaded as error:
+            item.fail(error)
 
     async def close(self) -> None:
-        """Stop. Callers that still wait run into their own deadlines."""
+        """Stop processing. Callers that are still waiting fail at their own deadlines."""
         if self._running:
             await cancel_and_wait(self._running)

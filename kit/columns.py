@@ -1,4 +1,4 @@
-"""SQL for many rows at once, generated from a list of columns that is written once.
+"""Generates SQL statements over many rows from one list of columns.
 
     HOLDS = Columns[Hold](of_table(HoldRow))
     await driver.fetch(HOLDS.insert("budget_holds"), *HOLDS.parameters(holds))
@@ -41,7 +41,7 @@ class Column(NamedTuple):
         """Return the parameter as an array with an element for each row."""
         if self.free_text:
             return f"${number}::{self.type}[]"
-        # unnest would take apart arrays of arrays to their last element, so those are texts until they are selected
+        # unnest flattens nested arrays completely, so an array is sent as text and cast in the SELECT.
         return f"${number}::text::{'text' if self.is_array else self.type}[]"
 
     def encode(self, values: Sequence[object]) -> object:
@@ -57,12 +57,12 @@ class Column(NamedTuple):
 
 
 def _literal(values: Iterable[object]) -> str:
-    """Return values without special characters as an array in PostgreSQL's syntax."""
+    """Format values, which must not contain special characters, as an array in PostgreSQL's syntax."""
     return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
 
 
 def of_table(table: type[DeclarativeBase], *names: str) -> Sequence[Column]:
-    """Return the columns of a mapped table, all of them or those named, in the order given."""
+    """Return the columns of a mapped table, in this order: those with these names, by default all."""
     columns = table.__table__.columns
     return [_column(name, columns[name].type) for name in names or columns.keys()]
 
@@ -107,9 +107,9 @@ class Columns(Generic[RowT]):
         """Return an INSERT of the rows."""
         return f"insert into {table} ({self.names}) {self.select('r', first=first)}"
 
-    def assignments(self, source: str, *, but: Collection[str] = ()) -> str:
+    def assignments(self, source: str, *, exclude: Collection[str] = ()) -> str:
         """Return the assignments of an UPDATE from the columns of `source`."""
-        return ", ".join(f"{c.name} = {source}.{c.name}" for c in self._columns if c.name not in but)
+        return ", ".join(f"{c.name} = {source}.{c.name}" for c in self._columns if c.name not in exclude)
 
     def parameters(self, rows: Sequence[RowT]) -> list[object]:
         """Return the parameters for these rows, in the order of the columns."""

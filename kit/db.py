@@ -46,7 +46,7 @@ _SETTINGS = (
     # Calls with the same key run one after the other, so that the second one finds the reply of the first.
     " case when $6 <> '' then pg_advisory_xact_lock(hashtextextended($6, 0)) end"
 )
-_EVERYWHERE = "select set_config('app.everywhere', 'on', true)"
+_ALL_TENANTS = "select set_config('app.everywhere', 'on', true)"
 _LOCK = "select pg_advisory_xact_lock(hashtextextended($1, 0))"
 _LOCK_SHARED = "select pg_advisory_xact_lock_shared(hashtextextended($1, 0))"
 _CHECK_DEFERRED_CONSTRAINTS = "set constraints all immediate"
@@ -56,7 +56,7 @@ AMOUNT: Final = Numeric(20, 6)
 
 
 class Base(DeclarativeBase):
-    """Base class of all tables; constraints are named after table and columns."""
+    """Base class of all tables. Constraints are named after table and columns."""
 
     metadata = MetaData(
         naming_convention={
@@ -110,11 +110,6 @@ def found(row: T | None, error: BillingError) -> T:
     return row
 
 
-def enum_column(kind: type[Enum], name: str) -> SqlEnum:
-    """Return a column type for the PostgreSQL enum type `name` with the values of `kind`."""
-    return SqlEnum(kind, name=name, values_callable=lambda members: [member.value for member in members])
-
-
 def text_enum(kind: type[Enum]) -> SqlEnum:
     """Return a column type for text with the values of `kind`; a CHECK `<table>_<column>_check` lists them.
 
@@ -138,7 +133,7 @@ class ReadSession:
 
     @property
     def scope(self) -> Scope | None:
-        """What a confined caller may see; None: the whole tenant."""
+        """What a confined caller may access; None for the whole tenant."""
         return self.origin.scope
 
     async def one_or_none(self, select: Select[T], **values: object) -> T | None:
@@ -257,16 +252,16 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def read(self, origin: Origin) -> AsyncIterator[ReadSession]:
-        """A READ ONLY transaction of the tenant of `origin`."""
+        """Open a READ ONLY transaction for the tenant of `origin`."""
         async with self._transaction(origin, read_only=True) as opened:
             yield ReadSession(opened, origin)
 
     @contextlib.asynccontextmanager
     async def write(self, origin: Origin, *, dry_run: bool = False) -> AsyncIterator[WriteSession]:
-        """A transaction that commits at the end of the block; with `dry_run` it is rolled back instead.
+        """Open a transaction that commits at the end of the block; with `dry_run` it is rolled back instead.
 
-        A dry run executes every statement and checks every constraint, so it raises what a real run would. It stores
-        no row, no reply under the call's key and no event. Raises idempotency.Replay if the key was answered before.
+        A dry run executes every statement and checks every constraint, so it raises the same errors as a real run. It
+        stores no row, no reply under the call's key and no event. Raises idempotency.Replay if the key has a reply.
         """
         async with self._transaction(origin) as opened:
             tx = WriteSession(opened, origin)
@@ -279,16 +274,16 @@ class Database:
             if dry_run:
                 await tx.flush()
                 await opened.driver.execute(_CHECK_DEFERRED_CONSTRAINTS)
-                return  # what is not committed is rolled back
+                return  # without a commit, so that the transaction is rolled back
             await commit(opened)
             if tx.appended:
                 self.appended.set()
 
     @contextlib.asynccontextmanager
     async def all_tenants(self) -> AsyncIterator[AsyncSession]:
-        """A transaction over all tenants, for relay and timers; only some tables have a policy that allows it."""
+        """Open a transaction over all tenants, for relay and timers; only some tables have a policy that allows it."""
         async with transaction(self._engine) as opened:
-            await opened.driver.fetch(_EVERYWHERE)
+            await opened.driver.fetch(_ALL_TENANTS)
             yield opened.session
             await commit(opened)
 
@@ -330,7 +325,7 @@ _UNAVAILABLE_CLASSES = ("08", "57P", "53")  # connection exceptions, operator in
 
 
 def to_billing_error(error: BaseException) -> BillingError | None:
-    """Return the error that the caller gets for a database error; None if it is a bug of ours."""
+    """Return the error that the caller gets for a database error; None for any other error, which is a bug."""
     if isinstance(error, PoolTimeout | ConnectionError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Unavailable("The database")
     state = sqlstate(error)

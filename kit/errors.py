@@ -24,6 +24,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 
 DOMAIN = "enterprise-billing"
+STATUS_METADATA_KEY = "grpc-status-details-bin"
+"""Key of the trailing metadata in which gRPC sends a serialized google.rpc.Status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Violation:
 
 
 class BillingError(Exception):
-    """An error whose text the caller sees. Values that vary in the text are in `metadata` as well."""
+    """An error whose text the caller sees. `metadata` has the values that vary in the text."""
 
     code: StatusCode = StatusCode.INTERNAL
     reason: str = "INTERNAL"
@@ -197,9 +199,11 @@ class IdempotencyMismatch(AlreadyExists):
 class EtagMismatch(Aborted):
     reason = "ETAG_MISMATCH"
 
-    def __init__(self, given: str, current: str) -> None:
+    def __init__(self, expected: str, current: str) -> None:
         super().__init__(
-            "The resource changed since it was read; read it again and retry with its etag.", given=given, etag=current
+            "The resource changed since it was read; read it again and retry with its etag.",
+            given=expected,
+            etag=current,
         )
 
 
@@ -230,15 +234,17 @@ class DeadlineExceeded(BillingError):
     reason = "DEADLINE_EXCEEDED"
 
     def __init__(self) -> None:
-        super().__init__("The deadline passed. A write may have been done; retry with the same key to find out.")
+        super().__init__(
+            "The deadline passed. A write may have taken effect; retry with the same key to get its result."
+        )
 
 
 class Unavailable(BillingError):
     code = StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is unavailable; retry with the same key.", retry_after_s=1.0)
+    def __init__(self, component: str) -> None:
+        super().__init__(f"{component} is unavailable; retry with the same key.", retry_after_s=1.0)
 
 
 class Internal(BillingError):

@@ -1,4 +1,4 @@
-"""Idempotency keys: a call that is repeated with the same key and the same input gets the stored reply, for ever.
+"""Idempotency keys: a call repeated with the same key and input gets the stored reply. Keys don't expire.
 
 Calls with the same key run one after the other: their transaction takes an advisory lock on the key when it begins
 (kit/db.py). The key is looked up before anything else, and stored with the reply in the transaction that does the work.
@@ -28,8 +28,8 @@ STORE: Final = f"{INSERT} values ($1, $2, $3, $4, $5)"
 def lookup(table: str) -> str:
     """Return a subquery for `lateral`: fingerprint and reply of the key in each row of `table`, for many keys at once.
 
-    `table` has the columns tenant_id, method and key. The `offset 0` keeps the subquery apart, so that it uses all
-    columns of the index even if the plan was made while the table was empty.
+    `table` has the columns tenant_id, method and key. With `offset 0` the planner does not merge the subquery
+    into the outer query: it uses all columns of the index even in a plan made while the table was empty.
     """
     return (
         "(select fingerprint, reply from idempotency_keys"

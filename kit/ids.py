@@ -33,7 +33,7 @@ def new() -> UUID:
 
     The 62 random bits are those of the operating system, so that ids can't be guessed.
     """
-    global _last  # noqa: PLW0603 - what the next id must be above
+    global _last  # noqa: PLW0603 - the next id must be greater
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     _last = max(milliseconds << 12 | (nanoseconds << 12) // 1_000_000, _last + 1)
     if not _random:

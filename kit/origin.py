@@ -19,7 +19,7 @@ class Origin:
     deadline: float
     """In seconds of `time.monotonic()`."""
     scope: Scope | None = None
-    """What a confined caller may see; None: the whole tenant."""
+    """What a confined caller may access; None for the whole tenant."""
 
     def remaining_s(self) -> float:
         """Return the seconds left until the deadline, at least zero."""

@@ -1,4 +1,4 @@
-"""Exchange rates as values: the same in every service that converts amounts."""
+"""Exchange rate and its error, for every service that converts amounts."""
 
 from dataclasses import dataclass
 from datetime import date

@@ -1,4 +1,4 @@
-"""What all resources share: the NotFound error, and a table of transitions `(state, action) → state`."""
+"""Errors and state transitions of all resources; a transition table maps `(state, action)` to the next state."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, TypeVar

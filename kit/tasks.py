@@ -22,7 +22,7 @@ async def cancel_and_wait(*tasks: asyncio.Task[None], retry_s: float = 0.5) -> N
 
 
 async def run_to_completion(work: Awaitable[T]) -> T:
-    """Return the result of `work`, and let it finish even if the caller is cancelled; CancelledError comes after it."""
+    """Return the result of `work`, and let it finish even if the caller is cancelled; then raise CancelledError."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

@@ -31,16 +31,24 @@ from kit.settings import Settings
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""In seconds."""
 _RPC = ("rpc_method", "rpc_response_status_code")
-SERVER_DURATION = Histogram("rpc_server_call_duration_seconds", "Duration of incoming calls.", _RPC, buckets=_SECONDS)
-CLIENT_DURATION = Histogram("rpc_client_call_duration_seconds", "Duration of outgoing calls.", _RPC, buckets=_SECONDS)
+SERVER_DURATION = Histogram(
+    "rpc_server_call_duration_seconds", "Duration of incoming calls.", _RPC, buckets=DURATION_BUCKETS
+)
+CLIENT_DURATION = Histogram(
+    "rpc_client_call_duration_seconds", "Duration of outgoing calls.", _RPC, buckets=DURATION_BUCKETS
+)
 CALLS_IN_PROGRESS = Gauge("billing_calls_in_progress", "Calls in progress.")
 OUTBOX_OLDEST = Gauge("billing_outbox_oldest_seconds", "Age of the oldest unpublished event.")
 EVENTS_PUBLISHED = Counter("billing_events_published", "Events published.", ("type",))
 EVENTS_CONSUMED = Counter("billing_events_consumed", "Deliveries by outcome.", ("consumer", "outcome"))
 EVENT_AGE = Histogram(
-    "billing_event_age_seconds", "Time from an event's transaction to its effect.", ("consumer",), buckets=_SECONDS
+    "billing_event_age_seconds",
+    "Time from an event's transaction to its effect.",
+    ("consumer",),
+    buckets=DURATION_BUCKETS,
 )
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")

@@ -46,7 +46,7 @@ def _check_open(dbapi_connection: Any, *_: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def transaction(engine: AsyncEngine) -> AsyncIterator[OpenTransaction]:
-    """A transaction; what is not committed inside the block is rolled back."""
+    """Open a transaction; what is not committed inside the block is rolled back."""
     async with AsyncSession(engine, expire_on_commit=False) as session:
         connection: Any = (await session.connection()).sync_connection
         driver: Driver = connection.connection.driver_connection
@@ -88,4 +88,4 @@ async def commit(opened: OpenTransaction) -> None:
 async def _commit(driver: Driver) -> None:
     status = await driver.execute("commit")
     if status != "COMMIT":
-        raise RuntimeError(f"PostgreSQL answered the commit with {status}: an earlier statement had failed")
+        raise RuntimeError(f"PostgreSQL replied to the commit with {status}: an earlier statement had failed")

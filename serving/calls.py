@@ -31,6 +31,7 @@ from kit import idempotency, telemetry
 from kit.auth import Authenticator, Principal, bearer_token
 from kit.db import to_billing_error
 from kit.errors import (
+    STATUS_METADATA_KEY,
     BillingError,
     DeadlineExceeded,
     Internal,
@@ -54,7 +55,6 @@ ReplyT = TypeVar("ReplyT", bound=Message)
 Handler = Callable[[Any, Call], Any]
 Context = aio.ServicerContext[bytes, bytes]
 
-_DETAILS = "grpc-status-details-bin"
 _REPLAYED = (("idempotency-replayed", "true"),)
 _STREAM_MAX_S = 3600.0
 """Longest life of a stream; its client then reconnects with a new token, and maybe to another replica."""
@@ -361,4 +361,6 @@ def _is_cancelled() -> bool:
 async def _abort(context: Context, error: BillingError) -> None:
     """End the call with the status of the error."""
     status = to_status(error)
-    await context.abort(error.code, error.message, trailing_metadata=((_DETAILS, status.SerializeToString()),))
+    await context.abort(
+        error.code, error.message, trailing_metadata=((STATUS_METADATA_KEY, status.SerializeToString()),)
+    )

@@ -85,7 +85,7 @@ async def test_rows_are_inserted_as_they_are(admin: "asyncpg.Pool[asyncpg.Record
 
 async def test_columns_can_be_chosen_and_parameters_begin_at_any_number(admin: "asyncpg.Pool[asyncpg.Record]") -> None:
     columns = Columns[Thing](of_table(ThingRow, "text", "count"))
-    assert columns.assignments("other", but=("count",)) == "text = other.text"
+    assert columns.assignments("other", exclude=("count",)) == "text = other.text"
     statement = f"select $1::text, text, count from {columns.rows('r', first=2)}"
     rows = await admin.fetch(statement, "first", *columns.parameters(THINGS))
     assert [tuple(row) for row in rows] == [("first", thing.text, thing.count) for thing in THINGS]

@@ -126,7 +126,7 @@ FIND_CHARGES: Final = f"""
 APPEND_ENTRIES: Final = ENTRIES.insert("budget_entries")
 RECORD: Final = f"""
     with updated as (
-        update budgets b set {BALANCES.assignments("m", but={"tenant_id", "id"})} from {BALANCES.rows("m")}
+        update budgets b set {BALANCES.assignments("m", exclude={"tenant_id", "id"})} from {BALANCES.rows("m")}
         where b.tenant_id = m.tenant_id and b.id = m.id
         returning 1
     ), entries as (
