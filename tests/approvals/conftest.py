@@ -19,7 +19,7 @@ from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit import clock, ids
-from tests.budgets.conftest import BudgetsApi, eur, money, numbers
+from tests.budgets.budgets_api import BudgetsApi, eur, money, numbers
 from tests.harness.callers import Caller
 from tests.harness.observe import eventually
 from tests.harness.services import Approvals, Budgets, Entities

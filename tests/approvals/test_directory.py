@@ -22,7 +22,7 @@ from kit.telemetry import Trace
 from services.approvals.events.consumers import replace_departed_approver
 from services.approvals.main import compose
 from tests.approvals.conftest import ApprovalsApi, step
-from tests.budgets.conftest import BudgetsApi
+from tests.budgets.budgets_api import BudgetsApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Approvals, Budgets, Entities, Served, served
 from tests.harness.tokens import Keys

@@ -10,7 +10,7 @@ from billing.budgets.v1.rollover_pb2 import Rollover
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.ids import BUDGET
-from tests.budgets.conftest import BudgetsApi
+from tests.budgets.budgets_api import BudgetsApi
 
 YEAR = datetime.now(UTC).year
 

@@ -25,7 +25,7 @@ from kit import ids
 from kit.auth import ServiceTokens
 from kit.settings import Settings
 from kit.telemetry import Trace
-from tests.budgets.conftest import BudgetsApi, eur, numbers
+from tests.budgets.budgets_api import BudgetsApi, eur, numbers
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import OutboxEvent
 from tests.harness.services import Budgets, Served

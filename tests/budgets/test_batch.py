@@ -11,7 +11,7 @@ from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.charge_pb2 import Charge
 from billing.type.v1.money_pb2 import Money
 
-from tests.budgets.conftest import BudgetsApi, eur, line, numbers
+from tests.budgets.budgets_api import BudgetsApi, eur, line, numbers
 from tests.harness.callers import Caller, refusal
 
 

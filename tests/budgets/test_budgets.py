@@ -18,7 +18,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from kit.ids import BUDGET
 from services.budgets.clients import Owners
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, eventually
 

@@ -16,7 +16,7 @@ from billing.budgets.v1.charge_pb2 import Availability, Charge
 from billing.type.v1.money_pb2 import Money
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.harness.callers import Caller, refusal
 
 

@@ -13,7 +13,7 @@ from billing.budgets.v1.hold_pb2 import Hold
 from billing.type.v1.money_pb2 import Money
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.budgets.conftest import BudgetsApi, eur, line, numbers
+from tests.budgets.budgets_api import BudgetsApi, eur, line, numbers
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import eventually
 

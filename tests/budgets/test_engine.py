@@ -31,7 +31,7 @@ from services.budgets.ledger import LedgerCodec, LedgerConnection, PostingOutcom
 from services.budgets.ledger.posting import Submission
 from services.budgets.ledger.store import LedgerTransaction
 from services.budgets.main import compose
-from tests.budgets.conftest import BudgetsApi, line, numbers
+from tests.budgets.budgets_api import BudgetsApi, line, numbers
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import eventually
 from tests.harness.services import Budgets, Entities, Served, served

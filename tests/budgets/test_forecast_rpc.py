@@ -18,7 +18,7 @@ from billing.budgets.v1.forecast_pb2 import Forecast
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.ids import BUDGET, ENTITY, new
-from tests.budgets.conftest import BudgetsApi, eur, line
+from tests.budgets.budgets_api import BudgetsApi, eur, line
 from tests.budgets.rolling import noon, roll, timers
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import OutboxEvent, PublishedEvents, eventually

@@ -16,7 +16,7 @@ from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit.ids import HOLD
-from tests.budgets.conftest import BudgetsApi, eur, numbers
+from tests.budgets.budgets_api import BudgetsApi, eur, numbers
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents, eventually
 

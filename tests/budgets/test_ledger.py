@@ -13,7 +13,7 @@ from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
 
 from kit.ids import BUDGET, HOLD
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.harness.callers import Caller, refusal
 
 

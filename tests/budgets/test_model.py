@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from kit import ids
-from tests.budgets.conftest import BudgetsApi
+from tests.budgets.budgets_api import BudgetsApi
 from tests.budgets.model import APPROVAL, BLOCK, OPEN, TOLERANCE, WARN, Answer, Tree
 from tests.harness.callers import Caller, Refusal
 from tests.harness.observe import eventually

@@ -9,7 +9,7 @@ from billing.budgets.v1.budget_pb2 import Budget
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from kit.ids import BUDGET
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.rolling import YEAR, a_year_passes, noon, roll, series, this_month, timers
 from tests.harness.callers import refusal
 from tests.harness.observe import eventually

@@ -12,7 +12,7 @@ from billing.budgets.v1.entry_pb2 import Entry
 from billing.budgets.v1.events_pb2 import BudgetAlertRaised
 from billing.type.v1.money_pb2 import Money
 
-from tests.budgets.conftest import BudgetsApi, eur, numbers
+from tests.budgets.budgets_api import BudgetsApi, eur, numbers
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import AuditRow, PublishedEvents
 

@@ -13,7 +13,7 @@ from billing.entities.v1.entity_service_pb2 import DeactivateEntityRequest, Upda
 from billing.type.v1.money_pb2 import Money
 
 from kit import clock
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.harness.callers import Refusal, refusal
 from tests.harness.observe import eventually
 

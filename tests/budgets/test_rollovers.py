@@ -20,7 +20,7 @@ from billing.entities.v1.entity_service_pb2 import DeactivateEntityRequest
 from billing.type.v1.money_pb2 import Money
 
 from kit.ids import BUDGET
-from tests.budgets.conftest import BudgetsApi, eur, numbers
+from tests.budgets.budgets_api import BudgetsApi, eur, numbers
 from tests.budgets.rolling import YEAR, a_year_passes, below, noon, roll, series, this_month
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents, eventually

@@ -27,7 +27,7 @@ from kit.telemetry import Trace
 from services.budgets import rpc, store
 from services.budgets.domain.entries import EntryStreamQuery
 from services.budgets.domain.summaries import GroupBy, SummaryQuery
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.rolling import YEAR
 from tests.harness.callers import Caller, refusal
 from tests.harness.databases import Copy

@@ -17,7 +17,7 @@ from billing.budgets.v1.rollover_pb2 import Transfer
 from billing.type.v1.money_pb2 import Money
 
 from kit import clock
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.harness.callers import Caller, refusal
 
 

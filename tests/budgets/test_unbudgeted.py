@@ -16,7 +16,7 @@ from kit import ids
 from services.budgets import convert, store
 from services.budgets.ledger import LedgerConnection
 from services.budgets.service.allocated_costs import ALLOCATED
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.usage import Said, allocation, today, unbudgeted
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Budgets, Served

@@ -20,7 +20,7 @@ from clients.rates import Rates
 from eventing.consumer import Consumer
 from kit.errors import Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
 from services.budgets.service.allocated_costs import UNBUDGETED
-from tests.budgets.conftest import BudgetsApi, eur
+from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.usage import Replica, Said, allocation, reversal, today, unbudgeted
 from tests.harness.callers import Caller
 from tests.harness.observe import PublishedEvents, eventually

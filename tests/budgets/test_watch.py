@@ -23,7 +23,7 @@ from gateway.server import _Server
 from kit.ids import BUDGET, new
 from kit.settings import Settings
 from services.budgets.main import compose
-from tests.budgets.conftest import BudgetsApi
+from tests.budgets.budgets_api import BudgetsApi
 from tests.gateway.wire import Events
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import OutboxEvent, eventually

@@ -1,6 +1,6 @@
 """Costs that are allocated: events as the entities service says them, and what came of them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -17,10 +17,8 @@ from kit import clock, ids
 from kit.telemetry import Trace
 from services.budgets.service.allocated_costs import ALLOCATED
 from serving.server import Service
+from tests.budgets.budgets_api import BudgetsApi
 from tests.harness.observe import eventually
-
-if TYPE_CHECKING:
-    from tests.budgets.conftest import BudgetsApi
 
 
 def today() -> str:
@@ -56,7 +54,7 @@ def reversal(of: CostAllocated) -> AllocationReversed:
 class Said:
     """Events that reach the budgets service as the entities service says them."""
 
-    def __init__(self, nats: Client, tenant_id: UUID, api: "BudgetsApi", admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+    def __init__(self, nats: Client, tenant_id: UUID, api: BudgetsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._nats, self._tenant_id, self._api, self._admin = nats, tenant_id, api, admin
 
     async def publish(self, *said: Message, event_id: UUID | None = None) -> None:
@@ -95,7 +93,7 @@ class Said:
         return found
 
 
-async def unbudgeted(api: "BudgetsApi", **given: Any) -> list[UnbudgetedSpend]:
+async def unbudgeted(api: BudgetsApi, **given: Any) -> list[UnbudgetedSpend]:
     answer = await api.who.call(api.stubs.reports.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
     return list(answer.unbudgeted_spend)
 

@@ -26,7 +26,7 @@ from grpc import StatusCode, aio
 from deploy.local import die_with_parent, servers
 from deploy.local.servers import Nats, Running
 from tests.approvals.conftest import REJECT, ApprovalsApi, eur, step
-from tests.budgets.conftest import BudgetsApi
+from tests.budgets.budgets_api import BudgetsApi
 from tests.chaos.faults import APPROVALS, BUDGETS, FOLDER, NATS, file_of
 from tests.chaos.stage import CHANNEL, Replica, environment
 from tests.harness.callers import Caller, Refusal, ReplyT, RequestT

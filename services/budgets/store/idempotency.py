@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import LargeBinary, String, Uuid, column, select, table
 from sqlalchemy.dialects.postgresql import insert
 
-from kit.db import ReadSession, WriteSession
+from kit.db import ReadSession, WriteSession, found
 from services.budgets.errors.charges import ChargeNotFound
 
 CANCELLED: Final = b"cancelled"
@@ -34,9 +34,7 @@ async def find(tx: ReadSession, method: str, key: str) -> StoredReply | None:
 
 async def get_reply(tx: ReadSession, method: str, key: str) -> bytes:
     """Return the reply stored under a key. Raises ChargeNotFound."""
-    stored = await find(tx, method, key)
-    if stored is None:
-        raise ChargeNotFound(key)
+    stored = found(await find(tx, method, key), ChargeNotFound(key))
     return stored.reply
 
 

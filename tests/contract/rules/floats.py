@@ -10,7 +10,9 @@ from tests.contract.source import Module, Source, Violation
 FLOATS: Final[Mapping[tuple[str, str], str]] = {
     ("services/approvals/store/approvals.py", "duration_statistics"): "percentile_cont takes the fraction as a float",
 }
-"""Floats that are no money: the file and the name that has one, with the reason. Seconds (`…_s`) are floats anyway."""
+"""Floats that are no money: the file and the name that has one, with the reason. Seconds may always be floats."""
+SECONDS: Final = ("_s", "_at", "timeout")
+"""Ends of the names of durations and of moments of a clock, in seconds."""
 EXACT_MATH: Final = frozenset({"floor", "ceil", "prod", "gcd", "lcm", "comb", "isqrt", "median", "median_low", "mean"})
 """What `math` and `statistics` compute without a float where Decimals or integers go in."""
 _FLOAT_TYPES: Final = frozenset({"float", "Float", "Double", "REAL", "DOUBLE_PRECISION"})
@@ -29,7 +31,7 @@ def no_float_in_money(source: Source) -> list[Violation]:
 def _floats(module: Module) -> Iterator[Violation]:
     for node, owner in _owned(module.tree, ""):
         problem = _float_in(node)
-        if problem and not owner.lower().endswith("_s") and (module.file, owner) not in FLOATS:
+        if problem and not owner.lower().endswith(SECONDS) and (module.file, owner) not in FLOATS:
             yield module.violation(getattr(node, "lineno", 0), f"{problem} in {owner or 'the module'}")
 
 
@@ -58,7 +60,10 @@ def _owned(node: ast.AST, owner: str) -> Iterator[tuple[ast.AST, str]]:
                 yield from _owned(child, name)
             case ast.keyword(arg=str() as name) | ast.AnnAssign(target=ast.Name(id=name)):
                 yield from _owned(child, name)
-            case ast.AnnAssign(target=ast.Attribute(attr=name)) | ast.Assign(targets=[ast.Name(id=name)]):
+            case (
+                ast.AnnAssign(target=ast.Attribute(attr=name))
+                | ast.Assign(targets=[ast.Name(id=name) | ast.Attribute(attr=name)])
+            ):
                 yield from _owned(child, name)
             case ast.arguments():
                 for argument, default in _arguments(child):

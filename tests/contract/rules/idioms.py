@@ -42,7 +42,7 @@ IDIOMS: Final = (
     Idiom("money or None", r"money_from_proto\([\w.]+\) if ", "contract.values.money_or_none"),
     Idiom("an enum or None", r"\w+\(\w[\w.]*\.Name\([\w.]+\)\) if ", "contract.values.enum_or_none"),
     Idiom("None becomes NotFound", r"is None:\n\s+raise \w*NotFound", "kit.db.found", layers=frozenset({"store"})),
-    Idiom("a bounded cache", r"OrderedDict|\.popitem\(|lru_cache|next\(iter\(self\._", "kit.cache.TtlCache"),
+    Idiom("a bounded cache", r"OrderedDict|\.popitem\(|next\(iter\(self\._", "kit.cache.TtlCache"),
     Idiom("a micro-batcher", r"\.create_future\(\)|asyncio\.Queue\(", "kit.batching.Batcher"),
     Idiom("the first id of a time", r"def _?id_at\b|CLOCKS_DIFFER", "kit.ids.lower_bound, upper_bound"),
     Idiom("arithmetic of months and days", r"def _?(months_later|day_start|day_text)\b", "kit.dates"),
