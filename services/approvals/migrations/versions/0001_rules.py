@@ -1,6 +1,6 @@
-"""Rules of approval in all their versions, and how often a tenant's rules changed.
+"""Approval rules, their versions, and a counter of the changes of each tenant's rules.
 
-What lists are filtered by is text with a CHECK, not an enum type: under row-level security an index is read for it.
+Enum columns are text with a CHECK: under row-level security, an index is not used for a native enum type.
 """
 
 from alembic import op
@@ -68,7 +68,7 @@ def _approval_rules() -> None:
     op.execute("create index approval_rules_state_idx on approval_rules (tenant_id, state, id)")
     op.execute("create index approval_rules_type_idx on approval_rules (tenant_id, request_type, id)")
     op.execute("create index approval_rules_ladder_idx on approval_rules (tenant_id, ladder, id)")
-    # Whatever goes wrong: no type has two default rules.
+    # Guarantees that no request type has two default rules, also under concurrency.
     op.execute("""
         create unique index approval_rules_default_key on approval_rules (tenant_id, coalesce(request_type, ''))
         where is_default and state <> 'DELETED'""")

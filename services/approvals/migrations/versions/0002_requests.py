@@ -1,6 +1,6 @@
-"""Requests, what was done to them, and who is asked at this moment.
+"""Approval requests, their history, and their pending approver slots.
 
-What lists are filtered by is text with a CHECK, not an enum type: under row-level security an index is read for it.
+Enum columns are text with a CHECK: under row-level security, an index is not used for a native enum type.
 """
 
 from alembic import op
@@ -82,7 +82,7 @@ def _approval_requests() -> None:
     )
     op.execute("create index approval_requests_made_idx on approval_requests (tenant_id, create_time)")
     op.execute("create index approval_requests_about_idx on approval_requests (tenant_id, subject_id, id)")
-    # Whatever goes wrong: about one thing there is one request at a time.
+    # Guarantees that a subject has one open request, also under concurrency.
     op.execute("""
         create unique index approval_requests_subject_key on approval_requests (tenant_id, subject_type, subject_id)
         where subject_id <> '' and state in ('OPENING', 'PENDING', 'CHANGES_REQUESTED')""")

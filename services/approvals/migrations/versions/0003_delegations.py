@@ -1,4 +1,4 @@
-"""Who decides for whom for a while."""
+"""Delegations of approvals."""
 
 from alembic import op
 

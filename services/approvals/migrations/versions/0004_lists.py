@@ -1,7 +1,7 @@
-"""Lists of requests read an index for amounts and for what somebody did.
+"""Indexes for lists of requests by amount and by the actor of an action.
 
-Under row-level security an index is read for comparisons of integers, not of numerics: amounts are looked for by what
-they are without their fraction, and compared exactly afterwards.
+Under row-level security, an index is used for comparisons of integers, not of numerics. So lists compare amounts
+without their fraction first, by an index, and exactly afterwards.
 """
 
 from alembic import op
@@ -12,21 +12,21 @@ down_revision = "0003"
 _SLOW = "require-concurrent-index-creation, require-concurrent-index-deletion, adding-field-with-default"
 
 
-def _briefly(statement: str) -> None:
-    """A statement that writes a table anew which is small yet, or what follows; it gives way to others after 300 ms."""
+def _locking(statement: str) -> None:
+    """Execute a statement that locks a table, which is small or has just been locked; it waits at most 300 ms."""
     op.execute(f"-- squawk-ignore {_SLOW}\n{statement}")
 
 
 def upgrade() -> None:
     whole_amount = "whole_amount bigint generated always as (floor(amount)::bigint) stored"
-    _briefly(f"alter table approval_requests add column {whole_amount}")
-    _briefly("drop index approval_requests_amount_idx")
-    _briefly("create index approval_requests_amount_idx on approval_requests (tenant_id, currency_code, whole_amount)")
-    _briefly("create index approval_actions_actor_idx on approval_actions (tenant_id, actor, approval_id)")
+    _locking(f"alter table approval_requests add column {whole_amount}")
+    _locking("drop index approval_requests_amount_idx")
+    _locking("create index approval_requests_amount_idx on approval_requests (tenant_id, currency_code, whole_amount)")
+    _locking("create index approval_actions_actor_idx on approval_actions (tenant_id, actor, approval_id)")
 
 
 def downgrade() -> None:
-    _briefly("drop index approval_actions_actor_idx")
-    _briefly("drop index approval_requests_amount_idx")
-    _briefly("create index approval_requests_amount_idx on approval_requests (tenant_id, currency_code, amount)")
+    _locking("drop index approval_actions_actor_idx")
+    _locking("drop index approval_requests_amount_idx")
+    _locking("create index approval_requests_amount_idx on approval_requests (tenant_id, currency_code, amount)")
     op.execute("alter table approval_requests drop column whole_amount")
