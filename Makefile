@@ -134,7 +134,7 @@ chaos-budgets: $(GENERATED) $(DEVELOPMENT)  ## Charge budgets while processes ar
 
 .PHONY: chaos-approvals
 chaos-approvals: $(GENERATED) $(DEVELOPMENT)  ## Race 50 concurrent decisions, 200 times; crash every process at every step (RACES=50 per mix)
-	@APPROVALS_RACES=$(or $(RACES),50) SAGA_VICTIMS=all $(PYTHON) -m pytest tests/approvals/test_races.py tests/chaos/test_sagas.py -q
+	@APPROVALS_RACES=$(or $(RACES),50) SAGA_VICTIMS=all $(PYTHON) -m pytest tests/approvals/test_concurrency.py tests/chaos/test_sagas.py -q
 
 .PHONY: lock
 lock: $(DEVELOPMENT)  ## Update the locks after a change of pyproject.toml (UPGRADE=1: to the newest versions)

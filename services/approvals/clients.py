@@ -68,15 +68,15 @@ class EntitiesClient:
         The caller raises it inside its transaction, so that a repeated call gets its stored response instead.
         """
         if entity_ids:
-            entities = GetEntitiesRequest(ids=sorted(map(ids.ENTITY.format, entity_ids)))
-            reply = await self._client.call(self._entities.GetEntities, entities, origin)
-            missing = set(entity_ids) - {ids.ENTITY.parse(entity.id) for entity in reply.entities}
+            get_entities = GetEntitiesRequest(ids=sorted(map(ids.ENTITY.format, entity_ids)))
+            entities = (await self._client.call(self._entities.GetEntities, get_entities, origin)).entities
+            missing = set(entity_ids) - {ids.ENTITY.parse(entity.id) for entity in entities}
             if missing:
                 return EntityNotFound(min(missing))
         if department_ids:
-            departments = GetDepartmentsRequest(ids=sorted(map(ids.DEPARTMENT.format, department_ids)))
-            found = await self._client.call(self._departments.GetDepartments, departments, origin)
-            missing = set(department_ids) - {ids.DEPARTMENT.parse(department.id) for department in found.departments}
+            get_departments = GetDepartmentsRequest(ids=sorted(map(ids.DEPARTMENT.format, department_ids)))
+            reply = await self._client.call(self._departments.GetDepartments, get_departments, origin)
+            missing = set(department_ids) - {ids.DEPARTMENT.parse(department.id) for department in reply.departments}
             if missing:
                 return DepartmentNotFound(min(missing))
         return None

@@ -1,8 +1,8 @@
-"""A service in which a process dies between two writes: `python -m tests.chaos.faults services.approvals.main`.
+"""Crash points of the services: `python -m tests.chaos.faults services.approvals.main` runs a service with them.
 
-The places between two writes have names. One is armed by a file of its name that says who dies there (`approvals`,
-`budgets` or `nats`); whoever comes there first takes the file away and sends SIGKILL to the process whose id is in
-`<who>.pid`. Nothing of the services knows of it.
+A crash point is between two writes of a service. It is armed by a file of its name, which contains the process to kill:
+`approvals`, `budgets` or `nats`. The first process that reaches the point deletes the file and sends SIGKILL to the
+process whose id is in `<name>.pid`. The code of the services is unchanged: functions are wrapped at start.
 """
 
 import contextlib
@@ -17,38 +17,64 @@ from pathlib import Path
 from typing import Any, Final
 
 FOLDER: Final = "FAULTS_FOLDER"
-"""The variable that says where the files are."""
+"""Environment variable with the folder of the files."""
 APPROVALS: Final = "approvals"
 BUDGETS: Final = "budgets"
 NATS: Final = "nats"
 _OUTCOMES: Final = ("ApprovalApproved", "ApprovalRejected", "ApprovalChangesRequested")
-_FOLLOWERS: Final = ("apply_approval", "release_hold_of_rejected", "release_hold_of_returned")
+_SETTLING: Final = ("apply_approval", "release_hold_of_rejected", "release_hold_of_returned")
+"""Consumers of the budgets service that settle the hold of a request."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A place in the code, before or after an asynchronous function."""
+class CrashPoint:
+    """A point in the code, before or after an asynchronous function."""
 
-    of: str
+    owner: str
     """`module:Class` or `module`."""
     function: str
     after: bool
     when: Callable[..., bool] = lambda *_, **__: True
+    """Condition on the arguments of the function."""
+    consumers: tuple[str, ...] = ()
+    """Event handlers that the condition names."""
+
+    def resolve(self, service: str) -> Any:
+        """Return the owner of the function. Raises ValueError if the function or a consumer does not exist."""
+        module, _, name = self.owner.partition(":")
+        owner = getattr(import_module(module), name) if name else import_module(module)
+        handlers = import_module(f"services.{service}.events.consumers").HANDLERS
+        unknown = set(self.consumers) - {handler.name for handler in handlers}
+        if self.function not in owner.__dict__ or unknown:
+            raise ValueError(f"{self.owner}.{self.function} {sorted(unknown)}")
+        return owner
 
 
-def _says(*events: str) -> Callable[..., bool]:
-    return lambda _relay, row: row.type.rpartition(".")[2] in events
+def _published(*, after: bool, events: tuple[str, ...]) -> CrashPoint:
+    """The publication of one of these events by the outbox relay."""
+    return CrashPoint(
+        "eventing.outbox:Relay", "_publish", after, lambda _relay, row: row.type.rpartition(".")[2] in events
+    )
 
 
-def _hears(*consumers: str) -> Callable[..., bool]:
-    return lambda consumer, *_: consumer.name.rpartition(".")[2] in consumers
+def _handled(*, after: bool, consumers: tuple[str, ...]) -> CrashPoint:
+    """The handling of an event by one of these consumers."""
+    return CrashPoint(
+        "eventing.consumer:Consumer",
+        "handle",
+        after,
+        lambda consumer, *_: consumer.name.rpartition(".")[2] in consumers,
+        consumers,
+    )
 
 
 def _posts(entry_type: str) -> Callable[..., bool]:
+    """Condition for Ledger.post: one entry of this type, for an approval."""
     return lambda _ledger, _origin, request: _is_for_approval(request) and request.entry_type == entry_type
 
 
 def _posts_in_batch(entry_type: str) -> Callable[..., bool]:
+    """Condition for `posting.post`: a batch with an entry of this type, for an approval."""
     return lambda _transaction, submissions, _codec: any(
         _is_for_approval(request) and request.entry_type == entry_type
         for submission in submissions
@@ -61,71 +87,73 @@ def _is_for_approval(request: Any) -> bool:
 
 
 _OPENING: Final = "services.approvals.service.opening:OpeningSaga"
-_PEER: Final = "services.approvals.clients:BudgetsClient"
+_BUDGETS_CLIENT: Final = "services.approvals.clients:BudgetsClient"
 _APPROVAL_HOLDS: Final = "services.budgets.service.approval_holds:ApprovalHolds"
 _LEDGER: Final = "services.budgets.ledger:Ledger"
 _POSTING: Final = "services.budgets.ledger.posting"
 
-PLACES: Final[Mapping[str, Mapping[str, Place]]] = {
+CRASH_POINTS: Final[Mapping[str, Mapping[str, CrashPoint]]] = {
     APPROVALS: {
-        # a request is opened
-        "kept, not held": Place(_PEER, "hold", after=False),
-        "held, not asked": Place(_PEER, "hold", after=True),
-        "asked, not committed": Place(_OPENING, "open", after=True),
-        "asked, not answered": Place("services.approvals.rpc.approvals:ApprovalServicer", "CreateApproval", after=True),
-        "asked and published, not marked": Place("eventing.outbox:Relay", "_publish", True, _says("ApprovalRequested")),
-        # its budget has no room
-        "refused, not called off": Place(_PEER, "release", after=False),
-        "called off, not undone": Place(_PEER, "release", after=True),
-        # somebody decides
-        "decided, not committed": Place("services.approvals.service.decisions", "act", after=True),
-        "decided, not answered": Place(
+        # opening of a request
+        "stored, not held": CrashPoint(_BUDGETS_CLIENT, "hold", after=False),
+        "held, not started": CrashPoint(_BUDGETS_CLIENT, "hold", after=True),
+        "started, not committed": CrashPoint(_OPENING, "open", after=True),
+        "started, not returned": CrashPoint(
+            "services.approvals.rpc.approvals:ApprovalServicer", "CreateApproval", after=True
+        ),
+        "submission published, not marked": _published(after=True, events=("ApprovalRequested",)),
+        # rejected hold
+        "rejected, not released": CrashPoint(_BUDGETS_CLIENT, "release", after=False),
+        "released, not rolled back": CrashPoint(_BUDGETS_CLIENT, "release", after=True),
+        # decision
+        "decided, not committed": CrashPoint("services.approvals.service.decisions", "act", after=True),
+        "decided, not returned": CrashPoint(
             "services.approvals.rpc.approvals:ApprovalServicer", "ActOnApproval", after=True
         ),
-        "decided, not published": Place("eventing.outbox:Relay", "_publish", False, _says(*_OUTCOMES)),
-        "decided and published, not marked": Place("eventing.outbox:Relay", "_publish", True, _says(*_OUTCOMES)),
-        # it is sent back and submitted again
-        "given back, not kept again": Place(_OPENING, "_start_round", after=False),
-        "kept again, not held": Place(_OPENING, "_start_round", after=True),
-        # its budget followed
-        "noted, not committed": Place("services.approvals.service.approvals", "record_reservation", after=True),
-        "noted, not acknowledged": Place("eventing.consumer:Consumer", "handle", True, _hears("record_reservation")),
+        "decided, not published": _published(after=False, events=_OUTCOMES),
+        "decision published, not marked": _published(after=True, events=_OUTCOMES),
+        # resubmission
+        "released, next round not stored": CrashPoint(_OPENING, "_start_round", after=False),
+        "next round stored, not held": CrashPoint(_OPENING, "_start_round", after=True),
+        # settlement by the budget
+        "settlement written, not committed": CrashPoint(
+            "services.approvals.service.approvals", "record_reservation", after=True
+        ),
+        "settlement stored, not acknowledged": _handled(after=True, consumers=("record_reservation",)),
     },
     BUDGETS: {
-        # money is held
-        "hold written, not committed": Place(_POSTING, "post", True, _posts_in_batch("HOLD")),
-        "held, not answered": Place(_LEDGER, "post", True, _posts("HOLD")),
-        # a hold is called off
-        "calling off, not committed": Place("services.budgets.store.idempotency", "claim", after=True),
-        "called off, not answered": Place(_APPROVAL_HOLDS, "cancel", after=True),
-        # the outcome is heard
-        "outcome heard": Place("eventing.consumer:Consumer", "handle", False, _hears(*_FOLLOWERS)),
-        "commit written, not committed": Place(_POSTING, "post", True, _posts_in_batch("COMMIT")),
-        "commit done": Place(_LEDGER, "post", True, _posts("COMMIT")),
-        "release written, not committed": Place(_POSTING, "post", True, _posts_in_batch("RELEASE")),
-        "release done": Place(_LEDGER, "post", True, _posts("RELEASE")),
-        "raise written, not committed": Place("services.budgets.service.budgets", "update", after=True),
-        "raise done": Place(_APPROVAL_HOLDS, "_raise_budget", after=True),
-        "failure written, not committed": Place(_APPROVAL_HOLDS, "_claim_failure", after=True),
-        "failure done": Place(_APPROVAL_HOLDS, "_fail", after=True),
-        "followed, not acknowledged": Place("eventing.consumer:Consumer", "handle", True, _hears(*_FOLLOWERS)),
-        # and it is told
-        "followed, not published": Place("eventing.outbox:Relay", "_publish", False, _says("ApprovalFundsSettled")),
-        "followed and published, not marked": Place(
-            "eventing.outbox:Relay", "_publish", True, _says("ApprovalFundsSettled")
-        ),
+        # hold
+        "hold written, not committed": CrashPoint(_POSTING, "post", True, _posts_in_batch("HOLD")),
+        "held, not returned": CrashPoint(_LEDGER, "post", True, _posts("HOLD")),
+        # cancellation of a hold
+        "cancellation written, not committed": CrashPoint("services.budgets.store.idempotency", "claim", after=True),
+        "cancelled, not returned": CrashPoint(_APPROVAL_HOLDS, "cancel", after=True),
+        # settlement of the outcome
+        "outcome received": _handled(after=False, consumers=_SETTLING),
+        "commit written, not committed": CrashPoint(_POSTING, "post", True, _posts_in_batch("COMMIT")),
+        "commit done": CrashPoint(_LEDGER, "post", True, _posts("COMMIT")),
+        "release written, not committed": CrashPoint(_POSTING, "post", True, _posts_in_batch("RELEASE")),
+        "release done": CrashPoint(_LEDGER, "post", True, _posts("RELEASE")),
+        "increase written, not committed": CrashPoint("services.budgets.service.budgets", "update", after=True),
+        "increase done": CrashPoint(_APPROVAL_HOLDS, "_raise_budget", after=True),
+        "failure written, not committed": CrashPoint(_APPROVAL_HOLDS, "_claim_failure", after=True),
+        "failure done": CrashPoint(_APPROVAL_HOLDS, "_fail", after=True),
+        "settled, not acknowledged": _handled(after=True, consumers=_SETTLING),
+        # event about the settlement
+        "settled, not published": _published(after=False, events=("ApprovalFundsSettled",)),
+        "settlement published, not marked": _published(after=True, events=("ApprovalFundsSettled",)),
     },
 }
-"""By service and name; between two writes of a request's life each."""
+"""By service and name; each is between two writes in the life cycle of a request."""
 
 
-def file_of(service: str, place: str) -> str:
-    """The name of the file that arms a place."""
-    return f"{service} {place}".replace(" ", "-").replace(",", "")
+def file_of(service: str, point: str) -> str:
+    """Return the name of the file that arms a crash point."""
+    return f"{service} {point}".replace(" ", "-").replace(",", "")
 
 
-def strike(folder: Path, service: str, file: str) -> None:
-    """If the place is armed, disarm it and kill whom its file says."""
+def crash_if_armed(folder: Path, file: str, service: str) -> None:
+    """If the crash point is armed, disarm it and kill the process that its file names."""
     with contextlib.suppress(FileNotFoundError):
         victim = (folder / file).read_text()
         (folder / file).unlink()
@@ -133,35 +161,31 @@ def strike(folder: Path, service: str, file: str) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _owner(of: str) -> Any:
-    module, _, name = of.partition(":")
-    return getattr(import_module(module), name) if name else import_module(module)
-
-
-def _watch(folder: Path, service: str, name: str, place: Place) -> None:
-    owner, file = _owner(place.of), file_of(service, name)
-    watched = owner.__dict__[place.function]
-    static = isinstance(watched, staticmethod)
-    original: Callable[..., Awaitable[Any]] = watched.__func__ if static else watched
+def _install(folder: Path, service: str, name: str, point: CrashPoint) -> None:
+    """Wrap the function of a crash point."""
+    owner, file = point.resolve(service), file_of(service, name)
+    attribute = owner.__dict__[point.function]
+    static = isinstance(attribute, staticmethod)
+    original: Callable[..., Awaitable[Any]] = attribute.__func__ if static else attribute
 
     @functools.wraps(original)
-    async def fateful(*given: Any, **named: Any) -> Any:
-        if not place.after and place.when(*given):
-            strike(folder, service, file)
-        result = await original(*given, **named)
-        if place.after and place.when(*given):
-            strike(folder, service, file)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not point.after and point.when(*args):
+            crash_if_armed(folder, file, service)
+        result = await original(*args, **kwargs)
+        if point.after and point.when(*args):
+            crash_if_armed(folder, file, service)
         return result
 
-    setattr(owner, place.function, staticmethod(fateful) if static else fateful)
+    setattr(owner, point.function, staticmethod(wrapper) if static else wrapper)
 
 
 def main() -> None:
-    """Serve, with all places of the service watched."""
+    """Run a service with all its crash points."""
     module = sys.argv[1]
     service, folder = module.split(".")[1], Path(os.environ[FOLDER])
-    for name, place in PLACES[service].items():
-        _watch(folder, service, name, place)
+    for name, point in CRASH_POINTS[service].items():
+        _install(folder, service, name, point)
     import_module(module).main()
 
 

@@ -1,8 +1,8 @@
-"""Requests and their money while somebody dies between two of their writes; each story at each place, with each victim.
+"""Crash scenarios of approval requests and their holds: each scenario with a crash at each of its crash points.
 
-A story is told by people who repeat what they do with the same key until there is an answer, or, where it is called
-abandoned, who go away after the first try. What dies comes back. In the end budgets hold and commit what the requests
-say, nobody decided twice, and what was refused has left nothing behind.
+The users of a scenario retry each call with the same key until there is a response; in the abandoned ones they stop
+after the first try. Killed processes are restarted. In the end each budget holds and commits what its request says,
+nobody has decided twice, and rejected requests have left nothing behind.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 from uuid import uuid4
 
 from billing.approvals.v1 import approval_service_pb2 as pb
@@ -35,353 +35,359 @@ from tests.harness.observe import eventually
 from tests.harness.services import Approvals, Budgets, Entities
 from tests.harness.tokens import Keys
 
-PATIENCE_S: Final = 60.0
-STRUCK_WITHIN_S: Final = 90.0
-"""More than the clock takes to go on with what was abandoned, and NATS to hand out again what a dead process took."""
-HEALED_WITHIN_S: Final = 120.0
-_PASSING: Final = {
+RETRY_FOR_S: Final = 60.0
+CRASH_WITHIN_S: Final = 90.0
+"""More than the timer of an interrupted opening, and the redelivery of events that a killed process had received."""
+RECOVER_WITHIN_S: Final = 120.0
+_RETRIED: Final = {
     StatusCode.UNAVAILABLE, StatusCode.ABORTED, StatusCode.DEADLINE_EXCEEDED, StatusCode.UNKNOWN, StatusCode.CANCELLED,
 }  # fmt: skip
 
+Scenario: TypeAlias = Callable[[ApprovalsApi, Budget], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
-class PatientCaller(Caller):
-    """Somebody who asks again until there is an answer."""
+class RetryingCaller(Caller):
+    """A caller that retries until there is a response."""
 
     async def call(
-        self, rpc: aio.UnaryUnaryMultiCallable[RequestT, ReplyT], request: RequestT, *, within_s: float = PATIENCE_S
+        self, rpc: aio.UnaryUnaryMultiCallable[RequestT, ReplyT], request: RequestT, *, within_s: float = RETRY_FOR_S
     ) -> ReplyT:
-        """The reply, as soon as there is one."""
+        """Call until the error is not one of a crash, then return the reply or raise the error."""
         deadline = time.monotonic() + within_s
         while True:
             try:
                 return await rpc(request, metadata=self.metadata, timeout=10.0)
             except aio.AioRpcError as error:
-                if error.code() not in _PASSING or time.monotonic() > deadline:
+                if error.code() not in _RETRIED or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How a story ends."""
+class Result:
+    """The request and budget of a scenario after its end."""
 
     state: str
-    """Of the request; empty where none is left."""
+    """State of the request; empty if there is none."""
     funds: str
-    numbers: tuple[str, str, str, str, str]
-    """What of its budget is spent, held, committed, captured and available."""
+    amounts: tuple[str, str, str, str, str]
+    """Spent, held, committed, captured and available amounts of the budget."""
     decisions: int = 0
 
 
 async def approved(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.submit(amount="60.00", budget_id=budget.id)
-    await api.act("carla", asked, request_id=uuid4().hex)
+    approval = await api.submit(amount="60.00", budget_id=budget.id)
+    await api.act("carla", approval, request_id=uuid4().hex)
 
 
 async def rejected(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.submit(amount="60.00", budget_id=budget.id)
-    await api.act("carla", asked, REJECT, comment="no", request_id=uuid4().hex)
+    approval = await api.submit(amount="60.00", budget_id=budget.id)
+    await api.act("carla", approval, REJECT, comment="no", request_id=uuid4().hex)
 
 
-async def sent_back(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.submit(amount="60.00", budget_id=budget.id)
-    await api.act("carla", asked, ApprovalAction.REQUEST_CHANGES, comment="more?", request_id=uuid4().hex)
-    request = pb.ResubmitApprovalRequest(id=asked.id, amount=eur("70.00"), request_id=uuid4().hex)
-    again = await api.user("alice", "procurement").call(api.stubs.approvals.ResubmitApproval, request)
-    await api.act("carla", again, request_id=uuid4().hex)
+async def changes_requested(api: ApprovalsApi, budget: Budget) -> None:
+    approval = await api.submit(amount="60.00", budget_id=budget.id)
+    await api.act("carla", approval, ApprovalAction.REQUEST_CHANGES, comment="more?", request_id=uuid4().hex)
+    request = pb.ResubmitApprovalRequest(id=approval.id, amount=eur("70.00"), request_id=uuid4().hex)
+    resubmitted = await api.user("alice", "procurement").call(api.stubs.approvals.ResubmitApproval, request)
+    await api.act("carla", resubmitted, request_id=uuid4().hex)
 
 
-async def without_room(api: ApprovalsApi, budget: Budget) -> None:
+async def over_budget(api: ApprovalsApi, budget: Budget) -> None:
     try:
         await api.submit(amount="100.01", budget_id=budget.id)
     except aio.AioRpcError as error:
         assert Refusal.of(error).reason == "BUDGET_EXCEEDED", error
         return
-    raise AssertionError("it was taken")
+    raise AssertionError("the request was accepted")
 
 
-async def overspent(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.submit(amount="150.00", budget_id=budget.id, overspend=True)
-    await api.act("carla", asked, request_id=uuid4().hex)
+async def overspend(api: ApprovalsApi, budget: Budget) -> None:
+    approval = await api.submit(amount="150.00", budget_id=budget.id, overspend=True)
+    await api.act("carla", approval, request_id=uuid4().hex)
 
 
-async def raised(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.submit(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
-    await api.act("carla", asked, request_id=uuid4().hex)
+async def increase(api: ApprovalsApi, budget: Budget) -> None:
+    approval = await api.submit(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
+    await api.act("carla", approval, request_id=uuid4().hex)
 
 
-async def raised_when_closed(api: ApprovalsApi, budget: Budget) -> None:
-    asked = await api.submit(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
+async def increase_of_closed_budget(api: ApprovalsApi, budget: Budget) -> None:
+    approval = await api.submit(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
     await api.budgets.close(budget)
-    await api.act("carla", asked, request_id=uuid4().hex)
+    await api.act("carla", approval, request_id=uuid4().hex)
 
 
 async def abandoned(api: ApprovalsApi, budget: Budget) -> None:
-    await _once(api, api.new_request("60.00", budget_id=budget.id))
+    await _call_once(api, api.new_request("60.00", budget_id=budget.id))
 
 
-async def abandoned_without_room(api: ApprovalsApi, budget: Budget) -> None:
-    await _once(api, api.new_request("100.01", budget_id=budget.id))
+async def abandoned_over_budget(api: ApprovalsApi, budget: Budget) -> None:
+    await _call_once(api, api.new_request("100.01", budget_id=budget.id))
 
 
-async def _once(api: ApprovalsApi, request: pb.CreateApprovalRequest) -> None:
+async def _call_once(api: ApprovalsApi, request: pb.CreateApprovalRequest) -> None:
     with contextlib.suppress(aio.AioRpcError):
         metadata = api.user("alice", "procurement").metadata
         await api.stubs.approvals.CreateApproval(request, metadata=metadata, timeout=10.0)
 
 
-STORIES: Final[Mapping[Callable[[ApprovalsApi, Budget], Awaitable[None]], Ending]] = {
-    approved: Ending("APPROVED", "COMMITTED", ("0.00", "0.00", "60.00", "0.00", "40.00"), 1),
-    rejected: Ending("REJECTED", "RELEASED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
-    sent_back: Ending("APPROVED", "COMMITTED", ("0.00", "0.00", "70.00", "0.00", "30.00"), 2),
-    without_room: Ending("", "", ("0.00", "0.00", "0.00", "0.00", "100.00")),
-    overspent: Ending("APPROVED", "COMMITTED", ("0.00", "0.00", "150.00", "0.00", "-50.00"), 1),
-    raised: Ending("APPROVED", "RAISED", ("0.00", "0.00", "0.00", "0.00", "125.00"), 1),
-    raised_when_closed: Ending("APPROVED", "FAILED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
-    abandoned: Ending("PENDING", "HELD", ("0.00", "60.00", "0.00", "0.00", "40.00")),
-    abandoned_without_room: Ending("", "", ("0.00", "0.00", "0.00", "0.00", "100.00")),
+SCENARIOS: Final[Mapping[Scenario, Result]] = {
+    approved: Result("APPROVED", "COMMITTED", ("0.00", "0.00", "60.00", "0.00", "40.00"), 1),
+    rejected: Result("REJECTED", "RELEASED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
+    changes_requested: Result("APPROVED", "COMMITTED", ("0.00", "0.00", "70.00", "0.00", "30.00"), 2),
+    over_budget: Result("", "", ("0.00", "0.00", "0.00", "0.00", "100.00")),
+    overspend: Result("APPROVED", "COMMITTED", ("0.00", "0.00", "150.00", "0.00", "-50.00"), 1),
+    increase: Result("APPROVED", "RAISED", ("0.00", "0.00", "0.00", "0.00", "125.00"), 1),
+    increase_of_closed_budget: Result("APPROVED", "FAILED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
+    abandoned: Result("PENDING", "HELD", ("0.00", "60.00", "0.00", "0.00", "40.00")),
+    abandoned_over_budget: Result("", "", ("0.00", "0.00", "0.00", "0.00", "100.00")),
 }
-"""What happens, and how it ends."""
+"""Scenarios with their results on a budget of 100.00."""
 
-WHERE: Final[Mapping[Callable[[ApprovalsApi, Budget], Awaitable[None]], Mapping[str, Sequence[str]]]] = {
+CRASH_POINTS_OF: Final[Mapping[Scenario, Mapping[str, Sequence[str]]]] = {
     approved: {
         APPROVALS: (
-            "kept, not held", "held, not asked", "asked, not committed", "asked, not answered",
-            "asked and published, not marked", "decided, not committed", "decided, not answered",
-            "decided, not published", "decided and published, not marked", "noted, not committed",
-            "noted, not acknowledged",
+            "stored, not held", "held, not started", "started, not committed", "started, not returned",
+            "submission published, not marked", "decided, not committed", "decided, not returned",
+            "decided, not published", "decision published, not marked", "settlement written, not committed",
+            "settlement stored, not acknowledged",
         ),
         BUDGETS: (
-            "hold written, not committed", "held, not answered", "outcome heard", "commit written, not committed",
-            "commit done", "followed, not acknowledged", "followed, not published",
-            "followed and published, not marked",
+            "hold written, not committed", "held, not returned", "outcome received", "commit written, not committed",
+            "commit done", "settled, not acknowledged", "settled, not published",
+            "settlement published, not marked",
         ),
     },
     rejected: {
-        APPROVALS: ("decided, not committed", "decided, not answered", "decided, not published"),
+        APPROVALS: ("decided, not committed", "decided, not returned", "decided, not published"),
         BUDGETS: (
-            "outcome heard", "release written, not committed", "release done", "followed, not acknowledged",
-            "followed, not published",
+            "outcome received", "release written, not committed", "release done", "settled, not acknowledged",
+            "settled, not published",
         ),
     },
-    sent_back: {
-        APPROVALS: ("given back, not kept again", "kept again, not held", "decided and published, not marked"),
-        BUDGETS: ("called off, not answered", "release written, not committed", "release done"),
+    changes_requested: {
+        APPROVALS: ("released, next round not stored", "next round stored, not held", "decision published, not marked"),
+        BUDGETS: ("cancelled, not returned", "release written, not committed", "release done"),
     },
-    without_room: {
-        APPROVALS: ("kept, not held", "refused, not called off", "called off, not undone"),
-        BUDGETS: ("calling off, not committed", "called off, not answered"),
+    over_budget: {
+        APPROVALS: ("stored, not held", "rejected, not released", "released, not rolled back"),
+        BUDGETS: ("cancellation written, not committed", "cancelled, not returned"),
     },
-    overspent: {
-        BUDGETS: ("hold written, not committed", "held, not answered", "commit written, not committed", "commit done"),
+    overspend: {
+        BUDGETS: ("hold written, not committed", "held, not returned", "commit written, not committed", "commit done"),
     },
-    raised: {
-        BUDGETS: ("raise written, not committed", "raise done", "followed, not acknowledged"),
+    increase: {
+        BUDGETS: ("increase written, not committed", "increase done", "settled, not acknowledged"),
     },
-    raised_when_closed: {
+    increase_of_closed_budget: {
         BUDGETS: ("failure written, not committed", "failure done"),
     },
     abandoned: {
-        APPROVALS: ("kept, not held", "held, not asked", "asked, not committed"),
-        BUDGETS: ("hold written, not committed", "held, not answered"),
+        APPROVALS: ("stored, not held", "held, not started", "started, not committed"),
+        BUDGETS: ("hold written, not committed", "held, not returned"),
     },
-    abandoned_without_room: {
-        APPROVALS: ("refused, not called off", "called off, not undone"),
-        BUDGETS: ("calling off, not committed", "called off, not answered"),
+    abandoned_over_budget: {
+        APPROVALS: ("rejected, not released", "released, not rolled back"),
+        BUDGETS: ("cancellation written, not committed", "cancelled, not returned"),
     },
 }  # fmt: skip
-"""The places that a story passes, in its order; see faults.PLACES."""
+"""The crash points that a scenario passes, by service, in order."""
 
-
-_OF_EVENTS: Final = re.compile("published|heard|acknowledged")
+_WITH_EVENTS: Final = re.compile("published|received|acknowledged")
+"""Crash points at which an event is published or consumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A story in which somebody dies at a place."""
+    """A scenario with a crash of one process at a crash point."""
 
-    story: Callable[[ApprovalsApi, Budget], Awaitable[None]]
+    scenario: Scenario
     service: str
-    place: str
+    point: str
     victim: str
 
     def __str__(self) -> str:
-        return f"{self.story.__name__}: {self.service} at {self.place!r}, {self.victim} dies"
+        return f"{self.scenario.__name__}: {self.victim} is killed when {self.service} is at {self.point!r}"
 
 
-def cases(*, everybody: bool) -> Sequence[Case]:
-    """Each story at each place; everybody dies there in turn, or else whoever is there, and NATS where events are."""
+def cases(*, every_victim: bool) -> Sequence[Case]:
+    """Return each scenario at each of its crash points.
+
+    With `every_victim`, once for each process; else for the process at the point, and NATS at points with events.
+    """
     return [
-        Case(story, service, place, victim)
-        for story, places in WHERE.items()
-        for service, named in places.items()
-        for place in named
+        Case(scenario, service, point, victim)
+        for scenario, points_of in CRASH_POINTS_OF.items()
+        for service, points in points_of.items()
+        for point in points
         for victim in (APPROVALS, BUDGETS, NATS)
-        if everybody or victim == service or (victim == NATS and story is approved and _OF_EVENTS.search(place))
+        if every_victim or victim == service or (victim == NATS and scenario is approved and _WITH_EVENTS.search(point))
     ]
 
 
-class Stage:
-    """Two services and a NATS that come back whenever they were killed."""
+class RestartingProcesses:
+    """The two services and NATS, restarted whenever they are killed."""
 
     def __init__(self, folder: Path, nats: Running[Nats], replicas: Mapping[str, Replica]) -> None:
         self.folder, self.nats, self.replicas = folder, nats, replicas
-        self.deaths = Counter[str]()
-        self.noted: dict[str, int] = {}
-        self.reviving: list[asyncio.Task[None]] = []
+        self.crashes = Counter[str]()
+        self._pids: dict[str, int] = {}
+        self.restarting: list[asyncio.Task[None]] = []
 
     def arm(self, case: Case) -> Path:
-        """Have somebody die at a place; gives the file that is there until then."""
-        armed = self.folder / file_of(case.service, case.place)
+        """Arm the crash point of a case; return the file that is deleted by the crash."""
+        armed = self.folder / file_of(case.service, case.point)
         armed.write_text(case.victim)
         return armed
 
-    async def whole(self) -> bool:
-        """Whether all are there, and known to those who strike."""
-        for task in self.reviving:
+    async def all_running(self) -> bool:
+        """True if all processes run and their ids are written for the crash points."""
+        for task in self.restarting:
             if task.done():
-                task.result()  # it failed: nobody comes back any more
-        there = all(replica.pid == self.noted[name] for name, replica in self.replicas.items())
-        return there and bool(die_with_parent.command_line(self.noted[NATS]))
+                task.result()  # raises the error because of which a process is not restarted
+        running = all(replica.pid == self._pids[name] for name, replica in self.replicas.items())
+        return running and bool(die_with_parent.command_line(self._pids[NATS]))
 
-    def note(self, name: str, pid: int) -> None:
-        """Let those who strike know whom."""
-        self.noted[name] = pid
+    def _write_pid(self, name: str, pid: int) -> None:
+        self._pids[name] = pid
         draft = self.folder / f"{name}.draft"
         draft.write_text(str(pid))
         draft.rename(self.folder / f"{name}.pid")
 
     async def start(self) -> None:
         """Start the services."""
-        self.note(NATS, self.nats.pid)
+        self._write_pid(NATS, self.nats.pid)
         await asyncio.gather(*(self._start(name) for name in self.replicas))
 
     async def _start(self, name: str) -> None:
         await self.replicas[name].start()
-        self.note(name, self.replicas[name].pid)
+        self._write_pid(name, self.replicas[name].pid)
 
-    async def revive(self, name: str) -> None:
-        """Start a service again whenever it is gone, until cancelled."""
+    async def restart(self, name: str) -> None:
+        """Start a service again whenever it has ended, until cancelled."""
         while True:
             if not self.replicas[name].pid:
-                self.deaths[name] += 1
+                self.crashes[name] += 1
                 await self._start(name)
             await asyncio.sleep(0.02)
 
-    async def revive_nats(self) -> None:
-        """Start NATS again whenever it is gone, until cancelled."""
+    async def restart_nats(self) -> None:
+        """Start NATS again whenever it has ended, until cancelled."""
         while True:
-            if not die_with_parent.command_line(self.noted[NATS]):
-                self.deaths[NATS] += 1
-                await asyncio.to_thread(self._restart_nats)
+            if not die_with_parent.command_line(self._pids[NATS]):
+                self.crashes[NATS] += 1
+                await asyncio.to_thread(self._start_nats)
             await asyncio.sleep(0.02)
 
-    def _restart_nats(self) -> None:
+    def _start_nats(self) -> None:
         self.nats.kill()
         self.nats.start()
-        self.note(NATS, self.nats.pid)
+        self._write_pid(NATS, self.nats.pid)
 
 
 @contextlib.asynccontextmanager
-async def staged(database: Copy, keys: Keys, entities: str, folder: Path) -> AsyncIterator[Stage]:
-    """Approvals and budgets as processes that may die, with a NATS of their own."""
+async def restarting_processes(
+    database: Copy, keys: Keys, entities: str, folder: Path
+) -> AsyncIterator[RestartingProcesses]:
+    """Run approvals and budgets as processes that restart, with a NATS of their own."""
     faults = folder / "faults"
     faults.mkdir()
     with servers.nats(folder / "nats") as nats:
         addresses = {"entities": entities}
         replicas = {}
         for name in (BUDGETS, APPROVALS):
-            told = environment(name, database, nats.url, keys) | {FOLDER: str(faults)}
-            told["BILLING_ADDRESSES"] = json.dumps(addresses)
-            replicas[name] = Replica("tests.chaos.faults", told, folder, f"services.{name}.main")
+            variables = environment(name, database, nats.url, keys) | {FOLDER: str(faults)}
+            variables["BILLING_ADDRESSES"] = json.dumps(addresses)
+            replicas[name] = Replica("tests.chaos.faults", variables, folder, f"services.{name}.main")
             addresses[name] = replicas[name].address
-        stage = Stage(faults, nats, replicas)
-        await stage.start()
-        stage.reviving = [asyncio.create_task(stage.revive(name)) for name in replicas]
-        stage.reviving.append(asyncio.create_task(stage.revive_nats()))
+        processes = RestartingProcesses(faults, nats, replicas)
+        await processes.start()
+        processes.restarting = [asyncio.create_task(processes.restart(name)) for name in replicas]
+        processes.restarting.append(asyncio.create_task(processes.restart_nats()))
         try:
-            yield stage
+            yield processes
         finally:
-            for task in stage.reviving:
+            for task in processes.restarting:
                 task.cancel()
-            await asyncio.gather(*stage.reviving, return_exceptions=True)
+            await asyncio.gather(*processes.restarting, return_exceptions=True)
             await asyncio.gather(*(replica.end(signal.SIGTERM) for replica in replicas.values()))
 
 
-class Theatre:
-    """Plays cases, one after the other, and looks at all of them in the end."""
+class ScenarioRunner:
+    """Runs cases one after the other, and checks the results of all of them at the end."""
 
-    def __init__(self, stage: Stage, api: ApprovalsApi) -> None:
-        self.stage, self.api = stage, api
-        self.played: list[tuple[Case, Budget]] = []
+    def __init__(self, processes: RestartingProcesses, api: ApprovalsApi) -> None:
+        self._processes, self._api = processes, api
+        self._finished: list[tuple[Case, Budget]] = []
 
-    async def play(self, case: Case) -> None:
-        """Tell a story in which somebody dies; raises where nobody did."""
-        policy = Budget.REQUIRE_APPROVAL if case.story is overspent else Budget.BLOCK
-        budget = await self.api.budgets.open("100.00", overspend_policy=policy)
-        await eventually(self.stage.whole, within_s=PATIENCE_S)
-        await self._connected(budget)
-        armed = self.stage.arm(case)
-        await case.story(self.api, budget)
-        self.played.append((case, budget))
+    async def run(self, case: Case) -> None:
+        """Run a scenario; fails if its crash does not happen."""
+        policy = Budget.REQUIRE_APPROVAL if case.scenario is overspend else Budget.BLOCK
+        budget = await self._api.budgets.open("100.00", overspend_policy=policy)
+        await eventually(self._processes.all_running, within_s=RETRY_FOR_S)
+        await self._wait_for_connection(budget)
+        armed = self._processes.arm(case)
+        await case.scenario(self._api, budget)
+        self._finished.append((case, budget))
 
-        async def struck() -> bool:
+        async def crashed() -> bool:
             return not armed.exists()
 
-        await eventually(struck, within_s=STRUCK_WITHIN_S, about=str(case))
+        await eventually(crashed, within_s=CRASH_WITHIN_S, about=str(case))
 
-    async def _connected(self, budget: Budget) -> None:
-        """Wait until approvals reaches budgets again: who goes away after one try must get as far as the place."""
-        await self.api.submit(amount="1.00", budget_id=budget.id, validate_only=True)
+    async def _wait_for_connection(self, budget: Budget) -> None:
+        """Wait until approvals reaches budgets again, so that the single call of an abandoned scenario does."""
+        await self._api.submit(amount="1.00", budget_id=budget.id, validate_only=True)
 
-    async def ended(self, budget: Budget) -> Ending:
-        """How a story has ended so far."""
+    async def _result(self, budget: Budget) -> Result:
         listing = pb.ListApprovalsRequest(budget_id=budget.id)
-        found = (await self.api.admin.call(self.api.stubs.approvals.ListApprovals, listing)).approvals
-        numbers = await self.api.amounts(budget)
-        if not found:
-            return Ending("", "", numbers)
-        (asked,) = found
-        decided = [one for one in await self.api.history(asked) if one.actor == "carla"]
-        state, funds = Approval.State.Name(asked.state), Approval.Funds.Name(asked.funds)
-        return Ending(state, funds, numbers, len(decided))
+        approvals = (await self._api.admin.call(self._api.stubs.approvals.ListApprovals, listing)).approvals
+        amounts = await self._api.amounts(budget)
+        if not approvals:
+            return Result("", "", amounts)
+        (approval,) = approvals
+        decisions = [one for one in await self._api.history(approval) if one.actor == "carla"]
+        state, funds = Approval.State.Name(approval.state), Approval.Funds.Name(approval.funds)
+        return Result(state, funds, amounts, len(decisions))
 
-    async def unhealed(self) -> Sequence[str]:
-        """The cases that have not ended as they should."""
-        told = []
-        for case, budget in self.played:
-            ended = await self.ended(budget)
-            if ended != STORIES[case.story]:
-                told.append(f"{case}: {ended}, not {STORIES[case.story]}")
-        return told
+    async def _unexpected_results(self) -> Sequence[str]:
+        results = [(case, await self._result(budget)) for case, budget in self._finished]
+        return [
+            f"{case}: {result}, expected {SCENARIOS[case.scenario]}"
+            for case, result in results
+            if result != SCENARIOS[case.scenario]
+        ]
 
-    async def healed(self) -> None:
-        """Wait until all cases have ended as they should, and stay so; raises AssertionError."""
-        deadline = time.monotonic() + HEALED_WITHIN_S
-        while unhealed := await self.unhealed():
-            assert time.monotonic() < deadline, "\n".join(unhealed)
+    async def check(self) -> None:
+        """Wait until all cases have their expected result and verify the budgets. Raises AssertionError."""
+        deadline = time.monotonic() + RECOVER_WITHIN_S
+        while unexpected := await self._unexpected_results():
+            assert time.monotonic() < deadline, "\n".join(unexpected)
             await asyncio.sleep(0.5)
-        await self.api.budgets.verify(*(budget for _, budget in self.played))
+        await self._api.budgets.verify(*(budget for _, budget in self._finished))
 
 
 @contextlib.asynccontextmanager
-async def theatre(stage: Stage, keys: Keys, entities: Entities) -> AsyncIterator[Theatre]:
-    """People of a company who are patient, and a rule: Carla decides on everything."""
+async def scenario_runner(
+    processes: RestartingProcesses, keys: Keys, entities: Entities
+) -> AsyncIterator[ScenarioRunner]:
+    """A new tenant with retrying callers and a default rule: carla decides on all requests."""
     tenant = uuid4()
 
     def caller(role: str = "finance", subject: str = "alice") -> Caller:
-        return PatientCaller(tenant, subject, keys.token(tenant, role=role, subject=subject, exp=_in_an_hour()))
+        return RetryingCaller(tenant, subject, keys.token(tenant, role=role, subject=subject, exp=_in_an_hour()))
 
     async with (
-        aio.insecure_channel(stage.replicas[APPROVALS].address, options=CHANNEL) as approvals,
-        aio.insecure_channel(stage.replicas[BUDGETS].address, options=CHANNEL) as budgets,
+        aio.insecure_channel(processes.replicas[APPROVALS].address, options=CHANNEL) as approvals,
+        aio.insecure_channel(processes.replicas[BUDGETS].address, options=CHANNEL) as budgets,
     ):
         budget_api = BudgetsApi(caller(), Budgets(budgets), entities)
         api = ApprovalsApi(caller, Approvals(approvals), budget_api)
         budget_api.entity_id = await budget_api.company()
         await api.create_rule(step("Controlling", "carla"), is_default=True)
-        yield Theatre(stage, api)
+        yield ScenarioRunner(processes, api)
 
 
 def _in_an_hour() -> int:

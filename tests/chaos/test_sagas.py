@@ -1,4 +1,4 @@
-"""Requests and their money: whoever dies at a place between two writes, in the end budgets hold what requests say."""
+"""Requests and their holds stay consistent when a process crashes at any crash point."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -7,25 +7,37 @@ from typing import Final
 
 import pytest
 
-from tests.chaos.faults import PLACES
-from tests.chaos.sagas import WHERE, cases, staged, theatre
+from tests.chaos.faults import CRASH_POINTS
+from tests.chaos.sagas import CRASH_POINTS_OF, cases, restarting_processes, scenario_runner
 from tests.harness.databases import Copy
 from tests.harness.services import Entities, Served
 from tests.harness.tokens import Keys
 
-EVERYBODY: Final = os.environ.get("SAGA_VICTIMS") == "all"
-"""Else whoever is at a place dies there, and NATS where events are; `make chaos-approvals`: everybody everywhere."""
+EVERY_VICTIM: Final = os.environ.get("SAGA_VICTIMS") == "all"
+"""Set by `make chaos-approvals`."""
 PARTS: Final = 2
-"""So that two workers share them."""
+"""Number of test cases, which workers share."""
 
 
-def test_each_place_is_passed_by_a_story() -> None:
-    passed = {(service, place) for places in WHERE.values() for service, named in places.items() for place in named}
-    assert passed == {(service, place) for service, places in PLACES.items() for place in places}
+@pytest.mark.parametrize(
+    ("service", "name"), [(service, name) for service in CRASH_POINTS for name in CRASH_POINTS[service]]
+)
+def test_crash_point_exists(service: str, name: str) -> None:
+    CRASH_POINTS[service][name].resolve(service)
+
+
+def test_every_crash_point_is_passed_by_a_scenario() -> None:
+    passed = {
+        (service, name)
+        for points_of in CRASH_POINTS_OF.values()
+        for service, names in points_of.items()
+        for name in names
+    }
+    assert passed == {(service, name) for service, points in CRASH_POINTS.items() for name in points}
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-async def test_budgets_hold_and_commit_what_requests_say_whoever_dies_where(
+async def test_budgets_agree_with_requests_after_crashes(
     fresh_database: Callable[[], Awaitable[Copy]],
     keys: Keys,
     entities_served: Served[Entities],
@@ -33,12 +45,12 @@ async def test_budgets_hold_and_commit_what_requests_say_whoever_dies_where(
     part: int,
 ) -> None:
     database: Copy = await fresh_database()
-    planned = cases(everybody=EVERYBODY)[part::PARTS]
+    selected = cases(every_victim=EVERY_VICTIM)[part::PARTS]
     async with (
-        staged(database, keys, entities_served.address, tmp_path) as stage,
-        theatre(stage, keys, entities_served.stubs) as playing,
+        restarting_processes(database, keys, entities_served.address, tmp_path) as processes,
+        scenario_runner(processes, keys, entities_served.stubs) as runner,
     ):
-        for case in planned:
-            await playing.play(case)
-        await playing.healed()
-    assert stage.deaths.total() == len(planned)
+        for case in selected:
+            await runner.run(case)
+        await runner.check()
+    assert processes.crashes.total() == len(selected)

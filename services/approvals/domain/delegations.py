@@ -69,11 +69,11 @@ def violations(
     delegator: str, delegate: str, start_time: datetime, end_time: datetime, now: datetime
 ) -> list[tuple[str, str]]:
     """Return what is invalid in a delegation: field and description."""
-    found = []
+    result = []
     if delegate == delegator:
-        found.append(("delegate", "must not be the delegator"))
+        result.append(("delegate", "must not be the delegator"))
     if end_time <= max(start_time, now):
-        found.append(("end_time", "must be after start_time and in the future"))
+        result.append(("end_time", "must be after start_time and in the future"))
     elif end_time - start_time > LENGTH_MAX:
-        found.append(("end_time", f"must be at most {LENGTH_MAX.days} days after start_time"))
-    return found
+        result.append(("end_time", f"must be at most {LENGTH_MAX.days} days after start_time"))
+    return result

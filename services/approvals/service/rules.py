@@ -93,8 +93,8 @@ async def check(tx: ReadSession, spec: RuleSpec, *, but: UUID | None = None) -> 
         violations += _step_violations(index, step)
     if spec.ladder:
         levels = [row.spec for row in await store.rules.list_levels(tx, spec.ladder, but=but)]
-        found = domain.routes.ladder_violations(spec, levels)
-        violations += [Violation(field, description, "rule.ladder") for field, description in found]
+        of_ladder = domain.routes.ladder_violations(spec, levels)
+        violations += [Violation(field, description, "rule.ladder") for field, description in of_ladder]
     try:
         service.conditions.check_syntax(spec.condition)
     except InvalidFields as error:
