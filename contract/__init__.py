@@ -1,4 +1,4 @@
 """Everything derived from the protos: RPCs, validation, masks, REST routes, JSON codecs, OpenAPI.
 
-Contains no term of billing.
+It has no billing terms.
 """

@@ -103,7 +103,7 @@ class Binding:
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, str], place: str, violations: list[Violation]) -> None:
-    """Add values from a place of the request; a value in the body must be the same."""
+    """Add values from another part of the request; a value that the body has too must be equal."""
     for name, value in more.items():
         if values.get(name) is None:
             values[name] = value

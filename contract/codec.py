@@ -1,7 +1,8 @@
 """Converts messages to JSON and back: one encoder and one decoder per message type, compiled from its descriptor.
 
 An encoder is generated Python source, which costs least per field. A decoder is a table of setters by field name, which
-detects unknown fields at no cost. JSON uses the field names of the protos. Decision 0018 compares it with json_format.
+detects unknown fields without extra work. JSON uses the field names of the protos. Decision 0018 has the comparison
+with json_format.
 """
 
 import base64

@@ -28,14 +28,14 @@ _SUPPORTED_RULES: Final = {
     "enum": {"defined_only", "not_in", "in"},
     "repeated": {"min_items", "max_items", "items"},
 }
-"""Supported rules by type; "" stands for those of any field."""
+"""Supported rules by type; "" is for the rules of any field."""
 _PORTABLE_PATTERN: Final = re.compile(r"(?:\\[.\-/+]|\[(?!:)|[^\\$?\[]|(?<!\()\?)*\$?")
-"""Patterns that RE2 and Python read alike: no named or escaped character classes, no flags, `$` only at the end."""
+"""Patterns with the same meaning in RE2 and Python: no named or escaped character classes, no flags, `$` only last."""
 _MATCHES_EXPRESSION: Final = re.compile(r"this(?:\.([a-z_]+))?\.matches\('([^']*)'\)")
 
 
 class _UnsupportedRule(Exception):
-    """Only protovalidate can evaluate this rule."""
+    """The fast path does not support this rule; only protovalidate can evaluate it."""
 
 
 @cache
@@ -142,9 +142,9 @@ def _repeated_checks(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> 
         return
     repeated = rules.repeated
     _require_supported(repeated, "repeated")
-    least, most = repeated.min_items, repeated.max_items if repeated.HasField("max_items") else None
-    if least or most is not None:
-        yield lambda values: least <= len(values) and (most is None or len(values) <= most)
+    minimum, maximum = repeated.min_items, repeated.max_items if repeated.HasField("max_items") else None
+    if minimum or maximum is not None:
+        yield lambda values: minimum <= len(values) and (maximum is None or len(values) <= maximum)
     checks = list(_value_checks(field, repeated.items))
     if repeated.items.required:
         raise _UnsupportedRule
@@ -164,11 +164,11 @@ def _string_checks(rules: validate_pb2.StringRules) -> Iterator[FieldCheck]:
     _require_supported(rules, "string")
     if rules.HasField("pattern"):
         yield _pattern_check(rules.pattern)
-    least, most = rules.min_len, rules.max_len if rules.HasField("max_len") else None
-    if least:
-        yield lambda text: len(text) >= least
-    if most is not None:
-        yield lambda text: len(text) <= most
+    minimum, maximum = rules.min_len, rules.max_len if rules.HasField("max_len") else None
+    if minimum:
+        yield lambda text: len(text) >= minimum
+    if maximum is not None:
+        yield lambda text: len(text) <= maximum
 
 
 def _pattern_check(pattern: str) -> FieldCheck:

@@ -1,4 +1,4 @@
-"""Update masks: which fields an update request changes."""
+"""Update masks: the fields that an update request changes."""
 
 from google.protobuf.message import Message
 

@@ -147,8 +147,8 @@ def _header_parameters(route: Route) -> Iterator[Json]:
 def _body(route: Route, schemas: "_Schemas") -> Json:
     request = route.method.input_type
     if route.body == "*":
-        left_out = {*route.variables, *route.headers, "update_mask"}
-        schema = schemas.of_request(request, [item for item in request.fields if item.name not in left_out])
+        excluded = {*route.variables, *route.headers, "update_mask"}
+        schema = schemas.of_request(request, [item for item in request.fields if item.name not in excluded])
     else:
         schema = schemas.of_field(request.fields_by_name[route.body], is_request=True)
     content = schemas.resolved(schema)
@@ -321,11 +321,11 @@ class _Schemas:
         if "enum" in full:
             return next(value for value in full["enum"] if not value.endswith("_UNSPECIFIED"))
         if "properties" in full:
-            shown = full.get("required", []) if is_request else full["properties"]
+            names = full.get("required", []) if is_request else full["properties"]
             return {
                 key: self.example(value, key, is_request=is_request, depth=depth + 1)
                 for key, value in full["properties"].items()
-                if key in shown
+                if key in names
             }
         if full.get("type") == "array":
             recursive = depth > 1 and "$ref" in full["items"] and not full.get("minItems")
@@ -352,7 +352,7 @@ def _enum(enum: EnumDescriptor, hidden: set[int]) -> Json:
 
 
 def _text_example(name: str, comment: str) -> str:
-    """Return an example of a text: the one in the comment, or one derived from the field name."""
+    """Return an example of a string: the one in the comment, or one derived from the field name."""
     prefix = re.search(r'"([a-z]{3}_)" and 32 hexadecimal digits', comment)
     if prefix:
         return f"{prefix[1]}019a5c7e2f407b3c8d1e5a6f7b8c9d0e"

@@ -1,4 +1,4 @@
-"""Validates every request: the `buf.validate` rules of its proto, and the conventions of the contract.
+"""Validates requests by the `buf.validate` rules of their protos and the conventions of the contract.
 
 The conventions cover what no pattern can: an amount of Money has at most the digits of its currency, a `*_date` is a
 day of the calendar, `currency_code`, `country_code` and `time_zone` exist, and no text contains a NUL character, which
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _ID_PATTERN = re.compile(r"\^\(?([a-z]{3})_\[0-9a-f\]")
 _YEAR_MIN, _YEAR_MAX = 1900, 2200
-"""Enough for any contract; time zone data and period arithmetic end not far beyond."""
+"""Wide enough for any contract; far beyond, time zone data and period arithmetic fail."""
 _YEARS = f"from the year {_YEAR_MIN} to {_YEAR_MAX - 1}"
 _SECONDS_MIN, _SECONDS_MAX = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (_YEAR_MIN, _YEAR_MAX))
 _NANOS = 10**9
@@ -40,8 +40,8 @@ ConventionCheck = Callable[[Message, str], Iterator[Violation]]
 def check(request: Message) -> None:
     """Raise InvalidFields with every invalid field of `request`."""
     is_valid = fast_validation.compile_checks(request.DESCRIPTOR)
-    broken_rules = () if is_valid and is_valid(request) else _validator().collect_violations(request)
-    violations = [_to_violation(request, broken) for broken in broken_rules]
+    rule_violations = () if is_valid and is_valid(request) else _validator().collect_violations(request)
+    violations = [_to_violation(request, rule_violation) for rule_violation in rule_violations]
     reported = {violation.field for violation in violations}
     may_have_nul = b"\0" in request.SerializeToString()
     for convention_check in _convention_checks(request.DESCRIPTOR, nul=may_have_nul):
@@ -58,20 +58,20 @@ def _validator() -> "protovalidate.Validator":
     return protovalidate.Validator()
 
 
-def _to_violation(request: Message, broken: "protovalidate.Violation") -> Violation:
-    proto = broken.proto
+def _to_violation(request: Message, rule_violation: "protovalidate.Violation") -> Violation:
+    proto = rule_violation.proto
     elements = proto.field.elements if proto.field else ()
-    return Violation(_path(elements), _description(_field_at(request, elements), broken), proto.rule_id)
+    return Violation(_path(elements), _description(_field_at(request, elements), rule_violation), proto.rule_id)
 
 
-def _description(field: FieldDescriptor | None, broken: "protovalidate.Violation") -> str:
+def _description(field: FieldDescriptor | None, rule_violation: "protovalidate.Violation") -> str:
     """Return the error text: our own for enums, ids and patterns, where protovalidate's is hard to understand."""
-    proto = broken.proto
+    proto = rule_violation.proto
     if field is not None and field.enum_type is not None:
         return allowed_values(field)
     id_pattern = _ID_PATTERN.search(proto.message)
     if id_pattern and id_pattern[1] in ids.KINDS:
-        return ids.KINDS[id_pattern[1]].describe(str(broken.field_value or ""))
+        return ids.KINDS[id_pattern[1]].describe(str(rule_violation.field_value or ""))
     if field is not None and proto.rule_id == "string.pattern":
         pattern = proto.message.partition("`")[2].rstrip("`")
         return f"must be a text{example_suffix(field)} that matches {pattern}"

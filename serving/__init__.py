@@ -1,1 +1,1 @@
-"""How a service is served and called: call pipeline, server, clients, pages, scopes, audit log, operations."""
+"""Serves and calls services: call pipeline, server, clients, pages, scopes, audit log, operations."""

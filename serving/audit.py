@@ -1,6 +1,6 @@
-"""AuditService, which every service implements: lists who changed what and when, from the audit log of its schema.
+"""AuditService, implemented by every service: lists the changes in the audit log of its schema.
 
-The log records rows of tables. `audited_as` on each model names the resource that a row belongs to: the kind of its id
+The log records rows of tables. `audited_as` on each model names the resource to which a row belongs: the kind of its id
 (`ids.BUDGET`), or a plain name if the API has no id for it. Values of secret columns are hidden, whatever the table.
 """
 
@@ -173,9 +173,9 @@ def _changes(row: Row[*tuple[Any, ...]], resource: Kind | str) -> Iterator[pb.Au
             )
 
 
-def _values(recorded: str | None) -> dict[str, Any]:
-    """Return the recorded columns; numbers as text, with all their digits."""
-    values: dict[str, Any] = json.loads(recorded or "{}", parse_float=str, parse_int=str)
+def _values(columns: str | None) -> dict[str, Any]:
+    """Parse the columns of an audit record; numbers as text, with all their digits."""
+    values: dict[str, Any] = json.loads(columns or "{}", parse_float=str, parse_int=str)
     return values
 
 

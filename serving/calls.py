@@ -57,12 +57,12 @@ Context = aio.ServicerContext[bytes, bytes]
 
 _REPLAYED = (("idempotency-replayed", "true"),)
 _STREAM_MAX_S = 3600.0
-"""Longest life of a stream; its client then reconnects with a new token, and maybe to another replica."""
+"""Maximum lifetime of a stream; its client then reconnects with a new token, maybe to another replica."""
 
 
 @dataclass(frozen=True, slots=True)
-class Serialized(Generic[ReplyT]):
-    """A reply that is serialized already, for methods annotated `-> Serialized[Reply]`. It is sent as it is."""
+class SerializedReply(Generic[ReplyT]):
+    """A reply in serialized form, for methods annotated `-> SerializedReply[Reply]`. It is sent as it is."""
 
     data: bytes
 
@@ -181,13 +181,13 @@ class CallPipeline:
 
 def _signature_matches(handler: Handler, request: type[Message], reply: type[Message], *, streams: bool) -> bool:
     hints = get_type_hints(handler)
-    returned = hints.get("return")
+    annotation = hints.get("return")
     if streams:
-        is_generator = isasyncgenfunction(handler) and get_origin(returned) is AsyncIterator
-        returned = get_args(returned)[0] if is_generator else None
-    if get_origin(returned) is Serialized:
-        (returned,) = get_args(returned)
-    return returned is reply and hints.get("request") is request
+        is_generator = isasyncgenfunction(handler) and get_origin(annotation) is AsyncIterator
+        annotation = get_args(annotation)[0] if is_generator else None
+    if get_origin(annotation) is SerializedReply:
+        (annotation,) = get_args(annotation)
+    return annotation is reply and hints.get("request") is request
 
 
 class _UnaryPipeline:
@@ -214,11 +214,11 @@ class _UnaryPipeline:
             token = telemetry.current.set(trace)
             try:
                 return await self._run(payload, context, metadata, trace, log_fields)
-            except BaseException as raised:
-                if isinstance(raised, asyncio.CancelledError) and _is_cancelled():
+            except BaseException as exception:
+                if isinstance(exception, asyncio.CancelledError) and _is_cancelled():
                     code = StatusCode.CANCELLED  # the client is gone, so no status can be sent
                     raise
-                error = _to_error(raised, log_fields)
+                error = _to_error(exception, log_fields)
                 code = error.code
                 await _abort(context, error)
                 raise
@@ -281,8 +281,8 @@ class _UnaryPipeline:
 
     async def _handle(self, request: Message, call: Call, context: Context) -> bytes:
         try:
-            reply: Message | Serialized[Message] = await self._handler(request, call)
-            return reply.data if isinstance(reply, Serialized) else reply.SerializeToString()
+            reply: Message | SerializedReply[Message] = await self._handler(request, call)
+            return reply.data if isinstance(reply, SerializedReply) else reply.SerializeToString()
         except idempotency.Replay as replay:
             context.set_trailing_metadata(_REPLAYED)
             return replay.reply
@@ -332,23 +332,23 @@ class _StreamPipeline(_UnaryPipeline):
                 await context.write(reply.SerializeToString())
 
 
-def _to_error(raised: BaseException, log_fields: dict[str, str]) -> BillingError:
+def _to_error(exception: BaseException, log_fields: dict[str, str]) -> BillingError:
     """Convert an exception to the error to send. An unexpected one is logged under an id, and only the id is sent."""
-    if isinstance(raised, BillingError):
-        log_fields["reason"] = raised.reason
-        return raised
-    if isinstance(raised, TimeoutError):
+    if isinstance(exception, BillingError):
+        log_fields["reason"] = exception.reason
+        return exception
+    if isinstance(exception, TimeoutError):
         return DeadlineExceeded()
-    if isinstance(raised, asyncio.CancelledError):
+    if isinstance(exception, asyncio.CancelledError):
         return Unavailable("This replica")
-    error = to_billing_error(raised)
+    error = to_billing_error(exception)
     if error is None:
         incident = uuid4().hex
         log_fields["incident"] = incident
-        log.error("internal error", incident=incident, exc_info=raised)
+        log.error("internal error", incident=incident, exc_info=exception)
         return Internal(incident)
     log_fields["reason"] = error.reason
-    log.warning("database error", reason=error.reason, error=str(raised)[:500])
+    log.warning("database error", reason=error.reason, error=str(exception)[:500])
     return error
 
 

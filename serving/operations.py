@@ -1,4 +1,4 @@
-"""OperationsService, which every service implements: version, and dead-lettered events."""
+"""OperationsService, implemented by every service: version, and dead-lettered events."""
 
 from collections.abc import Sequence
 from uuid import UUID

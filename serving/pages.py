@@ -30,7 +30,7 @@ RowT = TypeVar("RowT", bound=TenantRow)
 
 @dataclass(frozen=True, slots=True)
 class Slice(Generic[RowT]):
-    """The rows of one page and the token of the next; empty on the last page."""
+    """The rows of one page and the token of the next page; empty on the last page."""
 
     rows: Sequence[RowT]
     next_page_token: str
@@ -38,7 +38,7 @@ class Slice(Generic[RowT]):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The page that a request asks for: its size, the row it starts after, and the list its token is bound to."""
+    """The requested page: its size, the id after which it starts, and the list that its token is bound to."""
 
     size: int
     after: UUID | None
@@ -66,7 +66,7 @@ class Pages:
         self._secret = settings.page_key.get_secret_value().encode()
 
     def read(self, request: Message, call: Call) -> Page:
-        """Return the page that `request` asks for.
+        """Return the requested page.
 
         Raises PageTokenInvalid for a token of another list, filter or tenant.
         """

@@ -42,7 +42,7 @@ _RECONNECT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The parts of a service process; its main.py composes them."""
+    """The components of a service process, composed by its main.py."""
 
     db: Database
     scopes: Scopes
@@ -53,7 +53,7 @@ class Service:
     jobs: Sequence[Callable[[], Awaitable[None]]] = field(default=())
     """Background tasks that run until shutdown, such as timers."""
     bus: EventBus = field(default_factory=EventBus)
-    """NATS subscriptions of the parts; connected while the service runs."""
+    """NATS subscriptions of the components; connected while the service runs."""
 
 
 def run(name: str, compose: Callable[[Settings], Service]) -> None:
@@ -110,7 +110,10 @@ async def _start_server(
     options = [
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.max_receive_message_length", 2 * settings.message_bytes_max),  # up to twice, our own error
+        (
+            "grpc.max_receive_message_length",
+            2 * settings.message_bytes_max,
+        ),  # requests up to twice the limit get our own error
         ("grpc.max_send_message_length", 2 * settings.message_bytes_max),
         ("grpc.so_reuseport", 0),
     ]
@@ -136,9 +139,9 @@ async def _run_events(settings: Settings, service: Service, consumers: Sequence[
     client, jetstream = await _connect(settings)
     service.bus.set_connection(client, jetstream)
     relay = Relay(service.db, jetstream, settings.service)
-    parts: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeat(relay.prune, _PRUNE_EVERY_S)]
-    parts += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]
-    running = [asyncio.create_task(_run_forever(part)) for part in parts]
+    tasks: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeat(relay.prune, _PRUNE_EVERY_S)]
+    tasks += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]
+    running = [asyncio.create_task(_run_forever(task)) for task in tasks]
     try:
         await asyncio.gather(*running)
     finally:
@@ -154,18 +157,18 @@ async def _connect(settings: Settings) -> tuple[Client, JetStreamContext]:
     while True:
         try:
             return await bus.connect(settings)
-        except Exception as error:  # noqa: BLE001 - whatever the error is, try again
+        except Exception as error:  # noqa: BLE001 - any error is retried
             log.warning("NATS is unavailable", error=repr(error)[:300])
             await asyncio.sleep(_RECONNECT_S)
 
 
-async def _run_forever(part: Callable[[], Awaitable[None]]) -> None:
-    """Run a part that should never return; restart it if it fails."""
+async def _run_forever(task: Callable[[], Awaitable[None]]) -> None:
+    """Run a task that should never end; restart it if it fails."""
     while True:
         try:
-            await part()
-        except Exception as error:  # noqa: BLE001 - one failure must not end the part
-            log.error("a background part failed", exc_info=error)
+            await task()
+        except Exception as error:  # noqa: BLE001 - one failure must not end the task
+            log.error("a background task failed", exc_info=error)
         await asyncio.sleep(_RECONNECT_S)
 
 

@@ -1,6 +1,6 @@
-"""Pages of a list that is spread over all services: newest first, in one order over all of them.
+"""Pages of a list that is distributed over all services, newest first.
 
-A page token holds the position of the last item of the page, whichever service that item is from. The same token works
+A page token holds the position of the last item of the page, of any service. The same token works
 for every service: each continues its own part of the list after that position, so no per-service state is needed.
 """
 

@@ -18,7 +18,7 @@ from services.budgets.errors.budgets import ApprovalRequired
 from services.budgets.errors.charges import BatchRefused
 from services.budgets.ledger import Ledger
 from services.budgets.service.approval_holds import ApprovalHolds
-from serving.calls import Serialized
+from serving.calls import SerializedReply
 from serving.pages import Pages
 
 
@@ -41,10 +41,10 @@ class LedgerServicer:
         results = await service.availability.check(self._ledger, call, queries, time_or_none(request, "charge_time"))
         return convert.availability.to_proto(results)
 
-    async def Charge(self, request: pb.ChargeRequest, call: Call) -> Serialized[charge_pb2.Charge]:
+    async def Charge(self, request: pb.ChargeRequest, call: Call) -> SerializedReply[charge_pb2.Charge]:
         posting = convert.postings.charge_from_proto(request, call)
         try:
-            return Serialized(await self._ledger.post(call, posting))
+            return SerializedReply(await self._ledger.post(call, posting))
         except ApprovalRequired as refusal:
             raise await self._with_approval(request, call, refusal) from None
 
@@ -71,18 +71,18 @@ class LedgerServicer:
             await store.budgets.get(tx, ids.BUDGET.parse(charge.budget_id))
         return charge
 
-    async def RefundCharge(self, request: pb.RefundChargeRequest, call: Call) -> Serialized[Refund]:
-        return Serialized(await self._ledger.post(call, convert.postings.refund_from_proto(request, call)))
+    async def RefundCharge(self, request: pb.RefundChargeRequest, call: Call) -> SerializedReply[Refund]:
+        return SerializedReply(await self._ledger.post(call, convert.postings.refund_from_proto(request, call)))
 
-    async def CreateHold(self, request: pb.CreateHoldRequest, call: Call) -> Serialized[Hold]:
+    async def CreateHold(self, request: pb.CreateHoldRequest, call: Call) -> SerializedReply[Hold]:
         posting = convert.holds.create_from_proto(request, call)
         try:
-            return Serialized(await self._ledger.post(call, posting))
+            return SerializedReply(await self._ledger.post(call, posting))
         except ApprovalRequired as refusal:
             raise await self._with_approval(request, call, refusal) from None
 
-    async def HoldForApproval(self, request: pb.HoldForApprovalRequest, call: Call) -> Serialized[Hold]:
-        return Serialized(await self._ledger.post(call, convert.holds.approval_hold_from_proto(request, call)))
+    async def HoldForApproval(self, request: pb.HoldForApprovalRequest, call: Call) -> SerializedReply[Hold]:
+        return SerializedReply(await self._ledger.post(call, convert.holds.approval_hold_from_proto(request, call)))
 
     async def ReleaseForApproval(
         self, request: pb.ReleaseForApprovalRequest, call: Call
@@ -99,13 +99,13 @@ class LedgerServicer:
         (result,) = await service.availability.check(self._ledger, call, [query], None)
         return convert.approvals.review_to_proto(convert.budgets.to_proto(budget), result)
 
-    async def CommitHold(self, request: pb.CommitHoldRequest, call: Call) -> Serialized[Hold]:
+    async def CommitHold(self, request: pb.CommitHoldRequest, call: Call) -> SerializedReply[Hold]:
         return await self._change_hold(request, call, EntryType.COMMIT)
 
-    async def CaptureHold(self, request: pb.CaptureHoldRequest, call: Call) -> Serialized[Hold]:
+    async def CaptureHold(self, request: pb.CaptureHoldRequest, call: Call) -> SerializedReply[Hold]:
         return await self._change_hold(request, call, EntryType.CAPTURE)
 
-    async def ReleaseHold(self, request: pb.ReleaseHoldRequest, call: Call) -> Serialized[Hold]:
+    async def ReleaseHold(self, request: pb.ReleaseHoldRequest, call: Call) -> SerializedReply[Hold]:
         return await self._change_hold(request, call, EntryType.RELEASE)
 
     async def _change_hold(
@@ -113,8 +113,10 @@ class LedgerServicer:
         request: pb.CommitHoldRequest | pb.CaptureHoldRequest | pb.ReleaseHoldRequest,
         call: Call,
         entry_type: EntryType,
-    ) -> Serialized[Hold]:
-        return Serialized(await self._ledger.post(call, convert.holds.change_from_proto(request, call, entry_type)))
+    ) -> SerializedReply[Hold]:
+        return SerializedReply(
+            await self._ledger.post(call, convert.holds.change_from_proto(request, call, entry_type))
+        )
 
     async def GetHold(self, request: pb.GetHoldRequest, call: Call) -> Hold:
         budget_id, hold_id = ids.BUDGET.parse(request.id), ids.HOLD.parse(request.hold_id, "hold_id")
