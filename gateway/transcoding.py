@@ -19,7 +19,7 @@ _JSON = ("content-type", "application/json")
 
 
 class RpcEndpoint:
-    """What the endpoints of all RPCs have in common: admission of requests, and error responses."""
+    """Base class of the endpoints that call RPCs: admits requests and builds error responses."""
 
     def __init__(self, route: Route, authenticator: Authenticator, limits: RateLimits, settings: Settings) -> None:
         self._route = route
