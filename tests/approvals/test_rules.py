@@ -10,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from grpc import StatusCode
 
 from tests.approvals.conftest import ApprovalsApi, eur, step
-from tests.budgets.usage import today
+from tests.budgets.allocated_costs import today
 from tests.harness.callers import refusal
 
 HOURS_ON_MARS = BusinessHours(time_zone="Mars/X", start="09:00", end="18:00")

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 from nats.aio.client import Client
 
+from tests.budgets.allocated_costs import CostEvents, Replica
 from tests.budgets.budgets_api import BudgetsApi, eur, line, money, numbers
-from tests.budgets.usage import Replica, Said
 from tests.harness.callers import Caller
 from tests.harness.services import Budgets, Entities, Served
 
@@ -35,9 +35,9 @@ async def company(api: BudgetsApi) -> str:
 
 
 @pytest.fixture
-def said(nats: Client, tenant: UUID, api: BudgetsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> Said:
+def cost_events(nats: Client, tenant: UUID, api: BudgetsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> CostEvents:
     """Events that reach the budgets service."""
-    return Said(nats, tenant, api, admin)
+    return CostEvents(nats, tenant, api, admin)
 
 
 @pytest.fixture

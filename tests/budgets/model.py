@@ -1,7 +1,7 @@
-"""A small model of a tree of budgets, to check the service against: whole cents, plain dicts, one thing at a time.
+"""A small model of a tree of budgets, to check the service against: whole cents, plain dicts, one request at a time.
 
-It is written from the protos and knows nothing of the service's code. Everything has a name here; `ask` answers with a
-dict that says what a caller can see: the numbers of what was taken, or `refused` with the reason and its numbers.
+It is written from the protos and shares no code with the service. Everything has a name here; `ask` returns a dict of
+what a caller can see: the numbers of an accepted request, or `refused` with the reason and its numbers.
 """
 
 import copy
@@ -19,7 +19,7 @@ OPEN: Final = ("HELD", "COMMITTED")
 
 
 class Refused(Exception):
-    """A request that moves nothing."""
+    """A request that is refused and changes nothing."""
 
     def __init__(self, reason: str, **numbers: Any) -> None:
         super().__init__(reason)
@@ -27,13 +27,13 @@ class Refused(Exception):
 
 
 class Tree:
-    """Budgets below one another, with all that was done to them."""
+    """Budgets below one another, with their whole history."""
 
     def __init__(self) -> None:
         self.budgets: dict[str, dict[str, Any]] = {}
         self.holds: dict[str, dict[str, Any]] = {}
         self.charges: dict[str, dict[str, Any]] = {}
-        """Whatever spent something, by the name of its entry: charges and captures."""
+        """Charges and captures, by the name of their entry."""
         self.entries: list[dict[str, Any]] = []
         self.answered: dict[tuple[str, str], tuple[Any, Answer]] = {}
 
@@ -41,18 +41,18 @@ class Tree:
         self, name: str, amount: int, policy: str = BLOCK, *, parent: str = "", tolerance_bp: int = 0,
         goes_over: Callable[[int], int] = lambda _: 0,
     ) -> None:  # fmt: skip
-        """A budget, on its own or below another; `goes_over` says how much of what is left the next period gets."""
+        """Create a budget, at the top or below another; `goes_over` returns what of the rest the next period gets."""
         self.budgets[name] = {
             "parent": parent, "amount": amount, "policy": policy, "tolerance_bp": tolerance_bp,
             "goes_over": goes_over, "carried": 0, "spent": 0, "held": 0, "committed": 0, "captured": 0, "version": 0,
         }  # fmt: skip
 
     def chain(self, name: str) -> list[str]:
-        """The budget and all above it."""
+        """Return the budget and all above it."""
         return [name, *self.chain(self.budgets[name]["parent"])] if name else []
 
     def used(self, name: str) -> int:
-        """What is spent or set aside."""
+        """Return what is spent, held or committed."""
         budget = self.budgets[name]
         return int(budget["spent"] + budget["held"] + budget["committed"])
 

@@ -1,4 +1,4 @@
-"""Holds for approval requests: nobody else moves them, and what comes of the request does so once."""
+"""Holds for approval requests: only their request settles them, and each outcome is applied once."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -34,7 +34,7 @@ OVER = [ApprovalRejected, ApprovalCancelled, ApprovalExpired, ApprovalChangesReq
 
 
 class Approvals:
-    """The approvals service, as budgets knows it: it holds, and says what came of requests, always twice."""
+    """The approvals service as seen by budgets: it holds amounts and publishes outcomes, each twice."""
 
     def __init__(self, api: BudgetsApi, service: Caller, served: Served[Budgets], tenant: UUID) -> None:
         self.api, self.service, self.served, self.tenant = api, service, served, tenant
@@ -52,7 +52,7 @@ class Approvals:
         return (await self.service.call(self.api.stubs.ledger.ReleaseForApproval, request)).released
 
     async def say(self, kind: Any, budget: Budget, hold: Hold | None = None, **facts: Any) -> None:
-        """An event about a request, delivered twice."""
+        """Deliver the event of an outcome twice."""
         given = {
             "approval_id": hold.approval_id if hold else ids.APPROVAL.format(ids.new()), "round": 1,
             "request_type": Approval.PURCHASE, "budget_id": budget.id, "hold_id": hold.id if hold else "", **facts,
@@ -81,12 +81,12 @@ Events = Callable[..., Awaitable[list[OutboxEvent]]]
 
 
 async def settled(events: Events) -> list[str]:
-    """What was said of settled requests."""
+    """Return the events of settled requests."""
     return [event.type for event in await events("budgets") if event.type.endswith("ApprovalFundsSettled")]
 
 
 class TestOutcomes:
-    async def test_what_is_approved_is_committed_once(
+    async def test_the_hold_of_an_approved_request_is_committed_once(
         self, api: BudgetsApi, requests: Approvals, outbox_events: Events
     ) -> None:
         budget = await api.open("100.00")
@@ -97,7 +97,7 @@ class TestOutcomes:
         assert len(await settled(outbox_events)) == 1
 
     @pytest.mark.parametrize("kind", OVER)
-    async def test_what_ends_otherwise_is_given_back_once(
+    async def test_the_hold_of_any_other_outcome_is_released_once(
         self, api: BudgetsApi, requests: Approvals, outbox_events: Events, kind: Any
     ) -> None:
         budget = await api.open("100.00")
@@ -106,7 +106,7 @@ class TestOutcomes:
         assert await requests.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
         assert len(await settled(outbox_events)) == 1
 
-    async def test_a_budget_that_was_closed_can_not_follow_and_holds_nothing(
+    async def test_an_approval_for_a_closed_budget_fails_and_holds_nothing(
         self, api: BudgetsApi, requests: Approvals, outbox_events: Events
     ) -> None:
         budget = await api.open("100.00")
@@ -114,8 +114,10 @@ class TestOutcomes:
         await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
         await requests.say(ApprovalApproved, budget, hold)
         assert (await requests.numbers(budget))[:3] == ("0.00", "0.00", "0.00")
-        said = [event for event in await outbox_events("budgets") if event.type.endswith("ApprovalFundsSettled")]
-        assert "FAILED" in str(said[-1])
+        settled_events = [
+            event for event in await outbox_events("budgets") if event.type.endswith("ApprovalFundsSettled")
+        ]
+        assert "FAILED" in str(settled_events[-1])
 
     async def test_a_budget_is_raised_once(self, api: BudgetsApi, requests: Approvals) -> None:
         budget = await api.open("100.00")
@@ -139,9 +141,7 @@ class TestOutcomes:
 
 
 class TestRounds:
-    async def test_each_round_holds_once_and_the_end_of_one_leaves_the_next(
-        self, api: BudgetsApi, requests: Approvals
-    ) -> None:
+    async def test_each_round_holds_once_and_is_settled_on_its_own(self, api: BudgetsApi, requests: Approvals) -> None:
         budget = await api.open("100.00")
         first = await requests.hold(budget, "60.00")
         assert await requests.hold(budget, "60.00", first.approval_id) == first
@@ -152,7 +152,9 @@ class TestRounds:
         await requests.say(ApprovalApproved, budget, second, round=2)
         assert await requests.numbers(budget) == ("0.00", "0.00", "90.00", "0.00", "10.00")
 
-    async def test_what_was_called_off_before_it_came_is_kept_out(self, api: BudgetsApi, requests: Approvals) -> None:
+    async def test_a_hold_that_was_cancelled_before_it_was_requested_is_refused(
+        self, api: BudgetsApi, requests: Approvals
+    ) -> None:
         budget, approval_id = await api.open("100.00"), ids.APPROVAL.format(ids.new())
         assert not await requests.release(budget, approval_id)
         assert not await requests.release(budget, approval_id)
@@ -161,7 +163,7 @@ class TestRounds:
 
 
 class TestOthers:
-    async def test_nobody_else_moves_it_while_it_is_undecided(self, api: BudgetsApi, requests: Approvals) -> None:
+    async def test_only_its_request_settles_the_hold(self, api: BudgetsApi, requests: Approvals) -> None:
         budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
         for kind, rpc in (

@@ -1,4 +1,4 @@
-"""Many charges in one call: each with its own key and its own outcome, or all of them or none."""
+"""Batches: each charge with its own key and result, or all or none of them."""
 
 import asyncio
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from tests.budgets.budgets_api import BudgetsApi, eur, line, numbers
 from tests.harness.callers import Caller, refusal
 
 
-def said(answer: pb.BatchChargeResponse) -> list[str]:
-    """What came of each line: "taken", "replayed" or the reason."""
+def results(response: pb.BatchChargeResponse) -> list[str]:
+    """The result of each charge: "accepted", "replayed" or the reason."""
     return [
-        result.refusal.reason or ("replayed" if result.replayed else "taken" if result.HasField("charge") else "")
-        for result in answer.results
+        result.refusal.reason or ("replayed" if result.replayed else "accepted" if result.HasField("charge") else "")
+        for result in response.results
     ]
 
 
 class TestBatchCharge:
-    async def test_each_line_has_its_own_outcome_in_its_place(self, api: BudgetsApi) -> None:
+    async def test_each_charge_has_its_own_result_in_order(self, api: BudgetsApi) -> None:
         first, second = await api.open("100", name="First"), await api.open("100", name="Second")
         draft = await api.open(draft=True)
-        answer = await api.batch(
+        response = await api.batch(
             line(first, "60", "k1"),
             line(second, "60", "k2", reference="PO-2"),
             line(first, "40.01", "k3"),
@@ -35,26 +35,37 @@ class TestBatchCharge:
             line(Budget(id="bud_" + uuid4().hex), "1", "k5"),
             line(first, "40", "k6"),
         )
-        assert said(answer) == ["taken", "taken", "BUDGET_EXCEEDED", "BUDGET_STATE", "BUDGET_NOT_FOUND", "taken"]
-        assert (answer.accepted_count, answer.refused_count) == (3, 3)
-        assert [(r.charge.request_id, r.charge.budget_id) for r in answer.results if r.HasField("charge")] == [
+        assert results(response) == [
+            "accepted",
+            "accepted",
+            "BUDGET_EXCEEDED",
+            "BUDGET_STATE",
+            "BUDGET_NOT_FOUND",
+            "accepted",
+        ]
+        assert (response.accepted_count, response.refused_count) == (3, 3)
+        assert [(r.charge.request_id, r.charge.budget_id) for r in response.results if r.HasField("charge")] == [
             ("k1", first.id),
             ("k2", second.id),
             ("k6", first.id),
         ]
-        refused = answer.results[2].refusal
+        refused = response.results[2].refusal
         assert (refused.code, refused.metadata["available"]) == ("FAILED_PRECONDITION", "40.00")
         assert "exceeds it by 0.01 EUR" in refused.message
         assert [numbers(await api.get(budget))[0] for budget in (first, second)] == ["100.00", "60.00"]
         await api.verify(first, second, draft)
 
-    async def test_a_thousand_lines_are_decided_in_their_order(self, api: BudgetsApi) -> None:
+    async def test_a_thousand_charges_are_decided_in_order(self, api: BudgetsApi) -> None:
         group = await api.open("700", name="Group")
         teams = [await api.open("100", name=f"Team {n}", parent_id=group.id) for n in range(10)]
-        answer = await api.batch(*(line(teams[n % 10], "1", f"k{n}") for n in range(1000)))
-        assert said(answer) == ["taken"] * 700 + ["BUDGET_EXCEEDED"] * 300
-        assert {r.refusal.metadata["budget_id"] for r in answer.results[700:]} == {group.id}
-        assert [r.charge.chain[1].available_after.amount for r in answer.results[:3]] == ["699.00", "698.00", "697.00"]
+        response = await api.batch(*(line(teams[n % 10], "1", f"k{n}") for n in range(1000)))
+        assert results(response) == ["accepted"] * 700 + ["BUDGET_EXCEEDED"] * 300
+        assert {r.refusal.metadata["budget_id"] for r in response.results[700:]} == {group.id}
+        assert [r.charge.chain[1].available_after.amount for r in response.results[:3]] == [
+            "699.00",
+            "698.00",
+            "697.00",
+        ]
         (seen, *_) = await api.verify(group, *teams)
         assert (seen.spent.amount, seen.entry_count) == ("700.00", 700)
 
@@ -64,7 +75,7 @@ class TestBatchCharge:
             refused = await refusal(api.batch(*lines))
             assert (refused.code, set(refused.fields)) == (grpc.StatusCode.INVALID_ARGUMENT, {"charges"})
 
-    async def test_a_line_is_checked_like_a_charge(self, api: BudgetsApi) -> None:
+    async def test_each_charge_is_validated_like_a_single_one(self, api: BudgetsApi) -> None:
         budget = await api.open()
         without_key = pb.ChargeRequest(id=budget.id, amount=eur("1"))
         refused = await refusal(api.batch(line(budget, "1"), without_key, line(budget, "1.001")))
@@ -73,41 +84,41 @@ class TestBatchCharge:
 
 
 class TestKeys:
-    async def test_a_batch_sent_again_gives_the_same_charges_and_makes_none(self, api: BudgetsApi) -> None:
+    async def test_a_repeated_batch_returns_the_same_charges(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         lines = [line(budget, "30", f"k{n}") for n in range(4)]
         first = await api.batch(*lines)
-        assert said(first) == ["taken", "taken", "taken", "BUDGET_EXCEEDED"]
-        again = await api.batch(*lines)
-        assert said(again) == ["replayed", "replayed", "replayed", "BUDGET_EXCEEDED"]
-        assert [r.charge for r in again.results] == [r.charge for r in first.results]
-        assert (again.accepted_count, again.refused_count) == (3, 1)
+        assert results(first) == ["accepted", "accepted", "accepted", "BUDGET_EXCEEDED"]
+        repeated = await api.batch(*lines)
+        assert results(repeated) == ["replayed", "replayed", "replayed", "BUDGET_EXCEEDED"]
+        assert [r.charge for r in repeated.results] == [r.charge for r in first.results]
+        assert (repeated.accepted_count, repeated.refused_count) == (3, 1)
         assert (await api.get(budget)).spent.amount == "90.00"
 
     async def test_one_key_twice_in_a_batch_is_charged_once(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
-        answer = await api.batch(line(budget, "30", "k"), line(budget, "30", "k"), line(budget, "31", "k"))
-        assert said(answer) == ["taken", "replayed", "IDEMPOTENCY_MISMATCH"]
-        assert answer.results[0].charge == answer.results[1].charge
+        response = await api.batch(line(budget, "30", "k"), line(budget, "30", "k"), line(budget, "31", "k"))
+        assert results(response) == ["accepted", "replayed", "IDEMPOTENCY_MISMATCH"]
+        assert response.results[0].charge == response.results[1].charge
         assert (await api.get(budget)).spent.amount == "30.00"
 
-    async def test_a_line_and_a_single_charge_have_the_same_keys(self, api: BudgetsApi) -> None:
+    async def test_batches_and_single_charges_share_their_keys(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         (in_batch,) = (await api.batch(line(budget, "30", "k1"))).results
         assert await api.charge(budget, "30", "k1") == in_batch.charge
         assert (await refusal(api.charge(budget, "31", "k1"))).reason == "IDEMPOTENCY_MISMATCH"
         assert await api.who.call(api.stubs.ledger.GetCharge, pb.GetChargeRequest(request_id="k1")) == in_batch.charge
         single = await api.charge(budget, "20", "k2")
-        answer = await api.batch(line(budget, "20", "k2"), atomic=True)
-        assert (said(answer), answer.results[0].charge) == (["replayed"], single)
+        response = await api.batch(line(budget, "20", "k2"), atomic=True)
+        assert (results(response), response.results[0].charge) == (["replayed"], single)
         assert (await api.get(budget)).spent.amount == "50.00"
 
 
 class TestAtomic:
-    async def test_all_lines_are_taken(self, api: BudgetsApi) -> None:
+    async def test_all_charges_are_accepted(self, api: BudgetsApi) -> None:
         first, second = await api.open("100"), await api.open("100")
-        answer = await api.batch(line(first, "100"), line(second, "100"), atomic=True)
-        assert (said(answer), answer.accepted_count) == (["taken", "taken"], 2)
+        response = await api.batch(line(first, "100"), line(second, "100"), atomic=True)
+        assert (results(response), response.accepted_count) == (["accepted", "accepted"], 2)
 
     async def test_one_refusal_leaves_nothing_behind(self, api: BudgetsApi) -> None:
         first = await api.open("100", alert_thresholds_bp=[1000])
@@ -123,11 +134,9 @@ class TestAtomic:
         for key in ("k1", "k2", "k3"):
             missing = refusal(api.who.call(api.stubs.ledger.GetCharge, pb.GetChargeRequest(request_id=key)))
             assert (await missing).reason == "CHARGE_NOT_FOUND"
-        assert said(await api.batch(*lines)) == ["taken", "BUDGET_EXCEEDED", "taken"]  # their keys are free
+        assert results(await api.batch(*lines)) == ["accepted", "BUDGET_EXCEEDED", "accepted"]  # their keys are free
 
-    async def test_a_batch_that_is_refused_takes_no_room_from_those_it_shares_a_transaction_with(
-        self, api: BudgetsApi
-    ) -> None:
+    async def test_a_refused_atomic_batch_takes_no_room_from_concurrent_charges(self, api: BudgetsApi) -> None:
         budget = await api.open("100", alert_thresholds_bp=[5000])
         too_much = [line(budget, "60"), line(budget, "60")]
 
@@ -142,13 +151,13 @@ class TestAtomic:
         (seen,) = await api.verify(budget)
         assert (seen.spent.amount, seen.entry_count, len(await api.alerts(budget))) == ("100.00", 10, 1)
 
-    async def test_sent_again_it_is_answered_the_same(self, api: BudgetsApi) -> None:
+    async def test_a_repeated_atomic_batch_returns_the_same_charges(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         lines = [line(budget, "50", "k1"), line(budget, "50", "k2")]
         first = await api.batch(*lines, atomic=True)
-        again = await api.batch(*lines, atomic=True)
-        assert said(again) == ["replayed", "replayed"]
-        assert [r.charge for r in again.results] == [r.charge for r in first.results]
+        repeated = await api.batch(*lines, atomic=True)
+        assert results(repeated) == ["replayed", "replayed"]
+        assert [r.charge for r in repeated.results] == [r.charge for r in first.results]
 
 
 class TestCurrencies:
@@ -156,40 +165,40 @@ class TestCurrencies:
     async def rates(self, api: BudgetsApi) -> None:
         await api.set_rates("USD/EUR 0.9")
 
-    async def test_lines_of_several_currencies_are_taken_in_their_order(self, api: BudgetsApi) -> None:
+    async def test_charges_in_several_currencies_are_decided_in_order(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
-        answer = await api.batch(
+        response = await api.batch(
             line(budget, Money(currency_code="USD", amount="100")), line(budget, "10.01"), line(budget, "10")
         )
-        assert said(answer) == ["taken", "BUDGET_EXCEEDED", "taken"]
-        assert [r.charge.amount.amount for r in answer.results] == ["90.00", "", "10.00"]
-        assert answer.results[0].charge.original_amount.amount == "100.00"
+        assert results(response) == ["accepted", "BUDGET_EXCEEDED", "accepted"]
+        assert [r.charge.amount.amount for r in response.results] == ["90.00", "", "10.00"]
+        assert response.results[0].charge.original_amount.amount == "100.00"
 
-    async def test_budgets_of_several_currencies_are_charged_in_one(self, api: BudgetsApi) -> None:
+    async def test_budgets_in_several_currencies_are_charged_in_one_batch(self, api: BudgetsApi) -> None:
         dollars = Money(currency_code="USD", amount="10")
         ours, theirs = await api.open(), await api.open(amount=Money(currency_code="USD", amount="100"))
-        answer = await api.batch(line(theirs, dollars), line(ours, dollars))
-        assert said(answer) == ["taken", "taken"]
-        assert [(r.charge.amount.amount, r.charge.rate) for r in answer.results] == [("10.00", ""), ("9.00", "0.9")]
+        response = await api.batch(line(theirs, dollars), line(ours, dollars))
+        assert results(response) == ["accepted", "accepted"]
+        assert [(r.charge.amount.amount, r.charge.rate) for r in response.results] == [("10.00", ""), ("9.00", "0.9")]
 
-    async def test_a_line_without_a_rate_is_refused_alone_or_with_its_batch(self, api: BudgetsApi) -> None:
+    async def test_a_charge_without_a_rate_is_refused_alone_or_with_its_batch(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         lines = [line(budget, "10", "k1"), line(budget, Money(currency_code="JPY", amount="10"), "k2")]
         refused = await refusal(api.batch(*lines, atomic=True))
         assert (refused.reason, refused.metadata["line_reason"]) == ("BATCH_REFUSED", "RATE_MISSING")
         assert (refused.metadata["line"], refused.metadata["from_currency_code"]) == ("charges[1]", "JPY")
         assert (await api.get(budget)).spent.amount == "0.00"
-        assert said(await api.batch(*lines)) == ["taken", "RATE_MISSING"]
+        assert results(await api.batch(*lines)) == ["accepted", "RATE_MISSING"]
 
 
 class TestWhoMay:
-    async def test_a_line_on_a_budget_out_of_scope_is_refused_alone(
+    async def test_a_charge_outside_the_scope_is_refused_alone(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         mine, other = await api.company("MINE"), await api.company("OTHER")
         own, theirs = await api.open(entity_id=mine), await api.open(entity_id=other)
         manager = api_for(caller("department_manager", entity_scope=[mine]))
-        assert said(await manager.batch(line(own, "1"), line(theirs, "1"))) == ["taken", "BUDGET_NOT_FOUND"]
+        assert results(await manager.batch(line(own, "1"), line(theirs, "1"))) == ["accepted", "BUDGET_NOT_FOUND"]
         stranger = api_for(caller(tenant=uuid4()))
-        assert said(await stranger.batch(line(own, "1"), line(theirs, "1"))) == ["BUDGET_NOT_FOUND"] * 2
+        assert results(await stranger.batch(line(own, "1"), line(theirs, "1"))) == ["BUDGET_NOT_FOUND"] * 2
         assert (await api.get(theirs)).spent.amount == "0.00"

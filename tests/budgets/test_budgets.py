@@ -84,7 +84,7 @@ class TestCreateBudget:
             ({"name": ""}, "name"),
         ],
     )
-    async def test_bad_input_is_refused_with_its_field(
+    async def test_invalid_input_is_refused_with_its_field(
         self, api: BudgetsApi, given: dict[str, Any], field: str
     ) -> None:
         refused = await refusal(api.open(**{"period_start_date": "2026-01-01", **given}))

@@ -1,4 +1,4 @@
-"""Charging: the whole chain or none, once for each key, and never more than there is."""
+"""Charges: the whole chain or none, once per key, and never beyond the limit."""
 
 import asyncio
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class TestCharge:
         assert (charge.actor, charge.description, charge.reference) == ("alice", "servers", "PO-1")
         assert [(await api.get(budget)).spent.amount for budget in (team, company, group)] == ["250.50"] * 3
 
-    async def test_a_full_budget_above_refuses_and_is_named_and_nothing_moves(self, api: BudgetsApi) -> None:
+    async def test_a_full_ancestor_refuses_and_nothing_changes(self, api: BudgetsApi) -> None:
         group = await api.open("100", name="Group")
         team = await api.open("1000", name="Team", parent_id=group.id)
         refused = await refusal(api.charge(team, "100.01"))
@@ -50,14 +50,14 @@ class TestCharge:
         }
         assert [(await api.get(budget)).spent.amount for budget in (team, group)] == ["0.00", "0.00"]
 
-    async def test_a_warning_budget_takes_more_than_it_has_and_says_so(self, api: BudgetsApi) -> None:
+    async def test_a_budget_with_policy_warn_accepts_an_overspend(self, api: BudgetsApi) -> None:
         budget = await api.open("100", overspend_policy=Budget.WARN)
         charge = await api.charge(budget, "150")
         assert charge.verdict == Charge.ACCEPTED_OVERSPENT
         assert charge.chain[0].overspent
         assert (await api.get(budget)).available.amount == "-50.00"
 
-    async def test_a_tolerant_budget_takes_a_little_more_and_one_that_asks_refuses(self, api: BudgetsApi) -> None:
+    async def test_tolerance_and_approval_policies_limit_an_overspend(self, api: BudgetsApi) -> None:
         tolerant = await api.open("100", overspend_policy=Budget.ALLOW_WITHIN_TOLERANCE, tolerance_bp=500)
         assert (await api.charge(tolerant, "105")).verdict == Charge.ACCEPTED_OVERSPENT
         assert (await refusal(api.charge(tolerant, "0.01"))).reason == "BUDGET_EXCEEDED"
@@ -69,13 +69,13 @@ class TestCharge:
         assert (refused.reason, refused.metadata["short"]) == ("APPROVAL_REQUIRED", "0.01")
         assert (await api.get(asks)).spent.amount == "0.00"
 
-    async def test_an_overspent_budget_may_be_raised_part_of_the_way_and_not_lowered(self, api: BudgetsApi) -> None:
+    async def test_an_overspent_budget_can_be_raised_but_not_lowered(self, api: BudgetsApi) -> None:
         budget = await api.open("100", overspend_policy=Budget.WARN)
         await api.charge(budget, "150")
         assert (await api.update(budget, amount=eur("120"))).available == eur("-30.00")
         assert (await refusal(api.update(budget, amount=eur("110")))).reason == "AMOUNT_BELOW_SPENT"
 
-    async def test_a_tiny_warning_budget_takes_a_huge_charge(self, api: BudgetsApi) -> None:
+    async def test_a_tiny_budget_with_policy_warn_accepts_a_huge_charge(self, api: BudgetsApi) -> None:
         budget = await api.open("0.01", overspend_policy=Budget.WARN)
         charge = await api.charge(budget, "9999999999999.99")
         assert charge.chain[0].utilisation_bp == 2**31 - 1  # as much as the field holds
@@ -93,7 +93,7 @@ class TestCharge:
         assert refused.reason == "BUDGET_STATE"
         assert (refused.metadata["state"], refused.metadata["allowed"]) == ("DRAFT", "ACTIVE")
 
-    async def test_a_closed_budget_above_refuses(self, api: BudgetsApi) -> None:
+    async def test_a_closed_ancestor_refuses(self, api: BudgetsApi) -> None:
         group = await api.open()
         team = await api.open(parent_id=group.id)
         await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=group.id))
@@ -142,7 +142,7 @@ class TestCharge:
             ({"description": "x" * 501}, "description"),
         ],
     )
-    async def test_bad_input_is_refused_with_its_field(
+    async def test_invalid_input_is_refused_with_its_field(
         self, api: BudgetsApi, given: dict[str, Any], field: str
     ) -> None:
         good = {"id": "bud_" + "0" * 32, "amount": eur("1"), "request_id": "k"}
@@ -152,7 +152,7 @@ class TestCharge:
 
 
 class TestKeys:
-    async def test_the_same_key_is_answered_the_same_and_charged_once(self, api: BudgetsApi) -> None:
+    async def test_a_repeated_key_returns_the_same_charge(self, api: BudgetsApi) -> None:
         budget = await api.open()
         first = await api.charge(budget, "10", "po-1")
         request = ledger_pb.ChargeRequest(id=budget.id, amount=eur("10"), request_id="po-1")
@@ -161,51 +161,51 @@ class TestKeys:
         assert trailers["idempotency-replayed"] == "true"
         assert (await api.get(budget)).spent.amount == "10.00"
 
-    async def test_an_accepted_charge_is_answered_again_after_the_budget_ran_out(self, api: BudgetsApi) -> None:
+    async def test_a_repeated_key_returns_its_charge_after_the_budget_ran_out(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         first = await api.charge(budget, "60", "po-1")
         await api.charge(budget, "40", "po-2")
         assert await api.charge(budget, "60", "po-1") == first
 
-    async def test_a_refused_charge_may_be_tried_again_with_its_key(self, api: BudgetsApi) -> None:
+    async def test_a_refused_charge_can_be_retried_with_its_key(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         assert (await refusal(api.charge(budget, "150", "po-1"))).reason == "BUDGET_EXCEEDED"
         await api.update(budget, amount=eur("200"))
         assert (await api.charge(budget, "150", "po-1")).verdict == Charge.ACCEPTED
 
-    async def test_a_key_with_another_input_is_refused(self, api: BudgetsApi) -> None:
+    async def test_a_key_with_different_input_is_refused(self, api: BudgetsApi) -> None:
         budget = await api.open()
         await api.charge(budget, "10", "po-1")
         refused = await refusal(api.charge(budget, "11", "po-1"))
         assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
 
-    async def test_the_key_of_another_tenant_is_another_key(
+    async def test_tenants_have_separate_keys(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         other = api_for(caller(tenant=uuid4()))
         mine, theirs = await api.open(), await other.open()
         assert (await api.charge(mine, "1", "po-1")).id != (await other.charge(theirs, "2", "po-1")).id
 
-    async def test_one_key_sent_many_times_at_once_charges_once(self, api: BudgetsApi) -> None:
+    async def test_concurrent_requests_with_one_key_charge_once(self, api: BudgetsApi) -> None:
         budget = await api.open()
         answers = await asyncio.gather(*(api.charge(budget, "10", "po-1") for _ in range(20)))
         assert len({answer.id for answer in answers}) == 1
         assert (await api.get(budget)).spent.amount == "10.00"
 
-    async def test_a_lost_answer_is_found_by_its_key(self, api: BudgetsApi) -> None:
+    async def test_a_charge_is_found_by_its_key(self, api: BudgetsApi) -> None:
         group = await api.open("500", name="Group")
         team = await api.open("100", name="Team", parent_id=group.id)
         made = await api.charge(team, "10", "po-1", reference="PO-1")
         await api.charge(team, "20")
         assert await api.who.call(api.stubs.ledger.GetCharge, ledger_pb.GetChargeRequest(request_id="po-1")) == made
 
-    async def test_a_key_that_charged_nothing_is_not_found(self, api: BudgetsApi) -> None:
+    async def test_the_key_of_a_refused_charge_is_not_found(self, api: BudgetsApi) -> None:
         refused = await refusal(api.who.call(api.stubs.ledger.GetCharge, ledger_pb.GetChargeRequest(request_id="po-9")))
         assert refused.reason == "CHARGE_NOT_FOUND"
 
 
 class TestRaces:
-    async def test_room_for_twenty_is_taken_by_exactly_twenty_of_two_hundred(self, api: BudgetsApi) -> None:
+    async def test_a_budget_for_twenty_charges_accepts_twenty_of_two_hundred(self, api: BudgetsApi) -> None:
         group = await api.open("1000", name="Group")
         team = await api.open("200", name="Team", parent_id=group.id)
         callers = asyncio.Semaphore(64)
@@ -223,9 +223,7 @@ class TestRaces:
         assert outcomes.count(True) == 20
         assert [(await api.get(budget)).spent.amount for budget in (team, group)] == ["200.00", "200.00"]
 
-    async def test_charges_from_two_sides_of_a_tree_never_wait_for_each_other(
-        self, api: BudgetsApi, admin: Any
-    ) -> None:
+    async def test_concurrent_charges_in_one_tree_never_deadlock(self, api: BudgetsApi, admin: Any) -> None:
         group = await api.open("100", name="Group")
         teams = [await api.open("100", name=f"Team {n}", parent_id=group.id) for n in range(4)]
         charges = await asyncio.gather(*(api.charge(teams[n % 4], "1.37") for n in range(80)), return_exceptions=True)
@@ -247,7 +245,7 @@ class TestCheckAvailability:
         request = ledger_pb.CheckAvailabilityRequest(id=budget.id, amount=eur(amount))
         return await api.who.call(api.stubs.ledger.CheckAvailability, request)
 
-    async def test_it_names_the_budget_that_decides_and_moves_nothing(self, api: BudgetsApi) -> None:
+    async def test_it_names_the_binding_budget_and_changes_nothing(self, api: BudgetsApi) -> None:
         group = await api.open("100", name="Group")
         team = await api.open("1000", name="Team", parent_id=group.id)
         fits = await self.ask(api, team, "100")
@@ -266,7 +264,7 @@ class TestCheckAvailability:
         assert (await self.ask(api, draft, "11")).verdict == Availability.NOT_ACTIVE
         assert (await self.ask(api, past, "11")).verdict == Availability.OUTSIDE_PERIOD
 
-    async def test_it_tells_what_other_policies_would_do(self, api: BudgetsApi) -> None:
+    async def test_it_returns_the_verdict_of_each_policy(self, api: BudgetsApi) -> None:
         budget = await api.open("100", tolerance_bp=500)
         told = {
             amount: {outcome.policy: outcome.verdict for outcome in (await self.ask(api, budget, amount)).by_policy}
@@ -284,7 +282,7 @@ class TestCheckAvailability:
             }.items()
         }  # fmt: skip
 
-    async def test_each_line_is_judged_after_those_before_it_that_fit(self, api: BudgetsApi) -> None:
+    async def test_each_line_is_checked_after_those_before_it_that_fit(self, api: BudgetsApi) -> None:
         group = await api.open("100", name="Group")
         team, other = await api.open("60", parent_id=group.id), await api.open("90", parent_id=group.id)
         lines = [

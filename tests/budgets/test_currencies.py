@@ -1,4 +1,4 @@
-"""Charges in another currency than the budget's: at the rate of their day, which stays with them."""
+"""Charges in a foreign currency: converted at the rate of their day, which is stored with them."""
 
 import asyncio
 from collections.abc import Callable
@@ -41,7 +41,7 @@ async def budget(api: BudgetsApi) -> Budget:
 
 
 class TestCharge:
-    async def test_the_amount_is_converted_and_the_original_kept_with_its_rate(
+    async def test_the_amount_is_converted_and_the_original_stored_with_its_rate(
         self, api: BudgetsApi, budget: Budget
     ) -> None:
         charge = await api.charge(budget, usd("100"), charge_time=JUNE)
@@ -53,7 +53,7 @@ class TestCharge:
         assert (entry.rate, entry.rate_date, entry.fx_effect) == ("0.9", "2026-06-01", eur("10.00"))
         await api.verify(budget)
 
-    async def test_what_is_in_the_budgets_own_currency_has_no_rate(self, api: BudgetsApi, budget: Budget) -> None:
+    async def test_a_charge_in_the_budgets_currency_has_no_rate(self, api: BudgetsApi, budget: Budget) -> None:
         await api.charge(budget, usd("1"), charge_time=JUNE)
         charge = await api.charge(budget, "100", charge_time=JUNE)
         assert (charge.rate, charge.rate_date, charge.HasField("original_amount")) == ("", "", False)
@@ -76,7 +76,7 @@ class TestCharge:
         charges = [await api.charge(budget, usd("10"), charge_time=moment) for moment in (early, late)]
         assert [(c.amount.amount, c.rate_date) for c in charges] == [("9.00", "2026-06-01"), ("5.00", "2026-06-02")]
 
-    async def test_without_a_rate_of_the_plan_there_is_no_effect(self, api: BudgetsApi) -> None:
+    async def test_without_a_plan_rate_there_is_no_fx_effect(self, api: BudgetsApi) -> None:
         await api.set_rates(DAY)
         budget = await api.open(period_start_date="2026-01-01")
         await api.charge(budget, usd("10"), charge_time=JUNE)
@@ -95,14 +95,14 @@ class TestCharge:
         await api.set_rates("2026-05-31 EUR/JPY 160")
         assert (await api.charge(budget, yen, charge_time=JUNE)).amount == eur("6.25")
 
-    async def test_what_is_less_than_the_smallest_coin_is_refused(self, api: BudgetsApi, budget: Budget) -> None:
+    async def test_an_amount_below_the_smallest_unit_is_refused(self, api: BudgetsApi, budget: Budget) -> None:
         await api.set_rates("2026-06-01 JPY/EUR 0.005")
         yen = Money(currency_code="JPY", amount="1")
         refused = await refusal(api.charge(budget, yen, charge_time=JUNE))
         assert refused.reason == "AMOUNT_TOO_SMALL"
         assert (refused.metadata["given"], refused.metadata["currency_code"]) == ("JPY", "EUR")
 
-    async def test_many_first_charges_in_another_currency_at_once_are_all_converted(
+    async def test_concurrent_first_charges_in_a_foreign_currency_are_all_converted(
         self, api: BudgetsApi, budget: Budget
     ) -> None:
         charges = await asyncio.gather(*(api.charge(budget, usd("10"), charge_time=JUNE) for _ in range(20)))
@@ -131,7 +131,7 @@ class TestChangedRates:
 
         await eventually(used)
 
-    async def test_a_replaced_rate_holds_for_what_comes_after_it(self, api: BudgetsApi, budget: Budget) -> None:
+    async def test_a_replaced_rate_applies_to_later_charges(self, api: BudgetsApi, budget: Budget) -> None:
         before = await api.charge(budget, usd("10"), "k", charge_time=JUNE)
         await self.changed(api, budget, "2026-06-01 USD/EUR 0.7", until="7.00")
         assert (await api.charge(budget, usd("10"), charge_time=JUNE)).amount == eur("7.00")
@@ -139,7 +139,7 @@ class TestChangedRates:
         assert (await api.batch(line(budget, usd("10"), "k", charge_time=JUNE))).results[0].charge == before
         assert [e.rate for e in await api.entries(budget)] == ["0.7", "0.9"]
 
-    async def test_a_charge_is_answered_the_same_again_though_it_could_not_be_converted_any_more(
+    async def test_a_repeated_key_returns_its_charge_after_its_rate_is_gone(
         self, api: BudgetsApi, budget: Budget
     ) -> None:
         before = await api.charge(budget, usd("0.01"), "k", charge_time=JUNE)
@@ -152,9 +152,7 @@ class TestChangedRates:
 
 
 class TestHolds:
-    async def test_money_is_held_at_the_rate_of_the_day_and_captured_in_either_currency(
-        self, api: BudgetsApi, budget: Budget
-    ) -> None:
+    async def test_a_hold_is_converted_and_captured_in_either_currency(self, api: BudgetsApi, budget: Budget) -> None:
         await api.set_rates("USD/EUR 0.9")
         current = await api.open("1000")
         hold = await api.hold(current, usd("100"))
@@ -169,7 +167,7 @@ class TestHolds:
         assert numbers(await api.get(current))[:4] == ("85.00", "5.00", "0.00", "85.00")
         await api.verify(current)
 
-    async def test_it_is_given_back_in_its_own_currency_only(self, api: BudgetsApi, budget: Budget) -> None:
+    async def test_a_hold_is_released_in_its_own_currency_only(self, api: BudgetsApi, budget: Budget) -> None:
         hold = await api.hold(await api.open(), "10")
         refused = await refusal(api.release(hold, usd("1")))
         assert (refused.reason, refused.metadata["given"]) == ("CURRENCY_MISMATCH", "USD")
@@ -181,7 +179,7 @@ class TestCheckAvailability:
         request = pb.CheckAvailabilityRequest(id=budget.id, amount=amount, charge_time=JUNE, **given)
         return await api.who.call(api.stubs.ledger.CheckAvailability, request)
 
-    async def test_it_is_asked_in_any_currency(self, api: BudgetsApi, budget: Budget) -> None:
+    async def test_availability_is_checked_in_any_currency(self, api: BudgetsApi, budget: Budget) -> None:
         fits, too_much = await self.ask(api, budget, usd("1111.11")), await self.ask(api, budget, usd("1111.12"))
         assert (fits.verdict, fits.chain[0].available_after) == (Availability.AVAILABLE, eur("0.00"))
         assert (too_much.verdict, too_much.chain[0].available_after) == (Availability.EXCEEDED, eur("-0.01"))
@@ -192,9 +190,7 @@ class TestCheckAvailability:
             (eur("1.00"), Availability.AVAILABLE),
         ]
 
-    async def test_what_can_not_be_converted_is_refused_as_a_charge_would_be(
-        self, api: BudgetsApi, budget: Budget
-    ) -> None:
+    async def test_an_amount_without_a_rate_is_refused_like_a_charge(self, api: BudgetsApi, budget: Budget) -> None:
         refused = await refusal(self.ask(api, budget, Money(currency_code="JPY", amount="1")))
         assert (refused.reason, refused.metadata["rate_date"]) == ("RATE_MISSING", "2026-06-01")
         await api.set_rates("2026-06-01 JPY/EUR 0.001")

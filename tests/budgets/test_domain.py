@@ -1,4 +1,4 @@
-"""The rules of budgets, without I/O: every state and action, and movements of every kind on chains of every kind."""
+"""The rules of budgets without I/O: every state and action, and all types of entries on all kinds of chains."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -35,7 +35,7 @@ CENT = Decimal("0.01")
 
 
 def balance(amount: str | Decimal = "100", spent: str | Decimal = "0", /, **given: Any) -> Balance:
-    """A budget of this year in euros; what is given are its terms and its other numbers."""
+    """A budget of this year in euros, with other terms and numbers if given."""
     numbers = {name: Decimal(given.pop(name, 0)) for name in ("carried", "held", "committed", "captured")}
     usual: dict[str, Any] = {
         "tenant_id": uuid4(), "id": uuid4(), "entity_id": uuid4(), "department_id": None, "name": "Cloud",
@@ -77,7 +77,7 @@ ALERTS: Mapping[Enum, Mapping[Enum, Enum]] = {
 }
 
 
-class TestLives:
+class TestTransitions:
     @pytest.mark.parametrize(
         ("advance", "forbids", "allowed", "state", "action"),
         [
@@ -103,7 +103,7 @@ class TestLives:
 
 
 class TestDecision:
-    def test_the_last_cent_is_taken_and_the_next_is_not(self) -> None:
+    def test_the_last_cent_is_accepted_and_the_next_is_not(self) -> None:
         chain = [balance("100", "99.99")]
         assert charge(chain, CENT).after[0].available == 0
         with pytest.raises(BudgetExceeded) as refused:
@@ -125,19 +125,19 @@ class TestDecision:
                 approved(chain)
             assert refused.value.id == limited.terms.id
 
-    def test_what_is_held_committed_and_carried_counts(self) -> None:
+    def test_held_committed_and_carried_amounts_count(self) -> None:
         chain = [balance("100", "20", held="30", committed="40", carried="5")]
         assert charge(chain, "15").after[0].available == 0
         with pytest.raises(BudgetExceeded) as refused:
             charge(chain, "15.01")
         assert (refused.value.metadata["available"], refused.value.metadata["amount"]) == ("15.00", "105.00")
 
-    def test_what_was_overspent_before_leaves_less(self) -> None:
+    def test_an_overspend_carried_over_leaves_less(self) -> None:
         chain = [balance("100", carried="-100")]
         with pytest.raises(BudgetExceeded):
             charge(chain, CENT)
 
-    def test_every_budget_of_the_chain_is_moved_once(self) -> None:
+    def test_every_budget_of_the_chain_changes_once(self) -> None:
         chain = [balance("100", "10"), balance("1000", "500", held="1"), balance("9999")]
         after = charge(chain, "7").after
         assert [(left.terms.id, int(left.spent), left.version) for left in after] == [
@@ -146,22 +146,22 @@ class TestDecision:
             (chain[2].terms.id, 7, 4),
         ]
 
-    def test_of_two_that_refuse_the_tighter_one_is_named(self) -> None:
+    def test_of_two_refusing_budgets_the_tighter_one_is_named(self) -> None:
         own, above = balance("100", "95"), balance("1000", "999")
         with pytest.raises(BudgetExceeded) as refused:
             charge([own, above], "10")
         assert refused.value.id == above.terms.id
 
-    def test_an_ancestor_that_only_warns_does_not_refuse(self) -> None:
+    def test_an_ancestor_with_policy_warn_does_not_refuse(self) -> None:
         assert charge([balance("100"), balance("5", policy=WARN)], "10").verdict is ChargeVerdict.ACCEPTED_OVERSPENT
 
-    def test_a_closed_budget_above_refuses_and_is_named(self) -> None:
+    def test_a_closed_ancestor_refuses_and_is_named(self) -> None:
         above = balance(state=BudgetState.CLOSED)
         with pytest.raises(BudgetStateForbids) as refused:
             charge([balance(), above], "1")
         assert refused.value.id == above.terms.id
 
-    def test_the_period_has_its_start_and_not_its_end(self) -> None:
+    def test_the_period_includes_its_start_and_excludes_its_end(self) -> None:
         chain = [balance()]
         terms = chain[0].terms
         assert domain.balances.decide(chain, EntryType.CHARGE, Movement(spent=CENT), terms.starts)
@@ -169,12 +169,12 @@ class TestDecision:
             domain.balances.decide(chain, EntryType.CHARGE, Movement(spent=CENT), terms.ends)
 
     @pytest.mark.parametrize("entry_type", [EntryType.COMMIT, EntryType.RELEASE, EntryType.EXPIRE, EntryType.REFUND])
-    def test_what_spends_nothing_may_come_after_the_period(self, entry_type: EntryType) -> None:
+    def test_entries_that_spend_nothing_are_accepted_after_the_period(self, entry_type: EntryType) -> None:
         chain = [balance(held="5")]
         assert domain.balances.decide(chain, entry_type, Movement(held=Decimal(-1)), chain[0].terms.ends)
 
     @pytest.mark.parametrize(("entry_type", "state"), list(product(RULES, BudgetState)))
-    def test_a_closed_budget_gives_back_and_takes_nothing(self, entry_type: EntryType, state: BudgetState) -> None:
+    def test_a_closed_budget_accepts_returns_only(self, entry_type: EntryType, state: BudgetState) -> None:
         gives_back = entry_type in {EntryType.RELEASE, EntryType.EXPIRE, EntryType.REFUND}
         chain = [balance(state=state, held="5")]
         if state is BudgetState.ACTIVE or (state is BudgetState.CLOSED and gives_back):
@@ -183,7 +183,7 @@ class TestDecision:
             with pytest.raises(BudgetStateForbids):
                 domain.balances.decide(chain, entry_type, Movement(), NOW)
 
-    def test_what_gives_back_is_taken_however_overspent_the_budget_is(self) -> None:
+    def test_a_refund_is_accepted_however_overspent_the_budget_is(self) -> None:
         decision = domain.balances.decide([balance("100", "200")], EntryType.REFUND, Movement(spent=Decimal(-1)), NOW)
         assert decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT
 
@@ -205,10 +205,10 @@ class TestDecision:
         ),
         st.integers(1, 150_000),
     )
-    def test_a_chain_takes_a_charge_exactly_when_every_budget_of_it_does(
+    def test_a_chain_accepts_a_charge_exactly_if_each_of_its_budgets_does(
         self, budgets: list[tuple[OverspendPolicy, int, int, int, int, int, int]], cents: int
     ) -> None:
-        """In whole cents, by a model that knows no decimals."""
+        """Compared with a model that calculates in whole cents."""
         chain = [
             balance(amount * CENT, spent * CENT, policy=policy, held=held * CENT, committed=committed * CENT,
                     carried=carried * CENT, tolerance_bp=bp)
@@ -240,7 +240,7 @@ class TestDecision:
 
 
 class TestPolicies:
-    def test_a_tolerance_is_taken_to_its_last_cent(self) -> None:
+    def test_a_tolerance_can_be_used_to_its_last_cent(self) -> None:
         chain = [balance("100.01", "60", held="20", committed="20", policy=TOLERANT, tolerance_bp=500)]
         assert chain[0].limit == Decimal("105.01")  # 105.0105
         assert charge(chain, "5.01").verdict is ChargeVerdict.ACCEPTED_OVERSPENT
@@ -248,26 +248,26 @@ class TestPolicies:
             charge(chain, "5.02")
         assert (refused.value.metadata["available"], refused.value.metadata["short"]) == ("5.01", "0.01")
 
-    def test_the_tolerance_is_of_what_was_carried_over_too(self) -> None:
+    def test_the_tolerance_includes_what_was_carried_over(self) -> None:
         assert balance("100", carried="100", policy=TOLERANT, tolerance_bp=1000).limit == 220
 
-    def test_within_its_amount_a_tolerant_budget_is_not_overspent(self) -> None:
+    def test_a_budget_with_tolerance_is_not_overspent_within_its_amount(self) -> None:
         assert charge([balance("100", policy=TOLERANT, tolerance_bp=500)], "100").verdict is ChargeVerdict.ACCEPTED
 
-    def test_overspending_asks_for_approval(self) -> None:
+    def test_an_overspend_requires_approval(self) -> None:
         chain = [balance("100", "90", policy=APPROVED)]
         assert charge(chain, "10").verdict is ChargeVerdict.ACCEPTED
         with pytest.raises(ApprovalRequired) as refused:
             charge(chain, "10.01")
         assert refused.value.metadata["short"] == "0.01"
 
-    def test_no_approval_is_asked_for_where_it_would_not_help(self) -> None:
+    def test_approval_is_not_required_if_a_hard_limit_refuses_as_well(self) -> None:
         asks, blocks = balance("100", "100", policy=APPROVED), balance("100", "95")
         with pytest.raises(BudgetExceeded) as refused:
             charge([asks, blocks], "10")
         assert refused.value.id == blocks.terms.id
 
-    def test_a_warning_budget_takes_what_its_column_can_hold_and_no_more(self) -> None:
+    def test_a_budget_with_policy_warn_accepts_at_most_what_its_column_can_store(self) -> None:
         chain = [balance("1", LARGEST - 1, policy=WARN)]
         assert charge(chain, "1").verdict is ChargeVerdict.ACCEPTED_OVERSPENT
         with pytest.raises(BudgetExceeded):
@@ -277,10 +277,10 @@ class TestPolicies:
         st.sampled_from([("EUR", 2), ("JPY", 0), ("BHD", 3)]), st.integers(1, 10**7), st.integers(0, 10_000),
         st.tuples(*[st.integers(0, 10**7)] * 3), st.integers(-(10**6), 10**6), st.sampled_from([BLOCK, TOLERANT]),
     )  # fmt: skip
-    def test_the_database_agrees_about_what_is_too_much(
+    def test_the_database_constraint_agrees_with_the_limit(
         self, of: tuple[str, int], amount: int, bp: int, used: tuple[int, ...], carried: int, policy: OverspendPolicy
     ) -> None:
-        """The CHECK constraint multiplies instead of rounding; of whole units of the currency both say the same."""
+        """The CHECK constraint multiplies instead of rounding; for whole units of the currency both agree."""
         currency, places = of
         spent, held, committed = (Decimal(number).scaleb(-places) for number in used)
         whole, over = Decimal(amount).scaleb(-places), Decimal(carried).scaleb(-places)
@@ -292,14 +292,14 @@ class TestPolicies:
 
 
 class TestAvailability:
-    def test_where_all_is_well_the_tightest_is_named_with_what_would_be_left(self) -> None:
+    def test_the_tightest_budget_is_named_with_what_would_be_left(self) -> None:
         own, above = balance("1000"), balance("100", "50", held="10", name="Group")
         seen = domain.balances.availability([own, above], Decimal(40), NOW)
         assert (seen.verdict, seen.binding) == (AvailabilityVerdict.AVAILABLE, above.terms.id)
-        assert seen.explanation == "It would be taken; the budget 'Group' would have 0.00 EUR left."
+        assert seen.explanation == "It would be accepted; the budget 'Group' would have 0.00 EUR left."
         assert [left.available for left in seen.after] == [960, 0]
 
-    def test_what_each_policy_would_say(self) -> None:
+    def test_the_verdict_of_each_policy(self) -> None:
         over = balance("100", "105", tolerance_bp=500)
         assert domain.balances.by_policy(over) == {
             BLOCK: AvailabilityVerdict.EXCEEDED,
@@ -315,7 +315,7 @@ class TestAvailability:
 
     @pytest.mark.parametrize("policy", list(OverspendPolicy))
     @pytest.mark.parametrize("amount", ["1", "100", "100.01", "105", "105.01"])
-    def test_it_says_of_its_own_policy_what_would_come_of_it(self, policy: OverspendPolicy, amount: str) -> None:
+    def test_the_verdict_of_its_own_policy_is_the_verdict(self, policy: OverspendPolicy, amount: str) -> None:
         seen = domain.balances.availability([balance("100", policy=policy, tolerance_bp=500)], Decimal(amount), NOW)
         assert seen.by_policy[policy] is seen.verdict
 

@@ -1,4 +1,4 @@
-"""The rules about money that is set aside, given back or in another currency, without I/O."""
+"""The rules of holds, refunds and foreign currencies, without I/O."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,35 +43,35 @@ def euros(**given: int) -> Movement:
 
 
 def seen(hold: Hold) -> tuple[HoldState, int, int, int]:
-    """What is captured, released and open of it, in whole euros."""
+    """The state, and the captured, released and open amounts in whole euros."""
     parts = hold.captured, hold.released, hold.open
     assert all(part == int(part) for part in parts)
     return hold.state, int(hold.captured), int(hold.released), int(hold.open)
 
 
 class TestHolds:
-    def test_committing_moves_what_is_left_and_stops_the_clock(self) -> None:
+    def test_commit_moves_what_is_left_and_removes_the_expiry(self) -> None:
         movement, after = domain.holds.commit(hold(captured=30), NOW)
         assert movement == euros(held=-70, committed=70)
         assert (seen(after), after.expire_time) == ((COMMITTED, 30, 0, 70), None)
 
     @pytest.mark.parametrize(("state", "aside"), [(HELD, "held"), (COMMITTED, "committed")])
-    def test_what_is_captured_is_spent_and_the_rest_stays(self, state: HoldState, aside: str) -> None:
+    def test_capture_spends_a_part_and_keeps_the_rest(self, state: HoldState, aside: str) -> None:
         movement, after = domain.holds.capture(hold(state), Decimal(30), NOW, release_rest=False)
         assert movement == euros(spent=30, captured=30, **{aside: -30})
         assert seen(after) == (state, 30, 0, 70)
 
     @pytest.mark.parametrize(("state", "aside"), [(HELD, "held"), (COMMITTED, "committed")])
-    def test_the_last_capture_may_give_the_rest_back(self, state: HoldState, aside: str) -> None:
+    def test_capture_can_release_the_rest(self, state: HoldState, aside: str) -> None:
         movement, after = domain.holds.capture(hold(state, captured=20), Decimal(30), NOW, release_rest=True)
         assert movement == euros(spent=30, captured=30, **{aside: -80})
         assert seen(after) == (HoldState.CAPTURED, 50, 50, 0)
 
-    def test_captured_to_the_last_cent_it_has_ended(self) -> None:
+    def test_a_hold_captured_to_the_last_cent_has_ended(self) -> None:
         _, after = domain.holds.capture(hold(captured=60), Decimal(40), NOW, release_rest=False)
         assert seen(after) == (HoldState.CAPTURED, 100, 0, 0)
 
-    def test_no_more_is_captured_or_released_than_is_left(self) -> None:
+    def test_more_than_is_left_is_not_captured_or_released(self) -> None:
         acts: list[Callable[[], Change]] = [
             lambda: domain.holds.capture(hold(captured=60), Decimal("40.01"), NOW, release_rest=False),
             lambda: domain.holds.release(hold(captured=60), Decimal("40.01")),
@@ -81,16 +81,16 @@ class TestHolds:
                 act()
             assert (refused.value.metadata["available"], refused.value.metadata["requested"]) == ("40.00", "40.01")
 
-    def test_released_in_parts_it_ends_with_the_last(self) -> None:
+    def test_a_hold_released_in_parts_ends_with_the_last(self) -> None:
         movement, after = domain.holds.release(hold(COMMITTED), Decimal(30))
         assert (movement, seen(after)) == (euros(committed=-30), (COMMITTED, 0, 30, 70))
         movement, after = domain.holds.release(after, None)
         assert (movement, seen(after)) == (euros(committed=-70), (HoldState.RELEASED, 0, 100, 0))
 
-    def test_what_was_captured_in_part_and_then_released_was_captured(self) -> None:
+    def test_a_partly_captured_hold_that_is_released_ends_as_captured(self) -> None:
         assert domain.holds.release(hold(captured=1), None)[1].state is HoldState.CAPTURED
 
-    def test_its_time_ends_with_its_moment(self) -> None:
+    def test_a_hold_expires_at_its_expire_time(self) -> None:
         last = LATER - timedelta(microseconds=1)
         assert domain.holds.commit(hold(), last)
         assert not domain.holds.is_due(hold(), last)
@@ -104,7 +104,7 @@ class TestHolds:
                 act()
         assert domain.holds.release(hold(), None)  # which is what its end would do
 
-    def test_expired_it_gives_back_what_is_left(self) -> None:
+    def test_expire_releases_what_is_left(self) -> None:
         movement, after = domain.holds.expire(hold(captured=30, released=10))
         assert (movement, seen(after)) == (euros(held=-60), (HoldState.EXPIRED, 30, 70, 0))
         with pytest.raises(HoldStateForbids):
@@ -114,7 +114,7 @@ class TestHolds:
     @given(
         st.lists(st.tuples(st.sampled_from(["commit", "capture", "release", "rest"]), st.integers(1, 60)), max_size=12)
     )
-    def test_whatever_is_done_to_it_the_budget_has_what_it_has_open(self, steps: list[tuple[str, int]]) -> None:
+    def test_the_movements_of_a_hold_add_up_to_what_it_has_open(self, steps: list[tuple[str, int]]) -> None:
         at, sums = hold(expires=None), Movement(held=Decimal(100))
         for step, amount in steps:
             try:
@@ -149,17 +149,17 @@ def given_back(of: Charged, refund: Refund) -> Charged:
 
 
 class TestRefunds:
-    def test_a_part_and_then_the_rest(self) -> None:
+    def test_a_part_is_refunded_and_then_the_rest(self) -> None:
         whole = charged(money(100))
         part = domain.refunds.refund(whole, money(30))
         assert (part.amount, part.movement) == (money(30), Movement(spent=Decimal(-30)))
         assert domain.refunds.refund(given_back(whole, part), None).amount == money(70)
 
-    def test_a_capture_gives_back_what_was_captured(self) -> None:
+    def test_the_refund_of_a_capture_reduces_what_was_captured(self) -> None:
         refund = domain.refunds.refund(charged(money(100), entry_type=EntryType.CAPTURE), money(30))
         assert refund.movement == Movement(spent=Decimal(-30), captured=Decimal(-30))
 
-    def test_no_more_comes_back_than_went_out(self) -> None:
+    def test_no_more_is_refunded_than_was_charged(self) -> None:
         whole = charged(money(100))
         with pytest.raises(RefundExceedsCharge):
             domain.refunds.refund(whole, money("100.01"))
@@ -170,7 +170,7 @@ class TestRefunds:
         with pytest.raises(RefundExceedsCharge):
             domain.refunds.refund(given_back(left, domain.refunds.refund(left, None)), None)
 
-    def test_what_was_charged_in_another_currency_comes_back_at_the_rate_of_the_charge(self) -> None:
+    def test_a_charge_in_a_foreign_currency_is_refunded_at_its_rate(self) -> None:
         whole = charged(money(90), money(100, "USD"))
         part = domain.refunds.refund(whole, money(30, "USD"))
         assert (part.amount, part.original) == (money(27), money(30, "USD"))
@@ -184,11 +184,11 @@ class TestRefunds:
             domain.refunds.refund(refunded, money("0.50", "IDR"))  # 0.00 USD, of which 0.00 are left
         assert (refused.value.metadata["available"], refused.value.metadata["currency_code"]) == ("0.00", "IDR")
 
-    def test_in_a_third_currency_it_is_refused(self) -> None:
+    def test_a_refund_in_a_third_currency_is_refused(self) -> None:
         with pytest.raises(CurrencyMismatch):
             domain.refunds.refund(charged(money(90), money(100, "USD")), money(1, "JPY"))
 
-    def test_what_is_available_is_told_in_the_currency_that_was_asked_for(self) -> None:
+    def test_what_is_available_is_returned_in_the_requested_currency(self) -> None:
         whole = charged(money(90), money(100, "USD"))
         for asked, available in ((money(91), "90.00"), (money(101, "USD"), "100.00")):
             with pytest.raises(RefundExceedsCharge) as refused:
@@ -201,7 +201,7 @@ class TestRefunds:
         st.integers(1, 5_000), st.integers(1, 5_000),
         st.lists(st.tuples(st.booleans(), st.integers(1, 3_000)), max_size=12),
     )  # fmt: skip
-    def test_parts_in_either_currency_add_up_to_the_whole_and_never_to_more(
+    def test_refunds_in_either_currency_add_up_to_the_charge_and_never_exceed_it(
         self, pair: tuple[str, str], units: int, original_units: int, parts: list[tuple[bool, int]]
     ) -> None:
         def of(number: int, currency: str) -> Money:
@@ -239,7 +239,7 @@ class TestRates:
     TODAY = Rate(Decimal("0.9"), date(2026, 6, 1))
     PLAN = Rate(Decimal("0.8"), date(2026, 1, 1))
 
-    def test_the_amount_is_that_of_the_day_and_the_plan_stands_beside_it(self) -> None:
+    def test_an_amount_is_converted_at_the_rates_of_its_day_and_of_the_plan(self) -> None:
         made = domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, self.PLAN)
         assert (made.amount, made.rate, made.rate_date) == (money(90), Decimal("0.9"), date(2026, 6, 1))
         assert made.plan_amount == 80
@@ -256,7 +256,7 @@ class TestRates:
             ("1", "BHD", "0.3765", "0.376"),
         ],
     )
-    def test_halves_go_to_the_even_digit(self, amount: str, currency: str, rate: str, converted: str | None) -> None:
+    def test_halves_are_rounded_to_even(self, amount: str, currency: str, rate: str, converted: str | None) -> None:
         of_day = Rate(Decimal(rate), date(2026, 6, 1))
         if converted is None:
             with pytest.raises(AmountTooSmall):

@@ -1,4 +1,4 @@
-"""The engine that moves balances: many callers, replicas and tenants at once, each served as if alone."""
+"""The ledger under concurrency: many callers, replicas and tenants at once, each served as if alone."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -44,7 +44,7 @@ LOCKED = "select 1 from budgets.budgets where id = $1 for update"
 async def replica(
     settings: Callable[..., Settings], entities_served: Served[Entities]
 ) -> AsyncIterator[Served[Budgets]]:
-    """A second process of the service, as far as the database can tell."""
+    """A second replica of the service."""
     addresses = {"entities": entities_served.address}
     async with served(settings("budgets", addresses=addresses), compose, Budgets) as budgets:
         yield budgets
@@ -95,7 +95,7 @@ def _tomorrow() -> Timestamp:
 
 
 class Waiting:
-    """How many connections of engines wait for a lock."""
+    """Counts the connections of ledgers that wait for a lock."""
 
     def __init__(self, admin: "Pool[asyncpg.Record]") -> None:
         self._admin = admin
@@ -114,11 +114,11 @@ def waiting(admin: "Pool[asyncpg.Record]") -> Waiting:
 
 
 class TestReplicas:
-    async def test_one_key_from_32_callers_on_two_replicas_is_one_charge_and_one_answer(
+    async def test_one_key_from_32_callers_on_two_replicas_is_one_charge_with_one_reply(
         self, api: BudgetsApi, replica: Served[Budgets]
     ) -> None:
         for n in range(5):
-            budget = await api.open("10")  # room for one: who is late must not be told that there is none
+            budget = await api.open("10")  # room for one: a repeated request must not be refused
             request = line(budget, "10", f"k{n}")
             stubs = (api.stubs.ledger, replica.stubs.ledger)
             answers = await asyncio.gather(*(api.who.call(stubs[c % 2].Charge, request) for c in range(32)))
@@ -127,7 +127,7 @@ class TestReplicas:
             assert (seen.spent.amount, seen.entry_count) == ("10.00", 1)
 
     @pytest.mark.parametrize("amount", ["10", "1000"])
-    async def test_who_waited_for_the_lock_finds_what_was_answered_meanwhile(
+    async def test_a_request_that_waited_for_the_lock_finds_the_reply_stored_meanwhile(
         self,
         api: BudgetsApi,
         tenant: UUID,
@@ -136,7 +136,7 @@ class TestReplicas:
         waiting: Waiting,
         amount: str,
     ) -> None:
-        """Also where it would be refused by now."""
+        """Even if it would be refused by now."""
         budget_id = ids.BUDGET.parse((await api.open(amount)).id)
         submissions = [
             requested(tenant, key="k", budget_id=budget_id, amount=Money.parse("10", "EUR")) for _ in range(2)
@@ -160,7 +160,7 @@ class TestReplicas:
             with pytest.raises(asyncpg.UniqueViolationError):
                 await waits
 
-    async def test_an_atomic_batch_that_was_answered_meanwhile_is_answered_the_same(
+    async def test_concurrent_atomic_batches_with_the_same_keys_get_the_same_reply(
         self, api: BudgetsApi, replica: Served[Budgets]
     ) -> None:
         budget = await api.open("30")
@@ -172,7 +172,7 @@ class TestReplicas:
         assert sum(not result.replayed for answer in answers for result in answer.results) == 3
         assert (await api.verify(budget))[0].entry_count == 3
 
-    async def test_two_replicas_together_never_take_too_much(self, api: BudgetsApi, replica: Served[Budgets]) -> None:
+    async def test_two_replicas_together_never_accept_too_much(self, api: BudgetsApi, replica: Served[Budgets]) -> None:
         group = await api.open("100", name="Group")
         teams = [await api.open("70", name=f"Team {n}", parent_id=group.id) for n in range(2)]
         stubs = (api.stubs.ledger, replica.stubs.ledger)
@@ -187,13 +187,13 @@ class TestReplicas:
 
 
 class TestTenants:
-    """A line of one tenant that names what is another's finds nothing, though the transaction is of both."""
+    """In a transaction of two tenants, a request that names rows of the other one finds nothing."""
 
     @pytest.fixture
     async def theirs(self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]) -> BudgetsApi:
         return api_for(caller(tenant=uuid4(), subject="bob"))
 
-    async def test_nothing_of_another_tenant_is_found_or_moved(
+    async def test_nothing_of_another_tenant_is_found_or_changed(
         self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: LedgerConnection
     ) -> None:
         mine, other = await api.open("100"), await theirs.open("100", alert_thresholds_bp=[1000])
@@ -269,7 +269,7 @@ class TestTenants:
         assert [alert.state for alert in await theirs.alerts(other)] == [Alert.OPEN]
         assert await admin.fetchval("select count(*) from budgets.timers where resource_id = $1", hold_id) == 1
 
-    async def test_a_look_leaves_no_tenant_named_behind(
+    async def test_a_read_leaves_no_tenant_set_on_the_connection(
         self, api: BudgetsApi, tenant: UUID, engine: LedgerConnection
     ) -> None:
         budget_id = ids.BUDGET.parse((await api.open("100")).id)
@@ -278,7 +278,7 @@ class TestTenants:
         assert not await connection.fetchval("select current_setting('app.tenant_ids', true)")
         assert await connection.fetch("select id from budgets") == []
 
-    async def test_who_is_not_named_is_not_seen_whatever_is_requested(
+    async def test_rows_of_tenants_outside_the_transaction_are_invisible(
         self, api: BudgetsApi, theirs: BudgetsApi, tenant: UUID, engine: LedgerConnection
     ) -> None:
         other = await theirs.open("100")
@@ -306,7 +306,7 @@ class TestTenants:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await write_elsewhere()
 
-    async def test_calls_of_many_tenants_at_once_each_move_their_own(
+    async def test_concurrent_calls_of_many_tenants_each_change_their_own_budget(
         self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         apis = [api_for(caller(tenant=uuid4(), subject=f"boss {n}")) for n in range(6)]
@@ -324,8 +324,8 @@ class TestTenants:
             assert {entry.actor for entry in await api.entries(budget)} == {f"boss {n}"}
 
 
-class TestInTheWay:
-    async def test_a_budget_that_somebody_else_has_locked_delays_its_own_calls_only(
+class TestContention:
+    async def test_a_locked_budget_delays_only_its_own_charges(
         self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
     ) -> None:
         locked, free = await api.open("100"), await api.open("100")
@@ -343,7 +343,7 @@ class TestInTheWay:
         assert (await api.charge(locked, "5", "k")).budget_id == locked.id
         assert [seen.entry_count for seen in await api.verify(locked, free)] == [1, 30]
 
-    async def test_a_lock_that_stays_is_told_with_when_to_come_again(
+    async def test_a_lasting_lock_is_refused_with_a_retry_delay(
         self, api: BudgetsApi, admin: "Pool[asyncpg.Record]"
     ) -> None:
         budget = await api.open("100")
@@ -354,7 +354,7 @@ class TestInTheWay:
         assert refused.retry_after_s
         assert await api.charge(budget, "5", "k")
 
-    async def test_who_loses_the_connection_is_answered_and_nothing_is_done_twice(
+    async def test_after_a_lost_connection_every_charge_is_answered_and_made_once(
         self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
     ) -> None:
         budget = await api.open("1000")
@@ -376,7 +376,7 @@ class TestInTheWay:
         (seen,) = await api.verify(budget)
         assert (seen.spent.amount, seen.entry_count) == ("120.00", 120)
 
-    async def test_a_full_queue_is_told_with_when_to_come_again(
+    async def test_a_full_queue_refuses_with_a_retry_delay(
         self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         budget = await api.open("100")
@@ -386,7 +386,7 @@ class TestInTheWay:
         assert refused.retry_after_s
         assert (await api.batch(*(line(budget, "1") for _ in range(10)))).accepted_count == 10
 
-    async def test_callers_that_give_up_stop_nobody(
+    async def test_cancelled_calls_do_not_affect_others(
         self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
     ) -> None:
         budget = await api.open("100")
@@ -402,7 +402,7 @@ class TestInTheWay:
         await asyncio.gather(*(api.charge(budget, "1", f"k{n}") for n in range(20)))
         assert (await api.verify(budget))[0].entry_count == 20
 
-    async def test_a_lone_caller_waits_for_nobody(self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_lone_caller_never_waits(self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch) -> None:
         budget = await api.open("100")
         await asyncio.sleep(batching.BUSY_S)  # earlier callers may have come together
         monkeypatch.setattr(batching, "LINGER_STEP_S", 8.0)

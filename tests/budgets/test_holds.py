@@ -1,4 +1,4 @@
-"""Holds: money set aside is counted on the whole chain, ends exactly once, and is not spent twice."""
+"""Holds: they count on the whole chain, end exactly once and are not spent twice."""
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -28,12 +28,12 @@ def in_a_moment(seconds: float = 0.4) -> Timestamp:
 
 
 def parts(hold: Hold) -> tuple[str, str, str, str]:
-    """State, and what is captured, released and open."""
+    """The state, and the captured, released and open amounts."""
     return Hold.State.Name(hold.state), hold.captured.amount, hold.released.amount, hold.open.amount
 
 
 async def expired(api: BudgetsApi, hold: Hold) -> Hold:
-    """The hold after the clock ended it."""
+    """The hold after its timer released it."""
 
     async def ended() -> bool:
         return (await api.get_hold(hold)).state == Hold.EXPIRED
@@ -43,7 +43,7 @@ async def expired(api: BudgetsApi, hold: Hold) -> Hold:
 
 
 class TestCreateHold:
-    async def test_what_is_held_is_not_available_on_the_whole_chain(self, api: BudgetsApi) -> None:
+    async def test_a_hold_reduces_what_is_available_on_the_whole_chain(self, api: BudgetsApi) -> None:
         group = await api.open("1000", name="Group")
         team = await api.open("500", name="Team", parent_id=group.id)
         hold = await api.hold(team, "200", "k1", description="servers", reference="PO-1")
@@ -64,7 +64,7 @@ class TestCreateHold:
         assert (entry.id, entry.hold_id, entry.held_after.amount) == (hold.last_entry_id, hold.id, "200.00")
         await api.verify(team, group)
 
-    async def test_no_more_is_held_than_there_is(self, api: BudgetsApi) -> None:
+    async def test_a_hold_above_what_is_available_is_refused(self, api: BudgetsApi) -> None:
         group = await api.open("100", name="Group")
         team = await api.open("500", name="Team", parent_id=group.id)
         refused = await refusal(api.hold(team, "100.01"))
@@ -72,29 +72,31 @@ class TestCreateHold:
         assert await api.holds(team) == []
         assert (await api.hold(team, "100")).state == Hold.HELD
 
-    async def test_it_takes_an_active_budget(self, api: BudgetsApi) -> None:
+    async def test_a_hold_needs_an_active_budget(self, api: BudgetsApi) -> None:
         assert (await refusal(api.hold(await api.open(draft=True), "1"))).reason == "BUDGET_STATE"
 
-    async def test_alerts_count_what_is_held(self, api: BudgetsApi) -> None:
+    async def test_a_hold_raises_alerts(self, api: BudgetsApi) -> None:
         budget = await api.open("100", alert_thresholds_bp=[5000])
         hold = await api.hold(budget, "50")
         (alert,) = await api.alerts(budget)
         assert (alert.used.amount, alert.spent.amount, alert.charge_id) == ("50.00", "0.00", hold.last_entry_id)
 
     @pytest.mark.parametrize("expire_time", [Timestamp(seconds=1), in_a_moment(401 * 86400)])
-    async def test_it_expires_in_the_future_and_not_too_far(self, api: BudgetsApi, expire_time: Timestamp) -> None:
+    async def test_an_expiry_in_the_past_or_too_far_ahead_is_refused(
+        self, api: BudgetsApi, expire_time: Timestamp
+    ) -> None:
         refused = await refusal(api.hold(await api.open(), "1", expire_time=expire_time))
         assert set(refused.fields) == {"expire_time"}
 
-    async def test_repeated_after_its_time_it_is_answered_as_before(self, api: BudgetsApi) -> None:
+    async def test_a_repeated_key_returns_its_hold_after_the_expiry(self, api: BudgetsApi) -> None:
         budget, soon = await api.open(), in_a_moment()
         hold = await api.hold(budget, "10", "k1", expire_time=soon)
         await expired(api, hold)
         assert await api.hold(budget, "10", "k1", expire_time=soon) == hold
 
 
-class TestItsLife:
-    async def test_committed_captured_in_parts_and_the_rest_given_back(self, api: BudgetsApi) -> None:
+class TestStates:
+    async def test_a_hold_is_committed_captured_in_parts_and_the_rest_released(self, api: BudgetsApi) -> None:
         group = await api.open("1000", name="Group")
         team = await api.open("500", name="Team", parent_id=group.id)
         hold = await api.hold(team, "200")
@@ -123,7 +125,7 @@ class TestItsLife:
             (Entry.HOLD, "200.00"),
         ]
 
-    async def test_without_an_amount_all_that_is_left_is_meant(self, api: BudgetsApi) -> None:
+    async def test_without_an_amount_all_that_is_left_is_captured_or_released(self, api: BudgetsApi) -> None:
         budget = await api.open()
         first, second = await api.hold(budget, "60"), await api.hold(budget, "40")
         await api.capture(first, "10")
@@ -132,7 +134,7 @@ class TestItsLife:
         assert numbers(await api.get(budget)) == ("60.00", "0.00", "0.00", "60.00", "940.00")
         await api.verify(budget)
 
-    async def test_no_more_is_taken_out_than_is_in_it(self, api: BudgetsApi) -> None:
+    async def test_more_than_is_left_cannot_be_captured_or_released(self, api: BudgetsApi) -> None:
         hold = await api.hold(await api.open(), "100")
         await api.capture(hold, "60")
         for act in (api.capture, api.release):
@@ -140,7 +142,7 @@ class TestItsLife:
             assert (refused.reason, refused.metadata["available"]) == ("HOLD_EXCEEDED", "40.00")
         assert parts(await api.get_hold(hold)) == ("HELD", "60.00", "0.00", "40.00")
 
-    async def test_a_full_budget_still_takes_what_was_held_on_it(self, api: BudgetsApi) -> None:
+    async def test_a_full_budget_still_accepts_captures_of_its_holds(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         hold = await api.hold(budget, "60")
         await api.charge(budget, "40")
@@ -172,7 +174,7 @@ class TestItsLife:
             assert set(refused.metadata["allowed"].split(", ")) == self.ALLOWED[action]
         await api.verify(budget)
 
-    async def test_a_closed_budget_takes_its_money_back_and_captures_nothing(self, api: BudgetsApi) -> None:
+    async def test_a_closed_budget_releases_holds_and_captures_nothing(self, api: BudgetsApi) -> None:
         budget = await api.open()
         hold = await api.hold(budget, "10")
         await api.close(budget)
@@ -181,7 +183,7 @@ class TestItsLife:
         assert (await api.release(hold)).state == Hold.RELEASED
         assert numbers(await api.get(budget))[:2] == ("0.00", "0.00")
 
-    async def test_what_was_captured_is_refunded_by_its_entry(self, api: BudgetsApi) -> None:
+    async def test_a_capture_is_refunded_by_its_entry(self, api: BudgetsApi) -> None:
         budget = await api.open()
         hold = await api.capture(await api.hold(budget, "10"))
         request = pb.RefundChargeRequest(id=budget.id, charge_id=hold.last_entry_id, request_id="r", amount=eur("4"))
@@ -192,7 +194,7 @@ class TestItsLife:
 
 
 class TestExpiry:
-    async def test_the_clock_gives_back_what_nobody_wanted(
+    async def test_an_expired_hold_is_released_by_its_timer(
         self, api: BudgetsApi, published_events: PublishedEvents
     ) -> None:
         group = await api.open("100", name="Group")
@@ -208,7 +210,7 @@ class TestExpiry:
         assert (entry.amount.amount, entry.actor, entry.hold_id) == ("50.00", "service:budgets", hold.id)
         await api.verify(team, group)
 
-    async def test_after_its_time_it_is_spent_no_more_even_if_the_clock_is_late(
+    async def test_an_expired_hold_cannot_be_captured_even_before_its_timer_ran(
         self, api: BudgetsApi, admin: Any
     ) -> None:
         budget = await api.open()
@@ -220,7 +222,7 @@ class TestExpiry:
             assert (await refusal(act(hold))).reason == "HOLD_EXPIRED"
         assert (await api.release(hold)).state == Hold.RELEASED
 
-    async def test_what_ended_or_was_promised_has_no_timer_any_more(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_an_ended_or_committed_hold_has_no_timer(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open()
         made = [await api.hold(budget, "10", expire_time=in_a_moment(3600)) for _ in range(4)]
         waiting = "select count(*) from budgets.timers where resource_id = any($1)"
@@ -234,7 +236,7 @@ class TestExpiry:
         assert await admin.fetchval(waiting, hold_ids[3:]) == 1
         assert not (await api.get_hold(made[0])).HasField("expire_time")
 
-    async def test_a_committed_hold_outlives_its_time(self, api: BudgetsApi) -> None:
+    async def test_a_committed_hold_does_not_expire(self, api: BudgetsApi) -> None:
         budget = await api.open()
         late = in_a_moment()
         promised, forgotten = (
@@ -247,7 +249,7 @@ class TestExpiry:
 
 
 class TestKeys:
-    async def test_each_call_is_answered_the_same_again_and_done_once(self, api: BudgetsApi) -> None:
+    async def test_each_repeated_call_returns_the_same_hold(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         held = await api.hold(budget, "60", "k")
         committed = await api.commit(held, "k")  # a key is the method's own
@@ -261,7 +263,7 @@ class TestKeys:
         assert numbers(await api.get(budget)) == ("100.00", "0.00", "0.00", "20.00", "0.00")
         assert len(await api.entries(budget)) == 5
 
-    async def test_a_key_with_another_input_is_refused(self, api: BudgetsApi) -> None:
+    async def test_a_key_with_different_input_is_refused(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         first, second = await api.hold(budget, "30", "k"), await api.hold(budget, "30")
         await api.commit(first, "k")
@@ -279,7 +281,7 @@ class TestKeys:
 
 
 class TestReading:
-    async def test_the_holds_of_a_budget_newest_first_by_state_and_document(self, api: BudgetsApi) -> None:
+    async def test_holds_are_listed_newest_first_by_state_and_reference(self, api: BudgetsApi) -> None:
         budget, other = await api.open(), await api.open()
         first = await api.hold(budget, "1", reference="PO-1")
         second = await api.commit(await api.hold(budget, "2", reference="PO-2"))
@@ -303,7 +305,7 @@ class TestReading:
 
 
 class TestWhoMay:
-    async def test_a_confined_manager_holds_on_what_lies_below_and_nothing_else(
+    async def test_a_confined_manager_holds_only_within_the_scope(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         entity = await api.company()
@@ -322,7 +324,7 @@ class TestWhoMay:
         assert (await manager.capture(mine)).state == Hold.CAPTURED
         assert parts(await api.get_hold(above)) == ("HELD", "0.00", "0.00", "10.00")
 
-    async def test_anothers_hold_is_answered_as_one_that_is_not_there(
+    async def test_the_hold_of_another_tenant_is_not_found(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         hold = await api.hold(await api.open(), "10")

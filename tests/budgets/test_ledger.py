@@ -1,4 +1,4 @@
-"""The ledger and the alerts as people look at them: complete, in order, as of then, and of what they may see only."""
+"""Lists of entries and alerts: complete, in order, as of a time, and limited to the scope of the caller."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,7 +28,7 @@ async def verified(api: BudgetsApi, budget: Budget) -> BudgetVerification:
 
 
 class TestListEntries:
-    async def test_a_budget_has_its_own_entries_and_the_charges_below(self, api: BudgetsApi) -> None:
+    async def test_a_budget_lists_its_own_entries_and_those_below(self, api: BudgetsApi) -> None:
         group = await api.open("1000", name="Group")
         team = await api.open("500", name="Team", parent_id=group.id)
         other = await api.open("500", name="Other", parent_id=group.id)
@@ -52,13 +52,13 @@ class TestListEntries:
         assert [e.entry_type for e in await entries(api, team)] == [Entry.ADJUST, Entry.CHARGE]
         assert [e.amount.amount for e in await entries(api, group, entry_type=Entry.ADJUST)] == ["1000.00"]
 
-    async def test_as_of_a_past_time_it_is_what_it_was_then(self, api: BudgetsApi) -> None:
+    async def test_as_of_a_past_time_later_entries_are_left_out(self, api: BudgetsApi) -> None:
         budget = await api.open()
         then = (await api.charge(budget, "10")).create_time
         await api.charge(budget, "20")
         assert [e.spent_after.amount for e in await entries(api, budget, as_of_time=then)] == ["10.00"]
 
-    async def test_page_by_page_each_comes_once_while_more_is_charged(self, api: BudgetsApi) -> None:
+    async def test_pages_contain_each_entry_once_while_more_is_charged(self, api: BudgetsApi) -> None:
         budget = await api.open()
         charged = [(await api.charge(budget, "1")).id for _ in range(5)]
         seen, token = [], ""
@@ -72,7 +72,7 @@ class TestListEntries:
             await api.charge(budget, "1")
         assert seen == charged[::-1]
 
-    async def test_the_ledger_of_a_budget_that_may_not_be_seen_is_not_found(
+    async def test_the_ledger_of_a_budget_outside_the_scope_is_not_found(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         budget = await api.open()
@@ -83,7 +83,7 @@ class TestListEntries:
 
 
 class TestVerifyBudget:
-    async def test_it_holds_at_every_moment_while_the_tree_is_charged(self, api: BudgetsApi) -> None:
+    async def test_a_budget_is_verified_while_its_tree_is_charged(self, api: BudgetsApi) -> None:
         group = await api.open("10000", name="Group")
         teams = [await api.open("500", name=f"Team {n}", parent_id=group.id) for n in range(3)]
         charging = asyncio.gather(*(api.charge(teams[n % 3], "1.10") for n in range(60)))
@@ -96,7 +96,7 @@ class TestVerifyBudget:
             assert (seen.verified, seen.spent.amount, seen.spent_by_ledger.amount) == (True, spent, spent)
             assert seen.ledger_version == seen.entry_count == count
 
-    async def test_a_balance_that_was_tampered_with_is_found(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_a_tampered_balance_is_detected(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open()
         await api.charge(budget, "10")
         await admin.execute("update budgets.budgets set spent = spent - 1 where id = $1", BUDGET.parse(budget.id))
@@ -116,7 +116,7 @@ class TestVerifyBudget:
         await admin.execute(f"update budgets.budgets set {number} = {change} where id = $1", BUDGET.parse(budget.id))
         assert not (await verified(api, budget)).verified
 
-    async def test_holds_that_say_something_else_than_the_budget_are_found(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_tampered_holds_are_detected(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open()
         hold = await api.hold(budget, "10")
         await admin.execute("update budgets.budget_holds set captured = 1 where id = $1", HOLD.parse(hold.id))
@@ -142,7 +142,7 @@ class TestAlerts:
         await api.update(budget, amount=eur("1000"))
         assert [a.state for a in await api.alerts(budget)] == [Alert.RESOLVED]
 
-    async def test_all_alerts_are_those_of_the_budgets_one_may_see(
+    async def test_all_alerts_are_limited_to_visible_budgets(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         mine, other = await api.company("MINE"), await api.company("OTHER")

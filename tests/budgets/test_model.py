@@ -1,4 +1,4 @@
-"""The service and a small model of it are asked the same things: every answer and every number must be the same."""
+"""The service and a small model get the same requests: every reply and every number must be the same."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -87,13 +87,13 @@ class World:
         return self.loop.run_until_complete(work)
 
     def api(self) -> BudgetsApi:
-        """Somebody of a tenant of their own."""
+        """Return a caller in a new tenant."""
         tenant = uuid4()
         return BudgetsApi(Caller(tenant, "alice", self.keys.token(tenant)), self.budgets, self.entities)
 
 
 class Machine(RuleBasedStateMachine):
-    """Asks both; what the model calls by a name has an id in the service."""
+    """Sends each request to both; what the model calls by a name has an id in the service."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -189,14 +189,14 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
-        """What was answered is answered again, to the byte, and happens once; what was refused is decided anew."""
+        """A repeated request gets the same bytes and has no further effect; a refused one is decided again."""
         method, key, given = data.draw(st.sampled_from(self.asked))
         self._ask(method, key, **given)
 
     @precondition(lambda self: self.expiries < EXPIRIES_MAX and self._waiting())
     @rule(data=st.data())
     def outlive(self, data: st.DataObject) -> None:
-        """The time of a hold is over, before the clock has noticed."""
+        """A hold expires, before its timer runs."""
         hold = data.draw(st.sampled_from(self._waiting()))
         self.expiries += 1
         self.tree.holds[hold]["due"] = True
@@ -223,7 +223,7 @@ class Machine(RuleBasedStateMachine):
             self.world.run(self._compare_numbers())
 
     async def _roll_over(self) -> None:
-        """The whole tree goes over to its next period, once, with all that is held."""
+        """The whole tree rolls over to its next period, once, with its holds."""
         who, stubs = self.api.who, self.api.stubs
         holds = sum(held["state"] in OPEN for held in self.tree.holds.values())
         request = pb.RolloverBudgetRequest(id=self.id_of["group"], early=True, request_id="next")
@@ -237,14 +237,14 @@ class Machine(RuleBasedStateMachine):
         await self._compare_numbers()
 
     def _use_both_periods(self) -> None:
-        """Holds are promised and given back where they are now, charges where they were made."""
+        """Holds are committed and released on their present budget, charges refunded on that of the charge."""
         for number, hold in enumerate(sorted(self.tree.holds)):
             self._ask("commit" if number % 2 else "release", self._key(), hold=hold, **({} if number % 2 else _REST))
         for charge in sorted(self.tree.charges)[:3]:
             self._ask("refund", self._key(), charge=charge, amount=None)
 
     async def _compare_numbers(self) -> None:
-        """The numbers of all budgets, of both periods; and that the ledgers bear them out."""
+        """Compare the numbers of all budgets, of both periods, and verify their ledgers."""
         who, stubs = self.api.who, self.api.stubs
         for name, expected in self.tree.budgets.items():
             budget = await who.call(stubs.budgets.GetBudget, pb.GetBudgetRequest(id=self.id_of[name]))
@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine):
             ).verified
 
     async def _compare(self) -> None:
-        """Everything that is left behind: numbers, ledgers, holds, alerts."""
+        """Compare everything at the end: numbers, ledgers, holds, alerts."""
         who, stubs = self.api.who, self.api.stubs
         for name in NAMES:
             id = self.id_of[name]
@@ -291,7 +291,7 @@ class Machine(RuleBasedStateMachine):
         return kind, budget, entry.request_id, cents(entry.amount.amount), entry.ledger_version, *numbers
 
     def _ask(self, method: str, key: str, **given: Any) -> None:
-        """Ask both, and compare what they say."""
+        """Send a request to both and compare the results."""
         self.asked.append((method, key, given))
         service, name = _RPCS[method]
         rpc = getattr(getattr(self.api.stubs, service), name)
@@ -309,7 +309,7 @@ class Machine(RuleBasedStateMachine):
             return Refusal.of(error)
 
     def _same(self, method: str, key: str, answer: Answer, reply: Any) -> None:
-        """The reply says what the model says, and is the same each time."""
+        """Check that the reply agrees with the model and is the same each time."""
         assert "refused" not in answer, f"taken, though {answer}"
         sent = reply.SerializeToString(deterministic=True)
         assert self.replies.setdefault((method, key), sent) == sent
@@ -350,7 +350,7 @@ class Machine(RuleBasedStateMachine):
         return {"hold": self.name_of[hold.id], "budget": self.name_of[hold.budget_id], **numbers, "state": state}
 
     def _refused(self, reason: str, metadata: Any) -> Answer:
-        """A refusal as the model says it: with the numbers that it names."""
+        """Return a refusal in the form of the model, with the numbers that it names."""
         wanted = _NUMBERS_OF_REFUSALS.get(reason, ())
         read: dict[str, Callable[[str], Any]] = {"state": str, "budget_id": self.name_of.__getitem__}
         told = {name.removesuffix("_id"): read.get(name, cents)(metadata[name]) for name in wanted}
@@ -423,11 +423,11 @@ _FAR = Timestamp(seconds=int((datetime.now(UTC) + timedelta(days=30)).timestamp(
 
 @pytest.fixture(scope="session")
 async def loop() -> asyncio.AbstractEventLoop:
-    """The loop in which the services of this worker run."""
+    """The event loop of the services of this worker."""
     return asyncio.get_running_loop()
 
 
-def test_the_service_does_what_the_model_does(
+def test_the_service_agrees_with_the_model(
     loop: asyncio.AbstractEventLoop,
     keys: Keys,
     budgets: Budgets,

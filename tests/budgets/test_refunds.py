@@ -1,4 +1,4 @@
-"""Refunds: what was charged comes back to the whole chain, at most once, and alerts are armed again."""
+"""Refunds: they restore the whole chain, at most once, and resolve alerts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ AuditRows = Callable[[str], Awaitable[list[AuditRow]]]
 
 
 class TestRefundCharge:
-    async def test_a_part_and_then_the_rest_come_back_to_the_whole_chain(self, api: BudgetsApi) -> None:
+    async def test_partial_refunds_restore_the_whole_chain(self, api: BudgetsApi) -> None:
         group = await api.open("1000", name="Group")
         team = await api.open("100", name="Team", parent_id=group.id)
         charge = await api.charge(team, "80", reference="PO-1")
@@ -44,7 +44,7 @@ class TestRefundCharge:
         ]
         await api.verify(team, group)
 
-    async def test_no_more_comes_back_than_was_charged(self, api: BudgetsApi) -> None:
+    async def test_a_refund_above_the_charge_is_refused(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         charge, _ = await api.charge(budget, "60"), await api.charge(budget, "40")
         assert (await refusal(api.refund(charge, "60.01"))).reason == "REFUND_EXCEEDS_CHARGE"
@@ -56,25 +56,25 @@ class TestRefundCharge:
             assert (await refusal(api.refund(charge, again))).reason == "REFUND_EXCEEDS_CHARGE"
         assert numbers(await api.get(budget))[0] == "40.00"
 
-    async def test_what_came_back_may_be_spent_again(self, api: BudgetsApi) -> None:
+    async def test_a_refunded_amount_can_be_spent_again(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         charge = await api.charge(budget, "100")
         await api.refund(charge, "30")
         assert (await refusal(api.charge(budget, "30.01"))).reason == "BUDGET_EXCEEDED"
         assert await api.charge(budget, "30")
 
-    async def test_a_closed_budget_takes_its_money_back(self, api: BudgetsApi) -> None:
+    async def test_a_closed_budget_accepts_refunds(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         charge = await api.charge(budget, "100")
         await api.close(budget)
         assert (await api.refund(charge)).amount == eur("100.00")
 
-    async def test_an_overspent_budget_takes_its_money_back(self, api: BudgetsApi) -> None:
+    async def test_an_overspent_budget_accepts_refunds(self, api: BudgetsApi) -> None:
         budget = await api.open("10", overspend_policy=Budget.WARN)
         charge = await api.charge(budget, "100")
         assert (await api.refund(charge, "1")).chain[0].overspent
 
-    async def test_a_refund_is_answered_the_same_again_and_made_once(self, api: BudgetsApi) -> None:
+    async def test_a_repeated_key_returns_the_same_refund(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         charge = await api.charge(budget, "60")
         first = await api.refund(charge, "40", "k")
@@ -82,7 +82,7 @@ class TestRefundCharge:
         assert (await refusal(api.refund(charge, "41", "k"))).reason == "IDEMPOTENCY_MISMATCH"
         assert numbers(await api.get(budget))[0] == "20.00"
 
-    async def test_refunds_at_the_same_moment_never_give_back_too_much(self, api: BudgetsApi) -> None:
+    async def test_concurrent_refunds_never_exceed_the_charge(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         charge = await api.charge(budget, "50")
         await api.charge(budget, "50")
@@ -113,14 +113,14 @@ class TestRefundCharge:
         assert (await refusal(manager.refund(charge))).reason == "BUDGET_NOT_FOUND"
 
 
-class TestInAnotherCurrency:
+class TestForeignCurrency:
     @pytest.fixture
     async def charge(self, api: BudgetsApi) -> Charge:
         """100 USD at 0.9 to the EUR."""
         await api.set_rates("USD/EUR 0.9")
         return await api.charge(await api.open(), Money(currency_code="USD", amount="100"))
 
-    async def test_it_comes_back_at_the_rate_of_the_charge(self, api: BudgetsApi, charge: Charge) -> None:
+    async def test_a_refund_uses_the_rate_of_the_charge(self, api: BudgetsApi, charge: Charge) -> None:
         await api.set_rates("USD/EUR 0.5")
         part = await api.refund(charge, Money(currency_code="USD", amount="30"))
         assert (part.amount, part.original_amount.amount, part.refundable) == (eur("27.00"), "30.00", eur("63.00"))
@@ -130,7 +130,7 @@ class TestInAnotherCurrency:
         assert (rest.amount, rest.original_amount.amount, rest.refundable) == (eur("36.00"), "40.00", eur("0.00"))
         assert numbers(await api.get(Budget(id=charge.budget_id)))[0] == "0.00"
 
-    async def test_what_is_less_than_a_cent_comes_back_with_the_rest(self, api: BudgetsApi) -> None:
+    async def test_an_amount_below_a_cent_is_refunded_with_the_rest(self, api: BudgetsApi) -> None:
         await api.set_rates("JPY/EUR 0.006")
         budget = await api.open()
         charge = await api.charge(budget, Money(currency_code="JPY", amount="100"))
@@ -140,13 +140,13 @@ class TestInAnotherCurrency:
         assert numbers(await api.get(budget))[0] == "0.00"
         await api.verify(budget)
 
-    async def test_in_a_third_currency_it_is_refused(self, api: BudgetsApi, charge: Charge) -> None:
+    async def test_a_refund_in_a_third_currency_is_refused(self, api: BudgetsApi, charge: Charge) -> None:
         refused = await refusal(api.refund(charge, Money(currency_code="JPY", amount="1")))
         assert (refused.reason, refused.metadata["given"]) == ("CURRENCY_MISMATCH", "JPY")
 
 
 class TestAlerts:
-    async def test_what_comes_back_resolves_alerts_and_arms_them_again(
+    async def test_a_refund_resolves_alerts_which_can_be_raised_again(
         self, api: BudgetsApi, published_events: PublishedEvents
     ) -> None:
         group = await api.open("100", name="Group", alert_thresholds_bp=[5000])
@@ -166,14 +166,14 @@ class TestAlerts:
         await published_events.at_least(4, BudgetAlertRaised)
         assert len(published_events.of(BudgetAlertRaised)) == 4
 
-    async def test_a_refund_that_leaves_the_mark_passed_changes_no_alert(self, api: BudgetsApi) -> None:
+    async def test_a_refund_that_stays_above_the_threshold_changes_no_alert(self, api: BudgetsApi) -> None:
         budget = await api.open("100", alert_thresholds_bp=[5000])
         charge = await api.charge(budget, "80")
         await api.refund(charge, "30")
         (alert,) = await api.alerts(budget)
         assert (alert.state, alert.update_time) == (Alert.OPEN, alert.create_time)
 
-    async def test_the_audit_names_who_gave_it_back(
+    async def test_the_audit_log_names_who_refunded(
         self,
         api: BudgetsApi,
         api_for: Callable[[Caller], BudgetsApi],

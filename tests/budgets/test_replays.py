@@ -1,4 +1,4 @@
-"""What was answered is answered the same again, whatever has become of what it was decided on."""
+"""A repeated key returns the same reply, whatever has changed since."""
 
 from collections.abc import Awaitable
 from uuid import UUID, uuid4
@@ -18,15 +18,15 @@ from tests.harness.callers import Refusal, refusal
 from tests.harness.observe import eventually
 
 
-class TestOwnersThatWentOutOfBusiness:
-    async def test_a_budget_that_was_opened_is_told_again(self, api: BudgetsApi) -> None:
+class TestDeactivatedOwners:
+    async def test_a_repeated_create_returns_the_budget(self, api: BudgetsApi) -> None:
         entity = await api.company("GOING")
         opened = await api.open(entity_id=entity, request_id="k")
         await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
         assert await api.open(entity_id=entity, request_id="k") == opened
         assert (await refusal(api.open(entity_id=entity, request_id="other"))).reason == "OWNER_INACTIVE"
 
-    async def test_so_is_that_of_a_department(self, api: BudgetsApi, company: str) -> None:
+    async def test_a_repeated_create_returns_the_budget_of_a_department(self, api: BudgetsApi, company: str) -> None:
         department = await api.department(company)
         opened = await api.open(department_id=department, request_id="k")
         request = DeactivateDepartmentRequest(id=department)
@@ -34,14 +34,14 @@ class TestOwnersThatWentOutOfBusiness:
         assert await api.open(department_id=department, request_id="k") == opened
         assert (await refusal(api.open(department_id=department, request_id="other"))).reason == "OWNER_INACTIVE"
 
-    async def test_another_request_with_the_key_is_a_mismatch_all_the_same(self, api: BudgetsApi) -> None:
+    async def test_a_key_with_different_input_is_still_a_mismatch(self, api: BudgetsApi) -> None:
         entity = await api.company("GOING")
         await api.open(entity_id=entity, request_id="k")
         await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
         refused = await refusal(api.open("2000", entity_id=entity, request_id="k"))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
 
-    async def test_a_budget_that_was_reopened_is_told_again(self, api: BudgetsApi) -> None:
+    async def test_a_repeated_reopen_returns_the_budget(self, api: BudgetsApi) -> None:
         entity = await api.company("GOING")
         budget = await api.open(entity_id=entity)
         await api.close(budget)
@@ -51,7 +51,7 @@ class TestOwnersThatWentOutOfBusiness:
         assert await api.who.call(api.stubs.budgets.ReopenBudget, reopening) == reopened
 
 
-async def test_a_period_that_the_fiscal_year_gave_is_told_again_when_that_begins_elsewhere(
+async def test_a_repeated_create_returns_its_period_after_the_fiscal_year_changed(
     api: BudgetsApi, company: str
 ) -> None:
     year = clock.now().year
@@ -73,7 +73,7 @@ async def test_a_period_that_the_fiscal_year_gave_is_told_again_when_that_begins
     assert set(refused.fields) == {"period_end_date"}
 
 
-async def test_what_was_converted_is_told_again_when_the_rate_is_gone(
+async def test_a_repeated_transfer_returns_its_amounts_after_the_rate_is_gone(
     api: BudgetsApi, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
     await api.set_rates("EUR/USD 1.25")

@@ -96,7 +96,7 @@ class TestTransferBudget:
             ({"request_id": ""}, "request_id"),
         ],
     )
-    async def test_bad_input_is_refused_with_its_field(
+    async def test_invalid_input_is_refused_with_its_field(
         self, api: BudgetsApi, given: dict[str, Any], field: str
     ) -> None:
         one, other = await api.open(), await api.open()

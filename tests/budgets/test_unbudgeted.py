@@ -1,4 +1,4 @@
-"""What no budget took: listed by filters and pages, for those who may see it."""
+"""Unbudgeted spend: listed by filters and pages, within the scope of the caller."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from kit import ids
 from services.budgets import convert, store
 from services.budgets.ledger import LedgerConnection
 from services.budgets.service.allocated_costs import ALLOCATED
+from tests.budgets.allocated_costs import CostEvents, allocation, today, unbudgeted
 from tests.budgets.budgets_api import BudgetsApi, eur
-from tests.budgets.usage import Said, allocation, today, unbudgeted
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Budgets, Served
 
 
 class TestList:
     @pytest.fixture
-    async def spends(self, api: BudgetsApi, company: str, said: Said) -> list[CostAllocated]:
-        """Three costs that no budget took: the first was refused, the last has a department."""
+    async def spends(self, api: BudgetsApi, company: str, cost_events: CostEvents) -> list[CostAllocated]:
+        """Three costs that no budget accepted: the first was refused, the last has a department."""
         await api.open("1", category="cloud")
         department = await api.department(company)
         costs = [
@@ -34,7 +34,7 @@ class TestList:
             allocation(company, department_id=department, category="rent", allocation_date="2031-04-01"),
         ]
         for cost in costs:
-            await said(cost)
+            await cost_events(cost)
         return costs
 
     async def test_filters(self, api: BudgetsApi, company: str, spends: list[CostAllocated]) -> None:
@@ -67,7 +67,7 @@ class TestList:
         refused = await refusal(api.who.call(api.stubs.reports.ListUnbudgetedSpend, request))
         assert refused.reason == "PAGE_TOKEN_INVALID"
 
-    async def test_a_confined_caller_sees_what_their_token_covers(
+    async def test_a_confined_caller_sees_rows_within_the_scope(
         self, api: BudgetsApi, company: str, spends: list[CostAllocated], api_for: Callable[[Caller], BudgetsApi],
         caller: Callable[..., Caller],
     ) -> None:  # fmt: skip
@@ -84,31 +84,31 @@ class TestList:
     ) -> None:
         assert await unbudgeted(api_for(caller("finance", tenant=uuid4()))) == []
 
-    async def test_it_needs_the_right_to_read_budgets(
+    async def test_it_needs_the_permission_to_read_budgets(
         self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         refused = await refusal(unbudgeted(api_for(caller([]))))
         assert refused.code == StatusCode.PERMISSION_DENIED
 
-    async def test_budgets_of_one_tenant_never_take_costs_of_another(
-        self, api: BudgetsApi, company: str, said: Said, nats: Client,
+    async def test_budgets_of_one_tenant_never_accept_costs_of_another(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, nats: Client,
         api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller], admin: "asyncpg.Pool[asyncpg.Record]",
     ) -> None:  # fmt: skip
-        """Also when both come at the same moment and with the same ids."""
+        """Even if both arrive at the same moment with the same ids."""
         budget, stranger = await api.open(), uuid4()
         theirs = api_for(caller("finance", tenant=stranger))
         costs = [allocation(company) for _ in range(20)]
-        elsewhere = Said(nats, stranger, theirs, admin)
-        await asyncio.gather(said(*costs), elsewhere(*costs))
+        elsewhere = CostEvents(nats, stranger, theirs, admin)
+        await asyncio.gather(cost_events(*costs), elsewhere(*costs))
         assert (await api.get(budget)).spent == eur("200.00")
         assert len(await elsewhere.unbudgeted(20)) == 20
         assert await unbudgeted(api) == []
 
-    async def test_in_one_transaction_for_two_tenants_each_finds_what_is_its_own(
-        self, api: BudgetsApi, company: str, said: Said, budgets_served: Served[Budgets], tenant: UUID
+    async def test_in_one_transaction_each_tenant_finds_only_its_own_rows(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, budgets_served: Served[Budgets], tenant: UUID
     ) -> None:
         budget, stranger, done, new = await api.open(), uuid4(), allocation(company), allocation(company)
-        await said(done)
+        await cost_events(done)
         asked = [
             ((of, ALLOCATED, f"allocation:{event.allocation_id}"), convert.allocated_costs.cost_from_proto(event))
             for event in (done, new)

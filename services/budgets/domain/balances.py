@@ -1,8 +1,8 @@
-"""What a budget has, what moves it, and whether a chain of budgets takes a movement. The heart of the service; pure.
+"""Balances of budgets, and the decision whether a chain of budgets accepts a movement. Pure.
 
     available = amount + carried - spent - held - committed
 
-A movement counts against a budget and every one above it: the chain takes it on the whole, or refuses it on the whole.
+A movement counts against a budget and all budgets above it: the whole chain accepts it, or the whole chain refuses it.
 """
 
 from bisect import bisect_right
@@ -29,12 +29,12 @@ from services.budgets.errors.budgets import (
 ZERO: Final = Decimal(0)
 NO_ID: Final = UUID(int=0)
 LARGEST: Final = Decimal(10**14) - 1
-"""The most that a balance can hold, 14 digits before the point; where a policy sets no limit, this does."""
+"""The largest balance, 14 digits before the point; the limit of budgets whose policy sets none."""
 UTILISATION_MAX_BP: Final = 2**31 - 1
 
 
 class Terms(NamedTuple):
-    """What a budget is, apart from its numbers."""
+    """The definition of a budget, without its numbers."""
 
     tenant_id: UUID
     id: UUID
@@ -63,7 +63,7 @@ class Movement(NamedTuple):
 
     @property
     def used(self) -> Decimal:
-        """What it takes of the budget; below zero where it gives back."""
+        """By how much it changes what is used; below zero if it gives something back."""
         return self.spent + self.held + self.committed
 
 
@@ -73,17 +73,17 @@ class Balance(NamedTuple):
     terms: Terms
     amount: Decimal
     carried: Decimal
-    """What came over from the period before; below zero where that was overspent."""
+    """Carried over from the previous period; below zero if that was overspent."""
     spent: Decimal
     held: Decimal
     committed: Decimal
     captured: Decimal
     version: int
-    """How many entries of the ledger have moved it."""
+    """The number of ledger entries that have changed it."""
 
     @property
     def total(self) -> Decimal:
-        """What there is to use: its amount and what was carried over."""
+        """The amount and what was carried over."""
         return self.amount + self.carried
 
     @property
@@ -93,16 +93,16 @@ class Balance(NamedTuple):
 
     @property
     def available(self) -> Decimal:
-        """What is left; below zero where it is overspent."""
+        """What is left; below zero if it is overspent."""
         return self.amount + self.carried - self.spent - self.held - self.committed
 
     @property
     def utilisation_bp(self) -> int:
-        """What is used, as a share of the total in basis points, rounded down; at most what an int32 holds."""
+        """What is used as a share of the total, in basis points, rounded down; at most the largest int32."""
         return self.share_bp(self.used)
 
     def share_bp(self, amount: Decimal) -> int:
-        """An amount as a share of the total in basis points, rounded down; at most what an int32 holds."""
+        """Return an amount as a share of the total, in basis points, rounded down; at most the largest int32."""
         total = self.total
         if total <= 0:
             return UTILISATION_MAX_BP if amount > 0 else 0
@@ -110,12 +110,12 @@ class Balance(NamedTuple):
 
     @property
     def overspent(self) -> bool:
-        """Whether more is used than it has."""
+        """True if more is used than the total."""
         return self.available < 0
 
     @property
     def limit(self) -> Decimal:
-        """The most that may be used by its policy, to the last digit of the currency."""
+        """The largest amount that the policy allows to be used, rounded down to the smallest unit of the currency."""
         policy = self.terms.policy
         if policy is OverspendPolicy.WARN:
             return LARGEST
@@ -125,12 +125,12 @@ class Balance(NamedTuple):
 
     @property
     def beyond_policy(self) -> bool:
-        """Whether more is used than its policy allows. Nothing used is never too much, whatever was carried over."""
+        """True if more is used than the policy allows; never of an unused budget, whatever was carried over."""
         used = self.used
         return used > self.limit and used > 0
 
     def moved(self, movement: Movement) -> "Balance":
-        """This budget after a movement."""
+        """Return the balance after a movement."""
         return Balance(
             self.terms,
             self.amount,
@@ -143,7 +143,7 @@ class Balance(NamedTuple):
         )
 
     def money(self, amount: Decimal) -> Money:
-        """An amount of this budget's currency."""
+        """Return an amount in the currency of the budget."""
         return Money(amount, self.terms.currency)
 
 
@@ -169,11 +169,11 @@ def quiet_range(balance: Balance) -> tuple[Decimal, Decimal]:
 
 
 class Rule(NamedTuple):
-    """What a kind of movement asks of every budget of its chain."""
+    """What a type of entry requires of every budget of its chain."""
 
     action: BudgetAction
     timed: bool
-    """Whether the moment it belongs to must lie in the period."""
+    """True if its time must lie within the period."""
 
 
 RULES: Final[Mapping[EntryType, Rule]] = {
@@ -185,11 +185,11 @@ RULES: Final[Mapping[EntryType, Rule]] = {
     EntryType.EXPIRE: Rule(BudgetAction.RETURN, timed=False),
     EntryType.REFUND: Rule(BudgetAction.RETURN, timed=False),
 }
-"""The movements that callers make one by one."""
+"""The types of entries that callers request one by one."""
 
 
 class Decision(NamedTuple):
-    """What a movement does: the chain before and after it, the budget moved first, then the one above it and so on."""
+    """An accepted movement: the chain before and after it, from the budget itself upwards."""
 
     verdict: ChargeVerdict
     before: Sequence[Balance]
@@ -199,11 +199,11 @@ class Decision(NamedTuple):
 def decide(
     chain: Sequence[Balance], entry_type: EntryType, movement: Movement, at: datetime, *, approved: bool = False
 ) -> Decision:
-    """Take a movement that belongs to the moment `at` on the whole chain, or refuse it on the whole.
+    """Accept a movement with the time `at` for the whole chain, or refuse it for the whole chain.
 
     Raises BudgetStateForbids, OutsidePeriod, BudgetExceeded or ApprovalRequired, each naming the budget of the chain
-    that refuses; where several lack room, the one with the least. Approval is asked for only where it helps: not when
-    another budget refuses for good. What is `approved` is not refused for that.
+    that refuses it; of several without room, the one with the least. ApprovalRequired is raised only if approval would
+    help, not if a hard limit refuses it as well. An `approved` movement passes budgets with policy REQUIRE_APPROVAL.
     """
     rule = RULES[entry_type]
     action, timed = rule
@@ -220,14 +220,14 @@ def decide(
         after.append(left)
         below_zero = left.available < 0
         overspent = overspent or below_zero
-        # Only a tolerance is compared in whole units of the currency; other limits are the total or above it.
+        # A limit with a tolerance is rounded down and may be below the total; all others are at least the total.
         may_refuse = below_zero or left.terms.policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE
         if increases and may_refuse and left.beyond_policy:
             refusing.append(left)
     if refusing and approved:
         refusing = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
     if refusing:
-        raise _too_little(refusing, movement.used)
+        raise _insufficient(refusing, movement.used)
     return Decision(ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED, chain, after)
 
 
@@ -236,28 +236,28 @@ def _refuse(terms: Terms, rule: Rule, at: datetime) -> None:
     raise OutsidePeriod(terms.id, at=at, starts=terms.starts, ends=terms.ends)
 
 
-def _too_little(refusing: Sequence[Balance], asked: Decimal) -> BudgetExceeded | ApprovalRequired:
-    for_good = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
-    refusal = BudgetExceeded if for_good else ApprovalRequired
-    binding = tightest(for_good or refusing)
+def _insufficient(refusing: Sequence[Balance], requested: Decimal) -> BudgetExceeded | ApprovalRequired:
+    hard = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
+    refusal = BudgetExceeded if hard else ApprovalRequired
+    binding = tightest(hard or refusing)
     return refusal(
         binding.terms.id,
         binding.terms.name,
-        requested=binding.money(asked),
-        available=binding.money(binding.limit - binding.used + asked),
+        requested=binding.money(requested),
+        available=binding.money(binding.limit - binding.used + requested),
         limit=binding.money(binding.total),
     )
 
 
 def check_currency(balance: Balance, currency: str) -> None:
-    """Raise CurrencyMismatch unless the budget is in `currency`; all of a chain are in one."""
+    """Raise CurrencyMismatch unless the budget is in `currency`. All budgets of a chain are in the same one."""
     if balance.terms.currency != currency:
         terms = balance.terms
         raise CurrencyMismatch(terms.id, given=currency, currency=terms.currency)
 
 
 def tightest(balances: Iterable[Balance]) -> Balance:
-    """The budget with the least room; of several the first. One that only warns has as much room as is left of it."""
+    """Return the budget with the least room, the first of several. With policy WARN, the room is what is left."""
     return min(balances, key=_room)
 
 
@@ -268,7 +268,7 @@ def _room(balance: Balance) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """What a charge would meet."""
+    """Whether a charge would be accepted, and why."""
 
     verdict: AvailabilityVerdict
     binding: UUID
@@ -276,7 +276,7 @@ class Availability:
     after: Sequence[Balance]
     explanation: str
     by_policy: Mapping[OverspendPolicy, AvailabilityVerdict]
-    """What would come of it if the binding budget had this policy and no other budget were in the way."""
+    """The verdict for each policy of the binding budget, if no other budget refused the charge."""
 
 
 _REFUSALS: Final = {
@@ -288,28 +288,29 @@ _REFUSALS: Final = {
 
 
 def availability(chain: Sequence[Balance], amount: Decimal, at: datetime) -> Availability:
-    """What `decide` would say to a charge, and why."""
+    """Return what `decide` would decide on a charge, and why."""
     charge = Movement(spent=amount)
-    after = [balance.moved(charge) for balance in chain]
     try:
         decision = decide(chain, EntryType.CHARGE, charge, at)
     except (BudgetStateForbids, OutsidePeriod, BudgetExceeded, ApprovalRequired) as refusal:
         verdict, text, binding_id = _REFUSALS[type(refusal)], refusal.message, refusal.id
+        after: Sequence[Balance] = [balance.moved(charge) for balance in chain]
         (binding,) = (balance for balance in after if balance.terms.id == binding_id)
     else:
+        after = decision.after
         binding = tightest(after)
         left = binding.money(binding.available)
         if decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT:
             verdict = AvailabilityVerdict.AVAILABLE_OVERSPENT
-            text = f"It would be taken, and leave the budget {binding.terms.name!r} overspent by {-left}."
+            text = f"It would be accepted and leave the budget {binding.terms.name!r} overspent by {-left}."
         else:
             verdict = AvailabilityVerdict.AVAILABLE
-            text = f"It would be taken; the budget {binding.terms.name!r} would have {left} left."
+            text = f"It would be accepted; the budget {binding.terms.name!r} would have {left} left."
     return Availability(verdict, binding.terms.id, chain, after, text, by_policy(binding))
 
 
 def by_policy(after: Balance) -> Mapping[OverspendPolicy, AvailabilityVerdict]:
-    """What each policy would say to a budget being left like this."""
+    """Return the verdict of each policy on a budget that would be left like this."""
     if not after.overspent:
         return dict.fromkeys(OverspendPolicy, AvailabilityVerdict.AVAILABLE)
     tolerated = after.used <= after.money(after.total).share(BP + after.terms.tolerance_bp).amount

@@ -1,4 +1,4 @@
-"""Costs that are allocated: events as the entities service says them, and what came of them."""
+"""Events of allocated costs as the entities service publishes them, and their effects."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,7 +27,7 @@ def today() -> str:
 
 def allocation(entity_id: str, amount: str | Money = "10.00", **given: Any) -> CostAllocated:
     """A cost of today."""
-    said = CostAllocated(
+    event = CostAllocated(
         allocation_id=ids.ALLOCATION.format(ids.new()),
         entity_id=entity_id,
         amount=Money(currency_code="EUR", amount=amount) if isinstance(amount, str) else amount,
@@ -35,8 +35,8 @@ def allocation(entity_id: str, amount: str | Money = "10.00", **given: Any) -> C
         source="USAGE",
         description="Compute",
     )
-    said.MergeFrom(CostAllocated(**given))
-    return said
+    event.MergeFrom(CostAllocated(**given))
+    return event
 
 
 def reversal(of: CostAllocated) -> AllocationReversed:
@@ -51,24 +51,24 @@ def reversal(of: CostAllocated) -> AllocationReversed:
     )
 
 
-class Said:
-    """Events that reach the budgets service as the entities service says them."""
+class CostEvents:
+    """Publishes events like the entities service does."""
 
     def __init__(self, nats: Client, tenant_id: UUID, api: BudgetsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._nats, self._tenant_id, self._api, self._admin = nats, tenant_id, api, admin
 
-    async def publish(self, *said: Message, event_id: UUID | None = None) -> None:
+    async def publish(self, *events: Message, event_id: UUID | None = None) -> None:
         jetstream = self._nats.jetstream()
-        for event in said:
+        for event in events:
             headers = {
                 "ce-id": str(event_id or uuid4()), "ce-actor": "carol", "traceparent": Trace.from_header(None).header(),
             }  # fmt: skip
             body = json_format.MessageToJson(event, preserving_proto_field_name=True).encode()
             await jetstream.publish(f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}", body, headers=headers)
 
-    async def done(self, *said: CostAllocated) -> None:
-        """Wait until something was done about the allocations."""
-        keys = [f"allocation:{event.allocation_id}" for event in said]
+    async def done(self, *events: CostAllocated) -> None:
+        """Wait until the allocations were processed."""
+        keys = [f"allocation:{event.allocation_id}" for event in events]
         kept = "select count(*) from budgets.idempotency_keys where tenant_id = $1 and method = $2 and key = any($3)"
 
         async def all_kept() -> bool:
@@ -76,13 +76,13 @@ class Said:
 
         await eventually(all_kept)
 
-    async def __call__(self, *said: CostAllocated) -> None:
-        """Publish costs, and wait until something was done about them."""
-        await self.publish(*said)
-        await self.done(*said)
+    async def __call__(self, *events: CostAllocated) -> None:
+        """Publish costs and wait until they were processed."""
+        await self.publish(*events)
+        await self.done(*events)
 
     async def unbudgeted(self, count: int, **given: Any) -> list[UnbudgetedSpend]:
-        """What no budget took, newest first, as soon as there is so much."""
+        """Unbudgeted spend, newest first, as soon as there are so many rows."""
 
         async def enough() -> list[UnbudgetedSpend]:
             listed = await unbudgeted(self._api, **given)
@@ -99,7 +99,7 @@ async def unbudgeted(api: BudgetsApi, **given: Any) -> list[UnbudgetedSpend]:
 
 
 class Replica:
-    """A second service without a server, with connections of its own, which is handed events one by one."""
+    """A second replica without a server, which gets events one by one."""
 
     def __init__(self, service: Service, tenant_id: UUID) -> None:
         self._consumers = {

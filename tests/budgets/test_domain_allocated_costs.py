@@ -1,4 +1,4 @@
-"""Which budget an allocated cost belongs to, and when it counts."""
+"""Which budget an allocated cost belongs to, and the time of its charge."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -47,10 +47,10 @@ class TestWhichBudget:
         assert domain.allocated_costs.budget_for(COST, candidates) == best
         assert domain.allocated_costs.budget_for(COST, candidates[::-1]) == best
 
-    def test_a_cost_of_no_department_is_not_for_a_budget_of_one(self) -> None:
+    def test_a_cost_without_a_department_does_not_fit_a_budget_of_one(self) -> None:
         assert domain.allocated_costs.budget_for(replace(COST, department_id=None), [OUR_CLOUD, CLOUD]) == CLOUD
 
-    def test_a_cost_of_no_category_is_not_for_a_budget_of_one(self) -> None:
+    def test_a_cost_without_a_category_does_not_fit_a_budget_of_one(self) -> None:
         assert domain.allocated_costs.budget_for(replace(COST, category=""), [OUR_CLOUD, CLOUD, ALL]) == ALL
 
     @pytest.mark.parametrize(
@@ -61,5 +61,5 @@ class TestWhichBudget:
             ("Pacific/Pago_Pago", datetime(2026, 3, 31, 23, tzinfo=UTC)),
         ],
     )
-    def test_a_day_counts_at_its_noon(self, zone: str, moment: datetime) -> None:
+    def test_a_cost_is_charged_at_noon_of_its_day(self, zone: str, moment: datetime) -> None:
         assert domain.allocated_costs.charge_time(COST.day, zone) == moment

@@ -1,4 +1,4 @@
-"""Allocated costs: charged once to the budget that fits best, or recorded as spend that no budget took."""
+"""Allocated costs: charged once to the budget that fits best, or recorded as unbudgeted spend."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from clients.rates import Rates
 from eventing.consumer import Consumer
 from kit.errors import Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
 from services.budgets.service.allocated_costs import UNBUDGETED
+from tests.budgets.allocated_costs import CostEvents, Replica, allocation, reversal, today, unbudgeted
 from tests.budgets.budgets_api import BudgetsApi, eur
-from tests.budgets.usage import Replica, Said, allocation, reversal, today, unbudgeted
 from tests.harness.callers import Caller
 from tests.harness.observe import PublishedEvents, eventually
 from tests.harness.services import Budgets
@@ -29,13 +29,13 @@ from tests.harness.services import Budgets
 
 class TestCharge:
     async def test_a_cost_is_charged_to_the_budget_that_fits_best(
-        self, api: BudgetsApi, company: str, said: Said
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
     ) -> None:
         group = await api.open()
         department = await api.department(company)
         ours = await api.open("500", department_id=department, parent_id=group.id)
         cost = allocation(company, "12.34", department_id=department, category="cloud", gl_code="6000")
-        await said(cost)
+        await cost_events(cost)
         (entry,) = await api.entries(ours)
         assert (entry.entry_type, entry.amount, entry.budget_id) == (Entry.CHARGE, eur("12.34"), ours.id)
         assert (entry.reference, entry.request_id) == (cost.allocation_id, f"allocation:{cost.allocation_id}")
@@ -45,8 +45,8 @@ class TestCharge:
         await api.verify(group, ours)
         assert await unbudgeted(api) == []
 
-    async def test_only_active_budgets_of_its_day_and_entity_take_it(
-        self, api: BudgetsApi, company: str, said: Said
+    async def test_only_active_budgets_of_its_day_and_entity_are_charged(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
     ) -> None:
         department = await api.department(company)
         closed = await api.close(await api.open(department_id=department, category="cloud"))
@@ -61,7 +61,7 @@ class TestCharge:
             time_zone="Pacific/Pago_Pago",
         )  # fmt: skip
         given = {"department_id": department, "category": "cloud"}
-        await said(
+        await cost_events(
             allocation(company, "1", allocation_date="2031-03-01", **given),
             allocation(company, "2", allocation_date="2031-03-31", **given),
             allocation(company, "4", allocation_date="2031-04-01", **given),
@@ -74,60 +74,62 @@ class TestCharge:
         (left,) = await unbudgeted(api)
         assert (left.amount, left.reason, left.budget_id) == (eur("16.00"), "NO_BUDGET", "")
 
-    async def test_in_another_currency_it_is_converted_at_the_rate_of_its_day(
-        self, api: BudgetsApi, company: str, said: Said
+    async def test_a_cost_in_a_foreign_currency_is_converted_at_the_rate_of_its_day(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
     ) -> None:
         budget = await api.open()
         await api.set_rates(f"{today()} USD/EUR 0.9")
-        await said(allocation(company, Money(currency_code="USD", amount="100.00")))
+        await cost_events(allocation(company, Money(currency_code="USD", amount="100.00")))
         (entry,) = await api.entries(budget)
         assert (entry.amount, entry.original_amount.amount, entry.rate) == (eur("90.00"), "100.00", "0.9")
 
-    async def test_said_again_it_is_charged_once(self, api: BudgetsApi, company: str, said: Said) -> None:
-        """Delivered again with the same event id, and published anew with another."""
+    async def test_a_repeated_event_is_charged_once(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
+    ) -> None:
+        """Redelivered with the same event id, and published again with another one."""
         budget, event_id = await api.open(), uuid4()
         cost, last = allocation(company), allocation(company)
-        await said.publish(cost, event_id=event_id)
-        await said.publish(cost, event_id=event_id)
-        await said.publish(cost, cost, cost)
-        await said(cost, last)
+        await cost_events.publish(cost, event_id=event_id)
+        await cost_events.publish(cost, event_id=event_id)
+        await cost_events.publish(cost, cost, cost)
+        await cost_events(cost, last)
         assert len(await api.entries(budget)) == 2
 
-    async def test_closed_meanwhile_or_joined_by_a_better_one_it_stays_charged_once(
-        self, api: BudgetsApi, company: str, said: Said
+    async def test_a_repeated_event_is_charged_once_although_the_budgets_changed(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
     ) -> None:
         budget, cost = await api.open(), allocation(company, category="cloud")
-        await said(cost)
+        await cost_events(cost)
         better = await api.open(category="cloud")
         await api.close(budget)
-        await said(cost, allocation(company, "1", category="cloud"))
+        await cost_events(cost, allocation(company, "1", category="cloud"))
         assert [(await api.get(one)).spent for one in (budget, better)] == [eur("10.00"), eur("1.00")]
         assert await unbudgeted(api) == []
 
-    async def test_many_at_once_are_charged_each_once_by_two_replicas(
-        self, api: BudgetsApi, company: str, said: Said, replica: Replica
+    async def test_two_replicas_charge_each_concurrent_cost_once(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, replica: Replica
     ) -> None:
-        """While the service takes them from NATS, a second one is handed the same."""
+        """While the service consumes them from NATS, a second one gets the same events."""
         group = await api.open("100000")
         department = await api.department(company)
         ours = await api.open("1000", parent_id=group.id, department_id=department)
         costs = [allocation(company, "3", department_id=department if n % 2 else "") for n in range(200)]
         twice = asyncio.gather(*map(replica.take, costs))
-        await said.publish(*costs)
+        await cost_events.publish(*costs)
         await twice
-        await said.done(*costs)
+        await cost_events.done(*costs)
         assert [(await api.get(budget)).spent for budget in (group, ours)] == [eur("600.00"), eur("300.00")]
         await api.verify(group, ours)
 
 
 class TestUnbudgeted:
-    async def test_what_fits_no_budget_is_recorded_and_told(
-        self, api: BudgetsApi, company: str, said: Said, published_events: PublishedEvents
+    async def test_a_cost_without_a_budget_is_recorded_and_published(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, published_events: PublishedEvents
     ) -> None:
         department = await api.department(company)
         cost = allocation(company, department_id=department, category="cloud", gl_code="6000")
         counted = counter("NO_BUDGET")
-        await said(cost)
+        await cost_events(cost)
         (spend,) = await unbudgeted(api)
         assert spend.create_time.ToSeconds() > 0
         wanted = UnbudgetedSpend(
@@ -147,23 +149,23 @@ class TestUnbudgeted:
         assert published_events.headers(UnbudgetedSpendRecorded)["ce-actor"] == "carol"
         assert counter("NO_BUDGET") >= counted + 1
 
-    async def test_said_again_it_is_recorded_once_also_when_there_is_a_budget_by_then(
-        self, api: BudgetsApi, company: str, said: Said, published_events: PublishedEvents
+    async def test_a_repeated_event_is_recorded_once_even_if_there_is_a_budget_by_then(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, published_events: PublishedEvents
     ) -> None:
         cost = allocation(company)
-        await said.publish(cost, cost, cost)
-        await said.done(cost)
+        await cost_events.publish(cost, cost, cost)
+        await cost_events.done(cost)
         budget = await api.open()
-        await said(cost, allocation(company))
+        await cost_events(cost, allocation(company))
         assert len(await unbudgeted(api)) == 1
         assert len(await api.entries(budget)) == 1
         await published_events.first(UnbudgetedSpendRecorded)
         assert len(published_events.of(UnbudgetedSpendRecorded)) == 1
 
-    async def test_what_the_budget_refuses_is_recorded_with_its_reason(
-        self, api: BudgetsApi, company: str, said: Said
+    async def test_a_refused_cost_is_recorded_with_its_reason(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
     ) -> None:
-        """No other budget is asked then: it is the one that should have taken it."""
+        """No other budget is tried: this is the one the cost belongs to."""
         await api.open()
         small = await api.open("5", category="cloud")
         asking = await api.open("5", category="travel", overspend_policy=Budget.REQUIRE_APPROVAL)
@@ -179,7 +181,7 @@ class TestUnbudgeted:
             allocation(company, dollars, category="cloud"),
             allocation(company, yen, category="cloud"),
         ]
-        await said(*costs)
+        await cost_events(*costs)
         told = {spend.allocation_id: spend for spend in await unbudgeted(api)}
         assert [(told[cost.allocation_id].reason, told[cost.allocation_id].budget_id) for cost in costs] == [
             ("BUDGET_EXCEEDED", small.id),
@@ -191,28 +193,28 @@ class TestUnbudgeted:
         assert "5.00 EUR available" in told[costs[0].allocation_id].detail
         assert [entry for budget in (small, asking, orphan) for entry in await api.entries(budget)] == []
 
-    async def test_two_replicas_of_which_one_finds_a_budget_do_only_one_of_both(
-        self, api: BudgetsApi, company: str, said: Said, replica: Replica
+    async def test_two_replicas_charge_or_record_a_cost_but_never_both(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, replica: Replica
     ) -> None:
-        """The budget has room for half of the costs only, and who asks first differs."""
+        """The budget has room for half of the costs, and the order of the replicas differs."""
         budget = await api.open("50")
         costs = [allocation(company, "1") for _ in range(100)]
-        await asyncio.gather(said.publish(*costs), *map(replica.take, costs[::-1]))
-        await said.done(*costs)
+        await asyncio.gather(cost_events.publish(*costs), *map(replica.take, costs[::-1]))
+        await cost_events.done(*costs)
         charged = {entry.reference for entry in await api.entries(budget, page_size=1000)}
         left = {spend.allocation_id for spend in await unbudgeted(api, page_size=1000)}
         assert (len(charged), len(left), charged & left) == (50, 50, set())
         await api.verify(budget)
 
-    async def test_an_allocation_that_is_suddenly_another_cost_is_put_aside(
-        self, api: BudgetsApi, company: str, said: Said, caller: Callable[..., Caller], budgets: Budgets,
+    async def test_an_allocation_id_with_different_contents_is_dead_lettered(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, caller: Callable[..., Caller], budgets: Budgets,
         pauses: None,
     ) -> None:  # fmt: skip
         budget, cost = await api.open(), allocation(company)
-        await said(cost)
+        await cost_events(cost)
         changed = allocation(company, "11.00")
         changed.allocation_id = cost.allocation_id
-        await said.publish(changed, allocation(company, "0.00"), allocation(company, allocation_date="soon"))
+        await cost_events.publish(changed, allocation(company, "0.00"), allocation(company, allocation_date="soon"))
         operator = caller("billing_admin")
 
         async def letters() -> list[str]:
@@ -232,15 +234,15 @@ def counter(reason: str) -> float:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tries follow one another within milliseconds."""
+    """Retries follow within milliseconds."""
     monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
 
 
-class TestPassingFailures:
-    async def test_while_rates_cannot_be_asked_for_it_waits(
-        self, api: BudgetsApi, company: str, said: Said, monkeypatch: pytest.MonkeyPatch, pauses: None
+class TestTransientFailures:
+    async def test_a_cost_waits_while_rates_are_unavailable(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, monkeypatch: pytest.MonkeyPatch, pauses: None
     ) -> None:
-        """Neither charged nor recorded nor put aside, but tried again until it can be said what is right."""
+        """Neither charged nor recorded nor dead-lettered, but retried until the rate can be read."""
         budget = await api.open()
         await api.set_rates(f"{today()} USD/EUR 0.5")
         failing = [Unavailable("entities"), DeadlineExceeded(), Conflict(), Overloaded()] * 2
@@ -252,21 +254,23 @@ class TestPassingFailures:
             return await find(rates, *asked)
 
         monkeypatch.setattr(Rates, "find", fail_at_first)
-        await said(allocation(company, Money(currency_code="USD", amount="10.00")))
+        await cost_events(allocation(company, Money(currency_code="USD", amount="10.00")))
         assert (await api.get(budget)).spent == eur("5.00")
         assert failing == []
         assert await unbudgeted(api) == []
 
 
 class TestReversed:
-    async def test_what_was_charged_comes_back_once(self, api: BudgetsApi, company: str, said: Said) -> None:
+    async def test_a_reversed_charge_is_refunded_once(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
+    ) -> None:
         budget, cost, last = await api.open(), allocation(company), allocation(company, "1.00")
-        await said(cost)
+        await cost_events(cost)
         back = reversal(cost)
-        await said.publish(back, back, back)
+        await cost_events.publish(back, back, back)
         await refunded(api, budget)
-        await said.publish(back, reversal(last))
-        await said(cost, last)
+        await cost_events.publish(back, reversal(last))
+        await cost_events(cost, last)
         charge, refund = sorted(
             (entry for entry in await api.entries(budget) if entry.amount == eur("10.00")), key=lambda entry: entry.id
         )
@@ -274,20 +278,20 @@ class TestReversed:
         assert (refund.reference, refund.description) == (back.allocation_id, "Metered twice")
         await api.verify(budget)
 
-    async def test_it_comes_back_to_a_budget_that_was_closed_since(
-        self, api: BudgetsApi, company: str, said: Said
+    async def test_a_reversed_charge_of_a_closed_budget_is_refunded(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
     ) -> None:
         budget, cost = await api.open(), allocation(company)
-        await said(cost)
+        await cost_events(cost)
         await api.close(budget)
-        await said.publish(reversal(cost))
+        await cost_events.publish(reversal(cost))
         assert (await refunded(api, budget)).spent == eur("0.00")
 
-    async def test_what_was_refunded_by_hand_does_not_come_back_again(
-        self, api: BudgetsApi, company: str, said: Said, replica: Replica
+    async def test_a_charge_that_was_refunded_manually_is_not_refunded_again(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, replica: Replica
     ) -> None:
         budget, cost, other = await api.open(), allocation(company), allocation(company)
-        await said(cost, other)
+        await cost_events(cost, other)
         charges = {entry.reference: entry for entry in await api.entries(budget)}
         by_hand = charges[cost.allocation_id]
         request = pb.RefundChargeRequest(id=budget.id, charge_id=by_hand.id, request_id=uuid4().hex)
@@ -297,27 +301,25 @@ class TestReversed:
         assert (await api.get(budget)).spent == eur("0.00")
         assert len(await api.entries(budget)) == 4
 
-    async def test_what_no_budget_took_is_followed_by_its_opposite(
-        self, api: BudgetsApi, company: str, said: Said, published_events: PublishedEvents
+    async def test_reversed_unbudgeted_spend_gets_a_row_of_the_opposite_amount(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, published_events: PublishedEvents
     ) -> None:
         cost = allocation(company, category="cloud", allocation_date="2031-03-01")
-        await said(cost)
+        await cost_events(cost)
         back = reversal(cost)
-        await said.publish(back, back)
-        opposite, spend = await said.unbudgeted(2)
+        await cost_events.publish(back, back)
+        opposite, spend = await cost_events.unbudgeted(2)
         assert (opposite.allocation_id, opposite.reversed_allocation_id) == (back.allocation_id, cost.allocation_id)
         assert (opposite.amount, opposite.detail) == (eur("-10.00"), "Metered twice")
         for field in ("entity_id", "department_id", "category", "gl_code", "allocation_date", "reason", "budget_id"):
             assert getattr(opposite, field) == getattr(spend, field)
         told = await published_events.at_least(2, UnbudgetedSpendRecorded)
         assert [event.spend for event in told] == [spend, opposite]
-        await said.publish(back)
-        await said(cost, allocation(company))
+        await cost_events.publish(back)
+        await cost_events(cost, allocation(company))
         assert len(await unbudgeted(api)) == 3
 
-    async def test_by_a_second_reversal_nothing_comes_back(
-        self, api: BudgetsApi, company: str, replica: Replica
-    ) -> None:
+    async def test_a_second_reversal_has_no_effect(self, api: BudgetsApi, company: str, replica: Replica) -> None:
         budget = await api.open("10")
         for cost in (allocation(company), allocation(company, "99.00")):  # the second is refused
             await replica.take(cost)
@@ -326,24 +328,24 @@ class TestReversed:
                 await replica.take(reversal(cost))
         assert len(await api.entries(budget)) == len(await unbudgeted(api)) == 2
 
-    async def test_said_before_the_allocation_nothing_is_charged_or_recorded(
-        self, api: BudgetsApi, company: str, said: Said, replica: Replica
+    async def test_an_allocation_that_was_reversed_before_it_arrived_has_no_effect(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, replica: Replica
     ) -> None:
         budget, cost = await api.open(), allocation(company)
-        await said.publish(reversal(cost))
-        await said.done(cost)
+        await cost_events.publish(reversal(cost))
+        await cost_events.done(cost)
         await replica.take(cost)
-        await said(cost, allocation(company, "1.00"))
+        await cost_events(cost, allocation(company, "1.00"))
         assert [entry.amount for entry in await api.entries(budget)] == [eur("1.00")]
         assert await unbudgeted(api) == []
 
-    async def test_said_together_with_the_allocation_nothing_is_left_of_it(
-        self, api: BudgetsApi, company: str, said: Said, pauses: None
+    async def test_an_allocation_and_its_reversal_at_once_leave_nothing(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, pauses: None
     ) -> None:
         budget = await api.open("300")
         costs = [allocation(company) for _ in range(50)]
-        await asyncio.gather(said.publish(*map(reversal, costs)), said.publish(*costs))
-        await said.done(*costs)
+        await asyncio.gather(cost_events.publish(*map(reversal, costs)), cost_events.publish(*costs))
+        await cost_events.done(*costs)
 
         async def nothing_left() -> bool:
             left = [Decimal(spend.amount.amount) for spend in await unbudgeted(api, page_size=1000)]
@@ -354,7 +356,7 @@ class TestReversed:
 
 
 async def refunded(api: BudgetsApi, budget: Budget) -> Budget:
-    """The budget as soon as something came back to it."""
+    """The budget as soon as something was refunded."""
 
     async def came_back() -> bool:
         return any(entry.entry_type == Entry.REFUND for entry in await api.entries(budget))
