@@ -45,8 +45,8 @@ async def sales(api: EntitiesApi, acme: Entity) -> Department:
     return await api.set_up(acme, "SALES", gl_code="6400")
 
 
-class TestEachByItself:
-    async def test_what_can_be_is_taken_and_the_rest_is_refused(
+class TestPartialBatch:
+    async def test_valid_lines_are_accepted_and_others_refused(
         self, api: EntitiesApi, costs: AllocationApi, acme: Entity, engineering: Department, sales: Department
     ) -> None:
         closed, nobody = await api.found("CLOSED"), ids.ENTITY.format(ids.new())
@@ -71,28 +71,26 @@ class TestEachByItself:
         assert refusals[0].code == "FAILED_PRECONDITION"
         assert (refusals[0].metadata["entity_id"], refusals[1].metadata["entity_id"]) == (closed.id, nobody)
 
-    async def test_a_cost_may_be_the_whole_entitys(self, costs: AllocationApi, acme: Entity) -> None:
+    async def test_cost_can_be_allocated_to_entity_as_a_whole(self, costs: AllocationApi, acme: Entity) -> None:
         (result,) = (await costs.batch(line(acme))).results
         made = result.allocation
         assert (made.entity_id, made.department_id, list(made.department_path)) == (acme.id, "", [])
         assert await costs.get(made) == made
 
-    async def test_a_line_that_names_nobody_is_not_acceptable(
-        self, costs: AllocationApi, engineering: Department
-    ) -> None:
+    async def test_line_needs_entity_or_department(self, costs: AllocationApi, engineering: Department) -> None:
         refused = await refusal(costs.batch(line(engineering), line(None)))
         assert refused.rules == {"allocations[1]": "bearer.required"}
 
-    async def test_a_line_that_is_wrong_is_named(self, costs: AllocationApi, engineering: Department) -> None:
+    async def test_invalid_line_is_named_by_its_index(self, costs: AllocationApi, engineering: Department) -> None:
         refused = await refusal(costs.batch(line(engineering), line(engineering, "1.001 EUR")))
         assert set(refused.fields) == {"allocations[1].amount.amount"}
 
-    async def test_there_are_from_one_to_a_thousand_lines(self, costs: AllocationApi, engineering: Department) -> None:
+    async def test_batch_has_one_to_a_thousand_lines(self, costs: AllocationApi, engineering: Department) -> None:
         assert set((await refusal(costs.batch())).fields) == {"allocations"}
         lines = [line(engineering)] * (LINES_MAX + 1)
         assert set((await refusal(costs.batch(*lines))).fields) == {"allocations"}
 
-    async def test_a_thousand_are_taken_and_told(
+    async def test_a_thousand_lines_are_allocated_and_published(
         self, costs: AllocationApi, engineering: Department, sales: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         lines = [line((engineering, sales)[n % 2], f"{n}.50 EUR", source_ref=f"r-{n}") for n in range(1, LINES_MAX + 1)]
@@ -113,7 +111,7 @@ class TestEachByItself:
 
 
 class TestDocuments:
-    async def test_what_was_allocated_before_is_answered_and_not_made_again(
+    async def test_document_allocated_before_returns_existing_allocation(
         self, costs: AllocationApi, engineering: Department
     ) -> None:
         first = await costs.allocate(engineering, source_ref="a")
@@ -127,7 +125,7 @@ class TestDocuments:
         assert answer.results[2].refusal.metadata["allocation_id"] == first.id
         assert (answer.allocated_count, answer.refused_count) == (2, 1)
 
-    async def test_a_document_that_is_in_there_twice_counts_once(
+    async def test_document_that_occurs_twice_is_allocated_once(
         self, costs: AllocationApi, engineering: Department, sales: Department
     ) -> None:
         answer = await costs.batch(
@@ -140,7 +138,7 @@ class TestDocuments:
         assert outcomes(answer) == ["done", "again", "ALLOCATION_SOURCE_TAKEN", "done", "done"]
         assert answer.results[1].allocation.id == answer.results[0].allocation.id
 
-    async def test_one_that_was_refused_takes_nothing_from_the_next_of_its_document(
+    async def test_refused_line_does_not_block_the_next_of_its_document(
         self, costs: AllocationApi, engineering: Department
     ) -> None:
         answer = await costs.batch(
@@ -148,7 +146,7 @@ class TestDocuments:
         )
         assert outcomes(answer) == ["RATE_MISSING", "done"]
 
-    async def test_batches_at_the_same_moment_make_each_once(
+    async def test_concurrent_batches_allocate_each_document_once(
         self, costs: AllocationApi, engineering: Department
     ) -> None:
         lines = [line(engineering, f"{n}.00 EUR", source_ref=f"r-{n}") for n in range(1, 101)]
@@ -157,7 +155,7 @@ class TestDocuments:
         assert sum(outcomes(each).count("done") for each in answers) == 100
         assert len(await costs.listed(engineering)) == 100
 
-    async def test_batches_in_another_order_do_not_wait_for_each_other(
+    async def test_batches_in_opposite_order_do_not_deadlock(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         """Both are in the middle when a third, which has one of the documents, gives it up."""
@@ -189,12 +187,14 @@ async def _waiting(admin: "asyncpg.Pool[asyncpg.Record]") -> bool:
     return bool(await admin.fetchval(query) == 2)
 
 
-class TestAllOrNone:
-    async def test_all_are_taken(self, costs: AllocationApi, engineering: Department, sales: Department) -> None:
+class TestAtomicBatch:
+    async def test_all_lines_are_accepted(
+        self, costs: AllocationApi, engineering: Department, sales: Department
+    ) -> None:
         answer = await costs.batch(line(engineering), line(sales), atomic=True)
         assert outcomes(answer) == ["done", "done"]
 
-    async def test_where_one_is_refused_none_is_taken_and_it_is_named(
+    async def test_one_refused_line_fails_the_batch_and_is_named(
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         lines = line(engineering, source_ref="a"), line(engineering, "1.00 USD")
@@ -208,7 +208,7 @@ class TestAllOrNone:
 
 
 class TestKeys:
-    async def test_the_same_key_gives_the_same_answer(self, costs: AllocationApi, engineering: Department) -> None:
+    async def test_repeated_key_returns_same_response(self, costs: AllocationApi, engineering: Department) -> None:
         lines = line(engineering), line(engineering, "1.00 USD")
         first = await costs.batch(*lines, request_id="k")
         assert await costs.batch(*lines, request_id="k") == first
@@ -217,7 +217,7 @@ class TestKeys:
 
 
 class TestScopes:
-    async def test_lines_outside_of_the_scope_are_refused_as_if_nobody_were_there(
+    async def test_lines_outside_scope_are_not_found(
         self, costs_of: Callable[[Caller], AllocationApi], caller: Callable[..., Caller], acme: Entity,
         engineering: Department, sales: Department,
     ) -> None:  # fmt: skip
@@ -229,7 +229,7 @@ class TestScopes:
         assert outcomes(await cora.batch(line(engineering), line(sales), line(acme))) == ["done"] * 3
 
 
-class TestListed:
+class TestListAllocations:
     @pytest.fixture
     async def posted(self, api: EntitiesApi, costs: AllocationApi, acme: Entity, engineering: Department) -> Department:
         """ENG over QA over LAB, each with costs on three days; and SALES beside them."""
@@ -250,14 +250,14 @@ class TestListed:
     async def test_newest_day_first(self, costs: AllocationApi, posted: Department) -> None:
         assert amounts(await costs.listed(posted)) == ["13.00 EUR", "12.00 EUR", "11.00 EUR"]
 
-    async def test_with_what_is_below(self, costs: AllocationApi, posted: Department) -> None:
+    async def test_descendants_are_included_on_request(self, costs: AllocationApi, posted: Department) -> None:
         listed = await costs.listed(posted, include_descendants=True)
         assert [each.allocation_date for each in listed] == sorted(
             (each.allocation_date for each in listed), reverse=True
         )
         assert {each.amount.amount for each in listed} == {f"{n}{day}.00" for n in (1, 2, 3) for day in (1, 2, 3)}
 
-    async def test_of_days_a_category_and_a_source(self, costs: AllocationApi, posted: Department) -> None:
+    async def test_filters_by_date_category_and_source(self, costs: AllocationApi, posted: Department) -> None:
         period = {"start_date": "2026-02-01", "end_date": "2026-03-01"}
         below = {"include_descendants": True}
         assert amounts(await costs.listed(posted, **period)) == ["12.00 EUR"]
@@ -269,7 +269,7 @@ class TestListed:
         assert await costs.listed(posted, category="none") == []
 
     @pytest.mark.parametrize("size", [1, 2, 4, 9])
-    async def test_pages_give_each_once_whatever_comes_meanwhile(
+    async def test_pages_list_each_once_despite_new_allocations(
         self, costs: AllocationApi, posted: Department, size: int
     ) -> None:
         wanted = await costs.listed(posted, include_descendants=True)
@@ -283,14 +283,14 @@ class TestListed:
             first = False
         assert found == wanted
 
-    async def test_a_token_of_another_list_is_refused(self, costs: AllocationApi, posted: Department) -> None:
+    async def test_token_of_another_list_is_refused(self, costs: AllocationApi, posted: Department) -> None:
         _, token = await costs.page(posted, page_size=1)
         for given in ({"category": "cloud"}, {"include_descendants": True}, {"start_date": "2026-01-01"}):
             refused = await refusal(costs.page(posted, page_size=1, page_token=token, **given))
             assert refused.reason == "PAGE_TOKEN_INVALID"
         assert (await refusal(costs.page(posted, page_token="x"))).reason == "PAGE_TOKEN_INVALID"
 
-    async def test_reversals_are_listed_and_what_they_take_back_says_so(
+    async def test_reversals_are_listed_with_links_in_both_directions(
         self, costs: AllocationApi, engineering: Department
     ) -> None:
         made = await costs.allocate(engineering)

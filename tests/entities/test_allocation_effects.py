@@ -48,7 +48,7 @@ async def entries(finance: Caller, budgets: Budgets, engineering: Department) ->
     return wait
 
 
-async def test_a_cost_is_charged_and_a_reversal_gives_it_back(
+async def test_cost_is_charged_and_its_reversal_refunded(
     costs: AllocationApi, engineering: Department, entries: Entries
 ) -> None:
     made = await costs.allocate(engineering, "12.34 EUR", description="Storage")
@@ -71,7 +71,7 @@ async def test_each_line_of_a_batch_is_charged_once(
     assert sorted(Decimal(each.amount.amount) for each in charged) == [Decimal("0.5"), *range(1, 21)]
 
 
-async def test_what_was_used_is_charged(
+async def test_usage_is_charged(
     engineering: Department, entries: Entries, nats: Client, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
     record = usage(engineering, "7.00 EUR")

@@ -30,7 +30,7 @@ async def made(costs: AllocationApi, swiss: Department) -> Allocation:
     )
 
 
-async def test_the_reversal_is_the_opposite(
+async def test_reversal_has_opposite_amounts(
     api: EntitiesApi, costs: AllocationApi, made: Allocation, swiss: Department
 ) -> None:
     await api.set_rates("2026-03-01 USD/CHF 0.7")  # of no consequence: it comes back at the rate at which it went
@@ -49,9 +49,7 @@ async def test_the_reversal_is_the_opposite(
     assert (await costs.get(made)).reversed_by_id == reversal.id
 
 
-async def test_it_is_told_with_what_comes_back(
-    costs: AllocationApi, made: Allocation, published_events: PublishedEvents
-) -> None:
+async def test_reversal_is_published(costs: AllocationApi, made: Allocation, published_events: PublishedEvents) -> None:
     reversal = await costs.reverse(made, "Metered twice", allocation_date="2026-04-01")
     assert await published_events.first(AllocationReversed) == AllocationReversed(
         allocation_id=reversal.id,
@@ -64,7 +62,7 @@ async def test_it_is_told_with_what_comes_back(
     )
 
 
-async def test_of_many_at_the_same_moment_one_is_made(
+async def test_of_concurrent_reversals_one_succeeds(
     costs: AllocationApi, made: Allocation, published_events: PublishedEvents
 ) -> None:
     answers = await asyncio.gather(*(costs.reverse(made) for _ in range(12)), return_exceptions=True)
@@ -77,24 +75,24 @@ async def test_of_many_at_the_same_moment_one_is_made(
     assert len(await published_events.at_least(1, AllocationReversed)) == 1
 
 
-async def test_the_same_key_gives_the_same_reversal(costs: AllocationApi, made: Allocation) -> None:
+async def test_repeated_key_returns_same_reversal(costs: AllocationApi, made: Allocation) -> None:
     first = await costs.reverse(made, request_id="k")
     assert await costs.reverse(made, request_id="k") == first
 
 
-async def test_a_reversal_is_not_reversed(costs: AllocationApi, made: Allocation) -> None:
+async def test_reversal_cannot_be_reversed(costs: AllocationApi, made: Allocation) -> None:
     refused = await refusal(costs.reverse(await costs.reverse(made)))
     assert refused.reason == "ALLOCATION_IS_REVERSAL"
 
 
-async def test_what_an_entity_bore_that_is_out_of_business_comes_back(
+async def test_allocation_of_inactive_entity_can_be_reversed(
     api: EntitiesApi, costs: AllocationApi, made: Allocation
 ) -> None:
     await api.deactivate(made.entity_id)
     assert (await costs.reverse(made)).reversal_of_id == made.id
 
 
-async def test_it_belongs_to_the_day_of_the_allocation_or_a_later_one(costs: AllocationApi, made: Allocation) -> None:
+async def test_reversal_is_not_dated_before_the_allocation(costs: AllocationApi, made: Allocation) -> None:
     early = await refusal(costs.reverse(made, allocation_date="2026-03-14"))
     assert early.rules == {"allocation_date": "allocation_date.order"}
     late = clock.now().date() + timedelta(days=3 * 366)
@@ -102,6 +100,6 @@ async def test_it_belongs_to_the_day_of_the_allocation_or_a_later_one(costs: All
     assert (await costs.reverse(made, allocation_date="2026-04-01")).allocation_date == "2026-04-01"
 
 
-async def test_it_takes_a_reason_and_a_key(costs: AllocationApi, made: Allocation) -> None:
+async def test_reason_and_key_are_required(costs: AllocationApi, made: Allocation) -> None:
     assert set((await refusal(costs.reverse(made, ""))).fields) == {"reason"}
     assert set((await refusal(costs.reverse(made, request_id=" "))).fields) == {"request_id"}

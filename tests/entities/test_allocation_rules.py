@@ -56,7 +56,7 @@ async def sales(api: RulesApi) -> Department:
 
 
 class TestCreateAllocationRule:
-    async def test_it_has_what_was_given(
+    async def test_has_the_given_fields(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         given: dict[str, Any] = {
@@ -76,16 +76,14 @@ class TestCreateAllocationRule:
         )
         assert await api.get_rule(made) == made
 
-    async def test_percentages_and_weights_are_kept_in_the_order_of_the_targets(
-        self, api: RulesApi, eng: Department, sales: Department
-    ) -> None:
+    async def test_targets_keep_their_order(self, api: RulesApi, eng: Department, sales: Department) -> None:
         fixed = await api.rule(target(sales, percent=9500), target(eng, percent=500), rule_type=FIXED)
         assert [(each.department_id, each.percent_bp) for each in fixed.targets] == [(sales.id, 9500), (eng.id, 500)]
         given = [target(sales, weight="120.500"), target(eng, weight="0")]
         weighed = await api.get_rule(await api.rule(*given, rule_type=PROPORTIONAL, basis=GIVEN))
         assert [each.weight for each in weighed.targets] == ["120.5", "0"]
 
-    async def test_all_that_is_wrong_is_told_at_once(self, api: RulesApi, eng: Department, it: Department) -> None:
+    async def test_error_lists_all_violations(self, api: RulesApi, eng: Department, it: Department) -> None:
         targets = [target(eng, percent=9000), target(it, weight="1"), target(eng, percent=500)]
         refused = await refusal(
             api.rule(
@@ -122,7 +120,7 @@ class TestCreateAllocationRule:
             ({"rule_type": EVEN}, [], {"targets"}),
         ],
     )  # fmt: skip
-    async def test_what_does_not_go_together_is_refused(
+    async def test_inconsistent_terms_are_refused(
         self,
         api: RulesApi,
         eng: Department,
@@ -135,7 +133,7 @@ class TestCreateAllocationRule:
         refused = await refusal(api.rule(*named, **given))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", wrong)
 
-    async def test_departments_that_there_are_not_are_all_told(self, api: RulesApi, eng: Department) -> None:
+    async def test_error_lists_all_unknown_departments(self, api: RulesApi, eng: Department) -> None:
         other = ids.DEPARTMENT.format(ids.new())
         refused = await refusal(api.rule(target(NO_DEPARTMENT), target(eng), target(other), source_department_id=other))
         assert set(refused.fields) == {"targets[2].department_id"}
@@ -146,14 +144,16 @@ class TestCreateAllocationRule:
             "source_department_id": f"there is no department {other}",
         }
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: RulesApi, eng: Department) -> None:
+    async def test_repeated_key_returns_same_response_and_refuses_another_body(
+        self, api: RulesApi, eng: Department
+    ) -> None:
         first = await api.rule(target(eng), request_id="key-1")
         assert await api.rule(target(eng), request_id="key-1") == first
         refused = await refusal(api.rule(target(eng), name="Other", request_id="key-1"))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
         assert await api.rules() == ["Rent"]
 
-    async def test_who_only_reads_makes_none(
+    async def test_viewer_cannot_create(
         self, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
         refused = await refusal(api_for(caller("auditor")).rule(target(eng)))
@@ -161,7 +161,7 @@ class TestCreateAllocationRule:
 
 
 class TestUpdateAllocationRule:
-    async def test_what_is_not_given_stays(self, api: RulesApi, it: Department, eng: Department) -> None:
+    async def test_other_fields_stay(self, api: RulesApi, it: Department, eng: Department) -> None:
         rule = await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
         changed = await api.update_rule(rule, name="Cloud", effective_from_date="2026-02-01")
         wanted = AllocationRule()
@@ -171,7 +171,9 @@ class TestUpdateAllocationRule:
         assert changed == wanted
         assert await api.get_rule(rule) == wanted
 
-    async def test_what_is_named_and_not_given_is_cleared(self, api: RulesApi, it: Department, eng: Department) -> None:
+    async def test_fields_of_the_mask_without_value_are_cleared(
+        self, api: RulesApi, it: Department, eng: Department
+    ) -> None:
         rule = await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
         fields = ["source_department_id", "category", "effective_to_date"]
         changed = await api.update_rule(rule, update_mask=FieldMask(paths=fields))
@@ -179,7 +181,7 @@ class TestUpdateAllocationRule:
         refused = await refusal(api.update_rule(rule, update_mask=FieldMask(paths=["targets", "name"])))
         assert set(refused.fields) == {"targets", "name"}
 
-    async def test_new_targets_take_the_place_of_the_old_and_change_the_etag(
+    async def test_new_targets_replace_the_old_and_change_the_etag(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(*even(it, eng))
@@ -190,7 +192,7 @@ class TestUpdateAllocationRule:
         assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
         assert await api.get_rule(rule) == changed
 
-    async def test_the_whole_must_go_together_with_what_is_there(
+    async def test_changed_rule_must_be_consistent_as_a_whole(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         rule = await api.rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
@@ -204,7 +206,7 @@ class TestUpdateAllocationRule:
         assert set(refused.fields) == {"targets[0].department_id"}
         assert await api.get_rule(rule) == changed
 
-    async def test_an_unknown_rule_is_not_found(self, api: RulesApi) -> None:
+    async def test_unknown_rule_is_not_found(self, api: RulesApi) -> None:
         for call in (api.update_rule(NOBODY, name="X"), api.get_rule(NOBODY), api.delete_rule(NOBODY)):
             refused = await refusal(call)
             assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_RULE_NOT_FOUND")
@@ -212,7 +214,7 @@ class TestUpdateAllocationRule:
 
 
 class TestDeleteAllocationRule:
-    async def test_it_is_ended_and_can_still_be_read(self, api: RulesApi, eng: Department) -> None:
+    async def test_ended_rule_can_be_read(self, api: RulesApi, eng: Department) -> None:
         rule = await api.rule(target(eng))
         assert (await refusal(api.delete_rule(rule, etag="7"))).reason == "ETAG_MISMATCH"
         ended = await api.delete_rule(rule, etag="1", request_id="key-1")
@@ -221,7 +223,7 @@ class TestDeleteAllocationRule:
         assert await api.get_rule(rule) == ended
         assert await api.rules(state=AllocationRule.ACTIVE) == []
 
-    async def test_an_ended_one_is_neither_changed_nor_ended_again(self, api: RulesApi, eng: Department) -> None:
+    async def test_ended_rule_cannot_be_changed_or_ended_again(self, api: RulesApi, eng: Department) -> None:
         rule = await api.rule(target(eng))
         await api.delete_rule(rule)
         for call in (api.update_rule(rule, name="X"), api.delete_rule(rule)):
@@ -229,7 +231,7 @@ class TestDeleteAllocationRule:
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_STATE")
             assert refused.metadata == {"allocation_rule_id": rule.id, "state": "ENDED", "allowed": "ACTIVE"}
 
-    async def test_the_audit_tells_how_it_was(
+    async def test_audit_log_has_the_earlier_rule(
         self, api: RulesApi, it: Department, eng: Department, audit_rows: Callable[..., Awaitable[list[AuditRow]]]
     ) -> None:
         rule = await api.rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
@@ -241,7 +243,7 @@ class TestDeleteAllocationRule:
 
 
 class TestListAllocationRules:
-    async def test_each_filter_narrows(self, api: RulesApi, it: Department, eng: Department, sales: Department) -> None:
+    async def test_every_filter(self, api: RulesApi, it: Department, eng: Department, sales: Department) -> None:
         await api.rule(target(eng), name="old", effective_from_date="2025-01-01", effective_to_date="2026-01-01")
         await api.rule(*even(eng, sales), name="cloud", category="cloud", source_department_id=it.id)
         await api.rule(target(sales, percent=10000), name="fixed", rule_type=FIXED)
@@ -256,7 +258,7 @@ class TestListAllocationRules:
         assert await api.rules(effective_on_date="2026-01-01") == ["cloud", "fixed", "ended"]
         assert await api.rules(effective_on_date="2026-01-01", target_department_id=eng.id) == ["cloud"]
 
-    async def test_a_page_at_a_time(self, api: RulesApi, eng: Department) -> None:
+    async def test_pages(self, api: RulesApi, eng: Department) -> None:
         for number in range(5):
             await api.rule(target(eng), name=f"R{number}")
         seen, token = [], ""
@@ -274,14 +276,14 @@ def chained(refused: Refusal) -> tuple[str, str]:
 
 
 class TestChains:
-    async def test_two_rules_in_a_circle_are_refused_with_the_way(
+    async def test_cycle_of_two_rules_is_refused_with_its_path(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         there = await api.rule(target(eng), source_department_id=it.id)
         refused = await refusal(api.rule(target(it), source_department_id=eng.id))
         assert chained(refused) == (there.id, f"{eng.id} → {it.id} → {eng.id}")
 
-    async def test_a_target_is_not_the_source_of_another_rule_whichever_came_first(
+    async def test_target_cannot_be_source_of_another_rule(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         second = await api.rule(target(sales), source_department_id=eng.id)
@@ -292,23 +294,21 @@ class TestChains:
         refused = await refusal(api.rule(target(sales), source_department_id=eng.id))
         assert chained(refused) == (first.id, f"{it.id} → {eng.id} → {sales.id}")
 
-    async def test_an_update_chains_no_rules_either(self, api: RulesApi, it: Department, eng: Department) -> None:
+    async def test_update_cannot_form_a_chain(self, api: RulesApi, it: Department, eng: Department) -> None:
         there = await api.rule(target(eng), source_department_id=it.id)
         other = await api.rule(target(it))
         refused = await refusal(api.update_rule(other, source_department_id=eng.id))
         assert chained(refused)[0] == there.id
         assert (await api.update_rule(there, name="Same targets, same source")).etag == "2"
 
-    async def test_a_rule_that_is_turned_round_does_not_chain_with_what_it_was(
+    async def test_reversed_rule_does_not_chain_with_its_earlier_version(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         rule = await api.rule(target(eng), source_department_id=it.id)
         turned = await api.update_rule(rule, targets=even(it), source_department_id=eng.id)
         assert (list(turned.targets), turned.source_department_id) == (even(it), eng.id)
 
-    async def test_other_categories_other_days_and_rules_without_a_source_are_other_costs(
-        self, api: RulesApi, it: Department, eng: Department
-    ) -> None:
+    async def test_rules_for_different_costs_do_not_chain(self, api: RulesApi, it: Department, eng: Department) -> None:
         await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
         back: dict[str, Any] = {"source_department_id": eng.id}
         assert await api.rule(target(it), **back, category="rent")
@@ -317,7 +317,7 @@ class TestChains:
         for same in ({}, {"category": "cloud"}, {"effective_from_date": "2026-12-31"}):
             chained(await refusal(api.rule(target(it), **back, **same)))
 
-    async def test_of_two_opposite_rules_at_once_one_is_made(
+    async def test_of_two_concurrent_opposite_rules_one_is_created(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         for round_ in range(8):
@@ -340,7 +340,7 @@ class TestScopes:
         """Somebody who is confined to ACME."""
         return api_for(caller("finance", subject="conny", entity_scope=[acme.id]))
 
-    async def test_a_rule_is_seen_by_those_who_cover_all_of_its_departments(
+    async def test_rule_is_visible_if_all_its_departments_are_covered(
         self, api: RulesApi, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         mine = await api.rule(target(eng), name="mine", source_department_id=it.id)
@@ -355,7 +355,7 @@ class TestScopes:
                 refused, unknown = await refusal(call(rule)), await refusal(call(NOBODY))
                 assert repr(refused).replace(rule.id, NOBODY) == repr(unknown)
 
-    async def test_a_rule_reaches_only_what_its_author_covers(
+    async def test_rule_can_only_have_covered_departments(
         self, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         refused = await refusal(conny.rule(*even(eng, sales)))
@@ -366,7 +366,7 @@ class TestScopes:
         refused = await refusal(conny.update_rule(rule, targets=even(it, sales)))
         assert set(refused.fields) == {"targets[1].department_id"}
 
-    async def test_a_chain_names_no_department_that_is_not_covered(
+    async def test_chain_error_hides_departments_outside_scope(
         self, api: RulesApi, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         await api.rule(target(sales), source_department_id=eng.id)
@@ -374,7 +374,7 @@ class TestScopes:
         assert chained(refused)[1] == f"{it.id} → {eng.id} → …"
         assert sales.id not in refused.message
 
-    async def test_a_manager_reads_the_rules_of_the_department(
+    async def test_manager_reads_the_rules_of_the_department(
         self, api: RulesApi, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller],
         it: Department, eng: Department,
     ) -> None:  # fmt: skip
@@ -384,7 +384,7 @@ class TestScopes:
         assert await manager.rules() == ["eng"]
         assert await api_for(caller("department_manager", department_scope=[])).rules() == []
 
-    async def test_another_tenant_finds_nothing_of_ours(
+    async def test_other_tenant_finds_nothing(
         self, api: RulesApi, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
         rule = await api.rule(target(eng))

@@ -27,8 +27,8 @@ async def engineering(api: EntitiesApi) -> Department:
     return await api.set_up(await api.found("ACME"), "ENG", gl_code="6200")
 
 
-class TestWhatIsKept:
-    async def test_it_has_what_was_given(self, api: EntitiesApi, costs: AllocationApi) -> None:
+class TestAllocateCost:
+    async def test_has_the_given_fields(self, api: EntitiesApi, costs: AllocationApi) -> None:
         acme, supplier = await api.found("ACME"), await api.found("SUPPLIER")
         top = await api.set_up(acme, "TOP")
         department = await api.set_up(acme, "ENG", parent_id=top.id)
@@ -52,17 +52,17 @@ class TestWhatIsKept:
         assert abs(made.create_time.ToDatetime() - clock.now().replace(tzinfo=None)) < timedelta(minutes=1)
         assert await costs.get(made) == made
 
-    async def test_what_is_left_out_has_its_default(self, costs: AllocationApi, engineering: Department) -> None:
+    async def test_defaults(self, costs: AllocationApi, engineering: Department) -> None:
         made = await costs.allocate(engineering)
         assert (made.source, made.gl_code, made.source_ref, made.quantity) == (Allocation.MANUAL, "6200", "", "")
         assert not made.counterparty_entity_id
 
-    async def test_without_a_document_the_same_cost_counts_again(
+    async def test_same_cost_without_document_is_allocated_again(
         self, costs: AllocationApi, engineering: Department
     ) -> None:
         assert (await costs.allocate(engineering)).id != (await costs.allocate(engineering)).id
 
-    async def test_it_stays_where_it_was_posted_when_the_department_moves(
+    async def test_path_stays_when_the_department_moves(
         self, api: EntitiesApi, costs: AllocationApi, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         acme = await api.found("ACME")
@@ -74,7 +74,7 @@ class TestWhatIsKept:
         assert list((await costs.get(before)).department_path) == [old.id, department.id]
         assert list((await costs.allocate(department)).department_path) == [new.id, department.id]
 
-    async def test_nobody_can_change_or_remove_it(
+    async def test_database_refuses_changes_and_deletion(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         made = ids.ALLOCATION.parse((await costs.allocate(engineering)).id)
@@ -88,7 +88,7 @@ class TestCurrencies:
     async def swiss(self, api: EntitiesApi) -> Department:
         return await api.set_up(await api.found("CH", currency_code="CHF"), "ENG")
 
-    async def test_another_currency_is_converted_at_the_rate_of_its_day(
+    async def test_foreign_currency_is_converted_at_the_rate_of_the_date(
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/CHF 0.9", "2026-03-20 USD/CHF 0.8")
@@ -107,23 +107,21 @@ class TestCurrencies:
             ("0.001 BHD", "2.35", "0.00 CHF"),
         ],
     )
-    async def test_it_is_rounded_half_to_even(
+    async def test_conversion_rounds_half_to_even(
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department, amount: str, rate: str, converted: str
     ) -> None:
         await api.set_rates(f"2026-03-01 {amount.split()[1]}/CHF {rate}")
         made = await costs.allocate(swiss, amount, allocation_date="2026-03-15")
         assert (money_text(made.amount), money_text(made.entity_amount)) == (amount, converted)
 
-    async def test_a_rate_that_is_worked_out_is_kept_as_it_was_taken(
-        self, api: EntitiesApi, costs: AllocationApi, swiss: Department
-    ) -> None:
+    async def test_derived_rate_is_stored(self, api: EntitiesApi, costs: AllocationApi, swiss: Department) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/CHF 0.95")
         made = await costs.allocate(swiss, "100.00 USD", allocation_date="2026-03-15")
         assert (money_text(made.entity_amount), made.rate_date) == ("86.36 CHF", "2026-03-02")
         assert made.rate.startswith("0.8636363636")
         assert await costs.get(made) == made
 
-    async def test_without_a_rate_it_is_refused_and_the_pair_and_day_are_named(
+    async def test_missing_rate_is_refused_with_pair_and_day(
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/CHF 0.9")
@@ -133,7 +131,7 @@ class TestCurrencies:
             "from_currency_code": "USD", "to_currency_code": "CHF", "rate_date": "2026-02-28",
         }  # fmt: skip
 
-    async def test_more_than_money_can_be_is_refused(
+    async def test_too_large_converted_amount_is_refused(
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/CHF 10")
@@ -144,7 +142,7 @@ class TestCurrencies:
 
 
 class TestRefused:
-    async def test_an_entity_out_of_business_bears_nothing(self, api: EntitiesApi, costs: AllocationApi) -> None:
+    async def test_inactive_entity_is_refused(self, api: EntitiesApi, costs: AllocationApi) -> None:
         acme = await api.found("ACME")
         department = await api.set_up(acme)
         await api.deactivate(acme)
@@ -152,7 +150,7 @@ class TestRefused:
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
         assert refused.metadata["entity_id"] == acme.id
 
-    async def test_a_department_that_is_inactive_bears_nothing(
+    async def test_inactive_department_is_refused(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         closed = "update entities.departments set state = 'INACTIVE' where id = $1"
@@ -160,11 +158,11 @@ class TestRefused:
         refused = await refusal(costs.allocate(engineering))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
 
-    async def test_a_department_that_is_not_there(self, costs: AllocationApi) -> None:
+    async def test_unknown_department_is_not_found(self, costs: AllocationApi) -> None:
         assert (await refusal(costs.allocate(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
 
     @pytest.mark.parametrize("amount", ["0.00 EUR", "-1.00 EUR", "1.001 EUR", "1 XXX", "0.5 JPY", "1e3 EUR"])
-    async def test_an_amount_that_is_none(self, costs: AllocationApi, engineering: Department, amount: str) -> None:
+    async def test_amount_must_be_above_zero(self, costs: AllocationApi, engineering: Department, amount: str) -> None:
         assert (await refusal(costs.allocate(engineering, amount))).reason == "INVALID_FIELDS"
 
     @pytest.mark.parametrize(
@@ -175,18 +173,18 @@ class TestRefused:
             {"counterparty_entity_id": NOBODY},
         ],
     )  # fmt: skip
-    async def test_fields_that_can_not_be(
+    async def test_invalid_fields_are_refused(
         self, costs: AllocationApi, engineering: Department, given: dict[str, Any]
     ) -> None:
         refused = await refusal(costs.allocate(engineering, **given))
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == set(given)
 
-    async def test_no_key(self, costs: AllocationApi, engineering: Department) -> None:
+    async def test_key_is_required(self, costs: AllocationApi, engineering: Department) -> None:
         refused = await refusal(costs.allocate(engineering, request_id=" "))
         assert set(refused.fields) == {"request_id"}
 
-    async def test_a_day_that_is_more_than_a_year_ahead(self, costs: AllocationApi, engineering: Department) -> None:
+    async def test_date_more_than_a_year_ahead_is_refused(self, costs: AllocationApi, engineering: Department) -> None:
         latest = clock.now().date() + timedelta(days=366)
         made = await costs.allocate(engineering, allocation_date=latest.isoformat())
         assert made.allocation_date == latest.isoformat()
@@ -194,20 +192,18 @@ class TestRefused:
         assert refused.reason == "ALLOCATION_DATE_TOO_FAR"
         assert refused.metadata["latest_date"] == latest.isoformat()
 
-    async def test_the_entity_that_bears_it_is_not_its_own_supplier(
-        self, costs: AllocationApi, engineering: Department
-    ) -> None:
+    async def test_entity_cannot_be_its_own_counterparty(self, costs: AllocationApi, engineering: Department) -> None:
         refused = await refusal(costs.allocate(engineering, counterparty_entity_id=engineering.entity_id))
         assert refused.rules == {"counterparty_entity_id": "counterparty.other"}
 
-    async def test_a_supplier_that_is_not_there(self, costs: AllocationApi, engineering: Department) -> None:
+    async def test_unknown_counterparty_is_not_found(self, costs: AllocationApi, engineering: Department) -> None:
         nobody = ids.ENTITY.format(ids.new())
         refused = await refusal(costs.allocate(engineering, counterparty_entity_id=nobody))
         assert (refused.reason, refused.metadata["entity_id"]) == ("ENTITY_NOT_FOUND", nobody)
 
 
 class TestDocuments:
-    async def test_the_same_document_counts_once(
+    async def test_document_is_allocated_once(
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         first = await costs.allocate(engineering, source=Allocation.USAGE, source_ref="u-1", category="cloud")
@@ -226,7 +222,7 @@ class TestDocuments:
             ({"gl_code": "1"}, "10.00 EUR"), ({"unit": "h"}, "10.00 EUR"), ({"description": "?"}, "10.00 EUR"),
         ],
     )  # fmt: skip
-    async def test_with_another_content_it_is_refused_and_the_one_there_is_named(
+    async def test_document_with_other_contents_is_refused_naming_the_existing(
         self, costs: AllocationApi, engineering: Department, changed: dict[str, Any], amount: str
     ) -> None:
         given = {"source_ref": "u-1", "allocation_date": "2026-01-01"}
@@ -236,27 +232,29 @@ class TestDocuments:
         assert refused.metadata["allocation_id"] == first.id
         assert refused.metadata["differs"] == next(iter(changed), "amount")
 
-    async def test_what_was_left_open_does_not_differ(
+    async def test_omitted_optional_fields_do_not_differ(
         self, api: EntitiesApi, costs: AllocationApi, engineering: Department
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1", quantity="1.50")
         await api.change(engineering, gl_code="6300")
         assert await costs.allocate(engineering, source_ref="u-1", quantity="1.5") == first
 
-    async def test_a_department_that_is_closed_by_now_is_no_reason_to_refuse_it_again(
+    async def test_repetition_succeeds_after_deactivation_of_the_department(
         self, api: EntitiesApi, costs: AllocationApi, engineering: Department
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1")
         await api.deactivate(engineering.entity_id)
         assert await costs.allocate(engineering, source_ref="u-1") == first
 
-    async def test_it_still_counts_when_it_was_reversed(self, costs: AllocationApi, engineering: Department) -> None:
+    async def test_document_of_reversed_allocation_still_counts(
+        self, costs: AllocationApi, engineering: Department
+    ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1")
         reversal = await costs.reverse(first)
         assert reversal.source_ref == "u-1"
         assert (await costs.allocate(engineering, source_ref="u-1")).reversed_by_id == reversal.id
 
-    async def test_of_many_at_the_same_moment_one_is_made(
+    async def test_of_concurrent_allocations_of_a_document_one_is_created(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         made = await asyncio.gather(*(costs.allocate(engineering, source_ref="u-1") for _ in range(24)))
@@ -265,7 +263,7 @@ class TestDocuments:
         said = "select count(*) from entities.outbox where tenant_id = $1 and type like '%CostAllocated'"
         assert [await admin.fetchval(each, costs.who.tenant_id) for each in (counted, said)] == [1, 1]
 
-    async def test_another_tenant_has_documents_of_its_own(
+    async def test_documents_are_per_tenant(
         self, costs: AllocationApi, engineering: Department, stranger: tuple[EntitiesApi, AllocationApi]
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1")
@@ -275,7 +273,7 @@ class TestDocuments:
 
 
 class TestKeys:
-    async def test_the_same_key_gives_the_same_allocation(
+    async def test_repeated_key_returns_same_allocation(
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         key = uuid4().hex
@@ -284,16 +282,14 @@ class TestKeys:
         await costs.allocate(engineering, description="the last one")
         assert len(await published_events.at_least(2, CostAllocated)) == 2
 
-    async def test_the_same_key_for_another_cost_is_refused(
-        self, costs: AllocationApi, engineering: Department
-    ) -> None:
+    async def test_key_with_another_cost_is_refused(self, costs: AllocationApi, engineering: Department) -> None:
         await costs.allocate(engineering, request_id="k")
         refused = await refusal(costs.allocate(engineering, "11.00 EUR", request_id="k"))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
 
 
-class TestTold:
-    async def test_the_event_says_what_was_allocated(
+class TestEvents:
+    async def test_cost_allocated_is_published(
         self, api: EntitiesApi, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         await api.set_rates(f"{today()} USD/EUR 0.5")
@@ -314,7 +310,7 @@ class TestTold:
         )
         assert published_events.headers(CostAllocated)["ce-actor"] == "alice"
 
-    async def test_what_is_refused_is_not_told(
+    async def test_refused_cost_is_not_published(
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         await refusal(costs.allocate(NOBODY))
@@ -322,16 +318,16 @@ class TestTold:
         assert [told.allocation_id for told in await published_events.at_least(1, CostAllocated)] == [made.id]
 
 
-class TestWhoMay:
+class TestAccess:
     @pytest.mark.parametrize("role", ["viewer", "auditor", "department_manager", "procurement", "approver"])
-    async def test_who_may_only_look_allocates_nothing(
+    async def test_viewer_cannot_allocate(
         self, costs_of: Callable[[Caller], AllocationApi], caller: Callable[..., Caller], engineering: Department,
         role: str,
     ) -> None:  # fmt: skip
         refused = await refusal(costs_of(caller(role)).allocate(engineering))
         assert refused.metadata == {"permission": "allocations.write"}
 
-    async def test_another_tenant_sees_nothing_of_it(
+    async def test_other_tenant_sees_nothing(
         self, costs: AllocationApi, engineering: Department, stranger: tuple[EntitiesApi, AllocationApi]
     ) -> None:
         made, (_, theirs) = await costs.allocate(engineering), stranger
@@ -340,7 +336,7 @@ class TestWhoMay:
         assert (await refusal(theirs.allocate(engineering))).reason == "DEPARTMENT_NOT_FOUND"
         assert (await refusal(theirs.listed(engineering))).reason == "DEPARTMENT_NOT_FOUND"
 
-    async def test_a_confined_caller_moves_only_what_the_scope_covers(
+    async def test_confined_caller_allocates_within_the_scope(
         self, api: EntitiesApi, costs: AllocationApi, costs_of: Callable[[Caller], AllocationApi],
         caller: Callable[..., Caller], engineering: Department,
     ) -> None:  # fmt: skip

@@ -78,7 +78,7 @@ async def _entity_with_a_past(api: EntitiesApi) -> Entity:
 
 
 class TestEvents:
-    async def test_they_say_who_what_and_in_which_trace_newest_first(self, api: EntitiesApi, auditor: Auditor) -> None:
+    async def test_events_have_actor_change_and_trace_newest_first(self, api: EntitiesApi, auditor: Auditor) -> None:
         entity = await _entity_with_a_past(api)
         changed, created = await auditor.list(resource_id=entity.id)
         assert (created.action, changed.action) == (AuditEvent.CREATED, AuditEvent.CHANGED)
@@ -88,7 +88,7 @@ class TestEvents:
         assert [(each.field, each.before, each.after) for each in changed.changes] == [("display_name", "", "Acme")]
         assert abs((changed.change_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)).total_seconds()) < 60
 
-    async def test_what_was_created_shows_all_that_it_has(self, api: EntitiesApi, auditor: Auditor) -> None:
+    async def test_creation_shows_all_fields(self, api: EntitiesApi, auditor: Auditor) -> None:
         top = await api.found("TOP")
         entity = await api.found("SUB", parent_id=top.id, tax_rate_bp=1900)
         (created,) = await auditor.list(resource_id=entity.id)
@@ -97,20 +97,20 @@ class TestEvents:
         assert change(created, "tax_rate_bp") == (None, "1900")
         assert not {"id", "tenant_id", "version", "create_time", "update_time"} & {it.field for it in created.changes}
 
-    async def test_a_secret_is_never_shown(self, api: EntitiesApi, auditor: Auditor) -> None:
+    async def test_secret_is_never_shown(self, api: EntitiesApi, auditor: Auditor) -> None:
         entity = await _entity_with_a_past(api)
         events = await auditor.list(resource_id=entity.id)
         assert change(events[-1], "metadata")[1] == '{"team": "a", "api_token": "(hidden)"}'
         assert "t0p-s3cret" not in str(events)
 
-    async def test_numbers_keep_all_their_digits(self, api: EntitiesApi, auditor: Auditor) -> None:
+    async def test_numbers_keep_all_digits(self, api: EntitiesApi, auditor: Auditor) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.234567890123")
         (event,) = await auditor.list(resource_type="exchange_rate")
         assert change(event, "rate") == (None, "1.234567890123")
 
 
 class TestFilters:
-    async def test_by_resource_kind_actor_and_time(
+    async def test_filters_by_resource_kind_actor_and_time(
         self,
         api: EntitiesApi,
         api_for: Callable[[Caller], EntitiesApi],
@@ -137,13 +137,13 @@ class TestFilters:
         assert not await auditor.list(resource_id="bud_" + "0" * 32), "of another service"
         assert not await auditor.list(resource_type="unheard_of")
 
-    async def test_an_id_of_no_kind_is_refused(self, auditor: Auditor) -> None:
+    async def test_id_of_unknown_kind_is_refused(self, auditor: Auditor) -> None:
         refused = await refusal(auditor.ask(resource_id="xyz_" + "0" * 32))
         assert (refused.reason, list(refused.fields)) == ("INVALID_FIELDS", ["resource_id"])
 
 
 class TestPages:
-    async def test_each_event_is_on_one_page_while_others_are_written(self, api: EntitiesApi, auditor: Auditor) -> None:
+    async def test_pages_list_each_event_once_despite_new_ones(self, api: EntitiesApi, auditor: Auditor) -> None:
         entity = await api.found()
         for number in range(7):
             await api.update(entity, display_name=f"Acme {number}")
@@ -154,7 +154,7 @@ class TestPages:
             await api.update(entity, display_name=f"Acme {event.event_id}")
         assert walked == expected
 
-    async def test_changes_of_one_moment_have_an_order_that_the_list_of_all_services_has_too(
+    async def test_simultaneous_changes_have_the_same_order_in_the_list_of_all_services(
         self, api: EntitiesApi, auditor: Auditor
     ) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.2", "2026-03-02 EUR/USD 1.3", "2026-03-03 EUR/USD 1.4")
@@ -164,7 +164,7 @@ class TestPages:
         assert [place(event) async for event in auditor.walk(1)] == places
 
     @pytest.mark.parametrize(("service", "told"), [("billing", 1), ("zebras", 0)])
-    async def test_it_goes_on_after_the_line_of_another_service(
+    async def test_list_continues_after_an_event_of_another_service(
         self, api: EntitiesApi, auditor: Auditor, entities_served: Served[Entities], service: str, told: int
     ) -> None:
         """At one moment a service tells what is its own after those that come before it in the alphabet."""
@@ -176,7 +176,7 @@ class TestPages:
         token = encode_position(pages, line, ListAuditEventsRequest(), method, api.who.tenant_id)
         assert len(await auditor.list(page_token=token)) == told
 
-    async def test_a_token_of_other_filters_is_refused(self, api: EntitiesApi, auditor: Auditor) -> None:
+    async def test_token_of_other_filters_is_refused(self, api: EntitiesApi, auditor: Auditor) -> None:
         await _entity_with_a_past(api)
         token = (await auditor.ask(page_size=1)).next_page_token
         for given in ({"actor": "alice"}, {"page_token": ("B" if token[0] == "A" else "A") + token[1:]}):
@@ -184,8 +184,8 @@ class TestPages:
             assert refused.reason == "PAGE_TOKEN_INVALID"
 
 
-class TestWhoMaySee:
-    async def test_another_tenant_sees_nothing(
+class TestAccess:
+    async def test_other_tenant_sees_nothing(
         self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
     ) -> None:
         entity = await api.found()
@@ -193,7 +193,7 @@ class TestWhoMaySee:
         assert not await stranger.list(resource_id=entity.id)
         assert not [event for event in await stranger.list() if event.trace_id == api.who.trace.trace_id]
 
-    async def test_who_is_confined_is_refused_and_so_is_who_may_not_audit(
+    async def test_confined_caller_and_caller_without_permission_are_refused(
         self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
     ) -> None:
         entity = await api.found()
@@ -203,7 +203,7 @@ class TestWhoMaySee:
         assert (viewer.reason, viewer.metadata["permission"]) == ("PERMISSION_MISSING", "audit.read")
 
 
-async def test_every_audited_table_says_what_it_is(admin: "asyncpg.Pool[asyncpg.Record]") -> None:
+async def test_every_audited_table_has_a_name(admin: "asyncpg.Pool[asyncpg.Record]") -> None:
     for service in SERVICES:
         contract.modules(service, "models")
     tables = await admin.fetch(

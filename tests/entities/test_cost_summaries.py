@@ -53,15 +53,13 @@ def told(summary: CostSummary) -> tuple[str, int, int]:
 
 
 class TestSummarizeCosts:
-    async def test_amounts_of_different_currencies_are_never_added(
-        self, service_api: CostsApi, companies: tuple[Entity, ...]
-    ) -> None:
+    async def test_currencies_are_never_added_up(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         found = await service_api.summary()
         assert [told(each) for each in found.summaries] == [("18.00 EUR", 4, 1), ("7.00 USD", 1, 0)]
         assert not found.conversion_rates
         assert not any(each.HasField("converted_cost") for each in found.summaries)
 
-    async def test_by_entity_and_department(
+    async def test_groups_by_entity_and_department(
         self, service_api: CostsApi, api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         found = (await service_api.summary(by=["ENTITY", "DEPARTMENT"])).summaries
@@ -72,7 +70,9 @@ class TestSummarizeCosts:
             ("US", "dep_", ("7.00 USD", 1, 0)),
         ]  # fmt: skip
 
-    async def test_by_month_category_and_gl_code(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
+    async def test_groups_by_month_category_and_gl_code(
+        self, service_api: CostsApi, companies: tuple[Entity, ...]
+    ) -> None:
         found = (await service_api.summary(by=["MONTH", "CATEGORY", "GL_CODE"])).summaries
         assert [(each.month, each.category, each.gl_code, told(each)) for each in found] == [
             ("2026-03", "cloud", "6000", ("10.00 EUR", 1, 0)),
@@ -81,7 +81,7 @@ class TestSummarizeCosts:
             ("2026-04", "travel", "", ("7.00 USD", 1, 0)),
         ]
 
-    async def test_of_some_entities_and_some_days(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
+    async def test_filters_by_entity_and_date(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         de, fr, us = companies
         found = await service_api.summary(de, us, period=("2026-03-31", "2026-04-30"))
         assert [told(each) for each in found.summaries] == [("10.00 EUR", 2, 1), ("7.00 USD", 1, 0)]
@@ -89,7 +89,7 @@ class TestSummarizeCosts:
         nobody = Entity(id=ids.ENTITY.format(ids.new()))
         assert not (await service_api.summary(nobody)).summaries
 
-    async def test_one_currency_for_all_at_stated_rates(
+    async def test_converts_all_sums_and_returns_the_rates(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         period = ("2026-01-01", "2026-05-01")
@@ -103,7 +103,7 @@ class TestSummarizeCosts:
         ]
         assert rates == [("EUR", "2", "2026-04-20", "2026-04-30"), ("USD", "1", "2026-04-30", "2026-04-30")]
 
-    async def test_a_missing_rate_is_named_with_its_day(
+    async def test_missing_rate_is_refused_with_its_day(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         period = ("2026-01-01", "2026-05-01")
@@ -111,7 +111,7 @@ class TestSummarizeCosts:
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
         assert refused.metadata == {"from_currency_code": "EUR", "to_currency_code": "CHF", "rate_date": "2026-04-30"}
 
-    async def test_another_tenant_has_none_of_it(
+    async def test_other_tenant_has_other_costs(
         self, api: CostsApi, companies: tuple[Entity, ...], api_for: Callable[[Caller], CostsApi],
         entities_served: Served[Entities],
     ) -> None:  # fmt: skip
@@ -121,7 +121,7 @@ class TestSummarizeCosts:
         assert not (await stranger.summary(*companies)).summaries
         assert not await stranger.stream(end_time=soon())
 
-    async def test_only_our_own_services_may_ask(self, api: CostsApi) -> None:
+    async def test_only_services_can_call(self, api: CostsApi) -> None:
         assert (await refusal(api.summary())).metadata == {"permission": "service"}
 
 
@@ -137,7 +137,7 @@ def at(moment: datetime) -> Timestamp:
 
 
 class TestStreamAllocations:
-    async def test_each_is_told_once_in_the_order_in_which_they_were_posted(
+    async def test_streams_each_once_in_the_order_of_creation(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         told_of = await service_api.stream(end_time=soon())
@@ -148,14 +148,14 @@ class TestStreamAllocations:
         assert (mistake.reversed_by_id, reversal.reversal_of_id) == (reversal.id, mistake.id)
         assert [each.id for each in told_of] == sorted(each.id for each in told_of)
 
-    async def test_who_was_cut_off_goes_on_after_the_last_one(
+    async def test_continues_after_the_last_one_received(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         everything = await service_api.stream(end_time=soon())
         for place, allocation in enumerate(everything):
             assert await service_api.stream(end_time=soon(), last_event_id=allocation.id) == everything[place + 1 :]
 
-    async def test_of_some_entities_and_a_while(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
+    async def test_filters_by_entity_and_time(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         _, fr, us = companies
         told_of = await service_api.stream(end_time=soon(), entity_ids=[fr.id, us.id])
         assert [each.entity_id for each in told_of] == [fr.id, us.id]
@@ -163,19 +163,19 @@ class TestStreamAllocations:
         assert await service_api.stream(end_time=soon(), start_time=last) == told_of[-1:]
         assert await service_api.stream(end_time=last, entity_ids=[fr.id, us.id]) == told_of[:-1]
 
-    async def test_what_is_younger_than_a_minute_is_not_told_yet(
+    async def test_allocations_of_the_last_minute_are_left_out(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         assert await service_api.stream() == []
 
-    async def test_more_than_are_read_at_once(self, api: CostsApi, service_api: CostsApi) -> None:
+    async def test_streams_more_than_one_batch(self, api: CostsApi, service_api: CostsApi) -> None:
         department = await api.set_up(await api.found())
         count = 1_001
         await api.allocate_many(department, "2026-05-01", count)
         told_of = await service_api.stream(end_time=soon())
         assert len({each.id for each in told_of}) == len(told_of) == count
 
-    async def test_only_our_own_services_may_ask(self, api: CostsApi) -> None:
+    async def test_only_services_can_call(self, api: CostsApi) -> None:
         with pytest.raises(aio.AioRpcError) as refused:
             await api.stream()
         assert Refusal.of(refused.value).metadata == {"permission": "service"}

@@ -131,7 +131,7 @@ async def live(api: CostsApi, entity: Entity, random: Random) -> Model:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_every_grouping_of_both_trees_is_what_a_simple_model_says(api: CostsApi, acme: Entity, seed: int) -> None:
+async def test_every_grouping_of_both_trees_matches_a_simple_model(api: CostsApi, acme: Entity, seed: int) -> None:
     random = Random(seed)  # noqa: S311 - what happens, not a secret
     await api.set_rates("2026-01-01 EUR/USD 1.25", "2026-02-01 EUR/USD 1.1", "2026-03-01 EUR/USD 1.07")
     model = await live(api, acme, random)
@@ -150,7 +150,7 @@ async def test_every_grouping_of_both_trees_is_what_a_simple_model_says(api: Cos
 
 
 class TestTrees:
-    async def test_who_moved_away_leaves_behind_what_it_cost_until_then(self, api: CostsApi, acme: Entity) -> None:
+    async def test_costs_before_a_move_stay_in_the_posted_tree(self, api: CostsApi, acme: Entity) -> None:
         old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
         team = await api.set_up(acme, "TEAM", parent_id=old.id)
         await api.allocate(team, "2026-05-01", "10.00 EUR")
@@ -168,9 +168,7 @@ class TestTrees:
         ]
         assert await api.total(old) == "10.00 EUR", "POSTED is what is told if nothing is said"
 
-    async def test_a_move_that_was_taken_back_on_the_same_day_does_not_lose_what_was_posted(
-        self, api: CostsApi, acme: Entity
-    ) -> None:
+    async def test_costs_posted_between_a_move_and_its_reversion_are_found(self, api: CostsApi, acme: Entity) -> None:
         old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
         team = await api.set_up(acme, "TEAM", parent_id=old.id)
         await api.move_department(team, new)
@@ -178,7 +176,7 @@ class TestTrees:
         await api.move_department(team, old)
         assert [await api.total(each, tree=POSTED) for each in (old, new)] == ["0.00 EUR", "1.00 EUR"]
 
-    async def test_a_reversal_counts_where_the_cost_was(self, api: CostsApi, acme: Entity) -> None:
+    async def test_reversal_counts_where_the_cost_was_posted(self, api: CostsApi, acme: Entity) -> None:
         old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
         team = await api.set_up(acme, "TEAM", parent_id=old.id)
         allocation = await api.allocate(team, "2026-05-01", "10.00 EUR")
@@ -189,7 +187,7 @@ class TestTrees:
         assert [group.month for group in found.groups] == ["2026-05"], "a group stays, also when nothing is left of it"
         assert await api.total(new, tree=CURRENT) == "0.00 EUR"
 
-    async def test_alone_it_has_only_its_own(self, api: CostsApi, acme: Entity) -> None:
+    async def test_without_descendants_only_own_costs_count(self, api: CostsApi, acme: Entity) -> None:
         top = await api.set_up(acme, "TOP")
         below = await api.set_up(acme, "BELOW", parent_id=top.id)
         await api.allocate(top, "2026-05-01", "1.00 EUR")
@@ -201,7 +199,7 @@ class TestTrees:
 
 
 class TestPeriods:
-    async def test_the_first_day_is_in_it_and_the_last_one_is_not(self, api: CostsApi, acme: Entity) -> None:
+    async def test_period_includes_start_and_excludes_end(self, api: CostsApi, acme: Entity) -> None:
         department = await api.set_up(acme)
         for cents, day in enumerate(("2026-01-31", "2026-02-01", "2026-02-28", "2026-03-01")):
             await api.allocate(department, day, f"0.0{cents + 1} EUR")
@@ -211,7 +209,7 @@ class TestPeriods:
         months = [(group.month, group.sum.cost.amount) for group in found.groups]
         assert months == [("2026-01", "0.01"), ("2026-02", "0.05"), ("2026-03", "0.04")]
 
-    async def test_an_answer_without_costs_says_so(self, api: CostsApi, acme: Entity) -> None:
+    async def test_no_costs_result_in_zero(self, api: CostsApi, acme: Entity) -> None:
         department = await api.set_up(acme)
         found = await api.costs(department, by=["MONTH", "CATEGORY"], include_descendants=True)
         assert (told(found.total), list(found.groups)) == (("0.00 EUR", 0, 0, []), [])
@@ -221,17 +219,17 @@ class TestPeriods:
         assert found.conversion_rate.derivation == ConversionRate.SAME
 
     @pytest.mark.parametrize("end", ["2026-01-01", "2025-12-31"])
-    async def test_it_does_not_end_before_it_begins(self, api: CostsApi, acme: Entity, end: str) -> None:
+    async def test_end_must_be_after_start(self, api: CostsApi, acme: Entity, end: str) -> None:
         refused = await refusal(api.costs(await api.set_up(acme), "2026-01-01", end))
         assert (refused.reason, set(refused.rules.values())) == ("INVALID_FIELDS", {"costs.period"})
 
-    async def test_nothing_is_grouped_by_twice(self, api: CostsApi, acme: Entity) -> None:
+    async def test_group_by_must_be_unique(self, api: CostsApi, acme: Entity) -> None:
         refused = await refusal(api.costs(await api.set_up(acme), by=["MONTH", "MONTH"]))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"group_by"})
 
 
 class TestCurrencies:
-    async def test_all_is_converted_at_the_rate_of_the_last_day(self, api: CostsApi, acme: Entity) -> None:
+    async def test_sums_are_converted_at_the_rate_of_the_last_day(self, api: CostsApi, acme: Entity) -> None:
         department = await api.set_up(acme)
         await api.set_rates("2026-01-01 EUR/USD 2", "2026-02-01 EUR/USD 1.125", "2026-03-01 EUR/USD 3")
         await api.allocate(department, "2026-01-10", "0.02 EUR", category="a")
@@ -249,7 +247,7 @@ class TestCurrencies:
         assert (rate.from_currency, rate.to_currency, rate.conversion_date) == ("EUR", "USD", "2026-02-28")
         assert (rate.derivation, rate.rate, rate.rate_date) == (ConversionRate.DIRECT, "1.125", "2026-02-01")
 
-    async def test_a_period_that_is_not_over_takes_the_rate_of_today(self, api: CostsApi) -> None:
+    async def test_unfinished_period_uses_the_rate_of_today(self, api: CostsApi) -> None:
         kiritimati = await api.found("KI", time_zone="Pacific/Kiritimati")
         before = datetime.now(UTC) + timedelta(hours=14)
         department = await api.set_up(kiritimati)
@@ -260,14 +258,14 @@ class TestCurrencies:
         days = [each.date().isoformat() for each in (before, after)]
         assert days[0] <= found.conversion_rate.conversion_date <= days[1]
 
-    async def test_a_missing_rate_is_named_with_its_day(self, api: CostsApi, acme: Entity) -> None:
+    async def test_missing_rate_is_refused_with_its_day(self, api: CostsApi, acme: Entity) -> None:
         department = await api.set_up(acme)
         await api.set_rates("2026-01-01 EUR/USD 2")
         refused = await refusal(api.costs(department, "2026-01-01", "2026-03-01", currency_code="USD"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
         assert refused.metadata == {"from_currency_code": "EUR", "to_currency_code": "USD", "rate_date": "2026-02-28"}
 
-    async def test_a_currency_has_the_digits_that_it_has(self, api: CostsApi) -> None:
+    async def test_sums_have_the_digits_of_the_currency(self, api: CostsApi) -> None:
         tokyo = await api.found("JP", currency_code="JPY")
         department = await api.set_up(tokyo)
         await api.set_rates("2026-05-01 JPY/BHD 0.0025")
@@ -275,12 +273,12 @@ class TestCurrencies:
         assert await api.total(department, "2026-05-01", "2026-06-01") == "1001 JPY"
         assert await api.total(department, "2026-05-01", "2026-06-01", currency_code="BHD") == "2.502 BHD"  # 2.5025
 
-    async def test_there_is_no_currency_of_that_name(self, api: CostsApi, acme: Entity) -> None:
+    async def test_unknown_currency_is_refused(self, api: CostsApi, acme: Entity) -> None:
         refused = await refusal(api.costs(await api.set_up(acme), currency_code="XYZ"))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"currency_code"})
 
 
-async def test_more_groups_than_an_answer_may_have_are_refused(api: CostsApi, acme: Entity, admin: Admin) -> None:
+async def test_too_many_groups_are_refused(api: CostsApi, acme: Entity, admin: Admin) -> None:
     department = await api.set_up(acme)
     await _allocate_categories(admin, api, acme, department, 10_000)
     found = await api.costs(department, by=["CATEGORY"])
@@ -304,8 +302,8 @@ async def _allocate_categories(admin: Admin, api: CostsApi, entity: Entity, depa
     )  # fmt: skip
 
 
-class TestWhoSeesWhat:
-    async def test_a_department_that_the_caller_does_not_see_is_not_found(
+class TestScopes:
+    async def test_department_outside_scope_is_not_found(
         self, api: CostsApi, acme: Entity, api_for: Callable[[Caller], CostsApi], caller: Callable[..., Caller]
     ) -> None:
         mine, other = await api.set_up(acme, "MINE"), await api.set_up(acme, "OTHER")
@@ -317,7 +315,7 @@ class TestWhoSeesWhat:
             assert refused.metadata == {"department_id": department}
         assert told((await conny.costs(mine)).total) == ("0.00 EUR", 0, 0, [])
 
-    async def test_a_confined_caller_sees_only_what_departments_cost_that_it_covers(
+    async def test_confined_caller_sees_costs_of_covered_departments_only(
         self, api: CostsApi, acme: Entity, api_for: Callable[[Caller], CostsApi], caller: Callable[..., Caller]
     ) -> None:
         top = await api.set_up(acme, "TOP")

@@ -63,7 +63,7 @@ class TestStates:
 
 
 class TestDeactivateDepartment:
-    async def test_out_of_use_and_back(self, api: TreeApi, acme: Entity) -> None:
+    async def test_deactivate_and_activate(self, api: TreeApi, acme: Entity) -> None:
         department = await api.set_up(acme)
         retired = await api.retire(department)
         assert (retired.state, retired.etag) == (Department.INACTIVE, "2")
@@ -71,7 +71,7 @@ class TestDeactivateDepartment:
         revived = await api.revive(department, etag=retired.etag)
         assert (revived.state, revived.etag) == (Department.ACTIVE, "3")
 
-    async def test_not_over_active_departments(self, api: TreeApi, acme: Entity) -> None:
+    async def test_active_children_forbid_it(self, api: TreeApi, acme: Entity) -> None:
         top = await api.set_up(acme, "TOP")
         low = await api.set_up(acme, "LOW", parent_id=top.id)
         gone = await api.set_up(acme, "GONE", parent_id=top.id)
@@ -82,14 +82,14 @@ class TestDeactivateDepartment:
         await api.retire(low)
         assert (await api.retire(top)).state == Department.INACTIVE
 
-    async def test_not_where_an_active_one_is_planned_to_come(self, api: TreeApi, acme: Entity) -> None:
+    async def test_active_child_by_planned_move_forbids_it(self, api: TreeApi, acme: Entity) -> None:
         target, mover = await api.set_up(acme, "TARGET"), await api.set_up(acme, "MOVER")
         await api.move_department(mover, target, in_days(5))
         assert (await refusal(api.retire(target))).reason == "DEPARTMENT_HAS_ACTIVE_CHILDREN"
         await api.move_department(mover)
         assert (await api.retire(target)).state == Department.INACTIVE
 
-    async def test_what_was_moved_away_does_not_count(self, api: TreeApi, acme: Entity) -> None:
+    async def test_former_children_do_not_count(self, api: TreeApi, acme: Entity) -> None:
         top = await api.set_up(acme, "TOP")
         low = await api.set_up(acme, "LOW", parent_id=top.id)
         await api.move_department(low)
@@ -106,7 +106,7 @@ class TestDeactivateDepartment:
         mismatch = api.retire(department, etag="3", request_id="key-1")
         assert (await refusal(mismatch)).reason == "IDEMPOTENCY_MISMATCH"
 
-    async def test_while_a_child_comes_back_its_parent_does_not_go(self, api: TreeApi, acme: Entity) -> None:
+    async def test_concurrent_activation_of_a_child_excludes_it(self, api: TreeApi, acme: Entity) -> None:
         for number in range(6):
             top = await api.set_up(acme, f"TOP{number}")
             low = await api.set_up(acme, f"LOW{number}", parent_id=top.id)
@@ -117,7 +117,7 @@ class TestDeactivateDepartment:
 
 
 class TestActivateDepartment:
-    async def test_only_below_active_ones(self, api: TreeApi, acme: Entity) -> None:
+    async def test_parents_must_be_active(self, api: TreeApi, acme: Entity) -> None:
         top = await api.set_up(acme, "TOP")
         low = await api.set_up(acme, "LOW", parent_id=top.id)
         for department in (low, top):
@@ -127,7 +127,7 @@ class TestActivateDepartment:
         await api.revive(top)
         assert (await api.revive(low)).state == Department.ACTIVE
 
-    async def test_only_below_what_will_be_active(self, api: TreeApi, acme: Entity) -> None:
+    async def test_planned_parents_must_be_active(self, api: TreeApi, acme: Entity) -> None:
         target, mover = await api.set_up(acme, "TARGET"), await api.set_up(acme, "MOVER")
         await api.move_department(mover, target, in_days(5))
         for department in (mover, target):
@@ -135,7 +135,7 @@ class TestActivateDepartment:
         refused = await refusal(api.revive(mover))
         assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", target.id)
 
-    async def test_only_in_an_active_entity(self, api: TreeApi, acme: Entity) -> None:
+    async def test_entity_must_be_active(self, api: TreeApi, acme: Entity) -> None:
         department = await api.set_up(acme)
         await api.retire(department)
         await api.deactivate(acme)

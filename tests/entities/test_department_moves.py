@@ -76,8 +76,8 @@ async def told(outbox_events: Events) -> list[tuple[str, str, str, str]]:
     return [(body.get(names[0], ""), body.get(names[1], ""), body.get(names[2], ""), body[names[3]]) for body in moved]
 
 
-class TestToday:
-    async def test_it_takes_all_below_it_along(self, api: TreeApi, acme: Entity, outbox_events: Events) -> None:
+class TestMoveToday:
+    async def test_descendants_move_along(self, api: TreeApi, acme: Entity, outbox_events: Events) -> None:
         top, middle, low = await chain(api, acme, 3)
         other = await api.set_up(acme, "OTHER")
         moved = await api.move_department(middle, other)
@@ -97,7 +97,7 @@ class TestToday:
         assert (await api.move_department(low, top)).parent_id == top.id
         assert await api.history(low) == [(top.id, day(-10), "")]
 
-    async def test_where_it_is_already_it_stays_as_it_is(
+    async def test_move_to_current_parent_changes_nothing(
         self, api: TreeApi, acme: Entity, outbox_events: Events
     ) -> None:
         top, low = await chain(api, acme, 2)
@@ -106,27 +106,27 @@ class TestToday:
         assert await told(outbox_events) == []
 
     @pytest.mark.parametrize("below", [0, 1, 2])
-    async def test_it_never_comes_below_itself(self, api: TreeApi, acme: Entity, below: int) -> None:
+    async def test_cycle_is_refused(self, api: TreeApi, acme: Entity, below: int) -> None:
         found = await chain(api, acme, 3)
         refused = await refusal(api.move_department(found[0], found[below]))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_CYCLE")
         assert refused.metadata == {"department_id": found[0].id, "new_parent_id": found[below].id, "date": day(0)}
         assert (await api.department(found[0])).parent_id == ""
 
-    async def test_the_lowest_of_what_is_moved_counts_for_the_depth(self, api: TreeApi, acme: Entity) -> None:
+    async def test_depth_of_the_moved_tree_counts(self, api: TreeApi, acme: Entity) -> None:
         deep, branch = await chain(api, acme, DEPTH_MAX - 2, "D"), await chain(api, acme, 3, "B")
         refused = await refusal(api.move_department(branch[0], deep[-1]))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": deep[-1].id, "limit": str(DEPTH_MAX), "date": day(0)}
         assert (await api.move_department(branch[1], deep[-1])).parent_id == deep[-1].id
 
-    async def test_it_stays_in_its_entity(self, api: TreeApi, acme: Entity) -> None:
+    async def test_parent_of_another_entity_is_refused(self, api: TreeApi, acme: Entity) -> None:
         mine, elsewhere = await api.set_up(acme), await api.set_up(await api.found("OTHER"))
         refused = await refusal(api.move_department(mine, elsewhere))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
         assert refused.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
 
-    async def test_an_inactive_department_neither_moves_nor_takes_others(self, api: TreeApi, acme: Entity) -> None:
+    async def test_inactive_department_cannot_move_or_become_parent(self, api: TreeApi, acme: Entity) -> None:
         active, inactive = await api.set_up(acme, "A"), await api.set_up(acme, "I")
         await api.retire(inactive)
         for move in (api.move_department(active, inactive), api.move_department(inactive, active)):
@@ -140,13 +140,15 @@ class TestToday:
             refused = await refusal(move)
             assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
-    async def test_an_etag_of_before_is_refused_also_after_a_plan(self, api: TreeApi, acme: Entity) -> None:
+    async def test_stale_etag_is_refused_also_after_a_planned_move(self, api: TreeApi, acme: Entity) -> None:
         mine, other = await api.set_up(acme, "A"), await api.set_up(acme, "B")
         planned = await api.move_department(mine, other, day(5), etag=mine.etag)
         assert planned.etag != mine.etag
         assert (await refusal(api.move_department(mine, other, etag=mine.etag))).reason == "ETAG_MISMATCH"
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: TreeApi, acme: Entity) -> None:
+    async def test_repeated_key_returns_same_response_and_refuses_another_body(
+        self, api: TreeApi, acme: Entity
+    ) -> None:
         mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
         first = await api.move_department(mine, one, request_id="key-1")
         await api.move_department(mine, other)
@@ -156,10 +158,8 @@ class TestToday:
         assert (await refusal(again)).reason == "IDEMPOTENCY_MISMATCH"
 
 
-class TestInThePast:
-    async def test_it_corrects_the_history(
-        self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events
-    ) -> None:
+class TestMoveInThePast:
+    async def test_history_is_corrected(self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events) -> None:
         mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
         await age(admin, api, 30)
         await api.move_department(mine, one, day(-20))
@@ -172,7 +172,9 @@ class TestInThePast:
         assert await api.history(mine) == [("", day(-30), day(-25)), (other.id, day(-25), "")]
         assert len(await told(outbox_events)) == 2  # today it is where it was
 
-    async def test_not_before_it_or_its_parent_was_set_up(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
+    async def test_day_before_creation_of_department_or_parent_is_refused(
+        self, api: TreeApi, acme: Entity, admin: Admin
+    ) -> None:
         old = await api.set_up(acme, "OLD")
         await age(admin, api, 10)
         young = await api.set_up(acme, "YOUNG")
@@ -181,7 +183,7 @@ class TestInThePast:
             assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"effective_date": "placement.first_day"})
         assert (await api.move_department(old, young, day(0))).parent_id == young.id
 
-    async def test_a_cycle_on_a_day_in_between_is_found(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
+    async def test_cycle_on_an_intermediate_day_is_refused(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
         one, other = await api.set_up(acme, "ONE"), await api.set_up(acme, "OTHER")
         await age(admin, api, 30)
         await api.move_department(other, one, day(-20))
@@ -193,8 +195,8 @@ class TestInThePast:
         assert (await api.move_department(one, other, day(-10))).parent_id == other.id
 
 
-class TestInTheFuture:
-    async def test_it_shows_in_the_history_and_nowhere_else_until_its_day(
+class TestPlannedMove:
+    async def test_planned_move_shows_only_in_the_history(
         self, api: TreeApi, acme: Entity, outbox_events: Events
     ) -> None:
         mine, other = await api.set_up(acme, "MINE"), await api.set_up(acme, "OTHER")
@@ -204,7 +206,7 @@ class TestInTheFuture:
         assert await api.history(mine) == [("", day(0), day(3)), (other.id, day(3), "")]
         assert await told(outbox_events) == []
 
-    async def test_when_the_day_has_come_a_timer_applies_it(
+    async def test_timer_applies_it_on_its_day(
         self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events
     ) -> None:
         mine, other, third = [await api.set_up(acme, code) for code in ("MINE", "OTHER", "THIRD")]
@@ -218,7 +220,7 @@ class TestInTheFuture:
         assert await timer_of(admin, acme) == datetime.fromisoformat(f"{day(2)}T00:00:00+00:00")
         assert (await api.department(third)).parent_id == ""
 
-    async def test_a_reorganisation_takes_effect_as_one(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
+    async def test_moves_of_one_day_take_effect_together(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
         """The lower of two becomes the upper one, which no order of single moves could do on the day."""
         upper, lower = await chain(api, acme, 2)
         await api.move_department(lower, "", day(2))
@@ -229,9 +231,7 @@ class TestInTheFuture:
         assert (await api.department(lower)).parent_id == ""
         assert await timer_of(admin, acme) is None
 
-    async def test_another_time_zone_brings_its_day_at_once(
-        self, api: TreeApi, outbox_events: Events, admin: Admin
-    ) -> None:
+    async def test_change_of_time_zone_can_make_it_due(self, api: TreeApi, outbox_events: Events, admin: Admin) -> None:
         west = await api.found("WEST", time_zone="Pacific/Pago_Pago")
         mine, other = await api.set_up(west, "MINE"), await api.set_up(west, "OTHER")
         [(_, today, _)] = await api.history(mine)
@@ -242,9 +242,7 @@ class TestInTheFuture:
         assert await told(outbox_events) == [(mine.id, "", other.id, tomorrow)]
         assert await timer_of(admin, west) is None
 
-    async def test_a_move_takes_the_place_of_all_that_was_planned_for_later(
-        self, api: TreeApi, acme: Entity, admin: Admin
-    ) -> None:
+    async def test_move_replaces_later_planned_moves(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
         mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
         await api.move_department(mine, one, day(3))
         await api.move_department(mine, other, day(6))
@@ -255,7 +253,7 @@ class TestInTheFuture:
         assert (taken_back.parent_id, await api.history(mine)) == ("", [("", day(0), "")])
         assert await timer_of(admin, acme) is None
 
-    async def test_what_is_planned_for_others_counts(self, api: TreeApi, acme: Entity) -> None:
+    async def test_planned_moves_of_others_count(self, api: TreeApi, acme: Entity) -> None:
         one, other = await api.set_up(acme, "ONE"), await api.set_up(acme, "OTHER")
         await api.move_department(one, other, day(5))
         refused = await refusal(api.move_department(other, one))
@@ -265,7 +263,7 @@ class TestInTheFuture:
         await api.move_department(one, "", day(8))
         assert (await api.move_department(other, one, day(9))).parent_id == ""
 
-    async def test_what_is_set_up_below_must_fit_on_later_days_too(self, api: TreeApi, acme: Entity) -> None:
+    async def test_new_department_must_fit_on_later_days_too(self, api: TreeApi, acme: Entity) -> None:
         deep, branch = await chain(api, acme, DEPTH_MAX - 2, "D"), await chain(api, acme, 2, "B")
         await api.move_department(branch[0], deep[-1], day(4))
         refused = await refusal(api.set_up(acme, "LOWEST", parent_id=branch[1].id))
@@ -290,7 +288,7 @@ async def ring(admin: Admin, entity: Entity) -> None:
 
 
 class TestListDepartmentHistory:
-    async def test_it_comes_page_by_page_while_it_grows(self, api: TreeApi, acme: Entity) -> None:
+    async def test_pages_list_each_once_despite_new_moves(self, api: TreeApi, acme: Entity) -> None:
         mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
         for number in range(1, 6):
             await api.move_department(mine, one if number % 2 else other, day(number))
@@ -307,12 +305,12 @@ class TestListDepartmentHistory:
         refused = await refusal(api.who.call(api.departments_stub.ListDepartmentHistory, request))
         assert refused.reason == "PAGE_TOKEN_INVALID"
 
-    async def test_an_unknown_one_is_not_found(self, api: TreeApi) -> None:
+    async def test_unknown_department_is_not_found(self, api: TreeApi) -> None:
         assert (await refusal(api.history(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
 
 
 class TestScopes:
-    async def test_who_is_confined_to_departments_moves_within_them(
+    async def test_caller_confined_to_departments_moves_within_them(
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         top = await api.set_up(acme, "TOP")
@@ -330,14 +328,14 @@ class TestScopes:
         for call in calls:
             assert (await refusal(call)).reason == "DEPARTMENT_NOT_FOUND"
 
-    async def test_who_is_confined_to_the_entity_moves_to_its_top(
+    async def test_caller_confined_to_entity_moves_to_its_top(
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         _, low = await chain(api, acme, 2)
         conny = api_for(caller(subject="conny", entity_scope=[acme.id]))
         assert (await conny.move_department(low)).parent_id == ""
 
-    async def test_another_tenant_finds_nothing(
+    async def test_other_tenant_finds_nothing(
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         mine = await api.set_up(acme)
@@ -351,7 +349,7 @@ class TestScopes:
             refused = await refusal(call)
             assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": mine.id})
 
-    async def test_a_viewer_changes_nothing(
+    async def test_viewer_cannot_move(
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         mine, viewer = await api.set_up(acme), api_for(caller("viewer"))
@@ -360,8 +358,8 @@ class TestScopes:
         assert len(await viewer.history(mine)) == 1
 
 
-class TestAtTheSameTime:
-    async def test_of_two_opposite_moves_one_wins(self, api: TreeApi, acme: Entity) -> None:
+class TestConcurrentMoves:
+    async def test_of_two_opposite_moves_one_succeeds(self, api: TreeApi, acme: Entity) -> None:
         for number in range(10):
             one, other = await api.set_up(acme, f"ONE{number}"), await api.set_up(acme, f"OTHER{number}")
             moves = api.move_department(one, other), api.move_department(other, one)
@@ -370,7 +368,7 @@ class TestAtTheSameTime:
             assert [each.reason for each in refused] == ["DEPARTMENT_CYCLE"]
 
     @pytest.mark.parametrize("seed", range(3))
-    async def test_random_moves_on_random_days_leave_a_tree_on_every_day(
+    async def test_random_moves_leave_a_tree_on_every_day(
         self, api: TreeApi, acme: Entity, admin: Admin, seed: int
     ) -> None:
         random = Random(seed)  # noqa: S311 - which moves, not a secret
@@ -424,7 +422,7 @@ def levels_to(parents: dict[Any, Any], department_id: Any) -> int:
 
 
 class TestPaths:
-    async def test_the_way_from_the_top_of_many_departments_at_once(
+    async def test_paths_of_many_departments(
         self, api: TreeApi, acme: Entity, entities_served: Served[Entities]
     ) -> None:
         top, middle, low = await chain(api, acme, 3)

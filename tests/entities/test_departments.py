@@ -28,7 +28,7 @@ async def acme(api: EntitiesApi) -> Entity:
 
 
 class TestCreateDepartment:
-    async def test_it_has_what_was_given(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_has_the_given_fields(self, api: EntitiesApi, acme: Entity) -> None:
         top = await api.set_up(acme, "TOP")
         given: dict[str, Any] = {
             "entity_id": acme.id, "parent_id": top.id, "code": "ENG", "name": "Engineering", "cost_center": "4711",
@@ -45,23 +45,23 @@ class TestCreateDepartment:
         )
         assert await api.department(created) == created
 
-    async def test_a_code_is_taken_once_in_an_entity(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_code_is_unique_within_the_entity(self, api: EntitiesApi, acme: Entity) -> None:
         await api.set_up(acme, "ENG")
         refused = await refusal(api.set_up(acme, "ENG"))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "DEPARTMENT_CODE_TAKEN")
         assert refused.metadata == {"entity_id": acme.id, "code": "ENG"}
         assert (await api.set_up(await api.found("OTHER"), "ENG")).code == "ENG"
 
-    async def test_an_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
+    async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
         nobody = ids.ENTITY.format(ids.new())
         refused = await refusal(api.set_up(nobody))
         assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
 
-    async def test_an_unknown_parent_is_not_found(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_unknown_parent_is_not_found(self, api: EntitiesApi, acme: Entity) -> None:
         refused = await refusal(api.set_up(acme, parent_id=NOBODY))
         assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
-    async def test_a_deactivated_entity_takes_no_department(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_inactive_entity_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
         top = await api.set_up(acme, "TOP")
         await api.deactivate(acme)
         for given in ({}, {"parent_id": top.id}):
@@ -69,20 +69,20 @@ class TestCreateDepartment:
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
             assert refused.metadata == {"entity_id": acme.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_an_inactive_department_takes_no_child(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
+    async def test_inactive_parent_is_refused(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
         top = await api.set_up(acme, "TOP")
         await _retire(admin, top)
         refused = await refusal(api.set_up(acme, parent_id=top.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
         assert refused.metadata == {"department_id": top.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_the_parent_is_of_the_same_entity(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_parent_of_another_entity_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
         elsewhere = await api.set_up(await api.found("OTHER"), "TOP")
         refused = await refusal(api.set_up(acme, parent_id=elsewhere.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
         assert refused.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
 
-    async def test_the_tree_has_sixteen_levels_at_most(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_tree_has_sixteen_levels_at_most(self, api: EntitiesApi, acme: Entity) -> None:
         lowest = await api.set_up(acme, "L1")
         for level in range(2, 17):
             lowest = await api.set_up(acme, f"L{level}", parent_id=lowest.id)
@@ -90,7 +90,7 @@ class TestCreateDepartment:
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": lowest.id, "limit": "16"}
 
-    async def test_its_history_begins_on_the_day_of_its_entity(
+    async def test_history_begins_today_in_the_time_zone_of_the_entity(
         self, api: EntitiesApi, acme: Entity, admin: Admin
     ) -> None:
         before = datetime.now(ZoneInfo(acme.time_zone)).date()
@@ -106,13 +106,15 @@ class TestCreateDepartment:
         assert [(row["department_id"], row["parent_id"]) for row in history] == [(top_id, None), (below_id, top_id)]
         assert all(before <= row["effective_from"] <= after and row["effective_to"] is None for row in history)
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_repeated_key_returns_same_response_and_refuses_another_body(
+        self, api: EntitiesApi, acme: Entity
+    ) -> None:
         first = await api.set_up(acme, request_id="key-1")
         assert await api.set_up(acme, request_id="key-1") == first
         assert (await refusal(api.set_up(acme, "OTHER", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
         assert await api.departments() == ["ENG"]
 
-    async def test_none_slips_in_while_the_entity_is_deactivated(self, api: EntitiesApi) -> None:
+    async def test_concurrent_deactivation_of_the_entity_excludes_it(self, api: EntitiesApi) -> None:
         for round_ in range(8):
             entity = await api.found(f"E{round_}")
             births = (api.set_up(entity, f"D{n}") for n in range(3))
@@ -123,7 +125,7 @@ class TestCreateDepartment:
 
 
 class TestUpdateDepartment:
-    async def test_only_what_is_given_changes(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_only_given_fields_change(self, api: EntitiesApi, acme: Entity) -> None:
         department = await api.set_up(acme, cost_center="1", headcount=3)
         updated = await api.change(department, name="Research", gl_code="6100")
         expected = Department()
@@ -133,7 +135,7 @@ class TestUpdateDepartment:
         assert updated == expected
         assert await api.department(department) == updated
 
-    async def test_named_or_given_empty_is_cleared(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_empty_fields_are_cleared(self, api: EntitiesApi, acme: Entity) -> None:
         department = await api.set_up(acme, cost_center="1", gl_code="2", manager_user_id="bob", headcount=3)
         request = pb.UpdateDepartmentRequest(id=department.id)
         request.update_mask.paths.extend(["cost_center", "headcount"])
@@ -148,20 +150,20 @@ class TestUpdateDepartment:
         refused = await refusal(api.who.call(api.departments_stub.UpdateDepartment, request))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"code", "name"})
 
-    async def test_a_new_code_must_be_free(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_new_code_must_be_free(self, api: EntitiesApi, acme: Entity) -> None:
         await api.set_up(acme, "ONE")
         two = await api.set_up(acme, "TWO")
         assert (await refusal(api.change(two, code="ONE"))).reason == "DEPARTMENT_CODE_TAKEN"
         assert (await api.change(two, code="THREE")).code == "THREE"
 
-    async def test_a_stale_etag_changes_nothing(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_stale_etag_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
         department = await api.set_up(acme)
         await api.change(department, name="Research", etag="1")
         refused = await refusal(api.change(department, name="Development", etag="1"))
         assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
         assert (await api.department(department)).name == "Research"
 
-    async def test_a_new_manager_is_told(
+    async def test_change_of_manager_is_published(
         self, api: EntitiesApi, acme: Entity, published_events: PublishedEvents
     ) -> None:
         department = await api.set_up(acme, manager_user_id="bob")
@@ -175,25 +177,27 @@ class TestUpdateDepartment:
             DepartmentManagerChanged(**names, old_manager_user_id="carol", new_manager_user_id=""),
         ]
 
-    async def test_an_inactive_department_can_be_put_right(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
+    async def test_inactive_department_can_be_changed(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
         department = await api.set_up(acme)
         await _retire(admin, department)
         assert (await api.change(department, name="Closed")).state == Department.INACTIVE
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_repeated_key_returns_same_response_and_refuses_another_body(
+        self, api: EntitiesApi, acme: Entity
+    ) -> None:
         department = await api.set_up(acme)
         first = await api.change(department, name="Research", request_id="key-1")
         assert await api.change(department, name="Research", request_id="key-1") == first
         assert (await refusal(api.change(department, name="X", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
 
-    async def test_an_unknown_department_is_not_found(self, api: EntitiesApi) -> None:
+    async def test_unknown_department_is_not_found(self, api: EntitiesApi) -> None:
         for call in (api.change(NOBODY, name="X"), api.department(NOBODY)):
             refused = await refusal(call)
             assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
 
 class TestGetDepartments:
-    async def test_those_that_there_are(
+    async def test_unknown_ids_are_left_out(
         self, api: EntitiesApi, acme: Entity, service_caller: Caller, caller: Callable[..., Caller]
     ) -> None:
         one, two = await api.set_up(acme, "ONE"), await api.set_up(acme, "TWO")
@@ -213,9 +217,7 @@ async def _retire(admin: Admin, department: Department) -> None:
         )
 
 
-async def test_the_database_itself_refuses_a_parent_of_another_entity(
-    api: EntitiesApi, acme: Entity, admin: Admin
-) -> None:
+async def test_database_refuses_parent_of_another_entity(api: EntitiesApi, acme: Entity, admin: Admin) -> None:
     elsewhere = await api.set_up(await api.found("OTHER"), "TOP")
     department = await api.who.call(api.departments_stub.CreateDepartment, department_request(acme))
     with pytest.raises(asyncpg.ForeignKeyViolationError):

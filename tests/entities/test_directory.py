@@ -88,14 +88,14 @@ def said(managed: Managed, tenant: UUID) -> Callable[[], Awaitable[list[OutboxEv
     return find
 
 
-class TestWhoMayManage:
-    async def test_an_active_user_may(self, api: EntitiesApi) -> None:
+class TestManagerCheck:
+    async def test_active_user_is_accepted(self, api: EntitiesApi) -> None:
         department = await api.set_up(await api.found(), manager_user_id="erin")
         assert (await api.change(department, manager_user_id="sam")).manager_user_id == "sam"
         assert (await api.change(department, manager_user_id="")).manager_user_id == ""
         assert (await api.change(department, name="Machines")).name == "Machines"
 
-    async def test_somebody_unknown_may_not(self, api: EntitiesApi) -> None:
+    async def test_unknown_user_is_refused(self, api: EntitiesApi) -> None:
         entity = await api.found()
         refused = await refusal(api.set_up(entity, manager_user_id="nobody"))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "MANAGER_NOT_FOUND")
@@ -104,12 +104,12 @@ class TestWhoMayManage:
         assert (await refusal(api.change(department, manager_user_id="nobody"))).reason == "MANAGER_NOT_FOUND"
         assert (await api.department(department)).manager_user_id == ""
 
-    async def test_somebody_who_has_left_may_not(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
+    async def test_deactivated_user_is_refused(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
         managed.users.set_active(tenant, "erin", active=False)
         refused = await refusal(api.set_up(await api.found(), manager_user_id="erin"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "MANAGER_INACTIVE")
 
-    async def test_a_repeated_request_is_answered_as_before_whoever_has_left(
+    async def test_repeated_request_returns_same_response_after_deactivation(
         self, api: EntitiesApi, managed: Managed, tenant: UUID
     ) -> None:
         entity = await api.found()
@@ -117,7 +117,7 @@ class TestWhoMayManage:
         managed.users.set_active(tenant, "erin", active=False)
         assert await api.set_up(entity, manager_user_id="erin", request_id="k") == first
 
-    async def test_while_user_management_is_away_only_a_new_manager_is_refused(
+    async def test_unavailable_user_management_only_blocks_new_managers(
         self,
         settings: Callable[..., Settings],
         fresh_database: Callable[[], Awaitable[Copy]],
@@ -132,12 +132,12 @@ class TestWhoMayManage:
             assert (refused.code, refused.reason) == (StatusCode.UNAVAILABLE, "UNAVAILABLE")
             assert (await api.change(department, name="Machines")).name == "Machines"
 
-    async def test_where_there_is_none_everybody_may(self, entities: Entities, finance: Caller) -> None:
+    async def test_without_user_management_every_user_is_accepted(self, entities: Entities, finance: Caller) -> None:
         api = EntitiesApi(finance, entities)
         assert (await api.set_up(await api.found(), manager_user_id="anybody")).manager_user_id == "anybody"
 
 
-class TestWhoLeaves:
+class TestDeactivatedManager:
     async def _leave(self, managed: Managed, tenant: UUID, user_id: str) -> None:
         await directory.deactivate(managed.jetstream, managed.users, tenant, user_id)
 
@@ -147,7 +147,7 @@ class TestWhoLeaves:
 
         await eventually(look)
 
-    async def test_their_manager_takes_over_what_they_managed_and_nothing_else(
+    async def test_manager_of_the_user_takes_over_the_departments(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
         entity = await api.found()
@@ -163,15 +163,13 @@ class TestWhoLeaves:
             assert event.body["new_manager_user_id"] == "grace"
             assert event.actor == "/platform/users"
 
-    async def test_where_the_manager_has_left_too_the_next_one_does(
-        self, api: EntitiesApi, managed: Managed, tenant: UUID
-    ) -> None:
+    async def test_inactive_managers_are_skipped(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
         department = await api.set_up(await api.found(), manager_user_id="dave")
         managed.users.set_active(tenant, "erin", active=False)
         await self._leave(managed, tenant, "dave")
         await self._managed_by(api, [department], "grace")
 
-    async def test_where_there_is_nobody_above_nobody_answers_for_it(
+    async def test_without_active_manager_the_department_has_none(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
         department = await api.set_up(await api.found(), manager_user_id="grace")
@@ -179,7 +177,7 @@ class TestWhoLeaves:
         await self._managed_by(api, [department], "")
         assert [event.body.get("new_manager_user_id", "") for event in await said()] == [""]
 
-    async def test_another_tenants_departments_stay_as_they_are(
+    async def test_departments_of_other_tenants_stay(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, caller: Callable[..., Caller]
     ) -> None:
         theirs = await api.set_up(await api.found(), manager_user_id="erin")
@@ -189,7 +187,7 @@ class TestWhoLeaves:
         await self._managed_by(api, [theirs], "grace")
         assert (await elsewhere.department(other)).manager_user_id == "erin"
 
-    async def test_told_twice_it_is_done_once_and_who_came_back_keeps_what_they_got(
+    async def test_repeated_event_has_no_effect_on_a_reactivated_user(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
         department = await api.set_up(await api.found(), manager_user_id="erin")
@@ -203,7 +201,7 @@ class TestWhoLeaves:
         await feed()
         assert (await api.department(department)).manager_user_id == "erin"
 
-    async def test_an_event_that_names_nobody_touches_no_department(
+    async def test_event_without_user_has_no_effect(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
         await api.set_up(await api.found())
@@ -211,7 +209,7 @@ class TestWhoLeaves:
             await self._feeder(managed, tenant, "")()
         assert not await said()
 
-    async def test_without_user_management_nobody_takes_over(
+    async def test_without_user_management_the_department_has_no_manager(
         self, entities_served: Served[Entities], finance: Caller, tenant: UUID
     ) -> None:
         api = EntitiesApi(finance, entities_served.stubs)

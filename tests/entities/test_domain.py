@@ -67,12 +67,12 @@ def test_every_action_in_every_state_of_a_department(state: DepartmentState, act
     assert refused.value.metadata["allowed"] == ", ".join(allowed)
 
 
-def test_every_action_is_allowed_somewhere() -> None:
+def test_every_action_is_allowed_in_some_state() -> None:
     assert {action for _, action in domain.entities.ENTITY_TRANSITIONS} == set(EntityAction)
     assert {action for _, action in domain.departments.DEPARTMENT_TRANSITIONS} == set(DepartmentAction)
 
 
-def test_sixteen_levels_and_no_more() -> None:
+def test_sixteen_levels_are_the_limit() -> None:
     path = [ids.new() for _ in range(16)]
     domain.entities.check_depth(path[:15])
     domain.entities.check_depth(path[:6], levels=10)
@@ -94,5 +94,5 @@ def test_sixteen_levels_and_no_more() -> None:
         ("Asia/Tokyo", date(2027, 1, 1)),
     ],
 )
-def test_the_day_is_that_of_the_zone(time_zone: str, day: date) -> None:
+def test_date_is_that_of_the_time_zone(time_zone: str, day: date) -> None:
     assert dates.date_in(time_zone, datetime(2026, 12, 31, 15, 0, tzinfo=UTC)) == day

@@ -25,7 +25,7 @@ def outcomes(answers: Iterable[object]) -> list[str]:
 
 
 class TestCreateEntity:
-    async def test_it_has_what_was_given(self, api: EntitiesApi) -> None:
+    async def test_has_the_given_fields(self, api: EntitiesApi) -> None:
         root = await api.found("ROOT")
         given: dict[str, Any] = {
             "parent_id": root.id,
@@ -61,7 +61,7 @@ class TestCreateEntity:
         assert created.create_time.ToDatetime(UTC) == pytest.approx(now, abs=timedelta(seconds=20))
         assert await api.get(created) == created
 
-    async def test_what_is_left_out_has_its_default(self, api: EntitiesApi) -> None:
+    async def test_defaults(self, api: EntitiesApi) -> None:
         created = await api.found("ACME", legal_name="Acme SE")
         assert created.parent_id == ""
         assert created.display_name == "Acme SE"
@@ -72,17 +72,17 @@ class TestCreateEntity:
         assert created.consolidation == Entity.INCLUDE
         assert not created.HasField("address")
 
-    async def test_zero_days_to_pay_are_not_the_default(self, api: EntitiesApi) -> None:
+    async def test_zero_payment_days_are_not_the_default(self, api: EntitiesApi) -> None:
         assert (await api.found(payment_terms_days=0)).payment_terms_days == 0
 
-    async def test_all_bad_fields_are_named_at_once(self, api: EntitiesApi) -> None:
+    async def test_error_lists_all_invalid_fields(self, api: EntitiesApi) -> None:
         refused = await refusal(
             api.found("no spaces", currency_code="EUX", country_code="XX", time_zone="Mars/Base", parent_id="dep_1")
         )
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == {"code", "currency_code", "country_code", "time_zone", "parent_id"}
 
-    async def test_a_code_is_taken_once_in_a_tenant(
+    async def test_code_is_unique_within_the_tenant(
         self, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         await api.found("ACME")
@@ -92,24 +92,24 @@ class TestCreateEntity:
         other_tenant = api_for(caller("finance", tenant=ids.new()))
         assert (await other_tenant.found("ACME")).code == "ACME"
 
-    async def test_of_many_with_one_code_at_once_one_is_created(self, api: EntitiesApi) -> None:
+    async def test_of_concurrent_creations_with_one_code_one_succeeds(self, api: EntitiesApi) -> None:
         answers = await asyncio.gather(*(api.found("ACME") for _ in range(8)), return_exceptions=True)
         assert outcomes(answers) == ["ENTITY_CODE_TAKEN"] * 7 + ["done"]
         assert await api.entities() == ["ACME"]
 
-    async def test_an_unknown_parent_is_not_found(self, api: EntitiesApi) -> None:
+    async def test_unknown_parent_is_not_found(self, api: EntitiesApi) -> None:
         refused = await refusal(api.found(parent_id=NOBODY))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
         assert refused.metadata == {"entity_id": NOBODY}
 
-    async def test_a_deactivated_entity_takes_no_child(self, api: EntitiesApi) -> None:
+    async def test_inactive_parent_is_refused(self, api: EntitiesApi) -> None:
         parent = await api.found("PARENT")
         await api.deactivate(parent)
         refused = await refusal(api.found("CHILD", parent_id=parent.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
         assert refused.metadata == {"entity_id": parent.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_the_tree_has_sixteen_levels_at_most(self, api: EntitiesApi) -> None:
+    async def test_tree_has_sixteen_levels_at_most(self, api: EntitiesApi) -> None:
         lowest = await api.found("L1")
         for level in range(2, 17):
             lowest = await api.found(f"L{level}", parent_id=lowest.id)
@@ -117,7 +117,7 @@ class TestCreateEntity:
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": lowest.id, "limit": "16"}
 
-    async def test_the_world_is_told_once(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
+    async def test_event_is_published_once(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
         root = await api.found("ROOT")
         child = await api.found("CHILD", parent_id=root.id, currency_code="USD")
         assert await published_events.at_least(2, EntityCreated) == [
@@ -125,7 +125,7 @@ class TestCreateEntity:
             EntityCreated(entity_id=child.id, parent_id=root.id, code="CHILD", currency_code="USD"),
         ]
 
-    async def test_a_key_is_answered_the_same_for_ever(
+    async def test_repeated_key_returns_same_response(
         self, api: EntitiesApi, published_events: PublishedEvents
     ) -> None:
         keyed = entity_request("ACME", request_id="key-1")
@@ -137,19 +137,19 @@ class TestCreateEntity:
         assert await api.entities() == ["ACME"]
         assert len(await published_events.at_least(1, EntityCreated)) == 1
 
-    async def test_a_key_with_another_body_is_refused(self, api: EntitiesApi) -> None:
+    async def test_key_with_another_body_is_refused(self, api: EntitiesApi) -> None:
         await api.found("ACME", request_id="key-1")
         refused = await refusal(api.found("OTHER", request_id="key-1"))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
         assert await api.entities() == ["ACME"]
 
-    async def test_one_key_at_once_has_one_effect(self, api: EntitiesApi) -> None:
+    async def test_concurrent_calls_with_one_key_have_one_effect(self, api: EntitiesApi) -> None:
         answers = await asyncio.gather(*(api.found("ACME", request_id="key-1") for _ in range(8)))
         assert len({answer.id for answer in answers}) == 1
 
 
 class TestUpdateEntity:
-    async def test_only_what_is_given_changes(self, api: EntitiesApi) -> None:
+    async def test_only_given_fields_change(self, api: EntitiesApi) -> None:
         entity = await api.found(tax_id="DE111111125", metadata={"a": "1"})
         updated = await api.update(entity, legal_name="New SE", metadata={"b": "2"})
         expected = Entity()
@@ -163,12 +163,12 @@ class TestUpdateEntity:
         assert updated.update_time.ToNanoseconds() > entity.update_time.ToNanoseconds()
         assert await api.get(entity) == updated
 
-    async def test_nothing_to_change_leaves_the_etag(self, api: EntitiesApi) -> None:
+    async def test_empty_update_keeps_the_etag(self, api: EntitiesApi) -> None:
         entity = await api.found()
         assert await api.update(entity) == entity
         assert await api.update(entity, legal_name=entity.legal_name) == entity
 
-    async def test_a_stale_etag_changes_nothing(self, api: EntitiesApi) -> None:
+    async def test_stale_etag_is_refused(self, api: EntitiesApi) -> None:
         entity = await api.found()
         changed = await api.update(entity, legal_name="First SE", etag=entity.etag)
         refused = await refusal(api.update(entity, legal_name="Second SE", etag=entity.etag))
@@ -176,13 +176,13 @@ class TestUpdateEntity:
         assert refused.metadata == {"given": "1", "etag": "2"}
         assert await api.get(entity) == changed
 
-    async def test_of_many_with_one_etag_at_once_one_changes_it(self, api: EntitiesApi) -> None:
+    async def test_of_concurrent_updates_with_one_etag_one_succeeds(self, api: EntitiesApi) -> None:
         entity = await api.found()
         updates = (api.update(entity, legal_name=f"N{n}", etag=entity.etag) for n in range(8))
         answers = await asyncio.gather(*updates, return_exceptions=True)
         assert outcomes(answers) == ["ETAG_MISMATCH"] * 7 + ["done"]
 
-    async def test_fields_named_and_not_given_are_cleared(self, api: EntitiesApi) -> None:
+    async def test_fields_of_the_mask_without_value_are_cleared(self, api: EntitiesApi) -> None:
         entity = await api.found(
             display_name="Acme", tax_id="DE111111125", registration_number="2", tax_rate_bp=3,
             address=Address(city="Bonn"),
@@ -201,7 +201,7 @@ class TestUpdateEntity:
             bare.ClearField(field)
         assert cleared == bare
 
-    async def test_fields_given_empty_are_cleared_too(self, api: EntitiesApi) -> None:
+    async def test_empty_fields_are_cleared(self, api: EntitiesApi) -> None:
         entity = await api.found(display_name="Acme", time_zone="Europe/Berlin", invoice_prefix="X-", tax_rate_bp=3)
         cleared = await api.update(
             entity, display_name="", time_zone="", invoice_prefix="", tax_rate_bp=0, payment_terms_days=0
@@ -210,7 +210,7 @@ class TestUpdateEntity:
         assert (cleared.invoice_prefix, cleared.tax_rate_bp) == ("ACME", 0)
         assert cleared.payment_terms_days == 0
 
-    async def test_the_fields_that_an_entity_needs_cannot_be_cleared(self, api: EntitiesApi) -> None:
+    async def test_required_fields_cannot_be_cleared(self, api: EntitiesApi) -> None:
         entity = await api.found()
         request = pb.UpdateEntityRequest(id=entity.id)
         request.update_mask.paths.extend(["code", "legal_name", "entity_type", "country_code", "tax_id"])
@@ -219,7 +219,7 @@ class TestUpdateEntity:
         assert set(refused.fields) == {"code", "legal_name", "entity_type", "country_code"}
         assert await api.get(entity) == entity
 
-    async def test_a_mask_leaves_the_other_fields_alone(self, api: EntitiesApi) -> None:
+    async def test_fields_outside_the_mask_stay(self, api: EntitiesApi) -> None:
         entity = await api.found(tax_id="DE111111125")
         request = pb.UpdateEntityRequest(id=entity.id, legal_name="New SE", tax_id="DE136695976")
         request.update_mask.paths.append("legal_name")
@@ -227,13 +227,13 @@ class TestUpdateEntity:
         assert (updated.legal_name, updated.tax_id) == ("New SE", "DE111111125")
 
     @pytest.mark.parametrize("path", ["currency_code", "state", "address.city", "etag"])
-    async def test_a_mask_names_fields_that_can_change(self, api: EntitiesApi, path: str) -> None:
+    async def test_mask_with_unknown_field_is_refused(self, api: EntitiesApi, path: str) -> None:
         request = pb.UpdateEntityRequest(id=(await api.found()).id)
         request.update_mask.paths.append(path)
         refused = await refusal(api.who.call(api.entities_stub.UpdateEntity, request))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"update_mask"})
 
-    async def test_a_new_code_must_be_free_and_leaves_the_invoice_prefix(self, api: EntitiesApi) -> None:
+    async def test_new_code_must_be_free_and_keeps_the_invoice_prefix(self, api: EntitiesApi) -> None:
         await api.found("ONE")
         two = await api.found("TWO")
         refused = await refusal(api.update(two, code="ONE"))
@@ -241,25 +241,25 @@ class TestUpdateEntity:
         renamed = await api.update(two, code="THREE")
         assert (renamed.code, renamed.invoice_prefix) == ("THREE", "TWO")
 
-    async def test_a_deactivated_entity_does_not_change(self, api: EntitiesApi) -> None:
+    async def test_inactive_entity_cannot_be_changed(self, api: EntitiesApi) -> None:
         entity = await api.found()
         await api.deactivate(entity)
         refused = await refusal(api.update(entity, legal_name="New SE"))
         assert (refused.reason, refused.metadata["allowed"]) == ("ENTITY_STATE", "ACTIVE")
 
-    async def test_an_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
+    async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
         assert (await refusal(api.update(NOBODY, legal_name="New SE"))).reason == "ENTITY_NOT_FOUND"
 
 
 class TestDeactivateEntity:
-    async def test_the_world_is_told(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
+    async def test_event_is_published(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
         entity = await api.found()
         deactivated = await api.deactivate(entity)
         assert (deactivated.state, deactivated.etag) == (Entity.INACTIVE, "2")
         assert await api.get(entity) == deactivated
         assert await published_events.first(EntityDeactivated) == EntityDeactivated(entity_id=entity.id)
 
-    async def test_active_children_come_first(self, api: EntitiesApi) -> None:
+    async def test_active_children_forbid_it(self, api: EntitiesApi) -> None:
         parent = await api.found("PARENT")
         child = await api.found("CHILD", parent_id=parent.id)
         refused = await refusal(api.deactivate(parent))
@@ -268,14 +268,16 @@ class TestDeactivateEntity:
         await api.deactivate(child)
         assert (await api.deactivate(parent)).state == Entity.INACTIVE
 
-    async def test_twice_names_the_state_and_the_allowed_ones(self, api: EntitiesApi) -> None:
+    async def test_second_time_names_current_and_allowed_states(self, api: EntitiesApi) -> None:
         entity = await api.found()
         await api.deactivate(entity)
         refused = await refusal(api.deactivate(entity))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
         assert refused.metadata == {"entity_id": entity.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
-    async def test_a_key_is_answered_the_same_twice(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
+    async def test_repeated_key_returns_same_response(
+        self, api: EntitiesApi, published_events: PublishedEvents
+    ) -> None:
         entity = await api.found()
         first = await api.deactivate(entity, request_id="key-1")
         assert await api.deactivate(entity, request_id="key-1") == first
@@ -283,13 +285,13 @@ class TestDeactivateEntity:
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
         assert len(await published_events.at_least(1, EntityDeactivated)) == 1
 
-    async def test_a_stale_etag_changes_nothing(self, api: EntitiesApi) -> None:
+    async def test_stale_etag_is_refused(self, api: EntitiesApi) -> None:
         entity = await api.found()
         refused = await refusal(api.deactivate(entity, etag="7"))
         assert refused.reason == "ETAG_MISMATCH"
         assert (await api.get(entity)).state == Entity.ACTIVE
 
-    async def test_no_child_slips_in_at_the_same_moment(self, api: EntitiesApi) -> None:
+    async def test_concurrent_creation_of_a_child_excludes_it(self, api: EntitiesApi) -> None:
         for round_ in range(12):
             parent = await api.found(f"P{round_}")
             births = (api.found(f"C{round_}-{n}", parent_id=parent.id) for n in range(3))

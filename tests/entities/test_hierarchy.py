@@ -20,7 +20,7 @@ async def group(api: EntitiesApi) -> dict[str, Entity]:
 
 
 class TestGetEntityHierarchy:
-    async def test_the_whole_tree_ordered_by_code(self, api: EntitiesApi) -> None:
+    async def test_whole_tree_is_sorted_by_code(self, api: EntitiesApi) -> None:
         entities = await group(api)
         tree = await api.tree(entities["ROOT"])
         assert shape(tree) == {"ROOT": [{"A": [{"A1": [{"A11": []}]}, {"A2": []}]}, {"B": []}, {"C": []}]}
@@ -28,12 +28,12 @@ class TestGetEntityHierarchy:
         assert tree.children[0].entity == entities["A"]
         assert tree.children[0].etag == entities["A"].etag == "1"
 
-    async def test_a_branch_of_it(self, api: EntitiesApi) -> None:
+    async def test_subtree(self, api: EntitiesApi) -> None:
         entities = await group(api)
         assert shape(await api.tree(entities["A"])) == {"A": [{"A1": [{"A11": []}]}, {"A2": []}]}
         assert shape(await api.tree(entities["C"])) == {"C": []}
 
-    async def test_a_depth_says_where_it_left_children_out(self, api: EntitiesApi) -> None:
+    async def test_max_depth_marks_truncated_entities(self, api: EntitiesApi) -> None:
         entities = await group(api)
         assert shape(await api.tree(entities["ROOT"], 1)) == {"ROOT": [{"A…": []}, {"B": []}, {"C": []}]}
         two = {"ROOT": [{"A": [{"A1…": []}, {"A2": []}]}, {"B": []}, {"C": []}]}
@@ -41,7 +41,7 @@ class TestGetEntityHierarchy:
         assert await api.tree(entities["ROOT"], 3) == await api.tree(entities["ROOT"])
         assert await api.tree(entities["ROOT"], 32) == await api.tree(entities["ROOT"])
 
-    async def test_deactivated_entities_stay_in_it(self, api: EntitiesApi) -> None:
+    async def test_inactive_entities_are_included(self, api: EntitiesApi) -> None:
         entities = await group(api)
         await api.deactivate(entities["C"])
         assert (await api.tree(entities["ROOT"])).children[2].entity.state == Entity.INACTIVE
@@ -61,7 +61,7 @@ class TestGetEntityHierarchy:
             seen.append(tree.entity.code)
         assert seen == codes
 
-    async def test_what_has_changed_since_it_was_read_is_seen_at_once(self, api: EntitiesApi) -> None:
+    async def test_changes_are_visible_immediately(self, api: EntitiesApi) -> None:
         entities = await group(api)
         before = await api.tree(entities["ROOT"])
         assert await api.tree(entities["ROOT"]) == before
@@ -72,7 +72,7 @@ class TestGetEntityHierarchy:
         before.children[0].etag = "2"
         assert after == before
 
-    async def test_an_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
+    async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
         nobody = ids.ENTITY.format(ids.new())
         refused = await refusal(api.tree(nobody))
         assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})

@@ -22,7 +22,7 @@ async def entity_pages(api: EntitiesApi, page_size: int, **filters: object) -> A
 
 
 class TestListEntities:
-    async def test_each_is_on_one_page_while_others_are_founded(self, api: EntitiesApi) -> None:
+    async def test_pages_list_each_once_despite_new_entities(self, api: EntitiesApi) -> None:
         codes = [f"E{n}" for n in range(9)]
         for code in codes:
             await api.found(code)
@@ -34,12 +34,12 @@ class TestListEntities:
                 codes.append((await api.found(f"LATE{len(seen)}")).code)
         assert seen == codes
 
-    async def test_a_last_page_that_is_full_says_so(self, api: EntitiesApi) -> None:
+    async def test_full_last_page_has_no_token(self, api: EntitiesApi) -> None:
         for n in range(4):
             await api.found(f"E{n}")
         assert [page async for page in entity_pages(api, 2)] == [["E0", "E1"], ["E2", "E3"]]
 
-    async def test_fifty_by_default(self, api: EntitiesApi) -> None:
+    async def test_page_has_fifty_by_default(self, api: EntitiesApi) -> None:
         for n in range(51):
             await api.found(f"E{n}")
         page = await api.who.call(api.entities_stub.ListEntities, pb.ListEntitiesRequest())
@@ -67,13 +67,13 @@ class TestListEntities:
         assert await api.entities(q="t", entity_type=Entity.HOLDING, state=Entity.ACTIVE) == ["ROOT"]
         assert await api.entities(parent_id=ids.ENTITY.format(ids.new())) == []
 
-    async def test_a_page_of_filtered_ones(self, api: EntitiesApi) -> None:
+    async def test_pages_of_a_filtered_list(self, api: EntitiesApi) -> None:
         for n in range(5):
             await api.found(f"A{n}")
             await api.found(f"B{n}")
         assert [page async for page in entity_pages(api, 2, q="b")] == [["B0", "B1"], ["B2", "B3"], ["B4"]]
 
-    async def test_a_token_belongs_to_its_filters_and_its_tenant(
+    async def test_token_is_bound_to_filters_and_tenant(
         self, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         for n in range(3):
@@ -86,7 +86,7 @@ class TestListEntities:
         assert (await refusal(other_tenant.entities(page_token=token))).reason == "PAGE_TOKEN_INVALID"
         assert await api.entities(page_token=token) == ["E2"]
 
-    async def test_a_page_has_a_thousand_at_most(self, api: EntitiesApi) -> None:
+    async def test_page_has_a_thousand_at_most(self, api: EntitiesApi) -> None:
         request = pb.ListEntitiesRequest(page_size=1001)
         refused = await refusal(api.who.call(api.entities_stub.ListEntities, request))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"page_size"})
@@ -97,7 +97,7 @@ class TestListDepartments:
     async def acme(self, api: EntitiesApi) -> Entity:
         return await api.found("ACME")
 
-    async def test_each_is_on_one_page_while_others_are_set_up(self, api: EntitiesApi, acme: Entity) -> None:
+    async def test_pages_list_each_once_despite_new_departments(self, api: EntitiesApi, acme: Entity) -> None:
         codes = [(await api.set_up(acme, f"D{n}")).code for n in range(9)]
         seen: list[str] = []
         request = departments_pb.ListDepartmentsRequest(page_size=4)

@@ -9,7 +9,7 @@ from tests.harness.databases import Copy
 from tests.harness.migrations import layout, migrate
 
 
-async def test_down_and_up_again_with_rows_in_it(fresh_database: Callable[[], Awaitable[Copy]]) -> None:
+async def test_downgrade_and_upgrade_with_rows(fresh_database: Callable[[], Awaitable[Copy]]) -> None:
     copy = await fresh_database()
     admin = await asyncpg.connect(copy.admin_url)
     try:
@@ -28,7 +28,7 @@ async def test_down_and_up_again_with_rows_in_it(fresh_database: Callable[[], Aw
         await admin.close()
 
 
-async def test_entities_of_before_have_been_where_they_are_since_they_were_founded(
+async def test_existing_entities_get_a_history_since_creation(
     fresh_database: Callable[[], Awaitable[Copy]],
 ) -> None:
     copy = await fresh_database()
@@ -47,7 +47,7 @@ async def test_entities_of_before_have_been_where_they_are_since_they_were_found
         await admin.close()
 
 
-async def test_states_and_kinds_stay_what_they_are_as_text_and_back(
+async def test_enums_keep_their_values_as_text_and_back(
     fresh_database: Callable[[], Awaitable[Copy]],
 ) -> None:
     copy = await fresh_database()

@@ -52,7 +52,7 @@ async def told(outbox_events: Events) -> list[tuple[str, str, str]]:
 
 
 class TestMoveEntity:
-    async def test_it_takes_all_below_it_along(self, api: TreeApi, outbox_events: Events) -> None:
+    async def test_descendants_move_along(self, api: TreeApi, outbox_events: Events) -> None:
         top, middle, low = await chain(api, 3)
         other = await api.found("OTHER")
         moved = await api.move(middle, other)
@@ -62,29 +62,27 @@ class TestMoveEntity:
         assert (await api.get(low)).etag == "1"
         assert await told(outbox_events) == [(middle.id, top.id, other.id)]
 
-    async def test_a_root_comes_below_another_and_a_child_becomes_a_root(
-        self, api: TreeApi, outbox_events: Events
-    ) -> None:
+    async def test_root_becomes_child_and_child_becomes_root(self, api: TreeApi, outbox_events: Events) -> None:
         one, other = await api.found("ONE"), await api.found("OTHER")
         assert (await api.move(one, other)).parent_id == other.id
         assert (await api.move(one)).parent_id == ""
         assert await told(outbox_events) == [(one.id, "", other.id), (one.id, other.id, "")]
 
-    async def test_where_it_is_already_it_stays_as_it_is(self, api: TreeApi, outbox_events: Events) -> None:
+    async def test_move_to_current_parent_changes_nothing(self, api: TreeApi, outbox_events: Events) -> None:
         top, low = await chain(api, 2)
         assert await api.move(low, top) == low
         assert await api.move(top) == top
         assert await told(outbox_events) == []
 
     @pytest.mark.parametrize("below", [0, 1, 2])
-    async def test_it_never_comes_below_itself(self, api: TreeApi, below: int) -> None:
+    async def test_cycle_is_refused(self, api: TreeApi, below: int) -> None:
         entities = await chain(api, 3)
         refused = await refusal(api.move(entities[0], entities[below]))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_CYCLE")
         assert refused.metadata == {"entity_id": entities[0].id, "new_parent_id": entities[below].id}
         assert shape(await api.tree(entities[0])) == {"L1": [{"L2": [{"L3": []}]}]}
 
-    async def test_the_lowest_of_what_is_moved_counts_for_the_depth(self, api: TreeApi) -> None:
+    async def test_depth_of_the_moved_tree_counts(self, api: TreeApi) -> None:
         deep, branch = await chain(api, DEPTH_MAX - 2, "D"), await chain(api, 3, "B")
         refused = await refusal(api.move(branch[0], deep[-1]))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
@@ -92,7 +90,7 @@ class TestMoveEntity:
         assert (await api.move(branch[1], deep[-1])).parent_id == deep[-1].id
         assert len(list(each(await api.tree(deep[0])))) == DEPTH_MAX
 
-    async def test_an_inactive_entity_neither_moves_nor_takes_others(self, api: TreeApi) -> None:
+    async def test_inactive_entity_cannot_move_or_become_parent(self, api: TreeApi) -> None:
         active, inactive = await api.found("A"), await api.found("I")
         await api.deactivate(inactive)
         for move in (api.move(active, inactive), api.move(inactive, active)):
@@ -106,12 +104,12 @@ class TestMoveEntity:
             refused = await refusal(move)
             assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": NOBODY})
 
-    async def test_an_etag_of_before_is_refused(self, api: TreeApi) -> None:
+    async def test_stale_etag_is_refused(self, api: TreeApi) -> None:
         acme, other = await api.found(), await api.found("OTHER")
         assert (await refusal(api.move(acme, other, etag="7"))).reason == "ETAG_MISMATCH"
         assert (await api.move(acme, other, etag=acme.etag)).parent_id == other.id
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(
+    async def test_repeated_key_returns_same_response_and_refuses_another_body(
         self, api: TreeApi, outbox_events: Events
     ) -> None:
         acme, one, other = await api.found(), await api.found("ONE"), await api.found("OTHER")
@@ -122,7 +120,7 @@ class TestMoveEntity:
         assert (await refusal(api.move(acme, other, request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
         assert len(await told(outbox_events)) == 2
 
-    async def test_a_deactivated_parent_is_free_of_what_was_moved_away(self, api: TreeApi) -> None:
+    async def test_parent_can_be_deactivated_after_its_child_moved_away(self, api: TreeApi) -> None:
         top, low = await chain(api, 2)
         assert (await refusal(api.deactivate(top))).reason == "ENTITY_HAS_ACTIVE_CHILDREN"
         await api.move(low)
@@ -132,7 +130,7 @@ class TestMoveEntity:
 class TestAsOf:
     """Moves are put days into the past, since no test waits for days."""
 
-    async def test_the_tree_as_it_was(self, api: TreeApi, admin: Admin) -> None:
+    async def test_past_tree(self, api: TreeApi, admin: Admin) -> None:
         one, other = await api.found("ONE"), await api.found("OTHER")
         child = await api.found("CHILD", parent_id=one.id)
         await api.found("GRANDCHILD", parent_id=child.id)
@@ -147,7 +145,7 @@ class TestAsOf:
         now = {"OTHER": [{"CHILD": [{"GRANDCHILD": []}]}, {"NEW": []}]}
         assert shape(await api.tree_of(other, day(0))) == shape(await api.tree(other)) == now
 
-    async def test_the_end_of_the_day_counts_in_the_zone_of_the_entity(self, api: TreeApi, admin: Admin) -> None:
+    async def test_day_ends_in_the_time_zone_of_the_entity(self, api: TreeApi, admin: Admin) -> None:
         top = await api.found("TOP", time_zone="Asia/Tokyo")
         child = await api.found("CHILD", parent_id=top.id)
         await set_start(admin, top, datetime(2026, 1, 1, tzinfo=ZoneInfo("Asia/Tokyo")))
@@ -157,7 +155,7 @@ class TestAsOf:
         await set_start(admin, child, datetime(2026, 3, 5, tzinfo=ZoneInfo("Asia/Tokyo")) - timedelta(microseconds=1))
         assert shape(await api.tree_of(top, "2026-03-04")) == {"TOP": [{"CHILD": []}]}
 
-    async def test_the_parent_shown_is_the_one_of_then(self, api: TreeApi, admin: Admin) -> None:
+    async def test_parent_is_that_of_the_day(self, api: TreeApi, admin: Admin) -> None:
         one, other = await api.found("ONE"), await api.found("OTHER")
         child = await api.found("CHILD", parent_id=one.id)
         await age(admin, api, days=10)
@@ -166,7 +164,7 @@ class TestAsOf:
         then = (await api.tree_of(one, day(-5))).children[0].entity
         assert (then.parent_id, then.display_name) == (one.id, "New name")
 
-    async def test_a_depth_says_where_it_left_children_out(self, api: TreeApi, admin: Admin) -> None:
+    async def test_max_depth_marks_truncated_entities(self, api: TreeApi, admin: Admin) -> None:
         top, middle, low = await chain(api, 3)
         await age(admin, api, days=10)
         await api.move(low, top)
@@ -174,12 +172,12 @@ class TestAsOf:
         assert shape(await api.tree(top, 1)) == {"L1": [{"L2": []}, {"L3": []}]}
         assert middle.parent_id == top.id
 
-    async def test_before_it_was_founded_it_is_not_found(self, api: TreeApi) -> None:
+    async def test_day_before_creation_is_not_found(self, api: TreeApi) -> None:
         acme = await api.found()
         refused = await refusal(api.tree_of(acme, day(-2)))
         assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": acme.id})
 
-    async def test_a_day_that_has_not_begun_is_refused(self, api: TreeApi) -> None:
+    async def test_future_day_is_refused(self, api: TreeApi) -> None:
         west = await api.found("WEST", time_zone="Pacific/Pago_Pago")
         east = await api.found("EAST", time_zone="Pacific/Kiritimati")
         today = datetime.now(ZoneInfo("Pacific/Kiritimati")).date().isoformat()
@@ -187,7 +185,7 @@ class TestAsOf:
         refused = await refusal(api.tree_of(west, today))
         assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"as_of_date": "date.future"})
 
-    async def test_what_a_confined_caller_may_not_see_today_is_left_out(
+    async def test_entities_outside_scope_are_left_out(
         self,
         api: TreeApi,
         api_for: Callable[[Caller], TreeApi],
@@ -229,7 +227,7 @@ async def set_start(admin: Admin, entity: Entity, moment: datetime) -> None:
 
 
 class TestScopes:
-    async def test_a_confined_caller_moves_within_what_the_token_covers(
+    async def test_confined_caller_moves_within_the_scope(
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         root = await api.found("ROOT")
@@ -243,7 +241,7 @@ class TestScopes:
         for move in (conny.move(one, outside), conny.move(outside, one), conny.move(one, root)):
             assert (await refusal(move)).reason == "ENTITY_NOT_FOUND"
 
-    async def test_another_tenant_finds_nothing(
+    async def test_other_tenant_finds_nothing(
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         acme = await api.found()
@@ -255,15 +253,15 @@ class TestScopes:
         today = datetime.now(UTC).date().isoformat()
         assert (await refusal(stranger.tree_of(acme, today))).reason == "ENTITY_NOT_FOUND"
 
-    async def test_a_viewer_moves_nothing(
+    async def test_viewer_cannot_move(
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         acme = await api.found()
         assert (await refusal(api_for(caller("viewer")).move(acme))).reason == "PERMISSION_MISSING"
 
 
-class TestAtTheSameTime:
-    async def test_of_two_opposite_moves_one_wins(self, api: TreeApi) -> None:
+class TestConcurrentMoves:
+    async def test_of_two_opposite_moves_one_succeeds(self, api: TreeApi) -> None:
         for number in range(10):
             one, other = await api.found(f"ONE{number}"), await api.found(f"OTHER{number}")
             done = await asyncio.gather(api.move(one, other), api.move(other, one), return_exceptions=True)
@@ -273,7 +271,7 @@ class TestAtTheSameTime:
             winner = other.id if moved[0].id == one.id else one.id
             assert len(list(each(await api.tree(winner)))) == 2
 
-    async def test_what_is_founded_below_and_a_move_do_not_make_a_tree_too_deep_together(self, api: TreeApi) -> None:
+    async def test_concurrent_creation_and_move_keep_the_depth_limit(self, api: TreeApi) -> None:
         deep = await chain(api, DEPTH_MAX - 2)
         for number in range(8):
             top, low = await chain(api, 2, f"B{number}-")
@@ -283,7 +281,7 @@ class TestAtTheSameTime:
             assert refused == ["ENTITY_TREE_TOO_DEEP"]
 
     @pytest.mark.parametrize("seed", range(3))
-    async def test_random_moves_leave_a_forest_as_deep_as_it_may_be(self, api: TreeApi, seed: int) -> None:
+    async def test_random_moves_keep_forest_and_depth_limit(self, api: TreeApi, seed: int) -> None:
         random = Random(seed)  # noqa: S311 - which moves, not a secret
         entities = [await api.found(f"E{number}") for number in range(12)]
         deep = await chain(api, DEPTH_MAX - 3)

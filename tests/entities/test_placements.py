@@ -65,7 +65,7 @@ def wrong(parents: Mapping[UUID, UUID | None]) -> type[Exception] | None:
 
 
 @given(moves)
-def test_a_move_is_refused_exactly_where_a_day_would_have_no_tree(made: list[Move]) -> None:
+def test_move_is_refused_if_some_day_would_have_no_valid_tree(made: list[Move]) -> None:
     history = [Placement(each, None, FIRST, None) for each in DEPARTMENTS]
     history += [
         Placement(each, above, FIRST, None) for each, above in zip(LOW, [None, *LOW], strict=False)
@@ -86,13 +86,13 @@ def test_a_move_is_refused_exactly_where_a_day_would_have_no_tree(made: list[Mov
         assert getattr(refused.value, "metadata")["date"] == first[0].isoformat()  # noqa: B009
 
 
-def test_levels_are_counted_from_the_department_down() -> None:
+def test_levels_are_counted_downwards() -> None:
     one, two, three, beside = DEPARTMENTS[:4]
     parents = {one: None, two: one, three: two, beside: one}
     assert [domain.placements.count_levels(parents, each) for each in (one, two, three, beside)] == [3, 2, 1, 1]
 
 
-def test_a_placement_holds_from_its_first_day_to_the_one_before_its_end() -> None:
+def test_placement_includes_start_and_excludes_end() -> None:
     placement = Placement(DEPARTMENTS[0], None, on(1), on(3))
     assert [placement.includes(on(day)) for day in range(5)] == [False, True, True, False, False]
     assert replace(placement, end=None).includes(on(999))

@@ -29,7 +29,7 @@ def done(created: int = 0, replaced: int = 0, unchanged: int = 0) -> pb.SetExcha
 
 
 class TestSetExchangeRates:
-    async def test_a_rate_has_what_was_given(self, api: EntitiesApi) -> None:
+    async def test_has_the_given_fields(self, api: EntitiesApi) -> None:
         assert await api.set_rates("2026-03-02 EUR/USD 1.0875", source="ECB") == done(created=1)
         (recorded,) = await api.recorded()
         assert recorded == ExchangeRate(
@@ -52,11 +52,11 @@ class TestSetExchangeRates:
             ("999999999999.999999999999", "999999999999.999999999999"),
         ],
     )
-    async def test_a_rate_is_exact_and_without_needless_zeros(self, api: EntitiesApi, given: str, shown: str) -> None:
+    async def test_rate_is_exact_without_trailing_zeros(self, api: EntitiesApi, given: str, shown: str) -> None:
         await api.set_rates(f"2026-03-02 EUR/USD {given}")
         assert await api.rates() == [f"2026-03-02 EUR/USD {shown}"]
 
-    async def test_the_same_pair_and_day_is_replaced(self, api: EntitiesApi) -> None:
+    async def test_rate_of_same_pair_and_day_is_replaced(self, api: EntitiesApi) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-03 EUR/USD 1.2", "2026-03-02 USD/EUR 0.9")
         assert await api.set_rates(
             "2026-03-02 EUR/USD 1.15", "2026-03-03 EUR/USD 1.20", "2026-03-04 EUR/USD 1.3"
@@ -68,12 +68,12 @@ class TestSetExchangeRates:
             "2026-03-04 EUR/USD 1.3",
         ]
 
-    async def test_another_source_is_a_replacement(self, api: EntitiesApi) -> None:
+    async def test_other_source_is_a_replacement(self, api: EntitiesApi) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.1", source="by hand")
         assert await api.set_rates("2026-03-02 EUR/USD 1.1", source="ECB") == done(replaced=1)
         assert [rate.source for rate in await api.recorded()] == ["ECB"]
 
-    async def test_a_thousand_at_once_and_no_more(self, api: EntitiesApi) -> None:
+    async def test_a_thousand_rates_are_the_limit(self, api: EntitiesApi) -> None:
         first = date(2024, 1, 1)
         rates = [f"{first + timedelta(n)} EUR/USD 1.{n:04}" for n in range(1001)]
         refused = await refusal(api.set_rates(*rates))
@@ -98,20 +98,20 @@ class TestSetExchangeRates:
             ("2026-03-02 EUR/SUD 1", "rates[0].quote_currency", "known.currency_code"),
         ],
     )
-    async def test_a_bad_rate_names_its_field(self, api: EntitiesApi, rate: str, field: str, rule: str) -> None:
+    async def test_invalid_rate_is_named_by_its_field(self, api: EntitiesApi, rate: str, field: str, rule: str) -> None:
         refused = await refusal(api.set_rates(rate, "2026-03-02 EUR/GBP 0.8"))
         assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
         assert refused.rules[field] == rule
         assert set(refused.rules) == {field}
         assert await api.rates() == []
 
-    async def test_a_pair_and_day_stands_in_a_request_once(self, api: EntitiesApi) -> None:
+    async def test_pair_and_day_must_be_unique(self, api: EntitiesApi) -> None:
         refused = await refusal(
             api.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8", "2026-03-02 EUR/USD 1.1")
         )
         assert refused.rules == {"rates[0]": "rate.once", "rates[2]": "rate.once"}
 
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(self, api: EntitiesApi) -> None:
+    async def test_repeated_key_returns_same_response_and_refuses_another_body(self, api: EntitiesApi) -> None:
         assert await api.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == done(created=1)
         await api.set_rates("2026-03-02 EUR/USD 1.2")
         assert await api.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == done(created=1)
@@ -119,7 +119,7 @@ class TestSetExchangeRates:
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
         assert await api.rates() == ["2026-03-02 EUR/USD 1.2"]
 
-    async def test_two_who_set_the_same_rates_in_opposite_order_both_succeed(
+    async def test_concurrent_calls_in_opposite_order_both_succeed(
         self, api: EntitiesApi, admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
     ) -> None:
         """Both are held up at the one in the middle: each in its own order would then have what the other waits for."""
@@ -137,7 +137,7 @@ class TestSetExchangeRates:
                 await eventually(lambda: both_wait(admin))
             assert list(await asyncio.gather(one, two)) == [done(replaced=3), done(replaced=3)]
 
-    async def test_who_may_read_may_not_set(
+    async def test_viewer_cannot_set(
         self, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         viewer = api_for(caller("viewer"))
@@ -147,7 +147,7 @@ class TestSetExchangeRates:
         approver = api_for(caller("approver"))
         assert (await refusal(approver.rates())).metadata == {"permission": "rates.read"}
 
-    async def test_who_is_confined_reads_but_does_not_set(
+    async def test_confined_caller_can_read_but_not_set(
         self, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.1")
@@ -165,8 +165,8 @@ async def both_wait(admin: "asyncpg.Pool[asyncpg.Record]") -> bool:
     return bool(await admin.fetchval(f"{waiting} and datname = current_database()") >= 2)
 
 
-class TestRecords:
-    async def test_the_audit_log_has_what_changed_and_no_more(self, api: EntitiesApi, audit_rows: AuditRows) -> None:
+class TestAuditAndEvents:
+    async def test_audit_log_has_only_changes(self, api: EntitiesApi, audit_rows: AuditRows) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8")
         await api.set_rates("2026-03-02 EUR/USD 1.2", "2026-03-02 EUR/GBP 0.80")
         rows = await audit_rows("entities")
@@ -179,7 +179,7 @@ class TestRecords:
         assert (before["rate"], after["rate"], before["version"], after["version"]) == (1.1, 1.2, 1, 2)
         assert {name for name in after if after[name] != before[name]} == {"rate", "version", "update_time"}
 
-    async def test_what_changed_is_told(
+    async def test_changes_are_published(
         self, api: EntitiesApi, published_events: PublishedEvents, outbox_events: OutboxEvents
     ) -> None:
         await api.set_rates("2026-03-05 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8", "2026-03-09 EUR/USD 1.2")
@@ -196,7 +196,7 @@ class TestRecords:
 
 
 class TestListExchangeRates:
-    async def test_each_is_on_one_page_while_others_are_set(self, api: EntitiesApi) -> None:
+    async def test_pages_list_each_once_despite_new_rates(self, api: EntitiesApi) -> None:
         rates = [f"2026-03-{day:02} EUR/USD 1.{day}1" for day in range(1, 8)]
         await api.set_rates(*rates)
         seen: list[str] = []
@@ -225,7 +225,7 @@ class TestListExchangeRates:
         assert await api.rates(start_date="2026-03-02", end_date="2026-03-03", quote_currency="GBP") == [three]
         assert await api.rates(base_currency="JPY") == []
 
-    async def test_a_token_belongs_to_its_filters(self, api: EntitiesApi) -> None:
+    async def test_token_is_bound_to_filters(self, api: EntitiesApi) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/USD 1.2")
         first = await api.who.call(api.rates_stub.ListExchangeRates, pb.ListExchangeRatesRequest(page_size=1))
         refused = await refusal(api.rates(page_token=first.next_page_token, base_currency="EUR"))
@@ -234,7 +234,7 @@ class TestListExchangeRates:
 
 
 class TestGetRates:
-    async def test_each_conversion_is_answered_in_its_place(self, api: EntitiesApi, service_api: EntitiesApi) -> None:
+    async def test_rates_are_in_the_order_of_conversions(self, api: EntitiesApi, service_api: EntitiesApi) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.25", "2026-03-03 EUR/GBP 0.8")
         answered = await service_api.convert(
             "2026-03-05 USD/GBP", "2026-03-05 EUR/USD", "2026-03-05 USD/EUR", "2026-03-05 CHF/CHF",
@@ -255,7 +255,7 @@ class TestGetRates:
         ]
         assert [rate.conversion_date for rate in answered[4:6]] == ["2026-03-05", "2026-03-02"]
 
-    async def test_a_rate_holds_from_its_day_until_the_next_at_most_35_days(
+    async def test_rate_is_effective_until_the_next_at_most_35_days(
         self, api: EntitiesApi, service_api: EntitiesApi
     ) -> None:
         await api.set_rates("2026-01-10 EUR/USD 1.1", "2026-01-20 EUR/USD 1.2")
@@ -264,7 +264,7 @@ class TestGetRates:
         assert [rate.rate for rate in answered] == ["", "1.1", "1.1", "1.2", "1.2", ""]
         assert [rate.rate_date for rate in answered[2:4]] == ["2026-01-10", "2026-01-20"]
 
-    async def test_a_rate_that_is_too_old_gives_way_to_its_inverse_and_to_a_cross_rate(
+    async def test_inverse_or_cross_rate_replaces_an_outdated_rate(
         self, api: EntitiesApi, service_api: EntitiesApi
     ) -> None:
         await api.set_rates("2026-01-01 EUR/USD 1.1", "2026-02-01 USD/EUR 0.5")
@@ -275,7 +275,7 @@ class TestGetRates:
         ]  # fmt: skip
         assert (answered[3].rate, answered[3].via_currency) == ("4", "JPY")
 
-    async def test_a_batch_gives_what_each_alone_gives(self, api: EntitiesApi, service_api: EntitiesApi) -> None:
+    async def test_batch_returns_the_same_as_single_calls(self, api: EntitiesApi, service_api: EntitiesApi) -> None:
         first = date(2026, 3, 1)
         for n, pair in enumerate(["EUR/USD", "EUR/GBP", "CHF/EUR", "USD/JPY", "GBP/JPY", "USD/CHF"]):
             await api.set_rates(*(f"{first + timedelta(3 * k + n)} {pair} 1.{k}{n}7" for k in range(4)))
@@ -307,13 +307,13 @@ class TestGetRates:
         refused = await refusal(service_api.convert(*days, "2026-03-01 USD/EUR"))
         assert set(refused.fields) == {"conversions"}
 
-    async def test_only_our_own_services_may_ask(self, api: EntitiesApi) -> None:
+    async def test_only_services_can_call(self, api: EntitiesApi) -> None:
         refused = await refusal(api.convert("2026-03-01 EUR/USD"))
         assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
 
 
 class TestOtherTenant:
-    async def test_has_rates_of_its_own(
+    async def test_has_its_own_rates(
         self,
         api: EntitiesApi,
         service_api: EntitiesApi,
@@ -328,7 +328,7 @@ class TestOtherTenant:
         answered = await service_api.convert("2026-03-01 EUR/USD", "2026-03-01 EUR/GBP")
         assert [rate.rate for rate in answered] == ["1.1", ""]
 
-    async def test_the_database_shows_nobody_elses_rates(
+    async def test_row_level_security_hides_rates_of_other_tenants(
         self, api: EntitiesApi, app_connection: Callable[[str], Any], tenant: UUID
     ) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.1")
@@ -340,7 +340,7 @@ class TestOtherTenant:
                 assert await connection.fetchval(seen) == 1
 
 
-async def test_the_lookup_reads_its_indexes_under_row_level_security(
+async def test_lookup_uses_indexes_under_row_level_security(
     api: EntitiesApi, service_api: EntitiesApi, entities_served: Served[Entities], app_connection: Callable[[str], Any],
     admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID,
 ) -> None:  # fmt: skip

@@ -28,7 +28,7 @@ FILE = """Date,USD,JPY,CYP,
 
 
 class TestParse:
-    def test_a_rate_for_each_day_and_currency_that_has_one(self) -> None:
+    def test_rates_of_all_days_and_currencies(self) -> None:
         assert list(rates.parse(FILE.splitlines())) == [
             Rate(date(2026, 3, 3), "USD", "1.0875"),
             Rate(date(2026, 3, 3), "JPY", "162.5"),
@@ -37,11 +37,11 @@ class TestParse:
             Rate(date(1999, 1, 4), "JPY", "133.73"),
         ]
 
-    def test_from_a_day_on(self) -> None:
+    def test_start_day(self) -> None:
         found = rates.parse(FILE.splitlines(), since=date(2026, 3, 2))
         assert {rate.day for rate in found} == {date(2026, 3, 2), date(2026, 3, 3)}
 
-    def test_spaces_and_empty_lines_do_no_harm(self) -> None:
+    def test_spaces_and_empty_lines_are_ignored(self) -> None:
         assert list(rates.parse(["Date, USD, ", "", "2026-03-02, 1.5, "])) == [Rate(date(2026, 3, 2), "USD", "1.5")]
 
     @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ class TestParse:
             (["Date,USD", "2026-03-02,1e3"], "line 2, USD"),
         ],
     )
-    def test_what_is_wrong_is_named_with_its_place(self, lines: list[str], place: str) -> None:
+    def test_errors_have_their_position(self, lines: list[str], place: str) -> None:
         with pytest.raises(FileInvalid, match=f"^{place}:"):
             list(rates.parse(lines))
 
@@ -82,7 +82,7 @@ class TestOverRest:
             refused = await client.put(ROUTE, json={"rates": [rate, rate | {"rate": 1.1}]})
             assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "rates[1].rate")
 
-    async def test_a_file_is_loaded_and_can_be_loaded_again(
+    async def test_file_can_be_loaded_twice(
         self, url: str, token: Callable[..., str], api: EntitiesApi, tmp_path: Path
     ) -> None:
         days = [date.fromordinal(date(2024, 1, 1).toordinal() + n) for n in range(1200)]
@@ -98,7 +98,7 @@ class TestOverRest:
         file.write_text(file.read_text().replace(lines[5], f"{days[5]},9.5,N/A,0.80006,"))
         assert await run(url, token(), file) == (0, loaded(created=2, replaced=1, unchanged=2397))
 
-    async def test_of_a_bad_file_nothing_is_loaded(
+    async def test_invalid_file_loads_nothing(
         self, url: str, token: Callable[..., str], api: EntitiesApi, tmp_path: Path
     ) -> None:
         file = tmp_path / "eurofxref-hist.csv"
@@ -108,7 +108,7 @@ class TestOverRest:
         assert await api.rates() == []
         assert (await run(url, token(), tmp_path / "nothing.csv"))[0] == 1
 
-    async def test_a_refusal_is_shown(self, url: str, token: Callable[..., str], tmp_path: Path) -> None:
+    async def test_error_of_the_service_is_shown(self, url: str, token: Callable[..., str], tmp_path: Path) -> None:
         file = tmp_path / "eurofxref-hist.csv"
         file.write_text(FILE)
         code, said = await run(url, token(role="viewer"), file)

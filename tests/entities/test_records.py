@@ -11,7 +11,7 @@ from tests.harness.callers import refusal
 from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents
 
 
-async def test_the_audit_log_says_who_changed_what(
+async def test_audit_log_has_actor_and_change(
     api: EntitiesApi, audit_rows: Callable[[str], Awaitable[list[AuditRow]]]
 ) -> None:
     entity = await api.found(tax_id="DE111111125")
@@ -40,7 +40,7 @@ async def test_the_audit_log_says_who_changed_what(
     assert (changed.before["tax_id"], changed.after["tax_id"]) == ("DE111111125", "DE136695976")
 
 
-async def test_what_is_refused_leaves_nothing(
+async def test_refused_call_leaves_no_record(
     api: EntitiesApi,
     audit_rows: Callable[[str], Awaitable[list[AuditRow]]],
     outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
@@ -53,7 +53,7 @@ async def test_what_is_refused_leaves_nothing(
     assert len(await outbox_events("entities")) == 1
 
 
-async def test_events_carry_who_and_the_trace(
+async def test_events_have_actor_and_trace(
     api: EntitiesApi, outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]], published_events: PublishedEvents
 ) -> None:
     entity = await api.found()

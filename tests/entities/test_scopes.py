@@ -59,14 +59,14 @@ class TestConfinedToAnEntity:
     def conny(self, group: Group, confined: Callable[..., EntitiesApi]) -> EntitiesApi:
         return confined(entity_scope=[group.de.id])
 
-    async def test_sees_it_and_all_below(self, conny: EntitiesApi, group: Group) -> None:
+    async def test_sees_it_and_everything_below(self, conny: EntitiesApi, group: Group) -> None:
         assert await conny.entities() == ["DE", "DE-SUB"]
         assert await conny.departments() == ["ENG", "QA", "HR"]
         assert [child.entity.code for child in (await conny.tree(group.de)).children] == ["DE-SUB"]
         assert (await conny.get(group.de_sub)).code == "DE-SUB"
         assert (await conny.department(group.qa)).code == "QA"
 
-    async def test_changes_it_and_what_is_below(self, conny: EntitiesApi, group: Group) -> None:
+    async def test_changes_it_and_everything_below(self, conny: EntitiesApi, group: Group) -> None:
         assert (await conny.update(group.de_sub, tax_id="DE111111125")).tax_id == "DE111111125"
         assert (await conny.change(group.hr, name="People")).name == "People"
         child = await conny.found("DE-NEW", parent_id=group.de.id)
@@ -74,11 +74,11 @@ class TestConfinedToAnEntity:
         assert await conny.entities() == ["DE", "DE-SUB", "DE-NEW"]
         assert (await conny.deactivate(child)).state == Entity.INACTIVE
 
-    async def test_founds_no_root(self, conny: EntitiesApi) -> None:
+    async def test_cannot_create_a_root(self, conny: EntitiesApi) -> None:
         refused = await refusal(conny.found("NEW-ROOT"))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"parent_id"})
 
-    async def test_all_else_is_not_found(self, conny: EntitiesApi, api: EntitiesApi, group: Group) -> None:
+    async def test_everything_else_is_not_found(self, conny: EntitiesApi, api: EntitiesApi, group: Group) -> None:
         calls: list[Callable[[EntitiesApi, str], Coroutine[Any, Any, object]]] = [
             lambda who, id: who.tree(id),
             lambda who, id: who.update(id, tax_id="1"),
@@ -105,14 +105,14 @@ class TestConfinedToADepartment:
     def conny(self, group: Group, confined: Callable[..., EntitiesApi]) -> EntitiesApi:
         return confined(department_scope=[group.eng.id])
 
-    async def test_sees_it_and_all_below(self, conny: EntitiesApi, group: Group) -> None:
+    async def test_sees_it_and_everything_below(self, conny: EntitiesApi, group: Group) -> None:
         assert await conny.departments() == ["ENG", "QA"]
         assert (await conny.department(group.qa)).code == "QA"
         assert (await refusal(conny.department(group.hr))).reason == "DEPARTMENT_NOT_FOUND"
         assert await conny.entities() == []
         assert (await refusal(conny.tree(group.de))).reason == "ENTITY_NOT_FOUND"
 
-    async def test_sets_up_departments_below_it_only(self, conny: EntitiesApi, group: Group) -> None:
+    async def test_creates_departments_below_it_only(self, conny: EntitiesApi, group: Group) -> None:
         await conny.set_up(group.de, "NEW", parent_id=group.qa.id)
         assert await conny.departments() == ["ENG", "QA", "NEW"]
         assert (await refusal(conny.set_up(group.de, "TOP"))).reason == "ENTITY_NOT_FOUND"
@@ -120,7 +120,7 @@ class TestConfinedToADepartment:
         elsewhere = await refusal(conny.set_up(group.fr, "X", parent_id=group.eng.id))
         assert elsewhere.reason == "DEPARTMENT_OF_OTHER_ENTITY"
 
-    async def test_a_manager_reads_and_does_not_write(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
+    async def test_manager_can_read_but_not_write(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
         manager = confined("department_manager", department_scope=[group.eng.id])
         assert await manager.departments() == ["ENG", "QA"]
         assert (await refusal(manager.change(group.eng, name="X"))).reason == "PERMISSION_MISSING"
@@ -128,12 +128,14 @@ class TestConfinedToADepartment:
 
 
 class TestOtherScopes:
-    async def test_entities_and_departments_add_up(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
+    async def test_entities_and_departments_are_combined(
+        self, group: Group, confined: Callable[..., EntitiesApi]
+    ) -> None:
         both = confined(entity_scope=[group.fr.id], department_scope=[group.qa.id])
         assert await both.entities() == ["FR"]
         assert await both.departments() == ["QA", "VENTES"]
 
-    async def test_an_empty_scope_covers_nothing(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
+    async def test_empty_scope_covers_nothing(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
         unknown = [ids.ENTITY.format(ids.new())]
         scopes: list[dict[str, list[str]]] = [{"entity_scope": []}, {"department_scope": []}, {"entity_scope": unknown}]
         for scope in scopes:
@@ -142,7 +144,7 @@ class TestOtherScopes:
             assert await nothing.departments() == []
 
     @pytest.mark.parametrize("scope", [{"entity_scope": ["DE"]}, {"department_scope": ["ent_" + "0" * 32]}])
-    async def test_a_token_that_names_no_ids_is_not_valid(
+    async def test_malformed_ids_make_a_token_invalid(
         self, scope: dict[str, list[str]], confined: Callable[..., EntitiesApi]
     ) -> None:
         refused = await refusal(confined(**scope).entities())
@@ -150,7 +152,7 @@ class TestOtherScopes:
 
 
 class TestOtherTenant:
-    async def test_finds_nothing_of_ours(
+    async def test_finds_nothing(
         self, api: EntitiesApi, group: Group, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         stranger = api_for(caller("billing_admin", tenant=ids.new()))
@@ -175,7 +177,7 @@ class TestOtherTenant:
         assert await stranger.departments() == []
         assert await api.entities() == ["ROOT", "DE", "FR", "DE-SUB"]
 
-    async def test_a_service_finds_only_what_is_of_the_tenant_it_calls_for(
+    async def test_service_finds_only_data_of_the_tenant_of_its_call(
         self, group: Group, service_caller: Caller, api: EntitiesApi
     ) -> None:
         request = pb.GetEntitiesRequest(ids=[group.fr.id, ids.ENTITY.format(ids.new()), group.root.id])
@@ -184,7 +186,7 @@ class TestOtherTenant:
 
 
 class TestResolveScope:
-    async def test_what_is_named_and_all_below(self, group: Group, service_caller: Caller, api: EntitiesApi) -> None:
+    async def test_includes_everything_below(self, group: Group, service_caller: Caller, api: EntitiesApi) -> None:
         async def covered(**named: list[str]) -> tuple[list[str], list[str]]:
             reply = await service_caller.call(api.entities_stub.ResolveScope, pb.ResolveScopeRequest(**named))
             return list(reply.entity_ids), list(reply.department_ids)
@@ -201,7 +203,7 @@ class TestResolveScope:
         assert await covered() == ([], [])
         assert await covered(entity_ids=[ids.ENTITY.format(ids.new())]) == ([], [])
 
-    async def test_only_our_own_services_may_ask(self, api: EntitiesApi, caller: Callable[..., Caller]) -> None:
+    async def test_only_services_can_call(self, api: EntitiesApi, caller: Callable[..., Caller]) -> None:
         request = pb.ResolveScopeRequest()
         for role in ("billing_admin", "service"):
             refused = await refusal(caller(role).call(api.entities_stub.ResolveScope, request))

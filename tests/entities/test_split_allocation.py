@@ -52,8 +52,8 @@ async def tokyo(api: RulesApi) -> Department:
     return await api.set_up(await api.found("JP", currency_code="JPY", country_code="JP"), "TOKYO")
 
 
-class TestSplittingAnAllocation:
-    async def test_it_is_reversed_and_split_in_one(
+class TestSplitOfAllocation:
+    async def test_allocation_is_reversed_and_split(
         self, api: RulesApi, acme: Entity, it: Department, eng: Department, tokyo: Department
     ) -> None:
         await api.set_rates("2026-03-01 EUR/JPY 160")
@@ -74,7 +74,7 @@ class TestSplittingAnAllocation:
         assert (near.allocation_date, far.allocation_date) == ("2026-03-10", "2026-03-10")
         assert (near.counterparty_entity_id, far.counterparty_entity_id) == ("", acme.id)
 
-    async def test_it_is_split_once_even_at_once(
+    async def test_concurrent_splits_succeed_once(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         whole = await api.allocate(it, "10.00 EUR")
@@ -86,13 +86,13 @@ class TestSplittingAnAllocation:
         borne = await api.borne_by(it, eng, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == 10
 
-    async def test_a_share_is_not_split_again(self, api: RulesApi, it: Department, eng: Department) -> None:
+    async def test_share_cannot_be_split(self, api: RulesApi, it: Department, eng: Department) -> None:
         [share] = (await api.split("10.00 EUR", terms=terms(target(it)))).shares
         refused = await refusal(api.split(allocation_id=share.allocation_id, terms=terms(target(eng))))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_IS_SHARE")
         assert refused.metadata == {"allocation_id": share.allocation_id}
 
-    async def test_neither_a_reversal_nor_what_is_reversed_is_split(
+    async def test_reversal_and_reversed_allocation_cannot_be_split(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         whole = await api.allocate(it, "10.00 EUR")
@@ -106,8 +106,8 @@ class TestSplittingAnAllocation:
         assert await api.borne(eng) == []
 
 
-class TestUsageTakenBack:
-    async def test_a_month_in_which_more_was_taken_back_than_used_is_refused_by_target(
+class TestReversedUsage:
+    async def test_negative_usage_of_a_target_is_refused(
         self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
         mistaken = await api.allocate(sales, "5.00 EUR", quantity="3", unit="GB", allocation_date="2026-02-28")

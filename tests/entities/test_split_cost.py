@@ -64,9 +64,7 @@ async def tokyo(api: RulesApi) -> Department:
 
 
 class TestByRule:
-    async def test_each_target_gets_an_allocation_of_its_share(
-        self, api: RulesApi, eng: Department, sales: Department
-    ) -> None:
+    async def test_each_share_is_allocated(self, api: RulesApi, eng: Department, sales: Department) -> None:
         rule = await api.rule(target(eng, percent=3333), target(sales, percent=6667), rule_type=FIXED)
         split = await api.split(
             "100.00 EUR", rule_id=rule.id, category="rent", description="March", source_ref="bill-1"
@@ -83,16 +81,14 @@ class TestByRule:
         assert (first.source, first.source_ref) == (Allocation.SPLIT, f"bill-1/{eng.id}")
         assert (first.allocation_date, first.gl_code, second.gl_code) == ("2026-03-10", "6100", "6200")
 
-    async def test_the_smallest_amount_over_95_and_5_makes_one_allocation(
-        self, api: RulesApi, eng: Department, sales: Department
-    ) -> None:
+    async def test_share_of_zero_is_not_allocated(self, api: RulesApi, eng: Department, sales: Department) -> None:
         rule = await api.rule(target(sales, percent=500), target(eng, percent=9500), rule_type=FIXED)
         split = await api.split("0.01 EUR", rule_id=rule.id)
         assert amounts(split) == ["0.00 EUR", "0.01 EUR"]
         assert [bool(share.allocation_id) for share in split.shares] == [False, True]
         assert len(await api.borne_by(eng, sales)) == 1
 
-    async def test_evenly_with_ties_for_the_first(
+    async def test_even_split_gives_the_rest_to_the_first(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(*even(sales, it, eng))
@@ -101,7 +97,7 @@ class TestByRule:
         assert {share.fraction for share in split.shares} == {"1/3"}
         assert {allocation.gl_code for allocation in await api.borne_by(it, eng, sales)} == {"7000"}
 
-    async def test_by_headcount_of_today(
+    async def test_split_by_current_headcount(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
@@ -109,14 +105,14 @@ class TestByRule:
         await api.change(it, headcount=60)
         assert amounts(await api.split("100.00 EUR", rule_id=rule.id)) == ["60.00 EUR", "30.00 EUR", "10.00 EUR"]
 
-    async def test_by_given_weights(self, api: RulesApi, eng: Department, sales: Department) -> None:
+    async def test_split_by_given_weights(self, api: RulesApi, eng: Department, sales: Department) -> None:
         targets = [target(eng, weight="120.5"), target(sales, weight="79.5")]
         rule = await api.rule(*targets, rule_type=PROPORTIONAL, basis=GIVEN)
         split = await api.split("10.00 EUR", rule_id=rule.id)
         assert amounts(split) == ["6.03 EUR", "3.97 EUR"]  # 6.025 and 3.975 lose the same: the first of them gets it
         assert [(share.weight, share.fraction) for share in split.shares] == [("120.5", "241/400"), ("79.5", "159/400")]
 
-    async def test_all_zero_weights_are_refused(self, api: RulesApi, it: Department) -> None:
+    async def test_zero_weights_are_refused(self, api: RulesApi, it: Department) -> None:
         rule = await api.rule(target(it), rule_type=PROPORTIONAL, basis=HEADCOUNT)
         refused = await refusal(api.split("1.00 EUR", rule_id=rule.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "SPLIT_WEIGHTS_ALL_ZERO")
@@ -128,7 +124,7 @@ class TestByUsage:
         targets = even(eng, sales)
         return await api.rule(*targets, rule_type=PROPORTIONAL, basis=USAGE, usage_unit="GB", usage_category="storage")
 
-    async def test_weighs_the_unit_and_category_in_the_month_of_the_cost(
+    async def test_usage_of_unit_and_category_in_the_month_counts(
         self, api: RulesApi, rule: AllocationRule, eng: Department, sales: Department
     ) -> None:
         used: dict[str, Any] = {"unit": "GB", "category": "storage"}
@@ -145,7 +141,7 @@ class TestByUsage:
         period = {"usage_start_date": "2026-02-28", "usage_end_date": "2026-03-01"}
         assert amounts(await api.split("100.00 EUR", rule_id=rule.id, **period)) == ["100.00 EUR", "0.00 EUR"]
 
-    async def test_what_was_reversed_weighs_nothing(
+    async def test_reversed_usage_does_not_count(
         self, api: RulesApi, rule: AllocationRule, eng: Department, sales: Department
     ) -> None:
         used: dict[str, Any] = {"unit": "GB", "category": "storage"}
@@ -154,12 +150,12 @@ class TestByUsage:
         await api.split(allocation_id=mistaken.id, terms=terms(target(sales)))
         assert [share.weight for share in (await api.split("1.00 EUR", rule_id=rule.id)).shares] == ["0", "1"]
 
-    async def test_no_usage_at_all_is_refused(self, api: RulesApi, rule: AllocationRule) -> None:
+    async def test_no_usage_is_refused(self, api: RulesApi, rule: AllocationRule) -> None:
         assert (await refusal(api.split("1.00 EUR", rule_id=rule.id))).reason == "SPLIT_WEIGHTS_ALL_ZERO"
 
 
-class TestWhichCosts:
-    async def test_the_rule_is_effective_on_the_day_of_the_cost(self, api: RulesApi, eng: Department) -> None:
+class TestScopeOfRule:
+    async def test_rule_must_be_effective_on_the_date(self, api: RulesApi, eng: Department) -> None:
         rule = await api.rule(
             target(eng), effective_from_date="2026-02-01", effective_to_date="2026-03-01"
         )  # fmt: skip
@@ -173,7 +169,7 @@ class TestWhichCosts:
                 "effective_to_date": "2026-03-01",
             }  # fmt: skip
 
-    async def test_an_ended_rule_splits_nothing(self, api: RulesApi, eng: Department) -> None:
+    async def test_ended_rule_is_refused(self, api: RulesApi, eng: Department) -> None:
         rule = await api.rule(target(eng))
         await api.delete_rule(rule)
         refused = await refusal(api.split("1.00 EUR", rule_id=rule.id))
@@ -181,7 +177,7 @@ class TestWhichCosts:
         unknown = await refusal(api.split("1.00 EUR", rule_id=ids.ALLOCATION_RULE.format(ids.new())))
         assert unknown.reason == "ALLOCATION_RULE_NOT_FOUND"
 
-    async def test_a_rule_splits_only_costs_of_its_category_and_source(
+    async def test_category_and_source_must_match_the_rule(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(target(eng), category="cloud", source_department_id=it.id)
@@ -196,7 +192,7 @@ class TestWhichCosts:
                 "allocation_rule_id": rule.id, "field": field, "given": given, "wanted": wanted
             }  # fmt: skip
 
-    async def test_a_target_that_is_the_source_of_a_rule_for_the_same_cost_takes_none(
+    async def test_target_that_is_source_of_another_rule_is_refused(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(target(it), source_department_id=eng.id, category="cloud", effective_to_date="2026-06-01")
@@ -210,7 +206,7 @@ class TestWhichCosts:
         await api.delete_rule(rule)
         assert await api.split("1.00 EUR", **given)
 
-    async def test_what_is_missing_and_what_does_not_go_together_is_told_at_once(
+    async def test_error_lists_all_missing_and_inconsistent_fields(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         request = pb.SplitCostRequest(
@@ -235,7 +231,7 @@ class TestWhichCosts:
             "terms.targets", "terms.targets[1].department_id", "terms.targets[2].department_id",
         }  # fmt: skip
 
-    async def test_a_target_out_of_use_takes_nothing_and_nobody_else_does(
+    async def test_inactive_target_fails_the_whole_split(
         self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(*even(eng, sales))
@@ -248,7 +244,7 @@ class TestWhichCosts:
 
 
 class TestOnce:
-    async def test_a_key_is_answered_the_same_and_not_for_another_body(
+    async def test_repeated_key_returns_same_response_and_refuses_another_body(
         self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
         given: dict[str, Any] = {"terms": terms(*even(eng, sales)), "source_ref": "bill", "request_id": "key-1"}
@@ -257,7 +253,7 @@ class TestOnce:
         assert (await refusal(api.split("2.00 EUR", **given))).reason == "IDEMPOTENCY_MISMATCH"
         assert len(await api.borne_by(eng, sales)) == 2
 
-    async def test_a_cost_is_split_once_whatever_the_key_and_the_targets(
+    async def test_cost_is_split_once_despite_other_key_and_targets(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         await api.split("1.00 EUR", terms=terms(target(eng)), source_ref="bill")
@@ -267,7 +263,7 @@ class TestOnce:
             assert refused.metadata == {"source_ref": "bill"}
         assert len(await api.borne_by(it, eng, sales)) == 1
 
-    async def test_of_many_at_once_one_counts(
+    async def test_of_concurrent_splits_one_succeeds(
         self, api: RulesApi, it: Department, eng: Department, sales: Department, outbox_events: Events
     ) -> None:
         given = [even(eng, sales), even(it, sales), even(it, eng), even(sales, eng)] * 2
@@ -282,15 +278,15 @@ class TestOnce:
         told = [event.body for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
         assert {body["allocation_id"] for body in told} == {share.allocation_id for share in made.shares}
 
-    async def test_an_equal_key_at_once_is_answered_the_same(self, api: RulesApi, eng: Department) -> None:
+    async def test_concurrent_calls_with_one_key_return_the_same(self, api: RulesApi, eng: Department) -> None:
         request = split_request("1.00 EUR", terms=terms(target(eng)))
         answers = await asyncio.gather(*(api.who.call(api.rules_stub.SplitCost, request) for _ in range(6)))
         assert all(answer == answers[0] for answer in answers)
         assert len(await api.borne(eng)) == 1
 
 
-class TestPreview:
-    async def test_it_is_what_is_then_written_and_writes_nothing(
+class TestValidateOnly:
+    async def test_preview_equals_the_split_and_stores_nothing(
         self, api: RulesApi, it: Department, eng: Department, sales: Department, tokyo: Department,
         outbox_events: Events,
     ) -> None:  # fmt: skip
@@ -313,7 +309,7 @@ class TestPreview:
         written = [allocation.amount for allocation in await api.borne_by(it, eng, sales, tokyo)]
         assert written == [share.amount for share in seen.shares if share.amount.amount != "0.00"]
 
-    async def test_it_is_refused_as_the_split_would_be(self, api: RulesApi, eng: Department, tokyo: Department) -> None:
+    async def test_preview_fails_like_the_split(self, api: RulesApi, eng: Department, tokyo: Department) -> None:
         given: dict[str, Any] = {"terms": terms(*even(eng, tokyo)), "source_ref": "bill"}
         seen = await refusal(api.split("1.00 EUR", **given, validate_only=True))
         assert seen == await refusal(api.split("1.00 EUR", **given))
@@ -321,7 +317,7 @@ class TestPreview:
 
 
 class TestCurrencies:
-    async def test_each_share_is_converted_and_the_original_amounts_sum_to_the_whole(
+    async def test_shares_are_converted_and_sum_to_the_original_amount(
         self, api: RulesApi, acme: Entity, eng: Department, sales: Department, tokyo: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.9", "2026-03-01 USD/JPY 150")
@@ -333,7 +329,7 @@ class TestCurrencies:
             money("30.01 EUR"), money("5000 JPY"), money("30.00 EUR"),
         ]  # fmt: skip
 
-    async def test_yen_are_split_to_the_yen_and_dinars_to_the_fils(
+    async def test_shares_have_the_digits_of_the_currency(
         self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
         await api.set_rates("2026-03-01 EUR/JPY 160", "2026-03-01 EUR/BHD 0.4")
@@ -341,9 +337,7 @@ class TestCurrencies:
         assert amounts(await api.split("101 JPY", terms=both)) == ["51 JPY", "50 JPY"]
         assert amounts(await api.split("0.101 BHD", terms=both)) == ["0.051 BHD", "0.050 BHD"]
 
-    async def test_a_missing_rate_is_named_and_nothing_is_done(
-        self, api: RulesApi, eng: Department, tokyo: Department
-    ) -> None:
+    async def test_missing_rate_fails_the_whole_split(self, api: RulesApi, eng: Department, tokyo: Department) -> None:
         refused = await refusal(api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill"))
         assert refused.reason == "RATE_MISSING"
         assert {"EUR", "JPY", "2026-03-10"} <= set(refused.metadata.values())
@@ -351,7 +345,7 @@ class TestCurrencies:
         await api.set_rates("2026-03-01 EUR/JPY 160")
         assert await api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill")
 
-    async def test_who_passes_a_cost_on_to_another_entity_is_its_counterparty(
+    async def test_source_entity_becomes_counterparty(
         self, api: RulesApi, acme: Entity, it: Department, eng: Department, tokyo: Department
     ) -> None:
         await api.set_rates("2026-03-01 EUR/JPY 160")
@@ -361,7 +355,7 @@ class TestCurrencies:
 
 
 class TestListCostSplits:
-    async def test_it_tells_later_why_each_share_is_what_it_is(
+    async def test_split_explains_each_share_later(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
@@ -371,7 +365,7 @@ class TestListCostSplits:
         await api.delete_rule(rule)
         assert await api.splits(rule_id=rule.id) == [split]
 
-    async def test_each_filter_narrows(self, api: RulesApi, eng: Department) -> None:
+    async def test_every_filter(self, api: RulesApi, eng: Department) -> None:
         rule = await api.rule(target(eng))
         one = await api.split("1.00 EUR", rule_id=rule.id, allocation_date="2026-01-31")
         two = await api.split("2.00 EUR", terms=terms(target(eng)), allocation_date="2026-02-01", source_ref="two")
@@ -381,7 +375,7 @@ class TestListCostSplits:
         assert await api.splits(start_date="2026-02-01") == [two]
         assert await api.splits(end_date="2026-02-01") == [one]
 
-    async def test_what_was_split_can_not_be_changed(self, api: RulesApi, eng: Department, admin: Admin) -> None:
+    async def test_split_cannot_be_changed(self, api: RulesApi, eng: Department, admin: Admin) -> None:
         await api.split("1.00 EUR", terms=terms(target(eng)))
         for statement in ("update entities.cost_splits set amount = 2", "delete from entities.cost_splits"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
@@ -389,7 +383,7 @@ class TestListCostSplits:
 
 
 class TestScopes:
-    async def test_a_confined_caller_splits_over_what_the_scope_covers(
+    async def test_confined_caller_splits_within_the_scope(
         self,
         api: RulesApi,
         acme: Entity,
@@ -420,7 +414,7 @@ class TestScopes:
         assert await api_for(caller("department_manager", department_scope=[eng.id])).splits() == []
         assert await api_for(caller("department_manager", department_scope=[eng.id, it.id])).splits() == [mine]
 
-    async def test_another_tenant_finds_nothing_of_ours(
+    async def test_other_tenant_finds_nothing(
         self, api: RulesApi, eng: Department, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller]
     ) -> None:
         rule = await api.rule(target(eng))
@@ -433,7 +427,7 @@ class TestScopes:
         assert await stranger.splits() == []
         assert await stranger.split("1.00 EUR", terms=terms(target(own)), source_ref="bill")
 
-    async def test_who_only_reads_splits_nothing(
+    async def test_viewer_cannot_split(
         self, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
         for tried in (False, True):

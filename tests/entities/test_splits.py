@@ -21,7 +21,7 @@ def shares(amount: str, currency: str, *weights: str) -> list[str]:
     return [share.amount.text() for share in split]
 
 
-class TestByHand:
+class TestExamples:
     @pytest.mark.parametrize(
         ("amount", "currency", "weights", "wanted"),
         [
@@ -44,44 +44,44 @@ class TestByHand:
     def test_the_shares(self, amount: str, currency: str, weights: list[str], wanted: list[str]) -> None:
         assert shares(amount, currency, *weights) == wanted
 
-    def test_a_tie_goes_to_the_first_target(self) -> None:
+    def test_first_of_equal_remainders_gets_the_rest(self) -> None:
         assert domain.splits.split_units(1, [5, 5]) == [1, 0]
         assert domain.splits.split_units(3, [1, 1, 1, 1]) == [1, 1, 1, 0]
         assert domain.splits.split_units(1, [0, 5, 5]) == [0, 1, 0]
 
-    def test_the_largest_remainder_goes_before_the_first_target(self) -> None:
+    def test_largest_remainder_gets_the_rest(self) -> None:
         assert domain.splits.split_units(10, [15, 18, 67]) == [1, 2, 7]  # 1.5, 1.8, 6.7
 
-    def test_a_share_knows_its_weight_and_the_exact_part_of_the_whole(self) -> None:
+    def test_share_has_weight_and_exact_fraction(self) -> None:
         first, second = domain.splits.split_money(Money(Decimal("0.01"), "EUR"), [Decimal(9500), Decimal(500)])
         assert (first.weight, first.fraction) == (Decimal(9500), Fraction(19, 20))
         assert (second.weight, second.fraction) == (Decimal(500), Fraction(1, 20))
 
-    def test_a_weight_below_zero_is_refused_by_name(self) -> None:
+    def test_negative_weight_is_refused_with_its_index(self) -> None:
         with pytest.raises(SplitWeightNegative) as refused:
             domain.splits.split_units(100, [1, 2, -1])
         assert refused.value.metadata == {"target": "targets[2]"}
 
     @pytest.mark.parametrize("weights", [[], [0], [0, 0, 0]])
-    def test_weights_that_are_all_zero_are_refused(self, weights: list[int]) -> None:
+    def test_zero_weights_are_refused(self, weights: list[int]) -> None:
         with pytest.raises(SplitWeightsAllZero):
             domain.splits.split_units(100, weights)
 
-    def test_less_than_nothing_is_not_split(self) -> None:
+    def test_negative_amount_is_refused(self) -> None:
         with pytest.raises(ValueError, match="negative amount"):
             domain.splits.split_units(-1, [1, 1])
 
 
-class TestDrawn:
+class TestProperties:
     @pytest.mark.parametrize("part", range(PARTS))
-    def test_a_million_splits_keep_every_promise(self, part: int) -> None:
+    def test_a_million_random_splits(self, part: int) -> None:
         draw = random.Random(part)  # noqa: S311 - the same cases in every run
         for case in range(CASES // PARTS):
             units, weights = drawn(draw)
             problem = broken_promise(units, weights, domain.splits.split_units(units, weights))
             assert problem is None, (part, case, units, weights, problem)
 
-    def test_any_order_of_the_targets_gives_the_same_but_for_ties(self) -> None:
+    def test_order_of_targets_matters_only_for_ties(self) -> None:
         draw = random.Random(PARTS)  # noqa: S311
         for _ in range(CASES // 20):
             units, weights = drawn(draw)

@@ -62,8 +62,8 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
 
 
-class TestAllocated:
-    async def test_a_record_is_a_cost_of_whoever_used_it(
+class TestAllocation:
+    async def test_record_becomes_an_allocation(
         self, costs: AllocationApi, tracked: Tracked, engineering: Department, published_events: PublishedEvents
     ) -> None:
         record = usage(
@@ -95,7 +95,7 @@ class TestAllocated:
         assert (told.allocation_id, told.source, told.source_ref) == (made.id, "USAGE", "meter-1:17")
         assert published_events.headers(CostAllocated)["ce-actor"] == "/usage-tracking"
 
-    async def test_those_who_do_not_know_our_ids_name_codes(
+    async def test_codes_instead_of_ids(
         self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department
     ) -> None:
         other = await api.set_up(await api.found("OTHER"), "ENG")  # the same code, elsewhere
@@ -110,14 +110,14 @@ class TestAllocated:
         assert {money_text(each.amount) for each in await costs.listed(engineering)} == {"1.00 EUR", "3.00 EUR"}
         assert {money_text(each.amount) for each in await costs.listed(other)} == {"2.00 EUR", "4.00 EUR"}
 
-    async def test_without_a_department_the_entity_bears_it(
+    async def test_record_without_department_is_allocated_to_the_entity(
         self, costs: AllocationApi, tracked: Tracked, engineering: Department, published_events: PublishedEvents
     ) -> None:
         await tracked.say(usage(None, entity_id=engineering.entity_id))
         made = await costs.get((await published_events.first(CostAllocated)).allocation_id)
         assert (made.entity_id, made.department_id) == (engineering.entity_id, "")
 
-    async def test_another_currency_is_converted_at_the_rate_of_its_day(
+    async def test_foreign_currency_is_converted_at_the_rate_of_the_date(
         self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.9")
@@ -130,7 +130,7 @@ class TestAllocated:
 
 
 class TestOnce:
-    async def test_said_again_it_counts_once(
+    async def test_repeated_record_is_allocated_once(
         self, costs: AllocationApi, tracked: Tracked, engineering: Department
     ) -> None:
         """Delivered again under the same event id, and said anew under others."""
@@ -144,7 +144,7 @@ class TestOnce:
         assert await tracked.counted() == {record.record_id: 1, last.record_id: 1}
         assert sorted(await tracked.told()) == sorted([record.record_id, last.record_id])
 
-    async def test_what_was_allocated_by_hand_is_not_allocated_again(
+    async def test_document_allocated_by_a_user_is_not_allocated_again(
         self, costs: AllocationApi, replica: Replica, tracked: Tracked, engineering: Department
     ) -> None:
         record = usage(engineering, record_id="r-1")
@@ -157,7 +157,7 @@ class TestOnce:
         assert again == made
         assert await tracked.told() == ["r-1"]
 
-    async def test_taken_back_it_stays_so(
+    async def test_reversed_record_is_not_allocated_again(
         self, costs: AllocationApi, replica: Replica, tracked: Tracked, engineering: Department
     ) -> None:
         record = usage(engineering)
@@ -167,7 +167,7 @@ class TestOnce:
         assert len(await costs.listed(engineering)) == 2
         assert await tracked.told() == [record.record_id]
 
-    async def test_the_record_of_another_tenant_is_another_one(
+    async def test_record_ids_are_per_tenant(
         self, costs: AllocationApi, replica: Replica, engineering: Department,
         stranger: tuple[EntitiesApi, AllocationApi], nats: Client, admin: "asyncpg.Pool[asyncpg.Record]",
     ) -> None:  # fmt: skip
@@ -181,7 +181,7 @@ class TestOnce:
         assert [money_text(each.amount) for each in await their_costs.listed(theirs)] == ["3.00 EUR"]
         assert [money_text(each.amount) for each in await costs.listed(engineering)] == ["10.00 EUR"]
 
-    async def test_many_count_each_once_by_two_replicas(
+    async def test_two_replicas_allocate_each_record_once(
         self, tracked: Tracked, replica: Replica, engineering: Department
     ) -> None:
         """While the service takes them from NATS, a second one is handed the same, in another order."""
@@ -194,8 +194,8 @@ class TestOnce:
         assert sorted(await tracked.told()) == sorted(each.record_id for each in records)
 
 
-class TestReplicaThatGoes:
-    async def test_what_it_had_in_hand_is_done_once_by_the_next(
+class TestStoppedReplica:
+    async def test_next_replica_allocates_the_rest_once(
         self, fresh_database: Callable[[], Awaitable[Copy]], settings: Callable[..., Settings], finance: Caller,
         tenant: UUID, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
@@ -238,8 +238,8 @@ async def own_stream(folder: Path) -> AsyncIterator[tuple[Client, str]]:
         await client.close()
 
 
-class TestPutAside:
-    async def test_what_can_not_be_allocated_is_a_dead_letter_that_says_why(
+class TestDeadLetters:
+    async def test_refused_record_is_dead_lettered_with_its_error(
         self, api: EntitiesApi, tracked: Tracked, engineering: Department, pauses: None
     ) -> None:
         closed = await api.set_up(await api.found("CLOSED"))
@@ -266,7 +266,7 @@ class TestPutAside:
             assert any(said in error for error in errors), (said, errors)
         assert await tracked.counted() == {good.record_id: 1}
 
-    async def test_said_with_another_content_it_is_a_dead_letter_and_changes_nothing(
+    async def test_record_with_other_contents_is_dead_lettered(
         self, costs: AllocationApi, tracked: Tracked, engineering: Department, pauses: None
     ) -> None:
         await tracked.say(usage(engineering, record_id="r-1"))
@@ -278,7 +278,7 @@ class TestPutAside:
         assert made.id in letter["error"]
         assert money_text(made.amount) == "10.00 EUR"
 
-    async def test_once_the_cause_is_mended_it_is_redriven(
+    async def test_redriven_record_is_allocated(
         self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department,
         caller: Callable[..., Caller], entities: Entities, pauses: None,
     ) -> None:  # fmt: skip
@@ -294,14 +294,14 @@ class TestPutAside:
         left = await operator.call(entities.operations.ListDeadLetters, ListDeadLettersRequest())
         assert not left.dead_letters
 
-    async def test_what_is_no_record_at_all_is_put_aside_too(self, tracked: Tracked, pauses: None) -> None:
+    async def test_malformed_event_is_dead_lettered(self, tracked: Tracked, pauses: None) -> None:
         await tracked.say_raw("{")
         (letter,) = await tracked.buried()
         assert letter["body"] == "{"
 
 
-class TestTogether:
-    async def test_one_that_is_refused_keeps_none_of_the_others_back(
+class TestBatch:
+    async def test_refused_record_does_not_affect_the_others(
         self, replica: Replica, tracked: Tracked, engineering: Department
     ) -> None:
         good = [usage(engineering) for _ in range(50)]
@@ -311,7 +311,7 @@ class TestTogether:
         assert [type(each) for each in refused] == [RateMissing, InvalidFields]
         assert await tracked.counted() == {each.record_id: 1 for each in good}
 
-    async def test_one_that_fails_in_the_database_keeps_none_of_the_others_back(
+    async def test_database_error_of_one_record_does_not_affect_the_others(
         self, replica: Replica, tracked: Tracked, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         """Whatever it is that nobody thought of."""
@@ -328,7 +328,7 @@ class TestTogether:
         assert [number for number, each in enumerate(outcomes) if each] == [4]
         assert await tracked.counted() == {each.record_id: 1 for each in records if each.category == "cloud"}
 
-    async def test_those_of_many_tenants_are_kept_apart(
+    async def test_tenants_are_separate(
         self, nats: Client, admin: "asyncpg.Pool[asyncpg.Record]", entities: Entities, caller: Callable[..., Caller]
     ) -> None:
         async def one(number: int) -> tuple[Tracked, list[UsageRecorded]]:
@@ -345,14 +345,14 @@ class TestTogether:
             assert await tracked.counted() == {each.record_id: 1 for each in records}
             assert len(await tracked.told()) == len(records)
 
-    async def test_a_closed_entity_is_told_to_the_one_who_asks(
+    async def test_inactive_entity_is_an_error_of_its_record(
         self, api: EntitiesApi, replica: Replica, engineering: Department
     ) -> None:
         await api.deactivate(engineering.entity_id)
         with pytest.raises(EntityStateForbids):
             await replica.take(usage(engineering))
 
-    async def test_twice_in_one_group_with_another_content_the_second_is_refused(
+    async def test_second_record_with_other_contents_is_refused(
         self, replica: Replica, tracked: Tracked, engineering: Department
     ) -> None:
         pair = usage(engineering, record_id="r-1"), usage(engineering, "11.00 EUR", record_id="r-1")
