@@ -52,34 +52,34 @@ class AllocationApi:
     """What somebody does with cost allocations, in few words; a request has a new key unless one is given."""
 
     def __init__(self, who: Caller, stubs: Entities) -> None:
-        self.who = who
+        self.caller = who
         self.stub = stubs.allocations
 
     async def allocate(
         self, department: Department | str, amount: str = "10.00 EUR", *, request_id: str = "", **given: Any
     ) -> Allocation:
         request = pb.AllocateCostRequest(id=_id(department), request_id=_key(request_id), **cost(amount, **given))
-        return await self.who.call(self.stub.AllocateCost, request)
+        return await self.caller.call(self.stub.AllocateCost, request)
 
     async def batch(
         self, *lines: pb.CostLine, atomic: bool = False, request_id: str = ""
     ) -> pb.BatchAllocateCostsResponse:
         request = pb.BatchAllocateCostsRequest(allocations=lines, atomic=atomic, request_id=_key(request_id))
-        return await self.who.call(self.stub.BatchAllocateCosts, request)
+        return await self.caller.call(self.stub.BatchAllocateCosts, request)
 
     async def reverse(
         self, allocation: Allocation | str, reason: str = "Entered twice", *, request_id: str = "", **given: Any
     ) -> Allocation:
         named = _id(allocation)
         request = pb.ReverseAllocationRequest(id=named, reason=reason, request_id=_key(request_id), **given)
-        return await self.who.call(self.stub.ReverseAllocation, request)
+        return await self.caller.call(self.stub.ReverseAllocation, request)
 
     async def get(self, allocation: Allocation | str) -> Allocation:
-        return await self.who.call(self.stub.GetAllocation, pb.GetAllocationRequest(id=_id(allocation)))
+        return await self.caller.call(self.stub.GetAllocation, pb.GetAllocationRequest(id=_id(allocation)))
 
     async def page(self, department: Department | str, **given: Any) -> Page:
         request = pb.ListAllocationsRequest(id=_id(department), **given)
-        answer = await self.who.call(self.stub.ListAllocations, request)
+        answer = await self.caller.call(self.stub.ListAllocations, request)
         return list(answer.allocations), answer.next_page_token
 
     async def listed(self, department: Department | str, **filters: Any) -> list[Allocation]:

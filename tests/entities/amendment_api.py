@@ -18,7 +18,7 @@ class AmendmentApi:
     """AmendmentService as one caller uses it."""
 
     def __init__(self, api: EntitiesApi) -> None:
-        self.caller, self.stub = api.who, api.amendments_stub
+        self.caller, self.stub = api.caller, api.amendments_stub
 
     async def create(
         self, contract: Contract | str, kind: Amendment.Type.ValueType = Amendment.SEATS, **fields: Any

@@ -28,20 +28,20 @@ class EntitiesApi:
     """What somebody does with entities, departments and exchange rates, in few words."""
 
     def __init__(self, who: Caller, stubs: Entities) -> None:
-        self.who = who
+        self.caller = who
         self.entities_stub = stubs.entities
         self.departments_stub = stubs.departments
         self.rates_stub = stubs.rates
         self.contracts_stub = stubs.contracts
         self.amendments_stub = stubs.amendments
 
-    async def found(self, code: str = "ACME", **given: Any) -> Entity:
+    async def create_entity(self, code: str = "ACME", **given: Any) -> Entity:
         """A new entity."""
-        return await self.who.call(self.entities_stub.CreateEntity, entity_request(code, **given))
+        return await self.caller.call(self.entities_stub.CreateEntity, entity_request(code, **given))
 
     async def tree(self, entity: Entity | str, max_depth: int = 0) -> EntityHierarchy:
         request = pb.GetEntityHierarchyRequest(id=_id(entity), max_depth=max_depth)
-        return await self.who.call(self.entities_stub.GetEntityHierarchy, request)
+        return await self.caller.call(self.entities_stub.GetEntityHierarchy, request)
 
     async def get(self, entity: Entity | str) -> Entity:
         return (await self.tree(entity, max_depth=1)).entity
@@ -49,48 +49,48 @@ class EntitiesApi:
     async def entities(self, **filters: Any) -> list[str]:
         """The codes of all entities that fit."""
         request = pb.ListEntitiesRequest(page_size=1000, **filters)
-        return [entity.code for entity in (await self.who.call(self.entities_stub.ListEntities, request)).entities]
+        return [entity.code for entity in (await self.caller.call(self.entities_stub.ListEntities, request)).entities]
 
     async def update(self, entity: Entity | str, **given: Any) -> Entity:
-        return await self.who.call(self.entities_stub.UpdateEntity, pb.UpdateEntityRequest(id=_id(entity), **given))
+        return await self.caller.call(self.entities_stub.UpdateEntity, pb.UpdateEntityRequest(id=_id(entity), **given))
 
     async def deactivate(self, entity: Entity | str, **given: Any) -> Entity:
         request = pb.DeactivateEntityRequest(id=_id(entity), **given)
-        return await self.who.call(self.entities_stub.DeactivateEntity, request)
+        return await self.caller.call(self.entities_stub.DeactivateEntity, request)
 
-    async def set_up(self, entity: Entity | str, code: str = "ENG", **given: Any) -> Department:
+    async def create_department(self, entity: Entity | str, code: str = "ENG", **given: Any) -> Department:
         """A new department."""
         request = department_request(entity, code, **given)
-        return await self.who.call(self.departments_stub.CreateDepartment, request)
+        return await self.caller.call(self.departments_stub.CreateDepartment, request)
 
     async def department(self, department: Department | str) -> Department:
         request = departments_pb.GetDepartmentRequest(id=_id(department))
-        return await self.who.call(self.departments_stub.GetDepartment, request)
+        return await self.caller.call(self.departments_stub.GetDepartment, request)
 
     async def departments(self, **filters: Any) -> list[str]:
         """The codes of all departments that fit."""
         request = departments_pb.ListDepartmentsRequest(page_size=1000, **filters)
-        found = await self.who.call(self.departments_stub.ListDepartments, request)
+        found = await self.caller.call(self.departments_stub.ListDepartments, request)
         return [department.code for department in found.departments]
 
-    async def change(self, department: Department | str, **given: Any) -> Department:
+    async def update_department(self, department: Department | str, **given: Any) -> Department:
         request = departments_pb.UpdateDepartmentRequest(id=_id(department), **given)
-        return await self.who.call(self.departments_stub.UpdateDepartment, request)
+        return await self.caller.call(self.departments_stub.UpdateDepartment, request)
 
     async def set_rates(self, *rates: str, source: str = "", request_id: str = "") -> rates_pb.SetExchangeRatesResponse:
         """Record rates, each as "2026-03-01 EUR/USD 1.25"."""
         given = [rate_input(rate, source) for rate in rates]
         request = rates_pb.SetExchangeRatesRequest(rates=given, request_id=request_id)
-        return await self.who.call(self.rates_stub.SetExchangeRates, request)
+        return await self.caller.call(self.rates_stub.SetExchangeRates, request)
 
-    async def recorded(self, **filters: Any) -> list[ExchangeRate]:
+    async def list_rates(self, **filters: Any) -> list[ExchangeRate]:
         """All rates that fit."""
         request = rates_pb.ListExchangeRatesRequest(page_size=1000, **filters)
-        return list((await self.who.call(self.rates_stub.ListExchangeRates, request)).exchange_rates)
+        return list((await self.caller.call(self.rates_stub.ListExchangeRates, request)).exchange_rates)
 
     async def rates(self, **filters: Any) -> list[str]:
         """All rates that fit, as `set_rates` takes them."""
-        return [rate_text(rate) for rate in await self.recorded(**filters)]
+        return [rate_text(rate) for rate in await self.list_rates(**filters)]
 
     async def convert(self, *conversions: str) -> list[ConversionRate]:
         """The rates for conversions, each as "2026-03-01 USD/EUR"."""
@@ -98,7 +98,7 @@ class EntitiesApi:
             rates_pb.Conversion(conversion_date=day, from_currency=pair[:3], to_currency=pair[4:])
             for day, pair in map(str.split, conversions)
         ]
-        return list((await self.who.call(self.rates_stub.GetRates, rates_pb.GetRatesRequest(conversions=wanted))).rates)
+        return list((await self.caller.call(self.rates_stub.GetRates, rates_pb.GetRatesRequest(conversions=wanted))).rates)
 
 
 def rate_input(text: str, source: str = "") -> rates_pb.ExchangeRateInput:

@@ -20,7 +20,7 @@ class ContractApi:
     """ContractService as one caller uses it."""
 
     def __init__(self, api: EntitiesApi) -> None:
-        self.api, self.caller, self.stub = api, api.who, api.contracts_stub
+        self.api, self.caller, self.stub = api, api.caller, api.contracts_stub
 
     async def create(self, entity: Entity | str, **fields: Any) -> Contract:
         return await self.caller.call(self.stub.CreateContract, contract_request(entity, **fields))

@@ -58,7 +58,7 @@ class CostsApi(TreeApi):
         request = costs_pb.GetDepartmentCostsRequest(
             id=_id(department), start_date=start, end_date=end, group_by=map(DepartmentCosts.GroupBy.Value, by), **given
         )
-        return await self.who.call(self.costs_stub.GetDepartmentCosts, request)
+        return await self.caller.call(self.costs_stub.GetDepartmentCosts, request)
 
     async def total(self, department: Department | str, *period: str, **given: Any) -> str:
         """What a department cost, with all that is below it, as "10.00 EUR"."""
@@ -76,12 +76,12 @@ class CostsApi(TreeApi):
             group_by=map(CostSummary.GroupBy.Value, by),
             **given,
         )
-        return await self.who.call(self.costs_stub.SummarizeCosts, request)
+        return await self.caller.call(self.costs_stub.SummarizeCosts, request)
 
     async def stream(self, **given: Any) -> list[Allocation]:
         """All that the stream tells until it ends."""
         request = costs_pb.StreamAllocationsRequest(**given)
-        told = self.costs_stub.StreamAllocations(request, metadata=self.who.metadata, timeout=20)
+        told = self.costs_stub.StreamAllocations(request, metadata=self.caller.metadata, timeout=20)
         return [allocation async for allocation in told]
 
 

@@ -29,55 +29,55 @@ class RulesApi(TreeApi):
 
     async def rule(self, *targets: AllocationTarget, **given: Any) -> AllocationRule:
         """A new rule: EVEN, without a source, from the first of 2026 on, unless it is given."""
-        return await self.who.call(self.rules_stub.CreateAllocationRule, rule_request(*targets, **given))
+        return await self.caller.call(self.rules_stub.CreateAllocationRule, rule_request(*targets, **given))
 
     async def get_rule(self, rule: AllocationRule | str) -> AllocationRule:
         request = pb.GetAllocationRuleRequest(id=rule_id(rule))
-        return await self.who.call(self.rules_stub.GetAllocationRule, request)
+        return await self.caller.call(self.rules_stub.GetAllocationRule, request)
 
     async def rules(self, **filters: Any) -> list[str]:
         """The names of all rules that fit."""
         request = pb.ListAllocationRulesRequest(page_size=1000, **filters)
-        found = await self.who.call(self.rules_stub.ListAllocationRules, request)
+        found = await self.caller.call(self.rules_stub.ListAllocationRules, request)
         return [rule.name for rule in found.allocation_rules]
 
     async def update_rule(self, rule: AllocationRule | str, **given: Any) -> AllocationRule:
         request = pb.UpdateAllocationRuleRequest(id=rule_id(rule), **given)
-        return await self.who.call(self.rules_stub.UpdateAllocationRule, request)
+        return await self.caller.call(self.rules_stub.UpdateAllocationRule, request)
 
     async def delete_rule(self, rule: AllocationRule | str, **given: Any) -> AllocationRule:
         request = pb.DeleteAllocationRuleRequest(id=rule_id(rule), **given)
-        return await self.who.call(self.rules_stub.DeleteAllocationRule, request)
+        return await self.caller.call(self.rules_stub.DeleteAllocationRule, request)
 
     async def split(self, amount: str = "", **given: Any) -> CostSplit:
         """Split "100.00 EUR" of the tenth of March 2026, unless it is given otherwise."""
-        return await self.who.call(self.rules_stub.SplitCost, split_request(amount, **given))
+        return await self.caller.call(self.rules_stub.SplitCost, split_request(amount, **given))
 
     async def splits(self, **filters: Any) -> list[CostSplit]:
         """All splits that fit."""
         request = pb.ListCostSplitsRequest(page_size=1000, **filters)
-        return list((await self.who.call(self.rules_stub.ListCostSplits, request)).cost_splits)
+        return list((await self.caller.call(self.rules_stub.ListCostSplits, request)).cost_splits)
 
     async def allocate(self, department: Department, amount: str, **given: Any) -> Allocation:
         """A cost of a department: "100.00 EUR" of the tenth of March 2026, unless it is given otherwise."""
         fields = {"allocation_date": "2026-03-10", "request_id": f"cost-{next(_numbers)}", **given}
         request = allocations_pb.AllocateCostRequest(id=department.id, amount=money(amount), **fields)
-        return await self.who.call(self.allocations_stub.AllocateCost, request)
+        return await self.caller.call(self.allocations_stub.AllocateCost, request)
 
     async def reverse(self, allocation: Allocation, **given: Any) -> Allocation:
         """The reversal."""
         fields = {"reason": "mistaken", "request_id": f"back-{next(_numbers)}", **given}
         request = allocations_pb.ReverseAllocationRequest(id=allocation.id, **fields)
-        return await self.who.call(self.allocations_stub.ReverseAllocation, request)
+        return await self.caller.call(self.allocations_stub.ReverseAllocation, request)
 
-    async def borne_by(self, *departments: Department) -> list[Allocation]:
+    async def allocations_of_all(self, *departments: Department) -> list[Allocation]:
         """What was allocated to them, one after the other."""
-        return [allocation for department in departments for allocation in await self.borne(department)]
+        return [allocation for department in departments for allocation in await self.allocations_of(department)]
 
-    async def borne(self, department: Department | str) -> list[Allocation]:
+    async def allocations_of(self, department: Department | str) -> list[Allocation]:
         """What was allocated to a department."""
         request = allocations_pb.ListAllocationsRequest(id=_id(department), page_size=1000)
-        return list((await self.who.call(self.allocations_stub.ListAllocations, request)).allocations)
+        return list((await self.caller.call(self.allocations_stub.ListAllocations, request)).allocations)
 
 
 def rule_request(*targets: AllocationTarget, **given: Any) -> pb.CreateAllocationRuleRequest:

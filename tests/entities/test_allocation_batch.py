@@ -32,24 +32,24 @@ def outcomes(answer: pb.BatchAllocateCostsResponse) -> list[str]:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 @pytest.fixture
 async def engineering(api: EntitiesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "ENG")
+    return await api.create_department(acme, "ENG")
 
 
 @pytest.fixture
 async def sales(api: EntitiesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "SALES", gl_code="6400")
+    return await api.create_department(acme, "SALES", gl_code="6400")
 
 
 class TestPartialBatch:
     async def test_valid_lines_are_accepted_and_others_refused(
         self, api: EntitiesApi, costs: AllocationApi, acme: Entity, engineering: Department, sales: Department
     ) -> None:
-        closed, nobody = await api.found("CLOSED"), ids.ENTITY.format(ids.new())
+        closed, nobody = await api.create_entity("CLOSED"), ids.ENTITY.format(ids.new())
         await api.deactivate(closed)
         mixed = line(engineering)
         mixed.entity_id = closed.id
@@ -101,13 +101,13 @@ class TestPartialBatch:
             f"{n}.50 EUR" for n in range(1, LINES_MAX + 1)
         ]
         summed = "select sum(amount), count(*) from entities.cost_allocations where tenant_id = $1"
-        summed_up = await admin.fetchrow(summed, costs.who.tenant_id)
+        summed_up = await admin.fetchrow(summed, costs.caller.tenant_id)
         assert summed_up
         assert tuple(summed_up) == (Decimal(501000), LINES_MAX)
         told = "count(distinct body::json->>'allocation_id')"
         said = f"select {told} from entities.outbox where tenant_id = $1 and type = $2"
         event = CostAllocated.DESCRIPTOR.full_name
-        assert await admin.fetchval(said, costs.who.tenant_id, event) == LINES_MAX
+        assert await admin.fetchval(said, costs.caller.tenant_id, event) == LINES_MAX
 
 
 class TestDocuments:
@@ -164,7 +164,7 @@ class TestDocuments:
         async with admin.acquire() as third:
             held = third.transaction()
             await held.start()
-            await third.execute(_AS_ANOTHER, costs.who.tenant_id, "r-5")
+            await third.execute(_AS_ANOTHER, costs.caller.tenant_id, "r-5")
             both = asyncio.gather(costs.batch(*lines), costs.batch(*lines[::-1]))
             await eventually(lambda: _waiting(admin))
             await held.rollback()
@@ -233,9 +233,9 @@ class TestListAllocations:
     @pytest.fixture
     async def posted(self, api: EntitiesApi, costs: AllocationApi, acme: Entity, engineering: Department) -> Department:
         """ENG over QA over LAB, each with costs on three days; and SALES beside them."""
-        qa = await api.set_up(acme, "QA", parent_id=engineering.id)
-        lab = await api.set_up(acme, "LAB", parent_id=qa.id)
-        beside = await api.set_up(acme, "BESIDE")
+        qa = await api.create_department(acme, "QA", parent_id=engineering.id)
+        lab = await api.create_department(acme, "LAB", parent_id=qa.id)
+        beside = await api.create_department(acme, "BESIDE")
         lines = [
             line(bearer, f"{number}{day}.00 EUR", allocation_date=f"2026-0{day}-01", category=category, source=source)
             for day in (1, 2, 3)

@@ -26,7 +26,7 @@ Entries = Callable[[int], Awaitable[list[Entry]]]
 
 @pytest.fixture
 async def engineering(api: EntitiesApi) -> Department:
-    return await api.set_up(await api.found("ACME"), "ENG")
+    return await api.create_department(await api.create_entity("ACME"), "ENG")
 
 
 @pytest.fixture

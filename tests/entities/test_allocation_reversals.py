@@ -20,7 +20,7 @@ from tests.harness.observe import PublishedEvents
 @pytest.fixture
 async def swiss(api: EntitiesApi) -> Department:
     await api.set_rates("2026-03-01 USD/CHF 0.9")
-    return await api.set_up(await api.found("CH", currency_code="CHF"), "ENG")
+    return await api.create_department(await api.create_entity("CH", currency_code="CHF"), "ENG")
 
 
 @pytest.fixture

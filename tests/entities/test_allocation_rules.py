@@ -36,23 +36,23 @@ def api(api_for: Callable[[Caller], RulesApi], finance: Caller) -> RulesApi:
 
 @pytest.fixture
 async def acme(api: RulesApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 @pytest.fixture
 async def it(api: RulesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "IT")
+    return await api.create_department(acme, "IT")
 
 
 @pytest.fixture
 async def eng(api: RulesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "ENG")
+    return await api.create_department(acme, "ENG")
 
 
 @pytest.fixture
 async def sales(api: RulesApi) -> Department:
     """Of another entity."""
-    return await api.set_up(await api.found("OTHER", currency_code="USD"), "SALES")
+    return await api.create_department(await api.create_entity("OTHER", currency_code="USD"), "SALES")
 
 
 class TestCreateAllocationRule:
@@ -264,7 +264,7 @@ class TestListAllocationRules:
         seen, token = [], ""
         for _ in range(3):
             request = pb.ListAllocationRulesRequest(page_size=2, page_token=token)
-            page = await api.who.call(api.rules_stub.ListAllocationRules, request)
+            page = await api.caller.call(api.rules_stub.ListAllocationRules, request)
             seen += [(rule.name, len(rule.targets)) for rule in page.allocation_rules]
             token = page.next_page_token
         assert (seen, token) == ([(f"R{number}", 1) for number in range(5)], "")
@@ -389,7 +389,7 @@ class TestScopes:
     ) -> None:
         rule = await api.rule(target(eng))
         stranger = api_for(caller("billing_admin", tenant=ids.new()))
-        own = await stranger.rule(target(await stranger.set_up(await stranger.found("OWN"))))
+        own = await stranger.rule(target(await stranger.create_department(await stranger.create_entity("OWN"))))
         assert await stranger.rules() == ["Rent"]
         assert await stranger.rules(target_department_id=eng.id) == []
         calls: list[Callable[[str], Awaitable[object]]] = [

@@ -24,14 +24,14 @@ NOBODY = ids.DEPARTMENT.format(ids.new())
 
 @pytest.fixture
 async def engineering(api: EntitiesApi) -> Department:
-    return await api.set_up(await api.found("ACME"), "ENG", gl_code="6200")
+    return await api.create_department(await api.create_entity("ACME"), "ENG", gl_code="6200")
 
 
 class TestAllocateCost:
     async def test_has_the_given_fields(self, api: EntitiesApi, costs: AllocationApi) -> None:
-        acme, supplier = await api.found("ACME"), await api.found("SUPPLIER")
-        top = await api.set_up(acme, "TOP")
-        department = await api.set_up(acme, "ENG", parent_id=top.id)
+        acme, supplier = await api.create_entity("ACME"), await api.create_entity("SUPPLIER")
+        top = await api.create_department(acme, "TOP")
+        department = await api.create_department(acme, "ENG", parent_id=top.id)
         given: dict[str, Any] = {
             "category": "cloud", "source": Allocation.INVOICE, "source_ref": "inv-7/1", "quantity": "12.5",
             "unit": "GB", "gl_code": "6100", "counterparty_entity_id": supplier.id, "description": "Größe: ∞",
@@ -65,9 +65,9 @@ class TestAllocateCost:
     async def test_path_stays_when_the_department_moves(
         self, api: EntitiesApi, costs: AllocationApi, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
-        acme = await api.found("ACME")
-        old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
-        department = await api.set_up(acme, "ENG", parent_id=old.id)
+        acme = await api.create_entity("ACME")
+        old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
+        department = await api.create_department(acme, "ENG", parent_id=old.id)
         before = await costs.allocate(department)
         moved = "update entities.departments set parent_id = $1 where id = $2"
         await admin.execute(moved, ids.DEPARTMENT.parse(new.id), ids.DEPARTMENT.parse(department.id))
@@ -86,7 +86,7 @@ class TestAllocateCost:
 class TestCurrencies:
     @pytest.fixture
     async def swiss(self, api: EntitiesApi) -> Department:
-        return await api.set_up(await api.found("CH", currency_code="CHF"), "ENG")
+        return await api.create_department(await api.create_entity("CH", currency_code="CHF"), "ENG")
 
     async def test_foreign_currency_is_converted_at_the_rate_of_the_date(
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
@@ -143,8 +143,8 @@ class TestCurrencies:
 
 class TestRefused:
     async def test_inactive_entity_is_refused(self, api: EntitiesApi, costs: AllocationApi) -> None:
-        acme = await api.found("ACME")
-        department = await api.set_up(acme)
+        acme = await api.create_entity("ACME")
+        department = await api.create_department(acme)
         await api.deactivate(acme)
         refused = await refusal(costs.allocate(department))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
@@ -236,7 +236,7 @@ class TestDocuments:
         self, api: EntitiesApi, costs: AllocationApi, engineering: Department
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1", quantity="1.50")
-        await api.change(engineering, gl_code="6300")
+        await api.update_department(engineering, gl_code="6300")
         assert await costs.allocate(engineering, source_ref="u-1", quantity="1.5") == first
 
     async def test_repetition_succeeds_after_deactivation_of_the_department(
@@ -261,14 +261,14 @@ class TestDocuments:
         assert len({each.id for each in made}) == 1
         counted = "select count(*) from entities.cost_allocations where tenant_id = $1"
         said = "select count(*) from entities.outbox where tenant_id = $1 and type like '%CostAllocated'"
-        assert [await admin.fetchval(each, costs.who.tenant_id) for each in (counted, said)] == [1, 1]
+        assert [await admin.fetchval(each, costs.caller.tenant_id) for each in (counted, said)] == [1, 1]
 
     async def test_documents_are_per_tenant(
         self, costs: AllocationApi, engineering: Department, stranger: tuple[EntitiesApi, AllocationApi]
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1")
         their_api, their_costs = stranger
-        theirs = await their_api.set_up(await their_api.found("ACME"))
+        theirs = await their_api.create_department(await their_api.create_entity("ACME"))
         assert (await their_costs.allocate(theirs, source_ref="u-1")).id != first.id
 
 
@@ -340,8 +340,8 @@ class TestAccess:
         self, api: EntitiesApi, costs: AllocationApi, costs_of: Callable[[Caller], AllocationApi],
         caller: Callable[..., Caller], engineering: Department,
     ) -> None:  # fmt: skip
-        sales = await api.set_up(engineering.entity_id, "SALES")
-        qa = await api.set_up(engineering.entity_id, "QA", parent_id=engineering.id)
+        sales = await api.create_department(engineering.entity_id, "SALES")
+        qa = await api.create_department(engineering.entity_id, "QA", parent_id=engineering.id)
         conny = costs_of(caller("finance", subject="conny", department_scope=[engineering.id]))
         mine, below = await conny.allocate(engineering), await conny.allocate(qa)
         theirs = await costs.allocate(sales, source_ref="secret")

@@ -36,7 +36,7 @@ def amendments(api: EntitiesApi) -> AmendmentApi:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found()
+    return await api.create_entity()
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def amendments(api: EntitiesApi) -> AmendmentApi:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found()
+    return await api.create_entity()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ class TestEffectiveDate:
     async def test_due_time_is_in_the_time_zone_of_the_entity(
         self, api: EntitiesApi, contracts: ContractApi, amendments: AmendmentApi, admin: Admin
     ) -> None:
-        entity = await api.found("ZONE", time_zone="America/New_York")
+        entity = await api.create_entity("ZONE", time_zone="America/New_York")
         contract = await contracts.create_active(entity, seats=10)
         draft = await amendments.create(contract, effective_date=day(40))
         assert await timer(admin, draft) is None
@@ -92,7 +92,7 @@ class TestEffectiveDate:
     async def test_early_timer_is_reset(
         self, api: EntitiesApi, contracts: ContractApi, amendments: AmendmentApi, admin: Admin
     ) -> None:
-        entity = await api.found("ZONE", time_zone="Pacific/Pago_Pago")
+        entity = await api.create_entity("ZONE", time_zone="Pacific/Pago_Pago")
         contract = await contracts.create_active(entity, start_date=day(-30), seats=10)
         tomorrow = (datetime.now(ZoneInfo("Pacific/Pago_Pago")).date() + timedelta(days=1)).isoformat()
         approved = await amendments.create_approved(contract, effective_date=tomorrow)
@@ -125,7 +125,7 @@ class TestEffectiveDate:
         """Both timers are overdue, and that of the end fires first."""
         timerless_api = EntitiesApi(finance, timerless.served.stubs)
         contracts, amendments = ContractApi(timerless_api), AmendmentApi(timerless_api)
-        contract = await contracts.create_active(await timerless_api.found(), end_date=day(60))
+        contract = await contracts.create_active(await timerless_api.create_entity(), end_date=day(60))
         longer = await amendments.create_approved(contract, Amendment.TERM, effective_date=day(50), end_date=day(500))
         amendment_id = ids.AMENDMENT.parse(longer.id)
         await let_days_pass(timerless.admin, 70, contract)
@@ -201,7 +201,7 @@ class TestReplicas:
     ) -> None:
         timerless_api = EntitiesApi(finance, timerless.served.stubs)
         contracts, amendments = ContractApi(timerless_api), AmendmentApi(timerless_api)
-        entity = await timerless_api.found()
+        entity = await timerless_api.create_entity()
         created: list[tuple[Contract, list[Amendment]]] = []
         for number in range(8):
             contract = await contracts.create_active(entity, seats=10)
@@ -236,7 +236,7 @@ class TestReplicas:
     ) -> None:
         timerless_api = EntitiesApi(finance, timerless.served.stubs)
         contracts, amendments = ContractApi(timerless_api), AmendmentApi(timerless_api)
-        contract = await contracts.create_active(await timerless_api.found(), seats=10)
+        contract = await contracts.create_active(await timerless_api.create_entity(), seats=10)
         approved = await amendments.create_approved(contract, effective_date=day(1))
         if terminated:
             await contracts.terminate(contract, for_cause=True)
@@ -259,7 +259,7 @@ class TestReplicas:
     ) -> None:
         timerless_api = EntitiesApi(finance, timerless.served.stubs)
         contracts, amendments = ContractApi(timerless_api), AmendmentApi(timerless_api)
-        entity = await timerless_api.found()
+        entity = await timerless_api.create_entity()
         approved = []
         for _ in range(6):
             contract = await contracts.create_active(entity, seats=10)

@@ -37,7 +37,7 @@ def amendments(api: EntitiesApi) -> AmendmentApi:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found()
+    return await api.create_entity()
 
 
 @pytest.fixture
@@ -388,7 +388,7 @@ class TestAccess:
         caller: Callable[..., Caller],
     ) -> None:  # fmt: skip
         created = await amendments.create(contract)
-        elsewhere = await api.found("OTHER")
+        elsewhere = await api.create_entity("OTHER")
         other_tenant = caller("finance", tenant=ids.new())
         confined = caller("billing_admin", entity_scope=[elsewhere.id])
         for who in (other_tenant, confined):

@@ -27,10 +27,10 @@ class Auditor:
     """Somebody who looks into the log of the entities service."""
 
     def __init__(self, who: Caller, stubs: Entities) -> None:
-        self.who, self.stub = who, stubs.audit
+        self.caller, self.stub = who, stubs.audit
 
     async def ask(self, **given: Any) -> ListAuditEventsResponse:
-        return await self.who.call(self.stub.ListAuditEvents, ListAuditEventsRequest(**given))
+        return await self.caller.call(self.stub.ListAuditEvents, ListAuditEventsRequest(**given))
 
     async def list(self, **filters: Any) -> list[AuditEvent]:
         return list((await self.ask(page_size=1000, **filters)).audit_events)
@@ -73,7 +73,7 @@ def change(event: AuditEvent, field: str) -> tuple[str | None, str | None]:
 
 
 async def _entity_with_a_past(api: EntitiesApi) -> Entity:
-    entity = await api.found(tax_id="DE136695976", metadata={"team": "a", "api_token": "t0p-s3cret"})
+    entity = await api.create_entity(tax_id="DE136695976", metadata={"team": "a", "api_token": "t0p-s3cret"})
     return await api.update(entity, display_name="Acme")
 
 
@@ -84,13 +84,13 @@ class TestEvents:
         assert (created.action, changed.action) == (AuditEvent.CREATED, AuditEvent.CHANGED)
         for event in (created, changed):
             assert (event.service, event.resource_type, event.resource_id) == ("entities", "entity", entity.id)
-            assert (event.actor, event.trace_id) == ("alice", api.who.trace.trace_id)
+            assert (event.actor, event.trace_id) == ("alice", api.caller.trace.trace_id)
         assert [(each.field, each.before, each.after) for each in changed.changes] == [("display_name", "", "Acme")]
         assert abs((changed.change_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)).total_seconds()) < 60
 
     async def test_creation_shows_all_fields(self, api: EntitiesApi, auditor: Auditor) -> None:
-        top = await api.found("TOP")
-        entity = await api.found("SUB", parent_id=top.id, tax_rate_bp=1900)
+        top = await api.create_entity("TOP")
+        entity = await api.create_entity("SUB", parent_id=top.id, tax_rate_bp=1900)
         (created,) = await auditor.list(resource_id=entity.id)
         assert change(created, "code") == (None, "SUB")
         assert change(created, "parent_id") == (None, top.id), "an id is shown as callers know it"
@@ -117,11 +117,11 @@ class TestFilters:
         caller: Callable[..., Caller],
         auditor: Auditor,
     ) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         between = Timestamp()
         between.FromDatetime((await auditor.list())[0].change_time.ToDatetime())
         between.nanos += 1000
-        department = await api_for(caller("finance", subject="bob")).set_up(entity)
+        department = await api_for(caller("finance", subject="bob")).create_department(entity)
         bobs = [department.id, ids.DEPARTMENT.parse(department.id).hex]
         assert [event.resource_id for event in await auditor.list(resource_type="department")] == [department.id]
         assert department.id in [event.resource_id for event in await auditor.list(actor="bob")]
@@ -144,7 +144,7 @@ class TestFilters:
 
 class TestPages:
     async def test_pages_list_each_event_once_despite_new_ones(self, api: EntitiesApi, auditor: Auditor) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         for number in range(7):
             await api.update(entity, display_name=f"Acme {number}")
         expected = [event.event_id for event in await auditor.list()]
@@ -173,7 +173,7 @@ class TestPages:
         line = Position(place(event).time, service, 10**9)
         method = "billing.audit.v1.AuditService/ListAuditEvents"
         pages = Pages(entities_served.settings)
-        token = encode_position(pages, line, ListAuditEventsRequest(), method, api.who.tenant_id)
+        token = encode_position(pages, line, ListAuditEventsRequest(), method, api.caller.tenant_id)
         assert len(await auditor.list(page_token=token)) == told
 
     async def test_token_of_other_filters_is_refused(self, api: EntitiesApi, auditor: Auditor) -> None:
@@ -188,15 +188,15 @@ class TestAccess:
     async def test_other_tenant_sees_nothing(
         self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
     ) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         stranger = auditor_of(caller("auditor", tenant=UUID(int=7)))
         assert not await stranger.list(resource_id=entity.id)
-        assert not [event for event in await stranger.list() if event.trace_id == api.who.trace.trace_id]
+        assert not [event for event in await stranger.list() if event.trace_id == api.caller.trace.trace_id]
 
     async def test_confined_caller_and_caller_without_permission_are_refused(
         self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
     ) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         confined = await refusal(auditor_of(caller("auditor", entity_scope=[entity.id])).ask())
         assert (confined.code, confined.reason) == (StatusCode.PERMISSION_DENIED, "AUDIT_OUT_OF_SCOPE")
         viewer = await refusal(auditor_of(caller("viewer")).ask())

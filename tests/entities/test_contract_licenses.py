@@ -56,7 +56,7 @@ async def licensing_system(nats_url: str) -> AsyncIterator[None]:
 
 @pytest.fixture
 async def licensed(api: EntitiesApi, contracts: ContractApi) -> Contract:
-    return await contracts.create_active(await api.found(), license_tier="gold", seats=12)
+    return await contracts.create_active(await api.create_entity(), license_tier="gold", seats=12)
 
 
 async def test_license_is_provisioned(contracts: ContractApi, licensed: Contract, publish: Publish) -> None:
@@ -106,7 +106,7 @@ class TestRenewal:
         self, api: EntitiesApi, contracts: ContractApi, publish: Publish, admin: Admin
     ) -> None:
         old = await contracts.create_active(
-            await api.found(), license_tier="gold", seats=12, auto_renew=True, end_date=day(50)
+            await api.create_entity(), license_tier="gold", seats=12, auto_renew=True, end_date=day(50)
         )
         await publish(provisioned(old, "lic-1"))
         await wait_for_license_state(contracts, old, Contract.PROVISIONED)
@@ -132,7 +132,7 @@ class TestRenewal:
     async def test_simulator_leaves_one_license_after_a_renewal(
         self, api: EntitiesApi, contracts: ContractApi, admin: Admin, licensing_system: None
     ) -> None:
-        old = await contracts.create_active(await api.found(), license_tier="gold", seats=12, end_date=day(50))
+        old = await contracts.create_active(await api.create_entity(), license_tier="gold", seats=12, end_date=day(50))
         await wait_for_license_state(contracts, old, Contract.PROVISIONED)
         new = await wait_for_license_state(
             contracts, await contracts.activate_draft(await contracts.renew(old)), Contract.PROVISIONED
@@ -162,7 +162,7 @@ class TestReorderedReplies:
     async def test_release_is_ignored_for_a_contract_without_license(
         self, api: EntitiesApi, contracts: ContractApi, publish: Publish, admin: Admin, tenant: UUID
     ) -> None:
-        plain = await contracts.create_active(await api.found())
+        plain = await contracts.create_active(await api.create_entity())
         await contracts.terminate(plain, for_cause=True)
         await publish(LicenseReleased(contract_id=plain.id, license_id="lic-1"))
         await wait_until_release_is_consumed(admin, tenant)

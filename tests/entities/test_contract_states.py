@@ -63,7 +63,7 @@ def contracts(api: EntitiesApi) -> ContractApi:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 @pytest.mark.parametrize("action", ContractAction)
@@ -279,7 +279,7 @@ async def wait_for_state(contracts: ContractApi, contract: Contract, state: Cont
 
 class TestListContracts:
     async def test_filters(self, api: EntitiesApi, contracts: ContractApi, acme: Entity) -> None:
-        other = await api.found("OTHER")
+        other = await api.create_entity("OTHER")
         one = await contracts.create_active(acme, name="Cloud 100%", end_date=day(100))
         await contracts.create(acme, name="Licence", contract_type=Contract.MASTER, end_date=day(200))
         await contracts.create(other, name="Evergreen", end_date="", contract_number="X_1")
@@ -323,8 +323,8 @@ class TestScopes:
         api_for: Callable[[Caller], EntitiesApi],
         caller: Callable[..., Caller],
     ) -> None:
-        root = await api.found("ROOT")
-        child, unrelated = await api.found("BELOW", parent_id=root.id), await api.found("ASIDE")
+        root = await api.create_entity("ROOT")
+        child, unrelated = await api.create_entity("BELOW", parent_id=root.id), await api.create_entity("ASIDE")
         theirs, ours = await contracts.create_active(unrelated, name="Theirs"), await contracts.create_active(child)
         scoped = ContractApi(api_for(caller("finance", subject="conny", entity_scope=[root.id])))
         assert await scoped.list_names() == ["Cloud"]
@@ -342,8 +342,8 @@ class TestScopes:
         api_for: Callable[[Caller], EntitiesApi],
         caller: Callable[..., Caller],
     ) -> None:
-        entity = await api.found()
-        contract, department = await contracts.create(entity), await api.set_up(entity)
+        entity = await api.create_entity()
+        contract, department = await contracts.create(entity), await api.create_department(entity)
         manager = ContractApi(api_for(caller("finance", subject="conny", department_scope=[department.id])))
         assert await manager.list_names() == []
         await check_not_found(manager, contract.id)

@@ -39,7 +39,7 @@ def contracts(api: EntitiesApi) -> ContractApi:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 class TestNotice:
@@ -120,7 +120,7 @@ class TestNotice:
     async def test_due_times_are_in_the_time_zone_of_the_entity(
         self, api: EntitiesApi, contracts: ContractApi, admin: Admin, zone: str
     ) -> None:
-        entity = await api.found("ZONE", time_zone=zone)
+        entity = await api.create_entity("ZONE", time_zone=zone)
         active = await contracts.create_active(entity, end_date=day(100))
         ends = date.fromisoformat(active.end_date)
         assert await contract_timers(admin, active) == {
@@ -151,7 +151,7 @@ class TestEnd:
         self, api: EntitiesApi, contracts: ContractApi, admin: Admin, outbox_events: OutboxEvents
     ) -> None:
         """A timer that fires too early, for example by the wrong time zone, is reset."""
-        entity = await api.found("ZONE", time_zone="Pacific/Pago_Pago")
+        entity = await api.create_entity("ZONE", time_zone="Pacific/Pago_Pago")
         tomorrow = (datetime.now(ZoneInfo("Pacific/Pago_Pago")).date() + timedelta(days=1)).isoformat()
         active = await contracts.create_active(entity, start_date=day(-300), end_date=tomorrow)
         due_time = (await contract_timers(admin, active))["contract-end"]
@@ -302,7 +302,7 @@ class TestReplicas:
     async def test_three_replicas_have_each_effect_once(
         self, timerless: TimerlessService, timerless_api: ContractApi, tenant: UUID
     ) -> None:
-        entity = await timerless_api.api.found()
+        entity = await timerless_api.api.create_entity()
         cases: dict[str, dict[str, Any]] = {"renew": {"auto_renew": True}, "expire": {}, "terminate": {}, "notify": {}}
         contracts_by_case: dict[str, list[Contract]] = {name: [] for name in cases}
         for name, terms in cases.items():
@@ -334,7 +334,7 @@ class TestReplicas:
     async def test_killed_replica_leaves_no_partial_effect(
         self, timerless: TimerlessService, timerless_api: ContractApi, tenant: UUID, kind: str, events: set[str]
     ) -> None:
-        entity = await timerless_api.api.found()
+        entity = await timerless_api.api.create_entity()
         active = await timerless_api.create_active(entity, end_date=day(50), auto_renew=True)
         await let_days_pass(timerless.admin, 50 if kind == "contract-end" else 20, active)
         with process_before_commit(timerless.settings, kind) as (process, pipe):

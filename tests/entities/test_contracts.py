@@ -36,7 +36,7 @@ def contracts(api: EntitiesApi) -> ContractApi:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found("ACME", payment_terms_days=45)
+    return await api.create_entity("ACME", payment_terms_days=45)
 
 
 class TestCreateContract:
@@ -82,7 +82,7 @@ class TestCreateContract:
         caller: Callable[..., Caller],
     ) -> None:
         other = api_for(caller(tenant=ids.new()))
-        first, theirs = await contracts.create(acme), await ContractApi(other).create(await other.found("ACME"))
+        first, theirs = await contracts.create(acme), await ContractApi(other).create(await other.create_entity("ACME"))
         assert first.contract_number == theirs.contract_number
 
     async def test_deactivated_entity_is_rejected(self, api: EntitiesApi, contracts: ContractApi, acme: Entity) -> None:
@@ -385,7 +385,7 @@ class TestDeactivateEntity:
         self, api: EntitiesApi, contracts: ContractApi
     ) -> None:
         for round_ in range(6):
-            entity = await api.found(f"E{round_}")
+            entity = await api.create_entity(f"E{round_}")
             draft = await contracts.submit(await contracts.create(entity, contract_type=Contract.SUBSCRIPTION))
             results = await asyncio.gather(contracts.activate(draft), api.deactivate(entity), return_exceptions=True)
             assert sum(not isinstance(result, BaseException) for result in results) == 1

@@ -35,10 +35,10 @@ def service_api(api_for: Callable[[Caller], CostsApi], service_caller: Caller) -
 @pytest.fixture
 async def companies(api: CostsApi) -> tuple[Entity, Entity, Entity]:
     """DE and FR keep their books in EUR, US in USD; each has costs, and two of them in one department."""
-    de, fr = await api.found("DE"), await api.found("FR")
-    us = await api.found("US", currency_code="USD")
+    de, fr = await api.create_entity("DE"), await api.create_entity("FR")
+    us = await api.create_entity("US", currency_code="USD")
     await api.set_rates("2026-03-20 EUR/USD 1.25", "2026-04-20 EUR/USD 2")
-    it, sales = await api.set_up(de, "IT"), await api.set_up(us, "SALES")
+    it, sales = await api.create_department(de, "IT"), await api.create_department(us, "SALES")
     await api.allocate(it, "2026-03-31", "10.00 EUR", category="cloud", gl_code="6000")
     mistake = await api.allocate(it, "2026-04-01", "1.25 USD", category="cloud")
     await api.reverse(mistake)
@@ -169,7 +169,7 @@ class TestStreamAllocations:
         assert await service_api.stream() == []
 
     async def test_streams_more_than_one_batch(self, api: CostsApi, service_api: CostsApi) -> None:
-        department = await api.set_up(await api.found())
+        department = await api.create_department(await api.create_entity())
         count = 1_001
         await api.allocate_many(department, "2026-05-01", count)
         told_of = await service_api.stream(end_time=soon())

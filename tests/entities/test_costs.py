@@ -40,7 +40,7 @@ def api(api_for: Callable[[Caller], CostsApi], finance: Caller) -> CostsApi:
 
 @pytest.fixture
 async def acme(api: CostsApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 @dataclass
@@ -108,7 +108,7 @@ async def live(api: CostsApi, entity: Entity, random: Random) -> Model:
     departments: list[str] = []
     for number in range(9):
         parent = random.choice(["", *departments])
-        departments.append((await api.set_up(entity, f"D{number}", parent_id=parent)).id)
+        departments.append((await api.create_department(entity, f"D{number}", parent_id=parent)).id)
         model.parents[departments[-1]] = parent
     first = date(2026, 1, 28)
     for _ in range(8):
@@ -151,8 +151,8 @@ async def test_every_grouping_of_both_trees_matches_a_simple_model(api: CostsApi
 
 class TestTrees:
     async def test_costs_before_a_move_stay_in_the_posted_tree(self, api: CostsApi, acme: Entity) -> None:
-        old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
-        team = await api.set_up(acme, "TEAM", parent_id=old.id)
+        old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
+        team = await api.create_department(acme, "TEAM", parent_id=old.id)
         await api.allocate(team, "2026-05-01", "10.00 EUR")
         await api.move_department(team, new)
         await api.allocate(team, "2026-05-01", "1.00 EUR")
@@ -169,16 +169,16 @@ class TestTrees:
         assert await api.total(old) == "10.00 EUR", "POSTED is what is told if nothing is said"
 
     async def test_costs_posted_between_a_move_and_its_reversion_are_found(self, api: CostsApi, acme: Entity) -> None:
-        old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
-        team = await api.set_up(acme, "TEAM", parent_id=old.id)
+        old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
+        team = await api.create_department(acme, "TEAM", parent_id=old.id)
         await api.move_department(team, new)
         await api.allocate(team, "2026-05-01", "1.00 EUR")
         await api.move_department(team, old)
         assert [await api.total(each, tree=POSTED) for each in (old, new)] == ["0.00 EUR", "1.00 EUR"]
 
     async def test_reversal_counts_where_the_cost_was_posted(self, api: CostsApi, acme: Entity) -> None:
-        old, new = await api.set_up(acme, "OLD"), await api.set_up(acme, "NEW")
-        team = await api.set_up(acme, "TEAM", parent_id=old.id)
+        old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
+        team = await api.create_department(acme, "TEAM", parent_id=old.id)
         allocation = await api.allocate(team, "2026-05-01", "10.00 EUR")
         await api.move_department(team, new)
         await api.reverse(allocation)
@@ -188,8 +188,8 @@ class TestTrees:
         assert await api.total(new, tree=CURRENT) == "0.00 EUR"
 
     async def test_without_descendants_only_own_costs_count(self, api: CostsApi, acme: Entity) -> None:
-        top = await api.set_up(acme, "TOP")
-        below = await api.set_up(acme, "BELOW", parent_id=top.id)
+        top = await api.create_department(acme, "TOP")
+        below = await api.create_department(acme, "BELOW", parent_id=top.id)
         await api.allocate(top, "2026-05-01", "1.00 EUR")
         await api.allocate(below, "2026-05-01", "2.00 EUR")
         for tree in (POSTED, CURRENT):
@@ -200,7 +200,7 @@ class TestTrees:
 
 class TestPeriods:
     async def test_period_includes_start_and_excludes_end(self, api: CostsApi, acme: Entity) -> None:
-        department = await api.set_up(acme)
+        department = await api.create_department(acme)
         for cents, day in enumerate(("2026-01-31", "2026-02-01", "2026-02-28", "2026-03-01")):
             await api.allocate(department, day, f"0.0{cents + 1} EUR")
         assert await api.total(department, "2026-02-01", "2026-03-01") == "0.05 EUR"
@@ -210,7 +210,7 @@ class TestPeriods:
         assert months == [("2026-01", "0.01"), ("2026-02", "0.05"), ("2026-03", "0.04")]
 
     async def test_no_costs_result_in_zero(self, api: CostsApi, acme: Entity) -> None:
-        department = await api.set_up(acme)
+        department = await api.create_department(acme)
         found = await api.costs(department, by=["MONTH", "CATEGORY"], include_descendants=True)
         assert (told(found.total), list(found.groups)) == (("0.00 EUR", 0, 0, []), [])
         assert (found.department_id, found.entity_id) == (department.id, acme.id)
@@ -220,17 +220,17 @@ class TestPeriods:
 
     @pytest.mark.parametrize("end", ["2026-01-01", "2025-12-31"])
     async def test_end_must_be_after_start(self, api: CostsApi, acme: Entity, end: str) -> None:
-        refused = await refusal(api.costs(await api.set_up(acme), "2026-01-01", end))
+        refused = await refusal(api.costs(await api.create_department(acme), "2026-01-01", end))
         assert (refused.reason, set(refused.rules.values())) == ("INVALID_FIELDS", {"costs.period"})
 
     async def test_group_by_must_be_unique(self, api: CostsApi, acme: Entity) -> None:
-        refused = await refusal(api.costs(await api.set_up(acme), by=["MONTH", "MONTH"]))
+        refused = await refusal(api.costs(await api.create_department(acme), by=["MONTH", "MONTH"]))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"group_by"})
 
 
 class TestCurrencies:
     async def test_sums_are_converted_at_the_rate_of_the_last_day(self, api: CostsApi, acme: Entity) -> None:
-        department = await api.set_up(acme)
+        department = await api.create_department(acme)
         await api.set_rates("2026-01-01 EUR/USD 2", "2026-02-01 EUR/USD 1.125", "2026-03-01 EUR/USD 3")
         await api.allocate(department, "2026-01-10", "0.02 EUR", category="a")
         await api.allocate(department, "2026-01-10", "10.00 USD", category="b")  # booked as 5.00 EUR
@@ -248,9 +248,9 @@ class TestCurrencies:
         assert (rate.derivation, rate.rate, rate.rate_date) == (ConversionRate.DIRECT, "1.125", "2026-02-01")
 
     async def test_unfinished_period_uses_the_rate_of_today(self, api: CostsApi) -> None:
-        kiritimati = await api.found("KI", time_zone="Pacific/Kiritimati")
+        kiritimati = await api.create_entity("KI", time_zone="Pacific/Kiritimati")
         before = datetime.now(UTC) + timedelta(hours=14)
-        department = await api.set_up(kiritimati)
+        department = await api.create_department(kiritimati)
         await api.set_rates(f"{before.date() - timedelta(days=1)} EUR/USD 2")
         end = before.date() + timedelta(days=300)
         found = await api.costs(department, "2026-01-01", end.isoformat(), currency_code="USD")
@@ -259,27 +259,27 @@ class TestCurrencies:
         assert days[0] <= found.conversion_rate.conversion_date <= days[1]
 
     async def test_missing_rate_is_refused_with_its_day(self, api: CostsApi, acme: Entity) -> None:
-        department = await api.set_up(acme)
+        department = await api.create_department(acme)
         await api.set_rates("2026-01-01 EUR/USD 2")
         refused = await refusal(api.costs(department, "2026-01-01", "2026-03-01", currency_code="USD"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
         assert refused.metadata == {"from_currency_code": "EUR", "to_currency_code": "USD", "rate_date": "2026-02-28"}
 
     async def test_sums_have_the_digits_of_the_currency(self, api: CostsApi) -> None:
-        tokyo = await api.found("JP", currency_code="JPY")
-        department = await api.set_up(tokyo)
+        tokyo = await api.create_entity("JP", currency_code="JPY")
+        department = await api.create_department(tokyo)
         await api.set_rates("2026-05-01 JPY/BHD 0.0025")
         await api.allocate(department, "2026-05-01", "1001 JPY")
         assert await api.total(department, "2026-05-01", "2026-06-01") == "1001 JPY"
         assert await api.total(department, "2026-05-01", "2026-06-01", currency_code="BHD") == "2.502 BHD"  # 2.5025
 
     async def test_unknown_currency_is_refused(self, api: CostsApi, acme: Entity) -> None:
-        refused = await refusal(api.costs(await api.set_up(acme), currency_code="XYZ"))
+        refused = await refusal(api.costs(await api.create_department(acme), currency_code="XYZ"))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"currency_code"})
 
 
 async def test_too_many_groups_are_refused(api: CostsApi, acme: Entity, admin: Admin) -> None:
-    department = await api.set_up(acme)
+    department = await api.create_department(acme)
     await _allocate_categories(admin, api, acme, department, 10_000)
     found = await api.costs(department, by=["CATEGORY"])
     assert (len(found.groups), money_text(found.total.cost)) == (10_000, "10000.00 EUR")
@@ -298,7 +298,7 @@ async def _allocate_categories(admin: Admin, api: CostsApi, entity: Entity, depa
         " allocation_date, description, actor, create_time) select $1, gen_random_uuid(), $2, $3, array[$3::uuid],"
         " 'category ' || n, 'MANUAL', '', 1, 'EUR', 1, 'EUR', '', '', '2026-05-01', '', 'alice', now()"
         " from generate_series(1, $4::int) n",
-        api.who.tenant_id, ids.ENTITY.parse(entity.id), ids.DEPARTMENT.parse(department.id), count,
+        api.caller.tenant_id, ids.ENTITY.parse(entity.id), ids.DEPARTMENT.parse(department.id), count,
     )  # fmt: skip
 
 
@@ -306,7 +306,7 @@ class TestScopes:
     async def test_department_outside_scope_is_not_found(
         self, api: CostsApi, acme: Entity, api_for: Callable[[Caller], CostsApi], caller: Callable[..., Caller]
     ) -> None:
-        mine, other = await api.set_up(acme, "MINE"), await api.set_up(acme, "OTHER")
+        mine, other = await api.create_department(acme, "MINE"), await api.create_department(acme, "OTHER")
         conny = api_for(caller("department_manager", department_scope=[mine.id]))
         stranger = api_for(caller("billing_admin", tenant=ids.new()))
         for who, department in ((conny, other.id), (stranger, mine.id), (api, ids.DEPARTMENT.format(ids.new()))):
@@ -318,9 +318,9 @@ class TestScopes:
     async def test_confined_caller_sees_costs_of_covered_departments_only(
         self, api: CostsApi, acme: Entity, api_for: Callable[[Caller], CostsApi], caller: Callable[..., Caller]
     ) -> None:
-        top = await api.set_up(acme, "TOP")
-        stays = await api.set_up(acme, "STAYS", parent_id=top.id)
-        leaves = await api.set_up(acme, "LEAVES", parent_id=top.id)
+        top = await api.create_department(acme, "TOP")
+        stays = await api.create_department(acme, "STAYS", parent_id=top.id)
+        leaves = await api.create_department(acme, "LEAVES", parent_id=top.id)
         for department, amount in ((top, "1.00 EUR"), (stays, "2.00 EUR"), (leaves, "4.00 EUR")):
             await api.allocate(department, "2026-05-01", amount)
         await api.move_department(leaves)

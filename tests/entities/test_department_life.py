@@ -22,7 +22,7 @@ def api(entities: Entities, finance: Caller) -> TreeApi:
 
 @pytest.fixture
 async def acme(api: TreeApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 def in_days(days: int) -> str:
@@ -30,15 +30,15 @@ def in_days(days: int) -> str:
 
 
 async def below(api: TreeApi, parent: Department) -> Department:
-    return await api.set_up(parent.entity_id, "BELOW", parent_id=parent.id)
+    return await api.create_department(parent.entity_id, "BELOW", parent_id=parent.id)
 
 
 ACTIONS: dict[DepartmentAction, Callable[[TreeApi, Department], Awaitable[Department]]] = {
-    DepartmentAction.CHANGE: lambda api, department: api.change(department, name="Another"),
+    DepartmentAction.CHANGE: lambda api, department: api.update_department(department, name="Another"),
     DepartmentAction.ADD_CHILD: below,
     DepartmentAction.MOVE: lambda api, department: api.move_department(department),
-    DepartmentAction.DEACTIVATE: lambda api, department: api.retire(department),
-    DepartmentAction.ACTIVATE: lambda api, department: api.revive(department),
+    DepartmentAction.DEACTIVATE: lambda api, department: api.deactivate_department(department),
+    DepartmentAction.ACTIVATE: lambda api, department: api.activate_department(department),
 }
 
 
@@ -48,9 +48,9 @@ class TestStates:
     async def test_every_action_in_every_state(
         self, api: TreeApi, acme: Entity, state: DepartmentState, action: DepartmentAction
     ) -> None:
-        department = await api.set_up(acme)
+        department = await api.create_department(acme)
         if state is DepartmentState.INACTIVE:
-            await api.retire(department)
+            await api.deactivate_department(department)
         after = DEPARTMENT_TRANSITIONS.get((state, action))
         if after:
             await ACTIONS[action](api, department)
@@ -64,81 +64,81 @@ class TestStates:
 
 class TestDeactivateDepartment:
     async def test_deactivate_and_activate(self, api: TreeApi, acme: Entity) -> None:
-        department = await api.set_up(acme)
-        retired = await api.retire(department)
+        department = await api.create_department(acme)
+        retired = await api.deactivate_department(department)
         assert (retired.state, retired.etag) == (Department.INACTIVE, "2")
         assert await api.departments(state=Department.INACTIVE) == ["ENG"]
-        revived = await api.revive(department, etag=retired.etag)
+        revived = await api.activate_department(department, etag=retired.etag)
         assert (revived.state, revived.etag) == (Department.ACTIVE, "3")
 
     async def test_active_children_forbid_it(self, api: TreeApi, acme: Entity) -> None:
-        top = await api.set_up(acme, "TOP")
-        low = await api.set_up(acme, "LOW", parent_id=top.id)
-        gone = await api.set_up(acme, "GONE", parent_id=top.id)
-        await api.retire(gone)
-        refused = await refusal(api.retire(top))
+        top = await api.create_department(acme, "TOP")
+        low = await api.create_department(acme, "LOW", parent_id=top.id)
+        gone = await api.create_department(acme, "GONE", parent_id=top.id)
+        await api.deactivate_department(gone)
+        refused = await refusal(api.deactivate_department(top))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_HAS_ACTIVE_CHILDREN")
         assert refused.metadata == {"department_id": top.id, "child_ids": low.id}
-        await api.retire(low)
-        assert (await api.retire(top)).state == Department.INACTIVE
+        await api.deactivate_department(low)
+        assert (await api.deactivate_department(top)).state == Department.INACTIVE
 
     async def test_active_child_by_planned_move_forbids_it(self, api: TreeApi, acme: Entity) -> None:
-        target, mover = await api.set_up(acme, "TARGET"), await api.set_up(acme, "MOVER")
+        target, mover = await api.create_department(acme, "TARGET"), await api.create_department(acme, "MOVER")
         await api.move_department(mover, target, in_days(5))
-        assert (await refusal(api.retire(target))).reason == "DEPARTMENT_HAS_ACTIVE_CHILDREN"
+        assert (await refusal(api.deactivate_department(target))).reason == "DEPARTMENT_HAS_ACTIVE_CHILDREN"
         await api.move_department(mover)
-        assert (await api.retire(target)).state == Department.INACTIVE
+        assert (await api.deactivate_department(target)).state == Department.INACTIVE
 
     async def test_former_children_do_not_count(self, api: TreeApi, acme: Entity) -> None:
-        top = await api.set_up(acme, "TOP")
-        low = await api.set_up(acme, "LOW", parent_id=top.id)
+        top = await api.create_department(acme, "TOP")
+        low = await api.create_department(acme, "LOW", parent_id=top.id)
         await api.move_department(low)
-        assert (await api.retire(top)).state == Department.INACTIVE
+        assert (await api.deactivate_department(top)).state == Department.INACTIVE
 
     async def test_keys_and_etags(self, api: TreeApi, acme: Entity) -> None:
-        department = await api.set_up(acme)
-        assert (await refusal(api.retire(department, etag="9"))).reason == "ETAG_MISMATCH"
-        first = await api.retire(department, request_id="key-1")
-        revived = await api.revive(department, request_id="key-1")
-        assert await api.retire(department, request_id="key-1") == first
-        assert await api.revive(department, request_id="key-1") == revived == await api.department(department)
-        assert (await refusal(api.revive(department, etag="1"))).reason == "ETAG_MISMATCH"
-        mismatch = api.retire(department, etag="3", request_id="key-1")
+        department = await api.create_department(acme)
+        assert (await refusal(api.deactivate_department(department, etag="9"))).reason == "ETAG_MISMATCH"
+        first = await api.deactivate_department(department, request_id="key-1")
+        revived = await api.activate_department(department, request_id="key-1")
+        assert await api.deactivate_department(department, request_id="key-1") == first
+        assert await api.activate_department(department, request_id="key-1") == revived == await api.department(department)
+        assert (await refusal(api.activate_department(department, etag="1"))).reason == "ETAG_MISMATCH"
+        mismatch = api.deactivate_department(department, etag="3", request_id="key-1")
         assert (await refusal(mismatch)).reason == "IDEMPOTENCY_MISMATCH"
 
     async def test_concurrent_activation_of_a_child_excludes_it(self, api: TreeApi, acme: Entity) -> None:
         for number in range(6):
-            top = await api.set_up(acme, f"TOP{number}")
-            low = await api.set_up(acme, f"LOW{number}", parent_id=top.id)
-            await api.retire(low)
-            done = await asyncio.gather(api.retire(top), api.revive(low), return_exceptions=True)
+            top = await api.create_department(acme, f"TOP{number}")
+            low = await api.create_department(acme, f"LOW{number}", parent_id=top.id)
+            await api.deactivate_department(low)
+            done = await asyncio.gather(api.deactivate_department(top), api.activate_department(low), return_exceptions=True)
             [refused] = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
             assert refused.reason in {"DEPARTMENT_HAS_ACTIVE_CHILDREN", "DEPARTMENT_STATE"}
 
 
 class TestActivateDepartment:
     async def test_parents_must_be_active(self, api: TreeApi, acme: Entity) -> None:
-        top = await api.set_up(acme, "TOP")
-        low = await api.set_up(acme, "LOW", parent_id=top.id)
+        top = await api.create_department(acme, "TOP")
+        low = await api.create_department(acme, "LOW", parent_id=top.id)
         for department in (low, top):
-            await api.retire(department)
-        refused = await refusal(api.revive(low))
+            await api.deactivate_department(department)
+        refused = await refusal(api.activate_department(low))
         assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", top.id)
-        await api.revive(top)
-        assert (await api.revive(low)).state == Department.ACTIVE
+        await api.activate_department(top)
+        assert (await api.activate_department(low)).state == Department.ACTIVE
 
     async def test_planned_parents_must_be_active(self, api: TreeApi, acme: Entity) -> None:
-        target, mover = await api.set_up(acme, "TARGET"), await api.set_up(acme, "MOVER")
+        target, mover = await api.create_department(acme, "TARGET"), await api.create_department(acme, "MOVER")
         await api.move_department(mover, target, in_days(5))
         for department in (mover, target):
-            await api.retire(department)
-        refused = await refusal(api.revive(mover))
+            await api.deactivate_department(department)
+        refused = await refusal(api.activate_department(mover))
         assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", target.id)
 
     async def test_entity_must_be_active(self, api: TreeApi, acme: Entity) -> None:
-        department = await api.set_up(acme)
-        await api.retire(department)
+        department = await api.create_department(acme)
+        await api.deactivate_department(department)
         await api.deactivate(acme)
-        refused = await refusal(api.revive(department))
+        refused = await refusal(api.activate_department(department))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
         assert refused.metadata == {"entity_id": acme.id, "state": "INACTIVE", "allowed": "ACTIVE"}

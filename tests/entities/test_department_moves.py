@@ -42,7 +42,7 @@ def api(api_for: Callable[[Caller], TreeApi], finance: Caller) -> TreeApi:
 
 @pytest.fixture
 async def acme(api: TreeApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 def day(days: int) -> str:
@@ -56,7 +56,7 @@ async def age(admin: Admin, api: TreeApi, days: int) -> None:
         await admin.execute(
             "update entities.department_history set effective_from = effective_from - $2::int,"
             " effective_to = effective_to - $2::int where tenant_id = $1",
-            api.who.tenant_id,
+            api.caller.tenant_id,
             shift,
         )
 
@@ -65,7 +65,7 @@ async def chain(api: TreeApi, entity: Entity, levels: int, name: str = "L") -> l
     """Departments each below the one before."""
     found: list[Department] = []
     for level in range(levels):
-        found.append(await api.set_up(entity, f"{name}{level + 1}", parent_id=found[-1].id if found else ""))
+        found.append(await api.create_department(entity, f"{name}{level + 1}", parent_id=found[-1].id if found else ""))
     return found
 
 
@@ -79,7 +79,7 @@ async def told(outbox_events: Events) -> list[tuple[str, str, str, str]]:
 class TestMoveToday:
     async def test_descendants_move_along(self, api: TreeApi, acme: Entity, outbox_events: Events) -> None:
         top, middle, low = await chain(api, acme, 3)
-        other = await api.set_up(acme, "OTHER")
+        other = await api.create_department(acme, "OTHER")
         moved = await api.move_department(middle, other)
         assert (moved.id, moved.parent_id, moved.etag) == (middle.id, other.id, "3")
         assert moved == await api.department(middle)
@@ -121,27 +121,27 @@ class TestMoveToday:
         assert (await api.move_department(branch[1], deep[-1])).parent_id == deep[-1].id
 
     async def test_parent_of_another_entity_is_refused(self, api: TreeApi, acme: Entity) -> None:
-        mine, elsewhere = await api.set_up(acme), await api.set_up(await api.found("OTHER"))
+        mine, elsewhere = await api.create_department(acme), await api.create_department(await api.create_entity("OTHER"))
         refused = await refusal(api.move_department(mine, elsewhere))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
         assert refused.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
 
     async def test_inactive_department_cannot_move_or_become_parent(self, api: TreeApi, acme: Entity) -> None:
-        active, inactive = await api.set_up(acme, "A"), await api.set_up(acme, "I")
-        await api.retire(inactive)
+        active, inactive = await api.create_department(acme, "A"), await api.create_department(acme, "I")
+        await api.deactivate_department(inactive)
         for move in (api.move_department(active, inactive), api.move_department(inactive, active)):
             refused = await refusal(move)
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
             assert refused.metadata == {"department_id": inactive.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_unknown_departments_are_not_found(self, api: TreeApi, acme: Entity) -> None:
-        mine = await api.set_up(acme)
+        mine = await api.create_department(acme)
         for move in (api.move_department(mine, NOBODY), api.move_department(NOBODY, mine)):
             refused = await refusal(move)
             assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
     async def test_stale_etag_is_refused_also_after_a_planned_move(self, api: TreeApi, acme: Entity) -> None:
-        mine, other = await api.set_up(acme, "A"), await api.set_up(acme, "B")
+        mine, other = await api.create_department(acme, "A"), await api.create_department(acme, "B")
         planned = await api.move_department(mine, other, day(5), etag=mine.etag)
         assert planned.etag != mine.etag
         assert (await refusal(api.move_department(mine, other, etag=mine.etag))).reason == "ETAG_MISMATCH"
@@ -149,7 +149,7 @@ class TestMoveToday:
     async def test_repeated_key_returns_same_response_and_refuses_another_body(
         self, api: TreeApi, acme: Entity
     ) -> None:
-        mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
+        mine, one, other = [await api.create_department(acme, code) for code in ("MINE", "ONE", "OTHER")]
         first = await api.move_department(mine, one, request_id="key-1")
         await api.move_department(mine, other)
         assert await api.move_department(mine, one, request_id="key-1") == first
@@ -160,7 +160,7 @@ class TestMoveToday:
 
 class TestMoveInThePast:
     async def test_history_is_corrected(self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events) -> None:
-        mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
+        mine, one, other = [await api.create_department(acme, code) for code in ("MINE", "ONE", "OTHER")]
         await age(admin, api, 30)
         await api.move_department(mine, one, day(-20))
         await api.move_department(mine, other, day(-10))
@@ -175,16 +175,16 @@ class TestMoveInThePast:
     async def test_day_before_creation_of_department_or_parent_is_refused(
         self, api: TreeApi, acme: Entity, admin: Admin
     ) -> None:
-        old = await api.set_up(acme, "OLD")
+        old = await api.create_department(acme, "OLD")
         await age(admin, api, 10)
-        young = await api.set_up(acme, "YOUNG")
+        young = await api.create_department(acme, "YOUNG")
         for move in (api.move_department(young, old, day(-1)), api.move_department(old, young, day(-1))):
             refused = await refusal(move)
             assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"effective_date": "placement.first_day"})
         assert (await api.move_department(old, young, day(0))).parent_id == young.id
 
     async def test_cycle_on_an_intermediate_day_is_refused(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
-        one, other = await api.set_up(acme, "ONE"), await api.set_up(acme, "OTHER")
+        one, other = await api.create_department(acme, "ONE"), await api.create_department(acme, "OTHER")
         await age(admin, api, 30)
         await api.move_department(other, one, day(-20))
         await api.move_department(other, "", day(-10))
@@ -199,7 +199,7 @@ class TestPlannedMove:
     async def test_planned_move_shows_only_in_the_history(
         self, api: TreeApi, acme: Entity, outbox_events: Events
     ) -> None:
-        mine, other = await api.set_up(acme, "MINE"), await api.set_up(acme, "OTHER")
+        mine, other = await api.create_department(acme, "MINE"), await api.create_department(acme, "OTHER")
         planned = await api.move_department(mine, other, day(3))
         assert planned.parent_id == ""
         assert await api.departments(parent_id=other.id) == []
@@ -209,7 +209,7 @@ class TestPlannedMove:
     async def test_timer_applies_it_on_its_day(
         self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events
     ) -> None:
-        mine, other, third = [await api.set_up(acme, code) for code in ("MINE", "OTHER", "THIRD")]
+        mine, other, third = [await api.create_department(acme, code) for code in ("MINE", "OTHER", "THIRD")]
         await api.move_department(mine, other, day(3))
         await api.move_department(third, mine, day(5))
         assert await timer_of(admin, acme) == datetime.fromisoformat(f"{day(3)}T00:00:00+00:00")
@@ -232,8 +232,8 @@ class TestPlannedMove:
         assert await timer_of(admin, acme) is None
 
     async def test_change_of_time_zone_can_make_it_due(self, api: TreeApi, outbox_events: Events, admin: Admin) -> None:
-        west = await api.found("WEST", time_zone="Pacific/Pago_Pago")
-        mine, other = await api.set_up(west, "MINE"), await api.set_up(west, "OTHER")
+        west = await api.create_entity("WEST", time_zone="Pacific/Pago_Pago")
+        mine, other = await api.create_department(west, "MINE"), await api.create_department(west, "OTHER")
         [(_, today, _)] = await api.history(mine)
         tomorrow = (date.fromisoformat(today) + timedelta(days=1)).isoformat()
         await api.move_department(mine, other, tomorrow)
@@ -243,7 +243,7 @@ class TestPlannedMove:
         assert await timer_of(admin, west) is None
 
     async def test_move_replaces_later_planned_moves(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
-        mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
+        mine, one, other = [await api.create_department(acme, code) for code in ("MINE", "ONE", "OTHER")]
         await api.move_department(mine, one, day(3))
         await api.move_department(mine, other, day(6))
         assert await api.history(mine) == [("", day(0), day(3)), (one.id, day(3), day(6)), (other.id, day(6), "")]
@@ -254,7 +254,7 @@ class TestPlannedMove:
         assert await timer_of(admin, acme) is None
 
     async def test_planned_moves_of_others_count(self, api: TreeApi, acme: Entity) -> None:
-        one, other = await api.set_up(acme, "ONE"), await api.set_up(acme, "OTHER")
+        one, other = await api.create_department(acme, "ONE"), await api.create_department(acme, "OTHER")
         await api.move_department(one, other, day(5))
         refused = await refusal(api.move_department(other, one))
         assert (refused.reason, refused.metadata["date"]) == ("DEPARTMENT_CYCLE", day(5))
@@ -266,9 +266,9 @@ class TestPlannedMove:
     async def test_new_department_must_fit_on_later_days_too(self, api: TreeApi, acme: Entity) -> None:
         deep, branch = await chain(api, acme, DEPTH_MAX - 2, "D"), await chain(api, acme, 2, "B")
         await api.move_department(branch[0], deep[-1], day(4))
-        refused = await refusal(api.set_up(acme, "LOWEST", parent_id=branch[1].id))
+        refused = await refusal(api.create_department(acme, "LOWEST", parent_id=branch[1].id))
         assert (refused.reason, refused.metadata["date"]) == ("DEPARTMENT_TREE_TOO_DEEP", day(4))
-        assert (await api.set_up(acme, "BESIDE", parent_id=branch[0].id)).parent_id == branch[0].id
+        assert (await api.create_department(acme, "BESIDE", parent_id=branch[0].id)).parent_id == branch[0].id
 
 
 async def at(api: TreeApi, department: Department, parent_id: str) -> bool:
@@ -289,20 +289,20 @@ async def ring(admin: Admin, entity: Entity) -> None:
 
 class TestListDepartmentHistory:
     async def test_pages_list_each_once_despite_new_moves(self, api: TreeApi, acme: Entity) -> None:
-        mine, one, other = [await api.set_up(acme, code) for code in ("MINE", "ONE", "OTHER")]
+        mine, one, other = [await api.create_department(acme, code) for code in ("MINE", "ONE", "OTHER")]
         for number in range(1, 6):
             await api.move_department(mine, one if number % 2 else other, day(number))
         every = await api.history(mine)
         assert [start for _, start, _ in every] == [day(number) for number in range(6)]
         assert await api.history(mine, page_size=2) == every
         request = departments_pb.ListDepartmentHistoryRequest(id=mine.id, page_size=5)
-        page = await api.who.call(api.departments_stub.ListDepartmentHistory, request)
+        page = await api.caller.call(api.departments_stub.ListDepartmentHistory, request)
         await api.move_department(mine, other, day(9))
         request.page_token = page.next_page_token
-        rest = await api.who.call(api.departments_stub.ListDepartmentHistory, request)
+        rest = await api.caller.call(api.departments_stub.ListDepartmentHistory, request)
         assert [each.start_date for each in rest.placements] == [day(5), day(9)]
         request.id = one.id
-        refused = await refusal(api.who.call(api.departments_stub.ListDepartmentHistory, request))
+        refused = await refusal(api.caller.call(api.departments_stub.ListDepartmentHistory, request))
         assert refused.reason == "PAGE_TOKEN_INVALID"
 
     async def test_unknown_department_is_not_found(self, api: TreeApi) -> None:
@@ -313,17 +313,17 @@ class TestScopes:
     async def test_caller_confined_to_departments_moves_within_them(
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        top = await api.set_up(acme, "TOP")
-        mine = await api.set_up(acme, "MINE", parent_id=top.id)
-        one, other = [await api.set_up(acme, code, parent_id=mine.id) for code in ("ONE", "OTHER")]
+        top = await api.create_department(acme, "TOP")
+        mine = await api.create_department(acme, "MINE", parent_id=top.id)
+        one, other = [await api.create_department(acme, code, parent_id=mine.id) for code in ("ONE", "OTHER")]
         conny = api_for(caller(subject="conny", department_scope=[mine.id]))
         assert (await conny.move_department(one, other)).parent_id == other.id
         assert (await conny.history(one))[-1][0] == other.id
         refused = await refusal(conny.move_department(one))
         assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"new_parent_id": "scope.top"})
         calls: list[Any] = [
-            conny.move_department(one, top), conny.move_department(top, one), conny.history(top), conny.retire(top),
-            conny.revive(top),
+            conny.move_department(one, top), conny.move_department(top, one), conny.history(top), conny.deactivate_department(top),
+            conny.activate_department(top),
         ]  # fmt: skip
         for call in calls:
             assert (await refusal(call)).reason == "DEPARTMENT_NOT_FOUND"
@@ -338,12 +338,12 @@ class TestScopes:
     async def test_other_tenant_finds_nothing(
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        mine = await api.set_up(acme)
+        mine = await api.create_department(acme)
         stranger = api_for(caller(tenant=uuid4()))
-        theirs = await stranger.set_up(await stranger.found("THEIRS"))
+        theirs = await stranger.create_department(await stranger.create_entity("THEIRS"))
         calls: list[Any] = [
             stranger.move_department(mine), stranger.move_department(theirs, mine), stranger.history(mine),
-            stranger.retire(mine), stranger.revive(mine),
+            stranger.deactivate_department(mine), stranger.activate_department(mine),
         ]  # fmt: skip
         for call in calls:
             refused = await refusal(call)
@@ -352,8 +352,8 @@ class TestScopes:
     async def test_viewer_cannot_move(
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        mine, viewer = await api.set_up(acme), api_for(caller("viewer"))
-        for call in (viewer.move_department(mine), viewer.retire(mine), viewer.revive(mine)):
+        mine, viewer = await api.create_department(acme), api_for(caller("viewer"))
+        for call in (viewer.move_department(mine), viewer.deactivate_department(mine), viewer.activate_department(mine)):
             assert (await refusal(call)).reason == "PERMISSION_MISSING"
         assert len(await viewer.history(mine)) == 1
 
@@ -361,7 +361,7 @@ class TestScopes:
 class TestConcurrentMoves:
     async def test_of_two_opposite_moves_one_succeeds(self, api: TreeApi, acme: Entity) -> None:
         for number in range(10):
-            one, other = await api.set_up(acme, f"ONE{number}"), await api.set_up(acme, f"OTHER{number}")
+            one, other = await api.create_department(acme, f"ONE{number}"), await api.create_department(acme, f"OTHER{number}")
             moves = api.move_department(one, other), api.move_department(other, one)
             done = await asyncio.gather(*moves, return_exceptions=True)
             refused = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
@@ -372,14 +372,14 @@ class TestConcurrentMoves:
         self, api: TreeApi, acme: Entity, admin: Admin, seed: int
     ) -> None:
         random = Random(seed)  # noqa: S311 - which moves, not a secret
-        found = [*await chain(api, acme, DEPTH_MAX - 4), *[await api.set_up(acme, f"D{n}") for n in range(8)]]
+        found = [*await chain(api, acme, DEPTH_MAX - 4), *[await api.create_department(acme, f"D{n}") for n in range(8)]]
         await age(admin, api, 5)
 
         async def shuffle() -> None:
             for number in range(8):
                 one, other = random.choice(found[8:]), random.choice(found[6:])
                 if number == 4:
-                    call = api.set_up(acme, uuid4().hex[:8], parent_id=other.id)
+                    call = api.create_department(acme, uuid4().hex[:8], parent_id=other.id)
                 else:
                     call = api.move_department(one, other, day(random.randint(-5, 5)))
                 try:
@@ -426,7 +426,7 @@ class TestPaths:
         self, api: TreeApi, acme: Entity, entities_served: Served[Entities]
     ) -> None:
         top, middle, low = await chain(api, acme, 3)
-        other = await api.set_up(acme, "OTHER")
+        other = await api.create_department(acme, "OTHER")
         await api.move_department(middle, other)
         wanted = [ids.DEPARTMENT.parse(each.id) for each in (low, top)]
         async with entities_served.service.db.read(origin_of(api)) as tx:
@@ -438,4 +438,4 @@ class TestPaths:
 
 
 def origin_of(api: TreeApi) -> Origin:
-    return Origin(tenant_id=api.who.tenant_id, actor="alice", trace=api.who.trace, deadline=time.monotonic() + 10)
+    return Origin(tenant_id=api.caller.tenant_id, actor="alice", trace=api.caller.trace, deadline=time.monotonic() + 10)

@@ -24,17 +24,17 @@ Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found("ACME", time_zone="Pacific/Kiritimati")
+    return await api.create_entity("ACME", time_zone="Pacific/Kiritimati")
 
 
 class TestCreateDepartment:
     async def test_has_the_given_fields(self, api: EntitiesApi, acme: Entity) -> None:
-        top = await api.set_up(acme, "TOP")
+        top = await api.create_department(acme, "TOP")
         given: dict[str, Any] = {
             "entity_id": acme.id, "parent_id": top.id, "code": "ENG", "name": "Engineering", "cost_center": "4711",
             "gl_code": "6000", "manager_user_id": "bob", "headcount": 42,
         }  # fmt: skip
-        created = await api.set_up(acme, **given)
+        created = await api.create_department(acme, **given)
         assert created == Department(
             **given,
             id=created.id,
@@ -46,47 +46,47 @@ class TestCreateDepartment:
         assert await api.department(created) == created
 
     async def test_code_is_unique_within_the_entity(self, api: EntitiesApi, acme: Entity) -> None:
-        await api.set_up(acme, "ENG")
-        refused = await refusal(api.set_up(acme, "ENG"))
+        await api.create_department(acme, "ENG")
+        refused = await refusal(api.create_department(acme, "ENG"))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "DEPARTMENT_CODE_TAKEN")
         assert refused.metadata == {"entity_id": acme.id, "code": "ENG"}
-        assert (await api.set_up(await api.found("OTHER"), "ENG")).code == "ENG"
+        assert (await api.create_department(await api.create_entity("OTHER"), "ENG")).code == "ENG"
 
     async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
         nobody = ids.ENTITY.format(ids.new())
-        refused = await refusal(api.set_up(nobody))
+        refused = await refusal(api.create_department(nobody))
         assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
 
     async def test_unknown_parent_is_not_found(self, api: EntitiesApi, acme: Entity) -> None:
-        refused = await refusal(api.set_up(acme, parent_id=NOBODY))
+        refused = await refusal(api.create_department(acme, parent_id=NOBODY))
         assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
     async def test_inactive_entity_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
-        top = await api.set_up(acme, "TOP")
+        top = await api.create_department(acme, "TOP")
         await api.deactivate(acme)
         for given in ({}, {"parent_id": top.id}):
-            refused = await refusal(api.set_up(acme, **given))
+            refused = await refusal(api.create_department(acme, **given))
             assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
             assert refused.metadata == {"entity_id": acme.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_inactive_parent_is_refused(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
-        top = await api.set_up(acme, "TOP")
+        top = await api.create_department(acme, "TOP")
         await _retire(admin, top)
-        refused = await refusal(api.set_up(acme, parent_id=top.id))
+        refused = await refusal(api.create_department(acme, parent_id=top.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
         assert refused.metadata == {"department_id": top.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_parent_of_another_entity_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
-        elsewhere = await api.set_up(await api.found("OTHER"), "TOP")
-        refused = await refusal(api.set_up(acme, parent_id=elsewhere.id))
+        elsewhere = await api.create_department(await api.create_entity("OTHER"), "TOP")
+        refused = await refusal(api.create_department(acme, parent_id=elsewhere.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
         assert refused.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
 
     async def test_tree_has_sixteen_levels_at_most(self, api: EntitiesApi, acme: Entity) -> None:
-        lowest = await api.set_up(acme, "L1")
+        lowest = await api.create_department(acme, "L1")
         for level in range(2, 17):
-            lowest = await api.set_up(acme, f"L{level}", parent_id=lowest.id)
-        refused = await refusal(api.set_up(acme, "L17", parent_id=lowest.id))
+            lowest = await api.create_department(acme, f"L{level}", parent_id=lowest.id)
+        refused = await refusal(api.create_department(acme, "L17", parent_id=lowest.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": lowest.id, "limit": "16"}
 
@@ -94,12 +94,12 @@ class TestCreateDepartment:
         self, api: EntitiesApi, acme: Entity, admin: Admin
     ) -> None:
         before = datetime.now(ZoneInfo(acme.time_zone)).date()
-        top = await api.set_up(acme, "TOP")
-        below = await api.set_up(acme, "BELOW", parent_id=top.id)
+        top = await api.create_department(acme, "TOP")
+        below = await api.create_department(acme, "BELOW", parent_id=top.id)
         history = await admin.fetch(
             "select department_id, parent_id, effective_from, effective_to from entities.department_history"
             " where tenant_id = $1 order by id",
-            api.who.tenant_id,
+            api.caller.tenant_id,
         )
         after = datetime.now(ZoneInfo(acme.time_zone)).date()
         top_id, below_id = ids.DEPARTMENT.parse(top.id), ids.DEPARTMENT.parse(below.id)
@@ -109,15 +109,15 @@ class TestCreateDepartment:
     async def test_repeated_key_returns_same_response_and_refuses_another_body(
         self, api: EntitiesApi, acme: Entity
     ) -> None:
-        first = await api.set_up(acme, request_id="key-1")
-        assert await api.set_up(acme, request_id="key-1") == first
-        assert (await refusal(api.set_up(acme, "OTHER", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
+        first = await api.create_department(acme, request_id="key-1")
+        assert await api.create_department(acme, request_id="key-1") == first
+        assert (await refusal(api.create_department(acme, "OTHER", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
         assert await api.departments() == ["ENG"]
 
     async def test_concurrent_deactivation_of_the_entity_excludes_it(self, api: EntitiesApi) -> None:
         for round_ in range(8):
-            entity = await api.found(f"E{round_}")
-            births = (api.set_up(entity, f"D{n}") for n in range(3))
+            entity = await api.create_entity(f"E{round_}")
+            births = (api.create_department(entity, f"D{n}") for n in range(3))
             *answers, gone = await asyncio.gather(*births, api.deactivate(entity), return_exceptions=True)
             assert isinstance(gone, Entity)
             created = [answer for answer in answers if isinstance(answer, Department)]
@@ -126,8 +126,8 @@ class TestCreateDepartment:
 
 class TestUpdateDepartment:
     async def test_only_given_fields_change(self, api: EntitiesApi, acme: Entity) -> None:
-        department = await api.set_up(acme, cost_center="1", headcount=3)
-        updated = await api.change(department, name="Research", gl_code="6100")
+        department = await api.create_department(acme, cost_center="1", headcount=3)
+        updated = await api.update_department(department, name="Research", gl_code="6100")
         expected = Department()
         expected.CopyFrom(department)
         expected.name, expected.gl_code, expected.etag = "Research", "6100", "2"
@@ -136,41 +136,41 @@ class TestUpdateDepartment:
         assert await api.department(department) == updated
 
     async def test_empty_fields_are_cleared(self, api: EntitiesApi, acme: Entity) -> None:
-        department = await api.set_up(acme, cost_center="1", gl_code="2", manager_user_id="bob", headcount=3)
+        department = await api.create_department(acme, cost_center="1", gl_code="2", manager_user_id="bob", headcount=3)
         request = pb.UpdateDepartmentRequest(id=department.id)
         request.update_mask.paths.extend(["cost_center", "headcount"])
-        cleared = await api.who.call(api.departments_stub.UpdateDepartment, request)
+        cleared = await api.caller.call(api.departments_stub.UpdateDepartment, request)
         assert (cleared.cost_center, cleared.headcount, cleared.gl_code) == ("", 0, "2")
-        cleared = await api.change(department, gl_code="", manager_user_id="")
+        cleared = await api.update_department(department, gl_code="", manager_user_id="")
         assert (cleared.gl_code, cleared.manager_user_id) == ("", "")
 
     async def test_code_and_name_cannot_be_cleared(self, api: EntitiesApi, acme: Entity) -> None:
-        request = pb.UpdateDepartmentRequest(id=(await api.set_up(acme)).id)
+        request = pb.UpdateDepartmentRequest(id=(await api.create_department(acme)).id)
         request.update_mask.paths.extend(["code", "name", "gl_code"])
-        refused = await refusal(api.who.call(api.departments_stub.UpdateDepartment, request))
+        refused = await refusal(api.caller.call(api.departments_stub.UpdateDepartment, request))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"code", "name"})
 
     async def test_new_code_must_be_free(self, api: EntitiesApi, acme: Entity) -> None:
-        await api.set_up(acme, "ONE")
-        two = await api.set_up(acme, "TWO")
-        assert (await refusal(api.change(two, code="ONE"))).reason == "DEPARTMENT_CODE_TAKEN"
-        assert (await api.change(two, code="THREE")).code == "THREE"
+        await api.create_department(acme, "ONE")
+        two = await api.create_department(acme, "TWO")
+        assert (await refusal(api.update_department(two, code="ONE"))).reason == "DEPARTMENT_CODE_TAKEN"
+        assert (await api.update_department(two, code="THREE")).code == "THREE"
 
     async def test_stale_etag_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
-        department = await api.set_up(acme)
-        await api.change(department, name="Research", etag="1")
-        refused = await refusal(api.change(department, name="Development", etag="1"))
+        department = await api.create_department(acme)
+        await api.update_department(department, name="Research", etag="1")
+        refused = await refusal(api.update_department(department, name="Development", etag="1"))
         assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
         assert (await api.department(department)).name == "Research"
 
     async def test_change_of_manager_is_published(
         self, api: EntitiesApi, acme: Entity, published_events: PublishedEvents
     ) -> None:
-        department = await api.set_up(acme, manager_user_id="bob")
-        await api.change(department, name="Research")
-        await api.change(department, manager_user_id="carol")
-        await api.change(department, manager_user_id="carol")
-        await api.change(department, manager_user_id="")
+        department = await api.create_department(acme, manager_user_id="bob")
+        await api.update_department(department, name="Research")
+        await api.update_department(department, manager_user_id="carol")
+        await api.update_department(department, manager_user_id="carol")
+        await api.update_department(department, manager_user_id="")
         names = {"department_id": department.id, "entity_id": acme.id}
         assert await published_events.at_least(2, DepartmentManagerChanged) == [
             DepartmentManagerChanged(**names, old_manager_user_id="bob", new_manager_user_id="carol"),
@@ -178,20 +178,20 @@ class TestUpdateDepartment:
         ]
 
     async def test_inactive_department_can_be_changed(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
-        department = await api.set_up(acme)
+        department = await api.create_department(acme)
         await _retire(admin, department)
-        assert (await api.change(department, name="Closed")).state == Department.INACTIVE
+        assert (await api.update_department(department, name="Closed")).state == Department.INACTIVE
 
     async def test_repeated_key_returns_same_response_and_refuses_another_body(
         self, api: EntitiesApi, acme: Entity
     ) -> None:
-        department = await api.set_up(acme)
-        first = await api.change(department, name="Research", request_id="key-1")
-        assert await api.change(department, name="Research", request_id="key-1") == first
-        assert (await refusal(api.change(department, name="X", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
+        department = await api.create_department(acme)
+        first = await api.update_department(department, name="Research", request_id="key-1")
+        assert await api.update_department(department, name="Research", request_id="key-1") == first
+        assert (await refusal(api.update_department(department, name="X", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
 
     async def test_unknown_department_is_not_found(self, api: EntitiesApi) -> None:
-        for call in (api.change(NOBODY, name="X"), api.department(NOBODY)):
+        for call in (api.update_department(NOBODY, name="X"), api.department(NOBODY)):
             refused = await refusal(call)
             assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
@@ -200,7 +200,7 @@ class TestGetDepartments:
     async def test_unknown_ids_are_left_out(
         self, api: EntitiesApi, acme: Entity, service_caller: Caller, caller: Callable[..., Caller]
     ) -> None:
-        one, two = await api.set_up(acme, "ONE"), await api.set_up(acme, "TWO")
+        one, two = await api.create_department(acme, "ONE"), await api.create_department(acme, "TWO")
         request = pb.GetDepartmentsRequest(ids=[two.id, NOBODY, one.id, one.id])
         found = await service_caller.call(api.departments_stub.GetDepartments, request)
         assert list(found.departments) == [one, two]
@@ -218,8 +218,8 @@ async def _retire(admin: Admin, department: Department) -> None:
 
 
 async def test_database_refuses_parent_of_another_entity(api: EntitiesApi, acme: Entity, admin: Admin) -> None:
-    elsewhere = await api.set_up(await api.found("OTHER"), "TOP")
-    department = await api.who.call(api.departments_stub.CreateDepartment, department_request(acme))
+    elsewhere = await api.create_department(await api.create_entity("OTHER"), "TOP")
+    department = await api.caller.call(api.departments_stub.CreateDepartment, department_request(acme))
     with pytest.raises(asyncpg.ForeignKeyViolationError):
         await admin.execute(
             "update entities.departments set parent_id = $1 where id = $2",

@@ -90,32 +90,32 @@ def said(managed: Managed, tenant: UUID) -> Callable[[], Awaitable[list[OutboxEv
 
 class TestManagerCheck:
     async def test_active_user_is_accepted(self, api: EntitiesApi) -> None:
-        department = await api.set_up(await api.found(), manager_user_id="erin")
-        assert (await api.change(department, manager_user_id="sam")).manager_user_id == "sam"
-        assert (await api.change(department, manager_user_id="")).manager_user_id == ""
-        assert (await api.change(department, name="Machines")).name == "Machines"
+        department = await api.create_department(await api.create_entity(), manager_user_id="erin")
+        assert (await api.update_department(department, manager_user_id="sam")).manager_user_id == "sam"
+        assert (await api.update_department(department, manager_user_id="")).manager_user_id == ""
+        assert (await api.update_department(department, name="Machines")).name == "Machines"
 
     async def test_unknown_user_is_refused(self, api: EntitiesApi) -> None:
-        entity = await api.found()
-        refused = await refusal(api.set_up(entity, manager_user_id="nobody"))
+        entity = await api.create_entity()
+        refused = await refusal(api.create_department(entity, manager_user_id="nobody"))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "MANAGER_NOT_FOUND")
         assert refused.metadata == {"manager_user_id": "nobody"}
-        department = await api.set_up(entity)
-        assert (await refusal(api.change(department, manager_user_id="nobody"))).reason == "MANAGER_NOT_FOUND"
+        department = await api.create_department(entity)
+        assert (await refusal(api.update_department(department, manager_user_id="nobody"))).reason == "MANAGER_NOT_FOUND"
         assert (await api.department(department)).manager_user_id == ""
 
     async def test_deactivated_user_is_refused(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
         managed.users.set_active(tenant, "erin", active=False)
-        refused = await refusal(api.set_up(await api.found(), manager_user_id="erin"))
+        refused = await refusal(api.create_department(await api.create_entity(), manager_user_id="erin"))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "MANAGER_INACTIVE")
 
     async def test_repeated_request_returns_same_response_after_deactivation(
         self, api: EntitiesApi, managed: Managed, tenant: UUID
     ) -> None:
-        entity = await api.found()
-        first = await api.set_up(entity, manager_user_id="erin", request_id="k")
+        entity = await api.create_entity()
+        first = await api.create_department(entity, manager_user_id="erin", request_id="k")
         managed.users.set_active(tenant, "erin", active=False)
-        assert await api.set_up(entity, manager_user_id="erin", request_id="k") == first
+        assert await api.create_department(entity, manager_user_id="erin", request_id="k") == first
 
     async def test_unavailable_user_management_only_blocks_new_managers(
         self,
@@ -127,14 +127,14 @@ class TestManagerCheck:
         told = settings("entities", database=await fresh_database(), addresses={"users": "127.0.0.1:1"})
         async with served(told, compose, Entities) as entities:
             api = EntitiesApi(finance, entities.stubs)
-            department = await api.set_up(await api.found())
-            refused = await refusal(api.change(department, manager_user_id="erin"))
+            department = await api.create_department(await api.create_entity())
+            refused = await refusal(api.update_department(department, manager_user_id="erin"))
             assert (refused.code, refused.reason) == (StatusCode.UNAVAILABLE, "UNAVAILABLE")
-            assert (await api.change(department, name="Machines")).name == "Machines"
+            assert (await api.update_department(department, name="Machines")).name == "Machines"
 
     async def test_without_user_management_every_user_is_accepted(self, entities: Entities, finance: Caller) -> None:
         api = EntitiesApi(finance, entities)
-        assert (await api.set_up(await api.found(), manager_user_id="anybody")).manager_user_id == "anybody"
+        assert (await api.create_department(await api.create_entity(), manager_user_id="anybody")).manager_user_id == "anybody"
 
 
 class TestDeactivatedManager:
@@ -150,9 +150,9 @@ class TestDeactivatedManager:
     async def test_manager_of_the_user_takes_over_the_departments(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
-        entity = await api.found()
-        theirs = [await api.set_up(entity, code, manager_user_id="erin") for code in ("A", "B")]
-        other = await api.set_up(entity, "C", manager_user_id="sam")
+        entity = await api.create_entity()
+        theirs = [await api.create_department(entity, code, manager_user_id="erin") for code in ("A", "B")]
+        other = await api.create_department(entity, "C", manager_user_id="sam")
         await self._leave(managed, tenant, "erin")
         await self._managed_by(api, theirs, "grace")
         await self._managed_by(api, [other], "sam")
@@ -164,7 +164,7 @@ class TestDeactivatedManager:
             assert event.actor == "/platform/users"
 
     async def test_inactive_managers_are_skipped(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
-        department = await api.set_up(await api.found(), manager_user_id="dave")
+        department = await api.create_department(await api.create_entity(), manager_user_id="dave")
         managed.users.set_active(tenant, "erin", active=False)
         await self._leave(managed, tenant, "dave")
         await self._managed_by(api, [department], "grace")
@@ -172,7 +172,7 @@ class TestDeactivatedManager:
     async def test_without_active_manager_the_department_has_none(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
-        department = await api.set_up(await api.found(), manager_user_id="grace")
+        department = await api.create_department(await api.create_entity(), manager_user_id="grace")
         await self._leave(managed, tenant, "grace")
         await self._managed_by(api, [department], "")
         assert [event.body.get("new_manager_user_id", "") for event in await said()] == [""]
@@ -180,9 +180,9 @@ class TestDeactivatedManager:
     async def test_departments_of_other_tenants_stay(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, caller: Callable[..., Caller]
     ) -> None:
-        theirs = await api.set_up(await api.found(), manager_user_id="erin")
+        theirs = await api.create_department(await api.create_entity(), manager_user_id="erin")
         elsewhere = EntitiesApi(caller("finance", tenant=uuid4()), managed.served.stubs)
-        other = await elsewhere.set_up(await elsewhere.found(), manager_user_id="erin")
+        other = await elsewhere.create_department(await elsewhere.create_entity(), manager_user_id="erin")
         await self._leave(managed, tenant, "erin")
         await self._managed_by(api, [theirs], "grace")
         assert (await elsewhere.department(other)).manager_user_id == "erin"
@@ -190,21 +190,21 @@ class TestDeactivatedManager:
     async def test_repeated_event_has_no_effect_on_a_reactivated_user(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
-        department = await api.set_up(await api.found(), manager_user_id="erin")
+        department = await api.create_department(await api.create_entity(), manager_user_id="erin")
         feed = self._feeder(managed, tenant, "erin")
         managed.users.set_active(tenant, "erin", active=False)
         await asyncio.gather(feed(), feed())
         await feed()
         assert [event.body["new_manager_user_id"] for event in await said()] == ["grace"]
         managed.users.set_active(tenant, "erin", active=True)
-        await api.change(department, manager_user_id="erin")
+        await api.update_department(department, manager_user_id="erin")
         await feed()
         assert (await api.department(department)).manager_user_id == "erin"
 
     async def test_event_without_user_has_no_effect(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
     ) -> None:
-        await api.set_up(await api.found())
+        await api.create_department(await api.create_entity())
         with pytest.raises(Exception, match="user_id"):
             await self._feeder(managed, tenant, "")()
         assert not await said()
@@ -213,7 +213,7 @@ class TestDeactivatedManager:
         self, entities_served: Served[Entities], finance: Caller, tenant: UUID
     ) -> None:
         api = EntitiesApi(finance, entities_served.stubs)
-        department = await api.set_up(await api.found(), manager_user_id="erin")
+        department = await api.create_department(await api.create_entity(), manager_user_id="erin")
         settings = entities_served.settings
         client, jetstream = await bus.connect(settings)
         await publish(jetstream, UserDeactivated(user_id="erin"), tenant, "/platform/users")

@@ -26,7 +26,7 @@ def outcomes(answers: Iterable[object]) -> list[str]:
 
 class TestCreateEntity:
     async def test_has_the_given_fields(self, api: EntitiesApi) -> None:
-        root = await api.found("ROOT")
+        root = await api.create_entity("ROOT")
         given: dict[str, Any] = {
             "parent_id": root.id,
             "code": "ACME-DE",
@@ -48,7 +48,7 @@ class TestCreateEntity:
             "consolidation": Entity.SEPARATE,
             "metadata": {"team": "alpine", "ключ": "значение"},
         }
-        created = await api.found(**given)
+        created = await api.create_entity(**given)
         now = datetime.now(UTC)
         assert created == Entity(
             **given,
@@ -62,7 +62,7 @@ class TestCreateEntity:
         assert await api.get(created) == created
 
     async def test_defaults(self, api: EntitiesApi) -> None:
-        created = await api.found("ACME", legal_name="Acme SE")
+        created = await api.create_entity("ACME", legal_name="Acme SE")
         assert created.parent_id == ""
         assert created.display_name == "Acme SE"
         assert created.time_zone == "UTC"
@@ -73,11 +73,11 @@ class TestCreateEntity:
         assert not created.HasField("address")
 
     async def test_zero_payment_days_are_not_the_default(self, api: EntitiesApi) -> None:
-        assert (await api.found(payment_terms_days=0)).payment_terms_days == 0
+        assert (await api.create_entity(payment_terms_days=0)).payment_terms_days == 0
 
     async def test_error_lists_all_invalid_fields(self, api: EntitiesApi) -> None:
         refused = await refusal(
-            api.found("no spaces", currency_code="EUX", country_code="XX", time_zone="Mars/Base", parent_id="dep_1")
+            api.create_entity("no spaces", currency_code="EUX", country_code="XX", time_zone="Mars/Base", parent_id="dep_1")
         )
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == {"code", "currency_code", "country_code", "time_zone", "parent_id"}
@@ -85,41 +85,41 @@ class TestCreateEntity:
     async def test_code_is_unique_within_the_tenant(
         self, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
-        await api.found("ACME")
-        refused = await refusal(api.found("ACME"))
+        await api.create_entity("ACME")
+        refused = await refusal(api.create_entity("ACME"))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "ENTITY_CODE_TAKEN")
         assert refused.metadata == {"code": "ACME"}
         other_tenant = api_for(caller("finance", tenant=ids.new()))
-        assert (await other_tenant.found("ACME")).code == "ACME"
+        assert (await other_tenant.create_entity("ACME")).code == "ACME"
 
     async def test_of_concurrent_creations_with_one_code_one_succeeds(self, api: EntitiesApi) -> None:
-        answers = await asyncio.gather(*(api.found("ACME") for _ in range(8)), return_exceptions=True)
+        answers = await asyncio.gather(*(api.create_entity("ACME") for _ in range(8)), return_exceptions=True)
         assert outcomes(answers) == ["ENTITY_CODE_TAKEN"] * 7 + ["done"]
         assert await api.entities() == ["ACME"]
 
     async def test_unknown_parent_is_not_found(self, api: EntitiesApi) -> None:
-        refused = await refusal(api.found(parent_id=NOBODY))
+        refused = await refusal(api.create_entity(parent_id=NOBODY))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
         assert refused.metadata == {"entity_id": NOBODY}
 
     async def test_inactive_parent_is_refused(self, api: EntitiesApi) -> None:
-        parent = await api.found("PARENT")
+        parent = await api.create_entity("PARENT")
         await api.deactivate(parent)
-        refused = await refusal(api.found("CHILD", parent_id=parent.id))
+        refused = await refusal(api.create_entity("CHILD", parent_id=parent.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
         assert refused.metadata == {"entity_id": parent.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_tree_has_sixteen_levels_at_most(self, api: EntitiesApi) -> None:
-        lowest = await api.found("L1")
+        lowest = await api.create_entity("L1")
         for level in range(2, 17):
-            lowest = await api.found(f"L{level}", parent_id=lowest.id)
-        refused = await refusal(api.found("L17", parent_id=lowest.id))
+            lowest = await api.create_entity(f"L{level}", parent_id=lowest.id)
+        refused = await refusal(api.create_entity("L17", parent_id=lowest.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": lowest.id, "limit": "16"}
 
     async def test_event_is_published_once(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
-        root = await api.found("ROOT")
-        child = await api.found("CHILD", parent_id=root.id, currency_code="USD")
+        root = await api.create_entity("ROOT")
+        child = await api.create_entity("CHILD", parent_id=root.id, currency_code="USD")
         assert await published_events.at_least(2, EntityCreated) == [
             EntityCreated(entity_id=root.id, code="ROOT", currency_code="EUR"),
             EntityCreated(entity_id=child.id, parent_id=root.id, code="CHILD", currency_code="USD"),
@@ -129,28 +129,28 @@ class TestCreateEntity:
         self, api: EntitiesApi, published_events: PublishedEvents
     ) -> None:
         keyed = entity_request("ACME", request_id="key-1")
-        first = await api.who.call(api.entities_stub.CreateEntity, keyed)
+        first = await api.caller.call(api.entities_stub.CreateEntity, keyed)
         await api.update(first, legal_name="Changed since")
-        again, trailers = await api.who.call_with_trailers(api.entities_stub.CreateEntity, keyed)
+        again, trailers = await api.caller.call_with_trailers(api.entities_stub.CreateEntity, keyed)
         assert again == first
         assert trailers["idempotency-replayed"] == "true"
         assert await api.entities() == ["ACME"]
         assert len(await published_events.at_least(1, EntityCreated)) == 1
 
     async def test_key_with_another_body_is_refused(self, api: EntitiesApi) -> None:
-        await api.found("ACME", request_id="key-1")
-        refused = await refusal(api.found("OTHER", request_id="key-1"))
+        await api.create_entity("ACME", request_id="key-1")
+        refused = await refusal(api.create_entity("OTHER", request_id="key-1"))
         assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
         assert await api.entities() == ["ACME"]
 
     async def test_concurrent_calls_with_one_key_have_one_effect(self, api: EntitiesApi) -> None:
-        answers = await asyncio.gather(*(api.found("ACME", request_id="key-1") for _ in range(8)))
+        answers = await asyncio.gather(*(api.create_entity("ACME", request_id="key-1") for _ in range(8)))
         assert len({answer.id for answer in answers}) == 1
 
 
 class TestUpdateEntity:
     async def test_only_given_fields_change(self, api: EntitiesApi) -> None:
-        entity = await api.found(tax_id="DE111111125", metadata={"a": "1"})
+        entity = await api.create_entity(tax_id="DE111111125", metadata={"a": "1"})
         updated = await api.update(entity, legal_name="New SE", metadata={"b": "2"})
         expected = Entity()
         expected.CopyFrom(entity)
@@ -164,12 +164,12 @@ class TestUpdateEntity:
         assert await api.get(entity) == updated
 
     async def test_empty_update_keeps_the_etag(self, api: EntitiesApi) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         assert await api.update(entity) == entity
         assert await api.update(entity, legal_name=entity.legal_name) == entity
 
     async def test_stale_etag_is_refused(self, api: EntitiesApi) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         changed = await api.update(entity, legal_name="First SE", etag=entity.etag)
         refused = await refusal(api.update(entity, legal_name="Second SE", etag=entity.etag))
         assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
@@ -177,13 +177,13 @@ class TestUpdateEntity:
         assert await api.get(entity) == changed
 
     async def test_of_concurrent_updates_with_one_etag_one_succeeds(self, api: EntitiesApi) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         updates = (api.update(entity, legal_name=f"N{n}", etag=entity.etag) for n in range(8))
         answers = await asyncio.gather(*updates, return_exceptions=True)
         assert outcomes(answers) == ["ETAG_MISMATCH"] * 7 + ["done"]
 
     async def test_fields_of_the_mask_without_value_are_cleared(self, api: EntitiesApi) -> None:
-        entity = await api.found(
+        entity = await api.create_entity(
             display_name="Acme", tax_id="DE111111125", registration_number="2", tax_rate_bp=3,
             address=Address(city="Bonn"),
             time_zone="Europe/Berlin", fiscal_year_start_month=4, payment_terms_days=5, invoice_prefix="X-",
@@ -194,15 +194,15 @@ class TestUpdateEntity:
             "display_name", "tax_id", "registration_number", "tax_rate_bp", "address", "time_zone",
             "fiscal_year_start_month", "payment_terms_days", "invoice_prefix", "consolidation", "metadata",
         ])  # fmt: skip
-        cleared = await api.who.call(api.entities_stub.UpdateEntity, request)
-        bare = await api.found("BARE", legal_name=entity.legal_name)
+        cleared = await api.caller.call(api.entities_stub.UpdateEntity, request)
+        bare = await api.create_entity("BARE", legal_name=entity.legal_name)
         for field in ("id", "code", "invoice_prefix", "etag", "create_time", "update_time"):
             cleared.ClearField(field)
             bare.ClearField(field)
         assert cleared == bare
 
     async def test_empty_fields_are_cleared(self, api: EntitiesApi) -> None:
-        entity = await api.found(display_name="Acme", time_zone="Europe/Berlin", invoice_prefix="X-", tax_rate_bp=3)
+        entity = await api.create_entity(display_name="Acme", time_zone="Europe/Berlin", invoice_prefix="X-", tax_rate_bp=3)
         cleared = await api.update(
             entity, display_name="", time_zone="", invoice_prefix="", tax_rate_bp=0, payment_terms_days=0
         )
@@ -211,38 +211,38 @@ class TestUpdateEntity:
         assert cleared.payment_terms_days == 0
 
     async def test_required_fields_cannot_be_cleared(self, api: EntitiesApi) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         request = pb.UpdateEntityRequest(id=entity.id)
         request.update_mask.paths.extend(["code", "legal_name", "entity_type", "country_code", "tax_id"])
-        refused = await refusal(api.who.call(api.entities_stub.UpdateEntity, request))
+        refused = await refusal(api.caller.call(api.entities_stub.UpdateEntity, request))
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == {"code", "legal_name", "entity_type", "country_code"}
         assert await api.get(entity) == entity
 
     async def test_fields_outside_the_mask_stay(self, api: EntitiesApi) -> None:
-        entity = await api.found(tax_id="DE111111125")
+        entity = await api.create_entity(tax_id="DE111111125")
         request = pb.UpdateEntityRequest(id=entity.id, legal_name="New SE", tax_id="DE136695976")
         request.update_mask.paths.append("legal_name")
-        updated = await api.who.call(api.entities_stub.UpdateEntity, request)
+        updated = await api.caller.call(api.entities_stub.UpdateEntity, request)
         assert (updated.legal_name, updated.tax_id) == ("New SE", "DE111111125")
 
     @pytest.mark.parametrize("path", ["currency_code", "state", "address.city", "etag"])
     async def test_mask_with_unknown_field_is_refused(self, api: EntitiesApi, path: str) -> None:
-        request = pb.UpdateEntityRequest(id=(await api.found()).id)
+        request = pb.UpdateEntityRequest(id=(await api.create_entity()).id)
         request.update_mask.paths.append(path)
-        refused = await refusal(api.who.call(api.entities_stub.UpdateEntity, request))
+        refused = await refusal(api.caller.call(api.entities_stub.UpdateEntity, request))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"update_mask"})
 
     async def test_new_code_must_be_free_and_keeps_the_invoice_prefix(self, api: EntitiesApi) -> None:
-        await api.found("ONE")
-        two = await api.found("TWO")
+        await api.create_entity("ONE")
+        two = await api.create_entity("TWO")
         refused = await refusal(api.update(two, code="ONE"))
         assert (refused.reason, refused.metadata) == ("ENTITY_CODE_TAKEN", {"code": "ONE"})
         renamed = await api.update(two, code="THREE")
         assert (renamed.code, renamed.invoice_prefix) == ("THREE", "TWO")
 
     async def test_inactive_entity_cannot_be_changed(self, api: EntitiesApi) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         await api.deactivate(entity)
         refused = await refusal(api.update(entity, legal_name="New SE"))
         assert (refused.reason, refused.metadata["allowed"]) == ("ENTITY_STATE", "ACTIVE")
@@ -253,15 +253,15 @@ class TestUpdateEntity:
 
 class TestDeactivateEntity:
     async def test_event_is_published(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         deactivated = await api.deactivate(entity)
         assert (deactivated.state, deactivated.etag) == (Entity.INACTIVE, "2")
         assert await api.get(entity) == deactivated
         assert await published_events.first(EntityDeactivated) == EntityDeactivated(entity_id=entity.id)
 
     async def test_active_children_forbid_it(self, api: EntitiesApi) -> None:
-        parent = await api.found("PARENT")
-        child = await api.found("CHILD", parent_id=parent.id)
+        parent = await api.create_entity("PARENT")
+        child = await api.create_entity("CHILD", parent_id=parent.id)
         refused = await refusal(api.deactivate(parent))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_HAS_ACTIVE_CHILDREN")
         assert refused.metadata == {"entity_id": parent.id, "child_ids": child.id}
@@ -269,7 +269,7 @@ class TestDeactivateEntity:
         assert (await api.deactivate(parent)).state == Entity.INACTIVE
 
     async def test_second_time_names_current_and_allowed_states(self, api: EntitiesApi) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         await api.deactivate(entity)
         refused = await refusal(api.deactivate(entity))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
@@ -278,7 +278,7 @@ class TestDeactivateEntity:
     async def test_repeated_key_returns_same_response(
         self, api: EntitiesApi, published_events: PublishedEvents
     ) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         first = await api.deactivate(entity, request_id="key-1")
         assert await api.deactivate(entity, request_id="key-1") == first
         refused = await refusal(api.deactivate(entity, request_id="key-1", etag="7"))
@@ -286,15 +286,15 @@ class TestDeactivateEntity:
         assert len(await published_events.at_least(1, EntityDeactivated)) == 1
 
     async def test_stale_etag_is_refused(self, api: EntitiesApi) -> None:
-        entity = await api.found()
+        entity = await api.create_entity()
         refused = await refusal(api.deactivate(entity, etag="7"))
         assert refused.reason == "ETAG_MISMATCH"
         assert (await api.get(entity)).state == Entity.ACTIVE
 
     async def test_concurrent_creation_of_a_child_excludes_it(self, api: EntitiesApi) -> None:
         for round_ in range(12):
-            parent = await api.found(f"P{round_}")
-            births = (api.found(f"C{round_}-{n}", parent_id=parent.id) for n in range(3))
+            parent = await api.create_entity(f"P{round_}")
+            births = (api.create_entity(f"C{round_}-{n}", parent_id=parent.id) for n in range(3))
             await asyncio.gather(*births, api.deactivate(parent), return_exceptions=True)
             tree = await api.tree(parent)
             assert tree.entity.state == Entity.ACTIVE or not tree.children

@@ -12,10 +12,10 @@ def shape(tree: EntityHierarchy) -> dict[str, object]:
 
 async def group(api: EntitiesApi) -> dict[str, Entity]:
     """ROOT over B, A and C (founded in this order), A over A2 and A1, A1 over A11; and another group beside it."""
-    found: dict[str, Entity] = {"ROOT": await api.found("ROOT")}
+    found: dict[str, Entity] = {"ROOT": await api.create_entity("ROOT")}
     for code, parent in {"B": "ROOT", "A": "ROOT", "C": "ROOT", "A2": "A", "A1": "A", "A11": "A1"}.items():
-        found[code] = await api.found(code, parent_id=found[parent].id)
-    await api.found("OTHER")
+        found[code] = await api.create_entity(code, parent_id=found[parent].id)
+    await api.create_entity("OTHER")
     return found
 
 
@@ -50,7 +50,7 @@ class TestGetEntityHierarchy:
         codes = [f"L{level}" for level in range(1, 17)]
         parent_id = ""
         for code in codes:
-            parent_id = (await api.found(code, parent_id=parent_id)).id
+            parent_id = (await api.create_entity(code, parent_id=parent_id)).id
         root_id = (await api.tree(parent_id)).entity.parent_id
         for _ in range(14):
             root_id = (await api.tree(root_id)).entity.parent_id

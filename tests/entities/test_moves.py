@@ -41,7 +41,7 @@ async def chain(api: EntitiesApi, levels: int, name: str = "L") -> list[Entity]:
     """Entities each below the one before."""
     found: list[Entity] = []
     for level in range(levels):
-        found.append(await api.found(f"{name}{level + 1}", parent_id=found[-1].id if found else ""))
+        found.append(await api.create_entity(f"{name}{level + 1}", parent_id=found[-1].id if found else ""))
     return found
 
 
@@ -54,7 +54,7 @@ async def told(outbox_events: Events) -> list[tuple[str, str, str]]:
 class TestMoveEntity:
     async def test_descendants_move_along(self, api: TreeApi, outbox_events: Events) -> None:
         top, middle, low = await chain(api, 3)
-        other = await api.found("OTHER")
+        other = await api.create_entity("OTHER")
         moved = await api.move(middle, other)
         assert (moved.id, moved.parent_id, moved.etag) == (middle.id, other.id, "2")
         assert shape(await api.tree(top)) == {"L1": []}
@@ -63,7 +63,7 @@ class TestMoveEntity:
         assert await told(outbox_events) == [(middle.id, top.id, other.id)]
 
     async def test_root_becomes_child_and_child_becomes_root(self, api: TreeApi, outbox_events: Events) -> None:
-        one, other = await api.found("ONE"), await api.found("OTHER")
+        one, other = await api.create_entity("ONE"), await api.create_entity("OTHER")
         assert (await api.move(one, other)).parent_id == other.id
         assert (await api.move(one)).parent_id == ""
         assert await told(outbox_events) == [(one.id, "", other.id), (one.id, other.id, "")]
@@ -91,7 +91,7 @@ class TestMoveEntity:
         assert len(list(each(await api.tree(deep[0])))) == DEPTH_MAX
 
     async def test_inactive_entity_cannot_move_or_become_parent(self, api: TreeApi) -> None:
-        active, inactive = await api.found("A"), await api.found("I")
+        active, inactive = await api.create_entity("A"), await api.create_entity("I")
         await api.deactivate(inactive)
         for move in (api.move(active, inactive), api.move(inactive, active)):
             refused = await refusal(move)
@@ -99,20 +99,20 @@ class TestMoveEntity:
             assert refused.metadata == {"entity_id": inactive.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_unknown_entities_are_not_found(self, api: TreeApi) -> None:
-        acme = await api.found()
+        acme = await api.create_entity()
         for move in (api.move(acme, NOBODY), api.move(NOBODY, acme)):
             refused = await refusal(move)
             assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": NOBODY})
 
     async def test_stale_etag_is_refused(self, api: TreeApi) -> None:
-        acme, other = await api.found(), await api.found("OTHER")
+        acme, other = await api.create_entity(), await api.create_entity("OTHER")
         assert (await refusal(api.move(acme, other, etag="7"))).reason == "ETAG_MISMATCH"
         assert (await api.move(acme, other, etag=acme.etag)).parent_id == other.id
 
     async def test_repeated_key_returns_same_response_and_refuses_another_body(
         self, api: TreeApi, outbox_events: Events
     ) -> None:
-        acme, one, other = await api.found(), await api.found("ONE"), await api.found("OTHER")
+        acme, one, other = await api.create_entity(), await api.create_entity("ONE"), await api.create_entity("OTHER")
         first = await api.move(acme, one, request_id="key-1")
         await api.move(acme, other)
         assert await api.move(acme, one, request_id="key-1") == first
@@ -131,13 +131,13 @@ class TestAsOf:
     """Moves are put days into the past, since no test waits for days."""
 
     async def test_past_tree(self, api: TreeApi, admin: Admin) -> None:
-        one, other = await api.found("ONE"), await api.found("OTHER")
-        child = await api.found("CHILD", parent_id=one.id)
-        await api.found("GRANDCHILD", parent_id=child.id)
+        one, other = await api.create_entity("ONE"), await api.create_entity("OTHER")
+        child = await api.create_entity("CHILD", parent_id=one.id)
+        await api.create_entity("GRANDCHILD", parent_id=child.id)
         await age(admin, api, days=20)
         await api.move(child, other)
         await age(admin, api, days=10)
-        await api.found("NEW", parent_id=other.id)
+        await api.create_entity("NEW", parent_id=other.id)
         assert shape(await api.tree_of(one, day(-11))) == {"ONE": [{"CHILD": [{"GRANDCHILD": []}]}]}
         assert shape(await api.tree_of(other, day(-11))) == {"OTHER": []}
         assert shape(await api.tree_of(one, day(-9))) == {"ONE": []}
@@ -146,8 +146,8 @@ class TestAsOf:
         assert shape(await api.tree_of(other, day(0))) == shape(await api.tree(other)) == now
 
     async def test_day_ends_in_the_time_zone_of_the_entity(self, api: TreeApi, admin: Admin) -> None:
-        top = await api.found("TOP", time_zone="Asia/Tokyo")
-        child = await api.found("CHILD", parent_id=top.id)
+        top = await api.create_entity("TOP", time_zone="Asia/Tokyo")
+        child = await api.create_entity("CHILD", parent_id=top.id)
         await set_start(admin, top, datetime(2026, 1, 1, tzinfo=ZoneInfo("Asia/Tokyo")))
         await set_start(admin, child, datetime(2026, 3, 5, tzinfo=ZoneInfo("Asia/Tokyo")))
         assert shape(await api.tree_of(top, "2026-03-04")) == {"TOP": []}
@@ -156,8 +156,8 @@ class TestAsOf:
         assert shape(await api.tree_of(top, "2026-03-04")) == {"TOP": [{"CHILD": []}]}
 
     async def test_parent_is_that_of_the_day(self, api: TreeApi, admin: Admin) -> None:
-        one, other = await api.found("ONE"), await api.found("OTHER")
-        child = await api.found("CHILD", parent_id=one.id)
+        one, other = await api.create_entity("ONE"), await api.create_entity("OTHER")
+        child = await api.create_entity("CHILD", parent_id=one.id)
         await age(admin, api, days=10)
         await api.move(child, other)
         await api.update(child, display_name="New name")
@@ -173,13 +173,13 @@ class TestAsOf:
         assert middle.parent_id == top.id
 
     async def test_day_before_creation_is_not_found(self, api: TreeApi) -> None:
-        acme = await api.found()
+        acme = await api.create_entity()
         refused = await refusal(api.tree_of(acme, day(-2)))
         assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": acme.id})
 
     async def test_future_day_is_refused(self, api: TreeApi) -> None:
-        west = await api.found("WEST", time_zone="Pacific/Pago_Pago")
-        east = await api.found("EAST", time_zone="Pacific/Kiritimati")
+        west = await api.create_entity("WEST", time_zone="Pacific/Pago_Pago")
+        east = await api.create_entity("EAST", time_zone="Pacific/Kiritimati")
         today = datetime.now(ZoneInfo("Pacific/Kiritimati")).date().isoformat()
         assert shape(await api.tree_of(east, today)) == {"EAST": []}
         refused = await refusal(api.tree_of(west, today))
@@ -192,10 +192,10 @@ class TestAsOf:
         caller: Callable[..., Caller],
         admin: Admin,
     ) -> None:
-        mine, other = await api.found("MINE"), await api.found("OTHER")
-        gone = await api.found("GONE", parent_id=mine.id)
-        await api.found("BELOW-GONE", parent_id=gone.id)
-        await api.found("STILL", parent_id=mine.id)
+        mine, other = await api.create_entity("MINE"), await api.create_entity("OTHER")
+        gone = await api.create_entity("GONE", parent_id=mine.id)
+        await api.create_entity("BELOW-GONE", parent_id=gone.id)
+        await api.create_entity("STILL", parent_id=mine.id)
         await age(admin, api, days=10)
         await api.move(gone, other)
         conny = api_for(caller(subject="conny", entity_scope=[mine.id]))
@@ -215,7 +215,7 @@ async def age(admin: Admin, api: EntitiesApi, days: int) -> None:
     await admin.execute(
         "update entities.entity_history set start_time = start_time - $2 * interval '1 day',"
         " end_time = end_time - $2 * interval '1 day' where tenant_id = $1",
-        api.who.tenant_id,
+        api.caller.tenant_id,
         days,
     )
 
@@ -230,10 +230,10 @@ class TestScopes:
     async def test_confined_caller_moves_within_the_scope(
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        root = await api.found("ROOT")
-        mine = await api.found("MINE", parent_id=root.id)
-        one, other = [await api.found(code, parent_id=mine.id) for code in ("ONE", "OTHER")]
-        outside = await api.found("OUT", parent_id=root.id)
+        root = await api.create_entity("ROOT")
+        mine = await api.create_entity("MINE", parent_id=root.id)
+        one, other = [await api.create_entity(code, parent_id=mine.id) for code in ("ONE", "OTHER")]
+        outside = await api.create_entity("OUT", parent_id=root.id)
         conny = api_for(caller(subject="conny", entity_scope=[mine.id]))
         assert (await conny.move(one, other)).parent_id == other.id
         refused = await refusal(conny.move(one))
@@ -244,9 +244,9 @@ class TestScopes:
     async def test_other_tenant_finds_nothing(
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        acme = await api.found()
+        acme = await api.create_entity()
         stranger = api_for(caller(tenant=uuid4()))
-        theirs = await stranger.found("THEIRS")
+        theirs = await stranger.create_entity("THEIRS")
         for move in (stranger.move(acme), stranger.move(acme, theirs), stranger.move(theirs, acme)):
             refused = await refusal(move)
             assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": acme.id})
@@ -256,14 +256,14 @@ class TestScopes:
     async def test_viewer_cannot_move(
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        acme = await api.found()
+        acme = await api.create_entity()
         assert (await refusal(api_for(caller("viewer")).move(acme))).reason == "PERMISSION_MISSING"
 
 
 class TestConcurrentMoves:
     async def test_of_two_opposite_moves_one_succeeds(self, api: TreeApi) -> None:
         for number in range(10):
-            one, other = await api.found(f"ONE{number}"), await api.found(f"OTHER{number}")
+            one, other = await api.create_entity(f"ONE{number}"), await api.create_entity(f"OTHER{number}")
             done = await asyncio.gather(api.move(one, other), api.move(other, one), return_exceptions=True)
             moved = [each for each in done if isinstance(each, Entity)]
             refused = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
@@ -275,7 +275,7 @@ class TestConcurrentMoves:
         deep = await chain(api, DEPTH_MAX - 2)
         for number in range(8):
             top, low = await chain(api, 2, f"B{number}-")
-            calls = api.move(top, deep[-1]), api.found(f"C{number}", parent_id=low.id)
+            calls = api.move(top, deep[-1]), api.create_entity(f"C{number}", parent_id=low.id)
             done = await asyncio.gather(*calls, return_exceptions=True)
             refused = [Refusal.of(each).reason for each in done if isinstance(each, aio.AioRpcError)]
             assert refused == ["ENTITY_TREE_TOO_DEEP"]
@@ -283,13 +283,13 @@ class TestConcurrentMoves:
     @pytest.mark.parametrize("seed", range(3))
     async def test_random_moves_keep_forest_and_depth_limit(self, api: TreeApi, seed: int) -> None:
         random = Random(seed)  # noqa: S311 - which moves, not a secret
-        entities = [await api.found(f"E{number}") for number in range(12)]
+        entities = [await api.create_entity(f"E{number}") for number in range(12)]
         deep = await chain(api, DEPTH_MAX - 3)
 
         async def shuffle() -> None:
             for number in range(8):
                 one, other = random.choice(entities), random.choice([*entities, *deep[-2:]])
-                call = api.found(f"N{uuid4().hex[:8]}", parent_id=other.id) if number == 4 else api.move(one, other)
+                call = api.create_entity(f"N{uuid4().hex[:8]}", parent_id=other.id) if number == 4 else api.move(one, other)
                 try:
                     await call
                 except aio.AioRpcError as error:
@@ -302,7 +302,7 @@ class TestConcurrentMoves:
 
 async def parents_of(api: TreeApi) -> dict[str, str]:
     """The parent of each entity of the tenant."""
-    listed = await api.who.call(api.entities_stub.ListEntities, pb.ListEntitiesRequest(page_size=1000))
+    listed = await api.caller.call(api.entities_stub.ListEntities, pb.ListEntitiesRequest(page_size=1000))
     return {entity.id: entity.parent_id for entity in listed.entities}
 
 

@@ -35,7 +35,7 @@ def contracts(api: EntitiesApi) -> ContractApi:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found()
+    return await api.create_entity()
 
 
 class TestRules:
@@ -186,7 +186,7 @@ class TestReplicas:
         self, timerless: TimerlessService, finance: Caller, tenant: UUID
     ) -> None:
         contracts = ContractApi(EntitiesApi(finance, timerless.served.stubs))
-        entity = await contracts.api.found()
+        entity = await contracts.api.create_entity()
         created = [await create_with_order(contracts, entity) for _ in range(8)]
         await let_days_pass(timerless.admin, 100, *created[:4])
         await let_days_pass(timerless.admin, 160, *created[4:])
@@ -199,7 +199,7 @@ class TestReplicas:
         self, timerless: TimerlessService, finance: Caller, tenant: UUID
     ) -> None:
         contracts = ContractApi(EntitiesApi(finance, timerless.served.stubs))
-        active = await create_with_order(contracts, await contracts.api.found())
+        active = await create_with_order(contracts, await contracts.api.create_entity())
         await let_days_pass(timerless.admin, 100, active)
         with process_before_commit(timerless.settings, "purchase-order") as (process, pipe):
             assert await asyncio.to_thread(pipe.poll, 30)

@@ -31,7 +31,7 @@ def done(created: int = 0, replaced: int = 0, unchanged: int = 0) -> pb.SetExcha
 class TestSetExchangeRates:
     async def test_has_the_given_fields(self, api: EntitiesApi) -> None:
         assert await api.set_rates("2026-03-02 EUR/USD 1.0875", source="ECB") == done(created=1)
-        (recorded,) = await api.recorded()
+        (recorded,) = await api.list_rates()
         assert recorded == ExchangeRate(
             base_currency="EUR",
             quote_currency="USD",
@@ -71,7 +71,7 @@ class TestSetExchangeRates:
     async def test_other_source_is_a_replacement(self, api: EntitiesApi) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.1", source="by hand")
         assert await api.set_rates("2026-03-02 EUR/USD 1.1", source="ECB") == done(replaced=1)
-        assert [rate.source for rate in await api.recorded()] == ["ECB"]
+        assert [rate.source for rate in await api.list_rates()] == ["ECB"]
 
     async def test_a_thousand_rates_are_the_limit(self, api: EntitiesApi) -> None:
         first = date(2024, 1, 1)
@@ -151,7 +151,7 @@ class TestSetExchangeRates:
         self, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.1")
-        entity = await api.found()
+        entity = await api.create_entity()
         scopes: list[dict[str, list[str]]] = [{"entity_scope": [entity.id]}, {"department_scope": []}]
         for scope in scopes:
             confined = api_for(caller("finance", subject="conny", **scope))
@@ -202,7 +202,7 @@ class TestListExchangeRates:
         seen: list[str] = []
         request = pb.ListExchangeRatesRequest(page_size=3)
         while not seen or request.page_token:
-            page = await api.who.call(api.rates_stub.ListExchangeRates, request)
+            page = await api.caller.call(api.rates_stub.ListExchangeRates, request)
             assert len(page.exchange_rates) <= 3
             seen += [rate.effective_date for rate in page.exchange_rates]
             request.page_token = page.next_page_token
@@ -227,7 +227,7 @@ class TestListExchangeRates:
 
     async def test_token_is_bound_to_filters(self, api: EntitiesApi) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/USD 1.2")
-        first = await api.who.call(api.rates_stub.ListExchangeRates, pb.ListExchangeRatesRequest(page_size=1))
+        first = await api.caller.call(api.rates_stub.ListExchangeRates, pb.ListExchangeRatesRequest(page_size=1))
         refused = await refusal(api.rates(page_token=first.next_page_token, base_currency="EUR"))
         assert refused.reason == "PAGE_TOKEN_INVALID"
         assert await api.rates(page_token=first.next_page_token) == ["2026-03-02 EUR/USD 1.2"]

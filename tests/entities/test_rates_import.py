@@ -90,7 +90,7 @@ class TestOverRest:
         file = tmp_path / "eurofxref-hist.csv"
         file.write_text("\n".join(["Date,USD,CYP,GBP,", *lines]))
         assert await run(url, token(), file, "--since", "2024-01-02") == (0, loaded(created=2398))
-        recorded = await api.recorded(quote_currency="GBP", end_date="2024-01-04")
+        recorded = await api.list_rates(quote_currency="GBP", end_date="2024-01-04")
         assert [(rate.effective_date, rate.rate, rate.source) for rate in recorded] == [
             ("2024-01-02", "0.80002", "ECB"),
             ("2024-01-03", "0.80003", "ECB"),

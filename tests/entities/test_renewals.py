@@ -46,7 +46,7 @@ def contracts(api: EntitiesApi) -> ContractApi:
 
 @pytest.fixture
 async def acme(api: EntitiesApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 def eur(amount: str) -> Money:
@@ -295,7 +295,7 @@ class TestCheckRenewal:
             renewal_uplift_bp=500, renewal_term_months=12, billing_frequency=Contract.ONE_TIME,
         )  # fmt: skip
         await api.set_rates(f"{day()} EUR/USD 2")
-        other = await api.found("OTHER")
+        other = await api.create_entity("OTHER")
         for entity, on, amount, source in (
             (acme, day(-100), "300 EUR", "USAGE"), (acme, day(), "100 USD", "USAGE"), (acme, day(), "77 EUR", "MANUAL"),
             (acme, day(-101), "77 EUR", "USAGE"), (other, day(), "77 EUR", "USAGE"),
@@ -351,7 +351,7 @@ class TestSummarizeContracts:
     async def test_totals_by_entity_and_currency(
         self, api: EntitiesApi, contracts: ContractApi, service: ContractApi, acme: Entity
     ) -> None:
-        other = await api.found("OTHER")
+        other = await api.create_entity("OTHER")
         for end in (day(30), day(31), day(60), day(90), day(91), ""):
             await contracts.create_active(acme, start_date=day(-100), end_date=end, total_value=money("100.50"))
         await contracts.suspend(await contracts.create_active(acme, start_date=day(-100), end_date=day(5)))

@@ -32,19 +32,19 @@ class Group:
 
 @pytest.fixture
 async def group(api: EntitiesApi) -> Group:
-    root = await api.found("ROOT")
-    de = await api.found("DE", parent_id=root.id)
-    fr = await api.found("FR", parent_id=root.id)
-    eng = await api.set_up(de, "ENG")
+    root = await api.create_entity("ROOT")
+    de = await api.create_entity("DE", parent_id=root.id)
+    fr = await api.create_entity("FR", parent_id=root.id)
+    eng = await api.create_department(de, "ENG")
     return Group(
         root=root,
         de=de,
-        de_sub=await api.found("DE-SUB", parent_id=de.id),
+        de_sub=await api.create_entity("DE-SUB", parent_id=de.id),
         fr=fr,
         eng=eng,
-        qa=await api.set_up(de, "QA", parent_id=eng.id),
-        hr=await api.set_up(de, "HR"),
-        ventes=await api.set_up(fr, "VENTES"),
+        qa=await api.create_department(de, "QA", parent_id=eng.id),
+        hr=await api.create_department(de, "HR"),
+        ventes=await api.create_department(fr, "VENTES"),
     )
 
 
@@ -68,14 +68,14 @@ class TestConfinedToAnEntity:
 
     async def test_changes_it_and_everything_below(self, conny: EntitiesApi, group: Group) -> None:
         assert (await conny.update(group.de_sub, tax_id="DE111111125")).tax_id == "DE111111125"
-        assert (await conny.change(group.hr, name="People")).name == "People"
-        child = await conny.found("DE-NEW", parent_id=group.de.id)
-        assert (await conny.set_up(child, "NEW")).code == "NEW"
+        assert (await conny.update_department(group.hr, name="People")).name == "People"
+        child = await conny.create_entity("DE-NEW", parent_id=group.de.id)
+        assert (await conny.create_department(child, "NEW")).code == "NEW"
         assert await conny.entities() == ["DE", "DE-SUB", "DE-NEW"]
         assert (await conny.deactivate(child)).state == Entity.INACTIVE
 
     async def test_cannot_create_a_root(self, conny: EntitiesApi) -> None:
-        refused = await refusal(conny.found("NEW-ROOT"))
+        refused = await refusal(conny.create_entity("NEW-ROOT"))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"parent_id"})
 
     async def test_everything_else_is_not_found(self, conny: EntitiesApi, api: EntitiesApi, group: Group) -> None:
@@ -83,8 +83,8 @@ class TestConfinedToAnEntity:
             lambda who, id: who.tree(id),
             lambda who, id: who.update(id, tax_id="1"),
             lambda who, id: who.deactivate(id),
-            lambda who, id: who.found("NEW", parent_id=id),
-            lambda who, id: who.set_up(id, "NEW"),
+            lambda who, id: who.create_entity("NEW", parent_id=id),
+            lambda who, id: who.create_department(id, "NEW"),
         ]
         nobody = ids.ENTITY.format(ids.new())
         for call in calls:
@@ -96,7 +96,7 @@ class TestConfinedToAnEntity:
         assert await conny.entities(code="FR") == []
         assert await conny.departments(entity_id=group.fr.id) == []
         assert (await refusal(conny.department(group.ventes))).reason == "DEPARTMENT_NOT_FOUND"
-        assert (await refusal(conny.change(group.ventes, name="X"))).reason == "DEPARTMENT_NOT_FOUND"
+        assert (await refusal(conny.update_department(group.ventes, name="X"))).reason == "DEPARTMENT_NOT_FOUND"
         assert await api.entities() == ["ROOT", "DE", "FR", "DE-SUB"]
 
 
@@ -113,17 +113,17 @@ class TestConfinedToADepartment:
         assert (await refusal(conny.tree(group.de))).reason == "ENTITY_NOT_FOUND"
 
     async def test_creates_departments_below_it_only(self, conny: EntitiesApi, group: Group) -> None:
-        await conny.set_up(group.de, "NEW", parent_id=group.qa.id)
+        await conny.create_department(group.de, "NEW", parent_id=group.qa.id)
         assert await conny.departments() == ["ENG", "QA", "NEW"]
-        assert (await refusal(conny.set_up(group.de, "TOP"))).reason == "ENTITY_NOT_FOUND"
-        assert (await refusal(conny.set_up(group.de, "X", parent_id=group.hr.id))).reason == "DEPARTMENT_NOT_FOUND"
-        elsewhere = await refusal(conny.set_up(group.fr, "X", parent_id=group.eng.id))
+        assert (await refusal(conny.create_department(group.de, "TOP"))).reason == "ENTITY_NOT_FOUND"
+        assert (await refusal(conny.create_department(group.de, "X", parent_id=group.hr.id))).reason == "DEPARTMENT_NOT_FOUND"
+        elsewhere = await refusal(conny.create_department(group.fr, "X", parent_id=group.eng.id))
         assert elsewhere.reason == "DEPARTMENT_OF_OTHER_ENTITY"
 
     async def test_manager_can_read_but_not_write(self, group: Group, confined: Callable[..., EntitiesApi]) -> None:
         manager = confined("department_manager", department_scope=[group.eng.id])
         assert await manager.departments() == ["ENG", "QA"]
-        assert (await refusal(manager.change(group.eng, name="X"))).reason == "PERMISSION_MISSING"
+        assert (await refusal(manager.update_department(group.eng, name="X"))).reason == "PERMISSION_MISSING"
         assert (await refusal(manager.entities())).reason == "PERMISSION_MISSING"
 
 
@@ -156,16 +156,16 @@ class TestOtherTenant:
         self, api: EntitiesApi, group: Group, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         stranger = api_for(caller("billing_admin", tenant=ids.new()))
-        own = await stranger.found("OWN")
+        own = await stranger.create_entity("OWN")
         calls: list[Callable[[str, str], Coroutine[Any, Any, object]]] = [
             lambda entity, _: stranger.tree(entity),
             lambda entity, _: stranger.update(entity, tax_id="1"),
             lambda entity, _: stranger.deactivate(entity),
-            lambda entity, _: stranger.found("NEW", parent_id=entity),
-            lambda entity, _: stranger.set_up(entity),
+            lambda entity, _: stranger.create_entity("NEW", parent_id=entity),
+            lambda entity, _: stranger.create_department(entity),
             lambda _, department: stranger.department(department),
-            lambda _, department: stranger.change(department, name="X"),
-            lambda _, department: stranger.set_up(own, parent_id=department),
+            lambda _, department: stranger.update_department(department, name="X"),
+            lambda _, department: stranger.create_department(own, parent_id=department),
         ]
         nobody, none = ids.ENTITY.format(ids.new()), ids.DEPARTMENT.format(ids.new())
         for call in calls:

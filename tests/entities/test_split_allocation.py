@@ -28,28 +28,28 @@ def api(api_for: Callable[[Caller], RulesApi], finance: Caller) -> RulesApi:
 
 @pytest.fixture
 async def acme(api: RulesApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 @pytest.fixture
 async def it(api: RulesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "IT", gl_code="6000")
+    return await api.create_department(acme, "IT", gl_code="6000")
 
 
 @pytest.fixture
 async def eng(api: RulesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "ENG", gl_code="6100")
+    return await api.create_department(acme, "ENG", gl_code="6100")
 
 
 @pytest.fixture
 async def sales(api: RulesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "SALES", gl_code="6200")
+    return await api.create_department(acme, "SALES", gl_code="6200")
 
 
 @pytest.fixture
 async def tokyo(api: RulesApi) -> Department:
     """Of an entity with another currency."""
-    return await api.set_up(await api.found("JP", currency_code="JPY", country_code="JP"), "TOKYO")
+    return await api.create_department(await api.create_entity("JP", currency_code="JPY", country_code="JP"), "TOKYO")
 
 
 class TestSplitOfAllocation:
@@ -67,9 +67,9 @@ class TestSplitOfAllocation:
         split = await api.split(allocation_id=whole.id, rule_id=rule.id)
         assert (amounts(split), split.source_ref) == (["50.00 EUR", "49.99 EUR"], whole.id)
         assert (split.split_allocation_id, split.source_department_id) == (whole.id, it.id)
-        of_it = await api.borne(it)
+        of_it = await api.allocations_of(it)
         assert sorted(allocation.amount.amount for allocation in of_it) == ["-99.99", "99.99"]
-        [near], [far] = await api.borne(eng), await api.borne(tokyo)
+        [near], [far] = await api.allocations_of(eng), await api.allocations_of(tokyo)
         assert (near.category, near.description, near.gl_code) == ("cloud", "AWS", "6000")
         assert (near.allocation_date, far.allocation_date) == ("2026-03-10", "2026-03-10")
         assert (near.counterparty_entity_id, far.counterparty_entity_id) == ("", acme.id)
@@ -83,7 +83,7 @@ class TestSplitOfAllocation:
         assert sum(isinstance(answer, CostSplit) for answer in answers) == 1
         errors = [Refusal.of(answer) for answer in answers if isinstance(answer, aio.AioRpcError)]
         assert [error.reason for error in errors] == ["COST_ALREADY_SPLIT"] * 2
-        borne = await api.borne_by(it, eng, sales)
+        borne = await api.allocations_of_all(it, eng, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == 10
 
     async def test_share_cannot_be_split(self, api: RulesApi, it: Department, eng: Department) -> None:
@@ -103,7 +103,7 @@ class TestSplitOfAllocation:
         nobody = ids.ALLOCATION.format(ids.new())
         refused = await refusal(api.split(allocation_id=nobody, terms=terms(target(eng))))
         assert refused.reason == "ALLOCATION_NOT_FOUND"
-        assert await api.borne(eng) == []
+        assert await api.allocations_of(eng) == []
 
 
 class TestReversedUsage:

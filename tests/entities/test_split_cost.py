@@ -39,28 +39,28 @@ def api(api_for: Callable[[Caller], RulesApi], finance: Caller) -> RulesApi:
 
 @pytest.fixture
 async def acme(api: RulesApi) -> Entity:
-    return await api.found("ACME")
+    return await api.create_entity("ACME")
 
 
 @pytest.fixture
 async def it(api: RulesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "IT", headcount=0, gl_code="6000")
+    return await api.create_department(acme, "IT", headcount=0, gl_code="6000")
 
 
 @pytest.fixture
 async def eng(api: RulesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "ENG", headcount=30, gl_code="6100")
+    return await api.create_department(acme, "ENG", headcount=30, gl_code="6100")
 
 
 @pytest.fixture
 async def sales(api: RulesApi, acme: Entity) -> Department:
-    return await api.set_up(acme, "SALES", headcount=10, gl_code="6200")
+    return await api.create_department(acme, "SALES", headcount=10, gl_code="6200")
 
 
 @pytest.fixture
 async def tokyo(api: RulesApi) -> Department:
     """Of an entity with another currency."""
-    return await api.set_up(await api.found("JP", currency_code="JPY", country_code="JP"), "TOKYO", headcount=60)
+    return await api.create_department(await api.create_entity("JP", currency_code="JPY", country_code="JP"), "TOKYO", headcount=60)
 
 
 class TestByRule:
@@ -75,7 +75,7 @@ class TestByRule:
             ("6667", "6667/10000"),
         ]
         assert (split.rule_id, split.rule_etag, split.rule_type) == (rule.id, "1", FIXED)
-        [first], [second] = await api.borne(eng), await api.borne(sales)
+        [first], [second] = await api.allocations_of(eng), await api.allocations_of(sales)
         assert [first.id, second.id] == [share.allocation_id for share in split.shares]
         assert (first.amount, first.category, first.description) == (money("33.33 EUR"), "rent", "March")
         assert (first.source, first.source_ref) == (Allocation.SPLIT, f"bill-1/{eng.id}")
@@ -86,7 +86,7 @@ class TestByRule:
         split = await api.split("0.01 EUR", rule_id=rule.id)
         assert amounts(split) == ["0.00 EUR", "0.01 EUR"]
         assert [bool(share.allocation_id) for share in split.shares] == [False, True]
-        assert len(await api.borne_by(eng, sales)) == 1
+        assert len(await api.allocations_of_all(eng, sales)) == 1
 
     async def test_even_split_gives_the_rest_to_the_first(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
@@ -95,14 +95,14 @@ class TestByRule:
         split = await api.split("100.00 EUR", rule_id=rule.id, gl_code="7000")
         assert amounts(split) == ["33.34 EUR", "33.33 EUR", "33.33 EUR"]
         assert {share.fraction for share in split.shares} == {"1/3"}
-        assert {allocation.gl_code for allocation in await api.borne_by(it, eng, sales)} == {"7000"}
+        assert {allocation.gl_code for allocation in await api.allocations_of_all(it, eng, sales)} == {"7000"}
 
     async def test_split_by_current_headcount(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
         assert amounts(await api.split("100.00 EUR", rule_id=rule.id)) == ["0.00 EUR", "75.00 EUR", "25.00 EUR"]
-        await api.change(it, headcount=60)
+        await api.update_department(it, headcount=60)
         assert amounts(await api.split("100.00 EUR", rule_id=rule.id)) == ["60.00 EUR", "30.00 EUR", "10.00 EUR"]
 
     async def test_split_by_given_weights(self, api: RulesApi, eng: Department, sales: Department) -> None:
@@ -200,7 +200,7 @@ class TestScopeOfRule:
         refused = await refusal(api.split("1.00 EUR", **given))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULES_CHAIN")
         assert refused.metadata == {"allocation_rule_id": rule.id, "path": f"{it.id} → {eng.id} → {it.id}"}
-        assert await api.borne_by(it, eng, sales) == []
+        assert await api.allocations_of_all(it, eng, sales) == []
         assert await api.split("1.00 EUR", **{**given, "category": "rent"})
         assert await api.split("1.00 EUR", **given, allocation_date="2026-06-01")
         await api.delete_rule(rule)
@@ -213,7 +213,7 @@ class TestScopeOfRule:
             terms=terms(target(eng)), rule_id=ids.ALLOCATION_RULE.format(ids.new()), amount=money("1.00 EUR"),
             usage_start_date="2026-03-01", request_id="k",
         )  # fmt: skip
-        refused = await refusal(api.who.call(api.rules_stub.SplitCost, request))
+        refused = await refusal(api.caller.call(api.rules_stub.SplitCost, request))
         assert set(refused.fields) == {"rule_id", "allocation_date", "source_ref", "usage_end_date"}
         refused = await refusal(api.split(terms=terms(target(eng))))
         assert set(refused.fields) == {"amount"}
@@ -235,10 +235,10 @@ class TestScopeOfRule:
         self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
         rule = await api.rule(*even(eng, sales))
-        await api.retire(sales)
+        await api.deactivate_department(sales)
         refused = await refusal(api.split("1.00 EUR", rule_id=rule.id, source_ref="bill"))
         assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", sales.id)
-        assert await api.borne_by(eng, sales) == []
+        assert await api.allocations_of_all(eng, sales) == []
         await api.update_rule(rule, targets=even(eng))
         assert amounts(await api.split("1.00 EUR", rule_id=rule.id, source_ref="bill")) == ["1.00 EUR"]
 
@@ -251,7 +251,7 @@ class TestOnce:
         first = await api.split("1.00 EUR", **given)
         assert await api.split("1.00 EUR", **given) == first
         assert (await refusal(api.split("2.00 EUR", **given))).reason == "IDEMPOTENCY_MISMATCH"
-        assert len(await api.borne_by(eng, sales)) == 2
+        assert len(await api.allocations_of_all(eng, sales)) == 2
 
     async def test_cost_is_split_once_despite_other_key_and_targets(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
@@ -261,7 +261,7 @@ class TestOnce:
             refused = await refusal(api.split("1.00 EUR", terms=terms(*targets), source_ref="bill"))
             assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "COST_ALREADY_SPLIT")
             assert refused.metadata == {"source_ref": "bill"}
-        assert len(await api.borne_by(it, eng, sales)) == 1
+        assert len(await api.allocations_of_all(it, eng, sales)) == 1
 
     async def test_of_concurrent_splits_one_succeeds(
         self, api: RulesApi, it: Department, eng: Department, sales: Department, outbox_events: Events
@@ -273,16 +273,16 @@ class TestOnce:
         errors = [Refusal.of(answer) for answer in answers if isinstance(answer, aio.AioRpcError)]
         assert {error.reason for error in errors} == {"COST_ALREADY_SPLIT"}
         assert len(errors) == len(given) - 1
-        borne = await api.borne_by(it, eng, sales)
+        borne = await api.allocations_of_all(it, eng, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == Decimal("1.01")
         told = [event.body for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
         assert {body["allocation_id"] for body in told} == {share.allocation_id for share in made.shares}
 
     async def test_concurrent_calls_with_one_key_return_the_same(self, api: RulesApi, eng: Department) -> None:
         request = split_request("1.00 EUR", terms=terms(target(eng)))
-        answers = await asyncio.gather(*(api.who.call(api.rules_stub.SplitCost, request) for _ in range(6)))
+        answers = await asyncio.gather(*(api.caller.call(api.rules_stub.SplitCost, request) for _ in range(6)))
         assert all(answer == answers[0] for answer in answers)
-        assert len(await api.borne(eng)) == 1
+        assert len(await api.allocations_of(eng)) == 1
 
 
 class TestValidateOnly:
@@ -297,7 +297,7 @@ class TestValidateOnly:
         assert amounts(seen) == ["0.00 EUR", "300.01 EUR", "100.00 EUR", "600.02 EUR"]
         assert seen.validate_only
         assert not any(share.allocation_id for share in seen.shares)
-        assert await api.borne_by(it, eng, sales, tokyo) == []
+        assert await api.allocations_of_all(it, eng, sales, tokyo) == []
         assert await api.splits() == []
         assert not [event for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
         done = await api.split("1000.03 EUR", **given)
@@ -306,7 +306,7 @@ class TestValidateOnly:
         done.ClearField("create_time")
         done.validate_only = True
         assert done == seen
-        written = [allocation.amount for allocation in await api.borne_by(it, eng, sales, tokyo)]
+        written = [allocation.amount for allocation in await api.allocations_of_all(it, eng, sales, tokyo)]
         assert written == [share.amount for share in seen.shares if share.amount.amount != "0.00"]
 
     async def test_preview_fails_like_the_split(self, api: RulesApi, eng: Department, tokyo: Department) -> None:
@@ -323,7 +323,7 @@ class TestCurrencies:
         await api.set_rates("2026-03-01 USD/EUR 0.9", "2026-03-01 USD/JPY 150")
         split = await api.split("100.00 USD", terms=terms(*even(eng, tokyo, sales)))
         assert amounts(split) == ["33.34 USD", "33.33 USD", "33.33 USD"]
-        borne = await api.borne_by(eng, tokyo, sales)
+        borne = await api.allocations_of_all(eng, tokyo, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == Decimal("100.00")
         assert [allocation.entity_amount for allocation in borne] == [
             money("30.01 EUR"), money("5000 JPY"), money("30.00 EUR"),
@@ -341,7 +341,7 @@ class TestCurrencies:
         refused = await refusal(api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill"))
         assert refused.reason == "RATE_MISSING"
         assert {"EUR", "JPY", "2026-03-10"} <= set(refused.metadata.values())
-        assert await api.borne_by(eng, tokyo) == []
+        assert await api.allocations_of_all(eng, tokyo) == []
         await api.set_rates("2026-03-01 EUR/JPY 160")
         assert await api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill")
 
@@ -350,7 +350,7 @@ class TestCurrencies:
     ) -> None:
         await api.set_rates("2026-03-01 EUR/JPY 160")
         await api.split("10.00 EUR", terms=terms(*even(eng, tokyo)), source_department_id=it.id)
-        [near], [far] = await api.borne(eng), await api.borne(tokyo)
+        [near], [far] = await api.allocations_of(eng), await api.allocations_of(tokyo)
         assert (near.counterparty_entity_id, far.counterparty_entity_id) == ("", acme.id)
 
 
@@ -360,7 +360,7 @@ class TestListCostSplits:
     ) -> None:
         rule = await api.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
         split = await api.split("100.00 EUR", rule_id=rule.id, description="March")
-        await api.change(eng, headcount=1)
+        await api.update_department(eng, headcount=1)
         await api.update_rule(rule, targets=even(it))
         await api.delete_rule(rule)
         assert await api.splits(rule_id=rule.id) == [split]
@@ -379,7 +379,7 @@ class TestListCostSplits:
         await api.split("1.00 EUR", terms=terms(target(eng)))
         for statement in ("update entities.cost_splits set amount = 2", "delete from entities.cost_splits"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
-                await admin.execute(f"{statement} where tenant_id = $1", api.who.tenant_id)
+                await admin.execute(f"{statement} where tenant_id = $1", api.caller.tenant_id)
 
 
 class TestScopes:
@@ -420,7 +420,7 @@ class TestScopes:
         rule = await api.rule(target(eng))
         await api.split("1.00 EUR", rule_id=rule.id, source_ref="bill")
         stranger = api_for(caller("billing_admin", tenant=ids.new()))
-        own = await stranger.set_up(await stranger.found("OWN"))
+        own = await stranger.create_department(await stranger.create_entity("OWN"))
         assert (await refusal(stranger.split("1.00 EUR", rule_id=rule.id))).reason == "ALLOCATION_RULE_NOT_FOUND"
         refused = await refusal(stranger.split("1.00 EUR", terms=terms(*even(own, eng))))
         assert set(refused.fields) == {"terms.targets[1].department_id"}

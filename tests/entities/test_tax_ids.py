@@ -65,22 +65,22 @@ class TestTaxIds:
 
 class TestEntities:
     async def test_invalid_number_is_refused_with_an_example(self, api: EntitiesApi) -> None:
-        refused = await refusal(api.found(country_code="DE", tax_id="DE123456789"))
+        refused = await refusal(api.create_entity(country_code="DE", tax_id="DE123456789"))
         assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"tax_id": "known.tax_id"})
         assert "such as DE136695976" in refused.fields["tax_id"]
         assert await api.entities() == []
 
     async def test_number_is_stored_as_given(self, api: EntitiesApi) -> None:
-        assert (await api.found(country_code="CH", tax_id="CHE 107787577 MWST")).tax_id == "CHE 107787577 MWST"
-        assert (await api.found("US", country_code="US", tax_id="91-1144442")).tax_id == "91-1144442"
+        assert (await api.create_entity(country_code="CH", tax_id="CHE 107787577 MWST")).tax_id == "CHE 107787577 MWST"
+        assert (await api.create_entity("US", country_code="US", tax_id="91-1144442")).tax_id == "91-1144442"
 
     async def test_number_must_match_the_country_after_an_update(self, api: EntitiesApi) -> None:
-        entity = await api.found(country_code="DE", tax_id="DE111111125")
+        entity = await api.create_entity(country_code="DE", tax_id="DE111111125")
         for given_ in ({"country_code": "FR"}, {"tax_id": "FR40303265045"}):
             assert (await refusal(api.update(entity, **given_))).rules == {"tax_id": "known.tax_id"}
         both = await api.update(entity, country_code="FR", tax_id="FR40303265045")
         assert (both.country_code, both.tax_id) == ("FR", "FR40303265045")
 
     async def test_unknown_currency_and_country_are_refused(self, api: EntitiesApi) -> None:
-        refused = await refusal(api.found(currency_code="XYZ", country_code="XX", tax_id="1"))
+        refused = await refusal(api.create_entity(currency_code="XYZ", country_code="XX", tax_id="1"))
         assert refused.rules == {"currency_code": "known.currency_code", "country_code": "known.country_code"}

@@ -43,7 +43,7 @@ def tracked(nats: Client, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]", e
 
 @pytest.fixture
 async def engineering(api: EntitiesApi) -> Department:
-    return await api.set_up(await api.found("ACME", time_zone="Asia/Tokyo"), "ENG", gl_code="6200")
+    return await api.create_department(await api.create_entity("ACME", time_zone="Asia/Tokyo"), "ENG", gl_code="6200")
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ class TestAllocation:
     async def test_codes_instead_of_ids(
         self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department
     ) -> None:
-        other = await api.set_up(await api.found("OTHER"), "ENG")  # the same code, elsewhere
+        other = await api.create_department(await api.create_entity("OTHER"), "ENG")  # the same code, elsewhere
         records = [
             usage(None, "1.00 EUR", entity_code="ACME", department_code="ENG"),
             usage(None, "2.00 EUR", entity_code="OTHER", department_code="ENG"),
@@ -173,8 +173,8 @@ class TestOnce:
     ) -> None:  # fmt: skip
         await replica.take(usage(engineering, record_id="r-1"))
         their_api, their_costs = stranger
-        theirs = await their_api.set_up(await their_api.found("ACME"))
-        their_usage = Tracked(nats, their_costs.who.tenant_id, admin)
+        theirs = await their_api.create_department(await their_api.create_entity("ACME"))
+        their_usage = Tracked(nats, their_costs.caller.tenant_id, admin)
         record = usage(None, "3.00 EUR", entity_code="ACME", department_code="ENG", record_id="r-1")
         await their_usage.say(record)
         await their_usage.done(record)
@@ -216,7 +216,7 @@ class TestStoppedReplica:
             for turn in range(3):
                 async with served(settings_here, compose, Entities) as entities:
                     api = EntitiesApi(finance, entities.stubs)
-                    department = await api.set_up(await api.found(f"E{turn}"))
+                    department = await api.create_department(await api.create_entity(f"E{turn}"))
                     some = [usage(department, "0.01 EUR") for _ in range(MANY)]
                     records += some
                     saying = asyncio.create_task(tracked.say(*some, *some[::5]))
@@ -242,7 +242,7 @@ class TestDeadLetters:
     async def test_refused_record_is_dead_lettered_with_its_error(
         self, api: EntitiesApi, tracked: Tracked, engineering: Department, pauses: None
     ) -> None:
-        closed = await api.set_up(await api.found("CLOSED"))
+        closed = await api.create_department(await api.create_entity("CLOSED"))
         await api.deactivate(closed.entity_id)
         bad: dict[str, UsageRecorded] = {
             "no entity has the code 'NOBODY'": usage(None, entity_code="NOBODY"),
@@ -334,7 +334,7 @@ class TestBatch:
         async def one(number: int) -> tuple[Tracked, list[UsageRecorded]]:
             who = caller("finance", tenant=uuid4())
             api = EntitiesApi(who, entities)
-            department = await api.set_up(await api.found("ACME"))
+            department = await api.create_department(await api.create_entity("ACME"))
             records = [usage(department, f"{number}.00 EUR", record_id=f"r-{each}") for each in range(20)]
             return Tracked(nats, who.tenant_id, admin), records
 

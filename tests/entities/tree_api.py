@@ -16,12 +16,12 @@ class TreeApi(EntitiesApi):
 
     async def move(self, entity: Entity | str, parent: Entity | str = "", **given: Any) -> Entity:
         request = pb.MoveEntityRequest(id=_id(entity), new_parent_id=_id(parent), **given)
-        return await self.who.call(self.entities_stub.MoveEntity, request)
+        return await self.caller.call(self.entities_stub.MoveEntity, request)
 
     async def tree_of(self, entity: Entity | str, day: str, max_depth: int = 0) -> EntityHierarchy:
         """As it was on a day."""
         request = pb.GetEntityHierarchyRequest(id=_id(entity), as_of_date=day, max_depth=max_depth)
-        return await self.who.call(self.entities_stub.GetEntityHierarchy, request)
+        return await self.caller.call(self.entities_stub.GetEntityHierarchy, request)
 
     async def move_department(
         self, department: Department | str, parent: Department | str = "", day: str = "", **given: Any
@@ -29,15 +29,15 @@ class TreeApi(EntitiesApi):
         request = departments_pb.MoveDepartmentRequest(
             id=_id(department), new_parent_id=_id(parent), effective_date=day, **given
         )
-        return await self.who.call(self.departments_stub.MoveDepartment, request)
+        return await self.caller.call(self.departments_stub.MoveDepartment, request)
 
-    async def retire(self, department: Department | str, **given: Any) -> Department:
+    async def deactivate_department(self, department: Department | str, **given: Any) -> Department:
         request = departments_pb.DeactivateDepartmentRequest(id=_id(department), **given)
-        return await self.who.call(self.departments_stub.DeactivateDepartment, request)
+        return await self.caller.call(self.departments_stub.DeactivateDepartment, request)
 
-    async def revive(self, department: Department | str, **given: Any) -> Department:
+    async def activate_department(self, department: Department | str, **given: Any) -> Department:
         request = departments_pb.ActivateDepartmentRequest(id=_id(department), **given)
-        return await self.who.call(self.departments_stub.ActivateDepartment, request)
+        return await self.caller.call(self.departments_stub.ActivateDepartment, request)
 
     async def history(self, department: Department | str, page_size: int = 0) -> list[tuple[str, str, str]]:
         """Parent, first day and day after the last one of each placement, page by page."""
@@ -47,7 +47,7 @@ class TreeApi(EntitiesApi):
             request = departments_pb.ListDepartmentHistoryRequest(
                 id=_id(department), page_size=page_size, page_token=token
             )
-            page = await self.who.call(self.departments_stub.ListDepartmentHistory, request)
+            page = await self.caller.call(self.departments_stub.ListDepartmentHistory, request)
             found += [(each.parent_id, each.start_date, each.end_date) for each in page.placements]
             token = page.next_page_token
             if not token:
