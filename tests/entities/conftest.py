@@ -98,7 +98,9 @@ class EntitiesApi:
             rates_pb.Conversion(conversion_date=day, from_currency=pair[:3], to_currency=pair[4:])
             for day, pair in map(str.split, conversions)
         ]
-        return list((await self.caller.call(self.rates_stub.GetRates, rates_pb.GetRatesRequest(conversions=wanted))).rates)
+        return list(
+            (await self.caller.call(self.rates_stub.GetRates, rates_pb.GetRatesRequest(conversions=wanted))).rates
+        )
 
 
 def rate_input(text: str, source: str = "") -> rates_pb.ExchangeRateInput:

@@ -101,7 +101,9 @@ class TestDeactivateDepartment:
         first = await api.deactivate_department(department, request_id="key-1")
         revived = await api.activate_department(department, request_id="key-1")
         assert await api.deactivate_department(department, request_id="key-1") == first
-        assert await api.activate_department(department, request_id="key-1") == revived == await api.department(department)
+        assert (
+            await api.activate_department(department, request_id="key-1") == revived == await api.department(department)
+        )
         assert (await refusal(api.activate_department(department, etag="1"))).reason == "ETAG_MISMATCH"
         mismatch = api.deactivate_department(department, etag="3", request_id="key-1")
         assert (await refusal(mismatch)).reason == "IDEMPOTENCY_MISMATCH"
@@ -111,7 +113,9 @@ class TestDeactivateDepartment:
             top = await api.create_department(acme, f"TOP{number}")
             low = await api.create_department(acme, f"LOW{number}", parent_id=top.id)
             await api.deactivate_department(low)
-            done = await asyncio.gather(api.deactivate_department(top), api.activate_department(low), return_exceptions=True)
+            done = await asyncio.gather(
+                api.deactivate_department(top), api.activate_department(low), return_exceptions=True
+            )
             [refused] = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
             assert refused.reason in {"DEPARTMENT_HAS_ACTIVE_CHILDREN", "DEPARTMENT_STATE"}
 

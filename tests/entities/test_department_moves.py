@@ -121,7 +121,10 @@ class TestMoveToday:
         assert (await api.move_department(branch[1], deep[-1])).parent_id == deep[-1].id
 
     async def test_parent_of_another_entity_is_refused(self, api: TreeApi, acme: Entity) -> None:
-        mine, elsewhere = await api.create_department(acme), await api.create_department(await api.create_entity("OTHER"))
+        mine, elsewhere = (
+            await api.create_department(acme),
+            await api.create_department(await api.create_entity("OTHER")),
+        )
         refused = await refusal(api.move_department(mine, elsewhere))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
         assert refused.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
@@ -353,7 +356,11 @@ class TestScopes:
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         mine, viewer = await api.create_department(acme), api_for(caller("viewer"))
-        for call in (viewer.move_department(mine), viewer.deactivate_department(mine), viewer.activate_department(mine)):
+        for call in (
+            viewer.move_department(mine),
+            viewer.deactivate_department(mine),
+            viewer.activate_department(mine),
+        ):
             assert (await refusal(call)).reason == "PERMISSION_MISSING"
         assert len(await viewer.history(mine)) == 1
 
@@ -361,7 +368,10 @@ class TestScopes:
 class TestConcurrentMoves:
     async def test_of_two_opposite_moves_one_succeeds(self, api: TreeApi, acme: Entity) -> None:
         for number in range(10):
-            one, other = await api.create_department(acme, f"ONE{number}"), await api.create_department(acme, f"OTHER{number}")
+            one, other = (
+                await api.create_department(acme, f"ONE{number}"),
+                await api.create_department(acme, f"OTHER{number}"),
+            )
             moves = api.move_department(one, other), api.move_department(other, one)
             done = await asyncio.gather(*moves, return_exceptions=True)
             refused = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
@@ -372,7 +382,10 @@ class TestConcurrentMoves:
         self, api: TreeApi, acme: Entity, admin: Admin, seed: int
     ) -> None:
         random = Random(seed)  # noqa: S311 - which moves, not a secret
-        found = [*await chain(api, acme, DEPTH_MAX - 4), *[await api.create_department(acme, f"D{n}") for n in range(8)]]
+        found = [
+            *await chain(api, acme, DEPTH_MAX - 4),
+            *[await api.create_department(acme, f"D{n}") for n in range(8)],
+        ]
         await age(admin, api, 5)
 
         async def shuffle() -> None:

@@ -111,7 +111,9 @@ class TestCreateDepartment:
     ) -> None:
         first = await api.create_department(acme, request_id="key-1")
         assert await api.create_department(acme, request_id="key-1") == first
-        assert (await refusal(api.create_department(acme, "OTHER", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
+        assert (
+            await refusal(api.create_department(acme, "OTHER", request_id="key-1"))
+        ).reason == "IDEMPOTENCY_MISMATCH"
         assert await api.departments() == ["ENG"]
 
     async def test_concurrent_deactivation_of_the_entity_excludes_it(self, api: EntitiesApi) -> None:
@@ -188,7 +190,9 @@ class TestUpdateDepartment:
         department = await api.create_department(acme)
         first = await api.update_department(department, name="Research", request_id="key-1")
         assert await api.update_department(department, name="Research", request_id="key-1") == first
-        assert (await refusal(api.update_department(department, name="X", request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
+        assert (
+            await refusal(api.update_department(department, name="X", request_id="key-1"))
+        ).reason == "IDEMPOTENCY_MISMATCH"
 
     async def test_unknown_department_is_not_found(self, api: EntitiesApi) -> None:
         for call in (api.update_department(NOBODY, name="X"), api.department(NOBODY)):

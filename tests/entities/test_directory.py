@@ -101,7 +101,9 @@ class TestManagerCheck:
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "MANAGER_NOT_FOUND")
         assert refused.metadata == {"manager_user_id": "nobody"}
         department = await api.create_department(entity)
-        assert (await refusal(api.update_department(department, manager_user_id="nobody"))).reason == "MANAGER_NOT_FOUND"
+        assert (
+            await refusal(api.update_department(department, manager_user_id="nobody"))
+        ).reason == "MANAGER_NOT_FOUND"
         assert (await api.department(department)).manager_user_id == ""
 
     async def test_deactivated_user_is_refused(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
@@ -134,7 +136,9 @@ class TestManagerCheck:
 
     async def test_without_user_management_every_user_is_accepted(self, entities: Entities, finance: Caller) -> None:
         api = EntitiesApi(finance, entities)
-        assert (await api.create_department(await api.create_entity(), manager_user_id="anybody")).manager_user_id == "anybody"
+        assert (
+            await api.create_department(await api.create_entity(), manager_user_id="anybody")
+        ).manager_user_id == "anybody"
 
 
 class TestDeactivatedManager:

@@ -77,7 +77,9 @@ class TestCreateEntity:
 
     async def test_error_lists_all_invalid_fields(self, api: EntitiesApi) -> None:
         refused = await refusal(
-            api.create_entity("no spaces", currency_code="EUX", country_code="XX", time_zone="Mars/Base", parent_id="dep_1")
+            api.create_entity(
+                "no spaces", currency_code="EUX", country_code="XX", time_zone="Mars/Base", parent_id="dep_1"
+            )
         )
         assert refused.reason == "INVALID_FIELDS"
         assert set(refused.fields) == {"code", "currency_code", "country_code", "time_zone", "parent_id"}
@@ -202,7 +204,9 @@ class TestUpdateEntity:
         assert cleared == bare
 
     async def test_empty_fields_are_cleared(self, api: EntitiesApi) -> None:
-        entity = await api.create_entity(display_name="Acme", time_zone="Europe/Berlin", invoice_prefix="X-", tax_rate_bp=3)
+        entity = await api.create_entity(
+            display_name="Acme", time_zone="Europe/Berlin", invoice_prefix="X-", tax_rate_bp=3
+        )
         cleared = await api.update(
             entity, display_name="", time_zone="", invoice_prefix="", tax_rate_bp=0, payment_terms_days=0
         )

@@ -289,7 +289,11 @@ class TestConcurrentMoves:
         async def shuffle() -> None:
             for number in range(8):
                 one, other = random.choice(entities), random.choice([*entities, *deep[-2:]])
-                call = api.create_entity(f"N{uuid4().hex[:8]}", parent_id=other.id) if number == 4 else api.move(one, other)
+                call = (
+                    api.create_entity(f"N{uuid4().hex[:8]}", parent_id=other.id)
+                    if number == 4
+                    else api.move(one, other)
+                )
                 try:
                     await call
                 except aio.AioRpcError as error:

@@ -116,7 +116,9 @@ class TestConfinedToADepartment:
         await conny.create_department(group.de, "NEW", parent_id=group.qa.id)
         assert await conny.departments() == ["ENG", "QA", "NEW"]
         assert (await refusal(conny.create_department(group.de, "TOP"))).reason == "ENTITY_NOT_FOUND"
-        assert (await refusal(conny.create_department(group.de, "X", parent_id=group.hr.id))).reason == "DEPARTMENT_NOT_FOUND"
+        assert (
+            await refusal(conny.create_department(group.de, "X", parent_id=group.hr.id))
+        ).reason == "DEPARTMENT_NOT_FOUND"
         elsewhere = await refusal(conny.create_department(group.fr, "X", parent_id=group.eng.id))
         assert elsewhere.reason == "DEPARTMENT_OF_OTHER_ENTITY"
 

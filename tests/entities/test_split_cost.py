@@ -60,7 +60,9 @@ async def sales(api: RulesApi, acme: Entity) -> Department:
 @pytest.fixture
 async def tokyo(api: RulesApi) -> Department:
     """Of an entity with another currency."""
-    return await api.create_department(await api.create_entity("JP", currency_code="JPY", country_code="JP"), "TOKYO", headcount=60)
+    return await api.create_department(
+        await api.create_entity("JP", currency_code="JPY", country_code="JP"), "TOKYO", headcount=60
+    )
 
 
 class TestByRule:
