@@ -1,4 +1,4 @@
-"""A api at which costs are allocated."""
+"""Test driver for cost allocations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from tests.harness.callers import Caller
 from tests.harness.services import Entities
 
 Page = tuple[list[Allocation], str]
-"""Some of a list, and the token of the next page."""
+"""The rows of a page, and the token of the next one."""
 
 
 def today() -> str:
@@ -23,42 +23,42 @@ def today() -> str:
 
 
 def money(text: str) -> Money:
-    """Out of "12.50 EUR"."""
+    """Parse "12.50 EUR"."""
     amount, currency = text.split()
     return Money(amount=amount, currency_code=currency)
 
 
 def money_text(message: Money) -> str:
-    """As `money` takes it."""
+    """The inverse of `money`."""
     return f"{message.amount} {message.currency_code}"
 
 
-def cost(amount: str = "10.00 EUR", **given: Any) -> dict[str, Any]:
-    """The fields of a cost of today."""
-    return {"amount": money(amount), "allocation_date": today(), **given}
+def cost(amount: str = "10.00 EUR", **fields: Any) -> dict[str, Any]:
+    """The fields of a cost dated today."""
+    return {"amount": money(amount), "allocation_date": today(), **fields}
 
 
-def line(bearer: Department | Entity | None, amount: str = "10.00 EUR", **given: Any) -> pb.CostLine:
+def line(target: Department | Entity | None, amount: str = "10.00 EUR", **fields: Any) -> pb.CostLine:
     """A line of a batch."""
-    named = pb.CostLine(**cost(amount, **given))
-    if isinstance(bearer, Entity):
-        named.entity_id = bearer.id
-    elif bearer:
-        named.department_id = bearer.id
-    return named
+    message = pb.CostLine(**cost(amount, **fields))
+    if isinstance(target, Entity):
+        message.entity_id = target.id
+    elif target:
+        message.department_id = target.id
+    return message
 
 
 class AllocationApi:
-    """What somebody does with cost allocations, in few words; a request has a new key unless one is given."""
+    """Calls AllocationService on behalf of a caller, with a new idempotency key by default."""
 
-    def __init__(self, who: Caller, stubs: Entities) -> None:
-        self.caller = who
+    def __init__(self, caller: Caller, stubs: Entities) -> None:
+        self.caller = caller
         self.stub = stubs.allocations
 
     async def allocate(
-        self, department: Department | str, amount: str = "10.00 EUR", *, request_id: str = "", **given: Any
+        self, department: Department | str, amount: str = "10.00 EUR", *, request_id: str = "", **fields: Any
     ) -> Allocation:
-        request = pb.AllocateCostRequest(id=_id(department), request_id=_key(request_id), **cost(amount, **given))
+        request = pb.AllocateCostRequest(id=_id(department), request_id=_key(request_id), **cost(amount, **fields))
         return await self.caller.call(self.stub.AllocateCost, request)
 
     async def batch(
@@ -68,25 +68,24 @@ class AllocationApi:
         return await self.caller.call(self.stub.BatchAllocateCosts, request)
 
     async def reverse(
-        self, allocation: Allocation | str, reason: str = "Entered twice", *, request_id: str = "", **given: Any
+        self, allocation: Allocation | str, reason: str = "Entered twice", *, request_id: str = "", **fields: Any
     ) -> Allocation:
-        named = _id(allocation)
-        request = pb.ReverseAllocationRequest(id=named, reason=reason, request_id=_key(request_id), **given)
+        request = pb.ReverseAllocationRequest(id=_id(allocation), reason=reason, request_id=_key(request_id), **fields)
         return await self.caller.call(self.stub.ReverseAllocation, request)
 
     async def get(self, allocation: Allocation | str) -> Allocation:
         return await self.caller.call(self.stub.GetAllocation, pb.GetAllocationRequest(id=_id(allocation)))
 
-    async def page(self, department: Department | str, **given: Any) -> Page:
-        request = pb.ListAllocationsRequest(id=_id(department), **given)
-        answer = await self.caller.call(self.stub.ListAllocations, request)
-        return list(answer.allocations), answer.next_page_token
+    async def page(self, department: Department | str, **fields: Any) -> Page:
+        request = pb.ListAllocationsRequest(id=_id(department), **fields)
+        response = await self.caller.call(self.stub.ListAllocations, request)
+        return list(response.allocations), response.next_page_token
 
-    async def listed(self, department: Department | str, **filters: Any) -> list[Allocation]:
-        """All that fit."""
-        found, token = await self.page(department, page_size=1000, **filters)
+    async def list_all(self, department: Department | str, **filters: Any) -> list[Allocation]:
+        """All allocations that match."""
+        allocations, token = await self.page(department, page_size=1000, **filters)
         assert not token
-        return found
+        return allocations
 
 
 def amounts(allocations: Sequence[Allocation]) -> list[str]:
@@ -97,5 +96,5 @@ def _id(resource: Department | Allocation | str) -> str:
     return resource if isinstance(resource, str) else resource.id
 
 
-def _key(given: str) -> str:
-    return given or uuid4().hex
+def _key(request_id: str) -> str:
+    return request_id or uuid4().hex

@@ -1,4 +1,4 @@
-"""A api at which the tests of entities are written: somebody who founds entities and sets up departments."""
+"""Test driver for entities, departments and exchange rates, and the fixtures of tests/entities."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -25,19 +25,18 @@ from tests.harness.services import Entities, Served, served
 
 
 class EntitiesApi:
-    """What somebody does with entities, departments and exchange rates, in few words."""
+    """Calls the entities, departments and rates services on behalf of a caller."""
 
-    def __init__(self, who: Caller, stubs: Entities) -> None:
-        self.caller = who
+    def __init__(self, caller: Caller, stubs: Entities) -> None:
+        self.caller = caller
         self.entities_stub = stubs.entities
         self.departments_stub = stubs.departments
         self.rates_stub = stubs.rates
         self.contracts_stub = stubs.contracts
         self.amendments_stub = stubs.amendments
 
-    async def create_entity(self, code: str = "ACME", **given: Any) -> Entity:
-        """A new entity."""
-        return await self.caller.call(self.entities_stub.CreateEntity, entity_request(code, **given))
+    async def create_entity(self, code: str = "ACME", **fields: Any) -> Entity:
+        return await self.caller.call(self.entities_stub.CreateEntity, entity_request(code, **fields))
 
     async def tree(self, entity: Entity | str, max_depth: int = 0) -> EntityHierarchy:
         request = pb.GetEntityHierarchyRequest(id=_id(entity), max_depth=max_depth)
@@ -47,20 +46,19 @@ class EntitiesApi:
         return (await self.tree(entity, max_depth=1)).entity
 
     async def entities(self, **filters: Any) -> list[str]:
-        """The codes of all entities that fit."""
+        """The codes of all entities that match."""
         request = pb.ListEntitiesRequest(page_size=1000, **filters)
         return [entity.code for entity in (await self.caller.call(self.entities_stub.ListEntities, request)).entities]
 
-    async def update(self, entity: Entity | str, **given: Any) -> Entity:
-        return await self.caller.call(self.entities_stub.UpdateEntity, pb.UpdateEntityRequest(id=_id(entity), **given))
+    async def update(self, entity: Entity | str, **fields: Any) -> Entity:
+        return await self.caller.call(self.entities_stub.UpdateEntity, pb.UpdateEntityRequest(id=_id(entity), **fields))
 
-    async def deactivate(self, entity: Entity | str, **given: Any) -> Entity:
-        request = pb.DeactivateEntityRequest(id=_id(entity), **given)
+    async def deactivate(self, entity: Entity | str, **fields: Any) -> Entity:
+        request = pb.DeactivateEntityRequest(id=_id(entity), **fields)
         return await self.caller.call(self.entities_stub.DeactivateEntity, request)
 
-    async def create_department(self, entity: Entity | str, code: str = "ENG", **given: Any) -> Department:
-        """A new department."""
-        request = department_request(entity, code, **given)
+    async def create_department(self, entity: Entity | str, code: str = "ENG", **fields: Any) -> Department:
+        request = department_request(entity, code, **fields)
         return await self.caller.call(self.departments_stub.CreateDepartment, request)
 
     async def department(self, department: Department | str) -> Department:
@@ -68,43 +66,43 @@ class EntitiesApi:
         return await self.caller.call(self.departments_stub.GetDepartment, request)
 
     async def departments(self, **filters: Any) -> list[str]:
-        """The codes of all departments that fit."""
+        """The codes of all departments that match."""
         request = departments_pb.ListDepartmentsRequest(page_size=1000, **filters)
-        found = await self.caller.call(self.departments_stub.ListDepartments, request)
-        return [department.code for department in found.departments]
+        response = await self.caller.call(self.departments_stub.ListDepartments, request)
+        return [department.code for department in response.departments]
 
-    async def update_department(self, department: Department | str, **given: Any) -> Department:
-        request = departments_pb.UpdateDepartmentRequest(id=_id(department), **given)
+    async def update_department(self, department: Department | str, **fields: Any) -> Department:
+        request = departments_pb.UpdateDepartmentRequest(id=_id(department), **fields)
         return await self.caller.call(self.departments_stub.UpdateDepartment, request)
 
     async def set_rates(self, *rates: str, source: str = "", request_id: str = "") -> rates_pb.SetExchangeRatesResponse:
-        """Record rates, each as "2026-03-01 EUR/USD 1.25"."""
-        given = [rate_input(rate, source) for rate in rates]
-        request = rates_pb.SetExchangeRatesRequest(rates=given, request_id=request_id)
+        """Store rates, each as "2026-03-01 EUR/USD 1.25"."""
+        inputs = [rate_input(rate, source) for rate in rates]
+        request = rates_pb.SetExchangeRatesRequest(rates=inputs, request_id=request_id)
         return await self.caller.call(self.rates_stub.SetExchangeRates, request)
 
     async def list_rates(self, **filters: Any) -> list[ExchangeRate]:
-        """All rates that fit."""
+        """All rates that match."""
         request = rates_pb.ListExchangeRatesRequest(page_size=1000, **filters)
         return list((await self.caller.call(self.rates_stub.ListExchangeRates, request)).exchange_rates)
 
     async def rates(self, **filters: Any) -> list[str]:
-        """All rates that fit, as `set_rates` takes them."""
+        """All rates that match, in the format of `set_rates`."""
         return [rate_text(rate) for rate in await self.list_rates(**filters)]
 
     async def convert(self, *conversions: str) -> list[ConversionRate]:
-        """The rates for conversions, each as "2026-03-01 USD/EUR"."""
-        wanted = [
+        """The rates of conversions, each as "2026-03-01 USD/EUR"."""
+        messages = [
             rates_pb.Conversion(conversion_date=day, from_currency=pair[:3], to_currency=pair[4:])
             for day, pair in map(str.split, conversions)
         ]
         return list(
-            (await self.caller.call(self.rates_stub.GetRates, rates_pb.GetRatesRequest(conversions=wanted))).rates
+            (await self.caller.call(self.rates_stub.GetRates, rates_pb.GetRatesRequest(conversions=messages))).rates
         )
 
 
 def rate_input(text: str, source: str = "") -> rates_pb.ExchangeRateInput:
-    """Out of "2026-03-01 EUR/USD 1.25"."""
+    """Parse "2026-03-01 EUR/USD 1.25"."""
     day, pair, rate = text.split()
     base, quote = pair.split("/")
     return rates_pb.ExchangeRateInput(
@@ -113,22 +111,24 @@ def rate_input(text: str, source: str = "") -> rates_pb.ExchangeRateInput:
 
 
 def rate_text(rate: ExchangeRate) -> str:
-    """As `rate_input` takes it."""
+    """The inverse of `rate_input`."""
     return f"{rate.effective_date} {rate.base_currency}/{rate.quote_currency} {rate.rate}"
 
 
-def entity_request(code: str = "ACME", **given: Any) -> pb.CreateEntityRequest:
-    """With what is required, unless it is given."""
+def entity_request(code: str = "ACME", **fields: Any) -> pb.CreateEntityRequest:
+    """With the required fields."""
     required = {
         "code": code, "legal_name": f"{code} SE", "entity_type": Entity.SUBSIDIARY, "currency_code": "EUR",
         "country_code": "DE",
     }  # fmt: skip
-    return pb.CreateEntityRequest(**{**required, **given})
+    return pb.CreateEntityRequest(**{**required, **fields})
 
 
-def department_request(entity: Entity | str, code: str = "ENG", **given: Any) -> departments_pb.CreateDepartmentRequest:
-    """With what is required, unless it is given."""
-    return departments_pb.CreateDepartmentRequest(**{"entity_id": _id(entity), "code": code, "name": code, **given})
+def department_request(
+    entity: Entity | str, code: str = "ENG", **fields: Any
+) -> departments_pb.CreateDepartmentRequest:
+    """With the required fields."""
+    return departments_pb.CreateDepartmentRequest(**{"entity_id": _id(entity), "code": code, "name": code, **fields})
 
 
 def _id(resource: Entity | Department | str) -> str:
@@ -137,8 +137,8 @@ def _id(resource: Entity | Department | str) -> str:
 
 @pytest.fixture
 def api_for(entities: Entities) -> Callable[[Caller], EntitiesApi]:
-    """The api of another caller."""
-    return lambda who: EntitiesApi(who, entities)
+    """EntitiesApi of another caller."""
+    return lambda caller: EntitiesApi(caller, entities)
 
 
 @pytest.fixture
@@ -153,14 +153,14 @@ def service_api(api_for: Callable[[Caller], EntitiesApi], service_caller: Caller
 
 @pytest.fixture
 def service_caller(entities_served: Served[Entities], tenant: UUID) -> Caller:
-    """One of our own services, calling for the tenant."""
+    """Another service, which calls on behalf of the tenant."""
     return Caller(tenant, "service:entities", ServiceTokens(entities_served.settings).token(tenant))
 
 
 @pytest.fixture
 def costs_of(entities: Entities) -> Callable[[Caller], AllocationApi]:
-    """The api at which another caller allocates costs."""
-    return lambda who: AllocationApi(who, entities)
+    """AllocationApi of another caller."""
+    return lambda caller: AllocationApi(caller, entities)
 
 
 @pytest.fixture
@@ -169,12 +169,12 @@ def costs(costs_of: Callable[[Caller], AllocationApi], finance: Caller) -> Alloc
 
 
 @pytest.fixture
-def stranger(
+def other_tenant(
     api_for: Callable[[Caller], EntitiesApi], costs_of: Callable[[Caller], AllocationApi], caller: Callable[..., Caller]
 ) -> tuple[EntitiesApi, AllocationApi]:
-    """The apis of somebody in another tenant."""
-    who = caller("finance", tenant=uuid4())
-    return api_for(who), costs_of(who)
+    """EntitiesApi and AllocationApi of a caller of another tenant."""
+    other = caller("finance", tenant=uuid4())
+    return api_for(other), costs_of(other)
 
 
 @pytest.fixture(scope="session")
@@ -182,9 +182,9 @@ async def timerless(
     settings: Callable[..., Settings], fresh_database: Callable[[], Awaitable[Copy]], database: Copy
 ) -> AsyncIterator[TimerlessService]:
     copy = await fresh_database()
-    given = settings("entities", database=copy)
+    service_settings = settings("entities", database=copy)
     async with (
         asyncpg.create_pool(copy.admin_url, min_size=1, max_size=2) as pool,
-        served(given, lambda given: replace(compose(given), jobs=(), handlers=()), Entities) as entities,
+        served(service_settings, lambda each: replace(compose(each), jobs=(), handlers=()), Entities) as entities,
     ):
         yield TimerlessService(entities, copy, pool)

@@ -1,4 +1,4 @@
-"""A api at which costs are split: rules are made, costs are split, and what everybody bears is looked up."""
+"""Test driver for allocation rules, splits and the allocations that they create."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -20,93 +20,92 @@ _numbers = count(1)
 
 
 class RulesApi(TreeApi):
-    """What somebody does with rules and costs, in few words."""
+    """Calls AllocationRuleService and AllocationService on behalf of a caller."""
 
-    def __init__(self, who: Caller, stubs: Entities) -> None:
-        super().__init__(who, stubs)
+    def __init__(self, caller: Caller, stubs: Entities) -> None:
+        super().__init__(caller, stubs)
         self.rules_stub = stubs.allocation_rules
         self.allocations_stub = stubs.allocations
 
-    async def rule(self, *targets: AllocationTarget, **given: Any) -> AllocationRule:
-        """A new rule: EVEN, without a source, from the first of 2026 on, unless it is given."""
-        return await self.caller.call(self.rules_stub.CreateAllocationRule, rule_request(*targets, **given))
+    async def create_rule(self, *targets: AllocationTarget, **fields: Any) -> AllocationRule:
+        """Create a rule, by default EVEN, without source, effective from 2026-01-01."""
+        return await self.caller.call(self.rules_stub.CreateAllocationRule, rule_request(*targets, **fields))
 
     async def get_rule(self, rule: AllocationRule | str) -> AllocationRule:
         request = pb.GetAllocationRuleRequest(id=rule_id(rule))
         return await self.caller.call(self.rules_stub.GetAllocationRule, request)
 
-    async def rules(self, **filters: Any) -> list[str]:
-        """The names of all rules that fit."""
+    async def list_rule_names(self, **filters: Any) -> list[str]:
+        """The names of all rules that match."""
         request = pb.ListAllocationRulesRequest(page_size=1000, **filters)
-        found = await self.caller.call(self.rules_stub.ListAllocationRules, request)
-        return [rule.name for rule in found.allocation_rules]
+        response = await self.caller.call(self.rules_stub.ListAllocationRules, request)
+        return [rule.name for rule in response.allocation_rules]
 
-    async def update_rule(self, rule: AllocationRule | str, **given: Any) -> AllocationRule:
-        request = pb.UpdateAllocationRuleRequest(id=rule_id(rule), **given)
+    async def update_rule(self, rule: AllocationRule | str, **fields: Any) -> AllocationRule:
+        request = pb.UpdateAllocationRuleRequest(id=rule_id(rule), **fields)
         return await self.caller.call(self.rules_stub.UpdateAllocationRule, request)
 
-    async def delete_rule(self, rule: AllocationRule | str, **given: Any) -> AllocationRule:
-        request = pb.DeleteAllocationRuleRequest(id=rule_id(rule), **given)
+    async def delete_rule(self, rule: AllocationRule | str, **fields: Any) -> AllocationRule:
+        request = pb.DeleteAllocationRuleRequest(id=rule_id(rule), **fields)
         return await self.caller.call(self.rules_stub.DeleteAllocationRule, request)
 
-    async def split(self, amount: str = "", **given: Any) -> CostSplit:
-        """Split "100.00 EUR" of the tenth of March 2026, unless it is given otherwise."""
-        return await self.caller.call(self.rules_stub.SplitCost, split_request(amount, **given))
+    async def split(self, amount: str = "", **fields: Any) -> CostSplit:
+        """Split a cost such as "100.00 EUR", by default dated 2026-03-10."""
+        return await self.caller.call(self.rules_stub.SplitCost, split_request(amount, **fields))
 
-    async def splits(self, **filters: Any) -> list[CostSplit]:
-        """All splits that fit."""
+    async def list_splits(self, **filters: Any) -> list[CostSplit]:
+        """All splits that match."""
         request = pb.ListCostSplitsRequest(page_size=1000, **filters)
         return list((await self.caller.call(self.rules_stub.ListCostSplits, request)).cost_splits)
 
-    async def allocate(self, department: Department, amount: str, **given: Any) -> Allocation:
-        """A cost of a department: "100.00 EUR" of the tenth of March 2026, unless it is given otherwise."""
-        fields = {"allocation_date": "2026-03-10", "request_id": f"cost-{next(_numbers)}", **given}
-        request = allocations_pb.AllocateCostRequest(id=department.id, amount=money(amount), **fields)
+    async def allocate(self, department: Department, amount: str, **fields: Any) -> Allocation:
+        """Allocate a cost such as "100.00 EUR", by default dated 2026-03-10."""
+        values = {"allocation_date": "2026-03-10", "request_id": f"cost-{next(_numbers)}", **fields}
+        request = allocations_pb.AllocateCostRequest(id=department.id, amount=money(amount), **values)
         return await self.caller.call(self.allocations_stub.AllocateCost, request)
 
-    async def reverse(self, allocation: Allocation, **given: Any) -> Allocation:
-        """The reversal."""
-        fields = {"reason": "mistaken", "request_id": f"back-{next(_numbers)}", **given}
-        request = allocations_pb.ReverseAllocationRequest(id=allocation.id, **fields)
+    async def reverse(self, allocation: Allocation, **fields: Any) -> Allocation:
+        values = {"reason": "mistaken", "request_id": f"back-{next(_numbers)}", **fields}
+        request = allocations_pb.ReverseAllocationRequest(id=allocation.id, **values)
         return await self.caller.call(self.allocations_stub.ReverseAllocation, request)
 
     async def allocations_of_all(self, *departments: Department) -> list[Allocation]:
-        """What was allocated to them, one after the other."""
+        """The allocations to these departments, in their order."""
         return [allocation for department in departments for allocation in await self.allocations_of(department)]
 
     async def allocations_of(self, department: Department | str) -> list[Allocation]:
-        """What was allocated to a department."""
+        """The allocations to a department."""
         request = allocations_pb.ListAllocationsRequest(id=_id(department), page_size=1000)
         return list((await self.caller.call(self.allocations_stub.ListAllocations, request)).allocations)
 
 
-def rule_request(*targets: AllocationTarget, **given: Any) -> pb.CreateAllocationRuleRequest:
-    """With what is required, unless it is given."""
+def rule_request(*targets: AllocationTarget, **fields: Any) -> pb.CreateAllocationRuleRequest:
+    """With the required fields."""
     required = {"name": "Rent", "rule_type": AllocationRule.EVEN, "effective_from_date": "2026-01-01"}
-    return pb.CreateAllocationRuleRequest(targets=targets, **{**required, **given})
+    return pb.CreateAllocationRuleRequest(targets=targets, **{**required, **fields})
 
 
-def split_request(amount: str = "", **given: Any) -> pb.SplitCostRequest:
-    """With what is required, unless it is given; every one has another key and another name of its cost."""
+def split_request(amount: str = "", **fields: Any) -> pb.SplitCostRequest:
+    """With the required fields, and another key and `source_ref` each time."""
     number = next(_numbers)
-    fields: dict[str, Any] = {"request_id": f"split-{number}"}
+    values: dict[str, Any] = {"request_id": f"split-{number}"}
     if amount:
-        fields |= {"amount": money(amount), "allocation_date": "2026-03-10", "source_ref": f"bill-{number}"}
-    return pb.SplitCostRequest(**{**fields, **given})
+        values |= {"amount": money(amount), "allocation_date": "2026-03-10", "source_ref": f"bill-{number}"}
+    return pb.SplitCostRequest(**{**values, **fields})
 
 
-def terms(*targets: AllocationTarget, **given: Any) -> pb.SplitTerms:
-    """Targets that come with the cost; EVEN, unless it is given."""
-    return pb.SplitTerms(targets=targets, **{"rule_type": AllocationRule.EVEN, **given})
+def terms(*targets: AllocationTarget, **fields: Any) -> pb.SplitTerms:
+    """Terms of a split without a rule, EVEN by default."""
+    return pb.SplitTerms(targets=targets, **{"rule_type": AllocationRule.EVEN, **fields})
 
 
 def target(department: Department | str, *, percent: int = 0, weight: str = "") -> AllocationTarget:
-    """A target with so many basis points or such a weight."""
+    """A target with basis points or a weight."""
     return AllocationTarget(department_id=_id(department), percent_bp=percent, weight=weight)
 
 
 def even(*departments: Department) -> Sequence[AllocationTarget]:
-    """Targets that bear the same."""
+    """Targets without basis points and weight."""
     return [target(department) for department in departments]
 
 
@@ -115,5 +114,5 @@ def rule_id(rule: AllocationRule | str) -> str:
 
 
 def amounts(split: CostSplit) -> list[str]:
-    """What each target bears."""
+    """The amount of each share."""
     return [money_text(share.amount) for share in split.shares]

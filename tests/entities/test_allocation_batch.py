@@ -53,10 +53,10 @@ class TestPartialBatch:
         await api.deactivate(closed)
         mixed = line(engineering)
         mixed.entity_id = closed.id
-        stranger = line(None)
-        stranger.entity_id = nobody
+        other_tenant = line(None)
+        other_tenant.entity_id = nobody
         answer = await costs.batch(
-            line(engineering, "1.00 EUR", source_ref="a"), line(closed), line(sales, "2.00 EUR"), stranger, mixed,
+            line(engineering, "1.00 EUR", source_ref="a"), line(closed), line(sales, "2.00 EUR"), other_tenant, mixed,
             line(engineering, "3.00 USD"), line(acme, "4.00 EUR"), line(sales, allocation_date="2199-01-01"),
         )  # fmt: skip
         assert outcomes(answer) == [
@@ -153,7 +153,7 @@ class TestDocuments:
         answers = await asyncio.gather(*(costs.batch(*(lines if n % 2 else lines[::-1])) for n in range(8)))
         assert [each.allocated_count for each in answers] == [100] * 8
         assert sum(outcomes(each).count("done") for each in answers) == 100
-        assert len(await costs.listed(engineering)) == 100
+        assert len(await costs.list_all(engineering)) == 100
 
     async def test_batches_in_opposite_order_do_not_deadlock(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
@@ -202,7 +202,7 @@ class TestAtomicBatch:
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "BATCH_REFUSED")
         assert refused.metadata["line"] == "allocations[1]"
         assert refused.metadata["line_reason"] == "RATE_MISSING"
-        assert await costs.listed(engineering) == []
+        assert await costs.list_all(engineering) == []
         made = await costs.allocate(engineering, "2.00 EUR", source_ref="a")
         assert [told.allocation_id for told in await published_events.at_least(1, CostAllocated)] == [made.id]
 
@@ -212,7 +212,7 @@ class TestKeys:
         lines = line(engineering), line(engineering, "1.00 USD")
         first = await costs.batch(*lines, request_id="k")
         assert await costs.batch(*lines, request_id="k") == first
-        assert len(await costs.listed(engineering)) == 1
+        assert len(await costs.list_all(engineering)) == 1
         assert (await refusal(costs.batch(line(engineering), request_id="k"))).reason == "IDEMPOTENCY_MISMATCH"
 
 
@@ -248,10 +248,10 @@ class TestListAllocations:
         return engineering
 
     async def test_newest_day_first(self, costs: AllocationApi, posted: Department) -> None:
-        assert amounts(await costs.listed(posted)) == ["13.00 EUR", "12.00 EUR", "11.00 EUR"]
+        assert amounts(await costs.list_all(posted)) == ["13.00 EUR", "12.00 EUR", "11.00 EUR"]
 
     async def test_descendants_are_included_on_request(self, costs: AllocationApi, posted: Department) -> None:
-        listed = await costs.listed(posted, include_descendants=True)
+        listed = await costs.list_all(posted, include_descendants=True)
         assert [each.allocation_date for each in listed] == sorted(
             (each.allocation_date for each in listed), reverse=True
         )
@@ -260,19 +260,19 @@ class TestListAllocations:
     async def test_filters_by_date_category_and_source(self, costs: AllocationApi, posted: Department) -> None:
         period = {"start_date": "2026-02-01", "end_date": "2026-03-01"}
         below = {"include_descendants": True}
-        assert amounts(await costs.listed(posted, **period)) == ["12.00 EUR"]
-        assert set(amounts(await costs.listed(posted, **period, **below))) == {"12.00 EUR", "22.00 EUR", "32.00 EUR"}
-        cloud = await costs.listed(posted, **period, **below, category="cloud")
+        assert amounts(await costs.list_all(posted, **period)) == ["12.00 EUR"]
+        assert set(amounts(await costs.list_all(posted, **period, **below))) == {"12.00 EUR", "22.00 EUR", "32.00 EUR"}
+        cloud = await costs.list_all(posted, **period, **below, category="cloud")
         assert set(amounts(cloud)) == {"12.00 EUR", "32.00 EUR"}
-        invoiced = await costs.listed(posted, **below, category="cloud", source=Allocation.INVOICE)
+        invoiced = await costs.list_all(posted, **below, category="cloud", source=Allocation.INVOICE)
         assert amounts(invoiced) == ["33.00 EUR", "32.00 EUR", "31.00 EUR"]
-        assert await costs.listed(posted, category="none") == []
+        assert await costs.list_all(posted, category="none") == []
 
     @pytest.mark.parametrize("size", [1, 2, 4, 9])
     async def test_pages_list_each_once_despite_new_allocations(
         self, costs: AllocationApi, posted: Department, size: int
     ) -> None:
-        wanted = await costs.listed(posted, include_descendants=True)
+        wanted = await costs.list_all(posted, include_descendants=True)
         found: list[Allocation] = []
         token, first = "", True
         while first or token:
@@ -295,7 +295,7 @@ class TestListAllocations:
     ) -> None:
         made = await costs.allocate(engineering)
         reversal = await costs.reverse(made)
-        listed = {each.id: each for each in await costs.listed(engineering)}
+        listed = {each.id: each for each in await costs.list_all(engineering)}
         assert listed[made.id].reversed_by_id == reversal.id
         assert listed[reversal.id].reversal_of_id == made.id
         assert listed[reversal.id].amount == money("-10.00 EUR")

@@ -16,7 +16,7 @@ from nats.aio.client import Client
 from kit import clock
 from tests.entities.allocation_api import AllocationApi, line, money
 from tests.entities.conftest import EntitiesApi
-from tests.entities.usage_records import Tracked, usage
+from tests.entities.usage_records import UsageTracking, usage
 from tests.harness.callers import Caller
 from tests.harness.observe import eventually
 from tests.harness.services import Budgets
@@ -75,6 +75,6 @@ async def test_usage_is_charged(
     engineering: Department, entries: Entries, nats: Client, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
     record = usage(engineering, "7.00 EUR")
-    await Tracked(nats, tenant, admin).say(record, record)
+    await UsageTracking(nats, tenant, admin).publish(record, record)
     (charge,) = await entries(1)
     assert (charge.amount, charge.actor) == (money("7.00 EUR"), "/usage-tracking")

@@ -64,7 +64,7 @@ class TestCreateAllocationRule:
             "usage_category": "storage", "source_department_id": it.id, "category": "cloud",
             "effective_from_date": "2026-01-01", "effective_to_date": "2027-01-01",
         }  # fmt: skip
-        made = await api.rule(*even(sales, eng), **given)
+        made = await api.create_rule(*even(sales, eng), **given)
         assert made == AllocationRule(
             **given,
             targets=even(sales, eng),
@@ -77,16 +77,16 @@ class TestCreateAllocationRule:
         assert await api.get_rule(made) == made
 
     async def test_targets_keep_their_order(self, api: RulesApi, eng: Department, sales: Department) -> None:
-        fixed = await api.rule(target(sales, percent=9500), target(eng, percent=500), rule_type=FIXED)
+        fixed = await api.create_rule(target(sales, percent=9500), target(eng, percent=500), rule_type=FIXED)
         assert [(each.department_id, each.percent_bp) for each in fixed.targets] == [(sales.id, 9500), (eng.id, 500)]
         given = [target(sales, weight="120.500"), target(eng, weight="0")]
-        weighed = await api.get_rule(await api.rule(*given, rule_type=PROPORTIONAL, basis=GIVEN))
+        weighed = await api.get_rule(await api.create_rule(*given, rule_type=PROPORTIONAL, basis=GIVEN))
         assert [each.weight for each in weighed.targets] == ["120.5", "0"]
 
     async def test_error_lists_all_violations(self, api: RulesApi, eng: Department, it: Department) -> None:
         targets = [target(eng, percent=9000), target(it, weight="1"), target(eng, percent=500)]
         refused = await refusal(
-            api.rule(
+            api.create_rule(
                 *targets,
                 rule_type=FIXED,
                 basis=GIVEN,
@@ -130,14 +130,16 @@ class TestCreateAllocationRule:
         wrong: set[str],
     ) -> None:
         named = [target(department, **said) for department, said in zip((eng, sales), targets, strict=False)]
-        refused = await refusal(api.rule(*named, **given))
+        refused = await refusal(api.create_rule(*named, **given))
         assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", wrong)
 
     async def test_error_lists_all_unknown_departments(self, api: RulesApi, eng: Department) -> None:
         other = ids.DEPARTMENT.format(ids.new())
-        refused = await refusal(api.rule(target(NO_DEPARTMENT), target(eng), target(other), source_department_id=other))
+        refused = await refusal(
+            api.create_rule(target(NO_DEPARTMENT), target(eng), target(other), source_department_id=other)
+        )
         assert set(refused.fields) == {"targets[2].department_id"}
-        refused = await refusal(api.rule(target(NO_DEPARTMENT), target(eng), source_department_id=other))
+        refused = await refusal(api.create_rule(target(NO_DEPARTMENT), target(eng), source_department_id=other))
         assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_DEPARTMENTS_NOT_FOUND")
         assert refused.fields == {
             "targets[0].department_id": f"there is no department {NO_DEPARTMENT}",
@@ -147,22 +149,24 @@ class TestCreateAllocationRule:
     async def test_repeated_key_returns_same_response_and_refuses_another_body(
         self, api: RulesApi, eng: Department
     ) -> None:
-        first = await api.rule(target(eng), request_id="key-1")
-        assert await api.rule(target(eng), request_id="key-1") == first
-        refused = await refusal(api.rule(target(eng), name="Other", request_id="key-1"))
+        first = await api.create_rule(target(eng), request_id="key-1")
+        assert await api.create_rule(target(eng), request_id="key-1") == first
+        refused = await refusal(api.create_rule(target(eng), name="Other", request_id="key-1"))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
-        assert await api.rules() == ["Rent"]
+        assert await api.list_rule_names() == ["Rent"]
 
     async def test_viewer_cannot_create(
         self, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
-        refused = await refusal(api_for(caller("auditor")).rule(target(eng)))
+        refused = await refusal(api_for(caller("auditor")).create_rule(target(eng)))
         assert (refused.reason, refused.metadata) == ("PERMISSION_MISSING", {"permission": "allocations.write"})
 
 
 class TestUpdateAllocationRule:
     async def test_other_fields_stay(self, api: RulesApi, it: Department, eng: Department) -> None:
-        rule = await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
+        rule = await api.create_rule(
+            target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01"
+        )
         changed = await api.update_rule(rule, name="Cloud", effective_from_date="2026-02-01")
         wanted = AllocationRule()
         wanted.CopyFrom(rule)
@@ -174,7 +178,9 @@ class TestUpdateAllocationRule:
     async def test_fields_of_the_mask_without_value_are_cleared(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        rule = await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
+        rule = await api.create_rule(
+            target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01"
+        )
         fields = ["source_department_id", "category", "effective_to_date"]
         changed = await api.update_rule(rule, update_mask=FieldMask(paths=fields))
         assert [getattr(changed, field) for field in fields] == ["", "", ""]
@@ -184,7 +190,7 @@ class TestUpdateAllocationRule:
     async def test_new_targets_replace_the_old_and_change_the_etag(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await api.rule(*even(it, eng))
+        rule = await api.create_rule(*even(it, eng))
         changed = await api.update_rule(rule, targets=even(eng, sales, it), etag="1")
         assert (list(changed.targets), changed.etag) == (even(eng, sales, it), "2")
         assert await api.get_rule(rule) == changed
@@ -195,7 +201,7 @@ class TestUpdateAllocationRule:
     async def test_changed_rule_must_be_consistent_as_a_whole(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        rule = await api.rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
+        rule = await api.create_rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
         refused = await refusal(api.update_rule(rule, rule_type=EVEN))
         assert set(refused.fields) == {"targets[0].percent_bp", "targets[1].percent_bp"}
         changed = await api.update_rule(rule, rule_type=PROPORTIONAL, basis=HEADCOUNT, targets=even(it, eng))
@@ -215,16 +221,16 @@ class TestUpdateAllocationRule:
 
 class TestDeleteAllocationRule:
     async def test_ended_rule_can_be_read(self, api: RulesApi, eng: Department) -> None:
-        rule = await api.rule(target(eng))
+        rule = await api.create_rule(target(eng))
         assert (await refusal(api.delete_rule(rule, etag="7"))).reason == "ETAG_MISMATCH"
         ended = await api.delete_rule(rule, etag="1", request_id="key-1")
         assert (ended.state, ended.etag, list(ended.targets)) == (AllocationRule.ENDED, "2", [target(eng)])
         assert await api.delete_rule(rule, etag="1", request_id="key-1") == ended
         assert await api.get_rule(rule) == ended
-        assert await api.rules(state=AllocationRule.ACTIVE) == []
+        assert await api.list_rule_names(state=AllocationRule.ACTIVE) == []
 
     async def test_ended_rule_cannot_be_changed_or_ended_again(self, api: RulesApi, eng: Department) -> None:
-        rule = await api.rule(target(eng))
+        rule = await api.create_rule(target(eng))
         await api.delete_rule(rule)
         for call in (api.update_rule(rule, name="X"), api.delete_rule(rule)):
             refused = await refusal(call)
@@ -234,7 +240,7 @@ class TestDeleteAllocationRule:
     async def test_audit_log_has_the_earlier_rule(
         self, api: RulesApi, it: Department, eng: Department, audit_rows: Callable[..., Awaitable[list[AuditRow]]]
     ) -> None:
-        rule = await api.rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
+        rule = await api.create_rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
         await api.update_rule(rule, targets=[target(it, percent=10000)])
         rows = [row for row in await audit_rows("entities") if row.table == "allocation_rule_targets"]
         before = [row.before["percent_bp"] for row in rows if row.action == "delete" and row.before]
@@ -244,23 +250,23 @@ class TestDeleteAllocationRule:
 
 class TestListAllocationRules:
     async def test_every_filter(self, api: RulesApi, it: Department, eng: Department, sales: Department) -> None:
-        await api.rule(target(eng), name="old", effective_from_date="2025-01-01", effective_to_date="2026-01-01")
-        await api.rule(*even(eng, sales), name="cloud", category="cloud", source_department_id=it.id)
-        await api.rule(target(sales, percent=10000), name="fixed", rule_type=FIXED)
-        await api.delete_rule(await api.rule(target(it), name="ended"))
-        assert await api.rules() == ["old", "cloud", "fixed", "ended"]
-        assert await api.rules(state=AllocationRule.ENDED) == ["ended"]
-        assert await api.rules(rule_type=FIXED) == ["fixed"]
-        assert await api.rules(target_department_id=sales.id) == ["cloud", "fixed"]
-        assert await api.rules(source_department_id=it.id) == ["cloud"]
-        assert await api.rules(category="cloud") == ["cloud"]
-        assert await api.rules(effective_on_date="2025-12-31") == ["old"]
-        assert await api.rules(effective_on_date="2026-01-01") == ["cloud", "fixed", "ended"]
-        assert await api.rules(effective_on_date="2026-01-01", target_department_id=eng.id) == ["cloud"]
+        await api.create_rule(target(eng), name="old", effective_from_date="2025-01-01", effective_to_date="2026-01-01")
+        await api.create_rule(*even(eng, sales), name="cloud", category="cloud", source_department_id=it.id)
+        await api.create_rule(target(sales, percent=10000), name="fixed", rule_type=FIXED)
+        await api.delete_rule(await api.create_rule(target(it), name="ended"))
+        assert await api.list_rule_names() == ["old", "cloud", "fixed", "ended"]
+        assert await api.list_rule_names(state=AllocationRule.ENDED) == ["ended"]
+        assert await api.list_rule_names(rule_type=FIXED) == ["fixed"]
+        assert await api.list_rule_names(target_department_id=sales.id) == ["cloud", "fixed"]
+        assert await api.list_rule_names(source_department_id=it.id) == ["cloud"]
+        assert await api.list_rule_names(category="cloud") == ["cloud"]
+        assert await api.list_rule_names(effective_on_date="2025-12-31") == ["old"]
+        assert await api.list_rule_names(effective_on_date="2026-01-01") == ["cloud", "fixed", "ended"]
+        assert await api.list_rule_names(effective_on_date="2026-01-01", target_department_id=eng.id) == ["cloud"]
 
     async def test_pages(self, api: RulesApi, eng: Department) -> None:
         for number in range(5):
-            await api.rule(target(eng), name=f"R{number}")
+            await api.create_rule(target(eng), name=f"R{number}")
         seen, token = [], ""
         for _ in range(3):
             request = pb.ListAllocationRulesRequest(page_size=2, page_token=token)
@@ -279,24 +285,24 @@ class TestChains:
     async def test_cycle_of_two_rules_is_refused_with_its_path(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        there = await api.rule(target(eng), source_department_id=it.id)
-        refused = await refusal(api.rule(target(it), source_department_id=eng.id))
+        there = await api.create_rule(target(eng), source_department_id=it.id)
+        refused = await refusal(api.create_rule(target(it), source_department_id=eng.id))
         assert chained(refused) == (there.id, f"{eng.id} → {it.id} → {eng.id}")
 
     async def test_target_cannot_be_source_of_another_rule(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        second = await api.rule(target(sales), source_department_id=eng.id)
-        refused = await refusal(api.rule(*even(sales, eng), source_department_id=it.id))
+        second = await api.create_rule(target(sales), source_department_id=eng.id)
+        refused = await refusal(api.create_rule(*even(sales, eng), source_department_id=it.id))
         assert chained(refused) == (second.id, f"{it.id} → {eng.id} → {sales.id}")
         await api.delete_rule(second)
-        first = await api.rule(*even(sales, eng), source_department_id=it.id)
-        refused = await refusal(api.rule(target(sales), source_department_id=eng.id))
+        first = await api.create_rule(*even(sales, eng), source_department_id=it.id)
+        refused = await refusal(api.create_rule(target(sales), source_department_id=eng.id))
         assert chained(refused) == (first.id, f"{it.id} → {eng.id} → {sales.id}")
 
     async def test_update_cannot_form_a_chain(self, api: RulesApi, it: Department, eng: Department) -> None:
-        there = await api.rule(target(eng), source_department_id=it.id)
-        other = await api.rule(target(it))
+        there = await api.create_rule(target(eng), source_department_id=it.id)
+        other = await api.create_rule(target(it))
         refused = await refusal(api.update_rule(other, source_department_id=eng.id))
         assert chained(refused)[0] == there.id
         assert (await api.update_rule(there, name="Same targets, same source")).etag == "2"
@@ -304,18 +310,18 @@ class TestChains:
     async def test_reversed_rule_does_not_chain_with_its_earlier_version(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        rule = await api.rule(target(eng), source_department_id=it.id)
+        rule = await api.create_rule(target(eng), source_department_id=it.id)
         turned = await api.update_rule(rule, targets=even(it), source_department_id=eng.id)
         assert (list(turned.targets), turned.source_department_id) == (even(it), eng.id)
 
     async def test_rules_for_different_costs_do_not_chain(self, api: RulesApi, it: Department, eng: Department) -> None:
-        await api.rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
+        await api.create_rule(target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01")
         back: dict[str, Any] = {"source_department_id": eng.id}
-        assert await api.rule(target(it), **back, category="rent")
-        assert await api.rule(target(it), **back, category="cloud", effective_from_date="2027-01-01")
-        assert await api.rule(target(it), category="cloud")
+        assert await api.create_rule(target(it), **back, category="rent")
+        assert await api.create_rule(target(it), **back, category="cloud", effective_from_date="2027-01-01")
+        assert await api.create_rule(target(it), category="cloud")
         for same in ({}, {"category": "cloud"}, {"effective_from_date": "2026-12-31"}):
-            chained(await refusal(api.rule(target(it), **back, **same)))
+            chained(await refusal(api.create_rule(target(it), **back, **same)))
 
     async def test_of_two_concurrent_opposite_rules_one_is_created(
         self, api: RulesApi, it: Department, eng: Department
@@ -323,8 +329,8 @@ class TestChains:
         for round_ in range(8):
             category = f"c{round_}"
             answers = await asyncio.gather(
-                api.rule(target(eng), source_department_id=it.id, category=category),
-                api.rule(target(it), source_department_id=eng.id, category=category),
+                api.create_rule(target(eng), source_department_id=it.id, category=category),
+                api.create_rule(target(it), source_department_id=eng.id, category=category),
                 return_exceptions=True,
             )
             [made] = [answer for answer in answers if isinstance(answer, AllocationRule)]
@@ -343,11 +349,11 @@ class TestScopes:
     async def test_rule_is_visible_if_all_its_departments_are_covered(
         self, api: RulesApi, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        mine = await api.rule(target(eng), name="mine", source_department_id=it.id)
-        over = await api.rule(*even(eng, sales), name="over the edge")
-        of_others = await api.rule(target(eng), name="of others", source_department_id=sales.id, category="rent")
-        assert await conny.rules() == ["mine"]
-        assert await conny.rules(target_department_id=eng.id) == ["mine"]
+        mine = await api.create_rule(target(eng), name="mine", source_department_id=it.id)
+        over = await api.create_rule(*even(eng, sales), name="over the edge")
+        of_others = await api.create_rule(target(eng), name="of others", source_department_id=sales.id, category="rent")
+        assert await conny.list_rule_names() == ["mine"]
+        assert await conny.list_rule_names(target_department_id=eng.id) == ["mine"]
         assert await conny.get_rule(mine) == mine
         assert (await conny.update_rule(mine, name="still mine")).name == "still mine"
         for rule in (over, of_others):
@@ -358,19 +364,19 @@ class TestScopes:
     async def test_rule_can_only_have_covered_departments(
         self, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        refused = await refusal(conny.rule(*even(eng, sales)))
+        refused = await refusal(conny.create_rule(*even(eng, sales)))
         assert set(refused.fields) == {"targets[1].department_id"}
-        refused = await refusal(conny.rule(target(eng), source_department_id=sales.id))
+        refused = await refusal(conny.create_rule(target(eng), source_department_id=sales.id))
         assert set(refused.fields) == {"source_department_id"}
-        rule = await conny.rule(target(eng))
+        rule = await conny.create_rule(target(eng))
         refused = await refusal(conny.update_rule(rule, targets=even(it, sales)))
         assert set(refused.fields) == {"targets[1].department_id"}
 
     async def test_chain_error_hides_departments_outside_scope(
         self, api: RulesApi, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        await api.rule(target(sales), source_department_id=eng.id)
-        refused = await refusal(conny.rule(target(eng), source_department_id=it.id))
+        await api.create_rule(target(sales), source_department_id=eng.id)
+        refused = await refusal(conny.create_rule(target(eng), source_department_id=it.id))
         assert chained(refused)[1] == f"{it.id} → {eng.id} → …"
         assert sales.id not in refused.message
 
@@ -378,31 +384,33 @@ class TestScopes:
         self, api: RulesApi, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller],
         it: Department, eng: Department,
     ) -> None:  # fmt: skip
-        await api.rule(target(eng), name="eng")
-        await api.rule(target(it), name="it")
+        await api.create_rule(target(eng), name="eng")
+        await api.create_rule(target(it), name="it")
         manager = api_for(caller("department_manager", department_scope=[eng.id]))
-        assert await manager.rules() == ["eng"]
-        assert await api_for(caller("department_manager", department_scope=[])).rules() == []
+        assert await manager.list_rule_names() == ["eng"]
+        assert await api_for(caller("department_manager", department_scope=[])).list_rule_names() == []
 
     async def test_other_tenant_finds_nothing(
         self, api: RulesApi, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
-        rule = await api.rule(target(eng))
-        stranger = api_for(caller("billing_admin", tenant=ids.new()))
-        own = await stranger.rule(target(await stranger.create_department(await stranger.create_entity("OWN"))))
-        assert await stranger.rules() == ["Rent"]
-        assert await stranger.rules(target_department_id=eng.id) == []
+        rule = await api.create_rule(target(eng))
+        other_tenant = api_for(caller("billing_admin", tenant=ids.new()))
+        own = await other_tenant.create_rule(
+            target(await other_tenant.create_department(await other_tenant.create_entity("OWN")))
+        )
+        assert await other_tenant.list_rule_names() == ["Rent"]
+        assert await other_tenant.list_rule_names(target_department_id=eng.id) == []
         calls: list[Callable[[str], Awaitable[object]]] = [
-            stranger.get_rule,
-            stranger.delete_rule,
-            lambda id: stranger.update_rule(id, name="X"),
+            other_tenant.get_rule,
+            other_tenant.delete_rule,
+            lambda id: other_tenant.update_rule(id, name="X"),
         ]
         for call in calls:
             refused, unknown = await refusal(call(rule.id)), await refusal(call(NOBODY))
             assert repr(refused).replace(rule.id, NOBODY) == repr(unknown)
         theirs: list[Callable[[AllocationTarget], Awaitable[object]]] = [
-            stranger.rule,
-            lambda named: stranger.update_rule(own, targets=[named]),
+            other_tenant.create_rule,
+            lambda named: other_tenant.update_rule(own, targets=[named]),
         ]
         for named in theirs:
             refused, unknown = await refusal(named(target(eng))), await refusal(named(target(NO_DEPARTMENT)))

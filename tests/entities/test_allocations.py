@@ -212,7 +212,7 @@ class TestDocuments:
         assert again == first
         assert other.id != first.id
         assert [told.source_ref for told in await published_events.at_least(2, CostAllocated)] == ["u-1", "u-1"]
-        assert len(await costs.listed(engineering)) == 2
+        assert len(await costs.list_all(engineering)) == 2
 
     @pytest.mark.parametrize(
         ("changed", "amount"),
@@ -264,10 +264,10 @@ class TestDocuments:
         assert [await admin.fetchval(each, costs.caller.tenant_id) for each in (counted, said)] == [1, 1]
 
     async def test_documents_are_per_tenant(
-        self, costs: AllocationApi, engineering: Department, stranger: tuple[EntitiesApi, AllocationApi]
+        self, costs: AllocationApi, engineering: Department, other_tenant: tuple[EntitiesApi, AllocationApi]
     ) -> None:
         first = await costs.allocate(engineering, source_ref="u-1")
-        their_api, their_costs = stranger
+        their_api, their_costs = other_tenant
         theirs = await their_api.create_department(await their_api.create_entity("ACME"))
         assert (await their_costs.allocate(theirs, source_ref="u-1")).id != first.id
 
@@ -328,13 +328,13 @@ class TestAccess:
         assert refused.metadata == {"permission": "allocations.write"}
 
     async def test_other_tenant_sees_nothing(
-        self, costs: AllocationApi, engineering: Department, stranger: tuple[EntitiesApi, AllocationApi]
+        self, costs: AllocationApi, engineering: Department, other_tenant: tuple[EntitiesApi, AllocationApi]
     ) -> None:
-        made, (_, theirs) = await costs.allocate(engineering), stranger
+        made, (_, theirs) = await costs.allocate(engineering), other_tenant
         assert (await refusal(theirs.get(made))).reason == "ALLOCATION_NOT_FOUND"
         assert (await refusal(theirs.reverse(made))).reason == "ALLOCATION_NOT_FOUND"
         assert (await refusal(theirs.allocate(engineering))).reason == "DEPARTMENT_NOT_FOUND"
-        assert (await refusal(theirs.listed(engineering))).reason == "DEPARTMENT_NOT_FOUND"
+        assert (await refusal(theirs.list_all(engineering))).reason == "DEPARTMENT_NOT_FOUND"
 
     async def test_confined_caller_allocates_within_the_scope(
         self, api: EntitiesApi, costs: AllocationApi, costs_of: Callable[[Caller], AllocationApi],
@@ -348,8 +348,8 @@ class TestAccess:
         assert (await refusal(conny.allocate(sales))).reason == "DEPARTMENT_NOT_FOUND"
         assert (await refusal(conny.get(theirs))).reason == "ALLOCATION_NOT_FOUND"
         assert (await refusal(conny.reverse(theirs))).reason == "ALLOCATION_NOT_FOUND"
-        assert (await refusal(conny.listed(sales))).reason == "DEPARTMENT_NOT_FOUND"
-        assert {each.id for each in await conny.listed(engineering, include_descendants=True)} == {mine.id, below.id}
+        assert (await refusal(conny.list_all(sales))).reason == "DEPARTMENT_NOT_FOUND"
+        assert {each.id for each in await conny.list_all(engineering, include_descendants=True)} == {mine.id, below.id}
         refused = await refusal(conny.allocate(engineering, source_ref="secret"))
         assert refused.reason == "ALLOCATION_SOURCE_TAKEN"
         assert refused.metadata == {"source": "MANUAL", "source_ref": "secret"}  # and not whose

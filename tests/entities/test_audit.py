@@ -189,9 +189,9 @@ class TestAccess:
         self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
     ) -> None:
         entity = await api.create_entity()
-        stranger = auditor_of(caller("auditor", tenant=UUID(int=7)))
-        assert not await stranger.list(resource_id=entity.id)
-        assert not [event for event in await stranger.list() if event.trace_id == api.caller.trace.trace_id]
+        other_tenant = auditor_of(caller("auditor", tenant=UUID(int=7)))
+        assert not await other_tenant.list(resource_id=entity.id)
+        assert not [event for event in await other_tenant.list() if event.trace_id == api.caller.trace.trace_id]
 
     async def test_confined_caller_and_caller_without_permission_are_refused(
         self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]

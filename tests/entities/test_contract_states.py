@@ -356,9 +356,9 @@ class TestScopes:
         caller: Callable[..., Caller],
     ) -> None:
         contract = await contracts.create_active(acme)
-        stranger = ContractApi(api_for(caller("billing_admin", tenant=ids.new())))
-        assert await stranger.list_names() == []
-        await check_not_found(stranger, contract.id)
+        other_tenant = ContractApi(api_for(caller("billing_admin", tenant=ids.new())))
+        assert await other_tenant.list_names() == []
+        await check_not_found(other_tenant, contract.id)
         assert await contracts.get(contract) == contract
 
 

@@ -1,4 +1,4 @@
-"""What our own services are told of costs: sums over many entities, and every allocation one by one."""
+"""What our own services are sum_values of costs: sums over many entities, and every allocation one by one."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -48,14 +48,14 @@ async def companies(api: CostsApi) -> tuple[Entity, Entity, Entity]:
     return de, fr, us
 
 
-def told(summary: CostSummary) -> tuple[str, int, int]:
+def sum_values(summary: CostSummary) -> tuple[str, int, int]:
     return money_text(summary.cost), summary.allocation_count, summary.reversal_count
 
 
 class TestSummarizeCosts:
     async def test_currencies_are_never_added_up(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         found = await service_api.summary()
-        assert [told(each) for each in found.summaries] == [("18.00 EUR", 4, 1), ("7.00 USD", 1, 0)]
+        assert [sum_values(each) for each in found.summaries] == [("18.00 EUR", 4, 1), ("7.00 USD", 1, 0)]
         assert not found.conversion_rates
         assert not any(each.HasField("converted_cost") for each in found.summaries)
 
@@ -64,7 +64,7 @@ class TestSummarizeCosts:
     ) -> None:
         found = (await service_api.summary(by=["ENTITY", "DEPARTMENT"])).summaries
         codes = {entity.id: entity.code for entity in companies}
-        keys = [(codes[each.entity_id], each.department_id[:4], told(each)) for each in found]
+        keys = [(codes[each.entity_id], each.department_id[:4], sum_values(each)) for each in found]
         assert sorted(keys) == [
             ("DE", "", ("3.00 EUR", 1, 0)), ("DE", "dep_", ("10.00 EUR", 2, 1)), ("FR", "", ("5.00 EUR", 1, 0)),
             ("US", "dep_", ("7.00 USD", 1, 0)),
@@ -74,7 +74,7 @@ class TestSummarizeCosts:
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         found = (await service_api.summary(by=["MONTH", "CATEGORY", "GL_CODE"])).summaries
-        assert [(each.month, each.category, each.gl_code, told(each)) for each in found] == [
+        assert [(each.month, each.category, each.gl_code, sum_values(each)) for each in found] == [
             ("2026-03", "cloud", "6000", ("10.00 EUR", 1, 0)),
             ("2026-04", "cloud", "", ("0.00 EUR", 1, 1)),
             ("2026-04", "rent", "", ("8.00 EUR", 2, 0)),
@@ -84,7 +84,7 @@ class TestSummarizeCosts:
     async def test_filters_by_entity_and_date(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         de, fr, us = companies
         found = await service_api.summary(de, us, period=("2026-03-31", "2026-04-30"))
-        assert [told(each) for each in found.summaries] == [("10.00 EUR", 2, 1), ("7.00 USD", 1, 0)]
+        assert [sum_values(each) for each in found.summaries] == [("10.00 EUR", 2, 1), ("7.00 USD", 1, 0)]
         assert not (await service_api.summary(fr, period=("2026-03-01", "2026-04-01"))).summaries
         nobody = Entity(id=ids.ENTITY.format(ids.new()))
         assert not (await service_api.summary(nobody)).summaries
@@ -116,10 +116,10 @@ class TestSummarizeCosts:
         entities_served: Served[Entities],
     ) -> None:  # fmt: skip
         other = ids.new()
-        stranger = api_for(Caller(other, "service:entities", ServiceTokens(entities_served.settings).token(other)))
-        assert not (await stranger.summary()).summaries
-        assert not (await stranger.summary(*companies)).summaries
-        assert not await stranger.stream(end_time=soon())
+        other_tenant = api_for(Caller(other, "service:entities", ServiceTokens(entities_served.settings).token(other)))
+        assert not (await other_tenant.summary()).summaries
+        assert not (await other_tenant.summary(*companies)).summaries
+        assert not await other_tenant.stream(end_time=soon())
 
     async def test_only_services_can_call(self, api: CostsApi) -> None:
         assert (await refusal(api.summary())).metadata == {"permission": "service"}

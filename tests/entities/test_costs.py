@@ -19,7 +19,7 @@ from grpc import StatusCode
 
 from kit import ids
 from tests.entities.allocation_api import money_text
-from tests.entities.costs_api import CostsApi, told
+from tests.entities.costs_api import CostsApi, sum_values
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Entities
 
@@ -141,10 +141,10 @@ async def test_every_grouping_of_both_trees_matches_a_simple_model(api: CostsApi
             order, tree, below = random.sample(by, len(by)), random.choice([POSTED, CURRENT]), random.random() < 0.8
             found = await api.costs(department, *period, by=order, tree=tree, include_descendants=below)
             expected = model.groups(department, period, order, tree, below=below)
-            groups = [(group_key(group, order), told(group.sum)) for group in found.groups]
+            groups = [(group_key(group, order), sum_values(group.sum)) for group in found.groups]
             assert groups == (expected if order else [])
             all_of_it = [sum_ for _, sum_ in model.groups(department, period, [], tree, below=below)]
-            assert [told(found.total)] == (all_of_it or [("0.00 EUR", 0, 0, [])])
+            assert [sum_values(found.total)] == (all_of_it or [("0.00 EUR", 0, 0, [])])
             asked += bool(all_of_it)
     assert asked > 20, "too few of them had costs"
 
@@ -166,7 +166,7 @@ class TestTrees:
             "11.00 EUR",
             "11.00 EUR",
         ]
-        assert await api.total(old) == "10.00 EUR", "POSTED is what is told if nothing is said"
+        assert await api.total(old) == "10.00 EUR", "POSTED is what is sum_values if nothing is said"
 
     async def test_costs_posted_between_a_move_and_its_reversion_are_found(self, api: CostsApi, acme: Entity) -> None:
         old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
@@ -183,7 +183,7 @@ class TestTrees:
         await api.move_department(team, new)
         await api.reverse(allocation)
         found = await api.costs(old, include_descendants=True, by=["MONTH"])
-        assert told(found.total) == ("0.00 EUR", 1, 1, ["0.00 EUR"])
+        assert sum_values(found.total) == ("0.00 EUR", 1, 1, ["0.00 EUR"])
         assert [group.month for group in found.groups] == ["2026-05"], "a group stays, also when nothing is left of it"
         assert await api.total(new, tree=CURRENT) == "0.00 EUR"
 
@@ -212,7 +212,7 @@ class TestPeriods:
     async def test_no_costs_result_in_zero(self, api: CostsApi, acme: Entity) -> None:
         department = await api.create_department(acme)
         found = await api.costs(department, by=["MONTH", "CATEGORY"], include_descendants=True)
-        assert (told(found.total), list(found.groups)) == (("0.00 EUR", 0, 0, []), [])
+        assert (sum_values(found.total), list(found.groups)) == (("0.00 EUR", 0, 0, []), [])
         assert (found.department_id, found.entity_id) == (department.id, acme.id)
         assert (found.start_date, found.end_date, found.tree) == ("2026-01-01", "2027-01-01", POSTED)
         assert list(found.group_by) == [DepartmentCosts.MONTH, DepartmentCosts.CATEGORY]
@@ -236,13 +236,13 @@ class TestCurrencies:
         await api.allocate(department, "2026-01-10", "10.00 USD", category="b")  # booked as 5.00 EUR
         await api.allocate(department, "2026-02-10", "0.06 EUR", category="c")
         found = await api.costs(department, "2026-01-01", "2026-03-01", by=["CATEGORY"], currency_code="USD")
-        costs = [(group.category, told(group.sum)) for group in found.groups]
+        costs = [(group.category, sum_values(group.sum)) for group in found.groups]
         assert costs == [
             ("a", ("0.02 USD", 1, 0, ["0.02 EUR"])),  # 0.0225
             ("b", ("5.62 USD", 1, 0, ["10.00 USD"])),  # 5.625: half to even
             ("c", ("0.07 USD", 1, 0, ["0.06 EUR"])),  # 0.0675
         ]
-        assert told(found.total) == ("5.71 USD", 3, 0, ["0.08 EUR", "10.00 USD"]), "the sum of the groups"
+        assert sum_values(found.total) == ("5.71 USD", 3, 0, ["0.08 EUR", "10.00 USD"]), "the sum of the groups"
         rate = found.conversion_rate
         assert (rate.from_currency, rate.to_currency, rate.conversion_date) == ("EUR", "USD", "2026-02-28")
         assert (rate.derivation, rate.rate, rate.rate_date) == (ConversionRate.DIRECT, "1.125", "2026-02-01")
@@ -308,12 +308,12 @@ class TestScopes:
     ) -> None:
         mine, other = await api.create_department(acme, "MINE"), await api.create_department(acme, "OTHER")
         conny = api_for(caller("department_manager", department_scope=[mine.id]))
-        stranger = api_for(caller("billing_admin", tenant=ids.new()))
-        for who, department in ((conny, other.id), (stranger, mine.id), (api, ids.DEPARTMENT.format(ids.new()))):
+        other_tenant = api_for(caller("billing_admin", tenant=ids.new()))
+        for who, department in ((conny, other.id), (other_tenant, mine.id), (api, ids.DEPARTMENT.format(ids.new()))):
             refused = await refusal(who.costs(department))
             assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "DEPARTMENT_NOT_FOUND")
             assert refused.metadata == {"department_id": department}
-        assert told((await conny.costs(mine)).total) == ("0.00 EUR", 0, 0, [])
+        assert sum_values((await conny.costs(mine)).total) == ("0.00 EUR", 0, 0, [])
 
     async def test_confined_caller_sees_costs_of_covered_departments_only(
         self, api: CostsApi, acme: Entity, api_for: Callable[[Caller], CostsApi], caller: Callable[..., Caller]

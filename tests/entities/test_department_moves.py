@@ -325,7 +325,8 @@ class TestScopes:
         refused = await refusal(conny.move_department(one))
         assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"new_parent_id": "scope.top"})
         calls: list[Any] = [
-            conny.move_department(one, top), conny.move_department(top, one), conny.history(top), conny.deactivate_department(top),
+            conny.move_department(one, top), conny.move_department(top, one), conny.history(top),
+            conny.deactivate_department(top),
             conny.activate_department(top),
         ]  # fmt: skip
         for call in calls:
@@ -342,11 +343,11 @@ class TestScopes:
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         mine = await api.create_department(acme)
-        stranger = api_for(caller(tenant=uuid4()))
-        theirs = await stranger.create_department(await stranger.create_entity("THEIRS"))
+        other_tenant = api_for(caller(tenant=uuid4()))
+        theirs = await other_tenant.create_department(await other_tenant.create_entity("THEIRS"))
         calls: list[Any] = [
-            stranger.move_department(mine), stranger.move_department(theirs, mine), stranger.history(mine),
-            stranger.deactivate_department(mine), stranger.activate_department(mine),
+            other_tenant.move_department(mine), other_tenant.move_department(theirs, mine), other_tenant.history(mine),
+            other_tenant.deactivate_department(mine), other_tenant.activate_department(mine),
         ]  # fmt: skip
         for call in calls:
             refused = await refusal(call)

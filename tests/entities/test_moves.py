@@ -16,7 +16,7 @@ from grpc import StatusCode, aio
 
 from kit import ids
 from tests.entities.conftest import EntitiesApi
-from tests.entities.tree_api import TreeApi, each, shape
+from tests.entities.tree_api import TreeApi, entities_in, shape
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import OutboxEvent
 from tests.harness.services import Entities
@@ -88,7 +88,7 @@ class TestMoveEntity:
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
         assert refused.metadata == {"parent_id": deep[-1].id, "limit": str(DEPTH_MAX)}
         assert (await api.move(branch[1], deep[-1])).parent_id == deep[-1].id
-        assert len(list(each(await api.tree(deep[0])))) == DEPTH_MAX
+        assert len(list(entities_in(await api.tree(deep[0])))) == DEPTH_MAX
 
     async def test_inactive_entity_cannot_move_or_become_parent(self, api: TreeApi) -> None:
         active, inactive = await api.create_entity("A"), await api.create_entity("I")
@@ -245,13 +245,13 @@ class TestScopes:
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         acme = await api.create_entity()
-        stranger = api_for(caller(tenant=uuid4()))
-        theirs = await stranger.create_entity("THEIRS")
-        for move in (stranger.move(acme), stranger.move(acme, theirs), stranger.move(theirs, acme)):
+        other_tenant = api_for(caller(tenant=uuid4()))
+        theirs = await other_tenant.create_entity("THEIRS")
+        for move in (other_tenant.move(acme), other_tenant.move(acme, theirs), other_tenant.move(theirs, acme)):
             refused = await refusal(move)
             assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": acme.id})
         today = datetime.now(UTC).date().isoformat()
-        assert (await refusal(stranger.tree_of(acme, today))).reason == "ENTITY_NOT_FOUND"
+        assert (await refusal(other_tenant.tree_of(acme, today))).reason == "ENTITY_NOT_FOUND"
 
     async def test_viewer_cannot_move(
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
@@ -269,7 +269,7 @@ class TestConcurrentMoves:
             refused = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
             assert [each.reason for each in refused] == ["ENTITY_CYCLE"]
             winner = other.id if moved[0].id == one.id else one.id
-            assert len(list(each(await api.tree(winner)))) == 2
+            assert len(list(entities_in(await api.tree(winner)))) == 2
 
     async def test_concurrent_creation_and_move_keep_the_depth_limit(self, api: TreeApi) -> None:
         deep = await chain(api, DEPTH_MAX - 2)

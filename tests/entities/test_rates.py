@@ -321,9 +321,9 @@ class TestOtherTenant:
         caller: Callable[..., Caller],
     ) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.1")
-        stranger = api_for(caller("billing_admin", tenant=ids.new()))
-        assert await stranger.rates() == []
-        assert await stranger.set_rates("2026-03-01 EUR/USD 9", "2026-03-01 EUR/GBP 9") == done(created=2)
+        other_tenant = api_for(caller("billing_admin", tenant=ids.new()))
+        assert await other_tenant.rates() == []
+        assert await other_tenant.set_rates("2026-03-01 EUR/USD 9", "2026-03-01 EUR/GBP 9") == done(created=2)
         assert await api.rates() == ["2026-03-01 EUR/USD 1.1"]
         answered = await service_api.convert("2026-03-01 EUR/USD", "2026-03-01 EUR/GBP")
         assert [rate.rate for rate in answered] == ["1.1", ""]

@@ -157,17 +157,17 @@ class TestOtherTenant:
     async def test_finds_nothing(
         self, api: EntitiesApi, group: Group, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
-        stranger = api_for(caller("billing_admin", tenant=ids.new()))
-        own = await stranger.create_entity("OWN")
+        other_tenant = api_for(caller("billing_admin", tenant=ids.new()))
+        own = await other_tenant.create_entity("OWN")
         calls: list[Callable[[str, str], Coroutine[Any, Any, object]]] = [
-            lambda entity, _: stranger.tree(entity),
-            lambda entity, _: stranger.update(entity, tax_id="1"),
-            lambda entity, _: stranger.deactivate(entity),
-            lambda entity, _: stranger.create_entity("NEW", parent_id=entity),
-            lambda entity, _: stranger.create_department(entity),
-            lambda _, department: stranger.department(department),
-            lambda _, department: stranger.update_department(department, name="X"),
-            lambda _, department: stranger.create_department(own, parent_id=department),
+            lambda entity, _: other_tenant.tree(entity),
+            lambda entity, _: other_tenant.update(entity, tax_id="1"),
+            lambda entity, _: other_tenant.deactivate(entity),
+            lambda entity, _: other_tenant.create_entity("NEW", parent_id=entity),
+            lambda entity, _: other_tenant.create_department(entity),
+            lambda _, department: other_tenant.department(department),
+            lambda _, department: other_tenant.update_department(department, name="X"),
+            lambda _, department: other_tenant.create_department(own, parent_id=department),
         ]
         nobody, none = ids.ENTITY.format(ids.new()), ids.DEPARTMENT.format(ids.new())
         for call in calls:
@@ -175,8 +175,8 @@ class TestOtherTenant:
             assert refused.code == StatusCode.NOT_FOUND
             seen = repr(refused).replace(group.de.id, nobody).replace(group.eng.id, none)
             assert seen == repr(unknown)
-        assert await stranger.entities() == ["OWN"]
-        assert await stranger.departments() == []
+        assert await other_tenant.entities() == ["OWN"]
+        assert await other_tenant.departments() == []
         assert await api.entities() == ["ROOT", "DE", "FR", "DE-SUB"]
 
     async def test_service_finds_only_data_of_the_tenant_of_its_call(

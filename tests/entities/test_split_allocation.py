@@ -58,7 +58,7 @@ class TestSplitOfAllocation:
     ) -> None:
         await api.set_rates("2026-03-01 EUR/JPY 160")
         whole = await api.allocate(it, "99.99 EUR", category="cloud", description="AWS", source_ref="aws-3")
-        rule = await api.rule(
+        rule = await api.create_rule(
             target(eng, percent=5000),
             target(tokyo, percent=5000),
             rule_type=AllocationRule.FIXED_PERCENT,

@@ -67,7 +67,7 @@ async def tokyo(api: RulesApi) -> Department:
 
 class TestByRule:
     async def test_each_share_is_allocated(self, api: RulesApi, eng: Department, sales: Department) -> None:
-        rule = await api.rule(target(eng, percent=3333), target(sales, percent=6667), rule_type=FIXED)
+        rule = await api.create_rule(target(eng, percent=3333), target(sales, percent=6667), rule_type=FIXED)
         split = await api.split(
             "100.00 EUR", rule_id=rule.id, category="rent", description="March", source_ref="bill-1"
         )
@@ -84,7 +84,7 @@ class TestByRule:
         assert (first.allocation_date, first.gl_code, second.gl_code) == ("2026-03-10", "6100", "6200")
 
     async def test_share_of_zero_is_not_allocated(self, api: RulesApi, eng: Department, sales: Department) -> None:
-        rule = await api.rule(target(sales, percent=500), target(eng, percent=9500), rule_type=FIXED)
+        rule = await api.create_rule(target(sales, percent=500), target(eng, percent=9500), rule_type=FIXED)
         split = await api.split("0.01 EUR", rule_id=rule.id)
         assert amounts(split) == ["0.00 EUR", "0.01 EUR"]
         assert [bool(share.allocation_id) for share in split.shares] == [False, True]
@@ -93,7 +93,7 @@ class TestByRule:
     async def test_even_split_gives_the_rest_to_the_first(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await api.rule(*even(sales, it, eng))
+        rule = await api.create_rule(*even(sales, it, eng))
         split = await api.split("100.00 EUR", rule_id=rule.id, gl_code="7000")
         assert amounts(split) == ["33.34 EUR", "33.33 EUR", "33.33 EUR"]
         assert {share.fraction for share in split.shares} == {"1/3"}
@@ -102,20 +102,20 @@ class TestByRule:
     async def test_split_by_current_headcount(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await api.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
+        rule = await api.create_rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
         assert amounts(await api.split("100.00 EUR", rule_id=rule.id)) == ["0.00 EUR", "75.00 EUR", "25.00 EUR"]
         await api.update_department(it, headcount=60)
         assert amounts(await api.split("100.00 EUR", rule_id=rule.id)) == ["60.00 EUR", "30.00 EUR", "10.00 EUR"]
 
     async def test_split_by_given_weights(self, api: RulesApi, eng: Department, sales: Department) -> None:
         targets = [target(eng, weight="120.5"), target(sales, weight="79.5")]
-        rule = await api.rule(*targets, rule_type=PROPORTIONAL, basis=GIVEN)
+        rule = await api.create_rule(*targets, rule_type=PROPORTIONAL, basis=GIVEN)
         split = await api.split("10.00 EUR", rule_id=rule.id)
         assert amounts(split) == ["6.03 EUR", "3.97 EUR"]  # 6.025 and 3.975 lose the same: the first of them gets it
         assert [(share.weight, share.fraction) for share in split.shares] == [("120.5", "241/400"), ("79.5", "159/400")]
 
     async def test_zero_weights_are_refused(self, api: RulesApi, it: Department) -> None:
-        rule = await api.rule(target(it), rule_type=PROPORTIONAL, basis=HEADCOUNT)
+        rule = await api.create_rule(target(it), rule_type=PROPORTIONAL, basis=HEADCOUNT)
         refused = await refusal(api.split("1.00 EUR", rule_id=rule.id))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "SPLIT_WEIGHTS_ALL_ZERO")
 
@@ -124,7 +124,9 @@ class TestByUsage:
     @pytest.fixture
     async def rule(self, api: RulesApi, eng: Department, sales: Department) -> AllocationRule:
         targets = even(eng, sales)
-        return await api.rule(*targets, rule_type=PROPORTIONAL, basis=USAGE, usage_unit="GB", usage_category="storage")
+        return await api.create_rule(
+            *targets, rule_type=PROPORTIONAL, basis=USAGE, usage_unit="GB", usage_category="storage"
+        )
 
     async def test_usage_of_unit_and_category_in_the_month_counts(
         self, api: RulesApi, rule: AllocationRule, eng: Department, sales: Department
@@ -158,7 +160,7 @@ class TestByUsage:
 
 class TestScopeOfRule:
     async def test_rule_must_be_effective_on_the_date(self, api: RulesApi, eng: Department) -> None:
-        rule = await api.rule(
+        rule = await api.create_rule(
             target(eng), effective_from_date="2026-02-01", effective_to_date="2026-03-01"
         )  # fmt: skip
         for day in ("2026-02-01", "2026-02-28"):
@@ -172,7 +174,7 @@ class TestScopeOfRule:
             }  # fmt: skip
 
     async def test_ended_rule_is_refused(self, api: RulesApi, eng: Department) -> None:
-        rule = await api.rule(target(eng))
+        rule = await api.create_rule(target(eng))
         await api.delete_rule(rule)
         refused = await refusal(api.split("1.00 EUR", rule_id=rule.id))
         assert (refused.reason, refused.metadata["state"]) == ("ALLOCATION_RULE_STATE", "ENDED")
@@ -182,7 +184,7 @@ class TestScopeOfRule:
     async def test_category_and_source_must_match_the_rule(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await api.rule(target(eng), category="cloud", source_department_id=it.id)
+        rule = await api.create_rule(target(eng), category="cloud", source_department_id=it.id)
         split = await api.split("1.00 EUR", rule_id=rule.id)
         assert (split.category, split.source_department_id) == ("cloud", it.id)
         assert await api.split("1.00 EUR", rule_id=rule.id, category="cloud", source_department_id=it.id)
@@ -197,7 +199,9 @@ class TestScopeOfRule:
     async def test_target_that_is_source_of_another_rule_is_refused(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await api.rule(target(it), source_department_id=eng.id, category="cloud", effective_to_date="2026-06-01")
+        rule = await api.create_rule(
+            target(it), source_department_id=eng.id, category="cloud", effective_to_date="2026-06-01"
+        )
         given: dict[str, Any] = {"terms": terms(*even(sales, eng)), "source_department_id": it.id, "category": "cloud"}
         refused = await refusal(api.split("1.00 EUR", **given))
         assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULES_CHAIN")
@@ -236,7 +240,7 @@ class TestScopeOfRule:
     async def test_inactive_target_fails_the_whole_split(
         self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
-        rule = await api.rule(*even(eng, sales))
+        rule = await api.create_rule(*even(eng, sales))
         await api.deactivate_department(sales)
         refused = await refusal(api.split("1.00 EUR", rule_id=rule.id, source_ref="bill"))
         assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", sales.id)
@@ -293,14 +297,14 @@ class TestValidateOnly:
         outbox_events: Events,
     ) -> None:  # fmt: skip
         await api.set_rates("2026-03-01 EUR/JPY 161.37")
-        rule = await api.rule(*even(it, eng, sales, tokyo), rule_type=PROPORTIONAL, basis=HEADCOUNT)
+        rule = await api.create_rule(*even(it, eng, sales, tokyo), rule_type=PROPORTIONAL, basis=HEADCOUNT)
         given: dict[str, Any] = {"rule_id": rule.id, "source_ref": "bill", "request_id": "key-1"}
         seen = await api.split("1000.03 EUR", **given, validate_only=True)
         assert amounts(seen) == ["0.00 EUR", "300.01 EUR", "100.00 EUR", "600.02 EUR"]
         assert seen.validate_only
         assert not any(share.allocation_id for share in seen.shares)
         assert await api.allocations_of_all(it, eng, sales, tokyo) == []
-        assert await api.splits() == []
+        assert await api.list_splits() == []
         assert not [event for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
         done = await api.split("1000.03 EUR", **given)
         for share in done.shares:
@@ -360,22 +364,22 @@ class TestListCostSplits:
     async def test_split_explains_each_share_later(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        rule = await api.rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
+        rule = await api.create_rule(*even(it, eng, sales), rule_type=PROPORTIONAL, basis=HEADCOUNT)
         split = await api.split("100.00 EUR", rule_id=rule.id, description="March")
         await api.update_department(eng, headcount=1)
         await api.update_rule(rule, targets=even(it))
         await api.delete_rule(rule)
-        assert await api.splits(rule_id=rule.id) == [split]
+        assert await api.list_splits(rule_id=rule.id) == [split]
 
     async def test_every_filter(self, api: RulesApi, eng: Department) -> None:
-        rule = await api.rule(target(eng))
+        rule = await api.create_rule(target(eng))
         one = await api.split("1.00 EUR", rule_id=rule.id, allocation_date="2026-01-31")
         two = await api.split("2.00 EUR", terms=terms(target(eng)), allocation_date="2026-02-01", source_ref="two")
-        assert await api.splits() == [one, two]
-        assert await api.splits(rule_id=rule.id) == [one]
-        assert await api.splits(source_ref="two") == [two]
-        assert await api.splits(start_date="2026-02-01") == [two]
-        assert await api.splits(end_date="2026-02-01") == [one]
+        assert await api.list_splits() == [one, two]
+        assert await api.list_splits(rule_id=rule.id) == [one]
+        assert await api.list_splits(source_ref="two") == [two]
+        assert await api.list_splits(start_date="2026-02-01") == [two]
+        assert await api.list_splits(end_date="2026-02-01") == [one]
 
     async def test_split_cannot_be_changed(self, api: RulesApi, eng: Department, admin: Admin) -> None:
         await api.split("1.00 EUR", terms=terms(target(eng)))
@@ -397,7 +401,7 @@ class TestScopes:
     ) -> None:
         await api.set_rates("2026-03-01 EUR/JPY 160")
         conny = api_for(caller("finance", subject="conny", entity_scope=[acme.id]))
-        over = await api.rule(*even(eng, tokyo))
+        over = await api.create_rule(*even(eng, tokyo))
         assert (await refusal(conny.split("1.00 EUR", rule_id=over.id))).reason == "ALLOCATION_RULE_NOT_FOUND"
         refused = await refusal(conny.split("1.00 EUR", terms=terms(*even(eng, tokyo))))
         assert (refused.reason, set(refused.fields)) == (
@@ -411,23 +415,23 @@ class TestScopes:
         mine = await conny.split("1.00 EUR", terms=terms(target(eng)), source_department_id=it.id)
         await api.split("1.00 EUR", terms=terms(*even(eng, tokyo)))
         await api.split("1.00 EUR", terms=terms(target(eng)), source_department_id=tokyo.id)
-        assert await conny.splits() == [mine]
-        assert len(await api.splits()) == 3
-        assert await api_for(caller("department_manager", department_scope=[eng.id])).splits() == []
-        assert await api_for(caller("department_manager", department_scope=[eng.id, it.id])).splits() == [mine]
+        assert await conny.list_splits() == [mine]
+        assert len(await api.list_splits()) == 3
+        assert await api_for(caller("department_manager", department_scope=[eng.id])).list_splits() == []
+        assert await api_for(caller("department_manager", department_scope=[eng.id, it.id])).list_splits() == [mine]
 
     async def test_other_tenant_finds_nothing(
         self, api: RulesApi, eng: Department, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller]
     ) -> None:
-        rule = await api.rule(target(eng))
+        rule = await api.create_rule(target(eng))
         await api.split("1.00 EUR", rule_id=rule.id, source_ref="bill")
-        stranger = api_for(caller("billing_admin", tenant=ids.new()))
-        own = await stranger.create_department(await stranger.create_entity("OWN"))
-        assert (await refusal(stranger.split("1.00 EUR", rule_id=rule.id))).reason == "ALLOCATION_RULE_NOT_FOUND"
-        refused = await refusal(stranger.split("1.00 EUR", terms=terms(*even(own, eng))))
+        other_tenant = api_for(caller("billing_admin", tenant=ids.new()))
+        own = await other_tenant.create_department(await other_tenant.create_entity("OWN"))
+        assert (await refusal(other_tenant.split("1.00 EUR", rule_id=rule.id))).reason == "ALLOCATION_RULE_NOT_FOUND"
+        refused = await refusal(other_tenant.split("1.00 EUR", terms=terms(*even(own, eng))))
         assert set(refused.fields) == {"terms.targets[1].department_id"}
-        assert await stranger.splits() == []
-        assert await stranger.split("1.00 EUR", terms=terms(target(own)), source_ref="bill")
+        assert await other_tenant.list_splits() == []
+        assert await other_tenant.split("1.00 EUR", terms=terms(target(own)), source_ref="bill")
 
     async def test_viewer_cannot_split(
         self, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department

@@ -26,7 +26,7 @@ from services.entities.errors.allocations import AllocationSourceTaken
 from services.entities.errors.entities import EntityStateForbids
 from tests.entities.allocation_api import AllocationApi, money, money_text
 from tests.entities.conftest import EntitiesApi
-from tests.entities.usage_records import CONSUMER, Replica, Tracked, usage
+from tests.entities.usage_records import CONSUMER, Replica, UsageTracking, usage
 from tests.harness import servers
 from tests.harness.callers import Caller
 from tests.harness.databases import Copy
@@ -37,8 +37,8 @@ MANY = 1_000
 
 
 @pytest.fixture
-def tracked(nats: Client, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]", entities: Entities) -> Tracked:
-    return Tracked(nats, tenant, admin)
+def tracking(nats: Client, tenant: UUID, admin: "asyncpg.Pool[asyncpg.Record]", entities: Entities) -> UsageTracking:
+    return UsageTracking(nats, tenant, admin)
 
 
 @pytest.fixture
@@ -64,15 +64,15 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestAllocation:
     async def test_record_becomes_an_allocation(
-        self, costs: AllocationApi, tracked: Tracked, engineering: Department, published_events: PublishedEvents
+        self, costs: AllocationApi, tracking: UsageTracking, engineering: Department, published_events: PublishedEvents
     ) -> None:
         record = usage(
             engineering, "12.34 EUR", quantity="7.25", unit="GB", description="Storage", record_id="meter-1:17"
         )
         record.usage_time.FromDatetime(datetime(2026, 3, 31, 15, 0, tzinfo=UTC))  # midnight in Tokyo
-        await tracked.say(record)
-        await tracked.done(record)
-        (made,) = await costs.listed(engineering)
+        await tracking.publish(record)
+        await tracking.wait_until_allocated(record)
+        (made,) = await costs.list_all(engineering)
         assert made == Allocation(
             id=made.id,
             entity_id=engineering.entity_id,
@@ -96,7 +96,7 @@ class TestAllocation:
         assert published_events.headers(CostAllocated)["ce-actor"] == "/usage-tracking"
 
     async def test_codes_instead_of_ids(
-        self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department
+        self, api: EntitiesApi, costs: AllocationApi, tracking: UsageTracking, engineering: Department
     ) -> None:
         other = await api.create_department(await api.create_entity("OTHER"), "ENG")  # the same code, elsewhere
         records = [
@@ -105,93 +105,96 @@ class TestAllocation:
             usage(None, "3.00 EUR", entity_id=engineering.entity_id, department_code="ENG"),
             usage(None, "4.00 EUR", entity_code="OTHER", department_id=other.id),
         ]
-        await tracked.say(*records)
-        await tracked.done(*records)
-        assert {money_text(each.amount) for each in await costs.listed(engineering)} == {"1.00 EUR", "3.00 EUR"}
-        assert {money_text(each.amount) for each in await costs.listed(other)} == {"2.00 EUR", "4.00 EUR"}
+        await tracking.publish(*records)
+        await tracking.wait_until_allocated(*records)
+        assert {money_text(each.amount) for each in await costs.list_all(engineering)} == {"1.00 EUR", "3.00 EUR"}
+        assert {money_text(each.amount) for each in await costs.list_all(other)} == {"2.00 EUR", "4.00 EUR"}
 
     async def test_record_without_department_is_allocated_to_the_entity(
-        self, costs: AllocationApi, tracked: Tracked, engineering: Department, published_events: PublishedEvents
+        self, costs: AllocationApi, tracking: UsageTracking, engineering: Department, published_events: PublishedEvents
     ) -> None:
-        await tracked.say(usage(None, entity_id=engineering.entity_id))
+        await tracking.publish(usage(None, entity_id=engineering.entity_id))
         made = await costs.get((await published_events.first(CostAllocated)).allocation_id)
         assert (made.entity_id, made.department_id) == (engineering.entity_id, "")
 
     async def test_foreign_currency_is_converted_at_the_rate_of_the_date(
-        self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department
+        self, api: EntitiesApi, costs: AllocationApi, tracking: UsageTracking, engineering: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.9")
         records = [usage(engineering, f"{n}.00 USD") for n in (1, 2)]
         for record in records:
             record.usage_time.FromDatetime(datetime(2026, 3, 5, tzinfo=UTC))
-        await tracked.say(*records)
-        await tracked.done(*records)
-        assert {money_text(each.entity_amount) for each in await costs.listed(engineering)} == {"0.90 EUR", "1.80 EUR"}
+        await tracking.publish(*records)
+        await tracking.wait_until_allocated(*records)
+        assert {money_text(each.entity_amount) for each in await costs.list_all(engineering)} == {
+            "0.90 EUR",
+            "1.80 EUR",
+        }
 
 
 class TestOnce:
     async def test_repeated_record_is_allocated_once(
-        self, costs: AllocationApi, tracked: Tracked, engineering: Department
+        self, costs: AllocationApi, tracking: UsageTracking, engineering: Department
     ) -> None:
         """Delivered again under the same event id, and said anew under others."""
         record, last, event_id = usage(engineering), usage(engineering), uuid4()
-        await tracked.say(record, event_id=event_id)
-        await tracked.say(record, event_id=event_id)
-        await tracked.say(record, record, record)
-        await tracked.done(record)
-        await tracked.say(record, last)
-        await tracked.done(last)
-        assert await tracked.counted() == {record.record_id: 1, last.record_id: 1}
-        assert sorted(await tracked.told()) == sorted([record.record_id, last.record_id])
+        await tracking.publish(record, event_id=event_id)
+        await tracking.publish(record, event_id=event_id)
+        await tracking.publish(record, record, record)
+        await tracking.wait_until_allocated(record)
+        await tracking.publish(record, last)
+        await tracking.wait_until_allocated(last)
+        assert await tracking.count_allocations() == {record.record_id: 1, last.record_id: 1}
+        assert sorted(await tracking.published_records()) == sorted([record.record_id, last.record_id])
 
     async def test_document_allocated_by_a_user_is_not_allocated_again(
-        self, costs: AllocationApi, replica: Replica, tracked: Tracked, engineering: Department
+        self, costs: AllocationApi, replica: Replica, tracking: UsageTracking, engineering: Department
     ) -> None:
         record = usage(engineering, record_id="r-1")
-        await replica.take(record)
-        (made,) = await costs.listed(engineering)
+        await replica.handle(record)
+        (made,) = await costs.list_all(engineering)
         again = await costs.allocate(
             engineering, source=Allocation.USAGE, source_ref="r-1", category="cloud",
             allocation_date=made.allocation_date,
         )  # fmt: skip
         assert again == made
-        assert await tracked.told() == ["r-1"]
+        assert await tracking.published_records() == ["r-1"]
 
     async def test_reversed_record_is_not_allocated_again(
-        self, costs: AllocationApi, replica: Replica, tracked: Tracked, engineering: Department
+        self, costs: AllocationApi, replica: Replica, tracking: UsageTracking, engineering: Department
     ) -> None:
         record = usage(engineering)
-        await replica.take(record)
-        await costs.reverse((await costs.listed(engineering))[0])
-        await replica.take(record)
-        assert len(await costs.listed(engineering)) == 2
-        assert await tracked.told() == [record.record_id]
+        await replica.handle(record)
+        await costs.reverse((await costs.list_all(engineering))[0])
+        await replica.handle(record)
+        assert len(await costs.list_all(engineering)) == 2
+        assert await tracking.published_records() == [record.record_id]
 
     async def test_record_ids_are_per_tenant(
         self, costs: AllocationApi, replica: Replica, engineering: Department,
-        stranger: tuple[EntitiesApi, AllocationApi], nats: Client, admin: "asyncpg.Pool[asyncpg.Record]",
+        other_tenant: tuple[EntitiesApi, AllocationApi], nats: Client, admin: "asyncpg.Pool[asyncpg.Record]",
     ) -> None:  # fmt: skip
-        await replica.take(usage(engineering, record_id="r-1"))
-        their_api, their_costs = stranger
+        await replica.handle(usage(engineering, record_id="r-1"))
+        their_api, their_costs = other_tenant
         theirs = await their_api.create_department(await their_api.create_entity("ACME"))
-        their_usage = Tracked(nats, their_costs.caller.tenant_id, admin)
+        their_usage = UsageTracking(nats, their_costs.caller.tenant_id, admin)
         record = usage(None, "3.00 EUR", entity_code="ACME", department_code="ENG", record_id="r-1")
-        await their_usage.say(record)
-        await their_usage.done(record)
-        assert [money_text(each.amount) for each in await their_costs.listed(theirs)] == ["3.00 EUR"]
-        assert [money_text(each.amount) for each in await costs.listed(engineering)] == ["10.00 EUR"]
+        await their_usage.publish(record)
+        await their_usage.wait_until_allocated(record)
+        assert [money_text(each.amount) for each in await their_costs.list_all(theirs)] == ["3.00 EUR"]
+        assert [money_text(each.amount) for each in await costs.list_all(engineering)] == ["10.00 EUR"]
 
     async def test_two_replicas_allocate_each_record_once(
-        self, tracked: Tracked, replica: Replica, engineering: Department
+        self, tracking: UsageTracking, replica: Replica, engineering: Department
     ) -> None:
         """While the service takes them from NATS, a second one is handed the same, in another order."""
         records = [usage(engineering, "0.01 EUR") for _ in range(MANY)]
-        twice = asyncio.gather(*map(replica.take, reversed(records)))
-        await tracked.say(*records, *records[::3])
+        twice = asyncio.gather(*map(replica.handle, reversed(records)))
+        await tracking.publish(*records, *records[::3])
         await twice
-        await tracked.done(*records)
-        assert await tracked.counted() == {each.record_id: 1 for each in records}
-        assert sorted(await tracked.told()) == sorted(each.record_id for each in records)
+        await tracking.wait_until_allocated(*records)
+        assert await tracking.count_allocations() == {each.record_id: 1 for each in records}
+        assert sorted(await tracking.published_records()) == sorted(each.record_id for each in records)
 
 
 class TestStoppedReplica:
@@ -209,9 +212,9 @@ class TestStoppedReplica:
         database = await fresh_database()
         records: list[UsageRecorded] = []
         async with own_stream(tmp_path) as (nats, nats_url), asyncpg.create_pool(database.admin_url, min_size=1) as own:
-            settings_here, tracked = (
+            settings_here, tracking = (
                 settings("entities", database=database, nats_url=nats_url),
-                Tracked(nats, tenant, own),
+                UsageTracking(nats, tenant, own),
             )
             for turn in range(3):
                 async with served(settings_here, compose, Entities) as entities:
@@ -219,13 +222,13 @@ class TestStoppedReplica:
                     department = await api.create_department(await api.create_entity(f"E{turn}"))
                     some = [usage(department, "0.01 EUR") for _ in range(MANY)]
                     records += some
-                    saying = asyncio.create_task(tracked.say(*some, *some[::5]))
-                    await tracked.done(some[0])  # and others are under way
+                    saying = asyncio.create_task(tracking.publish(*some, *some[::5]))
+                    await tracking.wait_until_allocated(some[0])  # and others are under way
                 await saying
             async with served(settings_here, compose, Entities):
-                await tracked.done(*records, within_s=60)
-                assert await tracked.counted() == {each.record_id: 1 for each in records}
-                assert sorted(await tracked.told()) == sorted(each.record_id for each in records)
+                await tracking.wait_until_allocated(*records, within_s=60)
+                assert await tracking.count_allocations() == {each.record_id: 1 for each in records}
+                assert sorted(await tracking.published_records()) == sorted(each.record_id for each in records)
 
 
 @contextlib.asynccontextmanager
@@ -240,7 +243,7 @@ async def own_stream(folder: Path) -> AsyncIterator[tuple[Client, str]]:
 
 class TestDeadLetters:
     async def test_refused_record_is_dead_lettered_with_its_error(
-        self, api: EntitiesApi, tracked: Tracked, engineering: Department, pauses: None
+        self, api: EntitiesApi, tracking: UsageTracking, engineering: Department, pauses: None
     ) -> None:
         closed = await api.create_department(await api.create_entity("CLOSED"))
         await api.deactivate(closed.entity_id)
@@ -258,104 +261,104 @@ class TestDeadLetters:
             "usage_time": UsageRecorded(record_id="t", entity_id=engineering.entity_id, amount=money("1.00 EUR")),
         }
         good = usage(engineering)
-        await tracked.say(*bad.values(), good)
-        await tracked.done(good)
-        errors = [letter["error"] for letter in await tracked.buried(len(bad))]
+        await tracking.publish(*bad.values(), good)
+        await tracking.wait_until_allocated(good)
+        errors = [letter["error"] for letter in await tracking.wait_for_dead_letters(len(bad))]
         assert len(errors) == len(bad)
         for said in bad:
             assert any(said in error for error in errors), (said, errors)
-        assert await tracked.counted() == {good.record_id: 1}
+        assert await tracking.count_allocations() == {good.record_id: 1}
 
     async def test_record_with_other_contents_is_dead_lettered(
-        self, costs: AllocationApi, tracked: Tracked, engineering: Department, pauses: None
+        self, costs: AllocationApi, tracking: UsageTracking, engineering: Department, pauses: None
     ) -> None:
-        await tracked.say(usage(engineering, record_id="r-1"))
-        await tracked.done(usage(engineering, record_id="r-1"))
-        await tracked.say(usage(engineering, "11.00 EUR", record_id="r-1"))
-        (letter,) = await tracked.buried()
-        (made,) = await costs.listed(engineering)
+        await tracking.publish(usage(engineering, record_id="r-1"))
+        await tracking.wait_until_allocated(usage(engineering, record_id="r-1"))
+        await tracking.publish(usage(engineering, "11.00 EUR", record_id="r-1"))
+        (letter,) = await tracking.wait_for_dead_letters()
+        (made,) = await costs.list_all(engineering)
         assert "AllocationSourceTaken" in letter["error"]
         assert made.id in letter["error"]
         assert money_text(made.amount) == "10.00 EUR"
 
     async def test_redriven_record_is_allocated(
-        self, api: EntitiesApi, costs: AllocationApi, tracked: Tracked, engineering: Department,
+        self, api: EntitiesApi, costs: AllocationApi, tracking: UsageTracking, engineering: Department,
         caller: Callable[..., Caller], entities: Entities, pauses: None,
     ) -> None:  # fmt: skip
         record = usage(engineering, "2.00 USD")
         record.usage_time.FromDatetime(datetime(2026, 3, 5, tzinfo=UTC))
-        await tracked.say(record)
-        (letter,) = await tracked.buried()
+        await tracking.publish(record)
+        (letter,) = await tracking.wait_for_dead_letters()
         operator = caller("billing_admin")
         request = RedriveDeadLetterRequest(consumer=CONSUMER, event_id=str(letter["event_id"]))
         await api.set_rates("2026-03-01 USD/EUR 0.9")
         await operator.call(entities.operations.RedriveDeadLetter, request)
-        assert [money_text(each.entity_amount) for each in await costs.listed(engineering)] == ["1.80 EUR"]
+        assert [money_text(each.entity_amount) for each in await costs.list_all(engineering)] == ["1.80 EUR"]
         left = await operator.call(entities.operations.ListDeadLetters, ListDeadLettersRequest())
         assert not left.dead_letters
 
-    async def test_malformed_event_is_dead_lettered(self, tracked: Tracked, pauses: None) -> None:
-        await tracked.say_raw("{")
-        (letter,) = await tracked.buried()
+    async def test_malformed_event_is_dead_lettered(self, tracking: UsageTracking, pauses: None) -> None:
+        await tracking.publish_raw("{")
+        (letter,) = await tracking.wait_for_dead_letters()
         assert letter["body"] == "{"
 
 
 class TestBatch:
     async def test_refused_record_does_not_affect_the_others(
-        self, replica: Replica, tracked: Tracked, engineering: Department
+        self, replica: Replica, tracking: UsageTracking, engineering: Department
     ) -> None:
         good = [usage(engineering) for _ in range(50)]
         bad = [usage(engineering, "1.00 USD"), usage(None, entity_code="NOBODY")]
-        outcomes = await asyncio.gather(*map(replica.take, [*good[:25], *bad, *good[25:]]), return_exceptions=True)
+        outcomes = await asyncio.gather(*map(replica.handle, [*good[:25], *bad, *good[25:]]), return_exceptions=True)
         refused = [each for each in outcomes if each]
         assert [type(each) for each in refused] == [RateMissing, InvalidFields]
-        assert await tracked.counted() == {each.record_id: 1 for each in good}
+        assert await tracking.count_allocations() == {each.record_id: 1 for each in good}
 
     async def test_database_error_of_one_record_does_not_affect_the_others(
-        self, replica: Replica, tracked: Tracked, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
+        self, replica: Replica, tracking: UsageTracking, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         """Whatever it is that nobody thought of."""
-        tenant_id = tracked.tenant_id
+        tenant_id = tracking.tenant_id
         name = f"unforeseen_{tenant_id.hex}"
         forbid = f"check (tenant_id <> '{tenant_id}' or category <> 'unforeseen') not valid"
         await admin.execute(f"alter table entities.cost_allocations add constraint {name} {forbid}")
         try:
             records = [usage(engineering) for _ in range(10)]
             records[4].category = "unforeseen"
-            outcomes = await asyncio.gather(*map(replica.take, records), return_exceptions=True)
+            outcomes = await asyncio.gather(*map(replica.handle, records), return_exceptions=True)
         finally:
             await admin.execute(f"alter table entities.cost_allocations drop constraint {name}")
         assert [number for number, each in enumerate(outcomes) if each] == [4]
-        assert await tracked.counted() == {each.record_id: 1 for each in records if each.category == "cloud"}
+        assert await tracking.count_allocations() == {each.record_id: 1 for each in records if each.category == "cloud"}
 
     async def test_tenants_are_separate(
         self, nats: Client, admin: "asyncpg.Pool[asyncpg.Record]", entities: Entities, caller: Callable[..., Caller]
     ) -> None:
-        async def one(number: int) -> tuple[Tracked, list[UsageRecorded]]:
+        async def one(number: int) -> tuple[UsageTracking, list[UsageRecorded]]:
             who = caller("finance", tenant=uuid4())
             api = EntitiesApi(who, entities)
             department = await api.create_department(await api.create_entity("ACME"))
             records = [usage(department, f"{number}.00 EUR", record_id=f"r-{each}") for each in range(20)]
-            return Tracked(nats, who.tenant_id, admin), records
+            return UsageTracking(nats, who.tenant_id, admin), records
 
         tenants = [await one(number) for number in range(1, 6)]
-        await asyncio.gather(*(tracked.say(*records) for tracked, records in tenants))
-        for tracked, records in tenants:
-            await tracked.done(*records)
-            assert await tracked.counted() == {each.record_id: 1 for each in records}
-            assert len(await tracked.told()) == len(records)
+        await asyncio.gather(*(tracking.publish(*records) for tracking, records in tenants))
+        for tracking, records in tenants:
+            await tracking.wait_until_allocated(*records)
+            assert await tracking.count_allocations() == {each.record_id: 1 for each in records}
+            assert len(await tracking.published_records()) == len(records)
 
     async def test_inactive_entity_is_an_error_of_its_record(
         self, api: EntitiesApi, replica: Replica, engineering: Department
     ) -> None:
         await api.deactivate(engineering.entity_id)
         with pytest.raises(EntityStateForbids):
-            await replica.take(usage(engineering))
+            await replica.handle(usage(engineering))
 
     async def test_second_record_with_other_contents_is_refused(
-        self, replica: Replica, tracked: Tracked, engineering: Department
+        self, replica: Replica, tracking: UsageTracking, engineering: Department
     ) -> None:
         pair = usage(engineering, record_id="r-1"), usage(engineering, "11.00 EUR", record_id="r-1")
-        outcomes = await asyncio.gather(*map(replica.take, pair), return_exceptions=True)
+        outcomes = await asyncio.gather(*map(replica.handle, pair), return_exceptions=True)
         assert [type(each) for each in outcomes if each] == [AllocationSourceTaken]
-        assert await tracked.counted() == {"r-1": 1}
+        assert await tracking.count_allocations() == {"r-1": 1}

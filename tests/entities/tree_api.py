@@ -1,4 +1,4 @@
-"""A api at which groups are reorganised: entities and departments are moved, and departments go out of use."""
+"""Test driver for moves in the trees of entities and departments."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,46 +12,46 @@ from tests.entities.conftest import EntitiesApi, _id
 
 
 class TreeApi(EntitiesApi):
-    """What somebody does with the trees, in few words."""
+    """Adds moves, activation and history to EntitiesApi."""
 
-    async def move(self, entity: Entity | str, parent: Entity | str = "", **given: Any) -> Entity:
-        request = pb.MoveEntityRequest(id=_id(entity), new_parent_id=_id(parent), **given)
+    async def move(self, entity: Entity | str, parent: Entity | str = "", **fields: Any) -> Entity:
+        request = pb.MoveEntityRequest(id=_id(entity), new_parent_id=_id(parent), **fields)
         return await self.caller.call(self.entities_stub.MoveEntity, request)
 
     async def tree_of(self, entity: Entity | str, day: str, max_depth: int = 0) -> EntityHierarchy:
-        """As it was on a day."""
+        """The tree as of a day."""
         request = pb.GetEntityHierarchyRequest(id=_id(entity), as_of_date=day, max_depth=max_depth)
         return await self.caller.call(self.entities_stub.GetEntityHierarchy, request)
 
     async def move_department(
-        self, department: Department | str, parent: Department | str = "", day: str = "", **given: Any
+        self, department: Department | str, parent: Department | str = "", day: str = "", **fields: Any
     ) -> Department:
         request = departments_pb.MoveDepartmentRequest(
-            id=_id(department), new_parent_id=_id(parent), effective_date=day, **given
+            id=_id(department), new_parent_id=_id(parent), effective_date=day, **fields
         )
         return await self.caller.call(self.departments_stub.MoveDepartment, request)
 
-    async def deactivate_department(self, department: Department | str, **given: Any) -> Department:
-        request = departments_pb.DeactivateDepartmentRequest(id=_id(department), **given)
+    async def deactivate_department(self, department: Department | str, **fields: Any) -> Department:
+        request = departments_pb.DeactivateDepartmentRequest(id=_id(department), **fields)
         return await self.caller.call(self.departments_stub.DeactivateDepartment, request)
 
-    async def activate_department(self, department: Department | str, **given: Any) -> Department:
-        request = departments_pb.ActivateDepartmentRequest(id=_id(department), **given)
+    async def activate_department(self, department: Department | str, **fields: Any) -> Department:
+        request = departments_pb.ActivateDepartmentRequest(id=_id(department), **fields)
         return await self.caller.call(self.departments_stub.ActivateDepartment, request)
 
     async def history(self, department: Department | str, page_size: int = 0) -> list[tuple[str, str, str]]:
-        """Parent, first day and day after the last one of each placement, page by page."""
-        found: list[tuple[str, str, str]] = []
+        """Parent, start and end of each placement, read page by page."""
+        placements: list[tuple[str, str, str]] = []
         token = ""
         while True:
             request = departments_pb.ListDepartmentHistoryRequest(
                 id=_id(department), page_size=page_size, page_token=token
             )
             page = await self.caller.call(self.departments_stub.ListDepartmentHistory, request)
-            found += [(each.parent_id, each.start_date, each.end_date) for each in page.placements]
+            placements += [(each.parent_id, each.start_date, each.end_date) for each in page.placements]
             token = page.next_page_token
             if not token:
-                return found
+                return placements
 
 
 def shape(tree: EntityHierarchy) -> dict[str, object]:
@@ -59,8 +59,8 @@ def shape(tree: EntityHierarchy) -> dict[str, object]:
     return {f"{tree.entity.code}{'…' if tree.truncated else ''}": [shape(child) for child in tree.children]}
 
 
-def each(tree: EntityHierarchy) -> Iterator[Entity]:
-    """Every entity of the tree."""
+def entities_in(tree: EntityHierarchy) -> Iterator[Entity]:
+    """All entities of the tree."""
     yield tree.entity
     for child in tree.children:
-        yield from each(child)
+        yield from entities_in(child)

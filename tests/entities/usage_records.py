@@ -1,4 +1,4 @@
-"""Records of usage, as the usage tracking system says them."""
+"""Test doubles for usage records: the usage tracking system, and a replica that handles its events."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,58 +23,58 @@ from tests.harness.observe import eventually
 CONSUMER = "entities.allocate_usage"
 
 
-def usage(bearer: Department | Entity | None, amount: str = "10.00 EUR", **given: Any) -> UsageRecorded:
-    """A record of just now, with an id of its own unless one is given."""
+def usage(target: Department | Entity | None, amount: str = "10.00 EUR", **fields: Any) -> UsageRecorded:
+    """A record of the current time, with a new id by default."""
     record = UsageRecorded(record_id=uuid4().hex, amount=money(amount), category="cloud")
     record.usage_time.FromDatetime(clock.now())
-    if isinstance(bearer, Department):
-        record.entity_id, record.department_id = bearer.entity_id, bearer.id
-    elif bearer:
-        record.entity_id = bearer.id
-    record.MergeFrom(UsageRecorded(**given))
+    if isinstance(target, Department):
+        record.entity_id, record.department_id = target.entity_id, target.id
+    elif target:
+        record.entity_id = target.id
+    record.MergeFrom(UsageRecorded(**fields))
     return record
 
 
-class Tracked:
-    """The usage tracking system, which says what was used to one tenant."""
+class UsageTracking:
+    """The usage tracking system, which publishes usage records of one tenant."""
 
     def __init__(self, nats: Client, tenant_id: UUID, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._jetstream, self.tenant_id, self._admin = nats.jetstream(), tenant_id, admin
 
-    async def say(self, *records: UsageRecorded, event_id: UUID | None = None) -> None:
-        await asyncio.gather(*(self.say_raw(json_format.MessageToJson(each), event_id) for each in records))
+    async def publish(self, *records: UsageRecorded, event_id: UUID | None = None) -> None:
+        await asyncio.gather(*(self.publish_raw(json_format.MessageToJson(each), event_id) for each in records))
 
-    async def say_raw(self, body: str, event_id: UUID | None = None) -> None:
+    async def publish_raw(self, body: str, event_id: UUID | None = None) -> None:
         headers = {"ce-id": str(event_id or uuid4()), "ce-source": "/usage-tracking"}
         subject = f"{UsageRecorded.DESCRIPTOR.full_name}.{self.tenant_id.hex}"
         await self._jetstream.publish(subject, body.encode(), headers=headers, timeout=20)
 
-    async def counted(self) -> Mapping[str, int]:
-        """How often each record is allocated."""
+    async def count_allocations(self) -> Mapping[str, int]:
+        """Number of allocations of each record."""
         query = "select source_ref, count(*) from entities.cost_allocations where tenant_id = $1 group by 1"
         return {row["source_ref"]: row["count"] for row in await self._admin.fetch(query, self.tenant_id)}
 
-    async def done(self, *records: UsageRecorded, within_s: float = 20.0) -> None:
+    async def wait_until_allocated(self, *records: UsageRecorded, within_s: float = 20.0) -> None:
         """Wait until all of the records are allocated."""
-        wanted = {each.record_id for each in records}
+        record_ids = {each.record_id for each in records}
 
-        async def all_there() -> bool:
-            return wanted <= (await self.counted()).keys()
+        async def all_allocated() -> bool:
+            return record_ids <= (await self.count_allocations()).keys()
 
-        await eventually(all_there, within_s=within_s)
+        await eventually(all_allocated, within_s=within_s)
 
-    async def buried(self, count: int = 1) -> list[asyncpg.Record]:
-        """The dead letters, oldest first, as soon as there are so many."""
+    async def wait_for_dead_letters(self, count: int = 1) -> list[asyncpg.Record]:
+        """The dead letters, oldest first, once there are `count`."""
         query = "select * from entities.dead_letters where tenant_id = $1 and consumer = $2 order by id"
 
         async def enough() -> list[asyncpg.Record]:
-            found = await self._admin.fetch(query, self.tenant_id, CONSUMER)
-            return found if len(found) >= count else []
+            letters = await self._admin.fetch(query, self.tenant_id, CONSUMER)
+            return letters if len(letters) >= count else []
 
         return await eventually(enough)
 
-    async def told(self) -> list[str]:
-        """The records that were told on as allocated costs."""
+    async def published_records(self) -> list[str]:
+        """The records of published CostAllocated events."""
         query = (
             "select body::json->>'source_ref' as ref from entities.outbox"
             " where tenant_id = $1 and type = 'billing.entities.v1.CostAllocated' order by id"
@@ -83,7 +83,7 @@ class Tracked:
 
 
 class Replica:
-    """A service without a server, with connections of its own, which is handed events one by one."""
+    """A service without a server, with its own connections, to which events are passed one by one."""
 
     def __init__(self, service: Service, tenant_id: UUID) -> None:
         self._consumers = {
@@ -92,8 +92,8 @@ class Replica:
         }
         self._tenant_id = tenant_id
 
-    async def take(self, event: Message) -> None:
-        """Raises what its handler raises."""
+    async def handle(self, event: Message) -> None:
+        """Handle an event. Raises the error of the handler."""
         subject = f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}"
         delivery = Delivery(uuid4(), self._tenant_id, subject, json_format.MessageToJson(event), "/usage-tracking", "")
         await self._consumers[type(event)].handle(delivery, Trace.from_header(None))
