@@ -63,6 +63,7 @@ class Owners:
             missing=_missing(entity_text, department_text, entity, department),
             inactive=_inactive(entity, department),
             fiscal_year_start_month=(entity.fiscal_year_start_month or 1) if entity else 1,
+            time_zone=(entity.time_zone or "UTC") if entity else "UTC",
         )
 
     async def _find_entity(self, origin: Origin, entity_id: str) -> Entity | None:

@@ -87,7 +87,7 @@ def draft_from_proto(request: pb.CreateBudgetRequest) -> BudgetDraft:
         period_type=PeriodType(Budget.PeriodType.Name(request.period_type)),
         period_start=date_from_text(request.period_start_date),
         period_end=date_from_text(request.period_end_date),
-        time_zone=request.time_zone or "UTC",
+        time_zone=request.time_zone,
         amount=money_from_proto(request.amount),
         overspend_policy=OverspendPolicy(
             Budget.OverspendPolicy.Name(request.overspend_policy or Budget.OverspendPolicy.BLOCK)

@@ -104,6 +104,7 @@ class BudgetDraft:
     period_end: date | None
     """None: computed from the start; required for CUSTOM."""
     time_zone: str
+    """Empty: that of the parent, or else that of the entity."""
     amount: Money
     overspend_policy: OverspendPolicy
     tolerance_bp: int

@@ -14,6 +14,8 @@ class Owner:
     inactive: str = ""
     """What is not active, for example "The entity ent_…"; empty if both are active."""
     fiscal_year_start_month: int = 1
+    time_zone: str = "UTC"
+    """The time zone of the entity."""
 
 
 def check_may_own(owner: Owner) -> None:

@@ -1,6 +1,7 @@
 """Errors about budgets, their owners and their limits."""
 
 from datetime import date, datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from kit import ids
@@ -33,16 +34,35 @@ class AmountBelowSpent(FailedPrecondition):
         )
 
 
+class ZonedPeriod(NamedTuple):
+    """The days in [start, end) of a time zone."""
+
+    start: date
+    end: date
+    time_zone: str
+
+    def __str__(self) -> str:
+        return f"from {self.start} up to, but not including, {self.end} in {self.time_zone}"
+
+
 class PeriodOutsideParent(FailedPrecondition):
     reason = "PERIOD_OUTSIDE_PARENT"
 
-    def __init__(self, parent_id: UUID, *, start: date, end: date) -> None:
+    def __init__(self, parent_id: UUID, *, period: ZonedPeriod, parent_period: ZonedPeriod) -> None:
         text = ids.BUDGET.format(parent_id)
+        same_days = parent_period.start <= period.start and period.end <= parent_period.end
+        advice = (
+            " Its days fit, but they begin at another time than in the time zone of the parent;"
+            " leave time_zone out to use that of the parent."
+        )
         super().__init__(
-            f"The period must be within the period of the parent {text}: from {start} up to, but not including, {end}.",
+            f"The period of the budget, {period}, must be within the period of the parent {text}, {parent_period}."
+            f"{advice if same_days else ''}",
             parent_id=text,
-            period_start_date=start,
-            period_end_date=end,
+            period_start_date=parent_period.start,
+            period_end_date=parent_period.end,
+            time_zone=period.time_zone,
+            parent_time_zone=parent_period.time_zone,
         )
 
 

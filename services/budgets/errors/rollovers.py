@@ -1,10 +1,11 @@
 """Errors of rollovers."""
 
-from datetime import date, datetime
+from datetime import datetime
 from uuid import UUID
 
 from kit import ids
 from kit.errors import FailedPrecondition
+from services.budgets.errors.budgets import ZonedPeriod
 
 
 class PeriodNotOver(FailedPrecondition):
@@ -34,13 +35,14 @@ class PeriodOpened(FailedPrecondition):
 class ParentNotRolledOver(FailedPrecondition):
     reason = "PARENT_NOT_ROLLED_OVER"
 
-    def __init__(self, budget_id: UUID, parent_id: UUID, *, start: date, end: date) -> None:
+    def __init__(self, budget_id: UUID, parent_id: UUID, *, period: ZonedPeriod) -> None:
         text, parent = ids.BUDGET.format(budget_id), ids.BUDGET.format(parent_id)
         super().__init__(
-            f"The next period of the budget {text}, from {start} up to, but not including, {end}, is not within a"
+            f"The next period of the budget {text}, {period}, is not within a"
             f" period of its parent. Roll the parent {parent} over; this budget is then rolled over with it.",
             budget_id=text,
             parent_id=parent,
-            period_start_date=start,
-            period_end_date=end,
+            period_start_date=period.start,
+            period_end_date=period.end,
+            time_zone=period.time_zone,
         )

@@ -1,6 +1,7 @@
 """Use cases of budgets: create, change, activate, close and reopen."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -31,6 +32,7 @@ from services.budgets.errors.budgets import (
     OwnerInactive,
     OwnerNotFound,
     PeriodOutsideParent,
+    ZonedPeriod,
 )
 from services.budgets.errors.fields import InvalidField
 from services.budgets.models.budgets import BudgetRow
@@ -42,15 +44,15 @@ async def create(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRo
     Raises InvalidField, OwnerNotFound, OwnerInactive, BudgetNotFound, BudgetStateForbids, BudgetTreeTooDeep,
     CurrencyMismatch, PeriodOutsideParent.
     """
-    fiscal_month = owner.fiscal_year_start_month
-    period, recurring = domain.periods.resolve(draft, fiscal_year_start_month=fiscal_month, now=clock.now())
-    definition = _definition(draft, period, recurring=recurring)
     domain.owners.check_may_own(owner)
     if tx.scope and not tx.scope.covers(draft.entity_id, draft.department_id):
         raise OwnerNotFound(f"entity {ids.ENTITY.format(draft.entity_id)}")
     await _check_not_retired(tx, draft.entity_id)
     parent = await store.budgets.lock_shared(tx, draft.parent_id) if draft.parent_id else None
-    budget = build(definition, period, parent)
+    draft = replace(draft, time_zone=draft.time_zone or (parent or owner).time_zone)
+    fiscal_month = owner.fiscal_year_start_month
+    period, recurring = domain.periods.resolve(draft, fiscal_year_start_month=fiscal_month, now=clock.now())
+    budget = build(_definition(draft, period, recurring=recurring), period, parent)
     budget.state = draft.state
     if parent:
         _check_fits_below(parent, budget)
@@ -115,7 +117,11 @@ def _check_fits_below(parent: BudgetRow, budget: BudgetRow) -> None:
     if parent.currency_code != budget.currency_code:
         raise CurrencyMismatch(parent.id, given=budget.currency_code, currency=parent.currency_code)
     if budget.period_start_time < parent.period_start_time or parent.period_end_time < budget.period_end_time:
-        raise PeriodOutsideParent(parent.id, start=parent.period_start, end=parent.period_end)
+        raise PeriodOutsideParent(parent.id, period=_zoned_period(budget), parent_period=_zoned_period(parent))
+
+
+def _zoned_period(budget: BudgetRow) -> ZonedPeriod:
+    return ZonedPeriod(budget.period_start, budget.period_end, budget.time_zone)
 
 
 def set_timers(tx: WriteSession, budget: BudgetRow) -> None:

@@ -21,7 +21,7 @@ from services.budgets.domain.budgets import PERIOD_END_TIMER, BudgetAction, Budg
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.periods import Period
 from services.budgets.domain.rollovers import OpenHolds, RolloverRequest
-from services.budgets.errors.budgets import BudgetExceeded, BudgetStateForbids, CurrencyMismatch
+from services.budgets.errors.budgets import BudgetExceeded, BudgetStateForbids, CurrencyMismatch, ZonedPeriod
 from services.budgets.errors.rollovers import ParentNotRolledOver, PeriodNotOver, PeriodOpened
 from services.budgets.models.budgets import BudgetRow
 
@@ -179,7 +179,8 @@ def _parent_of_next(tree: _Tree, budget: BudgetRow, period: Period) -> BudgetRow
             domain.budgets.advance(parent.id, parent.state, BudgetAction.ADOPT)
             return parent
         parent = tree.next_of(parent)
-    raise ParentNotRolledOver(budget.id, budget.parent_id, start=period.start, end=period.end)
+    next_period = ZonedPeriod(period.start, period.end, budget.time_zone)
+    raise ParentNotRolledOver(budget.id, budget.parent_id, period=next_period)
 
 
 def _contains(parent: BudgetRow, period: Period, time_zone: str) -> bool:
