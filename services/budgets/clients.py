@@ -12,8 +12,9 @@ from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.department_service_pb2 import GetDepartmentsRequest
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_pb2 import Entity
-from billing.entities.v1.entity_service_pb2 import GetEntitiesRequest
+from billing.entities.v1.entity_service_pb2 import GetEntitiesRequest, GetLineageRequest
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
+from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from clients.rates import Rates
@@ -24,7 +25,8 @@ from kit.errors import BillingError
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets.domain.approval_holds import Overspend
-from services.budgets.domain.owners import Owner
+from services.budgets.domain.owners import CostOwner, Owner
+from services.budgets.errors.budgets import OwnerNotFound
 from serving.clients import ServiceClient
 from serving.scope import RemoteScopes
 
@@ -65,6 +67,20 @@ class Owners:
             fiscal_year_start_month=(entity.fiscal_year_start_month or 1) if entity else 1,
             time_zone=(entity.time_zone or "UTC") if entity else "UTC",
         )
+
+    async def find_of_cost(self, origin: Origin, entity_id: UUID, department_id: UUID | None) -> CostOwner:
+        """Return the departments of a cost, nearest first, and the entity's time zone. Raises OwnerNotFound."""
+        entity_text, department_text = ids.ENTITY.format(entity_id), ids.DEPARTMENT.format_optional(department_id)
+        request = GetLineageRequest(entity_id=entity_text, department_id=department_text)
+        try:
+            reply = await self._client.call(self._entities.GetLineage, request, origin)
+        except AioRpcError as error:
+            if error.code() is not StatusCode.NOT_FOUND:
+                raise
+            department = f"department {department_text} of " if department_text else ""
+            raise OwnerNotFound(f"{department}entity {entity_text}") from error
+        path = [ids.DEPARTMENT.parse(department.id) for department in reply.departments]
+        return CostOwner(department_path=path, time_zone=reply.entities[0].time_zone or "UTC")
 
     async def _find_entity(self, origin: Origin, entity_id: str) -> Entity | None:
         request = GetEntitiesRequest(ids=[entity_id])

@@ -9,7 +9,7 @@ from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1 import charge_pb2
 from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.alert_pb2 import Alert
-from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.budget_pb2 import Budget, CostBudgetPreview
 from billing.budgets.v1.entry_pb2 import BudgetVerification, Entry
 from billing.budgets.v1.hold_pb2 import Hold
 from billing.entities.v1.department_service_pb2 import CreateDepartmentRequest
@@ -59,8 +59,8 @@ class BudgetsApi:
         request.MergeFrom(CreateEntityRequest(**given))
         return (await self.who.call(self.entities.entities.CreateEntity, request)).id
 
-    async def department(self, entity_id: str, code: str = "ENG") -> str:
-        request = CreateDepartmentRequest(entity_id=entity_id, code=code, name=code)
+    async def department(self, entity_id: str, code: str = "ENG", parent_id: str = "") -> str:
+        request = CreateDepartmentRequest(entity_id=entity_id, code=code, name=code, parent_id=parent_id)
         return (await self.who.call(self.entities.departments.CreateDepartment, request)).id
 
     async def open(self, amount: str = "1000.00", /, **given: Any) -> Budget:
@@ -159,6 +159,11 @@ class BudgetsApi:
 
     async def get(self, budget: Budget) -> Budget:
         return await self.who.call(self.stubs.budgets.GetBudget, pb.GetBudgetRequest(id=budget.id))
+
+    async def cost_budget(self, entity_id: str, **fields: Any) -> CostBudgetPreview:
+        """Preview the budget of a cost."""
+        request = pb.PreviewCostBudgetRequest(entity_id=entity_id, **fields)
+        return await self.who.call(self.stubs.budgets.PreviewCostBudget, request)
 
     async def update(self, budget: Budget, **given: Any) -> Budget:
         return await self.who.call(self.stubs.budgets.UpdateBudget, pb.UpdateBudgetRequest(id=budget.id, **given))

@@ -22,7 +22,7 @@ from kit.errors import Conflict, DeadlineExceeded, IdempotencyMismatch, Overload
 from services.budgets.service.allocated_costs import UNBUDGETED
 from tests.budgets.allocated_costs import CostEvents, Replica, allocation, reversal, today, unbudgeted
 from tests.budgets.budgets_api import BudgetsApi, eur
-from tests.harness.callers import Caller
+from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents, eventually
 from tests.harness.services import Budgets
 
@@ -44,6 +44,63 @@ class TestCharge:
         assert [(await api.get(budget)).spent for budget in (group, ours)] == [eur("12.34")] * 2
         await api.verify(group, ours)
         assert await unbudgeted(api) == []
+
+    async def test_a_cost_is_charged_to_the_nearest_department_above_that_has_a_budget(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
+    ) -> None:
+        engineering = await api.department(company)
+        platform = await api.department(company, "PLAT", engineering)
+        whole, ours = await api.open("5000"), await api.open(department_id=engineering)
+        path = [engineering, platform]
+        await cost_events(allocation(company, "900.00", department_id=platform, department_path=path))
+        assert [(await api.get(one)).spent for one in (whole, ours)] == [eur("0.00"), eur("900.00")]
+        preview = await api.cost_budget(company, department_id=platform)
+        assert preview.budget.id == ours.id
+        assert preview.explanation == (
+            "It is a budget of the department 1 level above that of the cost. It is for every category and GL code."
+        )
+        assert [match.budget_id for match in preview.matches] == [ours.id, whole.id]
+        assert await unbudgeted(api) == []
+
+    async def test_preview_names_the_budget_that_a_cost_is_charged_to(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
+    ) -> None:
+        department = await api.department(company)
+        await api.open()
+        general = await api.open(department_id=department)
+        cloud = await api.open(department_id=department, category="cloud")
+        await api.open(department_id=department, category="cloud", gl_code="7000")
+        await api.open(department_id=department, category="cloud")
+        for category, expected in (("cloud", cloud), ("travel", general)):
+            preview = await api.cost_budget(company, department_id=department, category=category, gl_code="6000")
+            assert preview.budget.id == expected.id
+            given = {"department_id": department, "category": category, "gl_code": "6000"}
+            await cost_events(allocation(company, "1.00", **given))
+            assert (await api.get(expected)).spent == eur("1.00")
+        preview = await api.cost_budget(company, department_id=department, category="cloud")
+        assert preview.matches[0].explanation == (
+            "It is a budget of the department of the cost. It is for the category 'cloud'."
+            " It is number 1 of 2 such budgets by age."
+        )
+
+    async def test_preview_says_that_no_budget_fits(self, api: BudgetsApi, company: str) -> None:
+        preview = await api.cost_budget(company, allocation_date="2001-01-01")
+        assert not preview.HasField("budget")
+        assert preview.explanation == "No active budget fits it on 2001-01-01; it would be unbudgeted spend."
+        assert (await refusal(api.cost_budget("ent_" + "0" * 32))).reason == "OWNER_NOT_FOUND"
+
+    async def test_preview_shows_no_budget_outside_of_the_scope(
+        self, api: BudgetsApi, company: str, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
+    ) -> None:
+        engineering = await api.department(company)
+        platform = await api.department(company, "PLAT", engineering)
+        await api.open(department_id=engineering)
+        manager = api_for(caller("department_manager", department_scope=[platform]))
+        preview = await manager.cost_budget(company, department_id=platform)
+        assert not preview.HasField("budget")
+        assert not preview.matches
+        assert preview.explanation == "It would be charged to a budget that you may not see."
+        assert (await refusal(manager.cost_budget(company, department_id=engineering))).reason == "OWNER_NOT_FOUND"
 
     async def test_only_active_budgets_of_its_day_and_entity_are_charged(
         self, api: BudgetsApi, company: str, cost_events: CostEvents

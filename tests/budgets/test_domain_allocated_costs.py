@@ -11,16 +11,19 @@ from kit.money import Money
 from services.budgets import domain
 from services.budgets.domain.allocated_costs import Candidate, Cost
 
-ENTITY, DEPARTMENT, OTHER_DEPARTMENT = uuid4(), uuid4(), uuid4()
+ENTITY, DEPARTMENT, ABOVE, OTHER_DEPARTMENT = uuid4(), uuid4(), uuid4(), uuid4()
 COST = Cost(
-    allocation_id=uuid4(), entity_id=ENTITY, department_id=DEPARTMENT, category="cloud", gl_code="6000",
+    allocation_id=uuid4(), entity_id=ENTITY, department_path=[DEPARTMENT, ABOVE], category="cloud", gl_code="6000",
     amount=Money(Decimal(10), "EUR"), day=date(2026, 3, 31), description="",
 )  # fmt: skip
-ALL = Candidate(UUID(int=1), None, "", "", 0, "UTC")
+ALL = Candidate(UUID(int=1), None, "", "", "UTC")
 """A budget of the whole entity for everything, and the oldest."""
 CLOUD = ALL._replace(id=UUID(int=2), category="cloud")
-OURS = ALL._replace(id=UUID(int=3), department_id=DEPARTMENT)
-OUR_CLOUD = OURS._replace(id=UUID(int=4), category="cloud")
+THEIRS = ALL._replace(id=UUID(int=3), department_id=ABOVE, category="cloud", gl_code="6000")
+OURS = ALL._replace(id=UUID(int=4), department_id=DEPARTMENT)
+OUR_CLOUD = OURS._replace(id=UUID(int=5), category="cloud")
+OUR_CODE = OURS._replace(id=UUID(int=6), gl_code="6000")
+OUR_CLOUD_CODE = OURS._replace(id=UUID(int=7), category="cloud", gl_code="6000")
 
 
 class TestWhichBudget:
@@ -28,27 +31,30 @@ class TestWhichBudget:
         ("candidates", "best"),
         [
             ([], None),
-            ([ALL, CLOUD, OURS, OUR_CLOUD], OUR_CLOUD),
-            ([ALL, CLOUD, OURS], OURS),
+            ([ALL, CLOUD, THEIRS, OURS, OUR_CLOUD, OUR_CODE, OUR_CLOUD_CODE], OUR_CLOUD_CODE),
+            ([ALL, CLOUD, THEIRS, OURS, OUR_CLOUD], OUR_CLOUD),
+            ([ALL, CLOUD, THEIRS, OURS, OUR_CODE], OUR_CODE),
+            ([OUR_CLOUD, OUR_CODE], OUR_CLOUD),
+            ([ALL, CLOUD, THEIRS, OURS], OURS),
+            ([ALL, CLOUD, THEIRS], THEIRS),
             ([ALL, CLOUD], CLOUD),
             ([ALL], ALL),
             ([ALL._replace(department_id=OTHER_DEPARTMENT)], None),
             ([ALL._replace(category="travel")], None),
-            ([OURS._replace(category="travel"), ALL], ALL),
-            ([OURS, OURS._replace(id=UUID(int=9), gl_code="6000")], OURS._replace(id=UUID(int=9), gl_code="6000")),
-            ([OURS._replace(gl_code="7000"), OURS._replace(id=UUID(int=9))], OURS._replace(id=UUID(int=9))),
-            ([OURS._replace(gl_code="7000"), CLOUD._replace(gl_code="6000")], OURS._replace(gl_code="7000")),
-            ([OURS, OURS._replace(id=UUID(int=9), depth=2)], OURS._replace(id=UUID(int=9), depth=2)),
-            ([OURS._replace(gl_code="6000"), OURS._replace(depth=2)], OURS._replace(gl_code="6000")),
+            ([ALL._replace(gl_code="7000")], None),
+            ([OURS._replace(category="travel"), THEIRS], THEIRS),
+            ([OURS._replace(gl_code="7000"), ALL], ALL),
             ([OURS._replace(id=UUID(int=9)), OURS], OURS),
         ],
     )
-    def test_the_one_that_fits_best(self, candidates: list[Candidate], best: Candidate | None) -> None:
+    def test_nearest_owner_then_most_attributes_then_oldest(
+        self, candidates: list[Candidate], best: Candidate | None
+    ) -> None:
         assert domain.allocated_costs.budget_for(COST, candidates) == best
         assert domain.allocated_costs.budget_for(COST, candidates[::-1]) == best
 
     def test_a_cost_without_a_department_does_not_fit_a_budget_of_one(self) -> None:
-        assert domain.allocated_costs.budget_for(replace(COST, department_id=None), [OUR_CLOUD, CLOUD]) == CLOUD
+        assert domain.allocated_costs.budget_for(replace(COST, department_path=[]), [OUR_CLOUD, CLOUD]) == CLOUD
 
     def test_a_cost_without_a_category_does_not_fit_a_budget_of_one(self) -> None:
         assert domain.allocated_costs.budget_for(replace(COST, category=""), [OUR_CLOUD, CLOUD, ALL]) == ALL

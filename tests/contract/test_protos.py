@@ -121,6 +121,7 @@ OTHER_ROUTES = {
     ("GET", "/alerts"): "ListAllAlerts",
     ("POST", "/alerts/{id}/acknowledge"): "AcknowledgeAlert",
     ("POST", "/budgets/{id}/transfer"): "TransferBudget",
+    ("GET", "/budgets/for-cost"): "PreviewCostBudget",
     ("POST", "/budgets/{id}/rollover"): "RolloverBudget",
 }
 """The other routes of the API."""

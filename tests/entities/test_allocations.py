@@ -300,6 +300,7 @@ class TestEvents:
             allocation_id=made.id,
             entity_id=made.entity_id,
             department_id=engineering.id,
+            department_path=[engineering.id],
             category="cloud",
             gl_code="6200",
             amount=money("10.00 USD"),

@@ -1,6 +1,6 @@
 """Allocated costs: which budget each belongs to, and the time of its charge. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from hashlib import sha256
@@ -16,17 +16,29 @@ _NOON: Final = time(12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class CostAttributes:
+    """The attributes of a cost that determine its budget."""
+
+    entity_id: UUID
+    department_path: Sequence[UUID]
+    """The department of the cost and those above it, nearest first; empty if it belongs to the entity as a whole."""
+    category: str
+    gl_code: str
+    day: date
+
+    @property
+    def department_id(self) -> UUID | None:
+        """The department of the cost."""
+        return self.department_path[0] if self.department_path else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(CostAttributes):
     """A cost that was allocated to an entity or to one of its departments."""
 
     allocation_id: UUID
-    entity_id: UUID
-    department_id: UUID | None
-    category: str
-    gl_code: str
     amount: Money
     """Above zero."""
-    day: date
     description: str
 
     @property
@@ -60,36 +72,64 @@ class Candidate(NamedTuple):
     department_id: UUID | None
     category: str
     gl_code: str
-    depth: int
-    """The number of budgets above it."""
     time_zone: str
 
+    @property
+    def named(self) -> int:
+        """The number of attributes that it is restricted to: category and GL code, one of them, or none."""
+        return bool(self.category) + bool(self.gl_code)
 
-def budget_for(cost: Cost, candidates: Iterable[Candidate]) -> Candidate | None:
-    """Return the budget that fits the cost best, or None if none fits.
 
-    A budget of a department goes before one of the whole entity; then one for the cost's category before one for all;
-    then one for its ledger code, before one for any, before one for another; then the one with the most budgets above
-    it; then the oldest. Budgets of another department or for another category don't fit.
+def budget_for(cost: CostAttributes, candidates: Iterable[Candidate]) -> Candidate | None:
+    """Return the budget that the cost is charged to, or None if none fits."""
+    return next(iter(ranked(cost, candidates)), None)
+
+
+def ranked(cost: CostAttributes, candidates: Iterable[Candidate]) -> Sequence[Candidate]:
+    """Return the budgets that fit the cost; the first is charged, each other one if those before it did not exist.
+
+    A budget fits if it is for the cost's department, for one above it or for the whole entity, and if its category and
+    its GL code are empty or those of the cost. The nearest department goes first, and the entity last. Of the budgets
+    of one owner, the one that names most goes first: category and GL code, one of them, none. Then the oldest.
     """
-    fitting = [
-        candidate
-        for candidate in candidates
-        if candidate.department_id in {None, cost.department_id} and candidate.category in {"", cost.category}
-    ]
-    return min(fitting, key=lambda candidate: _rank(cost, candidate), default=None)
+    fitting = [candidate for candidate in candidates if _fits(cost, candidate)]
+    return sorted(fitting, key=lambda candidate: (distance(cost, candidate), -candidate.named, candidate.id))
 
 
-def _rank(cost: Cost, candidate: Candidate) -> tuple[bool, bool, bool, bool, int, UUID]:
-    """Return the rank of a candidate; the lowest fits best."""
+def _fits(cost: CostAttributes, candidate: Candidate) -> bool:
     return (
-        candidate.department_id is None,
-        not candidate.category,
-        not candidate.gl_code or candidate.gl_code != cost.gl_code,
-        candidate.gl_code not in {"", cost.gl_code},
-        -candidate.depth,
-        candidate.id,
+        (candidate.department_id is None or candidate.department_id in cost.department_path)
+        and candidate.category in {"", cost.category}
+        and candidate.gl_code in {"", cost.gl_code}
     )
+
+
+def distance(cost: CostAttributes, candidate: Candidate) -> int:
+    """Return how many levels the owner of a fitting budget is above the cost: departments, then the entity."""
+    path = cost.department_path
+    return len(path) if candidate.department_id is None else path.index(candidate.department_id)
+
+
+def explain(cost: CostAttributes, candidate: Candidate, fitting: Sequence[Candidate]) -> str:
+    """Return in sentences why a fitting budget has its place in the order of preference."""
+    levels = distance(cost, candidate)
+    if candidate.department_id is None:
+        owner = "It is a budget of the whole entity" + (
+            ", which comes after those of its departments." if levels else "."
+        )
+    elif levels:
+        owner = f"It is a budget of the department {levels} level{'s' * (levels > 1)} above that of the cost."
+    else:
+        owner = "It is a budget of the department of the cost."
+    names = [
+        f"{kind} {value!r}"
+        for kind, value in (("category", candidate.category), ("GL code", candidate.gl_code))
+        if value
+    ]
+    scope = f"It is for the {' and the '.join(names)}." if names else "It is for every category and GL code."
+    equal = [each for each in fitting if (distance(cost, each), each.named) == (levels, candidate.named)]
+    age = f"It is number {equal.index(candidate) + 1} of {len(equal)} such budgets by age." if len(equal) > 1 else ""
+    return " ".join(filter(None, (owner, scope, age)))
 
 
 def charge_time(day: date, time_zone: str) -> datetime:

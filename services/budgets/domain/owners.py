@@ -1,6 +1,8 @@
 """Owners of budgets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 from services.budgets.errors.budgets import OwnerInactive, OwnerNotFound
 
@@ -15,6 +17,16 @@ class Owner:
     """What is not active, for example "The entity ent_…"; empty if both are active."""
     fiscal_year_start_month: int = 1
     time_zone: str = "UTC"
+    """The time zone of the entity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostOwner:
+    """The entity and the departments that a cost belongs to."""
+
+    department_path: Sequence[UUID]
+    """The department of the cost and those above it, nearest first; empty if it belongs to the entity as a whole."""
+    time_zone: str
     """The time zone of the entity."""
 
 

@@ -18,7 +18,7 @@ def servicers(
 ) -> Sequence[Servicer]:
     """Return a servicer for each gRPC service."""
     return (
-        budgets.BudgetServicer(db, pages, clients),
+        budgets.BudgetServicer(db, pages, clients, dependencies.allocated_costs),
         ledger.LedgerServicer(db, pages, clients, dependencies.ledger, dependencies.approval_holds),
         alerts.AlertServicer(db, pages, bus),
         reports.BudgetReportServicer(db, pages),

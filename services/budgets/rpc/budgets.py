@@ -1,15 +1,16 @@
 """BudgetService: definition, life cycle, transfers and rollovers of budgets."""
 
 from billing.budgets.v1 import budget_service_pb2 as pb
-from billing.budgets.v1.budget_pb2 import Budget
+from billing.budgets.v1.budget_pb2 import Budget, CostBudgetPreview
 from billing.budgets.v1.rollover_pb2 import Rollover, Transfer
 
-from kit import ids
+from kit import clock, ids
 from kit.db import Database
 from kit.origin import Call
 from services.budgets import convert, domain, service, store
 from services.budgets.clients import Clients
 from services.budgets.domain.budgets import BudgetAction
+from services.budgets.service.allocated_costs import AllocatedCosts
 from serving.pages import Pages
 
 
@@ -18,8 +19,9 @@ class BudgetServicer:
 
     service = pb.DESCRIPTOR.services_by_name["BudgetService"]
 
-    def __init__(self, db: Database, pages: Pages, clients: Clients) -> None:
+    def __init__(self, db: Database, pages: Pages, clients: Clients, allocated_costs: AllocatedCosts) -> None:
         self._db = db
+        self._allocated_costs = allocated_costs
         self._pages = pages
         self._owners = clients.owners
         self._rates = clients.rates
@@ -42,6 +44,14 @@ class BudgetServicer:
         async with self._db.read(call) as tx:
             budget = await store.budgets.get(tx, ids.BUDGET.parse(request.id))
         return convert.budgets.to_proto(budget)
+
+    async def PreviewCostBudget(self, request: pb.PreviewCostBudgetRequest, call: Call) -> CostBudgetPreview:
+        entity_id = ids.ENTITY.parse(request.entity_id, "entity_id")
+        department_id = ids.DEPARTMENT.parse_optional(request.department_id, "department_id")
+        owner = await self._owners.find_of_cost(call, entity_id, department_id)
+        cost = convert.allocated_costs.attributes_from_proto(request, owner, clock.now())
+        preview = await self._allocated_costs.preview(call, cost)
+        return convert.allocated_costs.preview_to_proto(preview.budget, preview.explanation, preview.matches)
 
     async def UpdateBudget(self, request: pb.UpdateBudgetRequest, call: Call) -> Budget:
         changes = convert.budgets.update_from_proto(request)

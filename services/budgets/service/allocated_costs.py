@@ -6,6 +6,7 @@ transaction: a budget is charged, or the cost is recorded as unbudgeted, or it w
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -19,11 +20,13 @@ from kit.errors import BillingError, Conflict, FailedPrecondition, IdempotencyMi
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets import domain, events, store
-from services.budgets.domain.allocated_costs import NO_BUDGET, Candidate, Cost, Reversal
+from services.budgets.domain.allocated_costs import NO_BUDGET, Candidate, Cost, CostAttributes, Reversal
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.postings import PostingRequest, RequestKey
+from services.budgets.errors.budgets import OwnerNotFound
 from services.budgets.errors.charges import RefundExceedsCharge
 from services.budgets.ledger import Ledger, LedgerConnection
+from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.unbudgeted import UnbudgetedRow
 from services.budgets.store.allocated_costs import Match, Unbudgeted
 from services.budgets.store.idempotency import CANCELLED, StoredReply
@@ -39,6 +42,17 @@ def _key(allocation_id: UUID) -> str:
     return f"allocation:{ids.ALLOCATION.format(allocation_id)}"
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetPreview:
+    """The budget that a cost would be charged to."""
+
+    budget: BudgetRow | None
+    """None if no budget fits, or if the caller may not see it."""
+    explanation: str
+    matches: Sequence[tuple[BudgetRow, str]]
+    """All budgets that fit and that the caller may see, with an explanation, in order of preference."""
+
+
 class AllocatedCosts:
     """Charges allocated costs to budgets, and refunds those that are reversed."""
 
@@ -46,8 +60,34 @@ class AllocatedCosts:
         self._db = db
         self._ledger = ledger
         self._connections = LedgerConnection(settings), LedgerConnection(settings)
-        self._matches = Batcher[tuple[RequestKey, Cost], Match](self._match)
+        self._matches = Batcher[tuple[RequestKey, CostAttributes], Match](self._match)
         self._records = Batcher[Unbudgeted, bool](self._record)
+
+    async def preview(self, origin: Origin, cost: CostAttributes) -> BudgetPreview:
+        """Return the budget that a cost would be charged to.
+
+        Raises OwnerNotFound if the caller may not see the department of the cost, or its entity.
+        """
+        if origin.scope and not origin.scope.covers(cost.entity_id, cost.department_id):
+            department = f"department {ids.DEPARTMENT.format(cost.department_id)} of " if cost.department_id else ""
+            raise OwnerNotFound(f"{department}entity {ids.ENTITY.format(cost.entity_id)}")
+        no_key = origin.tenant_id, ALLOCATED, ""  # nothing is stored under it
+        match = await self._matches.submit(origin.tenant_id, (no_key, cost))
+        fitting = domain.allocated_costs.ranked(cost, match.candidates)
+        async with self._db.read(origin) as tx:
+            visible = await store.budgets.list_by_ids(tx, [candidate.id for candidate in fitting])
+        matches = [
+            (visible[each.id], domain.allocated_costs.explain(cost, each, fitting))
+            for each in fitting
+            if each.id in visible
+        ]
+        if not fitting:
+            return BudgetPreview(
+                None, f"No active budget fits it on {cost.day}; it would be unbudgeted spend.", matches
+            )
+        if fitting[0].id not in visible:
+            return BudgetPreview(None, "It would be charged to a budget that you may not see.", matches)
+        return BudgetPreview(*matches[0], matches)
 
     async def charge(self, origin: Origin, cost: Cost) -> None:
         """Charge the budget that fits the cost best, or record that none accepted it. Has no effect if done before.
@@ -122,7 +162,7 @@ class AllocatedCosts:
         if isinstance(outcome, BillingError) and not isinstance(outcome, RefundExceedsCharge):
             raise outcome  # that one means: a user has refunded all of it before
 
-    async def _match(self, costs: Sequence[tuple[RequestKey, Cost]]) -> Sequence[Match]:
+    async def _match(self, costs: Sequence[tuple[RequestKey, CostAttributes]]) -> Sequence[Match]:
         async with self._connections[0].begin({request[0] for request, _ in costs}) as transaction:
             return await store.allocated_costs.match(transaction, costs)
 

@@ -16,7 +16,7 @@ from eventing.outbox import OutboxRow
 from kit import idempotency
 from kit.columns import Column, Columns, of_table
 from kit.db import ReadSession, WriteSession
-from services.budgets.domain.allocated_costs import Candidate, Cost
+from services.budgets.domain.allocated_costs import Candidate, CostAttributes
 from services.budgets.domain.postings import RequestKey
 from services.budgets.models.unbudgeted import UnbudgetedRow
 from services.budgets.store.idempotency import StoredReply
@@ -54,7 +54,7 @@ _KEY: Final = (
 )  # fmt: skip
 _COSTS: Final = Columns[tuple[object, ...]](
     [
-        Column("position", "int"), *_KEY, Column("entity_id", "uuid"), Column("department_id", "uuid"),
+        Column("position", "int"), *_KEY, Column("entity_id", "uuid"), Column("department_ids", "uuid[]"),
         Column("category", "text", free_text=True), Column("day", "date"),
     ],
     values=tuple,
@@ -74,14 +74,14 @@ _RECORDS: Final = Columns[Unbudgeted](
     ],
 )  # fmt: skip
 _MATCH: Final = f"""
-    select a.position, k.fingerprint, k.reply, c.id, c.department_id, c.category, c.gl_code, c.depth, c.time_zone
+    select a.position, k.fingerprint, k.reply, c.id, c.department_id, c.category, c.gl_code, c.time_zone
     from {_COSTS.rows("a")}
     left join lateral {idempotency.lookup("a")} k on true
     left join lateral (
-        select id, department_id, category, gl_code, cardinality(ancestor_ids) as depth, time_zone from budgets
+        select id, department_id, category, gl_code, time_zone from budgets
         where tenant_id = a.tenant_id and entity_id = a.entity_id
             and case when department_id is null then '{_NO_DEPARTMENT}' else department_id end
-                = any(array['{_NO_DEPARTMENT}', a.department_id])
+                = any(a.department_ids::uuid[])
             and category = any(array['', a.category]) and state = 'ACTIVE'
             and period_start <= a.day and a.day < period_end
         offset 0
@@ -106,10 +106,10 @@ _RECORD: Final = f"""
     select id from recorded"""
 
 
-async def match(driver: Driver, costs: Sequence[tuple[RequestKey, Cost]]) -> list[Match]:
+async def match(driver: Driver, costs: Sequence[tuple[RequestKey, CostAttributes]]) -> list[Match]:
     """Return what is known of each allocation, in order."""
     rows = [
-        (position, *request, cost.entity_id, cost.department_id or _NO_DEPARTMENT, cost.category, cost.day)
+        (position, *request, cost.entity_id, [*cost.department_path, _NO_DEPARTMENT], cost.category, cost.day)
         for position, (request, cost) in enumerate(costs)
     ]
     matches = [Match(None, []) for _ in costs]

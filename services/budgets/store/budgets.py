@@ -1,6 +1,6 @@
 """SQL for budgets."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import Select, select, update
@@ -23,6 +23,11 @@ async def get(tx: ReadSession, budget_id: UUID) -> BudgetRow:
     """Return the budget. Raises BudgetNotFound."""
     query = visible(tx).where(BudgetRow.id == budget_id)
     return found(await tx.one_or_none(query), BudgetNotFound(budget_id))
+
+
+async def list_by_ids(tx: ReadSession, budget_ids: Collection[UUID]) -> Mapping[UUID, BudgetRow]:
+    """Return those of the budgets that the caller may see, by id."""
+    return {budget.id: budget for budget in await tx.all(visible(tx).where(BudgetRow.id.in_(budget_ids)))}
 
 
 async def list_page(tx: ReadSession, page: Page, filters: BudgetFilter) -> Slice[BudgetRow]:

@@ -102,6 +102,7 @@ def cost_allocated(row: AllocationRow) -> CostAllocated:
         allocation_id=ids.ALLOCATION.format(row.id),
         entity_id=ids.ENTITY.format(row.entity_id),
         department_id=ids.DEPARTMENT.format_optional(row.department_id),
+        department_path=map(ids.DEPARTMENT.format, row.department_path),
         category=row.category,
         gl_code=row.gl_code,
         amount=money_to_proto(row.money),
