@@ -68,6 +68,8 @@ class Handler:
     own_transaction: bool = False
     accepts: Callable[[Any], bool] | None = None
     """Filter: events for which it returns False are acknowledged without a transaction."""
+    dead_lettered: Callable[[WriteSession, Any], Awaitable[None]] | None = None
+    """Called with the event in the transaction that stores it as a dead letter."""
 
     @property
     def subject(self) -> str:
@@ -82,11 +84,17 @@ def on(
 
 
 @overload
-def on(event: type[EventT], *, own_transaction: Literal[True]) -> Callable[[OwnTransaction[EventT]], Handler]: ...
+def on(
+    event: type[EventT], *, own_transaction: Literal[True], dead_lettered: InTransaction[EventT] | None = None
+) -> Callable[[OwnTransaction[EventT]], Handler]: ...
 
 
 def on(
-    event: type[EventT], accepts: Callable[[EventT], bool] | None = None, *, own_transaction: bool = False
+    event: type[EventT],
+    accepts: Callable[[EventT], bool] | None = None,
+    *,
+    own_transaction: bool = False,
+    dead_lettered: InTransaction[EventT] | None = None,
 ) -> Callable[[Callable[..., Awaitable[None]]], Handler]:
     """Declare a function as the handler of an event. The durable consumer has its name, so never rename it.
 
@@ -94,8 +102,11 @@ def on(
     With `own_transaction` it is `(dependencies, origin, event)` and opens transactions itself. It may be called twice
     with the same event, also concurrently and in two replicas, so it must be idempotent: store a key derived from the
     event in the same transaction as the effect. `dependencies` is that of the Service.
+
+    `dead_lettered` is called when the event becomes a dead letter, for events whose handling somebody waits for: it
+    shows them that the event was not handled.
     """
-    return lambda handle: Handler(handle.__name__, event, handle, own_transaction, accepts)
+    return lambda handle: Handler(handle.__name__, event, handle, own_transaction, accepts, dead_lettered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +213,7 @@ class Consumer:
 
     async def handle(self, delivery: Delivery, trace: Trace) -> None:
         """Call the handler, unless it has handled the event before."""
-        event = json_format.Parse(delivery.body, self._handler.event(), ignore_unknown_fields=True)
+        event = self._parse(delivery)
         if self._handler.accepts and not self._handler.accepts(event):
             return
         origin, handle = delivery.origin(trace), self._handler.handle
@@ -217,6 +228,9 @@ class Consumer:
                 if await tx.execute(insert):
                     await handle(tx, event)
 
+    def _parse(self, delivery: Delivery) -> Message:
+        return json_format.Parse(delivery.body, self._handler.event(), ignore_unknown_fields=True)
+
     async def _retry_or_dead_letter(self, message: Msg, delivery: Delivery, trace: Trace, error: Exception) -> None:
         transient = to_billing_error(error) is not None or isinstance(error, _TRANSIENT)
         log.warning("event failed", consumer=self.name, event_id=str(delivery.event_id), exc_info=error)
@@ -226,6 +240,8 @@ class Consumer:
             return
         async with self._db.write(delivery.origin(trace)) as tx:
             await tx.execute(self._insert_dead_letter(delivery, error))
+            if self._handler.dead_lettered and not isinstance(error, json_format.ParseError):
+                await self._handler.dead_lettered(tx, self._parse(delivery))
         await message.term()
         telemetry.EVENTS_CONSUMED.labels(self.name, "dead_lettered").inc()
 

@@ -49,13 +49,21 @@ async def replace_departed_approver(dependencies: Dependencies, origin: Origin, 
     await service.approvers.replace_departed(dependencies.db, dependencies.clients, origin, event.user_id)
 
 
-@on(ContractSubmitted, own_transaction=True)
+async def _refuse_contract(tx: WriteSession, event: ContractSubmitted) -> None:
+    service.opening.refuse_submission(tx, convert.submissions.draft_from_contract(event))
+
+
+@on(ContractSubmitted, own_transaction=True, dead_lettered=_refuse_contract)
 async def open_approval_of_contract(dependencies: Dependencies, origin: Origin, event: ContractSubmitted) -> None:
     """Create the request for the approval of a submitted contract."""
     await dependencies.opening.open_submitted(origin, convert.submissions.draft_from_contract(event))
 
 
-@on(AmendmentSubmitted, own_transaction=True)
+async def _refuse_amendment(tx: WriteSession, event: AmendmentSubmitted) -> None:
+    service.opening.refuse_submission(tx, convert.submissions.draft_from_amendment(event))
+
+
+@on(AmendmentSubmitted, own_transaction=True, dead_lettered=_refuse_amendment)
 async def open_approval_of_amendment(dependencies: Dependencies, origin: Origin, event: AmendmentSubmitted) -> None:
     """Create the request for the approval of a submitted amendment."""
     await dependencies.opening.open_submitted(origin, convert.submissions.draft_from_amendment(event))

@@ -19,6 +19,7 @@ from billing.approvals.v1.events_pb2 import (
     ApprovalReminded,
     ApprovalRequested,
     ApprovalStepStarted,
+    SubmissionRefused,
 )
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -28,8 +29,9 @@ from nats.aio.msg import Msg
 from contract.values import money_to_proto, time_to_proto
 from eventing.bus import EventBus
 from kit import ids
+from kit.errors import BillingError
 from kit.telemetry import log
-from services.approvals.domain.approvals import ApprovalState
+from services.approvals.domain.approvals import ApprovalDraft, ApprovalState
 from services.approvals.domain.workflows import Step, WorkflowChange
 from services.approvals.models.approvals import ApprovalRow
 
@@ -64,6 +66,17 @@ def approval_facts(row: ApprovalRow) -> ApprovalFacts:
 def approval_requested(row: ApprovalRow) -> ApprovalRequested:
     """Return the event of a submission or resubmission."""
     return ApprovalRequested(approval=approval_facts(row))
+
+
+def submission_refused(draft: ApprovalDraft, error: BillingError) -> SubmissionRefused:
+    """Return the event that no request could be created for a subject of another service."""
+    return SubmissionRefused(
+        subject_type=draft.subject_type,
+        subject_id=draft.subject_id,
+        entity_id=ids.ENTITY.format_optional(draft.entity_id),
+        reason=error.reason,
+        message=error.message,
+    )
 
 
 def workflow_changed(row: ApprovalRow, change: WorkflowChange) -> Iterator[Message]:
@@ -128,6 +141,8 @@ async def follow(
     async with aclosing(bus.subscribe_after(f"{package}.*.{tenant_id.hex}", after)) as messages:
         async for sequence, message in messages:
             event_type = message.subject.split(".")[-2]
+            if event_type == SubmissionRefused.DESCRIPTOR.name:  # about no request
+                continue
             try:
                 event = json_format.Parse(message.data, EVENTS[event_type](), ignore_unknown_fields=True)
             except (KeyError, json_format.ParseError) as error:

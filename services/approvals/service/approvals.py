@@ -56,6 +56,8 @@ async def apply(tx: WriteSession, row: ApprovalRow, change: WorkflowChange, *, n
     row.due_time = domain.deadlines.next_due_time(workflow)
     row.update_time = clock.now()
     await store.approvals.save(tx, row)
+    if row.end_time:
+        metrics.record_outcome(row.state, row.end_time - row.create_time)  # a new row has its create time only now
     for record in change.records:
         store.approvals.insert_action(tx, row, record)
     store.approvals.set_pending_slots(tx, row.id, workflow.pending_slots(), new=new)
@@ -71,7 +73,6 @@ def _end_round(row: ApprovalRow, outcome: ApprovalAction, decided_by: str, comme
     row.decided_by, row.decision_comment = decided_by, comment
     if row.state in FINAL_STATES:
         row.end_time = clock.now()
-        metrics.record_outcome(row.state, row.end_time - row.create_time)
 
 
 async def cancel(tx: WriteSession, row: ApprovalRow, actor: Actor, *, comment: str, etag: str) -> None:

@@ -17,12 +17,23 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock
 from kit.db import Database, WriteSession
-from kit.errors import BillingError, Conflict, FailedPrecondition, IdempotencyMismatch, NotFound
+from kit.errors import (
+    AlreadyExists,
+    BillingError,
+    Conflict,
+    FailedPrecondition,
+    IdempotencyMismatch,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
 from kit.origin import Origin
-from services.approvals import domain, service, store
+from services.approvals import domain, events, service, store
 from services.approvals.clients import Clients
 from services.approvals.domain.approvals import (
     CANCELLABLE_STATES,
@@ -55,6 +66,11 @@ class PreparedApproval:
     """The request, if it is not stored yet."""
     hold_id: UUID | None = None
     """The hold on its budget."""
+
+
+def refuse_submission(tx: WriteSession, draft: ApprovalDraft) -> None:
+    """Publish that no request could be created for a subject of another service, because of an internal error."""
+    outbox.append(tx, events.published.submission_refused(draft, Internal(tx.origin.trace.trace_id)))
 
 
 class OpeningSaga:
@@ -187,8 +203,16 @@ class OpeningSaga:
     async def open_submitted(self, origin: Origin, draft: ApprovalDraft) -> None:
         """Create the request of a subject that another service submitted, once per key.
 
-        An open request of an earlier submission is cancelled. If no rule matches any more, the request is approved.
+        An open request of an earlier submission is cancelled. If no rule matches any more, the request is approved. If
+        it can't be created, SubmissionRefused is published with the reason.
         """
+        try:
+            await self._open_submitted(origin, draft)
+        except (InvalidArgument, FailedPrecondition, NotFound, AlreadyExists, PermissionDenied) as error:
+            async with self._db.write(origin) as tx:
+                outbox.append(tx, events.published.submission_refused(draft, error))
+
+    async def _open_submitted(self, origin: Origin, draft: ApprovalDraft) -> None:
         await self.cancel_by_subject(origin, draft.subject_type, draft.subject_id, but=draft.key)
         try:
             prepared = await self.prepare(origin, draft)

@@ -86,6 +86,7 @@ def to_proto(row: ContractRow, details: ContractDetails = _NO_DETAILS) -> Contra
         create_time=time_to_proto(row.create_time),
         update_time=time_to_proto(row.update_time),
         purchase_order_use=_use_to_proto(use) if use else None,
+        approval_problem=row.approval_problem,
     )
 
 

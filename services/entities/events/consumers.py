@@ -11,6 +11,7 @@ from billing.approvals.v1.events_pb2 import (
     ApprovalExpired,
     ApprovalFacts,
     ApprovalRejected,
+    SubmissionRefused,
 )
 from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
 from outside.usage.v1.usage_pb2 import UsageRecorded
@@ -66,7 +67,9 @@ ApprovalOutcome: TypeAlias = (
 
 
 def _is_of_contract_or_amendment(event: ApprovalOutcome) -> bool:
-    return event.approval.request_type in {Approval.CONTRACT, Approval.AMENDMENT}
+    """True for requests that this service submitted: others of these types have no subject of it."""
+    subjects = (Approval.CONTRACT, "contract"), (Approval.AMENDMENT, "amendment")
+    return (event.approval.request_type, event.approval.subject_type) in subjects
 
 
 @on(ApprovalApproved, accepts=_is_of_contract_or_amendment)
@@ -81,7 +84,12 @@ async def on_approval_rejected(tx: WriteSession, event: ApprovalRejected) -> Non
     await _finish_approval(tx, event.approval, approved=False, comment=event.comment)
 
 
-@on(ApprovalCancelled, accepts=_is_of_contract_or_amendment)
+def _is_cancelled_by_a_user(event: ApprovalCancelled) -> bool:
+    """False if the approvals service cancelled the request because its subject was withdrawn or submitted again."""
+    return _is_of_contract_or_amendment(event) and event.decided_by != "service:approvals"
+
+
+@on(ApprovalCancelled, accepts=_is_cancelled_by_a_user)
 async def on_approval_cancelled(tx: WriteSession, event: ApprovalCancelled) -> None:
     """Return a contract to draft, or reject an amendment."""
     await _finish_approval(tx, event.approval, approved=False, comment=event.comment)
@@ -107,6 +115,18 @@ async def _finish_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: 
     if facts.request_type == Approval.CONTRACT:
         contract_id = ids.CONTRACT.parse(facts.subject_id, "subject_id")
         await service.contracts.finish_approval(tx, contract_id, approved=approved)
+
+
+@on(SubmissionRefused)
+async def on_submission_refused(tx: WriteSession, event: SubmissionRefused) -> None:
+    """Return a contract whose approval could not be requested to draft, or reject an amendment, with the reason."""
+    if event.subject_type == "amendment":
+        amendment_id = ids.AMENDMENT.parse(event.subject_id, "subject_id")
+        reason = f"Its approval could not be requested: {event.message}"
+        await service.amendments.finish_approval(tx, amendment_id, approved=False, reason=reason)
+    else:
+        contract_id = ids.CONTRACT.parse(event.subject_id, "subject_id")
+        await service.contracts.refuse_submission(tx, contract_id, problem=event.message)
 
 
 @on(UserDeactivated, own_transaction=True)
@@ -139,6 +159,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_approval_cancelled,
     on_approval_expired,
     on_changes_requested,
+    on_submission_refused,
     replace_deactivated_manager,
     allocate_usage,
 )

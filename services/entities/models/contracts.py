@@ -79,6 +79,8 @@ class ContractRow(VersionedRow):
     license_id: Mapped[str] = mapped_column(String, default="")
     license_problem: Mapped[str] = mapped_column(String, default="")
     state: Mapped[ContractState] = mapped_column(text_enum(ContractState))
+    approval_problem: Mapped[str] = mapped_column(String, default="")
+    """Why no approval could be requested at the last submission; empty if it could."""
     activate_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     suspend_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     suspension_reason: Mapped[str] = mapped_column(String, default="")

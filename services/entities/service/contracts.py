@@ -117,6 +117,7 @@ async def submit(
     if contract.state is ContractState.DRAFT and contract.etag != checked_etag:
         raise Conflict
     advance(contract, ContractAction.REQUEST_APPROVAL if needs_approval else ContractAction.SUBMIT)
+    contract.approval_problem = ""
     await store.contracts.save(tx, contract)
     if needs_approval:
         need = domain.approval_needs.of_contract(contract.entity_id, contract.terms)
@@ -129,6 +130,15 @@ async def finish_approval(tx: WriteSession, contract_id: UUID, *, approved: bool
     contract = await store.contracts.lock(tx, contract_id)
     if contract.state is ContractState.PENDING_APPROVAL:
         advance(contract, ContractAction.APPROVE if approved else ContractAction.REJECT)
+        await store.contracts.save(tx, contract)
+
+
+async def refuse_submission(tx: WriteSession, contract_id: UUID, *, problem: str) -> None:
+    """Return a contract whose approval could not be requested to draft, with the reason; no effect in other states."""
+    contract = await store.contracts.lock(tx, contract_id)
+    if contract.state is ContractState.PENDING_APPROVAL:
+        advance(contract, ContractAction.REJECT)
+        contract.approval_problem = problem
         await store.contracts.save(tx, contract)
 
 

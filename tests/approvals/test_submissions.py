@@ -1,0 +1,113 @@
+"""Contracts and amendments that the entities service submits: their request, or the reason why there is none."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from billing.approvals.v1 import approval_service_pb2 as pb
+from billing.approvals.v1.approval_pb2 import Approval
+from billing.entities.v1.events_pb2 import AmendmentSubmitted, ContractSubmitted
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from eventing.consumer import Consumer, Delivery, Handler
+from kit import ids
+from kit.telemetry import Trace
+from services.approvals.events.consumers import open_approval_of_amendment, open_approval_of_contract
+from tests.approvals.conftest import ApprovalsApi, eur, step
+from tests.harness.observe import outbox_events
+from tests.harness.services import Approvals, Served
+
+Deliver = Callable[[Handler, Message], Any]
+
+
+@pytest.fixture
+def deliver(approvals_served: Served[Approvals], tenant: UUID) -> Deliver:
+    """Delivers an event to a consumer of the served process."""
+
+    async def deliver(handler: Handler, event: Message) -> None:
+        service = approvals_served.service
+        consumer = Consumer(service.db, "approvals", handler, service.dependencies)
+        await consumer.handle(
+            Delivery(uuid4(), tenant, "", json_format.MessageToJson(event), "alice", ""), Trace.from_header(None)
+        )
+
+    return deliver
+
+
+def contract_submitted(api: ApprovalsApi) -> ContractSubmitted:
+    return ContractSubmitted(
+        contract_id=ids.CONTRACT.format(uuid4()),
+        entity_id=api.budgets.entity_id,
+        contract_number="C-1",
+        name="Cloud",
+        contract_type="SUBSCRIPTION",
+        total_value=eur("100.00"),
+        submission=2,
+        submitted_by="alice",
+    )
+
+
+async def refusals(admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID) -> list[Mapping[str, Any]]:
+    return [
+        one.body for one in await outbox_events(admin, "approvals", tenant) if one.type.endswith(".SubmissionRefused")
+    ]
+
+
+@pytest.mark.parametrize("rule", [{"auto_approve": True, "request_type": Approval.CONTRACT}, None])
+async def test_contract_without_steps_is_approved_at_once(
+    api: ApprovalsApi, deliver: Deliver, rule: dict[str, Any] | None
+) -> None:
+    """The rule approves automatically, or was deleted after the submission."""
+    if rule:
+        await api.create_rule(name="S", **rule)
+    event = contract_submitted(api)
+    for _ in range(2):
+        await deliver(open_approval_of_contract, event)
+    request = pb.ListApprovalsRequest(subject_type="contract", subject_id=event.contract_id)
+    (approval,) = (await api.admin.call(api.stubs.approvals.ListApprovals, request)).approvals
+    assert (approval.state, approval.requester) == (Approval.APPROVED, "alice")
+
+
+async def test_submission_without_approver_is_refused_with_the_reason(
+    api: ApprovalsApi, deliver: Deliver, admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
+) -> None:
+    await api.create_rule(step("Manager", "+manager_of_requester"), name="S", request_type=Approval.CONTRACT)
+    event = contract_submitted(api)
+    await deliver(open_approval_of_contract, event)
+    (refused,) = await refusals(admin, tenant)
+    assert (refused["subject_type"], refused["subject_id"]) == ("contract", event.contract_id)
+    assert refused["reason"] == "APPROVER_MISSING"
+    assert "the requester alice has no active manager" in refused["message"]
+
+
+async def test_event_that_becomes_a_dead_letter_refuses_the_submission(
+    api: ApprovalsApi, approvals_served: Served[Approvals], admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
+) -> None:
+    """Whatever the error is, the contract does not wait for ever."""
+    handler = open_approval_of_amendment
+    assert handler.dead_lettered
+    event = AmendmentSubmitted(
+        amendment_id=ids.AMENDMENT.format(uuid4()),
+        entity_id=api.budgets.entity_id,
+        total_value=eur("1.00"),
+        submitted_by="alice",
+    )
+    consumer = Consumer(approvals_served.service.db, "approvals", handler, approvals_served.service.dependencies)
+    delivery = Delivery(uuid4(), tenant, "", json_format.MessageToJson(event), "alice", "", deliveries=5)
+    await consumer._retry_or_dead_letter(Terminated(), delivery, Trace.from_header(None), RuntimeError("a bug"))  # type: ignore[arg-type]
+    (refused,) = await refusals(admin, tenant)
+    assert (refused["subject_type"], refused["subject_id"], refused["reason"]) == (
+        "amendment",
+        event.amendment_id,
+        "INTERNAL",
+    )
+
+
+class Terminated:
+    """A message of NATS that is not delivered again."""
+
+    async def term(self) -> None:
+        """Accept the call."""
