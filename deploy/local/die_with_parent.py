@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument("--signal", default="KILL", help="signal that the command gets when the parent ends")
     parser.add_argument("--user", help="account to run the command as")
     parser.add_argument("command", nargs="+")
-    given = parser.parse_args()
-    if given.user:
-        become(given.user)
-    end_with_parent(signal.Signals[f"SIG{given.signal}"])  # after the change of user, which would undo it
-    if os.getppid() != given.parent:
-        sys.exit(f"{given.command[0]}: its parent process ended before it started")
+    arguments = parser.parse_args()
+    if arguments.user:
+        become(arguments.user)
+    end_with_parent(signal.Signals[f"SIG{arguments.signal}"])  # after the change of user, which would undo it
+    if os.getppid() != arguments.parent:
+        sys.exit(f"{arguments.command[0]}: its parent process ended before it started")
     os.environ["PARENT_PID"] = str(os.getpid())
-    os.execvp(given.command[0], given.command)  # noqa: S606
+    os.execvp(arguments.command[0], arguments.command)  # noqa: S606
 
 
 def become(user: str) -> None:
