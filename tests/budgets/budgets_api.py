@@ -90,7 +90,7 @@ class BudgetsApi:
     async def refund(
         self, charge: charge_pb2.Charge, amount: str | Money = "", key: str = "", **given: Any
     ) -> charge_pb2.Refund:
-        """Without an amount, all that is left."""
+        """Refund the amount, by default all that is left of the charge."""
         usual = {"id": charge.budget_id, "charge_id": charge.id, "request_id": key or uuid4().hex}
         request = ledger_pb.RefundChargeRequest(**{**usual, **given}, amount=money(amount) if amount else None)
         return await self.who.call(self.stubs.ledger.RefundCharge, request)
@@ -106,7 +106,7 @@ class BudgetsApi:
         return await self.who.call(self.stubs.ledger.CommitHold, request)
 
     async def capture(self, hold: Hold, amount: str | Money = "", key: str = "", **given: Any) -> Hold:
-        """Without an amount, all that is left."""
+        """Capture the amount, by default all that is left of the hold."""
         request = ledger_pb.CaptureHoldRequest(
             id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex, **given
         )
@@ -115,7 +115,7 @@ class BudgetsApi:
         return await self.who.call(self.stubs.ledger.CaptureHold, request)
 
     async def release(self, hold: Hold, amount: str | Money = "", key: str = "") -> Hold:
-        """Without an amount, all that is left."""
+        """Release the amount, by default all that is left of the hold."""
         request = ledger_pb.ReleaseHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex)
         if amount:
             request.amount.CopyFrom(money(amount))
@@ -131,7 +131,7 @@ class BudgetsApi:
         return list((await self.who.call(self.stubs.ledger.ListHolds, request)).holds)
 
     async def entries(self, budget: Budget, **given: Any) -> list[Entry]:
-        """Newest first."""
+        """Return the entries, newest first."""
         request = ledger_pb.ListEntriesRequest(id=budget.id, **given)
         return list((await self.who.call(self.stubs.ledger.ListEntries, request)).entries)
 

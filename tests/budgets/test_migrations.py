@@ -12,7 +12,7 @@ from tests.harness.databases import Copy
 from tests.harness.migrations import layout, migrate
 
 
-async def test_what_was_there_before_the_ledger_grew_is_carried_over(
+async def test_rows_of_the_first_revision_are_migrated(
     fresh_database: Callable[[], Awaitable[Copy]],
 ) -> None:
     copy = await fresh_database()
@@ -31,12 +31,12 @@ async def test_what_was_there_before_the_ledger_grew_is_carried_over(
             (Decimal(80), Decimal(0), [Decimal(0)])
         ] * 2
         assert [row["used"] for row in await admin.fetch("select used from budget_alerts")] == [Decimal(80)] * 2
-        going_on = "select id from budgets where state = 'ACTIVE' and period_end_time > now() order by id"
-        looked_at = "select resource_id from timers where kind = 'forecast' order by resource_id"
-        assert await admin.fetch(looked_at) == await admin.fetch(going_on)
+        current = "select id from budgets where state = 'ACTIVE' and period_end_time > now() order by id"
+        with_timer = "select resource_id from timers where kind = 'forecast' order by resource_id"
+        assert await admin.fetch(with_timer) == await admin.fetch(current)
         await migrate(copy, "budgets", command.downgrade, "base")
-        left = "select relname from pg_class where relnamespace = 'budgets'::regnamespace and relkind = 'r'"
-        assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
+        tables = "select relname from pg_class where relnamespace = 'budgets'::regnamespace and relkind = 'r'"
+        assert [row[0] for row in await admin.fetch(tables)] == ["alembic_version"]
         await migrate(copy, "budgets", command.upgrade, "head")
     finally:
         await admin.close()
