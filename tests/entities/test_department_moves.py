@@ -1,7 +1,6 @@
 """Moves of departments in the past, today and in the future: errors, events, timers and access."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from random import Random
@@ -16,12 +15,10 @@ from billing.entities.v1.entity_pb2 import Entity
 from grpc import StatusCode, aio
 
 from kit import ids
-from kit.origin import Origin
-from services.entities import store
-from tests.entities.tree_api import TreeApi
+from tests.entities.tree_api import TreeApi, department_chain
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import OutboxEvent, eventually
-from tests.harness.services import Entities, Served
+from tests.harness.services import Entities
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Events: TypeAlias = Callable[..., Awaitable[list[OutboxEvent]]]
@@ -61,18 +58,6 @@ async def age(admin: Admin, api: TreeApi, days: int) -> None:
         )
 
 
-async def chain(api: TreeApi, entity: Entity, levels: int, name: str = "L") -> list[Department]:
-    """A chain of departments."""
-    departments: list[Department] = []
-    for level in range(levels):
-        departments.append(
-            await api.create_department(
-                entity, f"{name}{level + 1}", parent_id=departments[-1].id if departments else ""
-            )
-        )
-    return departments
-
-
 async def published_moves(outbox_events: Events) -> list[tuple[str, str, str, str]]:
     """Department, old parent, new parent and effective date of each DepartmentMoved event."""
     moved = [event.body for event in await outbox_events("entities") if event.type.endswith(".DepartmentMoved")]
@@ -82,7 +67,7 @@ async def published_moves(outbox_events: Events) -> list[tuple[str, str, str, st
 
 class TestMoveToday:
     async def test_descendants_move_along(self, api: TreeApi, acme: Entity, outbox_events: Events) -> None:
-        top, middle, low = await chain(api, acme, 3)
+        top, middle, low = await department_chain(api, acme, 3)
         other = await api.create_department(acme, "OTHER")
         moved = await api.move_department(middle, other)
         assert (moved.id, moved.parent_id, moved.etag) == (middle.id, other.id, "3")
@@ -94,7 +79,7 @@ class TestMoveToday:
         assert await api.history(middle) == [(other.id, day(0), "")]
 
     async def test_to_the_top_and_back(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
-        top, low = await chain(api, acme, 2)
+        top, low = await department_chain(api, acme, 2)
         await age(admin, api, 10)
         assert (await api.move_department(low)).parent_id == ""
         assert await api.history(low) == [(top.id, day(-10), day(0)), ("", day(0), "")]
@@ -104,14 +89,14 @@ class TestMoveToday:
     async def test_move_to_current_parent_changes_nothing(
         self, api: TreeApi, acme: Entity, outbox_events: Events
     ) -> None:
-        top, low = await chain(api, acme, 2)
+        top, low = await department_chain(api, acme, 2)
         assert await api.move_department(low, top) == low
         assert await api.move_department(top) == top
         assert await published_moves(outbox_events) == []
 
     @pytest.mark.parametrize("below", [0, 1, 2])
     async def test_cycle_is_refused(self, api: TreeApi, acme: Entity, below: int) -> None:
-        departments = await chain(api, acme, 3)
+        departments = await department_chain(api, acme, 3)
         error = await refusal(api.move_department(departments[0], departments[below]))
         assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_CYCLE")
         assert error.metadata == {
@@ -122,7 +107,7 @@ class TestMoveToday:
         assert (await api.department(departments[0])).parent_id == ""
 
     async def test_depth_of_the_moved_tree_counts(self, api: TreeApi, acme: Entity) -> None:
-        deep, branch = await chain(api, acme, DEPTH_MAX - 2, "D"), await chain(api, acme, 3, "B")
+        deep, branch = await department_chain(api, acme, DEPTH_MAX - 2, "D"), await department_chain(api, acme, 3, "B")
         error = await refusal(api.move_department(branch[0], deep[-1]))
         assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_TREE_TOO_DEEP")
         assert error.metadata == {"parent_id": deep[-1].id, "limit": str(DEPTH_MAX), "date": day(0)}
@@ -236,7 +221,7 @@ class TestPlannedMove:
 
     async def test_moves_of_one_day_take_effect_together(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
         """Parent and child change places, which is impossible by single moves on the day."""
-        upper, lower = await chain(api, acme, 2)
+        upper, lower = await department_chain(api, acme, 2)
         await api.move_department(lower, "", day(2))
         await api.move_department(upper, lower, day(2))
         await age(admin, api, 2)
@@ -278,7 +263,7 @@ class TestPlannedMove:
         assert (await api.move_department(other, one, day(9))).parent_id == ""
 
     async def test_new_department_must_fit_on_later_days_too(self, api: TreeApi, acme: Entity) -> None:
-        deep, branch = await chain(api, acme, DEPTH_MAX - 2, "D"), await chain(api, acme, 2, "B")
+        deep, branch = await department_chain(api, acme, DEPTH_MAX - 2, "D"), await department_chain(api, acme, 2, "B")
         await api.move_department(branch[0], deep[-1], day(4))
         error = await refusal(api.create_department(acme, "LOWEST", parent_id=branch[1].id))
         assert (error.reason, error.metadata["date"]) == ("DEPARTMENT_TREE_TOO_DEEP", day(4))
@@ -346,7 +331,7 @@ class TestScopes:
     async def test_caller_confined_to_entity_moves_to_its_top(
         self, api: TreeApi, acme: Entity, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
-        _, low = await chain(api, acme, 2)
+        _, low = await department_chain(api, acme, 2)
         conny = api_for(caller(subject="conny", entity_scope=[acme.id]))
         assert (await conny.move_department(low)).parent_id == ""
 
@@ -396,7 +381,7 @@ class TestConcurrentMoves:
     ) -> None:
         random = Random(seed)  # noqa: S311 - test data, not a secret
         departments = [
-            *await chain(api, acme, DEPTH_MAX - 4),
+            *await department_chain(api, acme, DEPTH_MAX - 4),
             *[await api.create_department(acme, f"D{n}") for n in range(8)],
         ]
         await age(admin, api, 5)
@@ -445,23 +430,3 @@ def levels_to(parents: dict[Any, Any], department_id: Any) -> int:
         path.append(department_id)
         department_id = parents[department_id]
     return len(path)
-
-
-class TestPaths:
-    async def test_paths_of_many_departments(
-        self, api: TreeApi, acme: Entity, entities_served: Served[Entities]
-    ) -> None:
-        top, middle, low = await chain(api, acme, 3)
-        other = await api.create_department(acme, "OTHER")
-        await api.move_department(middle, other)
-        department_ids = [ids.DEPARTMENT.parse(each.id) for each in (low, top)]
-        async with entities_served.service.db.read(origin_of(api)) as tx:
-            paths = await store.departments.find_paths(tx, [*department_ids, ids.new()])
-            below = await store.departments.find_descendants(tx, ids.DEPARTMENT.parse(other.id))
-        way = [ids.DEPARTMENT.parse(each.id) for each in (other, middle, low)]
-        assert paths == {department_ids[0]: way, department_ids[1]: [department_ids[1]]}
-        assert set(below) == set(way)
-
-
-def origin_of(api: TreeApi) -> Origin:
-    return Origin(tenant_id=api.caller.tenant_id, actor="alice", trace=api.caller.trace, deadline=time.monotonic() + 10)

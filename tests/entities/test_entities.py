@@ -177,7 +177,7 @@ class TestUpdateEntity:
         changed = await api.update(entity, legal_name="First SE", etag=entity.etag)
         error = await refusal(api.update(entity, legal_name="Second SE", etag=entity.etag))
         assert (error.code, error.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
-        assert error.metadata == {"fields": "1", "etag": "2"}
+        assert error.metadata == {"given": "1", "etag": "2"}
         assert await api.get(entity) == changed
 
     async def test_of_concurrent_updates_with_one_etag_one_succeeds(self, api: EntitiesApi) -> None:

@@ -196,7 +196,7 @@ class TestScopeOfRule:
             error = await refusal(api.split("1.00 EUR", rule_id=rule.id, **{field: fields}))
             assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_MISMATCH")
             assert error.metadata == {
-                "allocation_rule_id": rule.id, "field": field, "fields": fields, "expected": expected
+                "allocation_rule_id": rule.id, "field": field, "given": fields, "wanted": expected
             }  # fmt: skip
 
     async def test_target_that_is_source_of_another_rule_is_refused(
