@@ -71,6 +71,31 @@ async def test_enum_columns_become_text_and_back_with_their_rows(
         await admin.close()
 
 
+async def test_keys_of_moved_rpcs_keep_their_replies(fresh_database: Callable[[], Awaitable[Copy]]) -> None:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    stored = "select method, key, reply from budgets.idempotency_keys order by method"
+    package = "billing.budgets.v1."
+    old = [f"{package}BudgetService/{method}" for method in ("AcknowledgeAlert", "Charge", "CreateBudget")]
+    new = [f"{package}{name}" for name in ("AlertService/AcknowledgeAlert", "BudgetService/CreateBudget")]
+    try:
+        await migrate(copy, "budgets", command.downgrade, "0006")
+        for method in old:
+            await admin.execute(
+                "insert into budgets.idempotency_keys (tenant_id, method, key, fingerprint, reply)"
+                " values ($1, $2, 'po-1', 'f', $3)",
+                ids.new(), method, method.encode(),
+            )  # fmt: skip
+        before = await admin.fetch(stored)
+        await migrate(copy, "budgets", command.upgrade, "0007")
+        assert [row["method"] for row in await admin.fetch(stored)] == [*new, f"{package}LedgerService/Charge"]
+        await migrate(copy, "budgets", command.downgrade, "0006")
+        assert await admin.fetch(stored) == before
+        await migrate(copy, "budgets", command.upgrade, "head")
+    finally:
+        await admin.close()
+
+
 async def _fill(admin: asyncpg.Connection) -> None:
     tenant, entity, budget, charge = (ids.new() for _ in range(4))
     await admin.execute("insert into budget_owners values ($1, $2, false, now())", tenant, entity)
