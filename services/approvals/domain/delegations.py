@@ -36,8 +36,6 @@ class DelegationDraft:
 class DelegationFilter:
     """Filter of ListDelegations; fields that are empty or None don't filter."""
 
-    user_id: str = ""
-    """Delegations from or to this user."""
     delegator: str = ""
     delegate: str = ""
     state: DelegationState | None = None
