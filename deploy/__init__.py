@@ -1,1 +1,1 @@
-"""How the suite is run: locally, in containers, in a cluster."""
+"""Runs the suite: database roles and migrations, the local stack, and simulators of outside systems."""

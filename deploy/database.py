@@ -1,4 +1,4 @@
-"""The database: a schema and two roles for each service, and the migrations of these schemas.
+"""Provisions and migrates the database: a schema and two roles for each service.
 
 `python -m deploy.database provision|migrate --passwords FILE` uses the server of `DATABASE_URL` (an administrator's);
 FILE is `{"<role>": "<password>"}`. `sql` prints the SQL of the migrations.
@@ -74,9 +74,9 @@ async def provision(admin_url: str, database: str, services: Iterable[str], pass
                 await _provision_engine(admin, ENGINES[service], roles(service)[1])
         inside = await asyncpg.connect(admin_url, database=database)
         try:
-            await inside.execute(_closed_to_public(database))
+            await inside.execute(_revoke_public_sql(database))
             for service in services:
-                await inside.execute(_schema(database, service))
+                await inside.execute(_schema_sql(database, service))
         finally:
             await inside.close()
     finally:
@@ -105,14 +105,14 @@ async def _provision_engine(admin: asyncpg.Connection, engine: str, app: str) ->
     await admin.execute(f"GRANT {_name(engine)} TO {_name(app)}")
 
 
-def _closed_to_public(database: str) -> str:
+def _revoke_public_sql(database: str) -> str:
     return f"""
         REVOKE ALL ON DATABASE {_name(database)} FROM PUBLIC;
         REVOKE ALL ON SCHEMA public FROM PUBLIC;
     """
 
 
-def _schema(database: str, service: str) -> str:
+def _schema_sql(database: str, service: str) -> str:
     schema = _name(service)
     owner, app = map(_name, roles(service))
     engine = f"GRANT USAGE ON SCHEMA {schema} TO {_name(ENGINES[service])};" if service in ENGINES else ""
@@ -222,7 +222,7 @@ def _heads(versions: Path) -> set[str]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m deploy.database", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name in ("provision", "migrate"):

@@ -41,8 +41,8 @@ class Rate(NamedTuple):
     rate: str
 
 
-class Loaded(NamedTuple):
-    """How many rates were created, replaced and unchanged."""
+class LoadResult(NamedTuple):
+    """Number of rates that were created, replaced and unchanged."""
 
     created: int
     replaced: int
@@ -61,10 +61,10 @@ def parse(lines: Iterable[str], *, since: dt.date = dt.date.min) -> Iterator[Rat
     for row in rows:
         cells = [cell.strip() for cell in row]
         if any(cells):
-            yield from _of_day(head, cells, f"line {rows.line_num}", since)
+            yield from _parse_day(head, cells, f"line {rows.line_num}", since)
 
 
-def _of_day(head: Sequence[str], cells: Sequence[str], place: str, since: dt.date) -> Iterator[Rate]:
+def _parse_day(head: Sequence[str], cells: Sequence[str], place: str, since: dt.date) -> Iterator[Rate]:
     if len(cells) != len(head):
         raise FileInvalid(f"{place}: {len(cells)} columns; the first line has {len(head)}")
     try:
@@ -86,21 +86,21 @@ def is_listed(currency: str) -> bool:
     return money.exponent(currency) is not None
 
 
-def load(client: httpx.Client, rates: Iterable[Rate]) -> Loaded:
+def load(client: httpx.Client, rates: Iterable[Rate]) -> LoadResult:
     """Store the rates in requests of a thousand each. Raises httpx.HTTPError."""
-    totals = Loaded(0, 0, 0)
+    totals = LoadResult(0, 0, 0)
     remaining = iter(rates)
     while batch := list(islice(remaining, _BATCH)):
-        body = {"rates": [_input(rate) for rate in batch]}
+        body = {"rates": [_to_json(rate) for rate in batch]}
         response = client.put(_ROUTE, json=body)
         if response.is_error:
             raise httpx.HTTPStatusError(response.text[:1000], request=response.request, response=response)
         counts = response.json()
-        totals = Loaded(*(total + counts[name] for name, total in totals._asdict().items()))
+        totals = LoadResult(*(total + counts[name] for name, total in totals._asdict().items()))
     return totals
 
 
-def _input(rate: Rate) -> dict[str, str]:
+def _to_json(rate: Rate) -> dict[str, str]:
     return {
         "base_currency": BASE,
         "quote_currency": rate.currency,
@@ -112,9 +112,9 @@ def _input(rate: Rate) -> dict[str, str]:
 
 def _address() -> str:
     """Return the REST address of the local stack."""
-    from deploy.local.processes import layout
+    from deploy.local.processes import choose_layout
 
-    return f"http://127.0.0.1:{layout(running=True).gateway_port}"
+    return f"http://127.0.0.1:{choose_layout(running=True).gateway_port}"
 
 
 def _token(tenant: str) -> str:
@@ -129,7 +129,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.rates", description=__doc__)
     parser.add_argument("file", type=Path, help="eurofxref-hist.csv, unpacked from the zip file of the bank")
     parser.add_argument("--since", type=dt.date.fromisoformat, default=dt.date.min, help="only rates from this date on")
-    parser.add_argument("--address", help="REST address; that of the local stack by default")
+    parser.add_argument("--address", help="REST address; by default that of the local stack")
     parser.add_argument("--tenant", default="acme", help="tenant of the local stack; ignored with TOKEN")
     arguments = parser.parse_args()
     headers = {"Authorization": f"Bearer {_token(arguments.tenant)}"}
@@ -138,14 +138,12 @@ def main() -> int:
             arguments.file.open(encoding="utf-8-sig", newline="") as lines,
             httpx.Client(base_url=arguments.address or _address(), headers=headers, timeout=30.0) as client,
         ):
-            rates = list(
-                parse(lines, since=arguments.since)
-            )  # parse the whole file first: nothing of an invalid file is loaded
-            loaded = load(client, rates)
+            rates = list(parse(lines, since=arguments.since))  # the whole file first: an invalid one is not loaded
+            result = load(client, rates)
     except (OSError, FileInvalid, httpx.HTTPError) as failure:
         print(failure, file=sys.stderr)
         return 1
-    print(f"exchange rates: {loaded.created} created, {loaded.replaced} replaced, {loaded.unchanged} unchanged")
+    print(f"exchange rates: {result.created} created, {result.replaced} replaced, {result.unchanged} unchanged")
     return 0
 
 

@@ -3,8 +3,8 @@
 import html
 import json
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
+
+from swagger_ui_bundle import swagger_ui_path
 
 from contract import descriptors, openapi
 from gateway.http_types import Request, Response
@@ -18,10 +18,11 @@ _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'",
 )
 _SWAGGER_UI_FILES = {
-    "swagger-ui-bundle.js": _SCRIPT,
-    "swagger-ui.css": ("content-type", "text/css; charset=utf-8"),
-    "favicon.png": ("content-type", "image/png"),
+    "swagger-ui-bundle.js": ("swagger-ui-bundle.js", _SCRIPT),
+    "swagger-ui.css": ("swagger-ui.css", ("content-type", "text/css; charset=utf-8")),
+    "favicon.png": ("favicon-32x32.png", ("content-type", "image/png")),
 }
+"""The files in the package by their name in the URL."""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>API</title><link rel="icon" href="/docs/favicon.png">
 <link rel="stylesheet" href="/docs/swagger-ui.css"></head>
@@ -53,16 +54,14 @@ async def page_file(request: Request) -> Response:
         return Response(200, _START_SCRIPT.encode(), [_SCRIPT])
     if name not in _SWAGGER_UI_FILES:
         raise RouteNotFound(f"There is no file {name[:100]} here.")
-    return Response(200, _swagger_ui_file(name), [_SWAGGER_UI_FILES[name]])
+    file, content_type = _SWAGGER_UI_FILES[name]
+    return Response(200, _read(file), [content_type])
 
 
 @lru_cache
-def _swagger_ui_file(name: str) -> bytes:
-    """Read a file of Swagger UI from the package that ships it, without importing it: that would import FastAPI."""
-    package = find_spec("fastapi_offline")
-    if package is None or package.origin is None:
-        raise RouteNotFound("Swagger UI is not installed here.")
-    return (Path(package.origin).parent / "static" / name).read_bytes()
+def _read(file: str) -> bytes:
+    content: bytes = (swagger_ui_path / file).read_bytes()
+    return content
 
 
 async def reason_page(request: Request) -> Response:

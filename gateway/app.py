@@ -41,7 +41,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class App:
-    """Routes requests to endpoints; adds what all responses have: trace, request id, problem+json, log and metrics."""
+    """Routes requests to endpoints; every response gets a trace id, a request id, a log line and metrics."""
 
     def __init__(self, settings: Settings, route_list: Sequence[Route] = ()) -> None:
         route_list = route_list or routes.routes()

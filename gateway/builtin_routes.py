@@ -57,7 +57,7 @@ def endpoints(
 
 
 class _Readiness:
-    """Ready if every service behind a route is healthy; the result is cached for a second."""
+    """Checks whether every service behind a route is healthy; the result is cached for a second."""
 
     def __init__(self, channels: Mapping[str, aio.Channel], is_draining: Callable[[], bool]) -> None:
         self._checks = {service: _health_check(channel) for service, channel in channels.items()}

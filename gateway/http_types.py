@@ -60,7 +60,7 @@ class Response:
     reason: str = ""
     """The error reason, for the log."""
     stream: AsyncGenerator[bytes, None] | None = None
-    """What follows the body, chunk by chunk; already started, and closed when the client disconnects."""
+    """The chunks after `body`, from a generator that has yielded `body` already; closed when the client disconnects."""
 
 
 class Endpoint(Protocol):

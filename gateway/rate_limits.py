@@ -2,7 +2,7 @@
 
 A replica leases a share of a tenant's requests in the window from the database and serves from it, so that only one
 request in many costs a round trip. Together the replicas never serve more than the limit in a window of the database's
-clock. While the database is unavailable requests are not limited, so that billing goes on.
+clock. While the database is unavailable, requests are not limited, so that billing stays available.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _DELETE_PAST_WINDOWS = (
 
 @dataclass(slots=True)
 class _Allowance:
-    """What this replica may still serve of one tenant in the window."""
+    """The requests of one tenant that this replica may still serve in the window."""
 
     leased: float = 0
     """Requests left in this replica's lease."""

@@ -1,8 +1,8 @@
 """The HTTP server with a graceful shutdown that loses no request.
 
-On SIGTERM streams end, /readyz fails and every response asks the client to close its connection, while requests are
-still accepted for longer than clients pause. Then new connections are refused, pending requests are completed, and the
-process exits with 0.
+On SIGTERM streams end, /readyz fails and every response closes its connection. Requests are still accepted for two
+seconds, so that the next request of each client gets such a response. Then new connections are refused, pending
+requests are completed, and the process exits with 0.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _SO_ATTACH_FILTER = 26  # of Linux; the socket module has no name for it
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would stop it at once."""
+    """uvicorn's server without its signal handlers, which would stop it at once."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

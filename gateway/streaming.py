@@ -23,7 +23,7 @@ class StreamEndpoint(UnaryEndpoint):
     async def handle(self, request: Request) -> Response:
         """Return the messages as they arrive. Raises an error that occurs before the first message."""
         if request.verb == "HEAD":
-            raise MethodNotAllowed("A stream has no HEAD.", allowed=["GET"])
+            raise MethodNotAllowed("HEAD is not allowed for a stream.", allowed=["GET"])
         message, metadata = await self._admit(request)
         events = self._events(self._rpc(message.SerializeToString(), metadata=metadata), request)
         return Response(200, await anext(events), _HEADERS, stream=events)

@@ -17,7 +17,7 @@ from deploy.local.processes import (
     SIMULATORS,
     Layout,
     PortTaken,
-    layout,
+    choose_layout,
     metrics_port_name,
     port_name,
 )
@@ -33,20 +33,20 @@ def _up(arguments: argparse.Namespace) -> int:
     from deploy.local import stack
 
     started = time.monotonic()
-    where, ran_already = stack.up()
+    layout, ran_already = stack.up()
     if ran_already:
-        print(f"already running: http://127.0.0.1:{where.gateway_port}")
+        print(f"already running: http://127.0.0.1:{layout.gateway_port}")
         return 0
     _seed(arguments)
     print(f"up in {time.monotonic() - started:.1f} s\n")
-    _show(where)
+    _show(layout)
     return 0
 
 
-def _show(where: Layout) -> None:
+def _show(layout: Layout) -> None:
     from deploy.local import keys
 
-    rest = f"http://127.0.0.1:{where.gateway_port}"
+    rest = f"http://127.0.0.1:{layout.gateway_port}"
     rows = [
         ("REST", f"{rest}/api/enterprise-billing"),
         ("Swagger UI", f"{rest}/docs"),
@@ -54,10 +54,10 @@ def _show(where: Layout) -> None:
     ]
     for process in PROCESSES:
         if process.name != GATEWAY:
-            grpc, metrics = (where.ports[name(process.name)] for name in (port_name, metrics_port_name))
+            grpc, metrics = (layout.ports[name(process.name)] for name in (port_name, metrics_port_name))
             rows.append((f"{process.name}", f"127.0.0.1:{grpc} (gRPC)   http://127.0.0.1:{metrics}/metrics"))
     rows += [
-        (simulator.name, f"127.0.0.1:{where.ports[port_name(simulator.name)]} (gRPC, simulator)")
+        (simulator.name, f"127.0.0.1:{layout.ports[port_name(simulator.name)]} (gRPC, simulator)")
         for simulator in SIMULATORS
         if simulator.serves
     ]
@@ -84,12 +84,12 @@ def _status(_arguments: argparse.Namespace) -> int:
     if not supervisor.is_running():
         print("not running")
         return _NOT_HEALTHY
-    where = layout(running=True)
-    for seen in supervisor.processes():
-        port = where.ports.get(port_name(seen.name), "")
-        up_for = f"{time.time() - seen.since:.0f} s" if seen.is_running else ""
-        print(f"{seen.name:<12} {seen.state:<9} pid {seen.pid:<8} port {port:<6} {up_for}")
-    healthy = stack.is_healthy(supervisor, where)
+    layout = choose_layout(running=True)
+    for info in supervisor.processes():
+        port = layout.ports.get(port_name(info.name), "")
+        up_for = f"{time.time() - info.since:.0f} s" if info.is_running else ""
+        print(f"{info.name:<12} {info.state:<9} pid {info.pid:<8} port {port:<6} {up_for}")
+    healthy = stack.is_healthy(supervisor, layout)
     print("healthy" if healthy else "not healthy")
     return 0 if healthy else _NOT_HEALTHY
 
@@ -98,7 +98,7 @@ def _logs(arguments: argparse.Namespace) -> int:
     """Follow the logs."""
     from deploy.local import logs
 
-    logs.follow(_listed(arguments.name))
+    logs.follow(_split(arguments.name))
     return 0
 
 
@@ -106,7 +106,7 @@ def _events(arguments: argparse.Namespace) -> int:
     """Follow the published events."""
     from deploy.local import events
 
-    asyncio.run(events.follow(layout(running=True).nats_url, from_start=arguments.since == "start"))
+    asyncio.run(events.follow(choose_layout(running=True).nats_url, from_start=arguments.since == "start"))
     return 0
 
 
@@ -114,7 +114,7 @@ def _seed(_arguments: argparse.Namespace) -> int:
     """Load missing sample data."""
     from deploy.local import seed
 
-    created, existing = seed.load(layout(running=True).gateway_port)
+    created, existing = seed.load(choose_layout(running=True).gateway_port)
     print(f"sample data: {created} created, {existing} existed")
     return 0
 
@@ -126,9 +126,9 @@ def _token(arguments: argparse.Namespace) -> int:
     token = keys.token(
         tenant=arguments.tenant,
         subject=arguments.sub,
-        roles=_listed(arguments.role),
-        entity_scope=_listed(arguments.entity_scope) or None,
-        department_scope=_listed(arguments.department_scope) or None,
+        roles=_split(arguments.role),
+        entity_scope=_split(arguments.entity_scope) or None,
+        department_scope=_split(arguments.department_scope) or None,
     )
     print(token)
     return 0
@@ -136,7 +136,7 @@ def _token(arguments: argparse.Namespace) -> int:
 
 def _address(arguments: argparse.Namespace) -> int:
     """Print the address of a process."""
-    ports = layout(running=True).ports
+    ports = choose_layout(running=True).ports
     if port_name(arguments.service) not in ports:
         print(f"there is no process {arguments.service!r}", file=sys.stderr)
         return 1
@@ -146,12 +146,12 @@ def _address(arguments: argparse.Namespace) -> int:
 
 def _psql(arguments: argparse.Namespace) -> int:
     """Open psql as the administrator, or with the role of a service."""
-    where = layout(running=True)
+    layout = choose_layout(running=True)
     if arguments.service:
-        url = where.url_as(f"{arguments.service}_app")
+        url = layout.url_as(f"{arguments.service}_app")
     else:
-        url = urlsplit(where.admin_url)._replace(path=f"/{where.database}").geturl()
-    program = where.postgres.program("psql")
+        url = urlsplit(layout.admin_url)._replace(path=f"/{layout.database}").geturl()
+    program = layout.postgres.program("psql")
     os.execv(program, [program, url, *arguments.psql_arguments])  # noqa: S606
 
 
@@ -160,7 +160,7 @@ def _migrate(_arguments: argparse.Namespace) -> int:
     from deploy.local import stack
 
     home.make()
-    asyncio.run(stack.prepare_database(layout(running=True)))
+    asyncio.run(stack.prepare_database(choose_layout(running=True)))
     return 0
 
 
@@ -172,7 +172,7 @@ def _reset(_arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _listed(text: str) -> Sequence[str]:
+def _split(text: str) -> Sequence[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 

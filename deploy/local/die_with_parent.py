@@ -2,7 +2,7 @@
 
     python -S die_with_parent.py --parent PID [--signal NAME] [--user NAME] -- COMMAND …
 
-The command replaces this process and keeps its id, which it finds in `PARENT_PID` for its own children. Only the
+The command replaces this process and keeps its id, which is in `PARENT_PID` for its own children. Only the
 standard library is imported: the start takes some 20 ms.
 """
 
@@ -19,26 +19,26 @@ _PR_SET_PDEATHSIG = 1
 
 
 def command(*, parent: str, signal_name: str = "KILL", user: str | None = None) -> list[str]:
-    """Return the prefix for a command that shall get the signal when `parent`, a process id, ends."""
+    """Return the prefix of a command line; the command gets the signal when `parent`, a process id, ends."""
     shim = [sys.executable, "-S", __file__, "--parent", parent, "--signal", signal_name]
     return [*shim, *(["--user", user] if user else []), "--"]
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--parent", type=int, required=True, help="process id of the parent")
     parser.add_argument("--signal", default="KILL", help="signal that the command gets when the parent ends")
     parser.add_argument("--user", help="account to run the command as")
     parser.add_argument("command", nargs="+")
-    given = parser.parse_args()
-    if given.user:
-        become(given.user)
-    end_with_parent(signal.Signals[f"SIG{given.signal}"])  # after the change of user, which would undo it
-    if os.getppid() != given.parent:
-        sys.exit(f"{given.command[0]}: its parent process ended before it started")
+    arguments = parser.parse_args()
+    if arguments.user:
+        become(arguments.user)
+    end_with_parent(signal.Signals[f"SIG{arguments.signal}"])  # after the change of user, which would undo it
+    if os.getppid() != arguments.parent:
+        sys.exit(f"{arguments.command[0]}: its parent process ended before it started")
     os.environ["PARENT_PID"] = str(os.getpid())
-    os.execvp(given.command[0], given.command)  # noqa: S606
+    os.execvp(arguments.command[0], arguments.command)  # noqa: S606
 
 
 def become(user: str) -> None:
@@ -50,7 +50,7 @@ def become(user: str) -> None:
 
 
 def end_with_parent(number: int) -> None:
-    """Request a signal for the time when the parent ends; 0 cancels it. Does nothing outside of Linux."""
+    """Request a signal for this process when its parent ends; 0 cancels it. Does nothing outside of Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 

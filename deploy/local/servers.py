@@ -120,13 +120,13 @@ class Postgres:
             self.program("initdb"), "-D", str(folder), "-U", "postgres", f"--pwfile={password_file}",
             "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums", "--no-instructions",
         ]  # fmt: skip
-        ran = subprocess.run(
+        result = subprocess.run(
             command if self.durable else [*command, "--no-sync"],
             check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             cwd="/", env={**os.environ, **self.environment}, **paths.as_account(),
         )  # fmt: skip
-        if ran.returncode != 0:
-            raise ServerFailed("initdb", ran.stdout)
+        if result.returncode != 0:
+            raise ServerFailed("initdb", result.stdout)
 
     def _remove_stale_pid_file(self) -> None:
         """Remove the pid file of a dead server: another process may have its id by now."""
@@ -276,7 +276,7 @@ class Running(Generic[AnyServer]):
 
 @contextmanager
 def postgres(folder: Path | None = None, *, port: int = 0, durable: bool = True) -> Iterator[Running[Postgres]]:
-    """Run PostgreSQL during the block, in a temporary folder unless one is given.
+    """Run PostgreSQL during the block, in `folder` or in a temporary one.
 
     Port 0 selects a free one. `durable=False` is faster and loses data when the machine crashes: for tests.
     """
@@ -290,7 +290,7 @@ def postgres(folder: Path | None = None, *, port: int = 0, durable: bool = True)
 
 @contextmanager
 def nats(folder: Path | None = None, *, port: int = 0, durable: bool = True) -> Iterator[Running[Nats]]:
-    """Run NATS during the block, in a temporary folder unless one is given."""
+    """Run NATS during the block, in `folder` or in a temporary one."""
 
     def create(place: Path, token: str) -> Nats:
         return Nats(place / "jetstream", port or free_port(), free_port(), token, durable=durable)

@@ -51,7 +51,7 @@ def _running_layout(supervisor: Supervisor) -> Layout | None:
     """Return the layout of the running stack; None if it does not run or its settings have changed."""
     if not supervisor.is_running():
         return None
-    layout = processes.layout(running=True)
+    layout = processes.choose_layout(running=True)
     if supervision.config(layout) == supervision.written_config():
         return layout
     print("settings have changed: restarting")
@@ -61,7 +61,7 @@ def _running_layout(supervisor: Supervisor) -> Layout | None:
 def _launch(supervisor: Supervisor) -> Layout:
     _stop()
     keys.ensure([process.name for process in PROCESSES])
-    layout = processes.layout(running=False)
+    layout = processes.choose_layout(running=False)
     processes.save_ports(layout)
     supervisor.launch(supervision.config(layout))
     return layout
@@ -95,7 +95,7 @@ async def prepare_database(layout: Layout) -> None:
 
 
 def _servers_ready(supervisor: Supervisor, layout: Layout) -> bool:
-    pids = {seen.name: seen.pid for seen in supervisor.processes() if seen.is_running}
+    pids = {info.name: info.pid for info in supervisor.processes() if info.is_running}
     return all(server.name in pids and server.is_ready(pids[server.name]) for server in layout.servers)
 
 
@@ -104,7 +104,7 @@ def is_healthy(supervisor: Supervisor, layout: Layout) -> bool:
     serving = [process.name for process in PROCESSES]
     serving += [simulator.name for simulator in SIMULATORS if simulator.serves]
     return (
-        all(seen.is_running for seen in supervisor.processes())
+        all(info.is_running for info in supervisor.processes())
         and all(is_listening(layout.ports[port_name(name)]) for name in serving)
         and http_status(layout.gateway_port, "/readyz") == HTTPStatus.OK
     )
@@ -114,28 +114,28 @@ def _wait_until(supervisor: Supervisor, started: float, is_done: Callable[[], bo
     """Wait for the condition. Raises StartFailed after a timeout or when a process keeps crashing."""
     pids: dict[str, set[int]] = {}
     while not is_done():
-        for seen in supervisor.processes():
-            seen_pids = pids.setdefault(seen.name, set())
-            if seen.pid:
-                seen_pids.add(seen.pid)
-            if seen.state == "FATAL" or len(seen_pids) >= _STARTS_MAX:
-                raise StartFailed(f"{seen.name} keeps crashing. {_log_end(seen)}")
+        for info in supervisor.processes():
+            process_pids = pids.setdefault(info.name, set())
+            if info.pid:
+                process_pids.add(info.pid)
+            if info.state == "FATAL" or len(process_pids) >= _STARTS_MAX:
+                raise StartFailed(f"{info.name} keeps crashing. {_log_end(info)}")
         if time.time() > started + _READY_S:
             raise StartFailed(_unready(supervisor))
         time.sleep(0.05)
 
 
 def _unready(supervisor: Supervisor) -> str:
-    seen = supervisor.processes()
-    failing = [each for each in seen if not each.is_running] or [each for each in seen if each.name == GATEWAY]
+    infos = supervisor.processes()
+    failing = [info for info in infos if not info.is_running] or [info for info in infos if info.name == GATEWAY]
     return f"not ready after {_READY_S:.0f} s: " + "\n".join(
-        f"{each.name} is {each.state}. {_log_end(each)}" for each in failing
+        f"{info.name} is {info.state}. {_log_end(info)}" for info in failing
     )
 
 
-def _log_end(seen: ProcessInfo) -> str:
-    lines = seen.log.read_text(errors="replace").splitlines()[-_LOG_LINES:] if seen.log.exists() else []
-    return "\n".join([f"Last lines of {seen.log}:", *(f"    {line}" for line in lines)])
+def _log_end(info: ProcessInfo) -> str:
+    lines = info.log.read_text(errors="replace").splitlines()[-_LOG_LINES:] if info.log.exists() else []
+    return "\n".join([f"Last lines of {info.log}:", *(f"    {line}" for line in lines)])
 
 
 def down() -> bool:

@@ -126,7 +126,7 @@ def config(layout: Layout) -> str:
 
 
 def _section(name: str, values: Mapping[str, str]) -> str:
-    return "\n".join([f"[{name}]", *(f"{key} = {_escaped(value)}" for key, value in values.items()), ""])
+    return "\n".join([f"[{name}]", *(f"{key} = {_escape(value)}" for key, value in values.items()), ""])
 
 
 def _group(name: str, priority: int, programs: list[str]) -> str:
@@ -154,7 +154,7 @@ def _program(
     )
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """Double each "%" except in the placeholder of the parent's id."""
     return text.replace("%", "%%").replace(_PARENT.replace("%", "%%"), _PARENT)
 

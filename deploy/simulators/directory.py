@@ -184,13 +184,13 @@ def main() -> None:
         asyncio.run(_serve(users))
         return
     from deploy.local import keys
-    from deploy.local.processes import layout
+    from deploy.local.processes import choose_layout
 
     tenant_id = keys.tenant_id(arguments.tenant)
     if arguments.command == "activate":
         users.set_active(tenant_id, arguments.user, active=True)
     else:
-        asyncio.run(_deactivate(layout(running=True).nats_url, users, tenant_id, arguments.user))
+        asyncio.run(_deactivate(choose_layout(running=True).nats_url, users, tenant_id, arguments.user))
     print(f"{arguments.user} of {arguments.tenant} is {'active' if arguments.command == 'activate' else 'deactivated'}")
 
 

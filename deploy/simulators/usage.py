@@ -1,4 +1,4 @@
-"""Simulator of the usage tracking system: publishes usage records at a arguments rate.
+"""Simulator of the usage tracking system: publishes usage records at a chosen rate.
 
 `python -m deploy.simulators.usage [--count 100] [--rate 50] [--duplicates 5] [--bad 2] [--tenant acme]`; `make usage`
 uses the local stack. A duplicate is the same record in another event. Bad records can't be allocated: their entity does
@@ -56,8 +56,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """How many events were published, and how many of them are duplicates or can't be allocated."""
+class PublishResult:
+    """Number of published events, and of those among them that are duplicates or can't be allocated."""
 
     events: int
     duplicates: int
@@ -90,16 +90,16 @@ def records(plan: Plan) -> Iterator[tuple[UsageRecorded, bool, bool]]:
         yield record, bad, twice and not bad
 
 
-async def publish_all(jetstream: JetStreamContext, tenant_id: UUID, plan: Plan) -> Published:
+async def publish_all(jetstream: JetStreamContext, tenant_id: UUID, plan: Plan) -> PublishResult:
     """Publish all records; returns when NATS has stored them."""
     started = time.monotonic()
-    free, events, duplicates, bad_records = asyncio.Semaphore(_IN_FLIGHT_MAX), 0, 0, 0
+    slots, events, duplicates, bad_records = asyncio.Semaphore(_IN_FLIGHT_MAX), 0, 0, 0
 
     async def one(record: UsageRecorded) -> None:
         try:
             await publish(jetstream, record, tenant_id, SOURCE)
         finally:
-            free.release()
+            slots.release()
 
     async with asyncio.TaskGroup() as group:
         for record, bad, twice in records(plan):
@@ -108,13 +108,13 @@ async def publish_all(jetstream: JetStreamContext, tenant_id: UUID, plan: Plan) 
             for _ in range(1 + twice):
                 if plan.rate:
                     await asyncio.sleep(started + events / plan.rate - time.monotonic())
-                await free.acquire()
+                await slots.acquire()
                 group.create_task(one(record))
                 events += 1
-    return Published(events, duplicates, bad_records, time.monotonic() - started)
+    return PublishResult(events, duplicates, bad_records, time.monotonic() - started)
 
 
-async def _run(url: str, tenant_id: UUID, plan: Plan) -> Published:
+async def _run(url: str, tenant_id: UUID, plan: Plan) -> PublishResult:
     client = await nats.connect(url.split(","), name="simulator:usage")
     try:
         return await publish_all(client.jetstream(), tenant_id, plan)
@@ -125,7 +125,7 @@ async def _run(url: str, tenant_id: UUID, plan: Plan) -> Published:
 def main() -> None:
     """Run the command line; options can also be set by the environment."""
     from deploy.local import keys
-    from deploy.local.processes import layout
+    from deploy.local.processes import choose_layout
 
     parser = argparse.ArgumentParser(prog="python -m deploy.simulators.usage", description=__doc__)
     for name, default, meaning in (
@@ -151,10 +151,10 @@ def main() -> None:
         seed=int(arguments.seed),
         run=arguments.run,
     )
-    published = asyncio.run(_run(layout(running=True).nats_url, keys.tenant_id(arguments.tenant), plan))
+    result = asyncio.run(_run(choose_layout(running=True).nats_url, keys.tenant_id(arguments.tenant), plan))
     print(
-        f"usage: {published.events} events in {published.seconds:.1f} s, {published.duplicates} of them duplicates,"
-        f" {published.bad} that can't be allocated"
+        f"usage: {result.events} events in {result.seconds:.1f} s, {result.duplicates} of them duplicates,"
+        f" {result.bad} that can't be allocated"
     )
 
 

@@ -55,8 +55,10 @@ class EntitiesClient:
             tuple(ids.ENTITY.parse(entity.id) for entity in reply.entities),
             tuple(ids.DEPARTMENT.parse(department.id) for department in reply.departments),
             ResponsibleUsers(
-                department_manager=next(filter(None, (one.manager_user_id for one in reply.departments)), ""),
-                entity_controller=next(filter(None, (one.controller_user_id for one in reply.entities)), ""),
+                department_manager=next(
+                    filter(None, (department.manager_user_id for department in reply.departments)), ""
+                ),
+                entity_controller=next(filter(None, (entity.controller_user_id for entity in reply.entities)), ""),
             ),
         )
 
@@ -65,7 +67,7 @@ class EntitiesClient:
     ) -> EntityNotFound | DepartmentNotFound | None:
         """Return the error for an entity or department that does not exist; None if all exist.
 
-        The caller raises it inside its transaction, so that a repeated call gets its stored response instead.
+        The caller raises it inside its transaction, so that a repeated call returns its stored response instead.
         """
         if entity_ids:
             get_entities = GetEntitiesRequest(ids=sorted(map(ids.ENTITY.format, entity_ids)))
@@ -144,7 +146,7 @@ class BudgetsClient:
         return ids.HOLD.parse(hold.id)
 
     async def release(self, origin: Origin, approval_id: UUID, *, of_round: int, budget_id: UUID) -> None:
-        """Release the hold of a round of a request, and prevent one that arrives later."""
+        """Release the hold of a round of a request. A hold of this round that arrives later is rejected."""
         request = ReleaseForApprovalRequest(
             budget_id=ids.BUDGET.format(budget_id), approval_id=ids.APPROVAL.format(approval_id), round=of_round
         )

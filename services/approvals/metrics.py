@@ -23,7 +23,9 @@ AGES: Final[Mapping[str, timedelta]] = {
 """Maximum age of each group of undecided requests, by its label."""
 _OLDER: Final = "older"
 _RESERVATIONS = Counter(
-    "billing_approvals_funds", "Amounts of requests that their budget settled, by reservation state.", ("funds",)
+    "billing_approvals_funds",
+    "Requests whose reservation the budgets service settled, by reservation state.",
+    ("funds",),
 )
 
 
@@ -33,7 +35,7 @@ def record_outcome(state: ApprovalState, age: timedelta) -> None:
 
 
 def record_reservation(state: ReservationState) -> None:
-    """Count an amount that a budget settled."""
+    """Count a request whose reservation was settled."""
     _RESERVATIONS.labels(state.value).inc()
 
 

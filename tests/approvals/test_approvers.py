@@ -13,8 +13,8 @@ from services.approvals.domain.rules import Approver, ApproverKind, Facts, Mode,
 from services.approvals.errors.approvals import ApproverMissing
 
 FACTS: Final = Facts(request_type=ApprovalType.PURCHASE, title="x", requester="rita", entity_path=(UUID(int=9),))
-EVERYBODY_ACTIVE: Final = DirectorySnapshot()
-BEN_LEFT: Final = DirectorySnapshot(managers={"ben": ("max",)}, inactive=frozenset({"ben"}))
+ALL_ACTIVE: Final = DirectorySnapshot()
+BEN_INACTIVE: Final = DirectorySnapshot(managers={"ben": ("max",)}, inactive=frozenset({"ben"}))
 
 
 def assignees(step: RuleStep, directory: DirectorySnapshot) -> list[str]:
@@ -34,18 +34,18 @@ def quorum_of_two(*approvers: Approver, escalate_to: Approver | None = None) -> 
 
 
 class TestQuorum:
-    """max replaces ben, who left: together they are one person."""
+    """max is the manager of ben. If ben is inactive, max replaces him and still fills only one slot."""
 
     def test_quorum_needs_as_many_different_people(self) -> None:
         step = quorum_of_two(user("ben"), user("max"))
-        assert assignees(step, EVERYBODY_ACTIVE) == ["ben", "max"]
+        assert assignees(step, ALL_ACTIVE) == ["ben", "max"]
         with pytest.raises(ApproverMissing):
-            assignees(step, BEN_LEFT)
+            assignees(step, BEN_INACTIVE)
 
     def test_escalation_approver_completes_a_quorum(self) -> None:
         step = quorum_of_two(user("ben"), user("max"), escalate_to=user("boss"))
-        assert assignees(step, BEN_LEFT) == ["max", "boss"]
+        assert assignees(step, BEN_INACTIVE) == ["max", "boss"]
 
     def test_role_completes_a_quorum(self) -> None:
         step = quorum_of_two(user("ben"), Approver(ApproverKind.ROLE, "finance"))
-        assert assignees(step, BEN_LEFT) == ["max", "finance"]
+        assert assignees(step, BEN_INACTIVE) == ["max", "finance"]

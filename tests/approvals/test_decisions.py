@@ -258,7 +258,7 @@ class TestDeadlines:
 
 
 class TestReplacement:
-    """Replacement of an approver who left; a requester is never the successor unless the rule allows it."""
+    """Replacement of a deactivated approver; the requester does not replace them unless the rule allows it."""
 
     def test_manager_replaces_the_approver_in_active_and_later_steps(self) -> None:
         workflow = started(step("a"), step("b", "a", mode=Mode.ALL))
@@ -313,7 +313,7 @@ def workflows(draw: st.DrawFn) -> Workflow:
 
 
 def has_required_approvals(one: Step) -> bool:
-    """The rule of `domain.decisions` in other words: True if the step has the approvals that its mode requires."""
+    """True if the step has the approvals that its mode requires. Written independently of `domain.decisions`."""
     approved = [slot for slot in one.slots if slot.decision is APPROVED]
     users = {slot.decided_by for slot in approved}
     if any(slot.added and slot not in approved for slot in one.slots):

@@ -1,4 +1,4 @@
-"""Approvers from user management, replacement of users who left, and the RPCs for other services."""
+"""Approvers from user management, replacement of deactivated users, and the RPCs for other services."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -31,6 +31,7 @@ ONE_PAGE: Final = 51
 NOW: Final = datetime.now(UTC)
 DAY: Final = datetime(2026, 1, 2, tzinfo=UTC)
 """A day on which requests were created."""
+ADMIN: Final = Actor(user_id="admin", admin=True)
 ROOT: Final = Actor(user_id="root", roles=frozenset({"billing_admin"}))
 BOSS: Final = Actor(user_id="boss-8", roles=frozenset({"department_manager"}))
 USER: Final = Actor(user_id="user-7")
@@ -56,9 +57,10 @@ def list_rules(**filters: Any) -> Query:
     return lambda tx: store.rules.list_page(tx, Page(50, None, b"", b""), RuleFilter(**filters))
 
 
-def list_delegations(**filters: Any) -> Query:
+def list_delegations(actor: Actor = ADMIN, **filters: Any) -> Query:
     """ListDelegations."""
-    return lambda tx: store.delegations.list_page(tx, Page(50, None, b"", b""), DelegationFilter(**filters), NOW)
+    page = Page(50, None, b"", b"")
+    return lambda tx: store.delegations.list_page(tx, page, actor, DelegationFilter(**filters), NOW)
 
 
 def euros(amount: int) -> Money:
@@ -132,7 +134,7 @@ QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
     "rules of a rare type": (list_rules(request_type=ApprovalType.INVOICE), {L_ID, L_TYPE}, 2 * RARE),
     "rules of a ladder": (list_rules(ladder="ladder"), {L_ID, L_LADDER}, 2 * RARE),
     "delegations": (list_delegations(), {D_ID}, ONE_PAGE),
-    "own delegations": (list_delegations(user_id="user-8"), {D_FROM, D_TO, D_ID}, ROWS // 2),
+    "own delegations": (list_delegations(Actor(user_id="user-8")), {D_FROM, D_TO, D_ID}, ROWS // 2),
     "delegations of a user": (list_delegations(delegator="user-8"), {D_FROM}, ONE_PAGE),
     "delegations to a user": (list_delegations(delegate="boss-8"), {D_TO}, ONE_PAGE),
     "active delegations": (list_delegations(state=DelegationState.ACTIVE), {D_ID, D_END}, ROWS // 2),

@@ -63,7 +63,7 @@ class TestRouting:
         request.amount.amount, request.request_id = "200.02", "other"
         preview = await alice.call(api.stubs.approvals.CreateApproval, request)
         assert rule_names(preview) == ["large"]
-        assert "200.02 USD are 100.01 EUR today" in preview.rules[0].reason
+        assert "200.02 USD is 100.01 EUR at today's rate" in preview.rules[0].reason
 
     async def test_condition_must_be_true(self, api: ApprovalsApi) -> None:
         await api.create_rule(

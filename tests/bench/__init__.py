@@ -1,1 +1,1 @@
-"""Measurements, run by `make bench`: cases against floors, in slices that take turns. docs/operations.md tells how."""
+"""Benchmarks, run by `make bench`: cases compared with floors, in interleaved slices. See docs/benchmarks.md."""

@@ -117,7 +117,8 @@ class Stack:
             self.nats_url,
             self.keys,
             addresses={
-                need: backend.address if backend else f"127.0.0.1:{self.ports[need]}" for need in description.needs
+                service: backend.address if backend else f"127.0.0.1:{self.ports[service]}"
+                for service in description.calls
             },
             listen=f"127.0.0.1:{port}",
             metrics_listen="" if name == GATEWAY else f"127.0.0.1:{free_port()}",

@@ -28,23 +28,23 @@ def eur(amount: str) -> Money:
 
 
 def money(amount: str | Money) -> Money:
-    """Euros, unless another currency is said."""
+    """Return the amount; text is in euros."""
     return eur(amount) if isinstance(amount, str) else amount
 
 
 def line(budget: Budget, amount: str | Money, key: str = "", **given: Any) -> ledger_pb.ChargeRequest:
-    """A charge, alone or in a batch."""
+    """Return the request of a charge, alone or in a batch."""
     return ledger_pb.ChargeRequest(id=budget.id, amount=money(amount), request_id=key or uuid4().hex, **given)
 
 
 def numbers(budget: Budget) -> tuple[str, str, str, str, str]:
-    """What is spent, held, committed, captured and available."""
-    seen = budget.spent, budget.held, budget.committed, budget.captured, budget.available
-    return tuple(amount.amount for amount in seen)  # type: ignore[return-value]  # of so many
+    """Return spent, held, committed, captured and available."""
+    amounts = budget.spent, budget.held, budget.committed, budget.captured, budget.available
+    return tuple(amount.amount for amount in amounts)  # type: ignore[return-value]  # of five
 
 
 class BudgetsApi:
-    """What somebody does with budgets, in few words."""
+    """Calls of one user; the first budget creates the company that owns them."""
 
     def __init__(self, who: Caller, budgets: Budgets, entities: Entities) -> None:
         self.who = who
@@ -64,7 +64,7 @@ class BudgetsApi:
         return (await self.who.call(self.entities.departments.CreateDepartment, request)).id
 
     async def open(self, amount: str = "1000.00", /, **given: Any) -> Budget:
-        """A budget of this year, of a company that is founded with the first one."""
+        """Create an annual budget of this year; fields in `given` override the defaults."""
         request = pb.CreateBudgetRequest(
             name="Cloud",
             period_type=Budget.ANNUAL,
@@ -90,7 +90,7 @@ class BudgetsApi:
     async def refund(
         self, charge: charge_pb2.Charge, amount: str | Money = "", key: str = "", **given: Any
     ) -> charge_pb2.Refund:
-        """All that is left of it if no amount is given."""
+        """Refund the amount, by default all that is left of the charge."""
         usual = {"id": charge.budget_id, "charge_id": charge.id, "request_id": key or uuid4().hex}
         request = ledger_pb.RefundChargeRequest(**{**usual, **given}, amount=money(amount) if amount else None)
         return await self.who.call(self.stubs.ledger.RefundCharge, request)
@@ -106,7 +106,7 @@ class BudgetsApi:
         return await self.who.call(self.stubs.ledger.CommitHold, request)
 
     async def capture(self, hold: Hold, amount: str | Money = "", key: str = "", **given: Any) -> Hold:
-        """All that is left of it if no amount is given."""
+        """Capture the amount, by default all that is left of the hold."""
         request = ledger_pb.CaptureHoldRequest(
             id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex, **given
         )
@@ -115,7 +115,7 @@ class BudgetsApi:
         return await self.who.call(self.stubs.ledger.CaptureHold, request)
 
     async def release(self, hold: Hold, amount: str | Money = "", key: str = "") -> Hold:
-        """All that is left of it if no amount is given."""
+        """Release the amount, by default all that is left of the hold."""
         request = ledger_pb.ReleaseHoldRequest(id=hold.budget_id, hold_id=hold.id, request_id=key or uuid4().hex)
         if amount:
             request.amount.CopyFrom(money(amount))
@@ -127,32 +127,28 @@ class BudgetsApi:
         )
 
     async def holds(self, budget: Budget, **given: Any) -> list[Hold]:
-        return list(
-            (await self.who.call(self.stubs.ledger.ListHolds, ledger_pb.ListHoldsRequest(id=budget.id, **given))).holds
-        )
+        request = ledger_pb.ListHoldsRequest(id=budget.id, **given)
+        return list((await self.who.call(self.stubs.ledger.ListHolds, request)).holds)
 
     async def entries(self, budget: Budget, **given: Any) -> list[Entry]:
-        """Newest first."""
-        return list(
-            (
-                await self.who.call(self.stubs.ledger.ListEntries, ledger_pb.ListEntriesRequest(id=budget.id, **given))
-            ).entries
-        )
+        """Return the entries, newest first."""
+        request = ledger_pb.ListEntriesRequest(id=budget.id, **given)
+        return list((await self.who.call(self.stubs.ledger.ListEntries, request)).entries)
 
     async def verify(self, *budgets: Budget) -> list[BudgetVerification]:
-        """What the ledgers say; the test fails where one says something else than its budget."""
-        seen = [
+        """Return the verifications; the test fails if the ledger of a budget differs from its balance."""
+        verifications = [
             await self.who.call(self.stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=budget.id))
             for budget in budgets
         ]
-        assert all(found.verified for found in seen), seen
-        return seen
+        assert all(each.verified for each in verifications), verifications
+        return verifications
 
     async def close(self, budget: Budget) -> Budget:
         return await self.who.call(self.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
 
     async def set_rates(self, *rates: str) -> None:
-        """Record exchange rates, each as "2026-03-01 USD/EUR 0.9"; without a day they are of today."""
+        """Set exchange rates, each as "2026-03-01 USD/EUR 0.9"; without a day, they apply from today."""
         today = datetime.now(UTC).date()
         given = [rate_input(rate if rate[0].isdigit() else f"{today} {rate}") for rate in rates]
         await self.who.call(self.entities.rates.SetExchangeRates, SetExchangeRatesRequest(rates=given))

@@ -18,7 +18,7 @@ __all__ = ["BudgetsApi", "eur", "line", "money", "numbers"]
 
 @pytest.fixture
 def api_for(budgets: Budgets, entities: Entities) -> Callable[[Caller], BudgetsApi]:
-    """The api of another caller."""
+    """Return the API as another caller."""
     return lambda who: BudgetsApi(who, budgets, entities)
 
 
@@ -29,7 +29,7 @@ def api(api_for: Callable[[Caller], BudgetsApi], finance: Caller) -> BudgetsApi:
 
 @pytest.fixture
 async def company(api: BudgetsApi) -> str:
-    """The company of the api."""
+    """A company that owns the budgets of `api`."""
     api.entity_id = await api.company()
     return api.entity_id
 

@@ -1,4 +1,4 @@
-"""Budgets from one period to the next, in few words, and time that passes."""
+"""Helpers for rollovers, periods and timers."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -16,26 +16,26 @@ YEAR = datetime.now(UTC).year
 
 
 async def roll(api: BudgetsApi, budget: Budget, key: str = "", **given: Any) -> Rollover:
-    """Before the end of its period, unless it is said otherwise."""
+    """Roll the budget over, by default before the end of its period."""
     request = pb.RolloverBudgetRequest(**{"id": budget.id, "early": True, "request_id": key or uuid4().hex, **given})
     return await api.who.call(api.stubs.budgets.RolloverBudget, request)
 
 
 async def below(api: BudgetsApi, parent: Budget) -> list[Budget]:
-    """The budgets below, oldest first."""
+    """Return the children of the budget, oldest first."""
     return list((await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(parent_id=parent.id))).budgets)
 
 
 async def series(api: BudgetsApi, name: str) -> list[Budget]:
-    """All periods of a budget, in order."""
-    found = await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(page_size=1000))
-    return sorted((b for b in found.budgets if b.name == name), key=lambda budget: budget.period_number)
+    """Return all periods of the budgets of this name, in order."""
+    page = await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(page_size=1000))
+    return sorted((b for b in page.budgets if b.name == name), key=lambda budget: budget.period_number)
 
 
 async def a_year_passes(admin: Any, *budgets: Budget) -> None:
-    """Put budgets back by a year, without what would follow from it by itself."""
-    moments = "period_start", "period_end", "anchor_date", "period_start_time", "period_end_time"
-    earlier = ", ".join(f"{moment} = {moment} - interval '1 year'" for moment in moments)
+    """Move budgets back by a year in the database; no timer fires."""
+    columns = "period_start", "period_end", "anchor_date", "period_start_time", "period_end_time"
+    earlier = ", ".join(f"{column} = {column} - interval '1 year'" for column in columns)
     await admin.execute(
         f"update budgets.budgets set {earlier} where id = any($1)",
         [BUDGET.parse(budget.id) for budget in budgets],

@@ -12,7 +12,7 @@ from tests.harness.databases import Copy
 from tests.harness.migrations import layout, migrate
 
 
-async def test_what_was_there_before_the_ledger_grew_is_carried_over(
+async def test_rows_of_the_first_revision_are_migrated(
     fresh_database: Callable[[], Awaitable[Copy]],
 ) -> None:
     copy = await fresh_database()
@@ -31,12 +31,12 @@ async def test_what_was_there_before_the_ledger_grew_is_carried_over(
             (Decimal(80), Decimal(0), [Decimal(0)])
         ] * 2
         assert [row["used"] for row in await admin.fetch("select used from budget_alerts")] == [Decimal(80)] * 2
-        going_on = "select id from budgets where state = 'ACTIVE' and period_end_time > now() order by id"
-        looked_at = "select resource_id from timers where kind = 'forecast' order by resource_id"
-        assert await admin.fetch(looked_at) == await admin.fetch(going_on)
+        current = "select id from budgets where state = 'ACTIVE' and period_end_time > now() order by id"
+        with_timer = "select resource_id from timers where kind = 'forecast' order by resource_id"
+        assert await admin.fetch(with_timer) == await admin.fetch(current)
         await migrate(copy, "budgets", command.downgrade, "base")
-        left = "select relname from pg_class where relnamespace = 'budgets'::regnamespace and relkind = 'r'"
-        assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
+        tables = "select relname from pg_class where relnamespace = 'budgets'::regnamespace and relkind = 'r'"
+        assert [row[0] for row in await admin.fetch(tables)] == ["alembic_version"]
         await migrate(copy, "budgets", command.upgrade, "head")
     finally:
         await admin.close()
@@ -67,6 +67,31 @@ async def test_enum_columns_become_text_and_back_with_their_rows(
             assert tuple(row) == ("ACTIVE", "BLOCK", "CHARGE", "ACCEPTED", "THRESHOLD", "OPEN")
         assert await layout(admin, "budgets") == head
         assert await admin.fetchval("select count(*) from pg_type where typname = 'hold_state'") == 0
+    finally:
+        await admin.close()
+
+
+async def test_keys_of_moved_rpcs_keep_their_replies(fresh_database: Callable[[], Awaitable[Copy]]) -> None:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    stored = "select method, key, reply from budgets.idempotency_keys order by method"
+    package = "billing.budgets.v1."
+    old = [f"{package}BudgetService/{method}" for method in ("AcknowledgeAlert", "Charge", "CreateBudget")]
+    new = [f"{package}{name}" for name in ("AlertService/AcknowledgeAlert", "BudgetService/CreateBudget")]
+    try:
+        await migrate(copy, "budgets", command.downgrade, "0006")
+        for method in old:
+            await admin.execute(
+                "insert into budgets.idempotency_keys (tenant_id, method, key, fingerprint, reply)"
+                " values ($1, $2, 'po-1', 'f', $3)",
+                ids.new(), method, method.encode(),
+            )  # fmt: skip
+        before = await admin.fetch(stored)
+        await migrate(copy, "budgets", command.upgrade, "0007")
+        assert [row["method"] for row in await admin.fetch(stored)] == [*new, f"{package}LedgerService/Charge"]
+        await migrate(copy, "budgets", command.downgrade, "0006")
+        assert await admin.fetch(stored) == before
+        await migrate(copy, "budgets", command.upgrade, "head")
     finally:
         await admin.close()
 

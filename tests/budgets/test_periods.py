@@ -38,7 +38,7 @@ class TestPeriodOf:
             (ANNUAL, "2096-02-29", ["2096-02-29", "2097-02-28", "2098-02-28", "2099-02-28", "2100-02-28"]),
         ],
     )
-    def test_it_starts_on_the_anchors_day_or_the_last_of_a_shorter_month(
+    def test_period_starts_on_the_day_of_the_anchor_or_the_last_of_a_shorter_month(
         self, period_type: PeriodType, anchor: str, starts: list[str]
     ) -> None:
         periods = [
@@ -58,24 +58,24 @@ class TestPeriodOf:
             assert day.day == min(anchor.day, monthrange(day.year, day.month)[1])
 
     @given(types, days, numbers)
-    def test_one_ends_where_the_next_starts(self, period_type: PeriodType, anchor: date, number: int) -> None:
+    def test_period_ends_where_the_next_one_starts(self, period_type: PeriodType, anchor: date, number: int) -> None:
         assert (
             domain.periods.period_of(period_type, anchor, number).end
             == domain.periods.period_of(period_type, anchor, number + 1).start
         )
 
     @given(types, days)
-    def test_the_first_starts_at_the_anchor(self, period_type: PeriodType, anchor: date) -> None:
+    def test_first_period_starts_at_the_anchor(self, period_type: PeriodType, anchor: date) -> None:
         assert domain.periods.period_of(period_type, anchor, 0).start == anchor
 
-    def test_a_custom_period_has_no_next(self) -> None:
+    def test_custom_period_has_no_length(self) -> None:
         anchor = date(2027, 1, 1)
-        for ask in (
+        for call in (
             lambda: domain.periods.period_of(CUSTOM, anchor, 1),
             lambda: domain.periods.fiscal_start(CUSTOM, 1, anchor),
         ):
             with pytest.raises(ValueError, match="CUSTOM"):
-                ask()
+                call()
 
 
 class TestSeries:
@@ -103,11 +103,13 @@ class TestFiscalStart:
             (ANNUAL, 12, "2027-11-30", "2026-12-01"),
         ],
     )
-    def test_it_follows_the_fiscal_year(self, period_type: PeriodType, month: int, day: str, start: str) -> None:
+    def test_start_follows_the_fiscal_year(self, period_type: PeriodType, month: int, day: str, start: str) -> None:
         assert domain.periods.fiscal_start(period_type, month, date.fromisoformat(day)) == date.fromisoformat(start)
 
     @given(types, st.integers(1, 12), days)
-    def test_a_period_from_there_contains_the_day(self, period_type: PeriodType, month: int, day: date) -> None:
+    def test_period_from_the_fiscal_start_contains_the_day(
+        self, period_type: PeriodType, month: int, day: date
+    ) -> None:
         start = domain.periods.fiscal_start(period_type, month, day)
         period = domain.periods.period_of(period_type, start, 0)
         assert period.start <= day < period.end

@@ -1,4 +1,4 @@
-"""The next period by itself: when one ends, after a long time, together with the budgets below; and where it begins."""
+"""Automatic rollover of recurring budgets, alone and with the budgets below, and the default start of a period."""
 
 from datetime import UTC, date, datetime
 from typing import Any
@@ -15,28 +15,28 @@ from tests.harness.callers import refusal
 from tests.harness.observe import eventually
 
 
-class TestByItself:
-    async def present(self, api: BudgetsApi, name: str, count: int) -> list[Budget]:
+class TestAutomaticRollover:
+    async def wait_for(self, api: BudgetsApi, name: str, count: int) -> list[Budget]:
         async def opened() -> list[Budget]:
-            found = await series(api, name)
-            return found if len(found) >= count else []
+            budgets = await series(api, name)
+            return budgets if len(budgets) >= count else []
 
         return await eventually(opened)
 
-    async def test_when_the_period_ends_the_next_one_is_opened(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_next_period_is_opened_at_the_end(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open("1000", rollover=Budget.FULL, recurring=False)
         await api.charge(budget, "100")
         await api.hold(budget, "50")
         await a_year_passes(admin, budget)
         await api.update(budget, recurring=True)
-        closed, opened = await self.present(api, "Cloud", 2)
+        closed, opened = await self.wait_for(api, "Cloud", 2)
         assert (closed.state, opened.state, opened.carried) == (Budget.CLOSED, Budget.ACTIVE, eur("900.00"))
         assert (opened.period_start_date, opened.held) == (f"{YEAR}-01-01", eur("50.00"))
         (entry, *_) = await api.entries(opened)
         assert entry.actor == "service:budgets"
         await api.verify(closed, opened)
 
-    async def test_period_after_period_until_the_present_one(self, api: BudgetsApi) -> None:
+    async def test_missed_periods_are_opened_up_to_the_current_one(self, api: BudgetsApi) -> None:
         await api.open(
             "100",
             name="Old",
@@ -51,14 +51,14 @@ class TestByItself:
             return (await series(api, "Old"))[-1].period_end_date > today
 
         await eventually(caught_up)
-        found = await series(api, "Old")
-        assert [b.state for b in found] == [Budget.CLOSED] * (len(found) - 1) + [Budget.ACTIVE]
-        assert [b.period_end_date for b in found[:-1]] == [b.period_start_date for b in found[1:]]
-        assert found[-1].period_start_date <= today
-        assert found[-1].carried.amount == f"{100 * (len(found) - 1)}.00"
-        await api.verify(*found)
+        budgets = await series(api, "Old")
+        assert [b.state for b in budgets] == [Budget.CLOSED] * (len(budgets) - 1) + [Budget.ACTIVE]
+        assert [b.period_end_date for b in budgets[:-1]] == [b.period_start_date for b in budgets[1:]]
+        assert budgets[-1].period_start_date <= today
+        assert budgets[-1].carried.amount == f"{100 * (len(budgets) - 1)}.00"
+        await api.verify(*budgets)
 
-    async def test_months_that_are_behind_catch_up_before_their_year_goes(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_late_months_roll_over_before_their_year(self, api: BudgetsApi, admin: Any) -> None:
         year = await api.open("12000", name="Year", recurring=False, rollover=Budget.FULL)
         month = await api.open(
             "1000", name="Month", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=f"{YEAR}-01-01",
@@ -68,16 +68,16 @@ class TestByItself:
         ids = [BUDGET.parse(budget.id) for budget in (year, month)]
         await a_year_passes(admin, year, month)
         await admin.execute("update budgets.budgets set recurring = true where id = any($1)", ids)
-        await api.update(year, recurring=True)  # the year's timer alone
-        _, this_year = await self.present(api, "Year", 2)
-        months = await self.present(api, "Month", datetime.now(UTC).month + 12)
+        await api.update(year, recurring=True)  # sets the timer of the year only
+        _, this_year = await self.wait_for(api, "Year", 2)
+        months = await self.wait_for(api, "Month", datetime.now(UTC).month + 12)
         assert this_year.carried == eur("11700.00")
         assert {b.parent_id for b in months[:12]} == {year.id}
         assert {b.parent_id for b in months[12:]} == {this_year.id}
         assert months[-1].period_start_date == this_month()
         await api.verify(year, this_year, *months)
 
-    async def test_what_does_not_recur_any_more_is_left(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_budget_that_no_longer_recurs_is_not_rolled_over(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open()
         assert await timers(admin, budget) == [("rollover", datetime(YEAR + 1, 1, 1, tzinfo=UTC))]
         await api.update(budget, recurring=False)
@@ -92,24 +92,24 @@ class TestByItself:
         assert await timers(admin, budget) == []
         assert await timers(admin, opened) == [("rollover", datetime(YEAR + 2, 1, 1, tzinfo=UTC))]
 
-    async def test_a_draft_waits_for_its_activation(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_draft_has_no_timer_until_activation(self, api: BudgetsApi, admin: Any) -> None:
         draft = await api.open(draft=True)
         assert await timers(admin, draft) == []
         await api.who.call(api.stubs.budgets.ActivateBudget, pb.ActivateBudgetRequest(id=draft.id))
         assert len(await timers(admin, draft)) == 1
 
-    async def test_a_budget_for_the_past_is_left_alone_unless_it_is_to_recur(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_past_budget_does_not_recur_by_default(self, api: BudgetsApi, admin: Any) -> None:
         past = await api.open(period_start_date=f"{YEAR - 3}-01-01")
         assert not past.recurring
         assert await timers(admin, past) == []
 
-    async def test_a_custom_period_does_not_recur(self, api: BudgetsApi) -> None:
+    async def test_custom_period_does_not_recur(self, api: BudgetsApi) -> None:
         budget = await api.open(
             period_type=Budget.CUSTOM, period_start_date=f"{YEAR}-01-01", period_end_date=f"{YEAR + 1}-03-01"
         )
         assert set((await refusal(api.update(budget, recurring=True))).fields) == {"recurring"}
 
-    async def test_retries_and_cancelled_timers_do_no_harm(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_retried_and_cancelled_timers_have_no_effect(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open(name="Once", recurring=False)
         await a_year_passes(admin, budget)
         done = await roll(api, budget, early=False)
@@ -124,7 +124,7 @@ class TestByItself:
 
 
 class TestUpdateOfRollover:
-    async def test_the_cap_goes_with_capped_and_with_nothing_else(self, api: BudgetsApi) -> None:
+    async def test_cap_is_allowed_only_with_capped(self, api: BudgetsApi) -> None:
         budget = await api.open("1000")
         assert set((await refusal(api.update(budget, rollover=Budget.CAPPED))).fields) == {"rollover_cap"}
         assert set((await refusal(api.update(budget, rollover_cap=eur("5")))).fields) == {"rollover_cap"}
@@ -134,11 +134,9 @@ class TestUpdateOfRollover:
         assert not (await api.update(budget, rollover=Budget.FULL)).HasField("rollover_cap")
 
 
-class TestFirstDay:
+class TestDefaultStart:
     @pytest.mark.parametrize("period_type", [Budget.MONTHLY, Budget.QUARTERLY, Budget.ANNUAL])
-    async def test_without_one_it_is_that_of_the_fiscal_period_of_today(
-        self, api: BudgetsApi, period_type: Any
-    ) -> None:
+    async def test_default_start_is_that_of_the_current_fiscal_period(self, api: BudgetsApi, period_type: Any) -> None:
         entity = await api.company("FY", fiscal_year_start_month=2)
         budget = await api.open(entity_id=entity, period_type=period_type, period_start_date="")
         today = datetime.now(UTC).date()
@@ -147,8 +145,8 @@ class TestFirstDay:
         months = {Budget.MONTHLY: 1, Budget.QUARTERLY: 3, Budget.ANNUAL: 12}[period_type]
         assert (started.day, (started.month - 2) % months) == (1, 0)
 
-    async def test_a_custom_period_has_one(self, api: BudgetsApi) -> None:
-        refused = await refusal(
+    async def test_custom_period_requires_a_start(self, api: BudgetsApi) -> None:
+        error = await refusal(
             api.open(period_type=Budget.CUSTOM, period_start_date="", period_end_date=f"{YEAR + 1}-01-01")
         )
-        assert set(refused.fields) == {"period_start_date"}
+        assert set(error.fields) == {"period_start_date"}

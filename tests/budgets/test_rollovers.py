@@ -1,4 +1,4 @@
-"""From one period to the next: what goes over, with whom, once, by hand and by itself."""
+"""Rollovers: amounts carried forward, moved holds and child budgets, once per period."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +27,7 @@ from tests.harness.observe import PublishedEvents, eventually
 
 
 class TestRolloverBudget:
-    async def test_the_period_is_closed_and_the_next_one_is_opened(self, api: BudgetsApi) -> None:
+    async def test_rollover_closes_the_budget_and_opens_the_next_period(self, api: BudgetsApi) -> None:
         budget = await api.open(
             "1000", category="cloud", gl_code="6805", rollover=Budget.FULL, alert_thresholds_bp=[7000],
             tolerance_bp=100, overspend_policy=Budget.ALLOW_WITHIN_TOLERANCE, carry_overspend=True,
@@ -49,14 +49,18 @@ class TestRolloverBudget:
         ):  # fmt: skip
             assert getattr(opened, field) == getattr(budget, field), field
         assert (await api.get(budget), await api.get(opened)) == (closed, opened)
-        (out, *_), (came,) = await api.entries(budget), await api.entries(opened)
-        assert (out.entry_type, out.amount, out.counterpart_budget_id) == (Entry.ROLLOVER_OUT, eur("600.00"), opened.id)
-        assert (came.entry_type, came.amount, came.counterpart_budget_id) == (
+        (outgoing, *_), (incoming,) = await api.entries(budget), await api.entries(opened)
+        assert (outgoing.entry_type, outgoing.amount, outgoing.counterpart_budget_id) == (
+            Entry.ROLLOVER_OUT,
+            eur("600.00"),
+            opened.id,
+        )
+        assert (incoming.entry_type, incoming.amount, incoming.counterpart_budget_id) == (
             Entry.ROLLOVER_IN,
             eur("600.00"),
             budget.id,
         )
-        assert (out.budget_amount_after, came.budget_amount_after) == (eur("400.00"), eur("1600.00"))
+        assert (outgoing.budget_amount_after, incoming.budget_amount_after) == (eur("400.00"), eur("1600.00"))
         await api.verify(budget, opened)
 
     @pytest.mark.parametrize(
@@ -72,14 +76,14 @@ class TestRolloverBudget:
             ({"rollover": Budget.FULL, "carry_overspend": True}, "2500", "-1500.00"),
         ],
     )
-    async def test_what_is_carried_over(self, api: BudgetsApi, given: dict[str, Any], spent: str, carried: str) -> None:
+    async def test_carried_forward(self, api: BudgetsApi, given: dict[str, Any], spent: str, carried: str) -> None:
         budget = await api.open("1000", overspend_policy=Budget.WARN, **given)
         await api.charge(budget, spent)
         done = await roll(api, budget)
         assert (done.carried.amount, done.opened.carried.amount) == (carried, carried)
         await api.verify(done.closed, done.opened)
 
-    async def test_what_was_carried_is_carried_on(self, api: BudgetsApi) -> None:
+    async def test_carried_amount_is_carried_forward_again(self, api: BudgetsApi) -> None:
         budget = await api.open("1000", rollover=Budget.FULL)
         for carried in ("1000.00", "2000.00", "3000.00"):
             done = await roll(api, budget)
@@ -87,14 +91,14 @@ class TestRolloverBudget:
             await api.verify(done.closed, done.opened)
             budget = done.opened
 
-    async def test_the_next_amount_may_be_another_one(self, api: BudgetsApi) -> None:
+    async def test_next_amount_can_differ(self, api: BudgetsApi) -> None:
         budget = await api.open("1000")
         assert (await roll(api, budget, next_amount=eur("750"))).opened.amount == eur("750.00")
         other = await api.open("1000")
         in_dollars = await refusal(roll(api, other, next_amount=Money(currency_code="USD", amount="1")))
         assert in_dollars.reason == "CURRENCY_MISMATCH"
 
-    async def test_a_custom_period_is_told_its_next_end(self, api: BudgetsApi) -> None:
+    async def test_custom_period_requires_the_next_end(self, api: BudgetsApi) -> None:
         budget = await api.open(
             period_type=Budget.CUSTOM, period_start_date=f"{YEAR}-01-01", period_end_date=f"{YEAR + 1}-03-01"
         )
@@ -105,29 +109,29 @@ class TestRolloverBudget:
         opened = (await roll(api, budget, next_period_end_date=f"{YEAR + 1}-04-15")).opened
         assert (opened.period_start_date, opened.period_end_date) == (f"{YEAR + 1}-03-01", f"{YEAR + 1}-04-15")
         month = await api.open(period_type=Budget.MONTHLY)
-        refused = await refusal(roll(api, month, next_period_end_date=f"{YEAR + 1}-04-15"))
-        assert set(refused.fields) == {"next_period_end_date"}
+        error = await refusal(roll(api, month, next_period_end_date=f"{YEAR + 1}-04-15"))
+        assert set(error.fields) == {"next_period_end_date"}
 
-    async def test_before_the_end_only_if_it_is_said(self, api: BudgetsApi) -> None:
+    async def test_rollover_before_the_end_requires_early(self, api: BudgetsApi) -> None:
         budget = await api.open()
-        refused = await refusal(roll(api, budget, early=False))
-        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PERIOD_NOT_OVER")
-        assert refused.metadata["period_end_time"].startswith(f"{YEAR + 1}-01-01T00:00:00")
+        error = await refusal(roll(api, budget, early=False))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "PERIOD_NOT_OVER")
+        assert error.metadata["period_end_time"].startswith(f"{YEAR + 1}-01-01T00:00:00")
 
-    async def test_after_the_end_nothing_need_be_said(self, api: BudgetsApi) -> None:
+    async def test_rollover_after_the_end_does_not_require_early(self, api: BudgetsApi) -> None:
         budget = await api.open(period_start_date=f"{YEAR - 1}-01-01", recurring=False)
         await api.charge(budget, "100", charge_time=noon(f"{YEAR - 1}-06-30"))
         opened = (await roll(api, budget, early=False)).opened
         assert opened.period_start_date == f"{YEAR}-01-01"
         await api.charge(opened, "1")
 
-    async def test_a_period_is_opened_once(self, api: BudgetsApi) -> None:
+    async def test_next_period_is_opened_once(self, api: BudgetsApi) -> None:
         budget = await api.open()
         opened = (await roll(api, budget)).opened
-        refused = await refusal(roll(api, budget))
-        assert (refused.reason, refused.metadata["opened_budget_id"]) == ("PERIOD_OPENED", opened.id)
+        error = await refusal(roll(api, budget))
+        assert (error.reason, error.metadata["opened_budget_id"]) == ("PERIOD_OPENED", opened.id)
 
-    async def test_two_at_once_open_one(self, api: BudgetsApi) -> None:
+    async def test_concurrent_rollovers_open_one_budget(self, api: BudgetsApi) -> None:
         budget = await api.open(rollover=Budget.FULL)
         await api.hold(budget, "10")
         outcomes = await asyncio.gather(*(roll(api, budget) for _ in range(5)), return_exceptions=True)
@@ -135,43 +139,43 @@ class TestRolloverBudget:
         assert [b.period_number for b in await series(api, "Cloud")] == [0, 1]
         await api.verify(*await series(api, "Cloud"))
 
-    async def test_the_same_key_gives_the_same_answer(self, api: BudgetsApi) -> None:
+    async def test_repeated_key_returns_the_first_response(self, api: BudgetsApi) -> None:
         budget = await api.open()
         assert await roll(api, budget, "k") == await roll(api, budget, "k")
 
     @pytest.mark.parametrize("draft", [True, False])
-    async def test_only_an_active_budget_is_rolled_over(self, api: BudgetsApi, draft: bool) -> None:  # noqa: FBT001
+    async def test_only_active_budgets_roll_over(self, api: BudgetsApi, draft: bool) -> None:  # noqa: FBT001
         budget = await api.open(draft=draft)
         if not draft:
             await api.close(budget)
         assert (await refusal(roll(api, budget))).reason == "BUDGET_STATE"
 
-    async def test_a_budget_that_may_not_be_seen_is_not_found(
+    async def test_invisible_budget_is_not_found(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         budget = await api.open()
         for stranger in (caller("finance", entity_scope=[]), caller("finance", tenant=uuid4())):
             assert (await refusal(roll(api_for(stranger), budget))).reason == "BUDGET_NOT_FOUND"
 
-    async def test_one_hears_of_it(self, api: BudgetsApi, published_events: PublishedEvents) -> None:
+    async def test_rollover_is_published(self, api: BudgetsApi, published_events: PublishedEvents) -> None:
         done = await roll(api, await api.open("100", rollover=Budget.FULL))
-        told = await published_events.first(BudgetRolledOver)
-        assert (told.closed_budget_id, told.opened_budget_id) == (done.closed.id, done.opened.id)
-        assert (told.entity_id, told.carried) == (api.entity_id, eur("100.00"))
+        event = await published_events.first(BudgetRolledOver)
+        assert (event.closed_budget_id, event.opened_budget_id) == (done.closed.id, done.opened.id)
+        assert (event.entity_id, event.carried) == (api.entity_id, eur("100.00"))
         assert (await published_events.first(BudgetClosed)).budget_id == done.closed.id
 
-    async def test_a_budget_that_was_opened_again_for_late_bills_stays_rolled_over(self, api: BudgetsApi) -> None:
+    async def test_reopened_budget_stays_rolled_over(self, api: BudgetsApi) -> None:
         done = await roll(api, await api.open("100"))
         again = await api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=done.closed.id))
         await api.charge(again, "10")
         assert (await refusal(roll(api, again))).reason == "PERIOD_OPENED"
         await api.verify(again, done.opened)
 
-    async def test_an_amount_that_was_tampered_with_is_found(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_changed_carried_amount_fails_verification(self, api: BudgetsApi, admin: Any) -> None:
         opened = (await roll(api, await api.open("100", rollover=Budget.FULL))).opened
         await admin.execute("update budgets.budgets set carried = 999 where id = $1", BUDGET.parse(opened.id))
-        seen = await api.who.call(api.stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=opened.id))
-        assert (seen.verified, seen.budget_amount, seen.budget_amount_by_ledger) == (
+        verification = await api.who.call(api.stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=opened.id))
+        assert (verification.verified, verification.budget_amount, verification.budget_amount_by_ledger) == (
             False,
             eur("1099.00"),
             eur("200.00"),
@@ -179,25 +183,23 @@ class TestRolloverBudget:
 
 
 class TestHolds:
-    async def test_open_holds_move_along_and_are_captured_under_the_old_budget(
-        self, api: BudgetsApi, admin: Any
-    ) -> None:
+    async def test_open_holds_move_and_can_be_captured_by_the_old_budget_id(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open("1000", recurring=False)
-        kept, promised = await api.hold(budget, "100"), await api.commit(await api.hold(budget, "200"))
-        ended = await api.capture(await api.hold(budget, "50"))
+        held, committed = await api.hold(budget, "100"), await api.commit(await api.hold(budget, "200"))
+        captured_hold = await api.capture(await api.hold(budget, "50"))
         await a_year_passes(admin, budget)
         done = await roll(api, budget, early=False)
         assert (done.moved_hold_count, done.opened_budget_count) == (2, 1)
         assert numbers(done.closed) == ("50.00", "0.00", "0.00", "50.00", "950.00")
         assert numbers(done.opened) == ("0.00", "100.00", "200.00", "0.00", "700.00")
-        assert {hold.id for hold in await api.holds(done.opened)} == {kept.id, promised.id}
-        assert [hold.id for hold in await api.holds(budget)] == [ended.id]
+        assert {hold.id for hold in await api.holds(done.opened)} == {held.id, committed.id}
+        assert [hold.id for hold in await api.holds(budget)] == [captured_hold.id]
         await api.verify(done.closed, done.opened)
-        captured = await api.capture(kept, "60")
+        captured = await api.capture(held, "60")
         assert (captured.budget_id, captured.open) == (done.opened.id, eur("40.00"))
-        released = await api.release(promised)
+        released = await api.release(committed)
         assert (released.budget_id, released.state) == (done.opened.id, Hold.RELEASED)
-        assert (await api.get_hold(kept)).budget_id == done.opened.id
+        assert (await api.get_hold(held)).budget_id == done.opened.id
         assert numbers(await api.get(done.opened)) == ("60.00", "40.00", "0.00", "60.00", "900.00")
         await api.verify(done.closed, done.opened)
 
@@ -211,7 +213,7 @@ class TestHolds:
             (Budget.CAPPED, "1000", "150.00"),
         ],
     )
-    async def test_they_bring_what_they_need_beyond_the_new_amount(
+    async def test_moved_holds_carry_forward_the_amount_they_need(
         self, api: BudgetsApi, rule: Any, next_amount: str, carried: str
     ) -> None:
         cap = eur("150") if rule == Budget.CAPPED else None
@@ -223,7 +225,7 @@ class TestHolds:
         assert Decimal(done.opened.available.amount) >= 0
         await api.verify(done.closed, done.opened)
 
-    async def test_beyond_a_tolerance_they_bring_what_the_policy_asks_for(self, api: BudgetsApi) -> None:
+    async def test_moved_holds_carry_forward_the_minimum_within_the_tolerance(self, api: BudgetsApi) -> None:
         policy = Budget.ALLOW_WITHIN_TOLERANCE
         budget = await api.open("100", overspend_policy=policy, tolerance_bp=5000, carry_overspend=True)
         await api.charge(budget, "70")
@@ -232,7 +234,7 @@ class TestHolds:
         assert done.carried == eur("43.34")
         await api.verify(done.closed, done.opened)
 
-    async def test_the_holds_of_budgets_below_count_above_on_both_sides(self, api: BudgetsApi) -> None:
+    async def test_holds_of_budgets_below_count_in_both_chains(self, api: BudgetsApi) -> None:
         group = await api.open("1000", name="Group", rollover=Budget.FULL)
         team = await api.open("500", name="Team", parent_id=group.id, rollover=Budget.FULL)
         unit = await api.open("300", name="Unit", parent_id=team.id)
@@ -251,7 +253,7 @@ class TestHolds:
         assert numbers(done.closed) == ("40.00", "0.00", "0.00", "0.00", "0.00")
         await api.verify(group, team, unit, done.opened, new_team, new_unit)
 
-    async def test_holds_of_a_budget_that_stays_behind_stay_with_it_and_keep_their_cover(self, api: BudgetsApi) -> None:
+    async def test_holds_of_a_budget_that_is_not_rolled_over_stay_covered(self, api: BudgetsApi) -> None:
         group = await api.open("100", rollover=Budget.FULL)
         stays = await api.open("100", parent_id=group.id, recurring=False)
         hold = await api.hold(stays, "30")
@@ -263,26 +265,26 @@ class TestHolds:
         await api.release(hold)
         await api.verify(group, stays, done.opened)
 
-    async def test_marks_passed_by_what_moved_raise_their_alerts(self, api: BudgetsApi) -> None:
+    async def test_moved_holds_raise_alerts(self, api: BudgetsApi) -> None:
         budget = await api.open("100", alert_thresholds_bp=[5000])
         await api.hold(budget, "60")
         done = await roll(api, budget)
         assert [alert.state for alert in await api.alerts(done.opened)] == [Alert.OPEN]
 
-    async def test_while_the_tree_is_charged_nothing_is_lost(self, api: BudgetsApi) -> None:
+    async def test_nothing_is_lost_during_concurrent_charges(self, api: BudgetsApi) -> None:
         group = await api.open("10000", name="Group", rollover=Budget.FULL)
         team = await api.open("5000", name="Team", parent_id=group.id, rollover=Budget.FULL)
         holds = [await api.hold(team, "10") for _ in range(20)]
 
-        async def tried(wanted: Awaitable[object]) -> None:
+        async def attempt(call: Awaitable[object]) -> None:
             try:
-                await wanted
+                await call
             except grpc.aio.AioRpcError as error:
                 assert error.code() in {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED}, error
 
-        releases = [tried(api.release(hold)) for hold in holds]
-        captures = [tried(api.capture(hold, "5")) for hold in holds]
-        charges = [tried(api.charge(team, "1")) for _ in range(40)]
+        releases = [attempt(api.release(hold)) for hold in holds]
+        captures = [attempt(api.capture(hold, "5")) for hold in holds]
+        charges = [attempt(api.charge(team, "1")) for _ in range(40)]
         rolling = asyncio.create_task(roll(api, group))
         await asyncio.gather(*releases, *captures, *charges)
         done = await rolling
@@ -293,7 +295,7 @@ class TestHolds:
 
 
 class TestTrees:
-    async def test_a_month_rolls_alone_within_the_year(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_month_rolls_over_within_its_year(self, api: BudgetsApi, admin: Any) -> None:
         year = await api.open("12000", name="Year", recurring=False)
         month = await api.open(
             "1000", name="Month", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=f"{YEAR}-01-01",
@@ -307,7 +309,7 @@ class TestTrees:
         assert numbers(await api.get(year)) == ("1800.00", "0.00", "0.00", "0.00", "10200.00")
         await api.verify(year, month, done.opened)
 
-    async def test_holds_of_a_month_stay_what_they_are_for_the_year(self, api: BudgetsApi) -> None:
+    async def test_holds_of_a_month_do_not_change_the_year(self, api: BudgetsApi) -> None:
         year = await api.open(
             "12000", name="Years", period_type=Budget.CUSTOM, period_start_date=f"{YEAR}-01-01",
             period_end_date=f"{YEAR + 2}-01-01",
@@ -320,7 +322,7 @@ class TestTrees:
         assert await api.get(year) == before
         await api.verify(year, month, done.opened)
 
-    async def test_the_last_month_goes_with_the_year(self, api: BudgetsApi) -> None:
+    async def test_last_month_rolls_over_with_the_year(self, api: BudgetsApi) -> None:
         year = await api.open("12000", name="Year")
         december = await api.open(
             "1000", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=f"{YEAR}-12-01"
@@ -328,15 +330,15 @@ class TestTrees:
         summer = await api.open(
             "1000", parent_id=year.id, period_type=Budget.MONTHLY, period_start_date=f"{YEAR}-06-01", recurring=False
         )
-        refused = await refusal(roll(api, december))
-        assert (refused.reason, refused.metadata["parent_id"]) == ("PARENT_NOT_ROLLED_OVER", year.id)
+        error = await refusal(roll(api, december))
+        assert (error.reason, error.metadata["parent_id"]) == ("PARENT_NOT_ROLLED_OVER", year.id)
         done = await roll(api, year)
         (january,) = await below(api, done.opened)
         assert (january.period_start_date, january.previous_id) == (f"{YEAR + 1}-01-01", december.id)
         assert (await api.get(december)).state == Budget.CLOSED
         assert (await api.get(summer)).state == Budget.ACTIVE
 
-    async def test_one_that_was_left_behind_finds_the_next_year(self, api: BudgetsApi) -> None:
+    async def test_late_budget_is_opened_below_the_next_year(self, api: BudgetsApi) -> None:
         year = await api.open("100", name="Year")
         late = await api.open("50", parent_id=year.id, recurring=False)
         await api.hold(late, "30")
@@ -346,16 +348,16 @@ class TestTrees:
         assert numbers(await api.get(next_year)) == ("0.00", "30.00", "0.00", "0.00", "70.00")
         await api.verify(year, late, next_year, done.opened)
 
-    async def test_but_not_where_its_holds_find_no_room_there(self, api: BudgetsApi) -> None:
+    async def test_late_budget_is_not_opened_if_its_holds_have_no_room(self, api: BudgetsApi) -> None:
         year = await api.open("100", name="Year")
         late = await api.open("50", parent_id=year.id, recurring=False)
         await api.hold(late, "30")
         next_year = (await roll(api, year, next_amount=eur("20"))).opened
-        refused = await refusal(roll(api, late))
-        assert (refused.reason, refused.metadata["budget_id"]) == ("BUDGET_EXCEEDED", next_year.id)
+        error = await refusal(roll(api, late))
+        assert (error.reason, error.metadata["budget_id"]) == ("BUDGET_EXCEEDED", next_year.id)
         await api.verify(year, late, next_year)
 
-    async def test_anchored_on_the_31st_each_month_ends_where_it_should(self, api: BudgetsApi) -> None:
+    async def test_months_anchored_on_the_31st(self, api: BudgetsApi) -> None:
         budget = await api.open(period_type=Budget.MONTHLY, period_start_date=f"{YEAR + 1}-01-31", recurring=False)
         ends = [budget.period_end_date]
         for _ in range(3):
@@ -363,7 +365,7 @@ class TestTrees:
             ends.append(budget.period_end_date)
         assert [end[5:] for end in ends] == ["02-28" if (YEAR + 1) % 4 else "02-29", "03-31", "04-30", "05-31"]
 
-    async def test_an_entity_that_went_out_of_business_gets_no_next_period(self, api: BudgetsApi, admin: Any) -> None:
+    async def test_deactivated_entity_gets_no_next_period(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open()
         entity = api.entity_id
         await api.who.call(api.entities.entities.DeactivateEntity, DeactivateEntityRequest(id=entity))
@@ -378,16 +380,16 @@ class TestTrees:
 
 
 class TestValidateOnly:
-    async def test_it_tells_the_result_and_keeps_nothing(
+    async def test_dry_run_returns_the_result_and_stores_nothing(
         self, api: BudgetsApi, outbox_events: Callable[[str], Awaitable[Sequence[Any]]]
     ) -> None:
         group = await api.open("100", name="Group", rollover=Budget.FULL, alert_thresholds_bp=[9000])
         team = await api.open("100", name="Team", parent_id=group.id)
         hold = await api.hold(team, "10")
         before = await api.get(group), await api.get(team)
-        seen = await roll(api, group, "k", validate_only=True)
-        assert (seen.carried, seen.moved_hold_count, seen.opened_budget_count) == (eur("100.00"), 1, 2)
-        assert (seen.opened.id, seen.opened.held) == ("", eur("10.00"))
+        preview = await roll(api, group, "k", validate_only=True)
+        assert (preview.carried, preview.moved_hold_count, preview.opened_budget_count) == (eur("100.00"), 1, 2)
+        assert (preview.opened.id, preview.opened.held) == ("", eur("10.00"))
         assert (await api.get(group), await api.get(team)) == before
         assert len(await series(api, "Group")) == 1
         assert (await api.get_hold(hold)).budget_id == team.id

@@ -25,7 +25,7 @@ from tests.harness.services import Budgets, Served
 class TestList:
     @pytest.fixture
     async def spends(self, api: BudgetsApi, company: str, cost_events: CostEvents) -> list[CostAllocated]:
-        """Three costs that no budget accepted: the first was refused, the last has a department."""
+        """Three costs that no budget accepted: the first exceeded its budget, the last has a department."""
         await api.open("1", category="cloud")
         department = await api.department(company)
         costs = [
@@ -38,20 +38,20 @@ class TestList:
         return costs
 
     async def test_filters(self, api: BudgetsApi, company: str, spends: list[CostAllocated]) -> None:
-        async def found(**given: Any) -> list[int]:
+        async def positions(**given: Any) -> list[int]:
             listed = [spend.allocation_id for spend in await unbudgeted(api, **given)]
             return [[cost.allocation_id for cost in spends].index(id) for id in listed]
 
-        assert await found() == [2, 1, 0]
-        assert await found(entity_id=company) == [2, 1, 0]
-        assert await found(entity_id=ids.ENTITY.format(uuid4())) == []
-        assert await found(department_id=spends[2].department_id) == [2]
-        assert await found(category="travel") == [1]
-        assert await found(reason="NO_BUDGET") == [2, 1]
-        assert await found(reason="BUDGET_EXCEEDED") == [0]
-        assert await found(start_date="2031-03-01") == [2, 1]
-        assert await found(start_date="2031-03-01", end_date="2031-04-01") == [1]
-        assert await found(end_date="2031-03-01") == [0]
+        assert await positions() == [2, 1, 0]
+        assert await positions(entity_id=company) == [2, 1, 0]
+        assert await positions(entity_id=ids.ENTITY.format(uuid4())) == []
+        assert await positions(department_id=spends[2].department_id) == [2]
+        assert await positions(category="travel") == [1]
+        assert await positions(reason="NO_BUDGET") == [2, 1]
+        assert await positions(reason="BUDGET_EXCEEDED") == [0]
+        assert await positions(start_date="2031-03-01") == [2, 1]
+        assert await positions(start_date="2031-03-01", end_date="2031-04-01") == [1]
+        assert await positions(end_date="2031-03-01") == [0]
 
     async def test_pages(self, api: BudgetsApi, spends: list[CostAllocated]) -> None:
         request = pb.ListUnbudgetedSpendRequest(page_size=2)
@@ -64,10 +64,10 @@ class TestList:
         assert [spend.allocation_id for spend in second.unbudgeted_spend] == [spends[0].allocation_id]
         assert second.next_page_token == ""
         request.category = "cloud"
-        refused = await refusal(api.who.call(api.stubs.reports.ListUnbudgetedSpend, request))
-        assert refused.reason == "PAGE_TOKEN_INVALID"
+        error = await refusal(api.who.call(api.stubs.reports.ListUnbudgetedSpend, request))
+        assert error.reason == "PAGE_TOKEN_INVALID"
 
-    async def test_a_confined_caller_sees_rows_within_the_scope(
+    async def test_scope_limits_the_rows(
         self, api: BudgetsApi, company: str, spends: list[CostAllocated], api_for: Callable[[Caller], BudgetsApi],
         caller: Callable[..., Caller],
     ) -> None:  # fmt: skip
@@ -84,11 +84,11 @@ class TestList:
     ) -> None:
         assert await unbudgeted(api_for(caller("finance", tenant=uuid4()))) == []
 
-    async def test_it_needs_the_permission_to_read_budgets(
+    async def test_permission_to_read_budgets_is_required(
         self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
-        refused = await refusal(unbudgeted(api_for(caller([]))))
-        assert refused.code == StatusCode.PERMISSION_DENIED
+        error = await refusal(unbudgeted(api_for(caller([]))))
+        assert error.code == StatusCode.PERMISSION_DENIED
 
     async def test_budgets_of_one_tenant_never_accept_costs_of_another(
         self, api: BudgetsApi, company: str, cost_events: CostEvents, nats: Client,
@@ -109,15 +109,15 @@ class TestList:
     ) -> None:
         budget, stranger, done, new = await api.open(), uuid4(), allocation(company), allocation(company)
         await cost_events(done)
-        asked = [
+        queries = [
             ((of, ALLOCATED, f"allocation:{event.allocation_id}"), convert.allocated_costs.cost_from_proto(event))
             for event in (done, new)
             for of in (stranger, tenant)
         ]
         connection = LedgerConnection(budgets_served.settings)
         async with connection.begin({tenant, stranger}) as transaction:
-            found = await store.allocated_costs.match(transaction, asked)
+            matches = await store.allocated_costs.match(transaction, queries)
         await connection.close()
-        assert [match.stored is not None for match in found] == [False, True, False, False]
-        named = [[ids.BUDGET.format(candidate.id) for candidate in match.candidates] for match in found]
-        assert named == [[], [], [], [budget.id]]
+        assert [match.stored is not None for match in matches] == [False, True, False, False]
+        candidates = [[ids.BUDGET.format(candidate.id) for candidate in match.candidates] for match in matches]
+        assert candidates == [[], [], [], [budget.id]]

@@ -1,4 +1,4 @@
-"""Alerts told as they are raised, over gRPC and as server-sent events: none is missed, and none is told twice."""
+"""The stream of alerts, over gRPC and as server-sent events: each alert exactly once."""
 
 import asyncio
 import contextlib
@@ -29,28 +29,28 @@ from tests.harness.callers import Caller, refusal
 from tests.harness.observe import OutboxEvent, eventually
 from tests.harness.services import Budgets, Entities, Served, served
 
-MARKS = [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000]
+THRESHOLDS = [1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000, 9000]
 WATCH = "/api/enterprise-billing/budgets/watch"
 
 
 class Stream:
-    """Somebody who watches alerts over gRPC."""
+    """A stream of alerts over gRPC."""
 
     def __init__(self, stub: Any, who: Caller, **given: Any) -> None:
         self.call: Any = stub.WatchAlerts(pb.WatchAlertsRequest(**given), metadata=who.metadata)
-        self.seen = given.get("last_event_id", "")
+        self.last_event_id = given.get("last_event_id", "")
 
     async def next(self) -> AlertEvent:
         event: AlertEvent = await asyncio.wait_for(anext(aiter(self.call)), 10)
-        self.seen = event.event_id
+        self.last_event_id = event.event_id
         return event
 
-    async def begun(self) -> "Stream":
-        """Having been told where it begins."""
+    async def started(self) -> "Stream":
+        """Wait for the first message, which has the position of the stream and no alert."""
         assert not (await self.next()).HasField("alert")
         return self
 
-    async def marks(self, count: int) -> list[int]:
+    async def thresholds(self, count: int) -> list[int]:
         return [(await self.next()).alert.threshold_bp for _ in range(count)]
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Stream:
 
 @pytest.fixture
 def watch(api: BudgetsApi) -> Iterator[Callable[..., Stream]]:
-    """Watches, by default as the api: `watch(stub=…, who=…, budget_id=…)`."""
+    """Open a stream, by default as the caller of `api`: `watch(stub=…, who=…, budget_id=…)`."""
     streams: list[Stream] = []
 
     def begin(*, stub: Any = api.stubs.alerts, who: Caller = api.who, **given: Any) -> Stream:
@@ -73,7 +73,7 @@ def watch(api: BudgetsApi) -> Iterator[Callable[..., Stream]]:
 
 @pytest.fixture
 def replica(settings: Callable[..., Settings], entities_served: Served[Entities]) -> Callable[[int], Any]:
-    """One more budgets service, at a port, as long as the block lasts."""
+    """Run one more budgets service at a port while the block runs."""
 
     def start(port: int) -> Any:
         addresses = {"entities": entities_served.address}
@@ -82,26 +82,26 @@ def replica(settings: Callable[..., Settings], entities_served: Served[Entities]
     return start
 
 
-async def open_marked(api: BudgetsApi, **given: Any) -> Budget:
-    """A budget of 100 with an alert at every tenth."""
-    return await api.open("100", alert_thresholds_bp=MARKS, **given)
+async def open_with_thresholds(api: BudgetsApi, **given: Any) -> Budget:
+    """Create a budget of 100 with an alert threshold at every tenth."""
+    return await api.open("100", alert_thresholds_bp=THRESHOLDS, **given)
 
 
 class TestWatch:
-    async def test_what_is_raised_from_now_on(
+    async def test_stream_starts_with_new_alerts(
         self,
         api: BudgetsApi,
         watch: Callable[..., Stream],
         outbox_events: Callable[[str], Awaitable[list[OutboxEvent]]],
     ) -> None:
-        budget = await open_marked(api)
+        budget = await open_with_thresholds(api)
         await api.charge(budget, "10")
 
-        async def told_before() -> bool:
+        async def all_published() -> bool:
             return all(event.published for event in await outbox_events("budgets"))
 
-        await eventually(told_before)
-        stream = await watch().begun()
+        await eventually(all_published)
+        stream = await watch().started()
         charge = await api.charge(budget, "10")
         event = await stream.next()
         (alert, _) = await api.alerts(budget)
@@ -110,33 +110,34 @@ class TestWatch:
         assert (alert.threshold_bp, alert.charge_id) == (2000, charge.id)
         assert (event.entity_id, event.department_id) == (budget.entity_id, "")
 
-    async def test_who_comes_back_goes_on_after_the_last_event(
+    async def test_reconnected_stream_continues_after_the_last_event(
         self, api: BudgetsApi, watch: Callable[..., Stream]
     ) -> None:
-        budget = await open_marked(api)
-        first = await watch().begun()
-        began = first.seen
+        budget = await open_with_thresholds(api)
+        first = await watch().started()
+        position = first.last_event_id
         await api.charge(budget, "30")
-        assert await first.marks(2) == [1000, 2000]
+        assert await first.thresholds(2) == [1000, 2000]
         first.close()
         await api.charge(budget, "20")
-        again = watch(last_event_id=first.seen)
-        assert await again.marks(3) == [3000, 4000, 5000]
+        again = watch(last_event_id=first.last_event_id)
+        assert await again.thresholds(3) == [3000, 4000, 5000]
         await api.charge(budget, "10")
-        assert await again.marks(1) == [6000]
-        assert await watch(last_event_id=began).marks(6) == MARKS[:6], "who saw no alert yet knows where it began"
+        assert await again.thresholds(1) == [6000]
+        from_start = await watch(last_event_id=position).thresholds(6)
+        assert from_start == THRESHOLDS[:6], "the first message has a position too, before any alert"
 
     async def test_filters(self, api: BudgetsApi, watch: Callable[..., Stream]) -> None:
-        wanted, other = await open_marked(api), await open_marked(api, overspend_policy=Budget.WARN)
-        of_budget = await watch(budget_id=wanted.id).begun()
-        of_type = await watch(alert_type=Alert.OVERSPEND).begun()
+        budget, other = await open_with_thresholds(api), await open_with_thresholds(api, overspend_policy=Budget.WARN)
+        of_budget = await watch(budget_id=budget.id).started()
+        of_type = await watch(alert_type=Alert.OVERSPEND).started()
         await api.charge(other, "101")
-        await api.charge(wanted, "10")
-        assert (await of_budget.next()).alert.budget_id == wanted.id
-        told = (await of_type.next()).alert
-        assert (told.alert_type, told.budget_id) == (Alert.OVERSPEND, other.id)
+        await api.charge(budget, "10")
+        assert (await of_budget.next()).alert.budget_id == budget.id
+        alert = (await of_type.next()).alert
+        assert (alert.alert_type, alert.budget_id) == (Alert.OVERSPEND, other.id)
 
-    async def test_who_is_confined_hears_of_their_own_only(
+    async def test_scope_limits_the_stream(
         self,
         api: BudgetsApi,
         api_for: Callable[[Caller], BudgetsApi],
@@ -146,105 +147,105 @@ class TestWatch:
         mine, others = await api.company("MINE"), await api.company("OTHERS")
         department = await api.department(others)
         budgets = [
-            await open_marked(api, entity_id=others),
-            await open_marked(api, entity_id=mine),
-            await open_marked(api, entity_id=others, department_id=department),
+            await open_with_thresholds(api, entity_id=others),
+            await open_with_thresholds(api, entity_id=mine),
+            await open_with_thresholds(api, entity_id=others, department_id=department),
         ]
-        of_entity = await watch(who=caller("viewer", entity_scope=[mine])).begun()
-        of_department = await watch(who=caller("viewer", department_scope=[department])).begun()
+        of_entity = await watch(who=caller("viewer", entity_scope=[mine])).started()
+        of_department = await watch(who=caller("viewer", department_scope=[department])).started()
         elsewhere = api_for(caller(tenant=uuid4()))
-        stranger = await watch(who=elsewhere.who).begun()
+        foreign_stream = await watch(who=elsewhere.who).started()
         for budget in budgets:
             await api.charge(budget, "10")
         assert (await of_entity.next()).entity_id == mine
         assert (await of_department.next()).department_id == department
-        everything = await watch(last_event_id=of_entity.seen).next()
-        assert everything.department_id == department, "the stream of the confined ended with theirs"
-        theirs = await open_marked(elsewhere)
-        await elsewhere.charge(theirs, "10")
-        assert (await stranger.next()).alert.budget_id == theirs.id, "and nothing of another tenant before"
+        everything = await watch(last_event_id=of_entity.last_event_id).next()
+        assert everything.department_id == department, "the earlier alerts of others were not streamed within the scope"
+        foreign = await open_with_thresholds(elsewhere)
+        await elsewhere.charge(foreign, "10")
+        assert (await foreign_stream.next()).alert.budget_id == foreign.id, "alerts of another tenant are not streamed"
 
-    async def test_a_budget_that_is_not_there_is_refused(
+    async def test_unknown_budget_is_not_found(
         self, api: BudgetsApi, watch: Callable[..., Stream], caller: Callable[..., Caller]
     ) -> None:
-        budget = await open_marked(api)
+        budget = await open_with_thresholds(api)
         for who, budget_id in ((api.who, BUDGET.format(new())), (caller(tenant=uuid4()), budget.id)):
             assert (await refusal(watch(who=who, budget_id=budget_id).call.read())).reason == "BUDGET_NOT_FOUND"
         assert set((await refusal(watch(last_event_id="-1").call.read())).fields) == {"last_event_id"}
         assert (await refusal(watch(who=caller("service")).call.read())).reason == "PERMISSION_MISSING"
 
-    async def test_what_is_no_alert_is_passed_over(
+    async def test_other_messages_are_skipped(
         self, api: BudgetsApi, watch: Callable[..., Stream], nats: Client, logs: list[dict[str, Any]]
     ) -> None:
-        budget = await open_marked(api)
-        stream = await watch().begun()
+        budget = await open_with_thresholds(api)
+        stream = await watch().started()
         subject = f"{BudgetAlertRaised.DESCRIPTOR.full_name}.{api.who.tenant_id.hex}"
         await nats.jetstream().publish(subject, b"?")
         await api.charge(budget, "10")
-        assert await stream.marks(1) == [1000]
+        assert await stream.thresholds(1) == [1000]
         assert [line["event"] for line in logs].count("skipped an event that is not an alert") == 1
 
 
 class TestRestart:
-    async def test_over_grpc_nothing_is_missed_or_told_twice(
+    async def test_grpc_stream_has_each_alert_once_across_restarts(
         self, api: BudgetsApi, watch: Callable[..., Stream], replica: Callable[[int], Any]
     ) -> None:
-        budget, port = await open_marked(api), free_port()
+        budget, port = await open_with_thresholds(api), free_port()
         async with replica(port) as service:
-            stream = await watch(stub=service.stubs.alerts).begun()
+            stream = await watch(stub=service.stubs.alerts).started()
             await api.charge(budget, "30")
-            told = await stream.marks(3)
+            thresholds = await stream.thresholds(3)
         assert await stream.call.code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}
         await api.charge(budget, "30")
         async with replica(port) as service:
-            again = watch(stub=service.stubs.alerts, last_event_id=stream.seen)
-            told += await again.marks(3)
+            again = watch(stub=service.stubs.alerts, last_event_id=stream.last_event_id)
+            thresholds += await again.thresholds(3)
             await api.charge(budget, "30")
-            told += await again.marks(3)
-        assert told == MARKS
+            thresholds += await again.thresholds(3)
+        assert thresholds == THRESHOLDS
 
-    async def test_over_rest_with_last_event_id(
+    async def test_sse_stream_continues_with_last_event_id(
         self, api: BudgetsApi, replica: Callable[[int], Any], gateway: Callable[[int], Any]
     ) -> None:
-        budget, port = await open_marked(api), free_port()
-        told: list[int] = []
+        budget, port = await open_with_thresholds(api), free_port()
+        thresholds: list[int] = []
         async with gateway(port) as at:
             async with replica(port):
                 events = await asyncio.wait_for(Events.open(at, WATCH, api.who.token), 5)
                 assert events.headers["content-type"] == "text/event-stream"
-                seen = (await events.event())["id"]
+                last_event_id = (await events.event())["id"]
                 await api.charge(budget, "20")
-                seen = await heard(events, told, 2)
+                last_event_id = await received_events(events, thresholds, 2)
             assert (await events.event())["event"] == "error"
             events.close()
             await api.charge(budget, "30")
             async with replica(port):
-                events = await coming_back(at, api.who.token, seen)
-                seen = await heard(events, told, 3)
+                events = await reconnect(at, api.who.token, last_event_id)
+                last_event_id = await received_events(events, thresholds, 3)
                 await api.charge(budget, "10")
-                await heard(events, told, 1)
+                await received_events(events, thresholds, 1)
                 events.close()
-        assert told == MARKS[:6]
+        assert thresholds == THRESHOLDS[:6]
 
 
-async def heard(events: Events, told: list[int], count: int) -> str:
-    """Adds the marks of the next events; gives the id of the last one."""
-    seen = ""
+async def received_events(events: Events, thresholds: list[int], count: int) -> str:
+    """Append the thresholds of the next events; return the id of the last one."""
+    last_event_id = ""
     for _ in range(count):
         event = await asyncio.wait_for(events.event(), 10)
         assert event["event"] == "AlertEvent"
         assert event["data"]["event_id"] == event["id"]
         alert = json_format.ParseDict(event["data"], AlertEvent()).alert
-        told.append(alert.threshold_bp)
-        seen = event["id"]
-    return seen
+        thresholds.append(alert.threshold_bp)
+        last_event_id = event["id"]
+    return last_event_id
 
 
-async def coming_back(port: int, token: str, seen: str) -> Events:
-    """As a browser does it: again and again, with the id of the last event."""
+async def reconnect(port: int, token: str, last_event_id: str) -> Events:
+    """Connect as a browser does: repeatedly, with the id of the last event."""
     async with asyncio.timeout(20):
         while True:
-            events = await Events.open(port, WATCH, token, last_event_id=seen)
+            events = await Events.open(port, WATCH, token, last_event_id=last_event_id)
             if events.status == 200:
                 return events
             events.close()
@@ -253,7 +254,7 @@ async def coming_back(port: int, token: str, seen: str) -> Events:
 
 @pytest.fixture
 def gateway(settings: Callable[..., Settings], entities_served: Served[Entities]) -> Callable[[int], Any]:
-    """A gateway in front of the budgets service at a port; gives its own port."""
+    """Run a gateway in front of the budgets service at a port; yield the port of the gateway."""
 
     @contextlib.asynccontextmanager
     async def serve(port: int) -> AsyncIterator[int]:

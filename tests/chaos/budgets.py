@@ -58,8 +58,8 @@ class Outcome:
     operations: int
     requests: int
     by_type: Counter[str]
-    answered: Counter[str]
-    refused: Counter[str]
+    accepted: Counter[str]
+    rejected: Counter[str]
     retries: Counter[str]
     faults: list[str]
     repeated: int
@@ -77,8 +77,8 @@ class Outcome:
             "operations": self.operations,
             "by_type": dict(self.by_type),
             "requests": self.requests,
-            "answered": dict(self.answered),
-            "refused": dict(self.refused),
+            "accepted": dict(self.accepted),
+            "rejected": dict(self.rejected),
             "sent_again": dict(self.retries),
             "faults": self.faults,
             "ledger": {"entries": self.entries, "holds": self.holds, "alerts": self.alerts},
@@ -118,10 +118,10 @@ async def run_scenario(
     findings += [Finding("WRONG", f"a repeated request got another reply: {text}") for text in load.differing]
     findings += [Finding("WRONG", f"server error: {code}") for code in load.retries if code.startswith(_SERVER_ERRORS)]
     findings += await _verify(stack, initial_amounts)
-    answered, refused = _counted(load.sent)
+    accepted, rejected = _counted(load.sent)
     return Outcome(
-        operations=sum(load.kinds.values()), requests=len(load.sent), by_type=load.kinds, answered=answered,
-        refused=refused, retries=load.retries, faults=done, repeated=repeated, seconds=seconds,
+        operations=sum(load.kinds.values()), requests=len(load.sent), by_type=load.kinds, accepted=accepted,
+        rejected=rejected, retries=load.retries, faults=done, repeated=repeated, seconds=seconds,
         entries=len(ledger.entries), holds=len(ledger.holds), alerts=len(ledger.alerts), findings=findings,
     )  # fmt: skip
 
@@ -130,9 +130,9 @@ _SERVER_ERRORS: Final = ("INTERNAL", "UNKNOWN")
 
 
 def _counted(sent: Sequence[SentRequest]) -> tuple[Counter[str], Counter[str]]:
-    answered = Counter(one.method for one in sent if one.result)
-    refused = Counter(rejection.reason for one in sent for rejection in one.rejections)
-    return answered, refused
+    accepted = Counter(one.method for one in sent if one.result)
+    rejected = Counter(rejection.reason for one in sent for rejection in one.rejections)
+    return accepted, rejected
 
 
 async def _open_tree(stack: ChaosStack, operations: int) -> dict[UUID, int]:

@@ -1,6 +1,6 @@
 """Crash points of the services: `python -m tests.chaos.faults services.approvals.main` runs a service with them.
 
-A crash point is between two writes of a service. It is armed by a file of its name, which contains the process to kill:
+A crash point is between two writes of a service. A file with its name arms it and contains the process to kill:
 `approvals`, `budgets` or `nats`. The first process that reaches the point deletes the file and sends SIGKILL to the
 process whose id is in `<name>.pid`. The code of the services is unchanged: functions are wrapped at start.
 """
@@ -46,7 +46,7 @@ class CrashPoint:
         handlers = import_module(f"services.{service}.events.consumers").HANDLERS
         unknown = set(self.consumers) - {handler.name for handler in handlers}
         if self.function not in owner.__dict__ or unknown:
-            raise ValueError(f"{self.owner}.{self.function} {sorted(unknown)}")
+            raise ValueError(f"unknown: {self.owner}.{self.function}, or consumers {sorted(unknown)}")
         return owner
 
 
@@ -144,7 +144,7 @@ CRASH_POINTS: Final[Mapping[str, Mapping[str, CrashPoint]]] = {
         "settlement published, not marked": _published(after=True, events=("ApprovalFundsSettled",)),
     },
 }
-"""By service and name; each is between two writes in the life cycle of a request."""
+"""All crash points, by service and name."""
 
 
 def file_of(service: str, point: str) -> str:

@@ -1,8 +1,8 @@
 """Crash scenarios of approval requests and their holds: each scenario with a crash at each of its crash points.
 
-The users of a scenario retry each call with the same key until there is a response; in the abandoned ones they stop
-after the first try. Killed processes are restarted. In the end each budget holds and commits what its request says,
-nobody has decided twice, and rejected requests have left nothing behind.
+The users of a scenario retry each call with the same key until there is a response; in the `abandon…` scenarios they
+call once. Killed processes are restarted. In the end, the amounts of each budget match its request, no decision was
+recorded twice, and requests that exceed their budget have left no row and no hold.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from tests.harness.tokens import Keys
 
 RETRY_FOR_S: Final = 60.0
 CRASH_WITHIN_S: Final = 90.0
-"""More than the timer of an interrupted opening, and the redelivery of events that a killed process had received."""
+"""Longer than the delay of the opening timer, and than the redelivery of events that a killed process had received."""
 RECOVER_WITHIN_S: Final = 120.0
 _RETRIED: Final = {
     StatusCode.UNAVAILABLE, StatusCode.ABORTED, StatusCode.DEADLINE_EXCEEDED, StatusCode.UNKNOWN, StatusCode.CANCELLED,
@@ -53,7 +53,7 @@ class RetryingCaller(Caller):
     async def call(
         self, rpc: aio.UnaryUnaryMultiCallable[RequestT, ReplyT], request: RequestT, *, within_s: float = RETRY_FOR_S
     ) -> ReplyT:
-        """Call until the error is not one of a crash, then return the reply or raise the error."""
+        """Call until there is a reply or an error that a crash does not cause; return the reply or raise the error."""
         deadline = time.monotonic() + within_s
         while True:
             try:
@@ -76,17 +76,17 @@ class Result:
     decisions: int = 0
 
 
-async def approved(api: ApprovalsApi, budget: Budget) -> None:
+async def approve(api: ApprovalsApi, budget: Budget) -> None:
     approval = await api.submit(amount="60.00", budget_id=budget.id)
     await api.act("carla", approval, request_id=uuid4().hex)
 
 
-async def rejected(api: ApprovalsApi, budget: Budget) -> None:
+async def reject(api: ApprovalsApi, budget: Budget) -> None:
     approval = await api.submit(amount="60.00", budget_id=budget.id)
     await api.act("carla", approval, REJECT, comment="no", request_id=uuid4().hex)
 
 
-async def changes_requested(api: ApprovalsApi, budget: Budget) -> None:
+async def request_changes(api: ApprovalsApi, budget: Budget) -> None:
     approval = await api.submit(amount="60.00", budget_id=budget.id)
     await api.act("carla", approval, ApprovalAction.REQUEST_CHANGES, comment="more?", request_id=uuid4().hex)
     request = pb.ResubmitApprovalRequest(id=approval.id, amount=eur("70.00"), request_id=uuid4().hex)
@@ -94,7 +94,7 @@ async def changes_requested(api: ApprovalsApi, budget: Budget) -> None:
     await api.act("carla", resubmitted, request_id=uuid4().hex)
 
 
-async def over_budget(api: ApprovalsApi, budget: Budget) -> None:
+async def exceed_budget(api: ApprovalsApi, budget: Budget) -> None:
     try:
         await api.submit(amount="100.01", budget_id=budget.id)
     except aio.AioRpcError as error:
@@ -113,17 +113,17 @@ async def increase(api: ApprovalsApi, budget: Budget) -> None:
     await api.act("carla", approval, request_id=uuid4().hex)
 
 
-async def increase_of_closed_budget(api: ApprovalsApi, budget: Budget) -> None:
+async def increase_closed_budget(api: ApprovalsApi, budget: Budget) -> None:
     approval = await api.submit(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
     await api.budgets.close(budget)
     await api.act("carla", approval, request_id=uuid4().hex)
 
 
-async def abandoned(api: ApprovalsApi, budget: Budget) -> None:
+async def abandon(api: ApprovalsApi, budget: Budget) -> None:
     await _call_once(api, api.new_request("60.00", budget_id=budget.id))
 
 
-async def abandoned_over_budget(api: ApprovalsApi, budget: Budget) -> None:
+async def abandon_exceeding_budget(api: ApprovalsApi, budget: Budget) -> None:
     await _call_once(api, api.new_request("100.01", budget_id=budget.id))
 
 
@@ -134,20 +134,20 @@ async def _call_once(api: ApprovalsApi, request: pb.CreateApprovalRequest) -> No
 
 
 SCENARIOS: Final[Mapping[Scenario, Result]] = {
-    approved: Result("APPROVED", "COMMITTED", ("0.00", "0.00", "60.00", "0.00", "40.00"), 1),
-    rejected: Result("REJECTED", "RELEASED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
-    changes_requested: Result("APPROVED", "COMMITTED", ("0.00", "0.00", "70.00", "0.00", "30.00"), 2),
-    over_budget: Result("", "", ("0.00", "0.00", "0.00", "0.00", "100.00")),
+    approve: Result("APPROVED", "COMMITTED", ("0.00", "0.00", "60.00", "0.00", "40.00"), 1),
+    reject: Result("REJECTED", "RELEASED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
+    request_changes: Result("APPROVED", "COMMITTED", ("0.00", "0.00", "70.00", "0.00", "30.00"), 2),
+    exceed_budget: Result("", "", ("0.00", "0.00", "0.00", "0.00", "100.00")),
     overspend: Result("APPROVED", "COMMITTED", ("0.00", "0.00", "150.00", "0.00", "-50.00"), 1),
     increase: Result("APPROVED", "RAISED", ("0.00", "0.00", "0.00", "0.00", "125.00"), 1),
-    increase_of_closed_budget: Result("APPROVED", "FAILED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
-    abandoned: Result("PENDING", "HELD", ("0.00", "60.00", "0.00", "0.00", "40.00")),
-    abandoned_over_budget: Result("", "", ("0.00", "0.00", "0.00", "0.00", "100.00")),
+    increase_closed_budget: Result("APPROVED", "FAILED", ("0.00", "0.00", "0.00", "0.00", "100.00"), 1),
+    abandon: Result("PENDING", "HELD", ("0.00", "60.00", "0.00", "0.00", "40.00")),
+    abandon_exceeding_budget: Result("", "", ("0.00", "0.00", "0.00", "0.00", "100.00")),
 }
 """Scenarios with their results on a budget of 100.00."""
 
 CRASH_POINTS_OF: Final[Mapping[Scenario, Mapping[str, Sequence[str]]]] = {
-    approved: {
+    approve: {
         APPROVALS: (
             "stored, not held", "held, not started", "started, not committed", "started, not returned",
             "submission published, not marked", "decided, not committed", "decided, not returned",
@@ -160,18 +160,18 @@ CRASH_POINTS_OF: Final[Mapping[Scenario, Mapping[str, Sequence[str]]]] = {
             "settlement published, not marked",
         ),
     },
-    rejected: {
+    reject: {
         APPROVALS: ("decided, not committed", "decided, not returned", "decided, not published"),
         BUDGETS: (
             "outcome received", "release written, not committed", "release done", "settled, not acknowledged",
             "settled, not published",
         ),
     },
-    changes_requested: {
+    request_changes: {
         APPROVALS: ("released, next round not stored", "next round stored, not held", "decision published, not marked"),
         BUDGETS: ("cancelled, not returned", "release written, not committed", "release done"),
     },
-    over_budget: {
+    exceed_budget: {
         APPROVALS: ("stored, not held", "rejected, not released", "released, not rolled back"),
         BUDGETS: ("cancellation written, not committed", "cancelled, not returned"),
     },
@@ -181,19 +181,19 @@ CRASH_POINTS_OF: Final[Mapping[Scenario, Mapping[str, Sequence[str]]]] = {
     increase: {
         BUDGETS: ("increase written, not committed", "increase done", "settled, not acknowledged"),
     },
-    increase_of_closed_budget: {
+    increase_closed_budget: {
         BUDGETS: ("failure written, not committed", "failure done"),
     },
-    abandoned: {
+    abandon: {
         APPROVALS: ("stored, not held", "held, not started", "started, not committed"),
         BUDGETS: ("hold written, not committed", "held, not returned"),
     },
-    abandoned_over_budget: {
+    abandon_exceeding_budget: {
         APPROVALS: ("rejected, not released", "released, not rolled back"),
         BUDGETS: ("cancellation written, not committed", "cancelled, not returned"),
     },
 }  # fmt: skip
-"""The crash points that a scenario passes, by service, in order."""
+"""The crash points that each scenario passes, by service, in order."""
 
 _WITH_EVENTS: Final = re.compile("published|received|acknowledged")
 """Crash points at which an event is published or consumed."""
@@ -223,7 +223,7 @@ def cases(*, every_victim: bool) -> Sequence[Case]:
         for service, points in points_of.items()
         for point in points
         for victim in (APPROVALS, BUDGETS, NATS)
-        if every_victim or victim == service or (victim == NATS and scenario is approved and _WITH_EVENTS.search(point))
+        if every_victim or victim == service or (victim == NATS and scenario is approve and _WITH_EVENTS.search(point))
     ]
 
 
@@ -246,7 +246,7 @@ class RestartingProcesses:
         """True if all processes run and their ids are written for the crash points."""
         for task in self.restarting:
             if task.done():
-                task.result()  # raises the error because of which a process is not restarted
+                task.result()  # raises the error of a failed restart
         running = all(replica.pid == self._pids[name] for name, replica in self.replicas.items())
         return running and bool(die_with_parent.command_line(self._pids[NATS]))
 
@@ -338,7 +338,7 @@ class ScenarioRunner:
         await eventually(crashed, within_s=CRASH_WITHIN_S, about=str(case))
 
     async def _wait_for_connection(self, budget: Budget) -> None:
-        """Wait until approvals reaches budgets again, so that the single call of an abandoned scenario does."""
+        """Wait until approvals reaches budgets again: the `abandon…` scenarios call only once."""
         await self._api.submit(amount="1.00", budget_id=budget.id, validate_only=True)
 
     async def _result(self, budget: Budget) -> Result:
@@ -348,7 +348,7 @@ class ScenarioRunner:
         if not approvals:
             return Result("", "", amounts)
         (approval,) = approvals
-        decisions = [one for one in await self._api.history(approval) if one.actor == "carla"]
+        decisions = [action for action in await self._api.history(approval) if action.actor == "carla"]
         state, funds = Approval.State.Name(approval.state), Approval.Funds.Name(approval.funds)
         return Result(state, funds, amounts, len(decisions))
 

@@ -22,7 +22,7 @@ async def test_no_request_is_lost_or_doubled_when_a_replica_is_killed(
     assert outcome.faults == ["budgets-0 at 30%"]
     assert outcome.operations >= 2_000
     assert outcome.retries, "no caller noticed the killed replica"
-    assert outcome.refused["BUDGET_EXCEEDED"] > 0
-    assert outcome.answered.keys() == {
+    assert outcome.rejected["BUDGET_EXCEEDED"] > 0
+    assert outcome.accepted.keys() == {
         "Charge", "CreateHold", "CommitHold", "CaptureHold", "ReleaseHold", "RefundCharge"
     }  # fmt: skip

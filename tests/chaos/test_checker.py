@@ -66,9 +66,9 @@ class Case:
             method="RefundCharge", key="k4", budget=TEAM, amount=5_00, charge=CHARGED, reply_time=4.1
         )
         self.refund.result = Result(entry=REFUNDED, amount=5_00, chain=links(16_00, 21_00), refundable=25_00)
-        self.refused = SentRequest(method="Charge", key="k5", budget=TEAM, amount=15_00)
-        self.refused.rejections = [budget_exceeded(start_time=2.2, end_time=2.8, available=10_00)]
-        self.sent = [self.charge, self.hold, self.capture, self.refund, self.refused]
+        self.rejected = SentRequest(method="Charge", key="k5", budget=TEAM, amount=15_00)
+        self.rejected.rejections = [budget_exceeded(start_time=2.2, end_time=2.8, available=10_00)]
+        self.sent = [self.charge, self.hold, self.capture, self.refund, self.rejected]
         used = (29_00, 0, 0, 4_00)
         self.ledger = Ledger(
             budgets={GROUP: budget(GROUP, 100_00, used), TEAM: budget(TEAM, 50_00, used, GROUP)},
@@ -138,15 +138,15 @@ def wrong_hold_returned(case: Case) -> None:
 
 
 def rejected_though_available(case: Case) -> None:
-    case.refused.rejections = [budget_exceeded(start_time=2.2, end_time=2.8, available=15_00)]
+    case.rejected.rejections = [budget_exceeded(start_time=2.2, end_time=2.8, available=15_00)]
 
 
 def rejected_with_outdated_amount(case: Case) -> None:
-    case.refused.rejections = [budget_exceeded(start_time=3.2, end_time=3.8, available=10_00)]
+    case.rejected.rejections = [budget_exceeded(start_time=3.2, end_time=3.8, available=10_00)]
 
 
 def rejected_because_of_itself(case: Case) -> None:
-    case.refused = replace(case.refused, key="k1", method="Charge")
+    case.rejected = replace(case.rejected, key="k1", method="Charge")
     case.charge.rejections = [budget_exceeded(start_time=0.5, end_time=2.5, available=10_00)]
 
 
@@ -160,7 +160,7 @@ def rejected_but_in_the_ledger(case: Case) -> None:
 
 
 def unexpected_rejection(case: Case) -> None:
-    case.refused.rejections = [Rejection(reason="BUDGET_NOT_FOUND", numbers={}, start_time=2.2, end_time=2.8)]
+    case.rejected.rejections = [Rejection(reason="BUDGET_NOT_FOUND", numbers={}, start_time=2.2, end_time=2.8)]
 
 
 def hold_ends_twice(case: Case) -> None:

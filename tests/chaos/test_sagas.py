@@ -16,7 +16,7 @@ from tests.harness.tokens import Keys
 EVERY_VICTIM: Final = os.environ.get("SAGA_VICTIMS") == "all"
 """Set by `make chaos-approvals`."""
 PARTS: Final = 2
-"""Number of test cases, which workers share."""
+"""Number of test cases into which the scenarios are split, so that pytest workers share them."""
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ IMPORTED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "protobuf": ("google.protobuf",),
     "pyjwt": ("jwt",),
     "sqlalchemy[asyncio]": ("sqlalchemy",),
+    "swagger-ui-bundle-v2": ("swagger_ui_bundle",),
 }
 """The packages of distributions that are called otherwise."""
 NOT_IMPORTED: Final[Mapping[str, str]] = {
-    "fastapi-offline": "the files of Swagger UI",
     "httptools": "the HTTP parser that uvicorn loads by name",
     "mypy-protobuf": "the protoc plugin that writes the types of gen/",
     "python-stdnum": "entities imports the module of a country by name",

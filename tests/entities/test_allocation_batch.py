@@ -1,4 +1,4 @@
-"""Many costs at once: each line by itself, or all or none."""
+"""Batches of allocations: partial and atomic ones, documents, keys; lists of allocations."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from tests.harness.observe import PublishedEvents, eventually
 LINES_MAX = 1000
 
 
-def outcomes(answer: pb.BatchAllocateCostsResponse) -> list[str]:
-    """Of each line the reason of its refusal, else "again" or "done"."""
+def outcomes(response: pb.BatchAllocateCostsResponse) -> list[str]:
+    """For each line the reason of its error, or "replayed", or "allocated"."""
     return [
-        each.refusal.reason if each.HasField("refusal") else "again" if each.replayed else "done"
-        for each in answer.results
+        each.refusal.reason if each.HasField("refusal") else "replayed" if each.replayed else "allocated"
+        for each in response.results
     ]
 
 
@@ -55,35 +55,36 @@ class TestPartialBatch:
         mixed.entity_id = closed.id
         other_tenant = line(None)
         other_tenant.entity_id = nobody
-        answer = await costs.batch(
+        response = await costs.batch(
             line(engineering, "1.00 EUR", source_ref="a"), line(closed), line(sales, "2.00 EUR"), other_tenant, mixed,
             line(engineering, "3.00 USD"), line(acme, "4.00 EUR"), line(sales, allocation_date="2199-01-01"),
         )  # fmt: skip
-        assert outcomes(answer) == [
-            "done", "ENTITY_STATE", "done", "ENTITY_NOT_FOUND", "DEPARTMENT_OF_OTHER_ENTITY", "RATE_MISSING", "done",
+        assert outcomes(response) == [
+            "allocated", "ENTITY_STATE", "allocated", "ENTITY_NOT_FOUND", "DEPARTMENT_OF_OTHER_ENTITY", "RATE_MISSING",
+            "allocated",
             "ALLOCATION_DATE_TOO_FAR",
         ]  # fmt: skip
-        assert (answer.allocated_count, answer.refused_count) == (3, 5)
-        taken = [each.allocation for each in answer.results if each.HasField("allocation")]
-        assert [await costs.get(each) for each in taken] == taken
-        assert [each.gl_code for each in taken] == ["", "6400", ""]
-        refusals = [each.refusal for each in answer.results if each.HasField("refusal")]
+        assert (response.allocated_count, response.refused_count) == (3, 5)
+        allocations = [each.allocation for each in response.results if each.HasField("allocation")]
+        assert [await costs.get(each) for each in allocations] == allocations
+        assert [each.gl_code for each in allocations] == ["", "6400", ""]
+        refusals = [each.refusal for each in response.results if each.HasField("refusal")]
         assert refusals[0].code == "FAILED_PRECONDITION"
         assert (refusals[0].metadata["entity_id"], refusals[1].metadata["entity_id"]) == (closed.id, nobody)
 
     async def test_cost_can_be_allocated_to_entity_as_a_whole(self, costs: AllocationApi, acme: Entity) -> None:
         (result,) = (await costs.batch(line(acme))).results
-        made = result.allocation
-        assert (made.entity_id, made.department_id, list(made.department_path)) == (acme.id, "", [])
-        assert await costs.get(made) == made
+        allocation = result.allocation
+        assert (allocation.entity_id, allocation.department_id, list(allocation.department_path)) == (acme.id, "", [])
+        assert await costs.get(allocation) == allocation
 
     async def test_line_needs_entity_or_department(self, costs: AllocationApi, engineering: Department) -> None:
-        refused = await refusal(costs.batch(line(engineering), line(None)))
-        assert refused.rules == {"allocations[1]": "bearer.required"}
+        error = await refusal(costs.batch(line(engineering), line(None)))
+        assert error.rules == {"allocations[1]": "bearer.required"}
 
     async def test_invalid_line_is_named_by_its_index(self, costs: AllocationApi, engineering: Department) -> None:
-        refused = await refusal(costs.batch(line(engineering), line(engineering, "1.001 EUR")))
-        assert set(refused.fields) == {"allocations[1].amount.amount"}
+        error = await refusal(costs.batch(line(engineering), line(engineering, "1.001 EUR")))
+        assert set(error.fields) == {"allocations[1].amount.amount"}
 
     async def test_batch_has_one_to_a_thousand_lines(self, costs: AllocationApi, engineering: Department) -> None:
         assert set((await refusal(costs.batch())).fields) == {"allocations"}
@@ -94,20 +95,20 @@ class TestPartialBatch:
         self, costs: AllocationApi, engineering: Department, sales: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         lines = [line((engineering, sales)[n % 2], f"{n}.50 EUR", source_ref=f"r-{n}") for n in range(1, LINES_MAX + 1)]
-        answer = await costs.batch(*lines)
-        assert (answer.allocated_count, answer.refused_count) == (LINES_MAX, 0)
-        assert [each.allocation.source_ref for each in answer.results] == [each.source_ref for each in lines]
-        assert [money_text(each.allocation.amount) for each in answer.results] == [
+        response = await costs.batch(*lines)
+        assert (response.allocated_count, response.refused_count) == (LINES_MAX, 0)
+        assert [each.allocation.source_ref for each in response.results] == [each.source_ref for each in lines]
+        assert [money_text(each.allocation.amount) for each in response.results] == [
             f"{n}.50 EUR" for n in range(1, LINES_MAX + 1)
         ]
-        summed = "select sum(amount), count(*) from entities.cost_allocations where tenant_id = $1"
-        summed_up = await admin.fetchrow(summed, costs.caller.tenant_id)
-        assert summed_up
-        assert tuple(summed_up) == (Decimal(501000), LINES_MAX)
-        told = "count(distinct body::json->>'allocation_id')"
-        said = f"select {told} from entities.outbox where tenant_id = $1 and type = $2"
+        sums = "select sum(amount), count(*) from entities.cost_allocations where tenant_id = $1"
+        row = await admin.fetchrow(sums, costs.caller.tenant_id)
+        assert row
+        assert tuple(row) == (Decimal(501000), LINES_MAX)
+        count = "count(distinct body::json->>'allocation_id')"
+        query = f"select {count} from entities.outbox where tenant_id = $1 and type = $2"
         event = CostAllocated.DESCRIPTOR.full_name
-        assert await admin.fetchval(said, costs.caller.tenant_id, event) == LINES_MAX
+        assert await admin.fetchval(query, costs.caller.tenant_id, event) == LINES_MAX
 
 
 class TestDocuments:
@@ -115,50 +116,50 @@ class TestDocuments:
         self, costs: AllocationApi, engineering: Department
     ) -> None:
         first = await costs.allocate(engineering, source_ref="a")
-        answer = await costs.batch(
+        response = await costs.batch(
             line(engineering, source_ref="a"),
             line(engineering, source_ref="b"),
             line(engineering, "11.00 EUR", source_ref="a"),
         )
-        assert outcomes(answer) == ["again", "done", "ALLOCATION_SOURCE_TAKEN"]
-        assert answer.results[0].allocation == first
-        assert answer.results[2].refusal.metadata["allocation_id"] == first.id
-        assert (answer.allocated_count, answer.refused_count) == (2, 1)
+        assert outcomes(response) == ["replayed", "allocated", "ALLOCATION_SOURCE_TAKEN"]
+        assert response.results[0].allocation == first
+        assert response.results[2].refusal.metadata["allocation_id"] == first.id
+        assert (response.allocated_count, response.refused_count) == (2, 1)
 
     async def test_document_that_occurs_twice_is_allocated_once(
         self, costs: AllocationApi, engineering: Department, sales: Department
     ) -> None:
-        answer = await costs.batch(
+        response = await costs.batch(
             line(engineering, source_ref="a"),
             line(engineering, source_ref="a"),
             line(sales, source_ref="a"),
             line(engineering),
             line(engineering),
         )
-        assert outcomes(answer) == ["done", "again", "ALLOCATION_SOURCE_TAKEN", "done", "done"]
-        assert answer.results[1].allocation.id == answer.results[0].allocation.id
+        assert outcomes(response) == ["allocated", "replayed", "ALLOCATION_SOURCE_TAKEN", "allocated", "allocated"]
+        assert response.results[1].allocation.id == response.results[0].allocation.id
 
     async def test_refused_line_does_not_block_the_next_of_its_document(
         self, costs: AllocationApi, engineering: Department
     ) -> None:
-        answer = await costs.batch(
+        response = await costs.batch(
             line(engineering, "1.00 USD", source_ref="a"), line(engineering, "1.00 EUR", source_ref="a")
         )
-        assert outcomes(answer) == ["RATE_MISSING", "done"]
+        assert outcomes(response) == ["RATE_MISSING", "allocated"]
 
     async def test_concurrent_batches_allocate_each_document_once(
         self, costs: AllocationApi, engineering: Department
     ) -> None:
         lines = [line(engineering, f"{n}.00 EUR", source_ref=f"r-{n}") for n in range(1, 101)]
-        answers = await asyncio.gather(*(costs.batch(*(lines if n % 2 else lines[::-1])) for n in range(8)))
-        assert [each.allocated_count for each in answers] == [100] * 8
-        assert sum(outcomes(each).count("done") for each in answers) == 100
+        responses = await asyncio.gather(*(costs.batch(*(lines if n % 2 else lines[::-1])) for n in range(8)))
+        assert [each.allocated_count for each in responses] == [100] * 8
+        assert sum(outcomes(each).count("allocated") for each in responses) == 100
         assert len(await costs.list_all(engineering)) == 100
 
     async def test_batches_in_opposite_order_do_not_deadlock(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
-        """Both are in the middle when a third, which has one of the documents, gives it up."""
+        """Both wait for a third transaction, which has inserted one of the documents, until it rolls back."""
         await costs.allocate(engineering, source_ref="r-0")
         lines = [line(engineering, source_ref=f"r-{n}") for n in range(1, 10)]
         async with admin.acquire() as third:
@@ -168,21 +169,21 @@ class TestDocuments:
             both = asyncio.gather(costs.batch(*lines), costs.batch(*lines[::-1]))
             await eventually(lambda: _waiting(admin))
             await held.rollback()
-        assert [answer.allocated_count for answer in await both] == [9, 9]
+        assert [response.allocated_count for response in await both] == [9, 9]
 
 
 _AS_ANOTHER = """
     insert into entities.cost_allocations
-    select (another).* from (
+    select (copied).* from (
         select jsonb_populate_record(
             row, jsonb_build_object('id', gen_random_uuid(), 'source_ref', $2::text)
-        ) as another
+        ) as copied
         from entities.cost_allocations as row where tenant_id = $1
-    ) as made"""
+    ) as copies"""
 
 
 async def _waiting(admin: "asyncpg.Pool[asyncpg.Record]") -> bool:
-    """Whether two wait for others."""
+    """True if two backends wait for a lock."""
     query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     return bool(await admin.fetchval(query) == 2)
 
@@ -191,20 +192,20 @@ class TestAtomicBatch:
     async def test_all_lines_are_accepted(
         self, costs: AllocationApi, engineering: Department, sales: Department
     ) -> None:
-        answer = await costs.batch(line(engineering), line(sales), atomic=True)
-        assert outcomes(answer) == ["done", "done"]
+        response = await costs.batch(line(engineering), line(sales), atomic=True)
+        assert outcomes(response) == ["allocated", "allocated"]
 
     async def test_one_refused_line_fails_the_batch_and_is_named(
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         lines = line(engineering, source_ref="a"), line(engineering, "1.00 USD")
-        refused = await refusal(costs.batch(*lines, atomic=True))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "BATCH_REFUSED")
-        assert refused.metadata["line"] == "allocations[1]"
-        assert refused.metadata["line_reason"] == "RATE_MISSING"
+        error = await refusal(costs.batch(*lines, atomic=True))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "BATCH_REFUSED")
+        assert error.metadata["line"] == "allocations[1]"
+        assert error.metadata["line_reason"] == "RATE_MISSING"
         assert await costs.list_all(engineering) == []
-        made = await costs.allocate(engineering, "2.00 EUR", source_ref="a")
-        assert [told.allocation_id for told in await published_events.at_least(1, CostAllocated)] == [made.id]
+        allocation = await costs.allocate(engineering, "2.00 EUR", source_ref="a")
+        assert [event.allocation_id for event in await published_events.at_least(1, CostAllocated)] == [allocation.id]
 
 
 class TestKeys:
@@ -223,16 +224,16 @@ class TestScopes:
     ) -> None:  # fmt: skip
         conny = costs_of(caller("finance", department_scope=[engineering.id]))
         assert outcomes(await conny.batch(line(engineering), line(sales), line(acme))) == [
-            "done", "DEPARTMENT_NOT_FOUND", "ENTITY_NOT_FOUND",
+            "allocated", "DEPARTMENT_NOT_FOUND", "ENTITY_NOT_FOUND",
         ]  # fmt: skip
         cora = costs_of(caller("finance", entity_scope=[acme.id]))
-        assert outcomes(await cora.batch(line(engineering), line(sales), line(acme))) == ["done"] * 3
+        assert outcomes(await cora.batch(line(engineering), line(sales), line(acme))) == ["allocated"] * 3
 
 
 class TestListAllocations:
     @pytest.fixture
     async def posted(self, api: EntitiesApi, costs: AllocationApi, acme: Entity, engineering: Department) -> Department:
-        """ENG over QA over LAB, each with costs on three days; and SALES beside them."""
+        """ENG with child QA with child LAB, each with costs on three days, and SALES."""
         qa = await api.create_department(acme, "QA", parent_id=engineering.id)
         lab = await api.create_department(acme, "LAB", parent_id=qa.id)
         beside = await api.create_department(acme, "BESIDE")
@@ -251,11 +252,11 @@ class TestListAllocations:
         assert amounts(await costs.list_all(posted)) == ["13.00 EUR", "12.00 EUR", "11.00 EUR"]
 
     async def test_descendants_are_included_on_request(self, costs: AllocationApi, posted: Department) -> None:
-        listed = await costs.list_all(posted, include_descendants=True)
-        assert [each.allocation_date for each in listed] == sorted(
-            (each.allocation_date for each in listed), reverse=True
+        allocations = await costs.list_all(posted, include_descendants=True)
+        assert [each.allocation_date for each in allocations] == sorted(
+            (each.allocation_date for each in allocations), reverse=True
         )
-        assert {each.amount.amount for each in listed} == {f"{n}{day}.00" for n in (1, 2, 3) for day in (1, 2, 3)}
+        assert {each.amount.amount for each in allocations} == {f"{n}{day}.00" for n in (1, 2, 3) for day in (1, 2, 3)}
 
     async def test_filters_by_date_category_and_source(self, costs: AllocationApi, posted: Department) -> None:
         period = {"start_date": "2026-02-01", "end_date": "2026-03-01"}
@@ -272,30 +273,30 @@ class TestListAllocations:
     async def test_pages_list_each_once_despite_new_allocations(
         self, costs: AllocationApi, posted: Department, size: int
     ) -> None:
-        wanted = await costs.list_all(posted, include_descendants=True)
-        found: list[Allocation] = []
+        expected = await costs.list_all(posted, include_descendants=True)
+        allocations: list[Allocation] = []
         token, first = "", True
         while first or token:
             some, token = await costs.page(posted, page_size=size, page_token=token, include_descendants=True)
-            found += some
+            allocations += some
             if first:
                 await costs.allocate(posted, allocation_date="2026-04-01")
             first = False
-        assert found == wanted
+        assert allocations == expected
 
     async def test_token_of_another_list_is_refused(self, costs: AllocationApi, posted: Department) -> None:
         _, token = await costs.page(posted, page_size=1)
-        for given in ({"category": "cloud"}, {"include_descendants": True}, {"start_date": "2026-01-01"}):
-            refused = await refusal(costs.page(posted, page_size=1, page_token=token, **given))
-            assert refused.reason == "PAGE_TOKEN_INVALID"
+        for changes in ({"category": "cloud"}, {"include_descendants": True}, {"start_date": "2026-01-01"}):
+            error = await refusal(costs.page(posted, page_size=1, page_token=token, **changes))
+            assert error.reason == "PAGE_TOKEN_INVALID"
         assert (await refusal(costs.page(posted, page_token="x"))).reason == "PAGE_TOKEN_INVALID"
 
     async def test_reversals_are_listed_with_links_in_both_directions(
         self, costs: AllocationApi, engineering: Department
     ) -> None:
-        made = await costs.allocate(engineering)
-        reversal = await costs.reverse(made)
-        listed = {each.id: each for each in await costs.list_all(engineering)}
-        assert listed[made.id].reversed_by_id == reversal.id
-        assert listed[reversal.id].reversal_of_id == made.id
-        assert listed[reversal.id].amount == money("-10.00 EUR")
+        allocation = await costs.allocate(engineering)
+        reversal = await costs.reverse(allocation)
+        allocations = {each.id: each for each in await costs.list_all(engineering)}
+        assert allocations[allocation.id].reversed_by_id == reversal.id
+        assert allocations[reversal.id].reversal_of_id == allocation.id
+        assert allocations[reversal.id].amount == money("-10.00 EUR")

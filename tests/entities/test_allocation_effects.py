@@ -1,4 +1,4 @@
-"""What comes of an allocation elsewhere: the budget that fits is charged once, and gets it back."""
+"""Effects of allocations on budgets: the matching budget is charged once, and refunded."""
 
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -31,7 +31,7 @@ async def engineering(api: EntitiesApi) -> Department:
 
 @pytest.fixture
 async def entries(finance: Caller, budgets: Budgets, engineering: Department) -> Entries:
-    """The ledger of the department's budget of this year, oldest first, as soon as there are so many entries."""
+    """The entries of the department's budget of this year, oldest first, once there are `count`."""
     request = pb.CreateBudgetRequest(
         entity_id=engineering.entity_id, department_id=engineering.id, name="Cloud", period_type=Budget.ANNUAL,
         period_start_date=f"{clock.now().year}-01-01", amount=money("1000.00 EUR"),
@@ -40,8 +40,8 @@ async def entries(finance: Caller, budgets: Budgets, engineering: Department) ->
 
     async def wait(count: int) -> list[Entry]:
         async def enough() -> list[Entry]:
-            answer = await finance.call(budgets.ledger.ListEntries, ledger_pb.ListEntriesRequest(id=budget.id))
-            return list(answer.entries)[::-1] if len(answer.entries) >= count else []
+            response = await finance.call(budgets.ledger.ListEntries, ledger_pb.ListEntriesRequest(id=budget.id))
+            return list(response.entries)[::-1] if len(response.entries) >= count else []
 
         return await eventually(enough)
 
@@ -51,11 +51,11 @@ async def entries(finance: Caller, budgets: Budgets, engineering: Department) ->
 async def test_cost_is_charged_and_its_reversal_refunded(
     costs: AllocationApi, engineering: Department, entries: Entries
 ) -> None:
-    made = await costs.allocate(engineering, "12.34 EUR", description="Storage")
+    allocation = await costs.allocate(engineering, "12.34 EUR", description="Storage")
     (charge,) = await entries(1)
-    assert (charge.entry_type, charge.amount, charge.reference) == (Entry.CHARGE, money("12.34 EUR"), made.id)
+    assert (charge.entry_type, charge.amount, charge.reference) == (Entry.CHARGE, money("12.34 EUR"), allocation.id)
     assert (charge.actor, charge.description) == ("alice", "Storage")
-    reversal = await costs.reverse(made)
+    reversal = await costs.reverse(allocation)
     _, refund = await entries(2)
     assert (refund.entry_type, refund.amount) == (Entry.REFUND, money("12.34 EUR"))
     assert refund.reference == reversal.id

@@ -1,4 +1,4 @@
-"""Allocation rules: what goes together, who sees them, and that no two of them split one cost."""
+"""Allocation rules: consistency, access, and chains of rules."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -51,7 +51,7 @@ async def eng(api: RulesApi, acme: Entity) -> Department:
 
 @pytest.fixture
 async def sales(api: RulesApi) -> Department:
-    """Of another entity."""
+    """A department of another entity."""
     return await api.create_department(await api.create_entity("OTHER", currency_code="USD"), "SALES")
 
 
@@ -59,33 +59,33 @@ class TestCreateAllocationRule:
     async def test_has_the_given_fields(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "name": "IT by storage", "rule_type": PROPORTIONAL, "basis": USAGE, "usage_unit": "GB",
             "usage_category": "storage", "source_department_id": it.id, "category": "cloud",
             "effective_from_date": "2026-01-01", "effective_to_date": "2027-01-01",
         }  # fmt: skip
-        made = await api.create_rule(*even(sales, eng), **given)
-        assert made == AllocationRule(
-            **given,
+        created = await api.create_rule(*even(sales, eng), **fields)
+        assert created == AllocationRule(
+            **fields,
             targets=even(sales, eng),
-            id=made.id,
+            id=created.id,
             state=AllocationRule.ACTIVE,
             etag="1",
-            create_time=made.create_time,
-            update_time=made.update_time,
+            create_time=created.create_time,
+            update_time=created.update_time,
         )
-        assert await api.get_rule(made) == made
+        assert await api.get_rule(created) == created
 
     async def test_targets_keep_their_order(self, api: RulesApi, eng: Department, sales: Department) -> None:
         fixed = await api.create_rule(target(sales, percent=9500), target(eng, percent=500), rule_type=FIXED)
         assert [(each.department_id, each.percent_bp) for each in fixed.targets] == [(sales.id, 9500), (eng.id, 500)]
-        given = [target(sales, weight="120.500"), target(eng, weight="0")]
-        weighed = await api.get_rule(await api.create_rule(*given, rule_type=PROPORTIONAL, basis=GIVEN))
+        fields = [target(sales, weight="120.500"), target(eng, weight="0")]
+        weighed = await api.get_rule(await api.create_rule(*fields, rule_type=PROPORTIONAL, basis=GIVEN))
         assert [each.weight for each in weighed.targets] == ["120.5", "0"]
 
     async def test_error_lists_all_violations(self, api: RulesApi, eng: Department, it: Department) -> None:
         targets = [target(eng, percent=9000), target(it, weight="1"), target(eng, percent=500)]
-        refused = await refusal(
+        error = await refusal(
             api.create_rule(
                 *targets,
                 rule_type=FIXED,
@@ -95,16 +95,16 @@ class TestCreateAllocationRule:
                 effective_to_date="2026-01-01",
             )
         )
-        assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
-        assert set(refused.fields) == {
+        assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+        assert set(error.fields) == {
             "basis", "usage_unit", "targets[0].weight", "targets[2].weight", "targets[2].department_id", "targets",
             "effective_to_date", "targets[1].department_id",
         }  # fmt: skip
-        assert refused.fields["targets"] == "have percentages that sum to 9500 basis points; they must sum to 10000"
-        assert refused.fields["targets[1].department_id"] == "is the source, whose costs are split"
+        assert error.fields["targets"] == "have percentages that sum to 9500 basis points; they must sum to 10000"
+        assert error.fields["targets[1].department_id"] == "is the source, whose costs are split"
 
     @pytest.mark.parametrize(
-        ("given", "targets", "wrong"),
+        ("fields", "targets", "wrong"),
         [
             ({"rule_type": PROPORTIONAL}, [{}, {}], {"basis"}),
             ({"rule_type": EVEN, "basis": HEADCOUNT}, [{}, {}], {"basis"}),
@@ -125,23 +125,23 @@ class TestCreateAllocationRule:
         api: RulesApi,
         eng: Department,
         sales: Department,
-        given: dict[str, Any],
+        fields: dict[str, Any],
         targets: list[dict[str, Any]],
         wrong: set[str],
     ) -> None:
-        named = [target(department, **said) for department, said in zip((eng, sales), targets, strict=False)]
-        refused = await refusal(api.create_rule(*named, **given))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", wrong)
+        named = [target(department, **values) for department, values in zip((eng, sales), targets, strict=False)]
+        error = await refusal(api.create_rule(*named, **fields))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", wrong)
 
     async def test_error_lists_all_unknown_departments(self, api: RulesApi, eng: Department) -> None:
         other = ids.DEPARTMENT.format(ids.new())
-        refused = await refusal(
+        error = await refusal(
             api.create_rule(target(NO_DEPARTMENT), target(eng), target(other), source_department_id=other)
         )
-        assert set(refused.fields) == {"targets[2].department_id"}
-        refused = await refusal(api.create_rule(target(NO_DEPARTMENT), target(eng), source_department_id=other))
-        assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_DEPARTMENTS_NOT_FOUND")
-        assert refused.fields == {
+        assert set(error.fields) == {"targets[2].department_id"}
+        error = await refusal(api.create_rule(target(NO_DEPARTMENT), target(eng), source_department_id=other))
+        assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_DEPARTMENTS_NOT_FOUND")
+        assert error.fields == {
             "targets[0].department_id": f"there is no department {NO_DEPARTMENT}",
             "source_department_id": f"there is no department {other}",
         }
@@ -151,15 +151,15 @@ class TestCreateAllocationRule:
     ) -> None:
         first = await api.create_rule(target(eng), request_id="key-1")
         assert await api.create_rule(target(eng), request_id="key-1") == first
-        refused = await refusal(api.create_rule(target(eng), name="Other", request_id="key-1"))
-        assert refused.reason == "IDEMPOTENCY_MISMATCH"
+        error = await refusal(api.create_rule(target(eng), name="Other", request_id="key-1"))
+        assert error.reason == "IDEMPOTENCY_MISMATCH"
         assert await api.list_rule_names() == ["Rent"]
 
     async def test_viewer_cannot_create(
         self, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
-        refused = await refusal(api_for(caller("auditor")).create_rule(target(eng)))
-        assert (refused.reason, refused.metadata) == ("PERMISSION_MISSING", {"permission": "allocations.write"})
+        error = await refusal(api_for(caller("auditor")).create_rule(target(eng)))
+        assert (error.reason, error.metadata) == ("PERMISSION_MISSING", {"permission": "allocations.write"})
 
 
 class TestUpdateAllocationRule:
@@ -168,12 +168,12 @@ class TestUpdateAllocationRule:
             target(eng), source_department_id=it.id, category="cloud", effective_to_date="2027-01-01"
         )
         changed = await api.update_rule(rule, name="Cloud", effective_from_date="2026-02-01")
-        wanted = AllocationRule()
-        wanted.CopyFrom(rule)
-        wanted.name, wanted.effective_from_date, wanted.etag = "Cloud", "2026-02-01", "2"
-        wanted.update_time.CopyFrom(changed.update_time)
-        assert changed == wanted
-        assert await api.get_rule(rule) == wanted
+        expected = AllocationRule()
+        expected.CopyFrom(rule)
+        expected.name, expected.effective_from_date, expected.etag = "Cloud", "2026-02-01", "2"
+        expected.update_time.CopyFrom(changed.update_time)
+        assert changed == expected
+        assert await api.get_rule(rule) == expected
 
     async def test_fields_of_the_mask_without_value_are_cleared(
         self, api: RulesApi, it: Department, eng: Department
@@ -184,8 +184,8 @@ class TestUpdateAllocationRule:
         fields = ["source_department_id", "category", "effective_to_date"]
         changed = await api.update_rule(rule, update_mask=FieldMask(paths=fields))
         assert [getattr(changed, field) for field in fields] == ["", "", ""]
-        refused = await refusal(api.update_rule(rule, update_mask=FieldMask(paths=["targets", "name"])))
-        assert set(refused.fields) == {"targets", "name"}
+        error = await refusal(api.update_rule(rule, update_mask=FieldMask(paths=["targets", "name"])))
+        assert set(error.fields) == {"targets", "name"}
 
     async def test_new_targets_replace_the_old_and_change_the_etag(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
@@ -194,29 +194,29 @@ class TestUpdateAllocationRule:
         changed = await api.update_rule(rule, targets=even(eng, sales, it), etag="1")
         assert (list(changed.targets), changed.etag) == (even(eng, sales, it), "2")
         assert await api.get_rule(rule) == changed
-        refused = await refusal(api.update_rule(rule, targets=even(it), etag="1"))
-        assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
+        error = await refusal(api.update_rule(rule, targets=even(it), etag="1"))
+        assert (error.code, error.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
         assert await api.get_rule(rule) == changed
 
     async def test_changed_rule_must_be_consistent_as_a_whole(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
         rule = await api.create_rule(target(it, percent=4000), target(eng, percent=6000), rule_type=FIXED)
-        refused = await refusal(api.update_rule(rule, rule_type=EVEN))
-        assert set(refused.fields) == {"targets[0].percent_bp", "targets[1].percent_bp"}
+        error = await refusal(api.update_rule(rule, rule_type=EVEN))
+        assert set(error.fields) == {"targets[0].percent_bp", "targets[1].percent_bp"}
         changed = await api.update_rule(rule, rule_type=PROPORTIONAL, basis=HEADCOUNT, targets=even(it, eng))
         assert (changed.rule_type, changed.basis) == (PROPORTIONAL, HEADCOUNT)
-        refused = await refusal(api.update_rule(rule, effective_to_date="2025-12-31"))
-        assert set(refused.fields) == {"effective_to_date"}
-        refused = await refusal(api.update_rule(rule, source_department_id=it.id))
-        assert set(refused.fields) == {"targets[0].department_id"}
+        error = await refusal(api.update_rule(rule, effective_to_date="2025-12-31"))
+        assert set(error.fields) == {"effective_to_date"}
+        error = await refusal(api.update_rule(rule, source_department_id=it.id))
+        assert set(error.fields) == {"targets[0].department_id"}
         assert await api.get_rule(rule) == changed
 
     async def test_unknown_rule_is_not_found(self, api: RulesApi) -> None:
         for call in (api.update_rule(NOBODY, name="X"), api.get_rule(NOBODY), api.delete_rule(NOBODY)):
-            refused = await refusal(call)
-            assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_RULE_NOT_FOUND")
-            assert refused.metadata == {"allocation_rule_id": NOBODY}
+            error = await refusal(call)
+            assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_RULE_NOT_FOUND")
+            assert error.metadata == {"allocation_rule_id": NOBODY}
 
 
 class TestDeleteAllocationRule:
@@ -233,9 +233,9 @@ class TestDeleteAllocationRule:
         rule = await api.create_rule(target(eng))
         await api.delete_rule(rule)
         for call in (api.update_rule(rule, name="X"), api.delete_rule(rule)):
-            refused = await refusal(call)
-            assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_STATE")
-            assert refused.metadata == {"allocation_rule_id": rule.id, "state": "ENDED", "allowed": "ACTIVE"}
+            error = await refusal(call)
+            assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_STATE")
+            assert error.metadata == {"allocation_rule_id": rule.id, "state": "ENDED", "allowed": "ACTIVE"}
 
     async def test_audit_log_has_the_earlier_rule(
         self, api: RulesApi, it: Department, eng: Department, audit_rows: Callable[..., Awaitable[list[AuditRow]]]
@@ -267,45 +267,45 @@ class TestListAllocationRules:
     async def test_pages(self, api: RulesApi, eng: Department) -> None:
         for number in range(5):
             await api.create_rule(target(eng), name=f"R{number}")
-        seen, token = [], ""
+        listed_rules, token = [], ""
         for _ in range(3):
             request = pb.ListAllocationRulesRequest(page_size=2, page_token=token)
             page = await api.caller.call(api.rules_stub.ListAllocationRules, request)
-            seen += [(rule.name, len(rule.targets)) for rule in page.allocation_rules]
+            listed_rules += [(rule.name, len(rule.targets)) for rule in page.allocation_rules]
             token = page.next_page_token
-        assert (seen, token) == ([(f"R{number}", 1) for number in range(5)], "")
+        assert (listed_rules, token) == ([(f"R{number}", 1) for number in range(5)], "")
 
 
-def chained(refused: Refusal) -> tuple[str, str]:
-    assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULES_CHAIN")
-    return refused.metadata["allocation_rule_id"], refused.metadata["path"]
+def chained(error: Refusal) -> tuple[str, str]:
+    assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULES_CHAIN")
+    return error.metadata["allocation_rule_id"], error.metadata["path"]
 
 
 class TestChains:
     async def test_cycle_of_two_rules_is_refused_with_its_path(
         self, api: RulesApi, it: Department, eng: Department
     ) -> None:
-        there = await api.create_rule(target(eng), source_department_id=it.id)
-        refused = await refusal(api.create_rule(target(it), source_department_id=eng.id))
-        assert chained(refused) == (there.id, f"{eng.id} → {it.id} → {eng.id}")
+        existing = await api.create_rule(target(eng), source_department_id=it.id)
+        error = await refusal(api.create_rule(target(it), source_department_id=eng.id))
+        assert chained(error) == (existing.id, f"{eng.id} → {it.id} → {eng.id}")
 
     async def test_target_cannot_be_source_of_another_rule(
         self, api: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         second = await api.create_rule(target(sales), source_department_id=eng.id)
-        refused = await refusal(api.create_rule(*even(sales, eng), source_department_id=it.id))
-        assert chained(refused) == (second.id, f"{it.id} → {eng.id} → {sales.id}")
+        error = await refusal(api.create_rule(*even(sales, eng), source_department_id=it.id))
+        assert chained(error) == (second.id, f"{it.id} → {eng.id} → {sales.id}")
         await api.delete_rule(second)
         first = await api.create_rule(*even(sales, eng), source_department_id=it.id)
-        refused = await refusal(api.create_rule(target(sales), source_department_id=eng.id))
-        assert chained(refused) == (first.id, f"{it.id} → {eng.id} → {sales.id}")
+        error = await refusal(api.create_rule(target(sales), source_department_id=eng.id))
+        assert chained(error) == (first.id, f"{it.id} → {eng.id} → {sales.id}")
 
     async def test_update_cannot_form_a_chain(self, api: RulesApi, it: Department, eng: Department) -> None:
-        there = await api.create_rule(target(eng), source_department_id=it.id)
+        existing = await api.create_rule(target(eng), source_department_id=it.id)
         other = await api.create_rule(target(it))
-        refused = await refusal(api.update_rule(other, source_department_id=eng.id))
-        assert chained(refused)[0] == there.id
-        assert (await api.update_rule(there, name="Same targets, same source")).etag == "2"
+        error = await refusal(api.update_rule(other, source_department_id=eng.id))
+        assert chained(error)[0] == existing.id
+        assert (await api.update_rule(existing, name="Same targets, same source")).etag == "2"
 
     async def test_reversed_rule_does_not_chain_with_its_earlier_version(
         self, api: RulesApi, it: Department, eng: Department
@@ -328,14 +328,14 @@ class TestChains:
     ) -> None:
         for round_ in range(8):
             category = f"c{round_}"
-            answers = await asyncio.gather(
+            responses = await asyncio.gather(
                 api.create_rule(target(eng), source_department_id=it.id, category=category),
                 api.create_rule(target(it), source_department_id=eng.id, category=category),
                 return_exceptions=True,
             )
-            [made] = [answer for answer in answers if isinstance(answer, AllocationRule)]
-            [error] = [answer for answer in answers if isinstance(answer, aio.AioRpcError)]
-            assert chained(Refusal.of(error))[0] == made.id
+            [created] = [response for response in responses if isinstance(response, AllocationRule)]
+            [error] = [response for response in responses if isinstance(response, aio.AioRpcError)]
+            assert chained(Refusal.of(error))[0] == created.id
 
 
 class TestScopes:
@@ -343,7 +343,7 @@ class TestScopes:
     async def conny(
         self, acme: Entity, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller]
     ) -> RulesApi:
-        """Somebody who is confined to ACME."""
+        """RulesApi of a caller who is confined to ACME."""
         return api_for(caller("finance", subject="conny", entity_scope=[acme.id]))
 
     async def test_rule_is_visible_if_all_its_departments_are_covered(
@@ -351,34 +351,34 @@ class TestScopes:
     ) -> None:
         mine = await api.create_rule(target(eng), name="mine", source_department_id=it.id)
         over = await api.create_rule(*even(eng, sales), name="over the edge")
-        of_others = await api.create_rule(target(eng), name="of others", source_department_id=sales.id, category="rent")
+        outside = await api.create_rule(target(eng), name="outside", source_department_id=sales.id, category="rent")
         assert await conny.list_rule_names() == ["mine"]
         assert await conny.list_rule_names(target_department_id=eng.id) == ["mine"]
         assert await conny.get_rule(mine) == mine
         assert (await conny.update_rule(mine, name="still mine")).name == "still mine"
-        for rule in (over, of_others):
+        for rule in (over, outside):
             for call in (conny.get_rule, conny.delete_rule):
-                refused, unknown = await refusal(call(rule)), await refusal(call(NOBODY))
-                assert repr(refused).replace(rule.id, NOBODY) == repr(unknown)
+                error, unknown = await refusal(call(rule)), await refusal(call(NOBODY))
+                assert repr(error).replace(rule.id, NOBODY) == repr(unknown)
 
     async def test_rule_can_only_have_covered_departments(
         self, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
-        refused = await refusal(conny.create_rule(*even(eng, sales)))
-        assert set(refused.fields) == {"targets[1].department_id"}
-        refused = await refusal(conny.create_rule(target(eng), source_department_id=sales.id))
-        assert set(refused.fields) == {"source_department_id"}
+        error = await refusal(conny.create_rule(*even(eng, sales)))
+        assert set(error.fields) == {"targets[1].department_id"}
+        error = await refusal(conny.create_rule(target(eng), source_department_id=sales.id))
+        assert set(error.fields) == {"source_department_id"}
         rule = await conny.create_rule(target(eng))
-        refused = await refusal(conny.update_rule(rule, targets=even(it, sales)))
-        assert set(refused.fields) == {"targets[1].department_id"}
+        error = await refusal(conny.update_rule(rule, targets=even(it, sales)))
+        assert set(error.fields) == {"targets[1].department_id"}
 
     async def test_chain_error_hides_departments_outside_scope(
         self, api: RulesApi, conny: RulesApi, it: Department, eng: Department, sales: Department
     ) -> None:
         await api.create_rule(target(sales), source_department_id=eng.id)
-        refused = await refusal(conny.create_rule(target(eng), source_department_id=it.id))
-        assert chained(refused)[1] == f"{it.id} → {eng.id} → …"
-        assert sales.id not in refused.message
+        error = await refusal(conny.create_rule(target(eng), source_department_id=it.id))
+        assert chained(error)[1] == f"{it.id} → {eng.id} → …"
+        assert sales.id not in error.message
 
     async def test_manager_reads_the_rules_of_the_department(
         self, api: RulesApi, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller],
@@ -406,12 +406,12 @@ class TestScopes:
             lambda id: other_tenant.update_rule(id, name="X"),
         ]
         for call in calls:
-            refused, unknown = await refusal(call(rule.id)), await refusal(call(NOBODY))
-            assert repr(refused).replace(rule.id, NOBODY) == repr(unknown)
+            error, unknown = await refusal(call(rule.id)), await refusal(call(NOBODY))
+            assert repr(error).replace(rule.id, NOBODY) == repr(unknown)
         theirs: list[Callable[[AllocationTarget], Awaitable[object]]] = [
             other_tenant.create_rule,
             lambda named: other_tenant.update_rule(own, targets=[named]),
         ]
         for named in theirs:
-            refused, unknown = await refusal(named(target(eng))), await refusal(named(target(NO_DEPARTMENT)))
-            assert repr(refused).replace(eng.id, NO_DEPARTMENT) == repr(unknown)
+            error, unknown = await refusal(named(target(eng))), await refusal(named(target(NO_DEPARTMENT)))
+            assert repr(error).replace(eng.id, NO_DEPARTMENT) == repr(unknown)

@@ -1,4 +1,4 @@
-"""Allocating one cost: what is kept of it, what is refused, who may, and what is told."""
+"""Allocations of single costs: fields, conversion, errors, documents, events and access."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,30 +32,35 @@ class TestAllocateCost:
         acme, supplier = await api.create_entity("ACME"), await api.create_entity("SUPPLIER")
         top = await api.create_department(acme, "TOP")
         department = await api.create_department(acme, "ENG", parent_id=top.id)
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "category": "cloud", "source": Allocation.INVOICE, "source_ref": "inv-7/1", "quantity": "12.5",
             "unit": "GB", "gl_code": "6100", "counterparty_entity_id": supplier.id, "description": "Größe: ∞",
             "allocation_date": "2026-03-31",
         }  # fmt: skip
-        made = await costs.allocate(department, "99.90 EUR", **given)
-        assert made == Allocation(
-            **given,
-            id=made.id,
+        allocation = await costs.allocate(department, "99.90 EUR", **fields)
+        assert allocation == Allocation(
+            **fields,
+            id=allocation.id,
             entity_id=acme.id,
             department_id=department.id,
             department_path=[top.id, department.id],
             amount=money("99.90 EUR"),
             entity_amount=money("99.90 EUR"),
             actor="alice",
-            create_time=made.create_time,
+            create_time=allocation.create_time,
         )
-        assert abs(made.create_time.ToDatetime() - clock.now().replace(tzinfo=None)) < timedelta(minutes=1)
-        assert await costs.get(made) == made
+        assert abs(allocation.create_time.ToDatetime() - clock.now().replace(tzinfo=None)) < timedelta(minutes=1)
+        assert await costs.get(allocation) == allocation
 
     async def test_defaults(self, costs: AllocationApi, engineering: Department) -> None:
-        made = await costs.allocate(engineering)
-        assert (made.source, made.gl_code, made.source_ref, made.quantity) == (Allocation.MANUAL, "6200", "", "")
-        assert not made.counterparty_entity_id
+        allocation = await costs.allocate(engineering)
+        assert (allocation.source, allocation.gl_code, allocation.source_ref, allocation.quantity) == (
+            Allocation.MANUAL,
+            "6200",
+            "",
+            "",
+        )
+        assert not allocation.counterparty_entity_id
 
     async def test_same_cost_without_document_is_allocated_again(
         self, costs: AllocationApi, engineering: Department
@@ -77,10 +82,10 @@ class TestAllocateCost:
     async def test_database_refuses_changes_and_deletion(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
-        made = ids.ALLOCATION.parse((await costs.allocate(engineering)).id)
+        allocation = ids.ALLOCATION.parse((await costs.allocate(engineering)).id)
         for statement in ("update entities.cost_allocations set amount = 1", "delete from entities.cost_allocations"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
-                await admin.execute(f"{statement} where id = $1", made)
+                await admin.execute(f"{statement} where id = $1", allocation)
 
 
 class TestCurrencies:
@@ -92,14 +97,18 @@ class TestCurrencies:
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/CHF 0.9", "2026-03-20 USD/CHF 0.8")
-        made = await costs.allocate(swiss, "10.00 USD", allocation_date="2026-03-15")
-        assert money_text(made.amount) == "10.00 USD"
-        assert (money_text(made.entity_amount), made.rate, made.rate_date) == ("9.00 CHF", "0.9", "2026-03-01")
+        allocation = await costs.allocate(swiss, "10.00 USD", allocation_date="2026-03-15")
+        assert money_text(allocation.amount) == "10.00 USD"
+        assert (money_text(allocation.entity_amount), allocation.rate, allocation.rate_date) == (
+            "9.00 CHF",
+            "0.9",
+            "2026-03-01",
+        )
 
     @pytest.mark.parametrize(
         ("amount", "rate", "converted"),
         [
-            ("1.00 USD", "0.125", "0.12 CHF"),  # a half goes to the even digit
+            ("1.00 USD", "0.125", "0.12 CHF"),  # half to even
             ("3.00 USD", "0.125", "0.38 CHF"),
             ("1.00 USD", "0.1250001", "0.13 CHF"),
             ("0.01 USD", "0.4", "0.00 CHF"),
@@ -111,23 +120,23 @@ class TestCurrencies:
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department, amount: str, rate: str, converted: str
     ) -> None:
         await api.set_rates(f"2026-03-01 {amount.split()[1]}/CHF {rate}")
-        made = await costs.allocate(swiss, amount, allocation_date="2026-03-15")
-        assert (money_text(made.amount), money_text(made.entity_amount)) == (amount, converted)
+        allocation = await costs.allocate(swiss, amount, allocation_date="2026-03-15")
+        assert (money_text(allocation.amount), money_text(allocation.entity_amount)) == (amount, converted)
 
     async def test_derived_rate_is_stored(self, api: EntitiesApi, costs: AllocationApi, swiss: Department) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/CHF 0.95")
-        made = await costs.allocate(swiss, "100.00 USD", allocation_date="2026-03-15")
-        assert (money_text(made.entity_amount), made.rate_date) == ("86.36 CHF", "2026-03-02")
-        assert made.rate.startswith("0.8636363636")
-        assert await costs.get(made) == made
+        allocation = await costs.allocate(swiss, "100.00 USD", allocation_date="2026-03-15")
+        assert (money_text(allocation.entity_amount), allocation.rate_date) == ("86.36 CHF", "2026-03-02")
+        assert allocation.rate.startswith("0.8636363636")
+        assert await costs.get(allocation) == allocation
 
     async def test_missing_rate_is_refused_with_pair_and_day(
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/CHF 0.9")
-        refused = await refusal(costs.allocate(swiss, "10.00 USD", allocation_date="2026-02-28"))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
-        assert refused.metadata == {
+        error = await refusal(costs.allocate(swiss, "10.00 USD", allocation_date="2026-02-28"))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
+        assert error.metadata == {
             "from_currency_code": "USD", "to_currency_code": "CHF", "rate_date": "2026-02-28",
         }  # fmt: skip
 
@@ -135,10 +144,10 @@ class TestCurrencies:
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/CHF 10")
-        refused = await refusal(costs.allocate(swiss, "1000000000000.00 USD", allocation_date="2026-03-01"))
-        assert refused.reason == "AMOUNT_TOO_LARGE"
-        made = await costs.allocate(swiss, "999999999999.99 USD", allocation_date="2026-03-01")
-        assert money_text(made.entity_amount) == "9999999999999.90 CHF"
+        error = await refusal(costs.allocate(swiss, "1000000000000.00 USD", allocation_date="2026-03-01"))
+        assert error.reason == "AMOUNT_TOO_LARGE"
+        allocation = await costs.allocate(swiss, "999999999999.99 USD", allocation_date="2026-03-01")
+        assert money_text(allocation.entity_amount) == "9999999999999.90 CHF"
 
 
 class TestRefused:
@@ -146,17 +155,17 @@ class TestRefused:
         acme = await api.create_entity("ACME")
         department = await api.create_department(acme)
         await api.deactivate(acme)
-        refused = await refusal(costs.allocate(department))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
-        assert refused.metadata["entity_id"] == acme.id
+        error = await refusal(costs.allocate(department))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
+        assert error.metadata["entity_id"] == acme.id
 
     async def test_inactive_department_is_refused(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
         closed = "update entities.departments set state = 'INACTIVE' where id = $1"
         await admin.execute(closed, ids.DEPARTMENT.parse(engineering.id))
-        refused = await refusal(costs.allocate(engineering))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
+        error = await refusal(costs.allocate(engineering))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
 
     async def test_unknown_department_is_not_found(self, costs: AllocationApi) -> None:
         assert (await refusal(costs.allocate(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
@@ -166,7 +175,7 @@ class TestRefused:
         assert (await refusal(costs.allocate(engineering, amount))).reason == "INVALID_FIELDS"
 
     @pytest.mark.parametrize(
-        "given",
+        "fields",
         [
             {"allocation_date": "2026-02-30"}, {"allocation_date": ""}, {"quantity": "-1"}, {"quantity": "1.1234567"},
             {"source": Allocation.SPLIT}, {"source": 9}, {"source_ref": "a b"}, {"category": "x" * 101},
@@ -174,32 +183,32 @@ class TestRefused:
         ],
     )  # fmt: skip
     async def test_invalid_fields_are_refused(
-        self, costs: AllocationApi, engineering: Department, given: dict[str, Any]
+        self, costs: AllocationApi, engineering: Department, fields: dict[str, Any]
     ) -> None:
-        refused = await refusal(costs.allocate(engineering, **given))
-        assert refused.reason == "INVALID_FIELDS"
-        assert set(refused.fields) == set(given)
+        error = await refusal(costs.allocate(engineering, **fields))
+        assert error.reason == "INVALID_FIELDS"
+        assert set(error.fields) == set(fields)
 
     async def test_key_is_required(self, costs: AllocationApi, engineering: Department) -> None:
-        refused = await refusal(costs.allocate(engineering, request_id=" "))
-        assert set(refused.fields) == {"request_id"}
+        error = await refusal(costs.allocate(engineering, request_id=" "))
+        assert set(error.fields) == {"request_id"}
 
     async def test_date_more_than_a_year_ahead_is_refused(self, costs: AllocationApi, engineering: Department) -> None:
         latest = clock.now().date() + timedelta(days=366)
-        made = await costs.allocate(engineering, allocation_date=latest.isoformat())
-        assert made.allocation_date == latest.isoformat()
-        refused = await refusal(costs.allocate(engineering, allocation_date=(latest + timedelta(days=1)).isoformat()))
-        assert refused.reason == "ALLOCATION_DATE_TOO_FAR"
-        assert refused.metadata["latest_date"] == latest.isoformat()
+        allocation = await costs.allocate(engineering, allocation_date=latest.isoformat())
+        assert allocation.allocation_date == latest.isoformat()
+        error = await refusal(costs.allocate(engineering, allocation_date=(latest + timedelta(days=1)).isoformat()))
+        assert error.reason == "ALLOCATION_DATE_TOO_FAR"
+        assert error.metadata["latest_date"] == latest.isoformat()
 
     async def test_entity_cannot_be_its_own_counterparty(self, costs: AllocationApi, engineering: Department) -> None:
-        refused = await refusal(costs.allocate(engineering, counterparty_entity_id=engineering.entity_id))
-        assert refused.rules == {"counterparty_entity_id": "counterparty.other"}
+        error = await refusal(costs.allocate(engineering, counterparty_entity_id=engineering.entity_id))
+        assert error.rules == {"counterparty_entity_id": "counterparty.other"}
 
     async def test_unknown_counterparty_is_not_found(self, costs: AllocationApi, engineering: Department) -> None:
         nobody = ids.ENTITY.format(ids.new())
-        refused = await refusal(costs.allocate(engineering, counterparty_entity_id=nobody))
-        assert (refused.reason, refused.metadata["entity_id"]) == ("ENTITY_NOT_FOUND", nobody)
+        error = await refusal(costs.allocate(engineering, counterparty_entity_id=nobody))
+        assert (error.reason, error.metadata["entity_id"]) == ("ENTITY_NOT_FOUND", nobody)
 
 
 class TestDocuments:
@@ -211,7 +220,7 @@ class TestDocuments:
         other = await costs.allocate(engineering, source=Allocation.INVOICE, source_ref="u-1", category="cloud")
         assert again == first
         assert other.id != first.id
-        assert [told.source_ref for told in await published_events.at_least(2, CostAllocated)] == ["u-1", "u-1"]
+        assert [event.source_ref for event in await published_events.at_least(2, CostAllocated)] == ["u-1", "u-1"]
         assert len(await costs.list_all(engineering)) == 2
 
     @pytest.mark.parametrize(
@@ -225,12 +234,12 @@ class TestDocuments:
     async def test_document_with_other_contents_is_refused_naming_the_existing(
         self, costs: AllocationApi, engineering: Department, changed: dict[str, Any], amount: str
     ) -> None:
-        given = {"source_ref": "u-1", "allocation_date": "2026-01-01"}
-        first = await costs.allocate(engineering, "10.00 EUR", **given)
-        refused = await refusal(costs.allocate(engineering, amount, **{**given, **changed}))
-        assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "ALLOCATION_SOURCE_TAKEN")
-        assert refused.metadata["allocation_id"] == first.id
-        assert refused.metadata["differs"] == next(iter(changed), "amount")
+        fields = {"source_ref": "u-1", "allocation_date": "2026-01-01"}
+        first = await costs.allocate(engineering, "10.00 EUR", **fields)
+        error = await refusal(costs.allocate(engineering, amount, **{**fields, **changed}))
+        assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "ALLOCATION_SOURCE_TAKEN")
+        assert error.metadata["allocation_id"] == first.id
+        assert error.metadata["differs"] == next(iter(changed), "amount")
 
     async def test_omitted_optional_fields_do_not_differ(
         self, api: EntitiesApi, costs: AllocationApi, engineering: Department
@@ -257,11 +266,11 @@ class TestDocuments:
     async def test_of_concurrent_allocations_of_a_document_one_is_created(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
-        made = await asyncio.gather(*(costs.allocate(engineering, source_ref="u-1") for _ in range(24)))
-        assert len({each.id for each in made}) == 1
+        allocation = await asyncio.gather(*(costs.allocate(engineering, source_ref="u-1") for _ in range(24)))
+        assert len({each.id for each in allocation}) == 1
         counted = "select count(*) from entities.cost_allocations where tenant_id = $1"
-        said = "select count(*) from entities.outbox where tenant_id = $1 and type like '%CostAllocated'"
-        assert [await admin.fetchval(each, costs.caller.tenant_id) for each in (counted, said)] == [1, 1]
+        published = "select count(*) from entities.outbox where tenant_id = $1 and type like '%CostAllocated'"
+        assert [await admin.fetchval(each, costs.caller.tenant_id) for each in (counted, published)] == [1, 1]
 
     async def test_documents_are_per_tenant(
         self, costs: AllocationApi, engineering: Department, other_tenant: tuple[EntitiesApi, AllocationApi]
@@ -277,15 +286,15 @@ class TestKeys:
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         key = uuid4().hex
-        made = await asyncio.gather(*(costs.allocate(engineering, request_id=key) for _ in range(8)))
-        assert len({each.id for each in made}) == 1
+        allocation = await asyncio.gather(*(costs.allocate(engineering, request_id=key) for _ in range(8)))
+        assert len({each.id for each in allocation}) == 1
         await costs.allocate(engineering, description="the last one")
         assert len(await published_events.at_least(2, CostAllocated)) == 2
 
     async def test_key_with_another_cost_is_refused(self, costs: AllocationApi, engineering: Department) -> None:
         await costs.allocate(engineering, request_id="k")
-        refused = await refusal(costs.allocate(engineering, "11.00 EUR", request_id="k"))
-        assert refused.reason == "IDEMPOTENCY_MISMATCH"
+        error = await refusal(costs.allocate(engineering, "11.00 EUR", request_id="k"))
+        assert error.reason == "IDEMPOTENCY_MISMATCH"
 
 
 class TestEvents:
@@ -293,12 +302,12 @@ class TestEvents:
         self, api: EntitiesApi, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         await api.set_rates(f"{today()} USD/EUR 0.5")
-        made = await costs.allocate(
+        allocation = await costs.allocate(
             engineering, "10.00 USD", category="cloud", source=Allocation.CONTRACT, source_ref="c-1", description="Why"
         )
         assert await published_events.first(CostAllocated) == CostAllocated(
-            allocation_id=made.id,
-            entity_id=made.entity_id,
+            allocation_id=allocation.id,
+            entity_id=allocation.entity_id,
             department_id=engineering.id,
             department_path=[engineering.id],
             category="cloud",
@@ -315,8 +324,8 @@ class TestEvents:
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
         await refusal(costs.allocate(NOBODY))
-        made = await costs.allocate(engineering)
-        assert [told.allocation_id for told in await published_events.at_least(1, CostAllocated)] == [made.id]
+        allocation = await costs.allocate(engineering)
+        assert [event.allocation_id for event in await published_events.at_least(1, CostAllocated)] == [allocation.id]
 
 
 class TestAccess:
@@ -325,15 +334,15 @@ class TestAccess:
         self, costs_of: Callable[[Caller], AllocationApi], caller: Callable[..., Caller], engineering: Department,
         role: str,
     ) -> None:  # fmt: skip
-        refused = await refusal(costs_of(caller(role)).allocate(engineering))
-        assert refused.metadata == {"permission": "allocations.write"}
+        error = await refusal(costs_of(caller(role)).allocate(engineering))
+        assert error.metadata == {"permission": "allocations.write"}
 
     async def test_other_tenant_sees_nothing(
         self, costs: AllocationApi, engineering: Department, other_tenant: tuple[EntitiesApi, AllocationApi]
     ) -> None:
-        made, (_, theirs) = await costs.allocate(engineering), other_tenant
-        assert (await refusal(theirs.get(made))).reason == "ALLOCATION_NOT_FOUND"
-        assert (await refusal(theirs.reverse(made))).reason == "ALLOCATION_NOT_FOUND"
+        allocation, (_, theirs) = await costs.allocate(engineering), other_tenant
+        assert (await refusal(theirs.get(allocation))).reason == "ALLOCATION_NOT_FOUND"
+        assert (await refusal(theirs.reverse(allocation))).reason == "ALLOCATION_NOT_FOUND"
         assert (await refusal(theirs.allocate(engineering))).reason == "DEPARTMENT_NOT_FOUND"
         assert (await refusal(theirs.list_all(engineering))).reason == "DEPARTMENT_NOT_FOUND"
 
@@ -351,6 +360,6 @@ class TestAccess:
         assert (await refusal(conny.reverse(theirs))).reason == "ALLOCATION_NOT_FOUND"
         assert (await refusal(conny.list_all(sales))).reason == "DEPARTMENT_NOT_FOUND"
         assert {each.id for each in await conny.list_all(engineering, include_descendants=True)} == {mine.id, below.id}
-        refused = await refusal(conny.allocate(engineering, source_ref="secret"))
-        assert refused.reason == "ALLOCATION_SOURCE_TAKEN"
-        assert refused.metadata == {"source": "MANUAL", "source_ref": "secret"}  # and not whose
+        error = await refusal(conny.allocate(engineering, source_ref="secret"))
+        assert error.reason == "ALLOCATION_SOURCE_TAKEN"
+        assert error.metadata == {"source": "MANUAL", "source_ref": "secret"}  # without the entity

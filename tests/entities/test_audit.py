@@ -1,4 +1,4 @@
-"""Who changed what and when, as those who look into it see it."""
+"""The audit log as its readers see it."""
 
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -24,22 +24,22 @@ from tests.harness.services import Entities, Served
 
 
 class Auditor:
-    """Somebody who looks into the log of the entities service."""
+    """A caller who reads the audit log of the entities service."""
 
-    def __init__(self, who: Caller, stubs: Entities) -> None:
-        self.caller, self.stub = who, stubs.audit
+    def __init__(self, other: Caller, stubs: Entities) -> None:
+        self.caller, self.stub = other, stubs.audit
 
-    async def ask(self, **given: Any) -> ListAuditEventsResponse:
-        return await self.caller.call(self.stub.ListAuditEvents, ListAuditEventsRequest(**given))
+    async def list_page(self, **fields: Any) -> ListAuditEventsResponse:
+        return await self.caller.call(self.stub.ListAuditEvents, ListAuditEventsRequest(**fields))
 
     async def list(self, **filters: Any) -> list[AuditEvent]:
-        return list((await self.ask(page_size=1000, **filters)).audit_events)
+        return list((await self.list_page(page_size=1000, **filters)).audit_events)
 
     async def walk(self, page_size: int, **filters: Any) -> AsyncIterator[AuditEvent]:
-        """Every page."""
+        """All pages."""
         token = ""
         while True:
-            page = await self.ask(page_size=page_size, page_token=token, **filters)
+            page = await self.list_page(page_size=page_size, page_token=token, **filters)
             assert len(page.audit_events) <= page_size
             for event in page.audit_events:
                 yield event
@@ -50,7 +50,7 @@ class Auditor:
 
 @pytest.fixture
 def auditor_of(entities: Entities) -> Callable[[Caller], Auditor]:
-    return lambda who: Auditor(who, entities)
+    return lambda other: Auditor(other, entities)
 
 
 @pytest.fixture
@@ -59,16 +59,16 @@ def auditor(auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Calle
 
 
 def place(event: AuditEvent) -> Position:
-    """Where the line stands in the list of all services."""
+    """Position of the event in the list of all services."""
     return Position(event.change_time.ToDatetime(tzinfo=UTC), event.service, int(event.event_id))
 
 
 def change(event: AuditEvent, field: str) -> tuple[str | None, str | None]:
-    """What a field was and became."""
-    (found,) = (change for change in event.changes if change.field == field)
+    """The values of a field before and after the change."""
+    (change_of_field,) = (change for change in event.changes if change.field == field)
     return (
-        found.before if found.HasField("before") else None,
-        found.after if found.HasField("after") else None,
+        change_of_field.before if change_of_field.HasField("before") else None,
+        change_of_field.after if change_of_field.HasField("after") else None,
     )
 
 
@@ -130,16 +130,16 @@ class TestFilters:
         assert {event.actor for event in since} == {"bob"}
         assert {event.resource_id for event in until + since} >= {entity.id, department.id}
         for resource_id in bobs:
-            (found,) = await auditor.list(resource_id=resource_id)
-            assert found.resource_id == department.id
+            (change_of_field,) = await auditor.list(resource_id=resource_id)
+            assert change_of_field.resource_id == department.id
         assert not await auditor.list(resource_id=department.id, actor="alice")
         assert not await auditor.list(resource_id="ent_" + bobs[1]), "of another kind"
         assert not await auditor.list(resource_id="bud_" + "0" * 32), "of another service"
         assert not await auditor.list(resource_type="unheard_of")
 
     async def test_id_of_unknown_kind_is_refused(self, auditor: Auditor) -> None:
-        refused = await refusal(auditor.ask(resource_id="xyz_" + "0" * 32))
-        assert (refused.reason, list(refused.fields)) == ("INVALID_FIELDS", ["resource_id"])
+        error = await refusal(auditor.list_page(resource_id="xyz_" + "0" * 32))
+        assert (error.reason, list(error.fields)) == ("INVALID_FIELDS", ["resource_id"])
 
 
 class TestPages:
@@ -163,25 +163,25 @@ class TestPages:
         assert places == sorted(places, key=lambda here: here.sort_key)
         assert [place(event) async for event in auditor.walk(1)] == places
 
-    @pytest.mark.parametrize(("service", "told"), [("billing", 1), ("zebras", 0)])
+    @pytest.mark.parametrize(("service", "count"), [("billing", 1), ("zebras", 0)])
     async def test_list_continues_after_an_event_of_another_service(
-        self, api: EntitiesApi, auditor: Auditor, entities_served: Served[Entities], service: str, told: int
+        self, api: EntitiesApi, auditor: Auditor, entities_served: Served[Entities], service: str, count: int
     ) -> None:
-        """At one moment a service tells what is its own after those that come before it in the alphabet."""
+        """Simultaneous events of several services are sorted by the name of the service."""
         await api.set_rates("2026-03-01 EUR/USD 1.2")
         (event,) = await auditor.list()
         line = Position(place(event).time, service, 10**9)
         method = "billing.audit.v1.AuditService/ListAuditEvents"
         pages = Pages(entities_served.settings)
         token = encode_position(pages, line, ListAuditEventsRequest(), method, api.caller.tenant_id)
-        assert len(await auditor.list(page_token=token)) == told
+        assert len(await auditor.list(page_token=token)) == count
 
     async def test_token_of_other_filters_is_refused(self, api: EntitiesApi, auditor: Auditor) -> None:
         await _entity_with_a_past(api)
-        token = (await auditor.ask(page_size=1)).next_page_token
-        for given in ({"actor": "alice"}, {"page_token": ("B" if token[0] == "A" else "A") + token[1:]}):
-            refused = await refusal(auditor.ask(**{"page_token": token, **given}))
-            assert refused.reason == "PAGE_TOKEN_INVALID"
+        token = (await auditor.list_page(page_size=1)).next_page_token
+        for fields in ({"actor": "alice"}, {"page_token": ("B" if token[0] == "A" else "A") + token[1:]}):
+            error = await refusal(auditor.list_page(**{"page_token": token, **fields}))
+            assert error.reason == "PAGE_TOKEN_INVALID"
 
 
 class TestAccess:
@@ -197,9 +197,9 @@ class TestAccess:
         self, api: EntitiesApi, auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Caller]
     ) -> None:
         entity = await api.create_entity()
-        confined = await refusal(auditor_of(caller("auditor", entity_scope=[entity.id])).ask())
+        confined = await refusal(auditor_of(caller("auditor", entity_scope=[entity.id])).list_page())
         assert (confined.code, confined.reason) == (StatusCode.PERMISSION_DENIED, "AUDIT_OUT_OF_SCOPE")
-        viewer = await refusal(auditor_of(caller("viewer")).ask())
+        viewer = await refusal(auditor_of(caller("viewer")).list_page())
         assert (viewer.reason, viewer.metadata["permission"]) == ("PERMISSION_MISSING", "audit.read")
 
 

@@ -1,4 +1,4 @@
-"""What our own services are sum_values of costs: sums over many entities, and every allocation one by one."""
+"""Cost reports for other services: sums over many entities, and the stream of allocations."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ from tests.harness.services import Entities, Served
 
 @pytest.fixture
 def api_for(entities: Entities) -> Callable[[Caller], CostsApi]:
-    return lambda who: CostsApi(who, entities)
+    return lambda caller: CostsApi(caller, entities)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def service_api(api_for: Callable[[Caller], CostsApi], service_caller: Caller) -
 
 @pytest.fixture
 async def companies(api: CostsApi) -> tuple[Entity, Entity, Entity]:
-    """DE and FR keep their books in EUR, US in USD; each has costs, and two of them in one department."""
+    """DE and FR have the currency EUR, US has USD. All have costs; two of them in one department."""
     de, fr = await api.create_entity("DE"), await api.create_entity("FR")
     us = await api.create_entity("US", currency_code="USD")
     await api.set_rates("2026-03-20 EUR/USD 1.25", "2026-04-20 EUR/USD 2")
@@ -54,17 +54,17 @@ def sum_values(summary: CostSummary) -> tuple[str, int, int]:
 
 class TestSummarizeCosts:
     async def test_currencies_are_never_added_up(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
-        found = await service_api.summary()
-        assert [sum_values(each) for each in found.summaries] == [("18.00 EUR", 4, 1), ("7.00 USD", 1, 0)]
-        assert not found.conversion_rates
-        assert not any(each.HasField("converted_cost") for each in found.summaries)
+        result = await service_api.summary()
+        assert [sum_values(each) for each in result.summaries] == [("18.00 EUR", 4, 1), ("7.00 USD", 1, 0)]
+        assert not result.conversion_rates
+        assert not any(each.HasField("converted_cost") for each in result.summaries)
 
     async def test_groups_by_entity_and_department(
         self, service_api: CostsApi, api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
-        found = (await service_api.summary(by=["ENTITY", "DEPARTMENT"])).summaries
+        result = (await service_api.summary(by=["ENTITY", "DEPARTMENT"])).summaries
         codes = {entity.id: entity.code for entity in companies}
-        keys = [(codes[each.entity_id], each.department_id[:4], sum_values(each)) for each in found]
+        keys = [(codes[each.entity_id], each.department_id[:4], sum_values(each)) for each in result]
         assert sorted(keys) == [
             ("DE", "", ("3.00 EUR", 1, 0)), ("DE", "dep_", ("10.00 EUR", 2, 1)), ("FR", "", ("5.00 EUR", 1, 0)),
             ("US", "dep_", ("7.00 USD", 1, 0)),
@@ -73,8 +73,8 @@ class TestSummarizeCosts:
     async def test_groups_by_month_category_and_gl_code(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
-        found = (await service_api.summary(by=["MONTH", "CATEGORY", "GL_CODE"])).summaries
-        assert [(each.month, each.category, each.gl_code, sum_values(each)) for each in found] == [
+        result = (await service_api.summary(by=["MONTH", "CATEGORY", "GL_CODE"])).summaries
+        assert [(each.month, each.category, each.gl_code, sum_values(each)) for each in result] == [
             ("2026-03", "cloud", "6000", ("10.00 EUR", 1, 0)),
             ("2026-04", "cloud", "", ("0.00 EUR", 1, 1)),
             ("2026-04", "rent", "", ("8.00 EUR", 2, 0)),
@@ -83,8 +83,8 @@ class TestSummarizeCosts:
 
     async def test_filters_by_entity_and_date(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         de, fr, us = companies
-        found = await service_api.summary(de, us, period=("2026-03-31", "2026-04-30"))
-        assert [sum_values(each) for each in found.summaries] == [("10.00 EUR", 2, 1), ("7.00 USD", 1, 0)]
+        result = await service_api.summary(de, us, period=("2026-03-31", "2026-04-30"))
+        assert [sum_values(each) for each in result.summaries] == [("10.00 EUR", 2, 1), ("7.00 USD", 1, 0)]
         assert not (await service_api.summary(fr, period=("2026-03-01", "2026-04-01"))).summaries
         nobody = Entity(id=ids.ENTITY.format(ids.new()))
         assert not (await service_api.summary(nobody)).summaries
@@ -93,13 +93,13 @@ class TestSummarizeCosts:
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         period = ("2026-01-01", "2026-05-01")
-        found = await service_api.summary(period=period, by=["CATEGORY"], currency_code="USD")
-        costs = [(each.category, money_text(each.cost), money_text(each.converted_cost)) for each in found.summaries]
+        result = await service_api.summary(period=period, by=["CATEGORY"], currency_code="USD")
+        costs = [(each.category, money_text(each.cost), money_text(each.converted_cost)) for each in result.summaries]
         assert costs == [
             ("cloud", "10.00 EUR", "20.00 USD"), ("rent", "8.00 EUR", "16.00 USD"), ("travel", "7.00 USD", "7.00 USD"),
         ]  # fmt: skip
         rates = [
-            (rate.from_currency, rate.rate, rate.rate_date, rate.conversion_date) for rate in found.conversion_rates
+            (rate.from_currency, rate.rate, rate.rate_date, rate.conversion_date) for rate in result.conversion_rates
         ]
         assert rates == [("EUR", "2", "2026-04-20", "2026-04-30"), ("USD", "1", "2026-04-30", "2026-04-30")]
 
@@ -107,9 +107,9 @@ class TestSummarizeCosts:
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
         period = ("2026-01-01", "2026-05-01")
-        refused = await refusal(service_api.summary(period=period, currency_code="CHF"))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
-        assert refused.metadata == {"from_currency_code": "EUR", "to_currency_code": "CHF", "rate_date": "2026-04-30"}
+        error = await refusal(service_api.summary(period=period, currency_code="CHF"))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
+        assert error.metadata == {"from_currency_code": "EUR", "to_currency_code": "CHF", "rate_date": "2026-04-30"}
 
     async def test_other_tenant_has_other_costs(
         self, api: CostsApi, companies: tuple[Entity, ...], api_for: Callable[[Caller], CostsApi],
@@ -126,7 +126,7 @@ class TestSummarizeCosts:
 
 
 def soon() -> Timestamp:
-    """A moment after everything that was done."""
+    """A time after all allocations."""
     return at(clock.now() + timedelta(minutes=1))
 
 
@@ -176,6 +176,6 @@ class TestStreamAllocations:
         assert len({each.id for each in told_of}) == len(told_of) == count
 
     async def test_only_services_can_call(self, api: CostsApi) -> None:
-        with pytest.raises(aio.AioRpcError) as refused:
+        with pytest.raises(aio.AioRpcError) as error:
             await api.stream()
-        assert Refusal.of(refused.value).metadata == {"permission": "service"}
+        assert Refusal.of(error.value).metadata == {"permission": "service"}

@@ -1,4 +1,4 @@
-"""What departments cost: along the tree of then and of today, by every grouping, in one currency."""
+"""Costs of departments: along the posted and the current tree, by every grouping, in one currency."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ POSTED, CURRENT = DepartmentCosts.POSTED, DepartmentCosts.CURRENT
 
 @pytest.fixture
 def api_for(entities: Entities) -> Callable[[Caller], CostsApi]:
-    return lambda who: CostsApi(who, entities)
+    return lambda caller: CostsApi(caller, entities)
 
 
 @pytest.fixture
@@ -45,21 +45,21 @@ async def acme(api: CostsApi) -> Entity:
 
 @dataclass
 class Model:
-    """What was posted, in the simplest way to know it: each posting with the path that the department had then."""
+    """A simple model of the posted costs: every allocation with the path of its department at that time."""
 
     parents: dict[str, str] = field(default_factory=dict)
-    """By id; empty for those at the top."""
+    """Parent by id; empty at the top."""
     posted: list[tuple[Allocation, list[str]]] = field(default_factory=list)
 
     def path(self, department: str) -> list[str]:
-        """From the department up to the top."""
+        """The ids from the department up to the top."""
         return [department, *(self.path(self.parents[department]) if self.parents[department] else [])]
 
     def post(self, allocation: Allocation, path: list[str]) -> None:
         self.posted.append((allocation, path))
 
     def chosen(self, department: str, tree: Any, *, below: bool) -> Iterator[Allocation]:
-        """What counts for the department."""
+        """The allocations that count for the department."""
         for allocation, path in self.posted:
             line = path if tree == POSTED else self.path(allocation.department_id)
             if department in (line if below else line[:1]):
@@ -68,12 +68,12 @@ class Model:
     def groups(
         self, department: str, period: tuple[str, str], by: Sequence[str], tree: Any, *, below: bool
     ) -> list[tuple[tuple[str, ...], tuple[str, int, int, list[str]]]]:
-        """As the service is to tell them."""
-        found: dict[tuple[str, ...], list[Allocation]] = {}
+        """The groups that the service must return."""
+        result: dict[tuple[str, ...], list[Allocation]] = {}
         for allocation in self.chosen(department, tree, below=below):
             if period[0] <= allocation.allocation_date < period[1]:
-                found.setdefault(tuple(key_of(allocation, each) for each in by), []).append(allocation)
-        return [(key, summed(found[key])) for key in sorted(found)]
+                result.setdefault(tuple(key_of(allocation, each) for each in by), []).append(allocation)
+        return [(key, summed(result[key])) for key in sorted(result)]
 
 
 def key_of(allocation: Allocation, grouping: str) -> str:
@@ -103,7 +103,7 @@ def group_key(group: CostGroup, by: Sequence[str]) -> tuple[str, ...]:
 
 
 async def live(api: CostsApi, entity: Entity, random: Random) -> Model:
-    """Some rounds of reorganisations, allocations and reversals."""
+    """Some rounds of moves, allocations and reversals."""
     model = Model()
     departments: list[str] = []
     for number in range(9):
@@ -132,21 +132,21 @@ async def live(api: CostsApi, entity: Entity, random: Random) -> Model:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_every_grouping_of_both_trees_matches_a_simple_model(api: CostsApi, acme: Entity, seed: int) -> None:
-    random = Random(seed)  # noqa: S311 - what happens, not a secret
+    random = Random(seed)  # noqa: S311 - test data, not a secret
     await api.set_rates("2026-01-01 EUR/USD 1.25", "2026-02-01 EUR/USD 1.1", "2026-03-01 EUR/USD 1.07")
     model = await live(api, acme, random)
-    period, asked = ("2026-01-30", "2026-03-03"), 0
+    period, compared = ("2026-01-30", "2026-03-03"), 0
     for by in chain.from_iterable(combinations(GROUPINGS, count) for count in range(5)):
         for department in random.sample(list(model.parents), 3):
             order, tree, below = random.sample(by, len(by)), random.choice([POSTED, CURRENT]), random.random() < 0.8
-            found = await api.costs(department, *period, by=order, tree=tree, include_descendants=below)
+            result = await api.costs(department, *period, by=order, tree=tree, include_descendants=below)
             expected = model.groups(department, period, order, tree, below=below)
-            groups = [(group_key(group, order), sum_values(group.sum)) for group in found.groups]
+            groups = [(group_key(group, order), sum_values(group.sum)) for group in result.groups]
             assert groups == (expected if order else [])
             all_of_it = [sum_ for _, sum_ in model.groups(department, period, [], tree, below=below)]
-            assert [sum_values(found.total)] == (all_of_it or [("0.00 EUR", 0, 0, [])])
-            asked += bool(all_of_it)
-    assert asked > 20, "too few of them had costs"
+            assert [sum_values(result.total)] == (all_of_it or [("0.00 EUR", 0, 0, [])])
+            compared += bool(all_of_it)
+    assert compared > 20, "too few comparisons with costs"
 
 
 class TestTrees:
@@ -166,7 +166,7 @@ class TestTrees:
             "11.00 EUR",
             "11.00 EUR",
         ]
-        assert await api.total(old) == "10.00 EUR", "POSTED is what is sum_values if nothing is said"
+        assert await api.total(old) == "10.00 EUR", "POSTED is the default"
 
     async def test_costs_posted_between_a_move_and_its_reversion_are_found(self, api: CostsApi, acme: Entity) -> None:
         old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
@@ -182,9 +182,9 @@ class TestTrees:
         allocation = await api.allocate(team, "2026-05-01", "10.00 EUR")
         await api.move_department(team, new)
         await api.reverse(allocation)
-        found = await api.costs(old, include_descendants=True, by=["MONTH"])
-        assert sum_values(found.total) == ("0.00 EUR", 1, 1, ["0.00 EUR"])
-        assert [group.month for group in found.groups] == ["2026-05"], "a group stays, also when nothing is left of it"
+        result = await api.costs(old, include_descendants=True, by=["MONTH"])
+        assert sum_values(result.total) == ("0.00 EUR", 1, 1, ["0.00 EUR"])
+        assert [group.month for group in result.groups] == ["2026-05"], "a group with the sum zero is included"
         assert await api.total(new, tree=CURRENT) == "0.00 EUR"
 
     async def test_without_descendants_only_own_costs_count(self, api: CostsApi, acme: Entity) -> None:
@@ -193,8 +193,8 @@ class TestTrees:
         await api.allocate(top, "2026-05-01", "1.00 EUR")
         await api.allocate(below, "2026-05-01", "2.00 EUR")
         for tree in (POSTED, CURRENT):
-            found = await api.costs(top, tree=tree)
-            assert (money_text(found.total.cost), found.include_descendants) == ("1.00 EUR", False)
+            result = await api.costs(top, tree=tree)
+            assert (money_text(result.total.cost), result.include_descendants) == ("1.00 EUR", False)
             assert await api.total(top, tree=tree) == "3.00 EUR"
 
 
@@ -205,27 +205,27 @@ class TestPeriods:
             await api.allocate(department, day, f"0.0{cents + 1} EUR")
         assert await api.total(department, "2026-02-01", "2026-03-01") == "0.05 EUR"
         assert await api.total(department, "2026-02-28", "2026-03-01") == "0.03 EUR"
-        found = await api.costs(department, by=["MONTH"])
-        months = [(group.month, group.sum.cost.amount) for group in found.groups]
+        result = await api.costs(department, by=["MONTH"])
+        months = [(group.month, group.sum.cost.amount) for group in result.groups]
         assert months == [("2026-01", "0.01"), ("2026-02", "0.05"), ("2026-03", "0.04")]
 
     async def test_no_costs_result_in_zero(self, api: CostsApi, acme: Entity) -> None:
         department = await api.create_department(acme)
-        found = await api.costs(department, by=["MONTH", "CATEGORY"], include_descendants=True)
-        assert (sum_values(found.total), list(found.groups)) == (("0.00 EUR", 0, 0, []), [])
-        assert (found.department_id, found.entity_id) == (department.id, acme.id)
-        assert (found.start_date, found.end_date, found.tree) == ("2026-01-01", "2027-01-01", POSTED)
-        assert list(found.group_by) == [DepartmentCosts.MONTH, DepartmentCosts.CATEGORY]
-        assert found.conversion_rate.derivation == ConversionRate.SAME
+        result = await api.costs(department, by=["MONTH", "CATEGORY"], include_descendants=True)
+        assert (sum_values(result.total), list(result.groups)) == (("0.00 EUR", 0, 0, []), [])
+        assert (result.department_id, result.entity_id) == (department.id, acme.id)
+        assert (result.start_date, result.end_date, result.tree) == ("2026-01-01", "2027-01-01", POSTED)
+        assert list(result.group_by) == [DepartmentCosts.MONTH, DepartmentCosts.CATEGORY]
+        assert result.conversion_rate.derivation == ConversionRate.SAME
 
     @pytest.mark.parametrize("end", ["2026-01-01", "2025-12-31"])
     async def test_end_must_be_after_start(self, api: CostsApi, acme: Entity, end: str) -> None:
-        refused = await refusal(api.costs(await api.create_department(acme), "2026-01-01", end))
-        assert (refused.reason, set(refused.rules.values())) == ("INVALID_FIELDS", {"costs.period"})
+        error = await refusal(api.costs(await api.create_department(acme), "2026-01-01", end))
+        assert (error.reason, set(error.rules.values())) == ("INVALID_FIELDS", {"costs.period"})
 
     async def test_group_by_must_be_unique(self, api: CostsApi, acme: Entity) -> None:
-        refused = await refusal(api.costs(await api.create_department(acme), by=["MONTH", "MONTH"]))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"group_by"})
+        error = await refusal(api.costs(await api.create_department(acme), by=["MONTH", "MONTH"]))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"group_by"})
 
 
 class TestCurrencies:
@@ -233,17 +233,19 @@ class TestCurrencies:
         department = await api.create_department(acme)
         await api.set_rates("2026-01-01 EUR/USD 2", "2026-02-01 EUR/USD 1.125", "2026-03-01 EUR/USD 3")
         await api.allocate(department, "2026-01-10", "0.02 EUR", category="a")
-        await api.allocate(department, "2026-01-10", "10.00 USD", category="b")  # booked as 5.00 EUR
+        await api.allocate(
+            department, "2026-01-10", "10.00 USD", category="b"
+        )  # 5.00 EUR in the currency of the entity
         await api.allocate(department, "2026-02-10", "0.06 EUR", category="c")
-        found = await api.costs(department, "2026-01-01", "2026-03-01", by=["CATEGORY"], currency_code="USD")
-        costs = [(group.category, sum_values(group.sum)) for group in found.groups]
+        result = await api.costs(department, "2026-01-01", "2026-03-01", by=["CATEGORY"], currency_code="USD")
+        costs = [(group.category, sum_values(group.sum)) for group in result.groups]
         assert costs == [
             ("a", ("0.02 USD", 1, 0, ["0.02 EUR"])),  # 0.0225
             ("b", ("5.62 USD", 1, 0, ["10.00 USD"])),  # 5.625: half to even
             ("c", ("0.07 USD", 1, 0, ["0.06 EUR"])),  # 0.0675
         ]
-        assert sum_values(found.total) == ("5.71 USD", 3, 0, ["0.08 EUR", "10.00 USD"]), "the sum of the groups"
-        rate = found.conversion_rate
+        assert sum_values(result.total) == ("5.71 USD", 3, 0, ["0.08 EUR", "10.00 USD"]), "the sum of the groups"
+        rate = result.conversion_rate
         assert (rate.from_currency, rate.to_currency, rate.conversion_date) == ("EUR", "USD", "2026-02-28")
         assert (rate.derivation, rate.rate, rate.rate_date) == (ConversionRate.DIRECT, "1.125", "2026-02-01")
 
@@ -253,17 +255,17 @@ class TestCurrencies:
         department = await api.create_department(kiritimati)
         await api.set_rates(f"{before.date() - timedelta(days=1)} EUR/USD 2")
         end = before.date() + timedelta(days=300)
-        found = await api.costs(department, "2026-01-01", end.isoformat(), currency_code="USD")
+        result = await api.costs(department, "2026-01-01", end.isoformat(), currency_code="USD")
         after = datetime.now(UTC) + timedelta(hours=14)
         days = [each.date().isoformat() for each in (before, after)]
-        assert days[0] <= found.conversion_rate.conversion_date <= days[1]
+        assert days[0] <= result.conversion_rate.conversion_date <= days[1]
 
     async def test_missing_rate_is_refused_with_its_day(self, api: CostsApi, acme: Entity) -> None:
         department = await api.create_department(acme)
         await api.set_rates("2026-01-01 EUR/USD 2")
-        refused = await refusal(api.costs(department, "2026-01-01", "2026-03-01", currency_code="USD"))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
-        assert refused.metadata == {"from_currency_code": "EUR", "to_currency_code": "USD", "rate_date": "2026-02-28"}
+        error = await refusal(api.costs(department, "2026-01-01", "2026-03-01", currency_code="USD"))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "RATE_MISSING")
+        assert error.metadata == {"from_currency_code": "EUR", "to_currency_code": "USD", "rate_date": "2026-02-28"}
 
     async def test_sums_have_the_digits_of_the_currency(self, api: CostsApi) -> None:
         tokyo = await api.create_entity("JP", currency_code="JPY")
@@ -274,24 +276,24 @@ class TestCurrencies:
         assert await api.total(department, "2026-05-01", "2026-06-01", currency_code="BHD") == "2.502 BHD"  # 2.5025
 
     async def test_unknown_currency_is_refused(self, api: CostsApi, acme: Entity) -> None:
-        refused = await refusal(api.costs(await api.create_department(acme), currency_code="XYZ"))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"currency_code"})
+        error = await refusal(api.costs(await api.create_department(acme), currency_code="XYZ"))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"currency_code"})
 
 
 async def test_too_many_groups_are_refused(api: CostsApi, acme: Entity, admin: Admin) -> None:
     department = await api.create_department(acme)
     await _allocate_categories(admin, api, acme, department, 10_000)
-    found = await api.costs(department, by=["CATEGORY"])
-    assert (len(found.groups), money_text(found.total.cost)) == (10_000, "10000.00 EUR")
+    result = await api.costs(department, by=["CATEGORY"])
+    assert (len(result.groups), money_text(result.total.cost)) == (10_000, "10000.00 EUR")
     await api.allocate(department, "2026-05-01", "1.00 EUR", category="one more")
-    refused = await refusal(api.costs(department, by=["CATEGORY"]))
-    assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "TOO_MANY_COST_GROUPS")
-    assert refused.metadata == {"limit": "10000"}
+    error = await refusal(api.costs(department, by=["CATEGORY"]))
+    assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "TOO_MANY_COST_GROUPS")
+    assert error.metadata == {"limit": "10000"}
     assert await api.total(department) == "10001.00 EUR"
 
 
 async def _allocate_categories(admin: Admin, api: CostsApi, entity: Entity, department: Department, count: int) -> None:
-    """A cost of 1.00 EUR in each of so many categories."""
+    """Allocate 1.00 EUR in each of `count` categories."""
     await admin.execute(
         "insert into entities.cost_allocations (tenant_id, id, entity_id, department_id, department_path, category,"
         " source, source_ref, amount, currency_code, entity_amount, entity_currency_code, unit, gl_code,"
@@ -309,10 +311,11 @@ class TestScopes:
         mine, other = await api.create_department(acme, "MINE"), await api.create_department(acme, "OTHER")
         conny = api_for(caller("department_manager", department_scope=[mine.id]))
         other_tenant = api_for(caller("billing_admin", tenant=ids.new()))
-        for who, department in ((conny, other.id), (other_tenant, mine.id), (api, ids.DEPARTMENT.format(ids.new()))):
-            refused = await refusal(who.costs(department))
-            assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "DEPARTMENT_NOT_FOUND")
-            assert refused.metadata == {"department_id": department}
+        unknown = ids.DEPARTMENT.format(ids.new())
+        for reader, department in ((conny, other.id), (other_tenant, mine.id), (api, unknown)):
+            error = await refusal(reader.costs(department))
+            assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "DEPARTMENT_NOT_FOUND")
+            assert error.metadata == {"department_id": department}
         assert sum_values((await conny.costs(mine)).total) == ("0.00 EUR", 0, 0, [])
 
     async def test_confined_caller_sees_costs_of_covered_departments_only(

@@ -1,4 +1,4 @@
-"""Departments go out of use and come back: every action in every state, and what stands in the way."""
+"""Activation and deactivation of departments: every action in every state, and what forbids it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -56,10 +56,10 @@ class TestStates:
             await ACTIONS[action](api, department)
             assert (await api.department(department)).state == Department.State.Value(after)
             return
-        refused = await refusal(ACTIONS[action](api, department))
+        error = await refusal(ACTIONS[action](api, department))
         allowed = [before for before, other in DEPARTMENT_TRANSITIONS if other is action]
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
-        assert refused.metadata == {"department_id": department.id, "state": state, "allowed": ", ".join(allowed)}
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
+        assert error.metadata == {"department_id": department.id, "state": state, "allowed": ", ".join(allowed)}
 
 
 class TestDeactivateDepartment:
@@ -76,9 +76,9 @@ class TestDeactivateDepartment:
         low = await api.create_department(acme, "LOW", parent_id=top.id)
         gone = await api.create_department(acme, "GONE", parent_id=top.id)
         await api.deactivate_department(gone)
-        refused = await refusal(api.deactivate_department(top))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_HAS_ACTIVE_CHILDREN")
-        assert refused.metadata == {"department_id": top.id, "child_ids": low.id}
+        error = await refusal(api.deactivate_department(top))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_HAS_ACTIVE_CHILDREN")
+        assert error.metadata == {"department_id": top.id, "child_ids": low.id}
         await api.deactivate_department(low)
         assert (await api.deactivate_department(top)).state == Department.INACTIVE
 
@@ -113,11 +113,11 @@ class TestDeactivateDepartment:
             top = await api.create_department(acme, f"TOP{number}")
             low = await api.create_department(acme, f"LOW{number}", parent_id=top.id)
             await api.deactivate_department(low)
-            done = await asyncio.gather(
+            results = await asyncio.gather(
                 api.deactivate_department(top), api.activate_department(low), return_exceptions=True
             )
-            [refused] = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
-            assert refused.reason in {"DEPARTMENT_HAS_ACTIVE_CHILDREN", "DEPARTMENT_STATE"}
+            [error] = [Refusal.of(each) for each in results if isinstance(each, aio.AioRpcError)]
+            assert error.reason in {"DEPARTMENT_HAS_ACTIVE_CHILDREN", "DEPARTMENT_STATE"}
 
 
 class TestActivateDepartment:
@@ -126,8 +126,8 @@ class TestActivateDepartment:
         low = await api.create_department(acme, "LOW", parent_id=top.id)
         for department in (low, top):
             await api.deactivate_department(department)
-        refused = await refusal(api.activate_department(low))
-        assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", top.id)
+        error = await refusal(api.activate_department(low))
+        assert (error.reason, error.metadata["department_id"]) == ("DEPARTMENT_STATE", top.id)
         await api.activate_department(top)
         assert (await api.activate_department(low)).state == Department.ACTIVE
 
@@ -136,13 +136,13 @@ class TestActivateDepartment:
         await api.move_department(mover, target, in_days(5))
         for department in (mover, target):
             await api.deactivate_department(department)
-        refused = await refusal(api.activate_department(mover))
-        assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", target.id)
+        error = await refusal(api.activate_department(mover))
+        assert (error.reason, error.metadata["department_id"]) == ("DEPARTMENT_STATE", target.id)
 
     async def test_entity_must_be_active(self, api: TreeApi, acme: Entity) -> None:
         department = await api.create_department(acme)
         await api.deactivate_department(department)
         await api.deactivate(acme)
-        refused = await refusal(api.activate_department(department))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
-        assert refused.metadata == {"entity_id": acme.id, "state": "INACTIVE", "allowed": "ACTIVE"}
+        error = await refusal(api.activate_department(department))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
+        assert error.metadata == {"entity_id": acme.id, "state": "INACTIVE", "allowed": "ACTIVE"}

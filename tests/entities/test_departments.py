@@ -30,13 +30,13 @@ async def acme(api: EntitiesApi) -> Entity:
 class TestCreateDepartment:
     async def test_has_the_given_fields(self, api: EntitiesApi, acme: Entity) -> None:
         top = await api.create_department(acme, "TOP")
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "entity_id": acme.id, "parent_id": top.id, "code": "ENG", "name": "Engineering", "cost_center": "4711",
             "gl_code": "6000", "manager_user_id": "bob", "headcount": 42,
         }  # fmt: skip
-        created = await api.create_department(acme, **given)
+        created = await api.create_department(acme, **fields)
         assert created == Department(
-            **given,
+            **fields,
             id=created.id,
             state=Department.ACTIVE,
             etag="1",
@@ -47,48 +47,48 @@ class TestCreateDepartment:
 
     async def test_code_is_unique_within_the_entity(self, api: EntitiesApi, acme: Entity) -> None:
         await api.create_department(acme, "ENG")
-        refused = await refusal(api.create_department(acme, "ENG"))
-        assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "DEPARTMENT_CODE_TAKEN")
-        assert refused.metadata == {"entity_id": acme.id, "code": "ENG"}
+        error = await refusal(api.create_department(acme, "ENG"))
+        assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "DEPARTMENT_CODE_TAKEN")
+        assert error.metadata == {"entity_id": acme.id, "code": "ENG"}
         assert (await api.create_department(await api.create_entity("OTHER"), "ENG")).code == "ENG"
 
     async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
         nobody = ids.ENTITY.format(ids.new())
-        refused = await refusal(api.create_department(nobody))
-        assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
+        error = await refusal(api.create_department(nobody))
+        assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
 
     async def test_unknown_parent_is_not_found(self, api: EntitiesApi, acme: Entity) -> None:
-        refused = await refusal(api.create_department(acme, parent_id=NOBODY))
-        assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
+        error = await refusal(api.create_department(acme, parent_id=NOBODY))
+        assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
     async def test_inactive_entity_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
         top = await api.create_department(acme, "TOP")
         await api.deactivate(acme)
-        for given in ({}, {"parent_id": top.id}):
-            refused = await refusal(api.create_department(acme, **given))
-            assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
-            assert refused.metadata == {"entity_id": acme.id, "state": "INACTIVE", "allowed": "ACTIVE"}
+        for fields in ({}, {"parent_id": top.id}):
+            error = await refusal(api.create_department(acme, **fields))
+            assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
+            assert error.metadata == {"entity_id": acme.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_inactive_parent_is_refused(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
         top = await api.create_department(acme, "TOP")
         await _retire(admin, top)
-        refused = await refusal(api.create_department(acme, parent_id=top.id))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
-        assert refused.metadata == {"department_id": top.id, "state": "INACTIVE", "allowed": "ACTIVE"}
+        error = await refusal(api.create_department(acme, parent_id=top.id))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
+        assert error.metadata == {"department_id": top.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_parent_of_another_entity_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
         elsewhere = await api.create_department(await api.create_entity("OTHER"), "TOP")
-        refused = await refusal(api.create_department(acme, parent_id=elsewhere.id))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
-        assert refused.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
+        error = await refusal(api.create_department(acme, parent_id=elsewhere.id))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_OF_OTHER_ENTITY")
+        assert error.metadata == {"department_id": elsewhere.id, "entity_id": acme.id}
 
     async def test_tree_has_sixteen_levels_at_most(self, api: EntitiesApi, acme: Entity) -> None:
         lowest = await api.create_department(acme, "L1")
         for level in range(2, 17):
             lowest = await api.create_department(acme, f"L{level}", parent_id=lowest.id)
-        refused = await refusal(api.create_department(acme, "L17", parent_id=lowest.id))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_TREE_TOO_DEEP")
-        assert refused.metadata == {"parent_id": lowest.id, "limit": "16"}
+        error = await refusal(api.create_department(acme, "L17", parent_id=lowest.id))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_TREE_TOO_DEEP")
+        assert error.metadata == {"parent_id": lowest.id, "limit": "16"}
 
     async def test_history_begins_today_in_the_time_zone_of_the_entity(
         self, api: EntitiesApi, acme: Entity, admin: Admin
@@ -120,10 +120,12 @@ class TestCreateDepartment:
         for round_ in range(8):
             entity = await api.create_entity(f"E{round_}")
             births = (api.create_department(entity, f"D{n}") for n in range(3))
-            *answers, gone = await asyncio.gather(*births, api.deactivate(entity), return_exceptions=True)
+            *responses, gone = await asyncio.gather(*births, api.deactivate(entity), return_exceptions=True)
             assert isinstance(gone, Entity)
-            created = [answer for answer in answers if isinstance(answer, Department)]
-            assert all(made.create_time.ToNanoseconds() <= gone.update_time.ToNanoseconds() for made in created)
+            created = [response for response in responses if isinstance(response, Department)]
+            assert all(
+                department.create_time.ToNanoseconds() <= gone.update_time.ToNanoseconds() for department in created
+            )
 
 
 class TestUpdateDepartment:
@@ -149,8 +151,8 @@ class TestUpdateDepartment:
     async def test_code_and_name_cannot_be_cleared(self, api: EntitiesApi, acme: Entity) -> None:
         request = pb.UpdateDepartmentRequest(id=(await api.create_department(acme)).id)
         request.update_mask.paths.extend(["code", "name", "gl_code"])
-        refused = await refusal(api.caller.call(api.departments_stub.UpdateDepartment, request))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"code", "name"})
+        error = await refusal(api.caller.call(api.departments_stub.UpdateDepartment, request))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"code", "name"})
 
     async def test_new_code_must_be_free(self, api: EntitiesApi, acme: Entity) -> None:
         await api.create_department(acme, "ONE")
@@ -161,8 +163,8 @@ class TestUpdateDepartment:
     async def test_stale_etag_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
         department = await api.create_department(acme)
         await api.update_department(department, name="Research", etag="1")
-        refused = await refusal(api.update_department(department, name="Development", etag="1"))
-        assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
+        error = await refusal(api.update_department(department, name="Development", etag="1"))
+        assert (error.code, error.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
         assert (await api.department(department)).name == "Research"
 
     async def test_change_of_manager_is_published(
@@ -196,8 +198,8 @@ class TestUpdateDepartment:
 
     async def test_unknown_department_is_not_found(self, api: EntitiesApi) -> None:
         for call in (api.update_department(NOBODY, name="X"), api.department(NOBODY)):
-            refused = await refusal(call)
-            assert (refused.reason, refused.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
+            error = await refusal(call)
+            assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
 
 
 class TestGetDepartments:
@@ -206,14 +208,14 @@ class TestGetDepartments:
     ) -> None:
         one, two = await api.create_department(acme, "ONE"), await api.create_department(acme, "TWO")
         request = pb.GetDepartmentsRequest(ids=[two.id, NOBODY, one.id, one.id])
-        found = await service_caller.call(api.departments_stub.GetDepartments, request)
-        assert list(found.departments) == [one, two]
-        refused = await refusal(caller("billing_admin").call(api.departments_stub.GetDepartments, request))
-        assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
+        response = await service_caller.call(api.departments_stub.GetDepartments, request)
+        assert list(response.departments) == [one, two]
+        error = await refusal(caller("billing_admin").call(api.departments_stub.GetDepartments, request))
+        assert (error.code, error.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
 
 
 async def _retire(admin: Admin, department: Department) -> None:
-    """As no RPC does it yet."""
+    """Deactivate a department directly in the database."""
     async with admin.acquire() as connection, connection.transaction():
         await connection.execute("set local search_path = entities")
         await connection.execute(

@@ -1,4 +1,4 @@
-"""Who answers for a department is somebody whom user management knows, and when they leave, their manager."""
+"""Managers of departments: checked with user management, and replaced when they are deactivated."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,7 +38,7 @@ HANDLER = "replace_deactivated_manager"
 
 @dataclass
 class Managed:
-    """The entities service with user management beside it, on servers of their own."""
+    """The entities service with user management, on their own servers."""
 
     served: Served[Entities]
     users: Users
@@ -59,11 +59,11 @@ async def managed(
     server, address = await directory.start("127.0.0.1:0", users, keys.service_jwks)
     copy = await fresh_database()
     with servers.nats(tmp_path_factory.mktemp("nats"), durable=False) as nats:
-        told = settings("entities", database=copy, nats_url=nats.url, addresses={"users": address})
-        client, jetstream = await bus.connect(told)
+        service_settings = settings("entities", database=copy, nats_url=nats.url, addresses={"users": address})
+        client, jetstream = await bus.connect(service_settings)
         async with (
             asyncpg.create_pool(copy.admin_url, min_size=1) as admin,
-            served(told, compose, Entities) as entities,
+            served(service_settings, compose, Entities) as entities,
         ):
             open_databases.append(entities.service.db)
             yield Managed(entities, users, jetstream, admin, address)
@@ -73,13 +73,13 @@ async def managed(
 
 @pytest.fixture
 def api(managed: Managed, finance: Caller) -> EntitiesApi:
-    """Finance, at the service that knows user management."""
+    """EntitiesApi of the service with user management."""
     return EntitiesApi(finance, managed.served.stubs)
 
 
 @pytest.fixture
-def said(managed: Managed, tenant: UUID) -> Callable[[], Awaitable[list[OutboxEvent]]]:
-    """The changes of managers that were said."""
+def manager_changes(managed: Managed, tenant: UUID) -> Callable[[], Awaitable[list[OutboxEvent]]]:
+    """The DepartmentManagerChanged events in the outbox."""
 
     async def find() -> list[OutboxEvent]:
         events = await outbox_events(managed.admin, "entities", tenant)
@@ -97,9 +97,9 @@ class TestManagerCheck:
 
     async def test_unknown_user_is_refused(self, api: EntitiesApi) -> None:
         entity = await api.create_entity()
-        refused = await refusal(api.create_department(entity, manager_user_id="nobody"))
-        assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "MANAGER_NOT_FOUND")
-        assert refused.metadata == {"manager_user_id": "nobody"}
+        error = await refusal(api.create_department(entity, manager_user_id="nobody"))
+        assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "MANAGER_NOT_FOUND")
+        assert error.metadata == {"manager_user_id": "nobody"}
         department = await api.create_department(entity)
         assert (
             await refusal(api.update_department(department, manager_user_id="nobody"))
@@ -108,8 +108,8 @@ class TestManagerCheck:
 
     async def test_deactivated_user_is_refused(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
         managed.users.set_active(tenant, "erin", active=False)
-        refused = await refusal(api.create_department(await api.create_entity(), manager_user_id="erin"))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "MANAGER_INACTIVE")
+        error = await refusal(api.create_department(await api.create_entity(), manager_user_id="erin"))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "MANAGER_INACTIVE")
 
     async def test_repeated_request_returns_same_response_after_deactivation(
         self, api: EntitiesApi, managed: Managed, tenant: UUID
@@ -126,12 +126,12 @@ class TestManagerCheck:
         finance: Caller,
         open_databases: list[Database],
     ) -> None:
-        told = settings("entities", database=await fresh_database(), addresses={"users": "127.0.0.1:1"})
-        async with served(told, compose, Entities) as entities:
+        service_settings = settings("entities", database=await fresh_database(), addresses={"users": "127.0.0.1:1"})
+        async with served(service_settings, compose, Entities) as entities:
             api = EntitiesApi(finance, entities.stubs)
             department = await api.create_department(await api.create_entity())
-            refused = await refusal(api.update_department(department, manager_user_id="erin"))
-            assert (refused.code, refused.reason) == (StatusCode.UNAVAILABLE, "UNAVAILABLE")
+            error = await refusal(api.update_department(department, manager_user_id="erin"))
+            assert (error.code, error.reason) == (StatusCode.UNAVAILABLE, "UNAVAILABLE")
             assert (await api.update_department(department, name="Machines")).name == "Machines"
 
     async def test_without_user_management_every_user_is_accepted(self, entities: Entities, finance: Caller) -> None:
@@ -146,22 +146,28 @@ class TestDeactivatedManager:
         await directory.deactivate(managed.jetstream, managed.users, tenant, user_id)
 
     async def _managed_by(self, api: EntitiesApi, departments: list[Department], user_id: str) -> None:
-        async def look() -> bool:
+        async def check() -> bool:
             return {(await api.department(department)).manager_user_id for department in departments} == {user_id}
 
-        await eventually(look)
+        await eventually(check)
 
     async def test_manager_of_the_user_takes_over_the_departments(
-        self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+        self,
+        api: EntitiesApi,
+        managed: Managed,
+        tenant: UUID,
+        manager_changes: Callable[[], Awaitable[list[OutboxEvent]]],
     ) -> None:
         entity = await api.create_entity()
-        theirs = [await api.create_department(entity, code, manager_user_id="erin") for code in ("A", "B")]
+        managed_departments = [await api.create_department(entity, code, manager_user_id="erin") for code in ("A", "B")]
         other = await api.create_department(entity, "C", manager_user_id="sam")
         await self._leave(managed, tenant, "erin")
-        await self._managed_by(api, theirs, "grace")
+        await self._managed_by(api, managed_departments, "grace")
         await self._managed_by(api, [other], "sam")
-        events = await said()
-        assert [event.body["department_id"] for event in events] == [department.id for department in theirs]
+        events = await manager_changes()
+        assert [event.body["department_id"] for event in events] == [
+            department.id for department in managed_departments
+        ]
         for event in events:
             assert event.body["old_manager_user_id"] == "erin"
             assert event.body["new_manager_user_id"] == "grace"
@@ -174,44 +180,56 @@ class TestDeactivatedManager:
         await self._managed_by(api, [department], "grace")
 
     async def test_without_active_manager_the_department_has_none(
-        self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+        self,
+        api: EntitiesApi,
+        managed: Managed,
+        tenant: UUID,
+        manager_changes: Callable[[], Awaitable[list[OutboxEvent]]],
     ) -> None:
         department = await api.create_department(await api.create_entity(), manager_user_id="grace")
         await self._leave(managed, tenant, "grace")
         await self._managed_by(api, [department], "")
-        assert [event.body.get("new_manager_user_id", "") for event in await said()] == [""]
+        assert [event.body.get("new_manager_user_id", "") for event in await manager_changes()] == [""]
 
     async def test_departments_of_other_tenants_stay(
         self, api: EntitiesApi, managed: Managed, tenant: UUID, caller: Callable[..., Caller]
     ) -> None:
-        theirs = await api.create_department(await api.create_entity(), manager_user_id="erin")
+        managed_departments = await api.create_department(await api.create_entity(), manager_user_id="erin")
         elsewhere = EntitiesApi(caller("finance", tenant=uuid4()), managed.served.stubs)
         other = await elsewhere.create_department(await elsewhere.create_entity(), manager_user_id="erin")
         await self._leave(managed, tenant, "erin")
-        await self._managed_by(api, [theirs], "grace")
+        await self._managed_by(api, [managed_departments], "grace")
         assert (await elsewhere.department(other)).manager_user_id == "erin"
 
     async def test_repeated_event_has_no_effect_on_a_reactivated_user(
-        self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+        self,
+        api: EntitiesApi,
+        managed: Managed,
+        tenant: UUID,
+        manager_changes: Callable[[], Awaitable[list[OutboxEvent]]],
     ) -> None:
         department = await api.create_department(await api.create_entity(), manager_user_id="erin")
         feed = self._feeder(managed, tenant, "erin")
         managed.users.set_active(tenant, "erin", active=False)
         await asyncio.gather(feed(), feed())
         await feed()
-        assert [event.body["new_manager_user_id"] for event in await said()] == ["grace"]
+        assert [event.body["new_manager_user_id"] for event in await manager_changes()] == ["grace"]
         managed.users.set_active(tenant, "erin", active=True)
         await api.update_department(department, manager_user_id="erin")
         await feed()
         assert (await api.department(department)).manager_user_id == "erin"
 
     async def test_event_without_user_has_no_effect(
-        self, api: EntitiesApi, managed: Managed, tenant: UUID, said: Callable[[], Awaitable[list[OutboxEvent]]]
+        self,
+        api: EntitiesApi,
+        managed: Managed,
+        tenant: UUID,
+        manager_changes: Callable[[], Awaitable[list[OutboxEvent]]],
     ) -> None:
         await api.create_department(await api.create_entity())
         with pytest.raises(Exception, match="user_id"):
             await self._feeder(managed, tenant, "")()
-        assert not await said()
+        assert not await manager_changes()
 
     async def test_without_user_management_the_department_has_no_manager(
         self, entities_served: Served[Entities], finance: Caller, tenant: UUID
@@ -225,7 +243,7 @@ class TestDeactivatedManager:
         await client.close()
 
     def _feeder(self, managed: Managed, tenant: UUID, user_id: str) -> Callable[[], Awaitable[None]]:
-        """Hands the same event to the consumer, as often as it is called."""
+        """A function that passes the same event to the consumer each time."""
         service = managed.served.service
         (handler,) = (handler for handler in HANDLERS if handler.name == HANDLER)
         body = json_format.MessageToJson(UserDeactivated(user_id=user_id))

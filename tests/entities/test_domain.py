@@ -46,11 +46,11 @@ def test_every_action_in_every_state_of_an_entity(state: EntityState, action: En
     if expected:
         assert domain.entities.advance(SOMEBODY, state, action) is expected
         return
-    with pytest.raises(EntityStateForbids) as refused:
+    with pytest.raises(EntityStateForbids) as error:
         domain.entities.advance(SOMEBODY, state, action)
     allowed = [before for before, actions in ENTITIES.items() if action in actions]
-    assert refused.value.metadata["state"] == state
-    assert refused.value.metadata["allowed"] == ", ".join(allowed)
+    assert error.value.metadata["state"] == state
+    assert error.value.metadata["allowed"] == ", ".join(allowed)
 
 
 @pytest.mark.parametrize("action", DepartmentAction)
@@ -60,11 +60,11 @@ def test_every_action_in_every_state_of_a_department(state: DepartmentState, act
     if expected:
         assert domain.departments.advance(SOMEBODY, state, action) is expected
         return
-    with pytest.raises(DepartmentStateForbids) as refused:
+    with pytest.raises(DepartmentStateForbids) as error:
         domain.departments.advance(SOMEBODY, state, action)
     allowed = [before for before, actions in DEPARTMENTS.items() if action in actions]
-    assert refused.value.metadata["state"] == state
-    assert refused.value.metadata["allowed"] == ", ".join(allowed)
+    assert error.value.metadata["state"] == state
+    assert error.value.metadata["allowed"] == ", ".join(allowed)
 
 
 def test_every_action_is_allowed_in_some_state() -> None:

@@ -19,15 +19,17 @@ from tests.harness.observe import PublishedEvents
 NOBODY = ids.ENTITY.format(UUID(int=1))
 
 
-def outcomes(answers: Iterable[object]) -> list[str]:
-    """The reasons of those that were refused, and "done" for the others; sorted."""
-    return sorted(Refusal.of(answer).reason if isinstance(answer, AioRpcError) else "done" for answer in answers)
+def outcomes(responses: Iterable[object]) -> list[str]:
+    """The reasons of the errors, and "done" for the successful calls; sorted."""
+    return sorted(
+        Refusal.of(response).reason if isinstance(response, AioRpcError) else "done" for response in responses
+    )
 
 
 class TestCreateEntity:
     async def test_has_the_given_fields(self, api: EntitiesApi) -> None:
         root = await api.create_entity("ROOT")
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "parent_id": root.id,
             "code": "ACME-DE",
             "legal_name": "Acme Deutschland GmbH",
@@ -48,10 +50,10 @@ class TestCreateEntity:
             "consolidation": Entity.SEPARATE,
             "metadata": {"team": "alpine", "ключ": "значение"},
         }
-        created = await api.create_entity(**given)
+        created = await api.create_entity(**fields)
         now = datetime.now(UTC)
         assert created == Entity(
-            **given,
+            **fields,
             id=created.id,
             state=Entity.ACTIVE,
             etag="1",
@@ -76,48 +78,48 @@ class TestCreateEntity:
         assert (await api.create_entity(payment_terms_days=0)).payment_terms_days == 0
 
     async def test_error_lists_all_invalid_fields(self, api: EntitiesApi) -> None:
-        refused = await refusal(
+        error = await refusal(
             api.create_entity(
                 "no spaces", currency_code="EUX", country_code="XX", time_zone="Mars/Base", parent_id="dep_1"
             )
         )
-        assert refused.reason == "INVALID_FIELDS"
-        assert set(refused.fields) == {"code", "currency_code", "country_code", "time_zone", "parent_id"}
+        assert error.reason == "INVALID_FIELDS"
+        assert set(error.fields) == {"code", "currency_code", "country_code", "time_zone", "parent_id"}
 
     async def test_code_is_unique_within_the_tenant(
         self, api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         await api.create_entity("ACME")
-        refused = await refusal(api.create_entity("ACME"))
-        assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "ENTITY_CODE_TAKEN")
-        assert refused.metadata == {"code": "ACME"}
+        error = await refusal(api.create_entity("ACME"))
+        assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "ENTITY_CODE_TAKEN")
+        assert error.metadata == {"code": "ACME"}
         other_tenant = api_for(caller("finance", tenant=ids.new()))
         assert (await other_tenant.create_entity("ACME")).code == "ACME"
 
     async def test_of_concurrent_creations_with_one_code_one_succeeds(self, api: EntitiesApi) -> None:
-        answers = await asyncio.gather(*(api.create_entity("ACME") for _ in range(8)), return_exceptions=True)
-        assert outcomes(answers) == ["ENTITY_CODE_TAKEN"] * 7 + ["done"]
+        responses = await asyncio.gather(*(api.create_entity("ACME") for _ in range(8)), return_exceptions=True)
+        assert outcomes(responses) == ["ENTITY_CODE_TAKEN"] * 7 + ["done"]
         assert await api.entities() == ["ACME"]
 
     async def test_unknown_parent_is_not_found(self, api: EntitiesApi) -> None:
-        refused = await refusal(api.create_entity(parent_id=NOBODY))
-        assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
-        assert refused.metadata == {"entity_id": NOBODY}
+        error = await refusal(api.create_entity(parent_id=NOBODY))
+        assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
+        assert error.metadata == {"entity_id": NOBODY}
 
     async def test_inactive_parent_is_refused(self, api: EntitiesApi) -> None:
         parent = await api.create_entity("PARENT")
         await api.deactivate(parent)
-        refused = await refusal(api.create_entity("CHILD", parent_id=parent.id))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
-        assert refused.metadata == {"entity_id": parent.id, "state": "INACTIVE", "allowed": "ACTIVE"}
+        error = await refusal(api.create_entity("CHILD", parent_id=parent.id))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
+        assert error.metadata == {"entity_id": parent.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_tree_has_sixteen_levels_at_most(self, api: EntitiesApi) -> None:
         lowest = await api.create_entity("L1")
         for level in range(2, 17):
             lowest = await api.create_entity(f"L{level}", parent_id=lowest.id)
-        refused = await refusal(api.create_entity("L17", parent_id=lowest.id))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
-        assert refused.metadata == {"parent_id": lowest.id, "limit": "16"}
+        error = await refusal(api.create_entity("L17", parent_id=lowest.id))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
+        assert error.metadata == {"parent_id": lowest.id, "limit": "16"}
 
     async def test_event_is_published_once(self, api: EntitiesApi, published_events: PublishedEvents) -> None:
         root = await api.create_entity("ROOT")
@@ -141,13 +143,13 @@ class TestCreateEntity:
 
     async def test_key_with_another_body_is_refused(self, api: EntitiesApi) -> None:
         await api.create_entity("ACME", request_id="key-1")
-        refused = await refusal(api.create_entity("OTHER", request_id="key-1"))
-        assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
+        error = await refusal(api.create_entity("OTHER", request_id="key-1"))
+        assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "IDEMPOTENCY_MISMATCH")
         assert await api.entities() == ["ACME"]
 
     async def test_concurrent_calls_with_one_key_have_one_effect(self, api: EntitiesApi) -> None:
-        answers = await asyncio.gather(*(api.create_entity("ACME", request_id="key-1") for _ in range(8)))
-        assert len({answer.id for answer in answers}) == 1
+        responses = await asyncio.gather(*(api.create_entity("ACME", request_id="key-1") for _ in range(8)))
+        assert len({response.id for response in responses}) == 1
 
 
 class TestUpdateEntity:
@@ -156,7 +158,7 @@ class TestUpdateEntity:
         updated = await api.update(entity, legal_name="New SE", metadata={"b": "2"})
         expected = Entity()
         expected.CopyFrom(entity)
-        expected.legal_name = expected.display_name = "New SE"  # the display name was never given
+        expected.legal_name = expected.display_name = "New SE"  # the display name is not set
         expected.etag = "2"
         expected.update_time.CopyFrom(updated.update_time)
         expected.ClearField("metadata")
@@ -173,16 +175,16 @@ class TestUpdateEntity:
     async def test_stale_etag_is_refused(self, api: EntitiesApi) -> None:
         entity = await api.create_entity()
         changed = await api.update(entity, legal_name="First SE", etag=entity.etag)
-        refused = await refusal(api.update(entity, legal_name="Second SE", etag=entity.etag))
-        assert (refused.code, refused.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
-        assert refused.metadata == {"given": "1", "etag": "2"}
+        error = await refusal(api.update(entity, legal_name="Second SE", etag=entity.etag))
+        assert (error.code, error.reason) == (StatusCode.ABORTED, "ETAG_MISMATCH")
+        assert error.metadata == {"given": "1", "etag": "2"}
         assert await api.get(entity) == changed
 
     async def test_of_concurrent_updates_with_one_etag_one_succeeds(self, api: EntitiesApi) -> None:
         entity = await api.create_entity()
         updates = (api.update(entity, legal_name=f"N{n}", etag=entity.etag) for n in range(8))
-        answers = await asyncio.gather(*updates, return_exceptions=True)
-        assert outcomes(answers) == ["ETAG_MISMATCH"] * 7 + ["done"]
+        responses = await asyncio.gather(*updates, return_exceptions=True)
+        assert outcomes(responses) == ["ETAG_MISMATCH"] * 7 + ["done"]
 
     async def test_fields_of_the_mask_without_value_are_cleared(self, api: EntitiesApi) -> None:
         entity = await api.create_entity(
@@ -218,9 +220,9 @@ class TestUpdateEntity:
         entity = await api.create_entity()
         request = pb.UpdateEntityRequest(id=entity.id)
         request.update_mask.paths.extend(["code", "legal_name", "entity_type", "country_code", "tax_id"])
-        refused = await refusal(api.caller.call(api.entities_stub.UpdateEntity, request))
-        assert refused.reason == "INVALID_FIELDS"
-        assert set(refused.fields) == {"code", "legal_name", "entity_type", "country_code"}
+        error = await refusal(api.caller.call(api.entities_stub.UpdateEntity, request))
+        assert error.reason == "INVALID_FIELDS"
+        assert set(error.fields) == {"code", "legal_name", "entity_type", "country_code"}
         assert await api.get(entity) == entity
 
     async def test_fields_outside_the_mask_stay(self, api: EntitiesApi) -> None:
@@ -234,22 +236,22 @@ class TestUpdateEntity:
     async def test_mask_with_unknown_field_is_refused(self, api: EntitiesApi, path: str) -> None:
         request = pb.UpdateEntityRequest(id=(await api.create_entity()).id)
         request.update_mask.paths.append(path)
-        refused = await refusal(api.caller.call(api.entities_stub.UpdateEntity, request))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"update_mask"})
+        error = await refusal(api.caller.call(api.entities_stub.UpdateEntity, request))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"update_mask"})
 
     async def test_new_code_must_be_free_and_keeps_the_invoice_prefix(self, api: EntitiesApi) -> None:
         await api.create_entity("ONE")
         two = await api.create_entity("TWO")
-        refused = await refusal(api.update(two, code="ONE"))
-        assert (refused.reason, refused.metadata) == ("ENTITY_CODE_TAKEN", {"code": "ONE"})
+        error = await refusal(api.update(two, code="ONE"))
+        assert (error.reason, error.metadata) == ("ENTITY_CODE_TAKEN", {"code": "ONE"})
         renamed = await api.update(two, code="THREE")
         assert (renamed.code, renamed.invoice_prefix) == ("THREE", "TWO")
 
     async def test_inactive_entity_cannot_be_changed(self, api: EntitiesApi) -> None:
         entity = await api.create_entity()
         await api.deactivate(entity)
-        refused = await refusal(api.update(entity, legal_name="New SE"))
-        assert (refused.reason, refused.metadata["allowed"]) == ("ENTITY_STATE", "ACTIVE")
+        error = await refusal(api.update(entity, legal_name="New SE"))
+        assert (error.reason, error.metadata["allowed"]) == ("ENTITY_STATE", "ACTIVE")
 
     async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
         assert (await refusal(api.update(NOBODY, legal_name="New SE"))).reason == "ENTITY_NOT_FOUND"
@@ -266,18 +268,18 @@ class TestDeactivateEntity:
     async def test_active_children_forbid_it(self, api: EntitiesApi) -> None:
         parent = await api.create_entity("PARENT")
         child = await api.create_entity("CHILD", parent_id=parent.id)
-        refused = await refusal(api.deactivate(parent))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_HAS_ACTIVE_CHILDREN")
-        assert refused.metadata == {"entity_id": parent.id, "child_ids": child.id}
+        error = await refusal(api.deactivate(parent))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_HAS_ACTIVE_CHILDREN")
+        assert error.metadata == {"entity_id": parent.id, "child_ids": child.id}
         await api.deactivate(child)
         assert (await api.deactivate(parent)).state == Entity.INACTIVE
 
     async def test_second_time_names_current_and_allowed_states(self, api: EntitiesApi) -> None:
         entity = await api.create_entity()
         await api.deactivate(entity)
-        refused = await refusal(api.deactivate(entity))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
-        assert refused.metadata == {"entity_id": entity.id, "state": "INACTIVE", "allowed": "ACTIVE"}
+        error = await refusal(api.deactivate(entity))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
+        assert error.metadata == {"entity_id": entity.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_repeated_key_returns_same_response(
         self, api: EntitiesApi, published_events: PublishedEvents
@@ -285,14 +287,14 @@ class TestDeactivateEntity:
         entity = await api.create_entity()
         first = await api.deactivate(entity, request_id="key-1")
         assert await api.deactivate(entity, request_id="key-1") == first
-        refused = await refusal(api.deactivate(entity, request_id="key-1", etag="7"))
-        assert refused.reason == "IDEMPOTENCY_MISMATCH"
+        error = await refusal(api.deactivate(entity, request_id="key-1", etag="7"))
+        assert error.reason == "IDEMPOTENCY_MISMATCH"
         assert len(await published_events.at_least(1, EntityDeactivated)) == 1
 
     async def test_stale_etag_is_refused(self, api: EntitiesApi) -> None:
         entity = await api.create_entity()
-        refused = await refusal(api.deactivate(entity, etag="7"))
-        assert refused.reason == "ETAG_MISMATCH"
+        error = await refusal(api.deactivate(entity, etag="7"))
+        assert error.reason == "ETAG_MISMATCH"
         assert (await api.get(entity)).state == Entity.ACTIVE
 
     async def test_concurrent_creation_of_a_child_excludes_it(self, api: EntitiesApi) -> None:

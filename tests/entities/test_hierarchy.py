@@ -11,12 +11,12 @@ def shape(tree: EntityHierarchy) -> dict[str, object]:
 
 
 async def group(api: EntitiesApi) -> dict[str, Entity]:
-    """ROOT over B, A and C (founded in this order), A over A2 and A1, A1 over A11; and another group beside it."""
-    found: dict[str, Entity] = {"ROOT": await api.create_entity("ROOT")}
+    """ROOT with children B, A and C (created in this order), A with A2 and A1, A1 with A11; and another root."""
+    entities: dict[str, Entity] = {"ROOT": await api.create_entity("ROOT")}
     for code, parent in {"B": "ROOT", "A": "ROOT", "C": "ROOT", "A2": "A", "A1": "A", "A11": "A1"}.items():
-        found[code] = await api.create_entity(code, parent_id=found[parent].id)
+        entities[code] = await api.create_entity(code, parent_id=entities[parent].id)
     await api.create_entity("OTHER")
-    return found
+    return entities
 
 
 class TestGetEntityHierarchy:
@@ -54,12 +54,12 @@ class TestGetEntityHierarchy:
         root_id = (await api.tree(parent_id)).entity.parent_id
         for _ in range(14):
             root_id = (await api.tree(root_id)).entity.parent_id
-        tree, seen = await api.tree(root_id), []
-        seen.append(tree.entity.code)
+        tree, codes_on_path = await api.tree(root_id), []
+        codes_on_path.append(tree.entity.code)
         while tree.children:
             tree = tree.children[0]
-            seen.append(tree.entity.code)
-        assert seen == codes
+            codes_on_path.append(tree.entity.code)
+        assert codes_on_path == codes
 
     async def test_changes_are_visible_immediately(self, api: EntitiesApi) -> None:
         entities = await group(api)
@@ -74,5 +74,5 @@ class TestGetEntityHierarchy:
 
     async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
         nobody = ids.ENTITY.format(ids.new())
-        refused = await refusal(api.tree(nobody))
-        assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
+        error = await refusal(api.tree(nobody))
+        assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})

@@ -26,13 +26,13 @@ class TestListEntities:
         codes = [f"E{n}" for n in range(9)]
         for code in codes:
             await api.create_entity(code)
-        seen: list[str] = []
+        listed_codes: list[str] = []
         async for page in entity_pages(api, 2):
             assert len(page) <= 2
-            seen += page
-            if len(seen) <= 6:
-                codes.append((await api.create_entity(f"LATE{len(seen)}")).code)
-        assert seen == codes
+            listed_codes += page
+            if len(listed_codes) <= 6:
+                codes.append((await api.create_entity(f"LATE{len(listed_codes)}")).code)
+        assert listed_codes == codes
 
     async def test_full_last_page_has_no_token(self, api: EntitiesApi) -> None:
         for n in range(4):
@@ -80,16 +80,16 @@ class TestListEntities:
             await api.create_entity(f"E{n}")
         first = await api.caller.call(api.entities_stub.ListEntities, pb.ListEntitiesRequest(page_size=2))
         token = first.next_page_token
-        refused = await refusal(api.entities(page_token=token, q="E"))
-        assert (refused.reason, set(refused.fields)) == ("PAGE_TOKEN_INVALID", {"page_token"})
+        error = await refusal(api.entities(page_token=token, q="E"))
+        assert (error.reason, set(error.fields)) == ("PAGE_TOKEN_INVALID", {"page_token"})
         other_tenant = api_for(caller("finance", tenant=ids.new()))
         assert (await refusal(other_tenant.entities(page_token=token))).reason == "PAGE_TOKEN_INVALID"
         assert await api.entities(page_token=token) == ["E2"]
 
     async def test_page_has_a_thousand_at_most(self, api: EntitiesApi) -> None:
         request = pb.ListEntitiesRequest(page_size=1001)
-        refused = await refusal(api.caller.call(api.entities_stub.ListEntities, request))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"page_size"})
+        error = await refusal(api.caller.call(api.entities_stub.ListEntities, request))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"page_size"})
 
 
 class TestListDepartments:
@@ -99,15 +99,15 @@ class TestListDepartments:
 
     async def test_pages_list_each_once_despite_new_departments(self, api: EntitiesApi, acme: Entity) -> None:
         codes = [(await api.create_department(acme, f"D{n}")).code for n in range(9)]
-        seen: list[str] = []
+        listed_codes: list[str] = []
         request = departments_pb.ListDepartmentsRequest(page_size=4)
-        while not seen or request.page_token:
+        while not listed_codes or request.page_token:
             page = await api.caller.call(api.departments_stub.ListDepartments, request)
-            seen += [department.code for department in page.departments]
+            listed_codes += [department.code for department in page.departments]
             request.page_token = page.next_page_token
-            if len(seen) == 4:
+            if len(listed_codes) == 4:
                 codes.append((await api.create_department(acme, "LATE")).code)
-        assert seen == codes
+        assert listed_codes == codes
 
     async def test_every_filter(self, api: EntitiesApi, acme: Entity) -> None:
         other = await api.create_entity("OTHER")

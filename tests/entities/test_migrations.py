@@ -37,11 +37,11 @@ async def test_existing_entities_get_a_history_since_creation(
         await admin.execute("set search_path = entities")
         await migrate(copy, "entities", command.downgrade, "0002")
         await _fill(admin)
-        await _fill(admin)  # of another tenant
+        await _fill(admin)  # for another tenant
         await migrate(copy, "entities", command.upgrade, "head")
-        found = "select tenant_id, entity_id, parent_id, start_time, end_time from entity_history order by tenant_id"
+        query = "select tenant_id, entity_id, parent_id, start_time, end_time from entity_history order by tenant_id"
         expected = "select tenant_id, id, parent_id, create_time, null from billing_entities order by tenant_id"
-        assert [tuple(row) for row in await admin.fetch(found)] == [tuple(row) for row in await admin.fetch(expected)]
+        assert [tuple(row) for row in await admin.fetch(query)] == [tuple(row) for row in await admin.fetch(expected)]
         assert await admin.fetchval("select count(*) from entity_history") == 2
     finally:
         await admin.close()
@@ -115,7 +115,7 @@ async def _fill(admin: asyncpg.Connection) -> None:
 
 
 async def _fill_allocation_rules(admin: asyncpg.Connection) -> None:
-    """Between the departments of an entity, of which there is one."""
+    """Insert a rule and a split for the only department."""
     rule = ids.new()
     below = await admin.fetchrow("select tenant_id, id, parent_id from departments where parent_id is not null")
     assert below
@@ -146,7 +146,7 @@ async def _fill_allocation_rules(admin: asyncpg.Connection) -> None:
 
 
 async def _fill_contracts(admin: asyncpg.Connection) -> None:
-    """Of an entity, one that somebody signed and whose parties were told of its end."""
+    """Insert a contract with a signature and a notice."""
     entity = await admin.fetchrow("select tenant_id, id from billing_entities")
     assert entity
     tenant, entity_id = entity

@@ -1,4 +1,4 @@
-"""Entities are moved: what is refused, what is told, and what the tree was before."""
+"""Moves of entities: errors, events, access, and the past tree."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ DEPTH_MAX = 16
 
 @pytest.fixture
 def api_for(entities: Entities) -> Callable[[Caller], TreeApi]:
-    return lambda who: TreeApi(who, entities)
+    return lambda caller: TreeApi(caller, entities)
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def api(api_for: Callable[[Caller], TreeApi], finance: Caller) -> TreeApi:
 
 
 async def chain(api: EntitiesApi, levels: int, name: str = "L") -> list[Entity]:
-    """Entities each below the one before."""
-    found: list[Entity] = []
+    """A chain of entities."""
+    entities: list[Entity] = []
     for level in range(levels):
-        found.append(await api.create_entity(f"{name}{level + 1}", parent_id=found[-1].id if found else ""))
-    return found
+        entities.append(await api.create_entity(f"{name}{level + 1}", parent_id=entities[-1].id if entities else ""))
+    return entities
 
 
-async def told(outbox_events: Events) -> list[tuple[str, str, str]]:
-    """Which entity was moved from where to where."""
+async def published_moves(outbox_events: Events) -> list[tuple[str, str, str]]:
+    """Entity, old parent and new parent of each EntityMoved event."""
     moved = [event.body for event in await outbox_events("entities") if event.type.endswith(".EntityMoved")]
     return [(body["entity_id"], body.get("old_parent_id", ""), body.get("new_parent_id", "")) for body in moved]
 
@@ -60,33 +60,33 @@ class TestMoveEntity:
         assert shape(await api.tree(top)) == {"L1": []}
         assert shape(await api.tree(other)) == {"OTHER": [{"L2": [{"L3": []}]}]}
         assert (await api.get(low)).etag == "1"
-        assert await told(outbox_events) == [(middle.id, top.id, other.id)]
+        assert await published_moves(outbox_events) == [(middle.id, top.id, other.id)]
 
     async def test_root_becomes_child_and_child_becomes_root(self, api: TreeApi, outbox_events: Events) -> None:
         one, other = await api.create_entity("ONE"), await api.create_entity("OTHER")
         assert (await api.move(one, other)).parent_id == other.id
         assert (await api.move(one)).parent_id == ""
-        assert await told(outbox_events) == [(one.id, "", other.id), (one.id, other.id, "")]
+        assert await published_moves(outbox_events) == [(one.id, "", other.id), (one.id, other.id, "")]
 
     async def test_move_to_current_parent_changes_nothing(self, api: TreeApi, outbox_events: Events) -> None:
         top, low = await chain(api, 2)
         assert await api.move(low, top) == low
         assert await api.move(top) == top
-        assert await told(outbox_events) == []
+        assert await published_moves(outbox_events) == []
 
     @pytest.mark.parametrize("below", [0, 1, 2])
     async def test_cycle_is_refused(self, api: TreeApi, below: int) -> None:
         entities = await chain(api, 3)
-        refused = await refusal(api.move(entities[0], entities[below]))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_CYCLE")
-        assert refused.metadata == {"entity_id": entities[0].id, "new_parent_id": entities[below].id}
+        error = await refusal(api.move(entities[0], entities[below]))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_CYCLE")
+        assert error.metadata == {"entity_id": entities[0].id, "new_parent_id": entities[below].id}
         assert shape(await api.tree(entities[0])) == {"L1": [{"L2": [{"L3": []}]}]}
 
     async def test_depth_of_the_moved_tree_counts(self, api: TreeApi) -> None:
         deep, branch = await chain(api, DEPTH_MAX - 2, "D"), await chain(api, 3, "B")
-        refused = await refusal(api.move(branch[0], deep[-1]))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
-        assert refused.metadata == {"parent_id": deep[-1].id, "limit": str(DEPTH_MAX)}
+        error = await refusal(api.move(branch[0], deep[-1]))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_TREE_TOO_DEEP")
+        assert error.metadata == {"parent_id": deep[-1].id, "limit": str(DEPTH_MAX)}
         assert (await api.move(branch[1], deep[-1])).parent_id == deep[-1].id
         assert len(list(entities_in(await api.tree(deep[0])))) == DEPTH_MAX
 
@@ -94,15 +94,15 @@ class TestMoveEntity:
         active, inactive = await api.create_entity("A"), await api.create_entity("I")
         await api.deactivate(inactive)
         for move in (api.move(active, inactive), api.move(inactive, active)):
-            refused = await refusal(move)
-            assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
-            assert refused.metadata == {"entity_id": inactive.id, "state": "INACTIVE", "allowed": "ACTIVE"}
+            error = await refusal(move)
+            assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ENTITY_STATE")
+            assert error.metadata == {"entity_id": inactive.id, "state": "INACTIVE", "allowed": "ACTIVE"}
 
     async def test_unknown_entities_are_not_found(self, api: TreeApi) -> None:
         acme = await api.create_entity()
         for move in (api.move(acme, NOBODY), api.move(NOBODY, acme)):
-            refused = await refusal(move)
-            assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": NOBODY})
+            error = await refusal(move)
+            assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": NOBODY})
 
     async def test_stale_etag_is_refused(self, api: TreeApi) -> None:
         acme, other = await api.create_entity(), await api.create_entity("OTHER")
@@ -118,7 +118,7 @@ class TestMoveEntity:
         assert await api.move(acme, one, request_id="key-1") == first
         assert (await api.get(acme)).parent_id == other.id
         assert (await refusal(api.move(acme, other, request_id="key-1"))).reason == "IDEMPOTENCY_MISMATCH"
-        assert len(await told(outbox_events)) == 2
+        assert len(await published_moves(outbox_events)) == 2
 
     async def test_parent_can_be_deactivated_after_its_child_moved_away(self, api: TreeApi) -> None:
         top, low = await chain(api, 2)
@@ -128,7 +128,7 @@ class TestMoveEntity:
 
 
 class TestAsOf:
-    """Moves are put days into the past, since no test waits for days."""
+    """The history is moved into the past, since tests can't wait for days."""
 
     async def test_past_tree(self, api: TreeApi, admin: Admin) -> None:
         one, other = await api.create_entity("ONE"), await api.create_entity("OTHER")
@@ -174,16 +174,16 @@ class TestAsOf:
 
     async def test_day_before_creation_is_not_found(self, api: TreeApi) -> None:
         acme = await api.create_entity()
-        refused = await refusal(api.tree_of(acme, day(-2)))
-        assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": acme.id})
+        error = await refusal(api.tree_of(acme, day(-2)))
+        assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": acme.id})
 
     async def test_future_day_is_refused(self, api: TreeApi) -> None:
         west = await api.create_entity("WEST", time_zone="Pacific/Pago_Pago")
         east = await api.create_entity("EAST", time_zone="Pacific/Kiritimati")
         today = datetime.now(ZoneInfo("Pacific/Kiritimati")).date().isoformat()
         assert shape(await api.tree_of(east, today)) == {"EAST": []}
-        refused = await refusal(api.tree_of(west, today))
-        assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"as_of_date": "date.future"})
+        error = await refusal(api.tree_of(west, today))
+        assert (error.reason, error.rules) == ("INVALID_FIELDS", {"as_of_date": "date.future"})
 
     async def test_entities_outside_scope_are_left_out(
         self,
@@ -192,26 +192,26 @@ class TestAsOf:
         caller: Callable[..., Caller],
         admin: Admin,
     ) -> None:
-        mine, other = await api.create_entity("MINE"), await api.create_entity("OTHER")
-        gone = await api.create_entity("GONE", parent_id=mine.id)
+        own, other = await api.create_entity("MINE"), await api.create_entity("OTHER")
+        gone = await api.create_entity("GONE", parent_id=own.id)
         await api.create_entity("BELOW-GONE", parent_id=gone.id)
-        await api.create_entity("STILL", parent_id=mine.id)
+        await api.create_entity("STILL", parent_id=own.id)
         await age(admin, api, days=10)
         await api.move(gone, other)
-        conny = api_for(caller(subject="conny", entity_scope=[mine.id]))
+        conny = api_for(caller(subject="conny", entity_scope=[own.id]))
         then = {"MINE": [{"GONE": [{"BELOW-GONE": []}]}, {"STILL": []}]}
-        assert shape(await api.tree_of(mine, day(-5))) == then
-        assert shape(await conny.tree_of(mine, day(-5))) == {"MINE": [{"STILL": []}]}
+        assert shape(await api.tree_of(own, day(-5))) == then
+        assert shape(await conny.tree_of(own, day(-5))) == {"MINE": [{"STILL": []}]}
         assert (await refusal(conny.tree_of(gone, day(-5)))).reason == "ENTITY_NOT_FOUND"
 
 
 def day(days: int) -> str:
-    """So many days from today."""
+    """The day `days` from today."""
     return (datetime.now(UTC) + timedelta(days=days)).date().isoformat()
 
 
 async def age(admin: Admin, api: EntitiesApi, days: int) -> None:
-    """Put all that the tenant's entities went through so many days back."""
+    """Move the history of the tenant's entities into the past."""
     await admin.execute(
         "update entities.entity_history set start_time = start_time - $2 * interval '1 day',"
         " end_time = end_time - $2 * interval '1 day' where tenant_id = $1",
@@ -231,13 +231,13 @@ class TestScopes:
         self, api: TreeApi, api_for: Callable[[Caller], TreeApi], caller: Callable[..., Caller]
     ) -> None:
         root = await api.create_entity("ROOT")
-        mine = await api.create_entity("MINE", parent_id=root.id)
-        one, other = [await api.create_entity(code, parent_id=mine.id) for code in ("ONE", "OTHER")]
+        own = await api.create_entity("MINE", parent_id=root.id)
+        one, other = [await api.create_entity(code, parent_id=own.id) for code in ("ONE", "OTHER")]
         outside = await api.create_entity("OUT", parent_id=root.id)
-        conny = api_for(caller(subject="conny", entity_scope=[mine.id]))
+        conny = api_for(caller(subject="conny", entity_scope=[own.id]))
         assert (await conny.move(one, other)).parent_id == other.id
-        refused = await refusal(conny.move(one))
-        assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"new_parent_id": "scope.root"})
+        error = await refusal(conny.move(one))
+        assert (error.reason, error.rules) == ("INVALID_FIELDS", {"new_parent_id": "scope.root"})
         for move in (conny.move(one, outside), conny.move(outside, one), conny.move(one, root)):
             assert (await refusal(move)).reason == "ENTITY_NOT_FOUND"
 
@@ -246,10 +246,10 @@ class TestScopes:
     ) -> None:
         acme = await api.create_entity()
         other_tenant = api_for(caller(tenant=uuid4()))
-        theirs = await other_tenant.create_entity("THEIRS")
-        for move in (other_tenant.move(acme), other_tenant.move(acme, theirs), other_tenant.move(theirs, acme)):
-            refused = await refusal(move)
-            assert (refused.reason, refused.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": acme.id})
+        foreign = await other_tenant.create_entity("THEIRS")
+        for move in (other_tenant.move(acme), other_tenant.move(acme, foreign), other_tenant.move(foreign, acme)):
+            error = await refusal(move)
+            assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": acme.id})
         today = datetime.now(UTC).date().isoformat()
         assert (await refusal(other_tenant.tree_of(acme, today))).reason == "ENTITY_NOT_FOUND"
 
@@ -264,10 +264,10 @@ class TestConcurrentMoves:
     async def test_of_two_opposite_moves_one_succeeds(self, api: TreeApi) -> None:
         for number in range(10):
             one, other = await api.create_entity(f"ONE{number}"), await api.create_entity(f"OTHER{number}")
-            done = await asyncio.gather(api.move(one, other), api.move(other, one), return_exceptions=True)
-            moved = [each for each in done if isinstance(each, Entity)]
-            refused = [Refusal.of(each) for each in done if isinstance(each, aio.AioRpcError)]
-            assert [each.reason for each in refused] == ["ENTITY_CYCLE"]
+            results = await asyncio.gather(api.move(one, other), api.move(other, one), return_exceptions=True)
+            moved = [each for each in results if isinstance(each, Entity)]
+            error = [Refusal.of(each) for each in results if isinstance(each, aio.AioRpcError)]
+            assert [each.reason for each in error] == ["ENTITY_CYCLE"]
             winner = other.id if moved[0].id == one.id else one.id
             assert len(list(entities_in(await api.tree(winner)))) == 2
 
@@ -276,13 +276,13 @@ class TestConcurrentMoves:
         for number in range(8):
             top, low = await chain(api, 2, f"B{number}-")
             calls = api.move(top, deep[-1]), api.create_entity(f"C{number}", parent_id=low.id)
-            done = await asyncio.gather(*calls, return_exceptions=True)
-            refused = [Refusal.of(each).reason for each in done if isinstance(each, aio.AioRpcError)]
-            assert refused == ["ENTITY_TREE_TOO_DEEP"]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            error = [Refusal.of(each).reason for each in results if isinstance(each, aio.AioRpcError)]
+            assert error == ["ENTITY_TREE_TOO_DEEP"]
 
     @pytest.mark.parametrize("seed", range(3))
     async def test_random_moves_keep_forest_and_depth_limit(self, api: TreeApi, seed: int) -> None:
-        random = Random(seed)  # noqa: S311 - which moves, not a secret
+        random = Random(seed)  # noqa: S311 - test data, not a secret
         entities = [await api.create_entity(f"E{number}") for number in range(12)]
         deep = await chain(api, DEPTH_MAX - 3)
 
@@ -306,15 +306,15 @@ class TestConcurrentMoves:
 
 async def parents_of(api: TreeApi) -> dict[str, str]:
     """The parent of each entity of the tenant."""
-    listed = await api.caller.call(api.entities_stub.ListEntities, pb.ListEntitiesRequest(page_size=1000))
-    return {entity.id: entity.parent_id for entity in listed.entities}
+    response = await api.caller.call(api.entities_stub.ListEntities, pb.ListEntitiesRequest(page_size=1000))
+    return {entity.id: entity.parent_id for entity in response.entities}
 
 
 def steps_to_root(parents: dict[str, str], entity_id: str) -> int:
-    """How many levels lead down to the entity; the test fails where they lead round in a circle."""
-    seen: list[str] = []
+    """Number of levels from the root to the entity. Fails for a cycle."""
+    path: list[str] = []
     while entity_id:
-        assert entity_id not in seen
-        seen.append(entity_id)
+        assert entity_id not in path
+        path.append(entity_id)
         entity_id = parents[entity_id]
-    return len(seen)
+    return len(path)

@@ -1,4 +1,4 @@
-"""The rules of the tree of departments, day by day, against looking at every single day."""
+"""The rules of placements, compared with a check of every single day."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,10 +19,10 @@ FIRST = date(2026, 1, 1)
 DAYS = 8
 DEPARTMENTS = [UUID(int=number) for number in range(1, 8)]
 LOW = [UUID(int=number) for number in range(100, 100 + DEPARTMENT_DEPTH_MAX - 1)]
-"""One below the other since ever, so that one level is left below the last of them."""
+"""A chain that leaves one level below its last department."""
 
 Move: TypeAlias = tuple[int, UUID, UUID | None]
-"""From which day on, who, below whom."""
+"""Day, department and new parent."""
 moves = st.lists(
     st.tuples(
         st.integers(0, DAYS - 1), st.sampled_from(DEPARTMENTS), st.sampled_from([None, LOW[-1], *DEPARTMENTS])
@@ -36,7 +36,7 @@ def on(day: int) -> date:
 
 
 def placed(placements: list[Placement], department_id: UUID, parent_id: UUID | None, day: date) -> list[Placement]:
-    """As the history has it after the move."""
+    """The placements after the move."""
     kept = [
         replace(each, end=day) if each.department_id == department_id and each.includes(day) else each
         for each in placements
@@ -49,8 +49,8 @@ def parents_on(placements: list[Placement], day: date) -> dict[UUID, UUID | None
     return {each.department_id: each.parent_id for each in placements if each.includes(day)}
 
 
-def wrong(parents: Mapping[UUID, UUID | None]) -> type[Exception] | None:
-    """What is wrong with the tree of one day."""
+def tree_error(parents: Mapping[UUID, UUID | None]) -> type[Exception] | None:
+    """The error that the tree of one day must raise."""
     for department_id in parents:
         above: list[UUID] = []
         one: UUID | None = department_id
@@ -65,15 +65,15 @@ def wrong(parents: Mapping[UUID, UUID | None]) -> type[Exception] | None:
 
 
 @given(moves)
-def test_move_is_refused_if_some_day_would_have_no_valid_tree(made: list[Move]) -> None:
+def test_move_is_refused_if_some_day_would_have_no_valid_tree(planned: list[Move]) -> None:
     history = [Placement(each, None, FIRST, None) for each in DEPARTMENTS]
     history += [
         Placement(each, above, FIRST, None) for each, above in zip(LOW, [None, *LOW], strict=False)
     ]  # fmt: skip
-    for number, department_id, parent_id in made:
+    for number, department_id, parent_id in planned:
         day = on(number)
         moved = placed(history, department_id, parent_id, day)
-        bad = [(on(each), wrong(parents_on(moved, on(each)))) for each in range(DAYS)]
+        bad = [(on(each), tree_error(parents_on(moved, on(each)))) for each in range(DAYS)]
         first = next(((each, why) for each, why in bad if why), None)
         if first is None:
             if parent_id:
@@ -81,9 +81,9 @@ def test_move_is_refused_if_some_day_would_have_no_valid_tree(made: list[Move]) 
             history = moved
             continue
         assert parent_id is not None
-        with pytest.raises(first[1]) as refused:
+        with pytest.raises(first[1]) as error:
             domain.placements.check_move(history, department_id, parent_id, day)
-        assert getattr(refused.value, "metadata")["date"] == first[0].isoformat()  # noqa: B009
+        assert getattr(error.value, "metadata")["date"] == first[0].isoformat()  # noqa: B009
 
 
 def test_levels_are_counted_downwards() -> None:

@@ -1,4 +1,4 @@
-"""Exchange rates over gRPC: recorded, listed, told, and asked for by the other services."""
+"""Exchange rates over gRPC: stored, listed, published, and read by other services."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,13 +24,13 @@ AuditRows = Callable[[str], Awaitable[list[AuditRow]]]
 OutboxEvents = Callable[[str], Awaitable[list[OutboxEvent]]]
 
 
-def done(created: int = 0, replaced: int = 0, unchanged: int = 0) -> pb.SetExchangeRatesResponse:
+def counts(created: int = 0, replaced: int = 0, unchanged: int = 0) -> pb.SetExchangeRatesResponse:
     return pb.SetExchangeRatesResponse(created=created, replaced=replaced, unchanged=unchanged)
 
 
 class TestSetExchangeRates:
     async def test_has_the_given_fields(self, api: EntitiesApi) -> None:
-        assert await api.set_rates("2026-03-02 EUR/USD 1.0875", source="ECB") == done(created=1)
+        assert await api.set_rates("2026-03-02 EUR/USD 1.0875", source="ECB") == counts(created=1)
         (recorded,) = await api.list_rates()
         assert recorded == ExchangeRate(
             base_currency="EUR",
@@ -43,7 +43,7 @@ class TestSetExchangeRates:
         )
 
     @pytest.mark.parametrize(
-        ("given", "shown"),
+        ("rate", "shown"),
         [
             ("1.10", "1.1"),
             ("0100.00", "100"),
@@ -52,15 +52,15 @@ class TestSetExchangeRates:
             ("999999999999.999999999999", "999999999999.999999999999"),
         ],
     )
-    async def test_rate_is_exact_without_trailing_zeros(self, api: EntitiesApi, given: str, shown: str) -> None:
-        await api.set_rates(f"2026-03-02 EUR/USD {given}")
+    async def test_rate_is_exact_without_trailing_zeros(self, api: EntitiesApi, rate: str, shown: str) -> None:
+        await api.set_rates(f"2026-03-02 EUR/USD {rate}")
         assert await api.rates() == [f"2026-03-02 EUR/USD {shown}"]
 
     async def test_rate_of_same_pair_and_day_is_replaced(self, api: EntitiesApi) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-03 EUR/USD 1.2", "2026-03-02 USD/EUR 0.9")
         assert await api.set_rates(
             "2026-03-02 EUR/USD 1.15", "2026-03-03 EUR/USD 1.20", "2026-03-04 EUR/USD 1.3"
-        ) == done(created=1, replaced=1, unchanged=1)
+        ) == counts(created=1, replaced=1, unchanged=1)
         assert await api.rates() == [
             "2026-03-02 EUR/USD 1.15",
             "2026-03-03 EUR/USD 1.2",
@@ -70,16 +70,16 @@ class TestSetExchangeRates:
 
     async def test_other_source_is_a_replacement(self, api: EntitiesApi) -> None:
         await api.set_rates("2026-03-02 EUR/USD 1.1", source="by hand")
-        assert await api.set_rates("2026-03-02 EUR/USD 1.1", source="ECB") == done(replaced=1)
+        assert await api.set_rates("2026-03-02 EUR/USD 1.1", source="ECB") == counts(replaced=1)
         assert [rate.source for rate in await api.list_rates()] == ["ECB"]
 
     async def test_a_thousand_rates_are_the_limit(self, api: EntitiesApi) -> None:
         first = date(2024, 1, 1)
         rates = [f"{first + timedelta(n)} EUR/USD 1.{n:04}" for n in range(1001)]
-        refused = await refusal(api.set_rates(*rates))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"rates"})
-        assert await api.set_rates(*rates[:1000]) == done(created=1000)
-        assert await api.set_rates(*rates[:1000]) == done(unchanged=1000)
+        error = await refusal(api.set_rates(*rates))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"rates"})
+        assert await api.set_rates(*rates[:1000]) == counts(created=1000)
+        assert await api.set_rates(*rates[:1000]) == counts(unchanged=1000)
         assert len(await api.rates()) == 1000
 
     @pytest.mark.parametrize(
@@ -99,30 +99,30 @@ class TestSetExchangeRates:
         ],
     )
     async def test_invalid_rate_is_named_by_its_field(self, api: EntitiesApi, rate: str, field: str, rule: str) -> None:
-        refused = await refusal(api.set_rates(rate, "2026-03-02 EUR/GBP 0.8"))
-        assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
-        assert refused.rules[field] == rule
-        assert set(refused.rules) == {field}
+        error = await refusal(api.set_rates(rate, "2026-03-02 EUR/GBP 0.8"))
+        assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+        assert error.rules[field] == rule
+        assert set(error.rules) == {field}
         assert await api.rates() == []
 
     async def test_pair_and_day_must_be_unique(self, api: EntitiesApi) -> None:
-        refused = await refusal(
+        error = await refusal(
             api.set_rates("2026-03-02 EUR/USD 1.1", "2026-03-02 EUR/GBP 0.8", "2026-03-02 EUR/USD 1.1")
         )
-        assert refused.rules == {"rates[0]": "rate.once", "rates[2]": "rate.once"}
+        assert error.rules == {"rates[0]": "rate.once", "rates[2]": "rate.once"}
 
     async def test_repeated_key_returns_same_response_and_refuses_another_body(self, api: EntitiesApi) -> None:
-        assert await api.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == done(created=1)
+        assert await api.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == counts(created=1)
         await api.set_rates("2026-03-02 EUR/USD 1.2")
-        assert await api.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == done(created=1)
-        refused = await refusal(api.set_rates("2026-03-02 EUR/USD 1.3", request_id="key-1"))
-        assert refused.reason == "IDEMPOTENCY_MISMATCH"
+        assert await api.set_rates("2026-03-02 EUR/USD 1.1", request_id="key-1") == counts(created=1)
+        error = await refusal(api.set_rates("2026-03-02 EUR/USD 1.3", request_id="key-1"))
+        assert error.reason == "IDEMPOTENCY_MISMATCH"
         assert await api.rates() == ["2026-03-02 EUR/USD 1.2"]
 
     async def test_concurrent_calls_in_opposite_order_both_succeed(
         self, api: EntitiesApi, admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
     ) -> None:
-        """Both are held up at the one in the middle: each in its own order would then have what the other waits for."""
+        """Both wait for the lock of the rate in the middle: with opposite lock order they would deadlock."""
         days = ("2026-03-01", "2026-03-02", "2026-03-03")
         await api.set_rates(*(f"{day} EUR/USD 1" for day in days))
         async with admin.acquire() as holder:
@@ -135,15 +135,15 @@ class TestSetExchangeRates:
                 one = asyncio.create_task(api.set_rates(*(f"{day} EUR/USD 2" for day in days)))
                 two = asyncio.create_task(api.set_rates(*(f"{day} EUR/USD 3" for day in reversed(days))))
                 await eventually(lambda: both_wait(admin))
-            assert list(await asyncio.gather(one, two)) == [done(replaced=3), done(replaced=3)]
+            assert list(await asyncio.gather(one, two)) == [counts(replaced=3), counts(replaced=3)]
 
     async def test_viewer_cannot_set(
         self, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         viewer = api_for(caller("viewer"))
         assert await viewer.rates() == []
-        refused = await refusal(viewer.set_rates("2026-03-02 EUR/USD 1.1"))
-        assert refused.metadata == {"permission": "rates.write"}
+        error = await refusal(viewer.set_rates("2026-03-02 EUR/USD 1.1"))
+        assert error.metadata == {"permission": "rates.write"}
         approver = api_for(caller("approver"))
         assert (await refusal(approver.rates())).metadata == {"permission": "rates.read"}
 
@@ -155,8 +155,8 @@ class TestSetExchangeRates:
         scopes: list[dict[str, list[str]]] = [{"entity_scope": [entity.id]}, {"department_scope": []}]
         for scope in scopes:
             confined = api_for(caller("finance", subject="conny", **scope))
-            refused = await refusal(confined.set_rates("2026-03-02 EUR/USD 9"))
-            assert (refused.code, refused.reason) == (StatusCode.PERMISSION_DENIED, "RATES_OUT_OF_SCOPE")
+            error = await refusal(confined.set_rates("2026-03-02 EUR/USD 9"))
+            assert (error.code, error.reason) == (StatusCode.PERMISSION_DENIED, "RATES_OUT_OF_SCOPE")
             assert await confined.rates() == ["2026-03-02 EUR/USD 1.1"]
 
 
@@ -199,16 +199,16 @@ class TestListExchangeRates:
     async def test_pages_list_each_once_despite_new_rates(self, api: EntitiesApi) -> None:
         rates = [f"2026-03-{day:02} EUR/USD 1.{day}1" for day in range(1, 8)]
         await api.set_rates(*rates)
-        seen: list[str] = []
+        dates: list[str] = []
         request = pb.ListExchangeRatesRequest(page_size=3)
-        while not seen or request.page_token:
+        while not dates or request.page_token:
             page = await api.caller.call(api.rates_stub.ListExchangeRates, request)
             assert len(page.exchange_rates) <= 3
-            seen += [rate.effective_date for rate in page.exchange_rates]
+            dates += [rate.effective_date for rate in page.exchange_rates]
             request.page_token = page.next_page_token
-            if len(seen) == 3:
+            if len(dates) == 3:
                 await api.set_rates("2026-01-01 EUR/USD 1", "2026-03-01 EUR/USD 9")
-        assert seen == [rate.split()[0] for rate in rates] + ["2026-01-01"]
+        assert dates == [rate.split()[0] for rate in rates] + ["2026-01-01"]
 
     async def test_every_filter(self, api: EntitiesApi) -> None:
         one, two, three, four = (
@@ -228,8 +228,8 @@ class TestListExchangeRates:
     async def test_token_is_bound_to_filters(self, api: EntitiesApi) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.1", "2026-03-02 EUR/USD 1.2")
         first = await api.caller.call(api.rates_stub.ListExchangeRates, pb.ListExchangeRatesRequest(page_size=1))
-        refused = await refusal(api.rates(page_token=first.next_page_token, base_currency="EUR"))
-        assert refused.reason == "PAGE_TOKEN_INVALID"
+        error = await refusal(api.rates(page_token=first.next_page_token, base_currency="EUR"))
+        assert error.reason == "PAGE_TOKEN_INVALID"
         assert await api.rates(page_token=first.next_page_token) == ["2026-03-02 EUR/USD 1.2"]
 
 
@@ -280,9 +280,9 @@ class TestGetRates:
         for n, pair in enumerate(["EUR/USD", "EUR/GBP", "CHF/EUR", "USD/JPY", "GBP/JPY", "USD/CHF"]):
             await api.set_rates(*(f"{first + timedelta(3 * k + n)} {pair} 1.{k}{n}7" for k in range(4)))
         currencies = ("EUR", "USD", "GBP", "CHF", "JPY")
-        wanted = [f"{first + timedelta(d)} {a}/{b}" for d in (0, 4, 9, 60) for a in currencies for b in currencies]
-        together = await service_api.convert(*wanted)
-        alone = [rate for one in wanted for rate in await service_api.convert(one)]
+        conversions = [f"{first + timedelta(d)} {a}/{b}" for d in (0, 4, 9, 60) for a in currencies for b in currencies]
+        together = await service_api.convert(*conversions)
+        alone = [rate for one in conversions for rate in await service_api.convert(one)]
         assert together == alone
         assert {rate.derivation for rate in together} == set(ConversionRate.Derivation.values()) - {0}
 
@@ -304,12 +304,12 @@ class TestGetRates:
             event.remove(engine, "before_cursor_execute", note)
         assert len(answered) == 1000
         assert len([text for text in statements if "exchange_rates" in text]) == 1
-        refused = await refusal(service_api.convert(*days, "2026-03-01 USD/EUR"))
-        assert set(refused.fields) == {"conversions"}
+        error = await refusal(service_api.convert(*days, "2026-03-01 USD/EUR"))
+        assert set(error.fields) == {"conversions"}
 
     async def test_only_services_can_call(self, api: EntitiesApi) -> None:
-        refused = await refusal(api.convert("2026-03-01 EUR/USD"))
-        assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
+        error = await refusal(api.convert("2026-03-01 EUR/USD"))
+        assert (error.code, error.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
 
 
 class TestOtherTenant:
@@ -323,7 +323,7 @@ class TestOtherTenant:
         await api.set_rates("2026-03-01 EUR/USD 1.1")
         other_tenant = api_for(caller("billing_admin", tenant=ids.new()))
         assert await other_tenant.rates() == []
-        assert await other_tenant.set_rates("2026-03-01 EUR/USD 9", "2026-03-01 EUR/GBP 9") == done(created=2)
+        assert await other_tenant.set_rates("2026-03-01 EUR/USD 9", "2026-03-01 EUR/GBP 9") == counts(created=2)
         assert await api.rates() == ["2026-03-01 EUR/USD 1.1"]
         answered = await service_api.convert("2026-03-01 EUR/USD", "2026-03-01 EUR/GBP")
         assert [rate.rate for rate in answered] == ["1.1", ""]
@@ -332,19 +332,19 @@ class TestOtherTenant:
         self, api: EntitiesApi, app_connection: Callable[[str], Any], tenant: UUID
     ) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.1")
-        seen = "select count(*) from exchange_rates"
+        dates = "select count(*) from exchange_rates"
         async with app_connection("entities") as connection:
-            assert await connection.fetchval(seen) == 0
+            assert await connection.fetchval(dates) == 0
             async with connection.transaction():
                 await connection.execute("select set_config('app.tenant_id', $1, true)", str(tenant))
-                assert await connection.fetchval(seen) == 1
+                assert await connection.fetchval(dates) == 1
 
 
 async def test_lookup_uses_indexes_under_row_level_security(
     api: EntitiesApi, service_api: EntitiesApi, entities_served: Served[Entities], app_connection: Callable[[str], Any],
     admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID,
 ) -> None:  # fmt: skip
-    """Where it did not, every look-up would read all rates that the tenant ever had."""
+    """Without the index every lookup would read all rates of the tenant."""
     first = date(2000, 1, 1)
     await admin.execute(
         "insert into entities.exchange_rates"
@@ -354,18 +354,18 @@ async def test_lookup_uses_indexes_under_row_level_security(
         first,
     )
     await admin.execute("analyze entities.exchange_rates")
-    asked: list[tuple[str, Any]] = []
+    statements: list[tuple[str, Any]] = []
     engine = entities_served.service.db._engine.sync_engine
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
-        asked.append((statement, parameters))
+        statements.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
     try:
         await service_api.convert("2010-01-01 USD/GBP")
     finally:
         event.remove(engine, "before_cursor_execute", note)
-    ((statement, parameters),) = [(text, given) for text, given in asked if "exchange_rates" in text]
+    ((statement, parameters),) = [(text, rate) for text, rate in statements if "exchange_rates" in text]
     async with app_connection("entities") as connection, connection.transaction():
         await connection.execute("select set_config('app.tenant_id', $1, true)", str(tenant))
         plan = "\n".join(row[0] for row in await connection.fetch(f"explain {statement}", *parameters))

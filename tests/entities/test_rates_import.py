@@ -1,4 +1,4 @@
-"""The file of the European Central Bank: read, and loaded over REST as `make rates` does."""
+"""Import of the rates of the European Central Bank: parsing, and loading over REST as `make rates` does."""
 
 import asyncio
 import os
@@ -38,8 +38,8 @@ class TestParse:
         ]
 
     def test_start_day(self) -> None:
-        found = rates.parse(FILE.splitlines(), since=date(2026, 3, 2))
-        assert {rate.day for rate in found} == {date(2026, 3, 2), date(2026, 3, 3)}
+        imported = rates.parse(FILE.splitlines(), since=date(2026, 3, 2))
+        assert {rate.day for rate in imported} == {date(2026, 3, 2), date(2026, 3, 3)}
 
     def test_spaces_and_empty_lines_are_ignored(self) -> None:
         assert list(rates.parse(["Date, USD, ", "", "2026-03-02, 1.5, "])) == [Rate(date(2026, 3, 2), "USD", "1.5")]
@@ -71,16 +71,16 @@ async def url(settings: Callable[..., Settings], entities_served: Served[Entitie
 
 class TestOverRest:
     async def test_rates_are_set_listed_and_refused(self, url: str, token: Callable[..., str]) -> None:
-        bearer = {"Authorization": f"Bearer {token()}"}
-        async with httpx.AsyncClient(base_url=url, headers=bearer, timeout=20.0) as client:
+        headers = {"Authorization": f"Bearer {token()}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=20.0) as client:
             rate = {"base_currency": "EUR", "quote_currency": "USD", "effective_date": "2026-03-02", "rate": "1.0875"}
-            answer = await client.put(ROUTE, json={"rates": [rate]})
-            assert (answer.status_code, answer.json()) == (200, {"created": 1, "replaced": 0, "unchanged": 0})
-            listed = (await client.get(ROUTE, params={"quote_currency": "USD", "end_date": "2026-03-03"})).json()
-            assert listed["next_page_token"] == ""
-            assert [{name: found[name] for name in rate} for found in listed["exchange_rates"]] == [rate]
-            refused = await client.put(ROUTE, json={"rates": [rate, rate | {"rate": 1.1}]})
-            assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "rates[1].rate")
+            response = await client.put(ROUTE, json={"rates": [rate]})
+            assert (response.status_code, response.json()) == (200, {"created": 1, "replaced": 0, "unchanged": 0})
+            page = (await client.get(ROUTE, params={"quote_currency": "USD", "end_date": "2026-03-03"})).json()
+            assert page["next_page_token"] == ""
+            assert [{name: imported[name] for name in rate} for imported in page["exchange_rates"]] == [rate]
+            error = await client.put(ROUTE, json={"rates": [rate, rate | {"rate": 1.1}]})
+            assert (error.status_code, error.json()["errors"][0]["field"]) == (400, "rates[1].rate")
 
     async def test_file_can_be_loaded_twice(
         self, url: str, token: Callable[..., str], api: EntitiesApi, tmp_path: Path
@@ -103,17 +103,17 @@ class TestOverRest:
     ) -> None:
         file = tmp_path / "eurofxref-hist.csv"
         file.write_text("\n".join(["Date,USD", *(f"2026-03-{n:02},1.5" for n in range(1, 32)), "2026-04-01,?"]))
-        code, said = await run(url, token(), file)
-        assert (code, said) == (1, "line 33, USD: '?' is neither a rate nor N/A")
+        code, output = await run(url, token(), file)
+        assert (code, output) == (1, "line 33, USD: '?' is neither a rate nor N/A")
         assert await api.rates() == []
         assert (await run(url, token(), tmp_path / "nothing.csv"))[0] == 1
 
     async def test_error_of_the_service_is_shown(self, url: str, token: Callable[..., str], tmp_path: Path) -> None:
         file = tmp_path / "eurofxref-hist.csv"
         file.write_text(FILE)
-        code, said = await run(url, token(role="viewer"), file)
+        code, output = await run(url, token(role="viewer"), file)
         assert code == 1
-        assert "rates.write" in said
+        assert "rates.write" in output
 
 
 def loaded(created: int = 0, replaced: int = 0, unchanged: int = 0) -> str:
@@ -121,11 +121,11 @@ def loaded(created: int = 0, replaced: int = 0, unchanged: int = 0) -> str:
 
 
 async def run(url: str, token: str, *arguments: object) -> tuple[int, str]:
-    """What `python -m deploy.rates` gives and says."""
+    """Exit code and output of `python -m deploy.rates`."""
     command = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "deploy.rates", *map(str, arguments), "--address", url,
         cwd=ROOT, env={**os.environ, "TOKEN": token}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await command.communicate()
+    output, _ = await command.communicate()
     assert command.returncode is not None
-    return command.returncode, said.decode().strip()
+    return command.returncode, output.decode().strip()

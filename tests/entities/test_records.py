@@ -1,4 +1,4 @@
-"""What a change leaves behind: the audit log and the outbox, with who did it and in which trace."""
+"""Records of a change in audit log and outbox, with actor and trace."""
 
 from collections.abc import Awaitable, Callable
 from uuid import UUID

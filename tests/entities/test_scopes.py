@@ -1,4 +1,4 @@
-"""Who sees what: a caller confined by their token, somebody of another tenant, and what a scope covers."""
+"""Access of confined callers and other tenants, and what a scope covers."""
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tests.harness.callers import Caller, refusal
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """ROOT over DE and FR, DE over DE-SUB. DE has ENG over QA, and HR; FR has VENTES."""
+    """ROOT with children DE and FR, DE with DE-SUB. DE has the departments ENG (with QA) and HR, FR has VENTES."""
 
     root: Entity
     de: Entity
@@ -50,7 +50,7 @@ async def group(api: EntitiesApi) -> Group:
 
 @pytest.fixture
 def confined(api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]) -> Callable[..., EntitiesApi]:
-    """The api of somebody whose token names entities or departments."""
+    """EntitiesApi of a caller whose token is confined to entities or departments."""
     return lambda role="finance", **scope: api_for(caller(role, subject="conny", **scope))
 
 
@@ -75,23 +75,23 @@ class TestConfinedToAnEntity:
         assert (await conny.deactivate(child)).state == Entity.INACTIVE
 
     async def test_cannot_create_a_root(self, conny: EntitiesApi) -> None:
-        refused = await refusal(conny.create_entity("NEW-ROOT"))
-        assert (refused.reason, set(refused.fields)) == ("INVALID_FIELDS", {"parent_id"})
+        error = await refusal(conny.create_entity("NEW-ROOT"))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"parent_id"})
 
     async def test_everything_else_is_not_found(self, conny: EntitiesApi, api: EntitiesApi, group: Group) -> None:
         calls: list[Callable[[EntitiesApi, str], Coroutine[Any, Any, object]]] = [
-            lambda who, id: who.tree(id),
-            lambda who, id: who.update(id, tax_id="1"),
-            lambda who, id: who.deactivate(id),
-            lambda who, id: who.create_entity("NEW", parent_id=id),
-            lambda who, id: who.create_department(id, "NEW"),
+            lambda some_caller, id: some_caller.tree(id),
+            lambda some_caller, id: some_caller.update(id, tax_id="1"),
+            lambda some_caller, id: some_caller.deactivate(id),
+            lambda some_caller, id: some_caller.create_entity("NEW", parent_id=id),
+            lambda some_caller, id: some_caller.create_department(id, "NEW"),
         ]
         nobody = ids.ENTITY.format(ids.new())
         for call in calls:
-            for there in (group.root.id, group.fr.id):
-                refused, unknown = await refusal(call(conny, there)), await refusal(call(api, nobody))
-                assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
-                assert repr(refused).replace(there, "*") == repr(unknown).replace(nobody, "*")
+            for outside_id in (group.root.id, group.fr.id):
+                error, unknown = await refusal(call(conny, outside_id)), await refusal(call(api, nobody))
+                assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
+                assert repr(error).replace(outside_id, "*") == repr(unknown).replace(nobody, "*")
         assert await conny.entities(parent_id=group.root.id) == ["DE"]
         assert await conny.entities(code="FR") == []
         assert await conny.departments(entity_id=group.fr.id) == []
@@ -149,8 +149,8 @@ class TestOtherScopes:
     async def test_malformed_ids_make_a_token_invalid(
         self, scope: dict[str, list[str]], confined: Callable[..., EntitiesApi]
     ) -> None:
-        refused = await refusal(confined(**scope).entities())
-        assert (refused.code, refused.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+        error = await refusal(confined(**scope).entities())
+        assert (error.code, error.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
 
 
 class TestOtherTenant:
@@ -171,10 +171,10 @@ class TestOtherTenant:
         ]
         nobody, none = ids.ENTITY.format(ids.new()), ids.DEPARTMENT.format(ids.new())
         for call in calls:
-            refused, unknown = await refusal(call(group.de.id, group.eng.id)), await refusal(call(nobody, none))
-            assert refused.code == StatusCode.NOT_FOUND
-            seen = repr(refused).replace(group.de.id, nobody).replace(group.eng.id, none)
-            assert seen == repr(unknown)
+            error, unknown = await refusal(call(group.de.id, group.eng.id)), await refusal(call(nobody, none))
+            assert error.code == StatusCode.NOT_FOUND
+            text = repr(error).replace(group.de.id, nobody).replace(group.eng.id, none)
+            assert text == repr(unknown)
         assert await other_tenant.entities() == ["OWN"]
         assert await other_tenant.departments() == []
         assert await api.entities() == ["ROOT", "DE", "FR", "DE-SUB"]
@@ -183,8 +183,8 @@ class TestOtherTenant:
         self, group: Group, service_caller: Caller, api: EntitiesApi
     ) -> None:
         request = pb.GetEntitiesRequest(ids=[group.fr.id, ids.ENTITY.format(ids.new()), group.root.id])
-        found = await service_caller.call(api.entities_stub.GetEntities, request)
-        assert [entity.code for entity in found.entities] == ["ROOT", "FR"]
+        response = await service_caller.call(api.entities_stub.GetEntities, request)
+        assert [entity.code for entity in response.entities] == ["ROOT", "FR"]
 
 
 class TestResolveScope:
@@ -208,8 +208,8 @@ class TestResolveScope:
     async def test_only_services_can_call(self, api: EntitiesApi, caller: Callable[..., Caller]) -> None:
         request = pb.ResolveScopeRequest()
         for role in ("billing_admin", "service"):
-            refused = await refusal(caller(role).call(api.entities_stub.ResolveScope, request))
-            assert (refused.code, refused.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
+            error = await refusal(caller(role).call(api.entities_stub.ResolveScope, request))
+            assert (error.code, error.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
         get = departments_pb.GetDepartmentsRequest(ids=[ids.DEPARTMENT.format(ids.new())])
-        refused = await refusal(caller("billing_admin").call(api.departments_stub.GetDepartments, get))
-        assert refused.code == StatusCode.PERMISSION_DENIED
+        error = await refusal(caller("billing_admin").call(api.departments_stub.GetDepartments, get))
+        assert error.code == StatusCode.PERMISSION_DENIED

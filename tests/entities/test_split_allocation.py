@@ -1,4 +1,4 @@
-"""An allocation is split: it is taken back and its amount goes to others, in one, and once."""
+"""Splits of allocations, which are reversed."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.harness.services import Entities
 
 @pytest.fixture
 def api_for(entities: Entities) -> Callable[[Caller], RulesApi]:
-    return lambda who: RulesApi(who, entities)
+    return lambda caller: RulesApi(caller, entities)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def sales(api: RulesApi, acme: Entity) -> Department:
 
 @pytest.fixture
 async def tokyo(api: RulesApi) -> Department:
-    """Of an entity with another currency."""
+    """A department of an entity with another currency."""
     return await api.create_department(await api.create_entity("JP", currency_code="JPY", country_code="JP"), "TOKYO")
 
 
@@ -79,18 +79,18 @@ class TestSplitOfAllocation:
     ) -> None:
         whole = await api.allocate(it, "10.00 EUR")
         splits = [api.split(allocation_id=whole.id, terms=terms(*even(*to))) for to in ([eng], [sales], [eng, sales])]
-        answers = await asyncio.gather(*splits, return_exceptions=True)
-        assert sum(isinstance(answer, CostSplit) for answer in answers) == 1
-        errors = [Refusal.of(answer) for answer in answers if isinstance(answer, aio.AioRpcError)]
+        responses = await asyncio.gather(*splits, return_exceptions=True)
+        assert sum(isinstance(response, CostSplit) for response in responses) == 1
+        errors = [Refusal.of(response) for response in responses if isinstance(response, aio.AioRpcError)]
         assert [error.reason for error in errors] == ["COST_ALREADY_SPLIT"] * 2
         borne = await api.allocations_of_all(it, eng, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == 10
 
     async def test_share_cannot_be_split(self, api: RulesApi, it: Department, eng: Department) -> None:
         [share] = (await api.split("10.00 EUR", terms=terms(target(it)))).shares
-        refused = await refusal(api.split(allocation_id=share.allocation_id, terms=terms(target(eng))))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_IS_SHARE")
-        assert refused.metadata == {"allocation_id": share.allocation_id}
+        error = await refusal(api.split(allocation_id=share.allocation_id, terms=terms(target(eng))))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_IS_SHARE")
+        assert error.metadata == {"allocation_id": share.allocation_id}
 
     async def test_reversal_and_reversed_allocation_cannot_be_split(
         self, api: RulesApi, it: Department, eng: Department
@@ -98,11 +98,11 @@ class TestSplitOfAllocation:
         whole = await api.allocate(it, "10.00 EUR")
         reversal = await api.reverse(whole)
         for allocation, reason in ((whole, "ALLOCATION_ALREADY_REVERSED"), (reversal, "ALLOCATION_IS_REVERSAL")):
-            refused = await refusal(api.split(allocation_id=allocation.id, terms=terms(target(eng))))
-            assert refused.reason == reason
+            error = await refusal(api.split(allocation_id=allocation.id, terms=terms(target(eng))))
+            assert error.reason == reason
         nobody = ids.ALLOCATION.format(ids.new())
-        refused = await refusal(api.split(allocation_id=nobody, terms=terms(target(eng))))
-        assert refused.reason == "ALLOCATION_NOT_FOUND"
+        error = await refusal(api.split(allocation_id=nobody, terms=terms(target(eng))))
+        assert error.reason == "ALLOCATION_NOT_FOUND"
         assert await api.allocations_of(eng) == []
 
 
@@ -116,8 +116,8 @@ class TestReversedUsage:
         by_usage = terms(
             *even(eng, sales), rule_type=AllocationRule.PROPORTIONAL, basis=AllocationRule.USAGE, usage_unit="GB"
         )
-        refused = await refusal(api.split("1.00 EUR", terms=by_usage))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "SPLIT_WEIGHT_NEGATIVE")
-        assert refused.metadata == {"target": "targets[1]"}
+        error = await refusal(api.split("1.00 EUR", terms=by_usage))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "SPLIT_WEIGHT_NEGATIVE")
+        assert error.metadata == {"target": "targets[1]"}
         both = {"usage_start_date": "2026-02-01", "usage_end_date": "2026-04-01"}
         assert [share.weight for share in (await api.split("1.00 EUR", terms=by_usage, **both)).shares] == ["7", "0"]

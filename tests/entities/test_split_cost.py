@@ -1,4 +1,4 @@
-"""Costs are split: exactly, once, by the rule that holds on their day, and as the preview said."""
+"""Splits of costs: shares, rules, usage, previews, repetition, currencies and access."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ Events: TypeAlias = Callable[..., Awaitable[list[OutboxEvent]]]
 
 @pytest.fixture
 def api_for(entities: Entities) -> Callable[[Caller], RulesApi]:
-    return lambda who: RulesApi(who, entities)
+    return lambda caller: RulesApi(caller, entities)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ async def sales(api: RulesApi, acme: Entity) -> Department:
 
 @pytest.fixture
 async def tokyo(api: RulesApi) -> Department:
-    """Of an entity with another currency."""
+    """A department of an entity with another currency."""
     return await api.create_department(
         await api.create_entity("JP", currency_code="JPY", country_code="JP"), "TOKYO", headcount=60
     )
@@ -111,13 +111,16 @@ class TestByRule:
         targets = [target(eng, weight="120.5"), target(sales, weight="79.5")]
         rule = await api.create_rule(*targets, rule_type=PROPORTIONAL, basis=GIVEN)
         split = await api.split("10.00 EUR", rule_id=rule.id)
-        assert amounts(split) == ["6.03 EUR", "3.97 EUR"]  # 6.025 and 3.975 lose the same: the first of them gets it
+        assert amounts(split) == [
+            "6.03 EUR",
+            "3.97 EUR",
+        ]  # 6.025 and 3.975 have equal remainders: the first gets the cent
         assert [(share.weight, share.fraction) for share in split.shares] == [("120.5", "241/400"), ("79.5", "159/400")]
 
     async def test_zero_weights_are_refused(self, api: RulesApi, it: Department) -> None:
         rule = await api.create_rule(target(it), rule_type=PROPORTIONAL, basis=HEADCOUNT)
-        refused = await refusal(api.split("1.00 EUR", rule_id=rule.id))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "SPLIT_WEIGHTS_ALL_ZERO")
+        error = await refusal(api.split("1.00 EUR", rule_id=rule.id))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "SPLIT_WEIGHTS_ALL_ZERO")
 
 
 class TestByUsage:
@@ -166,9 +169,9 @@ class TestScopeOfRule:
         for day in ("2026-02-01", "2026-02-28"):
             assert await api.split("1.00 EUR", rule_id=rule.id, allocation_date=day)
         for day in ("2026-01-31", "2026-03-01"):
-            refused = await refusal(api.split("1.00 EUR", rule_id=rule.id, allocation_date=day))
-            assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_NOT_EFFECTIVE")
-            assert refused.metadata == {
+            error = await refusal(api.split("1.00 EUR", rule_id=rule.id, allocation_date=day))
+            assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_NOT_EFFECTIVE")
+            assert error.metadata == {
                 "allocation_rule_id": rule.id, "allocation_date": day, "effective_from_date": "2026-02-01",
                 "effective_to_date": "2026-03-01",
             }  # fmt: skip
@@ -176,8 +179,8 @@ class TestScopeOfRule:
     async def test_ended_rule_is_refused(self, api: RulesApi, eng: Department) -> None:
         rule = await api.create_rule(target(eng))
         await api.delete_rule(rule)
-        refused = await refusal(api.split("1.00 EUR", rule_id=rule.id))
-        assert (refused.reason, refused.metadata["state"]) == ("ALLOCATION_RULE_STATE", "ENDED")
+        error = await refusal(api.split("1.00 EUR", rule_id=rule.id))
+        assert (error.reason, error.metadata["state"]) == ("ALLOCATION_RULE_STATE", "ENDED")
         unknown = await refusal(api.split("1.00 EUR", rule_id=ids.ALLOCATION_RULE.format(ids.new())))
         assert unknown.reason == "ALLOCATION_RULE_NOT_FOUND"
 
@@ -188,12 +191,12 @@ class TestScopeOfRule:
         split = await api.split("1.00 EUR", rule_id=rule.id)
         assert (split.category, split.source_department_id) == ("cloud", it.id)
         assert await api.split("1.00 EUR", rule_id=rule.id, category="cloud", source_department_id=it.id)
-        wrong = {"category": ("rent", "cloud"), "source_department_id": (sales.id, it.id)}
-        for field, (given, wanted) in wrong.items():
-            refused = await refusal(api.split("1.00 EUR", rule_id=rule.id, **{field: given}))
-            assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_MISMATCH")
-            assert refused.metadata == {
-                "allocation_rule_id": rule.id, "field": field, "given": given, "wanted": wanted
+        mismatches = {"category": ("rent", "cloud"), "source_department_id": (sales.id, it.id)}
+        for field, (fields, expected) in mismatches.items():
+            error = await refusal(api.split("1.00 EUR", rule_id=rule.id, **{field: fields}))
+            assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULE_MISMATCH")
+            assert error.metadata == {
+                "allocation_rule_id": rule.id, "field": field, "given": fields, "wanted": expected
             }  # fmt: skip
 
     async def test_target_that_is_source_of_another_rule_is_refused(
@@ -202,15 +205,15 @@ class TestScopeOfRule:
         rule = await api.create_rule(
             target(it), source_department_id=eng.id, category="cloud", effective_to_date="2026-06-01"
         )
-        given: dict[str, Any] = {"terms": terms(*even(sales, eng)), "source_department_id": it.id, "category": "cloud"}
-        refused = await refusal(api.split("1.00 EUR", **given))
-        assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULES_CHAIN")
-        assert refused.metadata == {"allocation_rule_id": rule.id, "path": f"{it.id} → {eng.id} → {it.id}"}
+        fields: dict[str, Any] = {"terms": terms(*even(sales, eng)), "source_department_id": it.id, "category": "cloud"}
+        error = await refusal(api.split("1.00 EUR", **fields))
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_RULES_CHAIN")
+        assert error.metadata == {"allocation_rule_id": rule.id, "path": f"{it.id} → {eng.id} → {it.id}"}
         assert await api.allocations_of_all(it, eng, sales) == []
-        assert await api.split("1.00 EUR", **{**given, "category": "rent"})
-        assert await api.split("1.00 EUR", **given, allocation_date="2026-06-01")
+        assert await api.split("1.00 EUR", **{**fields, "category": "rent"})
+        assert await api.split("1.00 EUR", **fields, allocation_date="2026-06-01")
         await api.delete_rule(rule)
-        assert await api.split("1.00 EUR", **given)
+        assert await api.split("1.00 EUR", **fields)
 
     async def test_error_lists_all_missing_and_inconsistent_fields(
         self, api: RulesApi, it: Department, eng: Department
@@ -219,21 +222,21 @@ class TestScopeOfRule:
             terms=terms(target(eng)), rule_id=ids.ALLOCATION_RULE.format(ids.new()), amount=money("1.00 EUR"),
             usage_start_date="2026-03-01", request_id="k",
         )  # fmt: skip
-        refused = await refusal(api.caller.call(api.rules_stub.SplitCost, request))
-        assert set(refused.fields) == {"rule_id", "allocation_date", "source_ref", "usage_end_date"}
-        refused = await refusal(api.split(terms=terms(target(eng))))
-        assert set(refused.fields) == {"amount"}
+        error = await refusal(api.caller.call(api.rules_stub.SplitCost, request))
+        assert set(error.fields) == {"rule_id", "allocation_date", "source_ref", "usage_end_date"}
+        error = await refusal(api.split(terms=terms(target(eng))))
+        assert set(error.fields) == {"amount"}
         allocation = await api.allocate(it, "1.00 EUR")
-        refused = await refusal(api.split("1.00 EUR", allocation_id=allocation.id, terms=terms(target(eng))))
-        assert set(refused.fields) == {"amount"}
-        refused = await refusal(api.split(allocation_id=allocation.id, terms=terms(target(eng)), category="x"))
-        assert set(refused.fields) == {"category"}
+        error = await refusal(api.split("1.00 EUR", allocation_id=allocation.id, terms=terms(target(eng))))
+        assert set(error.fields) == {"amount"}
+        error = await refusal(api.split(allocation_id=allocation.id, terms=terms(target(eng)), category="x"))
+        assert set(error.fields) == {"category"}
         for amount in ("0.00 EUR", "-1.00 EUR", "1.001 EUR"):
-            refused = await refusal(api.split(amount, terms=terms(target(eng))))
-            assert refused.reason == "INVALID_FIELDS"
-        wrong = terms(*even(eng, eng, it), rule_type=FIXED)
-        refused = await refusal(api.split("1.00 EUR", terms=wrong, source_department_id=it.id))
-        assert set(refused.fields) == {
+            error = await refusal(api.split(amount, terms=terms(target(eng))))
+            assert error.reason == "INVALID_FIELDS"
+        mismatches = terms(*even(eng, eng, it), rule_type=FIXED)
+        error = await refusal(api.split("1.00 EUR", terms=mismatches, source_department_id=it.id))
+        assert set(error.fields) == {
             "terms.targets", "terms.targets[1].department_id", "terms.targets[2].department_id",
         }  # fmt: skip
 
@@ -242,8 +245,8 @@ class TestScopeOfRule:
     ) -> None:
         rule = await api.create_rule(*even(eng, sales))
         await api.deactivate_department(sales)
-        refused = await refusal(api.split("1.00 EUR", rule_id=rule.id, source_ref="bill"))
-        assert (refused.reason, refused.metadata["department_id"]) == ("DEPARTMENT_STATE", sales.id)
+        error = await refusal(api.split("1.00 EUR", rule_id=rule.id, source_ref="bill"))
+        assert (error.reason, error.metadata["department_id"]) == ("DEPARTMENT_STATE", sales.id)
         assert await api.allocations_of_all(eng, sales) == []
         await api.update_rule(rule, targets=even(eng))
         assert amounts(await api.split("1.00 EUR", rule_id=rule.id, source_ref="bill")) == ["1.00 EUR"]
@@ -253,10 +256,10 @@ class TestOnce:
     async def test_repeated_key_returns_same_response_and_refuses_another_body(
         self, api: RulesApi, eng: Department, sales: Department
     ) -> None:
-        given: dict[str, Any] = {"terms": terms(*even(eng, sales)), "source_ref": "bill", "request_id": "key-1"}
-        first = await api.split("1.00 EUR", **given)
-        assert await api.split("1.00 EUR", **given) == first
-        assert (await refusal(api.split("2.00 EUR", **given))).reason == "IDEMPOTENCY_MISMATCH"
+        fields: dict[str, Any] = {"terms": terms(*even(eng, sales)), "source_ref": "bill", "request_id": "key-1"}
+        first = await api.split("1.00 EUR", **fields)
+        assert await api.split("1.00 EUR", **fields) == first
+        assert (await refusal(api.split("2.00 EUR", **fields))).reason == "IDEMPOTENCY_MISMATCH"
         assert len(await api.allocations_of_all(eng, sales)) == 2
 
     async def test_cost_is_split_once_despite_other_key_and_targets(
@@ -264,30 +267,30 @@ class TestOnce:
     ) -> None:
         await api.split("1.00 EUR", terms=terms(target(eng)), source_ref="bill")
         for targets in (even(eng), even(it, sales)):
-            refused = await refusal(api.split("1.00 EUR", terms=terms(*targets), source_ref="bill"))
-            assert (refused.code, refused.reason) == (StatusCode.ALREADY_EXISTS, "COST_ALREADY_SPLIT")
-            assert refused.metadata == {"source_ref": "bill"}
+            error = await refusal(api.split("1.00 EUR", terms=terms(*targets), source_ref="bill"))
+            assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "COST_ALREADY_SPLIT")
+            assert error.metadata == {"source_ref": "bill"}
         assert len(await api.allocations_of_all(it, eng, sales)) == 1
 
     async def test_of_concurrent_splits_one_succeeds(
         self, api: RulesApi, it: Department, eng: Department, sales: Department, outbox_events: Events
     ) -> None:
-        given = [even(eng, sales), even(it, sales), even(it, eng), even(sales, eng)] * 2
-        splits = [api.split("1.01 EUR", terms=terms(*targets), source_ref="bill") for targets in given]
-        answers = await asyncio.gather(*splits, return_exceptions=True)
-        [made] = [answer for answer in answers if isinstance(answer, CostSplit)]
-        errors = [Refusal.of(answer) for answer in answers if isinstance(answer, aio.AioRpcError)]
+        fields = [even(eng, sales), even(it, sales), even(it, eng), even(sales, eng)] * 2
+        splits = [api.split("1.01 EUR", terms=terms(*targets), source_ref="bill") for targets in fields]
+        responses = await asyncio.gather(*splits, return_exceptions=True)
+        [split] = [response for response in responses if isinstance(response, CostSplit)]
+        errors = [Refusal.of(response) for response in responses if isinstance(response, aio.AioRpcError)]
         assert {error.reason for error in errors} == {"COST_ALREADY_SPLIT"}
-        assert len(errors) == len(given) - 1
+        assert len(errors) == len(fields) - 1
         borne = await api.allocations_of_all(it, eng, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == Decimal("1.01")
-        told = [event.body for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
-        assert {body["allocation_id"] for body in told} == {share.allocation_id for share in made.shares}
+        bodies = [event.body for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
+        assert {body["allocation_id"] for body in bodies} == {share.allocation_id for share in split.shares}
 
     async def test_concurrent_calls_with_one_key_return_the_same(self, api: RulesApi, eng: Department) -> None:
         request = split_request("1.00 EUR", terms=terms(target(eng)))
-        answers = await asyncio.gather(*(api.caller.call(api.rules_stub.SplitCost, request) for _ in range(6)))
-        assert all(answer == answers[0] for answer in answers)
+        responses = await asyncio.gather(*(api.caller.call(api.rules_stub.SplitCost, request) for _ in range(6)))
+        assert all(response == responses[0] for response in responses)
         assert len(await api.allocations_of(eng)) == 1
 
 
@@ -298,28 +301,28 @@ class TestValidateOnly:
     ) -> None:  # fmt: skip
         await api.set_rates("2026-03-01 EUR/JPY 161.37")
         rule = await api.create_rule(*even(it, eng, sales, tokyo), rule_type=PROPORTIONAL, basis=HEADCOUNT)
-        given: dict[str, Any] = {"rule_id": rule.id, "source_ref": "bill", "request_id": "key-1"}
-        seen = await api.split("1000.03 EUR", **given, validate_only=True)
-        assert amounts(seen) == ["0.00 EUR", "300.01 EUR", "100.00 EUR", "600.02 EUR"]
-        assert seen.validate_only
-        assert not any(share.allocation_id for share in seen.shares)
+        fields: dict[str, Any] = {"rule_id": rule.id, "source_ref": "bill", "request_id": "key-1"}
+        preview = await api.split("1000.03 EUR", **fields, validate_only=True)
+        assert amounts(preview) == ["0.00 EUR", "300.01 EUR", "100.00 EUR", "600.02 EUR"]
+        assert preview.validate_only
+        assert not any(share.allocation_id for share in preview.shares)
         assert await api.allocations_of_all(it, eng, sales, tokyo) == []
         assert await api.list_splits() == []
         assert not [event for event in await outbox_events("entities") if event.type.endswith(".CostAllocated")]
-        done = await api.split("1000.03 EUR", **given)
-        for share in done.shares:
+        split = await api.split("1000.03 EUR", **fields)
+        for share in split.shares:
             share.allocation_id = ""
-        done.ClearField("create_time")
-        done.validate_only = True
-        assert done == seen
+        split.ClearField("create_time")
+        split.validate_only = True
+        assert split == preview
         written = [allocation.amount for allocation in await api.allocations_of_all(it, eng, sales, tokyo)]
-        assert written == [share.amount for share in seen.shares if share.amount.amount != "0.00"]
+        assert written == [share.amount for share in preview.shares if share.amount.amount != "0.00"]
 
     async def test_preview_fails_like_the_split(self, api: RulesApi, eng: Department, tokyo: Department) -> None:
-        given: dict[str, Any] = {"terms": terms(*even(eng, tokyo)), "source_ref": "bill"}
-        seen = await refusal(api.split("1.00 EUR", **given, validate_only=True))
-        assert seen == await refusal(api.split("1.00 EUR", **given))
-        assert seen.reason == "RATE_MISSING"
+        fields: dict[str, Any] = {"terms": terms(*even(eng, tokyo)), "source_ref": "bill"}
+        preview = await refusal(api.split("1.00 EUR", **fields, validate_only=True))
+        assert preview == await refusal(api.split("1.00 EUR", **fields))
+        assert preview.reason == "RATE_MISSING"
 
 
 class TestCurrencies:
@@ -344,9 +347,9 @@ class TestCurrencies:
         assert amounts(await api.split("0.101 BHD", terms=both)) == ["0.051 BHD", "0.050 BHD"]
 
     async def test_missing_rate_fails_the_whole_split(self, api: RulesApi, eng: Department, tokyo: Department) -> None:
-        refused = await refusal(api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill"))
-        assert refused.reason == "RATE_MISSING"
-        assert {"EUR", "JPY", "2026-03-10"} <= set(refused.metadata.values())
+        error = await refusal(api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill"))
+        assert error.reason == "RATE_MISSING"
+        assert {"EUR", "JPY", "2026-03-10"} <= set(error.metadata.values())
         assert await api.allocations_of_all(eng, tokyo) == []
         await api.set_rates("2026-03-01 EUR/JPY 160")
         assert await api.split("1.00 EUR", terms=terms(*even(eng, tokyo)), source_ref="bill")
@@ -403,22 +406,22 @@ class TestScopes:
         conny = api_for(caller("finance", subject="conny", entity_scope=[acme.id]))
         over = await api.create_rule(*even(eng, tokyo))
         assert (await refusal(conny.split("1.00 EUR", rule_id=over.id))).reason == "ALLOCATION_RULE_NOT_FOUND"
-        refused = await refusal(conny.split("1.00 EUR", terms=terms(*even(eng, tokyo))))
-        assert (refused.reason, set(refused.fields)) == (
+        error = await refusal(conny.split("1.00 EUR", terms=terms(*even(eng, tokyo))))
+        assert (error.reason, set(error.fields)) == (
             "ALLOCATION_DEPARTMENTS_NOT_FOUND", {"terms.targets[1].department_id"}
         )  # fmt: skip
-        refused = await refusal(conny.split("1.00 EUR", terms=terms(target(eng)), source_department_id=tokyo.id))
-        assert set(refused.fields) == {"source_department_id"}
-        theirs = await api.allocate(tokyo, "1.00 EUR")
-        refused = await refusal(conny.split(allocation_id=theirs.id, terms=terms(target(eng))))
-        assert refused.reason == "ALLOCATION_NOT_FOUND"
-        mine = await conny.split("1.00 EUR", terms=terms(target(eng)), source_department_id=it.id)
+        error = await refusal(conny.split("1.00 EUR", terms=terms(target(eng)), source_department_id=tokyo.id))
+        assert set(error.fields) == {"source_department_id"}
+        outside = await api.allocate(tokyo, "1.00 EUR")
+        error = await refusal(conny.split(allocation_id=outside.id, terms=terms(target(eng))))
+        assert error.reason == "ALLOCATION_NOT_FOUND"
+        own = await conny.split("1.00 EUR", terms=terms(target(eng)), source_department_id=it.id)
         await api.split("1.00 EUR", terms=terms(*even(eng, tokyo)))
         await api.split("1.00 EUR", terms=terms(target(eng)), source_department_id=tokyo.id)
-        assert await conny.list_splits() == [mine]
+        assert await conny.list_splits() == [own]
         assert len(await api.list_splits()) == 3
         assert await api_for(caller("department_manager", department_scope=[eng.id])).list_splits() == []
-        assert await api_for(caller("department_manager", department_scope=[eng.id, it.id])).list_splits() == [mine]
+        assert await api_for(caller("department_manager", department_scope=[eng.id, it.id])).list_splits() == [own]
 
     async def test_other_tenant_finds_nothing(
         self, api: RulesApi, eng: Department, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller]
@@ -428,8 +431,8 @@ class TestScopes:
         other_tenant = api_for(caller("billing_admin", tenant=ids.new()))
         own = await other_tenant.create_department(await other_tenant.create_entity("OWN"))
         assert (await refusal(other_tenant.split("1.00 EUR", rule_id=rule.id))).reason == "ALLOCATION_RULE_NOT_FOUND"
-        refused = await refusal(other_tenant.split("1.00 EUR", terms=terms(*even(own, eng))))
-        assert set(refused.fields) == {"terms.targets[1].department_id"}
+        error = await refusal(other_tenant.split("1.00 EUR", terms=terms(*even(own, eng))))
+        assert set(error.fields) == {"terms.targets[1].department_id"}
         assert await other_tenant.list_splits() == []
         assert await other_tenant.split("1.00 EUR", terms=terms(target(own)), source_ref="bill")
 
@@ -437,6 +440,6 @@ class TestScopes:
         self, api_for: Callable[[Caller], RulesApi], caller: Callable[..., Caller], eng: Department
     ) -> None:
         for tried in (False, True):
-            refused = await refusal(api_for(caller("auditor")).split("1.00 EUR", terms=terms(target(eng)),
+            error = await refusal(api_for(caller("auditor")).split("1.00 EUR", terms=terms(target(eng)),
                                                                      validate_only=tried))  # fmt: skip
-            assert refused.reason == "PERMISSION_MISSING"
+            assert error.reason == "PERMISSION_MISSING"

@@ -1,4 +1,4 @@
-"""Splits are exact: proved on cases worked out by hand and on a million drawn ones."""
+"""Splits are exact: examples, and a million random cases."""
 
 import random
 from decimal import Decimal
@@ -12,7 +12,7 @@ from services.entities.errors.allocation_rules import SplitWeightNegative, Split
 
 CASES = 1_000_000
 PARTS = 8
-"""Of so many cases each, so that workers share them."""
+"""Cases per test, so that workers share them."""
 
 
 def shares(amount: str, currency: str, *weights: str) -> list[str]:
@@ -23,7 +23,7 @@ def shares(amount: str, currency: str, *weights: str) -> list[str]:
 
 class TestExamples:
     @pytest.mark.parametrize(
-        ("amount", "currency", "weights", "wanted"),
+        ("amount", "currency", "weights", "expected"),
         [
             ("0.01", "EUR", ["9500", "500"], ["0.01", "0.00"]),
             ("0.01", "EUR", ["500", "9500"], ["0.00", "0.01"]),
@@ -41,8 +41,8 @@ class TestExamples:
              ["4999999999997.50", "4999999999997.49", "5.00"]),
         ],
     )  # fmt: skip
-    def test_the_shares(self, amount: str, currency: str, weights: list[str], wanted: list[str]) -> None:
-        assert shares(amount, currency, *weights) == wanted
+    def test_the_shares(self, amount: str, currency: str, weights: list[str], expected: list[str]) -> None:
+        assert shares(amount, currency, *weights) == expected
 
     def test_first_of_equal_remainders_gets_the_rest(self) -> None:
         assert domain.splits.split_units(1, [5, 5]) == [1, 0]
@@ -58,9 +58,9 @@ class TestExamples:
         assert (second.weight, second.fraction) == (Decimal(500), Fraction(1, 20))
 
     def test_negative_weight_is_refused_with_its_index(self) -> None:
-        with pytest.raises(SplitWeightNegative) as refused:
+        with pytest.raises(SplitWeightNegative) as error:
             domain.splits.split_units(100, [1, 2, -1])
-        assert refused.value.metadata == {"target": "targets[2]"}
+        assert error.value.metadata == {"target": "targets[2]"}
 
     @pytest.mark.parametrize("weights", [[], [0], [0, 0, 0]])
     def test_zero_weights_are_refused(self, weights: list[int]) -> None:
@@ -75,7 +75,7 @@ class TestExamples:
 class TestProperties:
     @pytest.mark.parametrize("part", range(PARTS))
     def test_a_million_random_splits(self, part: int) -> None:
-        draw = random.Random(part)  # noqa: S311 - the same cases in every run
+        draw = random.Random(part)  # noqa: S311 - test data, the same in every run
         for case in range(CASES // PARTS):
             units, weights = drawn(draw)
             problem = broken_promise(units, weights, domain.splits.split_units(units, weights))
@@ -93,7 +93,7 @@ class TestProperties:
 
 
 def drawn(draw: random.Random) -> tuple[int, list[int]]:
-    """Units and weights: small and huge ones, with zeros and equal ones among them."""
+    """Units and weights: small and huge, with zeros and equal values."""
     kind = draw.random()
     most = 3 if kind < 0.3 else 10_000 if kind < 0.7 else 10**18
     weights = [int(draw.random() * most) for _ in range(1 + int(draw.random() * 6))]
@@ -102,7 +102,7 @@ def drawn(draw: random.Random) -> tuple[int, list[int]]:
 
 
 def broken_promise(units: int, weights: list[int], split: list[int]) -> str | None:
-    """What is wrong with the shares; None where nothing is."""
+    """The violated property of the shares; None if there is none."""
     if sum(split) != units:
         return "they do not sum to the whole"
     total = sum(weights)
@@ -110,17 +110,17 @@ def broken_promise(units: int, weights: list[int], split: list[int]) -> str | No
         if not -total < share * total - units * weight < total:
             return "one is a unit or more away from the exact share"
         if not weight and share:
-            return "who weighs nothing bears something"
+            return "a share for weight zero"
     ordered = [share for _, share in sorted(zip(weights, split, strict=True))]
     if ordered != sorted(ordered):
-        return "who weighs more bears less"
+        return "a smaller share for a larger weight"
     if not same_but_for_ties(units, weights, split, domain.splits.split_units(units, weights[::-1])[::-1]):
         return "it is another in the opposite order"
     return None
 
 
 def same_but_for_ties(units: int, weights: list[int], one: list[int], other: list[int]) -> bool:
-    """Whether both give each the same; only those that lost the same by rounding may bear a unit of one another."""
+    """True if both results are equal, except for units between targets with equal remainders."""
     if one == other:
         return True
     total = sum(weights)

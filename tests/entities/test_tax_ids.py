@@ -1,4 +1,4 @@
-"""Currencies, countries and tax numbers are those that there are."""
+"""Validation of tax ids, currencies and countries."""
 
 import pytest
 from hypothesis import given
@@ -15,10 +15,10 @@ EXAMPLES = [(country, example) for country, kinds in TAX_IDS.items() for _, exam
 
 
 def problem(country: str, tax_id: str) -> str:
-    """What is told about a tax number; the test fails if it is accepted."""
-    with pytest.raises(InvalidFields) as refused:
+    """The error message for a tax id. Fails if it is accepted."""
+    with pytest.raises(InvalidFields) as error:
         service.tax_ids.check(country, tax_id)
-    [violation] = refused.value.violations
+    [violation] = error.value.violations
     assert (violation.field, violation.rule) == ("tax_id", "known.tax_id")
     return violation.description
 
@@ -40,9 +40,9 @@ class TestTaxIds:
         ],
     )  # fmt: skip
     def test_wrong_check_digit_form_or_country_is_refused(self, country: str, tax_id: str) -> None:
-        told = problem(country, tax_id)
-        assert repr(tax_id) in told
-        assert all(example in told for _, example in TAX_IDS[country])
+        message = problem(country, tax_id)
+        assert repr(tax_id) in message
+        assert all(example in message for _, example in TAX_IDS[country])
 
     def test_wrong_length_is_refused(self) -> None:
         for country in ("DE", "FR", "GB", "US", "CH"):
@@ -59,15 +59,15 @@ class TestTaxIds:
     def test_any_text_is_accepted_or_refused(self, country: str, text: str) -> None:
         try:
             service.tax_ids.check(country, text)
-        except InvalidFields as refused:
-            assert [violation.field for violation in refused.violations] == ["tax_id"]
+        except InvalidFields as error:
+            assert [violation.field for violation in error.violations] == ["tax_id"]
 
 
 class TestEntities:
     async def test_invalid_number_is_refused_with_an_example(self, api: EntitiesApi) -> None:
-        refused = await refusal(api.create_entity(country_code="DE", tax_id="DE123456789"))
-        assert (refused.reason, refused.rules) == ("INVALID_FIELDS", {"tax_id": "known.tax_id"})
-        assert "such as DE136695976" in refused.fields["tax_id"]
+        error = await refusal(api.create_entity(country_code="DE", tax_id="DE123456789"))
+        assert (error.reason, error.rules) == ("INVALID_FIELDS", {"tax_id": "known.tax_id"})
+        assert "such as DE136695976" in error.fields["tax_id"]
         assert await api.entities() == []
 
     async def test_number_is_stored_as_given(self, api: EntitiesApi) -> None:
@@ -82,5 +82,5 @@ class TestEntities:
         assert (both.country_code, both.tax_id) == ("FR", "FR40303265045")
 
     async def test_unknown_currency_and_country_are_refused(self, api: EntitiesApi) -> None:
-        refused = await refusal(api.create_entity(currency_code="XYZ", country_code="XX", tax_id="1"))
-        assert refused.rules == {"currency_code": "known.currency_code", "country_code": "known.country_code"}
+        error = await refusal(api.create_entity(currency_code="XYZ", country_code="XX", tax_id="1"))
+        assert error.rules == {"currency_code": "known.currency_code", "country_code": "known.country_code"}

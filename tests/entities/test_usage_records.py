@@ -1,4 +1,4 @@
-"""What was used becomes allocations: each record once, and what can't be one is put aside until it can."""
+"""Usage records become allocations: each once; refused ones are dead-lettered and can be redriven."""
 
 import asyncio
 import contextlib
@@ -48,7 +48,7 @@ async def engineering(api: EntitiesApi) -> Department:
 
 @pytest.fixture
 async def replica(entities_served: Served[Entities], tenant: UUID) -> AsyncIterator[Replica]:
-    """A second entities service."""
+    """A second replica of the entities service."""
     from services.entities.main import compose
 
     service = compose(entities_served.settings)
@@ -58,7 +58,7 @@ async def replica(entities_served: Served[Entities], tenant: UUID) -> AsyncItera
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between tries, milliseconds."""
+    """Pause between deliveries in milliseconds."""
     monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
 
 
@@ -72,9 +72,9 @@ class TestAllocation:
         record.usage_time.FromDatetime(datetime(2026, 3, 31, 15, 0, tzinfo=UTC))  # midnight in Tokyo
         await tracking.publish(record)
         await tracking.wait_until_allocated(record)
-        (made,) = await costs.list_all(engineering)
-        assert made == Allocation(
-            id=made.id,
+        (allocation,) = await costs.list_all(engineering)
+        assert allocation == Allocation(
+            id=allocation.id,
             entity_id=engineering.entity_id,
             department_id=engineering.id,
             department_path=[engineering.id],
@@ -89,16 +89,16 @@ class TestAllocation:
             allocation_date="2026-04-01",
             description="Storage",
             actor="/usage-tracking",
-            create_time=made.create_time,
+            create_time=allocation.create_time,
         )
-        told = await published_events.first(CostAllocated)
-        assert (told.allocation_id, told.source, told.source_ref) == (made.id, "USAGE", "meter-1:17")
+        event = await published_events.first(CostAllocated)
+        assert (event.allocation_id, event.source, event.source_ref) == (allocation.id, "USAGE", "meter-1:17")
         assert published_events.headers(CostAllocated)["ce-actor"] == "/usage-tracking"
 
     async def test_codes_instead_of_ids(
         self, api: EntitiesApi, costs: AllocationApi, tracking: UsageTracking, engineering: Department
     ) -> None:
-        other = await api.create_department(await api.create_entity("OTHER"), "ENG")  # the same code, elsewhere
+        other = await api.create_department(await api.create_entity("OTHER"), "ENG")  # the same code in another entity
         records = [
             usage(None, "1.00 EUR", entity_code="ACME", department_code="ENG"),
             usage(None, "2.00 EUR", entity_code="OTHER", department_code="ENG"),
@@ -114,8 +114,8 @@ class TestAllocation:
         self, costs: AllocationApi, tracking: UsageTracking, engineering: Department, published_events: PublishedEvents
     ) -> None:
         await tracking.publish(usage(None, entity_id=engineering.entity_id))
-        made = await costs.get((await published_events.first(CostAllocated)).allocation_id)
-        assert (made.entity_id, made.department_id) == (engineering.entity_id, "")
+        allocation = await costs.get((await published_events.first(CostAllocated)).allocation_id)
+        assert (allocation.entity_id, allocation.department_id) == (engineering.entity_id, "")
 
     async def test_foreign_currency_is_converted_at_the_rate_of_the_date(
         self, api: EntitiesApi, costs: AllocationApi, tracking: UsageTracking, engineering: Department
@@ -136,7 +136,7 @@ class TestOnce:
     async def test_repeated_record_is_allocated_once(
         self, costs: AllocationApi, tracking: UsageTracking, engineering: Department
     ) -> None:
-        """Delivered again under the same event id, and said anew under others."""
+        """Delivered again with the same event id, and published again with others."""
         record, last, event_id = usage(engineering), usage(engineering), uuid4()
         await tracking.publish(record, event_id=event_id)
         await tracking.publish(record, event_id=event_id)
@@ -152,12 +152,12 @@ class TestOnce:
     ) -> None:
         record = usage(engineering, record_id="r-1")
         await replica.handle(record)
-        (made,) = await costs.list_all(engineering)
+        (allocation,) = await costs.list_all(engineering)
         again = await costs.allocate(
             engineering, source=Allocation.USAGE, source_ref="r-1", category="cloud",
-            allocation_date=made.allocation_date,
+            allocation_date=allocation.allocation_date,
         )  # fmt: skip
-        assert again == made
+        assert again == allocation
         assert await tracking.published_records() == ["r-1"]
 
     async def test_reversed_record_is_not_allocated_again(
@@ -176,18 +176,18 @@ class TestOnce:
     ) -> None:  # fmt: skip
         await replica.handle(usage(engineering, record_id="r-1"))
         their_api, their_costs = other_tenant
-        theirs = await their_api.create_department(await their_api.create_entity("ACME"))
+        foreign = await their_api.create_department(await their_api.create_entity("ACME"))
         their_usage = UsageTracking(nats, their_costs.caller.tenant_id, admin)
         record = usage(None, "3.00 EUR", entity_code="ACME", department_code="ENG", record_id="r-1")
         await their_usage.publish(record)
         await their_usage.wait_until_allocated(record)
-        assert [money_text(each.amount) for each in await their_costs.list_all(theirs)] == ["3.00 EUR"]
+        assert [money_text(each.amount) for each in await their_costs.list_all(foreign)] == ["3.00 EUR"]
         assert [money_text(each.amount) for each in await costs.list_all(engineering)] == ["10.00 EUR"]
 
     async def test_two_replicas_allocate_each_record_once(
         self, tracking: UsageTracking, replica: Replica, engineering: Department
     ) -> None:
-        """While the service takes them from NATS, a second one is handed the same, in another order."""
+        """While the service receives them from NATS, a second replica handles the same in another order."""
         records = [usage(engineering, "0.01 EUR") for _ in range(MANY)]
         twice = asyncio.gather(*map(replica.handle, reversed(records)))
         await tracking.publish(*records, *records[::3])
@@ -202,9 +202,9 @@ class TestStoppedReplica:
         self, fresh_database: Callable[[], Awaitable[Copy]], settings: Callable[..., Settings], finance: Caller,
         tenant: UUID, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        """One that hears the stream ends in the middle, again and again, and another one goes on.
+        """A consuming replica stops in the middle several times, and another one continues.
 
-        What was on its way to the one that ended comes to the next after three seconds here, instead of a minute.
+        Events in flight to the stopped one are redelivered after three seconds here, instead of a minute.
         """
         from services.entities.main import compose
 
@@ -223,7 +223,7 @@ class TestStoppedReplica:
                     some = [usage(department, "0.01 EUR") for _ in range(MANY)]
                     records += some
                     saying = asyncio.create_task(tracking.publish(*some, *some[::5]))
-                    await tracking.wait_until_allocated(some[0])  # and others are under way
+                    await tracking.wait_until_allocated(some[0])  # and others are in flight
                 await saying
             async with served(settings_here, compose, Entities):
                 await tracking.wait_until_allocated(*records, within_s=60)
@@ -233,7 +233,7 @@ class TestStoppedReplica:
 
 @contextlib.asynccontextmanager
 async def own_stream(folder: Path) -> AsyncIterator[tuple[Client, str]]:
-    """A NATS server that no other service hears."""
+    """A NATS server without other consumers."""
     with servers.nats(folder) as url:
         client = await nats_client.connect(url)
         await bus.ensure_stream(client.jetstream())
@@ -265,8 +265,8 @@ class TestDeadLetters:
         await tracking.wait_until_allocated(good)
         errors = [letter["error"] for letter in await tracking.wait_for_dead_letters(len(bad))]
         assert len(errors) == len(bad)
-        for said in bad:
-            assert any(said in error for error in errors), (said, errors)
+        for text in bad:
+            assert any(text in error for error in errors), (text, errors)
         assert await tracking.count_allocations() == {good.record_id: 1}
 
     async def test_record_with_other_contents_is_dead_lettered(
@@ -276,10 +276,10 @@ class TestDeadLetters:
         await tracking.wait_until_allocated(usage(engineering, record_id="r-1"))
         await tracking.publish(usage(engineering, "11.00 EUR", record_id="r-1"))
         (letter,) = await tracking.wait_for_dead_letters()
-        (made,) = await costs.list_all(engineering)
+        (allocation,) = await costs.list_all(engineering)
         assert "AllocationSourceTaken" in letter["error"]
-        assert made.id in letter["error"]
-        assert money_text(made.amount) == "10.00 EUR"
+        assert allocation.id in letter["error"]
+        assert money_text(allocation.amount) == "10.00 EUR"
 
     async def test_redriven_record_is_allocated(
         self, api: EntitiesApi, costs: AllocationApi, tracking: UsageTracking, engineering: Department,
@@ -294,8 +294,8 @@ class TestDeadLetters:
         await api.set_rates("2026-03-01 USD/EUR 0.9")
         await operator.call(entities.operations.RedriveDeadLetter, request)
         assert [money_text(each.entity_amount) for each in await costs.list_all(engineering)] == ["1.80 EUR"]
-        left = await operator.call(entities.operations.ListDeadLetters, ListDeadLettersRequest())
-        assert not left.dead_letters
+        response = await operator.call(entities.operations.ListDeadLetters, ListDeadLettersRequest())
+        assert not response.dead_letters
 
     async def test_malformed_event_is_dead_lettered(self, tracking: UsageTracking, pauses: None) -> None:
         await tracking.publish_raw("{")
@@ -310,14 +310,14 @@ class TestBatch:
         good = [usage(engineering) for _ in range(50)]
         bad = [usage(engineering, "1.00 USD"), usage(None, entity_code="NOBODY")]
         outcomes = await asyncio.gather(*map(replica.handle, [*good[:25], *bad, *good[25:]]), return_exceptions=True)
-        refused = [each for each in outcomes if each]
-        assert [type(each) for each in refused] == [RateMissing, InvalidFields]
+        error = [each for each in outcomes if each]
+        assert [type(each) for each in error] == [RateMissing, InvalidFields]
         assert await tracking.count_allocations() == {each.record_id: 1 for each in good}
 
     async def test_database_error_of_one_record_does_not_affect_the_others(
         self, replica: Replica, tracking: UsageTracking, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
-        """Whatever it is that nobody thought of."""
+        """An unexpected error."""
         tenant_id = tracking.tenant_id
         name = f"unforeseen_{tenant_id.hex}"
         forbid = f"check (tenant_id <> '{tenant_id}' or category <> 'unforeseen') not valid"
@@ -335,11 +335,11 @@ class TestBatch:
         self, nats: Client, admin: "asyncpg.Pool[asyncpg.Record]", entities: Entities, caller: Callable[..., Caller]
     ) -> None:
         async def one(number: int) -> tuple[UsageTracking, list[UsageRecorded]]:
-            who = caller("finance", tenant=uuid4())
-            api = EntitiesApi(who, entities)
+            other = caller("finance", tenant=uuid4())
+            api = EntitiesApi(other, entities)
             department = await api.create_department(await api.create_entity("ACME"))
             records = [usage(department, f"{number}.00 EUR", record_id=f"r-{each}") for each in range(20)]
-            return UsageTracking(nats, who.tenant_id, admin), records
+            return UsageTracking(nats, other.tenant_id, admin), records
 
         tenants = [await one(number) for number in range(1, 6)]
         await asyncio.gather(*(tracking.publish(*records) for tracking, records in tenants))

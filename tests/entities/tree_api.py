@@ -64,3 +64,12 @@ def entities_in(tree: EntityHierarchy) -> Iterator[Entity]:
     yield tree.entity
     for child in tree.children:
         yield from entities_in(child)
+
+
+async def department_chain(api: EntitiesApi, entity: Entity, levels: int, name: str = "L") -> list[Department]:
+    """Create a chain of departments."""
+    departments: list[Department] = []
+    for level in range(levels):
+        parent_id = departments[-1].id if departments else ""
+        departments.append(await api.create_department(entity, f"{name}{level + 1}", parent_id=parent_id))
+    return departments

@@ -1,1 +1,1 @@
-"""The simulated outside systems: they say and answer what their protos promise."""
+"""Tests of the simulators of outside systems: they follow the protos of these systems."""

@@ -1,4 +1,4 @@
-"""What the replicas have taken of each tenant's rate limit."""
+"""Create rate_leases: the requests that gateway replicas have leased from each tenant's rate limit."""
 
 from alembic import op
 

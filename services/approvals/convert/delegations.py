@@ -8,7 +8,6 @@ from billing.approvals.v1.delegation_service_pb2 import CreateDelegationRequest,
 from contract.values import enum_or_none, time_from_proto, time_or_none, time_to_proto
 from kit import ids
 from services.approvals import domain
-from services.approvals.domain.approvals import Actor
 from services.approvals.domain.delegations import DelegationDraft, DelegationFilter, DelegationState
 from services.approvals.models.delegations import DelegationRow
 
@@ -41,10 +40,9 @@ def draft_from_proto(request: CreateDelegationRequest) -> DelegationDraft:
     )
 
 
-def filter_from_proto(request: ListDelegationsRequest, actor: Actor) -> DelegationFilter:
-    """Parse ListDelegationsRequest. Users who are not administrators list their own delegations."""
+def filter_from_proto(request: ListDelegationsRequest) -> DelegationFilter:
+    """Parse the filters of ListDelegationsRequest."""
     return DelegationFilter(
-        user_id="" if actor.admin else actor.user_id,
         delegator=request.delegator,
         delegate=request.delegate,
         state=enum_or_none(DelegationState, Delegation.State, request.state),

@@ -16,7 +16,7 @@ OPENING_TIMER: Final = "approval-opening"
 DEADLINE_TIMER: Final = "approval-clock"
 """Kind of the timers of PENDING requests: the next reminder, escalation or expiry."""
 SERVICE_ACTOR: Final = "service:approvals"
-"""Actor of what a deadline or a rule does."""
+"""Actor of changes that a deadline or a rule causes."""
 
 
 class ApprovalType(StrEnum):
@@ -160,7 +160,7 @@ class ApprovalDraft:
     overspend: bool = False
     """Request approval of the overspend if the budget requires that."""
     key: str = ""
-    """Idempotency key of the call; finds an interrupted opening again."""
+    """Idempotency key of the call; used to find an interrupted opening."""
     digest: bytes = b""
     """Fingerprint of the call, to detect a key that is reused with other input."""
 

@@ -1,12 +1,12 @@
-"""Assignment of approver slots: who decides the steps of a request, and who replaces an approver who left. Pure.
+"""Assignment of users and roles to approver slots, and replacement of deactivated approvers. Pure.
 
-The requester is replaced by their manager, unless the rule allows self-approval, and an inactive user by theirs. A step
-without any approver is assigned to its escalation approver. If that fails too, the request can't be submitted.
+The requester is replaced by their manager, unless the rule allows self-approval. An inactive user is replaced by their
+manager. A step without any approver is assigned to its escalation approver. If that fails too, the request is not
+stored.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 from uuid import UUID
 
 from services.approvals import domain
@@ -46,7 +46,7 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectorySnapshot:
-    """What user management returned about the users that a route names."""
+    """Users of a route, as read from user management."""
 
     managers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Active managers by user, nearest first."""
@@ -71,7 +71,7 @@ def users_to_look_up(route: Route, facts: Facts, responsible: ResponsibleUsers) 
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What the slots of one rule are assigned with."""
+    """Inputs of the assignment of the slots of one rule."""
 
     rule: AppliedRule
     facts: Facts
@@ -90,7 +90,7 @@ class _Context:
 def create_workflow(
     route: Route, facts: Facts, responsible: ResponsibleUsers, directory: DirectorySnapshot
 ) -> Workflow:
-    """Return the workflow of a request. Raises ApproverMissing with the step that nobody can decide, and why."""
+    """Return the workflow of a request. Raises ApproverMissing for the first step without enough approvers."""
     rules = tuple(map(_applied_rule, route.rules))
     steps = [
         _step(index, _Context(rule, facts, responsible, directory), step)
@@ -136,7 +136,7 @@ def _step(rule_index: int, context: _Context, step: RuleStep) -> Step:
 
 
 def _enough(step: RuleStep, slots: Sequence[ApproverSlot]) -> bool:
-    """True if the slots can approve the step. A role counts for any number of people."""
+    """True if there are enough slots to approve the step. A role counts for any number of people."""
     if step.mode is not Mode.QUORUM:
         return bool(slots)
     return any(slot.role for slot in slots) or len(slots) >= step.quorum
@@ -171,15 +171,22 @@ def _escalation_slot(step: RuleStep, context: _Context) -> ApproverSlot | None:
 
 
 def _user(approver: Approver, facts: Facts, responsible: ResponsibleUsers) -> tuple[str, str]:
-    """Return the user that an approver stands for and why, or no user and why there is none."""
-    return _USERS.get(approver.kind, _no_user)(approver, facts, responsible)
+    """Return the user id of an approver, from the rule or the responsible users, and the reason for it.
+
+    If there is none, the id is empty and the reason explains that. Roles and managers of requesters have none here.
+    """
+    match approver.kind:
+        case ApproverKind.USER:
+            return approver.name, "named in the rule"
+        case ApproverKind.DEPARTMENT_MANAGER:
+            return _department_manager(facts, responsible)
+        case ApproverKind.ENTITY_CONTROLLER:
+            return _entity_controller(responsible)
+        case ApproverKind.ROLE | ApproverKind.MANAGER_OF_REQUESTER:
+            return "", ""
 
 
-def _named_user(approver: Approver, facts: Facts, responsible: ResponsibleUsers) -> tuple[str, str]:  # noqa: ARG001 - one signature
-    return approver.name, "named in the rule"
-
-
-def _department_manager(approver: Approver, facts: Facts, responsible: ResponsibleUsers) -> tuple[str, str]:  # noqa: ARG001 - likewise
+def _department_manager(facts: Facts, responsible: ResponsibleUsers) -> tuple[str, str]:
     if not facts.department_path:
         return "", "the request has no department"
     if not responsible.department_manager:
@@ -187,25 +194,14 @@ def _department_manager(approver: Approver, facts: Facts, responsible: Responsib
     return responsible.department_manager, "manager of the department"
 
 
-def _entity_controller(approver: Approver, facts: Facts, responsible: ResponsibleUsers) -> tuple[str, str]:  # noqa: ARG001 - likewise
+def _entity_controller(responsible: ResponsibleUsers) -> tuple[str, str]:
     if not responsible.entity_controller:
         return "", "neither the entity nor an ancestor has a controller"
     return responsible.entity_controller, "controller of the entity"
 
 
-def _no_user(approver: Approver, facts: Facts, responsible: ResponsibleUsers) -> tuple[str, str]:  # noqa: ARG001 - likewise
-    return "", ""
-
-
-_USERS: Final[Mapping[ApproverKind, Callable[[Approver, Facts, ResponsibleUsers], tuple[str, str]]]] = {
-    ApproverKind.USER: _named_user,
-    ApproverKind.DEPARTMENT_MANAGER: _department_manager,
-    ApproverKind.ENTITY_CONTROLLER: _entity_controller,
-}
-
-
 def replace_departed(workflow: Workflow, user_id: str, managers: Sequence[str]) -> WorkflowChange:
-    """Replace an approver who left in the undecided steps, by the first of `managers` who may decide there.
+    """Replace a deactivated approver in the undecided steps by the first of `managers` who may decide there.
 
     `managers` are the active managers of the user, nearest first. If none of them may decide, the escalation approver
     of the step replaces the user. If that fails too, the slot stays, and the step is escalated or expires.
@@ -239,7 +235,7 @@ def _successor(workflow: Workflow, step: Step, user_id: str, managers: Sequence[
     rule, slots = workflow.rule_of(step), step.slots
     manager = domain.eligibility.first_eligible(managers, workflow.requester, rule, slots)
     if manager:
-        return ApproverSlot(user_id=manager, reason=f"manager of {user_id}, who left")
+        return ApproverSlot(user_id=manager, reason=f"manager of {user_id}, who is no longer active")
     approver = step.escalate_to
     if approver and domain.eligibility.eligible(approver.user_id, workflow.requester, rule, slots):
         return approver

@@ -111,8 +111,8 @@ def escalation_approver(workflow: Workflow, step: Step) -> ApproverSlot | None:
 def escalate(workflow: Workflow, number: int, now: datetime) -> tuple[Workflow, ApproverSlot | None]:
     """Escalate a step: add its escalation approver, and give it its SLA once more.
 
-    Returns the changed workflow and the added slot. If the escalation approver has a pending slot of the step already,
-    that slot becomes sufficient and none is added.
+    Returns the changed workflow and the added slot. If the escalation approver has a pending slot in the step already,
+    none is added: the approval of the existing slot becomes sufficient.
     """
     step = workflow.step(number)
     slots, added = step.slots, None

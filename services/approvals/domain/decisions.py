@@ -80,7 +80,7 @@ _NEGATIVE_OUTCOMES: Final = {
 
 
 def _evaluate(workflow: Workflow, decision: Decision, records: Sequence[ActionRecord], now: datetime) -> WorkflowChange:
-    """Complete the steps that the recorded decisions complete, and continue with the next ones."""
+    """Apply the recorded decisions to the state of their steps, and start the next ones."""
     last = records[-1]
     if decision in _NEGATIVE_OUTCOMES:
         state = StepState.REJECTED if decision is Decision.REJECTED else StepState.ENDED
@@ -160,9 +160,9 @@ def _is_approved(step: Step) -> bool:
 
 
 def _continue(workflow: Workflow, now: datetime, *, first: bool = False) -> WorkflowChange:
-    """Start the steps that are next. The request is approved if none is left.
+    """Start the next steps. The request is approved if none is left.
 
-    With `first`, rules that approve automatically are recorded: they have no steps.
+    With `first`, also record the rules that approve automatically, which have no steps.
     """
     started: list[int] = []
     records: list[ActionRecord] = []

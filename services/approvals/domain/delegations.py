@@ -1,4 +1,4 @@
-"""Delegations: states, inputs, and on whose behalf a user decides. Pure."""
+"""Delegations: states, inputs, and the users on whose behalf a delegate decides. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,8 +36,6 @@ class DelegationDraft:
 class DelegationFilter:
     """Filter of ListDelegations; fields that are empty or None don't filter."""
 
-    user_id: str = ""
-    """Delegations from or to this user."""
     delegator: str = ""
     delegate: str = ""
     state: DelegationState | None = None
@@ -51,7 +49,7 @@ def state_at(start_time: datetime, end_time: datetime, now: datetime) -> Delegat
 
 
 def acts_for(user_id: str, delegators: Mapping[str, Iterable[str]]) -> frozenset[str]:
-    """Return all users on whose behalf a user decides, over chains of up to 5 delegations.
+    """Return all users on whose behalf a user decides, through chains of up to CHAIN_MAX delegations.
 
     `delegators` contains the delegators of each delegate. In a cycle, a user never decides on their own behalf.
     """
@@ -68,7 +66,7 @@ def acts_for(user_id: str, delegators: Mapping[str, Iterable[str]]) -> frozenset
 def violations(
     delegator: str, delegate: str, start_time: datetime, end_time: datetime, now: datetime
 ) -> list[tuple[str, str]]:
-    """Return what is invalid in a delegation: field and description."""
+    """Return the violations of a new delegation: field and description of each."""
     result = []
     if delegate == delegator:
         result.append(("delegate", "must not be the delegator"))

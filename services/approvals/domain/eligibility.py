@@ -1,4 +1,4 @@
-"""Who may fill an approver slot. One rule for creation, replacement, delegation and escalation. Pure."""
+"""Eligibility of users for approver slots: the same for creation, replacement, delegation and escalation. Pure."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -18,7 +18,7 @@ def ineligibility(user_id: str, requester: str, rule: SelfApprovalPolicy, slots:
     """Return why the user may not fill another slot of a step with these slots; empty if they may.
 
     The requester may not, unless the rule allows self-approval. No user fills two slots of a step, because each user
-    decides once per step. A slot without a user (`user_id` empty) is assigned to a role, which is always eligible.
+    decides once per step. Roles are always eligible: `user_id` is empty for them.
     """
     if user_id == requester and not rule.allow_self_approval:
         return "must not be the requester"

@@ -1,4 +1,4 @@
-"""Routing: which rules apply to a request, and why. Pure.
+"""Routing: choose the rules that apply to a request, with reasons. Pure.
 
 Among the rules that match, the one with the highest priority applies; with equal priority the one with the narrower
 amount range, then the older one. If it is a level of a ladder, all matching levels of the ladder whose range starts
@@ -121,12 +121,12 @@ def _starts_below(spec: RuleSpec, amounts: Amounts) -> bool:
 
 
 def _reason(spec: RuleSpec, facts: Facts, amounts: Amounts) -> str:
-    """Return why the rule applies, as a sentence that names what it matches."""
+    """Return why the rule applies, as a sentence with its criteria."""
     parts = [f"matches requests of type {spec.request_type}" if spec.request_type else "matches requests of all types"]
     if spec.currency:
         parts.append(_range_text(spec))
         if facts.amount and facts.amount.currency != spec.currency and spec.currency in amounts:
-            parts.append(f"{facts.amount} are {amounts[spec.currency]:.2f} {spec.currency} today")
+            parts.append(f"{facts.amount} is {amounts[spec.currency]:.2f} {spec.currency} at today's rate")
     parts += [
         text
         for text, restricted in (
@@ -150,7 +150,7 @@ def _range_text(spec: RuleSpec) -> str:
 
 
 def ladder_violations(spec: RuleSpec, levels: Sequence[RuleSpec]) -> Sequence[tuple[str, str]]:
-    """Return what prevents a rule from being a level of its ladder besides the other levels: field and description."""
+    """Return the conflicts of a rule with the other levels of its ladder: field and description of each."""
     violations = []
     for level in levels:
         if level.request_type != spec.request_type:

@@ -1,4 +1,4 @@
-"""Approval rules: states, transitions, and what a rule specifies. Pure."""
+"""Approval rules: states, transitions, and their specification. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

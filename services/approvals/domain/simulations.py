@@ -51,7 +51,7 @@ class Simulation:
     """The first `changes_max` differences."""
 
     def add(self, request: SimulatedRequest, amounts: Amounts, check: ConditionCheck) -> None:
-        """Route a request both ways and count it."""
+        """Route a request with both sets of rules, and count it."""
         before = domain.routes.choose(self.rules, request.facts, amounts, check)
         after = domain.routes.choose(self.draft_rules, request.facts, amounts, check)
         self.considered += 1
@@ -65,7 +65,7 @@ class Simulation:
 
 
 def with_draft(rules: Sequence[Rule], draft: Rule, replaces: UUID | None) -> Sequence[Rule]:
-    """Return the rules with a draft added, instead of the rule that it replaces and of the default rule of its type."""
+    """Return the rules with a draft added, without the rule that it replaces. A type has only one default rule."""
     return [*(rule for rule in rules if rule.id != replaces and not _both_default(rule.spec, draft.spec)), draft]
 
 

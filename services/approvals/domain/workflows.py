@@ -174,11 +174,11 @@ class ActionRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowChange:
-    """The result of an action or a deadline: the changed workflow, and what to record and publish."""
+    """The result of an action or a deadline: the changed workflow, its history entries and its events."""
 
     workflow: Workflow
     outcome: ApprovalAction | None = None
-    """What happens to the request; None if it stays PENDING."""
+    """Action that ends the round; None if the request stays PENDING."""
     decided_by: str = SERVICE_ACTOR
     """With an outcome: the user who decided it."""
     comment: str = ""

@@ -20,7 +20,7 @@ from services.approvals.service.opening import OpeningSaga
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What handlers and timers with their own transaction need."""
+    """Dependencies of the handlers that open their own transactions."""
 
     db: Database
     clients: Clients
@@ -29,7 +29,7 @@ class Dependencies:
 
 @on(ApprovalFundsSettled)
 async def record_reservation(tx: WriteSession, event: ApprovalFundsSettled) -> None:
-    """Store on the request how its budget settled the amount."""
+    """Store the outcome of a request's reservation, published by the budgets service."""
     await service.approvals.record_reservation(
         tx,
         ids.APPROVAL.parse(event.approval_id, "approval_id"),

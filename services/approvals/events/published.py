@@ -1,4 +1,4 @@
-"""Builds the events that the approvals service publishes, and follows the stream of those that it published."""
+"""Builds the events that the approvals service publishes, and streams the published ones."""
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing

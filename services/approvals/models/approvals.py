@@ -52,7 +52,7 @@ class ApprovalRow(VersionedRow):
     decision_comment: Mapped[str] = mapped_column(String, default="")
     end_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     opening_key: Mapped[str] = mapped_column(String, default="")
-    """Idempotency key of the call that created the request; finds an interrupted opening again."""
+    """Idempotency key of the call that created the request; used to find an interrupted opening."""
     opening_digest: Mapped[bytes] = mapped_column(LargeBinary, default=b"")
 
     @property

@@ -72,7 +72,7 @@ class RuleRow(VersionedRow):
 
     @property
     def spec(self) -> RuleSpec:
-        """What the rule specifies."""
+        """The specification of the rule."""
         return RuleSpec(
             name=self.name,
             priority=self.priority,
@@ -156,7 +156,7 @@ _FROM_JSON: Final[Mapping[str, Callable[[Any], Any]]] = {
     "on_expiry": OnExpiry,
     "state": RuleState,
 }
-"""Conversion of the columns whose type JSON does not have."""
+"""Parsers of the columns whose types JSON does not have."""
 
 
 def _step_to_record(step: RuleStep) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class RuleVersionRow(TenantRow):
 
 
 class RuleRevisionRow(Base):
-    """Counter of the changes of a tenant's rules, with which caches detect that they are outdated."""
+    """Number of changes of a tenant's rules so far. Caches compare it to detect that they are outdated."""
 
     __tablename__ = "approval_rule_revisions"
 

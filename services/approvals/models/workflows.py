@@ -1,7 +1,6 @@
 """Workflows as stored: JSON in the row of their request, so that a decision changes one row.
 
-Fields that are empty are left out. The names of the stored keys differ from those of the values: they don't change when
-the code is renamed.
+Empty fields are omitted. Some keys differ from the names of the fields: a field can be renamed, its stored key can't.
 """
 
 from collections.abc import Mapping

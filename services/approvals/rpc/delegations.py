@@ -8,7 +8,6 @@ from kit.db import Database
 from kit.origin import Call
 from services.approvals import convert, service, store
 from services.approvals.clients import Clients
-from services.approvals.errors.approvals import ApproverInactive
 from serving.pages import Pages
 
 
@@ -25,17 +24,15 @@ class DelegationServicer:
     async def CreateDelegation(self, request: pb.CreateDelegationRequest, call: Call) -> Delegation:
         delegate = await self._clients.directory.find(call, request.delegate)
         async with self._db.write(call) as tx:
-            if delegate is None or not delegate.active:
-                raise ApproverInactive(request.delegate)
             draft = convert.delegations.draft_from_proto(request)
-            row = await service.delegations.create(tx, convert.approvals.actor_from_call(call), draft)
+            row = await service.delegations.create(tx, convert.approvals.actor_from_call(call), draft, delegate)
             return await tx.answer(convert.delegations.to_proto(row, clock.now()))
 
     async def ListDelegations(self, request: pb.ListDelegationsRequest, call: Call) -> pb.ListDelegationsResponse:
         page, now = self._pages.read(request, call), clock.now()
-        filters = convert.delegations.filter_from_proto(request, convert.approvals.actor_from_call(call))
+        actor, filters = convert.approvals.actor_from_call(call), convert.delegations.filter_from_proto(request)
         async with self._db.read(call) as tx:
-            delegations = await store.delegations.list_page(tx, page, filters, now)
+            delegations = await store.delegations.list_page(tx, page, actor, filters, now)
         return pb.ListDelegationsResponse(
             delegations=(convert.delegations.to_proto(row, now) for row in delegations.rows),
             next_page_token=delegations.next_page_token,

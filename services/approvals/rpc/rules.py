@@ -14,8 +14,8 @@ from services.approvals import convert, service, store
 from services.approvals.clients import Clients
 from serving.pages import Pages
 
-_SIMULATED_DEFAULT: Final = timedelta(days=90)
-_CHANGES_DEFAULT: Final = 100
+_SIMULATED_PERIOD_DEFAULT: Final = timedelta(days=90)
+_CHANGES_MAX_DEFAULT: Final = 100
 
 
 class ApprovalRuleServicer:
@@ -69,11 +69,11 @@ class ApprovalRuleServicer:
         spec = convert.rules.spec_from_proto(request.rule)
         replaces = ids.RULE.parse_optional(request.replaces_rule_id, "replaces_rule_id")
         until = time_or_none(request, "until_time") or clock.now()
-        since = time_or_none(request, "since_time") or until - _SIMULATED_DEFAULT
+        since = time_or_none(request, "since_time") or until - _SIMULATED_PERIOD_DEFAULT
         async with self._db.read(call) as tx:
-            await service.rules.check(tx, spec, but=replaces)
+            await service.rules.check(tx, spec, except_id=replaces)
             history = await service.simulations.load_history(tx, since, until, replaces)
-        changes_max = request.changes_max or _CHANGES_DEFAULT
+        changes_max = request.changes_max or _CHANGES_MAX_DEFAULT
         simulation = await service.simulations.simulate(
             self._clients, call, history, spec, replaces, changes_max=changes_max
         )

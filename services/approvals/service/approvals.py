@@ -1,4 +1,4 @@
-"""Changes of a request that all use cases share: start, cancellation, deadlines, and the result of its budget."""
+"""Changes of a request: start of its workflow, cancellation, deadlines, and the outcome of its reservation."""
 
 from dataclasses import replace
 from uuid import UUID
@@ -23,7 +23,7 @@ from services.approvals.models.approvals import ApprovalRow
 
 
 def advance(row: ApprovalRow, action: ApprovalAction) -> None:
-    """Set the state after the action. Raises ApprovalStateForbids, with who ended the request and when."""
+    """Set the state after the action. Raises ApprovalStateForbids, with the user who decided and the end time."""
     try:
         row.state = domain.approvals.advance(row.id, row.state, action)
     except ApprovalStateForbids as error:
@@ -33,7 +33,7 @@ def advance(row: ApprovalRow, action: ApprovalAction) -> None:
 async def start(tx: WriteSession, row: ApprovalRow, *, new: bool) -> None:
     """Start the workflow of a PENDING request. A request without steps becomes APPROVED.
 
-    `new` if the request was not stored before.
+    `new` is true if the request was not stored before.
     """
     change = domain.decisions.start(row.workflow, clock.now())
     first_round = row.round == 1
@@ -116,7 +116,7 @@ async def record_reservation(
     hold_id: UUID | None,
     problem: str,
 ) -> None:
-    """Store how the budget settled the amount of a request. Results of earlier rounds are ignored."""
+    """Store the outcome of the reservation of a request. Outcomes of earlier rounds are ignored."""
     row = await store.approvals.lock_if_found(tx, approval_id)
     if row is None or of_round != row.round or row.state is ApprovalState.OPENING:
         return

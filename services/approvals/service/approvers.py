@@ -1,4 +1,4 @@
-"""Approvers from user management: slot assignment for new workflows, and replacement of users who left."""
+"""Approvers from user management: slot assignment for new workflows, and replacement of deactivated users."""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,9 +39,9 @@ async def _active_managers(clients: Clients, origin: Origin, user_id: str) -> Se
 
 
 async def replace_departed(db: Database, clients: Clients, origin: Origin, user_id: str) -> None:
-    """Replace a user who left in all pending requests, by their nearest active manager who may decide.
+    """Replace a deactivated user in all pending requests by their nearest active manager who may decide.
 
-    If there is none, the escalation approver of the step replaces them. Each request has a transaction of its own.
+    If there is none, the escalation approver of the step replaces them. Each request is changed in its own transaction.
     """
     managers = await _active_managers(clients, origin, user_id)
     after = None

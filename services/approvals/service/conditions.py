@@ -60,14 +60,16 @@ def _expression(condition: str) -> Any:
 
 @cache
 def _environment() -> tuple[Any, Any]:
-    """Return the CEL environment with the variables of conditions, and its type of booleans."""
+    """Return the CEL environment with the variables of conditions, and its boolean type."""
     from cel_expr_python import cel  # 10 MiB, needed only by tenants whose rules have conditions
 
-    text, whole = cel.Type.STRING, cel.Type.INT
+    text, integer = cel.Type.STRING, cel.Type.INT
     texts = dict.fromkeys(
         ("request_type", "currency_code", "category", "requester", "entity_id", "department_id", "title"), text
     )
-    return cel.NewEnv(variables={**texts, "amount_minor": whole, "attributes": cel.Type.Map(text, text)}), cel.Type.BOOL
+    return cel.NewEnv(
+        variables={**texts, "amount_minor": integer, "attributes": cel.Type.Map(text, text)}
+    ), cel.Type.BOOL
 
 
 def _compile(condition: str) -> Any:

@@ -1,6 +1,5 @@
 """Decisions and other actions of approvers on a request."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -67,20 +66,12 @@ async def act(tx: WriteSession, approval_id: UUID, actor: Actor, request: Action
 
 
 def _change(workflow: Workflow, actor: Actor, request: ActionRequest, now: datetime) -> WorkflowChange:
-    decision = _DECISIONS.get(request.action)
-    if decision:
-        return domain.decisions.decide(workflow, actor, decision, now, comment=request.comment, step=request.step)
-    return _OTHER_ACTIONS[request.action](workflow, actor, request, now)
-
-
-_OTHER_ACTIONS: Final[Mapping[ActionType, Callable[[Workflow, Actor, ActionRequest, datetime], WorkflowChange]]] = {
-    ActionType.DELEGATE: lambda workflow, actor, request, _: domain.decisions.delegate(
-        workflow, actor, request.target, comment=request.comment, step=request.step
-    ),
-    ActionType.ADD_APPROVER: lambda workflow, actor, request, _: domain.decisions.add_approver(
-        workflow, actor, request.target, comment=request.comment, step=request.step
-    ),
-    ActionType.ESCALATE: lambda workflow, actor, request, now: domain.decisions.escalate(
-        workflow, actor, now, comment=request.comment, step=request.step
-    ),
-}
+    target, comment, step = request.target, request.comment, request.step
+    match request.action:
+        case ActionType.DELEGATE:
+            return domain.decisions.delegate(workflow, actor, target, comment=comment, step=step)
+        case ActionType.ADD_APPROVER:
+            return domain.decisions.add_approver(workflow, actor, target, comment=comment, step=step)
+        case ActionType.ESCALATE:
+            return domain.decisions.escalate(workflow, actor, now, comment=comment, step=step)
+    return domain.decisions.decide(workflow, actor, _DECISIONS[request.action], now, comment=comment, step=step)

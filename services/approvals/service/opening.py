@@ -1,14 +1,15 @@
-"""The saga that opens a request: it is stored, its amount is held on the budget, and its workflow starts.
+"""The saga that opens a request: it stores the request, holds its amount on the budget, and starts its workflow.
 
-The steps are transactions of two services, so each of them is stored before the next one begins:
+The steps are transactions in two services. Each step is committed before the next one begins:
 
 1. The request is stored in OPENING, with a timer.
 2. The budgets service holds the amount, under a key of the request and its round.
 3. The workflow starts and the request is PENDING.
 
-If the budget rejects the hold, that is stored, the hold is released, and the request is deleted, or returned to
-CHANGES_REQUESTED if it was resubmitted. A release also prevents a hold that arrives later. An opening that is
-interrupted at any point is continued from what is stored: by a repeated call with the same key, or by the timer.
+If the budget rejects the hold, the opening is rolled back: the rejection is stored, the hold is released, and the
+request is deleted, or returned to CHANGES_REQUESTED if it was resubmitted. After the release, a hold that arrives late
+is rejected. An opening that was interrupted at any point is continued by a repeated call with the same key, or by the
+timer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ _RESUME_AFTER: Final = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class PreparedApproval:
-    """A request whose workflow can start, in the transaction that answers the call."""
+    """A request that is ready for `open`: its amount is held if it needs a hold."""
 
     id: UUID
     new: ApprovalRow | None = None
@@ -74,7 +75,7 @@ def refuse_submission(tx: WriteSession, draft: ApprovalDraft) -> None:
 
 
 class OpeningSaga:
-    """Opens requests."""
+    """Opens requests: `prepare` or `prepare_resubmission` first, then `open` in the transaction of the call."""
 
     def __init__(self, db: Database, clients: Clients) -> None:
         self._db = db
@@ -99,7 +100,7 @@ class OpeningSaga:
         return service.planning.new_row(await service.planning.plan(self.clients, origin, draft, rules))
 
     async def prepare(self, origin: Origin, draft: ApprovalDraft) -> PreparedApproval:
-        """Create a request up to the start of its workflow, or continue one that was created with the same key.
+        """Plan a new request, store it and hold its amount; or continue a request that was created with the same key.
 
         Raises the errors of CreateApproval; then nothing remains stored.
         """
@@ -122,7 +123,7 @@ class OpeningSaga:
         return await self._hold(origin, row)
 
     async def open(self, tx: WriteSession, prepared: PreparedApproval) -> ApprovalRow:
-        """Start the workflow of a prepared request, in the transaction that answers the call.
+        """Start the workflow of a prepared request.
 
         Raises Conflict if a concurrent call rolled the opening back.
         """
@@ -142,7 +143,7 @@ class OpeningSaga:
         return row
 
     async def _hold(self, origin: Origin, row: ApprovalRow) -> PreparedApproval:
-        """Hold the amount of an OPENING request. Raises the error of the budget, after the opening is rolled back."""
+        """Hold the amount of an OPENING request. If the budget rejects it, roll back and raise its error."""
         needs_hold = domain.approvals.needs_hold(row.request_type, row.budget_id)
         if row.state is not ApprovalState.OPENING or not needs_hold or row.budget_id is None or row.money is None:
             return PreparedApproval(row.id)
@@ -201,7 +202,7 @@ class OpeningSaga:
             await self.open(tx, prepared)
 
     async def open_submitted(self, origin: Origin, draft: ApprovalDraft) -> None:
-        """Create the request of a subject that another service submitted, once per key.
+        """Create the request for a subject that another service submitted, once per key.
 
         An open request of an earlier submission is cancelled. If no rule matches any more, the request is approved. If
         it can't be created, SubmissionRefused is published with the reason.
@@ -213,7 +214,7 @@ class OpeningSaga:
                 outbox.append(tx, events.published.submission_refused(draft, error))
 
     async def _open_submitted(self, origin: Origin, draft: ApprovalDraft) -> None:
-        await self.cancel_by_subject(origin, draft.subject_type, draft.subject_id, but=draft.key)
+        await self.cancel_by_subject(origin, draft.subject_type, draft.subject_id, except_key=draft.key)
         try:
             prepared = await self.prepare(origin, draft)
         except NoRuleMatches:
@@ -222,11 +223,13 @@ class OpeningSaga:
         async with self._db.write(origin) as tx:
             await self.open(tx, prepared)
 
-    async def cancel_by_subject(self, origin: Origin, subject_type: str, subject_id: str, *, but: str = "") -> None:
-        """Cancel the open request about a subject, unless it was created with the key `but`."""
+    async def cancel_by_subject(
+        self, origin: Origin, subject_type: str, subject_id: str, *, except_key: str = ""
+    ) -> None:
+        """Cancel the open request about a subject, unless it was created with the key `except_key`."""
         async with self._db.write(origin) as tx:
             open_row = await store.approvals.find_open_by_subject(tx, subject_type, subject_id)
-            if open_row is None or open_row.opening_key == but:
+            if open_row is None or open_row.opening_key == except_key:
                 return
             row = await store.approvals.lock_if_found(tx, open_row.id)
             if row is not None and row.state in CANCELLABLE_STATES:
@@ -237,7 +240,7 @@ class OpeningSaga:
     async def prepare_resubmission(
         self, origin: Origin, approval_id: UUID, actor: Actor, changes: Mapping[str, Any], *, comment: str, etag: str
     ) -> PreparedApproval:
-        """Start a new round of a request up to the start of its workflow. Raises the errors of ResubmitApproval."""
+        """Plan a new round of a request, store it and hold its amount. Raises the errors of ResubmitApproval."""
         async with self._db.read(origin) as tx:
             row = await store.approvals.get(tx, approval_id, actor)
             rules = await self._rules.get(tx)
@@ -253,23 +256,23 @@ class OpeningSaga:
         draft = service.planning.draft_of(row, changes)
         planned = await service.planning.plan(self.clients, origin, draft, rules)
         if row.budget_id and row.hold_id:
-            # The new hold needs the amount of the previous one, whose release by event may not have happened yet.
+            # The budget may not have consumed the event that releases the previous hold; the new hold needs its amount.
             await self.clients.budgets.release(origin, row.id, of_round=row.round, budget_id=row.budget_id)
         return await self._hold(origin, await self._start_round(origin, row, planned, comment))
 
     async def _finish_roll_back(self, origin: Origin, row: ApprovalRow) -> ApprovalRow:
-        """Complete the interrupted roll-back of an earlier resubmission, and return the request after it."""
+        """Complete the interrupted rollback of an earlier resubmission, and return the changed request."""
         await self._roll_back(origin, row)
         async with self._db.read(origin) as tx:
             return await store.approvals.get(tx, row.id)
 
     async def _start_round(
-        self, origin: Origin, read: ApprovalRow, planned: PlannedRequest, comment: str
+        self, origin: Origin, previous: ApprovalRow, planned: PlannedRequest, comment: str
     ) -> ApprovalRow:
-        """Store the next round of a request. Raises Conflict if a concurrent call did after it was read."""
+        """Store the next round of a request. Raises Conflict if a concurrent call stored one first."""
         async with self._db.write(_without_key(origin)) as tx:
-            row = await store.approvals.lock(tx, read.id)
-            if row.round != read.round:
+            row = await store.approvals.lock(tx, previous.id)
+            if row.round != previous.round:
                 raise Conflict
             service.approvals.advance(row, ApprovalAction.RESUBMIT)
             new = service.planning.new_row(planned)
@@ -286,7 +289,7 @@ class OpeningSaga:
 
 
 def hold_rejected(row: ApprovalRow) -> bool:
-    """True if the budget rejected the hold of an OPENING request, which is not rolled back yet."""
+    """True if the budget rejected the hold of an OPENING request, and the rollback is not complete."""
     return row.state is ApprovalState.OPENING and row.funds is ReservationState.FAILED
 
 
@@ -297,7 +300,7 @@ def _is_being_resubmitted(row: ApprovalRow, changes: Mapping[str, Any]) -> bool:
 
 
 def _without_key(origin: Origin) -> Origin:
-    """Return the origin without idempotency key, for a transaction that does not answer the call."""
+    """Return the origin without its idempotency key, for a transaction that does not store the response of the call."""
     return Origin(
         tenant_id=origin.tenant_id, actor=origin.actor, trace=origin.trace, deadline=origin.deadline, scope=origin.scope
     )

@@ -23,7 +23,7 @@ from services.approvals.domain.workflows import Workflow
 from services.approvals.errors.approvals import NoRuleMatches
 from services.approvals.models.approvals import ApprovalRow
 
-_PLACES: Final = {"entity_id": ids.ENTITY, "department_id": ids.DEPARTMENT}
+_ID_KINDS: Final = {"entity_id": ids.ENTITY, "department_id": ids.DEPARTMENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ async def plan(clients: Clients, origin: Origin, draft: ApprovalDraft, rules: Se
 
 
 async def plan_without_rules(clients: Clients, origin: Origin, draft: ApprovalDraft) -> PlannedRequest:
-    """Plan a request without steps: it is approved when it is opened."""
+    """Plan a request without steps, which is approved when it is opened."""
     facts, _ = await _facts(clients, origin, draft)
     return PlannedRequest(draft, facts, Workflow(requester=draft.requester, rules=(), steps=()))
 
 
 async def _facts(clients: Clients, origin: Origin, draft: ApprovalDraft) -> tuple[Facts, Lineage]:
-    """Return what rules match. Raises InvalidFields, EntityNotFound or DepartmentNotFound."""
+    """Return the facts of a request and its lineage. Raises InvalidFields, EntityNotFound or DepartmentNotFound."""
     if draft.entity_id is None:
         raise InvalidFields([Violation("entity_id", "is required without budget_id", "approval.entity")])
     lineage = await clients.entities.get_lineage(origin, draft.entity_id, draft.department_id)
@@ -95,9 +95,9 @@ def _check(draft: ApprovalDraft) -> None:
 
 
 def _with_budget(draft: ApprovalDraft, budget: BudgetSnapshot) -> ApprovalDraft:
-    """Return the draft with entity and department of its budget. Raises InvalidFields if it names others."""
+    """Return the draft with entity and department of its budget. Raises InvalidFields if the draft has others."""
     violations = []
-    for field, kind in _PLACES.items():
+    for field, kind in _ID_KINDS.items():
         requested, own = getattr(draft, field), getattr(budget, field)
         if requested and own and requested != own:
             description = f"must be that of the budget, {kind.format(own)}, or empty"
@@ -144,7 +144,7 @@ def new_row(planned: PlannedRequest) -> ApprovalRow:
 
 
 def draft_of(row: ApprovalRow, changes: Mapping[str, Any]) -> ApprovalDraft:
-    """Return the draft of the next round of a request, with changed fields."""
+    """Return the draft of the next round of a request: its current fields with the changes applied."""
     draft = ApprovalDraft(
         request_type=row.request_type,
         title=row.title,

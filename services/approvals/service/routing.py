@@ -1,4 +1,4 @@
-"""Routing of requests: the rules of a tenant, the amounts they are compared with, and the choice among them."""
+"""Routing of requests: reads the active rules, converts the amount to their currencies, and chooses the route."""
 
 from collections.abc import Sequence
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Approval rules: create, update and delete, with the checks of what they specify."""
+"""Approval rules: create, update, delete, and validate their specification."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,7 +17,7 @@ from services.approvals.models.rules import RuleRow
 _RULES_MAX: Final = 500
 _ESCALATION_KINDS: Final = frozenset({ApproverKind.USER, ApproverKind.ROLE})
 _ACTIONS: Final = {RuleState.ACTIVE: RuleAction.RESUME, RuleState.PAUSED: RuleAction.PAUSE}
-"""The action that leads to a state set by UpdateApprovalRule."""
+"""Action for each state that UpdateApprovalRule can set."""
 
 
 async def create(tx: WriteSession, spec: RuleSpec) -> RuleRow:
@@ -53,7 +53,7 @@ async def update(
     if state:
         row.state = domain.rules.advance(row.id, row.state, _ACTIONS[state])
     spec = _changed(row.spec, changes)
-    await check(tx, spec, but=row.id)
+    await check(tx, spec, except_id=row.id)
     row.spec = spec
     row.rule_version += 1
     await store.rules.save(tx, row)
@@ -74,7 +74,10 @@ def _changed(spec: RuleSpec, changes: Mapping[str, Any]) -> RuleSpec:
 
 
 async def delete(tx: WriteSession, rule_id: UUID, *, etag: str) -> RuleRow:
-    """Delete a rule: it no longer applies to new requests. Raises as `update`."""
+    """Delete a rule: it no longer applies to new requests.
+
+    Raises ApprovalRuleNotFound, ApprovalRuleStateForbids or EtagMismatch.
+    """
     row = await store.rules.lock(tx, rule_id)
     row.check_etag(etag)
     row.state = domain.rules.advance(row.id, row.state, RuleAction.DELETE)
@@ -83,16 +86,16 @@ async def delete(tx: WriteSession, rule_id: UUID, *, etag: str) -> RuleRow:
     return row
 
 
-async def check(tx: ReadSession, spec: RuleSpec, *, but: UUID | None = None) -> None:
-    """Raise InvalidFields with everything invalid in a rule, alone or with the other levels of its ladder.
+async def check(tx: ReadSession, spec: RuleSpec, *, except_id: UUID | None = None) -> None:
+    """Validate a rule, alone and with the other levels of its ladder. Raises InvalidFields with all violations.
 
-    `but` is the rule itself if it exists already.
+    `except_id` is the rule itself if it exists already.
     """
     violations = _violations(spec)
     for index, step in enumerate(spec.steps):
         violations += _step_violations(index, step)
     if spec.ladder:
-        levels = [row.spec for row in await store.rules.list_levels(tx, spec.ladder, but=but)]
+        levels = [row.spec for row in await store.rules.list_levels(tx, spec.ladder, except_id=except_id)]
         of_ladder = domain.routes.ladder_violations(spec, levels)
         violations += [Violation(field, description, "rule.ladder") for field, description in of_ladder]
     try:

@@ -108,7 +108,7 @@ def _locked(query: Select[ApprovalRow]) -> Select[ApprovalRow]:
 
 
 _LOCK: Final = _locked(select(ApprovalRow).where(ApprovalRow.id == bindparam("id")))
-"""Built once, because nearly every decision begins with it."""
+"""Compiled once, because nearly every decision begins with it."""
 
 
 async def find_by_key(tx: ReadSession, requester: str, key: str) -> ApprovalRow | None:
@@ -167,7 +167,7 @@ def set_pending_slots(tx: WriteSession, approval_id: UUID, pending: Collection[P
     """Replace the pending slots of a request; `new` if it has none yet."""
     if not new:
         tx.defer(_DELETE_SLOTS, tx.tenant_id, approval_id)
-    for step, user_id, role in sorted({(one.step, *one.slot.assignee) for one in pending}):
+    for step, user_id, role in sorted({(item.step, *item.slot.assignee) for item in pending}):
         tx.defer(_INSERT_SLOT, tx.tenant_id, approval_id, step, user_id, role)
 
 
@@ -208,9 +208,9 @@ def _conditions(filters: ApprovalFilter) -> list[ColumnElement[bool]]:
 
 
 def _waits_for(actor: Actor) -> ColumnElement[bool]:
-    """Condition: a pending slot of the request is one that the actor can decide.
+    """Condition: the request has a pending slot that the actor can decide.
 
-    Excluded are steps in which they decided already, and their own requests unless a slot names them.
+    Excludes steps in which they decided already, and their own requests unless a slot names them.
     """
     decided = (
         select(ActionRow.id)

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, or_, select, union
 
 from kit.db import ReadSession, WriteSession, found
+from services.approvals.domain.approvals import Actor
 from services.approvals.domain.delegations import CHAIN_MAX, DelegationFilter, DelegationState
 from services.approvals.errors.delegations import DelegationNotFound
 from services.approvals.models.delegations import DelegationRow
@@ -68,12 +69,17 @@ async def lock(tx: WriteSession, delegation_id: UUID) -> DelegationRow:
     return found(row, DelegationNotFound(delegation_id))
 
 
-async def list_page(tx: ReadSession, page: Page, filters: DelegationFilter, now: datetime) -> Slice[DelegationRow]:
-    """Return a page of the delegations that match all filters, newest first; `now` determines their state."""
+async def list_page(
+    tx: ReadSession, page: Page, actor: Actor, filters: DelegationFilter, now: datetime
+) -> Slice[DelegationRow]:
+    """Return a page of the delegations that match all filters, newest first; `now` determines their state.
+
+    Administrators list all delegations, other users those from and to themselves.
+    """
     query = select(DelegationRow)
-    if filters.user_id:
+    if not actor.admin:
         sides = [
-            select(DelegationRow.id).where(side == filters.user_id)
+            select(DelegationRow.id).where(side == actor.user_id)
             for side in (DelegationRow.delegator, DelegationRow.delegate)
         ]
         query = query.where(DelegationRow.id.in_(union(*sides)))

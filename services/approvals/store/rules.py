@@ -86,10 +86,10 @@ async def list_active(tx: ReadSession) -> Sequence[Rule]:
     return [row.rule for row in rows]
 
 
-async def list_levels(tx: ReadSession, ladder: str, *, but: UUID | None) -> Sequence[RuleRow]:
-    """Return the levels of a ladder that are not deleted, except the rule `but`."""
+async def list_levels(tx: ReadSession, ladder: str, *, except_id: UUID | None) -> Sequence[RuleRow]:
+    """Return the levels of a ladder that are not deleted, except the rule `except_id`."""
     query = select(RuleRow).where(RuleRow.ladder == ladder, RuleRow.state != RuleState.DELETED)
-    return await tx.all(query if but is None else query.where(RuleRow.id != but))
+    return await tx.all(query if except_id is None else query.where(RuleRow.id != except_id))
 
 
 async def list_page(tx: ReadSession, page: Page, filters: RuleFilter) -> Slice[RuleRow]:

@@ -73,7 +73,7 @@ class Balance(NamedTuple):
     terms: Terms
     amount: Decimal
     carried: Decimal
-    """Carried over from the previous period; below zero if that was overspent."""
+    """Carried forward from the previous period; negative if that was overspent."""
     spent: Decimal
     held: Decimal
     committed: Decimal
@@ -83,7 +83,7 @@ class Balance(NamedTuple):
 
     @property
     def total(self) -> Decimal:
-        """The amount and what was carried over."""
+        """The amount plus the amount carried forward."""
         return self.amount + self.carried
 
     @property
@@ -125,7 +125,7 @@ class Balance(NamedTuple):
 
     @property
     def beyond_policy(self) -> bool:
-        """True if more is used than the policy allows; never of an unused budget, whatever was carried over."""
+        """True if more is used than the policy allows; never of an unused budget, whatever was carried forward."""
         used = self.used
         return used > self.limit and used > 0
 

@@ -108,7 +108,7 @@ class Entry:
 
     @property
     def chain_amounts(self) -> Sequence[Decimal]:
-        """The total of each budget of the chain afterwards, with what was carried over."""
+        """The total of each budget of the chain afterwards, including the amount carried forward."""
         return [balance.total for balance in self.chain]
 
     @property

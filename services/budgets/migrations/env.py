@@ -1,4 +1,4 @@
-"""Alembic's entry: every service's migrations run alike."""
+"""Entry point of Alembic for the migrations of this schema."""
 
 from deploy.migration_env import run
 

@@ -228,10 +228,10 @@ def check_applies(
     if day < scope.effective_from or (scope.effective_to is not None and day >= scope.effective_to):
         raise AllocationRuleNotEffective(rule_id, day, scope.effective_from, scope.effective_to)
     if scope.category and category and scope.category != category:
-        raise AllocationRuleMismatch(rule_id, "category", wanted=scope.category, given=category)
+        raise AllocationRuleMismatch(rule_id, "category", expected=scope.category, actual=category)
     expected, actual = scope.source_department_id, source_department_id
     if expected is not None and actual is not None and expected != actual:
-        raise AllocationRuleMismatch(rule_id, "source_department_id", wanted=expected, given=actual)
+        raise AllocationRuleMismatch(rule_id, "source_department_id", expected=expected, actual=actual)
 
 
 def find_chain(link: RuleLink, others: Iterable[RuleLink]) -> tuple[RuleLink, tuple[UUID, ...]] | None:

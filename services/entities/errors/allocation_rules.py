@@ -37,15 +37,15 @@ class AllocationRuleNotEffective(FailedPrecondition):
 class AllocationRuleMismatch(FailedPrecondition):
     reason = "ALLOCATION_RULE_MISMATCH"
 
-    def __init__(self, rule_id: UUID, field: str, *, wanted: str | UUID, given: str | UUID) -> None:
+    def __init__(self, rule_id: UUID, field: str, *, expected: str | UUID, actual: str | UUID) -> None:
         rule = ids.ALLOCATION_RULE.format(rule_id)
-        wanted, given = (ids.DEPARTMENT.format(each) if isinstance(each, UUID) else each for each in (wanted, given))
+        texts = [ids.DEPARTMENT.format(each) if isinstance(each, UUID) else each for each in (expected, actual)]
         super().__init__(
-            f"The allocation rule {rule} applies to costs with the {field} {wanted}, not {given}.",
+            f"The allocation rule {rule} applies to costs with the {field} {texts[0]}, not {texts[1]}.",
             allocation_rule_id=rule,
             field=field,
-            wanted=wanted,
-            given=given,
+            wanted=texts[0],
+            given=texts[1],
         )
 
 

@@ -19,7 +19,7 @@ from services.entities.models.entities import DepartmentRow, EntityRow
 async def create(tx: WriteSession, draft: DepartmentDraft, manager: User | None) -> DepartmentRow:
     """Create a department in an active entity, at the top or below an active department of the entity.
 
-    `manager` is the user of `draft.manager_user_id` as found by the caller. Raises EntityNotFound, EntityStateForbids,
+    `manager` is the user `draft.manager_user_id`, None if unknown. Raises EntityNotFound, EntityStateForbids,
     DepartmentNotFound, DepartmentStateForbids, DepartmentOfOtherEntity, DepartmentTreeTooDeep, DepartmentCodeTaken,
     ManagerNotFound, ManagerInactive.
     """
@@ -53,7 +53,7 @@ async def update(
 ) -> DepartmentRow:
     """Change a department; publish DepartmentManagerChanged if it has another manager afterwards.
 
-    `manager` is the user of `changes["manager_user_id"]` as found by the caller. Raises DepartmentNotFound,
+    `manager` is the user `changes["manager_user_id"]`, None if unknown. Raises DepartmentNotFound,
     DepartmentCodeTaken, ManagerNotFound, ManagerInactive, EtagMismatch.
     """
     domain.managers.check_can_manage(changes.get("manager_user_id", ""), manager)
@@ -70,7 +70,7 @@ async def update(
 
 
 async def replace_manager(tx: WriteSession, user_id: str, successor: str) -> int:
-    """Make the successor, or nobody if empty, the manager of up to 500 departments that the user manages.
+    """Replace the user as the manager of up to 500 departments by the successor; empty: by no manager.
 
     Returns the number of departments; call it until that is 0.
     """

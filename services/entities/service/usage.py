@@ -1,7 +1,7 @@
-"""Usage: metered usage becomes allocations, each record once.
+"""Allocates the cost of metered usage, each record once.
 
-Records that arrive together are allocated together, in one transaction per tenant: one flush and a few round trips for
-all of them. Each stands for itself all the same: a record that can't be allocated does not affect the others.
+Records that arrive together are allocated in one transaction per tenant, with a few round trips for all of them. A
+record that can't be allocated does not affect the others.
 """
 
 import asyncio

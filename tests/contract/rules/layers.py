@@ -1,4 +1,4 @@
-"""The layers inside a service: who may import whom, and what reaches protobuf, gRPC or SQL."""
+"""The layers inside a service: allowed imports, and what reaches protobuf, gRPC or SQL."""
 
 import ast
 import re

@@ -84,7 +84,7 @@ def _budgets() -> None:
     op.execute("create index budgets_parent_idx on budgets (tenant_id, parent_id, id)")
     op.execute("create index budgets_period_idx on budgets (tenant_id, period_start, period_end)")
     ddl.isolate("budgets")
-    # The ledger is the record of what is spent; the trigger records what people change.
+    # Changes of balances are recorded in the ledger; the trigger audits changes of the definition.
     ddl.audit("budgets", columns=_DEFINITION)
 
 

@@ -1,4 +1,4 @@
-"""Holds, refunds, transfers and rollovers in the ledger; the role of the engine that moves balances."""
+"""Holds, refunds, transfers and rollovers in the ledger; the database role that changes balances."""
 
 from alembic import op
 
@@ -24,7 +24,7 @@ _SLOW = (
 
 
 def _briefly(*statements: str) -> None:
-    """Statements that scan a table which is small yet; they give way to others after 300 ms."""
+    """Run statements that scan a table that is still small; they stop waiting for a lock after 300 ms."""
     for statement in statements:
         op.execute(f"-- squawk-ignore {', '.join(_SLOW)}\n{statement}")
 
@@ -77,13 +77,13 @@ def _budgets() -> None:
         "alter table budgets add constraint budgets_rollover_check"
         " check ((rollover = 'CAPPED') = (rollover_cap is not null))",
         "alter table budgets add foreign key (tenant_id, previous_id) references budgets (tenant_id, id)",
-        # A period is opened once, whoever opens it.
+        # Each period of a series is opened once, by a user or by the timer.
         "create unique index budgets_previous_idx on budgets (tenant_id, previous_id)",
     )
 
 
 def _budget_entries() -> None:
-    _briefly("drop index budget_entries_request_idx")  # keys are kept with the replies
+    _briefly("drop index budget_entries_request_idx")  # idempotency keys are stored with the replies
     op.execute("""
         alter table budget_entries
             add moved_amount numeric(20, 6) not null default 0,
@@ -153,7 +153,7 @@ def _budget_holds() -> None:
     op.execute("create index budget_holds_budget_idx on budget_holds (tenant_id, budget_id, id)")
     op.execute("create index budget_holds_opened_idx on budget_holds (tenant_id, opened_budget_id, id)")
     ddl.isolate("budget_holds")
-    # What moved a hold stands in the ledger.
+    # The ledger has the entries of a hold; only its move to another budget is audited.
     ddl.audit("budget_holds", columns=("budget_id",))
 
 
@@ -165,7 +165,7 @@ def _budget_alerts() -> None:
 
 
 def _engine() -> None:
-    """What the engine may do: move numbers and append to the ledger, for the tenants of one transaction."""
+    """Grant the role `budgets_engine` what the ledger needs: change balances and append entries of several tenants."""
     for right, table in (
         ("select, update (spent, held, committed, captured, ledger_version)", "budgets"),
         ("select, insert", "budget_entries"),

@@ -1,4 +1,4 @@
-"""Unbudgeted spend: allocated costs that no budget took; and how the budget of a cost is found."""
+"""Unbudgeted spend: allocated costs that no budget accepted; and the index that finds the budget of a cost."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ down_revision = "0002"
 
 ENGINE = "budgets_engine"
 
-# Nobody has many budgets yet: the scan for the index is short, and it gives way after 300 ms.
+# The table is still small, so the index is built quickly; the statement stops waiting for a lock after 300 ms.
 _INDEX = "-- squawk-ignore require-concurrent-index-creation, require-concurrent-index-deletion\n"
 
 
@@ -38,7 +38,7 @@ def upgrade() -> None:
             )
         )""")
     op.execute("create unique index unbudgeted_spend_allocation_key on unbudgeted_spend (tenant_id, allocation_id)")
-    # What is taken back is taken back once.
+    # An allocation is reversed once.
     op.execute("""
         create unique index unbudgeted_spend_reversed_key on unbudgeted_spend (tenant_id, reversed_allocation_id)
         where reversed_allocation_id is not null""")
@@ -52,8 +52,8 @@ def upgrade() -> None:
     ddl.append_only("budgets", "unbudgeted_spend")
     op.execute(f"grant select, insert on unbudgeted_spend to {ENGINE}")
     ddl.share_among_tenants("unbudgeted_spend", ENGINE)
-    # Budgets whose period is over are closed: those that are active are few, however long the history. `case`, since
-    # PostgreSQL holds `coalesce` for leaky, and uses no index for what is leaky under row-level security.
+    # Budgets of past periods are closed, so few budgets are active however long the history is. `case`, because
+    # `coalesce` is not leakproof, and under row-level security only leakproof conditions use an index.
     op.execute(f"""{_INDEX}create index budgets_usage_idx on budgets (
             tenant_id, entity_id,
             (case when department_id is null then '00000000-0000-0000-0000-000000000000' else department_id end),

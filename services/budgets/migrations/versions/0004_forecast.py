@@ -1,4 +1,4 @@
-"""Forecasts: when a budget was looked at; and what they and the summaries read of the ledger."""
+"""Forecasts: the ledger version of the last check, and the indexes that forecasts and summaries read."""
 
 from alembic import op
 
@@ -11,7 +11,7 @@ _SLOW = "require-concurrent-index-creation, require-concurrent-index-deletion"
 
 
 def _briefly(*statements: str) -> None:
-    """Statements that scan a table which is small yet; they give way to others after 300 ms."""
+    """Run statements that scan a table that is still small; they stop waiting for a lock after 300 ms."""
     for statement in statements:
         op.execute(f"-- squawk-ignore {_SLOW}\n{statement}")
 
@@ -19,7 +19,7 @@ def _briefly(*statements: str) -> None:
 def upgrade() -> None:
     op.execute("alter table budgets add forecast_version integer")
     _briefly(
-        # What was spent on which day is read from the index alone; a second one would cost every charge.
+        # An index-only scan reads the spend by day. The old index is replaced: one more would slow down every charge.
         "drop index budget_entries_budget_idx",
         "create index budget_entries_budget_idx on budget_entries (tenant_id, budget_id, id)"
         " include (charge_time, moved_spent)",

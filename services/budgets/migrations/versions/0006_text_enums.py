@@ -1,9 +1,9 @@
 """Enums are text with a CHECK, as in the other services.
 
-Under row-level security an index is read for `=` of text, not of an enum type; and a new value is a new CHECK, not a
-type that can't shrink. The engine may also set a timer again, so that it uses the same statement as all others.
+Under row-level security, `=` of text can use an index, `=` of an enum type cannot. A new value needs a new CHECK; an
+enum type can never lose a value. The ledger's role may also update timers, so that it uses the same SQL as all others.
 
-A service of an earlier version casts to the enum types, which are gone: it is stopped before this runs.
+Stop services of earlier versions before this migration: they cast to the enum types, which it drops.
 """
 
 from alembic import op
@@ -30,7 +30,7 @@ _TEXTS = {
     "budget_holds": {"state": "hold_state"},
     "budget_alerts": {"alert_type": "alert_type", "state": "alert_state"},
 }
-"""The columns of each table, and the enum types that they were of."""
+"""The columns of each table with their former enum types."""
 _VALUES = {
     "period_type": ("MONTHLY", "QUARTERLY", "ANNUAL", "CUSTOM"),
     "overspend_policy": ("BLOCK", "WARN", "ALLOW_WITHIN_TOLERANCE", "REQUIRE_APPROVAL"),
@@ -60,7 +60,7 @@ _CONSTRAINTS = {
 """Constraints that compare these columns with values. They read the same for text and for enum types."""
 _CAP_CHECK = "(rollover = 'CAPPED') = (rollover_cap is not null)"
 _CAP_CHECK_NAMES = {"enum": "budgets_rollover_check", "text": "budgets_capped_check"}
-"""Its old name is that of the CHECK on the values of the column."""
+"""Renamed because the CHECK on the values of the column needs its name."""
 _INDEXES = {
     "budget_alerts_mark_idx": (
         "create unique index budget_alerts_mark_idx on budget_alerts (tenant_id, budget_id, alert_type, threshold_bp)"
@@ -79,14 +79,14 @@ _DEFINITION = (
 
 
 def _briefly(statement: str) -> None:
-    """Run a statement that rewrites or scans a table which is small yet; it gives way to others after 300 ms."""
+    """Run a statement that rewrites or scans a table that is still small; it stops waiting for a lock after 300 ms."""
     op.execute(f"-- squawk-ignore {', '.join(_SLOW)}\n{statement}")
 
 
 def _release(types: str) -> None:
-    """Drop what depends on the types of the columns, which are `types` up to now."""
+    """Drop everything that depends on the column types; `types` are the current ones."""
     op.execute("drop trigger budgets_audit on budgets")
-    _briefly("alter table budgets alter rollover drop default")  # it is of the old type; set again below
+    _briefly("alter table budgets alter rollover drop default")  # it has the old type; restored below
     for name in _INDEXES:
         _briefly(f"drop index {name}")
     for table, name in [*_CONSTRAINTS, ("budgets", _CAP_CHECK_NAMES[types])]:
@@ -94,7 +94,7 @@ def _release(types: str) -> None:
 
 
 def _restore(types: str) -> None:
-    """Create again what _release() has dropped; the columns are `types` now."""
+    """Restore what _release() dropped; `types` are the current column types."""
     for (table, name), check in _CONSTRAINTS.items():
         _briefly(f"alter table {table} add constraint {name} check ({check})")
     _briefly(f"alter table budgets add constraint {_CAP_CHECK_NAMES[types]} check ({_CAP_CHECK})")

@@ -1,8 +1,8 @@
-"""Entities, their departments, and where in the tree each department was when.
+"""Create entities, departments, and the history of the tree of departments.
 
-Under row-level security PostgreSQL looks into an index only with operators that it knows to leak nothing (`=` of
-uuid and text, but not of enums, and not ILIKE). An index over a state, a type or the trigrams of a name would never
-be read, so there is none: these filters run over the rows of the tenant, in the order of the primary key.
+Under row-level security PostgreSQL uses an index only for leakproof operators: `=` of uuid and text, but not of enums,
+and not ILIKE. An index on a state, a type or the trigrams of a name would never be used, so there is none: these
+filters run over the rows of the tenant in the order of the primary key.
 """
 
 from alembic import op
@@ -60,7 +60,7 @@ def _billing_entities() -> None:
 
 
 def _departments() -> None:
-    # The parent is referenced together with the entity: one of another entity is impossible.
+    # The foreign key of the parent includes the entity, so that a parent of another entity is impossible.
     op.execute("""
         create table departments (
             tenant_id uuid not null,

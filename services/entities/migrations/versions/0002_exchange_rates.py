@@ -1,4 +1,4 @@
-"""Exchange rates, with which money is converted."""
+"""Create exchange rates."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What the tree of entities was at any moment, and a way to what is planned for departments."""
+"""Create the history of the tree of entities, and an index for planned moves of departments."""
 
 from alembic import op
 
@@ -27,13 +27,13 @@ def upgrade() -> None:
         where end_time is null""")
     op.execute("create index entity_history_entity_idx on entity_history (tenant_id, entity_id, start_time)")
     op.execute("create index entity_history_parent_idx on entity_history (tenant_id, parent_id)")
-    # The days to come have few rows, so they are found at once.
+    # Few rows have a future date, so this index finds planned moves quickly.
     op.execute("""
         -- squawk-ignore require-concurrent-index-creation
         create index department_history_from_idx on department_history (tenant_id, effective_from)""")
     ddl.isolate("entity_history")
-    # Changes of it are in the audit log already: they are those of `billing_entities.parent_id`.
-    # Nobody could be moved until now: each entity has been where it is since it was founded.
+    # Not audited: the audit log already has the changes of `billing_entities.parent_id`.
+    # Entities could not be moved before, so each has had its parent since its creation.
     with ddl.of_all_tenants("billing_entities"), ddl.of_all_tenants("entity_history"):
         op.execute("""
             insert into entity_history (tenant_id, id, entity_id, parent_id, start_time, create_time)

@@ -1,9 +1,9 @@
-"""Cost allocations: who bears which cost. A row is never changed; a mistake is taken back by a row of the opposite.
+"""Create cost allocations. A row is never changed; a mistake is corrected by a row with the opposite amount.
 
-That is also why no row says which invoice billed it: what was billed will be said beside it.
+Therefore no row refers to the invoice that billed it: such links need a table of their own.
 
-One table, not one for each month: that a document counts once is a unique key, which PostgreSQL does not hold across
-partitions by day. `source` is text with a CHECK: under row-level security an index is read for text, not for an enum.
+The table is not partitioned by date, since PostgreSQL can't enforce the unique key of documents across partitions.
+`source` is text with a CHECK, since under row-level security an index is used for text, but not for an enum.
 """
 
 from alembic import op
@@ -15,7 +15,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    # The last of a path is the department itself; where there is none, PostgreSQL gives null for the item at 0.
+    # The last element of a path is the department itself; for an empty path, the element at index 0 is null.
     op.execute("""
         create table cost_allocations (
             tenant_id uuid not null,
@@ -54,7 +54,7 @@ def upgrade() -> None:
             foreign key (tenant_id, counterparty_entity_id) references billing_entities (tenant_id, id),
             foreign key (tenant_id, reversal_of) references cost_allocations (tenant_id, id)
         )""")
-    # A document counts once, also after it was taken back.
+    # A document is allocated once, even after a reversal.
     op.execute("""
         create unique index cost_allocations_source_key on cost_allocations (tenant_id, source, source_ref)
         where source_ref <> '' and reversal_of is null""")
@@ -92,7 +92,7 @@ def _posted_departments() -> None:
         )""")
     ddl.isolate("posted_departments")
     ddl.append_only("entities", "posted_departments")
-    # In one order, so that no two who post wait for each other.
+    # Always in the same order, so that concurrent transactions don't deadlock.
     op.execute("""
         create function note_posted_departments() returns trigger language plpgsql as $$
         begin

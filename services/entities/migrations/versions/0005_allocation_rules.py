@@ -1,8 +1,8 @@
-"""Rules by which costs are split, and what was split.
+"""Create allocation rules and splits.
 
-Targets are rows of their own, not JSON: so the database itself refuses one that is no department of the tenant, and
-the rules of a department are found through an index. What a split was is JSON: it is read as a whole and never changes.
-What lists are filtered by is text with a CHECK, not an enum type: under row-level security an index is read for it.
+Targets are rows, not JSON, so that the database refuses departments of other tenants, and an index finds the rules of a
+department. The shares of a split are JSON, since they are read as a whole and never change. Columns that lists are
+filtered by are text with a CHECK, not an enum type, since under row-level security an index is used for text only.
 """
 
 from alembic import op
@@ -74,7 +74,7 @@ def _allocation_rule_targets() -> None:
 
 
 def _cost_splits() -> None:
-    # The key holds until the end of time, so that a cost that was split never counts twice.
+    # The key is unique for ever, so that no cost is split twice.
     op.execute("""
         create table cost_splits (
             tenant_id uuid not null,

@@ -1,10 +1,10 @@
-"""Lists of entities, departments and exchange rates read an index for whatever they are filtered by.
+"""Give lists of entities, departments and exchange rates an index for each filter.
 
-Under row-level security an index is read for `=` of text, not of an enum type: what lists are filtered by becomes text
-with a CHECK. Nor is one read for ILIKE, whatever it is made of: to look for a piece of a name, the names of the tenant
-are read in the order of the primary key until the page is full.
+Under row-level security an index is used for `=` of text, but not of an enum type, so the filtered columns become text
+with a CHECK. For ILIKE no index is used at all: a search for a part of a name reads the names of the tenant in the
+order of the primary key until the page is full.
 
-A service of an earlier version compares with the enum types, which are gone: it is stopped before this runs.
+A service of an earlier version compares with the enum types, which are gone: stop it before this runs.
 """
 
 from alembic import op
@@ -23,7 +23,7 @@ _TEXTS = {
     "billing_entities": {"entity_type": "entity_type", "state": "entity_state"},
     "departments": {"state": "department_state"},
 }
-"""The columns of each table, and the enum types that they were of."""
+"""The columns of each table with their former enum types."""
 _VALUES = {
     "entity_type": ("HOLDING", "SUBSIDIARY", "DIVISION", "BRANCH"),
     "entity_state": ("ACTIVE", "INACTIVE"),
@@ -39,7 +39,7 @@ _INDEXES = {
 
 
 def _briefly(statement: str) -> None:
-    """A statement that writes a table anew which is small yet, or what follows; it gives way to others after 300 ms."""
+    """Run a statement that rewrites a small table or builds an index; it waits at most 300 ms for a lock."""
     op.execute(f"-- squawk-ignore {', '.join(_SLOW)}\n{statement}")
 
 

@@ -1,4 +1,4 @@
-"""Who answers for the books of an entity."""
+"""Add the controller of an entity."""
 
 from alembic import op
 
