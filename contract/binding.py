@@ -11,8 +11,8 @@ import orjson
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from contract import codec
-from contract.field_rules import rules_of
+from contract import codec, validation
+from contract.field_rules import rules_of, unknown
 from contract.routes import LAST_EVENT_ID, Route
 from kit.errors import InvalidFields, MalformedBody, UnsupportedMediaType, Violation
 
@@ -27,8 +27,8 @@ class Binding:
     def __init__(self, route: Route) -> None:
         self._route = route
         self._decode = codec.decoder(route.method.input_type)
-        self._fields: Mapping[str, FieldDescriptor] = route.method.input_type.fields_by_name
-        self._generates_key = "request_id" in route.headers and not rules_of(self._fields["request_id"]).required
+        fields = route.method.input_type.fields_by_name
+        self._generates_key = "request_id" in route.headers and not rules_of(fields["request_id"]).required
 
     def request(self, variables: Mapping[str, str], query: str, headers: Mapping[str, str], body: bytes) -> Message:
         """Return the request message.
@@ -48,6 +48,7 @@ class Binding:
         request = self._route.request()
         self._decode(request, values, "", violations)
         if violations:
+            violations += validation.further_violations(request, violations)
             raise InvalidFields(self.with_header_names(violations))
         if self._generates_key and not request.request_id:  # type: ignore[attr-defined]
             # gRPC retries a call with an idempotency key when a replica goes away; with a key it takes effect once.
@@ -84,22 +85,22 @@ class Binding:
 
     def _merge_query(self, values: dict[str, Any], query: str) -> Iterator[Violation]:
         """Add the query parameters to the values; yield the violations."""
-        fields = {} if self._route.body == "*" else self._fields
-        allowed = [name for name in fields if name not in self._route.variables and name != self._route.body]
+        parameters = self._route.query_parameters
         for name, text in parse_qsl(query, keep_blank_values=True):
-            if name not in allowed:
-                known = ", ".join(allowed) or "none"
-                yield Violation(name, f"is not a query parameter of this route; known are: {known}", "field.unknown")
+            if name not in parameters:
+                yield unknown(name, "is not a query parameter of this route", name, parameters)
                 continue
-            value = codec.parse_bool(text) if fields[name].type == FieldDescriptor.TYPE_BOOL else text
-            if fields[name].is_repeated:
-                values.setdefault(name, []).append(value)
-            elif name in values and name == LAST_EVENT_ID:
+            *outer, field = parameters[name]
+            value = codec.parse_bool(text) if field.type == FieldDescriptor.TYPE_BOOL else text
+            target = values.setdefault(outer[0].name, {}) if outer else values
+            if field.is_repeated:
+                target.setdefault(field.name, []).append(value)
+            elif field.name in target and name == LAST_EVENT_ID:
                 continue  # a browser that reconnects sends the header; its URL still has the value of the first call
-            elif name in values:
+            elif field.name in target:
                 yield Violation(name, "is set more than once", "field.repeated")
             else:
-                values[name] = value
+                target[field.name] = value
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, str], place: str, violations: list[Violation]) -> None:

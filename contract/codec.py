@@ -22,7 +22,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from contract.field_rules import allowed_values, example_suffix
+from contract.field_rules import allowed_values, example_suffix, unknown
 from kit.errors import Violation
 
 Encoder = Callable[[Any], dict[str, Any]]
@@ -174,7 +174,7 @@ def decoder(descriptor: Descriptor) -> Decoder:
             at = f"{path}.{name}" if path else name
             setter = setters.get(name)
             if setter is None:
-                violations.append(Violation(at, f"is not a known field; known are: {allowed}", "field.unknown"))
+                violations.append(unknown(at, "is not a known field", name, setters))
             elif item is not None:  # null is "not set"
                 setter(message, item, at, violations)
 

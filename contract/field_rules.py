@@ -1,8 +1,15 @@
 """The `buf.validate` rules of a field, and the texts that error messages derive from them."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from buf.validate import validate_pb2
+
+from kit.errors import Violation
+
+UNKNOWN = "field.unknown"
+"""The rule that an unknown field violates."""
 
 
 def rules_of(field: Any) -> validate_pb2.FieldRules:
@@ -30,3 +37,12 @@ def example_suffix(field: Any) -> str:
     rules = rules_of(field)
     examples = (rules.repeated.items.string if field.is_repeated else rules.string).example
     return f' such as "{examples[0]}"' if examples else ""
+
+
+def unknown(path: str, problem: str, name: str, known: Iterable[str]) -> Violation:
+    """Return the violation of an unknown field or parameter; its text lists the known names, the nearest one first."""
+    names = list(known)
+    words = set(name.split("_"))
+    near = get_close_matches(name, names, n=1) or [each for each in names if set(each.split("_")) < words]
+    suggestion = f"; did you mean {near[0]}?" if near else ";"
+    return Violation(path, f"{problem}{suggestion} known are: {', '.join(names) or 'none'}", UNKNOWN)

@@ -5,7 +5,7 @@ openapi.base.json has the parts that no proto describes. `python -m contract.ope
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
@@ -115,16 +115,27 @@ def _operation(route: Route, schemas: "_Schemas") -> Json:
 
 def _parameters(route: Route, schemas: "_Schemas") -> Iterator[Json]:
     for item in route.method.input_type.fields:
-        in_path = item.name in route.variables
-        if not in_path and (route.body == "*" or item.name in {route.body, *route.headers} - {LAST_EVENT_ID}):
-            continue
-        yield {
-            "name": item.name,
-            "in": "path" if in_path else "query",
-            "required": in_path or _is_required(item),
-            "description": _comment(item.full_name),
-            "schema": schemas.of_field(item, is_request=True),
-        }
+        if item.name in route.variables:
+            yield _parameter(item.name, "path", {item.name: (item,)}, schemas)
+    for name in route.query_parameters:
+        if name == LAST_EVENT_ID or name not in route.headers:
+            yield _parameter(name, "query", route.query_parameters, schemas)
+
+
+def _parameter(name: str, place: str, parameters: Mapping[str, Sequence[FieldDescriptor]], schemas: "_Schemas") -> Json:
+    """Return one of the path or query parameters. A field of a message is required only together with the others."""
+    path = parameters[name]
+    texts = [_comment(item.full_name) for item in path]
+    if len(path) > 1:
+        others = [f"`{other}`" for other, (first, *_) in parameters.items() if first is path[0] and other != name]
+        texts[1:] = [re.sub(r"^Required\. ", "", texts[1]), f"Send it together with {', '.join(others)}."]
+    return {
+        "name": name,
+        "in": place,
+        "required": place == "path" or all(map(_is_required, path)),
+        "description": " ".join(filter(None, texts)),
+        "schema": schemas.of_field(path[-1], is_request=True),
+    }
 
 
 def _header_parameters(route: Route) -> Iterator[Json]:

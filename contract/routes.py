@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 
 from billing.options.v1 import options_pb2
 from google.api import annotations_pb2, http_pb2
-from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -72,6 +72,18 @@ class Route:
         """The request fields that come from a header, with the header's name."""
         names = self.method.input_type.fields_by_name
         return {name: header for name, header in _HEADERS.items() if name in names and name not in self.variables}
+
+    @cached_property
+    def query_parameters(self) -> dict[str, tuple[FieldDescriptor, ...]]:
+        """The query parameters by name, each with the path of the field that it sets.
+
+        As in `google.api.http`, a message is sent by its fields: `amount_from.amount`, `amount_from.currency_code`.
+        """
+        if self.body == "*":
+            return {}
+        bound = {*self.variables, self.body}
+        fields = [item for item in self.method.input_type.fields if item.name not in bound]
+        return {".".join(item.name for item in path): path for item in fields for path in _query_paths(item)}
 
     @cached_property
     def has_update_mask(self) -> bool:
@@ -138,6 +150,17 @@ def routes_of(method: MethodDescriptor, service: str) -> Iterator[Route]:
             raise TypeError(f"{method.full_name} streams its reply: its route must be a GET")
         _check_fields_exist(route, method.input_type)
         yield route
+
+
+def _query_paths(field: FieldDescriptor) -> Iterator[tuple[FieldDescriptor, ...]]:
+    """Yield the paths of the query parameters of a field. Raises TypeError if a query can't carry the field."""
+    message = field.message_type
+    if message is None or message.full_name.startswith("google.protobuf."):
+        yield (field,)
+        return
+    if field.is_repeated or any(inner.message_type or inner.is_repeated for inner in message.fields):
+        raise TypeError(f"{field.full_name} can't be a query parameter: only a message of plain values can")
+    yield from ((field, inner) for inner in message.fields)
 
 
 def _check_fields_exist(route: Route, request: Descriptor) -> None:

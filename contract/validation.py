@@ -18,7 +18,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from contract import fast_validation
-from contract.field_rules import allowed_values, example_suffix
+from contract.field_rules import UNKNOWN, allowed_values, example_suffix
 from kit import ids, money
 from kit.errors import InvalidFields, Violation
 
@@ -39,6 +39,31 @@ ConventionCheck = Callable[[Message, str], Iterator[Violation]]
 
 def check(request: Message) -> None:
     """Raise InvalidFields with every invalid field of `request`."""
+    violations = _violations(request)
+    if violations:
+        raise InvalidFields(violations)
+
+
+def further_violations(request: Message, known: Sequence[Violation]) -> list[Violation]:
+    """Return the violations of a request that could be decoded only in part, beside those `known` from decoding.
+
+    Left out is what may only be a consequence: a rule of a value that could not be decoded, or of its message or list.
+    """
+    undecoded = [violation.field for violation in known if violation.rule != UNKNOWN]
+    return [
+        violation
+        for violation in _violations(request)
+        if not any(_is_part(violation.field, path) or _is_part(path, violation.field) for path in undecoded)
+    ]
+
+
+def _is_part(path: str, whole: str) -> bool:
+    """Return True if `path` names `whole` or a part of it; an item stands for its list, whose other items may shift."""
+    whole = whole.rpartition("[")[0] if whole.endswith("]") else whole
+    return not whole or path == whole or path.startswith((f"{whole}.", f"{whole}["))
+
+
+def _violations(request: Message) -> list[Violation]:
     is_valid = fast_validation.compile_checks(request.DESCRIPTOR)
     rule_violations = () if is_valid and is_valid(request) else _validator().collect_violations(request)
     violations = [_to_violation(request, rule_violation) for rule_violation in rule_violations]
@@ -46,8 +71,7 @@ def check(request: Message) -> None:
     may_have_nul = b"\0" in request.SerializeToString()
     for convention_check in _convention_checks(request.DESCRIPTOR, nul=may_have_nul):
         violations += [violation for violation in convention_check(request, "") if violation.field not in reported]
-    if violations:
-        raise InvalidFields(violations)
+    return violations
 
 
 @lru_cache(maxsize=1)

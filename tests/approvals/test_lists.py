@@ -4,6 +4,7 @@ from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval
 
 from tests.approvals.conftest import ApprovalsApi, step
+from tests.harness.callers import refusal
 
 
 async def test_filters_and_pages(api: ApprovalsApi) -> None:
@@ -21,6 +22,9 @@ async def test_filters_and_pages(api: ApprovalsApi) -> None:
     assert await amounts_of() == amounts[::-1]
     assert await amounts_of(state=Approval.APPROVED) == ["1.00"]
     assert await amounts_of(amount_from=lower, amount_to=upper) == ["5.00", "4.00", "3.00", "2.00"]
+    dollars = type(upper)(amount="5.00", currency_code="USD")
+    rejected = await refusal(amounts_of(amount_from=lower, amount_to=dollars))
+    assert rejected.fields == {"amount_to.currency_code": "must be the currency of amount_from, EUR"}
     assert await amounts_of(requester="nobody") == []
     assert await amounts_of(mine=pb.ListApprovalsRequest.REQUESTED) == []
     listed, token = [], ""

@@ -204,3 +204,29 @@ def test_amendment_waits_for_its_approval(company: Company) -> None:
 
     assert amend(12, "REJECT", "REJECTED")["rejection_reason"] == "so"
     assert amend(15, "APPROVE", "APPROVED")["approved_by"] == "fiona"
+
+
+def test_amounts_filter_the_list_of_approvals(stack: Stack) -> None:
+    company = Company(stack, tenant=f"amounts-{uuid4().hex[:8]}")
+    company.do("billing_admin", "root", "POST", "/approval-rules", {
+        "name": "All", "is_default": True, "steps": [{"name": "Controlling", "approvers": [{"user_id": "frank"}]}],
+    })  # fmt: skip
+    for amount in ("99.99", "100.00", "200.00", "200.01"):
+        company.do("procurement", "paul", "POST", "/approvals", {
+            "request_type": "PURCHASE", "title": "Laptops", "entity_id": company.entity_id,
+            "amount": {"currency_code": "EUR", "amount": amount},
+        })  # fmt: skip
+    lower = {"amount_from.amount": "100.00", "amount_from.currency_code": "EUR"}
+    upper = {"amount_to.amount": "200.00", "amount_to.currency_code": "EUR"}
+
+    def amounts(filters: dict[str, str]) -> list[str]:
+        response = company.of("finance", "fiona").get("/approvals", params=filters)
+        assert response.status_code == 200, response.text
+        return [one["amount"]["amount"] for one in response.json()["approvals"]]
+
+    assert amounts(lower) == ["200.01", "200.00", "100.00"]
+    assert amounts(upper) == ["200.00", "100.00", "99.99"]
+    assert amounts(lower | upper) == ["200.00", "100.00"]
+    assert amounts({name: value.replace("EUR", "USD") for name, value in lower.items()}) == []
+    for client in company.clients.values():
+        client.close()

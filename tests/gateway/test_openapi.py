@@ -73,6 +73,23 @@ def test_charge_requires_an_idempotency_key(document: dict[str, Any]) -> None:
     assert body["required"] == ["amount"]
 
 
+def test_query_parameters_are_plain_values(document: dict[str, Any]) -> None:
+    """A form can fill them: no query parameter is an object."""
+    for operation in operations(document):
+        for parameter in operation.get("parameters", ()):
+            schema = parameter["schema"].get("items", parameter["schema"])
+            assert schema["type"] in {"string", "integer", "boolean"}, (operation["operationId"], parameter["name"])
+
+
+def test_amount_filters_are_documented_by_their_fields(document: dict[str, Any]) -> None:
+    parameters = document["paths"]["/api/enterprise-billing/approvals"]["get"]["parameters"]
+    amounts = {each["name"]: each for each in parameters if each["name"].startswith("amount_")}
+    assert set(amounts) == {f"amount_{end}.{field}" for end in ("from", "to") for field in ("amount", "currency_code")}
+    assert not any(each["required"] for each in amounts.values())
+    assert amounts["amount_from.amount"]["schema"]["examples"] == ["1250.00"]
+    assert "together with `amount_from.currency_code`" in amounts["amount_from.amount"]["description"]
+
+
 def test_stream_is_documented_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("contract.routes.routes", lambda: [route for route in PROBE_ROUTES if route.streams])
     document = openapi.document()

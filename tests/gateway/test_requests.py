@@ -5,6 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
+from contract import validation
+from kit.errors import InvalidFields
 from tests.gateway.backend import Backend
 from tests.gateway.conftest import BASE, BUDGET
 
@@ -52,6 +54,18 @@ class TestRequestMessage:
         request: Any = backend.received[0].request
         assert (request.page_size, request.state, request.period_date) == (7, 2, "2026-10-01")
 
+    async def test_amounts_are_query_parameters_by_their_fields(
+        self, client: httpx.AsyncClient, backend: Backend
+    ) -> None:
+        query = (
+            "amount_from.amount=100.00&amount_from.currency_code=EUR&amount_to.currency_code=EUR&amount_to.amount=200"
+        )
+        response = await client.get(f"{BASE}/approvals?{query}")
+        assert response.status_code == 200, response.text
+        request: Any = backend.received[0].request
+        assert (request.amount_from.amount, request.amount_from.currency_code) == ("100.00", "EUR")
+        assert (request.amount_to.amount, request.amount_to.currency_code) == ("200", "EUR")
+
     async def test_patch_masks_the_fields_of_its_body(self, client: httpx.AsyncClient, backend: Backend) -> None:
         body = {"name": "New", "category": None, "id": BUDGET}
         response = await client.patch(f"{BASE}/budgets/{BUDGET}", json=body, headers={"if-match": '"7"'})
@@ -92,6 +106,7 @@ class TestInvalidRequests:
             "name": "type.string", "amount.amount": "type.string", "amount.cents": "field.unknown",
             "period_type": "type.enum", "alert_thresholds_bp[1]": "type.integer",
             "alert_thresholds_bp[2]": "type.integer", "draft": "type.bool", "colour": "field.unknown",
+            "entity_id": "required",
         }  # fmt: skip
         assert errors["amount.amount"]["detail"] == 'must be a string such as "1250.00"'
         assert errors["amount.cents"]["detail"] == "is not a known field; known are: currency_code, amount"
@@ -104,6 +119,66 @@ class TestInvalidRequests:
         )
         assert set(errors) == {"page_size", "state", "colour", "page_token"}
         assert "known are: page_size, page_token" in errors["colour"]["detail"]
+
+    async def test_unknown_field_is_reported_beside_missing_and_invalid_ones(
+        self, client: httpx.AsyncClient, backend: Backend
+    ) -> None:
+        body = {
+            "entity": BUDGET, "period_type": "MONTHLY", "alert_thresholds_bp": [8000, 90_000_000],
+            "amount": {"currency": "EUR", "amount": "12.505"},
+        }  # fmt: skip
+        errors = await errors_of(client, "POST", "/budgets", json=body)
+        assert set(errors) == {
+            "entity", "entity_id", "name", "amount.currency", "amount.currency_code",
+            "alert_thresholds_bp[1]",
+        }  # fmt: skip
+        assert errors["entity"]["detail"].startswith("is not a known field; did you mean entity_id? known are: ")
+        assert errors["amount.currency"]["detail"] == (
+            "is not a known field; did you mean currency_code? known are: currency_code, amount"
+        )
+        assert not backend.received
+
+    async def test_value_that_is_not_decoded_is_reported_once(self, client: httpx.AsyncClient) -> None:
+        charge: dict[str, Any] = {"id": BUDGET, "request_id": "a", "amount": MONEY}
+        charges = [{**charge, "amount": 12.5}, {**charge, "amount": {**MONEY, "amount": 1}}, "all"]
+        errors = await errors_of(client, "POST", "/budgets/charges/batch", json={"charges": charges, "colour": "red"})
+        assert set(errors) == {"charges[0].amount", "charges[1].amount.amount", "charges[2]", "colour"}
+
+    async def test_nearest_name_shares_words(self, client: httpx.AsyncClient) -> None:
+        charge = {"budget_id": BUDGET, "request_id": "a", "amount": MONEY}
+        errors = await errors_of(client, "POST", "/budgets/charges/batch", json={"charges": [charge]})
+        assert set(errors) == {"charges[0].budget_id", "charges[0].id"}
+        assert "did you mean id?" in errors["charges[0].budget_id"]["detail"]
+
+    async def test_missing_key_is_reported_beside_an_unknown_field(self, client: httpx.AsyncClient) -> None:
+        errors = await errors_of(client, "POST", f"/budgets/{BUDGET}/charge", json={"sum": MONEY})
+        assert set(errors) == {"sum", "amount", "header Idempotency-Key"}
+
+    async def test_unknown_query_parameter_is_reported_beside_invalid_ones(self, client: httpx.AsyncClient) -> None:
+        errors = await errors_of(client, "GET", "/approvals?amount_from=100.00&entity_id=acme&page_sise=5")
+        assert set(errors) == {"amount_from", "entity_id", "page_sise"}
+        assert "did you mean amount_from.amount?" in errors["amount_from"]["detail"]
+        assert "did you mean page_size?" in errors["page_sise"]["detail"]
+
+    @pytest.mark.parametrize(
+        ("query", "invalid"),
+        [
+            ("amount_from.amount=100.00", "amount_from.currency_code"),
+            ("amount_from.currency_code=EUR", "amount_from.amount"),
+            ("amount_from.amount=1.005&amount_from.currency_code=EUR&page_sise=5", "amount_from.amount"),
+            ("amount_to.amount=1&amount_to.amount=2&amount_to.currency_code=EUR", "amount_to.amount"),
+        ],
+    )
+    async def test_incomplete_amounts_are_reported_by_their_parameter(
+        self, client: httpx.AsyncClient, backend: Backend, query: str, invalid: str
+    ) -> None:
+        response = await client.get(f"{BASE}/approvals?{query}")
+        if response.status_code == 200:  # the service itself would reject it
+            with pytest.raises(InvalidFields) as raised:
+                validation.check(backend.received[0].request)
+            assert [violation.field for violation in raised.value.violations] == [invalid]
+        else:
+            assert invalid in {error["field"] for error in response.json()["errors"]}
 
     async def test_different_keys_in_header_and_body_are_rejected(self, client: httpx.AsyncClient) -> None:
         body = {"amount": MONEY, "request_id": "a"}

@@ -20,7 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from contract.values import enum_or_none, money_or_none, money_to_proto, time_or_none, time_to_proto
 from kit import ids
-from kit.errors import BillingError
+from kit.errors import BillingError, InvalidFields, Violation
 from kit.origin import Call
 from services.approvals.domain.approvals import (
     ActionRequest,
@@ -100,7 +100,11 @@ def action_request_from_proto(request: pb.ActOnApprovalRequest | pb.BatchActOnAp
 
 
 def filter_from_proto(request: pb.ListApprovalsRequest) -> ApprovalFilter:
-    """Parse the filters of ListApprovalsRequest."""
+    """Parse the filters of ListApprovalsRequest. Raises InvalidFields if the amounts are in different currencies."""
+    lower, upper = money_or_none(request, "amount_from"), money_or_none(request, "amount_to")
+    if lower and upper and lower.currency != upper.currency:
+        description = f"must be the currency of amount_from, {lower.currency}"
+        raise InvalidFields([Violation("amount_to.currency_code", description, "approval.amount_range")])
     return ApprovalFilter(
         state=enum_or_none(ApprovalState, Approval.State, request.state),
         request_type=enum_or_none(ApprovalType, Approval.Type, request.request_type),
@@ -109,8 +113,8 @@ def filter_from_proto(request: pb.ListApprovalsRequest) -> ApprovalFilter:
         entity_id=ids.ENTITY.parse_optional(request.entity_id, "entity_id"),
         department_id=ids.DEPARTMENT.parse_optional(request.department_id, "department_id"),
         budget_id=ids.BUDGET.parse_optional(request.budget_id, "budget_id"),
-        amount_from=money_or_none(request, "amount_from"),
-        amount_to=money_or_none(request, "amount_to"),
+        amount_from=lower,
+        amount_to=upper,
         due_before=time_or_none(request, "due_before_time"),
         subject_type=request.subject_type,
         subject_id=request.subject_id,
