@@ -182,11 +182,6 @@ class TestUpdateBudget:
         assert (error.reason, error.metadata["spent"]) == ("AMOUNT_BELOW_SPENT", "60.00")
         assert (await api.update(budget, amount=eur("60"))).available.amount == "0.00"
 
-    async def test_overspent_budget_cannot_become_a_hard_limit(self, api: BudgetsApi) -> None:
-        budget = await api.open("100", overspend_policy=Budget.WARN)
-        await api.charge(budget, "150")
-        assert (await refusal(api.update(budget, overspend_policy=Budget.BLOCK))).reason == "AMOUNT_BELOW_SPENT"
-
     async def test_new_amount_is_recorded_in_the_ledger(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open("100")
         await api.update(budget, amount=eur("250"))

@@ -61,8 +61,7 @@ class TestCharge:
         tolerant = await api.open("100", overspend_policy=Budget.ALLOW_WITHIN_TOLERANCE, tolerance_bp=500)
         assert (await api.charge(tolerant, "105")).verdict == Charge.ACCEPTED_OVERSPENT
         assert (await refusal(api.charge(tolerant, "0.01"))).reason == "BUDGET_EXCEEDED"
-        lower = await refusal(api.update(tolerant, tolerance_bp=499))
-        assert lower.reason == "AMOUNT_BELOW_SPENT"
+        assert (await api.update(tolerant, tolerance_bp=499)).tolerance_bp == 499
         assert (await api.update(tolerant, tolerance_bp=600)).tolerance_bp == 600
         asks = await api.open("100", overspend_policy=Budget.REQUIRE_APPROVAL)
         refused = await refusal(api.charge(asks, "100.01"))

@@ -277,10 +277,10 @@ class TestPolicies:
         st.sampled_from([("EUR", 2), ("JPY", 0), ("BHD", 3)]), st.integers(1, 10**7), st.integers(0, 10_000),
         st.tuples(*[st.integers(0, 10**7)] * 3), st.integers(-(10**6), 10**6), st.sampled_from([BLOCK, TOLERANT]),
     )  # fmt: skip
-    def test_the_database_constraint_agrees_with_the_limit(
+    def test_the_trigger_of_the_database_agrees_with_the_limit(
         self, of: tuple[str, int], amount: int, bp: int, used: tuple[int, ...], carried: int, policy: OverspendPolicy
     ) -> None:
-        """The CHECK constraint multiplies instead of rounding; for whole units of the currency both agree."""
+        """The trigger multiplies instead of rounding; for whole units of the currency both agree."""
         currency, places = of
         spent, held, committed = (Decimal(number).scaleb(-places) for number in used)
         whole, over = Decimal(amount).scaleb(-places), Decimal(carried).scaleb(-places)

@@ -23,12 +23,15 @@ class BudgetStateForbids(StateForbids):
 class AmountBelowSpent(FailedPrecondition):
     reason = "AMOUNT_BELOW_SPENT"
 
-    def __init__(self, budget_id: UUID, *, amount: Money, spent: Money) -> None:
+    def __init__(self, budget_id: UUID, *, amount: Money, current: Money, carried: Money, spent: Money) -> None:
         text = ids.BUDGET.format(budget_id)
+        with_carried = f", which with {carried} carried forward is not enough" if carried.amount else ""
         super().__init__(
-            f"{spent} of the budget {text} are used; its amount can't be lowered to {amount}.",
+            f"{spent} of the budget {text} are spent, held or committed;"
+            f" its amount can't be lowered from {current} to {amount}{with_carried}.",
             budget_id=text,
             amount=amount.text(),
+            current_amount=current.text(),
             spent=spent.text(),
             currency_code=amount.currency,
         )

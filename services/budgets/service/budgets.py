@@ -159,6 +159,8 @@ def _next_forecast_time(budget: BudgetRow, now: datetime) -> datetime:
 async def update(tx: WriteSession, budget_id: UUID, changes: BudgetUpdate, *, etag: str = "") -> BudgetRow:
     """Change the definition of a budget; a new amount is recorded in the ledger, with its reason.
 
+    A policy that does not allow what is used already is accepted: it applies to what is charged or held from now on.
+
     Raises BudgetNotFound, BudgetStateForbids, CurrencyMismatch, AmountBelowSpent, InvalidField, EtagMismatch.
     """
     budget = await store.budgets.lock(tx, budget_id)
@@ -169,9 +171,6 @@ async def update(tx: WriteSession, budget_id: UUID, changes: BudgetUpdate, *, et
         setattr(budget, column, value)
     if changes.amount is not None:
         _adjust(tx, budget, changes.amount, changes.reason)
-    balance = budget.balance
-    if balance.beyond_policy:
-        raise AmountBelowSpent(budget.id, amount=balance.money(balance.total), spent=balance.money(balance.used))
     await service.alerts.settle(tx, budget)
     if "recurring" in changes.columns:
         set_period_end_timer(tx, budget)
@@ -198,7 +197,13 @@ def _adjust(tx: WriteSession, budget: BudgetRow, amount: Money, reason: str) -> 
     if amount.currency != budget.currency_code:
         raise CurrencyMismatch(budget.id, given=amount.currency, currency=budget.currency_code)
     if amount.amount < before.amount and amount.amount + before.carried < before.used:
-        raise AmountBelowSpent(budget.id, amount=amount, spent=before.money(before.used))
+        raise AmountBelowSpent(
+            budget.id,
+            amount=amount,
+            current=before.money(before.amount),
+            carried=before.money(before.carried),
+            spent=before.money(before.used),
+        )
     budget.amount = amount.amount
     change = amount.amount - before.amount
     service.entries.record(tx, [budget], EntryType.ADJUST, change, moved_amount=change, description=reason)
