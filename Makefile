@@ -49,7 +49,7 @@ seed: $(INSTALLED)  ## Load missing sample data
 	@$(STACK) seed
 
 .PHONY: rates
-rates: $(INSTALLED)  ## Load ECB exchange rates (FILE=eurofxref-hist.csv TENANT=acme SINCE=2026-01-01)
+rates: $(INSTALLED)  ## Load ECB exchange rates (FILE=eurofxref-hist.zip TENANT=acme SINCE=2026-01-01)
 	@$(PYTHON) -m deploy.rates "$(FILE)" $(if $(TENANT),--tenant "$(TENANT)") $(if $(SINCE),--since "$(SINCE)")
 
 .PHONY: usage
@@ -58,7 +58,7 @@ usage: $(INSTALLED)  ## Publish simulated usage records (COUNT=100 RATE=50 DUPLI
 
 .PHONY: deactivate-user
 deactivate-user: $(INSTALLED)  ## Deactivate a user in the simulated user management (WHO=erin TENANT=acme)
-	@$(PYTHON) -m deploy.simulators.directory deactivate $(WHO)
+	@$(PYTHON) -m deploy.simulators.directory deactivate "$(WHO)"
 
 .PHONY: token
 token: $(INSTALLED)  ## Print a token (ROLE=finance TENANT=acme SUB=alice ENTITY_SCOPE=ent_…,ent_… DEPARTMENT_SCOPE=dep_…)

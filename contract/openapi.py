@@ -21,6 +21,7 @@ from contract.descriptors import Reason
 from contract.field_rules import disallowed_numbers, rules_of
 from contract.routes import LAST_EVENT_ID, Route
 from kit.auth import Principal
+from kit.version import VERSION
 
 _FILE = Path(__file__).parent.parent / "docs" / "openapi.json"
 _BASE_FILE = Path(__file__).parent / "openapi.base.json"
@@ -76,6 +77,7 @@ _STREAM_TEXT = (
 def document() -> Json:
     """Return the complete document: openapi.base.json with everything that the protos describe."""
     result: Json = json.loads(_BASE_FILE.read_text())
+    result["info"]["version"] = VERSION
     components = result["components"]
     schemas = _Schemas(components["schemas"])
     services = {}

@@ -8,10 +8,13 @@ file can be loaded again at any time, also after an interruption.
 import argparse
 import csv
 import datetime as dt
+import io
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -86,6 +89,24 @@ def is_listed(currency: str) -> bool:
     return money.exponent(currency) is not None
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[Iterable[str]]:
+    """Open the file of the bank, as downloaded (.zip) or unpacked (.csv). Raises FileInvalid or OSError."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
+                if len(members) != 1:
+                    raise FileInvalid(f"{path}: the archive must have one .csv file, not {len(members)}")
+                with archive.open(members[0]) as packed:
+                    yield io.TextIOWrapper(packed, encoding="utf-8-sig", newline="")
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as lines:
+                yield lines
+    except (UnicodeDecodeError, csv.Error, zipfile.BadZipFile):
+        raise FileInvalid(f"{path}: is neither eurofxref-hist.csv nor the zip file with it") from None
+
+
 def load(client: httpx.Client, rates: Iterable[Rate]) -> LoadResult:
     """Store the rates in requests of a thousand each. Raises httpx.HTTPError."""
     totals = LoadResult(0, 0, 0)
@@ -124,22 +145,37 @@ def _token(tenant: str) -> str:
     return os.environ.get("TOKEN") or keys.token(tenant=tenant, subject="rates", roles=["finance"])
 
 
+def _date(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date (YYYY-MM-DD)") from None
+
+
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.rates", description=__doc__)
-    parser.add_argument("file", type=Path, help="eurofxref-hist.csv, unpacked from the zip file of the bank")
-    parser.add_argument("--since", type=dt.date.fromisoformat, default=dt.date.min, help="only rates from this date on")
+    parser.add_argument(
+        "file", nargs="?", default="", help="eurofxref-hist.zip as downloaded from the bank, or the .csv in it"
+    )
+    parser.add_argument("--since", type=_date, default=dt.date.min, help="only rates from this date on (YYYY-MM-DD)")
     parser.add_argument("--address", help="REST address; by default that of the local stack")
     parser.add_argument("--tenant", default="acme", help="tenant of the local stack; ignored with TOKEN")
     arguments = parser.parse_args()
+    if not arguments.file:
+        print("FILE is missing; for example: make rates FILE=eurofxref-hist.zip", file=sys.stderr)
+        return 1
     headers = {"Authorization": f"Bearer {_token(arguments.tenant)}"}
     try:
         with (
-            arguments.file.open(encoding="utf-8-sig", newline="") as lines,
+            open_file(Path(arguments.file)) as lines,
             httpx.Client(base_url=arguments.address or _address(), headers=headers, timeout=30.0) as client,
         ):
             rates = list(parse(lines, since=arguments.since))  # the whole file first: an invalid one is not loaded
             result = load(client, rates)
+    except httpx.ConnectError:
+        print(f"nothing listens at {client.base_url}; `make up` starts the local stack", file=sys.stderr)
+        return 1
     except (OSError, FileInvalid, httpx.HTTPError) as failure:
         print(failure, file=sys.stderr)
         return 1

@@ -11,9 +11,8 @@ from eventing.consumer import ERROR_LENGTH_MAX, Consumer, Delivery
 from kit.db import Database, TenantRow
 from kit.errors import NotFound
 from kit.origin import Call
+from kit.version import VERSION
 from serving.pages import Pages
-
-VERSION = "0.1.0"
 
 
 class DeadLetterNotFound(NotFound):

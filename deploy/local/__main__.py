@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
+from deploy import options
 from deploy.local import home
 from deploy.local.processes import (
     GATEWAY,
@@ -22,10 +23,16 @@ from deploy.local.processes import (
     port_name,
 )
 from deploy.local.servers import ServerFailed
-from deploy.local.supervision import SupervisorFailed
+from deploy.local.supervision import NotRunning, SupervisorFailed, running_layout
 
 _NOT_HEALTHY: Final = 3
 _ROLE: Final = "billing_admin"
+
+
+_FAILURES: Final = (
+    options.InvalidOption, NotRunning, PortTaken, ServerFailed, SupervisorFailed, OSError, RuntimeError,
+)  # fmt: skip
+"""Failures whose message is all that a user needs."""
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -98,7 +105,8 @@ def _logs(arguments: argparse.Namespace) -> int:
     """Follow the logs."""
     from deploy.local import logs
 
-    logs.follow(_split(arguments.name))
+    supervised = ["supervisord", "postgres", "nats", *(one.name for one in (*PROCESSES, *SIMULATORS))]
+    logs.follow(options.names("NAME", arguments.name, supervised))
     return 0
 
 
@@ -106,7 +114,8 @@ def _events(arguments: argparse.Namespace) -> int:
     """Follow the published events."""
     from deploy.local import events
 
-    asyncio.run(events.follow(choose_layout(running=True).nats_url, from_start=arguments.since == "start"))
+    options.names("FROM", arguments.since, ("now", "start"))
+    asyncio.run(events.follow(running_layout().nats_url, from_start=arguments.since == "start"))
     return 0
 
 
@@ -114,7 +123,7 @@ def _seed(_arguments: argparse.Namespace) -> int:
     """Load missing sample data."""
     from deploy.local import seed
 
-    created, existing = seed.load(choose_layout(running=True).gateway_port)
+    created, existing = seed.load(running_layout().gateway_port)
     print(f"sample data: {created} created, {existing} existed")
     return 0
 
@@ -122,13 +131,15 @@ def _seed(_arguments: argparse.Namespace) -> int:
 def _token(arguments: argparse.Namespace) -> int:
     """Print a token."""
     from deploy.local import keys
+    from kit.auth import ROLES
 
+    roles = options.names("ROLE", arguments.role, [role for role in ROLES if role != "service"], required=True)
     token = keys.token(
         tenant=arguments.tenant,
         subject=arguments.sub,
-        roles=_split(arguments.role),
-        entity_scope=_split(arguments.entity_scope) or None,
-        department_scope=_split(arguments.department_scope) or None,
+        roles=roles,
+        entity_scope=_ids("ENTITY_SCOPE", arguments.entity_scope) or None,
+        department_scope=_ids("DEPARTMENT_SCOPE", arguments.department_scope) or None,
     )
     print(token)
     return 0
@@ -137,17 +148,17 @@ def _token(arguments: argparse.Namespace) -> int:
 def _address(arguments: argparse.Namespace) -> int:
     """Print the address of a process."""
     ports = choose_layout(running=True).ports
-    if port_name(arguments.service) not in ports:
-        print(f"there is no process {arguments.service!r}", file=sys.stderr)
-        return 1
+    listening = [one.name for one in (*PROCESSES, *SIMULATORS) if port_name(one.name) in ports]
+    options.names("SERVICE", arguments.service, listening)
     print(f"127.0.0.1:{ports[port_name(arguments.service)]}")
     return 0
 
 
 def _psql(arguments: argparse.Namespace) -> int:
     """Open psql as the administrator, or with the role of a service."""
-    layout = choose_layout(running=True)
-    if arguments.service:
+    names = options.names("SERVICE", arguments.service, [process.name for process in PROCESSES])
+    layout = running_layout()
+    if names:
         url = layout.url_as(f"{arguments.service}_app")
     else:
         url = urlsplit(layout.admin_url)._replace(path=f"/{layout.database}").geturl()
@@ -160,7 +171,7 @@ def _migrate(_arguments: argparse.Namespace) -> int:
     from deploy.local import stack
 
     home.make()
-    asyncio.run(stack.prepare_database(choose_layout(running=True)))
+    asyncio.run(stack.prepare_database(running_layout()))
     return 0
 
 
@@ -172,8 +183,18 @@ def _reset(_arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _split(text: str) -> Sequence[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _ids(option: str, text: str) -> Sequence[str]:
+    """Return the ids of a scope. Raises InvalidOption for ids of another kind."""
+    from kit import ids
+    from kit.errors import InvalidFields
+
+    kind = {"ENTITY_SCOPE": ids.ENTITY, "DEPARTMENT_SCOPE": ids.DEPARTMENT}[option]
+    for part in options.split(text):
+        try:
+            kind.parse(part)
+        except InvalidFields:
+            raise options.InvalidOption(f"{option}={text}: {part} {kind.describe(part)}") from None
+    return options.split(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -196,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     add("reset", _reset)
     option(add("logs", _logs), "name", "", "only these processes")
     since = add("events", _events)
-    since.add_argument("--from", dest="since", default=os.environ.get("FROM", "now"), choices=["now", "start"])
+    since.add_argument("--from", dest="since", default=os.environ.get("FROM") or "now", help="now or start [FROM]")
     token = add("token", _token)
     option(token, "role", _ROLE, "one or more roles")
     option(token, "tenant", "acme", "short name or id")
@@ -221,7 +242,7 @@ def main() -> int:
         with contextlib.suppress(OSError):
             sys.stdout.close()
         return 0
-    except (PortTaken, ServerFailed, SupervisorFailed, OSError, RuntimeError) as failure:
+    except _FAILURES as failure:
         print(failure, file=sys.stderr)
         return 1
 

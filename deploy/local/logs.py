@@ -1,5 +1,6 @@
 """Follow the log files of the processes."""
 
+import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -36,6 +37,8 @@ class _Tail:
 def follow(names: Collection[str]) -> None:
     """Print new log lines of these processes, or of all, with the process name, until interrupted."""
     tails: dict[str, _Tail] = {}
+    if not any(home.LOGS.glob("*.log")):
+        print("no logs yet: waiting; `make up` starts the stack", file=sys.stderr)
     while True:
         for path in sorted(home.LOGS.glob("*.log")):
             if (not names or path.stem in names) and path.stem not in tails:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
+from deploy import options
 from deploy.database import role_url, roles
 from deploy.local import home, keys, paths
 from deploy.local.ports import free_port, is_free
@@ -45,6 +46,7 @@ PROCESSES: Final = (
 )
 GATEWAY: Final = "gateway"
 GATEWAY_PORT: Final = 8000
+_PORT_MAX: Final = 65_535
 _PORTS_FILE: Final = home.RUN / "ports.json"
 
 
@@ -166,7 +168,8 @@ def choose_layout(*, running: bool) -> Layout:
     is replaced. Raises PortTaken if a requested port is in use.
     """
     last = saved_ports()
-    fixed = {name: int(os.environ[name]) for name in port_names() if os.environ.get(name)}
+    requested = {name: os.environ[name] for name in port_names() if os.environ.get(name)}
+    fixed = {name: options.whole_number(name, text, 1, _PORT_MAX) for name, text in requested.items()}
     if running:
         return Layout({name: fixed.get(name) or last.get(name) or free_port() for name in port_names()})
     fixed.setdefault(port_name(GATEWAY), GATEWAY_PORT)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from deploy.local import die_with_parent, home, paths
-from deploy.local.processes import PROCESSES, SIMULATORS, Layout
+from deploy.local.processes import PROCESSES, SIMULATORS, Layout, choose_layout
 
 SERVER_GROUP: Final = "servers"
 SERVICE_GROUP: Final = "services"
@@ -36,6 +36,13 @@ _RESPONSE_S: Final = 15.0
 _STOP_S: Final = 60.0
 _UNSUPPORTED: Final = re.compile(r"['\"%]|\s[;#]")
 _PARENT: Final = "%(ENV_PARENT_PID)s"
+
+
+class NotRunning(Exception):
+    """The local stack is not running."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the local stack in {home.HOME} is not running; `make up` starts it")
 
 
 class SupervisorFailed(Exception):
@@ -162,6 +169,13 @@ def _escape(text: str) -> str:
 def log_of(name: str) -> Path:
     """Return the log file of a process."""
     return home.LOGS / f"{name}.log"
+
+
+def running_layout() -> Layout:
+    """Return the layout of the running stack. Raises NotRunning."""
+    if not Supervisor().is_running():
+        raise NotRunning
+    return choose_layout(running=True)
 
 
 class Supervisor:

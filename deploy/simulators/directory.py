@@ -29,6 +29,7 @@ from outside.users.v1.directory_service_pb2_grpc import (
 from outside.users.v1.events_pb2 import UserDeactivated
 from outside.users.v1.user_pb2 import User
 
+from deploy import options
 from deploy.local import home
 from deploy.simulators.publishing import publish
 
@@ -56,6 +57,11 @@ class Users:
     def _deactivated(self) -> dict[str, list[str]]:
         """Return the deactivated users by tenant. Read each time: another process writes the file."""
         return json.loads(self._state.read_bytes()) if self._state.exists() else {}
+
+    @property
+    def names(self) -> list[str]:
+        """The ids of all users."""
+        return list(self._users)
 
     def find(self, tenant_id: UUID, user_id: str) -> User | None:
         """Return the user; None if there is none."""
@@ -184,13 +190,17 @@ def main() -> None:
         asyncio.run(_serve(users))
         return
     from deploy.local import keys
-    from deploy.local.processes import choose_layout
+    from deploy.local.supervision import NotRunning, running_layout
 
     tenant_id = keys.tenant_id(arguments.tenant)
-    if arguments.command == "activate":
-        users.set_active(tenant_id, arguments.user, active=True)
-    else:
-        asyncio.run(_deactivate(choose_layout(running=True).nats_url, users, tenant_id, arguments.user))
+    try:
+        options.names("WHO", arguments.user, users.names, required=True)
+        if arguments.command == "activate":
+            users.set_active(tenant_id, arguments.user, active=True)
+        else:
+            asyncio.run(_deactivate(running_layout().nats_url, users, tenant_id, arguments.user))
+    except (options.InvalidOption, NotRunning) as failure:
+        raise SystemExit(str(failure)) from None
     print(f"{arguments.user} of {arguments.tenant} is {'active' if arguments.command == 'activate' else 'deactivated'}")
 
 

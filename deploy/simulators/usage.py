@@ -22,6 +22,7 @@ from billing.type.v1.money_pb2 import Money
 from nats.js import JetStreamContext
 from outside.usage.v1.usage_pb2 import UsageRecorded
 
+from deploy import options
 from deploy.simulators.publishing import publish
 
 SOURCE: Final = "/platform/usage"
@@ -125,7 +126,7 @@ async def _run(url: str, tenant_id: UUID, plan: Plan) -> PublishResult:
 def main() -> None:
     """Run the command line; options can also be set by the environment."""
     from deploy.local import keys
-    from deploy.local.processes import choose_layout
+    from deploy.local.supervision import NotRunning, running_layout
 
     parser = argparse.ArgumentParser(prog="python -m deploy.simulators.usage", description=__doc__)
     for name, default, meaning in (
@@ -141,20 +142,28 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", default=os.environ.get(name.upper()) or default, help=meaning)
     arguments = parser.parse_args()
-    plan = Plan(
-        count=int(arguments.count),
-        rate=float(arguments.rate),
-        duplicates=float(arguments.duplicates),
-        bad=float(arguments.bad),
-        entity_code=arguments.entity,
-        department_codes=[code for code in arguments.departments.split(",") if code],
-        seed=int(arguments.seed),
-        run=arguments.run,
-    )
-    result = asyncio.run(_run(choose_layout(running=True).nats_url, keys.tenant_id(arguments.tenant), plan))
+    try:
+        plan, layout = _plan(arguments), running_layout()
+    except (options.InvalidOption, NotRunning) as failure:
+        raise SystemExit(str(failure)) from None
+    result = asyncio.run(_run(layout.nats_url, keys.tenant_id(arguments.tenant), plan))
     print(
         f"usage: {result.events} events in {result.seconds:.1f} s, {result.duplicates} of them duplicates,"
         f" {result.bad} that can't be allocated"
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    """Parse the options. Raises InvalidOption."""
+    return Plan(
+        count=options.whole_number("COUNT", arguments.count),
+        rate=options.decimal_number("RATE", arguments.rate),
+        duplicates=options.decimal_number("DUPLICATES", arguments.duplicates),
+        bad=options.decimal_number("BAD", arguments.bad),
+        entity_code=arguments.entity,
+        department_codes=[code for code in arguments.departments.split(",") if code],
+        seed=options.whole_number("SEED", arguments.seed),
+        run=arguments.run,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import zipfile
 from collections.abc import AsyncIterator, Callable
 from datetime import date
 from pathlib import Path
@@ -107,6 +108,15 @@ class TestOverRest:
         assert (code, output) == (1, "line 33, USD: '?' is neither a rate nor N/A")
         assert await api.rates() == []
         assert (await run(url, token(), tmp_path / "nothing.csv"))[0] == 1
+
+    async def test_zip_file_is_loaded_as_downloaded(
+        self, url: str, token: Callable[..., str], api: EntitiesApi, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "eurofxref-hist.zip"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("eurofxref-hist.csv", FILE)
+        assert await run(url, token(), file, "--since", "2026-01-01") == (0, loaded(created=3))
+        assert len(await api.rates()) == 3
 
     async def test_error_of_the_service_is_shown(self, url: str, token: Callable[..., str], tmp_path: Path) -> None:
         file = tmp_path / "eurofxref-hist.csv"

@@ -1,0 +1,1 @@
+"""Tests of deploy: the commands of a checkout and what they install."""
