@@ -76,12 +76,13 @@ class TestCharge:
         charges = [await api.charge(budget, usd("10"), charge_time=moment) for moment in (early, late)]
         assert [(c.amount.amount, c.rate_date) for c in charges] == [("9.00", "2026-06-01"), ("5.00", "2026-06-02")]
 
-    async def test_without_a_plan_rate_there_is_no_fx_effect(self, api: BudgetsApi) -> None:
+    async def test_fx_effect_is_unset_if_the_rate_of_the_first_day_is_unknown(self, api: BudgetsApi) -> None:
         await api.set_rates(DAY)
         budget = await api.open(period_start_date="2026-01-01")
         await api.charge(budget, usd("10"), charge_time=JUNE)
         (entry,) = await api.entries(budget)
-        assert entry.fx_effect == eur("0.00")
+        assert entry.rate == "0.9"
+        assert not entry.HasField("fx_effect")
 
     async def test_a_missing_rate_is_named_with_its_day(self, api: BudgetsApi, budget: Budget) -> None:
         yen = Money(currency_code="JPY", amount="1000")

@@ -243,7 +243,7 @@ class TestRates:
         made = domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, self.PLAN)
         assert (made.amount, made.rate, made.rate_date) == (money(90), Decimal("0.9"), date(2026, 6, 1))
         assert made.plan_amount == 80
-        assert domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, None).plan_amount == 90
+        assert domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, None).plan_amount is None
 
     @pytest.mark.parametrize(
         ("amount", "currency", "rate", "converted"),

@@ -170,6 +170,17 @@ class TestSummaries:
         await api.hold(below, usd("10"))
         assert (await summarize(api, service))[0].fx_effect == eur("4.00"), "holds are not spent"
 
+    async def test_unknown_fx_effects_are_counted_and_not_summed(self, api: BudgetsApi, service: Caller) -> None:
+        await api.set_rates(f"{YEAR}-01-01 USD/EUR 0.9", "USD/EUR 1.0", "CHF/EUR 1.1")
+        top = await api.open("1000")
+        below = await api.open("800", parent_id=top.id)
+        await api.charge(below, usd("100"))
+        await api.charge(below, Money(currency_code="CHF", amount="10.00"))
+        await api.hold(below, Money(currency_code="CHF", amount="10.00"))
+        await api.charge(below, "50")
+        (summary,) = await summarize(api, service)
+        assert (summary.spent, summary.fx_effect, summary.fx_effect_unknown_count) == (eur("161.00"), eur("10.00"), 1)
+
     async def test_only_services_can_call_it_for_their_tenant(
         self, api: BudgetsApi, service: Caller, service_of: Callable[[UUID], Caller]
     ) -> None:

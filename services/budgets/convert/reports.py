@@ -78,6 +78,7 @@ def summary_to_proto(summary: Summary) -> BudgetSummary:
         captured=money(summary.captured),
         available=money(summary.available),
         fx_effect=money(round_to(summary.fx_effect, summary.currency)),
+        fx_effect_unknown_count=summary.fx_unknown,
     )
 
 

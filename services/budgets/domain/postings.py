@@ -73,7 +73,8 @@ class Entry:
     rate: Decimal | None = None
     rate_date: date | None = None
     plan_amount: Decimal | None = None
-    """The amount at the rate of the first day of the budget's period."""
+    """The amount at the rate of the first day of the budget's period; None if nothing was converted, or if that rate is
+    unknown."""
     request_id: str | None = None
     description: str = ""
     reference: str = ""

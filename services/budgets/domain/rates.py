@@ -18,8 +18,8 @@ class Conversion:
     amount: Money
     rate: Decimal
     rate_date: date
-    plan_amount: Decimal
-    """The amount at the rate of the period's first day; the difference is the effect of exchange rates."""
+    plan_amount: Decimal | None
+    """The amount at the rate of the period's first day, None if that is unknown; the difference is the FX effect."""
 
 
 def days(terms: Terms, at: datetime) -> tuple[date, date]:
@@ -28,12 +28,12 @@ def days(terms: Terms, at: datetime) -> tuple[date, date]:
 
 
 def convert(amount: Money, currency: str, of_day: Rate, of_plan: Rate | None) -> Conversion:
-    """Return the amount in `currency`, rounded half to even. Without a plan rate there is no effect of exchange rates.
+    """Return the amount in `currency`, rounded half to even. Without a plan rate the FX effect is unknown.
 
     Raises AmountTooSmall if nothing is left of it.
     """
     converted = round_to(amount.amount * of_day.rate, currency)
     if not converted:
         raise AmountTooSmall(amount, currency)
-    planned = round_to(amount.amount * of_plan.rate, currency) if of_plan else converted
+    planned = round_to(amount.amount * of_plan.rate, currency) if of_plan else None
     return Conversion(Money(converted, currency), of_day.rate, of_day.rate_date, planned)

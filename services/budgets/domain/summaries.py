@@ -56,6 +56,9 @@ class Summary(NamedTuple):
     committed: Decimal
     captured: Decimal
     fx_effect: Decimal
+    """Without that of charges and captures for which it is unknown."""
+    fx_unknown: int
+    """The number of charges and captures whose FX effect is unknown."""
 
     @property
     def available(self) -> Decimal:

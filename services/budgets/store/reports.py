@@ -6,7 +6,22 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import CTE, ColumnElement, Date, Row, Select, String, Uuid, case, cast, func, null, select, true
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Date,
+    Integer,
+    Row,
+    Select,
+    String,
+    Uuid,
+    case,
+    cast,
+    func,
+    null,
+    select,
+    true,
+)
 from sqlalchemy.orm import aliased
 
 from kit import ids
@@ -87,7 +102,8 @@ async def summarize(tx: ReadSession, query: SummaryQuery) -> Sequence[Summary]:
     overspent = func.count().filter(used > summed.c.amount + summed.c.carried)
     sums = [func.sum(summed.c[name]) for name in _SUMMED]
     keys = _keys(summed.c, query.group_by)
-    statement = select(*keys, func.count(), overspent, *sums, func.coalesce(func.sum(effects.c.effect), 0))
+    effect, unknown = (func.coalesce(func.sum(effects.c[name]), 0) for name in ("effect", "unknown"))
+    statement = select(*keys, func.count(), overspent, *sums, effect, cast(unknown, Integer))
     statement = statement.select_from(summed.outerjoin(effects, effects.c.top_id == summed.c.id))
     rows: Sequence[Any] = await tx.rows(statement.group_by(*keys).order_by(*keys))
     return [Summary(*row) for row in rows]
@@ -132,23 +148,31 @@ def _below_others(matching: CTE, query: SummaryQuery) -> Select[UUID]:
 
 
 def _fx_effects(summed: CTE) -> Any:
-    """Select the FX effect of each budget and those below it: spend minus the same spend at the planned rates."""
+    """Select the FX effect of each budget and those below it: spend minus the same spend at the planned rates.
+
+    It is without charges and captures whose planned rate is unknown; `unknown` is the number of those.
+    """
     tree = select(summed.c.id.label("top_id"), summed.c.id).cte("tree", recursive=True)
     below = aliased(BudgetRow)
     tree = tree.union_all(select(tree.c.top_id, below.id).join(tree, below.parent_id == tree.c.id))
     charge = aliased(EntryRow)
+    spends = EntryRow.entry_type.in_([EntryType.CHARGE, EntryType.CAPTURE])
     own_effect = EntryRow.amount - func.coalesce(EntryRow.plan_amount, EntryRow.amount)
     charge_effect = charge.amount - func.coalesce(charge.plan_amount, charge.amount)
     effect = case(
-        (EntryRow.entry_type.in_([EntryType.CHARGE, EntryType.CAPTURE]), own_effect),
+        (spends, own_effect),
         (EntryRow.entry_type == EntryType.REFUND, -EntryRow.amount * charge_effect / charge.amount),
         else_=0,
     )
-    converted = select(func.sum(effect).label("effect")).outerjoin(charge, charge.id == EntryRow.charge_id)
+    unknown = func.count().filter(spends, EntryRow.plan_amount.is_(None))
+    converted = select(func.sum(effect).label("effect"), unknown.label("unknown")).outerjoin(
+        charge, charge.id == EntryRow.charge_id
+    )
     # A lateral query per budget, as in spend_by_day.
     converted = converted.where(EntryRow.budget_id == tree.c.id, EntryRow.original_currency.is_not(None))
     of_one = converted.correlate(tree).lateral("of_one")
-    by_budget = select(tree.c.top_id, func.sum(of_one.c.effect).label("effect")).select_from(tree.join(of_one, true()))
+    sums = [func.sum(of_one.c[name]).label(name) for name in ("effect", "unknown")]
+    by_budget = select(tree.c.top_id, *sums).select_from(tree.join(of_one, true()))
     return by_budget.group_by(tree.c.top_id).subquery("effects")
 
 
