@@ -192,8 +192,9 @@ class MethodNotAllowed(BillingError):
 class IdempotencyMismatch(AlreadyExists):
     reason = "IDEMPOTENCY_MISMATCH"
 
-    def __init__(self, key: str) -> None:
-        super().__init__(f"The key {key!r} was used before with another input; use a new key.", request_id=key)
+    def __init__(self, key: str, *, other_user: bool = False) -> None:
+        before = "by another user" if other_user else "with another input"
+        super().__init__(f"The key {key!r} was used before {before}; use a new key.", request_id=key)
 
 
 class EtagMismatch(Aborted):

@@ -6,17 +6,25 @@ A call that fails stores nothing.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from enum import Enum, auto
+from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
 from google.protobuf.message import Message
 
 from kit.errors import IdempotencyMismatch
+from kit.money import plain_text
 from kit.origin import Call, Origin
 
 Key = tuple[UUID, str, str]
 """Tenant id, method, and the key that the caller chose."""
+_DIGEST: Final = 32
+"""Length of the first part of a fingerprint, which identifies input and sender."""
+_SENDER: Final = 8
+"""Length of the second part, which identifies the sender."""
+_MONEY: Final = "billing.type.v1.Money"
 FIND: Final = "select fingerprint, reply from idempotency_keys where tenant_id = $1 and method = $2 and key = $3"
 """Finds the reply stored under a key."""
 INSERT: Final = "insert into idempotency_keys (tenant_id, method, key, fingerprint, reply)"
@@ -47,8 +55,79 @@ class Replay(Exception):
 
 
 def fingerprint(request: Message, subject: str) -> bytes:
-    """Return the digest of the whole input and its sender."""
-    return hashlib.sha256(subject.encode() + b"\0" + request.SerializeToString(deterministic=True)).digest()
+    """Return the digest of the whole input and its sender, followed by a short digest of the sender alone.
+
+    Equal amounts of money give the same fingerprint: "10.0 EUR" and "10.00 EUR".
+    """
+    sender = subject.encode()
+    data = _with_equal_amounts(request).SerializeToString(deterministic=True)
+    return hashlib.sha256(sender + b"\0" + data).digest() + hashlib.sha256(sender).digest()[:_SENDER]
+
+
+def mismatch(stored: bytes, current: bytes, key: str) -> IdempotencyMismatch | None:
+    """Return the error for a key that was used with another fingerprint; None if both are of the same request."""
+    if stored[:_DIGEST] == current[:_DIGEST]:
+        return None
+    senders = stored[_DIGEST:], current[_DIGEST:]  # empty for keys that are not of calls
+    return IdempotencyMismatch(key, other_user=all(senders) and senders[0] != senders[1])
+
+
+def _with_equal_amounts(request: Message) -> Message:
+    """Return the request with each amount of money in the form that all equal amounts have."""
+    if all(money.amount == _amount(money) for money in _moneys(request)):
+        return request
+    copy = type(request)()
+    copy.CopyFrom(request)
+    for money in _moneys(copy):
+        money.amount = _amount(money)
+    return copy
+
+
+def _amount(money: Any) -> str:
+    return plain_text(money.amount, money.currency_code)
+
+
+def _moneys(message: Any) -> Iterator[Any]:
+    """Yield all Money messages in a message."""
+    if message.DESCRIPTOR.full_name == _MONEY:
+        yield message
+        return
+    for name, kind in _money_fields(message.DESCRIPTOR):
+        value = getattr(message, name)
+        if kind is not _Kind.SINGLE:
+            for each in value.values() if kind is _Kind.MAP else value:
+                yield from _moneys(each)
+        elif message.HasField(name):
+            yield from _moneys(value)
+
+
+@cache
+def _money_fields(descriptor: Any) -> Sequence[tuple[str, "_Kind"]]:
+    """Return the fields of a message whose values are Money or contain it."""
+    return [(field.name, _kind(field)) for field in descriptor.fields if _contains_money(field.message_type, set())]
+
+
+def _contains_money(descriptor: Any, seen: set[str]) -> bool:
+    if descriptor is None or descriptor.full_name in seen:
+        return False
+    seen.add(descriptor.full_name)
+    return descriptor.full_name == _MONEY or any(
+        _contains_money(field.message_type, seen) for field in descriptor.fields
+    )
+
+
+def _kind(field: Any) -> "_Kind":
+    if field.message_type.GetOptions().map_entry:
+        return _Kind.MAP
+    return _Kind.REPEATED if field.is_repeated else _Kind.SINGLE
+
+
+class _Kind(Enum):
+    """How often a field occurs."""
+
+    SINGLE = auto()
+    REPEATED = auto()
+    MAP = auto()
 
 
 def key_of(origin: Origin) -> Key | None:
@@ -66,8 +145,8 @@ def raise_if_stored(origin: Origin, rows: Sequence[Any]) -> None:
     """Raise Replay if `rows`, the result of FIND, has a reply; IdempotencyMismatch if it is of another request."""
     if not (isinstance(origin, Call) and rows):
         return
-    if rows[0]["fingerprint"] != origin.fingerprint:
-        raise IdempotencyMismatch(origin.key)
+    if error := mismatch(rows[0]["fingerprint"], origin.fingerprint, origin.key):
+        raise error
     raise Replay(rows[0]["reply"])
 
 

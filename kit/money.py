@@ -42,6 +42,12 @@ def amount_text(amount: Decimal, currency: str) -> str:
     return str(exact) if exact == amount else f"{amount.normalize():f}"
 
 
+@lru_cache(maxsize=4096)
+def plain_text(amount: str, currency: str) -> str:
+    """Return the text that all equal amounts have: "10.00" for "10.0" and "010"; an invalid amount unchanged."""
+    return amount if invalid_reason(amount, currency) else amount_text(Decimal(amount), currency)
+
+
 @dataclass(frozen=True, slots=True)
 class Money:
     """An amount in one currency. Arithmetic and comparison with another currency raise ValueError."""

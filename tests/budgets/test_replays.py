@@ -1,6 +1,6 @@
 """A repeated key returns the same reply, whatever has changed since."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -13,8 +13,8 @@ from billing.entities.v1.entity_service_pb2 import DeactivateEntityRequest, Upda
 from billing.type.v1.money_pb2 import Money
 
 from kit import clock
-from tests.budgets.budgets_api import BudgetsApi, eur
-from tests.harness.callers import Refusal, refusal
+from tests.budgets.budgets_api import BudgetsApi, eur, line
+from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import eventually
 
 
@@ -97,3 +97,30 @@ async def test_a_repeated_transfer_returns_its_amounts_after_the_rate_is_gone(
 
     await eventually(refused)
     assert await transfer("k") == done
+
+
+class TestEqualAmounts:
+    async def test_repeated_charge_with_an_equal_amount_returns_the_charge(self, api: BudgetsApi) -> None:
+        budget = await api.open()
+        charge = await api.charge(budget, "10.0", "k")
+        assert await api.charge(budget, "10.00", "k") == charge
+        batch = await api.batch(line(budget, "10", "k"))
+        assert (batch.results[0].charge, batch.results[0].replayed) == (charge, True)
+        assert (await refusal(api.charge(budget, "10.01", "k"))).reason == "IDEMPOTENCY_MISMATCH"
+        assert (await api.get(budget)).spent == eur("10.00")
+
+    async def test_repeated_hold_refund_and_budget_with_equal_amounts_return_the_same(self, api: BudgetsApi) -> None:
+        budget = await api.open("1000.0", request_id="k")
+        assert await api.open("1000", request_id="k") == budget
+        charge = await api.charge(budget, "10")
+        assert await api.refund(charge, "5.0", "k") == await api.refund(charge, "5", "k")
+        assert await api.hold(budget, "5.0", "k") == await api.hold(budget, "5", "k")
+
+    async def test_key_of_another_user_is_refused_with_that_reason(
+        self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
+    ) -> None:
+        budget = await api.open()
+        await api.charge(budget, "10", "k")
+        refused = await refusal(api_for(caller(subject="bob")).charge(budget, "10", "k"))
+        assert refused.reason == "IDEMPOTENCY_MISMATCH"
+        assert refused.message == "The key 'k' was used before by another user; use a new key."

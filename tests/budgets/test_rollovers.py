@@ -83,6 +83,17 @@ class TestRolloverBudget:
         assert (done.carried.amount, done.opened.carried.amount) == (carried, carried)
         await api.verify(done.closed, done.opened)
 
+    async def test_utilisation_of_a_budget_overspent_by_what_was_carried_forward_is_not_zero(
+        self, api: BudgetsApi
+    ) -> None:
+        budget = await api.open("1000", overspend_policy=Budget.WARN, carry_overspend=True)
+        await api.charge(budget, "2500")
+        opened = (await roll(api, budget)).opened
+        assert (opened.carried, opened.available, opened.spent) == (eur("-1500.00"), eur("-500.00"), eur("0.00"))
+        assert opened.utilisation_bp == 2**31 - 1
+        found = await api.who.call(api.stubs.budgets.ListBudgets, pb.ListBudgetsRequest(utilisation_min_bp=10_000))
+        assert opened.id in [each.id for each in found.budgets]
+
     async def test_carried_amount_is_carried_forward_again(self, api: BudgetsApi) -> None:
         budget = await api.open("1000", rollover=Budget.FULL)
         for carried in ("1000.00", "2000.00", "3000.00"):

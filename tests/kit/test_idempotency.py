@@ -90,6 +90,7 @@ class TestKey:
         await finance.call(probe.stub.Do, keyed_request())
         refused = await refusal(caller(subject="bob").call(probe.stub.Do, keyed_request()))
         assert refused.reason == "IDEMPOTENCY_MISMATCH"
+        assert refused.message == "The key 'k-1' was used before by another user; use a new key."
 
     async def test_keys_of_different_tenants_are_independent(
         self, probe: ServedProbe, handler: CountingHandler, finance: Caller, caller: Callable[..., Caller]
@@ -185,7 +186,7 @@ class TestKey:
     ) -> None:  # fmt: skip
         await finance.call(probe.stub.Do, keyed_request())
         (row,) = await kit_admin.fetch("select * from budgets.idempotency_keys where tenant_id = $1", tenant)
-        assert (row["method"], row["key"], len(row["fingerprint"])) == ("billing.probe.v1.ProbeService/Do", "k-1", 32)
+        assert (row["method"], row["key"], len(row["fingerprint"])) == ("billing.probe.v1.ProbeService/Do", "k-1", 40)
 
     async def test_replies_of_many_keys_are_found_in_one_query(
         self, probe: ServedProbe, handler: CountingHandler, finance: Caller, call: Callable[..., Call]

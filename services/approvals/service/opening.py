@@ -20,14 +20,13 @@ from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
-from kit import clock
+from kit import clock, idempotency
 from kit.db import Database, WriteSession
 from kit.errors import (
     AlreadyExists,
     BillingError,
     Conflict,
     FailedPrecondition,
-    IdempotencyMismatch,
     Internal,
     InvalidArgument,
     NotFound,
@@ -107,8 +106,8 @@ class OpeningSaga:
         async with self._db.read(origin) as tx:
             row = await store.approvals.find_by_key(tx, draft.requester, draft.key)
             rules = await self._rules.get(tx)
-        if row is not None and row.opening_digest != draft.digest:
-            raise IdempotencyMismatch(draft.key)
+        if row is not None and (error := idempotency.mismatch(row.opening_digest, draft.digest, draft.key)):
+            raise error
         if row is not None and hold_rejected(row):
             await self._roll_back(origin, row)
             row = None

@@ -98,8 +98,11 @@ class Balance(NamedTuple):
 
     @property
     def utilisation_bp(self) -> int:
-        """What is used as a share of the total, in basis points, rounded down; at most the largest int32."""
-        return self.share_bp(self.used)
+        """What is used as a share of the total, in basis points, rounded down; at most the largest int32.
+
+        That largest number also if the budget is overspent by what was carried forward and nothing is used of it yet.
+        """
+        return UTILISATION_MAX_BP if self.total < 0 else self.share_bp(self.used)
 
     def share_bp(self, amount: Decimal) -> int:
         """Return an amount as a share of the total, in basis points, rounded down; at most the largest int32."""

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from eventing.outbox import OutboxRow
-from kit import ids
-from kit.errors import BillingError, Conflict, IdempotencyMismatch, InvalidFields, Violation
+from kit import idempotency, ids
+from kit.errors import BillingError, Conflict, InvalidFields, Violation
 from kit.origin import Origin
 from services.budgets import domain
 from services.budgets.domain.alerts import Alert, AlertThreshold
@@ -168,7 +168,7 @@ class PostingBatch:
         key = request.request_key
         if key is not None and (answered := self._state.replies.get(key)):
             fingerprint, reply = answered
-            return Replayed(reply) if fingerprint == request.fingerprint else IdempotencyMismatch(key[2])
+            return idempotency.mismatch(fingerprint, request.fingerprint, key[2]) or Replayed(reply)
         try:
             posted = self._accept(origin, request)
         except BillingError as refusal:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, or_, select, update
 
 from kit.db import ReadSession, WriteSession, found, scope_filter
 from kit.money import BP
@@ -46,7 +46,7 @@ async def list_page(tx: ReadSession, page: Page, filters: BudgetFilter) -> Slice
     if filters.utilisation_min_bp:
         used = BudgetRow.spent + BudgetRow.held + BudgetRow.committed
         total = BudgetRow.amount + BudgetRow.carried
-        query = query.where(used * BP >= total * filters.utilisation_min_bp, used > 0)
+        query = query.where(used * BP >= total * filters.utilisation_min_bp, or_(used > 0, total < 0))
     return await page.fetch(tx, query, BudgetRow.id)
 
 
