@@ -7,7 +7,7 @@ from eventing.timers import due
 from kit.db import WriteSession
 from kit.origin import Origin
 from services.budgets import service
-from services.budgets.domain.budgets import FORECAST_TIMER, PERIOD_END_TIMER
+from services.budgets.domain.budgets import FORECAST_TIMER, LATE_POSTING_END_TIMER, PERIOD_END_TIMER
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.holds import HOLD_EXPIRY_TIMER
 from services.budgets.domain.postings import PostingRequest
@@ -19,6 +19,12 @@ from services.budgets.service.dependencies import Dependencies
 async def open_next_period(tx: WriteSession, budget_id: UUID) -> None:
     """Open the next period of a recurring budget."""
     await service.rollovers.roll_over_due(tx, budget_id)
+
+
+@due(LATE_POSTING_END_TIMER)
+async def end_late_postings(tx: WriteSession, budget_id: UUID) -> None:
+    """Close a budget whose days for late postings are over."""
+    await service.budgets.close_after_late_postings(tx, budget_id)
 
 
 @due(FORECAST_TIMER)
@@ -37,4 +43,4 @@ async def expire_hold(dependencies: Dependencies, origin: Origin, hold_id: UUID)
         return
 
 
-HANDLERS: Final = (open_next_period, check_forecast, expire_hold)
+HANDLERS: Final = (open_next_period, end_late_postings, check_forecast, expire_hold)

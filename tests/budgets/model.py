@@ -34,6 +34,8 @@ class Tree:
         self.holds: dict[str, dict[str, Any]] = {}
         self.charges: dict[str, dict[str, Any]] = {}
         """Charges and captures, by the name of their entry."""
+        self.later: dict[str, str] = {}
+        """The budget of the next period of each budget that was rolled over."""
         self.entries: list[dict[str, Any]] = []
         self.answered: dict[tuple[str, str], tuple[Any, Answer]] = {}
 
@@ -67,7 +69,7 @@ class Tree:
         if budget["policy"] == WARN:
             return None
         tolerance = budget["tolerance_bp"] if budget["policy"] == TOLERANCE else 0
-        return int(budget["amount"]) * (10_000 + int(tolerance)) // 10_000
+        return int(budget["amount"] + budget["carried"]) * (10_000 + int(tolerance)) // 10_000
 
     def marks(self, name: str) -> set[tuple[str, int]]:
         """The marks that are to have an open alert."""
@@ -179,7 +181,8 @@ class Tree:
 
     def transfer(self, key: str, *, source: str, target: str, amount: int) -> Answer:
         """Amount that goes from one budget to another; something stays, and what the policy asks for what is used."""
-        most = max(0, min(self.budgets[source]["amount"] - 1, self.budgets[source]["amount"] - self.needed(source)))
+        budget = self.budgets[source]
+        most = max(0, min(budget["amount"] - 1, budget["amount"] + budget["carried"] - self.needed(source)))
         if amount > most:
             raise Refused("TRANSFER_EXCEEDS_BUDGET", requested=amount, transferable=most, used=self.used(source))
         self.budgets[source]["amount"] -= amount
@@ -206,20 +209,21 @@ class Tree:
             old, aside = self.budgets[name], moving[name]
             for number in aside:
                 old[number] -= aside[number]
-            carried = self._carried(name, sum(aside.values()))
+            carried = self._carried(name, self.available(name), sum(aside.values()), old["amount"])
             old["carried"] -= carried
+            old |= {"out": carried, "moved": sum(aside.values()), "next_amount": old["amount"]}
             self.budgets[new] = {
                 **old, **aside, "parent": opened.get(old["parent"], ""), "carried": carried, "spent": 0, "captured": 0,
             }  # fmt: skip
+        self.later |= opened
         return opened
 
-    def _carried(self, name: str, aside: int) -> int:
+    def _carried(self, name: str, rest: int, aside: int, amount: int) -> int:
         """What goes over; holds bring what they need beyond the new amount, if it is left or the policy insists."""
-        budget, rest = self.budgets[name], self.available(name)
+        budget = self.budgets[name]
         carried: int = budget["goes_over"](rest)
         if not aside:
             return carried
-        amount: int = budget["amount"]
         carried = max(carried, min(rest, aside - amount))
         if budget["policy"] in {WARN, APPROVAL}:
             return carried
@@ -253,22 +257,45 @@ class Tree:
     def _move(self, kind: str, key: str, name: str, amount: int, **moved: int) -> Answer:
         """Move the budget and all above it, or raise that one of them has too little room."""
         takes = sum(moved.get(number, 0) for number in ("spent", "held", "committed"))
-        if takes > 0:
-            self._check_room(name, takes)
         before = {above: self.available(above) for above in self.chain(name)}
+        budgets = copy.deepcopy(self.budgets)
         for above in self.chain(name):
             for number, change in moved.items():
                 self.budgets[above][number] += change
+        lost = self._correct(self.chain(name))
+        try:
+            if takes > 0:
+                self._check_room(self.chain(name), takes)
+            for later, loss in lost.items():
+                self._check_room([later], loss)
+        except Refused:
+            self.budgets = budgets
+            raise
         entry = self._enter(kind, key, name, amount, self.chain(name))
         chain = [(above, before[above], self.available(above)) for above in self.chain(name)]
         return {"entry": entry, "amount": amount, "chain": chain, "overspent": any(after < 0 for *_, after in chain)}
 
-    def _check_room(self, name: str, takes: int) -> None:
+    def _correct(self, chain: list[str]) -> dict[str, int]:
+        """Carry forward again what is left of rolled-over budgets; return what later budgets lose by that."""
+        lost = {}
+        for name in (name for name in chain if name in self.later):
+            old, new = self.budgets[name], self.budgets[self.later[name]]
+            carried = self._carried(name, self.available(name) + old["out"], old["moved"], old["next_amount"])
+            change = carried - old["out"]
+            old["carried"] -= change
+            old["out"] += change
+            new["carried"] += change
+            if change < 0:
+                lost[self.later[name]] = -change
+        return lost
+
+    def _check_room(self, names: list[str], takes: int) -> None:
+        """Raise that one of these budgets, which were moved already, has too little room."""
         rooms = []
-        for above in self.chain(name):
+        for above in names:
             limit = self.limit(above)
-            if limit is not None and self.used(above) + takes > limit:
-                rooms.append((limit - self.used(above), above))
+            if limit is not None and self.used(above) > max(limit, 0):
+                rooms.append((limit - self.used(above) + takes, above))
         for_good = [room for room in rooms if self.budgets[room[1]]["policy"] != APPROVAL]
         if rooms:
             # The least room; of several the lowest budget.

@@ -86,7 +86,9 @@ class TestCharge:
     async def test_preview_says_that_no_budget_fits(self, api: BudgetsApi, company: str) -> None:
         preview = await api.cost_budget(company, allocation_date="2001-01-01")
         assert not preview.HasField("budget")
-        assert preview.explanation == "No active budget fits it on 2001-01-01; it would be unbudgeted spend."
+        assert (
+            preview.explanation == "No budget that accepts charges fits it on 2001-01-01; it would be unbudgeted spend."
+        )
         assert (await refusal(api.cost_budget("ent_" + "0" * 32))).reason == "OWNER_NOT_FOUND"
 
     async def test_preview_shows_no_budget_outside_of_the_scope(
@@ -198,7 +200,7 @@ class TestUnbudgeted:
             amount=cost.amount,
             allocation_date=today(),
             reason="NO_BUDGET",
-            detail=f"No active budget fits it on {today()}.",
+            detail=f"No budget that accepts charges fits it on {today()}.",
             create_time=spend.create_time,
         )
         assert spend == wanted

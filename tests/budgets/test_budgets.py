@@ -276,7 +276,7 @@ class TestStates:
         budget = await api.open()
         await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
         error = await refusal(api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id)))
-        assert (error.metadata["state"], error.metadata["allowed"]) == ("CLOSED", "DRAFT, ACTIVE")
+        assert (error.metadata["state"], error.metadata["allowed"]) == ("CLOSED", "DRAFT, ACTIVE, CLOSING")
 
     async def test_deactivating_an_entity_closes_its_budgets(self, api: BudgetsApi) -> None:
         entity = await api.company("GOING")

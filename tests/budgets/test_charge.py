@@ -90,7 +90,7 @@ class TestCharge:
         draft = await api.open(draft=True)
         refused = await refusal(api.charge(draft, "1"))
         assert refused.reason == "BUDGET_STATE"
-        assert (refused.metadata["state"], refused.metadata["allowed"]) == ("DRAFT", "ACTIVE")
+        assert (refused.metadata["state"], refused.metadata["allowed"]) == ("DRAFT", "ACTIVE, CLOSING")
 
     async def test_a_closed_ancestor_refuses(self, api: BudgetsApi) -> None:
         group = await api.open()

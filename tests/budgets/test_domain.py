@@ -53,13 +53,15 @@ def charge(chain: list[Balance], amount: str | Decimal) -> Decision:
 
 BUDGETS: Mapping[Enum, Mapping[Enum, Enum]] = {
     BudgetAction.ACTIVATE: {BudgetState.DRAFT: BudgetState.ACTIVE},
-    BudgetAction.CLOSE: {BudgetState.DRAFT: BudgetState.CLOSED, BudgetState.ACTIVE: BudgetState.CLOSED},
+    BudgetAction.CLOSE: dict.fromkeys((BudgetState.DRAFT, BudgetState.ACTIVE, BudgetState.CLOSING), BudgetState.CLOSED),
     BudgetAction.REOPEN: {BudgetState.CLOSED: BudgetState.ACTIVE},
+    BudgetAction.REOPEN_PERIOD: {BudgetState.CLOSED: BudgetState.CLOSING},
     BudgetAction.CHANGE: {BudgetState.DRAFT: BudgetState.DRAFT, BudgetState.ACTIVE: BudgetState.ACTIVE},
-    BudgetAction.CHARGE: {BudgetState.ACTIVE: BudgetState.ACTIVE},
-    BudgetAction.RETURN: {BudgetState.ACTIVE: BudgetState.ACTIVE, BudgetState.CLOSED: BudgetState.CLOSED},
+    BudgetAction.CHARGE: {state: state for state in (BudgetState.ACTIVE, BudgetState.CLOSING)},
+    BudgetAction.RESERVE: {BudgetState.ACTIVE: BudgetState.ACTIVE},
+    BudgetAction.RETURN: {state: state for state in BudgetState if state is not BudgetState.DRAFT},
     BudgetAction.ADOPT: {BudgetState.DRAFT: BudgetState.DRAFT, BudgetState.ACTIVE: BudgetState.ACTIVE},
-    BudgetAction.ROLL_OVER: {BudgetState.ACTIVE: BudgetState.CLOSED},
+    BudgetAction.ROLL_OVER: {BudgetState.ACTIVE: BudgetState.CLOSING},
 }
 HOLDS: Mapping[Enum, Mapping[Enum, Enum]] = {
     HoldAction.COMMIT: {HoldState.HELD: HoldState.COMMITTED},
@@ -174,10 +176,16 @@ class TestDecision:
         assert domain.balances.decide(chain, entry_type, Movement(held=Decimal(-1)), chain[0].terms.ends)
 
     @pytest.mark.parametrize(("entry_type", "state"), list(product(RULES, BudgetState)))
-    def test_a_closed_budget_accepts_returns_only(self, entry_type: EntryType, state: BudgetState) -> None:
-        gives_back = entry_type in {EntryType.RELEASE, EntryType.EXPIRE, EntryType.REFUND}
+    def test_each_state_accepts_its_entries_only(self, entry_type: EntryType, state: BudgetState) -> None:
+        returns = {EntryType.RELEASE, EntryType.EXPIRE, EntryType.REFUND}
+        accepted = {
+            BudgetState.DRAFT: set(),
+            BudgetState.ACTIVE: set(RULES),
+            BudgetState.CLOSING: {EntryType.CHARGE, *returns},
+            BudgetState.CLOSED: returns,
+        }
         chain = [balance(state=state, held="5")]
-        if state is BudgetState.ACTIVE or (state is BudgetState.CLOSED and gives_back):
+        if entry_type in accepted[state]:
             assert domain.balances.decide(chain, entry_type, Movement(), NOW)
         else:
             with pytest.raises(BudgetStateForbids):

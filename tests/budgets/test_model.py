@@ -1,10 +1,10 @@
 """The service and a small model get the same requests: every reply and every number must be the same."""
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -20,7 +20,6 @@ from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import Entry
 from billing.budgets.v1.hold_pb2 import Hold
 from billing.budgets.v1.rollover_pb2 import Transfer
-from billing.type.v1.money_pb2 import Money
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import Phase, settings
@@ -29,48 +28,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from kit import ids
 from tests.budgets.budgets_api import BudgetsApi
-from tests.budgets.model import APPROVAL, BLOCK, OPEN, TOLERANCE, WARN, Answer, Tree
+from tests.budgets.model import OPEN, Answer, Tree
+from tests.budgets.model_inputs import AMOUNTS, EXPIRIES_MAX, GOES_OVER, LINES, NAMES, PARTS, SHARED, TREE, cents, money
 from tests.harness.callers import Caller, Refusal
 from tests.harness.observe import eventually
 from tests.harness.services import Budgets, Entities
 from tests.harness.tokens import Keys
 
 T = TypeVar("T")
-CAP = 45_00
-
-
-def money(cents: int) -> Money:
-    return Money(currency_code="EUR", amount=f"{Decimal(cents) / 100:.2f}")
-
-
-GOES_OVER: dict[str, tuple[dict[str, Any], Callable[[int], int]]] = {
-    "nothing": ({}, lambda rest: 0),
-    "all": ({"rollover": Budget.FULL}, lambda rest: max(rest, 0)),
-    "some": ({"rollover": Budget.CAPPED, "rollover_cap": money(CAP)}, lambda rest: max(min(rest, CAP), 0)),
-    "overspending too": ({"rollover": Budget.FULL, "carry_overspend": True}, lambda rest: rest),
-}
-"""What goes over to the next period: as it is asked for, and how much of what is left that is."""
-
-
-TREE = (
-    ("group", 1000_00, BLOCK, "", 0, "all"),
-    ("sales", 600_00, TOLERANCE, "group", 1000, "some"),
-    ("labs", 300_00, WARN, "group", 0, "overspending too"),
-    ("north", 250_00, BLOCK, "sales", 0, "nothing"),
-    ("south", 200_00, APPROVAL, "sales", 0, "some"),
-    ("trial", 33_33, TOLERANCE, "labs", 333, "all"),
-)
-NAMES = [name for name, *_ in TREE]
-AMOUNTS = st.sampled_from([1, 5_00, 33_33, 99_99, 120_00, 250_00]) | st.integers(1, 90_00)
-PARTS = st.none() | AMOUNTS
-SHARED = st.none() | st.integers(0, 2)
-"""A new key, or one of three that are used again and again, with the same input or another."""
-LINES = st.lists(st.tuples(st.sampled_from(NAMES), AMOUNTS, SHARED), min_size=1, max_size=6)
-EXPIRIES_MAX = 1
-
-
-def cents(text: str) -> int:
-    return int(Decimal(text) * 100)
 
 
 @dataclass(slots=True)
@@ -237,11 +202,28 @@ class Machine(RuleBasedStateMachine):
         await self._compare_numbers()
 
     def _use_both_periods(self) -> None:
-        """Holds are committed and released on their present budget, charges refunded on that of the charge."""
+        """Holds are committed and released on their present budget, charges refunded on that of the charge.
+
+        Then late charges and refunds of the first period come between postings of the second one.
+        """
         for number, hold in enumerate(sorted(self.tree.holds)):
             self._ask("commit" if number % 2 else "release", self._key(), hold=hold, **({} if number % 2 else _REST))
         for charge in sorted(self.tree.charges)[:3]:
             self._ask("refund", self._key(), charge=charge, amount=None)
+        chance = random.Random(len(self.asked))  # noqa: S311 - no secret depends on it
+        for _ in range(25):
+            if chance.random() < 0.3:
+                charge, amount = chance.choice(sorted(self.tree.charges)), chance.choice([None, 1, 5_00, 40_00])
+                self._ask("refund", self._key(), charge=charge, amount=amount)
+                continue
+            name, amount = chance.choice(NAMES), chance.choice([1, 5_00, 33_33, 99_99])
+            later = self.tree.later[name]
+            if chance.random() < 0.2:
+                target = chance.choice([other for other in self.tree.later.values() if other != later])
+                self._ask("transfer", self._key(), source=later, target=target, amount=amount)
+            else:
+                budget = chance.choice([name, name, later])
+                self._ask("charge", self._key(), budget=budget, amount=amount)
 
     async def _compare_numbers(self) -> None:
         """Compare the numbers of all budgets, of both periods, and verify their ledgers."""
@@ -249,6 +231,8 @@ class Machine(RuleBasedStateMachine):
         for name, expected in self.tree.budgets.items():
             budget = await who.call(stubs.budgets.GetBudget, pb.GetBudgetRequest(id=self.id_of[name]))
             told = {field: cents(getattr(budget, field).amount) for field in (*_NUMBERS, "carried")}
+            if name in self.tree.later:
+                assert cents(budget.carried_forward.amount) == expected["out"]
             assert told == {**{field: expected[field] for field in told if field != "available"},
                             "available": self.tree.available(name)}, name  # fmt: skip
             assert (
@@ -373,6 +357,8 @@ class Machine(RuleBasedStateMachine):
             asked["id"] = self.id_of[given["budget"]]
         if method == "hold":
             asked["expire_time"] = _FAR
+        if given.get("budget") in self.tree.later.values():
+            asked["charge_time"] = _NEXT_YEAR
         if method == "capture":
             asked["release_rest"] = given["release_rest"]
         return _REQUESTS[method](**asked)
@@ -418,6 +404,7 @@ _REQUESTS: dict[str, Callable[..., Message]] = {
     method: getattr(_MODULES[service], f"{name}Request") for method, (service, name) in _RPCS.items()
 }
 _REST: dict[str, Any] = {"amount": None}
+_NEXT_YEAR = Timestamp(seconds=int(datetime(datetime.now(UTC).year + 1, 6, 1, tzinfo=UTC).timestamp()))
 _FAR = Timestamp(seconds=int((datetime.now(UTC) + timedelta(days=30)).timestamp()))
 
 

@@ -123,7 +123,8 @@ def draft(period_type: PeriodType, time_zone: str = "UTC", **changes: Any) -> Bu
         "entity_id": uuid4(), "department_id": None, "parent_id": None, "name": "Cloud", "category": "", "gl_code": "",
         "period_start": None, "period_end": None, "amount": Money(Decimal(10), "USD"),
         "overspend_policy": OverspendPolicy.BLOCK, "tolerance_bp": 0, "alert_thresholds_bp": [], "recurring": None,
-        "rollover": Rollover.NONE, "rollover_cap": None, "carry_overspend": False, "state": BudgetState.ACTIVE,
+        "rollover": Rollover.NONE, "rollover_cap": None, "carry_overspend": False, "late_posting_days": 5,
+        "state": BudgetState.ACTIVE,
     }  # fmt: skip
     return BudgetDraft(period_type=period_type, time_zone=time_zone, **{**values, **changes})
 

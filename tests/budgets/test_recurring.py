@@ -113,8 +113,11 @@ class TestAutomaticRollover:
         budget = await api.open(name="Once", recurring=False)
         await a_year_passes(admin, budget)
         done = await roll(api, budget, early=False)
-        await api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=budget.id))
-        await api.update(budget, recurring=True)
+        await admin.execute(
+            "insert into budgets.timers (tenant_id, kind, resource_id, due_time)"
+            " select tenant_id, 'rollover', id, now() from budgets.budgets where id = $1",
+            BUDGET.parse(budget.id),
+        )
 
         async def fired() -> bool:
             return not await timers(admin, budget)

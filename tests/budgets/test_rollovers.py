@@ -36,7 +36,7 @@ class TestRolloverBudget:
         done = await roll(api, budget)
         closed, opened = done.closed, done.opened
         assert (closed.id, closed.state, closed.amount, closed.carried) == (
-            budget.id, Budget.CLOSED, eur("1000.00"), eur("-600.00"),
+            budget.id, Budget.CLOSING, eur("1000.00"), eur("-600.00"),
         )  # fmt: skip
         assert (opened.state, opened.amount, opened.carried, opened.available) == (
             Budget.ACTIVE, eur("1000.00"), eur("600.00"), eur("1600.00"),
@@ -173,11 +173,14 @@ class TestRolloverBudget:
         event = await published_events.first(BudgetRolledOver)
         assert (event.closed_budget_id, event.opened_budget_id) == (done.closed.id, done.opened.id)
         assert (event.entity_id, event.carried) == (api.entity_id, eur("100.00"))
+        await api.close(done.closed)
         assert (await published_events.first(BudgetClosed)).budget_id == done.closed.id
 
     async def test_reopened_budget_stays_rolled_over(self, api: BudgetsApi) -> None:
         done = await roll(api, await api.open("100"))
+        await api.close(done.closed)
         again = await api.who.call(api.stubs.budgets.ReopenBudget, pb.ReopenBudgetRequest(id=done.closed.id))
+        assert again.state == Budget.CLOSING
         await api.charge(again, "10")
         assert (await refusal(roll(api, again))).reason == "PERIOD_OPENED"
         await api.verify(again, done.opened)
@@ -346,7 +349,7 @@ class TestTrees:
         done = await roll(api, year)
         (january,) = await below(api, done.opened)
         assert (january.period_start_date, january.previous_id) == (f"{YEAR + 1}-01-01", december.id)
-        assert (await api.get(december)).state == Budget.CLOSED
+        assert (await api.get(december)).state == Budget.CLOSING
         assert (await api.get(summer)).state == Budget.ACTIVE
 
     async def test_late_budget_is_opened_below_the_next_year(self, api: BudgetsApi) -> None:

@@ -33,7 +33,10 @@ SECURITY_DEFINER: set[str] = set()
 
 ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
     "budgets": {
-        "budgets": ({"SELECT"}, {"spent", "held", "committed", "captured", "ledger_version"}),
+        "budgets": (
+            {"SELECT"},
+            {"carried", "carried_forward", "spent", "held", "committed", "captured", "ledger_version"},
+        ),
         "budget_entries": ({"SELECT", "INSERT"}, set()),
         "budget_holds": (
             {"SELECT", "INSERT"},

@@ -28,7 +28,7 @@ from google.protobuf.message import Message
 from kit import ids
 from kit.errors import BillingError, NotFound
 from kit.money import Money
-from services.budgets import convert
+from services.budgets import convert, domain
 from services.budgets.domain.entries import EntryType, LedgerSums
 from services.budgets.domain.postings import Posted
 from services.budgets.models.budgets import BudgetRow
@@ -315,10 +315,12 @@ def test_budget_that_agrees_with_its_ledger_is_verified() -> None:
     balance = row.balance
     sums = LedgerSums(
         opening=balance.total, amount=Decimal(0), spent=balance.spent, held=balance.held, committed=balance.committed,
-        captured=balance.captured, entries=balance.version, open_holds=balance.held + balance.committed,
+        captured=balance.captured, entries=balance.version, carried_in=balance.carried, carried_out=Decimal(0),
+        received_by_next=Decimal(0), open_holds=balance.held + balance.committed,
     )  # fmt: skip
-    assert convert.entries.verification_to_proto(row, sums).verified
-    assert not convert.entries.verification_to_proto(row, sums._replace(spent=Decimal(0))).verified
+    for each, verified in ((sums, True), (sums._replace(spent=Decimal(0)), False)):
+        verification = domain.verification.verify(balance, None, each)
+        assert convert.entries.verification_to_proto(row, each, verification).verified == verified
 
 
 def test_ids_have_the_prefix_of_their_kind() -> None:

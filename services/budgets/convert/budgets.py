@@ -18,6 +18,7 @@ from contract.values import (
 from kit import ids
 from kit.errors import InvalidFields, Violation
 from services.budgets.domain.budgets import (
+    LATE_POSTING_DAYS_DEFAULT,
     THRESHOLDS_DEFAULT_BP,
     BudgetDraft,
     BudgetFilter,
@@ -29,10 +30,12 @@ from services.budgets.domain.budgets import (
 )
 from services.budgets.models.budgets import BudgetRow
 
-_NEVER_CLEARED: Final[Sequence[Literal["name", "overspend_policy", "amount", "rollover"]]] = (
-    "name", "overspend_policy", "amount", "rollover",
+_NEVER_CLEARED: Final[Sequence[Literal["name", "overspend_policy", "amount", "rollover", "late_posting_days"]]] = (
+    "name", "overspend_policy", "amount", "rollover", "late_posting_days",
 )  # fmt: skip
-_COPIED: Final = frozenset({"name", "category", "gl_code", "tolerance_bp", "recurring", "carry_overspend"})
+_COPIED: Final = frozenset(
+    {"name", "category", "gl_code", "tolerance_bp", "recurring", "carry_overspend", "late_posting_days"}
+)
 """Fields of UpdateBudgetRequest that have the name, type and empty value of their column."""
 
 
@@ -66,6 +69,8 @@ def to_proto(row: BudgetRow) -> Budget:
         rollover=Budget.Rollover.Value(row.rollover),
         rollover_cap=None if row.rollover_cap is None else money_to_proto(balance.money(row.rollover_cap)),
         carry_overspend=row.carry_overspend,
+        late_posting_days=row.late_posting_days,
+        carried_forward=(None if row.carried_forward is None else money_to_proto(balance.money(row.carried_forward))),
         previous_id=ids.BUDGET.format_optional(row.previous_id),
         period_number=row.period_number,
         state=Budget.State.Value(row.state),
@@ -98,6 +103,9 @@ def draft_from_proto(request: pb.CreateBudgetRequest) -> BudgetDraft:
         rollover=enum_or_none(Rollover, Budget.Rollover, request.rollover) or Rollover.NONE,
         rollover_cap=money_or_none(request, "rollover_cap"),
         carry_overspend=request.carry_overspend,
+        late_posting_days=(
+            request.late_posting_days if request.HasField("late_posting_days") else LATE_POSTING_DAYS_DEFAULT
+        ),
         state=BudgetState.DRAFT if request.draft else BudgetState.ACTIVE,
     )
 

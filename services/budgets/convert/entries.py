@@ -13,6 +13,7 @@ from kit import ids
 from kit.money import Money
 from services.budgets import convert
 from services.budgets.domain.entries import EntryFilter, EntryType, LedgerSums
+from services.budgets.domain.verification import Verification
 from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.ledger import EntryRow
 
@@ -71,27 +72,34 @@ def filter_from_proto(request: pb.ListEntriesRequest) -> EntryFilter:
     )
 
 
-def verification_to_proto(row: BudgetRow, sums: LedgerSums) -> BudgetVerification:
-    """Convert a budget and the sums of its ledger; `verified` if all of them agree."""
+def verification_to_proto(row: BudgetRow, sums: LedgerSums, verification: Verification) -> BudgetVerification:
+    """Convert a budget, the sums of its ledger, and whether they agree."""
     balance = row.balance
-    total = balance.total if sums.opening is None else sums.opening + sums.amount
-    stored = balance.total, balance.spent, balance.held, balance.committed, balance.captured, balance.version
-    by_ledger = total, sums.spent, sums.held, sums.committed, sums.captured, sums.entries
-    open_holds = balance.held + balance.committed
+
+    def money(amount: Decimal | None) -> MoneyMessage | None:
+        return None if amount is None else money_to_proto(balance.money(amount))
+
+    rolled_over = row.carried_forward is not None
     return BudgetVerification(
         budget_id=ids.BUDGET.format(row.id),
-        verified=stored == by_ledger and open_holds == sums.open_holds,
-        spent=money_to_proto(balance.money(balance.spent)),
-        spent_by_ledger=money_to_proto(balance.money(sums.spent)),
-        held=money_to_proto(balance.money(balance.held)),
-        held_by_ledger=money_to_proto(balance.money(sums.held)),
-        committed=money_to_proto(balance.money(balance.committed)),
-        committed_by_ledger=money_to_proto(balance.money(sums.committed)),
-        captured=money_to_proto(balance.money(balance.captured)),
-        captured_by_ledger=money_to_proto(balance.money(sums.captured)),
-        open_holds=money_to_proto(balance.money(sums.open_holds)),
-        budget_amount=money_to_proto(balance.money(balance.total)),
-        budget_amount_by_ledger=money_to_proto(balance.money(total)),
+        verified=verification.verified,
+        spent=money(balance.spent),
+        spent_by_ledger=money(sums.spent),
+        held=money(balance.held),
+        held_by_ledger=money(sums.held),
+        committed=money(balance.committed),
+        committed_by_ledger=money(sums.committed),
+        captured=money(balance.captured),
+        captured_by_ledger=money(sums.captured),
+        open_holds=money(sums.open_holds),
+        budget_amount=money(balance.total),
+        budget_amount_by_ledger=money(verification.total),
+        carried=money(balance.carried),
+        carried_by_ledger=money(verification.carried),
+        carried_forward=money(row.carried_forward),
+        carried_forward_by_ledger=money(sums.carried_out if rolled_over else None),
+        carried_forward_by_next_ledger=money(sums.received_by_next if rolled_over else None),
+        carried_forward_recomputed=money(verification.recomputed),
         ledger_version=row.ledger_version,
         entry_count=sums.entries,
     )

@@ -10,6 +10,7 @@ from services.budgets.domain import (
     forecast,
     forecast_warnings,
     holds,
+    late_postings,
     owners,
     periods,
     postings,
@@ -19,6 +20,7 @@ from services.budgets.domain import (
     summaries,
     transfers,
     unbudgeted,
+    verification,
 )
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "forecast",
     "forecast_warnings",
     "holds",
+    "late_postings",
     "owners",
     "periods",
     "postings",
@@ -40,4 +43,5 @@ __all__ = [
     "summaries",
     "transfers",
     "unbudgeted",
+    "verification",
 ]

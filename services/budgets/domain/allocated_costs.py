@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from kit.money import Money
 
 NO_BUDGET: Final = "NO_BUDGET"
-"""Reason of unbudgeted spend that fits no active budget. All other reasons are error reasons."""
+"""Reason of unbudgeted spend that fits no budget. All other reasons are error reasons."""
 _NOON: Final = time(12)
 
 
@@ -66,7 +66,7 @@ class Reversal:
 
 
 class Candidate(NamedTuple):
-    """An active budget of the entity whose period, in days of its own time zone, contains the day of the cost."""
+    """A budget of the entity in ACTIVE or CLOSING; its period, in its own time zone, contains the day of the cost."""
 
     id: UUID
     department_id: UUID | None

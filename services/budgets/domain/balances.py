@@ -6,7 +6,7 @@ A movement counts against a budget and all budgets above it: the whole chain acc
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -179,11 +179,22 @@ class Rule(NamedTuple):
     """True if its time must lie within the period."""
 
 
+class Correction(NamedTuple):
+    """A change of what a rolled-over budget has carried forward to the budget of its next period."""
+
+    amount: Decimal
+    """Below zero if less is carried forward."""
+    closing: Balance
+    """The rolled-over budget after the correction."""
+    opened: Balance
+    """The budget of its next period after the correction."""
+
+
 RULES: Final[Mapping[EntryType, Rule]] = {
     EntryType.CHARGE: Rule(BudgetAction.CHARGE, timed=True),
-    EntryType.HOLD: Rule(BudgetAction.CHARGE, timed=True),
-    EntryType.COMMIT: Rule(BudgetAction.CHARGE, timed=False),
-    EntryType.CAPTURE: Rule(BudgetAction.CHARGE, timed=True),
+    EntryType.HOLD: Rule(BudgetAction.RESERVE, timed=True),
+    EntryType.COMMIT: Rule(BudgetAction.RESERVE, timed=False),
+    EntryType.CAPTURE: Rule(BudgetAction.RESERVE, timed=True),
     EntryType.RELEASE: Rule(BudgetAction.RETURN, timed=False),
     EntryType.EXPIRE: Rule(BudgetAction.RETURN, timed=False),
     EntryType.REFUND: Rule(BudgetAction.RETURN, timed=False),
@@ -197,6 +208,10 @@ class Decision(NamedTuple):
     verdict: ChargeVerdict
     before: Sequence[Balance]
     after: Sequence[Balance]
+    moved: Sequence[Balance]
+    """The chain after the movement alone; differs from `after` by the corrections."""
+    corrections: Sequence[Correction] = ()
+    """In the order in which they are recorded."""
 
 
 def decide(
@@ -208,30 +223,45 @@ def decide(
     that refuses it; of several without room, the one with the least. ApprovalRequired is raised only if approval would
     help, not if a hard limit refuses it as well. An `approved` movement passes budgets with policy REQUIRE_APPROVAL.
     """
+    check_accepts(chain, entry_type, at)
+    after = [balance.moved(movement) for balance in chain]
+    check_room(after, movement.used, approved=approved)
+    return Decision(verdict(after), chain, after, after)
+
+
+def check_accepts(chain: Sequence[Balance], entry_type: EntryType, at: datetime) -> None:
+    """Raise BudgetStateForbids or OutsidePeriod unless the states and the periods of all budgets allow the entry."""
     rule = RULES[entry_type]
     action, timed = rule
     for balance in chain:
         terms = balance.terms
         if (terms.state, action) not in BUDGET_TRANSITIONS or (timed and not terms.starts <= at < terms.ends):
             _refuse(terms, rule, at)
-    increases = movement.used > 0
-    after: list[Balance] = []
+
+
+def check_room(after: Sequence[Balance], requested: Decimal, *, approved: bool) -> None:
+    """Raise BudgetExceeded or ApprovalRequired if a budget has no room for what is in `after` already.
+
+    Nothing is raised unless `requested`, by which its use rose or its total fell, is above zero.
+    """
+    if requested <= 0:
+        return
     refusing: list[Balance] = []
-    overspent = False
-    for balance in chain:
-        left = balance.moved(movement)
-        after.append(left)
-        below_zero = left.available < 0
-        overspent = overspent or below_zero
+    for left in after:
         # A limit with a tolerance is rounded down and may be below the total; all others are at least the total.
-        may_refuse = below_zero or left.terms.policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE
-        if increases and may_refuse and left.beyond_policy:
+        may_refuse = left.available < 0 or left.terms.policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE
+        if may_refuse and left.beyond_policy:
             refusing.append(left)
     if refusing and approved:
         refusing = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
     if refusing:
-        raise _insufficient(refusing, movement.used)
-    return Decision(ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED, chain, after)
+        raise _insufficient(refusing, requested)
+
+
+def verdict(after: Sequence[Balance]) -> ChargeVerdict:
+    """Return the verdict on a charge that leaves the chain like this."""
+    overspent = any(balance.available < 0 for balance in after)
+    return ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED
 
 
 def _refuse(terms: Terms, rule: Rule, at: datetime) -> None:
@@ -280,6 +310,8 @@ class Availability:
     explanation: str
     by_policy: Mapping[OverspendPolicy, AvailabilityVerdict]
     """The verdict for each policy of the binding budget, if no other budget refused the charge."""
+    corrections: Sequence[Correction] = ()
+    """How the charge would correct what was carried forward."""
 
 
 _REFUSALS: Final = {
@@ -290,17 +322,22 @@ _REFUSALS: Final = {
 }
 
 
-def availability(chain: Sequence[Balance], amount: Decimal, at: datetime) -> Availability:
+Decide = Callable[[Sequence[Balance], EntryType, Movement, datetime], Decision]
+
+
+def availability(chain: Sequence[Balance], amount: Decimal, at: datetime, decide: Decide = decide) -> Availability:
     """Return what `decide` would decide on a charge, and why."""
     charge = Movement(spent=amount)
+    corrections: Sequence[Correction] = ()
     try:
         decision = decide(chain, EntryType.CHARGE, charge, at)
     except (BudgetStateForbids, OutsidePeriod, BudgetExceeded, ApprovalRequired) as refusal:
         verdict, text, binding_id = _REFUSALS[type(refusal)], refusal.message, refusal.id
         after: Sequence[Balance] = [balance.moved(charge) for balance in chain]
-        (binding,) = (balance for balance in after if balance.terms.id == binding_id)
+        # The budget of a next period may refuse it as well; the budget of the charge is the one to look at then.
+        binding = next((balance for balance in after if balance.terms.id == binding_id), after[0])
     else:
-        after = decision.after
+        after, corrections = decision.after, decision.corrections
         binding = tightest(after)
         left = binding.money(binding.available)
         if decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT:
@@ -309,7 +346,7 @@ def availability(chain: Sequence[Balance], amount: Decimal, at: datetime) -> Ava
         else:
             verdict = AvailabilityVerdict.AVAILABLE
             text = f"It would be accepted; the budget {binding.terms.name!r} would have {left} left."
-    return Availability(verdict, binding.terms.id, chain, after, text, by_policy(binding))
+    return Availability(verdict, binding.terms.id, chain, after, text, by_policy(binding), corrections)
 
 
 def by_policy(after: Balance) -> Mapping[OverspendPolicy, AvailabilityVerdict]:

@@ -14,11 +14,15 @@ from services.budgets.errors.fields import InvalidField
 
 DEPTH_MAX: Final = 8
 """Most budgets in a chain: a budget and all budgets above it."""
+LATE_POSTING_DAYS_DEFAULT: Final = 5
+"""How long a budget accepts late postings after its period if nothing else is requested."""
 THRESHOLDS_DEFAULT_BP: Final = (5000, 8000, 9000, 10000)
 """Alert thresholds of a budget that is created without any."""
 
 PERIOD_END_TIMER: Final = "rollover"
 """Kind of the timers that roll active recurring budgets over when their period ends."""
+LATE_POSTING_END_TIMER: Final = "late-posting-end"
+"""Kind of the timers that close budgets in CLOSING when their days for late postings are over."""
 FORECAST_TIMER: Final = "forecast"
 """Kind of the timers that check the forecast of each active budget, once a day."""
 
@@ -28,6 +32,7 @@ class BudgetState(StrEnum):
 
     DRAFT = "DRAFT"
     ACTIVE = "ACTIVE"
+    CLOSING = "CLOSING"
     CLOSED = "CLOSED"
 
 
@@ -37,8 +42,10 @@ class BudgetAction(StrEnum):
     ACTIVATE = "activated"
     CLOSE = "closed"
     REOPEN = "reopened"
+    REOPEN_PERIOD = "reopened for late postings"
     CHANGE = "changed"
     CHARGE = "charged"
+    RESERVE = "reserved from"
     RETURN = "credited"
     ADOPT = "given another budget below it"
     ROLL_OVER = "rolled over"
@@ -53,13 +60,22 @@ BUDGET_TRANSITIONS: Final[Mapping[tuple[BudgetState, BudgetAction], BudgetState]
     (_S.ACTIVE, _A.CLOSE): _S.CLOSED,
     (_S.ACTIVE, _A.CHANGE): _S.ACTIVE,
     (_S.ACTIVE, _A.CHARGE): _S.ACTIVE,
+    (_S.ACTIVE, _A.RESERVE): _S.ACTIVE,
     (_S.ACTIVE, _A.RETURN): _S.ACTIVE,
     (_S.ACTIVE, _A.ADOPT): _S.ACTIVE,
-    (_S.ACTIVE, _A.ROLL_OVER): _S.CLOSED,
+    (_S.ACTIVE, _A.ROLL_OVER): _S.CLOSING,
+    (_S.CLOSING, _A.CHARGE): _S.CLOSING,
+    (_S.CLOSING, _A.RETURN): _S.CLOSING,
+    (_S.CLOSING, _A.CLOSE): _S.CLOSED,
     (_S.CLOSED, _A.RETURN): _S.CLOSED,
     (_S.CLOSED, _A.REOPEN): _S.ACTIVE,
+    (_S.CLOSED, _A.REOPEN_PERIOD): _S.CLOSING,
 }
-"""The complete life cycle of a budget. Every pair that is not listed is forbidden."""
+"""The complete life cycle of a budget. Every pair that is not listed is forbidden.
+
+A budget that was rolled over is never ACTIVE again: its next period is open, and what was carried forward to it stays
+correct only while nothing but postings changes the budget.
+"""
 
 
 class PeriodType(StrEnum):
@@ -114,6 +130,7 @@ class BudgetDraft:
     rollover: Rollover
     rollover_cap: Money | None
     carry_overspend: bool
+    late_posting_days: int
     state: BudgetState
 
 

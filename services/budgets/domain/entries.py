@@ -86,5 +86,11 @@ class LedgerSums(NamedTuple):
     committed: Decimal
     captured: Decimal
     entries: int
+    carried_in: Decimal
+    """Carried forward from the previous period."""
+    carried_out: Decimal
+    """Carried forward to the next period."""
+    received_by_next: Decimal
+    """Carried forward to the next period by the ledger of its budget."""
     open_holds: Decimal
     """Rest of the holds and commitments that are open, summed from the holds."""

@@ -164,7 +164,9 @@ class Posted:
 
     entry: Entry
     before: Sequence[Balance]
-    """The chain before it; the entry has the chain afterwards."""
+    """The chain before it."""
+    after: Sequence[Balance]
+    """The chain after it and the corrections that it caused."""
     hold: Hold | None = None
     refund: Refund | None = None
     charged: Charged | None = None

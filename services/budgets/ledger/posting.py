@@ -5,7 +5,7 @@ before, decides each of the others on the balances that the ones before it left,
 that is refused changes nothing and takes no room from the next.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from decimal import Decimal
@@ -19,9 +19,10 @@ from kit.origin import Origin
 from services.budgets import domain
 from services.budgets.domain.alerts import Alert, AlertThreshold
 from services.budgets.domain.approval_holds import SETTLEMENTS
-from services.budgets.domain.balances import NO_ID, Balance, Decision, Movement
+from services.budgets.domain.balances import NO_ID, Balance, Correction, Decision, Movement
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.holds import HOLD_PERIOD_MAX, Hold, HoldDraft, HoldState
+from services.budgets.domain.late_postings import RolledOver
 from services.budgets.domain.postings import (
     AlertRaised,
     ApprovalHoldSettled,
@@ -103,6 +104,9 @@ class _State:
     """Fingerprint and reply of each key that was answered, before or in this batch."""
     holds: dict[Key, Hold]
     charges: dict[Key, Charged]
+    rollovers: dict[Key, RolledOver]
+    """Rollovers of those budgets that were rolled over."""
+    changed_rollovers: dict[Key, RolledOver] = field(default_factory=dict)
     changed_balances: set[Key] = field(default_factory=set)
     changed_holds: dict[Key, Hold] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
@@ -127,7 +131,7 @@ class PostingBatch:
         self._now = snapshot.now
         self._codec = codec
         self._known_holds = frozenset(holds)
-        self._state = _State(snapshot.balances, snapshot.replies, holds, charges)
+        self._state = _State(snapshot.balances, snapshot.replies, holds, charges, snapshot.rollovers)
         self._refused: set[RequestKey] = set()
 
     @property
@@ -158,6 +162,7 @@ class PostingBatch:
             return False
         changed = [state.balances[key] for key in state.changed_balances]
         await transaction.record(changed, state.entries, state.new_replies)
+        await transaction.record_carried(state.changed_rollovers)
         await transaction.record_holds(list(state.changed_holds.values()), self._known_holds)
         await transaction.raise_alerts(state.raised.values())
         await transaction.resolve_alerts(state.resolved.values(), self._now)
@@ -186,15 +191,26 @@ class PostingBatch:
         chain = self._chain(origin, request)
         change = _CHANGES[request.entry_type](self, origin, request, chain[0])
         at = request.charge_time or self._now
-        decision = domain.balances.decide(chain, request.entry_type, change.movement, at, approved=request.approved)
+        decision = self._decide(chain, request, change.movement, at)
         entry = self._entry(origin, request, change, decision, at)
         self._state.entries.append(entry)
-        for before, after in zip(chain, decision.after, strict=True):
-            self._update_balance(origin, entry, before, after)
+        if decision.corrections:
+            self._correct(origin, entry, decision)
+        else:
+            for before, after in zip(chain, decision.after, strict=True):
+                self._update_balance(origin, entry, before, after)
         hold = self._update_hold(origin, request, change.hold, entry) if change.hold else None
         if change.refund and change.charged:
             self._update_charge(origin, change.refund, change.charged)
-        return Posted(entry, chain, hold, change.refund, change.charged)
+        return Posted(entry, chain, decision.after, hold, change.refund, change.charged)
+
+    def _decide(self, chain: Sequence[Balance], request: PostingRequest, movement: Movement, at: datetime) -> Decision:
+        state, entry_type, approved = self._state, request.entry_type, request.approved
+        if not state.rollovers:
+            return domain.balances.decide(chain, entry_type, movement, at, approved=approved)
+        return domain.late_postings.decide(
+            chain, entry_type, movement, at, approved=approved, rollovers=state.rollovers, balances=state.balances
+        )
 
     def _chain(self, origin: Origin, request: PostingRequest) -> Sequence[Balance]:
         """Return the budget and those above it. Raises BudgetNotFound or HoldNotFound."""
@@ -303,7 +319,7 @@ class PostingBatch:
         return Entry(
             id=ids.new(),
             entry_type=request.entry_type,
-            chain=decision.after,
+            chain=decision.moved,
             amount=change.amount,
             movement=change.movement,
             verdict=decision.verdict,
@@ -332,6 +348,43 @@ class PostingBatch:
         if not quiet[0] <= after.used < quiet[1]:
             state.quiet_ranges[key] = domain.balances.quiet_range(after)
             self._update_alerts(origin, key, entry, before, after)
+
+    def _correct(self, origin: Origin, entry: Entry, decision: Decision) -> None:
+        """Record the corrections of a late posting with an entry on both sides, and update all balances."""
+        state = self._state
+        latest = {(balance.terms.tenant_id, balance.terms.id): balance for balance in decision.moved}
+        latest |= domain.late_postings.corrected(decision.corrections)
+        for correction in decision.corrections:
+            state.entries += self._correction_entries(entry, correction)
+        for key, after in latest.items():
+            before, state.balances[key] = state.balances[key], after
+            state.changed_balances.add(key)
+            state.quiet_ranges[key] = domain.balances.quiet_range(after)  # the total has changed
+            self._update_alerts(origin, key, entry, before, after)
+        changed = domain.late_postings.correct(state.rollovers, decision.corrections)
+        state.rollovers |= changed
+        state.changed_rollovers |= changed
+
+    def _correction_entries(self, entry: Entry, correction: Correction) -> Iterator[Entry]:
+        sides = (
+            (EntryType.ROLLOVER_OUT, correction.closing, correction.opened, -correction.amount),
+            (EntryType.ROLLOVER_IN, correction.opened, correction.closing, correction.amount),
+        )
+        for entry_type, balance, counterpart, moved_amount in sides:
+            yield Entry(
+                id=ids.new(),
+                entry_type=entry_type,
+                chain=[balance],
+                amount=correction.amount,
+                movement=Movement(),
+                moved_amount=moved_amount,
+                counterpart_id=counterpart.terms.id,
+                description=entry.description,
+                reference=entry.reference,
+                actor=entry.actor,
+                charge_time=entry.charge_time,
+                create_time=self._now,
+            )
 
     def _update_alerts(self, origin: Origin, key: Key, entry: Entry, before: Balance, after: Balance) -> None:
         """Raise or resolve the alerts of the thresholds between two balances, at most one per threshold and batch."""

@@ -5,6 +5,7 @@ key in lateral subqueries with `offset 0`: they use all columns of the index, ev
 was empty.
 """
 
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
@@ -45,8 +46,8 @@ REPLIES: Final = Columns[ReplyRow](
     values=tuple,
 )
 BALANCES: Final = Columns[Balance](
-    of_table(BudgetRow, "tenant_id", "id", "spent", "held", "committed", "captured", "ledger_version"),
-    values=lambda b: (b.terms.tenant_id, b.terms.id, b.spent, b.held, b.committed, b.captured, b.version),
+    of_table(BudgetRow, "tenant_id", "id", "carried", "spent", "held", "committed", "captured", "ledger_version"),
+    values=lambda b: (b.terms.tenant_id, b.terms.id, b.carried, b.spent, b.held, b.committed, b.captured, b.version),
 )
 ENTRIES: Final = Columns[Entry](of_table(EntryRow))
 HOLDS: Final = Columns[Hold](of_table(HoldRow))
@@ -91,6 +92,27 @@ LOCK: Final = f"""
     select k.tenant_id{", null" * BALANCE.count(",")}, k.method, k.key, i.fingerprint, i.reply, clock_timestamp()
     from {REQUESTS.rows("k", first=1 + len(CHAINS))} cross join lateral {idempotency.lookup("k")} i"""
 """Locks the chains of budgets, nearest first, and looks up the replies to requests."""
+LATER: Final = f"""
+    with recursive later as (
+        select n.* from {KEYS.rows("r")} cross join lateral (
+            select tenant_id, id from budgets where tenant_id = r.tenant_id and previous_id = r.id offset 0
+        ) n
+        union all
+        select n.* from later l cross join lateral (
+            select tenant_id, id from budgets where tenant_id = l.tenant_id and previous_id = l.id offset 0
+        ) n
+    )
+    select distinct tenant_id, id from later"""
+"""The budgets of all later periods of budgets."""
+FIND_ROLLOVERS: Final = f"""
+    select b.tenant_id, b.id, n.id, b.rollover, b.rollover_cap, b.carry_overspend, b.carried_forward, b.moved_holds,
+        b.next_amount
+    from {KEYS.rows("r")} cross join lateral (
+        select * from budgets where tenant_id = r.tenant_id and id = r.id and carried_forward is not null offset 0
+    ) b cross join lateral (
+        select id from budgets where tenant_id = r.tenant_id and previous_id = r.id offset 0
+    ) n"""
+"""The rollovers of those budgets that were rolled over."""
 ANSWERED: Final = f"""
     select exists (select from {REQUESTS.rows("k")} cross join lateral {idempotency.lookup("k")} i)"""
 # A transaction of its own, which sets its tenants itself: `named` must be evaluated before the policy is applied, so
@@ -136,6 +158,12 @@ RECORD: Final = f"""
     )
     select count(*) from updated"""
 """Updates balances, appends entries and stores replies. Returns the number of budgets."""
+CARRIED: Final = Columns[tuple[UUID, UUID, Decimal]](
+    of_table(BudgetRow, "tenant_id", "id", "carried_forward"), values=tuple
+)
+RECORD_CARRIED: Final = f"""
+    update budgets b set carried_forward = m.carried_forward from {CARRIED.rows("m")}
+    where b.tenant_id = m.tenant_id and b.id = m.id"""
 _CHANGEABLE = of_table(
     HoldRow, "captured", "released", "state", "expire_time", "last_entry_id", "version", "update_time"
 )

@@ -7,7 +7,7 @@ It uses asyncpg directly, because its statements run thousands of times a second
 import contextlib
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final, TypeVar
@@ -19,14 +19,16 @@ from eventing import outbox, timers
 from eventing.outbox import OutboxRow
 from kit.columns import Columns
 from kit.db import WriteSession
+from kit.errors import Conflict
 from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets.domain.alerts import Alert, AlertThreshold
 from services.budgets.domain.balances import Balance, Terms
-from services.budgets.domain.budgets import BudgetState, OverspendPolicy
+from services.budgets.domain.budgets import BudgetState, OverspendPolicy, Rollover
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.holds import HOLD_EXPIRY_TIMER, Hold, HoldState
+from services.budgets.domain.late_postings import RolledOver
 from services.budgets.domain.postings import Entry, Key, RequestKey
 from services.budgets.domain.refunds import Charged
 from services.budgets.errors.budgets import BudgetNotFound
@@ -42,6 +44,9 @@ _STATEMENT_S: Final = 5.0
 _PLANS_S: Final = 10.0
 """Plans are dropped after this time: a plan that was made while a table was empty is slow later."""
 _STATES: Final = {state.value: state for state in BudgetState}
+_ROLLED_OVER: Final = {BudgetState.CLOSING, BudgetState.CLOSED}
+_ROLLOVERS: Final = {rollover.value: rollover for rollover in Rollover}
+_LOCK_ATTEMPTS: Final = 5
 _POLICIES: Final = {policy.value: policy for policy in OverspendPolicy}
 _TERMS: Final = len(Terms._fields)
 _BALANCE: Final = _TERMS + len(Balance._fields) - 1
@@ -58,6 +63,13 @@ class LedgerSnapshot:
     """Fingerprint and reply."""
     now: datetime
     """The time by the clock of the database."""
+    rollovers: dict[Key, RolledOver] = field(default_factory=dict)
+    """Rollovers of those budgets that were rolled over; `balances` has all their later periods."""
+
+    @property
+    def rolled_over(self) -> list[Key]:
+        """The budgets that may have been rolled over: no others have later periods."""
+        return [key for key, balance in self.balances.items() if balance.terms.state in _ROLLED_OVER]
 
     def chain(self, origin: Origin, budget_id: UUID, balances: Mapping[Key, Balance] | None = None) -> list[Balance]:
         """Return the budget and those above it. Raises BudgetNotFound if the caller may not see the budget.
@@ -91,20 +103,28 @@ class LedgerConnection:
         try:
             # One message to the server; set_config would be parsed and planned.
             settings = f"set local app.tenant_ids = '{tenants}'; set local lock_timeout = {int(lock_ms)}"
-            await connection.execute(f"{self._drop_plans()}begin; {settings}")
-            yield LedgerTransaction(connection)
+            begin = f"begin; {settings}"
+            await connection.execute(f"{self._drop_plans()}{begin}")
+            yield LedgerTransaction(connection, begin)
             await connection.execute("commit")
         except BaseException:
             await self._roll_back(connection)
             raise
 
     async def read(self, keys: Collection[Key]) -> LedgerSnapshot:
-        """Return the committed state of these budgets and those above them, in one round trip."""
+        """Return the committed state of these budgets and those above them, in one round trip.
+
+        Budgets that were rolled over take a few more; the snapshot then has their later periods, too.
+        """
         connection = await self._connected()
         if drop_plans := self._drop_plans():
             await connection.execute(drop_plans)
         tenants = ",".join({str(tenant_id) for tenant_id, _ in keys})
-        return _snapshot(await connection.fetch(sql.READ, *sql.KEYS.parameters(list(keys)), tenants))
+        snapshot = _snapshot(await connection.fetch(sql.READ, *sql.KEYS.parameters(list(keys)), tenants))
+        if not snapshot.rolled_over:
+            return snapshot
+        async with self.begin({tenant_id for tenant_id, _ in keys}) as transaction:
+            return await transaction.read(keys, tenants)
 
     def _drop_plans(self) -> str:
         now = time.monotonic()
@@ -149,15 +169,55 @@ class LedgerConnection:
 class LedgerTransaction:
     """The reads and writes of a transaction of the engine."""
 
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", begin: str) -> None:
+        """`begin` is the statement that has begun the transaction."""
         self._connection = connection
+        self._begin = begin
 
     async def lock(
         self, chains: Collection[tuple[UUID, UUID | None, UUID | None]], requests: Collection[RequestKey]
     ) -> LedgerSnapshot:
-        """Lock the chains of (tenant, budget, hold) until the transaction ends, and look up the keys of requests."""
-        parameters = [*sql.CHAINS.parameters(list(chains)), *sql.REQUESTS.parameters(list(requests))]
-        return _snapshot(await self._connection.fetch(sql.LOCK, *parameters))
+        """Lock the chains of (tenant, budget, hold) until the transaction ends, and look up the keys of requests.
+
+        A posting on a budget that was rolled over may change all its later periods: their chains are locked, too. All
+        locks are taken again then, so that they are in one order. Raises Conflict if new periods open all the time.
+        """
+        chains = set(chains)
+        for _ in range(_LOCK_ATTEMPTS):
+            parameters = [*sql.CHAINS.parameters(list(chains)), *sql.REQUESTS.parameters(list(requests))]
+            snapshot = _snapshot(await self._connection.fetch(sql.LOCK, *parameters))
+            if not snapshot.rolled_over:
+                return snapshot
+            missing = await self._find_later(snapshot) - snapshot.balances.keys()
+            if not missing:
+                snapshot.rollovers = await self._find_rollovers(snapshot)
+                return snapshot
+            chains |= {(tenant_id, budget_id, None) for tenant_id, budget_id in missing}
+            await self._connection.execute(f"rollback; {self._begin}")
+        raise Conflict
+
+    async def read(self, keys: Collection[Key], tenants: str) -> LedgerSnapshot:
+        """Return the state of these budgets, those above them, and the later periods of all, in one snapshot."""
+        await self._connection.execute("set transaction isolation level repeatable read")
+        keys = set(keys)
+        while True:
+            snapshot = _snapshot(await self._connection.fetch(sql.READ, *sql.KEYS.parameters(list(keys)), tenants))
+            missing = await self._find_later(snapshot) - snapshot.balances.keys()
+            if not missing:
+                snapshot.rollovers = await self._find_rollovers(snapshot)
+                return snapshot
+            keys |= missing
+
+    async def _find_later(self, snapshot: LedgerSnapshot) -> set[Key]:
+        rows = await self._fetch(sql.LATER, sql.KEYS, snapshot.rolled_over)
+        return {(row["tenant_id"], row["id"]) for row in rows}
+
+    async def _find_rollovers(self, snapshot: LedgerSnapshot) -> dict[Key, RolledOver]:
+        rows = await self._fetch(sql.FIND_ROLLOVERS, sql.KEYS, snapshot.rolled_over)
+        return {
+            (tenant_id, budget_id): RolledOver(next_id, _ROLLOVERS[rollover], *terms)
+            for tenant_id, budget_id, next_id, rollover, *terms in rows
+        }
 
     async def any_answered(self, requests: Collection[RequestKey]) -> bool:
         """True if a request was answered meanwhile: while `lock` waits, it does not see what others commit."""
@@ -181,6 +241,11 @@ class LedgerTransaction:
         updated = await self._connection.fetchval(sql.RECORD, *(value for each in parameters for value in each))
         if updated != len(balances):
             raise RuntimeError(f"{updated} budgets were updated, not {len(balances)}")
+
+    async def record_carried(self, rollovers: Mapping[Key, RolledOver]) -> None:
+        """Update the amounts that locked budgets have carried forward."""
+        rows = [(*key, rolled_over.carried) for key, rolled_over in rollovers.items()]
+        await self._fetch(sql.RECORD_CARRIED, sql.CARRIED, rows)
 
     async def record_holds(self, holds: Sequence[Hold], known: Collection[Key]) -> None:
         """Insert or update holds, and the timers of those that expire; `known` are those that exist already."""

@@ -11,12 +11,19 @@ from sqlalchemy.orm import Mapped, mapped_column
 from kit import ids
 from kit.db import AMOUNT, TenantRow, VersionedRow, text_enum
 from services.budgets.domain.balances import ZERO, Balance, Terms
-from services.budgets.domain.budgets import BudgetState, OverspendPolicy, PeriodType, Rollover
+from services.budgets.domain.budgets import (
+    LATE_POSTING_DAYS_DEFAULT,
+    BudgetState,
+    OverspendPolicy,
+    PeriodType,
+    Rollover,
+)
+from services.budgets.domain.late_postings import RolledOver
 
 _DEFINITION: Final = (
     "entity_id", "department_id", "name", "category", "gl_code", "period_type", "time_zone", "anchor_date",
-    "recurring", "rollover", "rollover_cap", "carry_overspend", "currency_code", "amount", "overspend_policy",
-    "tolerance_bp", "alert_thresholds_bp",
+    "recurring", "rollover", "rollover_cap", "carry_overspend", "late_posting_days", "currency_code", "amount",
+    "overspend_policy", "tolerance_bp", "alert_thresholds_bp",
 )  # fmt: skip
 
 
@@ -61,6 +68,14 @@ class BudgetRow(VersionedRow):
     rollover: Mapped[Rollover] = mapped_column(text_enum(Rollover), default=Rollover.NONE)
     rollover_cap: Mapped[Decimal | None] = mapped_column(AMOUNT)
     carry_overspend: Mapped[bool] = mapped_column(Boolean, default=False)
+    late_posting_days: Mapped[int] = mapped_column(Integer, default=LATE_POSTING_DAYS_DEFAULT)
+    """How many days after its period a rolled-over budget accepts postings that are dated in it."""
+    carried_forward: Mapped[Decimal | None] = mapped_column(AMOUNT)
+    """Carried forward to the next period, corrections included; like the next two, None until it is rolled over."""
+    moved_holds: Mapped[Decimal | None] = mapped_column(AMOUNT)
+    """Open holds that moved to the next period, those of the budgets below included."""
+    next_amount: Mapped[Decimal | None] = mapped_column(AMOUNT)
+    """Amount of the budget of the next period when it was opened."""
     currency_code: Mapped[str] = mapped_column(String(3))
     amount: Mapped[Decimal] = mapped_column(AMOUNT)
     carried: Mapped[Decimal] = mapped_column(AMOUNT, default=ZERO)
@@ -110,4 +125,18 @@ class BudgetRow(VersionedRow):
             self.committed,
             self.captured,
             self.ledger_version,
+        )
+
+    def rolled_over(self, next_id: UUID) -> RolledOver | None:
+        """Return the rollover to the budget `next_id`; None if it was not rolled over."""
+        if self.carried_forward is None or self.moved_holds is None or self.next_amount is None:
+            return None
+        return RolledOver(
+            next_id,
+            self.rollover,
+            self.rollover_cap,
+            self.carry_overspend,
+            self.carried_forward,
+            self.moved_holds,
+            self.next_amount,
         )

@@ -142,4 +142,4 @@ class LedgerServicer:
     async def VerifyBudget(self, request: pb.VerifyBudgetRequest, call: Call) -> BudgetVerification:
         async with self._db.read(call) as tx:
             budget = await store.budgets.get(tx, ids.BUDGET.parse(request.id))
-            return convert.entries.verification_to_proto(*await store.entries.sums(tx, budget.id))
+            return convert.entries.verification_to_proto(*await service.entries.verify(tx, budget.id))

@@ -83,7 +83,7 @@ class AllocatedCosts:
         ]
         if not fitting:
             return BudgetPreview(
-                None, f"No active budget fits it on {cost.day}; it would be unbudgeted spend.", matches
+                None, f"No budget that accepts charges fits it on {cost.day}; it would be unbudgeted spend.", matches
             )
         if fitting[0].id not in visible:
             return BudgetPreview(None, "It would be charged to a budget that you may not see.", matches)
@@ -234,7 +234,7 @@ def _unbudgeted(
         currency_code=cost.amount.currency,
         allocation_date=cost.day,
         reason=refusal.reason if refusal else NO_BUDGET,
-        detail=refusal.message if refusal else f"No active budget fits it on {cost.day}.",
+        detail=refusal.message if refusal else f"No budget that accepts charges fits it on {cost.day}.",
         budget_id=budget.id if budget else None,
         create_time=clock.now(),
     )

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
-from uuid import UUID
 
 from kit import clock
 from kit.origin import Origin
 from services.budgets import domain
-from services.budgets.domain.balances import Balance
 from services.budgets.domain.entries import AvailabilityVerdict
 from services.budgets.domain.postings import AvailabilityQuery, AvailabilityResult
 from services.budgets.ledger import Ledger
@@ -25,13 +24,16 @@ async def check(
     """
     at = charge_time or clock.now()
     snapshot = await ledger.read(origin.tenant_id, {query.budget_id for query in queries})
-    charged: dict[UUID, Balance] = {}
+    balances, rollovers = dict(snapshot.balances), dict(snapshot.rollovers)
+    decide = partial(domain.late_postings.decide, rollovers=rollovers, balances=balances)
     results: list[AvailabilityResult] = []
     for query in queries:
-        chain = [charged.get(balance.terms.id, balance) for balance in snapshot.chain(origin, query.budget_id)]
+        chain = snapshot.chain(origin, query.budget_id, balances)
         amount = await ledger.convert(origin, query.amount, chain[0].terms, at)
-        availability = domain.balances.availability(chain, amount.amount, at)
+        availability = domain.balances.availability(chain, amount.amount, at, decide)
         if availability.verdict in _ACCEPTED:
-            charged |= {balance.terms.id: balance for balance in availability.after}
+            balances |= {(balance.terms.tenant_id, balance.terms.id): balance for balance in availability.after}
+            balances |= domain.late_postings.corrected(availability.corrections)
+            rollovers |= domain.late_postings.correct(rollovers, availability.corrections)
         results.append(AvailabilityResult(chain[0], amount, availability))
     return results

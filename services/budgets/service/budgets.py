@@ -15,6 +15,7 @@ from services.budgets import domain, events, service, store
 from services.budgets.domain.budgets import (
     DEPTH_MAX,
     FORECAST_TIMER,
+    LATE_POSTING_END_TIMER,
     PERIOD_END_TIMER,
     BudgetAction,
     BudgetDraft,
@@ -80,6 +81,7 @@ def _definition(draft: BudgetDraft, period: Period, *, recurring: bool) -> Mappi
         "rollover": draft.rollover,
         "rollover_cap": cap.amount if cap else None,
         "carry_overspend": draft.carry_overspend,
+        "late_posting_days": draft.late_posting_days,
         "currency_code": currency,
         "amount": draft.amount.amount,
         "overspend_policy": draft.overspend_policy,
@@ -127,6 +129,7 @@ def _zoned_period(budget: BudgetRow) -> ZonedPeriod:
 def set_timers(tx: WriteSession, budget: BudgetRow) -> None:
     """Set or cancel the timers of a budget; call it after every change of its state."""
     set_period_end_timer(tx, budget)
+    set_late_posting_end_timer(tx, budget)
     set_forecast_timer(tx, budget)
 
 
@@ -136,6 +139,20 @@ def set_period_end_timer(tx: WriteSession, budget: BudgetRow) -> None:
         set_timer(tx, PERIOD_END_TIMER, budget.id, budget.period_end_time)
     else:
         cancel_timer(tx, PERIOD_END_TIMER, budget.id)
+
+
+def set_late_posting_end_timer(tx: WriteSession, budget: BudgetRow) -> None:
+    """Close a budget in CLOSING when its days for late postings are over; one that was reopened later stays open."""
+    end = late_posting_end(budget)
+    if budget.state is BudgetState.CLOSING and clock.now() < end:
+        set_timer(tx, LATE_POSTING_END_TIMER, budget.id, end)
+    else:
+        cancel_timer(tx, LATE_POSTING_END_TIMER, budget.id)
+
+
+def late_posting_end(budget: BudgetRow) -> datetime:
+    """Return the time up to which the budget accepts late postings once it was rolled over."""
+    return dates.day_start(budget.period_end + timedelta(days=budget.late_posting_days), budget.time_zone)
 
 
 def set_forecast_timer(tx: WriteSession, budget: BudgetRow) -> None:
@@ -227,12 +244,21 @@ async def change_state(tx: WriteSession, budget_id: UUID, action: BudgetAction, 
     budget.check_etag(etag)
     if action is BudgetAction.REOPEN:
         await _check_not_retired(tx, budget.entity_id)
+        if budget.carried_forward is not None:
+            action = BudgetAction.REOPEN_PERIOD
     budget.state = domain.budgets.advance(budget.id, budget.state, action)
     await store.budgets.save(tx, budget)
     set_timers(tx, budget)
     if budget.state is BudgetState.CLOSED:
         outbox.append(tx, events.published.budget_closed(budget.balance.terms))
     return budget
+
+
+async def close_after_late_postings(tx: WriteSession, budget_id: UUID) -> None:
+    """Close a budget in CLOSING whose days for late postings are over. Does nothing if it was closed before."""
+    budget = await store.budgets.lock(tx, budget_id)
+    if budget.state is BudgetState.CLOSING:
+        await change_state(tx, budget_id, BudgetAction.CLOSE)
 
 
 async def close_of_entity(tx: WriteSession, entity_id: UUID) -> None:

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
+from uuid import UUID
 
 from kit import clock, ids
-from kit.db import WriteSession
-from services.budgets import ledger
+from kit.db import ReadSession, WriteSession
+from services.budgets import domain, ledger, store
 from services.budgets.domain.balances import ZERO, Movement
-from services.budgets.domain.entries import EntryType
+from services.budgets.domain.entries import EntryType, LedgerSums
 from services.budgets.domain.postings import Entry
+from services.budgets.domain.verification import Verification
 from services.budgets.models.budgets import BudgetRow
 
 _NO_MOVEMENT: Final = Movement()
@@ -47,3 +49,11 @@ def record(
     )
     ledger.append_entries(tx, [entry])
     return entry
+
+
+async def verify(tx: ReadSession, budget_id: UUID) -> tuple[BudgetRow, LedgerSums, Verification]:
+    """Return the budget, the sums of its ledger, and whether they agree."""
+    budget, sums = await store.entries.sums(tx, budget_id)
+    next_id = await store.rollovers.find_next_id(tx, budget_id)
+    rolled_over = budget.rolled_over(next_id) if next_id else None
+    return budget, sums, domain.verification.verify(budget.balance, rolled_over, sums)

@@ -26,7 +26,7 @@ async def forecast(tx: ReadSession, budget: BudgetRow) -> ForecastResult:
     forecast_input = ForecastInput(
         start=budget.period_start,
         end=budget.period_end,
-        today=max(today, budget.period_end) if budget.state is BudgetState.CLOSED else today,
+        today=max(today, budget.period_end) if budget.state in {BudgetState.CLOSING, BudgetState.CLOSED} else today,
         limit=balance.total,
         currency=budget.currency_code,
         committed=balance.committed,

@@ -4,7 +4,7 @@ A budget and those below it roll over in one transaction. It locks all of them a
 changes only under the lock of its budget, so none is created, captured or released while it moves.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Final
@@ -16,7 +16,7 @@ from kit import dates
 from kit.db import WriteSession
 from kit.errors import Conflict
 from services.budgets import domain, events, service, store
-from services.budgets.domain.balances import Balance, Movement
+from services.budgets.domain.balances import ZERO, Balance, Movement
 from services.budgets.domain.budgets import PERIOD_END_TIMER, BudgetAction, BudgetState
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.periods import Period
@@ -141,8 +141,8 @@ async def _roll_over(tx: WriteSession, tree: _Tree, root: BudgetRow, request: Ro
     if request.next_amount and request.next_amount.currency != root.currency_code:
         raise CurrencyMismatch(root.id, given=request.next_amount.currency, currency=root.currency_code)
     if root.entity_id in tree.retired:
-        root.state = domain.budgets.advance(root.id, root.state, BudgetAction.ROLL_OVER)
-        await _finish_closed(tx, [root])
+        root.state = domain.budgets.advance(root.id, root.state, BudgetAction.CLOSE)
+        await _finish_closed(tx, [root], tree.now)
         return RolloverResult(root, None)
     opened = {root.id: _build_next(root, period, _parent_of_next(tree, root, period))}
     if request.next_amount:
@@ -154,7 +154,7 @@ async def _roll_over(tx: WriteSession, tree: _Tree, root: BudgetRow, request: Ro
     tree.rows |= {budget.id: budget for budget in opened.values()}
     tree.candidates += opened.values()
     await _record(tx, tree, closed, opened, holds)
-    await _finish_closed(tx, closed)
+    await _finish_closed(tx, closed, tree.now)
     for old in closed:
         service.budgets.set_timers(tx, opened[old.id])
         outbox.append(tx, events.published.budget_rolled_over(old.balance.terms, opened[old.id].balance))
@@ -232,6 +232,8 @@ def _carry_forward(
             moved_holds=movement.used,
             next_amount=next_budget.amount,
         )
+        budget.carried_forward, budget.moved_holds = next_budget.carried, movement.used
+        budget.next_amount = next_budget.amount
 
 
 def _reversed(movement: Movement) -> Movement:
@@ -263,8 +265,34 @@ async def _record(
             tx, [old], EntryType.ROLLOVER_OUT, new.carried, moved_amount=-new.carried, counterpart_id=new.id
         )
     await store.budgets.save(tx, *closed)
-    for budget_id in sorted(changed.keys() - {old.id for old in closed}):
+    others = sorted(changed.keys() - {old.id for old in closed})
+    corrected = {each for id in others for each in _correct(tx, tree, tree.rows[id])}
+    for budget_id in sorted({*others, *corrected}):
         await service.alerts.settle(tx, tree.rows[budget_id])
+
+
+def _correct(tx: WriteSession, tree: _Tree, budget: BudgetRow) -> Collection[UUID]:
+    """Correct what a budget that holds have left had carried forward in an earlier rollover. Return what changed."""
+    rollovers = {
+        (later.tenant_id, row.id): rolled_over
+        for row in tree.rows.values()
+        if (later := tree.next_of(row)) and (rolled_over := row.rolled_over(later.id))
+    }
+    balances = {(row.tenant_id, row.id): row.balance for row in tree.rows.values()}
+    corrected: set[UUID] = set()
+    for correction in domain.late_postings.corrections_of(budget.balance, rollovers, balances):
+        amount = correction.amount
+        closing, opened = (tree.rows[each.terms.id] for each in (correction.closing, correction.opened))
+        closing.carried -= amount
+        closing.carried_forward = (closing.carried_forward or ZERO) + amount
+        opened.carried += amount
+        for row, other, entry_type, moved in (
+            (closing, opened, EntryType.ROLLOVER_OUT, -amount),
+            (opened, closing, EntryType.ROLLOVER_IN, amount),
+        ):
+            service.entries.record(tx, [row], entry_type, amount, moved_amount=moved, counterpart_id=other.id)
+        corrected |= {closing.id, opened.id}
+    return corrected
 
 
 async def _move_holds(
@@ -280,6 +308,9 @@ async def _move_holds(
     entering = [tree.rows[id] for id in new_chain if id not in old_chain]
     back, amount = _reversed(movement), movement.used
     _apply(leaving, back)
+    for above in leaving:
+        if above.moved_holds is not None and above.id not in opened:
+            above.moved_holds += amount  # it was rolled over earlier, without these holds
     service.entries.record(tx, leaving, EntryType.ROLLOVER_OUT, amount, movement=back, counterpart_id=new.id)
     for above in entering:
         if above not in opened.values():
@@ -310,9 +341,13 @@ def _apply(chain: Sequence[BudgetRow], movement: Movement) -> None:
         budget.committed += movement.committed
 
 
-async def _finish_closed(tx: WriteSession, closed: Sequence[BudgetRow]) -> None:
-    """Cancel the timers of closed budgets and publish BudgetClosed."""
+async def _finish_closed(tx: WriteSession, closed: Sequence[BudgetRow], now: datetime) -> None:
+    """Set the timers of rolled-over budgets; close those whose days for late postings are over already."""
+    for budget in closed:
+        if budget.state is BudgetState.CLOSING and service.budgets.late_posting_end(budget) <= now:
+            budget.state = domain.budgets.advance(budget.id, budget.state, BudgetAction.CLOSE)
     await store.budgets.save(tx, *closed)
     for budget in closed:
         service.budgets.set_timers(tx, budget)
-        outbox.append(tx, events.published.budget_closed(budget.balance.terms))
+        if budget.state is BudgetState.CLOSED:
+            outbox.append(tx, events.published.budget_closed(budget.balance.terms))

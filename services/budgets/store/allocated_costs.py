@@ -82,7 +82,7 @@ _MATCH: Final = f"""
         where tenant_id = a.tenant_id and entity_id = a.entity_id
             and case when department_id is null then '{_NO_DEPARTMENT}' else department_id end
                 = any(a.department_ids::uuid[])
-            and category = any(array['', a.category]) and state = 'ACTIVE'
+            and category = any(array['', a.category]) and state in ('ACTIVE', 'CLOSING')
             and period_start <= a.day and a.day < period_end
         offset 0
     ) c on k.reply is null"""

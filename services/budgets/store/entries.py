@@ -15,7 +15,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import aliased
 
 from kit.db import ReadSession
-from services.budgets.domain.entries import EntryFilter, LedgerSums
+from services.budgets.domain.entries import EntryFilter, EntryType, LedgerSums
 from services.budgets.domain.holds import HoldState
 from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.holds import HoldRow
@@ -44,16 +44,31 @@ async def sums(tx: ReadSession, budget_id: UUID) -> tuple[BudgetRow, LedgerSums]
     opening_amount = EntryRow.chain_amounts[position] - EntryRow.moved_amount
     opening = func.max(opening_amount).filter(EntryRow.chain_versions[position] == 1).label("opening")
     tree = _tree(budget_id)
-    ledger = select(opening, *sums, func.count().label("entries")).where(_moved(budget_id, tree)).subquery()
+    carried = [
+        func.coalesce(func.sum(sign * EntryRow.moved_amount).filter(_own(budget_id, entry_type)), 0).label(entry_type)
+        for entry_type, sign in ((EntryType.ROLLOVER_IN, 1), (EntryType.ROLLOVER_OUT, -1))
+    ]
+    received = select(func.coalesce(func.sum(EntryRow.moved_amount), 0).label("received"))
+    by_next = (EntryRow.counterpart_id == budget_id, EntryRow.entry_type == EntryType.ROLLOVER_IN)
+    next_ledger = received.where(*by_next).subquery()
+    ledger = select(opening, *sums, func.count().label("entries"), *carried).where(_moved(budget_id, tree)).subquery()
     still_open = HoldRow.amount - HoldRow.captured - HoldRow.released
     ongoing = HoldRow.state.in_([HoldState.HELD, HoldState.COMMITTED])
     holds = select(func.coalesce(func.sum(still_open), 0).label("open_holds"))
     open_holds = holds.where(HoldRow.budget_id.in_(tree), ongoing).subquery()
-    query = select(BudgetRow, *ledger.c, *open_holds.c).select_from(BudgetRow).where(BudgetRow.id == budget_id)
-    query = query.join(ledger, true()).join(open_holds, true())
+    query = (
+        select(BudgetRow, *ledger.c, *next_ledger.c, *open_holds.c)
+        .select_from(BudgetRow)
+        .where(BudgetRow.id == budget_id)
+    )
+    query = query.join(ledger, true()).join(next_ledger, true()).join(open_holds, true())
     # Read again if the session has the budget already: both sides must be of this snapshot.
     (row,) = await tx.rows(query.execution_options(populate_existing=True))
     return row[0], LedgerSums(*row[1:])
+
+
+def _own(budget_id: UUID, entry_type: EntryType) -> ColumnElement[bool]:
+    return and_(EntryRow.budget_id == budget_id, EntryRow.entry_type == entry_type)
 
 
 def _moved(budget_id: UUID, tree: Select[UUID]) -> ColumnElement[bool]:

@@ -21,7 +21,7 @@ _OPEN: Final = (HoldState.HELD, HoldState.COMMITTED)
 async def find_tree_ids(tx: ReadSession, budget_id: UUID) -> tuple[list[UUID], frozenset[UUID]]:
     """Return the budget and the active budgets below it, parents first; and all budgets to lock for their rollover.
 
-    The latter include the budgets above, and their later periods, which may be above the next period instead.
+    The latter include the budgets above, and all later periods.
     """
     budgets = select(BudgetRow.id, func.cardinality(BudgetRow.ancestor_ids).label("depth"))
     below = aliased(BudgetRow)
@@ -35,7 +35,7 @@ async def find_tree_ids(tx: ReadSession, budget_id: UUID) -> tuple[list[UUID], f
     lock_ids = set(tree_ids)
     for budget in await tx.rows(_parent_periods(budget_id)):
         lock_ids |= {budget.id, *budget.ancestor_ids}
-    return list(tree_ids), frozenset(lock_ids)
+    return list(tree_ids), frozenset(lock_ids | {*await tx.all(_later_periods(lock_ids))})
 
 
 def _parent_periods(budget_id: UUID) -> Select[UUID, list[UUID]]:
@@ -47,6 +47,14 @@ def _parent_periods(budget_id: UUID) -> Select[UUID, list[UUID]]:
     later = aliased(BudgetRow)
     periods = periods.union_all(select(later.id, later.ancestor_ids).join(periods, later.previous_id == periods.c.id))
     return select(periods.c.id, periods.c.ancestor_ids)
+
+
+def _later_periods(budget_ids: Collection[UUID]) -> Select[UUID]:
+    """Select the budgets of all later periods: what is carried forward to them may have to be corrected."""
+    later = select(BudgetRow.id).where(BudgetRow.previous_id.in_(budget_ids)).cte("later", recursive=True)
+    following = aliased(BudgetRow)
+    later = later.union_all(select(following.id).join(later, following.previous_id == later.c.id))
+    return select(later.c.id)
 
 
 async def find_next_id(tx: ReadSession, budget_id: UUID) -> UUID | None:
