@@ -5,13 +5,19 @@ from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
 
 
-def months_later(day: date, months: int) -> date:
+def months_later(day: date, months: int, anchor_day: int | None = None) -> date:
     """Return the same day of the month `months` later (earlier if negative), or that month's last day if shorter.
 
+    With `anchor_day` it is that day of the month: 30 November with the anchor day 31 is followed by 31 December.
     Raises ValueError outside the years 1 to 9999.
     """
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
-    return day.replace(year=year, month=month + 1, day=min(day.day, monthrange(year, month + 1)[1]))
+    return on_anchor_day(date(year, month + 1, 1), anchor_day or day.day)
+
+
+def on_anchor_day(day: date, anchor_day: int) -> date:
+    """Return `anchor_day` of the month of `day`, or that month's last day if it is shorter."""
+    return day.replace(day=min(anchor_day, monthrange(day.year, day.month)[1]))
 
 
 def day_start(day: date, time_zone: str) -> datetime:

@@ -51,6 +51,7 @@ class TestCreateContract:
             etag="1",
             create_time=created.create_time,
             update_time=created.update_time,
+            anchor_day=1,
         )
         assert await contracts.get(created) == created
 

@@ -22,7 +22,7 @@ from contract.values import (
 )
 from kit import ids
 from kit.money import Money
-from services.entities import convert
+from services.entities import convert, domain
 from services.entities.domain.contracts import (
     RENEWAL_NOTICE_DAYS_DEFAULT,
     RENEWAL_TERM_MONTHS_DEFAULT,
@@ -87,6 +87,7 @@ def to_proto(row: ContractRow, details: ContractDetails = _NO_DETAILS) -> Contra
         update_time=time_to_proto(row.update_time),
         purchase_order_use=_use_to_proto(use) if use else None,
         approval_problem=row.approval_problem,
+        anchor_day=domain.contracts.anchor_day_on(row.start_date, terms),
     )
 
 

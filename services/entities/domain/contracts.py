@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from kit import resources
+from kit import dates, resources
 from kit.money import DIGITS_MAX, Money
 from services.entities.domain.field_violations import FieldViolation
 from services.entities.errors.contracts import (
@@ -186,6 +186,14 @@ class ContractTerms:
     renewal_notice_days: int
     renewal_uplift_bp: int
     sla_terms: SlaTerms | None
+    anchor_day: int | None = None
+    """Day of the month that billing periods and renewals count from; None: that of the start date."""
+
+
+def anchor_day_on(day: date, terms: ContractTerms) -> int:
+    """Return the anchor day of the terms if `day` is it or the end of a shorter month, else the day of the month."""
+    anchor_day = terms.anchor_day or terms.start_date.day
+    return anchor_day if dates.on_anchor_day(day, anchor_day) == day else day.day
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,10 @@
 """Fee schedule of a contract: which amounts fall due on which day.
 
 A fee is charged per billing period and falls due on its first day. Billing periods are counted from the start date of
-the contract. If the contract ends within a period, the fee of that period is prorated by days. If a new phase begins
-within a period, the difference for the rest of the period falls due on that day; it is a credit if the fee drops.
-A ONE_TIME fee belongs to no period and falls due in full on the first day.
+the contract and begin on its anchor day, which a renewal keeps: after 30 November comes 31 December if the first
+contract began on a 31st. If the contract ends within a period, the fee of that period is prorated by days. If a new
+phase begins within a period, the difference for the rest of the period falls due on that day; it is a credit if the fee
+drops. A ONE_TIME fee belongs to no period and falls due in full on the first day.
 
 Without phases the total value is spread evenly: every billing period costs the same, rounded down, and the last period
 takes the remainder. The total value of an evergreen contract is that of a year, so the last period of each year takes
@@ -44,6 +45,8 @@ class FeePlan:
     """The first day without fees; None: open-ended."""
     phases: Sequence[Phase]
     """Ordered by start date; the first begins on the start date of the contract."""
+    anchor_day: int
+    """Day of the month on which billing periods begin."""
     remainder: Money
     """The part of the total value that is left after it was spread evenly."""
     remainder_every: int = 0
@@ -81,6 +84,7 @@ def build_plan(terms: ContractTerms, termination_date: date | None = None) -> Fe
         currency=terms.total_value.currency,
         start=terms.start_date,
         end=terms.end_date,
+        anchor_day=domain.contracts.anchor_day_on(terms.start_date, terms),
         phases=terms.phases or (Phase(terms.start_date, terms.total_value),),
         remainder=Money.zero(terms.total_value.currency),
     )
@@ -92,7 +96,7 @@ def build_plan(terms: ContractTerms, termination_date: date | None = None) -> Fe
 
 
 def _spread_evenly(plan: FeePlan, total: Money) -> FeePlan:
-    until = plan.end or months_later(plan.start, 12)
+    until = plan.end or months_later(plan.start, 12, plan.anchor_day)
     periods = list(periods_from(replace(plan, end=until), plan.start))
     weight = sum((Fraction(period.dates.days, period.full.days) for period in periods), Fraction(0))
     fee = domain.proration.round_down(Fraction(total.amount) / weight, plan.currency)
@@ -115,10 +119,10 @@ def _calendar(plan: FeePlan, day: date) -> Iterator[BillingPeriod]:
     months = _MONTHS[plan.frequency]
     passed = ((day.year - plan.start.year) * 12 + day.month - plan.start.month) // months
     for index in count(max(passed - 1, 0)):
-        start = months_later(plan.start, index * months)
+        start = months_later(plan.start, index * months, plan.anchor_day)
         if start >= plan.schedule_end:
             return
-        full = DateRange(start, months_later(plan.start, (index + 1) * months))
+        full = DateRange(start, months_later(plan.start, (index + 1) * months, plan.anchor_day))
         yield BillingPeriod(index + 1, full, full.before(plan.schedule_end))
 
 

@@ -130,19 +130,24 @@ class RenewalAssessment:
 def renewal_terms(terms: ContractTerms, request: RenewalRequest = AS_AGREED) -> ContractTerms:
     """Return the terms of the successor: it starts at the end date of the contract, with its prices uplifted.
 
-    Of several phases the last one continues. Amounts for the whole term are scaled to the length of the new term.
+    It keeps the anchor day, unless the contract ends on another day of the month. Of several phases the last one
+    continues. Amounts for the whole term are scaled to the length of the new term.
     Raises ValueError for an evergreen contract.
     """
     if terms.end_date is None:
         raise ValueError("an evergreen contract has no end date at which it could be renewed")
     start, uplift_bp = terms.end_date, terms.renewal_uplift_bp if request.uplift_bp is None else request.uplift_bp
-    end = request.end_date or months_later(start, terms.renewal_term_months)
-    ratio = months_between(start, max(start, end)) / months_between(terms.start_date, terms.end_date)
+    anchor_day = domain.contracts.anchor_day_on(start, terms)
+    end = request.end_date or months_later(start, terms.renewal_term_months, anchor_day)
+    old_anchor_day = domain.contracts.anchor_day_on(terms.start_date, terms)
+    old_months = months_between(terms.start_date, terms.end_date, old_anchor_day)
+    ratio = months_between(start, max(start, end), anchor_day) / old_months
     renewal = replace(
         terms,
         contract_number=request.contract_number,
         start_date=start,
         end_date=end,
+        anchor_day=None if anchor_day == start.day else anchor_day,
         phases=_renewal_phases(terms, start, uplift_bp),
         minimum_commitment=_scaled(terms.minimum_commitment, ratio) if terms.minimum_commitment else None,
         total_value=domain.proration.uplift(_scaled(terms.total_value, ratio), uplift_bp),
@@ -162,12 +167,15 @@ def _scaled(money: Money, ratio: Fraction) -> Money:
     return domain.proration.round_exact(Fraction(money.amount) * ratio, money.currency)
 
 
-def months_between(start: date, end: date) -> Fraction:
-    """Return the months from `start` to `end`; days after the last whole month are a fraction of the next month."""
+def months_between(start: date, end: date, anchor_day: int | None = None) -> Fraction:
+    """Return the months from `start` to `end`; days after the last whole month are a fraction of the next month.
+
+    Months begin on `anchor_day`, by default on the day of `start`.
+    """
     months = (end.year - start.year) * 12 + end.month - start.month
-    if months_later(start, months) > end:
+    if months_later(start, months, anchor_day) > end:
         months -= 1
-    since, until = (months_later(start, months + extra) for extra in (0, 1))
+    since, until = (months_later(start, months + extra, anchor_day) for extra in (0, 1))
     return months + Fraction((end - since).days, (until - since).days)
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TypedDict
 from uuid import UUID
 
-from sqlalchemy import Boolean, Date, DateTime, Integer, String, Uuid
+from sqlalchemy import Boolean, Date, DateTime, Integer, SmallInteger, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -57,6 +57,8 @@ class ContractRow(VersionedRow):
     start_date: Mapped[date] = mapped_column(Date)
     end_date: Mapped[date | None] = mapped_column(Date)
     """The day after the last day; None: evergreen."""
+    anchor_day: Mapped[int | None] = mapped_column(SmallInteger)
+    """Day of the month that billing periods and renewals count from; None: that of the start date."""
     total_value: Mapped[Decimal] = mapped_column(AMOUNT)
     currency_code: Mapped[str] = mapped_column(String(3))
     billing_frequency: Mapped[BillingFrequency] = mapped_column(text_enum(BillingFrequency))
@@ -98,6 +100,7 @@ class ContractRow(VersionedRow):
             contract_type=self.contract_type,
             start_date=self.start_date,
             end_date=self.end_date,
+            anchor_day=self.anchor_day,
             total_value=self.money(self.total_value),
             billing_frequency=self.billing_frequency,
             phases=tuple(
@@ -127,6 +130,7 @@ class ContractRow(VersionedRow):
         self.contract_type = terms.contract_type
         self.start_date = terms.start_date
         self.end_date = terms.end_date
+        self.anchor_day = terms.anchor_day
         self.total_value = terms.total_value.amount
         self.currency_code = terms.total_value.currency
         self.billing_frequency = terms.billing_frequency

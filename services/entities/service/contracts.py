@@ -78,6 +78,8 @@ async def update(tx: WriteSession, contract_id: UUID, changes: Mapping[str, Any]
     contract.check_etag(etag)
     advance(contract, ContractAction.CHANGE)
     terms = replace(contract.terms, **changes)
+    if terms.start_date != contract.start_date:
+        terms = replace(terms, anchor_day=None)
     service.field_violations.raise_any(domain.contracts.violations(terms))
     if terms.payment_terms_days is None:
         terms = await complete_terms(tx, await store.contracts.get_entity(tx, contract), terms)
