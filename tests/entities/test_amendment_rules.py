@@ -21,6 +21,7 @@ from services.entities.models.amendments import AmendmentRow
 from tests.entities.test_fees import day, eur, terms
 
 ID = ids.new()
+ALWAYS = DateRange(date(2000, 1, 1), date(2200, 1, 1))
 
 
 @st.composite
@@ -148,6 +149,70 @@ class TestEffect:
             before, domain.amendments.amend(before, after, effective), terminated, effective
         )
         assert all(fee.dates.end <= terminated for fee in effect.fees)
+
+
+class TestExtension:
+    def test_extension_leaves_the_remainder_in_its_period(self) -> None:
+        before = terms("2027-01-01", "2028-01-01", total="1000.00")
+        changed = domain.amendments.amend(before, {"end_date": day("2028-03-01")}, day("2027-12-15"))
+        old, new = (list(domain.fees.fees_due(domain.fees.build_plan(each), ALWAYS)) for each in (before, changed))
+        assert old[-1].amount == eur("83.37")
+        assert new[:12] == old
+        assert [fee.amount for fee in new[12:]] == [eur("83.33")] * 2
+        assert changed.total_value == eur("1166.66")
+
+    def test_second_extension_keeps_the_remainder(self) -> None:
+        contract = terms("2027-01-01", "2028-01-01", total="1000.00")
+        for end in ("2028-03-01", "2029-01-01"):
+            contract = domain.amendments.amend(contract, {"end_date": day(end)}, day("2027-12-15"))
+        due = list(domain.fees.fees_due(domain.fees.build_plan(contract), ALWAYS))
+        assert [fee.amount for fee in due] == [eur("83.33")] * 11 + [eur("83.37")] + [eur("83.33")] * 12
+        assert contract.total_value == eur("1999.96")
+
+    def test_extension_to_an_evergreen_contract_keeps_the_remainder(self) -> None:
+        before = terms("2027-01-01", "2028-01-01", total="1000.00")
+        changed = domain.amendments.amend(before, {"end_date": None}, day("2027-12-15"))
+        assert domain.fees.total_due(domain.fees.build_plan(changed), day("2028-01-01")) == eur("1000.00")
+
+    @pytest.mark.parametrize("after", [{"end_date": day("2029-07-01")}, {"fee": eur("90.00"), "phases": ()}])
+    def test_past_years_of_an_evergreen_contract_keep_their_remainders(self, after: TermValues) -> None:
+        before = terms("2027-01-01", "", total="1000.00")
+        changed = domain.amendments.amend(before, after, day("2029-02-01"))
+        plan = domain.fees.build_plan(changed)
+        assert domain.fees.total_due(plan, day("2029-01-01")) == eur("2000.00")
+
+    def test_shorter_term_drops_the_remainder(self) -> None:
+        before = terms("2027-01-01", "2028-01-01", total="1000.00")
+        changed = domain.amendments.amend(before, {"end_date": day("2027-12-01")}, day("2027-02-01"))
+        assert (changed.total_value, changed.remainders) == (eur("916.63"), ())
+
+    def test_termination_before_the_end_of_its_period_drops_the_remainder(self) -> None:
+        before = terms("2027-01-01", "2028-01-01", total="1000.00")
+        changed = domain.amendments.amend(before, {"end_date": day("2028-03-01")}, day("2027-02-01"))
+        for end, total in (("2028-01-01", "1000.00"), ("2027-12-31", "997.27"), ("2027-12-01", "916.63")):
+            plan = domain.fees.build_plan(changed, day(end))
+            assert domain.fees.total_due(plan, day("2029-01-01")) == eur(total)
+
+    def test_renewal_starts_without_remainders(self) -> None:
+        before = terms("2027-01-01", "2028-01-01", total="1000.00")
+        changed = domain.amendments.amend(before, {"end_date": day("2028-03-01")}, day("2027-02-01"))
+        assert changed.remainders
+        assert domain.renewals.renewal_terms(changed).remainders == ()
+
+    @given(changes())
+    def test_extension_never_changes_fees_of_earlier_periods(
+        self, case: tuple[ContractTerms, TermValues, date]
+    ) -> None:
+        before, _, effective = case
+        if before.end_date is None or before.billing_frequency is BillingFrequency.ONE_TIME:
+            return
+        after = {"end_date": before.end_date + timedelta(400)}
+        old, new = (
+            domain.fees.build_plan(each) for each in (before, domain.amendments.amend(before, after, effective))
+        )
+        for period in domain.fees.periods_from(old, old.start):
+            if period.dates == period.full:
+                assert domain.fees.period_fee(old, period) == domain.fees.period_fee(new, period)
 
 
 class TestStoredValues:

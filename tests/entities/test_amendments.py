@@ -279,6 +279,23 @@ class TestRejectedRequests:
         assert (await refusal(amendments.create(contract, effective_date=day(20)))).metadata["end_date"] == day(20)
         assert (await amendments.create(contract, effective_date=day(19))).number == 1
 
+    async def test_terminated_contract_is_not_extended(
+        self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
+    ) -> None:
+        longer = days_after(contract.end_date, 30)
+        planned = await amendments.create(contract, Amendment.TERM, end_date=longer)
+        terminated = await contracts.terminate(contract, effective_date=day(100))
+        for call in (
+            amendments.create(contract, Amendment.TERM, end_date=longer),
+            amendments.create(contract, Amendment.TERM, end_date=day(101)),
+            amendments.approve(planned),
+        ):
+            error = await refusal(call)
+            assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_IS_TERMINATED")
+            assert error.metadata == {"contract_id": contract.id, "termination_date": day(100)}
+        assert await contracts.get(contract) == terminated
+        assert (await amendments.create(contract, Amendment.TERM, end_date=day(90))).number == 2
+
     async def test_new_end_date_is_rejected_if_a_successor_exists(
         self, contracts: ContractApi, amendments: AmendmentApi, contract: Contract
     ) -> None:

@@ -17,6 +17,7 @@ from services.entities.domain.fees import BillingPeriod, FeePlan
 from services.entities.domain.field_violations import FieldViolation
 from services.entities.domain.proration import DateRange
 from services.entities.errors.amendments import AmendmentOutsideTerm, AmendmentStale, AmendmentStateForbids
+from services.entities.errors.contracts import ContractIsTerminated
 
 EFFECTIVE_TIMER: Final = "amendment"
 """Kind of the timers that apply an approved amendment when its effective date begins."""
@@ -127,6 +128,8 @@ def amend(terms: ContractTerms, after: TermValues, effective: date) -> ContractT
         return replace(terms, **others, total_value=after.get("fee", terms.total_value))
     phases = _amended_phases(terms, after, effective)
     changed = replace(terms, **others, phases=phases)
+    if phases and (terms.phases != phases or terms.remainders):
+        changed = replace(changed, remainders=_kept_remainders(terms, after, effective))
     same_fees = phases == terms.phases and changed.end_date == terms.end_date
     return changed if same_fees else _with_total_value(terms, changed, effective)
 
@@ -140,6 +143,15 @@ def _amended_phases(terms: ContractTerms, after: TermValues, effective: date) ->
         end = after["end_date"]
         return tuple(phase for phase in phases if end is None or phase.start_date < end)
     return terms.phases
+
+
+def _kept_remainders(terms: ContractTerms, after: TermValues, effective: date) -> tuple[tuple[int, Money], ...]:
+    """Return the remainders that stay where they are: those before a new fee, or before the nearer end of the term."""
+    plan = domain.fees.build_plan(terms)
+    end: date | None = effective if "fee" in after else after.get("end_date", terms.end_date)
+    if end is None and plan.end is None:
+        return terms.remainders
+    return tuple(domain.fees.remainders_until(plan, end))
 
 
 def _with_total_value(terms: ContractTerms, changed: ContractTerms, effective: date) -> ContractTerms:
@@ -183,6 +195,14 @@ def check_effective_date(
     end = domain.contracts.effective_end(end, after.get("end_date"))
     if effective < terms.start_date or (end and effective >= end):
         raise AmendmentOutsideTerm(contract_id, effective=effective, start=terms.start_date, end=end)
+
+
+def check_extension(contract_id: UUID, after: TermValues, termination_date: date | None) -> None:
+    """Raise ContractIsTerminated if the changes would extend a contract beyond the day of its termination."""
+    if termination_date and "end_date" in after:
+        end: date | None = after["end_date"]
+        if end is None or end > termination_date:
+            raise ContractIsTerminated(contract_id, termination_date)
 
 
 def check_not_stale(amendment_id: UUID, before: TermValues, terms: ContractTerms, effective: date) -> None:

@@ -188,6 +188,11 @@ class ContractTerms:
     sla_terms: SlaTerms | None
     anchor_day: int | None = None
     """Day of the month that billing periods and renewals count from; None: that of the start date."""
+    remainders: tuple[tuple[int, Money], ...] = ()
+    """Parts of the total value left after it was spread evenly, by the number of the billing period that takes them.
+
+    Only with phases, into which amendments turn an evenly spread value.
+    """
 
 
 def anchor_day_on(day: date, terms: ContractTerms) -> int:

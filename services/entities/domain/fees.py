@@ -12,7 +12,7 @@ the remainder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from fractions import Fraction
 from itertools import count
@@ -51,6 +51,8 @@ class FeePlan:
     """The part of the total value that is left after it was spread evenly."""
     remainder_every: int = 0
     """Every n-th billing period takes the remainder; 0: none does."""
+    remainders: Mapping[int, Money] = field(default_factory=dict)
+    """Remainders of single billing periods by their number, kept from before an amendment."""
 
     @property
     def schedule_end(self) -> date:
@@ -91,8 +93,33 @@ def build_plan(terms: ContractTerms, termination_date: date | None = None) -> Fe
     if not terms.phases and terms.billing_frequency is not BillingFrequency.ONE_TIME:
         plan = _spread_evenly(plan, terms.total_value)
     end = domain.contracts.effective_end(termination_date, terms.end_date)
+    if end is None or end == plan.end:
+        return replace(plan, end=end, remainders=dict(terms.remainders))
     # A contract that is terminated early never reaches the last period, which takes the remainder.
-    return replace(plan, end=end, remainder_every=plan.remainder_every if end == plan.end or not plan.end else 0)
+    return replace(
+        plan,
+        end=end,
+        remainder_every=0 if plan.end else plan.remainder_every,
+        remainders={number: amount for number, amount in terms.remainders if _full_dates(plan, number).end <= end},
+    )
+
+
+def remainders_until(plan: FeePlan, day: date | None) -> Iterator[tuple[int, Money]]:
+    """Yield the remainders of the billing periods that end by `day`; by the end of the contract without `day`.
+
+    An evergreen contract has no end, so it needs a day. Raises ValueError without one.
+    """
+    until = domain.contracts.effective_end(day, plan.end)
+    if until is None:
+        raise ValueError("the remainders of an evergreen contract have no end")
+    if plan.frequency is BillingFrequency.ONE_TIME:
+        return
+    for period in periods_from(plan, plan.start):
+        if period.dates.end > until:
+            return
+        remainder = _remainder(plan, period)
+        if remainder.amount:
+            yield period.number, remainder
 
 
 def _spread_evenly(plan: FeePlan, total: Money) -> FeePlan:
@@ -119,11 +146,17 @@ def _calendar(plan: FeePlan, day: date) -> Iterator[BillingPeriod]:
     months = _MONTHS[plan.frequency]
     passed = ((day.year - plan.start.year) * 12 + day.month - plan.start.month) // months
     for index in count(max(passed - 1, 0)):
-        start = months_later(plan.start, index * months, plan.anchor_day)
-        if start >= plan.schedule_end:
+        full = _full_dates(plan, index + 1)
+        if full.start >= plan.schedule_end:
             return
-        full = DateRange(start, months_later(plan.start, (index + 1) * months, plan.anchor_day))
         yield BillingPeriod(index + 1, full, full.before(plan.schedule_end))
+
+
+def _full_dates(plan: FeePlan, number: int) -> DateRange:
+    """Return the days of a billing period as the billing frequency defines it."""
+    months = _MONTHS[plan.frequency]
+    start, end = (months_later(plan.start, count * months, plan.anchor_day) for count in (number - 1, number))
+    return DateRange(start, end)
 
 
 def fee_on(plan: FeePlan, day: date) -> Money:
@@ -148,8 +181,9 @@ def _fee_until(plan: FeePlan, period: BillingPeriod, until: date) -> Money:
 
 
 def _remainder(plan: FeePlan, period: BillingPeriod) -> Money:
-    takes_it = plan.remainder_every and period.number % plan.remainder_every == 0
-    return plan.remainder if takes_it else Money.zero(plan.currency)
+    if plan.remainder_every and period.number % plan.remainder_every == 0:
+        return plan.remainder
+    return plan.remainders.get(period.number, Money.zero(plan.currency))
 
 
 def _fee_intervals(phases: Sequence[Phase], period: BillingPeriod) -> Iterator[FeeInterval]:

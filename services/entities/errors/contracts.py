@@ -92,6 +92,18 @@ class ContractEvergreen(FailedPrecondition):
         )
 
 
+class ContractIsTerminated(FailedPrecondition):
+    reason = "CONTRACT_IS_TERMINATED"
+
+    def __init__(self, contract_id: UUID, termination_date: date) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        super().__init__(
+            f"The contract {text} can't be extended: it is terminated as of {termination_date}.",
+            contract_id=text,
+            termination_date=termination_date,
+        )
+
+
 class ContractNoticeTooShort(FailedPrecondition):
     reason = "CONTRACT_NOTICE_TOO_SHORT"
 

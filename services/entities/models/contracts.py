@@ -63,6 +63,8 @@ class ContractRow(VersionedRow):
     currency_code: Mapped[str] = mapped_column(String(3))
     billing_frequency: Mapped[BillingFrequency] = mapped_column(text_enum(BillingFrequency))
     phases: Mapped[list[PhaseRecord]] = mapped_column(JSONB)
+    remainders: Mapped[dict[str, str]] = mapped_column(JSONB)
+    """By the number of the billing period; exact decimal texts in the currency of the contract."""
     minimum_commitment: Mapped[Decimal | None] = mapped_column(AMOUNT)
     license_tier: Mapped[str] = mapped_column(String)
     seats: Mapped[int] = mapped_column(Integer)
@@ -101,6 +103,7 @@ class ContractRow(VersionedRow):
             start_date=self.start_date,
             end_date=self.end_date,
             anchor_day=self.anchor_day,
+            remainders=tuple((int(number), self.money(Decimal(text))) for number, text in self.remainders.items()),
             total_value=self.money(self.total_value),
             billing_frequency=self.billing_frequency,
             phases=tuple(
@@ -137,6 +140,7 @@ class ContractRow(VersionedRow):
         self.phases = [
             PhaseRecord(start_date=phase.start_date.isoformat(), fee=f"{phase.fee.amount:f}") for phase in terms.phases
         ]
+        self.remainders = {str(number): f"{money.amount:f}" for number, money in terms.remainders}
         self.minimum_commitment = commitment.amount if commitment else None
         self.license_tier = terms.license_tier
         self.seats = terms.seats

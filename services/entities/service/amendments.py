@@ -41,8 +41,8 @@ async def create(
 ) -> AmendmentRow:
     """Create a draft amendment of a contract in force, and request its approval if `needs_approval`.
 
-    Raises ContractNotFound, EtagMismatch, ContractStateForbids, ContractAlreadyRenewed, AmendmentOutsideTerm, and
-    InvalidFields if the changes or the amended terms are inconsistent.
+    Raises ContractNotFound, EtagMismatch, ContractStateForbids, ContractIsTerminated, ContractAlreadyRenewed,
+    AmendmentOutsideTerm, and InvalidFields if the changes or the amended terms are inconsistent.
     """
     contract = await store.contracts.lock(tx, contract_id)
     contract.check_etag(etag)
@@ -79,10 +79,11 @@ async def _check_amendable(
 ) -> None:
     """Check that a contract with these terms can be amended on the effective date.
 
-    Raises ContractStateForbids, ContractAlreadyRenewed, AmendmentOutsideTerm.
+    Raises ContractStateForbids, ContractIsTerminated, ContractAlreadyRenewed, AmendmentOutsideTerm.
     """
     domain.contracts.advance(contract.id, contract.state, ContractAction.AMEND)
     after: TermValues = change.after
+    domain.amendments.check_extension(contract.id, after, contract.termination_date)
     if "end_date" in after:
         successor = await service.contracts.find_successor(tx, contract)
         if successor:  # it starts on the end date of this contract
@@ -110,6 +111,7 @@ def _terms_after(contract: ContractRow, amendments: Sequence[AmendmentRow]) -> C
     for amendment in amendments:
         after, effective = amendment.after, amendment.effective_date
         try:
+            domain.amendments.check_extension(contract.id, after, contract.termination_date)
             domain.amendments.check_effective_date(contract.id, terms, after, contract.termination_date, effective)
             domain.amendments.check_not_stale(amendment.id, amendment.before, terms, effective)
         except BillingError:  # it will be rejected for this reason on its effective date
