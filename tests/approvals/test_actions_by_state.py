@@ -1,23 +1,31 @@
 """Every combination of state, action and kind of user, through the RPCs, as one table.
 
-carla and anyone of finance are the approvers of the active step, zoe is the approver of the next one. dora is the
-delegate of carla. alice is the requester: once as a manager, once with the role of the active step.
+carla, ivan and anyone of finance are the approvers of the active step, zoe is the approver of the next one. dora is the
+delegate of carla. alice is the requester: once as a manager, once with the role of the active step. ivan delegated to
+alice, and alice to hugo. leo was an approver of the active step, and left; nora was his delegate.
 """
 
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_rule_pb2 import Approver
+from google.protobuf import json_format
 from grpc import aio
+from outside.users.v1.events_pb2 import UserDeactivated
 
+from eventing.consumer import Consumer, Delivery
 from kit import ids
+from kit.telemetry import Trace
+from services.approvals.events.consumers import replace_departed_approver
 from tests.approvals.conftest import ApprovalsApi, expire, step
 from tests.harness.callers import Caller, Refusal
+from tests.harness.services import Approvals, Served
 
 OK: Final = ""
 STATE, NOT_AN_APPROVER, SELF = "APPROVAL_STATE", "NOT_AN_APPROVER", "SELF_APPROVAL"
@@ -30,6 +38,9 @@ USERS: Final[Mapping[str, tuple[str, str]]] = {
     "approver of the next step": ("zoe", "department_manager"),
     "requester": ("alice", "department_manager"),
     "requester with the role": ("alice", "finance"),
+    "delegate by way of the requester": ("hugo", "department_manager"),
+    "approver who left": ("leo", "department_manager"),
+    "delegate of an approver who left": ("nora", "department_manager"),
     "admin": ("root", "billing_admin"),
     "other user": ("mallory", "department_manager"),
     "viewer": ("vera", "viewer"),
@@ -43,8 +54,9 @@ def row(usual: str, **exceptions: str) -> Mapping[str, str]:
 
 _APPROVERS: Final = {"approver": OK, "holder of the role": OK, "delegate": OK}
 _OWNERS: Final = ("requester", "requester with the role", "admin")
-BY_APPROVERS: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, "requester with the role": SELF})
-BY_APPROVERS_OR_ADMIN: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, "requester with the role": OK, "admin": OK})
+_REQUESTERS: Final = ("requester", "requester with the role")  # alice is a delegate of ivan, too
+BY_APPROVERS: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, **dict.fromkeys(_REQUESTERS, SELF)})
+BY_APPROVERS_OR_ADMIN: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, **dict.fromkeys(_REQUESTERS, OK), "admin": OK})
 BY_ALL: Final = row(OK)
 BY_OWNERS: Final = row(NOT_THE_REQUESTER, **dict.fromkeys(_OWNERS, OK))
 BY_OWNERS_IN_OTHER_STATES: Final = row(NOT_THE_REQUESTER, **dict.fromkeys(_OWNERS, STATE))
@@ -72,15 +84,19 @@ NEW_STATES: Final = {
 FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {"DELEGATE": {"target": "new"}, "ADD_APPROVER": {"target": "new"}}
 
 
+Departures = Callable[[str], Awaitable[None]]
+
+
 class RequestFactory:
     """Creates requests in any state."""
 
-    def __init__(self, api: ApprovalsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
-        self.api, self.admin = api, admin
+    def __init__(self, api: ApprovalsApi, admin: "asyncpg.Pool[asyncpg.Record]", departures: Departures) -> None:
+        self.api, self.admin, self.departures = api, admin, departures
 
     async def create(self, state: str) -> Approval:
         """Create a request in a state."""
         approval = await self.api.submit()
+        await self.departures("leo")
         await self._transitions[state](self, approval)
         current = await self.api.get(approval)
         assert Approval.State.Name(current.state) == state
@@ -132,11 +148,25 @@ class RequestFactory:
 
 
 @pytest.fixture
-async def requests(api: ApprovalsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> RequestFactory:
-    first = step("First", "carla", "@finance", escalate_to=Approver(user_id="boss"), sla_hours=24)
+def departures(approvals_served: Served[Approvals], tenant: UUID) -> Departures:
+    """Delivers UserDeactivated; user management is not configured, so that nobody has a manager."""
+
+    async def leave(user_id: str) -> None:
+        service = approvals_served.service
+        consumer = Consumer(service.db, "approvals", replace_departed_approver, service.dependencies)
+        body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
+        await consumer.handle(Delivery(uuid4(), tenant, "", body, "users", ""), Trace.from_header(None))
+
+    return leave
+
+
+@pytest.fixture
+async def requests(api: ApprovalsApi, admin: "asyncpg.Pool[asyncpg.Record]", departures: Departures) -> RequestFactory:
+    first = step("First", "carla", "ivan", "leo", "@finance", escalate_to=Approver(user_id="boss"), sla_hours=24)
     await api.create_rule(first, step("Second", "zoe", sla_hours=24), is_default=True)
-    await api.delegate("carla", "dora")
-    return RequestFactory(api, admin)
+    for delegator, delegate in (("carla", "dora"), ("ivan", "alice"), ("alice", "hugo"), ("leo", "nora")):
+        await api.delegate(delegator, delegate)
+    return RequestFactory(api, admin, departures)
 
 
 def test_table_is_complete() -> None:

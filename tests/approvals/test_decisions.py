@@ -262,36 +262,69 @@ class TestReplacement:
 
     def test_manager_replaces_the_approver_in_active_and_later_steps(self) -> None:
         workflow = started(step("a"), step("b", "a", mode=Mode.ALL))
-        change = domain.approvers.replace_departed(workflow, "a", ("new",))
+        change = domain.approvers.replace_departed(workflow, "a", ("new",), NOW)
         assert assignees(change.workflow) == [["new"], ["b", "new"]]
         assert [(one.on_behalf_of, one.target) for one in change.records] == [("a", "new")] * 2
 
     def test_escalation_approver_replaces_an_approver_without_manager(self) -> None:
-        change = domain.approvers.replace_departed(started(step("a", escalate_to=BOSS)), "a", ())
+        change = domain.approvers.replace_departed(started(step("a", escalate_to=BOSS)), "a", (), NOW)
         assert assignees(change.workflow) == [["boss"]]
 
     def test_next_manager_replaces_the_approver_if_the_first_is_the_requester(self) -> None:
-        change = domain.approvers.replace_departed(started(step("ben")), "ben", ("rita", "max"))
+        change = domain.approvers.replace_departed(started(step("ben")), "ben", ("rita", "max"), NOW)
         assert [(slot.user_id, slot.in_place_of) for slot in change.workflow.steps[0].slots] == [("max", "ben")]
         assert approve(change.workflow, "max").outcome is ApprovalAction.APPROVE
 
     def test_escalation_approver_replaces_the_approver_if_the_only_manager_is_the_requester(self) -> None:
-        change = domain.approvers.replace_departed(started(step("ben", escalate_to=BOSS)), "ben", ("rita",))
+        change = domain.approvers.replace_departed(started(step("ben", escalate_to=BOSS)), "ben", ("rita",), NOW)
         assert assignees(change.workflow) == [["boss"]]
 
-    def test_slot_stays_if_nobody_may_fill_it(self) -> None:
-        change = domain.approvers.replace_departed(started(step("ben")), "ben", ("rita",))
-        assert (assignees(change.workflow), change.records) == ([["ben"]], ())
+    def test_request_that_nobody_can_approve_any_more_is_rejected_with_the_reason(self) -> None:
+        change = domain.approvers.replace_departed(started(step("ben")), "ben", ("rita",), NOW)
+        assert (change.outcome, change.decided_by) == (ApprovalAction.REJECT, "service:approvals")
+        assert change.comment == (
+            "APPROVER_MISSING: The step 'ben' of the rule 'rule' has no approver:"
+            " ben left and has no active manager who may decide."
+        )
 
     def test_requester_replaces_the_approver_if_the_rule_allows_self_approval(self) -> None:
         workflow = started(step("ben"), rules=(rule(allow_self_approval=True),))
-        change = domain.approvers.replace_departed(workflow, "ben", ("rita", "max"))
+        change = domain.approvers.replace_departed(workflow, "ben", ("rita", "max"), NOW)
         assert assignees(change.workflow) == [["rita"]]
 
     def test_approver_of_the_same_step_does_not_get_a_second_slot(self) -> None:
         workflow = started(step("ben", "carla", mode=Mode.ALL))
-        change = domain.approvers.replace_departed(workflow, "ben", ("carla", "max"))
+        change = domain.approvers.replace_departed(workflow, "ben", ("carla", "max"), NOW)
         assert assignees(change.workflow) == [["max", "carla"]]
+
+    @pytest.mark.parametrize("first", ["dave left", "erin approved"])
+    def test_manager_who_is_an_approver_already_decides_once(self, first: str) -> None:
+        """ALL of dave and erin, his only manager: her one approval is enough, before or after he leaves."""
+        workflow = started(step("dave", "erin", mode=Mode.ALL))
+        if first == "erin approved":
+            change = domain.approvers.replace_departed(approve(workflow, "erin").workflow, "dave", ("erin",), NOW)
+        else:
+            change = domain.approvers.replace_departed(workflow, "dave", ("erin",), NOW)
+            assert (assignees(change.workflow), change.outcome) == ([["erin"]], None)
+            change = approve(change.workflow, "erin")
+        assert change.outcome is ApprovalAction.APPROVE
+
+    def test_quorum_that_is_no_longer_possible_is_escalated(self) -> None:
+        workflow = started(step("a", "b", mode=Mode.QUORUM, quorum=2, escalate_to=BOSS))
+        workflow = domain.approvers.replace_departed(approve(workflow, "b").workflow, "a", ("b",), NOW).workflow
+        assert assignees(workflow) == [["b", "boss"]]
+        assert approve(workflow, "boss").outcome is ApprovalAction.APPROVE
+        change = domain.approvers.replace_departed(workflow, "boss", (), NOW)
+        assert change.outcome is ApprovalAction.REJECT
+
+    def test_escalation_approver_who_left_is_replaced_by_their_manager(self) -> None:
+        workflow = started(step("a", escalate_to=ApproverSlot(user_id="fiona", reason="")))
+        change = domain.approvers.replace_departed(workflow, "fiona", ("rita", "grace"), NOW)
+        assert [(one.on_behalf_of, one.target) for one in change.records] == [("fiona", "grace")]
+        workflow = domain.decisions.escalate(change.workflow, actor("a"), NOW).workflow
+        assert assignees(workflow) == [["a", "grace"]]
+        with pytest.raises(NotAnApprover):
+            approve(workflow, "fiona")
 
 
 USERS: Final = "abcdefg"
@@ -373,7 +406,7 @@ class TestRandomActions:
                     return domain.decisions.escalate(workflow, user, now)
                 case "replace":
                     managers = data.draw(st.lists(st.sampled_from([*USERS, "rita", "boss"]), max_size=3))
-                    return domain.approvers.replace_departed(workflow, data.draw(st.sampled_from(USERS)), managers)
+                    return domain.approvers.replace_departed(workflow, data.draw(st.sampled_from(USERS)), managers, now)
         except (NotAnApprover, SelfApproval, AlreadyDecided, TargetRefused, EscalationMissing):
             pass
         return domain.deadlines.apply(workflow, now)

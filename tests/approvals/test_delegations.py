@@ -29,6 +29,16 @@ class TestDecision:
         assert await api.to_decide("dora") == []
         assert (await refusal(api.act("dora", approval))).reason == "SELF_APPROVAL"
 
+    async def test_chain_through_the_requester_does_not_count(self, api: ApprovalsApi) -> None:
+        """grace delegated to luis, and luis to dave: dave decides for grace, but not about a request of luis."""
+        await api.create_rule(step("Grace", "grace"), is_default=True)
+        approval, other = await api.submit("luis"), await api.submit("alice")
+        await api.delegate("grace", "luis")
+        await api.delegate("luis", "dave")
+        assert await api.to_decide("dave") == [other.id]
+        assert (await refusal(api.act("dave", approval))).reason == "NOT_AN_APPROVER"
+        assert (await api.act("dave", other)).state == Approval.APPROVED
+
     async def test_delegations_are_transitive_until_one_ends(self, api: ApprovalsApi) -> None:
         await api.create_rule(step("Controlling", "carla"))
         approval = await api.submit()

@@ -7,8 +7,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
+from billing.approvals.v1 import delegation_service_pb2 as delegations_pb
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_rule_pb2 import Approver
+from billing.approvals.v1.delegation_pb2 import Delegation
 from google.protobuf import json_format
 from outside.users.v1.events_pb2 import UserDeactivated
 
@@ -137,6 +139,59 @@ class TestReplacement:
         await deliver_deactivation(with_directory, tenant, "dave")
         assert seats(await api.get(approval)) == [("grace", "dave")]
         assert (await api.act("grace", approval)).state == Approval.APPROVED
+
+    async def test_only_manager_who_is_an_approver_already_decides_once(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        """ALL of dave and erin: erin, his manager, gets no second slot; grace, hers, replaces dave."""
+        await api.create_rule(step("Both", "dave", "erin", mode=Approval.ALL))
+        approval = await api.submit("luis")
+        with_directory.users.set_active(tenant, "dave", active=False)
+        await deliver_deactivation(with_directory, tenant, "dave")
+        assert sorted(seats(await api.get(approval))) == [("erin", ""), ("grace", "dave")]
+        assert sorted(seats(await api.submit("luis"))) == [("erin", ""), ("grace", "dave")]
+        assert (await api.act("erin", approval)).state == Approval.PENDING
+        assert (await api.act("grace", approval)).state == Approval.APPROVED
+
+    async def test_request_that_nobody_can_decide_any_more_is_rejected_and_its_hold_released(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        await api.create_rule(step("Grace", "grace"))
+        budget = await api.budgets.open("100.00")
+        approval = await api.submit("luis", "40.00", budget_id=budget.id)
+        with_directory.users.set_active(tenant, "grace", active=False)
+        await deliver_deactivation(with_directory, tenant, "grace")
+        rejected = await api.get(approval)
+        assert (rejected.state, rejected.decided_by) == (Approval.REJECTED, "service:approvals")
+        assert rejected.decision_comment.startswith("APPROVER_MISSING: The step 'Grace' of the rule 'rule' has no")
+        await api.wait_for_funds(approval, Approval.RELEASED)
+
+    async def test_escalation_approver_who_left_is_replaced_by_their_manager(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        await api.create_rule(step("Erin", "erin", escalate_to=Approver(user_id="dave")))
+        approval = await api.submit("luis")
+        with_directory.users.set_active(tenant, "dave", active=False)
+        await deliver_deactivation(with_directory, tenant, "dave")
+        escalated = await api.act("erin", approval, ApprovalAction.ESCALATE)
+        assert seats(escalated) == [("erin", ""), ("grace", "dave")]
+        assert (await refusal(api.act("dave", approval))).reason == "NOT_AN_APPROVER"
+
+    async def test_delegations_of_and_to_a_user_who_left_end(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        await api.create_rule(step("Erin", "erin"), is_default=True)
+        approval = await api.submit("luis")
+        await api.delegate("erin", "dave")
+        await api.delegate("dave", "priya")
+        with_directory.users.set_active(tenant, "dave", active=False)
+        await deliver_deactivation(with_directory, tenant, "dave")
+        for user_id in ("dave", "priya"):
+            assert await api.to_decide(user_id) == []
+            assert (await refusal(api.act(user_id, approval))).reason == "NOT_AN_APPROVER"
+        request = delegations_pb.ListDelegationsRequest()
+        listed = (await api.admin.call(api.stubs.delegations.ListDelegations, request)).delegations
+        assert [one.state for one in listed] == [Delegation.ENDED] * 2
 
 
 class TestOtherServices:

@@ -136,8 +136,14 @@ class Actor:
     roles: frozenset[str] = frozenset()
     acts_for: frozenset[str] = frozenset()
     """Users on whose behalf they decide, by delegation."""
+    acts_for_by_requester: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """For each of these users: those of `acts_for` to whom a chain leads that does not pass through that user."""
     admin: bool = False
     """True if they may act for other users."""
+
+    def acting_for(self, requester: str) -> frozenset[str]:
+        """Return the users on whose behalf they decide about a request: no chain passes through its requester."""
+        return self.acts_for_by_requester.get(requester, self.acts_for)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,19 @@
 """Assignment of users and roles to approver slots, and replacement of deactivated approvers. Pure.
 
-The requester is replaced by their manager, unless the rule allows self-approval. An inactive user is replaced by their
-manager. A step without any approver is assigned to its escalation approver. If that fails too, the request is not
-stored.
+The requester is replaced by their nearest manager who may decide, unless the rule allows self-approval, and an inactive
+user by theirs. A slot without a successor is left out. If a step then has too few approvers, its escalation approver is
+added. If that fails too, the request can't be submitted, and a pending one is rejected.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from uuid import UUID
 
 from services.approvals import domain
-from services.approvals.domain.approvals import ActionType
+from services.approvals.domain.approvals import ActionType, ApprovalAction
 from services.approvals.domain.routes import MatchedRule, Route
-from services.approvals.domain.rules import Approver, ApproverKind, Facts, Mode, RuleStep
+from services.approvals.domain.rules import Approver, ApproverKind, Facts, Flow, Mode, RuleStep
 from services.approvals.domain.workflows import (
     UNDECIDED_STATES,
     ActionRecord,
@@ -78,13 +79,24 @@ class _Context:
     responsible: ResponsibleUsers
     directory: DirectorySnapshot
 
-    def eligible(self, user_id: str) -> bool:
-        return domain.eligibility.eligible(user_id, self.facts.requester, self.rule)
+    def eligible(self, user_id: str, slots: Sequence[ApproverSlot] = ()) -> bool:
+        return domain.eligibility.eligible(user_id, self.facts.requester, self.rule, slots)
 
-    def manager_of(self, user_id: str) -> str:
-        """Return the nearest active manager who may decide; empty if there is none."""
+    def manager_of(self, user_id: str, slots: Sequence[ApproverSlot] = ()) -> str:
+        """Return the nearest active manager who may fill a slot beside these slots; empty if there is none."""
         managers = self.directory.managers.get(user_id, ())
-        return domain.eligibility.first_eligible(managers, self.facts.requester, self.rule)
+        return domain.eligibility.first_eligible(managers, self.facts.requester, self.rule, slots)
+
+
+@dataclass(frozen=True, slots=True)
+class _Vacancy:
+    """A slot whose user may not decide, to be assigned to a manager of theirs."""
+
+    user_id: str
+    problem: str
+    """Why the user may not decide, for example "is not active"."""
+    reason: str
+    """Why the slot was assigned to the user."""
 
 
 def create_workflow(
@@ -93,9 +105,9 @@ def create_workflow(
     """Return the workflow of a request. Raises ApproverMissing for the first step without enough approvers."""
     rules = tuple(map(_applied_rule, route.rules))
     steps = [
-        _step(index, _Context(rule, facts, responsible, directory), step)
+        step
         for index, (rule, matched) in enumerate(zip(rules, route.rules, strict=True))
-        for step in matched.rule.spec.steps
+        for step in _steps(index, _Context(rule, facts, responsible, directory), matched.rule.spec.steps)
     ]
     return Workflow(requester=facts.requester, rules=rules, steps=tuple(steps))
 
@@ -115,15 +127,44 @@ def _applied_rule(matched: MatchedRule) -> AppliedRule:
     )
 
 
-def _step(rule_index: int, context: _Context, step: RuleStep) -> Step:
-    assignments = [_assign(approver, context) for approver in step.approvers]
-    slots = list({slot.assignee: slot for slot in assignments if isinstance(slot, ApproverSlot)}.values())
-    escalate_to = _escalation_slot(step, context)
-    if escalate_to and not _enough(step, slots):
+def _steps(rule_index: int, context: _Context, steps: Sequence[RuleStep]) -> Sequence[Step]:
+    """Return the steps of a rule. Vacancies are filled after all other slots, by people who have none of them."""
+    assignments = [[_assign(approver, context) for approver in step.approvers] for step in steps]
+    parallel = context.rule.flow is Flow.PARALLEL
+    filled: list[ApproverSlot] = []
+    result = []
+    for step, own in zip(steps, assignments, strict=True):
+        others = [slot for each in assignments if parallel or each is own for slot in each]
+        taken = [slot for slot in others if isinstance(slot, ApproverSlot)] + (filled if parallel else [])
+        result.append(_step(rule_index, context, step, own, taken))
+        filled += result[-1].slots
+    return result
+
+
+def _step(
+    rule_index: int,
+    context: _Context,
+    step: RuleStep,
+    assignments: Sequence["ApproverSlot | _Vacancy | str"],
+    taken: Sequence[ApproverSlot],
+) -> Step:
+    slots: list[ApproverSlot] = []
+    problems: list[str] = []
+    for assignment in assignments:
+        slot = _fill(assignment, context, [*taken, *slots]) if isinstance(assignment, _Vacancy) else assignment
+        if isinstance(slot, str):
+            problems.append(slot)
+        elif slot.assignee not in {other.assignee for other in slots}:
+            slots.append(slot)
+    roles = [slot for slot in slots if slot.role]
+    if step.mode is Mode.QUORUM and roles:  # a slot for each of the different people with the role
+        slots += roles[:1] * (step.quorum - len(slots))
+    escalate_to = _escalation_slot(step, context, slots)
+    enough = domain.eligibility.can_be_approved
+    if escalate_to and not enough(step.mode, step.quorum, slots) and context.eligible(escalate_to.user_id, slots):
         slots.append(escalate_to)
-    if not _enough(step, slots):
-        reasons = [reason for reason in assignments if isinstance(reason, str)] or ["too few different approvers"]
-        raise ApproverMissing(context.rule.name, step.name, reasons)
+    if not enough(step.mode, step.quorum, slots):
+        raise ApproverMissing(context.rule.name, step.name, problems or ["too few different approvers"])
     return Step(
         name=step.name,
         rule_index=rule_index,
@@ -135,15 +176,18 @@ def _step(rule_index: int, context: _Context, step: RuleStep) -> Step:
     )
 
 
-def _enough(step: RuleStep, slots: Sequence[ApproverSlot]) -> bool:
-    """True if there are enough slots to approve the step. A role counts for any number of people."""
-    if step.mode is not Mode.QUORUM:
-        return bool(slots)
-    return any(slot.role for slot in slots) or len(slots) >= step.quorum
+def _fill(vacancy: _Vacancy, context: _Context, slots: Sequence[ApproverSlot]) -> ApproverSlot | str:
+    """Return the slot of the nearest manager who may fill it beside these slots, or why there is none."""
+    user_id, problem = vacancy.user_id, vacancy.problem
+    manager = context.manager_of(user_id, slots)
+    if not manager:
+        return f"{user_id} {problem} and has no active manager who may decide"
+    reason = f"manager of {user_id}, who {problem} ({vacancy.reason})"
+    return ApproverSlot(user_id=manager, reason=reason, in_place_of=user_id)
 
 
-def _assign(approver: Approver, context: _Context) -> ApproverSlot | str:
-    """Return the slot for an approver of a rule, or why nobody can be assigned."""
+def _assign(approver: Approver, context: _Context) -> "ApproverSlot | _Vacancy | str":
+    """Return the slot for an approver of a rule, a vacancy, or why nobody can be assigned."""
     if approver.kind is ApproverKind.ROLE:
         return ApproverSlot(role=approver.name, reason=f"anyone with the role {approver.name}, named in the rule")
     requester = context.facts.requester
@@ -156,15 +200,15 @@ def _assign(approver: Approver, context: _Context) -> ApproverSlot | str:
         return reason
     if context.eligible(user_id) and user_id not in context.directory.inactive:
         return ApproverSlot(user_id=user_id, reason=reason)
-    problem = "is not active" if context.eligible(user_id) else "is the requester"
-    manager = context.manager_of(user_id)
-    if not manager:
-        return f"{user_id} {problem} and has no active manager"
-    return ApproverSlot(user_id=manager, reason=f"manager of {user_id}, who {problem} ({reason})", in_place_of=user_id)
+    return _Vacancy(user_id, "is not active" if context.eligible(user_id) else "is the requester", reason)
 
 
-def _escalation_slot(step: RuleStep, context: _Context) -> ApproverSlot | None:
+def _escalation_slot(step: RuleStep, context: _Context, slots: Sequence[ApproverSlot]) -> ApproverSlot | None:
+    """Return the escalation approver of a step with these slots; a successor is another, if possible."""
     slot = _assign(step.escalate_to, context) if step.escalate_to else None
+    if isinstance(slot, _Vacancy):
+        successor = _fill(slot, context, slots)
+        slot = _fill(slot, context, ()) if isinstance(successor, str) else successor
     if not isinstance(slot, ApproverSlot):
         return None
     return replace(slot, reason="escalation approver of the step")
@@ -200,43 +244,74 @@ def _entity_controller(responsible: ResponsibleUsers) -> tuple[str, str]:
     return responsible.entity_controller, "controller of the entity"
 
 
-def replace_departed(workflow: Workflow, user_id: str, managers: Sequence[str]) -> WorkflowChange:
-    """Replace a deactivated approver in the undecided steps by the first of `managers` who may decide there.
+def replace_departed(workflow: Workflow, user_id: str, managers: Sequence[str], now: datetime) -> WorkflowChange:
+    """Assign the undecided slots of a user who left anew, by the rules of a new request.
 
-    `managers` are the active managers of the user, nearest first. If none of them may decide, the escalation approver
-    of the step replaces the user. If that fails too, the slot stays, and the step is escalated or expires.
+    `managers` are the active managers of the user, nearest first. Earlier decisions count: a step whose remaining
+    approvers have all approved is approved. A request with a step that nobody can approve any more is rejected, with
+    APPROVER_MISSING and the reason as its comment.
     """
     records: list[ActionRecord] = []
     for number, step in enumerate(workflow.steps, start=1):
-        if step.state not in UNDECIDED_STATES:
+        if step.state in UNDECIDED_STATES:
+            workflow, changes = _reassign(workflow, number, user_id, managers)
+            records += changes
+    if not records:
+        return WorkflowChange(workflow=workflow)
+    for number, step in enumerate(workflow.steps, start=1):
+        enough = domain.eligibility.can_be_approved(step.mode, step.quorum, step.slots)
+        if step.state in UNDECIDED_STATES and not enough:
+            problem = f"{user_id} left and has no active manager who may decide"
+            error = ApproverMissing(workflow.rule_of(step).name, step.name, [problem])
+            comment = f"{error.reason}: {error.message}"
+            records.append(ActionRecord(step=number, action=ActionType.REJECT, comment=comment))
+            return WorkflowChange(
+                workflow=workflow, outcome=ApprovalAction.REJECT, comment=comment, records=tuple(records)
+            )
+    change = domain.decisions.complete_steps(workflow, now)
+    return replace(change, records=(*records, *change.records))
+
+
+def _reassign(
+    workflow: Workflow, number: int, user_id: str, managers: Sequence[str]
+) -> tuple[Workflow, Sequence[ActionRecord]]:
+    """Assign the undecided slots and the escalation of a step, as far as they are the user's, to others."""
+    step, rule, requester = workflow.step(number), workflow.rule_of(workflow.step(number)), workflow.requester
+    records: list[ActionRecord] = []
+
+    def record(successor: ApproverSlot | None, comment: str) -> None:
+        target = (successor.user_id or successor.role) if successor else ""
+        records.append(
+            ActionRecord(
+                step=number, action=ActionType.REPLACE_APPROVER, on_behalf_of=user_id, target=target, comment=comment
+            )
+        )
+
+    def successor_beside(slots: Sequence[ApproverSlot]) -> ApproverSlot | None:
+        manager = domain.eligibility.first_eligible(managers, requester, rule, slots)
+        reason = f"manager of {user_id}, who left"
+        return ApproverSlot(user_id=manager, reason=reason, in_place_of=user_id) if manager else None
+
+    escalate_to = step.escalate_to
+    if escalate_to and escalate_to.user_id == user_id:
+        escalate_to = successor_beside(step.slots) or successor_beside(())
+        record(escalate_to, "escalation approver of the step")
+    slots: list[ApproverSlot] = []
+    kept = [slot for slot in domain.eligibility.slots_beside(workflow, number) if not _is_vacant(slot, user_id)]
+    for slot in step.slots:
+        if not _is_vacant(slot, user_id):
+            slots.append(slot)
             continue
-        for index, slot in enumerate(step.slots):
-            if slot.user_id != user_id or slot.decision is not None:
-                continue
-            successor = _successor(workflow, workflow.step(number), user_id, managers)
-            if successor is None:
-                continue
-            replaced = replace(
-                slot,
-                user_id=successor.user_id,
-                role=successor.role,
-                reason=successor.reason,
-                in_place_of=user_id,
-            )
-            workflow = workflow.with_slot(number, index, replaced)
-            target = successor.user_id or successor.role
-            records.append(
-                ActionRecord(step=number, action=ActionType.REPLACE_APPROVER, on_behalf_of=user_id, target=target)
-            )
-    return WorkflowChange(workflow=workflow, records=tuple(records))
+        successor = successor_beside([*kept, *slots])
+        record(successor, "" if successor else f"{user_id} left and has no other active manager who may decide")
+        if successor:
+            slots.append(replace(successor, added=slot.added, escalation=slot.escalation))
+    missing = not domain.eligibility.can_be_approved(step.mode, step.quorum, slots)
+    if missing and escalate_to and domain.eligibility.eligible(escalate_to.user_id, requester, rule, [*kept, *slots]):
+        slots.append(replace(escalate_to, in_place_of=user_id))
+        record(escalate_to, "escalation approver of the step")
+    return workflow.with_step(number, replace(step, slots=tuple(slots), escalate_to=escalate_to)), records
 
 
-def _successor(workflow: Workflow, step: Step, user_id: str, managers: Sequence[str]) -> ApproverSlot | None:
-    rule, slots = workflow.rule_of(step), step.slots
-    manager = domain.eligibility.first_eligible(managers, workflow.requester, rule, slots)
-    if manager:
-        return ApproverSlot(user_id=manager, reason=f"manager of {user_id}, who is no longer active")
-    approver = step.escalate_to
-    if approver and domain.eligibility.eligible(approver.user_id, workflow.requester, rule, slots):
-        return approver
-    return None
+def _is_vacant(slot: ApproverSlot, user_id: str) -> bool:
+    return slot.user_id == user_id and slot.decision is None

@@ -100,12 +100,13 @@ def _expired(workflow: Workflow, number: int, records: Sequence[ActionRecord]) -
     )
 
 
-def escalation_approver(workflow: Workflow, step: Step) -> ApproverSlot | None:
+def escalation_approver(workflow: Workflow, number: int) -> ApproverSlot | None:
     """Return the slot that an escalation of the step adds; None if it has none that may decide."""
+    step = workflow.step(number)
     slot = step.escalate_to
-    if slot and domain.eligibility.eligible(slot.user_id, workflow.requester, workflow.rule_of(step)):
-        return slot
-    return None
+    if slot is None or not domain.eligibility.eligible(slot.user_id, workflow.requester, workflow.rule_of(step)):
+        return None
+    return None if domain.eligibility.has_decided(workflow, number, slot.user_id) else slot
 
 
 def escalate(workflow: Workflow, number: int, now: datetime) -> tuple[Workflow, ApproverSlot | None]:
@@ -116,7 +117,7 @@ def escalate(workflow: Workflow, number: int, now: datetime) -> tuple[Workflow, 
     """
     step = workflow.step(number)
     slots, added = step.slots, None
-    approver = escalation_approver(workflow, step)
+    approver = escalation_approver(workflow, number)
     if approver:
         pending = [
             index for index, slot in enumerate(slots) if slot.decision is None and slot.assignee == approver.assignee

@@ -38,13 +38,15 @@ def decide(
 ) -> WorkflowChange:
     """Record a decision in all active steps in which the actor is an approver, or in the step with that number.
 
+    By a role or a delegation, nobody decides in more than one of the parallel steps of a rule.
+
     Raises NotAnApprover, SelfApproval or AlreadyDecided.
     """
     records: list[ActionRecord] = []
     errors: list[_NotAllowed] = []
-    for number in workflow.active_steps(step):
+    for number in _own_first(workflow, actor, step):
         try:
-            index = _slot_of(workflow, workflow.step(number), actor)
+            index = _slot_of(workflow, number, actor)
         except (NotAnApprover, SelfApproval, AlreadyDecided) as error:
             errors.append(error)
             continue
@@ -92,21 +94,36 @@ def _evaluate(workflow: Workflow, decision: Decision, records: Sequence[ActionRe
             comment=last.comment,
             records=tuple(records),
         )
-    for record in records:
-        step = workflow.step(record.step)
-        if _is_approved(step):
-            workflow = workflow.with_step(record.step, replace(step, state=StepState.APPROVED))
-    change = _continue(workflow, now)
+    change = complete_steps(workflow, now)
     if change.outcome:
         change = replace(change, decided_by=last.actor, comment=last.comment)
     return replace(change, records=(*records, *change.records))
 
 
-def _slot_of(workflow: Workflow, step: Step, actor: Actor) -> int:
+def complete_steps(workflow: Workflow, now: datetime) -> WorkflowChange:
+    """Complete the active steps that are approved, and start the steps that are next."""
+    for number in workflow.active_steps():
+        step = workflow.step(number)
+        if _is_approved(step):
+            workflow = workflow.with_step(number, replace(step, state=StepState.APPROVED))
+    return _continue(workflow, now)
+
+
+def _own_first(workflow: Workflow, actor: Actor, step: int) -> Sequence[int]:
+    """Return the numbers of the active steps, first those with a slot of the actor's own."""
+    return sorted(
+        workflow.active_steps(step),
+        key=lambda number: not any(_is_own(slot, actor) for slot in workflow.step(number).slots),
+    )
+
+
+def _slot_of(workflow: Workflow, number: int, actor: Actor) -> int:
     """Return the index of the slot that the actor decides: their own, else one of their roles, else a delegated one.
 
     Raises AlreadyDecided, SelfApproval or NotAnApprover.
     """
+    step, rule = workflow.step(number), workflow.rule_of(workflow.step(number))
+    actor = _without_chains_of_requester(workflow, step, actor)
     if any(slot.decided_by == actor.user_id for slot in step.slots):
         raise AlreadyDecided(step.name)
     indexes = [
@@ -117,14 +134,30 @@ def _slot_of(workflow: Workflow, step: Step, actor: Actor) -> int:
     ]
     if not indexes:
         raise NotAnApprover(_pending_approvers(workflow))
-    rule = workflow.rule_of(step)
     # A delegate of the requester does not decide on the requester's behalf, either.
     allowed = [
         index for index in indexes if domain.eligibility.eligible(step.slots[index].user_id, workflow.requester, rule)
     ]
     if not allowed or not domain.eligibility.eligible(actor.user_id, workflow.requester, rule):
         raise SelfApproval
+    _check_parallel(workflow, number, step.slots[allowed[0]], actor)
     return allowed[0]
+
+
+def _without_chains_of_requester(workflow: Workflow, step: Step, actor: Actor) -> Actor:
+    """Return the actor without delegations by a chain through the requester, unless the rule allows self-approval."""
+    if workflow.rule_of(step).allow_self_approval:
+        return actor
+    return replace(actor, acts_for=actor.acting_for(workflow.requester))
+
+
+def _check_parallel(workflow: Workflow, number: int, slot: ApproverSlot, actor: Actor) -> None:
+    """Raise AlreadyDecided if the actor decides in a parallel step, unless both slots are their own."""
+    for other in domain.eligibility.parallel_steps(workflow, number):
+        for theirs in other.slots:
+            by_proxy = theirs.decided_by == actor.user_id and not _is_own(theirs, actor)
+            if by_proxy or (_is_own(theirs, actor) and not _is_own(slot, actor)):
+                raise AlreadyDecided(other.name, parallel=True)
 
 
 def _is_own(slot: ApproverSlot, actor: Actor) -> bool:
@@ -189,7 +222,7 @@ def delegate(workflow: Workflow, actor: Actor, target: str, *, comment: str = ""
     """
     number, index = _first_slot_of(workflow, actor, step)
     current = workflow.step(number)
-    _check_target(workflow, current, target)
+    _check_target(workflow, number, target)
     slot = current.slots[index]
     delegated = replace(
         slot,
@@ -209,7 +242,7 @@ def add_approver(workflow: Workflow, actor: Actor, target: str, *, comment: str 
     """
     number = _first_step_of(workflow, actor, step)
     current = workflow.step(number)
-    _check_target(workflow, current, target)
+    _check_target(workflow, number, target)
     slot = ApproverSlot(user_id=target, reason=f"added by {actor.user_id}", added=True)
     record = ActionRecord(
         step=number, action=ActionType.ADD_APPROVER, actor=actor.user_id, target=target, comment=comment
@@ -229,8 +262,8 @@ def escalate(workflow: Workflow, actor: Actor, now: datetime, *, comment: str = 
         raise EscalationMissing(current.name, "it is escalated already")
     if current.escalate_to is None:
         raise EscalationMissing(current.name, "its rule has no escalation approver")
-    if domain.deadlines.escalation_approver(workflow, current) is None:
-        raise EscalationMissing(current.name, "its escalation approver is the requester")
+    if domain.deadlines.escalation_approver(workflow, number) is None:
+        raise EscalationMissing(current.name, "its escalation approver is the requester or has decided already")
     workflow, slot = domain.deadlines.escalate(workflow, number, now)
     target = slot.user_id or slot.role if slot else ""
     record = ActionRecord(step=number, action=ActionType.ESCALATE, actor=actor.user_id, target=target, comment=comment)
@@ -245,9 +278,9 @@ def _pending_approvers(workflow: Workflow) -> Sequence[str]:
 def _first_slot_of(workflow: Workflow, actor: Actor, step: int) -> tuple[int, int]:
     """Return the number of the first active step with a slot that the actor may decide, and the index of the slot."""
     errors: list[_NotAllowed] = []
-    for number in workflow.active_steps(step):
+    for number in _own_first(workflow, actor, step):
         try:
-            return number, _slot_of(workflow, workflow.step(number), actor)
+            return number, _slot_of(workflow, number, actor)
         except (NotAnApprover, SelfApproval, AlreadyDecided) as error:
             errors.append(error)
     raise _clearest(errors) if errors else NotAnApprover(_pending_approvers(workflow))
@@ -256,7 +289,8 @@ def _first_slot_of(workflow: Workflow, actor: Actor, step: int) -> tuple[int, in
 def _first_step_of(workflow: Workflow, actor: Actor, step: int) -> int:
     """Return the number of the first active step whose approver the actor is or was; for administrators, of any."""
     for number in workflow.active_steps(step):
-        slots = workflow.step(number).slots
+        current = workflow.step(number)
+        actor, slots = _without_chains_of_requester(workflow, current, actor), current.slots
         decided = any(slot.decided_by == actor.user_id for slot in slots)
         assigned = any(matches(slot, actor) for matches in (_is_own, _is_of_role, _is_delegated) for slot in slots)
         if actor.admin or decided or assigned:
@@ -264,7 +298,8 @@ def _first_step_of(workflow: Workflow, actor: Actor, step: int) -> int:
     raise NotAnApprover(_pending_approvers(workflow))
 
 
-def _check_target(workflow: Workflow, step: Step, target: str) -> None:
-    reason = domain.eligibility.ineligibility(target, workflow.requester, workflow.rule_of(step), step.slots)
+def _check_target(workflow: Workflow, number: int, target: str) -> None:
+    rule, slots = workflow.rule_of(workflow.step(number)), domain.eligibility.slots_beside(workflow, number)
+    reason = domain.eligibility.ineligibility(target, workflow.requester, rule, slots)
     if reason:
         raise TargetRefused(reason)

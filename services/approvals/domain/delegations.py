@@ -48,15 +48,17 @@ def state_at(start_time: datetime, end_time: datetime, now: datetime) -> Delegat
     return DelegationState.ACTIVE if start_time <= now else DelegationState.SCHEDULED
 
 
-def acts_for(user_id: str, delegators: Mapping[str, Iterable[str]]) -> frozenset[str]:
+def acts_for(user_id: str, delegators: Mapping[str, Iterable[str]], *, without: str = "") -> frozenset[str]:
     """Return all users on whose behalf a user decides, through chains of up to CHAIN_MAX delegations.
 
     `delegators` contains the delegators of each delegate. In a cycle, a user never decides on their own behalf.
+    Chains that pass through or begin with the user `without` don't count.
     """
     result: set[str] = set()
     nearest = {user_id}
     for _ in range(CHAIN_MAX):
-        nearest = {delegator for delegate in nearest for delegator in delegators.get(delegate, ())} - result - {user_id}
+        nearest = {delegator for delegate in nearest for delegator in delegators.get(delegate, ())} - result
+        nearest -= {user_id, without}
         if not nearest:
             break
         result |= nearest

@@ -74,8 +74,11 @@ class SelfApproval(PermissionDenied):
 class AlreadyDecided(FailedPrecondition):
     reason = "ALREADY_DECIDED"
 
-    def __init__(self, step: str) -> None:
-        super().__init__(f"You have already decided in the step {step!r}; each user decides once per step.", step=step)
+    def __init__(self, step: str, *, parallel: bool = False) -> None:
+        text = f"You have already decided in the step {step!r}; each user decides once per step."
+        if parallel:
+            text = f"You are an approver of the parallel step {step!r}; each user decides in one of the parallel steps."
+        super().__init__(text, step=step)
 
 
 class NotTheRequester(PermissionDenied):

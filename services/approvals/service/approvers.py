@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from kit import clock
 from kit.db import Database
 from kit.origin import Origin
 from services.approvals import domain, service, store
@@ -39,10 +40,12 @@ async def _active_managers(clients: Clients, origin: Origin, user_id: str) -> Se
 
 
 async def replace_departed(db: Database, clients: Clients, origin: Origin, user_id: str) -> None:
-    """Replace a deactivated user in all pending requests by their nearest active manager who may decide.
+    """End the delegations of a user who left, and assign their slots in all pending requests anew.
 
-    If there is none, the escalation approver of the step replaces them. Each request is changed in its own transaction.
+    Each request has a transaction of its own.
     """
+    async with db.write(origin) as tx:
+        await service.delegations.end_of_user(tx, user_id)
     managers = await _active_managers(clients, origin, user_id)
     after = None
     while True:
@@ -52,7 +55,7 @@ async def replace_departed(db: Database, clients: Clients, origin: Origin, user_
             async with db.write(origin) as tx:
                 row = await store.approvals.lock_if_found(tx, approval_id)
                 if row is not None and row.state is ApprovalState.PENDING:
-                    change = domain.approvers.replace_departed(row.workflow, user_id, managers)
+                    change = domain.approvers.replace_departed(row.workflow, user_id, managers, clock.now())
                     if change.records:
                         await service.approvals.apply(tx, row, change)
         if len(approval_ids) < _BATCH:

@@ -23,7 +23,9 @@ from services.approvals.models.delegations import DelegationRow
 async def with_delegations(tx: ReadSession, actor: Actor) -> Actor:
     """Return the actor with the users on whose behalf they decide now."""
     delegators = await store.delegations.find_delegators(tx, actor.user_id, clock.now())
-    return replace(actor, acts_for=domain.delegations.acts_for(actor.user_id, delegators))
+    acts_for = domain.delegations.acts_for(actor.user_id, delegators)
+    by_requester = {user: domain.delegations.acts_for(actor.user_id, delegators, without=user) for user in acts_for}
+    return replace(actor, acts_for=acts_for, acts_for_by_requester=by_requester)
 
 
 async def create(tx: WriteSession, actor: Actor, draft: DelegationDraft, delegate: User | None) -> DelegationRow:
@@ -56,6 +58,14 @@ async def create(tx: WriteSession, actor: Actor, draft: DelegationDraft, delegat
     )
     await store.delegations.insert(tx, row)
     return row
+
+
+async def end_of_user(tx: WriteSession, user_id: str) -> None:
+    """End all delegations of and to a user who left, also those that have not begun."""
+    now = clock.now()
+    for row in await store.delegations.lock_of_user(tx, user_id, now):
+        row.revoke_time = now
+        await store.delegations.update(tx, row)
 
 
 async def end(tx: WriteSession, actor: Actor, delegation_id: UUID) -> DelegationRow:

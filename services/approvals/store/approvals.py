@@ -207,6 +207,14 @@ def _conditions(filters: ApprovalFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
+def _excluded_chains(actor: Actor) -> list[ColumnElement[bool]]:
+    """Conditions: the slot is not one that the actor reaches only by a chain of delegations through the requester."""
+    return [
+        ~and_(ApprovalRow.requester == requester, PendingSlotRow.user_id.in_(actor.acts_for - remaining))
+        for requester, remaining in sorted(actor.acts_for_by_requester.items())
+    ]
+
+
 def _waits_for(actor: Actor) -> ColumnElement[bool]:
     """Condition: the request has a pending slot that the actor can decide.
 
@@ -231,6 +239,7 @@ def _waits_for(actor: Actor) -> ColumnElement[bool]:
             PendingSlotRow.approval_id == ApprovalRow.id,
             _slots_of(actor),
             or_(ApprovalRow.requester != actor.user_id, PendingSlotRow.user_id == actor.user_id),
+            *_excluded_chains(actor),
             ~exists(decided),
         )
         .correlate(ApprovalRow)
@@ -254,8 +263,11 @@ async def list_created(tx: ReadSession, since: datetime, until: datetime, rows_m
 
 
 async def list_ids_by_approver(tx: ReadSession, user_id: str, after: UUID | None, ids_max: int) -> Sequence[UUID]:
-    """Return ids of PENDING requests with a slot of the user in any step, in the order of the ids, after `after`."""
-    assigned = ApprovalRow.workflow_record.contains({"steps": [{"seats": [{"user_id": user_id}]}]})
+    """Return ids of PENDING requests that name the user in any step, in the order of the ids, after `after`."""
+    assigned = or_(
+        ApprovalRow.workflow_record.contains({"steps": [{"seats": [{"user_id": user_id}]}]}),
+        ApprovalRow.workflow_record.contains({"steps": [{"escalate_to": {"user_id": user_id}}]}),
+    )
     query = select(ApprovalRow.id).where(ApprovalRow.state == ApprovalState.PENDING, assigned)
     if after:
         query = query.where(ApprovalRow.id > after)

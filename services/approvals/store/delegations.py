@@ -1,6 +1,6 @@
 """Delegations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -67,6 +67,13 @@ async def lock(tx: WriteSession, delegation_id: UUID) -> DelegationRow:
     """Return the delegation, locked until the transaction ends. Raises DelegationNotFound."""
     row = await tx.one_or_none(select(DelegationRow).where(DelegationRow.id == delegation_id).with_for_update())
     return found(row, DelegationNotFound(delegation_id))
+
+
+async def lock_of_user(tx: WriteSession, user_id: str, now: datetime) -> Sequence[DelegationRow]:
+    """Return the delegations from and to the user that have not ended, locked until the transaction ends."""
+    sides = or_(DelegationRow.delegator == user_id, DelegationRow.delegate == user_id)
+    query = select(DelegationRow).where(sides, DelegationRow.revoke_time.is_(None), DelegationRow.end_time > now)
+    return await tx.all(query.order_by(DelegationRow.id).with_for_update())
 
 
 async def list_page(
