@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from contract import codec, descriptors, routes
 from contract.descriptors import Reason
 from contract.field_rules import disallowed_numbers, rules_of
+from contract.methods import methods
 from contract.routes import LAST_EVENT_ID, Route
 from kit.auth import Principal
 from kit.version import VERSION
@@ -165,7 +166,7 @@ def _body(route: Route, schemas: "_Schemas") -> Json:
     else:
         schema = schemas.of_field(request.fields_by_name[route.body], is_request=True)
     content = schemas.resolved(schema)
-    example = schemas.example(schema, is_request=not route.has_update_mask)
+    example = route.example or schemas.example(schema, _Examples.of(route), is_request=not route.has_update_mask)
     if route.has_update_mask:
         content["properties"] = {name: _clearable(value) for name, value in content["properties"].items()}
     return {
@@ -192,7 +193,8 @@ def _success(route: Route, schemas: "_Schemas") -> Json:
     if route.returns_nothing:
         return {"204": response}
     schema = schemas.of_message(route.method.output_type)
-    response["content"] = {_EVENTS if route.streams else _JSON: {"schema": schema, "example": schemas.example(schema)}}
+    example = schemas.example(schema, _Examples.of(route))
+    response["content"] = {_EVENTS if route.streams else _JSON: {"schema": schema, "example": example}}
     if route.streams:
         response["description"] = _STREAM_TEXT
     return {"201" if route.creates else "200": response}
@@ -279,7 +281,8 @@ class _Schemas:
         """Return a reference to the schema of a message; in a request unknown fields are invalid."""
         if message.full_name in _WELL_KNOWN:
             return dict(_WELL_KNOWN[message.full_name])
-        name = _name(message)
+        # A request inside another one has all its fields, also those that its own route has in the path or a header.
+        name = _name(message) + ("Item" if message.full_name in methods() else "")
         if name not in self.by_name:
             self.by_name[name] = {}  # marks it as in progress: a message may contain itself
             self.by_name[name] = self._object(message, message.fields, is_request=is_request)
@@ -326,8 +329,10 @@ class _Schemas:
         name = schema.get("$ref", "").rpartition("/")[2]
         return self.by_name[name] if name else schema
 
-    def example(self, schema: Json, name: str = "", *, is_request: bool = False, depth: int = 0) -> Any:
-        """Return a value that is valid by the schema."""
+    def example(
+        self, schema: Json, texts: "_Examples", name: str = "", *, is_request: bool = False, depth: int = 0
+    ) -> Any:
+        """Return a value that is valid by the schema, with texts of the resource."""
         full = {**self.resolved(schema), **schema}
         if "examples" in full:
             return full["examples"][0]
@@ -336,15 +341,17 @@ class _Schemas:
         if "properties" in full:
             names = full.get("required", []) if is_request else full["properties"]
             return {
-                key: self.example(value, key, is_request=is_request, depth=depth + 1)
+                key: self.example(value, texts, key, is_request=is_request, depth=depth + 1)
                 for key, value in full["properties"].items()
                 if key in names
             }
         if full.get("type") == "array":
             recursive = depth > 1 and "$ref" in full["items"] and not full.get("minItems")
-            return [] if recursive else [self.example(full["items"], name, is_request=is_request, depth=depth + 1)]
+            return (
+                [] if recursive else [self.example(full["items"], texts, name, is_request=is_request, depth=depth + 1)]
+            )
         if full.get("type") == "string":
-            return _text_example(name, full.get("description", ""))
+            return texts.text(name, full.get("description", ""))
         return {"integer": full.get("minimum", 1), "boolean": False, "number": 1.0}.get(full.get("type", ""), {})
 
 
@@ -364,23 +371,57 @@ def _enum(enum: EnumDescriptor, hidden: set[int]) -> Json:
     return {"type": "string", "enum": values, **description}
 
 
-def _text_example(name: str, comment: str) -> str:
-    """Return an example of a string: the one in the comment, or one derived from the field name."""
-    prefix = re.search(r'"([a-z]{3}_)" and 32 hexadecimal digits', comment)
-    if prefix:
-        return f"{prefix[1]}019a5c7e2f407b3c8d1e5a6f7b8c9d0e"
-    quoted = re.search(r'(?:for example|defaults to) "([^"]+)"', comment)
-    if quoted:
-        return quoted[1]
-    known = {"etag": "7", **_known_examples()}
-    return known.get(name) or ("2026-10-01" if name.endswith("_date") else name.replace("_", " "))
+@dataclass(frozen=True)
+class _Examples:
+    """Examples of the text fields of a resource: those of the requests of its service, then those of all services."""
+
+    by_name: Mapping[str, str]
+
+    @classmethod
+    def of(cls, route: Route) -> "_Examples":
+        """Return the examples for a route."""
+        return _examples_of(route.method.containing_service.full_name)
+
+    def text(self, name: str, comment: str) -> str:
+        """Return an example of a text: the one in the comment, or one by the field name."""
+        prefix = re.search(r'"([a-z]{3}_)" and 32 hexadecimal digits', comment)
+        if prefix:
+            return f"{prefix[1]}019a5c7e2f407b3c8d1e5a6f7b8c9d0e"
+        quoted = re.search(r'(?:for example|defaults to) "([^"]+)"', comment)
+        if quoted:
+            return quoted[1]
+        known = self.by_name.get(name)
+        return known or ("2026-10-01" if name.endswith("_date") else name.replace("_", " "))
 
 
-@lru_cache(maxsize=1)
-def _known_examples() -> dict[str, str]:
-    """Return the examples in the rules of all requests by field name."""
-    fields = (item for route in routes.routes() for item in route.method.input_type.fields if item.name != "id")
-    return {item.name: example for item in fields for example in rules_of(item).string.example}
+@lru_cache(maxsize=64)
+def _examples_of(service: str) -> _Examples:
+    own: dict[str, str] = {}
+    others: dict[str, set[str]] = {}
+    for route in routes.routes():
+        texts = dict(_texts(route.example))
+        for item in route.method.input_type.fields:
+            for text in rules_of(item).string.example:
+                texts.setdefault(item.name, text)
+        texts.pop("id", None)
+        for name, text in texts.items():
+            others.setdefault(name, set()).add(text)
+            if route.method.containing_service.full_name == service:
+                own.setdefault(name, text)
+    # A name with different examples means different things in different resources, such as "name" and "code".
+    common = {name: next(iter(texts)) for name, texts in others.items() if len(texts) == 1}
+    return _Examples({"etag": "7", **common, **own})
+
+
+def _texts(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the texts in a JSON value with the names of their fields, inner ones first."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+        yield from ((name, text) for name, text in value.items() if isinstance(text, str))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def main() -> None:

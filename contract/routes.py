@@ -1,5 +1,6 @@
 """REST routes derived from the `google.api.http` annotations of RPCs, and the router that matches paths to them."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -113,6 +114,11 @@ class Route:
     def permission(self) -> str:
         """The permission that a call needs."""
         return self.method.GetOptions().Extensions[options_pb2.permission]
+
+    @property
+    def example(self) -> Any:
+        """The example of the request body that the RPC declares; None if it declares none."""
+        return json.loads(self.method.GetOptions().Extensions[options_pb2.example] or "null")
 
     @property
     def reasons(self) -> list[str]:

@@ -73,6 +73,12 @@ def test_charge_requires_an_idempotency_key(document: dict[str, Any]) -> None:
     assert body["required"] == ["amount"]
 
 
+def test_charge_in_a_batch_has_its_budget_and_key(document: dict[str, Any]) -> None:
+    items = document["components"]["schemas"]["budgets.BatchChargeRequest"]["properties"]["charges"]["items"]
+    item = document["components"]["schemas"][items["$ref"].rpartition("/")[2]]
+    assert {"id", "request_id", "amount"} == set(item["required"])
+
+
 def test_query_parameters_are_plain_values(document: dict[str, Any]) -> None:
     """A form can fill them: no query parameter is an object."""
     for operation in operations(document):
