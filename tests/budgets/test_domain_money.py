@@ -132,6 +132,46 @@ class TestHolds:
         assert (at.state in {HELD, COMMITTED}) == (at.open > 0)
 
 
+class TestHoldsInAForeignCurrency:
+    @given(
+        st.integers(1, 10**6), st.integers(1, 10**6),
+        st.lists(
+            st.tuples(st.sampled_from(["capture", "own", "release", "rest"]), *[st.integers(1, 10**6)] * 2),
+            max_size=12,
+        ),
+    )  # fmt: skip
+    def test_it_ends_exactly_when_all_of_the_original_is_used(
+        self, amount: int, original: int, steps: list[tuple[str, int, int]]
+    ) -> None:
+        """`amount` and `original` in cents; each step has a part of the original and its value on its day."""
+        whole = Decimal(amount) / 100
+        at = replace(
+            hold(expires=None), amount=whole,
+            original_amount=Decimal(original) / 100, original_currency="USD", original_open=Decimal(original) / 100,
+        )  # fmt: skip
+        sums = Movement(held=whole)
+        for step, part, value in steps:
+            before, usd = at, money(Decimal(part) / 100, "USD")
+            try:
+                if step == "release":
+                    movement, at = domain.holds.release(at, None, usd)
+                else:
+                    given = None if step == "own" else usd
+                    euro, rest = Decimal(value) / 100, step == "rest"
+                    movement, at = domain.holds.capture(at, euro, NOW, release_rest=rest, original=given)
+            except (HoldStateForbids, HoldExceeded):
+                continue
+            sums = Movement(*(had + by for had, by in zip(sums, movement, strict=True)))
+            assert at.open <= before.open
+        assert at.original_open is not None
+        assert (at.open == 0) == (at.original_open == 0) == (at.state not in {HELD, COMMITTED})
+        assert min(at.open, at.original_open, at.captured, at.released) >= 0
+        assert (sums.spent, sums.captured, sums.held) == (at.captured, at.captured, at.open)
+        # What was held and what came from the budget is what was spent, released and is open.
+        assert at.amount >= whole
+        assert at.amount == at.captured + at.released + at.open
+
+
 def charged(amount: Money, original: Money | None = None, entry_type: EntryType = EntryType.CHARGE) -> Charged:
     return Charged(uuid4(), uuid4(), entry_type, amount, original or amount, Decimal(0), Decimal(0))
 

@@ -98,6 +98,7 @@ def to_proto(hold: Hold) -> HoldMessage:
         state=HoldMessage.State.Value(hold.state),
         expire_time=time_to_proto(hold.expire_time) if hold.expire_time else None,
         original_amount=money_to_proto(hold.original) if hold.original else None,
+        original_open=money_to_proto(hold.original_left) if hold.original_left else None,
         rate=convert.numbers.rate_text(hold.rate),
         rate_date=date_text(hold.rate_date),
         description=hold.description,

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from kit import resources
-from kit.money import Money
+from kit.money import Money, round_to
 from services.budgets.domain.balances import NO_ID, ZERO, Movement, Terms
 from services.budgets.domain.rates import Conversion
 from services.budgets.errors.holds import HoldExceeded, HoldExpired, HoldStateForbids
@@ -89,12 +89,15 @@ class Hold:
     opened_budget_id: UUID
     """The budget it was created on; a rollover moves it to the budget of the next period."""
     amount: Decimal
+    """What was reserved, and what captures at a higher rate took from the budget beyond that."""
     captured: Decimal = ZERO
     released: Decimal = ZERO
     currency_code: str
     original_amount: Decimal | None = None
     """The amount in the currency of the request, if that is a foreign one."""
     original_currency: str | None = None
+    original_open: Decimal | None = None
+    """What is left of the original amount."""
     rate: Decimal | None = None
     rate_date: date | None = None
     state: HoldState = HoldState.HELD
@@ -126,6 +129,13 @@ class Hold:
         if self.original_amount is None or self.original_currency is None:
             return None
         return Money(self.original_amount, self.original_currency)
+
+    @property
+    def original_left(self) -> Money | None:
+        """What is left of the amount in a foreign currency, if it was requested in one."""
+        if self.original_open is None or self.original_currency is None:
+            return None
+        return Money(self.original_open, self.original_currency)
 
     @property
     def expires(self) -> bool:
@@ -163,6 +173,7 @@ def place(
         currency_code=terms.currency,
         original_amount=original.amount if original else None,
         original_currency=original.currency if original else None,
+        original_open=original.amount if original else None,
         rate=conversion.rate if conversion else None,
         rate_date=conversion.rate_date if conversion else None,
         expire_time=draft.expire_time,
@@ -184,35 +195,89 @@ def commit(hold: Hold, now: datetime) -> Change:
     return Movement(held=-hold.open, committed=hold.open), replace(hold, state=state, expire_time=None)
 
 
-def capture(hold: Hold, amount: Decimal, now: datetime, *, release_rest: bool) -> Change:
-    """Spend a part of a hold; the rest stays, or is released. Raises HoldStateForbids, HoldExpired or HoldExceeded."""
-    advance(hold.id, hold.state, HoldAction.CAPTURE)
-    _check_not_expired(hold, now)
+class _Part(NamedTuple):
+    """A part of what is open of a hold, in the currency of the budget and in the original one."""
+
+    amount: Decimal
+    original: Decimal | None
+
+
+def _part(hold: Hold, amount: Decimal, original: Money | None) -> _Part:
+    """Return the part of the hold that `original`, or else `amount`, is. Raises HoldExceeded.
+
+    An amount in the original currency is that share of what is open, whatever its value is today; so the last one takes
+    all that is left. Shares are rounded down, so that nothing but the last one does.
+    """
+    left = hold.original_left
+    if left is None:
+        return _Part(_checked(hold, amount), None)
+    if original is None or original.currency != left.currency:
+        part = _checked(hold, amount)
+        share = left.amount if part == hold.open else _floor(left.amount * part / hold.open, left.currency)
+        return _Part(part, share)
+    if original.amount > left.amount:
+        raise HoldExceeded(hold.id, requested=original, available=left)
+    if original.amount == left.amount:
+        return _Part(hold.open, left.amount)
+    return _Part(_floor(hold.open * original.amount / left.amount, hold.currency_code), original.amount)
+
+
+def _checked(hold: Hold, amount: Decimal) -> Decimal:
     if amount > hold.open:
         raise HoldExceeded(hold.id, requested=hold.money(amount), available=hold.money(hold.open))
-    released = hold.open - amount if release_rest else ZERO
-    left = replace(hold, captured=hold.captured + amount, released=hold.released + released)
+    return amount
+
+
+def _floor(amount: Decimal, currency: str) -> Decimal:
+    return round_to(amount, currency, ROUND_FLOOR)
+
+
+def capture(hold: Hold, amount: Decimal, now: datetime, *, release_rest: bool, original: Money | None = None) -> Change:
+    """Spend a part of a hold; the rest stays, or is released. Raises HoldStateForbids, HoldExpired or HoldExceeded.
+
+    `original` is the amount in a foreign currency, `amount` its value at the rate of its day. If it is in the currency
+    of the hold, it takes that share of the hold, and the difference to what was reserved for it comes from the budget
+    or returns to it.
+    """
+    advance(hold.id, hold.state, HoldAction.CAPTURE)
+    _check_not_expired(hold, now)
+    part = _part(hold, amount, original)
+    rest = hold.open - part.amount if release_rest else ZERO
+    left = replace(
+        hold,
+        amount=hold.amount + max(ZERO, amount - part.amount),
+        captured=hold.captured + amount,
+        released=hold.released + rest + max(ZERO, part.amount - amount),
+        original_open=_less(hold, hold.original_open if release_rest else part.original),
+    )
     action = HoldAction.CAPTURE if left.open else HoldAction.FINISH
-    return _movement(hold, amount + released, spent=amount), replace(left, state=advance(hold.id, hold.state, action))
+    movement = _movement(hold, part.amount + rest, spent=amount)
+    return movement, replace(left, state=advance(hold.id, hold.state, action))
 
 
-def release(hold: Hold, amount: Decimal | None) -> Change:
-    """Release a part of a hold, or what is left of it. Raises HoldStateForbids or HoldExceeded."""
+def _less(hold: Hold, original: Decimal | None) -> Decimal | None:
+    return None if hold.original_open is None or original is None else hold.original_open - original
+
+
+def release(hold: Hold, amount: Decimal | None, original: Money | None = None) -> Change:
+    """Release a part of a hold, or what is left of it.
+
+    `original` is the amount if it is in a foreign currency. Raises HoldStateForbids or HoldExceeded.
+    """
     advance(hold.id, hold.state, HoldAction.RELEASE)
-    released = hold.open if amount is None else amount
-    if released > hold.open:
-        raise HoldExceeded(hold.id, requested=hold.money(released), available=hold.money(hold.open))
-    left = replace(hold, released=hold.released + released)
+    released = _part(hold, hold.open if amount is None else amount, original)
+    left = replace(hold, released=hold.released + released.amount, original_open=_less(hold, released.original))
     if not left.open:
         ending = HoldAction.FINISH if left.captured else HoldAction.RELEASE
         left = replace(left, state=advance(hold.id, hold.state, ending))
-    return _movement(hold, released), left
+    return _movement(hold, released.amount), left
 
 
 def expire(hold: Hold) -> Change:
     """Release what is left of a hold whose time is over. Raises HoldStateForbids."""
     state = advance(hold.id, hold.state, HoldAction.EXPIRE)
-    return Movement(held=-hold.open), replace(hold, state=state, released=hold.released + hold.open)
+    left = replace(hold, state=state, released=hold.released + hold.open, original_open=_less(hold, hold.original_open))
+    return Movement(held=-hold.open), left
 
 
 def is_due(hold: Hold, now: datetime) -> bool:

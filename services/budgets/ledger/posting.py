@@ -284,15 +284,19 @@ class PostingBatch:
         """Spend a part of a hold."""
         hold = self._hold(origin, request)
         amount = hold.open if request.amount is None else self._amount(request, balance)
-        movement, changed = domain.holds.capture(hold, amount, self._now, release_rest=request.release_rest)
+        original = request.amount if request.conversion else None
+        movement, changed = domain.holds.capture(
+            hold, amount, self._now, release_rest=request.release_rest, original=original
+        )
         return _Change(movement, amount, changed)
 
     def release_hold(self, origin: Origin, request: PostingRequest, balance: Balance) -> _Change:
         """Release a part of a hold."""
         hold = self._hold(origin, request)
-        amount = None if request.amount is None else self._amount(request, balance)
-        movement, changed = domain.holds.release(hold, amount)
-        return _Change(movement, hold.open if amount is None else amount, changed)
+        original = request.amount if request.amount and request.amount.currency == hold.original_currency else None
+        amount = None if request.amount is None or original else self._amount(request, balance)
+        movement, changed = domain.holds.release(hold, amount, original)
+        return _Change(movement, hold.open - changed.open, changed)
 
     def expire_hold(self, origin: Origin, request: PostingRequest, _: Balance) -> _Change:
         """Release a hold whose time is over. Raises Conflict if it is not."""

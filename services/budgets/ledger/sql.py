@@ -165,8 +165,9 @@ RECORD_CARRIED: Final = f"""
     update budgets b set carried_forward = m.carried_forward from {CARRIED.rows("m")}
     where b.tenant_id = m.tenant_id and b.id = m.id"""
 _CHANGEABLE = of_table(
-    HoldRow, "captured", "released", "state", "expire_time", "last_entry_id", "version", "update_time"
-)
+    HoldRow, "amount", "captured", "released", "original_open", "state", "expire_time", "last_entry_id", "version",
+    "update_time",
+)  # fmt: skip
 RECORD_HOLDS: Final = f"""
     {HOLDS.insert("budget_holds")}
     on conflict (tenant_id, id) do update set {Columns[Hold](_CHANGEABLE).assignments("excluded")}"""

@@ -29,6 +29,7 @@ class HoldRow(VersionedRow):
     currency_code: Mapped[str] = mapped_column(String(3))
     original_amount: Mapped[Decimal | None] = mapped_column(AMOUNT)
     original_currency: Mapped[str | None] = mapped_column(String(3))
+    original_open: Mapped[Decimal | None] = mapped_column(AMOUNT)
     rate: Mapped[Decimal | None] = mapped_column(Numeric)
     rate_date: Mapped[date | None] = mapped_column(Date)
     state: Mapped[HoldState] = mapped_column(text_enum(HoldState))
