@@ -1,6 +1,8 @@
 """State changes of contracts: every action in every state, suspension, termination; lists and access."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import date, timedelta
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -10,13 +12,16 @@ from billing.entities.v1.contract_pb2 import Contract
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.events_pb2 import ContractResumed, ContractSuspended, ContractTerminated
 from grpc import StatusCode
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kit import ids
 from services.entities.domain import contracts as rules
-from services.entities.domain.contracts import ContractAction, ContractState
-from services.entities.errors.contracts import ContractStateForbids
+from services.entities.domain.contracts import ContractAction, ContractState, TerminationRequest
+from services.entities.errors.contracts import ContractNoticeOver, ContractStateForbids
 from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, contract_timers, day, let_days_pass
+from tests.entities.test_fees import terms
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import OutboxEvent, PublishedEvents, eventually
 
@@ -229,9 +234,41 @@ class TestTermination:
     ) -> None:
         active = await contracts.create_active(acme)
         await let_days_pass(admin, 353, active)
-        error = await refusal(contracts.terminate(active))
-        assert (error.reason, error.metadata["effective_date"]) == ("CONTRACT_NOTICE_TOO_SHORT", day(10))
+        for effective in ("", day(10), day(30)):
+            error = await refusal(contracts.terminate(active, effective_date=effective))
+            assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "CONTRACT_NOTICE_OVER")
+            assert error.metadata == {
+                "contract_id": active.id, "notice_date": day(-20), "end_date": day(10), "auto_renew": "false",
+            }  # fmt: skip
+            assert f"it ends on {day(10)}" in error.message
         assert (await contracts.terminate(active, for_cause=True)).state == Contract.TERMINATED
+
+    def test_termination_after_the_notice_date_says_when_the_contract_renews(self) -> None:
+        agreed = replace(terms("2026-01-15", "2027-01-15"), renewal_notice_days=60, auto_renew=True)
+        rules.check_notice_date(UUID(int=7), agreed, S.ACTIVE, date(2026, 11, 16))
+        with pytest.raises(ContractNoticeOver) as error:
+            rules.check_notice_date(UUID(int=7), agreed, S.ACTIVE, date(2026, 11, 28))
+        assert error.value.metadata["notice_date"] == "2026-11-16"
+        assert error.value.metadata["auto_renew"] == "true"
+        assert "it renews automatically on 2027-01-15" in error.value.message
+        assert "earliest_date" not in error.value.metadata
+
+    @given(st.integers(0, 400), st.integers(0, 365))
+    def test_earliest_date_of_a_refusal_is_accepted(self, days_left: int, notice_days: int) -> None:
+        today = date(2026, 11, 28)
+        end = today + timedelta(days_left)
+        agreed = replace(terms("2025-01-15", str(end)), renewal_notice_days=notice_days, auto_renew=True)
+        try:
+            rules.check_notice_date(UUID(int=7), agreed, S.ACTIVE, today)
+        except ContractNoticeOver:
+            assert today + timedelta(notice_days) > end
+            return
+        earliest = rules.resolve_termination_date(
+            TerminationRequest(effective_date=None, reason="", for_cause=False), agreed, today
+        )
+        assert list(rules.termination_violations(earliest, agreed, today)) == []
+        rules.check_notice_period(UUID(int=7), earliest, today, notice_days)
+        assert earliest == today + timedelta(notice_days)
 
     async def test_evergreen_contract_is_terminated_with_notice(
         self, contracts: ContractApi, acme: Entity, admin: Admin

@@ -13,6 +13,7 @@ from kit.money import DIGITS_MAX, Money
 from services.entities.domain.field_violations import FieldViolation
 from services.entities.errors.contracts import (
     ContractDigestDiffers,
+    ContractNoticeOver,
     ContractNoticeTooShort,
     ContractSignatureMissing,
     ContractStateForbids,
@@ -393,6 +394,21 @@ def check_notice_period(contract_id: UUID, effective: date, today: date, notice_
     earliest = today + timedelta(days=notice_days)
     if effective < earliest:
         raise ContractNoticeTooShort(contract_id, effective=effective, earliest=earliest, notice_days=notice_days)
+
+
+def check_notice_date(contract_id: UUID, terms: ContractTerms, state: ContractState, today: date) -> None:
+    """Raise ContractNoticeOver if a termination without cause could only take effect after the end of the term."""
+    if terms.end_date is None:
+        return
+    last_day = notice_date(terms.end_date, terms.renewal_notice_days)
+    if last_day < today:
+        renewed = renews_automatically(terms, state, None)
+        raise ContractNoticeOver(contract_id, notice_date=last_day, end_date=terms.end_date, renewed=renewed)
+
+
+def renews_automatically(terms: ContractTerms, state: ContractState, termination_date: date | None) -> bool:
+    """True if a contract in this state is renewed at its end unless something changes before."""
+    return terms.auto_renew and state is ContractState.ACTIVE and termination_date is None
 
 
 def effective_end(termination_date: date | None, end_date: date | None) -> date | None:

@@ -119,6 +119,30 @@ class ContractNoticeTooShort(FailedPrecondition):
         )
 
 
+class ContractNoticeOver(FailedPrecondition):
+    reason = "CONTRACT_NOTICE_OVER"
+
+    def __init__(self, contract_id: UUID, *, notice_date: date, end_date: date, renewed: bool) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        if renewed:
+            outcome = (
+                f"it renews automatically on {end_date}. It can still be terminated for cause, auto_renew can be"
+                " changed by an amendment before that day, and its renewal can be terminated with notice"
+            )
+        else:
+            outcome = (
+                f"it ends on {end_date} without a termination. It can still be terminated for cause before that day"
+            )
+        super().__init__(
+            f"The contract {text} can't be terminated without cause any more: notice was due by {notice_date}, and"
+            f" {outcome}.",
+            contract_id=text,
+            notice_date=notice_date,
+            end_date=end_date,
+            auto_renew=str(renewed).lower(),
+        )
+
+
 class EntityHasActiveContracts(FailedPrecondition):
     reason = "ENTITY_HAS_ACTIVE_CONTRACTS"
 

@@ -243,7 +243,8 @@ async def resume(tx: WriteSession, contract_id: UUID, *, etag: str) -> ContractR
 async def terminate(tx: WriteSession, contract_id: UUID, request: TerminationRequest, *, etag: str) -> ContractRow:
     """Terminate a contract in force on its effective date; withdraw one that was never active at once.
 
-    Raises ContractNotFound, EtagMismatch, ContractStateForbids, InvalidFields, ContractNoticeTooShort.
+    Raises ContractNotFound, EtagMismatch, ContractStateForbids, InvalidFields, ContractNoticeTooShort,
+    ContractNoticeOver.
     """
     contract = await store.contracts.lock(tx, contract_id)
     contract.check_etag(etag)
@@ -262,6 +263,8 @@ async def terminate(tx: WriteSession, contract_id: UUID, request: TerminationReq
 
 def _termination_date(contract: ContractRow, request: TerminationRequest, today: date) -> date:
     terms = contract.terms
+    if not request.for_cause:
+        domain.contracts.check_notice_date(contract.id, terms, contract.state, today)
     effective = domain.contracts.resolve_termination_date(request, terms, today)
     service.field_violations.raise_any(domain.contracts.termination_violations(effective, terms, today))
     notice_days = domain.contracts.required_notice_days(request, terms)
