@@ -195,6 +195,15 @@ class TestLatePostings:
         await api.refund(charge)
         assert await api.alerts(opened, state=Alert.OPEN) == []
 
+    async def test_alerts_of_a_closing_budget_count_what_its_period_had(self, api: BudgetsApi) -> None:
+        budget = await last_month(api, overspend_policy=Budget.WARN)
+        await roll(api, budget, early=False)
+        for amount, thresholds in (("499", []), ("1", [5000]), ("501", [5000, 8000, 9000, 10000, 10000])):
+            await charge_late(api, budget, amount)
+            alerts = await api.alerts(budget, state=Alert.OPEN)
+            assert sorted(alert.threshold_bp for alert in alerts) == thresholds
+        assert max(alert.utilisation_bp for alert in alerts) == 10010
+
     async def test_batch_of_late_charges_is_all_or_none(self, api: BudgetsApi) -> None:
         budget = await last_month(api)
         opened = (await roll(api, budget, early=False)).opened

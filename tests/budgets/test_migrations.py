@@ -124,3 +124,76 @@ async def _fill(admin: asyncpg.Connection) -> None:
         budget,
         charge,
     )
+
+
+async def test_rollovers_before_the_soft_close_get_their_terms(fresh_database: Callable[[], Awaitable[Copy]]) -> None:
+    copy = await fresh_database()
+    admin = await asyncpg.connect(copy.admin_url)
+    query = (
+        "select period_number, state, late_posting_days, carried_forward, moved_holds, next_amount from budgets"
+        " order by tenant_id, period_number"
+    )
+    try:
+        await admin.execute("set search_path = budgets")
+        await migrate(copy, "budgets", command.downgrade, "0008")
+        for _ in range(2):
+            await _fill_rolled_over(admin)
+        await migrate(copy, "budgets", command.upgrade, "head")
+        first = (0, "CLOSED", 5, Decimal(60), Decimal(25), Decimal(100))
+        second = (1, "CLOSING", 5, Decimal(0), Decimal(0), Decimal(70))  # it was reopened
+        assert [tuple(row) for row in await admin.fetch(query)] == [
+            first,
+            second,
+            (2, "ACTIVE", 5, None, None, None),
+        ] * 2
+        await migrate(copy, "budgets", command.downgrade, "0008")
+        states = await admin.fetch("select state from budgets order by tenant_id, period_number")
+        assert [row["state"] for row in states] == ["CLOSED", "CLOSED", "ACTIVE"] * 2
+        await migrate(copy, "budgets", command.upgrade, "head")
+    finally:
+        await admin.close()
+
+
+async def _fill_rolled_over(admin: asyncpg.Connection) -> None:
+    """Insert three periods: 60 and holds of 25 went from the first to the second, and nothing to the third."""
+    tenant, entity, *budgets = (ids.new() for _ in range(5))
+    await admin.execute("insert into budget_owners values ($1, $2, false, now())", tenant, entity)
+    states = ("CLOSED", "ACTIVE", "ACTIVE")
+    for number, (id, state, amount) in enumerate(zip(budgets, states, (100, 100, 70), strict=True)):
+        await admin.execute(
+            "insert into budgets (tenant_id, id, entity_id, ancestor_ids, name, category, gl_code, period_type,"
+            " period_start, period_end, period_start_time, period_end_time, anchor_date, time_zone, currency_code,"
+            " amount, carried, spent, overspend_policy, tolerance_bp, alert_thresholds_bp, ledger_version, state,"
+            " version, create_time, update_time, period_number, previous_id) values ($1, $2, $3, '{}', 'Cloud', '', '',"
+            " 'ANNUAL', '2026-01-01', '2027-01-01', '2026-01-01Z', '2027-01-01Z', '2026-01-01', 'UTC', 'EUR', $4, 0, 0,"
+            " 'BLOCK', 0, '{8000}', 2, $5, 1, now(), now(), $6, $7)",
+            tenant,
+            id,
+            entity,
+            amount,
+            state,
+            number,
+            budgets[number - 1] if number else None,
+        )
+    entries: list[tuple[int, int, str, int, int, int, int]] = [
+        (0, 1, "ROLLOVER_OUT", 1, 40, -60, 0), (0, 1, "ROLLOVER_OUT", 2, 40, 0, -25),
+        (1, 0, "ROLLOVER_IN", 1, 160, 60, 0), (1, 0, "ROLLOVER_IN", 2, 160, 0, 25),
+        (2, 1, "ROLLOVER_IN", 1, 70, 0, 0),
+    ]  # fmt: skip
+    for budget, other, kind, version, total, moved, held in entries:
+        await admin.execute(
+            "insert into budget_entries (tenant_id, id, entry_type, budget_id, chain_ids, chain_versions,"
+            " chain_amounts, chain_spent, chain_held, chain_committed, amount, currency_code, moved_amount, moved_held,"
+            " counterpart_id, description, reference, actor, charge_time, create_time) values ($1, $2, $3, $4,"
+            " array[$4::uuid], array[$5::int], array[$6::numeric], '{0}', '{0}', '{0}', 0, 'EUR', $7, $8, $9, '', '',"
+            " 'alice', now(), now())",
+            tenant,
+            ids.new(),
+            kind,
+            budgets[budget],
+            version,
+            total,
+            moved,
+            held,
+            budgets[other],
+        )

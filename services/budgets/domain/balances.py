@@ -145,6 +145,10 @@ class Balance(NamedTuple):
             self.version + 1,
         )
 
+    def before_carrying(self, carried_forward: Decimal) -> "Balance":
+        """Return the balance with what it has carried forward to the next period, as its own period had it."""
+        return self._replace(carried=self.carried + carried_forward)
+
     def money(self, amount: Decimal) -> Money:
         """Return an amount in the currency of the budget."""
         return Money(amount, self.terms.currency)

@@ -38,7 +38,7 @@ class RolledOver(NamedTuple):
     def carried_of(self, balance: Balance) -> Decimal:
         """Return what is to be carried forward of the budget, whose balance is that after the rollover."""
         return domain.rollovers.carried_forward(
-            balance._replace(carried=balance.carried + self.carried),
+            balance.before_carrying(self.carried),
             rollover=self.rollover,
             cap=self.cap,
             carry_overspend=self.carry_overspend,

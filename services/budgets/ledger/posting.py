@@ -345,6 +345,8 @@ class PostingBatch:
         state, terms = self._state, after.terms
         key = terms.tenant_id, terms.id
         state.balances[key] = after
+        if rolled_over := state.rollovers.get(key):
+            before, after = (each.before_carrying(rolled_over.carried) for each in (before, after))
         state.changed_balances.add(key)
         quiet = state.quiet_ranges.get(key)
         if quiet is None:
@@ -360,14 +362,19 @@ class PostingBatch:
         latest |= domain.late_postings.corrected(decision.corrections)
         for correction in decision.corrections:
             state.entries += self._correction_entries(entry, correction)
-        for key, after in latest.items():
-            before, state.balances[key] = state.balances[key], after
-            state.changed_balances.add(key)
-            state.quiet_ranges[key] = domain.balances.quiet_range(after)  # the total has changed
-            self._update_alerts(origin, key, entry, before, after)
+        rolled_over = {key: each.carried for key, each in state.rollovers.items()}
         changed = domain.late_postings.correct(state.rollovers, decision.corrections)
         state.rollovers |= changed
         state.changed_rollovers |= changed
+        for key, balance in latest.items():
+            before, after = state.balances[key], balance
+            state.balances[key] = balance
+            state.changed_balances.add(key)
+            if key in rolled_over:
+                before = before.before_carrying(rolled_over[key])
+                after = after.before_carrying(state.rollovers[key].carried)
+            state.quiet_ranges[key] = domain.balances.quiet_range(after)  # the total has changed
+            self._update_alerts(origin, key, entry, before, after)
 
     def _correction_entries(self, entry: Entry, correction: Correction) -> Iterator[Entry]:
         sides = (

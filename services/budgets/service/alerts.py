@@ -10,7 +10,7 @@ from kit import clock, ids
 from kit.db import WriteSession
 from services.budgets import domain, events, ledger, store
 from services.budgets.domain.alerts import REACHED_BY_USE, AlertAction, AlertThreshold
-from services.budgets.domain.balances import Balance
+from services.budgets.domain.balances import ZERO, Balance
 from services.budgets.domain.budgets import FORECAST_TIMER, BudgetState
 from services.budgets.domain.postings import AlertRaised
 from services.budgets.models.alerts import AlertRow
@@ -28,7 +28,7 @@ async def acknowledge(tx: WriteSession, alert_id: UUID) -> AlertRow:
 async def settle(tx: WriteSession, budget: BudgetRow) -> None:
     """Raise the alerts of the thresholds that a locked budget has reached, and resolve those of all others."""
     await store.budgets.save(tx, budget)
-    balance = budget.balance
+    balance = budget.balance.before_carrying(budget.carried_forward or ZERO)
     reached = domain.alerts.reached(balance)
     unresolved = await store.alerts.find_unresolved(tx, budget.id)
     left = [each for each in unresolved if each.type in REACHED_BY_USE and each not in reached]
