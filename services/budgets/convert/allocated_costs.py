@@ -1,4 +1,4 @@
-"""Allocated costs from events, and unbudgeted spend to messages."""
+"""Conversion of allocated costs and their reversals."""
 
 from datetime import date
 

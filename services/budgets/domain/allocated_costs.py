@@ -68,9 +68,10 @@ class Candidate(NamedTuple):
 def budget_for(cost: Cost, candidates: Iterable[Candidate]) -> Candidate | None:
     """Return the budget that fits the cost best, or None if none fits.
 
-    A budget of a department goes before one of the whole entity; then one for the cost's category before one for all;
-    then one for its ledger code, before one for any, before one for another; then the one with the most budgets above
-    it; then the oldest. Budgets of another department or for another category don't fit.
+    Budgets of another department or for another category don't fit. The order of preference: a budget of the
+    department, then one of the whole entity; a budget for the category, then one without a category; a budget for the
+    ledger code, then one without a code, then one for another code; the budget with the most budgets above it; the
+    oldest budget.
     """
     fitting = [
         candidate
