@@ -143,7 +143,7 @@ def _enough(step: RuleStep, slots: Sequence[ApproverSlot]) -> bool:
 
 
 def _assign(approver: Approver, context: _Context) -> ApproverSlot | str:
-    """Return the slot for an approver of a rule, or why nobody can be assigned."""
+    """Return the slot for an approver of a rule; if no user can be assigned, return the reason instead."""
     if approver.kind is ApproverKind.ROLE:
         return ApproverSlot(role=approver.name, reason=f"anyone with the role {approver.name}, named in the rule")
     requester = context.facts.requester
