@@ -22,7 +22,7 @@ from tests.harness.services import Entities
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Events: TypeAlias = Callable[..., Awaitable[list[OutboxEvent]]]
-NOBODY = ids.DEPARTMENT.format(ids.new())
+UNKNOWN_ID = ids.DEPARTMENT.format(ids.new())
 DEPTH_MAX = 16
 _FAR = 10_000
 
@@ -132,9 +132,9 @@ class TestMoveToday:
 
     async def test_unknown_departments_are_not_found(self, api: TreeApi, acme: Entity) -> None:
         moved = await api.create_department(acme)
-        for move in (api.move_department(moved, NOBODY), api.move_department(NOBODY, moved)):
+        for move in (api.move_department(moved, UNKNOWN_ID), api.move_department(UNKNOWN_ID, moved)):
             error = await refusal(move)
-            assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
+            assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": UNKNOWN_ID})
 
     async def test_stale_etag_is_refused_also_after_a_planned_move(self, api: TreeApi, acme: Entity) -> None:
         moved, other = await api.create_department(acme, "A"), await api.create_department(acme, "B")
@@ -305,7 +305,7 @@ class TestListDepartmentHistory:
         assert error.reason == "PAGE_TOKEN_INVALID"
 
     async def test_unknown_department_is_not_found(self, api: TreeApi) -> None:
-        assert (await refusal(api.history(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
+        assert (await refusal(api.history(UNKNOWN_ID))).reason == "DEPARTMENT_NOT_FOUND"
 
 
 class TestScopes:

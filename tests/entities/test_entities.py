@@ -16,7 +16,7 @@ from tests.entities.conftest import EntitiesApi, entity_request
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import PublishedEvents
 
-NOBODY = ids.ENTITY.format(UUID(int=1))
+UNKNOWN_ID = ids.ENTITY.format(UUID(int=1))
 
 
 def outcomes(responses: Iterable[object]) -> list[str]:
@@ -102,9 +102,9 @@ class TestCreateEntity:
         assert await api.entities() == ["ACME"]
 
     async def test_unknown_parent_is_not_found(self, api: EntitiesApi) -> None:
-        error = await refusal(api.create_entity(parent_id=NOBODY))
+        error = await refusal(api.create_entity(parent_id=UNKNOWN_ID))
         assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
-        assert error.metadata == {"entity_id": NOBODY}
+        assert error.metadata == {"entity_id": UNKNOWN_ID}
 
     async def test_inactive_parent_is_refused(self, api: EntitiesApi) -> None:
         parent = await api.create_entity("PARENT")
@@ -254,7 +254,7 @@ class TestUpdateEntity:
         assert (error.reason, error.metadata["allowed"]) == ("ENTITY_STATE", "ACTIVE")
 
     async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
-        assert (await refusal(api.update(NOBODY, legal_name="New SE"))).reason == "ENTITY_NOT_FOUND"
+        assert (await refusal(api.update(UNKNOWN_ID, legal_name="New SE"))).reason == "ENTITY_NOT_FOUND"
 
 
 class TestDeactivateEntity:

@@ -86,12 +86,12 @@ class TestConfinedToAnEntity:
             lambda some_caller, id: some_caller.create_entity("NEW", parent_id=id),
             lambda some_caller, id: some_caller.create_department(id, "NEW"),
         ]
-        nobody = ids.ENTITY.format(ids.new())
+        unknown_id = ids.ENTITY.format(ids.new())
         for call in calls:
             for outside_id in (group.root.id, group.fr.id):
-                error, unknown = await refusal(call(conny, outside_id)), await refusal(call(api, nobody))
+                error, unknown = await refusal(call(conny, outside_id)), await refusal(call(api, unknown_id))
                 assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
-                assert repr(error).replace(outside_id, "*") == repr(unknown).replace(nobody, "*")
+                assert repr(error).replace(outside_id, "*") == repr(unknown).replace(unknown_id, "*")
         assert await conny.entities(parent_id=group.root.id) == ["DE"]
         assert await conny.entities(code="FR") == []
         assert await conny.departments(entity_id=group.fr.id) == []
@@ -169,11 +169,11 @@ class TestOtherTenant:
             lambda _, department: other_tenant.update_department(department, name="X"),
             lambda _, department: other_tenant.create_department(own, parent_id=department),
         ]
-        nobody, none = ids.ENTITY.format(ids.new()), ids.DEPARTMENT.format(ids.new())
+        unknown_id, none = ids.ENTITY.format(ids.new()), ids.DEPARTMENT.format(ids.new())
         for call in calls:
-            error, unknown = await refusal(call(group.de.id, group.eng.id)), await refusal(call(nobody, none))
+            error, unknown = await refusal(call(group.de.id, group.eng.id)), await refusal(call(unknown_id, none))
             assert error.code == StatusCode.NOT_FOUND
-            text = repr(error).replace(group.de.id, nobody).replace(group.eng.id, none)
+            text = repr(error).replace(group.de.id, unknown_id).replace(group.eng.id, none)
             assert text == repr(unknown)
         assert await other_tenant.entities() == ["OWN"]
         assert await other_tenant.departments() == []
