@@ -101,6 +101,7 @@ def test_clean_source_breaks_no_rule() -> None:
         (layers.sql_is_in_the_store, "rpc__budgets", "from sqlalchemy import select"),
         (layers.sql_is_in_the_store, "service__budgets", "async def open(tx):\n    tx.add(row)"),
         (layers.messages_stay_at_the_edge, "store__budgets", "from billing.x import x_pb2"),
+        (layers.clients_hide_messages, "clients", "def hold(request: y_pb2.HoldRequest) -> None: ..."),
         (packages.main_is_short, "main", "\n" * 40),
         (packages.files_are_short, "rpc__budgets", "\n" * 450),
         (imports.calls_show_their_layer, "rpc__budgets", "from services.x.service import budgets"),
