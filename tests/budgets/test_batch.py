@@ -16,7 +16,7 @@ from tests.harness.callers import Caller, refusal
 
 
 def results(response: pb.BatchChargeResponse) -> list[str]:
-    """The result of each charge: "accepted", "replayed" or the reason."""
+    """Return the result of each charge: "accepted", "replayed" or the reason of the refusal."""
     return [
         result.refusal.reason or ("replayed" if result.replayed else "accepted" if result.HasField("charge") else "")
         for result in response.results
@@ -134,7 +134,11 @@ class TestAtomic:
         for key in ("k1", "k2", "k3"):
             missing = refusal(api.who.call(api.stubs.ledger.GetCharge, pb.GetChargeRequest(request_id=key)))
             assert (await missing).reason == "CHARGE_NOT_FOUND"
-        assert results(await api.batch(*lines)) == ["accepted", "BUDGET_EXCEEDED", "accepted"]  # their keys are free
+        assert results(await api.batch(*lines)) == [
+            "accepted",
+            "BUDGET_EXCEEDED",
+            "accepted",
+        ]  # the keys of a refused batch are not stored
 
     async def test_a_refused_atomic_batch_takes_no_room_from_concurrent_charges(self, api: BudgetsApi) -> None:
         budget = await api.open("100", alert_thresholds_bp=[5000])
@@ -191,7 +195,7 @@ class TestCurrencies:
         assert results(await api.batch(*lines)) == ["accepted", "RATE_MISSING"]
 
 
-class TestWhoMay:
+class TestAccess:
     async def test_a_charge_outside_the_scope_is_refused_alone(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:

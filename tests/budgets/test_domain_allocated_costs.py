@@ -1,4 +1,4 @@
-"""Which budget an allocated cost belongs to, and the time of its charge."""
+"""The choice of the budget for an allocated cost, and the time of its charge."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -17,13 +17,13 @@ COST = Cost(
     amount=Money(Decimal(10), "EUR"), day=date(2026, 3, 31), description="",
 )  # fmt: skip
 ALL = Candidate(UUID(int=1), None, "", "", 0, "UTC")
-"""A budget of the whole entity for everything, and the oldest."""
+"""The oldest budget: of the whole entity, for all categories and ledger codes."""
 CLOUD = ALL._replace(id=UUID(int=2), category="cloud")
 OURS = ALL._replace(id=UUID(int=3), department_id=DEPARTMENT)
 OUR_CLOUD = OURS._replace(id=UUID(int=4), category="cloud")
 
 
-class TestWhichBudget:
+class TestBudgetFor:
     @pytest.mark.parametrize(
         ("candidates", "best"),
         [
@@ -43,7 +43,7 @@ class TestWhichBudget:
             ([OURS._replace(id=UUID(int=9)), OURS], OURS),
         ],
     )
-    def test_the_one_that_fits_best(self, candidates: list[Candidate], best: Candidate | None) -> None:
+    def test_the_best_fitting_budget_is_chosen(self, candidates: list[Candidate], best: Candidate | None) -> None:
         assert domain.allocated_costs.budget_for(COST, candidates) == best
         assert domain.allocated_costs.budget_for(COST, candidates[::-1]) == best
 

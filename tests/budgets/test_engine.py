@@ -64,8 +64,10 @@ async def another_engine(settings: Callable[..., Settings]) -> AsyncIterator[Led
     await engine.close()
 
 
-def requested(tenant_id: UUID, entry_type: EntryType = EntryType.CHARGE, *, key: str = "", **fields: Any) -> Submission:
-    """A posting that a caller of the tenant requests."""
+def submission(
+    tenant_id: UUID, entry_type: EntryType = EntryType.CHARGE, *, key: str = "", **fields: Any
+) -> Submission:
+    """Return a submission of one request of the tenant."""
     request = {
         "entry_type": entry_type,
         "budget_id": None,
@@ -95,7 +97,7 @@ def _tomorrow() -> Timestamp:
 
 
 class Waiting:
-    """Counts the connections of ledgers that wait for a lock."""
+    """Counts the ledger connections that wait for a lock."""
 
     def __init__(self, admin: "Pool[asyncpg.Record]") -> None:
         self._admin = admin
@@ -121,8 +123,8 @@ class TestReplicas:
             budget = await api.open("10")  # room for one: a repeated request must not be refused
             request = line(budget, "10", f"k{n}")
             stubs = (api.stubs.ledger, replica.stubs.ledger)
-            answers = await asyncio.gather(*(api.who.call(stubs[c % 2].Charge, request) for c in range(32)))
-            assert all(answer == answers[0] for answer in answers)
+            charges = await asyncio.gather(*(api.who.call(stubs[c % 2].Charge, request) for c in range(32)))
+            assert all(charge == charges[0] for charge in charges)
             (seen,) = await api.verify(budget)
             assert (seen.spent.amount, seen.entry_count) == ("10.00", 1)
 
@@ -136,10 +138,10 @@ class TestReplicas:
         waiting: Waiting,
         amount: str,
     ) -> None:
-        """Even if it would be refused by now."""
+        """The stored reply is returned even if the request would be refused now."""
         budget_id = ids.BUDGET.parse((await api.open(amount)).id)
         submissions = [
-            requested(tenant, key="k", budget_id=budget_id, amount=Money.parse("10", "EUR")) for _ in range(2)
+            submission(tenant, key="k", budget_id=budget_id, amount=Money.parse("10", "EUR")) for _ in range(2)
         ]
 
         async def late() -> PostingOutcome:
@@ -156,7 +158,7 @@ class TestReplicas:
             outcome = await waits
             assert isinstance(outcome, Replayed)
             assert outcome.reply == first
-        else:  # the batcher begins the group again
+        else:  # the batcher retries the group
             with pytest.raises(asyncpg.UniqueViolationError):
                 await waits
 
@@ -168,7 +170,7 @@ class TestReplicas:
         stubs = (api.stubs.ledger, replica.stubs.ledger)
         answers = await asyncio.gather(*(api.who.call(stubs[c % 2].BatchCharge, request) for c in range(16)))
         charges = [[result.charge for result in answer.results] for answer in answers]
-        assert all(found == charges[0] for found in charges)
+        assert all(charge == charges[0] for charge in charges)
         assert sum(not result.replayed for answer in answers for result in answer.results) == 3
         assert (await api.verify(budget))[0].entry_count == 3
 
@@ -205,15 +207,15 @@ class TestTenants:
         async with engine.begin({tenant, theirs.who.tenant_id}) as transaction:
             outcomes = await post(
                 transaction,
-                requested(tenant, budget_id=other_id, amount=amount),
-                requested(tenant, EntryType.HOLD, budget_id=other_id, amount=amount),
-                requested(tenant, EntryType.COMMIT, budget_id=own_id, hold_id=hold_id),
-                requested(tenant, EntryType.CAPTURE, budget_id=other_id, hold_id=hold_id),
-                requested(tenant, EntryType.RELEASE, budget_id=None, hold_id=hold_id),
-                requested(tenant, EntryType.REFUND, budget_id=own_id, charge_id=charge_id),
-                requested(tenant, EntryType.REFUND, budget_id=other_id, charge_id=charge_id),
-                requested(theirs.who.tenant_id, budget_id=own_id, amount=amount),
-                requested(tenant, key="their-key", budget_id=own_id, amount=amount),
+                submission(tenant, budget_id=other_id, amount=amount),
+                submission(tenant, EntryType.HOLD, budget_id=other_id, amount=amount),
+                submission(tenant, EntryType.COMMIT, budget_id=own_id, hold_id=hold_id),
+                submission(tenant, EntryType.CAPTURE, budget_id=other_id, hold_id=hold_id),
+                submission(tenant, EntryType.RELEASE, budget_id=None, hold_id=hold_id),
+                submission(tenant, EntryType.REFUND, budget_id=own_id, charge_id=charge_id),
+                submission(tenant, EntryType.REFUND, budget_id=other_id, charge_id=charge_id),
+                submission(theirs.who.tenant_id, budget_id=own_id, amount=amount),
+                submission(tenant, key="their-key", budget_id=own_id, amount=amount),
             )
         assert [type(outcome) for outcome in outcomes] == [
             BudgetNotFound, BudgetNotFound, HoldNotFound, HoldNotFound, HoldNotFound, EntryNotFound, BudgetNotFound,
@@ -256,7 +258,7 @@ class TestTenants:
             await connection.execute(timers.CANCEL_ALL, [tenant], [hold_id], HOLD_EXPIRY_TIMER)
             resolved = (tenant, other_id, "THRESHOLD", 1000, _now())
             await connection.execute(sql.RESOLVE_ALERTS, *sql.RESOLVED.parameters([resolved]))
-            # With the right tenant each statement finds the row: so the tenant is what keeps it out above.
+            # With the right tenant each statement finds the row, so only the join on the tenant excluded it above.
             their_key = sql.REQUESTS.parameters([(them, method, "their-key")])
             theirs_of = sql.CHAINS.parameters([(them, other_id, None)])
             assert len(await connection.fetch(sql.LOCK, *theirs_of, *their_key)) == 2
@@ -287,9 +289,9 @@ class TestTenants:
         async with engine.begin({tenant}) as transaction:
             connection = transaction._connection
             for table in ("budgets", "budget_entries", "budget_holds", "budget_alerts", "idempotency_keys", "timers"):
-                found = await connection.fetch(f"select tenant_id from {table} where tenant_id <> $1", tenant)
-                assert found == [], table
-            (outcome,) = await post(transaction, requested(them, budget_id=other_id, amount=Money.parse("1", "EUR")))
+                rows = await connection.fetch(f"select tenant_id from {table} where tenant_id <> $1", tenant)
+                assert rows == [], table
+            (outcome,) = await post(transaction, submission(them, budget_id=other_id, amount=Money.parse("1", "EUR")))
             assert isinstance(outcome, BudgetNotFound)
             assert await transaction.find_holds({(them, ids.HOLD.parse(hold.id))}) == {}
             assert await transaction.find_charges({(them, ids.ENTRY.parse(charge.id))}) == {}
@@ -299,12 +301,12 @@ class TestTenants:
         async with engine.begin({tenant}) as transaction:
             await transaction._connection.execute(writes, tenant)
 
-        async def write_elsewhere() -> None:
+        async def write_to_other_tenant() -> None:
             async with engine.begin({tenant}) as transaction:
                 await transaction._connection.execute(writes, them)
 
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await write_elsewhere()
+            await write_to_other_tenant()
 
     async def test_concurrent_calls_of_many_tenants_each_change_their_own_budget(
         self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
@@ -338,7 +340,7 @@ class TestContention:
             assert (await api.get(locked)).spent.amount == "0.00"
         try:
             await waits
-        except grpc.aio.AioRpcError as error:  # it was too long for it
+        except grpc.aio.AioRpcError as error:  # the deadline has passed
             assert error.code() is grpc.StatusCode.ABORTED
         assert (await api.charge(locked, "5", "k")).budget_id == locked.id
         assert [seen.entry_count for seen in await api.verify(locked, free)] == [1, 30]

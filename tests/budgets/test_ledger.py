@@ -131,8 +131,8 @@ class TestAlerts:
         (alert,) = await api.alerts(budget)
         request = alert_pb.AcknowledgeAlertRequest(id=alert.id)
         assert (await api.who.call(api.stubs.alerts.AcknowledgeAlert, request)).state == Alert.ACKNOWLEDGED
-        twice = await refusal(api.who.call(api.stubs.alerts.AcknowledgeAlert, request))
-        assert (twice.reason, twice.metadata["state"], twice.metadata["allowed"]) == (
+        repeated = await refusal(api.who.call(api.stubs.alerts.AcknowledgeAlert, request))
+        assert (repeated.reason, repeated.metadata["state"], repeated.metadata["allowed"]) == (
             "ALERT_STATE",
             "ACKNOWLEDGED",
             "OPEN",
