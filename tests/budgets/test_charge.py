@@ -156,8 +156,8 @@ class TestKeys:
         budget = await api.open()
         first = await api.charge(budget, "10", "po-1")
         request = ledger_pb.ChargeRequest(id=budget.id, amount=eur("10"), request_id="po-1")
-        again, trailers = await api.who.call_with_trailers(api.stubs.ledger.Charge, request)
-        assert again == first
+        repeated, trailers = await api.who.call_with_trailers(api.stubs.ledger.Charge, request)
+        assert repeated == first
         assert trailers["idempotency-replayed"] == "true"
         assert (await api.get(budget)).spent.amount == "10.00"
 

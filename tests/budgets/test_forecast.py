@@ -21,7 +21,7 @@ from services.budgets.domain.periods import Period, period_of
 DAY = timedelta(days=1)
 SERIES = 360
 CUTS = (10, 50, 90)
-"""Percent of the period that is over."""
+"""Percentages of the period that are over when the forecast is made."""
 
 
 @dataclass

@@ -269,14 +269,14 @@ class TestKeys:
         await api.commit(first, "k")
         await api.capture(first, "10", "k")
         await api.release(first, "10", "k")
-        for again in (
+        for call in (
             api.hold(budget, "31", "k"),
             api.commit(second, "k"),
             api.capture(first, "11", "k"),
             api.capture(first, "10", "k", release_rest=True),
             api.release(first, "11", "k"),
         ):
-            assert (await refusal(again)).reason == "IDEMPOTENCY_MISMATCH"
+            assert (await refusal(call)).reason == "IDEMPOTENCY_MISMATCH"
         assert numbers(await api.get(budget))[:4] == ("10.00", "30.00", "10.00", "10.00")
 
 

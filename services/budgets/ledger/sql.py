@@ -1,8 +1,7 @@
 """The statements of the ledger. Each joins on (tenant, id), because the row policy admits several tenants at once.
 
-Chains are locked in the order of their keys, so that transactions never deadlock. Rows are looked up by
-key in lateral subqueries with `offset 0`: they use all columns of the index, even if the plan was made while the table
-was empty.
+Chains are locked in the order of their keys, so that transactions never deadlock. Rows are looked up by key in lateral
+subqueries with `offset 0`: they use all columns of the index, even if the plan was made while the table was empty.
 """
 
 from typing import Final

@@ -188,9 +188,9 @@ class LedgerTransaction:
         expiring = [(*hold.key, hold.expire_time) for hold in holds if hold.expires and hold.key not in known]
         ended = [hold.key for hold in holds if not hold.expires and hold.key in known]
         if expiring:
-            await self._connection.execute(timers.SET_ALL, *_transposed(expiring), HOLD_EXPIRY_TIMER)
+            await self._connection.execute(timers.SET_ALL, *_transpose(expiring), HOLD_EXPIRY_TIMER)
         if ended:
-            await self._connection.execute(timers.CANCEL_ALL, *_transposed(ended), HOLD_EXPIRY_TIMER)
+            await self._connection.execute(timers.CANCEL_ALL, *_transpose(ended), HOLD_EXPIRY_TIMER)
 
     async def raise_alerts(self, alerts: Iterable[tuple[Alert, OutboxRow]]) -> None:
         """Open the alerts that are not open yet, each on behalf of the caller who crossed the threshold."""
@@ -239,7 +239,7 @@ def resolve_alerts(tx: WriteSession, budget_id: UUID, thresholds: Iterable[Alert
         tx.defer(sql.RESOLVE_ALERTS, *sql.RESOLVED.parameters(rows))
 
 
-def _transposed(rows: Iterable[Sequence[object]]) -> Iterable[list[object]]:
+def _transpose(rows: Iterable[Sequence[object]]) -> Iterable[list[object]]:
     return map(list, zip(*rows, strict=True))
 
 
