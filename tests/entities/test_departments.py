@@ -71,7 +71,7 @@ class TestCreateDepartment:
 
     async def test_inactive_parent_is_refused(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
         top = await api.create_department(acme, "TOP")
-        await _retire(admin, top)
+        await _deactivate(admin, top)
         error = await refusal(api.create_department(acme, parent_id=top.id))
         assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
         assert error.metadata == {"department_id": top.id, "state": "INACTIVE", "allowed": "ACTIVE"}
@@ -116,7 +116,7 @@ class TestCreateDepartment:
         ).reason == "IDEMPOTENCY_MISMATCH"
         assert await api.departments() == ["ENG"]
 
-    async def test_concurrent_deactivation_of_the_entity_excludes_it(self, api: EntitiesApi) -> None:
+    async def test_creation_and_deactivation_of_the_entity_exclude_each_other(self, api: EntitiesApi) -> None:
         for round_ in range(8):
             entity = await api.create_entity(f"E{round_}")
             births = (api.create_department(entity, f"D{n}") for n in range(3))
@@ -183,7 +183,7 @@ class TestUpdateDepartment:
 
     async def test_inactive_department_can_be_changed(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
         department = await api.create_department(acme)
-        await _retire(admin, department)
+        await _deactivate(admin, department)
         assert (await api.update_department(department, name="Closed")).state == Department.INACTIVE
 
     async def test_repeated_key_returns_same_response_and_refuses_another_body(
@@ -214,7 +214,7 @@ class TestGetDepartments:
         assert (error.code, error.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
 
 
-async def _retire(admin: Admin, department: Department) -> None:
+async def _deactivate(admin: Admin, department: Department) -> None:
     """Deactivate a department directly in the database."""
     async with admin.acquire() as connection, connection.transaction():
         await connection.execute("set local search_path = entities")
