@@ -6,8 +6,8 @@ within a period, the difference for the rest of the period falls due on that day
 A ONE_TIME fee belongs to no period and falls due in full on the first day.
 
 Without phases the total value is spread evenly: every billing period costs the same, rounded down, and the last period
-takes the remainder. The total value of an evergreen contract is that of a year, so the last period of each year takes
-the remainder.
+includes the remainder. The total value of an evergreen contract is that of a year, so the last period of each year
+includes it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ class FeePlan:
     remainder: Money
     """The part of the total value that is left after it was spread evenly."""
     remainder_every: int = 0
-    """Every n-th billing period takes the remainder; 0: none does."""
+    """Every n-th billing period includes the remainder; 0: none does."""
 
     @property
     def schedule_end(self) -> date:
@@ -87,7 +87,7 @@ def build_plan(terms: ContractTerms, termination_date: date | None = None) -> Fe
     if not terms.phases and terms.billing_frequency is not BillingFrequency.ONE_TIME:
         plan = _spread_evenly(plan, terms.total_value)
     end = domain.contracts.effective_end(termination_date, terms.end_date)
-    # A contract that is terminated early never reaches the last period, which takes the remainder.
+    # A contract that is terminated early never reaches the last period, which includes the remainder.
     return replace(plan, end=end, remainder_every=plan.remainder_every if end == plan.end or not plan.end else 0)
 
 
@@ -113,8 +113,8 @@ def periods_from(plan: FeePlan, day: date) -> Iterator[BillingPeriod]:
 
 def _calendar(plan: FeePlan, day: date) -> Iterator[BillingPeriod]:
     months = _MONTHS[plan.frequency]
-    passed = ((day.year - plan.start.year) * 12 + day.month - plan.start.month) // months
-    for index in count(max(passed - 1, 0)):
+    elapsed = ((day.year - plan.start.year) * 12 + day.month - plan.start.month) // months
+    for index in count(max(elapsed - 1, 0)):
         start = months_later(plan.start, index * months)
         if start >= plan.schedule_end:
             return
@@ -144,8 +144,8 @@ def _fee_until(plan: FeePlan, period: BillingPeriod, until: date) -> Money:
 
 
 def _remainder(plan: FeePlan, period: BillingPeriod) -> Money:
-    takes_it = plan.remainder_every and period.number % plan.remainder_every == 0
-    return plan.remainder if takes_it else Money.zero(plan.currency)
+    is_included = plan.remainder_every and period.number % plan.remainder_every == 0
+    return plan.remainder if is_included else Money.zero(plan.currency)
 
 
 def _fee_intervals(phases: Sequence[Phase], period: BillingPeriod) -> Iterator[FeeInterval]:
@@ -158,13 +158,13 @@ def _fee_intervals(phases: Sequence[Phase], period: BillingPeriod) -> Iterator[F
 
 
 def _period_fees_due(plan: FeePlan, period: BillingPeriod) -> Iterator[Fee]:
-    """Yield what falls due for a period: on its first day, and on the first day of each phase that begins within it."""
+    """Yield the fees due for a period: on its first day, and on the first day of each phase that begins within it."""
     if plan.frequency is BillingFrequency.ONE_TIME:
         yield Fee(period.dates.start, period_fee(plan, period))
         return
     due_so_far = -_remainder(plan, period)
-    inside = (phase.start_date for phase in plan.phases if period.dates.start < phase.start_date < period.dates.end)
-    for day in (period.dates.start, *inside):
+    starts = (phase.start_date for phase in plan.phases if period.dates.start < phase.start_date < period.dates.end)
+    for day in (period.dates.start, *starts):
         begun = [phase for phase in plan.phases if phase.start_date <= day]
         due = domain.proration.accrued(_fee_intervals(begun, period), period.full, period.dates.end, plan.currency)
         yield Fee(day, due - due_so_far)
@@ -182,13 +182,13 @@ def fees_due(plan: FeePlan, dates: DateRange) -> Iterator[Fee]:
 
 
 def total_due(plan: FeePlan, until: date) -> Money:
-    """Return the sum of the fees that fall due from the start of the contract up to, and without, `until`."""
+    """Return the sum of the fees that fall due before `until`."""
     due = fees_due(plan, DateRange(plan.start, until))
     return sum((fee.amount for fee in due), Money.zero(plan.currency))
 
 
 def accrue(plan: FeePlan, dates: DateRange) -> Money:
-    """Return the part of the fees that is for these days, whenever it falls due.
+    """Return the fees for these days, regardless of when they fall due.
 
     Adjacent ranges sum to the amount of their union.
     """
