@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -243,14 +242,14 @@ class TestDeactivatedManager:
         await client.close()
 
     def _event_handler(self, managed: Managed, tenant: UUID, user_id: str) -> Callable[[], Awaitable[None]]:
-        """A function that passes the same event to the consumer each time."""
+        """Return a function that passes the same event to the consumer each time."""
         service = managed.served.service
         (handler,) = (handler for handler in HANDLERS if handler.name == HANDLER)
         body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
         delivery = Delivery(uuid4(), tenant, f"platform.users.v1.UserDeactivated.{tenant.hex}", body, "", "")
         consumer = Consumer(service.db, "entities", handler, service.dependencies)
 
-        async def handle_event(**_: Any) -> None:
+        async def handle_event() -> None:
             await consumer.handle(delivery, Trace.from_header(None))
 
         return handle_event
