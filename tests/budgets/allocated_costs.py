@@ -1,4 +1,4 @@
-"""Events of allocated costs as the entities service publishes them, and their effects."""
+"""Publishes events of allocated costs like the entities service, and reads their effects."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,7 +26,7 @@ def today() -> str:
 
 
 def allocation(entity_id: str, amount: str | Money = "10.00", **given: Any) -> CostAllocated:
-    """A cost of today."""
+    """Return the event of a cost of today; fields in `given` override the defaults."""
     event = CostAllocated(
         allocation_id=ids.ALLOCATION.format(ids.new()),
         entity_id=entity_id,
@@ -52,7 +52,7 @@ def reversal(of: CostAllocated) -> AllocationReversed:
 
 
 class CostEvents:
-    """Publishes events like the entities service does."""
+    """Publishes events like the entities service."""
 
     def __init__(self, nats: Client, tenant_id: UUID, api: BudgetsApi, admin: "asyncpg.Pool[asyncpg.Record]") -> None:
         self._nats, self._tenant_id, self._api, self._admin = nats, tenant_id, api, admin
@@ -69,12 +69,12 @@ class CostEvents:
     async def done(self, *events: CostAllocated) -> None:
         """Wait until the allocations were processed."""
         keys = [f"allocation:{event.allocation_id}" for event in events]
-        kept = "select count(*) from budgets.idempotency_keys where tenant_id = $1 and method = $2 and key = any($3)"
+        query = "select count(*) from budgets.idempotency_keys where tenant_id = $1 and method = $2 and key = any($3)"
 
-        async def all_kept() -> bool:
-            return bool(await self._admin.fetchval(kept, self._tenant_id, ALLOCATED, keys) == len(keys))
+        async def all_stored() -> bool:
+            return bool(await self._admin.fetchval(query, self._tenant_id, ALLOCATED, keys) == len(keys))
 
-        await eventually(all_kept)
+        await eventually(all_stored)
 
     async def __call__(self, *events: CostAllocated) -> None:
         """Publish costs and wait until they were processed."""
@@ -82,24 +82,24 @@ class CostEvents:
         await self.done(*events)
 
     async def unbudgeted(self, count: int, **given: Any) -> list[UnbudgetedSpend]:
-        """Unbudgeted spend, newest first, as soon as there are so many rows."""
+        """Wait for this number of rows of unbudgeted spend; return them, newest first."""
 
         async def enough() -> list[UnbudgetedSpend]:
-            listed = await unbudgeted(self._api, **given)
-            return listed if len(listed) >= count else []
+            rows = await unbudgeted(self._api, **given)
+            return rows if len(rows) >= count else []
 
-        found = await eventually(enough)
-        assert len(found) == count
-        return found
+        spends = await eventually(enough)
+        assert len(spends) == count
+        return spends
 
 
 async def unbudgeted(api: BudgetsApi, **given: Any) -> list[UnbudgetedSpend]:
-    answer = await api.who.call(api.stubs.reports.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
-    return list(answer.unbudgeted_spend)
+    page = await api.who.call(api.stubs.reports.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
+    return list(page.unbudgeted_spend)
 
 
 class Replica:
-    """A second replica without a server, which gets events one by one."""
+    """A second replica without a server, whose handlers are called with single events."""
 
     def __init__(self, service: Service, tenant_id: UUID) -> None:
         self._consumers = {
@@ -108,8 +108,8 @@ class Replica:
         }
         self._tenant_id = tenant_id
 
-    async def take(self, event: Message) -> None:
-        """Raises what its handler raises."""
+    async def handle(self, event: Message) -> None:
+        """Call the handler of the event. Raises the same errors as the handler."""
         subject = f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}"
         delivery = Delivery(uuid4(), self._tenant_id, subject, json_format.MessageToJson(event), "carol", "")
         await self._consumers[type(event)].handle(delivery, Trace.from_header(None))

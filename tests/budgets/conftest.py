@@ -9,11 +9,9 @@ import pytest
 from nats.aio.client import Client
 
 from tests.budgets.allocated_costs import CostEvents, Replica
-from tests.budgets.budgets_api import BudgetsApi, eur, line, money, numbers
+from tests.budgets.budgets_api import BudgetsApi
 from tests.harness.callers import Caller
 from tests.harness.services import Budgets, Entities, Served
-
-__all__ = ["BudgetsApi", "eur", "line", "money", "numbers"]
 
 
 @pytest.fixture

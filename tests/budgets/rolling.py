@@ -32,7 +32,7 @@ async def series(api: BudgetsApi, name: str) -> list[Budget]:
     return sorted((b for b in page.budgets if b.name == name), key=lambda budget: budget.period_number)
 
 
-async def a_year_passes(admin: Any, *budgets: Budget) -> None:
+async def move_back_a_year(admin: Any, *budgets: Budget) -> None:
     """Move budgets back by a year in the database; no timer fires."""
     columns = "period_start", "period_end", "anchor_date", "period_start_time", "period_end_time"
     earlier = ", ".join(f"{column} = {column} - interval '1 year'" for column in columns)

@@ -110,7 +110,7 @@ class TestCharge:
         department = await api.department(company)
         closed = await api.close(await api.open(department_id=department, category="cloud"))
         draft = await api.open(department_id=department, category="cloud", draft=True)
-        elsewhere = await api.open(entity_id=await api.company("OTHER"), category="cloud")
+        foreign = await api.open(entity_id=await api.company("OTHER"), category="cloud")
         march = await api.open(
             department_id=department, category="cloud", period_type=Budget.MONTHLY, period_start_date="2031-03-01",
             time_zone="Pacific/Kiritimati",
@@ -128,7 +128,7 @@ class TestCharge:
             allocation(company, "16", allocation_date="2031-05-01", **given),
         )
         assert [(await api.get(budget)).spent for budget in (march, april)] == [eur("3.00"), eur("12.00")]
-        for budget in (closed, draft, elsewhere):
+        for budget in (closed, draft, foreign):
             assert await api.entries(budget) == []
         (left,) = await unbudgeted(api)
         assert (left.amount, left.reason, left.budget_id) == (eur("16.00"), "NO_BUDGET", "")
@@ -168,14 +168,14 @@ class TestCharge:
     async def test_two_replicas_charge_each_concurrent_cost_once(
         self, api: BudgetsApi, company: str, cost_events: CostEvents, replica: Replica
     ) -> None:
-        """While the service consumes them from NATS, a second one gets the same events."""
+        """The service consumes the events from NATS while a second replica handles the same events."""
         group = await api.open("100000")
         department = await api.department(company)
         ours = await api.open("1000", parent_id=group.id, department_id=department)
         costs = [allocation(company, "3", department_id=department if n % 2 else "") for n in range(200)]
-        twice = asyncio.gather(*map(replica.take, costs))
+        second = asyncio.gather(*map(replica.handle, costs))
         await cost_events.publish(*costs)
-        await twice
+        await second
         await cost_events.done(*costs)
         assert [(await api.get(budget)).spent for budget in (group, ours)] == [eur("600.00"), eur("300.00")]
         await api.verify(group, ours)
@@ -191,7 +191,7 @@ class TestUnbudgeted:
         await cost_events(cost)
         (spend,) = await unbudgeted(api)
         assert spend.create_time.ToSeconds() > 0
-        wanted = UnbudgetedSpend(
+        expected = UnbudgetedSpend(
             allocation_id=cost.allocation_id,
             entity_id=company,
             department_id=department,
@@ -203,7 +203,7 @@ class TestUnbudgeted:
             detail=f"No budget that accepts charges fits it on {today()}.",
             create_time=spend.create_time,
         )
-        assert spend == wanted
+        assert spend == expected
         assert (await published_events.first(UnbudgetedSpendRecorded)).spend == spend
         assert published_events.headers(UnbudgetedSpendRecorded)["ce-actor"] == "carol"
         assert counter("NO_BUDGET") >= counted + 1
@@ -224,10 +224,10 @@ class TestUnbudgeted:
     async def test_a_refused_cost_is_recorded_with_its_reason(
         self, api: BudgetsApi, company: str, cost_events: CostEvents
     ) -> None:
-        """No other budget is tried: this is the one the cost belongs to."""
+        """No other budget is charged instead."""
         await api.open()
         small = await api.open("5", category="cloud")
-        asking = await api.open("5", category="travel", overspend_policy=Budget.REQUIRE_APPROVAL)
+        approval = await api.open("5", category="travel", overspend_policy=Budget.REQUIRE_APPROVAL)
         orphan = await api.open(category="rent", parent_id=(parent := await api.open(category="above")).id)
         await api.close(parent)
         dollars = Money(currency_code="USD", amount="1.00")
@@ -241,16 +241,16 @@ class TestUnbudgeted:
             allocation(company, yen, category="cloud"),
         ]
         await cost_events(*costs)
-        told = {spend.allocation_id: spend for spend in await unbudgeted(api)}
-        assert [(told[cost.allocation_id].reason, told[cost.allocation_id].budget_id) for cost in costs] == [
+        spends = {spend.allocation_id: spend for spend in await unbudgeted(api)}
+        assert [(spends[cost.allocation_id].reason, spends[cost.allocation_id].budget_id) for cost in costs] == [
             ("BUDGET_EXCEEDED", small.id),
-            ("APPROVAL_REQUIRED", asking.id),
+            ("APPROVAL_REQUIRED", approval.id),
             ("BUDGET_STATE", orphan.id),
             ("RATE_MISSING", small.id),
             ("AMOUNT_TOO_SMALL", small.id),
         ]
-        assert "5.00 EUR available" in told[costs[0].allocation_id].detail
-        assert [entry for budget in (small, asking, orphan) for entry in await api.entries(budget)] == []
+        assert "5.00 EUR available" in spends[costs[0].allocation_id].detail
+        assert [entry for budget in (small, approval, orphan) for entry in await api.entries(budget)] == []
 
     async def test_two_replicas_charge_or_record_a_cost_but_never_both(
         self, api: BudgetsApi, company: str, cost_events: CostEvents, replica: Replica
@@ -258,7 +258,7 @@ class TestUnbudgeted:
         """The budget has room for half of the costs, and the order of the replicas differs."""
         budget = await api.open("50")
         costs = [allocation(company, "1") for _ in range(100)]
-        await asyncio.gather(cost_events.publish(*costs), *map(replica.take, costs[::-1]))
+        await asyncio.gather(cost_events.publish(*costs), *map(replica.handle, costs[::-1]))
         await cost_events.done(*costs)
         charged = {entry.reference for entry in await api.entries(budget, page_size=1000)}
         left = {spend.allocation_id for spend in await unbudgeted(api, page_size=1000)}
@@ -267,7 +267,7 @@ class TestUnbudgeted:
 
     async def test_an_allocation_id_with_different_contents_is_dead_lettered(
         self, api: BudgetsApi, company: str, cost_events: CostEvents, caller: Callable[..., Caller], budgets: Budgets,
-        pauses: None,
+        short_retry_delays: None,
     ) -> None:  # fmt: skip
         budget, cost = await api.open(), allocation(company)
         await cost_events(cost)
@@ -276,13 +276,13 @@ class TestUnbudgeted:
         await cost_events.publish(changed, allocation(company, "0.00"), allocation(company, allocation_date="soon"))
         operator = caller("billing_admin")
 
-        async def letters() -> list[str]:
-            listed = await operator.call(budgets.operations.ListDeadLetters, ListDeadLettersRequest())
-            told = [letter.error for letter in listed.dead_letters]
-            return told if len(told) == 3 else []
+        async def all_errors() -> list[str]:
+            page = await operator.call(budgets.operations.ListDeadLetters, ListDeadLettersRequest())
+            errors = [letter.error for letter in page.dead_letters]
+            return errors if len(errors) == 3 else []
 
-        told = await eventually(letters)
-        assert any("was used before with another input" in error for error in told)
+        errors = await eventually(all_errors)
+        assert any("was used before with another input" in error for error in errors)
         assert (await api.get(budget)).spent == eur("10.00")
         assert await unbudgeted(api) == []
 
@@ -292,25 +292,30 @@ def counter(reason: str) -> float:
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries follow within milliseconds."""
+def short_retry_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry failed events within milliseconds."""
     monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
 
 
 class TestTransientFailures:
     async def test_a_cost_waits_while_rates_are_unavailable(
-        self, api: BudgetsApi, company: str, cost_events: CostEvents, monkeypatch: pytest.MonkeyPatch, pauses: None
+        self,
+        api: BudgetsApi,
+        company: str,
+        cost_events: CostEvents,
+        monkeypatch: pytest.MonkeyPatch,
+        short_retry_delays: None,
     ) -> None:
-        """Neither charged nor recorded nor dead-lettered, but retried until the rate can be read."""
+        """It is retried until the rate can be read, and neither recorded as unbudgeted nor dead-lettered."""
         budget = await api.open()
         await api.set_rates(f"{today()} USD/EUR 0.5")
         failing = [Unavailable("entities"), DeadlineExceeded(), Conflict(), Overloaded()] * 2
         find = Rates.find
 
-        async def fail_at_first(rates: Rates, *asked: Any) -> Any:
+        async def fail_at_first(rates: Rates, *arguments: Any) -> Any:
             if failing:
                 raise failing.pop()
-            return await find(rates, *asked)
+            return await find(rates, *arguments)
 
         monkeypatch.setattr(Rates, "find", fail_at_first)
         await cost_events(allocation(company, Money(currency_code="USD", amount="10.00")))
@@ -325,16 +330,16 @@ class TestReversed:
     ) -> None:
         budget, cost, last = await api.open(), allocation(company), allocation(company, "1.00")
         await cost_events(cost)
-        back = reversal(cost)
-        await cost_events.publish(back, back, back)
+        reversal_event = reversal(cost)
+        await cost_events.publish(reversal_event, reversal_event, reversal_event)
         await refunded(api, budget)
-        await cost_events.publish(back, reversal(last))
+        await cost_events.publish(reversal_event, reversal(last))
         await cost_events(cost, last)
         charge, refund = sorted(
             (entry for entry in await api.entries(budget) if entry.amount == eur("10.00")), key=lambda entry: entry.id
         )
         assert (refund.entry_type, refund.charge_id) == (Entry.REFUND, charge.id)
-        assert (refund.reference, refund.description) == (back.allocation_id, "Metered twice")
+        assert (refund.reference, refund.description) == (reversal_event.allocation_id, "Metered twice")
         await api.verify(budget)
 
     async def test_a_reversed_charge_of_a_closed_budget_is_refunded(
@@ -352,11 +357,11 @@ class TestReversed:
         budget, cost, other = await api.open(), allocation(company), allocation(company)
         await cost_events(cost, other)
         charges = {entry.reference: entry for entry in await api.entries(budget)}
-        by_hand = charges[cost.allocation_id]
-        request = pb.RefundChargeRequest(id=budget.id, charge_id=by_hand.id, request_id=uuid4().hex)
+        manual = charges[cost.allocation_id]
+        request = pb.RefundChargeRequest(id=budget.id, charge_id=manual.id, request_id=uuid4().hex)
         await api.who.call(api.stubs.ledger.RefundCharge, request)
-        await replica.take(reversal(cost))
-        await replica.take(reversal(other))
+        await replica.handle(reversal(cost))
+        await replica.handle(reversal(other))
         assert (await api.get(budget)).spent == eur("0.00")
         assert len(await api.entries(budget)) == 4
 
@@ -365,26 +370,29 @@ class TestReversed:
     ) -> None:
         cost = allocation(company, category="cloud", allocation_date="2031-03-01")
         await cost_events(cost)
-        back = reversal(cost)
-        await cost_events.publish(back, back)
+        reversal_event = reversal(cost)
+        await cost_events.publish(reversal_event, reversal_event)
         opposite, spend = await cost_events.unbudgeted(2)
-        assert (opposite.allocation_id, opposite.reversed_allocation_id) == (back.allocation_id, cost.allocation_id)
+        assert (opposite.allocation_id, opposite.reversed_allocation_id) == (
+            reversal_event.allocation_id,
+            cost.allocation_id,
+        )
         assert (opposite.amount, opposite.detail) == (eur("-10.00"), "Metered twice")
         for field in ("entity_id", "department_id", "category", "gl_code", "allocation_date", "reason", "budget_id"):
             assert getattr(opposite, field) == getattr(spend, field)
-        told = await published_events.at_least(2, UnbudgetedSpendRecorded)
-        assert [event.spend for event in told] == [spend, opposite]
-        await cost_events.publish(back)
+        published = await published_events.at_least(2, UnbudgetedSpendRecorded)
+        assert [event.spend for event in published] == [spend, opposite]
+        await cost_events.publish(reversal_event)
         await cost_events(cost, allocation(company))
         assert len(await unbudgeted(api)) == 3
 
     async def test_a_second_reversal_has_no_effect(self, api: BudgetsApi, company: str, replica: Replica) -> None:
         budget = await api.open("10")
         for cost in (allocation(company), allocation(company, "99.00")):  # the second is refused
-            await replica.take(cost)
-            await replica.take(reversal(cost))
+            await replica.handle(cost)
+            await replica.handle(reversal(cost))
             with pytest.raises(IdempotencyMismatch):
-                await replica.take(reversal(cost))
+                await replica.handle(reversal(cost))
         assert len(await api.entries(budget)) == len(await unbudgeted(api)) == 2
 
     async def test_an_allocation_that_was_reversed_before_it_arrived_has_no_effect(
@@ -393,13 +401,13 @@ class TestReversed:
         budget, cost = await api.open(), allocation(company)
         await cost_events.publish(reversal(cost))
         await cost_events.done(cost)
-        await replica.take(cost)
+        await replica.handle(cost)
         await cost_events(cost, allocation(company, "1.00"))
         assert [entry.amount for entry in await api.entries(budget)] == [eur("1.00")]
         assert await unbudgeted(api) == []
 
     async def test_an_allocation_and_its_reversal_at_once_leave_nothing(
-        self, api: BudgetsApi, company: str, cost_events: CostEvents, pauses: None
+        self, api: BudgetsApi, company: str, cost_events: CostEvents, short_retry_delays: None
     ) -> None:
         budget = await api.open("300")
         costs = [allocation(company) for _ in range(50)]
@@ -415,10 +423,10 @@ class TestReversed:
 
 
 async def refunded(api: BudgetsApi, budget: Budget) -> Budget:
-    """The budget as soon as something was refunded."""
+    """Wait until something was refunded; return the budget."""
 
-    async def came_back() -> bool:
+    async def has_refund() -> bool:
         return any(entry.entry_type == Entry.REFUND for entry in await api.entries(budget))
 
-    await eventually(came_back)
+    await eventually(has_refund)
     return await api.get(budget)

@@ -30,7 +30,7 @@ from tests.harness.callers import Caller, refusal
 from tests.harness.observe import OutboxEvent
 from tests.harness.services import Budgets, Served
 
-OVER = [ApprovalRejected, ApprovalCancelled, ApprovalExpired, ApprovalChangesRequested]
+NOT_APPROVED = [ApprovalRejected, ApprovalCancelled, ApprovalExpired, ApprovalChangesRequested]
 
 
 class Approvals:
@@ -51,7 +51,7 @@ class Approvals:
         request = ledger_pb.ReleaseForApprovalRequest(budget_id=budget.id, approval_id=approval_id, round=of_round)
         return (await self.service.call(self.api.stubs.ledger.ReleaseForApproval, request)).released
 
-    async def say(self, kind: Any, budget: Budget, hold: Hold | None = None, **facts: Any) -> None:
+    async def publish(self, kind: Any, budget: Budget, hold: Hold | None = None, **facts: Any) -> None:
         """Deliver the event of an outcome twice."""
         given = {
             "approval_id": hold.approval_id if hold else ids.APPROVAL.format(ids.new()), "round": 1,
@@ -81,7 +81,7 @@ Events = Callable[..., Awaitable[list[OutboxEvent]]]
 
 
 async def settled(events: Events) -> list[str]:
-    """Return the events of settled requests."""
+    """Return the types of the settlement events."""
     return [event.type for event in await events("budgets") if event.type.endswith("ApprovalFundsSettled")]
 
 
@@ -92,17 +92,17 @@ class TestOutcomes:
         budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
         assert (hold.state, hold.approval_id[:4], hold.HasField("expire_time")) == (Hold.HELD, "apr_", False)
-        await requests.say(ApprovalApproved, budget, hold)
+        await requests.publish(ApprovalApproved, budget, hold)
         assert await requests.numbers(budget) == ("0.00", "0.00", "60.00", "0.00", "40.00")
         assert len(await settled(outbox_events)) == 1
 
-    @pytest.mark.parametrize("kind", OVER)
+    @pytest.mark.parametrize("kind", NOT_APPROVED)
     async def test_the_hold_of_any_other_outcome_is_released_once(
         self, api: BudgetsApi, requests: Approvals, outbox_events: Events, kind: Any
     ) -> None:
         budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
-        await requests.say(kind, budget, hold)
+        await requests.publish(kind, budget, hold)
         assert await requests.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
         assert len(await settled(outbox_events)) == 1
 
@@ -112,7 +112,7 @@ class TestOutcomes:
         budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
         await api.who.call(api.stubs.budgets.CloseBudget, pb.CloseBudgetRequest(id=budget.id))
-        await requests.say(ApprovalApproved, budget, hold)
+        await requests.publish(ApprovalApproved, budget, hold)
         assert (await requests.numbers(budget))[:3] == ("0.00", "0.00", "0.00")
         settled_events = [
             event for event in await outbox_events("budgets") if event.type.endswith("ApprovalFundsSettled")
@@ -121,19 +121,19 @@ class TestOutcomes:
 
     async def test_a_budget_is_raised_once(self, api: BudgetsApi, requests: Approvals) -> None:
         budget = await api.open("100.00")
-        await requests.say(ApprovalApproved, budget, request_type=Approval.BUDGET_INCREASE, amount=eur("5.00"))
+        await requests.publish(ApprovalApproved, budget, request_type=Approval.BUDGET_INCREASE, amount=eur("5.00"))
         assert (await requests.numbers(budget))[-1] == "105.00"
 
     async def test_an_approved_overspend_is_committed_once(self, api: BudgetsApi, requests: Approvals) -> None:
         budget = await api.open("100.00", overspend_policy=Budget.REQUIRE_APPROVAL)
-        await requests.say(ApprovalApproved, budget, request_type=Approval.BUDGET_OVERSPEND, amount=eur("105.00"))
+        await requests.publish(ApprovalApproved, budget, request_type=Approval.BUDGET_OVERSPEND, amount=eur("105.00"))
         assert await requests.numbers(budget) == ("0.00", "0.00", "105.00", "0.00", "-5.00")
 
     async def test_an_approved_overspend_does_not_pass_a_hard_limit(
         self, api: BudgetsApi, requests: Approvals, outbox_events: Events
     ) -> None:
         budget = await api.open("100.00")
-        await requests.say(ApprovalApproved, budget, request_type=Approval.BUDGET_OVERSPEND, amount=eur("105.00"))
+        await requests.publish(ApprovalApproved, budget, request_type=Approval.BUDGET_OVERSPEND, amount=eur("105.00"))
         assert await requests.numbers(budget) == ("0.00", "0.00", "0.00", "0.00", "100.00")
         assert await api.holds(budget) == []
         (event,) = [event for event in await outbox_events("budgets") if event.type.endswith("ApprovalFundsSettled")]
@@ -147,9 +147,9 @@ class TestRounds:
         assert await requests.hold(budget, "60.00", first.approval_id) == first
         assert await requests.release(budget, first.approval_id)
         second = await requests.hold(budget, "90.00", first.approval_id, 2)
-        await requests.say(ApprovalChangesRequested, budget, first)  # comes late
+        await requests.publish(ApprovalChangesRequested, budget, first)  # arrives late
         assert await requests.numbers(budget) == ("0.00", "90.00", "0.00", "0.00", "10.00")
-        await requests.say(ApprovalApproved, budget, second, round=2)
+        await requests.publish(ApprovalApproved, budget, second, round=2)
         assert await requests.numbers(budget) == ("0.00", "0.00", "90.00", "0.00", "10.00")
 
     async def test_a_hold_that_was_cancelled_before_it_was_requested_is_refused(
@@ -162,7 +162,7 @@ class TestRounds:
         assert (await requests.numbers(budget))[1] == "0.00"
 
 
-class TestOthers:
+class TestOtherCallers:
     async def test_only_its_request_settles_the_hold(self, api: BudgetsApi, requests: Approvals) -> None:
         budget = await api.open("100.00")
         hold = await requests.hold(budget, "60.00")
@@ -174,6 +174,6 @@ class TestOthers:
             request: Any = kind(id=budget.id, hold_id=hold.id, request_id=uuid4().hex)
             refused = await refusal(api.who.call(rpc, request))
             assert (refused.reason, refused.metadata["approval_id"]) == ("HOLD_AWAITS_APPROVAL", hold.approval_id)
-        await requests.say(ApprovalApproved, budget, hold)
+        await requests.publish(ApprovalApproved, budget, hold)
         request = ledger_pb.CaptureHoldRequest(id=budget.id, hold_id=hold.id, request_id=uuid4().hex)
         assert (await api.who.call(api.stubs.ledger.CaptureHold, request)).state == Hold.CAPTURED

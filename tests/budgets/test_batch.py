@@ -16,7 +16,7 @@ from tests.harness.callers import Caller, refusal
 
 
 def results(response: pb.BatchChargeResponse) -> list[str]:
-    """The result of each charge: "accepted", "replayed" or the reason."""
+    """Return the result of each charge: "accepted", "replayed" or the reason of the refusal."""
     return [
         result.refusal.reason or ("replayed" if result.replayed else "accepted" if result.HasField("charge") else "")
         for result in response.results
@@ -66,8 +66,8 @@ class TestBatchCharge:
             "698.00",
             "697.00",
         ]
-        (seen, *_) = await api.verify(group, *teams)
-        assert (seen.spent.amount, seen.entry_count) == ("700.00", 700)
+        (verification, *_) = await api.verify(group, *teams)
+        assert (verification.spent.amount, verification.entry_count) == ("700.00", 700)
 
     async def test_more_than_a_thousand_or_none_are_refused(self, api: BudgetsApi) -> None:
         budget = await api.open()
@@ -120,7 +120,7 @@ class TestAtomic:
         response = await api.batch(line(first, "100"), line(second, "100"), atomic=True)
         assert (results(response), response.accepted_count) == (["accepted", "accepted"], 2)
 
-    async def test_one_refusal_leaves_nothing_behind(self, api: BudgetsApi) -> None:
+    async def test_one_refused_charge_rejects_the_whole_batch(self, api: BudgetsApi) -> None:
         first = await api.open("100", alert_thresholds_bp=[1000])
         second = await api.open("100")
         await api.charge(first, "5")
@@ -129,14 +129,17 @@ class TestAtomic:
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "BATCH_REFUSED")
         assert (refused.metadata["line"], refused.metadata["line_reason"]) == ("charges[1]", "BUDGET_EXCEEDED")
         assert (refused.metadata["budget_id"], refused.metadata["short"]) == (second.id, "0.01")
-        assert [seen.entry_count for seen in await api.verify(first, second)] == [1, 0]
+        assert [each.entry_count for each in await api.verify(first, second)] == [1, 0]
         assert await api.alerts(first) == []
         for key in ("k1", "k2", "k3"):
             missing = refusal(api.who.call(api.stubs.ledger.GetCharge, pb.GetChargeRequest(request_id=key)))
             assert (await missing).reason == "CHARGE_NOT_FOUND"
-        assert results(await api.batch(*lines)) == ["accepted", "BUDGET_EXCEEDED", "accepted"]  # their keys are free
+        # The keys of a refused batch can be used again.
+        assert results(await api.batch(*lines)) == ["accepted", "BUDGET_EXCEEDED", "accepted"]
 
-    async def test_a_refused_atomic_batch_takes_no_room_from_concurrent_charges(self, api: BudgetsApi) -> None:
+    async def test_a_refused_atomic_batch_does_not_reduce_what_concurrent_charges_can_spend(
+        self, api: BudgetsApi
+    ) -> None:
         budget = await api.open("100", alert_thresholds_bp=[5000])
         too_much = [line(budget, "60"), line(budget, "60")]
 
@@ -148,8 +151,8 @@ class TestAtomic:
 
         outcomes = await asyncio.gather(*(attempt(n) for n in range(20)))
         assert sum(outcome is not None for outcome in outcomes) == 10
-        (seen,) = await api.verify(budget)
-        assert (seen.spent.amount, seen.entry_count, len(await api.alerts(budget))) == ("100.00", 10, 1)
+        (verification,) = await api.verify(budget)
+        assert (verification.spent.amount, verification.entry_count, len(await api.alerts(budget))) == ("100.00", 10, 1)
 
     async def test_a_repeated_atomic_batch_returns_the_same_charges(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
@@ -191,7 +194,7 @@ class TestCurrencies:
         assert results(await api.batch(*lines)) == ["accepted", "RATE_MISSING"]
 
 
-class TestWhoMay:
+class TestAccess:
     async def test_a_charge_outside_the_scope_is_refused_alone(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:

@@ -63,10 +63,10 @@ class TestCharge:
         assert (await refusal(api.charge(tolerant, "0.01"))).reason == "BUDGET_EXCEEDED"
         assert (await api.update(tolerant, tolerance_bp=499)).tolerance_bp == 499
         assert (await api.update(tolerant, tolerance_bp=600)).tolerance_bp == 600
-        asks = await api.open("100", overspend_policy=Budget.REQUIRE_APPROVAL)
-        refused = await refusal(api.charge(asks, "100.01"))
+        approval = await api.open("100", overspend_policy=Budget.REQUIRE_APPROVAL)
+        refused = await refusal(api.charge(approval, "100.01"))
         assert (refused.reason, refused.metadata["short"]) == ("APPROVAL_REQUIRED", "0.01")
-        assert (await api.get(asks)).spent.amount == "0.00"
+        assert (await api.get(approval)).spent.amount == "0.00"
 
     async def test_an_overspent_budget_can_be_raised_but_not_lowered(self, api: BudgetsApi) -> None:
         budget = await api.open("100", overspend_policy=Budget.WARN)
@@ -77,7 +77,7 @@ class TestCharge:
     async def test_a_tiny_budget_with_policy_warn_accepts_a_huge_charge(self, api: BudgetsApi) -> None:
         budget = await api.open("0.01", overspend_policy=Budget.WARN)
         charge = await api.charge(budget, "9999999999999.99")
-        assert charge.chain[0].utilisation_bp == 2**31 - 1  # as much as the field holds
+        assert charge.chain[0].utilisation_bp == 2**31 - 1  # the largest int32
         assert (await api.get(budget)).spent.amount == "9999999999999.99"
 
     async def test_charges_do_not_change_the_etag(self, api: BudgetsApi) -> None:
@@ -155,8 +155,8 @@ class TestKeys:
         budget = await api.open()
         first = await api.charge(budget, "10", "po-1")
         request = ledger_pb.ChargeRequest(id=budget.id, amount=eur("10"), request_id="po-1")
-        again, trailers = await api.who.call_with_trailers(api.stubs.ledger.Charge, request)
-        assert again == first
+        repeated, trailers = await api.who.call_with_trailers(api.stubs.ledger.Charge, request)
+        assert repeated == first
         assert trailers["idempotency-replayed"] == "true"
         assert (await api.get(budget)).spent.amount == "10.00"
 
@@ -187,16 +187,16 @@ class TestKeys:
 
     async def test_concurrent_requests_with_one_key_charge_once(self, api: BudgetsApi) -> None:
         budget = await api.open()
-        answers = await asyncio.gather(*(api.charge(budget, "10", "po-1") for _ in range(20)))
-        assert len({answer.id for answer in answers}) == 1
+        charges = await asyncio.gather(*(api.charge(budget, "10", "po-1") for _ in range(20)))
+        assert len({charge.id for charge in charges}) == 1
         assert (await api.get(budget)).spent.amount == "10.00"
 
     async def test_a_charge_is_found_by_its_key(self, api: BudgetsApi) -> None:
         group = await api.open("500", name="Group")
         team = await api.open("100", name="Team", parent_id=group.id)
-        made = await api.charge(team, "10", "po-1", reference="PO-1")
+        charge = await api.charge(team, "10", "po-1", reference="PO-1")
         await api.charge(team, "20")
-        assert await api.who.call(api.stubs.ledger.GetCharge, ledger_pb.GetChargeRequest(request_id="po-1")) == made
+        assert await api.who.call(api.stubs.ledger.GetCharge, ledger_pb.GetChargeRequest(request_id="po-1")) == charge
 
     async def test_the_key_of_a_refused_charge_is_not_found(self, api: BudgetsApi) -> None:
         refused = await refusal(api.who.call(api.stubs.ledger.GetCharge, ledger_pb.GetChargeRequest(request_id="po-9")))
@@ -226,8 +226,8 @@ class TestRaces:
         group = await api.open("100", name="Group")
         teams = [await api.open("100", name=f"Team {n}", parent_id=group.id) for n in range(4)]
         charges = await asyncio.gather(*(api.charge(teams[n % 4], "1.37") for n in range(80)), return_exceptions=True)
-        taken = [charge for charge in charges if not isinstance(charge, BaseException)]
-        assert len(taken) == 72  # 72 × 1.37 = 98.64; one more would be 100.01
+        accepted = [charge for charge in charges if not isinstance(charge, BaseException)]
+        assert len(accepted) == 72  # 72 × 1.37 = 98.64; one more would be 100.01
         assert (await api.get(group)).spent.amount == "98.64"
         assert sum([Decimal((await api.get(team)).spent.amount) for team in teams]) == Decimal("98.64")
         versions = await admin.fetch(
@@ -240,46 +240,43 @@ class TestRaces:
 
 
 class TestCheckAvailability:
-    async def ask(self, api: BudgetsApi, budget: Budget, amount: str) -> Availability:
+    async def check(self, api: BudgetsApi, budget: Budget, amount: str) -> Availability:
         request = ledger_pb.CheckAvailabilityRequest(id=budget.id, amount=eur(amount))
         return await api.who.call(api.stubs.ledger.CheckAvailability, request)
 
-    async def test_it_names_the_binding_budget_and_changes_nothing(self, api: BudgetsApi) -> None:
+    async def test_a_check_names_the_binding_budget_and_changes_nothing(self, api: BudgetsApi) -> None:
         group = await api.open("100", name="Group")
         team = await api.open("1000", name="Team", parent_id=group.id)
-        fits = await self.ask(api, team, "100")
+        fits = await self.check(api, team, "100")
         assert (fits.verdict, fits.binding_budget_id) == (Availability.AVAILABLE, group.id)
-        too_much = await self.ask(api, team, "100.01")
+        too_much = await self.check(api, team, "100.01")
         assert (too_much.verdict, too_much.binding_budget_id) == (Availability.EXCEEDED, group.id)
         assert "exceeds it by 0.01 EUR" in too_much.explanation
         assert [b.available_after.amount for b in too_much.chain] == ["899.99", "-0.01"]
         assert (await api.get(team)).spent.amount == "0.00"
 
-    async def test_each_verdict(self, api: BudgetsApi) -> None:
+    async def test_a_check_returns_each_verdict(self, api: BudgetsApi) -> None:
         warn = await api.open("10", overspend_policy=Budget.WARN)
         draft = await api.open(draft=True)
         past = await api.open(period_type=Budget.MONTHLY, period_start_date="2020-01-01", recurring=False)
-        assert (await self.ask(api, warn, "11")).verdict == Availability.AVAILABLE_OVERSPENT
-        assert (await self.ask(api, draft, "11")).verdict == Availability.NOT_ACTIVE
-        assert (await self.ask(api, past, "11")).verdict == Availability.OUTSIDE_PERIOD
+        assert (await self.check(api, warn, "11")).verdict == Availability.AVAILABLE_OVERSPENT
+        assert (await self.check(api, draft, "11")).verdict == Availability.NOT_ACTIVE
+        assert (await self.check(api, past, "11")).verdict == Availability.OUTSIDE_PERIOD
 
-    async def test_it_returns_the_verdict_of_each_policy(self, api: BudgetsApi) -> None:
+    async def test_a_check_returns_the_verdict_of_each_policy(self, api: BudgetsApi) -> None:
         budget = await api.open("100", tolerance_bp=500)
-        told = {
-            amount: {outcome.policy: outcome.verdict for outcome in (await self.ask(api, budget, amount)).by_policy}
+        verdicts = {
+            amount: {outcome.policy: outcome.verdict for outcome in (await self.check(api, budget, amount)).by_policy}
             for amount in ("100", "105", "105.01")
         }
-        assert told == {
-            amount: dict(zip((Budget.BLOCK, Budget.WARN, Budget.REQUIRE_APPROVAL, Budget.ALLOW_WITHIN_TOLERANCE), said,
-                             strict=True))
-            for amount, said in {
-                "100": (Availability.AVAILABLE,) * 4,
-                "105": (Availability.EXCEEDED, Availability.AVAILABLE_OVERSPENT, Availability.APPROVAL_REQUIRED,
-                        Availability.AVAILABLE_OVERSPENT),
-                "105.01": (Availability.EXCEEDED, Availability.AVAILABLE_OVERSPENT, Availability.APPROVAL_REQUIRED,
-                           Availability.EXCEEDED),
-            }.items()
-        }  # fmt: skip
+        policies = (Budget.BLOCK, Budget.WARN, Budget.REQUIRE_APPROVAL, Budget.ALLOW_WITHIN_TOLERANCE)
+        exceeded, overspent = Availability.EXCEEDED, Availability.AVAILABLE_OVERSPENT
+        approval = Availability.APPROVAL_REQUIRED
+        assert verdicts == {
+            "100": dict.fromkeys(policies, Availability.AVAILABLE),
+            "105": dict(zip(policies, (exceeded, overspent, approval, overspent), strict=True)),
+            "105.01": dict(zip(policies, (exceeded, overspent, approval, exceeded), strict=True)),
+        }
 
     async def test_each_line_is_checked_after_those_before_it_that_fit(self, api: BudgetsApi) -> None:
         group = await api.open("100", name="Group")
@@ -291,9 +288,9 @@ class TestCheckAvailability:
             ledger_pb.CheckLine(budget_id=other.id, amount=eur("40")),
         ]
         request = ledger_pb.CheckAvailabilityRequest(id=team.id, amount=eur("10"), lines=lines)
-        seen = await api.who.call(api.stubs.ledger.CheckAvailability, request)
-        assert seen.verdict == Availability.AVAILABLE
-        assert [(found.verdict, found.binding_budget_id) for found in seen.lines] == [
+        availability = await api.who.call(api.stubs.ledger.CheckAvailability, request)
+        assert availability.verdict == Availability.AVAILABLE
+        assert [(line.verdict, line.binding_budget_id) for line in availability.lines] == [
             (Availability.AVAILABLE, team.id),
             (Availability.EXCEEDED, team.id),
             (Availability.EXCEEDED, group.id),

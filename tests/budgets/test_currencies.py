@@ -35,7 +35,7 @@ JUNE = at("2026-06-01T12:00:00Z")
 
 @pytest.fixture
 async def budget(api: BudgetsApi) -> Budget:
-    """1,000 EUR of 2026, with a rate at its beginning and one of June."""
+    """A budget of 1,000 EUR for 2026, with a rate of 1 January and one of 1 June."""
     await api.set_rates(PLAN, DAY)
     return await api.open("1000", period_start_date="2026-01-01")
 
@@ -60,7 +60,7 @@ class TestCharge:
         entry, _ = await api.entries(budget)
         assert not entry.HasField("fx_effect")
 
-    async def test_it_counts_in_the_budgets_currency_against_the_whole_chain(
+    async def test_a_foreign_charge_counts_in_the_budgets_currency_on_the_whole_chain(
         self, api: BudgetsApi, budget: Budget
     ) -> None:
         team = await api.open("1000", period_start_date="2026-01-01", parent_id=budget.id)
@@ -120,21 +120,21 @@ class TestCharge:
 
 
 class TestChangedRates:
-    async def changed(self, api: BudgetsApi, budget: Budget, *rates: str, until: str) -> None:
-        """Set rates, and wait until they are in use."""
+    async def change_rates(self, api: BudgetsApi, budget: Budget, *rates: str, expected: str) -> None:
+        """Set rates, and wait until 10 USD are converted to the expected amount."""
         await api.set_rates(*rates)
 
-        async def used() -> bool:
+        async def in_use() -> bool:
             request = pb.CheckAvailabilityRequest(id=budget.id, amount=eur("1"), charge_time=JUNE)
             request.lines.add(amount=usd("10"))
-            seen = await api.who.call(api.stubs.ledger.CheckAvailability, request)
-            return bool(seen.lines[0].amount.amount == until)
+            availability = await api.who.call(api.stubs.ledger.CheckAvailability, request)
+            return bool(availability.lines[0].amount.amount == expected)
 
-        await eventually(used)
+        await eventually(in_use)
 
     async def test_a_replaced_rate_applies_to_later_charges(self, api: BudgetsApi, budget: Budget) -> None:
         before = await api.charge(budget, usd("10"), "k", charge_time=JUNE)
-        await self.changed(api, budget, "2026-06-01 USD/EUR 0.7", until="7.00")
+        await self.change_rates(api, budget, "2026-06-01 USD/EUR 0.7", expected="7.00")
         assert (await api.charge(budget, usd("10"), charge_time=JUNE)).amount == eur("7.00")
         assert await api.charge(budget, usd("10"), "k", charge_time=JUNE) == before
         assert (await api.batch(line(budget, usd("10"), "k", charge_time=JUNE))).results[0].charge == before
@@ -144,12 +144,12 @@ class TestChangedRates:
         self, api: BudgetsApi, budget: Budget
     ) -> None:
         before = await api.charge(budget, usd("0.01"), "k", charge_time=JUNE)
-        await self.changed(api, budget, "2026-06-01 USD/EUR 0.1", until="1.00")
+        await self.change_rates(api, budget, "2026-06-01 USD/EUR 0.1", expected="1.00")
         assert (await refusal(api.charge(budget, usd("0.01"), charge_time=JUNE))).reason == "AMOUNT_TOO_SMALL"
         assert await api.charge(budget, usd("0.01"), "k", charge_time=JUNE) == before
         assert (await refusal(api.charge(budget, usd("0.02"), "k", charge_time=JUNE))).reason == "IDEMPOTENCY_MISMATCH"
-        answer = await api.batch(line(budget, usd("0.01"), "k", charge_time=JUNE), atomic=True)
-        assert (answer.results[0].charge, answer.results[0].replayed) == (before, True)
+        response = await api.batch(line(budget, usd("0.01"), "k", charge_time=JUNE), atomic=True)
+        assert (response.results[0].charge, response.results[0].replayed) == (before, True)
 
 
 class TestHolds:
@@ -177,24 +177,24 @@ class TestHolds:
 
 
 class TestCheckAvailability:
-    async def ask(self, api: BudgetsApi, budget: Budget, amount: Money, **given: Any) -> Availability:
+    async def check(self, api: BudgetsApi, budget: Budget, amount: Money, **given: Any) -> Availability:
         request = pb.CheckAvailabilityRequest(id=budget.id, amount=amount, charge_time=JUNE, **given)
         return await api.who.call(api.stubs.ledger.CheckAvailability, request)
 
     async def test_availability_is_checked_in_any_currency(self, api: BudgetsApi, budget: Budget) -> None:
-        fits, too_much = await self.ask(api, budget, usd("1111.11")), await self.ask(api, budget, usd("1111.12"))
+        fits, too_much = await self.check(api, budget, usd("1111.11")), await self.check(api, budget, usd("1111.12"))
         assert (fits.verdict, fits.chain[0].available_after) == (Availability.AVAILABLE, eur("0.00"))
         assert (too_much.verdict, too_much.chain[0].available_after) == (Availability.EXCEEDED, eur("-0.01"))
         lines = [pb.CheckLine(amount=usd("10")), pb.CheckLine(amount=eur("1"))]
-        seen = await self.ask(api, budget, usd("1100"), lines=lines)
-        assert [(found.amount, found.verdict) for found in seen.lines] == [
+        availability = await self.check(api, budget, usd("1100"), lines=lines)
+        assert [(line.amount, line.verdict) for line in availability.lines] == [
             (eur("9.00"), Availability.AVAILABLE),
             (eur("1.00"), Availability.AVAILABLE),
         ]
 
     async def test_an_amount_without_a_rate_is_refused_like_a_charge(self, api: BudgetsApi, budget: Budget) -> None:
-        refused = await refusal(self.ask(api, budget, Money(currency_code="JPY", amount="1")))
+        refused = await refusal(self.check(api, budget, Money(currency_code="JPY", amount="1")))
         assert (refused.reason, refused.metadata["rate_date"]) == ("RATE_MISSING", "2026-06-01")
         await api.set_rates("2026-06-01 JPY/EUR 0.001")
-        refused = await refusal(self.ask(api, budget, Money(currency_code="JPY", amount="1")))
+        refused = await refusal(self.check(api, budget, Money(currency_code="JPY", amount="1")))
         assert refused.reason == "AMOUNT_TOO_SMALL"

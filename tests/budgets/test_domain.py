@@ -230,21 +230,21 @@ class TestDecision:
                 refusing.add(policy)
             if policy in {BLOCK, APPROVED} and used > total:
                 refusing.add(policy)
-        seen = domain.balances.availability(chain, cents * CENT, NOW)
+        availability = domain.balances.availability(chain, cents * CENT, NOW)
         try:
             decision = charge(chain, cents * CENT)
         except ApprovalRequired as refused:
             assert refusing == {APPROVED}
-            assert (seen.verdict, seen.binding) == (AvailabilityVerdict.APPROVAL_REQUIRED, refused.id)
+            assert (availability.verdict, availability.binding) == (AvailabilityVerdict.APPROVAL_REQUIRED, refused.id)
         except BudgetExceeded as refused:
             assert refusing - {APPROVED}
-            assert (seen.verdict, seen.binding) == (AvailabilityVerdict.EXCEEDED, refused.id)
+            assert (availability.verdict, availability.binding) == (AvailabilityVerdict.EXCEEDED, refused.id)
         else:
             assert not refusing
             moved = [(after.spent - before.spent) / CENT for before, after in zip(chain, decision.after, strict=True)]
             assert moved == [cents] * len(chain)
             assert (decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT) == overspent
-            assert (seen.verdict is AvailabilityVerdict.AVAILABLE_OVERSPENT) == overspent
+            assert (availability.verdict is AvailabilityVerdict.AVAILABLE_OVERSPENT) == overspent
 
 
 class TestPolicies:
@@ -256,7 +256,7 @@ class TestPolicies:
             charge(chain, "5.02")
         assert (refused.value.metadata["available"], refused.value.metadata["short"]) == ("5.01", "0.01")
 
-    def test_the_tolerance_includes_what_was_carried_over(self) -> None:
+    def test_the_tolerance_includes_what_was_carried_forward(self) -> None:
         assert balance("100", carried="100", policy=TOLERANT, tolerance_bp=1000).limit == 220
 
     def test_a_budget_with_tolerance_is_not_overspent_within_its_amount(self) -> None:
@@ -270,10 +270,10 @@ class TestPolicies:
         assert refused.value.metadata["short"] == "0.01"
 
     def test_approval_is_not_required_if_a_hard_limit_refuses_as_well(self) -> None:
-        asks, blocks = balance("100", "100", policy=APPROVED), balance("100", "95")
+        approval, hard = balance("100", "100", policy=APPROVED), balance("100", "95")
         with pytest.raises(BudgetExceeded) as refused:
-            charge([asks, blocks], "10")
-        assert refused.value.id == blocks.terms.id
+            charge([approval, hard], "10")
+        assert refused.value.id == hard.terms.id
 
     def test_a_budget_with_policy_warn_accepts_at_most_what_its_column_can_store(self) -> None:
         chain = [balance("1", LARGEST - 1, policy=WARN)]
@@ -302,10 +302,10 @@ class TestPolicies:
 class TestAvailability:
     def test_the_tightest_budget_is_named_with_what_would_be_left(self) -> None:
         own, above = balance("1000"), balance("100", "50", held="10", name="Group")
-        seen = domain.balances.availability([own, above], Decimal(40), NOW)
-        assert (seen.verdict, seen.binding) == (AvailabilityVerdict.AVAILABLE, above.terms.id)
-        assert seen.explanation == "It would be accepted; the budget 'Group' would have 0.00 EUR left."
-        assert [left.available for left in seen.after] == [960, 0]
+        availability = domain.balances.availability([own, above], Decimal(40), NOW)
+        assert (availability.verdict, availability.binding) == (AvailabilityVerdict.AVAILABLE, above.terms.id)
+        assert availability.explanation == "It would be accepted; the budget 'Group' would have 0.00 EUR left."
+        assert [left.available for left in availability.after] == [960, 0]
 
     def test_the_verdict_of_each_policy(self) -> None:
         over = balance("100", "105", tolerance_bp=500)
@@ -324,8 +324,10 @@ class TestAvailability:
     @pytest.mark.parametrize("policy", list(OverspendPolicy))
     @pytest.mark.parametrize("amount", ["1", "100", "100.01", "105", "105.01"])
     def test_the_verdict_of_its_own_policy_is_the_verdict(self, policy: OverspendPolicy, amount: str) -> None:
-        seen = domain.balances.availability([balance("100", policy=policy, tolerance_bp=500)], Decimal(amount), NOW)
-        assert seen.by_policy[policy] is seen.verdict
+        availability = domain.balances.availability(
+            [balance("100", policy=policy, tolerance_bp=500)], Decimal(amount), NOW
+        )
+        assert availability.by_policy[policy] is availability.verdict
 
 
 class TestAlertThresholds:

@@ -42,8 +42,8 @@ def euros(**given: int) -> Movement:
     return Movement(**{name: Decimal(amount) for name, amount in given.items()})
 
 
-def seen(hold: Hold) -> tuple[HoldState, int, int, int]:
-    """The state, and the captured, released and open amounts in whole euros."""
+def parts(hold: Hold) -> tuple[HoldState, int, int, int]:
+    """Return the state, and the captured, released and open amounts in whole euros."""
     parts = hold.captured, hold.released, hold.open
     assert all(part == int(part) for part in parts)
     return hold.state, int(hold.captured), int(hold.released), int(hold.open)
@@ -53,25 +53,25 @@ class TestHolds:
     def test_commit_moves_what_is_left_and_removes_the_expiry(self) -> None:
         movement, after = domain.holds.commit(hold(captured=30), NOW)
         assert movement == euros(held=-70, committed=70)
-        assert (seen(after), after.expire_time) == ((COMMITTED, 30, 0, 70), None)
+        assert (parts(after), after.expire_time) == ((COMMITTED, 30, 0, 70), None)
 
-    @pytest.mark.parametrize(("state", "aside"), [(HELD, "held"), (COMMITTED, "committed")])
-    def test_capture_spends_a_part_and_keeps_the_rest(self, state: HoldState, aside: str) -> None:
+    @pytest.mark.parametrize(("state", "number"), [(HELD, "held"), (COMMITTED, "committed")])
+    def test_capture_spends_a_part_and_keeps_the_rest(self, state: HoldState, number: str) -> None:
         movement, after = domain.holds.capture(hold(state), Decimal(30), NOW, release_rest=False)
-        assert movement == euros(spent=30, captured=30, **{aside: -30})
-        assert seen(after) == (state, 30, 0, 70)
+        assert movement == euros(spent=30, captured=30, **{number: -30})
+        assert parts(after) == (state, 30, 0, 70)
 
-    @pytest.mark.parametrize(("state", "aside"), [(HELD, "held"), (COMMITTED, "committed")])
-    def test_capture_can_release_the_rest(self, state: HoldState, aside: str) -> None:
+    @pytest.mark.parametrize(("state", "number"), [(HELD, "held"), (COMMITTED, "committed")])
+    def test_capture_can_release_the_rest(self, state: HoldState, number: str) -> None:
         movement, after = domain.holds.capture(hold(state, captured=20), Decimal(30), NOW, release_rest=True)
-        assert movement == euros(spent=30, captured=30, **{aside: -80})
-        assert seen(after) == (HoldState.CAPTURED, 50, 50, 0)
+        assert movement == euros(spent=30, captured=30, **{number: -80})
+        assert parts(after) == (HoldState.CAPTURED, 50, 50, 0)
 
     def test_a_hold_captured_to_the_last_cent_has_ended(self) -> None:
         _, after = domain.holds.capture(hold(captured=60), Decimal(40), NOW, release_rest=False)
-        assert seen(after) == (HoldState.CAPTURED, 100, 0, 0)
+        assert parts(after) == (HoldState.CAPTURED, 100, 0, 0)
 
-    def test_more_than_is_left_is_not_captured_or_released(self) -> None:
+    def test_an_amount_above_the_rest_is_not_captured_or_released(self) -> None:
         acts: list[Callable[[], Change]] = [
             lambda: domain.holds.capture(hold(captured=60), Decimal("40.01"), NOW, release_rest=False),
             lambda: domain.holds.release(hold(captured=60), Decimal("40.01")),
@@ -83,9 +83,9 @@ class TestHolds:
 
     def test_a_hold_released_in_parts_ends_with_the_last(self) -> None:
         movement, after = domain.holds.release(hold(COMMITTED), Decimal(30))
-        assert (movement, seen(after)) == (euros(committed=-30), (COMMITTED, 0, 30, 70))
+        assert (movement, parts(after)) == (euros(committed=-30), (COMMITTED, 0, 30, 70))
         movement, after = domain.holds.release(after, None)
-        assert (movement, seen(after)) == (euros(committed=-70), (HoldState.RELEASED, 0, 100, 0))
+        assert (movement, parts(after)) == (euros(committed=-70), (HoldState.RELEASED, 0, 100, 0))
 
     def test_a_partly_captured_hold_that_is_released_ends_as_captured(self) -> None:
         assert domain.holds.release(hold(captured=1), None)[1].state is HoldState.CAPTURED
@@ -102,11 +102,11 @@ class TestHolds:
         for act in acts:
             with pytest.raises(HoldExpired):
                 act()
-        assert domain.holds.release(hold(), None)  # which is what its end would do
+        assert domain.holds.release(hold(), None)  # as its expiry would do
 
     def test_expire_releases_what_is_left(self) -> None:
         movement, after = domain.holds.expire(hold(captured=30, released=10))
-        assert (movement, seen(after)) == (euros(held=-60), (HoldState.EXPIRED, 30, 70, 0))
+        assert (movement, parts(after)) == (euros(held=-60), (HoldState.EXPIRED, 30, 70, 0))
         with pytest.raises(HoldStateForbids):
             domain.holds.expire(hold(COMMITTED))
         assert not domain.holds.is_due(hold(COMMITTED, expires=NOW), LATER)
@@ -114,7 +114,7 @@ class TestHolds:
     @given(
         st.lists(st.tuples(st.sampled_from(["commit", "capture", "release", "rest"]), st.integers(1, 60)), max_size=12)
     )
-    def test_the_movements_of_a_hold_add_up_to_what_it_has_open(self, steps: list[tuple[str, int]]) -> None:
+    def test_the_movements_of_a_hold_add_up_to_its_open_amount(self, steps: list[tuple[str, int]]) -> None:
         at, sums = hold(expires=None), Movement(held=Decimal(100))
         for step, amount in steps:
             try:
@@ -127,8 +127,8 @@ class TestHolds:
             except (HoldStateForbids, HoldExceeded):
                 continue
             sums = Movement(*(had + by for had, by in zip(sums, movement, strict=True)))
-        aside = {HELD: (at.open, 0), COMMITTED: (0, at.open)}.get(at.state, (0, 0))
-        assert (sums.spent, sums.captured, (sums.held, sums.committed)) == (at.captured, at.captured, aside)
+        reserved = {HELD: (at.open, 0), COMMITTED: (0, at.open)}.get(at.state, (0, 0))
+        assert (sums.spent, sums.captured, (sums.held, sums.committed)) == (at.captured, at.captured, reserved)
         assert (at.state in {HELD, COMMITTED}) == (at.open > 0)
 
 
@@ -180,7 +180,7 @@ def money(amount: Any, currency: str = "EUR") -> Money:
     return Money(Decimal(amount), currency)
 
 
-def given_back(of: Charged, refund: Refund) -> Charged:
+def after_refund(of: Charged, refund: Refund) -> Charged:
     return replace(
         of,
         refunded=of.refunded + refund.amount.amount,
@@ -193,7 +193,7 @@ class TestRefunds:
         whole = charged(money(100))
         part = domain.refunds.refund(whole, money(30))
         assert (part.amount, part.movement) == (money(30), Movement(spent=Decimal(-30)))
-        assert domain.refunds.refund(given_back(whole, part), None).amount == money(70)
+        assert domain.refunds.refund(after_refund(whole, part), None).amount == money(70)
 
     def test_the_refund_of_a_capture_reduces_what_was_captured(self) -> None:
         refund = domain.refunds.refund(charged(money(100), entry_type=EntryType.CAPTURE), money(30))
@@ -203,12 +203,12 @@ class TestRefunds:
         whole = charged(money(100))
         with pytest.raises(RefundExceedsCharge):
             domain.refunds.refund(whole, money("100.01"))
-        left = given_back(whole, domain.refunds.refund(whole, money(60)))
+        left = after_refund(whole, domain.refunds.refund(whole, money(60)))
         with pytest.raises(RefundExceedsCharge) as refused:
             domain.refunds.refund(left, money("40.01"))
         assert refused.value.metadata["available"] == "40.00"
         with pytest.raises(RefundExceedsCharge):
-            domain.refunds.refund(given_back(left, domain.refunds.refund(left, None)), None)
+            domain.refunds.refund(after_refund(left, domain.refunds.refund(left, None)), None)
 
     def test_a_charge_in_a_foreign_currency_is_refunded_at_its_rate(self) -> None:
         whole = charged(money(90), money(100, "USD"))
@@ -219,7 +219,7 @@ class TestRefunds:
 
     def test_an_amount_worth_nothing_in_the_budgets_currency_is_rejected_once_all_is_refunded(self) -> None:
         whole = charged(money("6.10", "USD"), money(100_000, "IDR"))
-        refunded = given_back(whole, domain.refunds.refund(whole, None))
+        refunded = after_refund(whole, domain.refunds.refund(whole, None))
         with pytest.raises(RefundExceedsCharge) as refused:
             domain.refunds.refund(refunded, money("0.50", "IDR"))  # 0.00 USD, of which 0.00 are left
         assert (refused.value.metadata["available"], refused.value.metadata["currency_code"]) == ("0.00", "IDR")
@@ -230,11 +230,11 @@ class TestRefunds:
 
     def test_what_is_available_is_returned_in_the_requested_currency(self) -> None:
         whole = charged(money(90), money(100, "USD"))
-        for asked, available in ((money(91), "90.00"), (money(101, "USD"), "100.00")):
+        for requested, available in ((money(91), "90.00"), (money(101, "USD"), "100.00")):
             with pytest.raises(RefundExceedsCharge) as refused:
-                domain.refunds.refund(whole, asked)
-            told = refused.value.metadata
-            assert (told["available"], told["currency_code"]) == (available, asked.currency)
+                domain.refunds.refund(whole, requested)
+            metadata = refused.value.metadata
+            assert (metadata["available"], metadata["currency_code"]) == (available, requested.currency)
 
     @given(
         st.sampled_from([("EUR", "USD"), ("EUR", "JPY"), ("JPY", "USD"), ("BHD", "JPY"), ("EUR", "EUR")]),
@@ -251,25 +251,25 @@ class TestRefunds:
         original = original_units if callers != budgets else units
         left = charged(of(units, budgets), of(original, callers))
         for in_callers, part in parts:
-            asked = of(part, callers if in_callers else budgets)
+            requested = of(part, callers if in_callers else budgets)
             available = (
                 left.original.amount - left.original_refunded if in_callers else left.amount.amount - left.refunded
             )
-            if asked.amount > available:
+            if requested.amount > available:
                 with pytest.raises(RefundExceedsCharge):
-                    domain.refunds.refund(left, asked)
+                    domain.refunds.refund(left, requested)
                 continue
-            refund = domain.refunds.refund(left, asked)
-            assert asked in {refund.amount, refund.original}
+            refund = domain.refunds.refund(left, requested)
+            assert requested in {refund.amount, refund.original}
             assert min(refund.amount.amount, refund.original.amount) >= 0
-            left = given_back(left, refund)
+            left = after_refund(left, refund)
             assert left.refunded <= left.amount.amount
             assert left.original_refunded <= left.original.amount
             if in_callers:  # no drift, however many parts there were
                 exact = left.amount.amount * left.original_refunded / left.original.amount
                 assert abs(left.refunded - exact) <= Decimal("0.5").scaleb(-(exponent(budgets) or 0))
         if (left.refunded, left.original_refunded) != (left.amount.amount, left.original.amount):
-            left = given_back(left, domain.refunds.refund(left, None))
+            left = after_refund(left, domain.refunds.refund(left, None))
         assert (left.refunded, left.original_refunded) == (left.amount.amount, left.original.amount)
         with pytest.raises(RefundExceedsCharge):
             domain.refunds.refund(left, None)
@@ -280,9 +280,13 @@ class TestRates:
     PLAN = Rate(Decimal("0.8"), date(2026, 1, 1))
 
     def test_an_amount_is_converted_at_the_rates_of_its_day_and_of_the_plan(self) -> None:
-        made = domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, self.PLAN)
-        assert (made.amount, made.rate, made.rate_date) == (money(90), Decimal("0.9"), date(2026, 6, 1))
-        assert made.plan_amount == 80
+        conversion = domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, self.PLAN)
+        assert (conversion.amount, conversion.rate, conversion.rate_date) == (
+            money(90),
+            Decimal("0.9"),
+            date(2026, 6, 1),
+        )
+        assert conversion.plan_amount == 80
         assert domain.rates.convert(money(100, "USD"), "EUR", self.TODAY, None).plan_amount is None
 
     @pytest.mark.parametrize(

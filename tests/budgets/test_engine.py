@@ -1,4 +1,4 @@
-"""The ledger under concurrency: many callers, replicas and tenants at once, each served as if alone."""
+"""The ledger with concurrent callers, replicas and tenants: the results are those of sequential calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -64,8 +64,10 @@ async def another_engine(settings: Callable[..., Settings]) -> AsyncIterator[Led
     await engine.close()
 
 
-def requested(tenant_id: UUID, entry_type: EntryType = EntryType.CHARGE, *, key: str = "", **fields: Any) -> Submission:
-    """A posting that a caller of the tenant requests."""
+def submission(
+    tenant_id: UUID, entry_type: EntryType = EntryType.CHARGE, *, key: str = "", **fields: Any
+) -> Submission:
+    """Return a submission of one request of the tenant."""
     request = {
         "entry_type": entry_type,
         "budget_id": None,
@@ -94,8 +96,8 @@ def _tomorrow() -> Timestamp:
     return moment
 
 
-class Waiting:
-    """Counts the connections of ledgers that wait for a lock."""
+class LockWaits:
+    """Counts the ledger connections that wait for a lock."""
 
     def __init__(self, admin: "Pool[asyncpg.Record]") -> None:
         self._admin = admin
@@ -109,8 +111,8 @@ class Waiting:
 
 
 @pytest.fixture
-def waiting(admin: "Pool[asyncpg.Record]") -> Waiting:
-    return Waiting(admin)
+def lock_waits(admin: "Pool[asyncpg.Record]") -> LockWaits:
+    return LockWaits(admin)
 
 
 class TestReplicas:
@@ -121,10 +123,10 @@ class TestReplicas:
             budget = await api.open("10")  # room for one: a repeated request must not be refused
             request = line(budget, "10", f"k{n}")
             stubs = (api.stubs.ledger, replica.stubs.ledger)
-            answers = await asyncio.gather(*(api.who.call(stubs[c % 2].Charge, request) for c in range(32)))
-            assert all(answer == answers[0] for answer in answers)
-            (seen,) = await api.verify(budget)
-            assert (seen.spent.amount, seen.entry_count) == ("10.00", 1)
+            charges = await asyncio.gather(*(api.who.call(stubs[c % 2].Charge, request) for c in range(32)))
+            assert all(charge == charges[0] for charge in charges)
+            (verification,) = await api.verify(budget)
+            assert (verification.spent.amount, verification.entry_count) == ("10.00", 1)
 
     @pytest.mark.parametrize("amount", ["10", "1000"])
     async def test_a_request_that_waited_for_the_lock_finds_the_reply_stored_meanwhile(
@@ -133,13 +135,13 @@ class TestReplicas:
         tenant: UUID,
         engine: LedgerConnection,
         another_engine: LedgerConnection,
-        waiting: Waiting,
+        lock_waits: LockWaits,
         amount: str,
     ) -> None:
-        """Even if it would be refused by now."""
+        """The stored reply is returned even if the request would be refused now."""
         budget_id = ids.BUDGET.parse((await api.open(amount)).id)
         submissions = [
-            requested(tenant, key="k", budget_id=budget_id, amount=Money.parse("10", "EUR")) for _ in range(2)
+            submission(tenant, key="k", budget_id=budget_id, amount=Money.parse("10", "EUR")) for _ in range(2)
         ]
 
         async def late() -> PostingOutcome:
@@ -150,13 +152,13 @@ class TestReplicas:
         async with engine.begin({tenant}) as transaction:
             (first,) = await post(transaction, submissions[0])
             waits = asyncio.create_task(late())
-            await eventually(waiting)
+            await eventually(lock_waits)
         assert isinstance(first, bytes)
         if amount == "10":
             outcome = await waits
             assert isinstance(outcome, Replayed)
             assert outcome.reply == first
-        else:  # the batcher begins the group again
+        else:  # the batcher retries the group
             with pytest.raises(asyncpg.UniqueViolationError):
                 await waits
 
@@ -166,19 +168,20 @@ class TestReplicas:
         budget = await api.open("30")
         request = pb.BatchChargeRequest(charges=[line(budget, "10", f"k{n}") for n in range(3)], atomic=True)
         stubs = (api.stubs.ledger, replica.stubs.ledger)
-        answers = await asyncio.gather(*(api.who.call(stubs[c % 2].BatchCharge, request) for c in range(16)))
-        charges = [[result.charge for result in answer.results] for answer in answers]
-        assert all(found == charges[0] for found in charges)
-        assert sum(not result.replayed for answer in answers for result in answer.results) == 3
+        responses = await asyncio.gather(*(api.who.call(stubs[c % 2].BatchCharge, request) for c in range(16)))
+        charges = [[result.charge for result in response.results] for response in responses]
+        assert all(charge == charges[0] for charge in charges)
+        assert sum(not result.replayed for response in responses for result in response.results) == 3
         assert (await api.verify(budget))[0].entry_count == 3
 
-    async def test_two_replicas_together_never_accept_too_much(self, api: BudgetsApi, replica: Served[Budgets]) -> None:
+    async def test_two_replicas_together_never_exceed_the_limit(
+        self, api: BudgetsApi, replica: Served[Budgets]
+    ) -> None:
         group = await api.open("100", name="Group")
         teams = [await api.open("70", name=f"Team {n}", parent_id=group.id) for n in range(2)]
         stubs = (api.stubs.ledger, replica.stubs.ledger)
-        charging = [
-            api.who.call(stubs[n % 2].Charge, line(teams[n // 2 % 2], "3")) for n in range(80)
-        ]  # each team on each replica
+        # Each team is charged on both replicas.
+        charging = [api.who.call(stubs[n % 2].Charge, line(teams[n // 2 % 2], "3")) for n in range(80)]
         outcomes = await asyncio.gather(*charging, return_exceptions=True)
         refused = [outcome for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
         assert len(outcomes) - len(refused) == 33
@@ -187,7 +190,7 @@ class TestReplicas:
 
 
 class TestTenants:
-    """In a transaction of two tenants, a request that names rows of the other one finds nothing."""
+    """In a transaction of two tenants, a request with ids of the other tenant finds no rows."""
 
     @pytest.fixture
     async def theirs(self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]) -> BudgetsApi:
@@ -205,15 +208,15 @@ class TestTenants:
         async with engine.begin({tenant, theirs.who.tenant_id}) as transaction:
             outcomes = await post(
                 transaction,
-                requested(tenant, budget_id=other_id, amount=amount),
-                requested(tenant, EntryType.HOLD, budget_id=other_id, amount=amount),
-                requested(tenant, EntryType.COMMIT, budget_id=own_id, hold_id=hold_id),
-                requested(tenant, EntryType.CAPTURE, budget_id=other_id, hold_id=hold_id),
-                requested(tenant, EntryType.RELEASE, budget_id=None, hold_id=hold_id),
-                requested(tenant, EntryType.REFUND, budget_id=own_id, charge_id=charge_id),
-                requested(tenant, EntryType.REFUND, budget_id=other_id, charge_id=charge_id),
-                requested(theirs.who.tenant_id, budget_id=own_id, amount=amount),
-                requested(tenant, key="their-key", budget_id=own_id, amount=amount),
+                submission(tenant, budget_id=other_id, amount=amount),
+                submission(tenant, EntryType.HOLD, budget_id=other_id, amount=amount),
+                submission(tenant, EntryType.COMMIT, budget_id=own_id, hold_id=hold_id),
+                submission(tenant, EntryType.CAPTURE, budget_id=other_id, hold_id=hold_id),
+                submission(tenant, EntryType.RELEASE, budget_id=None, hold_id=hold_id),
+                submission(tenant, EntryType.REFUND, budget_id=own_id, charge_id=charge_id),
+                submission(tenant, EntryType.REFUND, budget_id=other_id, charge_id=charge_id),
+                submission(theirs.who.tenant_id, budget_id=own_id, amount=amount),
+                submission(tenant, key="their-key", budget_id=own_id, amount=amount),
             )
         assert [type(outcome) for outcome in outcomes] == [
             BudgetNotFound, BudgetNotFound, HoldNotFound, HoldNotFound, HoldNotFound, EntryNotFound, BudgetNotFound,
@@ -256,7 +259,7 @@ class TestTenants:
             await connection.execute(timers.CANCEL_ALL, [tenant], [hold_id], HOLD_EXPIRY_TIMER)
             resolved = (tenant, other_id, "THRESHOLD", 1000, _now())
             await connection.execute(sql.RESOLVE_ALERTS, *sql.RESOLVED.parameters([resolved]))
-            # With the right tenant each statement finds the row: so the tenant is what keeps it out above.
+            # With the right tenant each statement finds the row, so only the join on the tenant excluded it above.
             their_key = sql.REQUESTS.parameters([(them, method, "their-key")])
             theirs_of = sql.CHAINS.parameters([(them, other_id, None)])
             assert len(await connection.fetch(sql.LOCK, *theirs_of, *their_key)) == 2
@@ -287,9 +290,9 @@ class TestTenants:
         async with engine.begin({tenant}) as transaction:
             connection = transaction._connection
             for table in ("budgets", "budget_entries", "budget_holds", "budget_alerts", "idempotency_keys", "timers"):
-                found = await connection.fetch(f"select tenant_id from {table} where tenant_id <> $1", tenant)
-                assert found == [], table
-            (outcome,) = await post(transaction, requested(them, budget_id=other_id, amount=Money.parse("1", "EUR")))
+                rows = await connection.fetch(f"select tenant_id from {table} where tenant_id <> $1", tenant)
+                assert rows == [], table
+            (outcome,) = await post(transaction, submission(them, budget_id=other_id, amount=Money.parse("1", "EUR")))
             assert isinstance(outcome, BudgetNotFound)
             assert await transaction.find_holds({(them, ids.HOLD.parse(hold.id))}) == {}
             assert await transaction.find_charges({(them, ids.ENTRY.parse(charge.id))}) == {}
@@ -299,12 +302,12 @@ class TestTenants:
         async with engine.begin({tenant}) as transaction:
             await transaction._connection.execute(writes, tenant)
 
-        async def write_elsewhere() -> None:
+        async def write_to_other_tenant() -> None:
             async with engine.begin({tenant}) as transaction:
                 await transaction._connection.execute(writes, them)
 
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await write_elsewhere()
+            await write_to_other_tenant()
 
     async def test_concurrent_calls_of_many_tenants_each_change_their_own_budget(
         self, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
@@ -319,29 +322,29 @@ class TestTenants:
         charges = await asyncio.gather(*charging)
         assert len({charge.id for charge in charges}) == 60
         for n, (api, budget) in enumerate(zip(apis, budgets, strict=True)):
-            (seen,) = await api.verify(budget)
-            assert (seen.spent.amount, seen.entry_count) == (f"{10 * (n + 1)}.00", 10)
+            (verification,) = await api.verify(budget)
+            assert (verification.spent.amount, verification.entry_count) == (f"{10 * (n + 1)}.00", 10)
             assert {entry.actor for entry in await api.entries(budget)} == {f"boss {n}"}
 
 
 class TestContention:
     async def test_a_locked_budget_delays_only_its_own_charges(
-        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", lock_waits: LockWaits
     ) -> None:
         locked, free = await api.open("100"), await api.open("100")
         async with admin.acquire() as connection, connection.transaction():
             await connection.execute(LOCKED, ids.BUDGET.parse(locked.id))
             waits = asyncio.create_task(api.charge(locked, "5", "k"))
-            await eventually(waiting)
+            await eventually(lock_waits)
             charges = await asyncio.gather(*(api.charge(free, "1") for _ in range(30)))
             assert len(charges) == 30
             assert (await api.get(locked)).spent.amount == "0.00"
         try:
             await waits
-        except grpc.aio.AioRpcError as error:  # it was too long for it
+        except grpc.aio.AioRpcError as error:  # the deadline has passed
             assert error.code() is grpc.StatusCode.ABORTED
         assert (await api.charge(locked, "5", "k")).budget_id == locked.id
-        assert [seen.entry_count for seen in await api.verify(locked, free)] == [1, 30]
+        assert [each.entry_count for each in await api.verify(locked, free)] == [1, 30]
 
     async def test_a_lasting_lock_is_refused_with_a_retry_delay(
         self, api: BudgetsApi, admin: "Pool[asyncpg.Record]"
@@ -354,15 +357,15 @@ class TestContention:
         assert refused.retry_after_s
         assert await api.charge(budget, "5", "k")
 
-    async def test_after_a_lost_connection_every_charge_is_answered_and_made_once(
-        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
+    async def test_after_a_lost_connection_every_charge_is_made_once(
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", lock_waits: LockWaits
     ) -> None:
         budget = await api.open("1000")
         for turn in range(3):
             async with admin.acquire() as connection, connection.transaction():
                 await connection.execute(LOCKED, ids.BUDGET.parse(budget.id))
                 charging = [asyncio.create_task(api.charge(budget, "1", f"{turn}-{n}")) for n in range(40)]
-                await eventually(waiting)
+                await eventually(lock_waits)
                 killed = await admin.fetch(
                     "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
                     " and application_name = 'budgets engine'"
@@ -371,10 +374,12 @@ class TestContention:
             outcomes = await asyncio.gather(*charging, return_exceptions=True)
             codes = {outcome.code() for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)}
             assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
-            again = await asyncio.gather(*(api.charge(budget, "1", f"{turn}-{n}") for n in range(40)))
-            assert all(had == has for had, has in zip(outcomes, again, strict=True) if isinstance(had, Charge))
-        (seen,) = await api.verify(budget)
-        assert (seen.spent.amount, seen.entry_count) == ("120.00", 120)
+            repeated = await asyncio.gather(*(api.charge(budget, "1", f"{turn}-{n}") for n in range(40)))
+            assert all(
+                first == second for first, second in zip(outcomes, repeated, strict=True) if isinstance(first, Charge)
+            )
+        (verification,) = await api.verify(budget)
+        assert (verification.spent.amount, verification.entry_count) == ("120.00", 120)
 
     async def test_a_full_queue_refuses_with_a_retry_delay(
         self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch
@@ -387,13 +392,13 @@ class TestContention:
         assert (await api.batch(*(line(budget, "1") for _ in range(10)))).accepted_count == 10
 
     async def test_cancelled_calls_do_not_affect_others(
-        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", waiting: Waiting
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", lock_waits: LockWaits
     ) -> None:
         budget = await api.open("100")
         async with admin.acquire() as connection, connection.transaction():
             await connection.execute(LOCKED, ids.BUDGET.parse(budget.id))
             charging = [asyncio.create_task(api.charge(budget, "1", f"k{n}")) for n in range(20)]
-            await eventually(waiting)
+            await eventually(lock_waits)
             for task in charging[::2]:
                 task.cancel()
             await asyncio.wait(charging[::2])
@@ -404,7 +409,7 @@ class TestContention:
 
     async def test_a_lone_caller_never_waits(self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch) -> None:
         budget = await api.open("100")
-        await asyncio.sleep(batching.BUSY_S)  # earlier callers may have come together
+        await asyncio.sleep(batching.BUSY_S)  # earlier calls may have formed a batch
         monkeypatch.setattr(batching, "LINGER_STEP_S", 8.0)
         for _ in range(5):
             request = line(budget, "1")

@@ -21,7 +21,7 @@ from services.budgets.domain.periods import Period, period_of
 DAY = timedelta(days=1)
 SERIES = 360
 CUTS = (10, 50, 90)
-"""Percent of the period that is over."""
+"""Percentages of the period that are over when the forecast is made."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Pattern:
     growth: float = 0
     month_end: float = 0
     invoices: Mapping[int, float] = field(default_factory=dict)
-    lumps: float = 0
+    outliers: float = 0
     step: float = 1
 
 
@@ -57,7 +57,7 @@ def invoices(rng: Random) -> Pattern:
 
 def mixed(rng: Random) -> Pattern:
     days = {rng.randint(1, 28): rng.uniform(3, 10)}
-    return Pattern(noise(rng), week=working_week(rng), invoices=days, growth=rng.uniform(-0.04, 0.06), lumps=0.03)
+    return Pattern(noise(rng), week=working_week(rng), invoices=days, growth=rng.uniform(-0.04, 0.06), outliers=0.03)
 
 
 FAMILIES: Mapping[str, Callable[[Random], Pattern]] = {
@@ -67,7 +67,7 @@ FAMILIES: Mapping[str, Callable[[Random], Pattern]] = {
     "rising": lambda rng: Pattern(noise(rng), week=any_week(rng), growth=rng.uniform(0.03, 0.1)),
     "falling": lambda rng: Pattern(noise(rng), week=any_week(rng), growth=-rng.uniform(0.03, 0.1)),
     "invoices": invoices,
-    "lumpy": lambda rng: Pattern(noise(rng), usual=rng.choice([0, 0.1]), lumps=rng.uniform(0.06, 0.3)),
+    "outliers": lambda rng: Pattern(noise(rng), usual=rng.choice([0, 0.1]), outliers=rng.uniform(0.06, 0.3)),
     "step": lambda rng: Pattern(noise(rng), week=any_week(rng), step=rng.choice([0.4, 0.6, 1.6, 2.2])),
     "mixed": mixed,
 }
@@ -79,7 +79,7 @@ SHAPES = [
 
 
 def spend(rng: Random, pattern: Pattern, days: list[date], changes_on: date) -> Iterator[tuple[date, Decimal]]:
-    """Generate a series: usual days by weekday with noise and growth, plus invoices, month ends and lumps."""
+    """Generate a series: usual days by weekday with noise and growth, plus invoices, month ends and outliers."""
     size = math.exp(rng.uniform(3, 9))
     for day in days:
         level = size * math.exp(pattern.growth * (day - days[0]).days / 30.4)
@@ -90,7 +90,7 @@ def spend(rng: Random, pattern: Pattern, days: list[date], changes_on: date) -> 
         amount += pattern.invoices.get(day.day, 0) * rng.lognormvariate(0, pattern.noise)
         if (day + DAY).day == 1:
             amount += pattern.month_end * rng.lognormvariate(0, 0.2)
-        if rng.random() < pattern.lumps:
+        if rng.random() < pattern.outliers:
             amount += 6 * rng.lognormvariate(0, 0.8)
         if amount:
             yield day, Decimal(round(amount * level * 100)).scaleb(-2)
@@ -132,7 +132,7 @@ class Series:
 class Outcome:
     covered: bool
     error: float
-    """Relative to the mean spend of a period."""
+    """Error of the forecast, relative to the mean spend of a period."""
     error_of_last: float
     """The same for a forecast that repeats the last period."""
 

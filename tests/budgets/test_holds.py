@@ -28,12 +28,12 @@ def in_a_moment(seconds: float = 0.4) -> Timestamp:
 
 
 def parts(hold: Hold) -> tuple[str, str, str, str]:
-    """The state, and the captured, released and open amounts."""
+    """Return the state, and the captured, released and open amounts."""
     return Hold.State.Name(hold.state), hold.captured.amount, hold.released.amount, hold.open.amount
 
 
 async def expired(api: BudgetsApi, hold: Hold) -> Hold:
-    """The hold after its timer released it."""
+    """Wait until the timer of the hold has released it; return the hold."""
 
     async def ended() -> bool:
         return (await api.get_hold(hold)).state == Hold.EXPIRED
@@ -159,11 +159,11 @@ class TestStates:
     async def test_every_state_and_action(self, api: BudgetsApi, state: str, action: str) -> None:
         budget = await api.open()
         hold = await api.hold(budget, "10", expire_time=in_a_moment() if state == "EXPIRED" else None)
-        reach: dict[str, Callable[[Hold], Awaitable[Hold]]] = {
+        transitions: dict[str, Callable[[Hold], Awaitable[Hold]]] = {
             "HELD": api.get_hold, "COMMITTED": api.commit, "CAPTURED": api.capture, "RELEASED": api.release,
             "EXPIRED": partial(expired, api),
         }  # fmt: skip
-        hold = await reach[state](hold)
+        hold = await transitions[state](hold)
         act: Callable[[Hold], Awaitable[Hold]] = getattr(api, action)
         if state in self.ALLOWED[action]:
             assert (await act(hold)).state != hold.state
@@ -204,8 +204,8 @@ class TestExpiry:
         assert parts(await expired(api, hold)) == ("EXPIRED", "10.00", "50.00", "0.00")
         for budget in (team, group):
             assert numbers(await api.get(budget)) == ("10.00", "0.00", "0.00", "10.00", "90.00")
-        told = await published_events.first(BudgetHoldExpired)
-        assert (told.hold.id, told.hold.released.amount, told.entity_id) == (hold.id, "50.00", api.entity_id)
+        event = await published_events.first(BudgetHoldExpired)
+        assert (event.hold.id, event.hold.released.amount, event.entity_id) == (hold.id, "50.00", api.entity_id)
         (entry,) = await api.entries(team, entry_type=Entry.EXPIRE)
         assert (entry.amount.amount, entry.actor, entry.hold_id) == ("50.00", "service:budgets", hold.id)
         await api.verify(team, group)
@@ -217,42 +217,42 @@ class TestExpiry:
         hold = await api.hold(budget, "10", expire_time=in_a_moment(3600))
         await admin.execute(
             "update budgets.budget_holds set expire_time = now() where id = $1", HOLD.parse(hold.id)
-        )  # its timer stands where it was
+        )  # its timer is still due in an hour
         for act in (api.commit, api.capture):
             assert (await refusal(act(hold))).reason == "HOLD_EXPIRED"
         assert (await api.release(hold)).state == Hold.RELEASED
 
     async def test_an_ended_or_committed_hold_has_no_timer(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open()
-        made = [await api.hold(budget, "10", expire_time=in_a_moment(3600)) for _ in range(4)]
+        holds = [await api.hold(budget, "10", expire_time=in_a_moment(3600)) for _ in range(4)]
         waiting = "select count(*) from budgets.timers where resource_id = any($1)"
-        hold_ids = [HOLD.parse(hold.id) for hold in made]
+        hold_ids = [HOLD.parse(hold.id) for hold in holds]
         assert await admin.fetchval(waiting, hold_ids) == 4
-        await api.commit(made[0])
-        await api.capture(made[1])
-        await api.release(made[2])
-        await api.capture(made[3], "1")
+        await api.commit(holds[0])
+        await api.capture(holds[1])
+        await api.release(holds[2])
+        await api.capture(holds[3], "1")
         assert await admin.fetchval(waiting, hold_ids) == 1
         assert await admin.fetchval(waiting, hold_ids[3:]) == 1
-        assert not (await api.get_hold(made[0])).HasField("expire_time")
+        assert not (await api.get_hold(holds[0])).HasField("expire_time")
 
     async def test_a_committed_hold_does_not_expire(self, api: BudgetsApi) -> None:
         budget = await api.open()
         late = in_a_moment()
-        promised, forgotten = (
+        committed, expiring = (
             await api.hold(budget, "10", expire_time=late),
             await api.hold(budget, "10", expire_time=late),
         )
-        await api.commit(promised)
-        await expired(api, forgotten)
-        assert (await api.capture(promised)).state == Hold.CAPTURED
+        await api.commit(committed)
+        await expired(api, expiring)
+        assert (await api.capture(committed)).state == Hold.CAPTURED
 
 
 class TestKeys:
     async def test_each_repeated_call_returns_the_same_hold(self, api: BudgetsApi) -> None:
         budget = await api.open("100")
         held = await api.hold(budget, "60", "k")
-        committed = await api.commit(held, "k")  # a key is the method's own
+        committed = await api.commit(held, "k")  # each method has its own keys
         captured = await api.capture(held, "20", "k")
         released = await api.release(held, "40", "k")
         await api.charge(budget, "80")
@@ -269,14 +269,14 @@ class TestKeys:
         await api.commit(first, "k")
         await api.capture(first, "10", "k")
         await api.release(first, "10", "k")
-        for again in (
+        for call in (
             api.hold(budget, "31", "k"),
             api.commit(second, "k"),
             api.capture(first, "11", "k"),
             api.capture(first, "10", "k", release_rest=True),
             api.release(first, "11", "k"),
         ):
-            assert (await refusal(again)).reason == "IDEMPOTENCY_MISMATCH"
+            assert (await refusal(call)).reason == "IDEMPOTENCY_MISMATCH"
         assert numbers(await api.get(budget))[:4] == ("10.00", "30.00", "10.00", "10.00")
 
 
@@ -295,16 +295,16 @@ class TestReading:
 
     async def test_a_hold_is_found_on_its_own_budget_only(self, api: BudgetsApi) -> None:
         hold, other = await api.hold(await api.open(), "10"), await api.open()
-        elsewhere = Hold(id=hold.id, budget_id=other.id)
+        misplaced = Hold(id=hold.id, budget_id=other.id)
         for act in (api.get_hold, api.commit, api.capture, api.release):
-            assert (await refusal(act(elsewhere))).reason == "HOLD_NOT_FOUND"
+            assert (await refusal(act(misplaced))).reason == "HOLD_NOT_FOUND"
         missing = Hold(id="hld_" + uuid4().hex, budget_id=hold.budget_id)
         for act in (api.get_hold, api.commit, api.capture, api.release):
             assert (await refusal(act(missing))).reason == "HOLD_NOT_FOUND"
         assert await api.get_hold(hold) == hold
 
 
-class TestWhoMay:
+class TestAccess:
     async def test_a_confined_manager_holds_only_within_the_scope(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:

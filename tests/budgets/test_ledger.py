@@ -23,7 +23,7 @@ async def entries(api: BudgetsApi, budget: Budget, **given: Any) -> list[Entry]:
     )
 
 
-async def verified(api: BudgetsApi, budget: Budget) -> BudgetVerification:
+async def verify_budget(api: BudgetsApi, budget: Budget) -> BudgetVerification:
     return await api.who.call(api.stubs.ledger.VerifyBudget, ledger_pb.VerifyBudgetRequest(id=budget.id))
 
 
@@ -36,14 +36,14 @@ class TestListEntries:
         await api.charge(other, "20")
         await api.update(team, amount=eur("600"))
         await api.update(group, amount=eur("2000"))
-        seen = await entries(api, group)
-        assert [(e.entry_type, e.amount.amount, e.spent_after.amount, e.budget_amount_after.amount) for e in seen] == [
+        rows = await entries(api, group)
+        assert [(e.entry_type, e.amount.amount, e.spent_after.amount, e.budget_amount_after.amount) for e in rows] == [
             (Entry.ADJUST, "1000.00", "30.00", "2000.00"),
             (Entry.CHARGE, "20.00", "30.00", "1000.00"),
             (Entry.CHARGE, "10.00", "10.00", "1000.00"),
         ]
-        assert [e.ledger_version for e in seen] == [3, 2, 1]
-        assert (seen[2].id, seen[2].budget_id, seen[2].request_id, seen[2].reference) == (
+        assert [e.ledger_version for e in rows] == [3, 2, 1]
+        assert (rows[2].id, rows[2].budget_id, rows[2].request_id, rows[2].reference) == (
             first.id,
             team.id,
             "k1",
@@ -52,7 +52,7 @@ class TestListEntries:
         assert [e.entry_type for e in await entries(api, team)] == [Entry.ADJUST, Entry.CHARGE]
         assert [e.amount.amount for e in await entries(api, group, entry_type=Entry.ADJUST)] == ["1000.00"]
 
-    async def test_as_of_a_past_time_later_entries_are_left_out(self, api: BudgetsApi) -> None:
+    async def test_entries_as_of_a_past_time_exclude_later_ones(self, api: BudgetsApi) -> None:
         budget = await api.open()
         then = (await api.charge(budget, "10")).create_time
         await api.charge(budget, "20")
@@ -61,16 +61,16 @@ class TestListEntries:
     async def test_pages_contain_each_entry_once_while_more_is_charged(self, api: BudgetsApi) -> None:
         budget = await api.open()
         charged = [(await api.charge(budget, "1")).id for _ in range(5)]
-        seen, token = [], ""
+        entry_ids, token = [], ""
         while True:
             request = ledger_pb.ListEntriesRequest(id=budget.id, page_size=2, page_token=token)
             page = await api.who.call(api.stubs.ledger.ListEntries, request)
-            seen += [entry.id for entry in page.entries]
+            entry_ids += [entry.id for entry in page.entries]
             token = page.next_page_token
             if not token:
                 break
             await api.charge(budget, "1")
-        assert seen == charged[::-1]
+        assert entry_ids == charged[::-1]
 
     async def test_the_ledger_of_a_budget_outside_the_scope_is_not_found(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
@@ -79,7 +79,7 @@ class TestListEntries:
         for who in (caller(tenant=uuid4()), caller("department_manager", entity_scope=[])):
             stranger = api_for(who)
             assert (await refusal(entries(stranger, budget))).reason == "BUDGET_NOT_FOUND"
-            assert (await refusal(verified(stranger, budget))).reason == "BUDGET_NOT_FOUND"
+            assert (await refusal(verify_budget(stranger, budget))).reason == "BUDGET_NOT_FOUND"
 
 
 class TestVerifyBudget:
@@ -88,40 +88,52 @@ class TestVerifyBudget:
         teams = [await api.open("500", name=f"Team {n}", parent_id=group.id) for n in range(3)]
         charging = asyncio.gather(*(api.charge(teams[n % 3], "1.10") for n in range(60)))
         while not charging.done():
-            seen = await verified(api, group)
-            assert seen.verified, seen
+            verification = await verify_budget(api, group)
+            assert verification.verified, verification
         await charging
         for budget, spent, count in ((group, "66.00", 60), *((team, "22.00", 20) for team in teams)):
-            seen = await verified(api, budget)
-            assert (seen.verified, seen.spent.amount, seen.spent_by_ledger.amount) == (True, spent, spent)
-            assert seen.ledger_version == seen.entry_count == count
+            verification = await verify_budget(api, budget)
+            assert (verification.verified, verification.spent.amount, verification.spent_by_ledger.amount) == (
+                True,
+                spent,
+                spent,
+            )
+            assert verification.ledger_version == verification.entry_count == count
 
     async def test_a_tampered_balance_is_detected(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open()
         await api.charge(budget, "10")
         await admin.execute("update budgets.budgets set spent = spent - 1 where id = $1", BUDGET.parse(budget.id))
-        seen = await verified(api, budget)
-        assert (seen.verified, seen.spent.amount, seen.spent_by_ledger.amount) == (False, "9.00", "10.00")
+        verification = await verify_budget(api, budget)
+        assert (verification.verified, verification.spent.amount, verification.spent_by_ledger.amount) == (
+            False,
+            "9.00",
+            "10.00",
+        )
 
     @pytest.mark.parametrize("number", ["held", "committed", "spent", "captured", "ledger_version"])
     async def test_each_number_is_compared(self, api: BudgetsApi, admin: Any, number: str) -> None:
         budget = await api.open()
         await api.capture(await api.commit(await api.hold(budget, "10")), "4")
         await api.hold(budget, "5")
-        seen = await verified(api, budget)
-        assert (seen.verified, seen.open_holds.amount) == (True, "11.00")
-        assert (seen.held_by_ledger.amount, seen.committed_by_ledger.amount) == ("5.00", "6.00")
-        assert (seen.spent_by_ledger.amount, seen.captured_by_ledger.amount) == ("4.00", "4.00")
+        verification = await verify_budget(api, budget)
+        assert (verification.verified, verification.open_holds.amount) == (True, "11.00")
+        assert (verification.held_by_ledger.amount, verification.committed_by_ledger.amount) == ("5.00", "6.00")
+        assert (verification.spent_by_ledger.amount, verification.captured_by_ledger.amount) == ("4.00", "4.00")
         change = f"{number} - 1" if number == "captured" else f"{number} + 1"
         await admin.execute(f"update budgets.budgets set {number} = {change} where id = $1", BUDGET.parse(budget.id))
-        assert not (await verified(api, budget)).verified
+        assert not (await verify_budget(api, budget)).verified
 
     async def test_tampered_holds_are_detected(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open()
         hold = await api.hold(budget, "10")
         await admin.execute("update budgets.budget_holds set captured = 1 where id = $1", HOLD.parse(hold.id))
-        seen = await verified(api, budget)
-        assert (seen.verified, seen.held.amount, seen.open_holds.amount) == (False, "10.00", "9.00")
+        verification = await verify_budget(api, budget)
+        assert (verification.verified, verification.held.amount, verification.open_holds.amount) == (
+            False,
+            "10.00",
+            "9.00",
+        )
 
 
 class TestAlerts:
@@ -131,8 +143,8 @@ class TestAlerts:
         (alert,) = await api.alerts(budget)
         request = alert_pb.AcknowledgeAlertRequest(id=alert.id)
         assert (await api.who.call(api.stubs.alerts.AcknowledgeAlert, request)).state == Alert.ACKNOWLEDGED
-        twice = await refusal(api.who.call(api.stubs.alerts.AcknowledgeAlert, request))
-        assert (twice.reason, twice.metadata["state"], twice.metadata["allowed"]) == (
+        repeated = await refusal(api.who.call(api.stubs.alerts.AcknowledgeAlert, request))
+        assert (repeated.reason, repeated.metadata["state"], repeated.metadata["allowed"]) == (
             "ALERT_STATE",
             "ACKNOWLEDGED",
             "OPEN",
@@ -150,20 +162,20 @@ class TestAlerts:
             budget = await api.open("100", entity_id=entity, alert_thresholds_bp=[5000])
             await api.charge(budget, "60")
 
-        async def seen_by(who: BudgetsApi, **given: Any) -> list[Alert]:
+        async def visible_alerts(who: BudgetsApi, **given: Any) -> list[Alert]:
             return list(
                 (await who.who.call(who.stubs.alerts.ListAllAlerts, alert_pb.ListAllAlertsRequest(**given))).alerts
             )
 
-        everything = await seen_by(api)
+        everything = await visible_alerts(api)
         assert everything[0].budget_id == budget.id
         assert len(everything) == 2
-        assert len(await seen_by(api, since_time=everything[0].create_time)) == 1
-        assert await seen_by(api, state=Alert.RESOLVED) == []
+        assert len(await visible_alerts(api, since_time=everything[0].create_time)) == 1
+        assert await visible_alerts(api, state=Alert.RESOLVED) == []
         manager = api_for(caller("department_manager", entity_scope=[mine]))
-        assert [alert.id for alert in await seen_by(manager)] == [everything[1].id]
+        assert [alert.id for alert in await visible_alerts(manager)] == [everything[1].id]
         stranger = api_for(caller(tenant=uuid4()))
-        assert await seen_by(stranger) == []
+        assert await visible_alerts(stranger) == []
         refused = refusal(
             stranger.who.call(
                 stranger.stubs.alerts.AcknowledgeAlert, alert_pb.AcknowledgeAlertRequest(id=everything[0].id)

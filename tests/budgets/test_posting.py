@@ -28,7 +28,7 @@ ORIGIN = Origin(tenant_id=TENANT, actor="alice", trace=Trace.from_header(None), 
 
 
 def batch_of(*budgets: Balance) -> PostingBatch:
-    """A batch of budgets without others above them."""
+    """Return a batch of budgets without parents."""
     keys = [(TENANT, budget.terms.id) for budget in budgets]
     snapshot = LedgerSnapshot(dict(zip(keys, budgets, strict=True)), dict.fromkeys(keys, ()), {}, NOW)
     return PostingBatch(snapshot, {}, {}, CODEC)
@@ -53,7 +53,7 @@ def request(
 
 
 def state_of(batch: PostingBatch) -> dict[str, Any]:
-    """A copy of all that the batch would write or that later requests depend on."""
+    """Return a copy of everything that the batch would write or that later requests depend on."""
     return {field.name: getattr(batch._state, field.name).copy() for field in fields(batch._state)}
 
 
@@ -62,14 +62,14 @@ def one_by_one(batch: PostingBatch, *requests: PostingRequest) -> list[Any]:
 
 
 class TestOrder:
-    def test_each_request_is_decided_on_what_those_before_it_left(self) -> None:
+    def test_each_request_is_decided_on_the_balances_after_those_before_it(self) -> None:
         budget = budget_of("100")
         outcomes = one_by_one(
             batch_of(budget), request(budget, "60"), request(budget, "41"), request(budget, "40"), request(budget, "1")
         )
         assert [type(outcome) for outcome in outcomes] == [bytes, BudgetExceeded, bytes, BudgetExceeded]
 
-    def test_a_key_that_was_answered_in_the_batch_is_replayed(self) -> None:
+    def test_a_key_that_was_used_in_the_batch_is_replayed(self) -> None:
         budget = budget_of("100")
         batch, first = batch_of(budget), request(budget, "60", "k")
         other = request(budget, "60", "k")
@@ -111,7 +111,7 @@ class TestAtomic:
         assert [type(outcome) for outcome in after] == [bytes] * 3
         assert batch.refused == {(TENANT, "Charge", "k4")}
 
-    def test_an_accepted_submission_is_that_of_its_requests_one_by_one(self) -> None:
+    def test_an_accepted_submission_has_the_results_of_its_requests_one_by_one(self) -> None:
         budget = budget_of("100")
         requests = [request(budget, "50", "k1"), request(budget, "50", "k2")]
         together, apart = batch_of(budget), batch_of(budget)

@@ -10,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from kit.ids import BUDGET
 from tests.budgets.budgets_api import BudgetsApi, eur
-from tests.budgets.rolling import YEAR, a_year_passes, noon, roll, series, this_month, timers
+from tests.budgets.rolling import YEAR, move_back_a_year, noon, roll, series, this_month, timers
 from tests.harness.callers import refusal
 from tests.harness.observe import eventually
 
@@ -27,7 +27,7 @@ class TestAutomaticRollover:
         budget = await api.open("1000", rollover=Budget.FULL, recurring=False)
         await api.charge(budget, "100")
         await api.hold(budget, "50")
-        await a_year_passes(admin, budget)
+        await move_back_a_year(admin, budget)
         await api.update(budget, recurring=True)
         closed, opened = await self.wait_for(api, "Cloud", 2)
         assert (closed.state, opened.state, opened.carried) == (Budget.CLOSED, Budget.ACTIVE, eur("900.00"))
@@ -66,7 +66,7 @@ class TestAutomaticRollover:
         )  # fmt: skip
         await api.charge(month, "300", charge_time=noon(f"{YEAR}-01-10"))
         ids = [BUDGET.parse(budget.id) for budget in (year, month)]
-        await a_year_passes(admin, year, month)
+        await move_back_a_year(admin, year, month)
         await admin.execute("update budgets.budgets set recurring = true where id = any($1)", ids)
         await api.update(year, recurring=True)  # sets the timer of the year only
         _, this_year = await self.wait_for(api, "Year", 2)
@@ -111,7 +111,7 @@ class TestAutomaticRollover:
 
     async def test_retried_and_cancelled_timers_have_no_effect(self, api: BudgetsApi, admin: Any) -> None:
         budget = await api.open(name="Once", recurring=False)
-        await a_year_passes(admin, budget)
+        await move_back_a_year(admin, budget)
         done = await roll(api, budget, early=False)
         await admin.execute(
             "insert into budgets.timers (tenant_id, kind, resource_id, due_time)"

@@ -52,8 +52,8 @@ class TestRefundCharge:
         refused = await refusal(api.refund(charge, "40.01"))
         assert (refused.metadata["available"], refused.metadata["charge_id"]) == ("40.00", charge.id)
         await api.refund(charge)
-        for again in ("0.01", ""):
-            assert (await refusal(api.refund(charge, again))).reason == "REFUND_EXCEEDS_CHARGE"
+        for amount in ("0.01", ""):
+            assert (await refusal(api.refund(charge, amount))).reason == "REFUND_EXCEEDS_CHARGE"
         assert numbers(await api.get(budget))[0] == "40.00"
 
     async def test_a_refunded_amount_can_be_spent_again(self, api: BudgetsApi) -> None:
@@ -101,7 +101,7 @@ class TestRefundCharge:
         hold = await api.hold(team, "5")
         assert (await refusal(api.refund(charge, charge_id=hold.last_entry_id))).reason == "ENTRY_NOT_FOUND"
 
-    async def test_anothers_charge_is_not_found(
+    async def test_the_charge_of_an_invisible_budget_is_not_found(
         self, api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
     ) -> None:
         charge = await api.charge(await api.open(), "10")
@@ -116,7 +116,7 @@ class TestRefundCharge:
 class TestForeignCurrency:
     @pytest.fixture
     async def charge(self, api: BudgetsApi) -> Charge:
-        """100 USD at 0.9 to the EUR."""
+        """A charge of 100 USD, converted at 0.9 to 90 EUR."""
         await api.set_rates("USD/EUR 0.9")
         return await api.charge(await api.open(), Money(currency_code="USD", amount="100"))
 
@@ -158,11 +158,11 @@ class TestAlerts:
         assert [a.state for a in await api.alerts(group)] == [Alert.OPEN]
         await api.refund(charge, "30")
         assert [a.state for a in await api.alerts(group)] == [Alert.RESOLVED]
-        again = await api.charge(team, "30.01")
+        second = await api.charge(team, "30.01")
         await api.charge(team, "1")
         for budget in (team, group):
             newest, older = await api.alerts(budget)
-            assert (newest.state, older.state, newest.charge_id) == (Alert.OPEN, Alert.RESOLVED, again.id)
+            assert (newest.state, older.state, newest.charge_id) == (Alert.OPEN, Alert.RESOLVED, second.id)
         await published_events.at_least(4, BudgetAlertRaised)
         assert len(published_events.of(BudgetAlertRaised)) == 4
 
@@ -173,7 +173,7 @@ class TestAlerts:
         (alert,) = await api.alerts(budget)
         assert (alert.state, alert.update_time) == (Alert.OPEN, alert.create_time)
 
-    async def test_the_audit_log_names_who_refunded(
+    async def test_the_audit_log_contains_the_user_who_refunded(
         self,
         api: BudgetsApi,
         api_for: Callable[[Caller], BudgetsApi],

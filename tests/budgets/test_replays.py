@@ -84,7 +84,7 @@ async def test_a_repeated_transfer_returns_its_amounts_after_the_rate_is_gone(
         return api.who.call(api.stubs.budgets.TransferBudget, request)
 
     done = await transfer("k")
-    # As time does, which makes it too old; that another one came makes nobody remember it.
+    # The rate is gone as if it were too old; setting another rate evicts it from the caches.
     await admin.execute("delete from entities.exchange_rates where tenant_id = $1", tenant)
     await api.set_rates("GBP/JPY 190")
 

@@ -21,7 +21,7 @@ from billing.type.v1.money_pb2 import Money
 
 from kit.ids import BUDGET
 from tests.budgets.budgets_api import BudgetsApi, eur, numbers
-from tests.budgets.rolling import YEAR, a_year_passes, below, noon, roll, series, this_month
+from tests.budgets.rolling import YEAR, below, move_back_a_year, noon, roll, series, this_month
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents, eventually
 
@@ -201,7 +201,7 @@ class TestHolds:
         budget = await api.open("1000", recurring=False)
         held, committed = await api.hold(budget, "100"), await api.commit(await api.hold(budget, "200"))
         captured_hold = await api.capture(await api.hold(budget, "50"))
-        await a_year_passes(admin, budget)
+        await move_back_a_year(admin, budget)
         done = await roll(api, budget, early=False)
         assert (done.moved_hold_count, done.opened_budget_count) == (2, 1)
         assert numbers(done.closed) == ("50.00", "0.00", "0.00", "50.00", "950.00")

@@ -98,10 +98,10 @@ class TestList:
         budget, stranger = await api.open(), uuid4()
         theirs = api_for(caller("finance", tenant=stranger))
         costs = [allocation(company) for _ in range(20)]
-        elsewhere = CostEvents(nats, stranger, theirs, admin)
-        await asyncio.gather(cost_events(*costs), elsewhere(*costs))
+        their_events = CostEvents(nats, stranger, theirs, admin)
+        await asyncio.gather(cost_events(*costs), their_events(*costs))
         assert (await api.get(budget)).spent == eur("200.00")
-        assert len(await elsewhere.unbudgeted(20)) == 20
+        assert len(await their_events.unbudgeted(20)) == 20
         assert await unbudgeted(api) == []
 
     async def test_in_one_transaction_each_tenant_finds_only_its_own_rows(

@@ -153,16 +153,16 @@ class TestWatch:
         ]
         of_entity = await watch(who=caller("viewer", entity_scope=[mine])).started()
         of_department = await watch(who=caller("viewer", department_scope=[department])).started()
-        elsewhere = api_for(caller(tenant=uuid4()))
-        foreign_stream = await watch(who=elsewhere.who).started()
+        stranger = api_for(caller(tenant=uuid4()))
+        foreign_stream = await watch(who=stranger.who).started()
         for budget in budgets:
             await api.charge(budget, "10")
         assert (await of_entity.next()).entity_id == mine
         assert (await of_department.next()).department_id == department
         everything = await watch(last_event_id=of_entity.last_event_id).next()
         assert everything.department_id == department, "the earlier alerts of others were not streamed within the scope"
-        foreign = await open_with_thresholds(elsewhere)
-        await elsewhere.charge(foreign, "10")
+        foreign = await open_with_thresholds(stranger)
+        await stranger.charge(foreign, "10")
         assert (await foreign_stream.next()).alert.budget_id == foreign.id, "alerts of another tenant are not streamed"
 
     async def test_unknown_budget_is_not_found(

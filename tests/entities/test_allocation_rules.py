@@ -20,7 +20,7 @@ from tests.harness.services import Entities
 
 FIXED, EVEN, PROPORTIONAL = AllocationRule.FIXED_PERCENT, AllocationRule.EVEN, AllocationRule.PROPORTIONAL
 HEADCOUNT, USAGE, GIVEN = AllocationRule.HEADCOUNT, AllocationRule.USAGE, AllocationRule.GIVEN
-NOBODY = ids.ALLOCATION_RULE.format(ids.new())
+UNKNOWN_ID = ids.ALLOCATION_RULE.format(ids.new())
 NO_DEPARTMENT = ids.DEPARTMENT.format(ids.new())
 
 
@@ -213,10 +213,10 @@ class TestUpdateAllocationRule:
         assert await api.get_rule(rule) == changed
 
     async def test_unknown_rule_is_not_found(self, api: RulesApi) -> None:
-        for call in (api.update_rule(NOBODY, name="X"), api.get_rule(NOBODY), api.delete_rule(NOBODY)):
+        for call in (api.update_rule(UNKNOWN_ID, name="X"), api.get_rule(UNKNOWN_ID), api.delete_rule(UNKNOWN_ID)):
             error = await refusal(call)
             assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_RULE_NOT_FOUND")
-            assert error.metadata == {"allocation_rule_id": NOBODY}
+            assert error.metadata == {"allocation_rule_id": UNKNOWN_ID}
 
 
 class TestDeleteAllocationRule:
@@ -358,8 +358,8 @@ class TestScopes:
         assert (await conny.update_rule(mine, name="still mine")).name == "still mine"
         for rule in (over, outside):
             for call in (conny.get_rule, conny.delete_rule):
-                error, unknown = await refusal(call(rule)), await refusal(call(NOBODY))
-                assert repr(error).replace(rule.id, NOBODY) == repr(unknown)
+                error, unknown = await refusal(call(rule)), await refusal(call(UNKNOWN_ID))
+                assert repr(error).replace(rule.id, UNKNOWN_ID) == repr(unknown)
 
     async def test_rule_can_only_have_covered_departments(
         self, conny: RulesApi, it: Department, eng: Department, sales: Department
@@ -406,8 +406,8 @@ class TestScopes:
             lambda id: other_tenant.update_rule(id, name="X"),
         ]
         for call in calls:
-            error, unknown = await refusal(call(rule.id)), await refusal(call(NOBODY))
-            assert repr(error).replace(rule.id, NOBODY) == repr(unknown)
+            error, unknown = await refusal(call(rule.id)), await refusal(call(UNKNOWN_ID))
+            assert repr(error).replace(rule.id, UNKNOWN_ID) == repr(unknown)
         theirs: list[Callable[[AllocationTarget], Awaitable[object]]] = [
             other_tenant.create_rule,
             lambda named: other_tenant.update_rule(own, targets=[named]),

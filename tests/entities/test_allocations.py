@@ -19,7 +19,7 @@ from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents
 
-NOBODY = ids.DEPARTMENT.format(ids.new())
+UNKNOWN_ID = ids.DEPARTMENT.format(ids.new())
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ class TestRefused:
         assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
 
     async def test_unknown_department_is_not_found(self, costs: AllocationApi) -> None:
-        assert (await refusal(costs.allocate(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
+        assert (await refusal(costs.allocate(UNKNOWN_ID))).reason == "DEPARTMENT_NOT_FOUND"
 
     @pytest.mark.parametrize("amount", ["0.00 EUR", "-1.00 EUR", "1.001 EUR", "1 XXX", "0.5 JPY", "1e3 EUR"])
     async def test_amount_must_be_above_zero(self, costs: AllocationApi, engineering: Department, amount: str) -> None:
@@ -179,7 +179,7 @@ class TestRefused:
         [
             {"allocation_date": "2026-02-30"}, {"allocation_date": ""}, {"quantity": "-1"}, {"quantity": "1.1234567"},
             {"source": Allocation.SPLIT}, {"source": 9}, {"source_ref": "a b"}, {"category": "x" * 101},
-            {"counterparty_entity_id": NOBODY},
+            {"counterparty_entity_id": UNKNOWN_ID},
         ],
     )  # fmt: skip
     async def test_invalid_fields_are_refused(
@@ -206,9 +206,9 @@ class TestRefused:
         assert error.rules == {"counterparty_entity_id": "counterparty.other"}
 
     async def test_unknown_counterparty_is_not_found(self, costs: AllocationApi, engineering: Department) -> None:
-        nobody = ids.ENTITY.format(ids.new())
-        error = await refusal(costs.allocate(engineering, counterparty_entity_id=nobody))
-        assert (error.reason, error.metadata["entity_id"]) == ("ENTITY_NOT_FOUND", nobody)
+        unknown_id = ids.ENTITY.format(ids.new())
+        error = await refusal(costs.allocate(engineering, counterparty_entity_id=unknown_id))
+        assert (error.reason, error.metadata["entity_id"]) == ("ENTITY_NOT_FOUND", unknown_id)
 
 
 class TestDocuments:
@@ -323,7 +323,7 @@ class TestEvents:
     async def test_refused_cost_is_not_published(
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents
     ) -> None:
-        await refusal(costs.allocate(NOBODY))
+        await refusal(costs.allocate(UNKNOWN_ID))
         allocation = await costs.allocate(engineering)
         assert [event.allocation_id for event in await published_events.at_least(1, CostAllocated)] == [allocation.id]
 

@@ -35,8 +35,8 @@ class Auditor:
     async def list(self, **filters: Any) -> list[AuditEvent]:
         return list((await self.list_page(page_size=1000, **filters)).audit_events)
 
-    async def walk(self, page_size: int, **filters: Any) -> AsyncIterator[AuditEvent]:
-        """All pages."""
+    async def list_by_pages(self, page_size: int, **filters: Any) -> AsyncIterator[AuditEvent]:
+        """Yield the events of all pages."""
         token = ""
         while True:
             page = await self.list_page(page_size=page_size, page_token=token, **filters)
@@ -58,7 +58,7 @@ def auditor(auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Calle
     return auditor_of(caller("auditor", subject="ada"))
 
 
-def place(event: AuditEvent) -> Position:
+def position_of(event: AuditEvent) -> Position:
     """Position of the event in the list of all services."""
     return Position(event.change_time.ToDatetime(tzinfo=UTC), event.service, int(event.event_id))
 
@@ -72,14 +72,14 @@ def change(event: AuditEvent, field: str) -> tuple[str | None, str | None]:
     )
 
 
-async def _entity_with_a_past(api: EntitiesApi) -> Entity:
+async def _entity_with_history(api: EntitiesApi) -> Entity:
     entity = await api.create_entity(tax_id="DE136695976", metadata={"team": "a", "api_token": "t0p-s3cret"})
     return await api.update(entity, display_name="Acme")
 
 
 class TestEvents:
     async def test_events_have_actor_change_and_trace_newest_first(self, api: EntitiesApi, auditor: Auditor) -> None:
-        entity = await _entity_with_a_past(api)
+        entity = await _entity_with_history(api)
         changed, created = await auditor.list(resource_id=entity.id)
         assert (created.action, changed.action) == (AuditEvent.CREATED, AuditEvent.CHANGED)
         for event in (created, changed):
@@ -98,7 +98,7 @@ class TestEvents:
         assert not {"id", "tenant_id", "version", "create_time", "update_time"} & {it.field for it in created.changes}
 
     async def test_secret_is_never_shown(self, api: EntitiesApi, auditor: Auditor) -> None:
-        entity = await _entity_with_a_past(api)
+        entity = await _entity_with_history(api)
         events = await auditor.list(resource_id=entity.id)
         assert change(events[-1], "metadata")[1] == '{"team": "a", "api_token": "(hidden)"}'
         assert "t0p-s3cret" not in str(events)
@@ -149,7 +149,7 @@ class TestPages:
             await api.update(entity, display_name=f"Acme {number}")
         expected = [event.event_id for event in await auditor.list()]
         walked = []
-        async for event in auditor.walk(3):
+        async for event in auditor.list_by_pages(3):
             walked.append(event.event_id)
             await api.update(entity, display_name=f"Acme {event.event_id}")
         assert walked == expected
@@ -158,10 +158,10 @@ class TestPages:
         self, api: EntitiesApi, auditor: Auditor
     ) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.2", "2026-03-02 EUR/USD 1.3", "2026-03-03 EUR/USD 1.4")
-        places = [place(event) for event in await auditor.list()]
-        assert len({here.time for here in places}) == 1
-        assert places == sorted(places, key=lambda here: here.sort_key)
-        assert [place(event) async for event in auditor.walk(1)] == places
+        positions = [position_of(event) for event in await auditor.list()]
+        assert len({position.time for position in positions}) == 1
+        assert positions == sorted(positions, key=lambda position: position.sort_key)
+        assert [position_of(event) async for event in auditor.list_by_pages(1)] == positions
 
     @pytest.mark.parametrize(("service", "count"), [("billing", 1), ("zebras", 0)])
     async def test_list_continues_after_an_event_of_another_service(
@@ -170,14 +170,14 @@ class TestPages:
         """Simultaneous events of several services are sorted by the name of the service."""
         await api.set_rates("2026-03-01 EUR/USD 1.2")
         (event,) = await auditor.list()
-        line = Position(place(event).time, service, 10**9)
+        start = Position(position_of(event).time, service, 10**9)
         method = "billing.audit.v1.AuditService/ListAuditEvents"
         pages = Pages(entities_served.settings)
-        token = encode_position(pages, line, ListAuditEventsRequest(), method, api.caller.tenant_id)
+        token = encode_position(pages, start, ListAuditEventsRequest(), method, api.caller.tenant_id)
         assert len(await auditor.list(page_token=token)) == count
 
     async def test_token_of_other_filters_is_refused(self, api: EntitiesApi, auditor: Auditor) -> None:
-        await _entity_with_a_past(api)
+        await _entity_with_history(api)
         token = (await auditor.list_page(page_size=1)).next_page_token
         for fields in ({"actor": "alice"}, {"page_token": ("B" if token[0] == "A" else "A") + token[1:]}):
             error = await refusal(auditor.list_page(**{"page_token": token, **fields}))

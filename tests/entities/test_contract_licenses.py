@@ -151,7 +151,7 @@ class TestReorderedReplies:
         await contracts.terminate(licensed, for_cause=True)
         await publish(LicenseReleased(contract_id=licensed.id, license_id="lic-1"))
         await wait_for_license_state(contracts, licensed, Contract.RELEASED)
-        await publish(provisioned(licensed, "lic-2"))  # which names it last, so that it is seen to be is_consumed
+        await publish(provisioned(licensed, "lic-2"))  # its license id shows when it is consumed
 
         async def with_second_license() -> bool:
             return (await contracts.get(licensed)).license_id == "lic-2"

@@ -86,8 +86,8 @@ class TestSummarizeCosts:
         result = await service_api.summary(de, us, period=("2026-03-31", "2026-04-30"))
         assert [sum_values(each) for each in result.summaries] == [("10.00 EUR", 2, 1), ("7.00 USD", 1, 0)]
         assert not (await service_api.summary(fr, period=("2026-03-01", "2026-04-01"))).summaries
-        nobody = Entity(id=ids.ENTITY.format(ids.new()))
-        assert not (await service_api.summary(nobody)).summaries
+        unknown_id = Entity(id=ids.ENTITY.format(ids.new()))
+        assert not (await service_api.summary(unknown_id)).summaries
 
     async def test_converts_all_sums_and_returns_the_rates(
         self, service_api: CostsApi, companies: tuple[Entity, ...]

@@ -58,11 +58,11 @@ class Model:
     def post(self, allocation: Allocation, path: list[str]) -> None:
         self.posted.append((allocation, path))
 
-    def chosen(self, department: str, tree: Any, *, below: bool) -> Iterator[Allocation]:
+    def allocations_of(self, department: str, tree: Any, *, below: bool) -> Iterator[Allocation]:
         """The allocations that count for the department."""
         for allocation, path in self.posted:
-            line = path if tree == POSTED else self.path(allocation.department_id)
-            if department in (line if below else line[:1]):
+            ancestors = path if tree == POSTED else self.path(allocation.department_id)
+            if department in (ancestors if below else ancestors[:1]):
                 yield allocation
 
     def groups(
@@ -70,10 +70,10 @@ class Model:
     ) -> list[tuple[tuple[str, ...], tuple[str, int, int, list[str]]]]:
         """The groups that the service must return."""
         result: dict[tuple[str, ...], list[Allocation]] = {}
-        for allocation in self.chosen(department, tree, below=below):
+        for allocation in self.allocations_of(department, tree, below=below):
             if period[0] <= allocation.allocation_date < period[1]:
                 result.setdefault(tuple(key_of(allocation, each) for each in by), []).append(allocation)
-        return [(key, summed(result[key])) for key in sorted(result)]
+        return [(key, expected_sum(result[key])) for key in sorted(result)]
 
 
 def key_of(allocation: Allocation, grouping: str) -> str:
@@ -82,7 +82,7 @@ def key_of(allocation: Allocation, grouping: str) -> str:
     return str(getattr(allocation, {"DEPARTMENT": "department_id"}.get(grouping, grouping.lower())))
 
 
-def summed(allocations: Sequence[Allocation]) -> tuple[str, int, int, list[str]]:
+def expected_sum(allocations: Sequence[Allocation]) -> tuple[str, int, int, list[str]]:
     reversals = sum(bool(allocation.reversal_of_id) for allocation in allocations)
     cost = sum(Decimal(allocation.entity_amount.amount) for allocation in allocations)
     originals: dict[str, Decimal] = {}
@@ -102,8 +102,8 @@ def group_key(group: CostGroup, by: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(getattr(group, fields.get(each, each.lower()))) for each in by)
 
 
-async def live(api: CostsApi, entity: Entity, random: Random) -> Model:
-    """Some rounds of moves, allocations and reversals."""
+async def post_random_costs(api: CostsApi, entity: Entity, random: Random) -> Model:
+    """Post random allocations, with moves and reversals in between; return the model of them."""
     model = Model()
     departments: list[str] = []
     for number in range(9):
@@ -134,7 +134,7 @@ async def live(api: CostsApi, entity: Entity, random: Random) -> Model:
 async def test_every_grouping_of_both_trees_matches_a_simple_model(api: CostsApi, acme: Entity, seed: int) -> None:
     random = Random(seed)  # noqa: S311 - test data, not a secret
     await api.set_rates("2026-01-01 EUR/USD 1.25", "2026-02-01 EUR/USD 1.1", "2026-03-01 EUR/USD 1.07")
-    model = await live(api, acme, random)
+    model = await post_random_costs(api, acme, random)
     period, compared = ("2026-01-30", "2026-03-03"), 0
     for by in chain.from_iterable(combinations(GROUPINGS, count) for count in range(5)):
         for department in random.sample(list(model.parents), 3):

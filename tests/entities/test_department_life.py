@@ -65,13 +65,13 @@ class TestStates:
 class TestDeactivateDepartment:
     async def test_deactivate_and_activate(self, api: TreeApi, acme: Entity) -> None:
         department = await api.create_department(acme)
-        retired = await api.deactivate_department(department)
-        assert (retired.state, retired.etag) == (Department.INACTIVE, "2")
+        inactive = await api.deactivate_department(department)
+        assert (inactive.state, inactive.etag) == (Department.INACTIVE, "2")
         assert await api.departments(state=Department.INACTIVE) == ["ENG"]
-        revived = await api.activate_department(department, etag=retired.etag)
-        assert (revived.state, revived.etag) == (Department.ACTIVE, "3")
+        active = await api.activate_department(department, etag=inactive.etag)
+        assert (active.state, active.etag) == (Department.ACTIVE, "3")
 
-    async def test_active_children_forbid_it(self, api: TreeApi, acme: Entity) -> None:
+    async def test_department_with_active_children_is_not_deactivated(self, api: TreeApi, acme: Entity) -> None:
         top = await api.create_department(acme, "TOP")
         low = await api.create_department(acme, "LOW", parent_id=top.id)
         gone = await api.create_department(acme, "GONE", parent_id=top.id)
@@ -82,7 +82,7 @@ class TestDeactivateDepartment:
         await api.deactivate_department(low)
         assert (await api.deactivate_department(top)).state == Department.INACTIVE
 
-    async def test_active_child_by_planned_move_forbids_it(self, api: TreeApi, acme: Entity) -> None:
+    async def test_department_with_planned_active_child_is_not_deactivated(self, api: TreeApi, acme: Entity) -> None:
         target, mover = await api.create_department(acme, "TARGET"), await api.create_department(acme, "MOVER")
         await api.move_department(mover, target, in_days(5))
         assert (await refusal(api.deactivate_department(target))).reason == "DEPARTMENT_HAS_ACTIVE_CHILDREN"
@@ -99,16 +99,16 @@ class TestDeactivateDepartment:
         department = await api.create_department(acme)
         assert (await refusal(api.deactivate_department(department, etag="9"))).reason == "ETAG_MISMATCH"
         first = await api.deactivate_department(department, request_id="key-1")
-        revived = await api.activate_department(department, request_id="key-1")
+        active = await api.activate_department(department, request_id="key-1")
         assert await api.deactivate_department(department, request_id="key-1") == first
         assert (
-            await api.activate_department(department, request_id="key-1") == revived == await api.department(department)
+            await api.activate_department(department, request_id="key-1") == active == await api.department(department)
         )
         assert (await refusal(api.activate_department(department, etag="1"))).reason == "ETAG_MISMATCH"
         mismatch = api.deactivate_department(department, etag="3", request_id="key-1")
         assert (await refusal(mismatch)).reason == "IDEMPOTENCY_MISMATCH"
 
-    async def test_concurrent_activation_of_a_child_excludes_it(self, api: TreeApi, acme: Entity) -> None:
+    async def test_deactivation_and_activation_of_a_child_exclude_each_other(self, api: TreeApi, acme: Entity) -> None:
         for number in range(6):
             top = await api.create_department(acme, f"TOP{number}")
             low = await api.create_department(acme, f"LOW{number}", parent_id=top.id)

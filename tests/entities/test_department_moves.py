@@ -22,7 +22,7 @@ from tests.harness.services import Entities
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Events: TypeAlias = Callable[..., Awaitable[list[OutboxEvent]]]
-NOBODY = ids.DEPARTMENT.format(ids.new())
+UNKNOWN_ID = ids.DEPARTMENT.format(ids.new())
 DEPTH_MAX = 16
 _FAR = 10_000
 
@@ -47,7 +47,7 @@ def day(days: int) -> str:
     return (datetime.now(UTC).date() + timedelta(days=days)).isoformat()
 
 
-async def age(admin: Admin, api: TreeApi, days: int) -> None:
+async def shift_history_back(admin: Admin, api: TreeApi, days: int) -> None:
     """Move the history of the tenant's departments into the past, so that planned moves become due."""
     for shift in (days + _FAR, -_FAR):  # first far away, so that no placement overlaps another one meanwhile
         await admin.execute(
@@ -80,7 +80,7 @@ class TestMoveToday:
 
     async def test_to_the_top_and_back(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
         top, low = await department_chain(api, acme, 2)
-        await age(admin, api, 10)
+        await shift_history_back(admin, api, 10)
         assert (await api.move_department(low)).parent_id == ""
         assert await api.history(low) == [(top.id, day(-10), day(0)), ("", day(0), "")]
         assert (await api.move_department(low, top)).parent_id == top.id
@@ -132,9 +132,9 @@ class TestMoveToday:
 
     async def test_unknown_departments_are_not_found(self, api: TreeApi, acme: Entity) -> None:
         moved = await api.create_department(acme)
-        for move in (api.move_department(moved, NOBODY), api.move_department(NOBODY, moved)):
+        for move in (api.move_department(moved, UNKNOWN_ID), api.move_department(UNKNOWN_ID, moved)):
             error = await refusal(move)
-            assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
+            assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": UNKNOWN_ID})
 
     async def test_stale_etag_is_refused_also_after_a_planned_move(self, api: TreeApi, acme: Entity) -> None:
         moved, other = await api.create_department(acme, "A"), await api.create_department(acme, "B")
@@ -157,7 +157,7 @@ class TestMoveToday:
 class TestMoveInThePast:
     async def test_history_is_corrected(self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events) -> None:
         moved, one, other = [await api.create_department(acme, code) for code in ("MINE", "ONE", "OTHER")]
-        await age(admin, api, 30)
+        await shift_history_back(admin, api, 30)
         await api.move_department(moved, one, day(-20))
         await api.move_department(moved, other, day(-10))
         assert await api.history(moved) == [
@@ -175,7 +175,7 @@ class TestMoveInThePast:
         self, api: TreeApi, acme: Entity, admin: Admin
     ) -> None:
         old = await api.create_department(acme, "OLD")
-        await age(admin, api, 10)
+        await shift_history_back(admin, api, 10)
         young = await api.create_department(acme, "YOUNG")
         for move in (api.move_department(young, old, day(-1)), api.move_department(old, young, day(-1))):
             error = await refusal(move)
@@ -184,7 +184,7 @@ class TestMoveInThePast:
 
     async def test_cycle_on_an_intermediate_day_is_refused(self, api: TreeApi, acme: Entity, admin: Admin) -> None:
         one, other = await api.create_department(acme, "ONE"), await api.create_department(acme, "OTHER")
-        await age(admin, api, 30)
+        await shift_history_back(admin, api, 30)
         await api.move_department(other, one, day(-20))
         await api.move_department(other, "", day(-10))
         error = await refusal(api.move_department(one, other, day(-15)))
@@ -205,15 +205,15 @@ class TestPlannedMove:
         assert await api.history(moved) == [("", day(0), day(3)), (other.id, day(3), "")]
         assert await published_moves(outbox_events) == []
 
-    async def test_timer_applies_it_on_its_day(
+    async def test_timer_applies_the_move_on_its_day(
         self, api: TreeApi, acme: Entity, admin: Admin, outbox_events: Events
     ) -> None:
         moved, other, third = [await api.create_department(acme, code) for code in ("MINE", "OTHER", "THIRD")]
         await api.move_department(moved, other, day(3))
         await api.move_department(third, moved, day(5))
         assert await timer_of(admin, acme) == datetime.fromisoformat(f"{day(3)}T00:00:00+00:00")
-        await age(admin, api, 3)
-        await ring(admin, acme)
+        await shift_history_back(admin, api, 3)
+        await make_timer_due(admin, acme)
         await eventually(lambda: at(api, moved, other.id))
         assert await published_moves(outbox_events) == [(moved.id, "", other.id, day(0))]
         assert await timer_of(admin, acme) == datetime.fromisoformat(f"{day(2)}T00:00:00+00:00")
@@ -224,13 +224,15 @@ class TestPlannedMove:
         upper, lower = await department_chain(api, acme, 2)
         await api.move_department(lower, "", day(2))
         await api.move_department(upper, lower, day(2))
-        await age(admin, api, 2)
-        await ring(admin, acme)
+        await shift_history_back(admin, api, 2)
+        await make_timer_due(admin, acme)
         await eventually(lambda: at(api, upper, lower.id))
         assert (await api.department(lower)).parent_id == ""
         assert await timer_of(admin, acme) is None
 
-    async def test_change_of_time_zone_can_make_it_due(self, api: TreeApi, outbox_events: Events, admin: Admin) -> None:
+    async def test_change_of_time_zone_can_make_a_move_due(
+        self, api: TreeApi, outbox_events: Events, admin: Admin
+    ) -> None:
         west = await api.create_entity("WEST", time_zone="Pacific/Pago_Pago")
         moved, other = await api.create_department(west, "MINE"), await api.create_department(west, "OTHER")
         [(_, today, _)] = await api.history(moved)
@@ -279,7 +281,7 @@ async def timer_of(admin: Admin, entity: Entity) -> datetime | None:
     return await admin.fetchval(departments, ids.ENTITY.parse(entity.id))  # type: ignore[no-any-return]
 
 
-async def ring(admin: Admin, entity: Entity) -> None:
+async def make_timer_due(admin: Admin, entity: Entity) -> None:
     """Make the timer of the entity due now."""
     await admin.execute(
         "update entities.timers set due_time = now() where resource_id = $1", ids.ENTITY.parse(entity.id)
@@ -305,7 +307,7 @@ class TestListDepartmentHistory:
         assert error.reason == "PAGE_TOKEN_INVALID"
 
     async def test_unknown_department_is_not_found(self, api: TreeApi) -> None:
-        assert (await refusal(api.history(NOBODY))).reason == "DEPARTMENT_NOT_FOUND"
+        assert (await refusal(api.history(UNKNOWN_ID))).reason == "DEPARTMENT_NOT_FOUND"
 
 
 class TestScopes:
@@ -384,7 +386,7 @@ class TestConcurrentMoves:
             *await department_chain(api, acme, DEPTH_MAX - 4),
             *[await api.create_department(acme, f"D{n}") for n in range(8)],
         ]
-        await age(admin, api, 5)
+        await shift_history_back(admin, api, 5)
 
         async def shuffle() -> None:
             for number in range(8):

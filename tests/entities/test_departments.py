@@ -18,7 +18,7 @@ from tests.entities.conftest import EntitiesApi, department_request
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents
 
-NOBODY = ids.DEPARTMENT.format(UUID(int=1))
+UNKNOWN_ID = ids.DEPARTMENT.format(UUID(int=1))
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
 
@@ -53,13 +53,13 @@ class TestCreateDepartment:
         assert (await api.create_department(await api.create_entity("OTHER"), "ENG")).code == "ENG"
 
     async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
-        nobody = ids.ENTITY.format(ids.new())
-        error = await refusal(api.create_department(nobody))
-        assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
+        unknown_id = ids.ENTITY.format(ids.new())
+        error = await refusal(api.create_department(unknown_id))
+        assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": unknown_id})
 
     async def test_unknown_parent_is_not_found(self, api: EntitiesApi, acme: Entity) -> None:
-        error = await refusal(api.create_department(acme, parent_id=NOBODY))
-        assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
+        error = await refusal(api.create_department(acme, parent_id=UNKNOWN_ID))
+        assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": UNKNOWN_ID})
 
     async def test_inactive_entity_is_refused(self, api: EntitiesApi, acme: Entity) -> None:
         top = await api.create_department(acme, "TOP")
@@ -71,7 +71,7 @@ class TestCreateDepartment:
 
     async def test_inactive_parent_is_refused(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
         top = await api.create_department(acme, "TOP")
-        await _retire(admin, top)
+        await _deactivate(admin, top)
         error = await refusal(api.create_department(acme, parent_id=top.id))
         assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
         assert error.metadata == {"department_id": top.id, "state": "INACTIVE", "allowed": "ACTIVE"}
@@ -116,7 +116,7 @@ class TestCreateDepartment:
         ).reason == "IDEMPOTENCY_MISMATCH"
         assert await api.departments() == ["ENG"]
 
-    async def test_concurrent_deactivation_of_the_entity_excludes_it(self, api: EntitiesApi) -> None:
+    async def test_creation_and_deactivation_of_the_entity_exclude_each_other(self, api: EntitiesApi) -> None:
         for round_ in range(8):
             entity = await api.create_entity(f"E{round_}")
             births = (api.create_department(entity, f"D{n}") for n in range(3))
@@ -183,7 +183,7 @@ class TestUpdateDepartment:
 
     async def test_inactive_department_can_be_changed(self, api: EntitiesApi, acme: Entity, admin: Admin) -> None:
         department = await api.create_department(acme)
-        await _retire(admin, department)
+        await _deactivate(admin, department)
         assert (await api.update_department(department, name="Closed")).state == Department.INACTIVE
 
     async def test_repeated_key_returns_same_response_and_refuses_another_body(
@@ -197,9 +197,9 @@ class TestUpdateDepartment:
         ).reason == "IDEMPOTENCY_MISMATCH"
 
     async def test_unknown_department_is_not_found(self, api: EntitiesApi) -> None:
-        for call in (api.update_department(NOBODY, name="X"), api.department(NOBODY)):
+        for call in (api.update_department(UNKNOWN_ID, name="X"), api.department(UNKNOWN_ID)):
             error = await refusal(call)
-            assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": NOBODY})
+            assert (error.reason, error.metadata) == ("DEPARTMENT_NOT_FOUND", {"department_id": UNKNOWN_ID})
 
 
 class TestGetDepartments:
@@ -207,14 +207,14 @@ class TestGetDepartments:
         self, api: EntitiesApi, acme: Entity, service_caller: Caller, caller: Callable[..., Caller]
     ) -> None:
         one, two = await api.create_department(acme, "ONE"), await api.create_department(acme, "TWO")
-        request = pb.GetDepartmentsRequest(ids=[two.id, NOBODY, one.id, one.id])
+        request = pb.GetDepartmentsRequest(ids=[two.id, UNKNOWN_ID, one.id, one.id])
         response = await service_caller.call(api.departments_stub.GetDepartments, request)
         assert list(response.departments) == [one, two]
         error = await refusal(caller("billing_admin").call(api.departments_stub.GetDepartments, request))
         assert (error.code, error.metadata) == (StatusCode.PERMISSION_DENIED, {"permission": "service"})
 
 
-async def _retire(admin: Admin, department: Department) -> None:
+async def _deactivate(admin: Admin, department: Department) -> None:
     """Deactivate a department directly in the database."""
     async with admin.acquire() as connection, connection.transaction():
         await connection.execute("set local search_path = entities")

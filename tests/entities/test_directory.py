@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -142,7 +141,7 @@ class TestManagerCheck:
 
 
 class TestDeactivatedManager:
-    async def _leave(self, managed: Managed, tenant: UUID, user_id: str) -> None:
+    async def _deactivate_user(self, managed: Managed, tenant: UUID, user_id: str) -> None:
         await directory.deactivate(managed.jetstream, managed.users, tenant, user_id)
 
     async def _managed_by(self, api: EntitiesApi, departments: list[Department], user_id: str) -> None:
@@ -161,7 +160,7 @@ class TestDeactivatedManager:
         entity = await api.create_entity()
         managed_departments = [await api.create_department(entity, code, manager_user_id="erin") for code in ("A", "B")]
         other = await api.create_department(entity, "C", manager_user_id="sam")
-        await self._leave(managed, tenant, "erin")
+        await self._deactivate_user(managed, tenant, "erin")
         await self._managed_by(api, managed_departments, "grace")
         await self._managed_by(api, [other], "sam")
         events = await manager_changes()
@@ -176,7 +175,7 @@ class TestDeactivatedManager:
     async def test_inactive_managers_are_skipped(self, api: EntitiesApi, managed: Managed, tenant: UUID) -> None:
         department = await api.create_department(await api.create_entity(), manager_user_id="dave")
         managed.users.set_active(tenant, "erin", active=False)
-        await self._leave(managed, tenant, "dave")
+        await self._deactivate_user(managed, tenant, "dave")
         await self._managed_by(api, [department], "grace")
 
     async def test_without_active_manager_the_department_has_none(
@@ -187,7 +186,7 @@ class TestDeactivatedManager:
         manager_changes: Callable[[], Awaitable[list[OutboxEvent]]],
     ) -> None:
         department = await api.create_department(await api.create_entity(), manager_user_id="grace")
-        await self._leave(managed, tenant, "grace")
+        await self._deactivate_user(managed, tenant, "grace")
         await self._managed_by(api, [department], "")
         assert [event.body.get("new_manager_user_id", "") for event in await manager_changes()] == [""]
 
@@ -197,7 +196,7 @@ class TestDeactivatedManager:
         managed_departments = await api.create_department(await api.create_entity(), manager_user_id="erin")
         elsewhere = EntitiesApi(caller("finance", tenant=uuid4()), managed.served.stubs)
         other = await elsewhere.create_department(await elsewhere.create_entity(), manager_user_id="erin")
-        await self._leave(managed, tenant, "erin")
+        await self._deactivate_user(managed, tenant, "erin")
         await self._managed_by(api, [managed_departments], "grace")
         assert (await elsewhere.department(other)).manager_user_id == "erin"
 
@@ -209,14 +208,14 @@ class TestDeactivatedManager:
         manager_changes: Callable[[], Awaitable[list[OutboxEvent]]],
     ) -> None:
         department = await api.create_department(await api.create_entity(), manager_user_id="erin")
-        feed = self._feeder(managed, tenant, "erin")
+        handle_event = self._event_handler(managed, tenant, "erin")
         managed.users.set_active(tenant, "erin", active=False)
-        await asyncio.gather(feed(), feed())
-        await feed()
+        await asyncio.gather(handle_event(), handle_event())
+        await handle_event()
         assert [event.body["new_manager_user_id"] for event in await manager_changes()] == ["grace"]
         managed.users.set_active(tenant, "erin", active=True)
         await api.update_department(department, manager_user_id="erin")
-        await feed()
+        await handle_event()
         assert (await api.department(department)).manager_user_id == "erin"
 
     async def test_event_without_user_has_no_effect(
@@ -228,7 +227,7 @@ class TestDeactivatedManager:
     ) -> None:
         await api.create_department(await api.create_entity())
         with pytest.raises(Exception, match="user_id"):
-            await self._feeder(managed, tenant, "")()
+            await self._event_handler(managed, tenant, "")()
         assert not await manager_changes()
 
     async def test_without_user_management_the_department_has_no_manager(
@@ -242,15 +241,15 @@ class TestDeactivatedManager:
         await self._managed_by(api, [department], "")
         await client.close()
 
-    def _feeder(self, managed: Managed, tenant: UUID, user_id: str) -> Callable[[], Awaitable[None]]:
-        """A function that passes the same event to the consumer each time."""
+    def _event_handler(self, managed: Managed, tenant: UUID, user_id: str) -> Callable[[], Awaitable[None]]:
+        """Return a function that passes the same event to the consumer each time."""
         service = managed.served.service
         (handler,) = (handler for handler in HANDLERS if handler.name == HANDLER)
         body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
         delivery = Delivery(uuid4(), tenant, f"platform.users.v1.UserDeactivated.{tenant.hex}", body, "", "")
         consumer = Consumer(service.db, "entities", handler, service.dependencies)
 
-        async def feed(**_: Any) -> None:
+        async def handle_event() -> None:
             await consumer.handle(delivery, Trace.from_header(None))
 
-        return feed
+        return handle_event

@@ -10,7 +10,7 @@ from services.entities.domain.entities import EntityAction, EntityState
 from services.entities.errors.departments import DepartmentStateForbids, DepartmentTreeTooDeep
 from services.entities.errors.entities import EntityStateForbids, EntityTreeTooDeep
 
-SOMEBODY = UUID(int=7)
+RESOURCE_ID = UUID(int=7)
 
 ENTITIES = {
     EntityState.ACTIVE: {
@@ -44,10 +44,10 @@ DEPARTMENTS = {
 def test_every_action_in_every_state_of_an_entity(state: EntityState, action: EntityAction) -> None:
     expected = ENTITIES[state].get(action)
     if expected:
-        assert domain.entities.advance(SOMEBODY, state, action) is expected
+        assert domain.entities.advance(RESOURCE_ID, state, action) is expected
         return
     with pytest.raises(EntityStateForbids) as error:
-        domain.entities.advance(SOMEBODY, state, action)
+        domain.entities.advance(RESOURCE_ID, state, action)
     allowed = [before for before, actions in ENTITIES.items() if action in actions]
     assert error.value.metadata["state"] == state
     assert error.value.metadata["allowed"] == ", ".join(allowed)
@@ -58,10 +58,10 @@ def test_every_action_in_every_state_of_an_entity(state: EntityState, action: En
 def test_every_action_in_every_state_of_a_department(state: DepartmentState, action: DepartmentAction) -> None:
     expected = DEPARTMENTS[state].get(action)
     if expected:
-        assert domain.departments.advance(SOMEBODY, state, action) is expected
+        assert domain.departments.advance(RESOURCE_ID, state, action) is expected
         return
     with pytest.raises(DepartmentStateForbids) as error:
-        domain.departments.advance(SOMEBODY, state, action)
+        domain.departments.advance(RESOURCE_ID, state, action)
     allowed = [before for before, actions in DEPARTMENTS.items() if action in actions]
     assert error.value.metadata["state"] == state
     assert error.value.metadata["allowed"] == ", ".join(allowed)

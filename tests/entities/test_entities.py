@@ -16,7 +16,7 @@ from tests.entities.conftest import EntitiesApi, entity_request
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import PublishedEvents
 
-NOBODY = ids.ENTITY.format(UUID(int=1))
+UNKNOWN_ID = ids.ENTITY.format(UUID(int=1))
 
 
 def outcomes(responses: Iterable[object]) -> list[str]:
@@ -102,9 +102,9 @@ class TestCreateEntity:
         assert await api.entities() == ["ACME"]
 
     async def test_unknown_parent_is_not_found(self, api: EntitiesApi) -> None:
-        error = await refusal(api.create_entity(parent_id=NOBODY))
+        error = await refusal(api.create_entity(parent_id=UNKNOWN_ID))
         assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
-        assert error.metadata == {"entity_id": NOBODY}
+        assert error.metadata == {"entity_id": UNKNOWN_ID}
 
     async def test_inactive_parent_is_refused(self, api: EntitiesApi) -> None:
         parent = await api.create_entity("PARENT")
@@ -254,7 +254,7 @@ class TestUpdateEntity:
         assert (error.reason, error.metadata["allowed"]) == ("ENTITY_STATE", "ACTIVE")
 
     async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
-        assert (await refusal(api.update(NOBODY, legal_name="New SE"))).reason == "ENTITY_NOT_FOUND"
+        assert (await refusal(api.update(UNKNOWN_ID, legal_name="New SE"))).reason == "ENTITY_NOT_FOUND"
 
 
 class TestDeactivateEntity:
@@ -265,7 +265,7 @@ class TestDeactivateEntity:
         assert await api.get(entity) == deactivated
         assert await published_events.first(EntityDeactivated) == EntityDeactivated(entity_id=entity.id)
 
-    async def test_active_children_forbid_it(self, api: EntitiesApi) -> None:
+    async def test_entity_with_active_children_is_not_deactivated(self, api: EntitiesApi) -> None:
         parent = await api.create_entity("PARENT")
         child = await api.create_entity("CHILD", parent_id=parent.id)
         error = await refusal(api.deactivate(parent))
@@ -274,7 +274,7 @@ class TestDeactivateEntity:
         await api.deactivate(child)
         assert (await api.deactivate(parent)).state == Entity.INACTIVE
 
-    async def test_second_time_names_current_and_allowed_states(self, api: EntitiesApi) -> None:
+    async def test_error_names_current_and_allowed_states(self, api: EntitiesApi) -> None:
         entity = await api.create_entity()
         await api.deactivate(entity)
         error = await refusal(api.deactivate(entity))
@@ -297,7 +297,7 @@ class TestDeactivateEntity:
         assert error.reason == "ETAG_MISMATCH"
         assert (await api.get(entity)).state == Entity.ACTIVE
 
-    async def test_concurrent_creation_of_a_child_excludes_it(self, api: EntitiesApi) -> None:
+    async def test_deactivation_and_creation_of_a_child_exclude_each_other(self, api: EntitiesApi) -> None:
         for round_ in range(12):
             parent = await api.create_entity(f"P{round_}")
             births = (api.create_entity(f"C{round_}-{n}", parent_id=parent.id) for n in range(3))

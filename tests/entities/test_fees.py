@@ -117,7 +117,7 @@ class TestSchedule:
 
 
 class TestSpread:
-    def test_last_fee_takes_the_remainder(self) -> None:
+    def test_last_fee_includes_the_remainder(self) -> None:
         plan = domain.fees.build_plan(terms(total="1000.00"))
         assert dues(plan) == {f"2027-{month:02}-01": "83.33" if month < 12 else "83.37" for month in range(1, 13)}
 

@@ -73,6 +73,6 @@ class TestGetEntityHierarchy:
         assert after == before
 
     async def test_unknown_entity_is_not_found(self, api: EntitiesApi) -> None:
-        nobody = ids.ENTITY.format(ids.new())
-        error = await refusal(api.tree(nobody))
-        assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": nobody})
+        unknown_id = ids.ENTITY.format(ids.new())
+        error = await refusal(api.tree(unknown_id))
+        assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": unknown_id})

@@ -62,7 +62,7 @@ async def test_enums_keep_their_values_as_text_and_back(
         "select e.entity_type::text, e.state::text, d.state::text from billing_entities e"
         " join departments d on d.entity_id = e.id order by d.parent_id"
     )
-    kept = [("HOLDING", "ACTIVE", "ACTIVE")] * 2
+    expected_values = [("HOLDING", "ACTIVE", "ACTIVE")] * 2
     try:
         await admin.execute("set search_path = entities")
         await _fill(admin)
@@ -72,10 +72,10 @@ async def test_enums_keep_their_values_as_text_and_back(
             "billing_entities entity_type entity_type", "billing_entities state entity_state",
             "departments state department_state",
         ]  # fmt: skip
-        assert [tuple(row) for row in await admin.fetch(values)] == kept
+        assert [tuple(row) for row in await admin.fetch(values)] == expected_values
         await migrate(copy, "entities", command.upgrade, "head")
         assert {row[0].rpartition(" ")[2] for row in await admin.fetch(columns)} == {"text"}
-        assert [tuple(row) for row in await admin.fetch(values)] == kept
+        assert [tuple(row) for row in await admin.fetch(values)] == expected_values
         assert await admin.fetch(indexes) == before
         with pytest.raises(asyncpg.CheckViolationError, match="departments_state_check"):
             await admin.execute("update departments set state = 'GONE'")

@@ -23,7 +23,7 @@ from tests.harness.services import Entities
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Events: TypeAlias = Callable[..., Awaitable[list[OutboxEvent]]]
-NOBODY = ids.ENTITY.format(ids.new())
+UNKNOWN_ID = ids.ENTITY.format(ids.new())
 DEPTH_MAX = 16
 
 
@@ -100,9 +100,9 @@ class TestMoveEntity:
 
     async def test_unknown_entities_are_not_found(self, api: TreeApi) -> None:
         acme = await api.create_entity()
-        for move in (api.move(acme, NOBODY), api.move(NOBODY, acme)):
+        for move in (api.move(acme, UNKNOWN_ID), api.move(UNKNOWN_ID, acme)):
             error = await refusal(move)
-            assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": NOBODY})
+            assert (error.reason, error.metadata) == ("ENTITY_NOT_FOUND", {"entity_id": UNKNOWN_ID})
 
     async def test_stale_etag_is_refused(self, api: TreeApi) -> None:
         acme, other = await api.create_entity(), await api.create_entity("OTHER")

@@ -37,12 +37,12 @@ def on(day: int) -> date:
 
 def placed(placements: list[Placement], department_id: UUID, parent_id: UUID | None, day: date) -> list[Placement]:
     """The placements after the move."""
-    kept = [
+    others = [
         replace(each, end=day) if each.department_id == department_id and each.includes(day) else each
         for each in placements
         if each.department_id != department_id or each.start < day
     ]
-    return [*kept, Placement(department_id, parent_id, day, None)]
+    return [*others, Placement(department_id, parent_id, day, None)]
 
 
 def parents_on(placements: list[Placement], day: date) -> dict[UUID, UUID | None]:

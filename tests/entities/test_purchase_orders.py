@@ -144,7 +144,7 @@ class TestWarnings:
         fourth = dates.months_later(on(active.start_date), 3)
         assert await _due_time(admin, active) == dates.day_start(fourth, "UTC")
 
-    async def test_another_order_or_limit_starts_anew(
+    async def test_another_order_or_limit_has_its_own_warnings(
         self, api: EntitiesApi, contracts: ContractApi, acme: Entity, published_events: PublishedEvents
     ) -> None:
         amendments = AmendmentApi(api)

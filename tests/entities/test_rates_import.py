@@ -38,7 +38,7 @@ class TestParse:
             Rate(date(1999, 1, 4), "JPY", "133.73"),
         ]
 
-    def test_start_day(self) -> None:
+    def test_rates_before_the_start_day_are_left_out(self) -> None:
         imported = rates.parse(FILE.splitlines(), since=date(2026, 3, 2))
         assert {rate.day for rate in imported} == {date(2026, 3, 2), date(2026, 3, 3)}
 

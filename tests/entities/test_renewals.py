@@ -427,7 +427,7 @@ class TestSummarizeContracts:
         assert third.active_value == money("1200.00")
         assert await service.summarize(other) == [third]
 
-    async def test_only_services_may_call_it(
+    async def test_only_services_can_call(
         self, api_for: Callable[[Caller], EntitiesApi], caller: Callable[..., Caller]
     ) -> None:
         error = await refusal(ContractApi(api_for(caller("billing_admin"))).summarize())

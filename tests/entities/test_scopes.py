@@ -59,14 +59,14 @@ class TestConfinedToAnEntity:
     def conny(self, group: Group, confined: Callable[..., EntitiesApi]) -> EntitiesApi:
         return confined(entity_scope=[group.de.id])
 
-    async def test_sees_it_and_everything_below(self, conny: EntitiesApi, group: Group) -> None:
+    async def test_scope_includes_everything_below(self, conny: EntitiesApi, group: Group) -> None:
         assert await conny.entities() == ["DE", "DE-SUB"]
         assert await conny.departments() == ["ENG", "QA", "HR"]
         assert [child.entity.code for child in (await conny.tree(group.de)).children] == ["DE-SUB"]
         assert (await conny.get(group.de_sub)).code == "DE-SUB"
         assert (await conny.department(group.qa)).code == "QA"
 
-    async def test_changes_it_and_everything_below(self, conny: EntitiesApi, group: Group) -> None:
+    async def test_caller_can_change_everything_below(self, conny: EntitiesApi, group: Group) -> None:
         assert (await conny.update(group.de_sub, tax_id="DE111111125")).tax_id == "DE111111125"
         assert (await conny.update_department(group.hr, name="People")).name == "People"
         child = await conny.create_entity("DE-NEW", parent_id=group.de.id)
@@ -86,12 +86,12 @@ class TestConfinedToAnEntity:
             lambda some_caller, id: some_caller.create_entity("NEW", parent_id=id),
             lambda some_caller, id: some_caller.create_department(id, "NEW"),
         ]
-        nobody = ids.ENTITY.format(ids.new())
+        unknown_id = ids.ENTITY.format(ids.new())
         for call in calls:
             for outside_id in (group.root.id, group.fr.id):
-                error, unknown = await refusal(call(conny, outside_id)), await refusal(call(api, nobody))
+                error, unknown = await refusal(call(conny, outside_id)), await refusal(call(api, unknown_id))
                 assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ENTITY_NOT_FOUND")
-                assert repr(error).replace(outside_id, "*") == repr(unknown).replace(nobody, "*")
+                assert repr(error).replace(outside_id, "*") == repr(unknown).replace(unknown_id, "*")
         assert await conny.entities(parent_id=group.root.id) == ["DE"]
         assert await conny.entities(code="FR") == []
         assert await conny.departments(entity_id=group.fr.id) == []
@@ -105,14 +105,14 @@ class TestConfinedToADepartment:
     def conny(self, group: Group, confined: Callable[..., EntitiesApi]) -> EntitiesApi:
         return confined(department_scope=[group.eng.id])
 
-    async def test_sees_it_and_everything_below(self, conny: EntitiesApi, group: Group) -> None:
+    async def test_scope_includes_everything_below(self, conny: EntitiesApi, group: Group) -> None:
         assert await conny.departments() == ["ENG", "QA"]
         assert (await conny.department(group.qa)).code == "QA"
         assert (await refusal(conny.department(group.hr))).reason == "DEPARTMENT_NOT_FOUND"
         assert await conny.entities() == []
         assert (await refusal(conny.tree(group.de))).reason == "ENTITY_NOT_FOUND"
 
-    async def test_creates_departments_below_it_only(self, conny: EntitiesApi, group: Group) -> None:
+    async def test_caller_creates_departments_only_below_the_scope(self, conny: EntitiesApi, group: Group) -> None:
         await conny.create_department(group.de, "NEW", parent_id=group.qa.id)
         assert await conny.departments() == ["ENG", "QA", "NEW"]
         assert (await refusal(conny.create_department(group.de, "TOP"))).reason == "ENTITY_NOT_FOUND"
@@ -169,11 +169,11 @@ class TestOtherTenant:
             lambda _, department: other_tenant.update_department(department, name="X"),
             lambda _, department: other_tenant.create_department(own, parent_id=department),
         ]
-        nobody, none = ids.ENTITY.format(ids.new()), ids.DEPARTMENT.format(ids.new())
+        unknown_id, none = ids.ENTITY.format(ids.new()), ids.DEPARTMENT.format(ids.new())
         for call in calls:
-            error, unknown = await refusal(call(group.de.id, group.eng.id)), await refusal(call(nobody, none))
+            error, unknown = await refusal(call(group.de.id, group.eng.id)), await refusal(call(unknown_id, none))
             assert error.code == StatusCode.NOT_FOUND
-            text = repr(error).replace(group.de.id, nobody).replace(group.eng.id, none)
+            text = repr(error).replace(group.de.id, unknown_id).replace(group.eng.id, none)
             assert text == repr(unknown)
         assert await other_tenant.entities() == ["OWN"]
         assert await other_tenant.departments() == []

@@ -100,8 +100,8 @@ class TestSplitOfAllocation:
         for allocation, reason in ((whole, "ALLOCATION_ALREADY_REVERSED"), (reversal, "ALLOCATION_IS_REVERSAL")):
             error = await refusal(api.split(allocation_id=allocation.id, terms=terms(target(eng))))
             assert error.reason == reason
-        nobody = ids.ALLOCATION.format(ids.new())
-        error = await refusal(api.split(allocation_id=nobody, terms=terms(target(eng))))
+        unknown_id = ids.ALLOCATION.format(ids.new())
+        error = await refusal(api.split(allocation_id=unknown_id, terms=terms(target(eng))))
         assert error.reason == "ALLOCATION_NOT_FOUND"
         assert await api.allocations_of(eng) == []
 

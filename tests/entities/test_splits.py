@@ -41,7 +41,7 @@ class TestExamples:
              ["4999999999997.50", "4999999999997.49", "5.00"]),
         ],
     )  # fmt: skip
-    def test_the_shares(self, amount: str, currency: str, weights: list[str], expected: list[str]) -> None:
+    def test_examples(self, amount: str, currency: str, weights: list[str], expected: list[str]) -> None:
         assert shares(amount, currency, *weights) == expected
 
     def test_first_of_equal_remainders_gets_the_rest(self) -> None:

@@ -1,4 +1,4 @@
-"""Approval requests: events and requests of the approvals service to domain values."""
+"""Conversion of events and requests of the approvals service."""
 
 from billing.approvals.v1.approval_pb2 import Approval
 from billing.approvals.v1.events_pb2 import ApprovalFacts
@@ -13,14 +13,14 @@ from services.budgets.domain.postings import AvailabilityResult
 
 
 def outcome_from_proto(facts: ApprovalFacts) -> ApprovalOutcome:
-    """Return the outcome of an approval request that is about a budget."""
+    """Return the outcome of an approval request for a budget."""
     return ApprovalOutcome(
         approval_id=ids.APPROVAL.parse(facts.approval_id, "approval_id"),
         round=facts.round,
         budget_id=ids.BUDGET.parse(facts.budget_id, "budget_id"),
         hold_id=ids.HOLD.parse_optional(facts.hold_id, "hold_id"),
         amount=money_or_none(facts, "amount"),
-        raises=facts.request_type == Approval.BUDGET_INCREASE,
+        is_increase=facts.request_type == Approval.BUDGET_INCREASE,
         title=facts.title,
     )
 
@@ -33,7 +33,7 @@ def release_from_proto(request: pb.ReleaseForApprovalRequest) -> ApprovalOutcome
         budget_id=ids.BUDGET.parse(request.budget_id, "budget_id"),
         hold_id=None,
         amount=None,
-        raises=False,
+        is_increase=False,
         title="",
     )
 

@@ -1,4 +1,4 @@
-"""Checks of availability: requests to queries, and results to messages."""
+"""Conversion of availability checks."""
 
 from collections.abc import Sequence
 from typing import Any

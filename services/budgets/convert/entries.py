@@ -19,7 +19,7 @@ from services.budgets.models.ledger import EntryRow
 
 
 def to_proto(row: EntryRow, budget_id: UUID) -> Entry:
-    """Return the message of an entry; amounts after it are those of a budget of its chain."""
+    """Return the message of an entry; the amounts after it are those of one budget of its chain."""
     position = row.chain_ids.index(budget_id)
 
     def after(amounts: Sequence[Decimal]) -> MoneyMessage:

@@ -1,4 +1,4 @@
-"""Holds: requests to postings, and holds to messages."""
+"""Conversion of holds."""
 
 from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.hold_pb2 import Hold as HoldMessage
@@ -21,7 +21,7 @@ from services.budgets.domain.postings import PostingRequest
 
 
 def create_from_proto(request: pb.CreateHoldRequest, call: Call) -> PostingRequest:
-    """Return the posting that CreateHoldRequest asks for."""
+    """Parse CreateHoldRequest."""
     return PostingRequest(
         entry_type=EntryType.HOLD,
         budget_id=ids.BUDGET.parse(request.id),
@@ -39,7 +39,7 @@ def create_from_proto(request: pb.CreateHoldRequest, call: Call) -> PostingReque
 
 
 def approval_hold_from_proto(request: pb.HoldForApprovalRequest, call: Call) -> PostingRequest:
-    """Return the posting that HoldForApprovalRequest asks for."""
+    """Parse HoldForApprovalRequest."""
     return PostingRequest(
         entry_type=EntryType.HOLD,
         budget_id=ids.BUDGET.parse(request.budget_id, "budget_id"),
@@ -60,7 +60,7 @@ def approval_hold_from_proto(request: pb.HoldForApprovalRequest, call: Call) -> 
 def change_from_proto(
     request: pb.CommitHoldRequest | pb.CaptureHoldRequest | pb.ReleaseHoldRequest, call: Call, entry_type: EntryType
 ) -> PostingRequest:
-    """Return the posting that CommitHoldRequest, CaptureHoldRequest or ReleaseHoldRequest asks for."""
+    """Parse CommitHoldRequest, CaptureHoldRequest or ReleaseHoldRequest."""
     posting = PostingRequest(
         entry_type=entry_type,
         budget_id=ids.BUDGET.parse(request.id),

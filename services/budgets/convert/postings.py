@@ -1,4 +1,4 @@
-"""Charges and refunds: requests to postings, and postings to replies."""
+"""Conversion of charges and refunds to postings, and of postings to replies."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -33,7 +33,7 @@ CHARGE: Final = "billing.budgets.v1.LedgerService/Charge"
 
 
 def charge_from_proto(request: pb.ChargeRequest, call: Call) -> PostingRequest:
-    """Return the posting that ChargeRequest asks for, alone or in a batch."""
+    """Parse ChargeRequest, alone or in a batch."""
     return PostingRequest(
         entry_type=EntryType.CHARGE,
         budget_id=ids.BUDGET.parse(request.id),
@@ -47,7 +47,7 @@ def charge_from_proto(request: pb.ChargeRequest, call: Call) -> PostingRequest:
 
 
 def refund_from_proto(request: pb.RefundChargeRequest, call: Call) -> PostingRequest:
-    """Return the posting that RefundChargeRequest asks for."""
+    """Parse RefundChargeRequest."""
     return PostingRequest(
         entry_type=EntryType.REFUND,
         budget_id=ids.BUDGET.parse(request.id),
@@ -124,7 +124,8 @@ _REPLIES: Final[Mapping[EntryType, Callable[[Posted], Message]]] = {
 def chain_fields(before: Sequence[Balance], after: Sequence[Balance]) -> list[Any]:
     """Return the fields of ChainBudget messages.
 
-    Messages are made of them in one constructor: to make each and to copy it takes four times as long, on every charge.
+    One constructor builds the whole reply from them: building and copying each message would take four times as long,
+    on every charge.
     """
     return [_chain_budget(*each) for each in zip(before, after, strict=True)]
 

@@ -34,10 +34,10 @@ class ApprovalOutcome:
     round: int
     budget_id: UUID
     hold_id: UUID | None
-    """The hold of the round; None if the request raises the budget or overspends it."""
+    """The hold of the round; None for an increase or an overspend."""
     amount: Money | None
-    raises: bool
-    """True if the amount of the budget is to be raised by this amount."""
+    is_increase: bool
+    """True if the amount of the budget is to be increased by `amount`."""
     title: str
 
 

@@ -53,7 +53,7 @@ class Terms(NamedTuple):
 
 
 class Movement(NamedTuple):
-    """By how much the numbers of a budget change, in its currency."""
+    """A change of the numbers of a budget, in its currency."""
 
     spent: Decimal = ZERO
     held: Decimal = ZERO
@@ -63,7 +63,7 @@ class Movement(NamedTuple):
 
     @property
     def used(self) -> Decimal:
-        """By how much it changes what is used; below zero if it gives something back."""
+        """Change of the used amount; negative for refunds and releases."""
         return self.spent + self.held + self.committed
 
 
@@ -162,8 +162,8 @@ def _points(total: Decimal, thresholds_bp: tuple[int, ...]) -> list[Decimal]:
 def quiet_range(balance: Balance) -> tuple[Decimal, Decimal]:
     """Return the half-open range [low, high) of `used` in which no further alert threshold is crossed.
 
-    It saves the comparison with all thresholds on the hot path. An overspent budget is beyond its total, not at it, so
-    that no range extends across the total.
+    It saves the comparison with all thresholds on the hot path. No range extends across the total, where the OVERSPEND
+    alert is raised or resolved.
     """
     total, used = balance.total, balance.used
     if total <= 0:
@@ -203,7 +203,7 @@ RULES: Final[Mapping[EntryType, Rule]] = {
     EntryType.EXPIRE: Rule(BudgetAction.RETURN, timed=False),
     EntryType.REFUND: Rule(BudgetAction.RETURN, timed=False),
 }
-"""The types of entries that callers request one by one."""
+"""Rules of the entries that are posted to a chain; other entries record changes of the budgets themselves."""
 
 
 class Decision(NamedTuple):
@@ -269,6 +269,7 @@ def verdict(after: Sequence[Balance]) -> ChargeVerdict:
 
 
 def _refuse(terms: Terms, rule: Rule, at: datetime) -> None:
+    """Raise BudgetStateForbids or OutsidePeriod."""
     domain.budgets.advance(terms.id, terms.state, rule.action)
     raise OutsidePeriod(terms.id, at=at, starts=terms.starts, ends=terms.ends)
 
@@ -354,7 +355,7 @@ def availability(chain: Sequence[Balance], amount: Decimal, at: datetime, decide
 
 
 def by_policy(after: Balance) -> Mapping[OverspendPolicy, AvailabilityVerdict]:
-    """Return the verdict of each policy on a budget that would be left like this."""
+    """Return the verdict that each policy would have on the balance after a charge."""
     if not after.overspent:
         return dict.fromkeys(OverspendPolicy, AvailabilityVerdict.AVAILABLE)
     tolerated = after.used <= after.money(after.total).share(BP + after.terms.tolerance_bp).amount

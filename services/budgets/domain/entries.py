@@ -70,7 +70,7 @@ class EntryStreamQuery:
 
 
 def stream_end(end: datetime | None, now: datetime) -> datetime:
-    """Return the end of a stream of entries; by default as late as no earlier entry can still be missing."""
+    """Return the end of a stream of entries; by default the latest time before which no entry can still be missing."""
     return now - STREAM_DELAY if end is None else end
 
 
@@ -93,4 +93,4 @@ class LedgerSums(NamedTuple):
     received_by_next: Decimal
     """Carried forward to the next period by the ledger of its budget."""
     open_holds: Decimal
-    """Rest of the holds and commitments that are open, summed from the holds."""
+    """Amount that is still held or committed, summed from the holds."""

@@ -148,7 +148,7 @@ class Hold:
 
 
 Change = tuple[Movement, Hold]
-"""By how much a budget changes, and the hold afterwards."""
+"""The change of the budget, and the hold afterwards."""
 
 
 def place(
@@ -274,7 +274,7 @@ def release(hold: Hold, amount: Decimal | None, original: Money | None = None) -
 
 
 def expire(hold: Hold) -> Change:
-    """Release what is left of a hold whose time is over. Raises HoldStateForbids."""
+    """Release what is left of an expired hold. Raises HoldStateForbids."""
     state = advance(hold.id, hold.state, HoldAction.EXPIRE)
     left = replace(hold, state=state, released=hold.released + hold.open, original_open=_less(hold, hold.original_open))
     return Movement(held=-hold.open), left
@@ -290,8 +290,8 @@ def _check_not_expired(hold: Hold, now: datetime) -> None:
         raise HoldExpired(hold.id, expired=hold.expire_time or now)
 
 
-def _movement(hold: Hold, taken: Decimal, *, spent: Decimal = ZERO) -> Movement:
-    """Return the movement that takes an amount from a hold and spends a part of it."""
+def _movement(hold: Hold, amount: Decimal, *, spent: Decimal = ZERO) -> Movement:
+    """Return the movement that reduces a hold by an amount and spends a part of it."""
     if hold.state is HoldState.HELD:
-        return Movement(spent=spent, held=-taken, captured=spent)
-    return Movement(spent=spent, committed=-taken, captured=spent)
+        return Movement(spent=spent, held=-amount, captured=spent)
+    return Movement(spent=spent, committed=-amount, captured=spent)

@@ -34,9 +34,9 @@ class PostingRequest:
     conversion: Conversion | None = None
     """`amount` in the budget's currency, if it is in another one."""
     request_key: RequestKey | None = None
-    """None for expiries, which the clock requests."""
+    """None for expiries, which a timer requests."""
     fingerprint: bytes = b""
-    """Digest of the input; a key that was used with another one is refused."""
+    """Digest of the input; a key that was used with other input is refused."""
     description: str = ""
     reference: str = ""
     charge_time: datetime | None = None
@@ -61,7 +61,7 @@ class Entry:
     amount: Decimal
     movement: Movement
     moved_amount: Decimal = ZERO
-    """By how much it changed the total of each budget."""
+    """Change of the total of each budget."""
     verdict: ChargeVerdict | None = None
     hold_id: UUID | None = None
     charge_id: UUID | None = None
@@ -119,32 +119,32 @@ class Entry:
 
     @property
     def chain_held(self) -> Sequence[Decimal]:
-        """What is held of each budget of the chain afterwards."""
+        """The held amount of each budget of the chain afterwards."""
         return [balance.held for balance in self.chain]
 
     @property
     def chain_committed(self) -> Sequence[Decimal]:
-        """What is committed of each budget of the chain afterwards."""
+        """The committed amount of each budget of the chain afterwards."""
         return [balance.committed for balance in self.chain]
 
     @property
     def moved_spent(self) -> Decimal:
-        """By how much it changed the spend of each budget."""
+        """Change of the spend of each budget."""
         return self.movement.spent
 
     @property
     def moved_held(self) -> Decimal:
-        """By how much it changed what is held of each budget."""
+        """Change of the held amount of each budget."""
         return self.movement.held
 
     @property
     def moved_committed(self) -> Decimal:
-        """By how much it changed what is committed of each budget."""
+        """Change of the committed amount of each budget."""
         return self.movement.committed
 
     @property
     def moved_captured(self) -> Decimal:
-        """By how much it changed the captured part of the spend of each budget."""
+        """Change of the captured part of the spend of each budget."""
         return self.movement.captured
 
     @property
@@ -175,7 +175,7 @@ class Posted:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The request was answered before, with this reply."""
+    """The stored reply to the key of the request."""
 
     reply: bytes
 
@@ -197,7 +197,7 @@ class BudgetExhausted:
 
 @dataclass(frozen=True, slots=True)
 class HoldExpired:
-    """A hold was released because its time was over."""
+    """An expired hold was released."""
 
     hold: Hold
     terms: Terms

@@ -37,7 +37,8 @@ def refund(charged: Charged, requested: Money | None) -> Refund:
     """Refund an amount in the currency of the charge or of its budget, or all that is left of it (None).
 
     A charge in a foreign currency is refunded at its own rate: after each refund both sums agree to the smallest unit
-    of their currency, and the last refund completes both. An amount below that unit moves nothing yet.
+    of their currency, and the last refund completes both. An amount that converts to less than that unit counts only in
+    its own currency.
     Raises RefundExceedsCharge or CurrencyMismatch.
     """
     left = charged.amount.amount - charged.refunded

@@ -71,9 +71,9 @@ def carried_forward(
     """Return the amount that is carried forward to the next period; negative for overspending.
 
     `balance` is that of the closing budget after its open holds, `moved_holds` in all, have moved to the next one.
-    Overspending is carried forward only with `carry_overspend`; otherwise `rollover` and `cap` decide. If the holds
-    need more than the next amount, they bring the difference along as far as it is left. A hard limit then raises it
-    to what the limit requires.
+    Overspending is carried forward only with `carry_overspend`; anything else as `rollover` and `cap` determine. If the
+    moved holds exceed the next amount, at least the difference is carried forward, as far as it is left. Unless the
+    policy is REQUIRE_APPROVAL, the next total is then at least what the policy requires for the holds.
     """
     rest = balance.available
     if rest < 0:

@@ -28,7 +28,7 @@ class TransferRequest:
 
 
 def check(request: TransferRequest) -> None:
-    """Raise InvalidField for a transfer from a budget to itself, or a rate of zero."""
+    """Raise InvalidField for a transfer to the same budget, or for a rate of zero."""
     if request.target_id == request.source_id:
         raise InvalidField("to_budget_id", "must be another budget", "transfer.itself")
     if request.rate is not None and not request.rate:
@@ -36,7 +36,7 @@ def check(request: TransferRequest) -> None:
 
 
 def transferable(balance: Balance) -> Decimal:
-    """Return the most that can leave a budget: something remains, and enough for what is used of it."""
+    """Return the largest amount that a budget can transfer: the rest is above zero and covers what is used."""
     least_total = domain.rollovers.least_total(balance, balance.used)
     return max(ZERO, min(balance.amount - unit(balance.terms.currency), balance.total - least_total))
 

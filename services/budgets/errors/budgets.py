@@ -104,6 +104,8 @@ class CurrencyMismatch(FailedPrecondition):
 
 
 class _Insufficient(FailedPrecondition):
+    advice = ""
+
     def __init__(self, budget_id: UUID, name: str, *, requested: Money, available: Money, limit: Money) -> None:
         self.id = budget_id
         text, short = ids.BUDGET.format(budget_id), requested - available
@@ -116,8 +118,6 @@ class _Insufficient(FailedPrecondition):
             short=short.text(),
             amount=limit.text(),
         )
-
-    advice = ""
 
 
 class BudgetExceeded(_Insufficient):

@@ -27,7 +27,7 @@ from services.budgets.models.unbudgeted import UnbudgetedRow
 
 
 def ledger_event(origin: Origin, event: LedgerEvent) -> OutboxRow:
-    """Return the row of the outbox for an event of the ledger."""
+    """Return the outbox row of an event of the ledger."""
     return outbox.new_row(origin, _BUILDERS[type(event)](event))
 
 
@@ -93,7 +93,7 @@ def _approval_hold_settled(event: ApprovalHoldSettled) -> ApprovalFundsSettled:
 
 
 def approval_funds_settled(outcome: ApprovalOutcome, *, raised: bool, problem: str = "") -> ApprovalFundsSettled:
-    """A budget was raised for an approval request, or could not be."""
+    """A budget was increased for an approval request, or the approved request could not be applied."""
     return ApprovalFundsSettled(
         approval_id=ids.APPROVAL.format(outcome.approval_id),
         round=outcome.round,

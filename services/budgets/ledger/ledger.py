@@ -50,10 +50,10 @@ class Ledger:
         self._postings = Batcher[Submission, Sequence[PostingOutcome]](self._post)
         self._reads = Batcher[Collection[Key], LedgerSnapshot](self._read)
         self._foreign_terms = TtlCache[Key, Terms](_FOREIGN_MAX)
-        """Terms of budgets that were charged in a foreign currency: the next such charge is converted at once."""
+        """Terms of budgets with foreign currency charges: the next charge is converted before it is posted."""
 
     async def post(self, origin: Origin, request: PostingRequest) -> bytes:
-        """Post and return the reply. Raises why it was refused, or Replay if the key was answered before."""
+        """Post and return the reply. Raises the error of a refused request, or Replay if its key has a stored reply."""
         (outcome,) = await self.post_many(origin, [request])
         if isinstance(outcome, bytes):
             return outcome
@@ -69,9 +69,8 @@ class Ledger:
         Raises Overloaded.
         """
         if len(requests) > 1 and len({request.amount.currency for request in requests if request.amount}) > 1:
-            await self._remember_foreign(
-                origin, requests
-            )  # at once: a retry below would lose the order of the requests
+            # Before the first attempt, because a retry below would not keep the order of the requests.
+            await self._remember_foreign(origin, requests)
         outcomes, unconverted = await self._submit(origin, requests, atomic=atomic)
         if not unconverted:
             return outcomes
@@ -86,9 +85,9 @@ class Ledger:
     async def _submit(
         self, origin: Origin, requests: Sequence[PostingRequest], *, atomic: bool
     ) -> tuple[list[PostingOutcome], list[int]]:
-        """Return the outcomes, and the indexes of requests whose budget turned out to be in another currency.
+        """Return the outcomes, and the indexes of requests that must be converted to the currency of their budget.
 
-        A request that can't be converted is submitted all the same, because its key may have been answered before.
+        A request that can't be converted is submitted, too, because its key may have a stored reply.
         """
         errors: dict[int, BillingError] = {}
         if self._foreign_terms:
@@ -108,7 +107,7 @@ class Ledger:
     async def _convert_all(
         self, origin: Origin, requests: Sequence[PostingRequest]
     ) -> tuple[Sequence[PostingRequest], dict[int, BillingError]]:
-        """Return the requests with converted amounts, if their budgets are known; and why some can't be converted."""
+        """Return the requests, converted if the terms of their budgets are known, and the errors by index."""
         converted, errors = list(requests), dict[int, BillingError]()
         for index, request in enumerate(requests):
             try:
@@ -142,7 +141,7 @@ class Ledger:
         return (await self._conversion(origin, amount, terms, at)).amount
 
     async def _remember_foreign(self, origin: Origin, requests: Sequence[PostingRequest]) -> None:
-        """Remember the terms of budgets that are in another currency than the amount requested."""
+        """Store the terms of budgets that are in another currency than the requested amount."""
         amounts = [(request.budget_id, request.amount) for request in requests if request.budget_id and request.amount]
         snapshot = await self.read(origin.tenant_id, {budget_id for budget_id, _ in amounts})
         for budget_id, amount in amounts:

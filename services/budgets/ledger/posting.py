@@ -1,8 +1,8 @@
-"""Posting in memory: decide a batch of requests one by one, and collect the rows to write.
+"""Posting in memory: apply the requests of a batch in order, and collect the rows to write.
 
-`post` works on a batch in one transaction: it locks the budgets of all requests, answers those whose key was answered
-before, decides each of the others on the balances that the ones before it left, and writes what was accepted. A request
-that is refused changes nothing and takes no room from the next.
+`post` handles a batch in one transaction: it locks the budgets of all requests, returns the stored reply for each key
+that was used before, applies the other requests in order to the balances, and writes the accepted ones. A refused
+request changes nothing and leaves the available amount to the next.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,12 +43,12 @@ from services.budgets.ledger.sql import ReplyRow
 from services.budgets.ledger.store import LedgerSnapshot, LedgerTransaction
 
 PostingOutcome = bytes | Replayed | BillingError
-"""The reply to an accepted request, the reply that it got before, or why it was refused."""
+"""The reply to an accepted request, the stored reply to its key, or the error of a refused request."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerCodec:
-    """Encodes replies and events. `main.py` passes it in, so that the ledger knows no messages."""
+    """Encodes replies and events. `main.py` passes it in, so that the ledger does not depend on protobuf."""
 
     event: Callable[[Origin, LedgerEvent], OutboxRow]
     reply: Callable[[Posted], bytes]
@@ -81,7 +81,7 @@ async def post(
     )
     outcomes = [batch.post(submission) for submission in submissions]
     if await transaction.any_answered(batch.refused):
-        return await post(transaction, submissions, codec)  # another replica, which had the locks before, answered it
+        return await post(transaction, submissions, codec)  # another replica held the locks before and stored a reply
     return outcomes, await batch.write(transaction)
 
 
@@ -101,7 +101,7 @@ class _State:
 
     balances: dict[Key, Balance]
     replies: dict[RequestKey, tuple[bytes, bytes]]
-    """Fingerprint and reply of each key that was answered, before or in this batch."""
+    """Fingerprint and reply of each key that was used, before or in this batch."""
     holds: dict[Key, Hold]
     charges: dict[Key, Charged]
     rollovers: dict[Key, RolledOver]
@@ -136,7 +136,7 @@ class PostingBatch:
 
     @property
     def refused(self) -> set[RequestKey]:
-        """Keys of refused requests. A refusal counts only if no other replica has answered the key meanwhile."""
+        """Keys of refused requests. If another replica has stored a reply to one meanwhile, the batch is repeated."""
         return {key for key in self._refused if key not in self._state.replies}
 
     def post(self, submission: Submission) -> list[PostingOutcome]:
@@ -171,8 +171,8 @@ class PostingBatch:
 
     def _post(self, origin: Origin, request: PostingRequest) -> PostingOutcome:
         key = request.request_key
-        if key is not None and (answered := self._state.replies.get(key)):
-            fingerprint, reply = answered
+        if key is not None and (stored := self._state.replies.get(key)):
+            fingerprint, reply = stored
             return idempotency.mismatch(fingerprint, request.fingerprint, key[2]) or Replayed(reply)
         try:
             posted = self._accept(origin, request)
@@ -187,7 +187,7 @@ class PostingBatch:
         return reply
 
     def _accept(self, origin: Origin, request: PostingRequest) -> Posted:
-        """Apply a request to its chain. Raises why it is refused; then nothing has changed."""
+        """Apply a request to its chain. Raises the error if it is refused; nothing has changed then."""
         chain = self._chain(origin, request)
         change = _CHANGES[request.entry_type](self, origin, request, chain[0])
         at = request.charge_time or self._now
@@ -218,7 +218,7 @@ class PostingBatch:
         if request.hold_id:
             budget_id = self._find_hold(origin, request, request.hold_id).budget_id
             if (origin.tenant_id, budget_id) not in self._state.balances:
-                raise Conflict  # it was rolled over to the next period after the budgets were locked
+                raise Conflict  # a rollover has moved the hold to a budget that is not locked
         if budget_id is None:
             raise ValueError("a posting needs a budget or a hold")
         return self._snapshot.chain(origin, budget_id, self._state.balances)
@@ -230,7 +230,7 @@ class PostingBatch:
         return hold
 
     def _hold(self, origin: Origin, request: PostingRequest) -> Hold:
-        """Return the hold of a request that may change it. Raises HoldNotFound or HoldAwaitsApproval."""
+        """Return the hold to change. Raises HoldNotFound, or HoldAwaitsApproval if only its approval may change it."""
         if request.hold_id is None:
             raise ValueError("a posting needs a hold")
         hold = self._find_hold(origin, request, request.hold_id)
@@ -257,7 +257,7 @@ class PostingBatch:
         """Hold an amount. Raises InvalidFields or CurrencyMismatch."""
         draft, now = request.hold or HoldDraft(), self._now
         if draft.expire_time and not now < draft.expire_time <= now + HOLD_PERIOD_MAX:
-            # Checked here and not on arrival: a repeated request is answered although the time is over by now.
+            # Checked here and not on arrival: a repeated request gets its stored reply even if the time has passed.
             text = f"must be later than now, and at most {HOLD_PERIOD_MAX.days} days ahead"
             raise InvalidFields([Violation("expire_time", text, "hold.expiry")])
         amount, conversion = self._amount(request, balance), request.conversion
@@ -275,7 +275,7 @@ class PostingBatch:
         return _Change(movement, amount, hold)
 
     def commit_hold(self, origin: Origin, request: PostingRequest, _: Balance) -> _Change:
-        """Commit what is held."""
+        """Commit a hold."""
         hold = self._hold(origin, request)
         movement, changed = domain.holds.commit(hold, self._now)
         return _Change(movement, hold.open, changed)
@@ -299,7 +299,7 @@ class PostingBatch:
         return _Change(movement, hold.open - changed.open, changed)
 
     def expire_hold(self, origin: Origin, request: PostingRequest, _: Balance) -> _Change:
-        """Release a hold whose time is over. Raises Conflict if it is not."""
+        """Release an expired hold. Raises Conflict if it has not expired."""
         hold = self._hold(origin, request)
         if hold.state is HoldState.HELD and not domain.holds.is_due(hold, self._now):
             raise Conflict

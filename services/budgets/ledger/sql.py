@@ -1,8 +1,7 @@
 """The statements of the ledger. Each joins on (tenant, id), because the row policy admits several tenants at once.
 
-Chains are locked in the order of their keys, so that two transactions never wait for each other. Rows are looked up by
-key in lateral subqueries with `offset 0`: they use all columns of the index, even if the plan was made while the table
-was empty.
+Chains are locked in the order of their keys, so that transactions never deadlock. Rows are looked up by key in lateral
+subqueries with `offset 0`: they use all columns of the index, even if the plan was made while the table was empty.
 """
 
 from decimal import Decimal
@@ -115,8 +114,8 @@ FIND_ROLLOVERS: Final = f"""
 """The rollovers of those budgets that were rolled over."""
 ANSWERED: Final = f"""
     select exists (select from {REQUESTS.rows("k")} cross join lateral {idempotency.lookup("k")} i)"""
-# A transaction of its own, which sets its tenants itself: `named` must be evaluated before the policy is applied, so
-# everything else depends on it.
+# The statement is its own transaction and sets its tenants itself. Everything else depends on `named`, so that it is
+# evaluated before the row policy is applied.
 READ: Final = f"""
     with named as materialized (
         select set_config('app.tenant_ids', ${1 + len(KEYS)}, true) <> '' as ready

@@ -54,7 +54,7 @@ _BALANCE: Final = _TERMS + len(Balance._fields) - 1
 
 @dataclass(slots=True)
 class LedgerSnapshot:
-    """Balances with their ancestors, and the replies to requests that were answered before."""
+    """Balances with their ancestors, and the stored replies to requests."""
 
     balances: dict[Key, Balance]
     ancestors: dict[Key, Sequence[UUID]]
@@ -97,7 +97,7 @@ class LedgerConnection:
     async def begin(
         self, tenant_ids: Collection[UUID], *, lock_ms: int = _LOCK_MS
     ) -> AsyncIterator["LedgerTransaction"]:
-        """Begin a transaction for these tenants; it commits at the end of the block, or nothing happened."""
+        """Begin a transaction for these tenants; it commits at the end of the block, or rolls back on an error."""
         connection = await self._connected()
         tenants = ",".join(map(str, tenant_ids))
         try:
@@ -220,7 +220,7 @@ class LedgerTransaction:
         }
 
     async def any_answered(self, requests: Collection[RequestKey]) -> bool:
-        """True if a request was answered meanwhile: while `lock` waits, it does not see what others commit."""
+        """True if a request has a stored reply by now: `lock` does not see what is committed while it waits."""
         if not requests:
             return False
         return bool(await self._connection.fetchval(sql.ANSWERED, *sql.REQUESTS.parameters(list(requests))))
@@ -248,14 +248,14 @@ class LedgerTransaction:
         await self._fetch(sql.RECORD_CARRIED, sql.CARRIED, rows)
 
     async def record_holds(self, holds: Sequence[Hold], known: Collection[Key]) -> None:
-        """Insert or update holds, and the timers of those that expire; `known` are those that exist already."""
+        """Insert or update holds, and the timers of those that expire; `known` are the keys that exist already."""
         await self._fetch(sql.RECORD_HOLDS, sql.HOLDS, holds)
         expiring = [(*hold.key, hold.expire_time) for hold in holds if hold.expires and hold.key not in known]
         ended = [hold.key for hold in holds if not hold.expires and hold.key in known]
         if expiring:
-            await self._connection.execute(timers.SET_ALL, *_lists(expiring), HOLD_EXPIRY_TIMER)
+            await self._connection.execute(timers.SET_ALL, *_transpose(expiring), HOLD_EXPIRY_TIMER)
         if ended:
-            await self._connection.execute(timers.CANCEL_ALL, *_lists(ended), HOLD_EXPIRY_TIMER)
+            await self._connection.execute(timers.CANCEL_ALL, *_transpose(ended), HOLD_EXPIRY_TIMER)
 
     async def raise_alerts(self, alerts: Iterable[tuple[Alert, OutboxRow]]) -> None:
         """Open the alerts that are not open yet, each on behalf of the caller who crossed the threshold."""
@@ -304,7 +304,7 @@ def resolve_alerts(tx: WriteSession, budget_id: UUID, thresholds: Iterable[Alert
         tx.defer(sql.RESOLVE_ALERTS, *sql.RESOLVED.parameters(rows))
 
 
-def _lists(rows: Iterable[Sequence[object]]) -> Iterable[list[object]]:
+def _transpose(rows: Iterable[Sequence[object]]) -> Iterable[list[object]]:
     return map(list, zip(*rows, strict=True))
 
 

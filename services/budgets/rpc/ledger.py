@@ -51,7 +51,7 @@ class LedgerServicer:
     async def _with_approval(
         self, request: pb.ChargeRequest | pb.CreateHoldRequest, call: Call, refusal: ApprovalRequired
     ) -> ApprovalRequired:
-        """Return the refusal with the approval request that was opened, if the caller wants one."""
+        """Return the refusal; with the id of a new approval request if the caller set `open_approval`."""
         if request.open_approval:
             overspend = convert.approvals.overspend_from_proto(request)
             refusal.metadata |= await self._approvals.open_overspend(call, overspend)

@@ -1,7 +1,7 @@
 """Allocated costs: each is charged once to the budget it belongs to; what no budget accepts is recorded.
 
-An allocation has one key, however often its event arrives. What is done about it is stored under that key in the same
-transaction: a budget is charged, or the cost is recorded as unbudgeted, or it was reversed before it arrived.
+An allocation has one idempotency key, however often its event arrives. Its outcome is stored under that key in the
+same transaction: a budget is charged, the cost is recorded as unbudgeted, or it was reversed before it arrived.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class AllocatedCosts:
     async def charge(self, origin: Origin, cost: Cost) -> None:
         """Charge the budget that fits the cost best, or record that none accepted it. Has no effect if done before.
 
-        Raises IdempotencyMismatch if the allocation had other contents before, and errors that may pass: Unavailable,
+        Raises IdempotencyMismatch if the allocation had other contents before, and transient errors: Unavailable,
         DeadlineExceeded, Conflict or Overloaded.
         """
         request = origin.tenant_id, ALLOCATED, _key(cost.allocation_id)
@@ -160,7 +160,7 @@ class AllocatedCosts:
         )
         (outcome,) = await self._ledger.post_many(origin, [posting])
         if isinstance(outcome, BillingError) and not isinstance(outcome, RefundExceedsCharge):
-            raise outcome  # that one means: a user has refunded all of it before
+            raise outcome  # RefundExceedsCharge is no failure: a user has refunded all of the charge before
 
     async def _match(self, costs: Sequence[tuple[RequestKey, CostAttributes]]) -> Sequence[Match]:
         async with self._connections[0].begin({request[0] for request, _ in costs}) as transaction:
@@ -185,7 +185,7 @@ class AllocatedCosts:
 
 
 async def _reverse_unbudgeted(tx: WriteSession, reversal: Reversal) -> None:
-    """Insert a row of the opposite amount after that of an unbudgeted allocation."""
+    """Insert a row with the opposite amount of an unbudgeted allocation, once."""
     key = _key(reversal.reversed_id)
     stored = await store.idempotency.find(tx, REVERSED, key)
     if stored:

@@ -47,10 +47,10 @@ class ApprovalHolds:
         self._ledger = ledger
 
     async def apply(self, origin: Origin, outcome: ApprovalOutcome) -> None:
-        """Apply an approved request to its budget. If that fails, release its hold and publish why."""
+        """Apply an approved request to its budget. If that fails, release its hold and publish the reason."""
         try:
-            if outcome.raises:
-                await self._raise_budget(origin, outcome)
+            if outcome.is_increase:
+                await self._increase_budget(origin, outcome)
             elif outcome.hold_id:
                 await self._post(origin, _settlement(origin, outcome, EntryType.COMMIT, COMMITTED))
             else:
@@ -59,14 +59,14 @@ class ApprovalHolds:
             await self._fail(origin, outcome, refusal)
 
     async def release(self, origin: Origin, outcome: ApprovalOutcome) -> bool:
-        """Release the hold of a round. Return False if it holds nothing."""
+        """Release the hold of a round. Return False if there is no hold, or if it has ended otherwise."""
         with contextlib.suppress(HoldNotFound, HoldStateForbids):
             await self._post(origin, _settlement(origin, outcome, EntryType.RELEASE, RELEASED))
             return True
         return False
 
     async def cancel(self, origin: Origin, outcome: ApprovalOutcome) -> bool:
-        """Release the hold of a round, and refuse a hold of it that is requested later."""
+        """Release the hold of a round, or refuse it if it is requested later. Return True if a hold was released."""
         async with self._db.write(origin) as tx:
             stored = await store.idempotency.claim_or_find(tx, HELD, key_of(outcome), CANCELLED)
         if stored is None or not stored.reply:
@@ -97,8 +97,8 @@ class ApprovalHolds:
         _, hold_id = self._ledger.codec.ids(EntryType.HOLD, await self._post(origin, request))
         await self._post(origin, _settlement(origin, replace(outcome, hold_id=hold_id), EntryType.COMMIT, COMMITTED))
 
-    async def _raise_budget(self, origin: Origin, outcome: ApprovalOutcome) -> None:
-        """Raise the amount of a budget, once."""
+    async def _increase_budget(self, origin: Origin, outcome: ApprovalOutcome) -> None:
+        """Increase the amount of a budget, once."""
         async with self._db.write(origin) as tx:
             if not await store.idempotency.claim(tx, COMMITTED, key_of(outcome), _SETTLED):
                 return
@@ -112,7 +112,7 @@ class ApprovalHolds:
             outbox.append(tx, events.published.approval_funds_settled(outcome, raised=True))
 
     async def _fail(self, origin: Origin, outcome: ApprovalOutcome, refusal: BillingError) -> None:
-        """Release the hold and publish, once, why the approved request could not be applied."""
+        """Release the hold, and publish once the reason why the approved request could not be applied."""
         if outcome.hold_id:
             await self.release(origin, outcome)
         async with self._db.write(origin) as tx:

@@ -40,7 +40,7 @@ from services.budgets.models.budgets import BudgetRow
 
 
 async def create(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRow:
-    """Create a budget; `owner` is its entity and department as found by the caller.
+    """Create a budget; `owner` is its entity and department, read before the transaction.
 
     Raises InvalidField, OwnerNotFound, OwnerInactive, BudgetNotFound, BudgetStateForbids, BudgetTreeTooDeep,
     CurrencyMismatch, PeriodOutsideParent.
@@ -227,7 +227,7 @@ def _adjust(tx: WriteSession, budget: BudgetRow, amount: Money, reason: str) -> 
 
 
 async def reopen(tx: WriteSession, budget_id: UUID, owner: Owner, *, etag: str) -> BudgetRow:
-    """Reopen a closed budget; `owner` is its entity and department as found by the caller.
+    """Reopen a closed budget; `owner` is its entity and department, read before the transaction.
 
     Raises BudgetNotFound, BudgetStateForbids, OwnerNotFound, OwnerInactive, EtagMismatch.
     """

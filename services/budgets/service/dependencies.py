@@ -1,4 +1,4 @@
-"""What the handlers of events and timers get besides the event or the id of the resource."""
+"""The dependencies that main.py passes to RPCs and to the handlers of events and timers."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Dependencies:
 
     @classmethod
     def build(cls, settings: Settings, db: Database, ledger: Ledger) -> "Dependencies":
-        """Build them around a ledger."""
+        """Build the parts that post to `ledger`."""
         return cls(ledger, AllocatedCosts(settings, db, ledger), ApprovalHolds(db, ledger))
 
     @property
     def jobs(self) -> Sequence[Callable[[], Awaitable[None]]]:
-        """The jobs that run for as long as the process and close the connections at the end."""
+        """The jobs that run until the service stops and then close the connections."""
         return self.ledger.run, self.allocated_costs.run

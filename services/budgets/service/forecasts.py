@@ -34,8 +34,7 @@ async def forecast(tx: ReadSession, budget: BudgetRow) -> ForecastResult:
     # Days before the first budget was created are not days without spend, unless costs were charged to them later.
     created = dates.date_in(budget.time_zone, min(each.create_time for each in budgets))
     since = min([max(budgets[-1].period_start, created), *(day for day, _ in spend)])
-    days = [(day, amount) for day, amount in spend]
-    return ForecastResult(balance, forecast_input, domain.forecast.forecast(forecast_input, days, since=since))
+    return ForecastResult(balance, forecast_input, domain.forecast.forecast(forecast_input, spend, since=since))
 
 
 async def _list_predecessors(tx: ReadSession, budget: BudgetRow) -> Sequence[BudgetRow]:

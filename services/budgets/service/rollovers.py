@@ -26,7 +26,7 @@ from services.budgets.errors.rollovers import ParentNotRolledOver, PeriodNotOver
 from services.budgets.models.budgets import BudgetRow
 
 _OPENED_PER_TRANSACTION_MAX: Final = 100
-"""After about as many opened budgets a transaction ends; the next ones do the rest."""
+"""A transaction ends after about this many opened budgets; timers start the next one."""
 _NO_HOLDS: Final = OpenHolds()
 
 
@@ -77,7 +77,7 @@ class _Tree:
 
 
 async def roll_over(tx: WriteSession, budget_id: UUID, request: RolloverRequest) -> RolloverResult:
-    """Roll a budget over on request, after the budgets below it that are behind.
+    """Roll a budget over on request, after overdue budgets below it.
 
     Raises BudgetNotFound, BudgetStateForbids, PeriodOpened, PeriodNotOver, ParentNotRolledOver, CurrencyMismatch,
     BudgetExceeded, InvalidField, Conflict.
@@ -98,8 +98,8 @@ async def roll_over(tx: WriteSession, budget_id: UUID, request: RolloverRequest)
 async def roll_over_due(tx: WriteSession, budget_id: UUID) -> None:
     """Roll a recurring budget over if its period is over, and the following periods up to the current one.
 
-    Budgets below it that are behind come first, while the budget above them is still open. Does nothing if the budget
-    was rolled over or closed before, or waits for the budget above.
+    Overdue budgets below it are rolled over first, while the budget above them is still open. Does nothing if the
+    budget was rolled over or closed before, or must wait for the budget above.
     """
     tree = await _lock_tree(tx, budget_id)
     if tree.is_automatic(tree.rows[budget_id]):

@@ -1,7 +1,7 @@
-"""Allocated costs: the budgets they may be charged to, what was done about them, and those that no budget accepted.
+"""SQL for allocated costs: the budgets they may be charged to, their outcomes, and those that no budget accepted.
 
-What is done about an allocation is stored under its key: the reply if a budget was charged, an empty one if none
-accepted it. So there is never more than one of the two.
+The outcome of an allocation is stored under its idempotency key: the reply if a budget was charged, an empty reply if
+no budget accepted it. So there is never more than one of the two.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,7 @@ from services.budgets.store.idempotency import StoredReply
 
 
 class Driver(Protocol):
-    """A transaction that runs statements in the driver's own form, of several tenants."""
+    """A transaction of several tenants that runs SQL text on the database driver."""
 
     async def fetch(self, statement: str, *parameters: object) -> Sequence[Any]:
         """Return the rows of a statement."""
@@ -31,7 +31,7 @@ class Driver(Protocol):
 
 @dataclass(slots=True)
 class Match:
-    """What was done about an allocation, or else the budgets that it may be charged to."""
+    """The stored outcome of an allocation, or else the budgets that it may be charged to."""
 
     stored: StoredReply | None
     candidates: list[Candidate]
@@ -39,7 +39,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Unbudgeted:
-    """A cost that no budget accepted, to be recorded under its key unless something was done under it before."""
+    """A cost that no budget accepted, to be recorded unless its key has an outcome already."""
 
     request: RequestKey
     fingerprint: bytes
@@ -48,7 +48,7 @@ class Unbudgeted:
 
 
 _NO_DEPARTMENT: Final = UUID(int=0)
-"""Stands for none, so that one index finds budgets of the department and of the whole entity; see 0003_usage."""
+"""Represents no department in an index that finds budgets of departments and of whole entities; see 0003_usage."""
 _KEY: Final = (
     Column("tenant_id", "uuid"), Column("method", "text", free_text=True), Column("key", "text", free_text=True),
 )  # fmt: skip
@@ -107,7 +107,7 @@ _RECORD: Final = f"""
 
 
 async def match(driver: Driver, costs: Sequence[tuple[RequestKey, CostAttributes]]) -> list[Match]:
-    """Return what is known of each allocation, in order."""
+    """Return the stored outcome or the candidate budgets of each allocation, in order."""
     rows = [
         (position, *request, cost.entity_id, [*cost.department_path, _NO_DEPARTMENT], cost.category, cost.day)
         for position, (request, cost) in enumerate(costs)
@@ -122,7 +122,7 @@ async def match(driver: Driver, costs: Sequence[tuple[RequestKey, CostAttributes
 
 
 async def record(driver: Driver, spends: Iterable[Unbudgeted]) -> set[UUID]:
-    """Record and publish those about whose allocation nothing was done before, each once. Return their ids."""
+    """Record and publish the costs whose keys have no outcome yet, each once. Return the ids of their rows."""
     rows = {spend.request: spend for spend in spends}
     return {row["id"] for row in await driver.fetch(_RECORD, *_RECORDS.parameters(list(rows.values())))}
 

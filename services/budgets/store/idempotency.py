@@ -1,4 +1,4 @@
-"""Idempotency keys: what was done under one. The ledger stores its replies itself."""
+"""SQL for idempotency keys and the replies stored under them; the ledger stores its own replies."""
 
 from typing import Final, NamedTuple
 
@@ -18,14 +18,14 @@ _keys = table(
 
 
 class StoredReply(NamedTuple):
-    """What is stored under a key; the reply is empty if nothing was posted."""
+    """Fingerprint and reply stored under a key; the reply is empty if nothing was posted."""
 
     fingerprint: bytes
     reply: bytes
 
 
 async def find(tx: ReadSession, method: str, key: str) -> StoredReply | None:
-    """Return what is stored under a key, or None."""
+    """Return the reply stored under a key, or None."""
     query = select(_keys.c.fingerprint, _keys.c.reply)
     query = query.where(_keys.c.tenant_id == tx.tenant_id, _keys.c.method == method, _keys.c.key == key)
     rows = await tx.rows(query)
@@ -45,7 +45,7 @@ async def claim(tx: WriteSession, method: str, key: str, fingerprint: bytes) -> 
 
 
 async def claim_or_find(tx: WriteSession, method: str, key: str, fingerprint: bytes) -> StoredReply | None:
-    """Claim a key. Return what is stored under it if it was claimed or answered before."""
+    """Claim a key. Return None, or the stored reply if the key was in use already."""
     stored = await find(tx, method, key)
     if stored is None and not await claim(tx, method, key, fingerprint):
         stored = await find(tx, method, key)  # stored at the same moment

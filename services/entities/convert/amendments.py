@@ -27,7 +27,7 @@ from services.entities.models.amendments import AmendmentRow
 
 
 def to_proto(row: AmendmentRow, *, dry_run: bool = False, include_fees: bool = True) -> Amendment:
-    """Convert an amendment. One of a dry run has no id and etag; in lists the fees of each period are left out."""
+    """Convert an amendment: without id and etag for a dry run, and with the fees of each period if `include_fees`."""
     return Amendment(
         id="" if dry_run else ids.AMENDMENT.format(row.id),
         contract_id=ids.CONTRACT.format(row.contract_id),
@@ -51,7 +51,7 @@ def to_proto(row: AmendmentRow, *, dry_run: bool = False, include_fees: bool = T
 
 
 def _terms_to_proto(values: TermValues) -> AmendedTerms:
-    """Convert the values of changed terms. A term without a value is not set, except that no end date is empty text."""
+    """Convert the values of changed terms. None is not set, except for `end_date`, where it is empty text."""
     return AmendedTerms(
         **{name: _term_to_proto(value) for name, value in values.items() if value is not None or name == "end_date"}
     )
@@ -97,7 +97,7 @@ def _fee_to_proto(fee: AmendedFee) -> AmendedFeeMessage:
 
 
 def _end_text(end: date) -> str:
-    """Convert the end of a billing period; one that reaches the horizon has no end."""
+    """Convert the end of a billing period; empty if the period reaches the horizon, since then it has no end."""
     return date_text(end if end < HORIZON else None)
 
 

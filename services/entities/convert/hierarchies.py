@@ -20,7 +20,7 @@ _Revision: TypeAlias = tuple[UUID, int, datetime]
 
 
 class EntityMessageCache:
-    """Serialized Entity messages, so that large trees need not read and convert all columns again.
+    """Serialized Entity messages; saves reading and converting the columns of large trees again.
 
     An entry is valid for one version of the entity. The oldest entries are dropped first.
     """

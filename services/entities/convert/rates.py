@@ -46,7 +46,7 @@ def drafts_from_proto(request: pb.SetExchangeRatesRequest) -> Sequence[RateDraft
 
 
 def _rate_violations(request: pb.SetExchangeRatesRequest) -> Iterator[Violation]:
-    """Yield what the rules of the proto can't express: unknown currencies, and pairs that occur twice for a day."""
+    """Yield the violations that proto rules can't express: unknown currencies, and pairs that occur twice for a day."""
     occurrences = Counter(map(_pair_and_day, request.rates))
     for index, rate in enumerate(request.rates):
         for field in ("base_currency", "quote_currency"):

@@ -16,7 +16,7 @@ from services.entities.domain.splits import CostToSplit, SplitDraft, SplitFilter
 from services.entities.models.splits import CostSplitRow, ShareRecord
 
 _FROM_ALLOCATION: Final = ("allocation_date", "category", "gl_code", "source_ref", "source_department_id")
-"""Fields that are taken from the allocation if one is split."""
+"""Fields that have the values of the allocation if an allocation is split."""
 _REQUIRED_WITH_AMOUNT: Final = ("allocation_date", "source_ref")
 
 

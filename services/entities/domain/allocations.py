@@ -13,7 +13,7 @@ from services.entities.domain.rates import Derivation, DerivedRate
 from services.entities.errors.allocations import AllocationDateTooFar, AmountTooLarge
 
 AHEAD_DAYS_MAX: Final = 366
-"""Most days after today that a cost may have as its date: enough for costs prepaid for a year, but not for typos."""
+"""Maximum number of days that a cost may be dated after today: covers costs prepaid for a year, and catches typos."""
 
 
 class AllocationSource(StrEnum):
@@ -115,10 +115,10 @@ def convert(amount: Money, currency: str, day: date, rate: DerivedRate | None) -
 
 
 def differing_fields(draft: AllocationDraft, stored: AllocationDraft) -> list[str]:
-    """Return the fields in which a repeated draft differs from what was allocated; optional fields left out don't."""
-    left_out = {"entity_id": draft.entity_id is None, "gl_code": not draft.gl_code}
+    """Return the fields in which a repeated draft differs from the stored one, except omitted optional fields."""
+    omitted = {"entity_id": draft.entity_id is None, "gl_code": not draft.gl_code}
     return [
         field.name
         for field in fields(AllocationDraft)
-        if not left_out.get(field.name) and getattr(draft, field.name) != getattr(stored, field.name)
+        if not omitted.get(field.name) and getattr(draft, field.name) != getattr(stored, field.name)
     ]

@@ -164,7 +164,7 @@ def _with_total_value(terms: ContractTerms, changed: ContractTerms, effective: d
 
 
 def violations(amendment_type: AmendmentType, after: TermValues, terms: ContractTerms) -> Iterator[FieldViolation]:
-    """Yield what makes the changes invalid by themselves, before they are applied to the terms."""
+    """Yield the violations of the changes themselves; those of the amended terms are checked afterwards."""
     required = sorted(_REQUIRED_TERMS[amendment_type])
     if required and not after.keys() & required:
         text = f"an amendment of type {amendment_type} must change at least one of {', '.join(required)}"

@@ -1,4 +1,4 @@
-"""Approval needs: what is checked against approval rules before a contract or an amendment goes ahead."""
+"""Approval needs: the facts about a contract or an amendment that approval rules are checked against."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

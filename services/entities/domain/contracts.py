@@ -179,7 +179,7 @@ class ContractTerms:
     license_tier: str
     seats: int
     payment_terms_days: int | None
-    """None: to be taken from the entity."""
+    """None: not set yet; defaults to the payment terms of the entity."""
     purchase_order_number: str
     purchase_order_limit: Money | None
     auto_renew: bool

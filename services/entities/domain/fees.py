@@ -7,8 +7,8 @@ phase begins within a period, the difference for the rest of the period falls du
 drops. A ONE_TIME fee belongs to no period and falls due in full on the first day.
 
 Without phases the total value is spread evenly: every billing period costs the same, rounded down, and the last period
-takes the remainder. The total value of an evergreen contract is that of a year, so the last period of each year takes
-the remainder.
+includes the remainder. The total value of an evergreen contract is that of a year, so the last period of each year
+includes it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ class FeePlan:
     remainder: Money
     """The part of the total value that is left after it was spread evenly."""
     remainder_every: int = 0
-    """Every n-th billing period takes the remainder; 0: none does."""
+    """Every n-th billing period includes the remainder; 0: none does."""
     remainders: Mapping[int, Money] = field(default_factory=dict)
     """Remainders of single billing periods by their number, kept from before an amendment."""
 
@@ -196,13 +196,13 @@ def _fee_intervals(phases: Sequence[Phase], period: BillingPeriod) -> Iterator[F
 
 
 def _period_fees_due(plan: FeePlan, period: BillingPeriod) -> Iterator[Fee]:
-    """Yield what falls due for a period: on its first day, and on the first day of each phase that begins within it."""
+    """Yield the fees due for a period: on its first day, and on the first day of each phase that begins within it."""
     if plan.frequency is BillingFrequency.ONE_TIME:
         yield Fee(period.dates.start, period_fee(plan, period))
         return
     due_so_far = -_remainder(plan, period)
-    inside = (phase.start_date for phase in plan.phases if period.dates.start < phase.start_date < period.dates.end)
-    for day in (period.dates.start, *inside):
+    starts = (phase.start_date for phase in plan.phases if period.dates.start < phase.start_date < period.dates.end)
+    for day in (period.dates.start, *starts):
         begun = [phase for phase in plan.phases if phase.start_date <= day]
         due = domain.proration.accrued(_fee_intervals(begun, period), period.full, period.dates.end, plan.currency)
         yield Fee(day, due - due_so_far)
@@ -220,13 +220,13 @@ def fees_due(plan: FeePlan, dates: DateRange) -> Iterator[Fee]:
 
 
 def total_due(plan: FeePlan, until: date) -> Money:
-    """Return the sum of the fees that fall due from the start of the contract up to, and without, `until`."""
+    """Return the sum of the fees that fall due before `until`."""
     due = fees_due(plan, DateRange(plan.start, until))
     return sum((fee.amount for fee in due), Money.zero(plan.currency))
 
 
 def accrue(plan: FeePlan, dates: DateRange) -> Money:
-    """Return the part of the fees that is for these days, whenever it falls due.
+    """Return the fees for these days, regardless of when they fall due.
 
     Adjacent ranges sum to the amount of their union.
     """

@@ -1,4 +1,4 @@
-"""Managers of departments: who can be one, and who succeeds one that left."""
+"""Managers of departments: check of a new manager, and the successor of a deactivated one."""
 
 from collections.abc import Iterable
 

@@ -3,7 +3,7 @@
 A placement is the date range in which a department has one parent, or none.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice
@@ -72,9 +72,5 @@ def count_levels(parents: Parents, department_id: UUID) -> int:
     levels, level = 0, [department_id]
     while level:
         levels += 1
-        level = [child for each in level for child in _children_of(children, each)]
+        level = [child for each in level for child in children.get(each, ())]
     return levels
-
-
-def _children_of(children: Mapping[UUID, list[UUID]], parent_id: UUID) -> Iterable[UUID]:
-    return children.get(parent_id, ())

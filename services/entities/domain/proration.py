@@ -55,7 +55,7 @@ def accrued(intervals: Iterable[FeeInterval], full_period: DateRange, until: dat
     """Return the fees of a billing period that are earned before `until`, rounded once.
 
     The running total is rounded and not each part: the amount for days in between is the difference of two running
-    totals. So the parts sum to the whole fee wherever a period is cut.
+    totals. So the parts sum to the whole fee, however the period is divided.
     """
     by_days = (Fraction(interval.fee) * interval.dates.before(until).days for interval in intervals)
     return round_exact(sum(by_days, Fraction(0)) / full_period.days, currency)

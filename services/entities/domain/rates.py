@@ -9,12 +9,12 @@ from fractions import Fraction
 from typing import Final, TypeAlias
 
 RATE_AGE_DAYS_MAX: Final = 35
-"""Days that a rate stays effective after its date: enough for monthly rates to reach the next one."""
+"""Days that a rate stays effective after its date: bridges the time between monthly rates."""
 RATE_DIGITS: Final = 18
 """Significant digits of a derived rate: enough for the largest amount in Money to be exact to the cent."""
 _DIVISION: Final = Context(prec=RATE_DIGITS, rounding=ROUND_HALF_EVEN)
 _PREFERRED_VIAS: Final = ("EUR", "USD")
-"""Currencies that a cross rate goes through in preference to others."""
+"""Currencies that are tried before all others as the intermediate currency of a cross rate."""
 
 
 class Derivation(StrEnum):

@@ -63,7 +63,7 @@ class RenewalReason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewalRequest:
-    """How a contract is to be renewed. None or empty: as agreed in the contract."""
+    """A request to renew a contract. None or empty: as agreed in the contract."""
 
     contract_number: str = ""
     """Empty: to be assigned from the tenant's own sequence."""
@@ -194,7 +194,7 @@ def _recommend(facts: RenewalFacts) -> tuple[Recommendation, Sequence[RenewalRea
     weights = list(Recommendation)  # each member outweighs those before it
     reasons = sorted(_reasons(facts), key=lambda reason: weights.index(reason.recommendation), reverse=True)
     if not reasons:
-        reasons = [RenewalReason(ReasonKind.AS_AGREED, "There is no reason against it.", Recommendation.RENEW)]
+        reasons = [RenewalReason(ReasonKind.AS_AGREED, "There is no reason against a renewal.", Recommendation.RENEW)]
     recommendation = reasons[0].recommendation
     notice_over = _notice_over(facts)
     if notice_over:

@@ -12,7 +12,7 @@ from services.entities.domain.allocations import AllocationDraft, AllocationSour
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """Usage with its cost. The entity and the department are given by id or else by code."""
+    """Usage with its cost. The entity and the department are identified by id or by code."""
 
     record_id: str
     """Unique within the tenant."""
@@ -20,7 +20,7 @@ class UsageRecord:
     entity_code: str
     department_id: UUID | None
     department_code: str
-    """Empty like `department_id`: the cost belongs to the entity as a whole."""
+    """If this and `department_id` are empty, the cost belongs to the entity as a whole."""
     category: str
     quantity: Decimal | None
     unit: str

@@ -25,8 +25,8 @@ class AmendmentStale(FailedPrecondition):
     def __init__(self, amendment_id: UUID, changed: Sequence[str]) -> None:
         text = ids.AMENDMENT.format(amendment_id)
         super().__init__(
-            f"The amendment {text} is stale: the contract has changed since in {', '.join(changed)}. Create a new"
-            " amendment.",
+            f"The amendment {text} is stale: since its creation the contract has changed in {', '.join(changed)}."
+            " Create a new amendment.",
             amendment_id=text,
             changed=changed,
         )

@@ -29,7 +29,7 @@ from services.entities.service.usage import UsageIntake
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the handlers with their own transactions use."""
+    """Passed to the handlers that open their own transactions."""
 
     db: Database
     clients: Clients
@@ -74,7 +74,7 @@ def _is_of_contract_or_amendment(event: ApprovalOutcome) -> bool:
 
 @on(ApprovalApproved, accepts=_is_of_contract_or_amendment)
 async def on_approval_approved(tx: WriteSession, event: ApprovalApproved) -> None:
-    """Let a contract be signed, or approve an amendment."""
+    """Move a contract on to signature, or approve an amendment."""
     await _finish_approval(tx, event.approval, approved=True)
 
 
@@ -135,7 +135,7 @@ async def replace_deactivated_manager(dependencies: Dependencies, origin: Origin
     validation.check(event)
     directory = dependencies.clients.directory
     if await directory.is_active(origin, event.user_id):
-        return  # active again
+        return  # the user was activated again in the meantime
     successor = domain.managers.nearest_active(event.user_id, await directory.managers(origin, event.user_id))
     replaced = 1
     while replaced:

@@ -7,6 +7,7 @@ from services.entities.models import (
     contracts,
     costs,
     entities,
+    purchase_orders,
     rates,
     splits,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "contracts",
     "costs",
     "entities",
+    "purchase_orders",
     "rates",
     "splits",
 ]

@@ -1,4 +1,4 @@
-"""Tables of contract amendments and purchase order warnings."""
+"""Table of contract amendments."""
 
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
-from kit.db import AMOUNT, TenantRow, VersionedRow, text_enum
+from kit.db import VersionedRow, text_enum
 from kit.money import Money
 from services.entities.domain.amendments import (
     AmendedFee,
@@ -80,17 +80,6 @@ class AmendmentRow(VersionedRow):
     def set_effect(self, effect: AmendmentEffect) -> None:
         """Store the effect on the fees."""
         self.proration = _effect_record(effect)
-
-
-class PurchaseOrderWarningRow(TenantRow):
-    """A published warning about a purchase order, unique per order, limit and threshold. Rows are never changed."""
-
-    __tablename__ = "purchase_order_warnings"
-
-    contract_id: Mapped[UUID] = mapped_column(Uuid)
-    purchase_order_number: Mapped[str] = mapped_column(String)
-    purchase_order_limit: Mapped[Decimal] = mapped_column(AMOUNT)
-    threshold_bp: Mapped[int] = mapped_column(Integer)
 
 
 def _values_record(values: TermValues) -> JsonObject:

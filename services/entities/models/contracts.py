@@ -211,7 +211,7 @@ class ContractNumberRow(Base):
 
 @dataclass(frozen=True, slots=True)
 class ContractDetails:
-    """What is shown with a contract besides its own columns."""
+    """Data that is shown with a contract, but not stored in its row."""
 
     signatures: Sequence[SignatureRow] = ()
     purchase_order_use: PurchaseOrderUse | None = None

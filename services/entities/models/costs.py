@@ -1,4 +1,4 @@
-"""Table of the departments that had costs while they were below others."""
+"""Table of the departments that costs were posted to, by their ancestors at that time."""
 
 from typing import Final
 
@@ -13,4 +13,4 @@ POSTED_DEPARTMENTS: Final = Table(
     Column("ancestor_id", Uuid, primary_key=True),
     Column("department_id", Uuid, primary_key=True),
 )
-"""A department that a cost was posted to while it was `ancestor_id` or below it; written by a trigger."""
+"""Each row: a cost was posted to `department_id` when this was `ancestor_id` or below it. Written by a trigger."""

@@ -1,4 +1,4 @@
-"""Scopes of confined callers, resolved from the own database."""
+"""Scopes of confined callers, resolved from this service's own tables."""
 
 from kit import ids
 from kit.auth import Scope
@@ -10,7 +10,7 @@ from serving.scope import scope_ids_of
 
 
 class LocalScopes:
-    """Resolves scopes from the own tables; other services call ResolveScope."""
+    """Resolves scopes from this service's own tables; other services call ResolveScope."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -19,9 +19,9 @@ class LocalScopes:
         """Return the entities and departments that the caller's token covers. Raises TokenInvalid for malformed ids."""
         entities, departments = scope_ids_of(call.principal)
         try:
-            entity_ids, department_ids = map(ids.ENTITY.parse, entities), map(ids.DEPARTMENT.parse, departments)
-            named = list(entity_ids), list(department_ids)
+            entity_ids = [ids.ENTITY.parse(text) for text in entities]
+            department_ids = [ids.DEPARTMENT.parse(text) for text in departments]
         except InvalidFields:
             raise TokenInvalid from None
         async with self._db.read(call) as tx:
-            return await service.scopes.resolve(tx, *named)
+            return await service.scopes.resolve(tx, entity_ids, department_ids)

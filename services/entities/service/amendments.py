@@ -101,12 +101,12 @@ def _check(violations: Iterable[FieldViolation]) -> None:
 def _field(violation: FieldViolation) -> str:
     if not violation.rule.startswith("contract."):
         return violation.field
-    # Phases of the contract are numbered differently than those of the request, and its total value follows the fee.
+    # The contract has more phases than the request, so an index would be wrong; its total value results from the fee.
     return violation.field.partition("[")[0].replace("total_value", "fee")
 
 
 def _terms_after(contract: ContractRow, amendments: Sequence[AmendmentRow]) -> ContractTerms:
-    """Return the terms once these approved amendments have been applied in order, without those that can't be."""
+    """Return the terms after these approved amendments, in order; amendments that can't be applied are skipped."""
     terms = contract.terms
     for amendment in amendments:
         after, effective = amendment.after, amendment.effective_date
@@ -140,7 +140,7 @@ def _check_no_pending_approval(amendment: AmendmentRow) -> None:
 
 
 async def finish_approval(tx: WriteSession, amendment_id: UUID, *, approved: bool, reason: str) -> None:
-    """Approve or reject an amendment as its approval request was; no effect if it awaits no approval.
+    """Apply the outcome of an approval request to its amendment; no effect if the amendment awaits no approval.
 
     An approved amendment that is no longer possible is rejected, and the error becomes its rejection reason.
     """
@@ -247,7 +247,7 @@ async def _apply_or_reject(
 
 
 async def _apply(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow, time_zone: str) -> None:
-    """Give the contract its new terms. Raises before anything has changed."""
+    """Apply the amendment to its contract. All checks come before the first change."""
     state = domain.amendments.advance(amendment.id, amendment.state, AmendmentAction.APPLY)
     effective, after, terms = amendment.effective_date, amendment.after, contract.terms
     await _check_amendable(tx, contract, terms, amendment)

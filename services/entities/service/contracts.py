@@ -208,7 +208,7 @@ async def set_timers(tx: WriteSession, contract: ContractRow, time_zone: str) ->
 
 
 async def reset_timers(tx: WriteSession, entity: EntityRow) -> None:
-    """Set the timers of an entity's contracts and amendments anew, after its time zone has changed."""
+    """Reset the timers of an entity's contracts and amendments after its time zone has changed."""
     for contract in await store.contracts.lock_in_force(tx, entity.id):
         await set_timers(tx, contract, entity.time_zone)
         for amendment in await store.amendments.lock_approved(tx, contract.id):
@@ -286,7 +286,7 @@ async def finish_termination(tx: WriteSession, contract: ContractRow, *, publish
 async def record_license(tx: WriteSession, contract_id: UUID, *, license_id: str, tier: str, seats: int) -> None:
     """Record the license that was provisioned.
 
-    The state changes only if tier and seats are those of the contract: a reply to an older request isn't the last one.
+    The state changes only if tier and seats are those of the contract; otherwise this is the reply to an older request.
     """
     contract = await store.contracts.lock(tx, contract_id)
     contract.license_id = license_id

@@ -70,9 +70,9 @@ async def update(
 
 
 async def replace_manager(tx: WriteSession, user_id: str, successor: str) -> int:
-    """Replace the user as the manager of up to 500 departments by the successor; empty: by no manager.
+    """Replace the user as the manager of up to 500 departments by the successor, or by none if that is empty.
 
-    Returns the number of departments; call it until that is 0.
+    Returns the number of changed departments; repeat the call until it is 0.
     """
     departments = await store.departments.lock_managed_by(tx, user_id)
     for department in departments:

@@ -29,7 +29,7 @@ async def create(tx: WriteSession, draft: EntityDraft) -> EntityRow:
         _check_can_be_root(tx.scope, "parent_id")
     else:
         await store.hierarchies.lock_shared(tx)
-        domain.entities.check_depth(await _path_to_parent(tx, draft.parent_id))
+        domain.entities.check_depth(await _lock_parent_path(tx, draft.parent_id))
     entity = EntityRow(**asdict(draft), state=EntityState.ACTIVE)
     _set_invoice_prefix(entity)
     await store.entities.save(tx, entity)
@@ -44,8 +44,8 @@ def _check_can_be_root(scope: Scope | None, field: str) -> None:
         raise InvalidFields([Violation(field, text, "scope.root")])
 
 
-async def _path_to_parent(tx: WriteSession, parent_id: UUID) -> Sequence[UUID]:
-    """Check that the entity can have children, protect it from changes, and return the path to it from the root."""
+async def _lock_parent_path(tx: WriteSession, parent_id: UUID) -> Sequence[UUID]:
+    """Lock the parent, check that it can have children, and return the path from the root to it."""
     parent = await store.entities.lock_shared(tx, parent_id)
     domain.entities.advance(parent.id, parent.state, EntityAction.ADD_CHILD)
     return await store.hierarchies.find_path(tx, parent.id)
@@ -69,7 +69,7 @@ async def update(tx: WriteSession, entity_id: UUID, changes: Mapping[str, Any], 
     _set_invoice_prefix(entity)
     await store.entities.save(tx, entity)
     if entity.time_zone != time_zone_before:
-        # The days of its departments and contracts now begin at other moments.
+        # The days of its departments and contracts now begin at other times.
         await service.placements.apply_due(tx, entity)
         await service.contracts.reset_timers(tx, entity)
     return entity
@@ -89,7 +89,7 @@ async def move(tx: WriteSession, entity_id: UUID, parent_id: UUID | None, *, eta
     if entity.parent_id == parent_id:
         return entity
     if parent_id:
-        path = await _path_to_parent(tx, parent_id)
+        path = await _lock_parent_path(tx, parent_id)
         domain.entities.check_no_cycle(entity.id, path)
         domain.entities.check_depth(path, await store.hierarchies.count_levels(tx, entity.id))
     old_parent_id, entity.parent_id = entity.parent_id, parent_id

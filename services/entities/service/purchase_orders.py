@@ -38,7 +38,7 @@ async def publish_warnings(tx: WriteSession, contract: ContractRow, time_zone: s
     """Publish a warning for each threshold that the fees have reached, once, and set the timer of the next threshold.
 
     Must be called after each change of the contract's state, fees or purchase order. Another order number or limit
-    starts anew.
+    counts as another order.
     """
     terms, next_dates = contract.terms, []
     if contract.state in IN_FORCE and terms.purchase_order_limit:

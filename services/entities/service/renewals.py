@@ -85,7 +85,7 @@ async def _create_successor(
 
 
 async def send_notice(tx: WriteSession, contract_id: UUID) -> None:
-    """Publish ContractRenewalDue for a contract in force, once per end date. Too early, set the timer anew."""
+    """Publish ContractRenewalDue for a contract in force, once per end date. If it is too early, reset the timer."""
     contract = await store.contracts.lock(tx, contract_id)
     time_zone, today = await service.contracts.get_time_zone_and_today(tx, contract)
     if not await _send_notice(tx, contract, today):

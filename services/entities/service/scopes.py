@@ -9,7 +9,7 @@ from services.entities import store
 
 
 async def resolve(tx: ReadSession, entity_ids: Collection[UUID], department_ids: Collection[UUID]) -> Scope:
-    """Return everything that these entities and departments cover.
+    """Return the scope of these entities and departments.
 
     An entity covers its departments and everything below it; a department covers everything below it.
     """

@@ -20,66 +20,65 @@ from services.entities.domain.usage import UsageRecord
 from services.entities.errors.entities import EntityNotFound
 
 _TRANSACTIONS_MAX: Final = 2
-"""Most concurrent transactions, one per tenant; the other connections of the pool are for calls."""
+"""Maximum number of concurrent transactions, one per tenant; leaves connections of the pool to RPCs."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Intake:
-    """A usage record and the event it arrived with."""
+class _UsageEvent:
+    """A usage record and the origin of its event."""
 
     origin: Origin
     record: UsageRecord
 
 
 class UsageIntake:
-    """Allocates the cost of usage records, those that arrive together in one batch."""
+    """Allocates the cost of usage records; records that arrive at the same time form a batch."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._batcher = Batcher[_Intake, Exception | None](self._allocate)
+        self._batcher = Batcher[_UsageEvent, Exception | None](self._allocate)
 
     async def record(self, origin: Origin, record: UsageRecord) -> None:
-        """Allocate the cost of a record. Has no effect if that was done before.
+        """Allocate the cost of a record; no effect if it was allocated before.
 
-        Raises why the cost can't be allocated, InvalidFields if a code is unknown, and AllocationSourceTaken if the
-        record had other contents before.
+        Raises InvalidFields if a code is unknown, AllocationSourceTaken if the record had other contents before, and
+        the errors of allocations.
         """
-        refusal = await self._batcher.submit(origin.tenant_id, _Intake(origin, record))
-        if refusal:
-            raise refusal
+        error = await self._batcher.submit(origin.tenant_id, _UsageEvent(origin, record))
+        if error:
+            raise error
 
-    async def _allocate(self, intakes: Sequence[_Intake]) -> Sequence[Exception | None]:
-        """Allocate the records of several tenants and return why each was refused.
+    async def _allocate(self, events: Sequence[_UsageEvent]) -> Sequence[Exception | None]:
+        """Allocate the records of several tenants; return the error of each, None if it was accepted.
 
-        If a transaction fails, the batcher retries all records; those of the other tenants are then recognised.
+        If a transaction fails, the batcher retries all records; those already allocated have no further effect.
         """
         tenants: dict[UUID, list[int]] = {}
-        for position, intake in enumerate(intakes):
-            tenants.setdefault(intake.origin.tenant_id, []).append(position)
+        for position, event in enumerate(events):
+            tenants.setdefault(event.origin.tenant_id, []).append(position)
         slots = asyncio.Semaphore(_TRANSACTIONS_MAX)
-        refusals: list[Exception | None] = [None] * len(intakes)
+        errors: list[Exception | None] = [None] * len(events)
 
         async def allocate_tenant(positions: Sequence[int]) -> None:
             async with slots:
-                outcomes = await self._allocate_tenant([intakes[position] for position in positions])
+                outcomes = await self._allocate_tenant([events[position] for position in positions])
             for position, outcome in zip(positions, outcomes, strict=True):
                 if isinstance(outcome, Exception):
-                    refusals[position] = outcome
+                    errors[position] = outcome
 
-        errors = await asyncio.gather(*map(allocate_tenant, tenants.values()), return_exceptions=True)
-        for error in errors:
-            if error is not None:
-                raise error
-        return refusals
+        for failure in await asyncio.gather(*map(allocate_tenant, tenants.values()), return_exceptions=True):
+            if failure is not None:
+                raise failure
+        return errors
 
-    async def _allocate_tenant(self, intakes: Sequence[_Intake]) -> Sequence[object]:
-        """Allocate the records of one tenant in one transaction; of those refused the outcome is an exception."""
-        deadline = max(intake.origin.deadline for intake in intakes)
-        async with self._db.write(replace(intakes[0].origin, deadline=deadline)) as tx:
-            costs = await _costs(tx, [intake.record for intake in intakes])
+    async def _allocate_tenant(self, events: Sequence[_UsageEvent]) -> Sequence[object]:
+        """Allocate the records of one tenant in one transaction; return the outcome or the error of each."""
+        deadline = max(event.origin.deadline for event in events)
+        async with self._db.write(replace(events[0].origin, deadline=deadline)) as tx:
+            costs = await _costs(tx, [event.record for event in events])
             drafts = [cost for cost in costs if isinstance(cost, AllocationDraft)]
             origins = [
-                intake.origin for cost, intake in zip(costs, intakes, strict=True) if isinstance(cost, AllocationDraft)
+                event.origin for cost, event in zip(costs, events, strict=True) if isinstance(cost, AllocationDraft)
             ]
             allocated = iter(await service.allocations.allocate_each(tx, drafts, origins))
             return [next(allocated) if isinstance(cost, AllocationDraft) else cost for cost in costs]

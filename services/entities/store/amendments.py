@@ -1,4 +1,4 @@
-"""SQL of contract amendments."""
+"""SQL for contract amendments."""
 
 from collections.abc import Sequence
 from datetime import date

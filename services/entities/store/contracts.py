@@ -1,4 +1,4 @@
-"""SQL of contracts, their signatures, numbers and notices."""
+"""SQL for contracts, their signatures, numbers and notices."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
@@ -69,7 +69,10 @@ async def save(tx: WriteSession, contract: ContractRow) -> None:
 
 
 async def next_number(tx: WriteSession, year: int) -> str:
-    """Return the tenant's next free contract number, for example "CON-2026-000017". Concurrent calls wait in turn."""
+    """Return the tenant's next free contract number, for example "CON-2026-000017".
+
+    Concurrent calls wait for each other.
+    """
     counter = insert_into(ContractNumberRow).values(tenant_id=tx.tenant_id, year=year, last_number=1)
     increment = counter.on_conflict_do_update(
         index_elements=["tenant_id", "year"], set_={"last_number": ContractNumberRow.last_number + 1}

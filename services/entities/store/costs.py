@@ -81,7 +81,7 @@ async def sum_entities(tx: ReadSession, query: CostSummaryQuery) -> Sequence[Ent
 
 
 async def _force_custom_plan(tx: ReadSession) -> None:
-    """Have the statements of this transaction planned for their actual parameters.
+    """Make PostgreSQL plan the statements of this transaction for their actual parameters.
 
     A generic plan assumes arrays of ten elements and short periods, and is many times slower for a report over most
     of the table.

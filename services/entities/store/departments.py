@@ -83,7 +83,7 @@ async def list_page(tx: ReadSession, page: Page, filters: DepartmentFilter) -> S
 
 
 async def list_by_ids(tx: ReadSession, department_ids: Collection[UUID]) -> Sequence[DepartmentRow]:
-    """Return the departments with these ids that exist for the caller, oldest first."""
+    """Return the departments with these ids that the caller may see, oldest first."""
     query = _visible(tx).where(DepartmentRow.id.in_(department_ids))
     return await tx.all(query.order_by(DepartmentRow.id))
 

@@ -14,7 +14,7 @@ from services.entities.models.entities import DepartmentRow, EntityRow
 from serving.pages import Page, Slice
 
 _CHILDREN_MAX: Final = 10
-"""Most active children that are listed in the error of a deactivation."""
+"""The most active children that an error message lists."""
 
 
 def _visible(tx: ReadSession) -> Select[EntityRow]:
@@ -89,7 +89,7 @@ async def list_page(tx: ReadSession, page: Page, filters: EntityFilter) -> Slice
 
 
 async def list_by_ids(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[EntityRow]:
-    """Return the entities with these ids that exist for the caller, oldest first."""
+    """Return the entities with these ids that the caller may see, oldest first."""
     return await tx.all(_visible(tx).where(EntityRow.id.in_(entity_ids)).order_by(EntityRow.id))
 
 

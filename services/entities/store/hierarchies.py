@@ -53,7 +53,7 @@ _ENTITY_COLUMNS: Final = [
 ]
 """Columns of the plain table, for thousands of entities: mapped rows cost several times as much."""
 _NAMES: Final = [column.key for column in _ENTITY_COLUMNS]
-_EntityColumns: Any = namedtuple("_EntityColumns", _NAMES)  # type: ignore[misc]  # noqa: PYI024 - they are the model's
+_EntityColumns: Any = namedtuple("_EntityColumns", _NAMES)  # type: ignore[misc]  # noqa: PYI024 - the names come from the model
 
 
 _LOCK: Final = "entity tree"
@@ -101,13 +101,13 @@ async def count_levels(tx: ReadSession, entity_id: UUID) -> int:
 
 async def record_parent(tx: WriteSession, entity: EntityRow) -> None:
     """Record in the history that the entity has its current parent, or is a root, from now on."""
-    open_now = and_(EntityHistoryRow.entity_id == entity.id, EntityHistoryRow.end_time.is_(None))
+    current = and_(EntityHistoryRow.entity_id == entity.id, EntityHistoryRow.end_time.is_(None))
     now = func.greatest(EntityHistoryRow.start_time, func.clock_timestamp())
-    closed = update(EntityHistoryRow).where(open_now).values(end_time=now).returning(EntityHistoryRow.end_time)
-    before = await tx.returning(closed)
+    close = update(EntityHistoryRow).where(current).values(end_time=now).returning(EntityHistoryRow.end_time)
+    end_times = await tx.returning(close)
     row = EntityHistoryRow(entity_id=entity.id, parent_id=entity.parent_id)
-    if before:
-        row.start_time = before[0]
+    if end_times:
+        row.start_time = end_times[0]
     tx.add(row)
 
 
@@ -152,14 +152,14 @@ def _array(entity_ids: Collection[UUID]) -> ColumnElement[Any]:
 
 def _links_before(moment: datetime, covered: Collection[UUID] | None) -> FromClause:
     """Select the parent of each entity just before the moment, among the covered entities if given."""
-    held: list[ColumnElement[bool]] = [
+    conditions: list[ColumnElement[bool]] = [
         EntityHistoryRow.start_time < moment,
         or_(EntityHistoryRow.end_time.is_(None), EntityHistoryRow.end_time >= moment),
     ]
     if covered is not None:
-        held.append(EntityHistoryRow.entity_id.in_(covered))
+        conditions.append(EntityHistoryRow.entity_id.in_(covered))
     links = select(EntityHistoryRow.entity_id.label("id"), EntityHistoryRow.parent_id)
-    return links.where(*held).subquery("links")
+    return links.where(*conditions).subquery("links")
 
 
 def _tree(links: FromClause, entity_id: UUID, depth_max: int) -> CTE:

@@ -14,7 +14,7 @@ from services.entities.models.entities import DepartmentHistoryRow, DepartmentRo
 from serving.pages import Page, Slice
 
 _CHILDREN_MAX: Final = 10
-"""Most active children that are listed in the error of a deactivation."""
+"""The most active children that an error message lists."""
 _of_department: Final = DepartmentHistoryRow.department_id == DepartmentRow.id
 
 

@@ -1,4 +1,4 @@
-"""SQL of purchase order warnings."""
+"""SQL for purchase order warnings."""
 
 from collections.abc import Collection, Mapping
 from datetime import date
@@ -10,9 +10,9 @@ from sqlalchemy.dialects.postgresql import insert as insert_into
 
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
-from services.entities.models.amendments import PurchaseOrderWarningRow
 from services.entities.models.contracts import ContractRow
 from services.entities.models.entities import EntityRow
+from services.entities.models.purchase_orders import PurchaseOrderWarningRow
 
 
 async def insert_warning(tx: WriteSession, contract: ContractRow, threshold_bp: int) -> bool:

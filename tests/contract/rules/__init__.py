@@ -10,6 +10,7 @@ from tests.contract.rules.floats import no_float_in_money
 from tests.contract.rules.idioms import idioms_exist_once
 from tests.contract.rules.imports import calls_show_their_layer, ledger_has_one_entry_point, no_import_cycle
 from tests.contract.rules.layers import (
+    clients_hide_messages,
     convert_reads_no_clock,
     domain_is_pure,
     layers_import_downwards,
@@ -44,6 +45,7 @@ RULES: Final[tuple[Rule, ...]] = (
     use_cases_do_not_reach_the_wire,
     sql_is_in_the_store,
     messages_stay_at_the_edge,
+    clients_hide_messages,
     main_is_short,
     generic_packages_name_no_business,
     files_are_short,

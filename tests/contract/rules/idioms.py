@@ -47,6 +47,13 @@ IDIOMS: Final = (
     Idiom("the first id of a time", r"def _?id_at\b|CLOCKS_DIFFER", "kit.ids.lower_bound, upper_bound"),
     Idiom("arithmetic of months and days", r"def _?(months_later|day_start|day_text)\b", "kit.dates"),
     Idiom("exchange rates and people", r"class (RateMissing|Rate|Person)\b", "kit.rates, kit.users"),
+    Idiom(
+        "a page of a list",
+        r"\.(encode_token|decode_token)\(",
+        "page.fetch(tx, query, id)",
+        allowed=2,
+        reason="allocations are listed by date, the others by id",
+    ),
     Idiom("an object without its constructor", r"\.__new__\(", "a constructor"),
 )
 

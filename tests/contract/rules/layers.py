@@ -20,14 +20,14 @@ LAYERS: Final[Mapping[str, frozenset[str]]] = {
         "store": "store models domain errors",
         "convert": "convert domain models errors",
         "metrics": "metrics domain",
-        "clients": "clients convert domain errors",
+        "clients": "clients domain errors",
         "events.published": "convert domain models errors",
-        "ledger": "ledger store models domain errors",
+        "ledger": "ledger models domain errors",
         "service": "service ledger store models domain errors clients metrics events.published",
         "rpc": "rpc service ledger convert store domain errors clients events.published",
-        "events.consumers": "service ledger convert store domain errors clients",
-        "timers": "service ledger store domain errors clients metrics",
-        "main": "rpc service ledger convert store clients events.published events.consumers timers metrics",
+        "events.consumers": "service convert domain errors clients",
+        "timers": "service store domain errors metrics",
+        "main": "rpc service ledger convert clients events.published events.consumers timers",
     }.items()
 }
 """The layers inside a service, and which layers each of them may import."""
@@ -37,7 +37,7 @@ SHARED_OF: Final[Mapping[str, frozenset[str]]] = {
         "errors": "kit",
         "domain": "kit.dates kit.money kit.rates kit.resources kit.users",
         "models": "kit",
-        "store": "kit eventing.outbox eventing.timers serving.pages",
+        "store": "kit eventing.outbox serving.pages",
         "convert": "kit contract",
         "metrics": "",
         "ledger": "kit eventing clients",
@@ -193,3 +193,27 @@ def messages_stay_at_the_edge(source: Source) -> list[Violation]:
         for imported in module.imports
         if imported.is_of(*WIRE)
     ]
+
+
+def clients_hide_messages(source: Source) -> list[Violation]:
+    """Public functions of `clients` take and return plain values, so that use cases that call them see no message."""
+    violations = []
+    for module in source.layers("clients"):
+        wire = {imported.bound for imported in module.imports if imported.is_of(*WIRE)}
+        violations += [
+            module.violation(function.lineno, f"{function.name} has a message in its signature: {name}")
+            for function in ast.walk(module.tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and not function.name.startswith("_")
+            for annotation in _annotations(function)
+            for name in sorted({node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} & wire)
+        ]
+    return violations
+
+
+def _annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr]:
+    arguments = function.args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        if argument.annotation:
+            yield argument.annotation
+    if function.returns:
+        yield function.returns

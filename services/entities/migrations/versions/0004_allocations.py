@@ -78,10 +78,10 @@ def upgrade() -> None:
 
 
 def _posted_departments() -> None:
-    """Which departments had costs while they were below others, for reports along the tree of then.
+    """Create the table of departments that costs were posted to, by ancestor, for reports along the tree as posted.
 
-    That is in `department_path` too, but under row-level security no index is read for what an array contains; and a
-    move in the past corrects the history of a department, but not what was posted.
+    `department_path` has the same data, but under row-level security no index can be used for the elements of an array.
+    The history of departments does not help: a backdated move changes it, and leaves posted costs where they are.
     """
     op.execute("""
         create table posted_departments (

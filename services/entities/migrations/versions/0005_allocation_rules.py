@@ -74,7 +74,7 @@ def _allocation_rule_targets() -> None:
 
 
 def _cost_splits() -> None:
-    # The key is unique for ever, so that no cost is split twice.
+    # The key is never released, so that no cost is split twice.
     op.execute("""
         create table cost_splits (
             tenant_id uuid not null,
