@@ -43,8 +43,8 @@ _RESOURCES = (
 _READ = {f"{resource}.read" for resource in _RESOURCES} - {"operations.read"}
 _WRITE = {f"{resource}.write" for resource in _RESOURCES} - {"operations.write"}
 _OTHER = {
-    "contracts.sign", "budgets.charge", "approvals.request", "approvals.decide", "disputes.resolve",
-    "integrations.sync",
+    "contracts.sign", "budgets.charge", "approvals.request", "approvals.decide", "approvals.comment",
+    "disputes.resolve", "integrations.sync",
 }  # fmt: skip
 _ADMIN = {"approvals.admin", "disputes.admin", "integrations.admin", "operations.read", "operations.write"}
 _AUDIT = {"audit.read"}
@@ -53,16 +53,16 @@ ROLES: Mapping[str, frozenset[str]] = {
     "billing_admin": frozenset(_READ | _WRITE | _OTHER | _ADMIN | _AUDIT),
     "finance": frozenset((_READ | _WRITE | _OTHER | _AUDIT) - {"integrations.write"}),
     "procurement": frozenset({
-        "contracts.read", "contracts.write", "contracts.sign", "approvals.request", "approvals.read", "budgets.read",
-        "budgets.charge", "departments.read",
+        "contracts.read", "contracts.write", "contracts.sign", "approvals.request", "approvals.read",
+        "approvals.comment", "budgets.read", "budgets.charge", "departments.read",
     }),
     "department_manager": frozenset({
         "departments.read", "allocations.read", "budgets.read", "budgets.charge", "approvals.read", "approvals.write",
-        "approvals.request", "approvals.decide", "disputes.write",
+        "approvals.request", "approvals.decide", "approvals.comment", "disputes.write",
     }),
-    "approver": frozenset({"approvals.read", "approvals.decide", "budgets.read"}),
-    "auditor": frozenset(_READ | _AUDIT),
-    "viewer": frozenset(_READ),
+    "approver": frozenset({"approvals.read", "approvals.decide", "approvals.comment", "budgets.read"}),
+    "auditor": frozenset(_READ | _AUDIT | {"approvals.comment"}),
+    "viewer": frozenset(_READ | {"approvals.comment"}),
     "service": frozenset({"service"}),
 }  # fmt: skip
 """Permissions of each role."""

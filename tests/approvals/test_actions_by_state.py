@@ -57,7 +57,7 @@ _OWNERS: Final = ("requester", "requester with the role", "admin")
 _REQUESTERS: Final = ("requester", "requester with the role")  # alice is a delegate of ivan, too
 BY_APPROVERS: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, **dict.fromkeys(_REQUESTERS, SELF)})
 BY_APPROVERS_OR_ADMIN: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, **dict.fromkeys(_REQUESTERS, OK), "admin": OK})
-BY_ALL: Final = row(OK)
+BY_ALL: Final = row(OK, viewer=OK)
 BY_OWNERS: Final = row(NOT_THE_REQUESTER, **dict.fromkeys(_OWNERS, OK))
 BY_OWNERS_IN_OTHER_STATES: Final = row(NOT_THE_REQUESTER, **dict.fromkeys(_OWNERS, STATE))
 IN_OTHER_STATES: Final = row(STATE)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import pytest
+from billing.approvals.v1 import approval_rule_service_pb2 as rules_pb
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1 import delegation_service_pb2 as delegations_pb
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
@@ -109,6 +110,27 @@ class TestAssignment:
         approval = await api.submit("luis")
         error = await refusal(api.act(api.user("fiona", "finance"), approval, ApprovalAction.DELEGATE, target="dave"))
         assert (error.reason, error.metadata["user_id"]) == ("APPROVER_INACTIVE", "dave")
+
+    async def test_unknown_and_inactive_users_of_a_rule_are_rejected_when_it_is_saved(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        with_directory.users.set_active(tenant, "dave", active=False)
+        unknown = step("Two", "erin", "nobody", escalate_to=Approver(user_id="dave"))
+        expected = {
+            "steps[0].approvers[1].user_id": "There is no user 'nobody' in user management.",
+            "steps[0].escalate_to.user_id": "'dave' is not an active user.",
+        }
+        assert (await refusal(api.create_rule(unknown))).fields == expected
+        rule = await api.create_rule(step("Erin", "erin"))
+        update = rules_pb.UpdateApprovalRuleRequest(id=rule.id, steps=[unknown])
+        assert (await refusal(api.admin.call(api.stubs.rules.UpdateApprovalRule, update))).fields == expected
+
+    async def test_slot_is_not_delegated_to_an_unknown_user(self, api: ApprovalsApi) -> None:
+        await api.create_rule(step("Erin", "erin"))
+        approval = await api.submit("luis")
+        error = await refusal(api.act("erin", approval, ApprovalAction.DELEGATE, target="nobody"))
+        assert (error.reason, error.metadata["user_id"]) == ("APPROVER_UNKNOWN", "nobody")
+        assert (await refusal(api.delegate("erin", "nobody"))).reason == "APPROVER_UNKNOWN"
 
 
 class TestReplacement:

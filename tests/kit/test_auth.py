@@ -188,7 +188,7 @@ class TestRoles:
         reads = {permission for permission in everything if permission.endswith(".read")}
         assert {permission for permission in ROLES["finance"] if permission.endswith(".admin")} == set()
         assert "integrations.write" not in ROLES["finance"]
-        assert ROLES["viewer"] < ROLES["auditor"] <= reads | {"audit.read"}
+        assert ROLES["viewer"] < ROLES["auditor"] <= reads | {"audit.read", "approvals.comment"}
         assert ROLES["auditor"] - ROLES["viewer"] == {"audit.read"}
         assert all("service" not in granted for role, granted in ROLES.items() if role != "service")
 

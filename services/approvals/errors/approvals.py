@@ -56,6 +56,13 @@ class ApproverInactive(FailedPrecondition):
         super().__init__(f"{user_id!r} is not an active user.", user_id=user_id)
 
 
+class ApproverUnknown(FailedPrecondition):
+    reason = "APPROVER_UNKNOWN"
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(f"There is no user {user_id!r} in user management.", user_id=user_id)
+
+
 class NotAnApprover(PermissionDenied):
     reason = "NOT_AN_APPROVER"
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Final
 from uuid import UUID
 
 from billing.approvals.v1 import approval_service_pb2 as pb
@@ -12,15 +13,18 @@ from contract.values import time_or_none
 from eventing.bus import EventBus
 from kit import ids
 from kit.db import Database
-from kit.errors import BillingError
+from kit.errors import BillingError, PermissionMissing
 from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Call
 from services.approvals import convert, events, service, store
 from services.approvals.clients import Clients
-from services.approvals.domain.approvals import ActionRequest
+from services.approvals.domain.approvals import ActionRequest, ActionType
 from services.approvals.service.opening import OpeningSaga
 from serving.pages import Pages
+
+_DECIDE: Final = "approvals.decide"
+"""Permission for all actions but COMMENT."""
 
 
 class ApprovalServicer:
@@ -83,6 +87,8 @@ class ApprovalServicer:
 
     async def ActOnApproval(self, request: pb.ActOnApprovalRequest, call: Call) -> Approval:
         action, actor = convert.approvals.action_request_from_proto(request), convert.approvals.actor_from_call(call)
+        if action.action is not ActionType.COMMENT:  # everybody who can read the request may comment
+            _check_may_decide(call)
         service.decisions.check(action)
         target = await self._clients.directory.find(call, action.target) if action.target else None
         async with self._db.write(call) as tx:
@@ -160,3 +166,8 @@ class ApprovalServicer:
         async with aclosing(feed) as published:
             async for event in published:
                 yield event
+
+
+def _check_may_decide(call: Call) -> None:
+    if _DECIDE not in call.principal.permissions:
+        raise PermissionMissing(_DECIDE)

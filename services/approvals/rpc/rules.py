@@ -31,10 +31,11 @@ class ApprovalRuleServicer:
     async def CreateApprovalRule(self, request: pb.CreateApprovalRuleRequest, call: Call) -> ApprovalRule:
         spec = convert.rules.spec_from_proto(request)
         missing = await self._clients.entities.find_missing(call, spec.entity_ids, spec.department_ids)
+        problems = await service.approvers.find_problems(self._clients, call, spec.steps)
         async with self._db.write(call) as tx:
             if missing:
                 raise missing
-            return await tx.answer(convert.rules.to_proto(await service.rules.create(tx, spec)))
+            return await tx.answer(convert.rules.to_proto(await service.rules.create(tx, spec, problems)))
 
     async def ListApprovalRules(self, request: pb.ListApprovalRulesRequest, call: Call) -> pb.ListApprovalRulesResponse:
         page = self._pages.read(request, call)
@@ -54,10 +55,11 @@ class ApprovalRuleServicer:
         missing = await self._clients.entities.find_missing(
             call, changes.get("entity_ids", ()), changes.get("department_ids", ())
         )
+        problems = await service.approvers.find_problems(self._clients, call, changes.get("steps", ()))
         async with self._db.write(call) as tx:
             if missing:
                 raise missing
-            row = await service.rules.update(tx, rule_id, changes, state, etag=request.etag)
+            row = await service.rules.update(tx, rule_id, changes, state, problems=problems, etag=request.etag)
             return await tx.answer(convert.rules.to_proto(row))
 
     async def DeleteApprovalRule(self, request: pb.DeleteApprovalRuleRequest, call: Call) -> ApprovalRule:
@@ -70,8 +72,9 @@ class ApprovalRuleServicer:
         replaces = ids.RULE.parse_optional(request.replaces_rule_id, "replaces_rule_id")
         until = time_or_none(request, "until_time") or clock.now()
         since = time_or_none(request, "since_time") or until - _SIMULATED_PERIOD_DEFAULT
+        problems = await service.approvers.find_problems(self._clients, call, spec.steps)
         async with self._db.read(call) as tx:
-            await service.rules.check(tx, spec, except_id=replaces)
+            await service.rules.check(tx, spec, problems, except_id=replaces)
             history = await service.simulations.load_history(tx, since, until, replaces)
         changes_max = request.changes_max or _CHANGES_MAX_DEFAULT
         simulation = await service.simulations.simulate(

@@ -11,6 +11,7 @@ from services.approvals.service import (
     routing,
     rules,
     simulations,
+    users,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "routing",
     "rules",
     "simulations",
+    "users",
 ]

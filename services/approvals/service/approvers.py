@@ -1,7 +1,7 @@
 """Approvers from user management: slot assignment for new workflows, and replacement of deactivated users."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from kit import clock
@@ -12,8 +12,9 @@ from services.approvals.clients import Clients
 from services.approvals.domain.approvals import ApprovalState
 from services.approvals.domain.approvers import DirectorySnapshot, Lineage
 from services.approvals.domain.routes import Route
-from services.approvals.domain.rules import Facts
+from services.approvals.domain.rules import ApproverKind, Facts, RuleStep
 from services.approvals.domain.workflows import Workflow
+from services.approvals.errors.approvals import ApproverInactive, ApproverUnknown
 
 _BATCH: Final = 50
 
@@ -32,6 +33,20 @@ async def create_workflow(clients: Clients, origin: Origin, route: Route, facts:
         managers=dict(zip(to_replace, managers, strict=True)), inactive=frozenset(inactive) - {facts.requester}
     )
     return domain.approvers.create_workflow(route, facts, responsible, directory)
+
+
+async def find_problems(clients: Clients, origin: Origin, steps: Sequence[RuleStep]) -> Mapping[str, str]:
+    """Return why users whom the steps of a rule name can't be approvers, by user id."""
+    approvers = [approver for step in steps for approver in (*step.approvers, step.escalate_to) if approver]
+    user_ids = sorted({approver.name for approver in approvers if approver.kind is ApproverKind.USER})
+    users = await asyncio.gather(*(clients.directory.find(origin, user_id) for user_id in user_ids))
+    problems = {}
+    for user_id, user in zip(user_ids, users, strict=True):
+        try:
+            service.users.check_active(user_id, user)
+        except (ApproverUnknown, ApproverInactive) as error:
+            problems[user_id] = error.message
+    return problems
 
 
 async def _active_managers(clients: Clients, origin: Origin, user_id: str) -> Sequence[str]:

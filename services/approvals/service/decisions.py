@@ -12,7 +12,6 @@ from kit.users import User
 from services.approvals import domain, service, store
 from services.approvals.domain.approvals import ActionRequest, ActionType, Actor, ApprovalAction
 from services.approvals.domain.workflows import ActionRecord, Decision, Workflow, WorkflowChange
-from services.approvals.errors.approvals import ApproverInactive
 from services.approvals.models.approvals import ApprovalRow
 
 _WITH_COMMENT: Final = frozenset({ActionType.REJECT, ActionType.REQUEST_CHANGES, ActionType.COMMENT})
@@ -39,9 +38,9 @@ def check(request: ActionRequest) -> None:
 
 
 def check_target(request: ActionRequest, target: User | None) -> None:
-    """Raise ApproverInactive if the target of the action is unknown to user management or inactive."""
-    if request.target and (target is None or not target.active):
-        raise ApproverInactive(request.target)
+    """Raise ApproverUnknown or ApproverInactive if user management does not report the target as an active user."""
+    if request.target:
+        service.users.check_active(request.target, target)
 
 
 async def act(tx: WriteSession, approval_id: UUID, actor: Actor, request: ActionRequest) -> ApprovalRow:

@@ -7,10 +7,9 @@ from kit import clock, ids
 from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
 from kit.users import User
-from services.approvals import domain, store
+from services.approvals import domain, service, store
 from services.approvals.domain.approvals import Actor
 from services.approvals.domain.delegations import DelegationDraft, DelegationState
-from services.approvals.errors.approvals import ApproverInactive
 from services.approvals.errors.delegations import (
     DelegationEnded,
     DelegationNotFound,
@@ -31,11 +30,10 @@ async def with_delegations(tx: ReadSession, actor: Actor) -> Actor:
 async def create(tx: WriteSession, actor: Actor, draft: DelegationDraft, delegate: User | None) -> DelegationRow:
     """Create a delegation of the actor, or of another user if the actor is an administrator.
 
-    `delegate` is the delegate in user management, or None if unknown there. Raises ApproverInactive, NotTheDelegator,
-    InvalidFields or DelegationOverlaps.
+    `delegate` is the delegate in user management, or None if unknown there. Raises ApproverUnknown, ApproverInactive,
+    NotTheDelegator, InvalidFields or DelegationOverlaps.
     """
-    if delegate is None or not delegate.active:
-        raise ApproverInactive(draft.delegate)
+    service.users.check_active(draft.delegate, delegate)
     now = clock.now()
     delegator, start_time = draft.delegator or actor.user_id, draft.start_time or now
     if delegator != actor.user_id and not actor.admin:

@@ -20,10 +20,10 @@ _ACTIONS: Final = {RuleState.ACTIVE: RuleAction.RESUME, RuleState.PAUSED: RuleAc
 """Action for each state that UpdateApprovalRule can set."""
 
 
-async def create(tx: WriteSession, spec: RuleSpec) -> RuleRow:
+async def create(tx: WriteSession, spec: RuleSpec, problems: Mapping[str, str]) -> RuleRow:
     """Create a rule. Raises InvalidFields, DefaultRuleTaken or TooManyRules."""
     await store.rules.lock_all(tx)
-    await check(tx, spec)
+    await check(tx, spec, problems)
     if await store.rules.count(tx) >= _RULES_MAX:
         raise TooManyRules(_RULES_MAX)
     row = RuleRow(id=ids.new(), spec=spec, state=RuleState.ACTIVE, rule_version=1)
@@ -40,7 +40,13 @@ async def get(tx: ReadSession, rule_id: UUID, version: int) -> RuleRow:
 
 
 async def update(
-    tx: WriteSession, rule_id: UUID, changes: Mapping[str, Any], state: RuleState | None, *, etag: str
+    tx: WriteSession,
+    rule_id: UUID,
+    changes: Mapping[str, Any],
+    state: RuleState | None,
+    *,
+    problems: Mapping[str, str],
+    etag: str,
 ) -> RuleRow:
     """Change fields of the specification and the state of a rule, as a new version.
 
@@ -53,7 +59,7 @@ async def update(
     if state:
         row.state = domain.rules.advance(row.id, row.state, _ACTIONS[state])
     spec = _changed(row.spec, changes)
-    await check(tx, spec, except_id=row.id)
+    await check(tx, spec, problems, except_id=row.id)
     row.spec = spec
     row.rule_version += 1
     await store.rules.save(tx, row)
@@ -86,14 +92,15 @@ async def delete(tx: WriteSession, rule_id: UUID, *, etag: str) -> RuleRow:
     return row
 
 
-async def check(tx: ReadSession, spec: RuleSpec, *, except_id: UUID | None = None) -> None:
+async def check(tx: ReadSession, spec: RuleSpec, problems: Mapping[str, str], *, except_id: UUID | None = None) -> None:
     """Validate a rule, alone and with the other levels of its ladder. Raises InvalidFields with all violations.
 
-    `except_id` is the rule itself if it exists already.
+    `problems` has the users who can't be approvers, with the reason. `except_id` is the rule itself, if it exists.
     """
     violations = _violations(spec)
     for index, step in enumerate(spec.steps):
         violations += _step_violations(index, step)
+        violations += _user_violations(index, step, problems)
     if spec.ladder:
         levels = [row.spec for row in await store.rules.list_levels(tx, spec.ladder, except_id=except_id)]
         of_ladder = domain.routes.ladder_violations(spec, levels)
@@ -147,3 +154,14 @@ def _step_violations(index: int, step: RuleStep) -> list[Violation]:
     if step.escalate_to and step.escalate_to.kind not in _ESCALATION_KINDS:
         violations.append(Violation(f"{field}.escalate_to", "must be a user or a role", "rule.escalation"))
     return violations
+
+
+def _user_violations(index: int, step: RuleStep, problems: Mapping[str, str]) -> list[Violation]:
+    fields = {f"steps[{index}].approvers[{number}]": approver for number, approver in enumerate(step.approvers)}
+    if step.escalate_to:
+        fields[f"steps[{index}].escalate_to"] = step.escalate_to
+    return [
+        Violation(f"{field}.user_id", problems[approver.name], "rule.user")
+        for field, approver in fields.items()
+        if approver.kind is ApproverKind.USER and approver.name in problems
+    ]
