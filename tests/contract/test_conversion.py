@@ -90,6 +90,7 @@ OF_FIELD: Final[Mapping[str, Any]] = {
     "panel": PANEL,
     "business_hours": HOURS,
     "attributes": {"key": "value"},
+    "remainders": {"1": "0.04"},
     "metadata": {"key": "value"},
     "approval_rules.steps": [
         {"name": "n", "approvers": [APPROVER], "mode": "ANY", "quorum": 1, "sla_hours": 1, "escalate_to": APPROVER}
@@ -113,6 +114,8 @@ OF_FIELD: Final[Mapping[str, Any]] = {
 }  # fmt: skip
 """Values that must fit together, by column, field or parameter, with its table, class or function."""
 EMPTY: Final[Mapping[tuple[str, str], str]] = {
+    ("entities.convert.contracts.to_proto", "renews_automatically"): "a terminated contract does not renew",
+    ("entities.convert.renewals.check_to_proto", "auto_renew"): "a terminated contract does not renew",
     **{
         ("approvals.convert.approvals.impact_problem_to_proto", field): "a budget that can't be read has no amounts"
         for field in ("budget_name", "amount", "budget_amount", "spent", "held", "committed", "available")

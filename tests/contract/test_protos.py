@@ -83,6 +83,7 @@ OTHER_ROUTES = {
     ("POST", "/contracts/{id}/suspend"): "SuspendContract",
     ("POST", "/contracts/{id}/resume"): "ResumeContract",
     ("POST", "/contracts/{id}/terminate"): "TerminateContract",
+    ("POST", "/contracts/{id}/withdraw-termination"): "WithdrawTermination",
     ("POST", "/contracts/{id}/amendments"): "CreateAmendment",
     ("GET", "/contracts/{id}/amendments"): "ListAmendments",
     ("GET", "/contracts/{id}/amendments/{amendment_id}"): "GetAmendment",

@@ -66,6 +66,10 @@ class ContractApi:
         request = pb.TerminateContractRequest(**{"id": _id(contract), "reason": "too expensive", **fields})
         return await self.caller.call(self.stub.TerminateContract, request)
 
+    async def withdraw_termination(self, contract: Contract | str, **fields: Any) -> Contract:
+        request = pb.WithdrawTerminationRequest(id=_id(contract), **fields)
+        return await self.caller.call(self.stub.WithdrawTermination, request)
+
     async def renew(self, contract: Contract | str, **fields: Any) -> Contract:
         return await self.caller.call(self.stub.RenewContract, pb.RenewContractRequest(id=_id(contract), **fields))
 

@@ -29,8 +29,8 @@ STEPS = (
     "SimulateRules", "CreateDelegation", "CreateApproval", "ActOnApproval", "BatchActOnApprovals",
     "ResubmitApproval", "CancelApproval", "CreateContract", "UpdateContract", "SubmitContract", "SignContract",
     "ActivateContract", "CreateAmendment", "ApproveAmendment", "ApplyAmendment", "RejectAmendment",
-    "SuspendContract", "ResumeContract", "RenewContract", "TerminateContract", "CloseBudget", "ReopenBudget",
-    "RolloverBudget", "DeactivateDepartment", "ActivateDepartment", "DeactivateEntity",
+    "SuspendContract", "ResumeContract", "RenewContract", "TerminateContract", "WithdrawTermination", "CloseBudget",
+    "ReopenBudget", "RolloverBudget", "DeactivateDepartment", "ActivateDepartment", "DeactivateEntity",
 )  # fmt: skip
 """Every operation with a body, in an order in which the resources of its example exist."""
 DEPENDS_ON_STATE = {httpx.codes.FORBIDDEN, httpx.codes.CONFLICT}

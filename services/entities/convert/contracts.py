@@ -87,6 +87,7 @@ def to_proto(row: ContractRow, details: ContractDetails = _NO_DETAILS) -> Contra
         update_time=time_to_proto(row.update_time),
         purchase_order_use=_use_to_proto(use) if use else None,
         approval_problem=row.approval_problem,
+        renews_automatically=domain.contracts.renews_automatically(terms, row.state, row.termination_date),
         anchor_day=domain.contracts.anchor_day_on(row.start_date, terms),
     )
 

@@ -15,6 +15,7 @@ from services.entities.errors.contracts import (
     ContractDigestDiffers,
     ContractNoticeOver,
     ContractNoticeTooShort,
+    ContractNotTerminated,
     ContractSignatureMissing,
     ContractStateForbids,
     ContractTermOver,
@@ -108,6 +109,7 @@ class ContractAction(StrEnum):
     AMEND = "amended"
     SCHEDULE_TERMINATION = "terminated on a later day"
     TERMINATE = "terminated"
+    WITHDRAW_TERMINATION = "kept in force by the withdrawal of its termination"
 
 
 _S, _A = ContractState, ContractAction
@@ -128,12 +130,14 @@ CONTRACT_TRANSITIONS: Final[Mapping[tuple[ContractState, ContractAction], Contra
     (_S.ACTIVE, _A.SUCCEED): _S.RENEWED,
     (_S.ACTIVE, _A.EXPIRE): _S.EXPIRED,
     (_S.ACTIVE, _A.SCHEDULE_TERMINATION): _S.ACTIVE,
+    (_S.ACTIVE, _A.WITHDRAW_TERMINATION): _S.ACTIVE,
     (_S.ACTIVE, _A.TERMINATE): _S.TERMINATED,
     (_S.SUSPENDED, _A.AMEND): _S.SUSPENDED,
     (_S.SUSPENDED, _A.RESUME): _S.ACTIVE,
     (_S.SUSPENDED, _A.SUCCEED): _S.RENEWED,
     (_S.SUSPENDED, _A.EXPIRE): _S.EXPIRED,
     (_S.SUSPENDED, _A.SCHEDULE_TERMINATION): _S.SUSPENDED,
+    (_S.SUSPENDED, _A.WITHDRAW_TERMINATION): _S.SUSPENDED,
     (_S.SUSPENDED, _A.TERMINATE): _S.TERMINATED,
 }
 """The complete life cycle of a contract. Every pair that is not listed is forbidden."""
@@ -404,6 +408,12 @@ def check_notice_date(contract_id: UUID, terms: ContractTerms, state: ContractSt
     if last_day < today:
         renewed = renews_automatically(terms, state, None)
         raise ContractNoticeOver(contract_id, notice_date=last_day, end_date=terms.end_date, renewed=renewed)
+
+
+def check_withdrawal(contract_id: UUID, termination_date: date | None, today: date) -> None:
+    """Raise ContractNotTerminated if there is no termination to withdraw, or if it has taken effect."""
+    if termination_date is None or termination_date <= today:
+        raise ContractNotTerminated(contract_id, termination_date)
 
 
 def renews_automatically(terms: ContractTerms, state: ContractState, termination_date: date | None) -> bool:

@@ -104,6 +104,19 @@ class ContractIsTerminated(FailedPrecondition):
         )
 
 
+class ContractNotTerminated(FailedPrecondition):
+    reason = "CONTRACT_NOT_TERMINATED"
+
+    def __init__(self, contract_id: UUID, termination_date: date | None) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        problem = f"took effect on {termination_date}" if termination_date else "does not exist"
+        super().__init__(
+            f"The termination of the contract {text} can't be withdrawn: it {problem}.",
+            contract_id=text,
+            termination_date=termination_date or "",
+        )
+
+
 class ContractNoticeTooShort(FailedPrecondition):
     reason = "CONTRACT_NOTICE_TOO_SHORT"
 

@@ -102,6 +102,13 @@ class ContractServicer:
             details = await service.contracts.get_details(tx, contract)
             return await tx.answer(convert.contracts.to_proto(contract, details))
 
+    async def WithdrawTermination(self, request: pb.WithdrawTerminationRequest, call: Call) -> Contract:
+        contract_id = ids.CONTRACT.parse(request.id)
+        async with self._db.write(call) as tx:
+            contract = await service.contracts.withdraw_termination(tx, contract_id, etag=request.etag)
+            details = await service.contracts.get_details(tx, contract)
+            return await tx.answer(convert.contracts.to_proto(contract, details))
+
     async def SummarizeContracts(
         self, request: pb.SummarizeContractsRequest, call: Call
     ) -> pb.SummarizeContractsResponse:

@@ -261,6 +261,22 @@ async def terminate(tx: WriteSession, contract_id: UUID, request: TerminationReq
     return contract
 
 
+async def withdraw_termination(tx: WriteSession, contract_id: UUID, *, etag: str) -> ContractRow:
+    """Keep a contract in force whose termination has not taken effect; its end and renewal are as agreed again.
+
+    Raises ContractNotFound, EtagMismatch, ContractStateForbids, ContractNotTerminated.
+    """
+    contract = await store.contracts.lock(tx, contract_id)
+    contract.check_etag(etag)
+    advance(contract, ContractAction.WITHDRAW_TERMINATION)
+    time_zone, today = await get_time_zone_and_today(tx, contract)
+    domain.contracts.check_withdrawal(contract.id, contract.termination_date, today)
+    contract.termination_date, contract.termination_reason, contract.terminated_for_cause = None, "", False
+    await store.contracts.save(tx, contract)
+    await set_timers(tx, contract, time_zone)
+    return contract
+
+
 def _termination_date(contract: ContractRow, request: TerminationRequest, today: date) -> date:
     terms = contract.terms
     if not request.for_cause:
