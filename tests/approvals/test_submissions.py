@@ -83,6 +83,31 @@ async def test_submission_without_approver_is_refused_with_the_reason(
     assert "the requester alice has no active manager" in refused["message"]
 
 
+async def test_condition_of_a_rule_sees_the_total_value_before_and_after_an_amendment(
+    api: ApprovalsApi, deliver: Deliver
+) -> None:
+    condition = "old_total_value == 500000 && new_total_value == 100000000 && difference == 99500000"
+    await api.create_rule(step("Frank", "frank"), request_type=Approval.AMENDMENT, condition=condition)
+    await api.create_rule(step("Erin", "erin"), name="default", is_default=True)
+    totals = {"old_total_value": "5000.00", "new_total_value": "1000000.00", "difference": "995000.00"}
+    event = AmendmentSubmitted(
+        amendment_id=ids.AMENDMENT.format(uuid4()),
+        entity_id=api.budgets.entity_id,
+        total_value=eur("1000000.00"),
+        old_total_value=eur("5000.00"),
+        new_total_value=eur("1000000.00"),
+        attributes=totals,
+        reason="more",
+        submitted_by="alice",
+    )
+    await deliver(open_approval_of_amendment, event)
+    request = pb.ListApprovalsRequest(subject_type="amendment", subject_id=event.amendment_id)
+    (approval,) = (await api.admin.call(api.stubs.approvals.ListApprovals, request)).approvals
+    assert [seat.user_id for seat in approval.steps[0].seats] == ["frank"]
+    assert approval.amount.amount == "1000000.00"
+    assert approval.description == "more\nTotal value of the contract: 5000.00 EUR before, 1000000.00 EUR after."
+
+
 async def test_event_that_becomes_a_dead_letter_refuses_the_submission(
     api: ApprovalsApi, approvals_served: Served[Approvals], admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
 ) -> None:

@@ -32,12 +32,19 @@ def draft_from_contract(event: ContractSubmitted) -> ApprovalDraft:
 
 
 def draft_from_amendment(event: AmendmentSubmitted) -> ApprovalDraft:
-    """Return the request for the approval of an amendment; its category is the contract type."""
+    """Return the request for the approval of an amendment; its category is the contract type.
+
+    Its description has the total value of the contract before and after the amendment.
+    """
     value = money_from_proto(event.total_value)
+    description = event.reason
+    if event.HasField("new_total_value"):
+        old, new = money_from_proto(event.old_total_value), money_from_proto(event.new_total_value)
+        description = f"{description}\nTotal value of the contract: {old} before, {new} after.".strip()
     return ApprovalDraft(
         request_type=ApprovalType.AMENDMENT,
         title=f"Amendment {event.number} of contract {event.contract_number}"[:_TITLE_MAX],
-        description=event.reason,
+        description=description,
         requester=event.submitted_by,
         entity_id=ids.ENTITY.parse(event.entity_id, "entity_id"),
         category=event.contract_type,

@@ -5,16 +5,20 @@ their currency, so that comparisons are exact.
 """
 
 import re
+from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
 from kit.cache import TtlCache
 from kit.errors import InvalidFields, Violation
-from kit.money import exponent
+from kit.money import DIGITS_MAX, exponent
 from services.approvals.domain.rules import Facts
 
 _COMPILED_MAX: Final = 5_000
 _COMPILER_ERROR: Final = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+_TOTALS: Final = ("old_total_value", "new_total_value", "difference")
+"""Variables about the total value of a contract that is amended."""
+_AMOUNT_LIMIT: Final = Decimal(10**DIGITS_MAX)
 _TEXT_MAX: Final = 300
 """Maximum length of a message of the CEL library that is returned to callers."""
 
@@ -67,9 +71,8 @@ def _environment() -> tuple[Any, Any]:
     texts = dict.fromkeys(
         ("request_type", "currency_code", "category", "requester", "entity_id", "department_id", "title"), text
     )
-    return cel.NewEnv(
-        variables={**texts, "amount_minor": integer, "attributes": cel.Type.Map(text, text)}
-    ), cel.Type.BOOL
+    amounts = dict.fromkeys(("amount_minor", *_TOTALS), integer)
+    return cel.NewEnv(variables={**texts, **amounts, "attributes": cel.Type.Map(text, text)}), cel.Type.BOOL
 
 
 def _compile(condition: str) -> Any:
@@ -104,4 +107,16 @@ def _variables(facts: Facts) -> dict[str, Any]:
         "department_id": f"dep_{facts.department_path[0].hex}" if facts.department_path else "",
         "title": facts.title,
         "attributes": dict(facts.attributes),
+        **{name: _minor_units(facts, name) for name in _TOTALS},
     }
+
+
+def _minor_units(facts: Facts, name: str) -> int:
+    """Return an amount among the attributes in the smallest unit of the request's currency; 0 if there is none."""
+    try:
+        value = Decimal(facts.attributes.get(name, "0"))
+    except ArithmeticError:
+        return 0
+    if facts.amount is None or not value.is_finite() or abs(value) >= _AMOUNT_LIMIT:
+        return 0
+    return int(value.scaleb(exponent(facts.amount.currency) or 0))

@@ -39,12 +39,33 @@ def of_contract(entity_id: UUID, terms: ContractTerms) -> ApprovalNeed:
     )
 
 
-def of_amendment(entity_id: UUID, terms: ContractTerms, amendment_type: str, effective_date: date) -> ApprovalNeed:
-    """Return the approval need of an amendment; `terms` are those of the contract before it."""
+@dataclass(frozen=True, slots=True)
+class ApprovalCheck:
+    """An approval need, and whether a rule applies to it."""
+
+    need: ApprovalNeed | None
+    """None: the amendment was invalid when it was checked."""
+    needed: bool
+
+
+def of_amendment(
+    entity_id: UUID, terms: ContractTerms, amended: ContractTerms, amendment_type: str, effective_date: date
+) -> ApprovalNeed:
+    """Return the approval need of an amendment that changes `terms` to `amended`.
+
+    Its amount is the larger of the total values before and after.
+    """
+    old, new = terms.total_value, amended.total_value
     return ApprovalNeed(
         request_type="AMENDMENT",
         entity_id=entity_id,
         category=terms.contract_type.value,
-        amount=terms.total_value,
-        attributes={"amendment_type": amendment_type, "effective_date": effective_date.isoformat()},
+        amount=max(old, new, key=lambda total: total.amount),
+        attributes={
+            "amendment_type": amendment_type,
+            "effective_date": effective_date.isoformat(),
+            "old_total_value": f"{old.amount:f}",
+            "new_total_value": f"{new.amount:f}",
+            "difference": f"{new.amount - old.amount:f}",
+        },
     )

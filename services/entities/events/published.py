@@ -154,6 +154,8 @@ def amendment_submitted(
         amendment_type=amendment.amendment_type,
         contract_type=contract.contract_type,
         total_value=money_to_proto(need.amount),
+        old_total_value=money_to_proto(amendment.effect.old_total),
+        new_total_value=money_to_proto(amendment.effect.new_total),
         attributes=need.attributes,
         reason=amendment.reason,
         submitted_by=submitted_by,

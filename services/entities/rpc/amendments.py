@@ -11,6 +11,7 @@ from kit.origin import Call
 from services.entities import convert, service, store
 from services.entities.clients import Approvals
 from services.entities.domain.amendments import AmendmentDraft
+from services.entities.domain.approval_needs import ApprovalCheck
 from serving.pages import Pages
 
 
@@ -27,17 +28,15 @@ class AmendmentServicer:
     async def CreateAmendment(self, request: pb.CreateAmendmentRequest, call: Call) -> Amendment:
         contract_id, draft = ids.CONTRACT.parse(request.id), convert.amendments.draft_from_proto(request)
         dry_run = request.validate_only
-        needs_approval = not dry_run and await self._needs_approval(call, contract_id, draft)
+        approval = None if dry_run else await self._check_approval(call, contract_id, draft)
         async with self._db.write(call, dry_run=dry_run) as tx:
-            amendment = await service.amendments.create(
-                tx, contract_id, draft, needs_approval=needs_approval, etag=request.etag
-            )
+            amendment = await service.amendments.create(tx, contract_id, draft, approval=approval, etag=request.etag)
             return await tx.answer(convert.amendments.to_proto(amendment, dry_run=dry_run))
 
-    async def _needs_approval(self, call: Call, contract_id: UUID, draft: AmendmentDraft) -> bool:
+    async def _check_approval(self, call: Call, contract_id: UUID, draft: AmendmentDraft) -> ApprovalCheck:
         async with self._db.read(call) as tx:
-            need = await service.amendments.get_approval_need(tx, contract_id, draft)
-        return await self._approvals.are_needed(call, need)
+            need = await service.amendments.find_approval_need(tx, contract_id, draft)
+        return ApprovalCheck(need, await self._approvals.are_needed(call, need))
 
     async def ListAmendments(self, request: pb.ListAmendmentsRequest, call: Call) -> pb.ListAmendmentsResponse:
         page, filters = self._pages.read(request, call), convert.amendments.filter_from_proto(request)

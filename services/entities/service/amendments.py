@@ -1,13 +1,14 @@
 """Use cases of amendments: create with a preview of the fees, approve, reject, apply on the effective date."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock, dates
 from kit.db import ReadSession, WriteSession
-from kit.errors import BillingError
+from kit.errors import BillingError, Conflict
 from services.entities import domain, events, service, store
 from services.entities.domain.amendments import (
     EFFECTIVE_TIMER,
@@ -16,7 +17,7 @@ from services.entities.domain.amendments import (
     AmendmentState,
     TermValues,
 )
-from services.entities.domain.approval_needs import ApprovalNeed
+from services.entities.domain.approval_needs import ApprovalCheck, ApprovalNeed
 from services.entities.domain.contracts import ContractAction, ContractTerms
 from services.entities.domain.field_violations import FieldViolation
 from services.entities.errors.amendments import AmendmentAwaitsApproval, AmendmentNotDue
@@ -25,29 +26,38 @@ from services.entities.models.amendments import AmendmentRow
 from services.entities.models.contracts import ContractRow
 
 
-async def get_approval_need(tx: ReadSession, contract_id: UUID, draft: AmendmentDraft) -> ApprovalNeed:
-    """Return the approval need of the amendment. Raises ContractNotFound."""
-    return _approval_need(await store.contracts.get(tx, contract_id), draft)
+@dataclass(frozen=True, slots=True)
+class _Amended:
+    """A valid amendment: the terms before and after it, and the values that it changes."""
+
+    terms: ContractTerms
+    amended: ContractTerms
+    before: TermValues
+    after: TermValues
 
 
-def _approval_need(contract: ContractRow, draft: AmendmentDraft) -> ApprovalNeed:
+async def find_approval_need(tx: ReadSession, contract_id: UUID, draft: AmendmentDraft) -> ApprovalNeed | None:
+    """Return the approval need of the amendment; None if it is invalid, for which `create` raises the error."""
+    try:
+        contract = await store.contracts.get(tx, contract_id)
+        earlier = await store.amendments.list_approved(tx, contract.id, until=draft.effective_date)
+        return _approval_need(contract, draft, await _amend(tx, contract, draft, earlier))
+    except BillingError:
+        return None
+
+
+def _approval_need(contract: ContractRow, draft: AmendmentDraft, change: _Amended) -> ApprovalNeed:
     return domain.approval_needs.of_amendment(
-        contract.entity_id, contract.terms, draft.amendment_type, draft.effective_date
+        contract.entity_id, change.terms, change.amended, draft.amendment_type, draft.effective_date
     )
 
 
-async def create(
-    tx: WriteSession, contract_id: UUID, draft: AmendmentDraft, *, needs_approval: bool, etag: str
-) -> AmendmentRow:
-    """Create a draft amendment of a contract in force, and request its approval if `needs_approval`.
-
-    Raises ContractNotFound, EtagMismatch, ContractStateForbids, ContractIsTerminated, ContractAlreadyRenewed,
-    AmendmentOutsideTerm, and InvalidFields if the changes or the amended terms are inconsistent.
-    """
-    contract = await store.contracts.lock(tx, contract_id)
-    contract.check_etag(etag)
+async def _amend(
+    tx: ReadSession, contract: ContractRow, draft: AmendmentDraft, earlier: Sequence[AmendmentRow]
+) -> _Amended:
+    """Check an amendment, to be applied after the earlier ones. Raises the errors of `create`."""
     effective, after = draft.effective_date, domain.amendments.with_phases(draft.after)
-    terms = _terms_after(contract, await store.amendments.lock_approved(tx, contract.id, until=effective))
+    terms = _terms_after(contract, earlier)
     _check(domain.amendments.violations(draft.amendment_type, after, terms))
     await _check_amendable(tx, contract, terms, draft)
     before = domain.amendments.current_values(terms, after.keys(), effective)
@@ -55,6 +65,27 @@ async def create(
         _check([FieldViolation("", "must differ from the current terms of the contract", "amendment.empty")])
     amended = domain.amendments.amend(terms, after, effective)
     _check(domain.contracts.violations(amended))
+    return _Amended(terms, amended, before, after)
+
+
+async def create(
+    tx: WriteSession, contract_id: UUID, draft: AmendmentDraft, *, approval: ApprovalCheck | None, etag: str
+) -> AmendmentRow:
+    """Create a draft amendment of a contract in force, and request its approval if that is needed.
+
+    `approval` is the result of the check against the approval rules; None if it was not checked, for a dry run. Raises
+    Conflict if the approval need has changed since, ContractNotFound, EtagMismatch, ContractStateForbids,
+    ContractIsTerminated, ContractAlreadyRenewed, AmendmentOutsideTerm, and InvalidFields if the changes or the amended
+    terms are inconsistent.
+    """
+    contract = await store.contracts.lock(tx, contract_id)
+    contract.check_etag(etag)
+    effective = draft.effective_date
+    change = await _amend(tx, contract, draft, await store.amendments.lock_approved(tx, contract.id, until=effective))
+    need = _approval_need(contract, draft, change)
+    if approval and approval.need != need:
+        raise Conflict
+    needs_approval = approval is not None and approval.needed
     amendment = AmendmentRow(
         contract_id=contract.id,
         number=await store.amendments.next_number(tx, contract.id),
@@ -65,11 +96,12 @@ async def create(
         state=AmendmentState.DRAFT,
         awaits_approval=needs_approval,
     )
-    amendment.set_changes(before, after)
-    amendment.set_effect(domain.amendments.compute_effect(terms, amended, contract.termination_date, effective))
+    amendment.set_changes(change.before, change.after)
+    amendment.set_effect(
+        domain.amendments.compute_effect(change.terms, change.amended, contract.termination_date, effective)
+    )
     await store.amendments.save(tx, amendment)
     if needs_approval:
-        need = _approval_need(contract, draft)
         outbox.append(tx, events.published.amendment_submitted(contract, amendment, need, tx.origin.actor))
     return amendment
 

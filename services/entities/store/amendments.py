@@ -51,6 +51,14 @@ async def next_number(tx: WriteSession, contract_id: UUID) -> int:
     return (last or 0) + 1
 
 
+async def list_approved(tx: ReadSession, contract_id: UUID, until: date) -> Sequence[AmendmentRow]:
+    """Return the approved amendments that take effect on that day or earlier, in the order in which they do."""
+    query = _of_contract(contract_id).where(
+        AmendmentRow.state == AmendmentState.APPROVED, AmendmentRow.effective_date <= until
+    )
+    return await tx.all(query.order_by(AmendmentRow.effective_date, AmendmentRow.number))
+
+
 async def lock_approved(tx: WriteSession, contract_id: UUID, until: date | None = None) -> Sequence[AmendmentRow]:
     """Return the approved amendments of a locked contract, in the order in which they take effect, locked as well.
 
