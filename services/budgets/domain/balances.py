@@ -229,8 +229,7 @@ def decide(
     """
     check_accepts(chain, entry_type, at)
     after = [balance.moved(movement) for balance in chain]
-    check_room(after, movement.used, approved=approved)
-    return Decision(verdict(after), chain, after, after)
+    return Decision(judge(after, movement.used, approved=approved), chain, after, after)
 
 
 def check_accepts(chain: Sequence[Balance], entry_type: EntryType, at: datetime) -> None:
@@ -243,28 +242,26 @@ def check_accepts(chain: Sequence[Balance], entry_type: EntryType, at: datetime)
             _refuse(terms, rule, at)
 
 
-def check_room(after: Sequence[Balance], requested: Decimal, *, approved: bool) -> None:
-    """Raise BudgetExceeded or ApprovalRequired if a budget has no room for what is in `after` already.
+def judge(after: Sequence[Balance], requested: Decimal, *, approved: bool) -> ChargeVerdict:
+    """Return the verdict on what leaves budgets like this, `requested` included.
 
-    Nothing is raised unless `requested`, by which its use rose or its total fell, is above zero.
+    Raises BudgetExceeded or ApprovalRequired if a budget has no room for it, unless `requested`, by which its use rose
+    or its total fell, is zero or below.
     """
-    if requested <= 0:
-        return
+    increases = requested > 0
+    overspent = False
     refusing: list[Balance] = []
     for left in after:
+        below_zero = left.available < 0
+        overspent = overspent or below_zero
         # A limit with a tolerance is rounded down and may be below the total; all others are at least the total.
-        may_refuse = left.available < 0 or left.terms.policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE
-        if may_refuse and left.beyond_policy:
+        may_refuse = below_zero or left.terms.policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE
+        if increases and may_refuse and left.beyond_policy:
             refusing.append(left)
     if refusing and approved:
         refusing = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
     if refusing:
         raise _insufficient(refusing, requested)
-
-
-def verdict(after: Sequence[Balance]) -> ChargeVerdict:
-    """Return the verdict on a charge that leaves the chain like this."""
-    overspent = any(balance.available < 0 for balance in after)
     return ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED
 
 

@@ -67,12 +67,12 @@ def decide(
     corrections = [each for balance in moved for each in corrections_of(balance, rollovers, balances)]
     latest = corrected(corrections)
     after = [latest.get(_key(balance), balance) for balance in moved]
-    domain.balances.check_room(after, movement.used, approved=approved)
+    verdict = domain.balances.judge(after, movement.used, approved=approved)
+    chain_keys = {_key(balance) for balance in chain}
     for key, balance in latest.items():
-        lost = balances[key].total - balance.total if key not in {_key(each) for each in chain} else None
-        if lost is not None:
-            domain.balances.check_room([balance], lost, approved=approved)
-    return Decision(domain.balances.verdict(after), chain, after, moved, corrections)
+        if key not in chain_keys:
+            domain.balances.judge([balance], balances[key].total - balance.total, approved=approved)
+    return Decision(verdict, chain, after, moved, corrections)
 
 
 def corrections_of(
