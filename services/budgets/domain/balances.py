@@ -123,7 +123,7 @@ class Balance(NamedTuple):
         if policy is OverspendPolicy.WARN:
             return LARGEST
         if policy is OverspendPolicy.ALLOW_WITHIN_TOLERANCE:
-            return Money(self.total, self.terms.currency).share(BP + self.terms.tolerance_bp).amount
+            return min(Money(self.total, self.terms.currency).share(BP + self.terms.tolerance_bp).amount, LARGEST)
         return self.total
 
     @property
@@ -259,7 +259,7 @@ def judge(after: Sequence[Balance], requested: Decimal, *, approved: bool) -> Ch
         if increases and may_refuse and left.beyond_policy:
             refusing.append(left)
     if refusing and approved:
-        refusing = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
+        refusing = _hard(refusing)
     if refusing:
         raise _insufficient(refusing, requested)
     return ChargeVerdict.ACCEPTED_OVERSPENT if overspent else ChargeVerdict.ACCEPTED
@@ -271,8 +271,15 @@ def _refuse(terms: Terms, rule: Rule, at: datetime) -> None:
     raise OutsidePeriod(terms.id, at=at, starts=terms.starts, ends=terms.ends)
 
 
+def _hard(refusing: Sequence[Balance]) -> list[Balance]:
+    """Return those to which an approval makes no difference."""
+    return [
+        left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL or left.used > LARGEST
+    ]
+
+
 def _insufficient(refusing: Sequence[Balance], requested: Decimal) -> BudgetExceeded | ApprovalRequired:
-    hard = [left for left in refusing if left.terms.policy is not OverspendPolicy.REQUIRE_APPROVAL]
+    hard = _hard(refusing)
     refusal = BudgetExceeded if hard else ApprovalRequired
     binding = tightest(hard or refusing)
     return refusal(

@@ -5,10 +5,10 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from kit.dates import date_in
-from kit.money import Money, round_to
+from kit.money import DIGITS_MAX, Money, round_to
 from kit.rates import Rate
 from services.budgets.domain.balances import Terms
-from services.budgets.errors.rates import AmountTooSmall
+from services.budgets.errors.rates import AmountTooLarge, AmountTooSmall
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,18 @@ def days(terms: Terms, at: datetime) -> tuple[date, date]:
 def convert(amount: Money, currency: str, of_day: Rate, of_plan: Rate | None) -> Conversion:
     """Return the amount in `currency`, rounded half to even. Without a plan rate the FX effect is unknown.
 
-    Raises AmountTooSmall if nothing is left of it.
+    Raises AmountTooSmall if nothing is left of it, and AmountTooLarge if it has more digits than Money may have at one
+    of the rates.
     """
-    converted = round_to(amount.amount * of_day.rate, currency)
+    converted = _converted(amount, currency, of_day)
     if not converted:
         raise AmountTooSmall(amount, currency)
-    planned = round_to(amount.amount * of_plan.rate, currency) if of_plan else None
+    planned = _converted(amount, currency, of_plan) if of_plan else None
     return Conversion(Money(converted, currency), of_day.rate, of_day.rate_date, planned)
+
+
+def _converted(amount: Money, currency: str, rate: Rate) -> Decimal:
+    product = amount.amount * rate.rate
+    if product.adjusted() >= DIGITS_MAX or (converted := round_to(product, currency)).adjusted() >= DIGITS_MAX:
+        raise AmountTooLarge(amount, currency, rate)
+    return converted

@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_CEILING, Decimal
+from typing import Final
 
-from kit.money import BP, Money, round_to
+from kit.money import BP, DIGITS_MAX, Money, round_to
 from services.budgets import domain
 from services.budgets.domain.balances import LARGEST, ZERO, Balance, Movement
 from services.budgets.domain.budgets import OverspendPolicy, PeriodType, Rollover
 from services.budgets.domain.periods import Period
 from services.budgets.errors.fields import InvalidField
+
+CARRIED_MAX: Final = LARGEST - Decimal(10**DIGITS_MAX)
+"""The most that is carried forward, so that the total with any amount is at most LARGEST."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,7 @@ def carried_forward(
     Overspending is carried forward only with `carry_overspend`; anything else as `rollover` and `cap` determine. If the
     moved holds exceed the next amount, at least the difference is carried forward, as far as it is left. Unless the
     policy is REQUIRE_APPROVAL, the next total is then at least what the policy requires for the holds.
+    At most CARRIED_MAX is carried forward; the rest stays in the old period.
     """
     rest = balance.available
     if rest < 0:
@@ -85,11 +90,15 @@ def carried_forward(
     else:
         carried = rest
     if moved_holds <= 0:
-        return carried
+        return _storable(carried)
     carried = max(carried, min(rest, moved_holds - next_amount))
     if balance.terms.policy is OverspendPolicy.REQUIRE_APPROVAL:
-        return carried
-    return max(carried, least_total(balance, moved_holds) - next_amount)
+        return _storable(carried)
+    return _storable(max(carried, least_total(balance, moved_holds) - next_amount))
+
+
+def _storable(carried: Decimal) -> Decimal:
+    return max(-LARGEST, min(carried, CARRIED_MAX))
 
 
 def least_total(balance: Balance, used: Decimal) -> Decimal:

@@ -1,5 +1,6 @@
 """Handlers of events that other services publish."""
 
+from contextlib import suppress
 from typing import Final
 
 from billing.approvals.v1.events_pb2 import (
@@ -15,6 +16,7 @@ from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated, En
 from eventing.consumer import on
 from kit import ids
 from kit.db import WriteSession
+from kit.errors import InvalidFields
 from kit.origin import Origin
 from services.budgets import convert, service
 from services.budgets.service.dependencies import Dependencies
@@ -26,7 +28,13 @@ async def close_budgets_of_entity(tx: WriteSession, event: EntityDeactivated) ->
     await service.budgets.close_of_entity(tx, ids.ENTITY.parse(event.entity_id, "entity_id"))
 
 
-@on(CostAllocated, own_transaction=True)
+async def _record_failed_cost(tx: WriteSession, event: CostAllocated) -> None:
+    """Record the cost of a dead letter, if its event can be read."""
+    with suppress(InvalidFields, ValueError):
+        await service.allocated_costs.record_failed(tx, convert.allocated_costs.cost_from_proto(event))
+
+
+@on(CostAllocated, own_transaction=True, dead_lettered=_record_failed_cost)
 async def charge_allocated_cost(dependencies: Dependencies, origin: Origin, event: CostAllocated) -> None:
     """Charge an allocated cost to the best matching budget."""
     await dependencies.allocated_costs.charge(origin, convert.allocated_costs.cost_from_proto(event))

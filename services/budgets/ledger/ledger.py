@@ -29,7 +29,7 @@ from services.budgets.domain.postings import Key, PostingRequest, Replayed
 from services.budgets.domain.rates import Conversion
 from services.budgets.errors.budgets import CurrencyMismatch
 from services.budgets.errors.charges import BatchRefused
-from services.budgets.errors.rates import AmountTooSmall
+from services.budgets.errors.rates import AmountTooLarge, AmountTooSmall
 from services.budgets.ledger import posting
 from services.budgets.ledger.posting import LedgerCodec, PostingOutcome, Submission
 from services.budgets.ledger.store import LedgerConnection, LedgerSnapshot
@@ -112,7 +112,7 @@ class Ledger:
         for index, request in enumerate(requests):
             try:
                 converted[index] = await self._convert(origin, request)
-            except (RateMissing, AmountTooSmall) as error:
+            except (RateMissing, AmountTooSmall, AmountTooLarge) as error:
                 errors[index] = error
         return converted, errors
 
@@ -135,7 +135,7 @@ class Ledger:
         return domain.rates.convert(amount, terms.currency, of_day, of_plan)
 
     async def convert(self, origin: Origin, amount: Money, terms: Terms, at: datetime) -> Money:
-        """Return the amount in the currency of a budget. Raises RateMissing or AmountTooSmall."""
+        """Return the amount in the currency of a budget. Raises RateMissing, AmountTooSmall or AmountTooLarge."""
         if amount.currency == terms.currency:
             return amount
         return (await self._conversion(origin, amount, terms, at)).amount

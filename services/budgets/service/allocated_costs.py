@@ -16,7 +16,7 @@ from eventing import outbox
 from kit import clock, ids
 from kit.batching import Batcher
 from kit.db import Database, WriteSession
-from kit.errors import BillingError, Conflict, FailedPrecondition, IdempotencyMismatch
+from kit.errors import BillingError, Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets import domain, events, store
@@ -36,6 +36,12 @@ REVERSED: Final = "billing.entities.v1.AllocationReversed"
 """The methods under which the keys are stored."""
 
 UNBUDGETED = Counter("billing_unbudgeted_spend", "Allocated costs that no budget accepted, by reason.", ("reason",))
+
+
+_RETRIED: Final = (IdempotencyMismatch, Conflict, Overloaded, Unavailable, DeadlineExceeded)
+"""Errors that may pass, or that another attempt at the same moment explains; all others are why a budget refuses."""
+FAILED: Final = "FAILED"
+"""Reason of unbudgeted spend whose event became a dead letter."""
 
 
 def _key(allocation_id: UUID) -> str:
@@ -113,9 +119,7 @@ class AllocatedCosts:
             if await self._records.submit(origin.tenant_id, Unbudgeted(request, cost.digest, row, event)):
                 UNBUDGETED.labels(row.reason).inc()
 
-    async def _post(
-        self, origin: Origin, cost: Cost, budget: Candidate, request: RequestKey
-    ) -> FailedPrecondition | None:
+    async def _post(self, origin: Origin, cost: Cost, budget: Candidate, request: RequestKey) -> BillingError | None:
         """Charge a budget. Return why it refused the cost, or None."""
         posting = PostingRequest(
             entry_type=EntryType.CHARGE,
@@ -128,11 +132,9 @@ class AllocatedCosts:
             charge_time=domain.allocated_costs.charge_time(cost.day, budget.time_zone),
         )
         (outcome,) = await self._ledger.post_many(origin, [posting])
-        if isinstance(outcome, FailedPrecondition):
-            return outcome
-        if isinstance(outcome, BillingError):
+        if isinstance(outcome, _RETRIED):
             raise outcome
-        return None
+        return outcome if isinstance(outcome, BillingError) else None
 
     async def reverse(self, origin: Origin, reversal: Reversal) -> None:
         """Refund the charge of an allocation, or reverse its unbudgeted spend. Has no effect if done before.
@@ -184,6 +186,16 @@ class AllocatedCosts:
                 await connection.close()
 
 
+async def record_failed(tx: WriteSession, cost: Cost) -> None:
+    """Record a cost whose event became a dead letter as unbudgeted spend, unless something was done about it."""
+    if await store.idempotency.claim(tx, ALLOCATED, _key(cost.allocation_id), cost.digest):
+        row = _unbudgeted(tx.origin, cost, None, None)
+        row.reason, row.detail = FAILED, "It could not be processed; see the dead letters of the budgets service."
+        await store.allocated_costs.insert(tx, row)
+        outbox.append(tx, events.published.unbudgeted_spend_recorded(row))
+        UNBUDGETED.labels(FAILED).inc()
+
+
 async def _reverse_unbudgeted(tx: WriteSession, reversal: Reversal) -> None:
     """Insert a row with the opposite amount of an unbudgeted allocation, once."""
     key = _key(reversal.reversed_id)
@@ -219,9 +231,7 @@ def _check_same(stored: StoredReply, fingerprint: bytes, request: RequestKey) ->
         raise IdempotencyMismatch(request[2])
 
 
-def _unbudgeted(
-    origin: Origin, cost: Cost, budget: Candidate | None, refusal: FailedPrecondition | None
-) -> UnbudgetedRow:
+def _unbudgeted(origin: Origin, cost: Cost, budget: Candidate | None, refusal: BillingError | None) -> UnbudgetedRow:
     return UnbudgetedRow(
         tenant_id=origin.tenant_id,
         id=ids.new(),

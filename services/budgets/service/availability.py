@@ -20,7 +20,8 @@ async def check(
 ) -> list[AvailabilityResult]:
     """Check whether charges would be accepted, each after those before it that would be.
 
-    Advisory: a concurrent charge may take the room first. Raises BudgetNotFound, RateMissing or AmountTooSmall.
+    Advisory: a concurrent charge may take the room first. Raises BudgetNotFound, RateMissing, AmountTooSmall or
+    AmountTooLarge.
     """
     at = charge_time or clock.now()
     snapshot = await ledger.read(origin.tenant_id, {query.budget_id for query in queries})

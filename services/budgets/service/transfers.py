@@ -53,7 +53,8 @@ def _rate_date(target: BudgetRow) -> date:
 async def transfer(tx: WriteSession, request: TransferRequest, rate: Rate | None) -> TransferResult:
     """Lower the amount of the source and raise that of the target, with an entry in both ledgers.
 
-    Raises BudgetNotFound, BudgetStateForbids, CurrencyMismatch, RateMissing, AmountTooSmall, TransferExceedsBudget,
+    Raises BudgetNotFound, BudgetStateForbids, CurrencyMismatch, RateMissing, AmountTooSmall, AmountTooLarge,
+    TransferExceedsBudget,
     InvalidField.
     """
     source, target = await store.budgets.lock_pair(tx, request.source_id, request.target_id)
