@@ -40,7 +40,17 @@ ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
         "budget_entries": ({"SELECT", "INSERT"}, set()),
         "budget_holds": (
             {"SELECT", "INSERT"},
-            {"captured", "released", "state", "expire_time", "last_entry_id", "version", "update_time"},
+            {
+                "amount",
+                "original_open",
+                "captured",
+                "released",
+                "state",
+                "expire_time",
+                "last_entry_id",
+                "version",
+                "update_time",
+            },  # fmt: skip
         ),
         "budget_alerts": ({"SELECT", "INSERT"}, {"state", "version", "update_time"}),
         "idempotency_keys": ({"SELECT", "INSERT"}, set()),
