@@ -50,7 +50,7 @@ ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
                 "last_entry_id",
                 "version",
                 "update_time",
-            },  # fmt: skip
+            },
         ),
         "budget_alerts": ({"SELECT", "INSERT"}, {"state", "version", "update_time"}),
         "idempotency_keys": ({"SELECT", "INSERT"}, set()),
