@@ -25,7 +25,7 @@ from sqlalchemy import text
 from eventing.bus import STREAM
 from kit import clock, ids, telemetry
 from kit.db import Database, WriteSession, to_billing_error
-from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable
+from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable, error_type
 from kit.origin import Origin
 from kit.tasks import run_to_completion
 from kit.telemetry import Trace, log
@@ -192,12 +192,20 @@ class Consumer:
             await message.term()
             return
         parent = Trace.from_header(delivery.traceparent)
-        attributes = {"messaging.system": "nats", "messaging.destination.name": delivery.subject}
+        attributes = {
+            "messaging.system": "nats",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": delivery.subject,
+            "messaging.consumer.group.name": self.name,
+            "messaging.message.id": str(delivery.event_id),
+        }
         with telemetry.span(self.name, parent, SpanKind.CONSUMER, attributes) as trace:
             token = telemetry.current.set(trace)
             try:
                 await self.handle(delivery, trace)
             except Exception as error:  # noqa: BLE001 - retried, then stored as a dead letter
+                telemetry.set_outcome({}, error_type=error_type(error), fault=True, exception=error)
                 await self._retry_or_dead_letter(message, delivery, trace, error)
             else:
                 await message.ack()

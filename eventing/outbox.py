@@ -14,6 +14,7 @@ from uuid import UUID
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from nats.js import JetStreamContext
+from opentelemetry.trace import SpanKind
 from sqlalchemy import DateTime, Interval, String, Text, Uuid, bindparam, func, select, text, update
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -21,7 +22,7 @@ from eventing import bus
 from kit import clock, ids, telemetry
 from kit.db import Base, Database, WriteSession
 from kit.origin import Origin
-from kit.telemetry import log
+from kit.telemetry import Trace, log
 
 _BATCH = 200
 BODY_CHARACTERS_MAX = 256 * 1024
@@ -155,6 +156,23 @@ class Relay:
         return len(published)
 
     async def _publish(self, row: OutboxRow) -> None:
+        attributes = {
+            "messaging.system": "nats",
+            "messaging.operation.name": "publish",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": row.subject,
+            "messaging.message.id": str(row.id),
+        }
+        parent = Trace.from_header(row.traceparent)
+        with telemetry.span(f"publish {row.type}", parent, SpanKind.PRODUCER, attributes) as trace:
+            try:
+                await self._send(row, trace.header() if trace.sampled else row.traceparent)
+            except Exception as error:
+                telemetry.set_outcome({}, error_type=type(error).__name__, fault=True)
+                raise
+        telemetry.EVENTS_PUBLISHED.labels(row.type).inc()
+
+    async def _send(self, row: OutboxRow, traceparent: str) -> None:
         headers = {
             "Nats-Msg-Id": str(row.id),
             "content-type": "application/json",
@@ -164,10 +182,9 @@ class Relay:
             "ce-source": self._source,
             "ce-time": row.create_time.isoformat(),
             "ce-actor": row.actor,
-            "traceparent": row.traceparent,
+            "traceparent": traceparent,
         }
         await self._jetstream.publish(row.subject, row.body.encode(), timeout=self._publish_timeout_s, headers=headers)
-        telemetry.EVENTS_PUBLISHED.labels(row.type).inc()
 
     async def prune(self) -> None:
         """Delete events that were published more than a week ago, in batches; run it from time to time."""

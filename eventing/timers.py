@@ -25,6 +25,7 @@ from sqlalchemy import text
 
 from kit import clock, ids, telemetry
 from kit.db import Database, WriteSession
+from kit.errors import error_type
 from kit.origin import Origin
 from kit.tasks import run_to_completion
 from kit.telemetry import Trace, log
@@ -221,6 +222,7 @@ class Timers:
                 async with asyncio.timeout(self._handler_s):
                     await self._handle(self._handlers[timer.kind], timer, origin)
             except Exception as error:  # noqa: BLE001 - retried without a limit
+                telemetry.set_outcome({}, error_type=error_type(error), fault=True, exception=error)
                 await self._retry_later(timer, error)
             else:
                 TIMERS_FIRED.labels(timer.kind, "done").inc()

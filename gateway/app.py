@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any
 from weakref import WeakSet
 
@@ -97,7 +98,13 @@ class App:
         attributes = {"http.request.method": request.verb, "http.route": route, "billing.request_id": request.id}
         with telemetry.span(f"{request.verb} {route}", request.trace, SpanKind.SERVER, attributes) as request.trace:
             telemetry.current.set(request.trace)
-            return route, await _handle_errors(endpoint, request)
+            response = await _handle_errors(endpoint, request)
+            telemetry.set_outcome(
+                {"http.response.status_code": response.status},
+                error_type=response.reason,
+                fault=response.status >= HTTPStatus.INTERNAL_SERVER_ERROR,
+            )
+            return route, response
 
     async def _send(self, request: Request, response: Response, send: Send) -> None:
         headers = [

@@ -18,7 +18,8 @@ from gateway.transcoding import RpcEndpoint
 from kit.auth import Authenticator
 from kit.errors import Unavailable
 from kit.settings import Settings
-from kit.telemetry import log
+from kit.telemetry import Trace, log
+from serving import clients
 from serving.pages import SIZE_DEFAULT, Pages
 from serving.timeline import Position, encode_position
 
@@ -59,7 +60,7 @@ class FanOutEndpoint(RpcEndpoint):
         message, metadata = await self._admit(request)
         timeout_s = min(self._timeout_s(request.headers), _TIMEOUT_S)
         payload = message.SerializeToString()
-        calls = [self._call(service, payload, metadata, timeout_s) for service in self._rpcs]
+        calls = [self._call(service, payload, metadata, timeout_s, request.trace) for service in self._rpcs]
         replies = dict(zip(self._rpcs, await asyncio.gather(*calls), strict=True))
         unavailable = [service for service, reply in replies.items() if reply is None]
         if len(unavailable) == len(replies):
@@ -69,10 +70,13 @@ class FanOutEndpoint(RpcEndpoint):
         page.unavailable_services.extend(unavailable)
         return Response(200, codec.dumps(self._encode(page)), [("content-type", "application/json")])
 
-    async def _call(self, service: str, payload: bytes, metadata: Headers, timeout_s: float) -> Any:
+    async def _call(self, service: str, payload: bytes, metadata: Headers, timeout_s: float, parent: Trace) -> Any:
         """Return the reply of one service; None if it is unavailable."""
         try:
-            return self._parse_reply(await self._rpcs[service](payload, timeout=timeout_s, metadata=metadata))
+            with clients.observed_call(self._method, parent) as trace:
+                metadata = (*metadata, ("traceparent", trace.header()))
+                reply = await self._rpcs[service](payload, timeout=timeout_s, metadata=metadata)
+            return self._parse_reply(reply)
         except aio.AioRpcError as error:
             if error.code() in _CALLER_ERRORS:
                 raise

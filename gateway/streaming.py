@@ -25,6 +25,7 @@ class StreamEndpoint(UnaryEndpoint):
         if request.verb == "HEAD":
             raise MethodNotAllowed("HEAD is not allowed for a stream.", allowed=["GET"])
         message, metadata = await self._admit(request)
+        metadata = (*metadata, ("traceparent", request.trace.header()))  # without a span: it would last for an hour
         events = self._events(self._rpc(message.SerializeToString(), metadata=metadata), request)
         return Response(200, await anext(events), _HEADERS, stream=events)
 

@@ -14,6 +14,7 @@ from gateway.http_types import Headers, Request, Response
 from gateway.rate_limits import RateLimits
 from kit.auth import Authenticator, bearer_token
 from kit.settings import Settings
+from serving import clients
 
 _JSON = ("content-type", "application/json")
 
@@ -23,6 +24,7 @@ class RpcEndpoint:
 
     def __init__(self, route: Route, authenticator: Authenticator, limits: RateLimits, settings: Settings) -> None:
         self._route = route
+        self._method = route.rpc.removeprefix("/")
         self._authenticator = authenticator
         self._limits = limits
         self._settings = settings
@@ -39,7 +41,6 @@ class RpcEndpoint:
         message = self._binding.request(request.variables, request.query, request.headers, body)
         return message, (
             ("authorization", request.headers["authorization"]),
-            ("traceparent", request.trace.header()),
             ("x-request-id", request.id),
         )
 
@@ -69,8 +70,10 @@ class UnaryEndpoint(RpcEndpoint):
     async def handle(self, request: Request) -> Response:
         """Call the RPC and return its reply as JSON."""
         message, metadata = await self._admit(request)
-        call = self._rpc(message.SerializeToString(), timeout=self._timeout_s(request.headers), metadata=metadata)
-        reply = await call
+        payload, timeout_s = message.SerializeToString(), self._timeout_s(request.headers)
+        with clients.observed_call(self._method, request.trace) as trace:
+            call = self._rpc(payload, timeout=timeout_s, metadata=(*metadata, ("traceparent", trace.header())))
+            reply = await call
         if self._encode is None:
             return Response(204)
         values = self._encode(self._parse_reply(reply))

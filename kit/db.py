@@ -21,6 +21,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 from google.protobuf.message import Message
+from opentelemetry.trace import SpanKind
 from sqlalchemy import ColumnElement, DateTime, Executable, Integer, MetaData, Numeric, Row, Select, Uuid, false, or_
 from sqlalchemy import Enum as SqlEnum
 from sqlalchemy.exc import DBAPIError
@@ -28,7 +29,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, declared_attr, mapped_column
 
-from kit import clock, idempotency, ids
+from kit import clock, idempotency, ids, telemetry
 from kit.auth import Scope
 from kit.errors import BillingError, Conflict, DeadlineExceeded, EtagMismatch, Unavailable
 from kit.origin import Origin
@@ -247,6 +248,7 @@ class Database:
                 },
             },
         )
+        self._span_attributes = {"db.system.name": "postgresql", "db.namespace": settings.service}
         self.appended = asyncio.Event()
         """Set after the commit of a transaction that appended an event."""
 
@@ -289,12 +291,17 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _transaction(self, origin: Origin, *, read_only: bool = False) -> AsyncIterator[OpenTransaction]:
-        async with transaction(self._engine) as opened:
-            timeout_ms = str(max(1, int(origin.remaining_s() * 1000)))
-            context = str(origin.tenant_id), origin.actor, origin.trace.trace_id, timeout_ms
-            lock = "" if read_only else idempotency.lock_name(origin)
-            await opened.driver.fetch(_SETTINGS, *context, "on" if read_only else "off", lock)
-            yield opened
+        with telemetry.span("transaction", origin.trace, SpanKind.CLIENT, self._span_attributes):
+            try:
+                async with transaction(self._engine) as opened:
+                    timeout_ms = str(max(1, int(origin.remaining_s() * 1000)))
+                    context = str(origin.tenant_id), origin.actor, origin.trace.trace_id, timeout_ms
+                    lock = "" if read_only else idempotency.lock_name(origin)
+                    await opened.driver.fetch(_SETTINGS, *context, "on" if read_only else "off", lock)
+                    yield opened
+            except (DBAPIError, asyncpg.PostgresError, PoolTimeout) as error:
+                telemetry.set_outcome({}, error_type=sqlstate(error) or type(error).__name__, fault=True)
+                raise
 
     async def close(self) -> None:
         """Close all connections."""

@@ -58,6 +58,11 @@ class BillingError(Exception):
         self.metadata = {key: _text(value) for key, value in metadata.items() if value is not None}
 
 
+def error_type(error: BaseException) -> str:
+    """Return the reason of an error of ours, or the name of the class of any other, for spans."""
+    return error.reason if isinstance(error, BillingError) else type(error).__name__
+
+
 def _text(value: object) -> str:
     if isinstance(value, Enum):
         return str(value.value)

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from uuid import uuid4
 
 import orjson
 import structlog
@@ -28,6 +29,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from kit.settings import Settings
+from kit.version import VERSION
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -97,9 +99,44 @@ def span(
 def _recorded(name: str, trace: Trace, kind: otel.SpanKind, attributes: Mapping[str, str | int]) -> Iterator[Trace]:
     parent = otel.SpanContext(int(trace.trace_id, 16), int(trace.span_id, 16), is_remote=True, trace_flags=_SAMPLED)
     context = otel.set_span_in_context(otel.NonRecordingSpan(parent))
-    # Copied, since the exporter holds on to the attributes until it sends its batch.
-    with _tracer().start_as_current_span(name, context, kind, dict(attributes)) as recorded:
+    # An exception that passes is no fault by itself: `set_outcome` decides, by the code that the caller gets.
+    with _tracer().start_as_current_span(
+        name,
+        context,
+        kind,
+        dict(attributes),  # copied, since the exporter holds on to the attributes until it sends its batch
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as recorded:
         yield Trace(trace.trace_id, f"{recorded.get_span_context().span_id or 1:016x}", sampled=True)
+
+
+def set_outcome(
+    attributes: Mapping[str, str | int],
+    *,
+    error_type: str = "",
+    fault: bool = False,
+    exception: BaseException | None = None,
+) -> None:
+    """Set the outcome of the span that is entered, if it is recorded.
+
+    `error_type` is the reason of an error. Only a `fault` sets the status ERROR, and only the `exception` of a fault is
+    recorded with its stack trace: a refusal is an expected result, so its status stays UNSET.
+    """
+    entered = otel.get_current_span()
+    if not entered.is_recording():
+        return
+    entered.set_attributes(attributes)
+    if error_type:
+        entered.set_attribute("error.type", error_type)
+    if fault:
+        entered.set_status(otel.StatusCode.ERROR, error_type)
+        if exception is not None:
+            entered.record_exception(exception)
+
+
+FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+"""gRPC codes that are faults of the server, as in OpenTelemetry's conventions for gRPC."""
 
 
 _SAMPLED = otel.TraceFlags(otel.TraceFlags.SAMPLED)
@@ -143,12 +180,24 @@ def configure(settings: Settings) -> None:
         level=logging.WARNING, stream=sys.stderr, format='{"level":"%(levelname)s","message":"%(message)s"}'
     )
     if settings.otlp_endpoint:
-        provider = TracerProvider(sampler=ALWAYS_ON, resource=Resource({"service.name": settings.service}))
+        provider = TracerProvider(sampler=ALWAYS_ON, resource=resource(settings.service))
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.otlp_endpoint, insecure=True)))
         otel.set_tracer_provider(provider)
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
         start_http_server(int(port), host)
+
+
+def resource(service: str) -> Resource:
+    """Return what identifies this process in traces."""
+    return Resource(
+        {
+            "service.name": service,
+            "service.namespace": "enterprise-billing",
+            "service.version": VERSION,
+            "service.instance.id": uuid4().hex,
+        }
+    )
 
 
 def _format(service: str, level: str, event: structlog.typing.EventDict) -> bytes:

@@ -209,6 +209,7 @@ class _UnaryPipeline:
         started = time.perf_counter()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         code, log_fields = StatusCode.OK, {"request_id": metadata.get("x-request-id", "")}
+        fault: BaseException | None = None
         parent = Trace.from_header(metadata.get("traceparent"))
         with telemetry.span(self._method, parent, SpanKind.SERVER, self._attributes) as trace:
             token = telemetry.current.set(trace)
@@ -219,12 +220,19 @@ class _UnaryPipeline:
                     code = StatusCode.CANCELLED  # the client is gone, so no status can be sent
                     raise
                 error = _to_error(exception, log_fields)
-                code = error.code
+                code, fault = error.code, exception if isinstance(error, Internal) else None
                 await _abort(context, error)
                 raise
             finally:
                 seconds = time.perf_counter() - started
                 self._observe(code.name, seconds)
+                if trace.sampled:
+                    telemetry.set_outcome(
+                        {"rpc.response.status_code": code.name},
+                        error_type="" if code is StatusCode.OK else log_fields.get("reason", code.name),
+                        fault=code.name in telemetry.FAULTS,
+                        exception=fault,
+                    )
                 log.info("call", rpc_method=self._method, code=code.name, ms=round(seconds * 1e3, 2), **log_fields)
                 telemetry.current.reset(token)
 

@@ -1,25 +1,28 @@
 """Clients of other services: one channel per service over all its replicas, with retries where they are safe."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
 
 from contract.methods import COMMON_APIS, Method, methods
 from kit import telemetry
 from kit.auth import ServiceTokens
-from kit.errors import Unavailable
+from kit.errors import STATUS_METADATA_KEY, Unavailable
 from kit.origin import Origin
 from kit.settings import Settings
+from kit.telemetry import Trace
 
 _HEADROOM = 0.9
 """Fraction of the remaining time that an outgoing call gets, so that its failure can still be reported in time."""
@@ -75,6 +78,42 @@ def service_config(service: str) -> str:
     )
 
 
+@contextmanager
+def observed_call(method: str, trace: Trace) -> Iterator[Trace]:
+    """Trace and measure a call out of this process; yields the trace to send with it."""
+    started = time.perf_counter()
+    code, reason = StatusCode.OK, ""
+    with telemetry.span(method, trace, SpanKind.CLIENT, {"rpc.system.name": "grpc", "rpc.method": method}) as inner:
+        try:
+            yield inner
+        except grpc.aio.AioRpcError as error:
+            code, reason = error.code(), _reason(error)
+            raise
+        except asyncio.CancelledError:
+            code = StatusCode.CANCELLED
+            raise
+        finally:
+            telemetry.CLIENT_DURATION.labels(method, code.name).observe(time.perf_counter() - started)
+            if inner.sampled:
+                telemetry.set_outcome(
+                    {"rpc.response.status_code": code.name},
+                    error_type="" if code is StatusCode.OK else reason or code.name,
+                    fault=code.name in telemetry.FAULTS,
+                )
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    """Return the reason that a service sent with an error; empty if it sent none."""
+    details = dict(error.trailing_metadata() or ()).get(STATUS_METADATA_KEY, b"")
+    status, info = status_pb2.Status(), error_details_pb2.ErrorInfo()
+    with suppress(DecodeError):
+        status.ParseFromString(details if isinstance(details, bytes) else b"")
+    for detail in status.details:
+        if detail.Unpack(info):
+            return str(info.reason)
+    return ""
+
+
 class ServiceClient:
     """A client of another service; calls it with a service token on behalf of the original caller."""
 
@@ -111,21 +150,14 @@ class ServiceClient:
     @contextmanager
     def _outgoing_call(self, method: Method, origin: Origin) -> Iterator[tuple[tuple[str, str], ...]]:
         """Trace and measure a call; yields its metadata. Raises Unavailable in place of transport errors."""
-        started = time.perf_counter()
-        code = StatusCode.OK
-        attributes = {"rpc.system.name": "grpc", "rpc.method": method.full_name}
-        with telemetry.span(method.full_name, origin.trace, SpanKind.CLIENT, attributes) as trace:
-            try:
+        try:
+            with observed_call(method.full_name, origin.trace) as trace:
                 yield (
                     ("authorization", f"Bearer {self._tokens.token(origin.tenant_id)}"),
                     ("traceparent", trace.header()),
                     ("x-actor", quote(origin.actor)),
                 )
-            except grpc.aio.AioRpcError as error:
-                code = error.code()
-                if code in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}:
-                    raise Unavailable(f"The service {self._service}") from error
-                raise
-            finally:
-                seconds = time.perf_counter() - started
-                telemetry.CLIENT_DURATION.labels(method.full_name, code.name).observe(seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.RESOURCE_EXHAUSTED}:
+                raise Unavailable(f"The service {self._service}") from error
+            raise

@@ -82,6 +82,7 @@ class TestTracing:
             ("entities", "ResolveScope"),
             ("budgets", "ResolveScope"),
             ("budgets", "Charge"),
+            ("gateway", "Charge"),
             ("gateway", "charge"),
         ]
 
