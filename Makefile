@@ -44,6 +44,10 @@ logs: $(INSTALLED)  ## Follow the logs (NAME=gateway,budgets)
 events: $(INSTALLED)  ## Follow the published events (FROM=start: from the first stored one)
 	@$(STACK) events
 
+.PHONY: dead-letters
+dead-letters: $(INSTALLED)  ## List events that a consumer failed to handle (TENANT=acme REDRIVE=<event id>|all DROP=<event id>|all)
+	@$(STACK) dead-letters
+
 .PHONY: seed
 seed: $(INSTALLED)  ## Load missing sample data
 	@$(STACK) seed

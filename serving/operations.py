@@ -11,6 +11,7 @@ from eventing.consumer import ERROR_LENGTH_MAX, Consumer, Delivery
 from kit.db import Database, TenantRow
 from kit.errors import NotFound
 from kit.origin import Call
+from kit.telemetry import log
 from kit.version import VERSION
 from serving.pages import Pages
 
@@ -77,6 +78,16 @@ class OperationsServicer:
             raise
         async with self._db.write(call) as tx:
             await tx.execute(delete(DeadLetterRow).where(*key))
+        return _letter_to_proto(letter)
+
+    async def DropDeadLetter(self, request: pb.DropDeadLetterRequest, call: Call) -> pb.DeadLetter:
+        key = DeadLetterRow.consumer == request.consumer, DeadLetterRow.event_id == UUID(request.event_id)
+        async with self._db.write(call) as tx:
+            letter = await tx.one_or_none(select(DeadLetterRow).where(*key))
+            if letter is None:
+                raise DeadLetterNotFound
+            await tx.execute(delete(DeadLetterRow).where(*key))
+        log.warning("dead letter dropped", consumer=request.consumer, event_id=request.event_id)
         return _letter_to_proto(letter)
 
 

@@ -128,6 +128,17 @@ def _seed(_arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _dead_letters(arguments: argparse.Namespace) -> int:
+    """List the dead letters of a tenant, and redrive or drop some of them."""
+    from deploy.local import dead_letters
+
+    lines = asyncio.run(
+        dead_letters.run(running_layout(), tenant=arguments.tenant, redrive=arguments.redrive, drop=arguments.drop)
+    )
+    print("\n".join(lines) or f"tenant {arguments.tenant} has no dead letters")
+    return 0
+
+
 def _token(arguments: argparse.Namespace) -> int:
     """Print a token."""
     from deploy.local import keys
@@ -218,6 +229,10 @@ def _parser() -> argparse.ArgumentParser:
     option(add("logs", _logs), "name", "", "only these processes")
     since = add("events", _events)
     since.add_argument("--from", dest="since", default=os.environ.get("FROM") or "now", help="now or start [FROM]")
+    letters = add("dead-letters", _dead_letters)
+    option(letters, "tenant", "acme", "short name or id")
+    option(letters, "redrive", "", "id of the event to be delivered again, or all")
+    option(letters, "drop", "", "id of the event to be dropped, or all")
     token = add("token", _token)
     option(token, "role", _ROLE, "one or more roles")
     option(token, "tenant", "acme", "short name or id")

@@ -128,7 +128,8 @@ OTHER_ROUTES = {
 """The other routes of the API."""
 
 INTERNAL = {
-    "GetEntities", "GetDepartments", "ResolveScope", "GetVersion", "ListDeadLetters", "RedriveDeadLetter", "GetRates",
+    "GetEntities", "GetDepartments", "ResolveScope", "GetVersion", "ListDeadLetters", "RedriveDeadLetter",
+    "DropDeadLetter", "GetRates",
     "SummarizeBudgets", "SummarizeContracts", "StreamEntries", "SummarizeCosts", "StreamAllocations", "GetLineage",
     "ReviewFunds", "HoldForApproval", "ReleaseForApproval", "CheckApprovalNeed", "OpenApproval", "SummarizeApprovals",
     "WatchApprovals",
@@ -142,7 +143,7 @@ MONEY_MOVES = {
 }  # fmt: skip
 KEYED_BY_ITEM = {"BatchCharge": "charges"}
 """Writes without their own idempotency key: each item has one."""
-IDEMPOTENT_WITHOUT_KEY = {"RedriveDeadLetter", "ReleaseForApproval"}
+IDEMPOTENT_WITHOUT_KEY = {"RedriveDeadLetter", "DropDeadLetter", "ReleaseForApproval"}
 """Writes that need no key: a repetition has no further effect."""
 
 READ_BY_WRITERS = {"ListDelegations"}

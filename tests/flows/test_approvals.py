@@ -168,6 +168,32 @@ def test_contract_waits_for_its_approval(company: Company) -> None:
     submit_and_decide("APPROVE", "PENDING_SIGNATURE")
 
 
+def test_contract_and_amendment_of_a_rule_with_auto_approve_go_on(stack: Stack) -> None:
+    company = Company(stack, "auto-approval")
+    for request_type in ("CONTRACT", "AMENDMENT"):
+        rule = {"name": request_type, "request_type": request_type, "auto_approve": True}
+        company.do("billing_admin", "root", "POST", "/approval-rules", rule)
+    contract = company.do("procurement", "paul", "POST", "/contracts", {
+        "entity_id": company.entity_id, "name": "Cloud", "contract_type": "SUBSCRIPTION",
+        "start_date": f"{datetime.now(UTC).year}-01-01", "end_date": f"{datetime.now(UTC).year + 2}-01-01",
+        "billing_frequency": "MONTHLY", "total_value": {"currency_code": "EUR", "amount": "900.00"},
+    })["id"]  # fmt: skip
+    route = f"/contracts/{contract}"
+    assert company.do("procurement", "paul", "POST", f"{route}/submit", {})["state"] == "PENDING_APPROVAL"
+    eventually(lambda: company.do("procurement", "paul", "GET", route)["state"] == "PENDING_SIGNATURE")
+    for party in ("OURS", "COUNTERPARTY"):
+        signature = {"party": party, "signer_name": "Ada", "document_digest": "ab" * 32}
+        company.do("procurement", "paul", "POST", f"{route}/signatures", signature)
+    company.do("procurement", "paul", "PUT", f"{route}/activate", {})
+    body = {
+        "amendment_type": "PRICE", "effective_date": f"{datetime.now(UTC).year + 1}-01-01",
+        "after": {"fee": {"currency_code": "EUR", "amount": "50.00"}}, "reason": "more",
+    }  # fmt: skip
+    amendment = company.do("procurement", "paul", "POST", f"{route}/amendments", body)["id"]
+    listed = f"{route}/amendments/{amendment}"
+    eventually(lambda: company.do("procurement", "paul", "GET", listed)["state"] == "APPROVED")
+
+
 def test_amendment_waits_for_its_approval(company: Company) -> None:
     company.do("billing_admin", "root", "POST", "/approval-rules", {
         "name": "Amendments", "request_type": "AMENDMENT", "condition": "attributes['amendment_type'] == 'SEATS'",

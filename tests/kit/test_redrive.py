@@ -8,6 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from billing.operations.v1.operations_service_pb2 import (
+    DropDeadLetterRequest,
     GetVersionRequest,
     ListDeadLettersRequest,
     RedriveDeadLetterRequest,
@@ -115,6 +116,21 @@ class TestDeadLetters:
         refused = await refusal(other_tenant.call(operations.RedriveDeadLetter, request))
         unknown = RedriveDeadLetterRequest(consumer=letter["consumer"], event_id=str(uuid4()))
         assert refused == await refusal(other_tenant.call(operations.RedriveDeadLetter, unknown))
+
+    async def test_a_dropped_dead_letter_has_no_effect(
+        self, operations: OperationsServiceStub, operator: Caller, letter: asyncpg.Record, handler: FakeHandler,
+        results: Results, caller: Callable[..., Caller],
+    ) -> None:  # fmt: skip
+        handler.failing = None
+        request = DropDeadLetterRequest(consumer=letter["consumer"], event_id=str(letter["event_id"]))
+        other_tenant = caller("billing_admin", tenant=uuid4())
+        assert (await refusal(other_tenant.call(operations.DropDeadLetter, request))).reason == "DEAD_LETTER_NOT_FOUND"
+        assert (
+            await refusal(caller("finance").call(operations.DropDeadLetter, request))
+        ).reason == "PERMISSION_MISSING"
+        assert (await operator.call(operations.DropDeadLetter, request)).event_id == str(letter["event_id"])
+        assert (await results.effects(), await results.dead_letters()) == ([], [])
+        assert (await refusal(operator.call(operations.DropDeadLetter, request))).reason == "DEAD_LETTER_NOT_FOUND"
 
     async def test_operators_only(
         self, operations: OperationsServiceStub, caller: Callable[..., Caller], letter: asyncpg.Record
