@@ -11,6 +11,7 @@ from billing.entities.v1.renewal_pb2 import ContractSummary, RenewalCheck
 from billing.type.v1.money_pb2 import Money
 
 from kit import ids
+from services.entities import convert, domain
 from tests.entities.conftest import EntitiesApi
 
 DIGEST: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -102,6 +103,12 @@ def contract_request(entity: Entity | str, **fields: Any) -> pb.CreateContractRe
         "total_value": money("1200"), "billing_frequency": Contract.MONTHLY,
     }  # fmt: skip
     return pb.CreateContractRequest(**{**defaults, **fields})
+
+
+def value_of_phases(**fields: Any) -> Money:
+    """The total value that a contract with these terms must have."""
+    terms = convert.contracts.terms_from_proto(contract_request("", **fields))
+    return money(domain.fees.term_value(domain.fees.build_plan(terms), terms.start_date).text())
 
 
 def _id(contract: Contract | str) -> str:

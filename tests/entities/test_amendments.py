@@ -15,7 +15,7 @@ from kit import ids
 from services.entities.domain.amendments import AmendmentState
 from tests.entities.amendment_api import AmendmentApi, create_in_state, days_after
 from tests.entities.conftest import EntitiesApi
-from tests.entities.contract_api import ContractApi, day, money, phase
+from tests.entities.contract_api import ContractApi, day, money, phase, value_of_phases
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import AuditRow, PublishedEvents
 
@@ -162,13 +162,8 @@ class TestChangedTerms:
         self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         start = day(-2)
-        contract = await contracts.create_active(
-            acme,
-            start_date=start,
-            end_date=days_after(start, 70),
-            total_value=money("250"),
-            phases=[phase(start, "100")],
-        )
+        terms = {"start_date": start, "end_date": days_after(start, 70), "phases": [phase(start, "100")]}
+        contract = await contracts.create_active(acme, **terms, total_value=value_of_phases(**terms))
         created = await amendments.create_approved(contract, Amendment.TERM, end_date="")
         await amendments.wait_until_finished(created)
         current = await contracts.get(contract)
@@ -197,7 +192,7 @@ class TestChangedTerms:
         self, contracts: ContractApi, amendments: AmendmentApi, acme: Entity
     ) -> None:
         ramp = [phase(day(-2), "100.00"), phase(day(100), "200.00"), phase(day(200), "300.00")]
-        contract = await contracts.create_active(acme, phases=ramp)
+        contract = await contracts.create_active(acme, phases=ramp, total_value=value_of_phases(phases=ramp))
         created = await amendments.create_approved(contract, Amendment.PRICE, effective_date=day(), fee=money("120"))
         assert list(created.before.phases) == ramp[1:]
         await amendments.wait_until_finished(created)

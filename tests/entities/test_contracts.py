@@ -141,6 +141,29 @@ BAD_TERMS: list[tuple[dict[str, Any], set[str]]] = [
 ]  # fmt: skip
 
 
+class TestValue:
+    async def test_total_value_must_be_the_sum_of_the_phases(self, contracts: ContractApi, acme: Entity) -> None:
+        ramp = {
+            "start_date": "2026-01-01", "end_date": "2027-01-01", "billing_frequency": Contract.MONTHLY,
+            "phases": [phase("2026-01-01", "2000.00"), phase("2026-10-04", "2500.00")],
+        }  # fmt: skip
+        error = await refusal(contracts.create(acme, **ramp, total_value=money("24000.00")))
+        assert (error.reason, set(error.fields)) == ("INVALID_FIELDS", {"total_value.amount"})
+        assert error.fields["total_value.amount"].startswith("must be 25451.61 EUR")
+        created = await contracts.create(acme, **ramp, total_value=money("25451.61"))
+        assert created.total_value == money("25451.61")
+        error = await refusal(contracts.update(created, phases=[phase("2026-01-01", "1.00")]))
+        assert error.fields["total_value.amount"].startswith("must be 12.00 EUR")
+
+    async def test_value_of_an_evergreen_contract_is_that_of_the_first_year(
+        self, contracts: ContractApi, acme: Entity
+    ) -> None:
+        ramp = {"start_date": "2026-01-01", "end_date": "", "phases": [phase("2026-01-01", "100.00")]}
+        error = await refusal(contracts.create(acme, **ramp, total_value=money("1200.01")))
+        assert error.fields["total_value.amount"].startswith("must be 1200.00 EUR")
+        assert (await contracts.create(acme, **ramp, total_value=money("1200.00"))).end_date == ""
+
+
 class TestTerms:
     @pytest.mark.parametrize(("terms", "fields"), BAD_TERMS)
     async def test_all_inconsistent_terms_are_reported_at_once(

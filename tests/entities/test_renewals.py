@@ -29,8 +29,6 @@ from services.entities.domain.contracts import (
     LicenseState,
     Phase,
 )
-from services.entities.domain.fees import Fee
-from services.entities.domain.proration import DateRange
 from services.entities.domain.renewals import ReasonKind, Recommendation, RenewalFacts, RenewalRequest
 from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, day, money, phase
@@ -148,56 +146,32 @@ COMMITTED = terms(minimum_commitment=eur("1000"))
 AUTO = terms(auto_renew=True)
 
 
-class TestAnchorDay:
-    def test_monthly_renewals_keep_the_31st(self) -> None:
-        contract, ends = terms("2026-10-31", "2026-11-30", renewal_term_months=1), []
-        fees_due: list[Fee] = []
-        for _ in range(4):
-            contract = domain.renewals.renewal_terms(contract)
-            fees_due += domain.fees.fees_due(domain.fees.build_plan(contract), DateRange(date.min, date.max))
-            ends.append(str(contract.end_date))
-        assert ends == ["2026-12-31", "2027-01-31", "2027-02-28", "2027-03-31"]
-        assert [str(fee.due_date) for fee in fees_due] == ["2026-11-30", "2026-12-31", "2027-01-31", "2027-02-28"]
-        assert [fee.amount for fee in fees_due] == [eur("1200.00")] * 4
-
-    def test_periods_of_a_longer_successor_begin_on_the_anchor_day(self) -> None:
-        renewed = domain.renewals.renewal_terms(terms("2026-08-31", "2026-11-30", renewal_term_months=3))
-        periods = list(domain.fees.periods_from(domain.fees.build_plan(renewed), renewed.start_date))
-        assert [str(period.dates.start) for period in periods] == ["2026-11-30", "2026-12-31", "2027-01-31"]
-        assert str(renewed.end_date) == "2027-02-28"
-        assert renewed.total_value == eur("1200.00")
-
-    def test_annual_renewals_return_to_the_leap_day(self) -> None:
-        contract, ends = terms("2028-02-29", "2029-02-28"), []
-        for _ in range(3):
-            contract = domain.renewals.renewal_terms(contract)
-            ends.append(str(contract.end_date))
-        assert ends == ["2030-02-28", "2031-02-28", "2032-02-29"]
-
-    def test_end_on_another_day_sets_the_anchor_day_anew(self) -> None:
-        renewed = domain.renewals.renewal_terms(terms("2026-10-31", "2026-11-29", renewal_term_months=1))
-        assert str(renewed.end_date) == "2026-12-29"
-
-    @given(st.dates(date(2026, 1, 1), date(2035, 12, 31)), st.integers(1, 12), st.integers(1, 30))
-    def test_renewals_end_where_one_long_contract_would(self, start: date, months: int, count: int) -> None:
-        contract = terms(str(start), str(months_later(start, months)), renewal_term_months=months)
-        for number in range(2, count + 2):
-            contract = domain.renewals.renewal_terms(contract)
-            assert contract.end_date == months_later(start, number * months)
-
-    async def test_draft_of_a_renewal_keeps_the_anchor_day_until_its_start_changes(
-        self, contracts: ContractApi, acme: Entity
-    ) -> None:
-        start, end = date.fromisoformat("2027-10-31"), "2027-11-30"
-        active = await contracts.create_active(
-            acme, start_date=str(start), end_date=end, renewal_term_months=1, renewal_notice_days=10
+class TestPriceReasons:
+    def test_dearer_renewal_and_exceeded_purchase_order_are_reasons(self) -> None:
+        ramp = (Phase(date(2026, 1, 1), eur("1000")), Phase(date(2026, 7, 1), eur("3000")))
+        ramped = terms(
+            phases=ramp, total_value=eur("24000"), purchase_order_number="PO-1", purchase_order_limit=eur("30000")
         )
-        assert active.anchor_day == 31
-        draft = await contracts.renew(active)
-        assert (draft.start_date, draft.end_date, draft.anchor_day) == (end, "2027-12-31", 31)
-        assert (await contracts.get(draft)).anchor_day == 31
-        assert (await contracts.update(draft, start_date="2027-12-01")).anchor_day == 1
-        assert (await contracts.update(draft, start_date=end)).anchor_day == 30
+        assessment = domain.renewals.assess(facts(terms=ramped))
+        assert assessment.recommendation is R.RENEGOTIATE
+        dearer, exceeded = assessment.reasons
+        assert (dearer.kind, exceeded.kind) == (K.FEE_RISES, K.PURCHASE_ORDER_EXCEEDED)
+        assert dearer.text == (
+            "The renewal costs 50 % more than the current term for the same time: 36000.00 EUR instead of 24000.00 EUR."
+        )
+        assert exceeded.text == (
+            "The fees of the renewal, 36000.00 EUR, exceed the limit of the purchase order PO-1, 30000.00 EUR."
+        )
+
+    def test_exceeded_purchase_order_of_the_current_term_is_a_reason(self) -> None:
+        ordered = terms(purchase_order_number="PO-1", purchase_order_limit=eur("1199.99"))
+        (reason,) = domain.renewals.assess(facts(terms=ordered)).reasons
+        assert (reason.kind, reason.recommendation) == (K.PURCHASE_ORDER_EXCEEDED, R.RENEGOTIATE)
+        assert reason.text.startswith("The fees of the current term, 1200.00 EUR, exceed")
+
+    def test_longer_renewal_at_the_same_fee_is_no_reason(self) -> None:
+        level = terms(phases=(Phase(date(2026, 1, 1), eur("100")),), renewal_term_months=36)
+        assert [reason.kind for reason in domain.renewals.assess(facts(terms=level)).reasons] == [K.AS_AGREED]
 
 
 class TestRecommendation:
@@ -265,6 +239,7 @@ class TestRenewContract:
         active = await contracts.create_active(
             acme, start_date="2026-01-01", end_date="2199-01-01", renewal_uplift_bp=300, renewal_term_months=6,
             phases=[phase("2026-01-01", "100")],
+            total_value=money("207600"),
         )  # fmt: skip
         draft = await contracts.renew(active)
         assert (draft.state, draft.renewed_from_id, list(draft.signatures)) == (Contract.DRAFT, active.id, [])

@@ -22,6 +22,7 @@ from kit.dates import months_later
 from kit.money import Money
 from services.entities import domain
 from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase
+from services.entities.domain.field_violations import FieldViolation
 from services.entities.domain.proration import DateRange, FeeInterval
 
 HORIZON: Final = date(2200, 1, 1)
@@ -244,6 +245,19 @@ def term_value(plan: FeePlan, day: date) -> Money:
     if plan.end:
         return total_due(plan, plan.end)
     return accrue(plan, DateRange(day, months_later(day, 12)))
+
+
+def value_violations(terms: ContractTerms) -> Iterator[FieldViolation]:
+    """Yield a violation if the total value of a new contract is not the sum of the fees of its phases.
+
+    The terms must be consistent otherwise.
+    """
+    if terms.phases:
+        total = term_value(build_plan(terms), terms.start_date)
+        if terms.total_value != total:
+            value = "of the term" if terms.end_date else "of the first year"
+            text = f"must be {total}, the sum of the fees {value} that the phases result in"
+            yield FieldViolation("total_value.amount", text, "contract.value")
 
 
 def date_reached(plan: FeePlan, amount: Money) -> date | None:

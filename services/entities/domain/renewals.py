@@ -47,6 +47,8 @@ class ReasonKind(StrEnum):
     COMMITMENT_FITS = "COMMITMENT_FITS"
     USAGE_UNKNOWN = "USAGE_UNKNOWN"
     UPLIFT_HIGH = "UPLIFT_HIGH"
+    FEE_RISES = "FEE_RISES"
+    PURCHASE_ORDER_EXCEEDED = "PURCHASE_ORDER_EXCEEDED"
     SUSPENDED = "SUSPENDED"
     LICENSE_FAILED = "LICENSE_FAILED"
     AS_AGREED = "AS_AGREED"
@@ -139,9 +141,7 @@ def renewal_terms(terms: ContractTerms, request: RenewalRequest = AS_AGREED) -> 
     start, uplift_bp = terms.end_date, terms.renewal_uplift_bp if request.uplift_bp is None else request.uplift_bp
     anchor_day = domain.contracts.anchor_day_on(start, terms)
     end = request.end_date or months_later(start, terms.renewal_term_months, anchor_day)
-    old_anchor_day = domain.contracts.anchor_day_on(terms.start_date, terms)
-    old_months = months_between(terms.start_date, terms.end_date, old_anchor_day)
-    ratio = months_between(start, max(start, end), anchor_day) / old_months
+    ratio = _length_ratio(terms, end)
     renewal = replace(
         terms,
         contract_number=request.contract_number,
@@ -156,6 +156,20 @@ def renewal_terms(terms: ContractTerms, request: RenewalRequest = AS_AGREED) -> 
     if not renewal.phases:
         return renewal
     return replace(renewal, total_value=domain.fees.term_value(domain.fees.build_plan(renewal), start))
+
+
+def _length_ratio(terms: ContractTerms, end: date) -> Fraction:
+    """Return how many times as long as the current term a successor is that ends on `end`.
+
+    Raises ValueError for an evergreen contract.
+    """
+    if terms.end_date is None:
+        raise ValueError("an evergreen contract has no end date at which it could be renewed")
+    old_anchor_day, new_anchor_day = (
+        domain.contracts.anchor_day_on(day, terms) for day in (terms.start_date, terms.end_date)
+    )
+    new_months = months_between(terms.end_date, max(terms.end_date, end), new_anchor_day)
+    return new_months / months_between(terms.start_date, terms.end_date, old_anchor_day)
 
 
 def _renewal_phases(terms: ContractTerms, start: date, uplift_bp: int) -> tuple[Phase, ...]:
@@ -231,11 +245,34 @@ def _reasons(facts: RenewalFacts) -> Iterator[RenewalReason]:
     if terms.renewal_uplift_bp >= UPLIFT_HIGH_BP:
         text = f"The renewal costs {percent_text(terms.renewal_uplift_bp)} more."
         yield RenewalReason(ReasonKind.UPLIFT_HIGH, text, Recommendation.RENEGOTIATE)
+    yield from _price_reasons(terms)
     if facts.state is ContractState.SUSPENDED:
         yield RenewalReason(ReasonKind.SUSPENDED, "The contract is suspended.", Recommendation.RENEGOTIATE)
     if facts.license_state is LicenseState.FAILED:
         text = "The license of the contract could not be provisioned."
         yield RenewalReason(ReasonKind.LICENSE_FAILED, text, Recommendation.RENEGOTIATE)
+
+
+def _price_reasons(terms: ContractTerms) -> Iterator[RenewalReason]:
+    """Yield reasons for a renewal at the last fee of a ramp, and for a limit of the purchase order that is too low."""
+    renewal = renewal_terms(terms)
+    ratio = _length_ratio(terms, renewal.end_date or renewal.start_date)
+    current = Fraction(terms.total_value.amount) * ratio
+    if terms.phases and current:
+        rise_bp = int((Fraction(renewal.total_value.amount) / current - 1) * BP)
+        if rise_bp >= UPLIFT_HIGH_BP:
+            text = (
+                f"The renewal costs {percent_text(rise_bp)} more than the current term for the same time:"
+                f" {renewal.total_value} instead of {_scaled(terms.total_value, ratio)}."
+            )
+            yield RenewalReason(ReasonKind.FEE_RISES, text, Recommendation.RENEGOTIATE)
+    limit, order = terms.purchase_order_limit, terms.purchase_order_number
+    if limit:
+        fees = domain.fees.total_due(domain.fees.build_plan(terms), terms.end_date or domain.fees.HORIZON)
+        name, total = ("current term", fees) if limit < fees else ("renewal", renewal.total_value)
+        if limit < total:
+            text = f"The fees of the {name}, {total}, exceed the limit of the purchase order {order}, {limit}."
+            yield RenewalReason(ReasonKind.PURCHASE_ORDER_EXCEEDED, text, Recommendation.RENEGOTIATE)
 
 
 def _usage_reason(facts: RenewalFacts) -> RenewalReason:

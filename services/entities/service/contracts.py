@@ -51,6 +51,7 @@ async def create(tx: WriteSession, entity_id: UUID, terms: ContractTerms) -> Con
     Raises InvalidFields with all violations, EntityNotFound, EntityStateForbids, ContractNumberTaken.
     """
     service.field_violations.raise_any(domain.contracts.violations(terms))
+    service.field_violations.raise_any(domain.fees.value_violations(terms))
     entity = await store.entities.lock_shared(tx, entity_id)
     domain.entities.advance(entity.id, entity.state, EntityAction.ADD_CONTRACT)
     contract = ContractRow(entity_id=entity.id, state=ContractState.DRAFT)
@@ -81,6 +82,7 @@ async def update(tx: WriteSession, contract_id: UUID, changes: Mapping[str, Any]
     if terms.start_date != contract.start_date:
         terms = replace(terms, anchor_day=None)
     service.field_violations.raise_any(domain.contracts.violations(terms))
+    service.field_violations.raise_any(domain.fees.value_violations(terms))
     if terms.payment_terms_days is None:
         terms = await complete_terms(tx, await store.contracts.get_entity(tx, contract), terms)
     contract.set_terms(terms)
