@@ -1,8 +1,10 @@
-# Commands for a checkout; `make help` lists them. They need only Python 3.11 or later and make.
+# Commands for a checkout; `make help` lists them. They need only make and one of the Pythons below.
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
+# Every compiled dependency has wheels for these; `make lock` and a test read the list.
+PYTHONS := 3.11 3.12 3.13 3.14
 PYTHON := .venv/bin/python
 STACK := $(PYTHON) -m deploy.local
 INSTALLED := .venv/.installed
@@ -145,6 +147,10 @@ lock: $(DEVELOPMENT)  ## Update the locks after a change of pyproject.toml (UPGR
 	@$(LOCK) --extra local -o requirements.lock
 	@$(LOCK) --extra local --extra dev -c requirements.lock -o requirements-dev.lock \
 		$$(sed -n 's/^\([a-z0-9.-]*\)==.*/--no-emit-package \1/p' requirements.lock)
+	@mkdir -p build && sed -n 's/^\([a-z0-9.-]*==[^ ;]*\).*/\1/p' requirements.lock requirements-dev.lock > build/locked.txt
+	@.venv/bin/uv pip compile build/locked.txt --no-deps --quiet --universal --no-header --format pylock.toml \
+		-o build/pylock.toml > /dev/null
+	@$(PYTHON) -m deploy.locks build/pylock.toml
 
 .PHONY: clean
 clean:  ## Delete generated and installed files, keep the data
@@ -156,11 +162,15 @@ clean:  ## Delete generated and installed files, keep the data
 # requirements.lock has what runs: the services and the local stack. The path file puts the checkout and gen/ on the
 # import path.
 $(INSTALLED): requirements.lock
-	@set -e; for python in python3.11 python3 none; do \
-		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
+	@set -e; supported='import sys; sys.exit("%d.%d" % sys.version_info[:2] not in "$(PYTHONS)".split())'; \
+	for python in $(PYTHON) $(addprefix python,$(PYTHONS)) python3 none; do \
+		if "$$python" -c "$$supported" 2>/dev/null; then break; fi; \
 	done; \
-	if [ "$$python" = none ]; then echo "Python 3.11 or later is needed, as python3.11 or python3" >&2; exit 1; fi; \
-	$(PYTHON) -c '' 2>/dev/null || "$$python" -m venv --clear .venv; \
+	if [ "$$python" = none ]; then \
+		echo "One of these Pythons is needed: $(PYTHONS), as $(addprefix python,$(firstword $(PYTHONS)))," \
+			"…, or as python3. $$(python3 --version 2>/dev/null || echo No Python) was found." >&2; exit 1; \
+	fi; \
+	[ "$$python" = $(PYTHON) ] || "$$python" -m venv --clear .venv; \
 	$(PYTHON) $(INSTALL) requirements.lock; \
 	$(PYTHON) -c 'import os, sysconfig; print(os.getcwd(), os.path.join(os.getcwd(), "gen"), sep="\n", \
 		file=open(os.path.join(sysconfig.get_path("purelib"), "enterprise_billing.pth"), "w"))'; \

@@ -1,13 +1,16 @@
 """Dependencies: declared where they are imported, locked with hashes, and split into what runs and what develops."""
 
 import re
+import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from deploy import locks
 from tests.contract.source import ROOT, RUNTIME, on_disk
 
 PROJECT: Final = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -101,13 +104,78 @@ class TestImports:
         assert IMPORTED_AS.keys() <= declared("local", "dev")
 
 
+def entries(lock: str) -> Iterator[tuple[str, str, set[str]]]:
+    """Name, marker and hashes of each package in a lock."""
+    for name, marker, hashes in re.findall(
+        r"(?m)^([a-z0-9.-]+)==[^ ;]+(?: ; ([^\\\n]*?))? \\\n((?: +--hash=.*\n)+)", (ROOT / lock).read_text() + "\n"
+    ):
+        yield name, marker, set(re.findall("sha256:([0-9a-f]{64})", hashes))
+
+
 def locked(lock: str) -> set[str]:
     """The names of the packages in a lock."""
     return set(re.findall(r"(?m)^([a-z0-9.-]+)==", (ROOT / lock).read_text()))
 
 
-class TestLocks:
+class TestWheels:
+    @pytest.mark.parametrize("platform", locks.PLATFORMS)
+    @pytest.mark.parametrize("minor", locks.supported_minors())
     @pytest.mark.parametrize("lock", LOCKS)
+    def test_every_package_has_a_locked_wheel(self, lock: str, minor: int, platform: str) -> None:
+        fitting = {
+            (wheel.package, wheel.sha256) for wheel in locks.wheels() if wheel.fits(minor, locks.PLATFORMS[platform])
+        }
+        missing = [
+            name
+            for name, marker, hashes in entries(lock)
+            if marker != "sys_platform == 'win32'" and not any((name, sha256) in fitting for sha256 in hashes)
+        ]
+        assert missing == [], f"no wheel for Python 3.{minor} on {platform}: run `make lock`"
+
+    def test_supported_pythons_begin_with_the_required_one(self) -> None:
+        assert PROJECT["requires-python"] == f">=3.{locks.supported_minors()[0]}"
+        assert sys.version_info[1] in locks.supported_minors()
+
+    @pytest.mark.parametrize(
+        ("tags", "minor", "platform", "fits"),
+        [
+            ("cp313-cp313-manylinux_2_17_x86_64.manylinux2014_x86_64", 13, "Linux x86_64", True),
+            ("cp313-cp313-manylinux_2_17_x86_64", 13, "Linux aarch64", False),
+            ("cp313-cp313-manylinux_2_17_x86_64", 12, "Linux x86_64", False),
+            ("cp313-cp313t-manylinux_2_17_x86_64", 13, "Linux x86_64", False),
+            ("cp313-cp313-musllinux_1_2_x86_64", 13, "Linux x86_64", False),
+            ("cp311-abi3-manylinux_2_34_x86_64", 14, "Linux x86_64", True),
+            ("cp314-abi3-manylinux_2_34_x86_64", 13, "Linux x86_64", False),
+            ("cp312-cp312-macosx_10_13_universal2", 12, "macOS arm64", True),
+            ("cp312-cp312-macosx_10_13_x86_64", 12, "macOS arm64", False),
+            ("py3-none-any", 14, "macOS arm64", True),
+            ("py2.py3-none-any", 11, "Linux aarch64", True),
+        ],
+    )
+    def test_wheel_fits(self, tags: str, minor: int, platform: str, fits: bool) -> None:  # noqa: FBT001
+        wheel = locks.Wheel("some", f"some-1.0-{tags}.whl", "0")
+        assert wheel.fits(minor, locks.PLATFORMS[platform]) == fits
+
+    def test_missing_hashes_are_added(self) -> None:
+        one, two = "1" * 64, "2" * 64
+        lock = f"a==1.0 ; x != 'y' \\\n    --hash=sha256:{one}\nb==2 \\\n    --hash=sha256:{one}\n"
+        assert locks.completed(lock, {"a==1.0": [two, one], "b==2": [two]}) == (
+            f"a==1.0 ; x != 'y' \\\n    --hash=sha256:{one} \\\n    --hash=sha256:{two}\n"
+            f"b==2 \\\n    --hash=sha256:{two}\n"
+        )
+
+    def test_make_names_the_pythons_that_work(self, tmp_path: Path) -> None:
+        for file in ("Makefile", "requirements.lock"):
+            (tmp_path / file).write_text((ROOT / file).read_text())
+        make = ["make", ".venv/.installed", "PYTHONS=3.98 3.99"]
+        completed = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert completed.returncode != 0
+        assert "One of these Pythons is needed: 3.98 3.99, as python3.98" in completed.stderr
+        assert not (tmp_path / ".venv").exists()
+
+
+class TestLocks:
+    @pytest.mark.parametrize("lock", [*LOCKS, "wheels.lock"])
     def test_no_address_is_named(self, lock: str) -> None:
         addresses = ("://", "@", "--index-url", "--extra-index-url", "--find-links", "file:")
         text = (ROOT / lock).read_text()
