@@ -168,8 +168,17 @@ def test_contract_waits_for_its_approval(company: Company) -> None:
     submit_and_decide("APPROVE", "PENDING_SIGNATURE")
 
 
-def test_contract_and_amendment_of_a_rule_with_auto_approve_go_on(stack: Stack) -> None:
-    company = Company(stack, "auto-approval")
+@pytest.fixture
+def automatic(stack: Stack) -> Iterator[Company]:
+    """A company of its own tenant."""
+    company = Company(stack, f"t{uuid4().hex[:8]}")
+    yield company
+    for client in company.clients.values():
+        client.close()
+
+
+def test_contract_and_amendment_of_a_rule_with_auto_approve_go_on(automatic: Company) -> None:
+    company = automatic
     for request_type in ("CONTRACT", "AMENDMENT"):
         rule = {"name": request_type, "request_type": request_type, "auto_approve": True}
         company.do("billing_admin", "root", "POST", "/approval-rules", rule)
