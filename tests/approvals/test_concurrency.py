@@ -121,7 +121,9 @@ async def test_two_replicas_escalate_and_expire_each_request_once(
     await asyncio.gather(*(expire(api, admin, request) for request in requests))
     actions = [ApprovalAction.REQUEST, ApprovalAction.ESCALATE, ApprovalAction.EXPIRE]
     for request in requests:
-        assert [one.action for one in await api.history(request)] == actions
+        history = [one.action for one in await api.history(request)]
+        # On a busy machine a timer may fire between the two times that `expire` moves, and then reminds first.
+        assert [action for action in history if action != ApprovalAction.REMIND] == actions
     events = Counter(event.type.rpartition(".")[2] for event in await outbox_events("approvals"))
     assert (events["ApprovalExpired"], events["ApprovalRequested"]) == (len(requests), len(requests))
 
