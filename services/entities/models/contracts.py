@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TypedDict
 from uuid import UUID
 
-from sqlalchemy import Boolean, Date, DateTime, Integer, SmallInteger, String, Uuid
+from sqlalchemy import Boolean, Date, DateTime, Integer, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -57,7 +57,7 @@ class ContractRow(VersionedRow):
     start_date: Mapped[date] = mapped_column(Date)
     end_date: Mapped[date | None] = mapped_column(Date)
     """The day after the last day; None: evergreen."""
-    anchor_day: Mapped[int | None] = mapped_column(SmallInteger)
+    anchor_day: Mapped[int | None] = mapped_column(Integer)
     """Day of the month that billing periods and renewals count from; None: that of the start date."""
     total_value: Mapped[Decimal] = mapped_column(AMOUNT)
     currency_code: Mapped[str] = mapped_column(String(3))

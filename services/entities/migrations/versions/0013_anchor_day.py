@@ -7,7 +7,7 @@ down_revision = "0012"
 
 
 def upgrade() -> None:
-    op.execute("alter table billing_contracts add column anchor_day smallint check (anchor_day between 1 and 31)")
+    op.execute("alter table billing_contracts add column anchor_day integer check (anchor_day between 1 and 31)")
 
 
 def downgrade() -> None:
