@@ -36,7 +36,7 @@ class RolledOver(NamedTuple):
     """Amount of the next budget when it was opened."""
 
     def carried_of(self, balance: Balance) -> Decimal:
-        """Return what is to be carried forward of the budget, whose balance is that after the rollover."""
+        """Return the amount to carry forward of the budget, from its balance after the rollover."""
         return domain.rollovers.carried_forward(
             balance.before_carrying(self.carried),
             rollover=self.rollover,
