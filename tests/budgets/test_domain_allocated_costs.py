@@ -1,4 +1,4 @@
-"""Which budget an allocated cost belongs to, and the time of its charge."""
+"""The choice of the budget for an allocated cost, and the time of its charge."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -11,38 +11,38 @@ from kit.money import Money
 from services.budgets import domain
 from services.budgets.domain.allocated_costs import Candidate, Cost
 
-ENTITY, DEPARTMENT, ABOVE, OTHER_DEPARTMENT = uuid4(), uuid4(), uuid4(), uuid4()
+ENTITY, DEPARTMENT, PARENT_DEPARTMENT, OTHER_DEPARTMENT = uuid4(), uuid4(), uuid4(), uuid4()
 COST = Cost(
-    allocation_id=uuid4(), entity_id=ENTITY, department_path=[DEPARTMENT, ABOVE], category="cloud", gl_code="6000",
-    amount=Money(Decimal(10), "EUR"), day=date(2026, 3, 31), description="",
+    allocation_id=uuid4(), entity_id=ENTITY, department_path=[DEPARTMENT, PARENT_DEPARTMENT], category="cloud",
+    gl_code="6000", amount=Money(Decimal(10), "EUR"), day=date(2026, 3, 31), description="",
 )  # fmt: skip
 ALL = Candidate(UUID(int=1), None, "", "", "UTC")
-"""A budget of the whole entity for everything, and the oldest."""
+"""The oldest budget: of the whole entity, for all categories and ledger codes."""
 CLOUD = ALL._replace(id=UUID(int=2), category="cloud")
-THEIRS = ALL._replace(id=UUID(int=3), department_id=ABOVE, category="cloud", gl_code="6000")
+PARENT_CLOUD_CODE = ALL._replace(id=UUID(int=3), department_id=PARENT_DEPARTMENT, category="cloud", gl_code="6000")
 OURS = ALL._replace(id=UUID(int=4), department_id=DEPARTMENT)
 OUR_CLOUD = OURS._replace(id=UUID(int=5), category="cloud")
 OUR_CODE = OURS._replace(id=UUID(int=6), gl_code="6000")
 OUR_CLOUD_CODE = OURS._replace(id=UUID(int=7), category="cloud", gl_code="6000")
 
 
-class TestWhichBudget:
+class TestBudgetFor:
     @pytest.mark.parametrize(
         ("candidates", "best"),
         [
             ([], None),
-            ([ALL, CLOUD, THEIRS, OURS, OUR_CLOUD, OUR_CODE, OUR_CLOUD_CODE], OUR_CLOUD_CODE),
-            ([ALL, CLOUD, THEIRS, OURS, OUR_CLOUD], OUR_CLOUD),
-            ([ALL, CLOUD, THEIRS, OURS, OUR_CODE], OUR_CODE),
+            ([ALL, CLOUD, PARENT_CLOUD_CODE, OURS, OUR_CLOUD, OUR_CODE, OUR_CLOUD_CODE], OUR_CLOUD_CODE),
+            ([ALL, CLOUD, PARENT_CLOUD_CODE, OURS, OUR_CLOUD], OUR_CLOUD),
+            ([ALL, CLOUD, PARENT_CLOUD_CODE, OURS, OUR_CODE], OUR_CODE),
             ([OUR_CLOUD, OUR_CODE], OUR_CLOUD),
-            ([ALL, CLOUD, THEIRS, OURS], OURS),
-            ([ALL, CLOUD, THEIRS], THEIRS),
+            ([ALL, CLOUD, PARENT_CLOUD_CODE, OURS], OURS),
+            ([ALL, CLOUD, PARENT_CLOUD_CODE], PARENT_CLOUD_CODE),
             ([ALL, CLOUD], CLOUD),
             ([ALL], ALL),
             ([ALL._replace(department_id=OTHER_DEPARTMENT)], None),
             ([ALL._replace(category="travel")], None),
             ([ALL._replace(gl_code="7000")], None),
-            ([OURS._replace(category="travel"), THEIRS], THEIRS),
+            ([OURS._replace(category="travel"), PARENT_CLOUD_CODE], PARENT_CLOUD_CODE),
             ([OURS._replace(gl_code="7000"), ALL], ALL),
             ([OURS._replace(id=UUID(int=9)), OURS], OURS),
         ],
