@@ -140,13 +140,13 @@ class TestStreamAllocations:
     async def test_streams_each_once_in_the_order_of_creation(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
     ) -> None:
-        told_of = await service_api.stream(end_time=soon())
-        assert [money_text(each.amount) for each in told_of] == [
+        allocations = await service_api.stream(end_time=soon())
+        assert [money_text(allocation.amount) for allocation in allocations] == [
             "10.00 EUR", "1.25 USD", "-1.25 USD", "3.00 EUR", "5.00 EUR", "7.00 USD",
         ]  # fmt: skip
-        mistake, reversal = told_of[1:3]
+        mistake, reversal = allocations[1:3]
         assert (mistake.reversed_by_id, reversal.reversal_of_id) == (reversal.id, mistake.id)
-        assert [each.id for each in told_of] == sorted(each.id for each in told_of)
+        assert [allocation.id for allocation in allocations] == sorted(allocation.id for allocation in allocations)
 
     async def test_continues_after_the_last_one_received(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
@@ -157,11 +157,11 @@ class TestStreamAllocations:
 
     async def test_filters_by_entity_and_time(self, service_api: CostsApi, companies: tuple[Entity, ...]) -> None:
         _, fr, us = companies
-        told_of = await service_api.stream(end_time=soon(), entity_ids=[fr.id, us.id])
-        assert [each.entity_id for each in told_of] == [fr.id, us.id]
-        last = told_of[-1].create_time
-        assert await service_api.stream(end_time=soon(), start_time=last) == told_of[-1:]
-        assert await service_api.stream(end_time=last, entity_ids=[fr.id, us.id]) == told_of[:-1]
+        allocations = await service_api.stream(end_time=soon(), entity_ids=[fr.id, us.id])
+        assert [allocation.entity_id for allocation in allocations] == [fr.id, us.id]
+        last = allocations[-1].create_time
+        assert await service_api.stream(end_time=soon(), start_time=last) == allocations[-1:]
+        assert await service_api.stream(end_time=last, entity_ids=[fr.id, us.id]) == allocations[:-1]
 
     async def test_allocations_of_the_last_minute_are_left_out(
         self, service_api: CostsApi, companies: tuple[Entity, ...]
@@ -172,8 +172,8 @@ class TestStreamAllocations:
         department = await api.create_department(await api.create_entity())
         count = 1_001
         await api.allocate_many(department, "2026-05-01", count)
-        told_of = await service_api.stream(end_time=soon())
-        assert len({each.id for each in told_of}) == len(told_of) == count
+        allocations = await service_api.stream(end_time=soon())
+        assert len({allocation.id for allocation in allocations}) == len(allocations) == count
 
     async def test_only_services_can_call(self, api: CostsApi) -> None:
         with pytest.raises(aio.AioRpcError) as error:

@@ -113,7 +113,7 @@ class TestVerification:
 async def outcome(authenticator: Authenticator, token: str) -> type[BaseException] | None:
     try:
         await authenticator.authenticate(token)
-    except BaseException as refused:  # noqa: BLE001 - the kind is what is asked for
+    except BaseException as refused:  # noqa: BLE001 - the test compares its type
         return type(refused)
     return None
 

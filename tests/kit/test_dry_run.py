@@ -69,9 +69,9 @@ class TestDryRun:
 
 class TestLock:
     @pytest.mark.parametrize("held", ["exclusive", "shared"])
-    @pytest.mark.parametrize("wanted", ["exclusive", "shared"])
+    @pytest.mark.parametrize("requested", ["exclusive", "shared"])
     async def test_only_shared_locks_go_together(
-        self, kit_settings: Callable[..., Settings], origin: Origins, held: str, wanted: str
+        self, kit_settings: Callable[..., Settings], origin: Origins, held: str, requested: str
     ) -> None:
         db = Database(kit_settings(database_lock_timeout_ms=50))
 
@@ -82,12 +82,12 @@ class TestLock:
         try:
             async with db.write(origin()) as holder:
                 await holder.lock("trees", shared=held == "shared")
-                if held == wanted == "shared":
-                    await lock(wanted)
+                if held == requested == "shared":
+                    await lock(requested)
                 else:
                     with pytest.raises(asyncpg.LockNotAvailableError):
-                        await lock(wanted)
-            await lock(wanted)
+                        await lock(requested)
+            await lock(requested)
         finally:
             await db.close()
 
