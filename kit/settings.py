@@ -63,5 +63,5 @@ class Settings(BaseSettings):
     log_level: str = "INFO"
     otlp_endpoint: str = ""
     """Address to which spans are sent over OTLP/gRPC; empty for none."""
-    trace_ratio: float = 0.05
+    trace_ratio: float = 0.01
     """Share of traces that are sampled if the caller did not decide."""
