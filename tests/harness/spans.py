@@ -14,11 +14,18 @@ from kit import telemetry
 from tests.harness.observe import eventually
 
 
+class _Provider(TracerProvider):
+    """Records until the process ends, although a test of telemetry shuts down the provider of its process."""
+
+    def shutdown(self) -> None:
+        """Keep recording."""
+
+
 @lru_cache(maxsize=1)
 def _exporter() -> InMemorySpanExporter:
     """Record the sampled spans of this process from now on."""
     exporter = InMemorySpanExporter()
-    provider = TracerProvider(resource=telemetry.resource("tests"))
+    provider = _Provider(resource=telemetry.resource("tests"))
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     otel.set_tracer_provider(provider)
     return exporter
