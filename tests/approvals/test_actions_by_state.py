@@ -149,7 +149,7 @@ class RequestFactory:
 
 @pytest.fixture
 def departures(approvals_served: Served[Approvals], tenant: UUID) -> Departures:
-    """Delivers UserDeactivated; user management is not configured, so that nobody has a manager."""
+    """Delivers UserDeactivated; user management is not configured, so no user has a manager."""
 
     async def leave(user_id: str) -> None:
         service = approvals_served.service

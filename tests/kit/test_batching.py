@@ -1,4 +1,4 @@
-"""The batcher is fair: tenants are served in turn, nobody suffers from another, and what fails ends."""
+"""Fairness of the batcher: tenants are served in turn, a failing request does not delay the others and ends."""
 
 import asyncio
 import time

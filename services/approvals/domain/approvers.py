@@ -187,7 +187,7 @@ def _fill(vacancy: _Vacancy, context: _Context, slots: Sequence[ApproverSlot]) -
 
 
 def _assign(approver: Approver, context: _Context) -> "ApproverSlot | _Vacancy | str":
-    """Return the slot for an approver of a rule, a vacancy, or why nobody can be assigned."""
+    """Return the slot for an approver of a rule, a vacancy, or the reason why no user can be assigned."""
     if approver.kind is ApproverKind.ROLE:
         return ApproverSlot(role=approver.name, reason=f"anyone with the role {approver.name}, named in the rule")
     requester = context.facts.requester

@@ -52,7 +52,7 @@ def parallel_steps(workflow: Workflow, number: int) -> Sequence[Step]:
 
 
 def slots_beside(workflow: Workflow, number: int) -> Sequence[ApproverSlot]:
-    """Return the slots of a step and of those parallel with it: nobody fills two of them."""
+    """Return the slots of a step and of those parallel with it: each user fills at most one of them."""
     steps = [workflow.step(number), *parallel_steps(workflow, number)]
     return [slot for step in steps for slot in step.slots]
 

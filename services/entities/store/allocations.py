@@ -73,7 +73,7 @@ async def find_by_documents(tx: ReadSession, documents: Collection[Document]) ->
         source=(String, [source.value for source, _ in documents]), source_ref=(String, [ref for _, ref in documents])
     )
     # One lookup in the unique index per document, whatever the planner estimates. The index is partial, so the empty
-    # text must be a literal: with a parameter the planner can't tell that the index applies.
+    # text must be a literal: with a parameter the planner can't use the index.
     same = AllocationRow.source == keys.c.source, AllocationRow.source_ref == keys.c.source_ref
     indexed = AllocationRow.source_ref != literal_column("''"), AllocationRow.reversal_of.is_(None)
     each = select(AllocationRow).where(*same, *indexed).offset(0).lateral("each")
