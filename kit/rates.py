@@ -17,13 +17,14 @@ class Rate:
 
 
 class RateMissing(FailedPrecondition):
-    """No exchange rate is stored for the two currencies on or before the day."""
+    """No rate between the currencies is stored, or derived through up to two other currencies, for the day."""
 
     reason = "RATE_MISSING"
 
     def __init__(self, currency: str, *, to: str, on: date) -> None:
         super().__init__(
-            f"There is no exchange rate from {currency} to {to} for {on}; set one and try again.",
+            f"There is no exchange rate from {currency} to {to} for {on}, also not through one or two other currencies;"
+            " set one and try again.",
             from_currency_code=currency,
             to_currency_code=to,
             rate_date=on,

@@ -16,8 +16,12 @@ DAY = date(2026, 3, 31)
 EARLIER = date(2026, 3, 2)
 
 
-def derive(source: str, target: str, known: Mapping[Pair, Quote]) -> DerivedRate | None:
-    return domain.rates.derive(Conversion(source, target, DAY), known)
+def derive(source: str, target: str, known: Mapping[Pair, Quote], base: str = "") -> DerivedRate | None:
+    return domain.rates.derive(Conversion(source, target, DAY), known, base)
+
+
+def derive_through_two(source: str, target: str, known: Mapping[Pair, Quote], base: str = "") -> DerivedRate | None:
+    return domain.rates.derive_through_two(Conversion(source, target, DAY), known, base)
 
 
 def quotes(*stored: str, day: date = EARLIER) -> dict[Pair, Quote]:
@@ -26,7 +30,7 @@ def quotes(*stored: str, day: date = EARLIER) -> dict[Pair, Quote]:
     return {(pair[:3], pair[4:]): Quote(Decimal(rate), day) for pair, rate in split}
 
 
-def rate(derivation: Derivation, text: str, via: str = "") -> DerivedRate:
+def rate(derivation: Derivation, text: str, *via: str) -> DerivedRate:
     return DerivedRate(derivation, Decimal(text), EARLIER, via)
 
 
@@ -55,7 +59,7 @@ def rate(derivation: Derivation, text: str, via: str = "") -> DerivedRate:
         (["GBP/CHF 1", "GBP/JPY 5", "AUD/CHF 1", "AUD/JPY 4"], "CHF/JPY", rate(Derivation.CROSS, "4", "AUD")),
         # One leg through EUR is not enough.
         (["EUR/CHF 1", "USD/CHF 1", "USD/JPY 3"], "CHF/JPY", rate(Derivation.CROSS, "3", "USD")),
-        # Never through two currencies.
+        # Not through two currencies, which needs the quotes of all pairs.
         (["EUR/CHF 1", "EUR/USD 2", "USD/JPY 3"], "CHF/JPY", None),
         (["EUR/USD 1.25"], "EUR/GBP", None),
         ([], "EUR/USD", None),
@@ -63,6 +67,39 @@ def rate(derivation: Derivation, text: str, via: str = "") -> DerivedRate:
 )
 def test_first_available_derivation_is_used(stored: list[str], pair: str, expected: DerivedRate | None) -> None:
     assert derive(pair[:3], pair[4:], quotes(*stored)) == expected
+
+
+@pytest.mark.parametrize(
+    ("stored", "pair", "base", "expected"),
+    [
+        (["EUR/JPY 160", "EUR/USD 1.25", "USD/PEN 4"], "JPY/PEN", "", rate(Derivation.CROSS, "0.03125", "EUR", "USD")),
+        (["EUR/JPY 160", "EUR/USD 1.25", "USD/PEN 4"], "PEN/JPY", "", rate(Derivation.CROSS, "32", "USD", "EUR")),
+        # Intermediate rates are not rounded: 1/3 × 1/7 × 21 is 1.
+        (["EUR/JPY 3", "USD/EUR 7", "USD/PEN 21"], "JPY/PEN", "", rate(Derivation.CROSS, "1", "EUR", "USD")),
+        # The path with the tenant's base currency is preferred, wherever that is in the path.
+        (
+            ["EUR/JPY 160", "EUR/USD 1.25", "USD/PEN 4", "AUD/JPY 100", "AUD/CHF 2", "CHF/PEN 3"],
+            "JPY/PEN", "CHF", rate(Derivation.CROSS, "0.06", "AUD", "CHF"),
+        ),
+        (
+            ["EUR/JPY 160", "EUR/USD 1.25", "USD/PEN 4", "AUD/JPY 100", "AUD/CHF 2", "CHF/PEN 3"],
+            "JPY/PEN", "SEK", rate(Derivation.CROSS, "0.03125", "EUR", "USD"),
+        ),
+        # Never through three currencies.
+        (["EUR/JPY 160", "EUR/USD 1.25", "USD/CHF 1", "CHF/PEN 4"], "JPY/PEN", "", None),
+    ],
+)  # fmt: skip
+def test_rate_through_two_currencies_states_its_path(
+    stored: list[str], pair: str, base: str, expected: DerivedRate | None
+) -> None:
+    assert derive(pair[:3], pair[4:], quotes(*stored), base) is None
+    assert derive_through_two(pair[:3], pair[4:], quotes(*stored), base) == expected
+
+
+def test_base_currency_of_the_tenant_is_preferred_to_the_euro() -> None:
+    both = quotes("EUR/CHF 1", "EUR/JPY 2", "SEK/CHF 1", "SEK/JPY 5")
+    assert derive("CHF", "JPY", both, "SEK") == rate(Derivation.CROSS, "5", "SEK")
+    assert derive("CHF", "JPY", both, "EUR") == rate(Derivation.CROSS, "2", "EUR")
 
 
 def test_same_currency_has_rate_one() -> None:
@@ -116,10 +153,10 @@ def test_derived_rate_is_exact_to_its_digits_and_missing_only_without_a_path(
     if derived is None:
         return
     preferred = [via for via in ("", "EUR", "USD", *CURRENCIES) if via in rates]
-    assert derived.via == preferred[0]
+    assert "".join(derived.via) == preferred[0]
     assert (derived.derivation is Derivation.CROSS) == bool(derived.via)
     assert derived.rate > 0
-    exact = rates[derived.via]
+    exact = rates[preferred[0]]
     if derived.derivation is Derivation.DIRECT:
         assert Fraction(derived.rate) == exact
     else:
@@ -141,6 +178,18 @@ def test_derived_rate_has_the_date_of_one_of_its_rates(source: str, target: str,
         days = {
             quote.effective_date
             for pair, quote in known.items()
-            if set(pair) in ({source, target}, {source, derived.via}, {derived.via, target})
+            if set(pair) in ({source, target}, {source, *derived.via}, {*derived.via, target})
         }
         assert derived.effective_date in days
+
+
+@given(currency, currency, stored_quotes, currency)
+def test_opposite_conversion_through_two_currencies_takes_the_same_path(
+    source: str, target: str, known: Mapping[Pair, Quote], base: str
+) -> None:
+    if source == target or derive(source, target, known):
+        return
+    there, back = derive_through_two(source, target, known, base), derive_through_two(target, source, known, base)
+    assert (there and there.via) == (back and back.via[::-1])
+    if there and back:
+        assert abs(Fraction(there.rate) * Fraction(back.rate) - 1) < Fraction(1, 10 ** (RATE_DIGITS - 2))

@@ -264,6 +264,40 @@ class TestGetRates:
         assert [rate.rate for rate in answered] == ["", "1.1", "1.1", "1.2", "1.2", ""]
         assert [rate.rate_date for rate in answered[2:4]] == ["2026-01-10", "2026-01-20"]
 
+    async def test_rate_through_two_currencies_states_them(self, api: EntitiesApi, service_api: EntitiesApi) -> None:
+        await api.set_rates("2026-03-02 EUR/JPY 160", "2026-03-03 EUR/USD 1.25", "2026-03-01 USD/PEN 4")
+        there, back, missing, other = await service_api.convert(
+            "2026-03-05 JPY/PEN", "2026-03-05 PEN/JPY", "2026-03-02 JPY/PEN", "2026-03-05 EUR/JPY"
+        )
+        assert (there.rate, there.rate_date, list(there.via_currencies)) == ("0.03125", "2026-03-03", ["EUR", "USD"])
+        assert (back.rate, back.rate_date, list(back.via_currencies)) == ("32", "2026-03-03", ["USD", "EUR"])
+        assert (there.derivation, there.via_currency) == (ConversionRate.CROSS, "EUR")
+        assert (missing.derivation, other.derivation) == (ConversionRate.MISSING, ConversionRate.DIRECT)
+
+    async def test_base_currency_of_the_tenant_is_the_preferred_intermediate(
+        self, api: EntitiesApi, service_api: EntitiesApi
+    ) -> None:
+        await api.set_rates(*(f"2026-03-01 {rate}" for rate in ("EUR/CHF 1", "EUR/JPY 2", "SEK/CHF 1", "SEK/JPY 5")))
+        (by_euro,) = await service_api.convert("2026-03-05 CHF/JPY")
+        await api.create_entity("ROOT", currency_code="SEK")
+        await api.create_entity("LATER", currency_code="EUR")
+        (by_krona,) = await service_api.convert("2026-03-05 CHF/JPY")
+        assert [(each.rate, each.via_currency) for each in (by_euro, by_krona)] == [("2", "EUR"), ("5", "SEK")]
+
+    async def test_everyone_who_reads_rates_sees_how_a_rate_is_derived(
+        self, api: EntitiesApi, service_api: EntitiesApi, api_for: Callable[[Caller], EntitiesApi],
+        caller: Callable[..., Caller],
+    ) -> None:  # fmt: skip
+        await api.set_rates("2026-03-02 EUR/JPY 160", "2026-03-03 EUR/USD 1.25", "2026-03-01 USD/PEN 4")
+        request = pb.GetConversionRateRequest(from_currency="JPY", to_currency="PEN", conversion_date="2026-03-05")
+        viewer = caller("viewer")
+        assert [await viewer.call(api.rates_stub.GetConversionRate, request)] == await service_api.convert(
+            "2026-03-05 JPY/PEN"
+        )
+        request.to_currency = "CHF"
+        unknown = await viewer.call(api.rates_stub.GetConversionRate, request)
+        assert (unknown.derivation, unknown.rate) == (ConversionRate.MISSING, "")
+
     async def test_inverse_or_cross_rate_replaces_an_outdated_rate(
         self, api: EntitiesApi, service_api: EntitiesApi
     ) -> None:
@@ -286,7 +320,7 @@ class TestGetRates:
         assert together == alone
         assert {rate.derivation for rate in together} == set(ConversionRate.Derivation.values()) - {0}
 
-    async def test_a_thousand_conversions_take_one_query(
+    async def test_a_thousand_conversions_take_one_query_and_those_without_a_rate_another(
         self, api: EntitiesApi, service_api: EntitiesApi, entities_served: Served[Entities]
     ) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.25", "2026-03-01 EUR/GBP 0.8")
@@ -303,7 +337,8 @@ class TestGetRates:
         finally:
             event.remove(engine, "before_cursor_execute", note)
         assert len(answered) == 1000
-        assert len([text for text in statements if "exchange_rates" in text]) == 1
+        assert [rate.derivation for rate in answered].count(ConversionRate.MISSING) > 0
+        assert len([text for text in statements if "exchange_rates" in text]) == 2
         error = await refusal(service_api.convert(*days, "2026-03-01 USD/EUR"))
         assert set(error.fields) == {"conversions"}
 

@@ -80,6 +80,11 @@ def conversions_from_proto(request: pb.GetRatesRequest) -> Sequence[Conversion]:
     ]
 
 
+def conversion_from_proto(request: pb.GetConversionRateRequest) -> Conversion:
+    """Parse GetConversionRateRequest."""
+    return Conversion(request.from_currency, request.to_currency, date.fromisoformat(request.conversion_date))
+
+
 def conversion_to_proto(conversion: Conversion, rate: DerivedRate | None) -> ConversionRate:
     """Convert the rate of a conversion; None becomes the derivation MISSING."""
     derivation = rate.derivation if rate else Derivation.MISSING
@@ -90,5 +95,6 @@ def conversion_to_proto(conversion: Conversion, rate: DerivedRate | None) -> Con
         derivation=ConversionRate.Derivation.Value(derivation),
         rate=decimal_text(rate.rate) if rate else "",
         rate_date=date_text(rate.effective_date if rate else None),
-        via_currency=rate.via if rate else "",
+        via_currency=rate.via[0] if rate and rate.via else "",
+        via_currencies=rate.via if rate else (),
     )

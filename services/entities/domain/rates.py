@@ -1,11 +1,12 @@
 """Exchange rates: input types, and the rate between two currencies on a day."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from enum import StrEnum
 from fractions import Fraction
+from itertools import pairwise, product
 from typing import Final, TypeAlias
 
 RATE_AGE_DAYS_MAX: Final = 35
@@ -14,7 +15,7 @@ RATE_DIGITS: Final = 18
 """Significant digits of a derived rate: enough for the largest amount in Money to be exact to the cent."""
 _DIVISION: Final = Context(prec=RATE_DIGITS, rounding=ROUND_HALF_EVEN)
 _PREFERRED_VIAS: Final = ("EUR", "USD")
-"""Currencies that are tried before all others as the intermediate currency of a cross rate."""
+"""Intermediate currencies of a cross rate that are tried after the tenant's base currency and before all others."""
 
 
 class Derivation(StrEnum):
@@ -57,8 +58,8 @@ class DerivedRate:
     derivation: Derivation
     rate: Decimal
     effective_date: date
-    via: str = ""
-    """The currency that a cross rate goes through; empty otherwise."""
+    via: tuple[str, ...] = ()
+    """The currencies that a cross rate goes through, in order from the source to the target; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,12 @@ class Conversion:
     day: date
 
 
-def derive(conversion: Conversion, quotes: Mapping[Pair, Quote]) -> DerivedRate | None:
+def derive(conversion: Conversion, quotes: Mapping[Pair, Quote], base: str = "") -> DerivedRate | None:
     """Return the rate of a conversion from the quotes that are effective on its day; None if there is none.
 
-    In order of preference: the same currency, the pair, its inverse, a cross rate through EUR, through USD, or through
-    the alphabetically first currency. Derived rates are exact and rounded once, half to even, to RATE_DIGITS.
+    In order of preference: the same currency, the pair, its inverse, a cross rate through one currency. A cross rate
+    goes through `base`, the base currency of the tenant, through EUR, through USD, or through the alphabetically first
+    currency. Derived rates are exact and rounded once, half to even, to RATE_DIGITS.
     """
     source, target = conversion.source, conversion.target
     if source == target:
@@ -105,12 +107,40 @@ def derive(conversion: Conversion, quotes: Mapping[Pair, Quote]) -> DerivedRate 
     inverse = _leg(source, target, quotes)
     if inverse:
         return DerivedRate(Derivation.INVERSE, _rounded(inverse[0]), inverse[1])
-    for via in _vias(quotes):
-        first, second = _leg(source, via, quotes), _leg(via, target, quotes)
-        if first and second:
-            rate, since = _rounded(first[0] * second[0]), max(first[1], second[1])
-            return DerivedRate(Derivation.CROSS, rate, since, via)
-    return None
+    rates = (_cross(conversion, (via,), quotes) for via in _vias(quotes, base))
+    return next((rate for rate in rates if rate), None)
+
+
+def derive_through_two(conversion: Conversion, quotes: Mapping[Pair, Quote], base: str = "") -> DerivedRate | None:
+    """Return the cross rate of a conversion through two currencies; None if there is none.
+
+    For conversions without a rate by `derive`; `quotes` has all pairs. Of several paths, the one with the most
+    preferred currency is used, in the order of `derive`; the opposite conversion takes the same path.
+    """
+    neighbours: dict[str, set[str]] = {}
+    for one, other in quotes:
+        neighbours.setdefault(one, set()).add(other)
+        neighbours.setdefault(other, set()).add(one)
+    ranks = {currency: rank for rank, currency in enumerate(_vias(quotes, base))}
+    paths = product(neighbours.get(conversion.source, ()), neighbours.get(conversion.target, ()))
+
+    def preference(path: tuple[str, ...]) -> tuple[Sequence[int], int]:
+        low_end = 0 if conversion.source < conversion.target else -1
+        return sorted(ranks[via] for via in path), ranks[path[low_end]]
+
+    rates = (_cross(conversion, path, quotes) for path in sorted(paths, key=preference))
+    return next((rate for rate in rates if rate), None)
+
+
+def _cross(conversion: Conversion, via: tuple[str, ...], quotes: Mapping[Pair, Quote]) -> DerivedRate | None:
+    """Return the product of the rates along a path of currencies; None if one is missing."""
+    rate, since = Fraction(1), date.min
+    for source, target in pairwise((conversion.source, *via, conversion.target)):
+        leg = _leg(source, target, quotes)
+        if leg is None:
+            return None
+        rate, since = rate * leg[0], max(since, leg[1])
+    return DerivedRate(Derivation.CROSS, _rounded(rate), since, via)
 
 
 def _leg(source: str, target: str, quotes: Mapping[Pair, Quote]) -> tuple[Fraction, date] | None:
@@ -121,10 +151,11 @@ def _leg(source: str, target: str, quotes: Mapping[Pair, Quote]) -> tuple[Fracti
     return (1 / Fraction(inverse.rate), inverse.effective_date) if inverse else None
 
 
-def _vias(quotes: Mapping[Pair, Quote]) -> Iterator[str]:
+def _vias(quotes: Mapping[Pair, Quote], base: str) -> Iterator[str]:
     """Yield the currencies that a cross rate can go through, in order of preference."""
-    yield from _PREFERRED_VIAS
-    yield from sorted({currency for pair in quotes for currency in pair}.difference(_PREFERRED_VIAS))
+    preferred = dict.fromkeys((*filter(None, [base]), *_PREFERRED_VIAS))
+    yield from preferred
+    yield from sorted({currency for pair in quotes for currency in pair}.difference(preferred))
 
 
 def _rounded(rate: Fraction) -> Decimal:

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from billing.entities.v1 import exchange_rate_service_pb2 as pb
+from billing.entities.v1.exchange_rate_pb2 import ConversionRate
 
 from kit.db import Database
 from kit.origin import Call
@@ -31,6 +32,12 @@ class ExchangeRateServicer:
             listed = await store.rates.list_page(tx, page, filters)
         rates = map(convert.rates.to_proto, listed.rows)
         return pb.ListExchangeRatesResponse(exchange_rates=rates, next_page_token=listed.next_page_token)
+
+    async def GetConversionRate(self, request: pb.GetConversionRateRequest, call: Call) -> ConversionRate:
+        conversion = convert.rates.conversion_from_proto(request)
+        async with self._db.read(call) as tx:
+            (rate,) = await service.rates.find(tx, [conversion])
+        return convert.rates.conversion_to_proto(conversion, rate)
 
     async def GetRates(self, request: pb.GetRatesRequest, call: Call) -> pb.GetRatesResponse:
         conversions = convert.rates.conversions_from_proto(request)

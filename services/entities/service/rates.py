@@ -25,5 +25,12 @@ async def record(tx: WriteSession, drafts: Collection[RateDraft]) -> RateCounts:
 
 async def find(tx: ReadSession, conversions: Sequence[Conversion]) -> Sequence[DerivedRate | None]:
     """Return the rate of each conversion, in their order; None if there is none."""
+    base = await store.entities.find_base_currency(tx)
     quotes = await store.rates.find_quotes(tx, set(conversions))
-    return [domain.rates.derive(conversion, quotes.get(conversion.day, {})) for conversion in conversions]
+    rates = {each: domain.rates.derive(each, quotes.get(each.day, {}), base) for each in conversions}
+    missing = [conversion for conversion, rate in rates.items() if rate is None]
+    if missing:  # rare, so that other conversions don't pay for the quotes of all pairs
+        quotes = await store.rates.find_all_quotes(tx, {conversion.day for conversion in missing})
+        for each in missing:
+            rates[each] = domain.rates.derive_through_two(each, quotes.get(each.day, {}), base)
+    return [rates[conversion] for conversion in conversions]

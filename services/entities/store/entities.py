@@ -29,6 +29,12 @@ async def get_time_zone(tx: ReadSession, entity_id: UUID) -> str:
     return found(await tx.one_or_none(query), EntityNotFound(entity_id))
 
 
+async def find_base_currency(tx: ReadSession) -> str:
+    """Return the base currency of the tenant, that of its oldest top-level entity; empty if there is no entity."""
+    query = select(EntityRow.currency_code).where(EntityRow.parent_id.is_(None)).order_by(EntityRow.id).limit(1)
+    return await tx.one_or_none(query) or ""
+
+
 async def get_of_department(tx: ReadSession, department: DepartmentRow) -> EntityRow:
     """Return the entity of a department, even if the caller's scope covers only the department."""
     query = select(EntityRow).where(EntityRow.id == department.entity_id)

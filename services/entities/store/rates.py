@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     Numeric,
     String,
+    Subquery,
     Uuid,
     bindparam,
     literal,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.types import TypeEngine
 
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
@@ -75,11 +77,7 @@ async def list_page(tx: ReadSession, page: Page, filters: RateFilter) -> Slice[E
     return await page.fetch(tx, query, ExchangeRateRow.id)
 
 
-_QUOTES: Final = (
-    text("""
-    with recursive conversions as (
-        select * from unnest(:sources, :targets, :days) as each(source, target, day)
-    ), pairs as (  -- skip scan over the key, since a pair has thousands of days
+_PAIRS: Final = """pairs as (  -- skip scan over the key, since a pair has thousands of days
         (select base_currency, quote_currency from exchange_rates order by 1, 2 limit 1)
         union all
         select next.* from pairs cross join lateral (
@@ -87,7 +85,32 @@ _QUOTES: Final = (
             where (each.base_currency, each.quote_currency) > (pairs.base_currency, pairs.quote_currency)
             order by 1, 2 limit 1
         ) next
-    ), legs as (
+    )"""
+_EFFECTIVE_QUOTES: Final = """
+    select needed.day, needed.base_currency, needed.quote_currency, quote.effective_date, quote.rate
+    from needed cross join lateral (
+        select effective_date, rate from exchange_rates each
+        where each.base_currency = needed.base_currency and each.quote_currency = needed.quote_currency
+        and each.effective_date between needed.day - :days_max and needed.day
+        order by each.effective_date desc limit 1
+    ) quote"""
+
+
+def _quotes(needed: str, **parameters: TypeEngine[Any]) -> Subquery:
+    """Select the rates that are effective for the days and pairs of the common table expression `needed`."""
+    statement = text(f"with recursive {needed} {_EFFECTIVE_QUOTES}")
+    types = [bindparam(name, type_=type_) for name, type_ in parameters.items()]
+    return (
+        statement.bindparams(*types, bindparam("days_max", RATE_AGE_DAYS_MAX, Integer))
+        .columns(day=Date, base_currency=CHAR(3), quote_currency=CHAR(3), effective_date=Date, rate=Numeric(24, 12))
+        .subquery("quotes")
+    )
+
+
+_QUOTES: Final = _quotes(
+    f"""conversions as (
+        select * from unnest(:sources, :targets, :days) as each(source, target, day)
+    ), {_PAIRS}, legs as (
         select base_currency as source, quote_currency as target, * from pairs
         union all select quote_currency, base_currency, * from pairs
     ), needed as (  -- the pair, its inverse, and both legs of every cross rate
@@ -97,24 +120,16 @@ _QUOTES: Final = (
             unnest(array[first.quote_currency, second.quote_currency])
         from conversions join legs first using (source) join legs second on second.source = first.target
         where second.target = conversions.target
-    )
-    select needed.day, needed.base_currency, needed.quote_currency, quote.effective_date, quote.rate
-    from needed cross join lateral (
-        select effective_date, rate from exchange_rates each
-        where each.base_currency = needed.base_currency and each.quote_currency = needed.quote_currency
-        and each.effective_date between needed.day - :days_max and needed.day
-        order by each.effective_date desc limit 1
-    ) quote""")
-    .bindparams(
-        bindparam("sources", type_=ARRAY(CHAR(3))),
-        bindparam("targets", type_=ARRAY(CHAR(3))),
-        bindparam("days", type_=ARRAY(Date)),
-        bindparam("days_max", RATE_AGE_DAYS_MAX, Integer),
-    )
-    .columns(day=Date, base_currency=CHAR(3), quote_currency=CHAR(3), effective_date=Date, rate=Numeric(24, 12))
-    .subquery("quotes")
+    )""",
+    sources=ARRAY(CHAR(3)),
+    targets=ARRAY(CHAR(3)),
+    days=ARRAY(Date),
 )
 """All rates that conversions can be derived from. As text, since its performance depends on the exact plan."""
+_ALL_QUOTES: Final = _quotes(
+    f"{_PAIRS}, needed as (select day, pairs.* from unnest(:days) as each(day) cross join pairs)", days=ARRAY(Date)
+)
+"""The rates of all pairs."""
 
 
 async def find_quotes(tx: ReadSession, conversions: Collection[Conversion]) -> Mapping[date, Mapping[Pair, Quote]]:
@@ -124,7 +139,18 @@ async def find_quotes(tx: ReadSession, conversions: Collection[Conversion]) -> M
         "targets": [conversion.target for conversion in conversions],
         "days": [conversion.day for conversion in conversions],
     }
+    return await _read_quotes(tx, _QUOTES, parameters)
+
+
+async def find_all_quotes(tx: ReadSession, days: Collection[date]) -> Mapping[date, Mapping[Pair, Quote]]:
+    """Return, by day, the quotes of all pairs."""
+    return await _read_quotes(tx, _ALL_QUOTES, {"days": list(days)})
+
+
+async def _read_quotes(
+    tx: ReadSession, statement: Subquery, parameters: Mapping[str, object]
+) -> Mapping[date, Mapping[Pair, Quote]]:
     quotes: dict[date, dict[Pair, Quote]] = {}
-    for day, base, quote, effective_date, rate in await tx.rows(select(*_QUOTES.columns).params(parameters)):
+    for day, base, quote, effective_date, rate in await tx.rows(select(*statement.columns).params(parameters)):
         quotes.setdefault(day, {})[base, quote] = Quote(rate, effective_date)
     return quotes
