@@ -6,6 +6,7 @@ after five deliveries the event becomes a dead letter, which can be redriven.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError
 from opentelemetry.trace import SpanKind
 from sqlalchemy import text
 
@@ -165,12 +167,14 @@ class Consumer:
         self._dependencies = dependencies
         self._handler = handler
         self.name = f"{service}.{handler.name}"
+        self.durable = self.name.replace(".", "_")
+        """Name in JetStream, which allows no dots."""
 
     async def run(self, jetstream: JetStreamContext) -> None:
         """Handle events until cancelled; handlers in progress are finished first."""
         subscription = await jetstream.pull_subscribe(
             self._handler.subject,
-            durable=self.name.replace(".", "_"),
+            durable=self.durable,
             stream=STREAM,
             config=ConsumerConfig(
                 ack_policy=AckPolicy.EXPLICIT, ack_wait=_ACK_WAIT_S, max_deliver=-1, deliver_policy=DeliverPolicy.ALL
@@ -183,6 +187,12 @@ class Consumer:
             except (NatsTimeout, TimeoutError):
                 continue
             await run_to_completion(asyncio.gather(*map(self._process, messages)))
+
+    async def measure(self, jetstream: JetStreamContext) -> None:
+        """Set the gauge of the events that this consumer has not received yet; it is the same in all replicas."""
+        with contextlib.suppress(NotFoundError):  # not created yet
+            info = await jetstream.consumer_info(STREAM, self.durable)
+            telemetry.EVENTS_PENDING.labels(self.name).set(info.num_pending or 0)
 
     async def _process(self, message: Msg) -> None:
         try:

@@ -102,6 +102,17 @@ def new_row(origin: Origin, event: Message) -> OutboxRow:
     )
 
 
+_UNPUBLISHED = select(func.count(), func.min(OutboxRow.create_time)).where(OutboxRow.publish_time.is_(None))
+
+
+async def measure(db: Database) -> None:
+    """Set the gauges of the events that wait in the outbox; they are the same in all replicas."""
+    async with db.all_tenants() as session:
+        count, oldest = (await session.execute(_UNPUBLISHED)).one()
+    telemetry.OUTBOX_UNPUBLISHED.set(count)
+    telemetry.OUTBOX_OLDEST.set((clock.now() - oldest).total_seconds() if oldest else 0)
+
+
 class Relay:
     """Publishes the events in the outbox; every replica runs one."""
 
@@ -141,8 +152,6 @@ class Relay:
         async with self._db.all_tenants() as session:
             unpublished = select(OutboxRow).where(OutboxRow.publish_time.is_(None)).order_by(OutboxRow.id).limit(_BATCH)
             rows = (await session.execute(unpublished.with_for_update(skip_locked=True))).scalars().all()
-            oldest = rows[0].create_time if rows else clock.now()
-            telemetry.OUTBOX_OLDEST.set((clock.now() - oldest).total_seconds())
             outcomes = await asyncio.gather(*map(self._publish, rows), return_exceptions=True)
             published = [row.id for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
             if published:

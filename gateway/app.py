@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakSet
 
 from opentelemetry.trace import SpanKind
-from prometheus_client import Histogram
+from prometheus_client import Gauge, Histogram
 
 from contract import routes
 from contract.methods import COMMON_APIS
@@ -31,10 +31,18 @@ from serving import clients
 DURATION = Histogram(
     "http_server_request_duration_seconds",
     "Duration of HTTP requests.",
-    ("http_request_method", "http_route", "http_response_status_code"),
+    ("http_request_method", "url_scheme", "http_route", "http_response_status_code"),
     buckets=telemetry.DURATION_BUCKETS,
 )
+ACTIVE_REQUESTS = Gauge(
+    "http_server_active_requests",
+    "HTTP requests in progress, including open streams.",
+    ("http_request_method", "url_scheme"),
+)
+_SCHEME = "http"
+"""Label required by OpenTelemetry; TLS ends in front of the gateway."""
 _VERBS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_OTHER_VERB = "_OTHER"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _COMMON_HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
@@ -57,6 +65,7 @@ class App:
         authenticator = Authenticator(settings)
         self._router: Router[tuple[str, Endpoint]] = Router()
         self._durations: dict[tuple[str, str, int], Any] = {}
+        self._active_requests = {verb: ACTIVE_REQUESTS.labels(verb, _SCHEME) for verb in (*_VERBS, _OTHER_VERB)}
         for route in route_list:
             if route.service in COMMON_APIS:
                 endpoint: Endpoint = FanOutEndpoint(route, self.channels, authenticator, self.limits, settings)
@@ -70,6 +79,14 @@ class App:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request."""
+        active = self._active_requests[_verb_label(scope["method"])]
+        active.inc()
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            active.dec()
+
+    async def _serve(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         client_id = headers.get("x-request-id", "")
@@ -130,8 +147,8 @@ class App:
         label = request.verb, route, response.status
         duration = self._durations.get(label)
         if duration is None:
-            verb = request.verb if request.verb in _VERBS else "_OTHER"
-            duration = self._durations[label] = DURATION.labels(verb, route, str(response.status))
+            labels = _verb_label(request.verb), _SCHEME, route, str(response.status)
+            duration = self._durations[label] = DURATION.labels(*labels)
         duration.observe(seconds)
         principal = request.principal
         log.info(
@@ -157,6 +174,11 @@ class App:
         for channel in self.channels.values():
             await channel.close()
         await self.limits.close()
+
+
+def _verb_label(verb: str) -> str:
+    """Return the method as a metric label; callers choose unknown methods, so they all share one label."""
+    return verb if verb in _VERBS else _OTHER_VERB
 
 
 async def _handle_errors(endpoint: Endpoint, request: Request) -> Response:

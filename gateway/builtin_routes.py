@@ -1,4 +1,4 @@
-"""Routes that the gateway serves itself: health, metrics, documentation, the caller's identity, and the roles."""
+"""Routes that the gateway serves itself: health, documentation, the caller's identity, and the roles."""
 
 import asyncio
 import time
@@ -8,7 +8,6 @@ from typing import Any
 
 import grpc
 import orjson
-import prometheus_client
 from grpc import aio
 from grpc_health.v1 import health, health_pb2
 
@@ -46,7 +45,6 @@ def endpoints(
     return {
         "/healthz": FunctionEndpoint(_healthz),
         "/readyz": FunctionEndpoint(_Readiness(channels, is_draining).get),
-        "/metrics": FunctionEndpoint(_metrics),
         "/openapi.json": FunctionEndpoint(api_docs.openapi_document),
         "/docs": FunctionEndpoint(api_docs.page),
         "/docs/{file}": FunctionEndpoint(api_docs.page_file),
@@ -57,7 +55,12 @@ def endpoints(
 
 
 class _Readiness:
-    """Checks whether every service behind a route is healthy; the result is cached for a second."""
+    """Checks the services behind the routes; the result is cached for a second.
+
+    The gateway is ready while at least one service is serving: to remove all replicas of the gateway from the load
+    balancer because one service is down would make the others unavailable, too. If it reaches none of them, another
+    replica may, so it is not ready.
+    """
 
     def __init__(self, channels: Mapping[str, aio.Channel], is_draining: Callable[[], bool]) -> None:
         self._checks = {service: _health_check(channel) for service, channel in channels.items()}
@@ -73,8 +76,15 @@ class _Readiness:
                 self._states = dict(zip(self._checks, states, strict=True))
                 self._expires_at = time.monotonic() + _READINESS_CACHE_S
         not_ready = sorted(service for service, state in self._states.items() if state != "SERVING")
-        ready = not not_ready and not self._is_draining()
-        body = {"ready": ready, "draining": self._is_draining(), "services": self._states, "not_ready": not_ready}
+        draining = self._is_draining()
+        ready = len(not_ready) < len(self._states) and not draining
+        body = {
+            "ready": ready,
+            "degraded": bool(not_ready),
+            "draining": draining,
+            "services": self._states,
+            "not_ready": not_ready,
+        }
         return Response(200 if ready else 503, codec.dumps(body), [_JSON])
 
     async def _state(self, service: str) -> str:
@@ -116,7 +126,3 @@ class _Identity:
 
 async def _healthz(_: Request) -> Response:
     return Response(200, b'{"alive":true}', [_JSON])
-
-
-async def _metrics(_: Request) -> Response:
-    return Response(200, prometheus_client.generate_latest(), [("content-type", prometheus_client.CONTENT_TYPE_LATEST)])

@@ -234,6 +234,7 @@ class Database:
         url = settings.database_url.get_secret_value().replace("postgresql://", "postgresql+asyncpg://", 1)
         self._engine = create_engine(
             url,
+            settings.service,
             pool_size=settings.database_pool_size,
             max_overflow=0,
             pool_timeout=settings.deadline_default_s,

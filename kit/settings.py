@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     listen: str = "127.0.0.1:0"
     """Address of the gRPC server (in the gateway: HTTP). Port 0 picks a free port."""
     metrics_listen: str = ""
-    """Address that serves Prometheus metrics; empty for none. The gateway has its own `/metrics`."""
+    """Address that serves Prometheus metrics at `/metrics`; empty for none."""
     addresses: dict[str, str] = {}
     """gRPC addresses of the other services, `{"entities": "host:port,host:port"}`."""
 

@@ -43,9 +43,13 @@ CLIENT_DURATION = Histogram(
     "rpc_client_call_duration_seconds", "Duration of outgoing calls.", _RPC, buckets=DURATION_BUCKETS
 )
 CALLS_IN_PROGRESS = Gauge("billing_calls_in_progress", "Calls in progress.")
+BUILD_INFO = Gauge("billing_build_info", "Always 1; the label is the version of this process.", ("version",))
+BUILD_INFO.labels(VERSION).set(1)
 OUTBOX_OLDEST = Gauge("billing_outbox_oldest_seconds", "Age of the oldest unpublished event.")
+OUTBOX_UNPUBLISHED = Gauge("billing_outbox_unpublished", "Events in the outbox that are not published yet.")
 EVENTS_PUBLISHED = Counter("billing_events_published", "Events published.", ("type",))
 EVENTS_CONSUMED = Counter("billing_events_consumed", "Deliveries by outcome.", ("consumer", "outcome"))
+EVENTS_PENDING = Gauge("billing_events_pending", "Events that a consumer has not received yet.", ("consumer",))
 EVENT_AGE = Histogram(
     "billing_event_age_seconds",
     "Time from an event's transaction to its effect.",

@@ -7,9 +7,10 @@ engine is therefore in AUTOCOMMIT mode, in which SQLAlchemy sends neither.
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
-from sqlalchemy import event
+from prometheus_client import Gauge
+from sqlalchemy import AsyncAdaptedQueuePool, PoolProxiedConnection, event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
@@ -32,11 +33,48 @@ class OpenTransaction(NamedTuple):
     """The same connection, without SQLAlchemy."""
 
 
-def create_engine(url: str, **options: Any) -> AsyncEngine:
-    """Return an engine that neither begins nor commits by itself, and hands out no closed connection."""
-    engine = create_async_engine(url, isolation_level="AUTOCOMMIT", **options)
+_POOL = "db_client_connection_pool_name"
+CONNECTIONS = Gauge("db_client_connection_count", "Database connections.", (_POOL, "db_client_connection_state"))
+CONNECTIONS_MAX = Gauge("db_client_connection_max", "Maximum number of database connections.", (_POOL,))
+CONNECTIONS_PENDING = Gauge(
+    "db_client_connection_pending_requests", "Transactions that wait for a database connection.", (_POOL,)
+)
+
+
+class _Pool(AsyncAdaptedQueuePool):
+    """A pool that counts the transactions that wait for a connection."""
+
+    pending = 0
+
+    def connect(self) -> PoolProxiedConnection:
+        self.pending += 1
+        try:
+            return super().connect()
+        finally:
+            self.pending -= 1
+
+
+def create_engine(url: str, name: str, **options: Any) -> AsyncEngine:
+    """Return an engine that neither begins nor commits by itself, and hands out no closed connection.
+
+    `name` is that of its pool in metrics.
+    """
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT", poolclass=_Pool, **options)
     event.listen(engine.sync_engine, "checkout", _check_open)
+    _measure(engine, name)
     return engine
+
+
+def _measure(engine: AsyncEngine, name: str) -> None:
+    """Let the gauges of the pool read it on each scrape. The pool is replaced when the engine is disposed."""
+
+    def pool() -> _Pool:
+        return cast("_Pool", engine.pool)
+
+    CONNECTIONS.labels(name, "used").set_function(lambda: pool().checkedout())
+    CONNECTIONS.labels(name, "idle").set_function(lambda: pool().checkedin())
+    CONNECTIONS_MAX.labels(name).set_function(lambda: pool().size())
+    CONNECTIONS_PENDING.labels(name).set_function(lambda: pool().pending)
 
 
 def _check_open(dbapi_connection: Any, *_: Any) -> None:

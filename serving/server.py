@@ -12,6 +12,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+import nats
 import uvloop
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -19,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from eventing import bus
+from eventing import bus, outbox
 from eventing.bus import EventBus
 from eventing.consumer import Consumer, Handler
 from eventing.outbox import Relay
@@ -37,6 +38,7 @@ from serving.scope import Scopes
 _HEALTH_NOTICE_S = 0.5
 """How long health reports NOT_SERVING before calls are rejected, so that clients switch to other replicas."""
 _PRUNE_EVERY_S = 3600
+_MEASURE_EVERY_S = 10.0
 _RECONNECT_S = 1.0
 
 
@@ -90,6 +92,7 @@ async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
     server, state, address = await _start_server(settings, service, calls, consumers)
     tasks = [
         asyncio.create_task(telemetry.flush_logs()),
+        asyncio.create_task(_run_forever(lambda: _repeat(lambda: _measure_outbox(service.db), _MEASURE_EVERY_S))),
         *(asyncio.create_task(_run_forever(job)) for job in service.jobs),
     ]
     events = asyncio.create_task(_run_events(settings, service, consumers))
@@ -141,11 +144,25 @@ async def _run_events(settings: Settings, service: Service, consumers: Sequence[
     relay = Relay(service.db, jetstream, settings.service)
     tasks: list[Callable[[], Awaitable[None]]] = [relay.run, lambda: _repeat(relay.prune, _PRUNE_EVERY_S)]
     tasks += [lambda consumer=consumer: consumer.run(jetstream) for consumer in consumers]  # type: ignore[misc]
+    tasks.append(lambda: _repeat(lambda: _measure_consumers(consumers, jetstream), _MEASURE_EVERY_S))
     running = [asyncio.create_task(_run_forever(task)) for task in tasks]
     try:
         await asyncio.gather(*running)
     finally:
         await run_to_completion(_stop_events(client, running))
+
+
+async def _measure_outbox(db: Database) -> None:
+    try:
+        await outbox.measure(db)
+    except Exception as error:  # noqa: BLE001 - PostgreSQL is down: the gauges keep their values
+        log.warning("outbox not measured", error=repr(error)[:300])
+
+
+async def _measure_consumers(consumers: Sequence[Consumer], jetstream: JetStreamContext) -> None:
+    with contextlib.suppress(nats.errors.Error, TimeoutError):  # NATS is unavailable: the client logs it
+        for consumer in consumers:
+            await consumer.measure(jetstream)
 
 
 async def _stop_events(client: Client, running: Sequence[asyncio.Task[None]]) -> None:

@@ -57,12 +57,11 @@ def _show(layout: Layout) -> None:
     rows = [
         ("REST", f"{rest}/api/enterprise-billing"),
         ("Swagger UI", f"{rest}/docs"),
-        (f"{GATEWAY} metrics", f"{rest}/metrics"),
     ]
     for process in PROCESSES:
-        if process.name != GATEWAY:
-            grpc, metrics = (layout.ports[name(process.name)] for name in (port_name, metrics_port_name))
-            rows.append((f"{process.name}", f"127.0.0.1:{grpc} (gRPC)   http://127.0.0.1:{metrics}/metrics"))
+        port, metrics = (layout.ports[name(process.name)] for name in (port_name, metrics_port_name))
+        protocol = "REST" if process.name == GATEWAY else "gRPC"
+        rows.append((process.name, f"127.0.0.1:{port} ({protocol})   http://127.0.0.1:{metrics}/metrics"))
     rows += [
         (simulator.name, f"127.0.0.1:{layout.ports[port_name(simulator.name)]} (gRPC, simulator)")
         for simulator in SIMULATORS

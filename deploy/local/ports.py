@@ -1,9 +1,12 @@
 """Ports on the loopback interface: find free ones, check whether a server listens."""
 
 import http.client
+import json
 import secrets
 import socket
-from typing import Final
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
 
 _PORTS: Final = range(10_000, 32_768)  # below the ephemeral ports of outgoing connections
 
@@ -37,11 +40,22 @@ def is_listening(port: int) -> bool:
 
 def http_status(port: int, path: str, timeout_s: float = 2) -> int:
     """Return the HTTP status of a GET; 0 if there is no response."""
+    return _get(port, path, timeout_s)[0]
+
+
+def http_json(port: int, path: str, timeout_s: float = 2) -> Mapping[str, Any]:
+    """Return the JSON object with which a GET replies; empty unless the status is 200."""
+    status, body = _get(port, path, timeout_s)
+    return json.loads(body) if status == HTTPStatus.OK else {}
+
+
+def _get(port: int, path: str, timeout_s: float) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status
+        response = connection.getresponse()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException):
-        return 0
+        return 0, b""
     finally:
         connection.close()

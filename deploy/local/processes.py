@@ -113,12 +113,11 @@ class Layout:
         """Return the environment of a process: the fields of kit.settings.Settings."""
         targets = {**{name: name for name in process.calls}, **process.outside}
         addresses = {name: f"127.0.0.1:{self.ports[port_name(process_name)]}" for name, process_name in targets.items()}
-        metrics = "" if process.name == GATEWAY else f"127.0.0.1:{self.ports[metrics_port_name(process.name)]}"
         return {
             "BILLING_DATABASE_URL": self.url_as(roles(process.name)[1]),
             "BILLING_NATS_URL": self.nats_url,
             "BILLING_LISTEN": f"127.0.0.1:{self.ports[port_name(process.name)]}",
-            "BILLING_METRICS_LISTEN": metrics,
+            "BILLING_METRICS_LISTEN": f"127.0.0.1:{self.ports[metrics_port_name(process.name)]}",
             "BILLING_ADDRESSES": json.dumps(addresses),
             "BILLING_JWKS": str(keys.USERS_JWKS),
             "BILLING_SERVICE_JWKS": str(keys.SERVICES_JWKS),
@@ -151,7 +150,6 @@ def metrics_port_name(process: str) -> str:
 def port_names() -> list[str]:
     """Return the environment variables of all ports."""
     services = [name for process in PROCESSES for name in (port_name(process.name), metrics_port_name(process.name))]
-    services.remove(metrics_port_name(GATEWAY))  # it serves them on its REST port
     simulators = [port_name(simulator.name) for simulator in SIMULATORS if simulator.serves]
     return ["POSTGRES_PORT", "NATS_PORT", "NATS_MONITOR_PORT", *services, *simulators]
 

@@ -8,14 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from http import HTTPStatus
 from typing import Final
 
 import asyncpg
 
 from deploy.database import migrate, provision, roles
 from deploy.local import home, keys, paths, processes, supervision
-from deploy.local.ports import http_status, is_free, is_listening
+from deploy.local.ports import http_json, is_free, is_listening
 from deploy.local.processes import GATEWAY, PROCESSES, SIMULATORS, Layout, port_name
 from deploy.local.supervision import SERVER_GROUP, SERVICE_GROUP, SIMULATOR_GROUP, ProcessInfo, Supervisor
 
@@ -100,13 +99,13 @@ def _servers_ready(supervisor: Supervisor, layout: Layout) -> bool:
 
 
 def is_healthy(supervisor: Supervisor, layout: Layout) -> bool:
-    """True if all processes run and accept connections, and the gateway (which checks the services) is ready."""
+    """True if all processes run and accept connections, and the gateway reaches every service."""
     serving = [process.name for process in PROCESSES]
     serving += [simulator.name for simulator in SIMULATORS if simulator.serves]
     return (
         all(info.is_running for info in supervisor.processes())
         and all(is_listening(layout.ports[port_name(name)]) for name in serving)
-        and http_status(layout.gateway_port, "/readyz") == HTTPStatus.OK
+        and http_json(layout.gateway_port, "/readyz").get("degraded") is False
     )
 
 

@@ -23,7 +23,7 @@ from grpc_health.v1 import health, health_pb2
 from pydantic import SecretStr
 
 from deploy.local import die_with_parent, paths, servers
-from deploy.local.ports import free_port, http_status, is_listening
+from deploy.local.ports import free_port, http_json, is_listening
 from deploy.local.processes import GATEWAY, PROCESSES
 from kit.settings import Settings
 from tests.bench.load import TIMEOUT_S
@@ -121,7 +121,7 @@ class Stack:
                 for service in description.calls
             },
             listen=f"127.0.0.1:{port}",
-            metrics_listen="" if name == GATEWAY else f"127.0.0.1:{free_port()}",
+            metrics_listen=f"127.0.0.1:{free_port()}",
             rate_limit=_NO_LIMIT,
             otlp_endpoint=self.collector.address,
             trace_ratio=Settings.model_fields["trace_ratio"].default,
@@ -223,7 +223,7 @@ def _output(log: Path) -> str:
 
 async def _until_ready(started: Process, *, http: bool) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while not (http_status(started.port, "/readyz") == 200 if http else await _serves(started)):
+    while not (http_json(started.port, "/readyz").get("degraded") is False if http else await _serves(started)):
         if time.monotonic() > deadline:
             raise RuntimeError(f"not ready: {_output(started.log)}")
         await asyncio.sleep(_POLL_S)

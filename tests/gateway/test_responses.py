@@ -1,11 +1,15 @@
 """How replies and errors of services become HTTP responses, and the routes of the gateway itself."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import prometheus_client
 import pytest
+from google.protobuf.message import Message
 
 from gateway.app import App
 from kit.errors import (
@@ -21,6 +25,7 @@ from kit.errors import (
     Unavailable,
     Violation,
 )
+from kit.settings import Settings
 from tests.gateway.backend import Backend, ReceivedCall
 from tests.gateway.conftest import BASE, BUDGET
 
@@ -152,11 +157,55 @@ class TestAuthentication:
         assert line["trace_id"] == response.headers["traceparent"].split("-")[1]
 
 
+def active_requests() -> float:
+    labels = {"http_request_method": "GET", "url_scheme": "http"}
+    return prometheus_client.REGISTRY.get_sample_value("http_server_active_requests", labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def gateway_client(
+    settings: Callable[..., Settings], addresses: Mapping[str, str]
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway of its own, for services at these addresses."""
+    app = App(settings("gateway", addresses=addresses))
+    await app.limits.open()
+    transport = httpx.ASGITransport(app, raise_app_exceptions=True)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        yield client
+    await app.close()
+
+
+NOWHERE = "127.0.0.1:1"
+
+
+class TestReadiness:
+    async def test_a_gateway_is_ready_but_degraded_while_one_service_is_away(
+        self, settings: Callable[..., Settings], backend: Backend
+    ) -> None:
+        addresses = {"entities": backend.address, "budgets": backend.address, "approvals": NOWHERE}
+        async with gateway_client(settings, addresses) as client:
+            response = await client.get("/readyz")
+        assert response.status_code == 200
+        assert response.json() == {
+            "ready": True,
+            "degraded": True,
+            "draining": False,
+            "services": {"approvals": "UNREACHABLE", "budgets": "SERVING", "entities": "SERVING"},
+            "not_ready": ["approvals"],
+        }
+
+    async def test_a_gateway_without_any_service_is_not_ready(self, settings: Callable[..., Settings]) -> None:
+        async with gateway_client(settings, dict.fromkeys(("entities", "budgets", "approvals"), NOWHERE)) as client:
+            response = await client.get("/readyz")
+        assert (response.status_code, response.json()["ready"]) == (503, False)
+        assert response.json()["not_ready"] == ["approvals", "budgets", "entities"]
+
+
 class TestBuiltinRoutes:
     async def test_readiness_fails_while_draining(self, anonymous: httpx.AsyncClient, app: App) -> None:
         assert (await anonymous.get("/healthz")).status_code == 200
         response = await anonymous.get("/readyz")
-        assert (response.status_code, response.json()["ready"]) == (200, True)
+        assert (response.status_code, response.json()["ready"], response.json()["degraded"]) == (200, True, False)
         app.draining = True
         try:
             response = await anonymous.get("/readyz")
@@ -166,10 +215,32 @@ class TestBuiltinRoutes:
 
     async def test_metrics_are_labelled_by_route_template(self, client: httpx.AsyncClient) -> None:
         await client.get(f"{BASE}/budgets/{BUDGET}")
-        text = (await client.get("/metrics")).text
+        text = prometheus_client.generate_latest().decode()
         labels = f'http_request_method="GET",http_response_status_code="200",http_route="{BASE}/budgets/{{id}}"'
-        assert f"http_server_request_duration_seconds_count{{{labels}}}" in text
+        assert f'http_server_request_duration_seconds_count{{{labels},url_scheme="http"}}' in text
         assert BUDGET not in text
+
+    async def test_metrics_are_not_served_on_the_public_port(self, anonymous: httpx.AsyncClient) -> None:
+        assert (await anonymous.get("/metrics")).status_code == 404
+
+    async def test_requests_in_progress_are_counted_by_method(
+        self, client: httpx.AsyncClient, backend: Backend
+    ) -> None:
+        reply, arrived = asyncio.Event(), asyncio.Event()
+
+        async def get_budget(*_: Any) -> Message:
+            arrived.set()
+            await reply.wait()
+            return backend.message("budgets.v1.Budget", id=BUDGET)
+
+        backend.replies["GetBudget"] = get_budget
+        before = active_requests()
+        request = asyncio.create_task(client.get(f"{BASE}/budgets/{BUDGET}"))
+        await arrived.wait()
+        assert active_requests() == before + 1
+        reply.set()
+        assert (await request).status_code == 200
+        assert active_requests() == before
 
     async def test_docs_load_nothing_from_other_hosts(self, anonymous: httpx.AsyncClient) -> None:
         page = await anonymous.get("/docs")
