@@ -19,6 +19,7 @@ from kit.db import Database, ReadSession
 from kit.settings import Settings
 from services.entities import store
 from services.entities.domain.allocations import AllocationPosition, AllocationQuery, AllocationSource
+from services.entities.domain.commitments import UsageQuery
 from services.entities.domain.costs import (
     AllocationStreamQuery,
     CostSummaryQuery,
@@ -27,6 +28,7 @@ from services.entities.domain.costs import (
     SummaryGroupBy,
     Tree,
 )
+from services.entities.domain.proration import DateRange
 from tests.harness.costs import AFTER_LAST_DAY, FIRST_DAY, Group, insert_allocations, insert_group
 from tests.harness.databases import Copy
 from tests.harness.plans import Plans, Statement, TableReads
@@ -141,7 +143,16 @@ def weights(departments: Callable[[Group], list[UUID]], *, category: str = "") -
 
 def contract_usage(start: date, end: date) -> Query:
     """CheckRenewal: usage in the term so far."""
-    return lambda tx, group: store.contracts.sum_usage(tx, group.entity_ids[3], start, end)
+
+    def run(tx: ReadSession, group: Group) -> Awaitable[Sequence[Any]]:
+        middle = start + (end - start) / 2
+        unlinked = [DateRange(start, middle), DateRange(middle, end)]
+        query = UsageQuery(
+            contract_id=ids.new(), entity_id=group.entity_ids[3], currency="EUR", unlinked=unlinked
+        )  # fmt: skip
+        return store.commitments.sum_usage(tx, query)
+
+    return run
 
 
 def usage_documents(*records: str) -> Query:
@@ -173,6 +184,7 @@ def all_of_entity(group: Group) -> list[UUID]:
 MONTH, CATEGORY, DEPARTMENT = DepartmentGroupBy.MONTH, DepartmentGroupBy.CATEGORY, DepartmentGroupBy.DEPARTMENT
 BY_DEPARTMENT, BY_CATEGORY = "cost_allocations_department_idx", "cost_allocations_category_idx"
 BY_ENTITY, BY_DAY, BY_ID = "cost_allocations_entity_idx", "cost_allocations_day_idx", "cost_allocations_pkey"
+BY_CONTRACT = "cost_allocations_contract_idx"
 LATE: Final = AllocationPosition(date(2026, 11, 2), ids.new())
 
 QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
@@ -198,7 +210,7 @@ QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
     "list of a category": (list_page(all_of_entity, category="category 4"), {BY_CATEGORY}, 20 * 51),
     "usage of a month": (weights(all_of_entity), {BY_DEPARTMENT}, 1_500),
     "usage of a category": (weights(all_of_entity, category="category 4"), {BY_DEPARTMENT, BY_CATEGORY}, 1_500),
-    "usage under a contract": (contract_usage(*Q1), {BY_ENTITY}, 3_500),
+    "usage under a contract": (contract_usage(*Q1), {BY_ENTITY, BY_CONTRACT}, 3_500),
     "list of a source": (list_page(all_of_entity, source=AllocationSource.USAGE), {BY_DEPARTMENT}, 20 * 51),
     "allocations of documents": (
         usage_documents("record 3", "record 300000", "record 1"), {"cost_allocations_source_key"}, 2,

@@ -296,15 +296,15 @@ class TestRenewContract:
 async def insert_allocation(
     admin: Admin, tenant_id: UUID, entity: Entity, on: str, amount: str, source: str = "USAGE"
 ) -> None:
-    """Insert an allocation, for example of "12.50 EUR" of usage."""
+    """Insert an allocation, for example of "12.50 EUR" of usage; amounts in other currencies are booked as half."""
     number, currency = amount.split()
     await admin.execute(
         "insert into entities.cost_allocations (tenant_id, id, entity_id, department_path, category, source,"
         " source_ref, amount, currency_code, entity_amount, entity_currency_code, rate, rate_date, unit, gl_code,"
         " allocation_date, description, actor, create_time)"
-        " select $1, $2, $3, '{}', '', $4, '', $5, currency, $5, 'EUR', case when currency <> 'EUR' then 1 end,"
+        " select $1, $2, $3, '{}', '', $4, '', $5, currency, coalesce(rate, 1) * $5, 'EUR', rate,"
         " case when currency <> 'EUR' then $7::date end, '', '', $7, '', 'a', now()"
-        " from (select $6::char(3) as currency) parameters",
+        " from (select $6::char(3) as currency, case when $6 <> 'EUR' then 0.5 end as rate) parameters",
         tenant_id,
         ids.new(),
         ids.ENTITY.parse(entity.id),
@@ -323,7 +323,6 @@ class TestCheckRenewal:
             acme, start_date=day(-100), end_date=day(100), minimum_commitment=money("1000"), auto_renew=True,
             renewal_uplift_bp=500, renewal_term_months=12, billing_frequency=Contract.ONE_TIME,
         )  # fmt: skip
-        await api.set_rates(f"{day()} EUR/USD 2")
         other = await api.create_entity("OTHER")
         for entity, on, amount, source in (
             (acme, day(-100), "300 EUR", "USAGE"), (acme, day(), "100 USD", "USAGE"), (acme, day(), "77 EUR", "MANUAL"),
@@ -350,9 +349,10 @@ class TestCheckRenewal:
         self, contracts: ContractApi, acme: Entity, admin: Admin, tenant: UUID
     ) -> None:
         active = await contracts.create_active(
-            acme, start_date=day(-100), end_date=day(50), minimum_commitment=money("1000")
-        )
-        await insert_allocation(admin, tenant, acme, day(), "1 USD")
+            acme, start_date=day(-100), end_date=day(50), minimum_commitment=money("1000", "USD"),
+            total_value=money("1200", "USD"),
+        )  # fmt: skip
+        await insert_allocation(admin, tenant, acme, day(), "1 GBP")
         check = await contracts.check_renewal(active)
         assert not check.HasField("used")
         assert [reason.kind for reason in check.reasons] == [RenewalReason.USAGE_UNKNOWN]

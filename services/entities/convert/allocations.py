@@ -55,6 +55,7 @@ def to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> Allocation:
         reversed_by_id=ids.ALLOCATION.format_optional(reversed_by),
         actor=row.actor,
         create_time=time_to_proto(row.create_time),
+        contract_id=ids.CONTRACT.format_optional(row.contract_id),
     )
 
 
@@ -101,6 +102,7 @@ def _draft(
         unit=cost.unit,
         gl_code=cost.gl_code,
         counterparty_entity_id=ids.ENTITY.parse_optional(cost.counterparty_entity_id, "counterparty_entity_id"),
+        contract_id=ids.CONTRACT.parse_optional(cost.contract_id, "contract_id"),
         allocation_date=date.fromisoformat(cost.allocation_date),
         description=cost.description,
     )

@@ -27,4 +27,5 @@ def record_from_proto(event: UsageRecorded) -> UsageRecord:
         amount=amount,
         usage_time=time_from_proto(event.usage_time),
         description=event.description,
+        contract_id=ids.CONTRACT.parse_optional(event.contract_id, "contract_id"),
     )

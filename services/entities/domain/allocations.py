@@ -49,6 +49,8 @@ class AllocationDraft:
     gl_code: str
     """Empty: the GL code of the department."""
     counterparty_entity_id: UUID | None
+    contract_id: UUID | None
+    """The contract that the cost arose under; None if it is not linked to one."""
     allocation_date: date
     description: str
 

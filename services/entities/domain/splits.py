@@ -34,6 +34,8 @@ class CostToSplit:
     """The entity that the cost was allocated to."""
     counterparty_entity_id: UUID | None = None
     """The supplier, if it is an entity of the group."""
+    contract_id: UUID | None = None
+    """The contract whose commitment the cost counts for."""
 
 
 @dataclass(frozen=True, slots=True)

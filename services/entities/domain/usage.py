@@ -28,6 +28,8 @@ class UsageRecord:
     """Above zero."""
     usage_time: datetime
     description: str
+    contract_id: UUID | None
+    """None: not linked to a contract."""
 
 
 def to_allocation(record: UsageRecord, entity_id: UUID, department_id: UUID | None, time_zone: str) -> AllocationDraft:
@@ -43,6 +45,7 @@ def to_allocation(record: UsageRecord, entity_id: UUID, department_id: UUID | No
         unit=record.unit,
         gl_code="",
         counterparty_entity_id=None,
+        contract_id=record.contract_id,
         allocation_date=dates.date_in(time_zone, record.usage_time),
         description=record.description,
     )

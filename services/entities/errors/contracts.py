@@ -166,3 +166,32 @@ class EntityHasActiveContracts(FailedPrecondition):
             entity_id=text,
             contract_ids=listed,
         )
+
+
+class ContractOfOtherEntity(FailedPrecondition):
+    reason = "CONTRACT_OF_OTHER_ENTITY"
+
+    def __init__(self, contract_id: UUID, entity_id: UUID) -> None:
+        contract, entity = ids.CONTRACT.format(contract_id), ids.ENTITY.format(entity_id)
+        super().__init__(
+            f"The contract {contract} does not belong to the entity {entity}.", contract_id=contract, entity_id=entity
+        )
+
+
+class ContractNotInForce(FailedPrecondition):
+    reason = "CONTRACT_NOT_IN_FORCE"
+
+    def __init__(self, contract_id: UUID, day: date, start: date | None, end: date | None) -> None:
+        """Without `start` for a contract that was not activated; without `end` for one without a known end."""
+        text = ids.CONTRACT.format(contract_id)
+        if start is None:
+            days = "it was not activated"
+        else:
+            days = f"it is in force from {start} on" + (f", until before {end}" if end else "")
+        super().__init__(
+            f"The contract {text} takes no cost of {day}: {days}.",
+            contract_id=text,
+            allocation_date=day,
+            start_date=start,
+            end_date=end,
+        )

@@ -46,6 +46,8 @@ class AllocationRow(TenantRow):
     gl_code: Mapped[str] = mapped_column(String)
     counterparty_entity_id: Mapped[UUID | None] = mapped_column(Uuid)
     """The supplier, if it is an entity of the group."""
+    contract_id: Mapped[UUID | None] = mapped_column(Uuid)
+    """The contract whose commitment the cost counts for; may be one of another entity for a share of a split."""
     allocation_date: Mapped[date] = mapped_column(Date)
     description: Mapped[str] = mapped_column(String)
     """For a reversal: its reason."""
@@ -81,6 +83,7 @@ class AllocationRow(TenantRow):
             unit=self.unit,
             gl_code=self.gl_code,
             counterparty_entity_id=self.counterparty_entity_id,
+            contract_id=self.contract_id,
             allocation_date=self.allocation_date,
             description=self.description,
         )

@@ -11,7 +11,7 @@ from kit.db import ReadSession, WriteSession
 from kit.errors import BillingError, InvalidFields, Violation
 from kit.origin import Origin
 from services.entities import domain, events, service, store
-from services.entities.domain.allocations import AllocationDraft, AllocationQuery
+from services.entities.domain.allocations import AllocationDraft, AllocationQuery, AllocationSource
 from services.entities.domain.departments import DepartmentAction
 from services.entities.domain.entities import EntityAction
 from services.entities.domain.rates import Conversion, DerivedRate
@@ -21,10 +21,12 @@ from services.entities.errors.allocations import (
     AllocationSourceTaken,
     BatchRefused,
 )
+from services.entities.errors.contracts import ContractNotFound, ContractNotInForce, ContractOfOtherEntity
 from services.entities.errors.departments import DepartmentNotFound, DepartmentOfOtherEntity
 from services.entities.errors.entities import EntityNotFound
 from services.entities.models.allocations import AllocationOutcome, AllocationResult, AllocationRow
 from services.entities.store.allocations import TargetDepartment, TargetEntity
+from services.entities.store.commitments import LinkedContract
 
 
 async def allocate(tx: WriteSession, drafts: Sequence[AllocationDraft]) -> Sequence[AllocationRow]:
@@ -108,6 +110,7 @@ class _Targets:
     departments: Mapping[UUID, TargetDepartment]
     paths: Mapping[UUID, Sequence[UUID]]
     counterparties: Collection[UUID]
+    contracts: Mapping[UUID, LinkedContract]
     rates: Mapping[Conversion, DerivedRate | None]
 
     def find_entity(self, draft: AllocationDraft) -> TargetEntity | None:
@@ -130,6 +133,20 @@ class _Targets:
             raise InvalidFields([Violation("counterparty_entity_id", text, "counterparty.other")])
         if draft.counterparty_entity_id and draft.counterparty_entity_id not in self.counterparties:
             raise EntityNotFound(draft.counterparty_entity_id)
+        if draft.contract_id and draft.source is not AllocationSource.SPLIT:  # a share has the contract of the cost
+            self._check_contract(draft.contract_id, entity.id, draft.allocation_date)
+
+    def _check_contract(self, contract_id: UUID, entity_id: UUID, day: date) -> None:
+        contract = self.contracts.get(contract_id)
+        if contract is None:
+            raise ContractNotFound(contract_id)
+        if contract.entity_id != entity_id:
+            raise ContractOfOtherEntity(contract_id, entity_id)
+        if not contract.activated:
+            raise ContractNotInForce(contract_id, day, None, None)
+        start, end = contract.days.start, contract.days.end
+        if not start <= day < end:
+            raise ContractNotInForce(contract_id, day, start, None if end == date.max else end)
 
 
 async def _find_targets(tx: ReadSession, drafts: Sequence[AllocationDraft]) -> _Targets:
@@ -141,6 +158,7 @@ async def _find_targets(tx: ReadSession, drafts: Sequence[AllocationDraft]) -> _
         departments=await store.allocations.find_target_departments(tx, departments),
         paths=await store.departments.find_paths(tx, departments) if departments else {},
         counterparties=await store.entities.filter_existing(tx, counterparties),
+        contracts=await store.commitments.find_linked(tx, {draft.contract_id for draft in drafts if draft.contract_id}),
         rates={},
     )
     pairs = [(draft, targets.find_entity(draft)) for draft in drafts]
@@ -191,6 +209,7 @@ def _row(draft: AllocationDraft, origin: Origin, targets: _Targets) -> Allocatio
         unit=draft.unit,
         gl_code=draft.gl_code or (department.gl_code if department else ""),
         counterparty_entity_id=draft.counterparty_entity_id,
+        contract_id=draft.contract_id,
         allocation_date=draft.allocation_date,
         description=draft.description,
         reversal_of=None,
@@ -258,6 +277,7 @@ def _reversal(row: AllocationRow, origin: Origin, day: date, reason: str) -> All
         unit=row.unit,
         gl_code=row.gl_code,
         counterparty_entity_id=row.counterparty_entity_id,
+        contract_id=row.contract_id,
         allocation_date=day,
         description=reason,
         reversal_of=row.id,

@@ -1,16 +1,13 @@
 """Use cases at the end of a contract: renewal check, notice, renewal and expiry."""
 
 from datetime import date
-from fractions import Fraction
 from typing import Final
 from uuid import UUID
 
 from eventing import outbox
 from kit.db import ReadSession, WriteSession
-from kit.money import Money
 from services.entities import domain, events, service, store
 from services.entities.domain.contracts import IN_FORCE, ContractAction, ContractState, ContractTerms, NoticeKind
-from services.entities.domain.rates import Conversion
 from services.entities.domain.renewals import RenewalAssessment, RenewalFacts, RenewalRequest
 from services.entities.errors.contracts import ContractAlreadyRenewed, ContractEvergreen
 from services.entities.models.contracts import ContractRow
@@ -31,26 +28,10 @@ async def check(tx: ReadSession, contract_id: UUID) -> RenewalAssessment:
         license_state=contract.license_state,
         successor_id=successor.id if successor else None,
         termination_date=contract.termination_date,
-        used=await _usage_cost(tx, contract, today) if terms.minimum_commitment else None,
+        used=await service.commitments.get_usage(tx, contract, today) if terms.minimum_commitment else None,
         today=today,
     )
     return domain.renewals.assess(facts)
-
-
-async def _usage_cost(tx: ReadSession, contract: ContractRow, today: date) -> Money | None:
-    """Return the cost of the entity's usage in the term so far, in the currency of the contract.
-
-    Foreign currencies are converted at today's rate; None if a rate is missing.
-    """
-    costs = await store.contracts.sum_usage(tx, contract.entity_id, contract.start_date, contract.end_date)
-    conversions = [Conversion(cost.currency, contract.currency_code, today) for cost in costs]
-    rates = await service.rates.find(tx, conversions)
-    total = Fraction(0)
-    for cost, rate in zip(costs, rates, strict=True):
-        if rate is None:
-            return None
-        total += Fraction(cost.amount) * Fraction(rate.rate)
-    return domain.proration.round_exact(total, contract.currency_code)
 
 
 async def renew(tx: WriteSession, contract_id: UUID, request: RenewalRequest, *, etag: str) -> ContractRow:

@@ -21,6 +21,7 @@ from services.entities.domain.allocations import AllocationDraft, AllocationSour
 from services.entities.domain.splits import CostToSplit, Share, SplitDraft, UsagePeriod
 from services.entities.errors.allocation_rules import AllocationIsShare
 from services.entities.models.allocation_rules import AllocationRuleRow
+from services.entities.models.allocations import AllocationRow
 from services.entities.models.entities import DepartmentRow
 from services.entities.models.splits import CostSplitRow, ShareRecord
 
@@ -88,7 +89,15 @@ async def _reverse_allocation(tx: WriteSession, draft: SplitDraft) -> CostToSpli
         source_department_id=row.department_id,
         source_entity_id=row.entity_id,
         counterparty_entity_id=row.counterparty_entity_id,
+        contract_id=row.contract_id or await _find_commitment(tx, row),
     )
+
+
+async def _find_commitment(tx: ReadSession, row: AllocationRow) -> UUID | None:
+    """Return the contract that unlinked usage counts for: its shares are no usage any more, so they need the link."""
+    if row.source is not AllocationSource.USAGE:
+        return None
+    return await service.commitments.find_only(tx, row.entity_id, row.allocation_date)
 
 
 async def _find_terms(
@@ -176,6 +185,7 @@ def _allocation_drafts(
                 unit="",
                 gl_code=cost.gl_code,
                 counterparty_entity_id=_counterparty(cost, department.entity_id, departments),
+                contract_id=cost.contract_id,
                 allocation_date=cost.allocation_date,
                 description=cost.description,
             )

@@ -13,7 +13,6 @@ from sqlalchemy.orm import aliased
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession, constraint_name, found, scope_filter
 from kit.money import Money
-from services.entities.domain.allocations import AllocationSource
 from services.entities.domain.contracts import (
     IN_FORCE,
     ContractFilter,
@@ -22,7 +21,6 @@ from services.entities.domain.contracts import (
     NoticeKind,
 )
 from services.entities.errors.contracts import ContractNotFound, ContractNumberTaken
-from services.entities.models.allocations import AllocationRow
 from services.entities.models.contracts import ContractNumberRow, ContractRow, NoticeRow, SignatureRow
 from services.entities.models.entities import EntityRow
 from serving.pages import Page, Slice
@@ -194,18 +192,3 @@ async def summarize(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[C
         )
         for entity_id, currency, active, value, suspended, due_30, due_60, due_90 in await tx.rows(query)
     ]  # fmt: skip
-
-
-async def sum_usage(tx: ReadSession, entity_id: UUID, start: date, end: date | None) -> Sequence[Money]:
-    """Return the cost of an entity's usage in [start, end), one amount per currency.
-
-    The caller's scope is not applied: access to the contract includes access to its usage.
-    """
-    usage = AllocationRow.entity_id == entity_id, AllocationRow.source == AllocationSource.USAGE
-    query = select(AllocationRow.currency_code, func.sum(AllocationRow.amount)).where(
-        *usage, AllocationRow.allocation_date >= start
-    )
-    if end is not None:
-        query = query.where(AllocationRow.allocation_date < end)
-    rows = await tx.rows(query.group_by(AllocationRow.currency_code).order_by(AllocationRow.currency_code))
-    return [Money(amount, currency) for currency, amount in rows]

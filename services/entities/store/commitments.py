@@ -1,0 +1,77 @@
+"""SQL for the minimum commitments of contracts, and for the costs that count for them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import and_, case, false, func, or_, select, union_all
+
+from kit.db import ReadSession, scope_filter
+from kit.money import Money
+from services.entities import domain
+from services.entities.domain.allocations import AllocationSource
+from services.entities.domain.commitments import Commitment, UsageQuery
+from services.entities.domain.proration import DateRange
+from services.entities.models.allocations import AllocationRow
+from services.entities.models.contracts import ContractRow
+
+_DAYS = ContractRow.start_date, ContractRow.end_date, ContractRow.termination_date
+_ACTIVATED = ContractRow.activate_time.is_not(None)
+
+
+class LinkedContract(NamedTuple):
+    """The columns of a contract that the link of a cost to it depends on."""
+
+    entity_id: UUID
+    activated: bool
+    days: DateRange
+
+
+async def find_linked(tx: ReadSession, contract_ids: Collection[UUID]) -> Mapping[UUID, LinkedContract]:
+    """Return those of the contracts that the caller may see, by id."""
+    if not contract_ids:
+        return {}
+    query = select(ContractRow.id, ContractRow.entity_id, _ACTIVATED, *_DAYS).where(ContractRow.id.in_(contract_ids))
+    covered = scope_filter(tx.scope, ContractRow.entity_id)
+    rows = await tx.rows(query if covered is None else query.where(covered))
+    return {
+        id: LinkedContract(entity_id, activated, domain.commitments.days_in_force(start, end, termination))
+        for id, entity_id, activated, start, end, termination in rows
+    }
+
+
+async def list_activated(tx: ReadSession, entity_id: UUID) -> Sequence[Commitment]:
+    """Return the commitments of the entity that are or were in force, oldest first, also outside of the scope."""
+    query = select(ContractRow.id, *_DAYS).where(
+        ContractRow.entity_id == entity_id, ContractRow.minimum_commitment.is_not(None), _ACTIVATED
+    )
+    rows = await tx.rows(query.order_by(ContractRow.id))
+    return [
+        Commitment(id, domain.commitments.days_in_force(start, end, termination))
+        for id, start, end, termination in rows
+    ]
+
+
+async def sum_usage(tx: ReadSession, query: UsageQuery) -> Sequence[Money]:
+    """Return the costs that count for the commitment, one amount per currency.
+
+    The caller's scope is not applied: access to the contract includes access to its usage.
+    """
+    exact = AllocationRow.currency_code == query.currency
+    amount = case((exact, AllocationRow.amount), else_=AllocationRow.entity_amount).label("amount")
+    currency = case((exact, AllocationRow.currency_code), else_=AllocationRow.entity_currency_code).label("currency")
+    day = AllocationRow.allocation_date
+    usage = (
+        AllocationRow.entity_id == query.entity_id,
+        AllocationRow.source == AllocationSource.USAGE,
+        AllocationRow.contract_id.is_(None),
+    )
+    # The outer bounds let the index on the entity and the day be used for several ranges, too.
+    bounds = (day >= query.unlinked[0].start, day < query.unlinked[-1].end) if query.unlinked else (false(),)
+    ranges = or_(false(), *(and_(day >= each.start, day < each.end) for each in query.unlinked))
+    costs = union_all(
+        select(amount, currency).where(AllocationRow.contract_id == query.contract_id),
+        select(amount, currency).where(*usage, *bounds, ranges),
+    ).subquery()
+    sums = select(costs.c.currency, func.sum(costs.c.amount)).group_by(costs.c.currency).order_by(costs.c.currency)
+    return [Money(total, currency) for currency, total in await tx.rows(sums)]
