@@ -119,6 +119,7 @@ class ActionType(StrEnum):
     EXPIRE = "EXPIRE"
     AUTO_APPROVE = "AUTO_APPROVE"
     REPLACE_APPROVER = "REPLACE_APPROVER"
+    ROLL_OVER = "ROLL_OVER"
 
 
 class Involvement(StrEnum):

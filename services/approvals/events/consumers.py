@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from billing.budgets.v1.events_pb2 import ApprovalFundsSettled
+from billing.budgets.v1.events_pb2 import ApprovalFundsSettled, ApprovalHoldsMoved, BudgetRolledOver
 from billing.entities.v1.events_pb2 import AmendmentSubmitted, ContractSubmitted, ContractWithdrawn
 from outside.users.v1.events_pb2 import UserDeactivated
 
@@ -38,6 +38,23 @@ async def record_reservation(tx: WriteSession, event: ApprovalFundsSettled) -> N
         hold_id=ids.HOLD.parse_optional(event.hold_id, "hold_id"),
         problem=event.problem,
     )
+
+
+@on(BudgetRolledOver)
+async def follow_rolled_over_budget(tx: WriteSession, event: BudgetRolledOver) -> None:
+    """Move the open requests of a budget to the budget of its next period."""
+    await service.rollovers.record(
+        tx,
+        ids.BUDGET.parse(event.closed_budget_id, "closed_budget_id"),
+        ids.BUDGET.parse(event.opened_budget_id, "opened_budget_id"),
+    )
+
+
+@on(ApprovalHoldsMoved)
+async def follow_moved_holds(tx: WriteSession, event: ApprovalHoldsMoved) -> None:
+    """Move requests to the budget that their hold or commitment was moved to."""
+    approval_ids = [ids.APPROVAL.parse(approval_id, "approval_ids") for approval_id in event.approval_ids]
+    await service.rollovers.follow_holds(tx, approval_ids, ids.BUDGET.parse(event.opened_budget_id, "opened_budget_id"))
 
 
 @on(UserDeactivated, own_transaction=True)
@@ -78,6 +95,8 @@ async def cancel_approval_of_contract(dependencies: Dependencies, origin: Origin
 
 HANDLERS: Final[tuple[Handler, ...]] = (
     record_reservation,
+    follow_rolled_over_budget,
+    follow_moved_holds,
     replace_departed_approver,
     open_approval_of_contract,
     open_approval_of_amendment,

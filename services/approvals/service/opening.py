@@ -128,7 +128,7 @@ class OpeningSaga:
         """
         if prepared.new is not None:
             prepared.new.state = ApprovalState.PENDING
-            await service.approvals.start(tx, prepared.new, new=True)
+            await self._start(tx, prepared.new, new=True)
             return prepared.new
         row = await store.approvals.lock_if_found(tx, prepared.id)
         if row is None or hold_rejected(row):
@@ -138,8 +138,16 @@ class OpeningSaga:
             if prepared.hold_id:
                 row.hold_id, row.funds = prepared.hold_id, ReservationState.HELD
             cancel_timer(tx, OPENING_TIMER, row.id)
-            await service.approvals.start(tx, row, new=False)
+            await self._start(tx, row, new=False)
         return row
+
+    @staticmethod
+    async def _start(tx: WriteSession, row: ApprovalRow, *, new: bool) -> None:
+        """Start the workflow, on the budget of the next period if the budget was rolled over meanwhile."""
+        moved = await service.rollovers.move_opening(tx, row, new=new)
+        await service.approvals.start(tx, row, new=new)
+        if moved:
+            store.approvals.insert_action(tx, row, moved)
 
     async def _hold(self, origin: Origin, row: ApprovalRow) -> PreparedApproval:
         """Hold the amount of an OPENING request. If the budget rejects it, roll back and raise its error."""

@@ -103,6 +103,17 @@ async def lock_if_found(tx: WriteSession, approval_id: UUID, actor: Actor | None
     return await tx.one_or_none(_locked(_visible(tx, actor).where(ApprovalRow.id == approval_id)))
 
 
+async def lock_many(tx: WriteSession, approval_ids: Collection[UUID]) -> Sequence[ApprovalRow]:
+    """Return those of the requests that exist, locked until the transaction ends."""
+    return await tx.all(_locked(select(ApprovalRow).where(ApprovalRow.id.in_(approval_ids)).order_by(ApprovalRow.id)))
+
+
+async def lock_open_by_budget(tx: WriteSession, budget_id: UUID) -> Sequence[ApprovalRow]:
+    """Return the open requests of a budget, also those in OPENING, locked until the transaction ends."""
+    query = select(ApprovalRow).where(ApprovalRow.budget_id == budget_id, ApprovalRow.state.in_(_OPEN_STATES))
+    return await tx.all(_locked(query.order_by(ApprovalRow.id)))
+
+
 def _locked(query: Select[ApprovalRow]) -> Select[ApprovalRow]:
     return query.with_for_update(key_share=True).execution_options(populate_existing=True)
 

@@ -1,10 +1,12 @@
 """Builders of the events that the budgets service publishes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 from billing.budgets.v1.events_pb2 import (
     ApprovalFundsSettled,
+    ApprovalHoldsMoved,
     BudgetAlertRaised,
     BudgetClosed,
     BudgetExhausted,
@@ -24,6 +26,9 @@ from services.budgets.domain.approval_holds import SETTLEMENTS, ApprovalOutcome
 from services.budgets.domain.balances import Balance, Terms
 from services.budgets.domain.postings import AlertRaised, ApprovalHoldSettled, HoldExpired, LedgerEvent
 from services.budgets.models.unbudgeted import UnbudgetedRow
+
+_APPROVALS_PER_EVENT_MAX: Final = 500
+"""So that an event is far smaller than the largest message of NATS."""
 
 
 def ledger_event(origin: Origin, event: LedgerEvent) -> OutboxRow:
@@ -74,6 +79,16 @@ def budget_rolled_over(closed: Terms, opened: Balance) -> BudgetRolledOver:
         department_id=ids.DEPARTMENT.format_optional(closed.department_id),
         carried=money_to_proto(opened.money(opened.carried)),
     )
+
+
+def approval_holds_moved(closed_id: UUID, opened_id: UUID, approval_ids: Sequence[UUID]) -> Iterator[Message]:
+    """A rollover has moved holds of approval requests."""
+    for start in range(0, len(approval_ids), _APPROVALS_PER_EVENT_MAX):
+        yield ApprovalHoldsMoved(
+            closed_budget_id=ids.BUDGET.format(closed_id),
+            opened_budget_id=ids.BUDGET.format(opened_id),
+            approval_ids=map(ids.APPROVAL.format, approval_ids[start : start + _APPROVALS_PER_EVENT_MAX]),
+        )
 
 
 def unbudgeted_spend_recorded(row: UnbudgetedRow) -> UnbudgetedSpendRecorded:

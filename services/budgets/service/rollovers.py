@@ -320,7 +320,8 @@ async def _move_holds(
         tx, entering, EntryType.ROLLOVER_IN, amount, movement=movement, counterpart_id=old.id
     )
     await store.budgets.save(tx, *leaving, *entering)
-    await store.rollovers.move_holds(tx, old.id, new.id, entry.id)
+    approval_ids = await store.rollovers.move_holds(tx, old.id, new.id, entry.id)
+    outbox.append_all(tx, events.published.approval_holds_moved(old.id, new.id, approval_ids))
     return {budget.id: budget for budget in [*leaving, *entering]}
 
 

@@ -1,6 +1,6 @@
 """SQL for rolling trees of budgets over to the next period."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -79,8 +79,13 @@ async def sum_open_holds(tx: ReadSession, budget_ids: Collection[UUID]) -> dict[
     return {budget_id: OpenHolds(held, committed, count) for budget_id, held, committed, count in rows}
 
 
-async def move_holds(tx: WriteSession, budget_id: UUID, to_id: UUID, entry_id: UUID) -> None:
-    """Move the open holds of a locked budget to another one; `entry_id` is the entry that records it."""
+async def move_holds(tx: WriteSession, budget_id: UUID, to_id: UUID, entry_id: UUID) -> Sequence[UUID]:
+    """Move the open holds of a locked budget to another one; `entry_id` is the entry that records it.
+
+    Return the approval requests that moved holds belong to.
+    """
     holds = update(HoldRow).where(HoldRow.budget_id == budget_id, HoldRow.state.in_(_OPEN))
     moved = holds.values(budget_id=to_id, last_entry_id=entry_id, version=HoldRow.version + 1, update_time=clock.now())
-    await tx.execute(moved.execution_options(synchronize_session=False))
+    moved = moved.execution_options(synchronize_session=False)
+    approval_ids = await tx.returning(moved.returning(HoldRow.approval_id))
+    return sorted(approval_id for approval_id in approval_ids if approval_id)
