@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from functools import lru_cache
 
 import iso4217
@@ -13,6 +13,8 @@ DIGITS_MAX = 13
 _PLAIN = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # Decimal also accepts 1e3, 1_000, NaN and the digits of all scripts
 
 _UNITS = [Decimal(1).scaleb(-places) for places in range(7)]
+_EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)
+"""Precise enough for the product of two amounts, divided by a third one, to be rounded correctly."""
 BP = 10_000
 """Basis points of the whole: 10,000 bp = 100 %."""
 
@@ -75,6 +77,11 @@ class Money:
     def share(self, bp: int) -> "Money":
         """Return `bp` basis points of the amount, rounded down to the smallest unit of the currency."""
         return Money(round_to(self.amount * bp / BP, self.currency, ROUND_FLOOR), self.currency)
+
+    def pro_rata(self, part: Decimal, of: Decimal) -> "Money":
+        """Return the same proportion of this amount as `part` is of `of`, rounded half to even to the unit."""
+        exact = _EXACT.divide(_EXACT.multiply(self.amount, part), of)
+        return Money(exact.quantize(unit(self.currency), ROUND_HALF_EVEN, _EXACT) + 0, self.currency)
 
     def __add__(self, other: "Money") -> "Money":
         self._check_currency(other)

@@ -335,7 +335,7 @@ class TestCurrencies:
         borne = await api.allocations_of_all(eng, tokyo, sales)
         assert sum(Decimal(allocation.amount.amount) for allocation in borne) == Decimal("100.00")
         assert [allocation.entity_amount for allocation in borne] == [
-            money("30.01 EUR"), money("5000 JPY"), money("30.00 EUR"),
+            money("30.00 EUR"), money("5000 JPY"), money("30.00 EUR"),
         ]  # fmt: skip
 
     async def test_shares_have_the_digits_of_the_currency(

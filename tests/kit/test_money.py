@@ -76,6 +76,23 @@ class TestRounding:
         assert round_to(Decimal("1.019"), "EUR", ROUND_FLOOR) == Decimal("1.01")
 
 
+class TestProportion:
+    def test_running_totals_end_exactly_at_the_whole(self) -> None:
+        whole = Money(Decimal("0.92"), "EUR")
+        assert [whole.pro_rata(Decimal(part), Decimal(3)).text() for part in range(4)] == [
+            "0.00",
+            "0.31",
+            "0.61",
+            "0.92",
+        ]
+
+    def test_the_largest_amounts_are_rounded_correctly(self) -> None:
+        whole = Money(Decimal("9999999999999.99"), "EUR")
+        part = Decimal("9999999999999.98")
+        assert whole.pro_rata(part, of=whole.amount).amount == part
+        assert whole.pro_rata(whole.amount - 1, of=2 * whole.amount).text() == "4999999999999.50"  # exactly ….495
+
+
 class TestInvalidReason:
     @pytest.mark.parametrize(
         ("amount", "currency"),

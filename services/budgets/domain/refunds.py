@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
-from kit.money import Money, round_to
+from kit.money import Money
 from services.budgets.domain.balances import ZERO, Movement
 from services.budgets.domain.entries import EntryType
 from services.budgets.errors.budgets import CurrencyMismatch
@@ -48,11 +48,13 @@ def refund(charged: Charged, requested: Money | None) -> Refund:
         amount, original = left, original_left
     elif requested.currency == charged.original.currency:
         original = requested.amount
-        amount = _share(charged.amount, charged.original_refunded + original, charged.original) - charged.refunded
+        total = charged.amount.pro_rata(charged.original_refunded + original, charged.original.amount)
+        amount = total.amount - charged.refunded
     elif requested.currency == charged.amount.currency:
         available = Money(left, charged.amount.currency)
         amount = requested.amount
-        original = _share(charged.original, charged.refunded + amount, charged.amount) - charged.original_refunded
+        total = charged.original.pro_rata(charged.refunded + amount, charged.amount.amount)
+        original = total.amount - charged.original_refunded
     else:
         raise CurrencyMismatch(charged.budget_id, given=requested.currency, currency=charged.amount.currency)
     if amount > left or original > original_left or not (amount or original):
@@ -63,8 +65,3 @@ def refund(charged: Charged, requested: Money | None) -> Refund:
         Money(original, charged.original.currency),
         Movement(spent=-amount, captured=captured),
     )
-
-
-def _share(whole: Money, part: Decimal, of: Money) -> Decimal:
-    """Return the same share of `whole` as `part` is of `of`, rounded to the smallest unit."""
-    return round_to(whole.amount * part / of.amount, whole.currency)

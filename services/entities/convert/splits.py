@@ -119,5 +119,12 @@ def _share_to_proto(share: ShareRecord, currency: str, *, dry_run: bool) -> Cost
         weight=share["weight"],
         fraction=share["fraction"],
         amount=MoneyMessage(currency_code=currency, amount=share["amount"]),
+        entity_amount=_entity_amount(share),
         allocation_id="" if dry_run else share["allocation_id"],
     )
+
+
+def _entity_amount(share: ShareRecord) -> MoneyMessage | None:
+    if "entity_amount" not in share:
+        return None
+    return MoneyMessage(currency_code=share["entity_currency_code"], amount=share["entity_amount"])

@@ -1,6 +1,6 @@
 """Allocations of costs: input types, conversion to the entity's currency, and duplicates."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -30,6 +30,16 @@ Document: TypeAlias = tuple[AllocationSource, str]
 """The document that a cost comes from: source and `source_ref`. Unless that is empty, it is allocated only once."""
 
 
+@dataclass(frozen=True, slots=True)
+class ConvertedAmount:
+    """An amount in the entity's currency, with the rate that it was converted at."""
+
+    amount: Money
+    rate: Decimal | None
+    """None if the currencies are the same."""
+    rate_date: date | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationDraft:
     """Input for a new allocation."""
@@ -53,6 +63,8 @@ class AllocationDraft:
     """The contract that the cost arose under; None if it is not linked to one."""
     allocation_date: date
     description: str
+    converted: ConvertedAmount | None = field(default=None, compare=False)
+    """The amount in the entity's currency; None: it is converted at the rate of the date."""
 
     @property
     def document(self) -> Document:
@@ -83,16 +95,6 @@ class AllocationQuery:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertedAmount:
-    """An amount in the entity's currency, with the rate that it was converted at."""
-
-    amount: Money
-    rate: Decimal | None
-    """None if the currencies are the same."""
-    rate_date: date | None
-
-
 def check_date(day: date, today: date) -> None:
     """Raise AllocationDateTooFar if `day` is more than AHEAD_DAYS_MAX days after today."""
     latest = today + timedelta(days=AHEAD_DAYS_MAX)
@@ -104,23 +106,34 @@ def convert(amount: Money, currency: str, day: date, rate: DerivedRate | None) -
     """Convert the amount to `currency` at the rate of the day, rounded half to even to the unit of the currency.
 
     A tiny amount may become zero; the allocation keeps the original amount as well. Raises RateMissing if there is no
-    rate, AmountTooLarge if the result has more digits than Money may have.
+    rate, AmountTooLarge.
     """
+    converted = convert_total(amount, currency, day, rate)
+    check_size(amount, converted.amount)
+    return converted
+
+
+def convert_total(amount: Money, currency: str, day: date, rate: DerivedRate | None) -> ConvertedAmount:
+    """Convert like `convert` a sum that may have more digits than a single amount. Raises RateMissing."""
     if rate is None:
         raise RateMissing(amount.currency, to=currency, on=day)
     if rate.derivation is Derivation.SAME:
         return ConvertedAmount(amount, None, None)
-    converted = round_to(amount.amount * rate.rate, currency)
-    if converted.adjusted() >= DIGITS_MAX:
-        raise AmountTooLarge(amount, to=currency)
-    return ConvertedAmount(Money(converted, currency), rate.rate, rate.effective_date)
+    converted = Money(round_to(amount.amount * rate.rate, currency), currency)
+    return ConvertedAmount(converted, rate.rate, rate.effective_date)
+
+
+def check_size(amount: Money, converted: Money) -> None:
+    """Raise AmountTooLarge if the converted amount has more digits than Money may have."""
+    if converted.amount.adjusted() >= DIGITS_MAX:
+        raise AmountTooLarge(amount, to=converted.currency)
 
 
 def differing_fields(draft: AllocationDraft, stored: AllocationDraft) -> list[str]:
     """Return the fields in which a repeated draft differs from the stored one, except omitted optional fields."""
     omitted = {"entity_id": draft.entity_id is None, "gl_code": not draft.gl_code}
     return [
-        field.name
-        for field in fields(AllocationDraft)
-        if not omitted.get(field.name) and getattr(draft, field.name) != getattr(stored, field.name)
+        each.name
+        for each in fields(AllocationDraft)
+        if each.compare and not omitted.get(each.name) and getattr(draft, each.name) != getattr(stored, each.name)
     ]

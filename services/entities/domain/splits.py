@@ -1,7 +1,7 @@
 """Splits: input types, and the division of a cost into shares that sum to it exactly."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -10,7 +10,10 @@ from uuid import UUID
 
 from kit import dates
 from kit.money import Money, unit
+from services.entities import domain
 from services.entities.domain.allocation_rules import SplitTerms
+from services.entities.domain.allocations import ConvertedAmount
+from services.entities.domain.rates import DerivedRate
 from services.entities.errors.allocation_rules import SplitWeightNegative, SplitWeightsAllZero
 
 WEIGHT_PLACES: Final = 6
@@ -36,6 +39,8 @@ class CostToSplit:
     """The supplier, if it is an entity of the group."""
     contract_id: UUID | None = None
     """The contract whose commitment the cost counts for."""
+    booked: ConvertedAmount | None = None
+    """What the cost was allocated with, in the currency of its entity; None if it was not allocated before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +102,52 @@ def split_money(amount: Money, weights: Sequence[Decimal]) -> Sequence[Share]:
     """
     minor_unit = unit(amount.currency)
     integers = [int(weight.scaleb(WEIGHT_PLACES)) for weight in weights]
-    units = split_units(int(amount.amount / minor_unit), integers)
+    units = split_units(_units(amount), integers)
     total = sum(integers)
     return [
         Share(weight, Fraction(integer, total), Money(share * minor_unit, amount.currency))
         for weight, integer, share in zip(weights, integers, units, strict=True)
     ]
+
+
+def convert_shares(
+    cost: CostToSplit, shares: Sequence[Money], currencies: Sequence[str], rates: Mapping[str, DerivedRate | None]
+) -> Sequence[ConvertedAmount]:
+    """Return each share in the currency of its entity, of `currencies`; `rates` has the rate of each currency.
+
+    The shares in one currency are converted together and their sum is divided by the largest-remainder method, so that
+    rounding doesn't add up. In the currency that the cost was allocated in, they sum to what it was booked with, at its
+    own rate. Raises RateMissing, AmountTooLarge.
+    """
+    converted: dict[int, ConvertedAmount] = {}
+    for currency in dict.fromkeys(currencies):
+        indexes = [index for index, each in enumerate(currencies) if each == currency]
+        group = [shares[index] for index in indexes]
+        total = _convert_total(cost, sum(group, Money.zero(cost.amount.currency)), currency, rates)
+        for index, amount in zip(indexes, _divide(total.amount, group), strict=True):
+            domain.allocations.check_size(shares[index], amount)
+            converted[index] = ConvertedAmount(amount, total.rate, total.rate_date)
+    return [converted[index] for index in range(len(shares))]
+
+
+def _convert_total(
+    cost: CostToSplit, total: Money, currency: str, rates: Mapping[str, DerivedRate | None]
+) -> ConvertedAmount:
+    booked = cost.booked
+    if booked and booked.amount.currency == currency:
+        return replace(booked, amount=booked.amount.pro_rata(total.amount, cost.amount.amount))
+    return domain.allocations.convert_total(total, currency, cost.allocation_date, rates.get(currency))
+
+
+def _divide(total: Money, shares: Sequence[Money]) -> Sequence[Money]:
+    """Divide the converted sum of shares in proportion to them; a share of zero gets nothing."""
+    weights = [_units(share) for share in shares]
+    parts = split_units(_units(total), weights) if any(weights) else weights
+    return [Money(part * unit(total.currency), total.currency) for part in parts]
+
+
+def _units(amount: Money) -> int:
+    return int(amount.amount / unit(amount.currency))
 
 
 def split_units(units: int, weights: Sequence[int]) -> list[int]:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from kit.db import AMOUNT, TenantRow, text_enum
 from kit.errors import BillingError
 from kit.money import Money
-from services.entities.domain.allocations import AllocationDraft, AllocationSource, Document
+from services.entities.domain.allocations import AllocationDraft, AllocationSource, ConvertedAmount, Document
 
 
 class AllocationRow(TenantRow):
@@ -63,6 +63,11 @@ class AllocationRow(TenantRow):
     def entity_money(self) -> Money:
         """The amount in the entity's currency."""
         return Money(self.entity_amount, self.entity_currency_code)
+
+    @property
+    def converted(self) -> ConvertedAmount:
+        """The amount in the entity's currency, with its rate."""
+        return ConvertedAmount(self.entity_money, self.rate, self.rate_date)
 
     @property
     def document(self) -> Document:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 from uuid import UUID
 
 from sqlalchemy import CHAR, Date, Integer, String, Uuid
@@ -23,6 +23,9 @@ class ShareRecord(TypedDict):
     weight: str
     fraction: str
     amount: str
+    entity_amount: NotRequired[str]
+    """Missing in splits of earlier versions, like its currency."""
+    entity_currency_code: NotRequired[str]
     allocation_id: str
     """Empty if the amount is zero."""
 

@@ -161,7 +161,7 @@ async def _find_targets(tx: ReadSession, drafts: Sequence[AllocationDraft]) -> _
         contracts=await store.commitments.find_linked(tx, {draft.contract_id for draft in drafts if draft.contract_id}),
         rates={},
     )
-    pairs = [(draft, targets.find_entity(draft)) for draft in drafts]
+    pairs = [(draft, targets.find_entity(draft)) for draft in drafts if draft.converted is None]
     conversions = list({_conversion(draft, entity) for draft, entity in pairs if entity})
     if any(conversion.source != conversion.target for conversion in conversions):
         rates = await service.rates.find(tx, conversions)
@@ -187,8 +187,10 @@ def _row(draft: AllocationDraft, origin: Origin, targets: _Targets) -> Allocatio
         raise _not_found(draft)
     targets.check(draft, entity)
     domain.allocations.check_date(draft.allocation_date, clock.now().date())
-    rate = targets.rates[_conversion(draft, entity)]
-    converted = domain.allocations.convert(draft.amount, entity.currency_code, draft.allocation_date, rate)
+    converted = draft.converted
+    if converted is None:
+        rate = targets.rates[_conversion(draft, entity)]
+        converted = domain.allocations.convert(draft.amount, entity.currency_code, draft.allocation_date, rate)
     department = targets.departments[draft.department_id] if draft.department_id else None
     return AllocationRow(
         tenant_id=origin.tenant_id,

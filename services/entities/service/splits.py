@@ -17,7 +17,8 @@ from services.entities.domain.allocation_rules import (
     RuleType,
     SplitTerms,
 )
-from services.entities.domain.allocations import AllocationDraft, AllocationSource
+from services.entities.domain.allocations import AllocationDraft, AllocationSource, ConvertedAmount
+from services.entities.domain.rates import Conversion
 from services.entities.domain.splits import CostToSplit, Share, SplitDraft, UsagePeriod
 from services.entities.errors.allocation_rules import AllocationIsShare
 from services.entities.models.allocation_rules import AllocationRuleRow
@@ -43,7 +44,8 @@ async def split(tx: WriteSession, draft: SplitDraft) -> CostSplitRow:
     if terms.basis is RuleBasis.USAGE:
         usage = draft.usage or domain.splits.month_of(cost.allocation_date)
     shares = domain.splits.split_money(cost.amount, await _find_weights(tx, terms, usage))
-    rows = await service.allocations.allocate(tx, list(_allocation_drafts(cost, terms, shares, departments)))
+    converted = await _convert_shares(tx, cost, terms, shares)
+    rows = await service.allocations.allocate(tx, list(_allocation_drafts(cost, terms, shares, converted, departments)))
     allocations = {row.department_id: row.id for row in rows}
     row = CostSplitRow(
         source_ref=cost.source_ref,
@@ -62,8 +64,8 @@ async def split(tx: WriteSession, draft: SplitDraft) -> CostSplitRow:
         usage_start=usage.start if usage else None,
         usage_end=usage.end if usage else None,
         shares=[
-            _share_record(departments[target.department_id], share, allocations.get(target.department_id))
-            for target, share in zip(terms.targets, shares, strict=True)
+            _share_record(departments[target.department_id], share, amount, allocations.get(target.department_id))
+            for target, share, amount in zip(terms.targets, shares, converted, strict=True)
         ],
         department_ids=list(departments),
     )
@@ -90,6 +92,7 @@ async def _reverse_allocation(tx: WriteSession, draft: SplitDraft) -> CostToSpli
         source_entity_id=row.entity_id,
         counterparty_entity_id=row.counterparty_entity_id,
         contract_id=row.contract_id or await _find_commitment(tx, row),
+        booked=row.converted,
     )
 
 
@@ -167,11 +170,29 @@ async def _find_weights(tx: ReadSession, terms: SplitTerms, usage: UsagePeriod |
     return [Decimal(1)] * len(department_ids)
 
 
+async def _convert_shares(
+    tx: ReadSession, cost: CostToSplit, terms: SplitTerms, shares: Sequence[Share]
+) -> Sequence[ConvertedAmount]:
+    """Return each share in the currency of its entity."""
+    department_ids = [target.department_id for target in terms.targets]
+    departments = await store.allocations.find_target_departments(tx, department_ids)
+    currencies = [departments[department_id].entity.currency_code for department_id in department_ids]
+    conversions = {each: Conversion(cost.amount.currency, each, cost.allocation_date) for each in set(currencies)}
+    rates = await service.rates.find(tx, list(conversions.values()))
+    return domain.splits.convert_shares(
+        cost, [share.amount for share in shares], currencies, dict(zip(conversions, rates, strict=True))
+    )
+
+
 def _allocation_drafts(
-    cost: CostToSplit, terms: SplitTerms, shares: Sequence[Share], departments: Mapping[UUID, DepartmentRow]
+    cost: CostToSplit,
+    terms: SplitTerms,
+    shares: Sequence[Share],
+    converted: Sequence[ConvertedAmount],
+    departments: Mapping[UUID, DepartmentRow],
 ) -> Iterator[AllocationDraft]:
     """Yield the allocation of each share that is not zero."""
-    for target, share in zip(terms.targets, shares, strict=True):
+    for target, share, amount in zip(terms.targets, shares, converted, strict=True):
         department = departments[target.department_id]
         if share.amount.amount:
             yield AllocationDraft(
@@ -188,6 +209,7 @@ def _allocation_drafts(
                 contract_id=cost.contract_id,
                 allocation_date=cost.allocation_date,
                 description=cost.description,
+                converted=amount,
             )
 
 
@@ -197,12 +219,16 @@ def _counterparty(cost: CostToSplit, entity_id: UUID, departments: Mapping[UUID,
     return source if source not in {None, entity_id} else cost.counterparty_entity_id
 
 
-def _share_record(department: DepartmentRow, share: Share, allocation_id: UUID | None) -> ShareRecord:
+def _share_record(
+    department: DepartmentRow, share: Share, converted: ConvertedAmount, allocation_id: UUID | None
+) -> ShareRecord:
     return ShareRecord(
         department_id=ids.DEPARTMENT.format(department.id),
         entity_id=ids.ENTITY.format(department.entity_id),
         weight=f"{share.weight.normalize():f}",
         fraction=str(share.fraction),
         amount=share.amount.text(),
+        entity_amount=converted.amount.text(),
+        entity_currency_code=converted.amount.currency,
         allocation_id=ids.ALLOCATION.format_optional(allocation_id),
     )
