@@ -55,8 +55,9 @@ seed: $(INSTALLED)  ## Load missing sample data
 	@$(STACK) seed
 
 .PHONY: rates
-rates: $(INSTALLED)  ## Load ECB exchange rates (FILE=eurofxref-hist.zip TENANT=acme SINCE=2026-01-01)
-	@$(PYTHON) -m deploy.rates "$(FILE)" $(if $(TENANT),--tenant "$(TENANT)") $(if $(SINCE),--since "$(SINCE)")
+rates: $(INSTALLED)  ## Load ECB exchange rates (FILE=eurofxref-hist.zip TENANT=acme SINCE=2026-01-01 CONFIRM_LARGE_CHANGE=1)
+	@$(PYTHON) -m deploy.rates "$(FILE)" $(if $(TENANT),--tenant "$(TENANT)") $(if $(SINCE),--since "$(SINCE)") \
+		$(if $(CONFIRM_LARGE_CHANGE),--confirm-large-change)
 
 .PHONY: usage
 usage: $(INSTALLED)  ## Publish simulated usage records (COUNT=100 RATE=50 DUPLICATES=5 BAD=2 TENANT=acme; RATE=0: unlimited)

@@ -1,8 +1,8 @@
 """Load exchange rates of the European Central Bank from its CSV file into the entities service, over REST.
 
-`python -m deploy.rates eurofxref-hist.csv [--since DATE] [--address URL] [--tenant NAME]`. The token is read from the
-variable TOKEN; without it, a token of the local stack is created for the tenant. Equal rates are left unchanged, so a
-file can be loaded again at any time, also after an interruption.
+`python -m deploy.rates eurofxref-hist.csv [--since DATE] [--confirm-large-change] [--address URL] [--tenant NAME]`. The
+token is read from the variable TOKEN; without it, a token of the local stack is created for the tenant. Equal rates are
+left unchanged, so a file can be loaded again at any time, also after an interruption.
 """
 
 import argparse
@@ -107,12 +107,12 @@ def open_file(path: Path) -> Iterator[Iterable[str]]:
         raise FileInvalid(f"{path}: is neither eurofxref-hist.csv nor the zip file with it") from None
 
 
-def load(client: httpx.Client, rates: Iterable[Rate]) -> LoadResult:
+def load(client: httpx.Client, rates: Iterable[Rate], *, confirm_large_change: bool = False) -> LoadResult:
     """Store the rates in requests of a thousand each. Raises httpx.HTTPError."""
     totals = LoadResult(0, 0, 0)
     remaining = iter(rates)
     while batch := list(islice(remaining, _BATCH)):
-        body = {"rates": [_to_json(rate) for rate in batch]}
+        body = {"rates": [_to_json(rate) for rate in batch], "confirm_large_change": confirm_large_change}
         response = client.put(_ROUTE, json=body)
         if response.is_error:
             raise httpx.HTTPStatusError(response.text[:1000], request=response.request, response=response)
@@ -159,6 +159,9 @@ def main() -> int:
         "file", nargs="?", default="", help="eurofxref-hist.zip as downloaded from the bank, or the .csv in it"
     )
     parser.add_argument("--since", type=_date, default=dt.date.min, help="only rates from this date on (YYYY-MM-DD)")
+    parser.add_argument(
+        "--confirm-large-change", action="store_true", help="also store rates more than 10 times off the last one"
+    )
     parser.add_argument("--address", help="REST address; by default that of the local stack")
     parser.add_argument("--tenant", default="acme", help="tenant of the local stack; ignored with TOKEN")
     arguments = parser.parse_args()
@@ -172,7 +175,7 @@ def main() -> int:
             httpx.Client(base_url=arguments.address or _address(), headers=headers, timeout=30.0) as client,
         ):
             rates = list(parse(lines, since=arguments.since))  # the whole file first: an invalid one is not loaded
-            result = load(client, rates)
+            result = load(client, rates, confirm_large_change=arguments.confirm_large_change)
     except httpx.ConnectError:
         print(f"nothing listens at {client.base_url}; `make up` starts the local stack", file=sys.stderr)
         return 1

@@ -151,7 +151,9 @@ class BudgetsApi:
         """Set exchange rates, each as "2026-03-01 USD/EUR 0.9"; without a day, they apply from today."""
         today = datetime.now(UTC).date()
         given = [rate_input(rate if rate[0].isdigit() else f"{today} {rate}") for rate in rates]
-        await self.who.call(self.entities.rates.SetExchangeRates, SetExchangeRatesRequest(rates=given))
+        await self.who.call(
+            self.entities.rates.SetExchangeRates, SetExchangeRatesRequest(rates=given, confirm_large_change=True)
+        )
 
     async def get(self, budget: Budget) -> Budget:
         return await self.who.call(self.stubs.budgets.GetBudget, pb.GetBudgetRequest(id=budget.id))

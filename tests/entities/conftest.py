@@ -75,10 +75,10 @@ class EntitiesApi:
         request = departments_pb.UpdateDepartmentRequest(id=_id(department), **fields)
         return await self.caller.call(self.departments_stub.UpdateDepartment, request)
 
-    async def set_rates(self, *rates: str, source: str = "", request_id: str = "") -> rates_pb.SetExchangeRatesResponse:
+    async def set_rates(self, *rates: str, source: str = "", **fields: Any) -> rates_pb.SetExchangeRatesResponse:
         """Store rates, each as "2026-03-01 EUR/USD 1.25"."""
         inputs = [rate_input(rate, source) for rate in rates]
-        request = rates_pb.SetExchangeRatesRequest(rates=inputs, request_id=request_id)
+        request = rates_pb.SetExchangeRatesRequest(rates=inputs, **fields)
         return await self.caller.call(self.rates_stub.SetExchangeRates, request)
 
     async def list_rates(self, **filters: Any) -> list[ExchangeRate]:

@@ -99,6 +99,18 @@ class TestOverRest:
         file.write_text(file.read_text().replace(lines[5], f"{days[5]},9.5,N/A,0.80006,"))
         assert await run(url, token(), file) == (0, loaded(created=2, replaced=1, unchanged=2397))
 
+    async def test_rate_far_off_the_last_one_must_be_confirmed(
+        self, url: str, token: Callable[..., str], api: EntitiesApi, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "eurofxref-hist.csv"
+        file.write_text("Date,USD,JPY\n2026-03-03,1087.5,162.5\n2026-03-02,1.0912,162.1\n")
+        code, output = await run(url, token(), file)
+        assert code == 1
+        assert "The rate EUR/USD 1087.5 of 2026-03-03 is more than 10 times the rate 1.0912 of 2026-03-02" in output
+        assert await api.rates() == []
+        assert await run(url, token(), file, "--confirm-large-change") == (0, loaded(created=4))
+        assert await run(url, token(), file) == (0, loaded(unchanged=4))
+
     async def test_invalid_file_loads_nothing(
         self, url: str, token: Callable[..., str], api: EntitiesApi, tmp_path: Path
     ) -> None:

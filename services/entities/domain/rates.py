@@ -50,6 +50,16 @@ class RateDraft:
     rate: Decimal
     source: str
 
+    @property
+    def pair(self) -> Pair:
+        """Base and quote currency."""
+        return self.base_currency, self.quote_currency
+
+    @property
+    def opposite_pair(self) -> Pair:
+        """Quote and base currency."""
+        return self.quote_currency, self.base_currency
+
 
 @dataclass(frozen=True, slots=True)
 class DerivedRate:

@@ -23,7 +23,7 @@ class ExchangeRateServicer:
     async def SetExchangeRates(self, request: pb.SetExchangeRatesRequest, call: Call) -> pb.SetExchangeRatesResponse:
         drafts = convert.rates.drafts_from_proto(request)
         async with self._db.write(call) as tx:
-            counts = await service.rates.record(tx, drafts)
+            counts = await service.rates.record(tx, drafts, confirmed=request.confirm_large_change)
             return await tx.answer(pb.SetExchangeRatesResponse(**asdict(counts)))
 
     async def ListExchangeRates(self, request: pb.ListExchangeRatesRequest, call: Call) -> pb.ListExchangeRatesResponse:

@@ -1,6 +1,6 @@
 """Use cases of exchange rates."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from eventing import outbox
 from kit.db import ReadSession, WriteSession
@@ -9,13 +9,16 @@ from services.entities.domain.rates import Conversion, DerivedRate, RateCounts, 
 from services.entities.errors.rates import RatesOutOfScope
 
 
-async def record(tx: WriteSession, drafts: Collection[RateDraft]) -> RateCounts:
+async def record(tx: WriteSession, drafts: Sequence[RateDraft], *, confirmed: bool = False) -> RateCounts:
     """Store rates, replacing those of the same pair and day; publish ExchangeRatesChanged if that changed any.
 
-    `drafts` has each pair and day at most once. Raises RatesOutOfScope if the caller is confined to a scope.
+    `drafts` has each pair and day at most once; `confirmed` accepts large changes. Raises RatesOutOfScope if the caller
+    is confined to a scope, RateChangeTooLarge, RatesContradict.
     """
     if tx.scope is not None:
         raise RatesOutOfScope
+    await store.rates.lock(tx)
+    domain.rate_checks.check(drafts, await store.rates.find_nearest(tx, drafts), confirmed=confirmed)
     changed = await store.rates.upsert(tx, drafts)
     if changed:
         outbox.append(tx, events.published.exchange_rates_changed(changed))

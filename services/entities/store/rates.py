@@ -19,6 +19,8 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    true,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import TypeEngine
@@ -29,6 +31,36 @@ from services.entities import store
 from services.entities.domain.rates import RATE_AGE_DAYS_MAX, Conversion, Pair, Quote, RateDraft, RateFilter
 from services.entities.models.rates import ExchangeRateRow
 from serving.pages import Page, Slice
+
+
+async def lock(tx: WriteSession) -> None:
+    """Lock the rates of the tenant until the transaction ends, so that rates are checked against each other."""
+    await tx.lock("exchange rates")
+
+
+async def find_nearest(tx: WriteSession, drafts: Collection[RateDraft]) -> Mapping[Pair, Sequence[Quote]]:
+    """Return the stored rates nearest to each draft, of its pair and of the opposite one: of the day, before, after."""
+    keys = {(pair, draft.effective_date) for draft in drafts for pair in (draft.pair, draft.opposite_pair)}
+    wanted = store.bulk.rows_as_table(
+        base_currency=(CHAR(3), [pair[0] for pair, _ in keys]),
+        quote_currency=(CHAR(3), [pair[1] for pair, _ in keys]),
+        effective_date=(Date, [day for _, day in keys]),
+    )
+    own = select(ExchangeRateRow.effective_date, ExchangeRateRow.rate).where(
+        ExchangeRateRow.base_currency == wanted.c.base_currency,
+        ExchangeRateRow.quote_currency == wanted.c.quote_currency,
+    )
+    day = ExchangeRateRow.effective_date
+    nearest = union_all(
+        own.where(day < wanted.c.effective_date).order_by(day.desc()).limit(1),
+        own.where(day == wanted.c.effective_date),
+        own.where(day > wanted.c.effective_date).order_by(day).limit(1),
+    ).lateral("nearest")
+    query = select(wanted.c.base_currency, wanted.c.quote_currency, nearest.c.effective_date, nearest.c.rate)
+    quotes: dict[Pair, list[Quote]] = {}
+    for base, quote, effective_date, rate in await tx.rows(query.select_from(wanted.join(nearest, true())).distinct()):
+        quotes.setdefault((base, quote), []).append(Quote(rate, effective_date))
+    return quotes
 
 
 async def upsert(tx: WriteSession, drafts: Collection[RateDraft]) -> Sequence[ExchangeRateRow]:
