@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import protovalidate
 
 _ID_PATTERN = re.compile(r"\^\(?([a-z]{3})_\[0-9a-f\]")
-_YEAR_MIN, _YEAR_MAX = 1900, 2200
-"""Wide enough for any contract; far beyond, time zone data and period arithmetic fail."""
+_YEAR_MIN, _YEAR_MAX = 1990, 2200
+"""Wide enough for any contract in force. Earlier dates are typos; far later, time zone data and periods fail."""
 _YEARS = f"from the year {_YEAR_MIN} to {_YEAR_MAX - 1}"
 _SECONDS_MIN, _SECONDS_MAX = (int(datetime(year, 1, 1, tzinfo=UTC).timestamp()) for year in (_YEAR_MIN, _YEAR_MAX))
 _NANOS = 10**9

@@ -6,16 +6,18 @@ A call that fails stores nothing.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from functools import cache
 from typing import Any, Final
 from uuid import UUID
 
+from buf.validate import validate_pb2
 from google.protobuf.message import Message
 
 from kit.errors import IdempotencyMismatch
-from kit.money import plain_text
+from kit.money import plain_number, plain_text
 from kit.origin import Call, Origin
 
 Key = tuple[UUID, str, str]
@@ -25,6 +27,8 @@ _DIGEST: Final = 32
 _SENDER: Final = 8
 """Length of the second part, which identifies the sender."""
 _MONEY: Final = "billing.type.v1.Money"
+_DECIMAL: Final = re.compile(r"\^\(?\[0-9\]\{1,\d+\}\(\\\.\[0-9\]\{1,\d+\}\)\?(\)\?)?\$")
+"""The pattern of fields with a decimal number: digits, and optionally a point with further digits."""
 FIND: Final = "select fingerprint, reply from idempotency_keys where tenant_id = $1 and method = $2 and key = $3"
 """Finds the reply stored under a key."""
 INSERT: Final = "insert into idempotency_keys (tenant_id, method, key, fingerprint, reply)"
@@ -57,10 +61,11 @@ class Replay(Exception):
 def fingerprint(request: Message, subject: str) -> bytes:
     """Return the digest of the whole input and its sender, followed by a short digest of the sender alone.
 
-    Equal amounts of money give the same fingerprint: "10.0 EUR" and "10.00 EUR".
+    Equal numbers give the same fingerprint: amounts such as "10.0 EUR" and "10.00 EUR", and decimal texts such as
+    "1.10" and "1.1".
     """
     sender = subject.encode()
-    data = _with_equal_amounts(request).SerializeToString(deterministic=True)
+    data = _with_equal_numbers(request).SerializeToString(deterministic=True)
     return hashlib.sha256(sender + b"\0" + data).digest() + hashlib.sha256(sender).digest()[:_SENDER]
 
 
@@ -72,59 +77,67 @@ def mismatch(stored: bytes, current: bytes, key: str) -> IdempotencyMismatch | N
     return IdempotencyMismatch(key, other_user=all(senders) and senders[0] != senders[1])
 
 
-def _with_equal_amounts(request: Message) -> Message:
-    """Return the request with each amount of money in the form that all equal amounts have."""
-    if all(money.amount == _amount(money) for money in _moneys(request)):
+def _with_equal_numbers(request: Message) -> Message:
+    """Return the request with each number in the form that all equal numbers have."""
+    if all(getattr(message, name) == text for message, name, text in _numbers(request)):
         return request
     copy = type(request)()
     copy.CopyFrom(request)
-    for money in _moneys(copy):
-        money.amount = _amount(money)
+    for message, name, text in _numbers(copy):
+        setattr(message, name, text)
     return copy
 
 
-def _amount(money: Any) -> str:
-    return plain_text(money.amount, money.currency_code)
-
-
-def _moneys(message: Any) -> Iterator[Any]:
-    """Yield all Money messages in a message."""
+def _numbers(message: Any) -> Iterator[tuple[Any, str, str]]:
+    """Yield each number in a message: the message that contains it, the name of its field, and its uniform text."""
     if message.DESCRIPTOR.full_name == _MONEY:
-        yield message
+        yield message, "amount", plain_text(message.amount, message.currency_code)
         return
-    for name, kind in _money_fields(message.DESCRIPTOR):
+    for name, kind in _number_fields(message.DESCRIPTOR):
         value = getattr(message, name)
-        if kind is not _Kind.SINGLE:
+        if kind is _Kind.DECIMAL:
+            yield message, name, plain_number(value)
+        elif kind is not _Kind.SINGLE:
             for each in value.values() if kind is _Kind.MAP else value:
-                yield from _moneys(each)
+                yield from _numbers(each)
         elif message.HasField(name):
-            yield from _moneys(value)
+            yield from _numbers(value)
 
 
 @cache
-def _money_fields(descriptor: Any) -> Sequence[tuple[str, "_Kind"]]:
-    """Return the fields of a message whose values are Money or contain it."""
-    return [(field.name, _kind(field)) for field in descriptor.fields if _contains_money(field.message_type, set())]
+def _number_fields(descriptor: Any) -> Sequence[tuple[str, "_Kind"]]:
+    """Return the fields of a message that are decimal texts, or whose values are Money or contain a number."""
+    return [(field.name, _kind(field)) for field in descriptor.fields if _has_number(field, set())]
 
 
-def _contains_money(descriptor: Any, seen: set[str]) -> bool:
-    if descriptor is None or descriptor.full_name in seen:
+def _has_number(field: Any, seen: set[str]) -> bool:
+    descriptor = field.message_type
+    if descriptor is None:
+        return _is_decimal(field)
+    if descriptor.full_name in seen:
         return False
     seen.add(descriptor.full_name)
-    return descriptor.full_name == _MONEY or any(
-        _contains_money(field.message_type, seen) for field in descriptor.fields
-    )
+    return descriptor.full_name == _MONEY or any(_has_number(each, seen) for each in descriptor.fields)
+
+
+def _is_decimal(field: Any) -> bool:
+    """True for a text field whose rule allows decimal numbers only."""
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    return not field.is_repeated and bool(_DECIMAL.fullmatch(rules.string.pattern))
 
 
 def _kind(field: Any) -> "_Kind":
+    if field.message_type is None:
+        return _Kind.DECIMAL
     if field.message_type.GetOptions().map_entry:
         return _Kind.MAP
     return _Kind.REPEATED if field.is_repeated else _Kind.SINGLE
 
 
 class _Kind(Enum):
-    """How often a field occurs."""
+    """What a field holds: a decimal text, or messages, and how many of them."""
 
+    DECIMAL = auto()
     SINGLE = auto()
     REPEATED = auto()
     MAP = auto()

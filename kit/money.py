@@ -50,6 +50,12 @@ def plain_text(amount: str, currency: str) -> str:
     return amount if invalid_reason(amount, currency) else amount_text(Decimal(amount), currency)
 
 
+@lru_cache(maxsize=4096)
+def plain_number(text: str) -> str:
+    """Return the text that all equal decimal numbers have: "1.1" for "01.10"; an invalid number unchanged."""
+    return f"{Decimal(text).normalize():f}" if _PLAIN.fullmatch(text) else text
+
+
 @dataclass(frozen=True, slots=True)
 class Money:
     """An amount in one currency. Arithmetic and comparison with another currency raise ValueError."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.money import DIGITS_MAX, Money, exponent, invalid_reason, round_to, unit
+from kit.money import DIGITS_MAX, Money, exponent, invalid_reason, plain_number, round_to, unit
 
 PLACES = {"EUR": 2, "USD": 2, "JPY": 0, "KRW": 0, "BHD": 3, "KWD": 3, "TND": 3, "CLF": 4}
 currencies = st.sampled_from(sorted(PLACES))
@@ -158,3 +158,13 @@ class TestArithmetic:
             with pytest.raises(ValueError, match="EUR and USD"):
                 mix(dollars)
         assert euros != dollars
+
+
+class TestPlainNumber:
+    def test_equal_numbers_have_one_text(self) -> None:
+        assert {plain_number(text) for text in ("1.10", "1.1", "01.1000")} == {"1.1"}
+        assert [plain_number(text) for text in ("100", "0.000001", "0.0", "-2.50")] == ["100", "0.000001", "0", "-2.5"]
+
+    @pytest.mark.parametrize("text", ["", "ten", "1e3", "NaN", "1_000"])
+    def test_other_texts_are_unchanged(self, text: str) -> None:
+        assert plain_number(text) == text
