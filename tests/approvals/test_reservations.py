@@ -54,6 +54,18 @@ class TestOverspend:
         assert "has 50.00 EUR available" in failed.funds_problem
         assert await api.amounts(top) == ("50.00", "0.00", "0.00", "0.00", "50.00")
 
+    async def test_resubmission_keeps_the_flag_and_the_requested_type(self, api: ApprovalsApi) -> None:
+        """150 of 100 is an overspend, 90 a purchase again, and 120 an overspend."""
+        budget = await api.budgets.open("100.00", overspend_policy=Budget.REQUIRE_APPROVAL)
+        approval = await api.submit(amount="150.00", budget_id=budget.id, overspend=True)
+        alice, rounds = api.user("alice", "procurement"), []
+        for amount in ("90.00", "120.00"):
+            await api.act("carla", approval, CHANGES, comment="other amount")
+            request = pb.ResubmitApprovalRequest(id=approval.id, amount=eur(amount))
+            approval = await alice.call(api.stubs.approvals.ResubmitApproval, request)
+            rounds.append((approval.request_type, approval.funds))
+        assert rounds == [(Approval.PURCHASE, Approval.HELD), (Approval.BUDGET_OVERSPEND, Approval.NONE)]
+
     async def test_request_within_the_budget_stays_a_purchase(self, api: ApprovalsApi) -> None:
         budget = await api.budgets.open("100.00", overspend_policy=Budget.REQUIRE_APPROVAL)
         approval = await api.submit(amount="99.00", budget_id=budget.id, overspend=True)
@@ -167,6 +179,34 @@ class TestRepeatedCalls:
         assert (preview.id, preview.etag, [one.name for one in preview.steps]) == ("", "", ["Controlling"])
         assert preview.budget_impact.available.amount == "100.00"
         assert await api.to_decide("carla") == []
+
+
+class TestBudgetImpact:
+    async def test_response_to_a_submission_shows_the_budget_with_its_hold(self, api: ApprovalsApi) -> None:
+        budget = await api.budgets.open("100.00")
+        request, alice = api.new_request("80.00", budget_id=budget.id), api.user("alice", "procurement")
+        first, repeated = [await alice.call(api.stubs.approvals.CreateApproval, request) for _ in range(2)]
+        impact = first.budget_impact
+        assert (impact.budget_id, impact.amount, impact.budget_amount) == (budget.id, eur("80.00"), eur("100.00"))
+        assert (impact.held.amount, impact.available.amount) == ("80.00", "20.00")
+        assert repeated == first
+        assert (await api.get(first)).budget_impact == impact
+
+    async def test_response_to_a_resubmission_shows_the_new_hold(self, api: ApprovalsApi) -> None:
+        budget = await api.budgets.open("100.00")
+        approval = await api.submit(amount="80.00", budget_id=budget.id)
+        await api.act("carla", approval, CHANGES, comment="less")
+        request = pb.ResubmitApprovalRequest(id=approval.id, amount=eur("30.00"))
+        resubmitted = await api.user("alice", "procurement").call(api.stubs.approvals.ResubmitApproval, request)
+        assert (resubmitted.budget_impact.amount, resubmitted.budget_impact.held) == (eur("30.00"), eur("30.00"))
+
+    async def test_increase_shows_the_budget_without_a_hold(self, api: ApprovalsApi) -> None:
+        budget = await api.budgets.open("100.00")
+        approval = await api.submit(amount="25.00", budget_id=budget.id, request_type=Approval.BUDGET_INCREASE)
+        assert approval.budget_impact.available == eur("100.00")
+
+    async def test_request_without_a_budget_has_no_impact(self, api: ApprovalsApi) -> None:
+        assert not (await api.submit()).HasField("budget_impact")
 
 
 class TestScopes:

@@ -4,7 +4,7 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import ARRAY, DateTime, Integer, LargeBinary, String, Uuid
+from sqlalchemy import ARRAY, Boolean, DateTime, Integer, LargeBinary, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -25,6 +25,9 @@ class ApprovalRow(VersionedRow):
     audited_as = ids.APPROVAL
 
     request_type: Mapped[ApprovalType] = mapped_column(text_enum(ApprovalType))
+    requested_type: Mapped[ApprovalType | None] = mapped_column(text_enum(ApprovalType))
+    """Type before `overspend` turned the request into a BUDGET_OVERSPEND; None in rows from before this column."""
+    overspend: Mapped[bool] = mapped_column(Boolean, default=False)
     title: Mapped[str] = mapped_column(String)
     description: Mapped[str] = mapped_column(String, default="")
     requester: Mapped[str] = mapped_column(String)

@@ -20,7 +20,7 @@ from kit.origin import Call
 from services.approvals import convert, events, service, store
 from services.approvals.clients import Clients
 from services.approvals.domain.approvals import ActionRequest, ActionType
-from services.approvals.service.opening import OpeningSaga
+from services.approvals.service.opening import OpeningSaga, PreparedApproval
 from serving.pages import Pages
 
 _DECIDE: Final = "approvals.decide"
@@ -45,9 +45,13 @@ class ApprovalServicer:
             row = await self._opening.preview(call, draft)
             impact = await self._budget_impact(call, row.budget_id, row.money)
             return convert.approvals.preview_to_proto(row, impact=impact)
-        prepared = await self._opening.prepare(call, draft)
+        return await self._open_with_impact(call, await self._opening.prepare(call, draft))
+
+    async def _open_with_impact(self, call: Call, prepared: PreparedApproval) -> Approval:
+        impact = await self._budget_impact(call, prepared.budget_id, prepared.amount)
         async with self._db.write(call) as tx:
-            return await tx.answer(convert.approvals.to_proto(await self._opening.open(tx, prepared)))
+            row = await self._opening.open(tx, prepared)
+            return await tx.answer(convert.approvals.to_proto(row, impact=impact))
 
     async def OpenApproval(self, request: pb.OpenApprovalRequest, call: Call) -> Approval:
         prepared = await self._opening.prepare(call, convert.approvals.draft_from_proto(request, call))
@@ -129,8 +133,7 @@ class ApprovalServicer:
             comment=request.comment,
             etag=request.etag,
         )
-        async with self._db.write(call) as tx:
-            return await tx.answer(convert.approvals.to_proto(await self._opening.open(tx, prepared)))
+        return await self._open_with_impact(call, prepared)
 
     async def CancelApproval(self, request: pb.CancelApprovalRequest, call: Call) -> Approval:
         async with self._db.write(call) as tx:

@@ -32,6 +32,7 @@ from kit.errors import (
     NotFound,
     PermissionDenied,
 )
+from kit.money import Money
 from kit.origin import Origin
 from services.approvals import domain, events, service, store
 from services.approvals.clients import Clients
@@ -62,10 +63,22 @@ class PreparedApproval:
     """A request that is ready for `open`: its amount is held if it needs a hold."""
 
     id: UUID
+    budget_id: UUID | None
+    amount: Money | None
     new: ApprovalRow | None = None
     """The request, if it is not stored yet."""
     hold_id: UUID | None = None
     """The hold on its budget."""
+
+    @classmethod
+    def of_stored(cls, row: ApprovalRow, hold_id: UUID | None = None) -> "PreparedApproval":
+        """A request that is stored already."""
+        return cls(row.id, row.budget_id, row.money, hold_id=hold_id)
+
+    @classmethod
+    def of_new(cls, row: ApprovalRow) -> "PreparedApproval":
+        """A request that `open` stores."""
+        return cls(row.id, row.budget_id, row.money, new=row)
 
 
 def refuse_submission(tx: WriteSession, draft: ApprovalDraft) -> None:
@@ -115,7 +128,7 @@ class OpeningSaga:
             return await self._hold(origin, row)
         row = service.planning.new_row(await service.planning.plan(self.clients, origin, draft, rules))
         if not domain.approvals.needs_hold(row.request_type, row.budget_id):
-            return PreparedApproval(row.id, new=row)
+            return PreparedApproval.of_new(row)
         async with self._db.write(_without_key(origin)) as tx:
             await store.approvals.save(tx, row)
             set_timer(tx, OPENING_TIMER, row.id, clock.now() + _RESUME_AFTER)
@@ -153,7 +166,7 @@ class OpeningSaga:
         """Hold the amount of an OPENING request. If the budget rejects it, roll back and raise its error."""
         needs_hold = domain.approvals.needs_hold(row.request_type, row.budget_id)
         if row.state is not ApprovalState.OPENING or not needs_hold or row.budget_id is None or row.money is None:
-            return PreparedApproval(row.id)
+            return PreparedApproval.of_stored(row)
         try:
             hold_id = await self.clients.budgets.hold(
                 origin, row.id, of_round=row.round, budget_id=row.budget_id, amount=row.money, description=row.title
@@ -161,7 +174,7 @@ class OpeningSaga:
         except (FailedPrecondition, NotFound) as error:
             await self._reject(origin, row.id, error)
             raise
-        return PreparedApproval(row.id, hold_id=hold_id)
+        return PreparedApproval.of_stored(row, hold_id)
 
     async def _reject(self, origin: Origin, approval_id: UUID, error: BillingError) -> None:
         """Store that the budget rejected the hold, then roll the opening back.
@@ -226,7 +239,7 @@ class OpeningSaga:
             prepared = await self.prepare(origin, draft)
         except NoRuleMatches:
             row = service.planning.new_row(await service.planning.plan_without_rules(self.clients, origin, draft))
-            prepared = PreparedApproval(row.id, new=row)
+            prepared = PreparedApproval.of_new(row)
         async with self._db.write(origin) as tx:
             await self.open(tx, prepared)
 
@@ -288,6 +301,7 @@ class OpeningSaga:
             row.amount, row.currency_code = new.amount, new.currency_code
             row.entity_path, row.department_path = new.entity_path, new.department_path
             row.workflow_record, row.request_type = new.workflow_record, new.request_type
+            row.requested_type = new.requested_type
             row.hold_id, row.funds, row.funds_problem = None, ReservationState.NONE, ""
             row.decision_comment = comment
             await store.approvals.save(tx, row)

@@ -33,6 +33,8 @@ class PlannedRequest:
     draft: ApprovalDraft
     facts: Facts
     workflow: Workflow
+    requested_type: ApprovalType
+    """Type of the request before `overspend` turned it into a BUDGET_OVERSPEND."""
 
 
 async def plan(clients: Clients, origin: Origin, draft: ApprovalDraft, rules: Sequence[Rule]) -> PlannedRequest:
@@ -41,6 +43,7 @@ async def plan(clients: Clients, origin: Origin, draft: ApprovalDraft, rules: Se
     Raises the errors of CreateApproval, except those of the hold on the budget.
     """
     _check(draft)
+    requested_type = draft.request_type
     if draft.budget_id:
         amount = None if draft.request_type is ApprovalType.BUDGET_INCREASE else draft.amount
         budget = await clients.budgets.review(origin, draft.budget_id, amount)
@@ -52,13 +55,15 @@ async def plan(clients: Clients, origin: Origin, draft: ApprovalDraft, rules: Se
     if route is None:
         raise NoRuleMatches(draft.request_type, len(rules))
     workflow = await service.approvers.create_workflow(clients, origin, route, facts, lineage)
-    return PlannedRequest(draft, facts, workflow)
+    return PlannedRequest(draft, facts, workflow, requested_type)
 
 
 async def plan_without_rules(clients: Clients, origin: Origin, draft: ApprovalDraft) -> PlannedRequest:
     """Plan a request without steps, which is approved when it is opened."""
     facts, _ = await _facts(clients, origin, draft)
-    return PlannedRequest(draft, facts, Workflow(requester=draft.requester, rules=(), steps=()))
+    return PlannedRequest(
+        draft, facts, Workflow(requester=draft.requester, rules=(), steps=()), requested_type=draft.request_type
+    )
 
 
 async def _facts(clients: Clients, origin: Origin, draft: ApprovalDraft) -> tuple[Facts, Lineage]:
@@ -117,6 +122,8 @@ def new_row(planned: PlannedRequest) -> ApprovalRow:
     return ApprovalRow(
         id=ids.new(),
         request_type=draft.request_type,
+        requested_type=planned.requested_type,
+        overspend=draft.overspend,
         title=draft.title,
         description=draft.description,
         requester=draft.requester,
@@ -146,7 +153,8 @@ def new_row(planned: PlannedRequest) -> ApprovalRow:
 def draft_of(row: ApprovalRow, changes: Mapping[str, Any]) -> ApprovalDraft:
     """Return the draft of the next round of a request: its current fields with the changes applied."""
     draft = ApprovalDraft(
-        request_type=row.request_type,
+        request_type=row.requested_type or row.request_type,
+        overspend=row.overspend,
         title=row.title,
         description=row.description,
         requester=row.requester,
