@@ -189,3 +189,46 @@ def keep_to_one_tenant(table: str, role: str) -> None:
     """Undo share_among_tenants()."""
     op.execute(f"drop policy {table}_tenants on {table}")
     op.execute(f"revoke all on {table} from {role}")
+
+
+def protect_version_table(service: str) -> None:
+    """Revoke the rights of the serving role on Alembic's table, which only migrations use."""
+    op.execute(f"revoke all on {service}.alembic_version from {service}_app")
+
+
+def unprotect_version_table(service: str) -> None:
+    """Undo protect_version_table()."""
+    op.execute(f"grant select, insert, update, delete on {service}.alembic_version to {service}_app")
+
+
+def audit_as_owner(service: str, *, engine: str = "") -> None:
+    """Let only the audit trigger insert into the audit log: it runs with the rights of the owner of the table.
+
+    The tenant of a record is that of a row that the caller was allowed to write. `engine` is the role that writes for
+    several tenants.
+    """
+    op.execute("alter function record_change() security definer set search_path = pg_catalog, pg_temp")
+    op.execute(f"create policy audit_log_trigger on audit_log for insert to {service}_owner with check (true)")
+    op.execute(f"revoke insert on audit_log from {service}_app")
+    if engine:
+        keep_to_one_tenant("audit_log", engine)
+
+
+def audit_as_caller(service: str, *, engine: str = "") -> None:
+    """Undo audit_as_owner()."""
+    op.execute("alter function record_change() security invoker reset search_path")
+    op.execute("drop policy audit_log_trigger on audit_log")
+    op.execute(f"grant insert on audit_log to {service}_app")
+    if engine:
+        share_among_tenants("audit_log", engine)
+        op.execute(f"grant insert on audit_log to {engine}")
+
+
+def count_dead_letters() -> None:
+    """Admit reads of the dead letters of all tenants in transactions with `app.everywhere` = on, to count them."""
+    op.execute(f"create policy dead_letters_count on dead_letters for select using ({_EVERYWHERE})")
+
+
+def hide_dead_letters() -> None:
+    """Undo count_dead_letters()."""
+    op.execute("drop policy dead_letters_count on dead_letters")

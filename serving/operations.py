@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from billing.operations.v1 import operations_service_pb2 as pb
-from sqlalchemy import Integer, Text, Uuid, delete, select, update
+from prometheus_client import Gauge
+from sqlalchemy import Integer, Text, Uuid, delete, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from eventing.consumer import ERROR_LENGTH_MAX, Consumer, Delivery
@@ -38,6 +39,22 @@ class DeadLetterRow(TenantRow):
     traceparent: Mapped[str] = mapped_column(Text)
     error: Mapped[str] = mapped_column(Text)
     deliveries: Mapped[int] = mapped_column(Integer)
+
+
+DEAD_LETTERS = Gauge("billing_dead_letters", "Events that a consumer failed to handle, stored now.", ("consumer",))
+_COUNT = select(DeadLetterRow.consumer, func.count().label("letters")).group_by(DeadLetterRow.consumer)
+
+
+async def measure_dead_letters(db: Database, consumers: set[str]) -> None:
+    """Set the gauge of the dead letters of all tenants; it is the same in all replicas.
+
+    Consumers that are not among `consumers`, because they were renamed, are added to it.
+    """
+    async with db.all_tenants() as session:
+        counts = {row.consumer: row.letters for row in await session.execute(_COUNT)}
+    consumers.update(counts)
+    for consumer in consumers:
+        DEAD_LETTERS.labels(consumer).set(counts.get(consumer, 0))
 
 
 class OperationsServicer:

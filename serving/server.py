@@ -31,7 +31,7 @@ from kit.tasks import cancel_and_wait, run_to_completion
 from kit.telemetry import log
 from serving.audit import AuditServicer
 from serving.calls import CallPipeline, Servicer
-from serving.operations import OperationsServicer
+from serving.operations import OperationsServicer, measure_dead_letters
 from serving.pages import Pages
 from serving.scope import Scopes
 
@@ -88,11 +88,14 @@ async def _run(settings: Settings, compose: Callable[[Settings], Service]) -> No
 async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
     """Serve inside the block and yield the address; leaving the block is the graceful shutdown."""
     consumers = [Consumer(service.db, settings.service, handler, service.dependencies) for handler in service.handlers]
+    names = {consumer.name for consumer in consumers}
     calls = CallPipeline(settings, service.scopes)
     server, state, address = await _start_server(settings, service, calls, consumers)
     tasks = [
         asyncio.create_task(telemetry.flush_logs()),
-        asyncio.create_task(_run_forever(lambda: _repeat(lambda: _measure_outbox(service.db), _MEASURE_EVERY_S))),
+        asyncio.create_task(
+            _run_forever(lambda: _repeat(lambda: _measure_database(service.db, names), _MEASURE_EVERY_S))
+        ),
         *(asyncio.create_task(_run_forever(job)) for job in service.jobs),
     ]
     events = asyncio.create_task(_run_events(settings, service, consumers))
@@ -152,11 +155,12 @@ async def _run_events(settings: Settings, service: Service, consumers: Sequence[
         await run_to_completion(_stop_events(client, running))
 
 
-async def _measure_outbox(db: Database) -> None:
+async def _measure_database(db: Database, consumers: set[str]) -> None:
     try:
         await outbox.measure(db)
+        await measure_dead_letters(db, consumers)
     except Exception as error:  # noqa: BLE001 - PostgreSQL is down: the gauges keep their values
-        log.warning("outbox not measured", error=repr(error)[:300])
+        log.warning("gauges not measured", error=repr(error)[:300])
 
 
 async def _measure_consumers(consumers: Sequence[Consumer], jetstream: JetStreamContext) -> None:

@@ -26,10 +26,14 @@ APPEND_ONLY = {
 }
 READ_ACROSS_TENANTS = {"outbox", "timers"}
 """Tables whose rows the service processes for all tenants."""
+COUNTED_ACROSS_TENANTS = {"dead_letters"}
+"""Tables whose rows the service may read, but not write, for all tenants."""
 BOOKKEEPING = {"alembic_version"}
-"""Alembic's own table, which has no tenant; the app role may only read it."""
-SECURITY_DEFINER: set[str] = set()
-"""Functions that run with the rights of their owner, each with its reason. There are none."""
+"""Alembic's own table, which has no tenant; the app role has no rights on it."""
+WRITTEN_BY_TRIGGER = {"audit_log"}
+"""Tables that the app role only reads: triggers write them with the rights of the owner."""
+SECURITY_DEFINER = {"record_change"}
+"""Functions that run with the rights of their owner: the audit trigger, so that nothing else writes the audit log."""
 
 ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
     "budgets": {
@@ -56,7 +60,6 @@ ENGINE_RIGHTS: dict[str, dict[str, tuple[set[str], set[str]]]] = {
         "idempotency_keys": ({"SELECT", "INSERT"}, set()),
         "timers": ({"SELECT", "INSERT", "DELETE"}, {"due_time", "attempts"}),
         "outbox": ({"INSERT"}, set()),
-        "audit_log": ({"INSERT"}, set()),
         "unbudgeted_spend": ({"SELECT", "INSERT"}, set()),
     }
 }
@@ -97,11 +100,17 @@ async def test_row_level_security_is_forced_in_both_directions(admin: "Pool[asyn
         policies = await admin.fetch(_POLICIES, table["oid"])
         engine = ENGINES.get(schema, "")
         shared = {f"{table['relname']}_tenants": [engine]} if table["relname"] in ENGINE_RIGHTS.get(schema, {}) else {}
+        special = special_policies(schema, table["relname"])
         assert {policy["polname"]: policy["roles"] for policy in policies} == {
             f"{table['relname']}_tenant": [],
             **shared,
+            **{name: roles for name, (roles, *_) in special.items()},
         }
         for policy in policies:
+            if policy["polname"] in special:
+                found = policy["roles"], policy["polcmd"], policy["seen"], policy["written"]
+                assert found == special[policy["polname"]]
+                continue
             assert policy["seen"] == policy["written"]
             assert policy["polcmd"] == b"*"
             everywhere = table["relname"] in READ_ACROSS_TENANTS and policy["polname"] not in shared
@@ -109,6 +118,16 @@ async def test_row_level_security_is_forced_in_both_directions(admin: "Pool[asyn
             setting = "'app.tenant_ids'" if policy["polname"] in shared else "'app.tenant_id'"
             assert setting in policy["seen"]
             assert "tenant_id" in policy["seen"].partition("current_setting")[0]
+
+
+def special_policies(schema: str, table: str) -> dict[str, tuple[list[str], bytes, str | None, str | None]]:
+    """Return the policies for one purpose: their roles, command, and conditions of rows read and written."""
+    if table in COUNTED_ACROSS_TENANTS:
+        everywhere = "(( SELECT current_setting('app.everywhere'::text, true) AS current_setting) = 'on'::text)"
+        return {f"{table}_count": ([], b"r", everywhere, None)}
+    if table in WRITTEN_BY_TRIGGER:
+        return {f"{table}_trigger": ([roles(schema)[0]], b"a", None, "true")}
+    return {}
 
 
 @every_schema
@@ -211,19 +230,33 @@ async def test_append_only_tables_allow_inserts_only(admin: "Pool[asyncpg.Record
             for right in ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
             if await admin.fetchval("select has_table_privilege($1, $2::oid, $3)", app, table["oid"], right)
         ]
-        if table["relname"] in APPEND_ONLY:
+        if table["relname"] in WRITTEN_BY_TRIGGER:
+            assert allowed == [], table["relname"]
+        elif table["relname"] in APPEND_ONLY:
             assert allowed == ["INSERT"], table["relname"]
         assert "TRUNCATE" not in allowed
 
 
 @every_schema
-async def test_no_function_is_security_definer(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+async def test_serving_roles_have_no_rights_on_the_version_table(admin: "Pool[asyncpg.Record]", schema: str) -> None:
+    members = [roles(schema)[1], *([ENGINES[schema]] if schema in ENGINES else [])]
+    for role in members:
+        for right in RIGHTS:
+            table = f"{schema}.alembic_version"
+            assert not await admin.fetchval("select has_table_privilege($1, $2, $3)", role, table, right), (role, right)
+
+
+@every_schema
+async def test_only_the_audit_trigger_is_security_definer(admin: "Pool[asyncpg.Record]", schema: str) -> None:
     functions = await admin.fetch(
-        "select p.proname, p.prosecdef from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
+        "select p.proname, p.prosecdef, p.proconfig from pg_proc p join pg_namespace n on n.oid = p.pronamespace"
         " where n.nspname = $1",
         schema,
     )
-    assert {row["proname"] for row in functions if row["prosecdef"]} == SECURITY_DEFINER
+    definers = {row["proname"]: row["proconfig"] for row in functions if row["prosecdef"]}
+    assert definers.keys() == ({row["proname"] for row in functions} & SECURITY_DEFINER)
+    # Otherwise a caller could make it use functions of another schema.
+    assert all(settings == ["search_path=pg_catalog, pg_temp"] for settings in definers.values())
 
 
 @every_schema

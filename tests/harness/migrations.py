@@ -18,7 +18,7 @@ _LAYOUT: Final = """
     select conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
     from pg_constraint where connamespace = $1::text::regnamespace
     union all
-    select tablename || ' ' || policyname || ' ' || qual || ' ' || with_check from pg_policies
+    select tablename || ' ' || policyname || ' ' || qual || ' ' || coalesce(with_check, '') from pg_policies
     where schemaname = $1::text
     union all
     select tgrelid::regclass || ' ' || pg_get_triggerdef(oid) from pg_trigger where not tgisinternal

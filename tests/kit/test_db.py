@@ -285,13 +285,42 @@ class TestTenants:
                 await write(statement)
             assert sqlstate(refused.value) == "42501"
 
-    async def test_only_the_outbox_is_visible_over_all_tenants(self, db: Database, origin: Origins) -> None:
+    async def test_only_outbox_and_dead_letters_are_visible_over_all_tenants(
+        self, db: Database, origin: Origins
+    ) -> None:
         async with db.write(origin()) as tx:
             tx.add(letter())
         async with db.all_tenants() as session:
             for table in self.TABLES:
-                if table != "outbox":
+                if table not in {"outbox", "dead_letters"}:
                     assert (await session.execute(text(f"select * from {table}"))).all() == []
+            assert (await session.execute(text("select * from dead_letters"))).all()
+
+    @pytest.mark.parametrize("statement", ["update dead_letters set error = 'x'", "delete from dead_letters"])
+    async def test_dead_letters_of_all_tenants_can_only_be_read(
+        self, db: Database, origin: Origins, statement: str
+    ) -> None:
+        async with db.write(origin()) as tx:
+            tx.add(letter())
+        async with db.all_tenants() as session:
+            result = await session.execute(text(statement))
+            assert getattr(result, "rowcount", None) == 0
+
+    async def test_the_service_itself_can_not_write_the_audit_log(self, db: Database, origin: Origins) -> None:
+        forged = text(
+            "insert into audit_log (tenant_id, resource_table, resource_id, action, actor, trace_id)"
+            " values (:tenant_id, 'budgets', gen_random_uuid(), 'update', 'mallory', '')"
+        )
+        with pytest.raises(DBAPIError) as refused:
+            async with db.write(origin()) as tx:
+                await tx.execute(forged.bindparams(tenant_id=tx.tenant_id))
+        assert sqlstate(refused.value) == "42501"
+
+    async def test_the_service_itself_can_not_write_the_version_table(self, db: Database, origin: Origins) -> None:
+        with pytest.raises(DBAPIError) as refused:
+            async with db.write(origin()) as tx:
+                await tx.execute(text("update alembic_version set version_num = '0001'"))
+        assert sqlstate(refused.value) == "42501"
 
     @pytest.mark.parametrize("table", ["audit_log", "inbox", "idempotency_keys", "budget_entries"])
     @pytest.mark.parametrize("statement", ["update {} set tenant_id = tenant_id", "delete from {}", "truncate {}"])

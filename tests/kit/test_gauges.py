@@ -16,8 +16,10 @@ from kit.db import Database
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.version import VERSION
+from serving.operations import measure_dead_letters
 from tests.harness.observe import eventually
 from tests.kit.consumers import FakeHandler, Publish
+from tests.kit.dead_letters import letter
 
 Pool = asyncpg.Pool
 
@@ -90,6 +92,18 @@ async def test_events_that_a_consumer_has_not_received_are_counted(
     await consumer.measure(jetstream)
     assert gauge("billing_events_pending", consumer=consumer.name) == 3
     await jetstream.delete_consumer(bus.STREAM, consumer.durable)
+
+
+async def test_dead_letters_of_all_tenants_are_counted_by_consumer(db: Database, origin: Callable[..., Origin]) -> None:
+    consumer = f"c-{uuid4().hex}"
+    names = {"budgets.without_letters"}
+    for tenant_id in (uuid4(), uuid4()):
+        async with db.write(origin(tenant_id=tenant_id)) as tx:
+            tx.add(letter(consumer))
+    await measure_dead_letters(db, names)
+    assert gauge("billing_dead_letters", consumer=consumer) == 2
+    assert gauge("billing_dead_letters", consumer="budgets.without_letters") == 0
+    assert consumer in names  # so that the gauge returns to 0 when they are gone
 
 
 def test_the_version_is_a_label() -> None:

@@ -1,0 +1,18 @@
+"""The serving role writes neither the audit log nor Alembic's table; dead letters of all tenants can be counted."""
+
+from deploy import ddl
+
+revision = "0016"
+down_revision = "0015"
+
+
+def upgrade() -> None:
+    ddl.protect_version_table("entities")
+    ddl.audit_as_owner("entities")
+    ddl.count_dead_letters()
+
+
+def downgrade() -> None:
+    ddl.hide_dead_letters()
+    ddl.audit_as_caller("entities")
+    ddl.unprotect_version_table("entities")
