@@ -32,6 +32,21 @@ def allowed_values(field: Any) -> str:
     return f"must be one of {', '.join(value.name for value in field.enum_type.values if value.number not in hidden)}"
 
 
+def count_limit(field: Any) -> tuple[int, str] | None:
+    """Return the maximum number of items of a list or entries of a map, with the id of the rule; None without one."""
+    rules = rules_of(field)
+    if rules.repeated.HasField("max_items"):
+        return rules.repeated.max_items, "repeated.max_items"
+    if rules.map.HasField("max_pairs"):
+        return rules.map.max_pairs, "map.max_pairs"
+    return None
+
+
+def too_many(path: str, limit: tuple[int, str]) -> Violation:
+    """Return the violation of a list or map with more items than its limit."""
+    return Violation(path, f"must have at most {limit[0]} items", limit[1])
+
+
 def example_suffix(field: Any) -> str:
     """Return ' such as "EUR"' with the example from the proto of a string field, or "" if it has none."""
     rules = rules_of(field)

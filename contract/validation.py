@@ -2,7 +2,8 @@
 
 The conventions cover what no pattern can: an amount of Money has at most the digits of its currency, a `*_date` is a
 day of the calendar, `currency_code`, `country_code` and `time_zone` exist, and no text contains a NUL character, which
-PostgreSQL can't store. All invalid fields are reported at once.
+PostgreSQL can't store. Up to 50 invalid fields are reported at once. The limits of lists and maps are checked first:
+the items of one that is too long are not visited.
 """
 
 import re
@@ -11,16 +12,17 @@ from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import cache, lru_cache, partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import available_timezones
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from contract import fast_validation
-from contract.field_rules import UNKNOWN, allowed_values, example_suffix
+from contract.field_rules import UNKNOWN, allowed_values, count_limit, example_suffix, too_many
 from kit import ids, money
-from kit.errors import InvalidFields, Violation
+from kit.errors import VIOLATIONS_MAX, InvalidFields, Violation
 
 if TYPE_CHECKING:
     import protovalidate
@@ -38,8 +40,8 @@ ConventionCheck = Callable[[Message, str], Iterator[Violation]]
 
 
 def check(request: Message) -> None:
-    """Raise InvalidFields with every invalid field of `request`."""
-    violations = _violations(request)
+    """Raise InvalidFields with the invalid fields of `request`, at most VIOLATIONS_MAX of them."""
+    violations = _first(_violations(request))
     if violations:
         raise InvalidFields(violations)
 
@@ -50,11 +52,16 @@ def further_violations(request: Message, known: Sequence[Violation]) -> list[Vio
     Left out is what may only be a consequence: a rule of a value that could not be decoded, or of its message or list.
     """
     undecoded = [violation.field for violation in known if violation.rule != UNKNOWN]
-    return [
+    return _first(
         violation
         for violation in _violations(request)
         if not any(_is_part(violation.field, path) or _is_part(path, violation.field) for path in undecoded)
-    ]
+    )
+
+
+def _first(violations: Iterator[Violation]) -> list[Violation]:
+    """Return as many violations as an error lists, and one more if there is one."""
+    return list(islice(violations, VIOLATIONS_MAX + 1))
 
 
 def _is_part(path: str, whole: str) -> bool:
@@ -63,15 +70,93 @@ def _is_part(path: str, whole: str) -> bool:
     return not whole or path == whole or path.startswith((f"{whole}.", f"{whole}["))
 
 
-def _violations(request: Message) -> list[Violation]:
+def _violations(request: Message) -> Iterator[Violation]:
     is_valid = fast_validation.compile_checks(request.DESCRIPTOR)
-    rule_violations = () if is_valid and is_valid(request) else _validator().collect_violations(request)
-    violations = [_to_violation(request, rule_violation) for rule_violation in rule_violations]
-    reported = {violation.field for violation in violations}
+    reported: set[str] = set()
+    if not is_valid or not is_valid(request):
+        request, long_lists = _without_long_lists(request)
+        yield from long_lists
+        paths = [violation.field for violation in long_lists]
+        for rule_violation in _validator().collect_violations(_without_excess(request)):
+            violation = _to_violation(request, rule_violation)
+            if not any(_is_part(violation.field, path) for path in paths):
+                reported.add(violation.field)
+                yield violation
     may_have_nul = b"\0" in request.SerializeToString()
     for convention_check in _convention_checks(request.DESCRIPTOR, nul=may_have_nul):
-        violations += [violation for violation in convention_check(request, "") if violation.field not in reported]
-    return violations
+        for violation in convention_check(request, ""):
+            if violation.field not in reported:
+                yield violation
+
+
+class _Lists(NamedTuple):
+    """A field of a message type that is a list or map with a limit, or that has such fields in its messages."""
+
+    name: str
+    limit: tuple[int, str] | None
+    repeated: bool
+    inner: "Sequence[_Lists]"
+
+
+@cache
+def _lists(descriptor: Descriptor) -> Sequence[_Lists]:
+    found = []
+    for field in descriptor.fields:
+        nested = field.message_type
+        inner = _lists(nested) if nested and nested.full_name.startswith("billing.") else ()
+        limit = count_limit(field)
+        if limit or inner:
+            found.append(_Lists(field.name, limit, field.is_repeated, inner))
+    return found
+
+
+def _without_long_lists(request: Message) -> tuple[Message, list[Violation]]:
+    """Return the request without the lists and maps that are longer than their limits, and their violations."""
+    if not _first(_long_lists(_lists(request.DESCRIPTOR), request, "")):
+        return request, []
+    rest = type(request)()
+    rest.CopyFrom(request)
+    return rest, _first(_long_lists(_lists(request.DESCRIPTOR), rest, "", clear=True))
+
+
+def _long_lists(fields: Sequence[_Lists], message: Message, path: str, *, clear: bool = False) -> Iterator[Violation]:
+    """Yield the violation of each list or map that is too long; with `clear`, empty it."""
+    for field in fields:
+        if field.repeated:
+            items = getattr(message, field.name)
+            if field.limit and len(items) > field.limit[0]:
+                yield too_many(path + field.name, field.limit)
+                if clear:
+                    message.ClearField(field.name)
+            elif field.inner:
+                for index, item in enumerate(items):
+                    yield from _long_lists(field.inner, item, f"{path}{field.name}[{index}].", clear=clear)
+        elif message.HasField(field.name):
+            yield from _long_lists(field.inner, getattr(message, field.name), f"{path}{field.name}.", clear=clear)
+
+
+def _without_excess(request: Message) -> Message:
+    """Return the request with each list cut after as many invalid items as an error lists, and one more."""
+    ends: dict[str, int] = {}
+    for field in request.DESCRIPTOR.fields:
+        items = getattr(request, field.name) if field.is_repeated else ()
+        if field.message_type and not field.message_type.GetOptions().map_entry and len(items) > VIOLATIONS_MAX:
+            is_valid = fast_validation.compile_checks(field.message_type) or _is_valid
+            invalid = (index for index, item in enumerate(items) if not is_valid(item))
+            last = next(islice(invalid, VIOLATIONS_MAX, None), None)
+            if last is not None:
+                ends[field.name] = last + 1
+    if not ends:
+        return request
+    cut = type(request)()
+    cut.CopyFrom(request)
+    for name, end in ends.items():
+        del getattr(cut, name)[end:]
+    return cut
+
+
+def _is_valid(message: Message) -> bool:
+    return not _validator().collect_violations(message, fail_fast=True)
 
 
 @lru_cache(maxsize=1)

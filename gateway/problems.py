@@ -1,6 +1,6 @@
 """Errors as problem+json (RFC 9457), in the same form whether a service or the gateway raised them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from contract import codec, descriptors
 from gateway.http_types import Request, Response
 from kit.errors import (
     STATUS_METADATA_KEY,
+    TRUNCATED,
     BillingError,
     DeadlineExceeded,
     Internal,
@@ -48,7 +49,7 @@ def error_response(error: BaseException, request: Request, rename_fields: Rename
         "type": f"/errors/{details.reason}",
         "title": reason.title if reason else http.phrase,
         "status": http.value,
-        "detail": violations_message(violations) if details.reason == InvalidFields.reason else status.message,
+        "detail": details.message(violations),
         "code": details.reason,
         "request_id": request.id,
         "trace_id": request.trace.trace_id,
@@ -108,6 +109,7 @@ class _Details:
     """The details of a status, with defaults for those that are missing."""
 
     def __init__(self, status: status_pb2.Status) -> None:
+        self._message: str = status.message
         self.reason = "INTERNAL"
         self.metadata: dict[str, str] = {}
         self.violations: list[Violation] = []
@@ -124,3 +126,9 @@ class _Details:
                 self.violations = [Violation(v.field, v.description, v.reason) for v in fields.field_violations]
             elif detail.Unpack(retry):
                 self.retry_after_s = retry.retry_delay.ToTimedelta().total_seconds()
+
+    def message(self, violations: Sequence[Violation]) -> str:
+        """Return the text of the error; one that lists violations has the names of `violations`."""
+        if self.reason != InvalidFields.reason:
+            return self._message
+        return violations_message(violations, more=TRUNCATED in self.metadata)

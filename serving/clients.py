@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -26,6 +26,11 @@ from kit.telemetry import Trace
 
 _HEADROOM = 0.9
 """Fraction of the remaining time that an outgoing call gets, so that its failure can still be reported in time."""
+
+METADATA_LIMITS: Final = (("grpc.max_metadata_size", 32 * 1024), ("grpc.absolute_max_metadata_size", 64 * 1024))
+"""Limits of the metadata of a call on servers and channels. A token has up to 8 KiB; errors stay below the 8 KiB that
+other clients accept by default. Between the two limits gRPC refuses at random.
+"""
 
 _OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.keepalive_time_ms", 30_000),
@@ -50,6 +55,7 @@ def channel(settings: Settings, service: str) -> aio.Channel:
         ("grpc.service_config", service_config(service)),
         ("grpc.max_receive_message_length", 2 * size),
         ("grpc.max_send_message_length", size),
+        *METADATA_LIMITS,
     ]
     return aio.insecure_channel(addresses if "://" in addresses else f"ipv4:{addresses}", options=options)
 

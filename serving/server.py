@@ -31,6 +31,7 @@ from kit.tasks import cancel_and_wait, run_to_completion
 from kit.telemetry import log
 from serving.audit import AuditServicer
 from serving.calls import CallPipeline, Servicer
+from serving.clients import METADATA_LIMITS
 from serving.operations import OperationsServicer, measure_dead_letters
 from serving.pages import Pages
 from serving.scope import Scopes
@@ -121,6 +122,7 @@ async def _start_server(
             2 * settings.message_bytes_max,
         ),  # requests up to twice the limit get our own error
         ("grpc.max_send_message_length", 2 * settings.message_bytes_max),
+        *METADATA_LIMITS,
         ("grpc.so_reuseport", 0),
     ]
     server = aio.server(options=options)

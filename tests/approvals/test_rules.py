@@ -150,6 +150,12 @@ class TestDefinition:
         steps: list[ApprovalRuleStep] = fields.pop("steps", [step("S", "a")])
         assert set((await refusal(api.create_rule(*steps, **fields))).fields) == invalid
 
+    async def test_condition_with_hundreds_of_errors_is_refused_with_those_that_fit(self, api: ApprovalsApi) -> None:
+        error = await refusal(api.create_rule(step("S", "a"), condition="é" * 300))
+        assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+        assert error.fields.keys() == {"condition"}
+        assert error.metadata == {"truncated": "true"}
+
     async def test_condition_error_has_line_and_column(self, api: ApprovalsApi) -> None:
         error = await refusal(api.create_rule(step("S", "a"), condition="amount_minor > 1 &&\n  suplier == 'x'"))
         assert error.fields == {"condition": "line 2, column 3: undeclared reference to 'suplier' (in container '')"}

@@ -13,6 +13,7 @@ from billing.type.v1.money_pb2 import Money
 
 from tests.budgets.budgets_api import BudgetsApi, eur, line, numbers
 from tests.harness.callers import Caller, refusal
+from tests.harness.services import Budgets
 
 
 def results(response: pb.BatchChargeResponse) -> list[str]:
@@ -54,6 +55,17 @@ class TestBatchCharge:
         assert "exceeds it by 0.01 EUR" in refused.message
         assert [numbers(await api.get(budget))[0] for budget in (first, second)] == ["100.00", "60.00"]
         await api.verify(first, second, draft)
+
+    async def test_a_hundred_invalid_ids_are_refused_with_as_many_violations_as_fit(
+        self, budgets: Budgets, finance: Caller
+    ) -> None:
+        lines = [pb.ChargeRequest(id="bad", amount=eur("1"), request_id=f"k{n}") for n in range(100)]
+        error = await refusal(finance.call(budgets.ledger.BatchCharge, pb.BatchChargeRequest(charges=lines)))
+        assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+        assert list(error.fields) == [f"charges[{n}].id" for n in range(len(error.fields))]
+        assert (20 <= len(error.fields) <= 50, error.metadata) == (True, {"truncated": "true"})
+        assert error.message.startswith("Invalid request, with more violations than the 50 listed: charges[0].id: must")
+        assert len(error.message) <= 1_000
 
     async def test_a_thousand_charges_are_decided_in_order(self, api: BudgetsApi) -> None:
         group = await api.open("700", name="Group")

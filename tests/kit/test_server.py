@@ -19,7 +19,7 @@ from eventing.consumer import Handler
 from kit.db import Database, WriteSession
 from kit.origin import Call, Origin
 from kit.settings import Settings
-from serving import server
+from serving import clients, server
 from serving.server import Service, serving
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents, eventually
@@ -89,6 +89,26 @@ class TestServing:
         assert (large.code, large.reason) == (StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
         assert large.metadata == {"bytes_max": "10000"}
         assert huge.code is StatusCode.RESOURCE_EXHAUSTED
+
+    async def test_token_of_eight_kibibytes_is_accepted_and_a_longer_one_is_invalid(
+        self,
+        process: Callable[..., Process],
+        caller: Callable[..., Caller],
+        kit_settings: Callable[..., Settings],
+    ) -> None:
+        p = process()
+        short = len(caller(note="").token)
+        long, longer = (caller(note="x" * ((size - short) * 3 // 4)) for size in (8_190, 8_600))
+        assert 8_180 < len(long.token) <= 8_192 < len(longer.token)
+        async with (
+            serving(p.settings, p.service) as address,
+            aio.insecure_channel(address) as default,
+            clients.channel(kit_settings(addresses={"budgets": address}), "budgets") as ours,
+        ):
+            for stub in (ProbeStub(default), ProbeStub(ours)):
+                assert (await long.call(stub.Do, DoRequest())).text == "Do"
+                error = await refusal(longer.call(stub.Do, DoRequest()))
+                assert (error.code, error.reason) == (StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
 
     async def test_calls_are_served_while_nats_is_unavailable(
         self, process: Callable[..., Process], finance: Caller
