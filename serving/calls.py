@@ -1,6 +1,6 @@
 """The call pipeline: wraps every RPC method at registration and runs these steps in order.
 
-trace → admission → deadline → decode → authenticate → authorize → validate → scope → handler → errors → metrics, log
+trace → admission → deadline → authenticate → authorize → decode → validate → scope → handler → errors → metrics, log
 
 Streaming RPCs run the same steps. A stream ends after an hour, or earlier with its client, its deadline or its token.
 Streams are counted apart from unary calls, and end at once when the process shuts down.
@@ -8,7 +8,8 @@ Streams are counted apart from unary calls, and end at once when the process shu
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
@@ -26,7 +27,7 @@ from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
 from prometheus_client import Gauge
 
-from contract import validation
+from contract import validation, wire
 from kit import idempotency, telemetry
 from kit.auth import Authenticator, Principal, bearer_token
 from kit.db import to_billing_error
@@ -35,12 +36,14 @@ from kit.errors import (
     BillingError,
     DeadlineExceeded,
     Internal,
+    InvalidFields,
     MalformedBody,
     MessageTooLarge,
     Overloaded,
     PermissionMissing,
     TokenExpired,
     Unavailable,
+    Violation,
     to_status,
 )
 from kit.origin import Call
@@ -56,6 +59,8 @@ Handler = Callable[[Any, Call], Any]
 Context = aio.ServicerContext[bytes, bytes]
 
 _REPLAYED = (("idempotency-replayed", "true"),)
+_SINGLE_KEYS = ("authorization", "x-actor", "x-request-id", "idempotency-key")
+"""Keys of the metadata that have one value. gRPC itself drops all but one `traceparent`."""
 _STREAM_MAX_S = 3600.0
 """Maximum lifetime of a stream; its client then reconnects with a new token, maybe to another replica."""
 
@@ -179,6 +184,25 @@ class CallPipeline:
             call.scope = await self._scopes.resolve(call)
 
 
+class _Metadata(dict[str, str]):
+    """The metadata of a call, without binary values."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str | bytes]]) -> None:
+        self._pairs = [(key, value) for key, value in pairs if isinstance(value, str)]
+        super().__init__(self._pairs)
+
+    def check(self) -> None:
+        """Raise InvalidFields if a key that has one value is sent twice: a proxy may have checked the other one."""
+        if len(self._pairs) == len(self):
+            return
+        times = Counter(key for key, _ in self._pairs)
+        repeated = [key for key in _SINGLE_KEYS if times[key] > 1]
+        if repeated:
+            raise InvalidFields(
+                [Violation(f"metadata {key}", "is set more than once", "field.repeated") for key in repeated]
+            )
+
+
 def _signature_matches(handler: Handler, request: type[Message], reply: type[Message], *, streams: bool) -> bool:
     hints = get_type_hints(handler)
     annotation = hints.get("return")
@@ -200,6 +224,7 @@ class _UnaryPipeline:
         self._method = method
         self._permission = permission
         self._request_type = request_type
+        self._descriptor: Any = request_type.DESCRIPTOR
         self._handler = handler
         self._attributes = {"rpc.system.name": "grpc", "rpc.method": method}
         self._durations: dict[str, Any] = {}
@@ -207,7 +232,7 @@ class _UnaryPipeline:
     async def serve(self, payload: bytes, context: Context) -> bytes:
         """Serve one call: return the reply, or abort with the status of the error; no internal text is sent."""
         started = time.perf_counter()
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        metadata = _Metadata(context.invocation_metadata() or ())
         code, log_fields = StatusCode.OK, {"request_id": metadata.get("x-request-id", "")}
         fault: BaseException | None = None
         parent = Trace.from_header(metadata.get("traceparent"))
@@ -237,7 +262,7 @@ class _UnaryPipeline:
                 telemetry.current.reset(token)
 
     async def _run(
-        self, payload: bytes, context: Context, metadata: Mapping[str, str], trace: Trace, log_fields: dict[str, str]
+        self, payload: bytes, context: Context, metadata: "_Metadata", trace: Trace, log_fields: dict[str, str]
     ) -> bytes:
         self._calls.begin_call()
         try:
@@ -249,30 +274,20 @@ class _UnaryPipeline:
             self._calls.end_call()
 
     async def _admit(
-        self, payload: bytes, metadata: Mapping[str, str], trace: Trace, deadline: float, log_fields: dict[str, str]
+        self, payload: bytes, metadata: "_Metadata", trace: Trace, deadline: float, log_fields: dict[str, str]
     ) -> tuple[Message, Call]:
-        request = self._decode(payload)
-        call = await self._authenticate(request, metadata, trace, deadline)
-        log_fields |= {"tenant_id": str(call.tenant_id), "actor": call.actor}
-        self._authorize(call)
-        validation.check(request)
-        await self._calls.resolve_scope(call)
-        return request, call
-
-    def _decode(self, payload: bytes) -> Message:
-        self._calls.check_size(payload)
-        try:
-            return self._request_type.FromString(payload)
-        except DecodeError:
-            raise MalformedBody(f"The bytes are not a valid {self._request_type.DESCRIPTOR.full_name}.") from None
-
-    async def _authenticate(self, request: Message, metadata: Mapping[str, str], trace: Trace, deadline: float) -> Call:
+        metadata.check()
         principal = await self._calls.authenticate(metadata)
         actor = principal.subject
         if "service" in principal.permissions:
             actor = unquote(metadata.get("x-actor", actor))  # only a service may act on behalf of another actor
+        log_fields |= {"tenant_id": str(principal.tenant_id), "actor": actor}
+        if self._permission not in principal.permissions:
+            raise PermissionMissing(self._permission)
+        request = self._decode(payload)
+        validation.check(request)
         key = getattr(request, "request_id", "")
-        return Call(
+        call = Call(
             method=self._method,
             tenant_id=principal.tenant_id,
             actor=actor,
@@ -282,10 +297,16 @@ class _UnaryPipeline:
             key=key,
             fingerprint=idempotency.fingerprint(request, actor) if key else b"",
         )
+        await self._calls.resolve_scope(call)
+        return request, call
 
-    def _authorize(self, call: Call) -> None:
-        if self._permission not in call.principal.permissions:
-            raise PermissionMissing(self._permission)
+    def _decode(self, payload: bytes) -> Message:
+        self._calls.check_size(payload)
+        wire.check_counts(self._descriptor, payload)
+        try:
+            return self._request_type.FromString(payload)
+        except DecodeError:
+            raise MalformedBody(f"The bytes are not a valid {self._request_type.DESCRIPTOR.full_name}.") from None
 
     async def _handle(self, request: Message, call: Call, context: Context) -> bytes:
         try:
@@ -306,7 +327,7 @@ class _StreamPipeline(_UnaryPipeline):
     """The pipeline of one streaming method."""
 
     async def _run(
-        self, payload: bytes, context: Context, metadata: Mapping[str, str], trace: Trace, log_fields: dict[str, str]
+        self, payload: bytes, context: Context, metadata: "_Metadata", trace: Trace, log_fields: dict[str, str]
     ) -> bytes:
         shutdown = self._calls.begin_stream()
         try:
@@ -370,5 +391,5 @@ async def _abort(context: Context, error: BillingError) -> None:
     """End the call with the status of the error."""
     status = to_status(error)
     await context.abort(
-        error.code, error.message, trailing_metadata=((STATUS_METADATA_KEY, status.SerializeToString()),)
+        error.code, status.message, trailing_metadata=((STATUS_METADATA_KEY, status.SerializeToString()),)
     )

@@ -109,6 +109,49 @@ class TestAdmission:
                 error = await refusal(do(raw, metadata=finance.metadata))
                 assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "MALFORMED_BODY")
 
+    async def test_caller_is_authenticated_before_the_request_is_parsed(
+        self, probe: ServedProbe, caller: Callable[..., Caller]
+    ) -> None:
+        garbage = b"\xff" * 4_000_000
+        async with aio.insecure_channel(probe.address) as channel:
+            do: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Do")
+            anonymous = await refusal(do(garbage))
+            viewer = await refusal(do(garbage, metadata=caller("viewer").metadata))
+            finance = await refusal(do(garbage, metadata=caller("finance").metadata))
+        assert [anonymous.reason, viewer.reason, finance.reason] == [
+            "TOKEN_MISSING",
+            "PERMISSION_MISSING",
+            "MALFORMED_BODY",
+        ]
+
+    async def test_four_megabytes_of_empty_items_are_refused_at_once(self, probe: ServedProbe, finance: Caller) -> None:
+        async with aio.insecure_channel(probe.address) as channel:
+            do: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Do")
+            error = await refusal(do(b"\x22\x00" * 2_000_000, metadata=finance.metadata))
+        assert error.fields == {"lines": "must have at most 3 items"}
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("authorization", "Bearer x"),
+            ("x-actor", "bob"),
+            ("x-request-id", "1"),
+            ("idempotency-key", "1"),
+        ],
+    )
+    async def test_metadata_with_one_value_is_refused_if_it_is_sent_twice(
+        self, probe: ServedProbe, finance: Caller, key: str, value: str
+    ) -> None:
+        for pairs in ([(key, value), (key, "other")], [(key, value), (key, value)]):
+            error = await refusal(probe.stub.Do(DoRequest(), metadata=(*finance.metadata, *pairs)))
+            assert (error.code, error.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+            assert error.fields == {f"metadata {key}": "is set more than once"}
+        assert not probe.servicer.calls
+
+    async def test_other_metadata_may_be_repeated(self, probe: ServedProbe, finance: Caller) -> None:
+        pairs = (("x-forwarded-for", "10.0.0.1"), ("x-forwarded-for", "10.0.0.2"))
+        assert (await probe.stub.Do(DoRequest(), metadata=(*finance.metadata, *pairs))).text == "Do"
+
     async def test_unknown_method_is_unimplemented(self, probe: ServedProbe, finance: Caller) -> None:
         async with aio.insecure_channel(probe.address) as channel:
             undo: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Undo")
