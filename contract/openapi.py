@@ -17,6 +17,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from pydantic import TypeAdapter
 
 from contract import codec, descriptors, routes
+from contract.access import ScopePolicy
 from contract.descriptors import Reason
 from contract.field_rules import disallowed_numbers, rules_of
 from contract.methods import methods
@@ -33,8 +34,8 @@ _EVENTS = "text/event-stream"
 Json = dict[str, Any]
 
 _COMMON_REASONS = (
-    "INVALID_FIELDS", "TOKEN_MISSING", "TOKEN_INVALID", "TOKEN_EXPIRED", "PERMISSION_MISSING", "RATE_LIMITED",
-    "OVERLOADED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL",
+    "INVALID_FIELDS", "TOKEN_MISSING", "TOKEN_INVALID", "TOKEN_EXPIRED", "PERMISSION_MISSING", "SCOPE_MISSING",
+    "RATE_LIMITED", "OVERLOADED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL",
 )  # fmt: skip
 _BODY_REASONS = ("MALFORMED_BODY", "UNSUPPORTED_MEDIA_TYPE", "MESSAGE_TOO_LARGE")
 _KEY_REASONS = ("IDEMPOTENCY_MISMATCH", "CONFLICT")
@@ -102,7 +103,7 @@ def _operation(route: Route, schemas: "_Schemas") -> Json:
         "operationId": route.method.name,
         "tags": [route.method.containing_service.name],
         "summary": re.split(r"(?<=[.:])\s", summary, maxsplit=1)[0].rstrip(".:"),
-        "description": "\n\n".join(part for part in (summary, text, f"Permission: `{route.permission}`.") if part),
+        "description": "\n\n".join(part for part in (summary, text, *_access_texts(route)) if part),
     }
     parameters = [*_parameters(route, schemas), *_header_parameters(route)]
     if parameters:
@@ -110,10 +111,17 @@ def _operation(route: Route, schemas: "_Schemas") -> Json:
     if route.body:
         operation["requestBody"] = _body(route, schemas)
     reasons = [*_COMMON_REASONS, *route.reasons]
+    reasons += ["TENANT_SCOPE_REQUIRED"] if route.access.scope_policy is ScopePolicy.TENANT_ONLY else ()
     reasons += _BODY_REASONS if route.body else ()
     reasons += _KEY_REASONS if "request_id" in route.headers else ()
     operation["responses"] = {**_success(route, schemas), **_error_responses(reasons)}
     return operation
+
+
+def _access_texts(route: Route) -> Iterator[str]:
+    yield f"Permission: `{route.access.permission}`."
+    if route.access.scope_policy is ScopePolicy.TENANT_ONLY:
+        yield "It concerns the whole tenant: a token that is confined to a part of it is refused."
 
 
 def _parameters(route: Route, schemas: "_Schemas") -> Iterator[Json]:

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from contract import descriptors
+from contract.access import AccessRule
 from contract.methods import descriptor_set
 from kit.errors import MethodNotAllowed, RouteNotFound
 
@@ -110,10 +111,10 @@ class Route:
         """Return the path with these values in place of its variables."""
         return re.sub(r"\{(\w+)[^}]*\}", lambda match: quote(variables[match[1]], safe=""), self.template)
 
-    @property
-    def permission(self) -> str:
-        """The permission that a call needs."""
-        return self.method.GetOptions().Extensions[options_pb2.permission]
+    @cached_property
+    def access(self) -> AccessRule:
+        """Who may call it."""
+        return AccessRule.of(self.method)
 
     @property
     def example(self) -> Any:

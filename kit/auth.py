@@ -19,7 +19,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from kit import ids
 from kit.cache import TtlCache
-from kit.errors import InvalidFields, TokenExpired, TokenInvalid, TokenMissing, Unavailable
+from kit.errors import (
+    InvalidFields,
+    PermissionMissing,
+    ScopeMissing,
+    TokenExpired,
+    TokenInvalid,
+    TokenMissing,
+    Unavailable,
+)
 from kit.settings import Settings
 from kit.telemetry import log
 
@@ -66,6 +74,10 @@ ROLES: Mapping[str, frozenset[str]] = {
     "service": frozenset({"service"}),
 }  # fmt: skip
 """Permissions of each role."""
+CONFINED_ROLES = frozenset({"department_manager"})
+"""Roles that apply only within a scope: without `entity_scope` and `department_scope` they grant nothing."""
+INTERNAL = "service"
+"""Permission of the RPCs that only our own services call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +104,25 @@ class Principal:
     """Ids of the entities to which the token confines the caller; None if it does not."""
     department_scope: tuple[str, ...] | None
     expires_at: float
+    inactive_roles: tuple[str, ...] = ()
+    """Roles of the token that grant nothing, because they need a scope and the token has none."""
 
     @property
     def confined(self) -> bool:
         """True if the caller may see only a part of the tenant."""
         return self.entity_scope is not None or self.department_scope is not None
+
+    def check_permission(self, permission: str) -> None:
+        """Raise an error if no role of the caller grants the permission.
+
+        Raises ScopeMissing if a role would grant it with a scope, else PermissionMissing.
+        """
+        if permission in self.permissions:
+            return
+        for role in self.inactive_roles:
+            if permission in ROLES[role]:
+                raise ScopeMissing(permission, role)
+        raise PermissionMissing(permission)
 
 
 def bearer_token(authorization: str | None) -> str:
@@ -214,14 +240,18 @@ def _principal(claims: Mapping[str, object], *, by_service: bool) -> Principal:
     subject = claims["sub"]
     if not isinstance(subject, str) or not 0 < len(subject) <= 128 or not subject.isprintable():  # noqa: PLR2004
         raise ValueError("sub")
+    entities, departments = _ids(claims, "entity_scope", ids.ENTITY), _ids(claims, "department_scope", ids.DEPARTMENT)
+    inactive = CONFINED_ROLES if entities is None and departments is None else frozenset()
+    active = [role for role in roles if role not in inactive]
     return Principal(
         tenant_id=ids.uuid_of(str(claims["tenant_id"])),
         subject=subject,
-        roles=tuple(roles),
-        permissions=frozenset().union(*(ROLES[role] for role in roles)),
-        entity_scope=_ids(claims, "entity_scope", ids.ENTITY),
-        department_scope=_ids(claims, "department_scope", ids.DEPARTMENT),
+        roles=tuple(active),
+        permissions=frozenset().union(*(ROLES[role] for role in active)),
+        entity_scope=entities,
+        department_scope=departments,
         expires_at=float(str(claims["exp"])) + _LEEWAY_S,
+        inactive_roles=tuple(role for role in roles if role in inactive),
     )
 
 

@@ -3,7 +3,7 @@
     BillingError
     ├── InvalidArgument ── InvalidFields, MalformedBody, PageTokenInvalid, UnsupportedMediaType
     ├── Unauthenticated ── TokenMissing, TokenInvalid, TokenExpired
-    ├── PermissionDenied ── PermissionMissing
+    ├── PermissionDenied ── PermissionMissing, ScopeMissing, TenantScopeRequired
     ├── NotFound ── RouteNotFound, MethodNotAllowed
     ├── AlreadyExists ── IdempotencyMismatch
     ├── FailedPrecondition
@@ -291,6 +291,25 @@ class PermissionMissing(PermissionDenied):
 
     def __init__(self, permission: str) -> None:
         super().__init__(f"The call requires the permission {permission}.", permission=permission)
+
+
+class ScopeMissing(PermissionDenied):
+    reason = "SCOPE_MISSING"
+
+    def __init__(self, permission: str, role: str) -> None:
+        super().__init__(
+            f"The call requires the permission {permission}. The role {role} grants it only within a scope, but the"
+            " token has neither entity_scope nor department_scope.",
+            permission=permission,
+            role=role,
+        )
+
+
+class TenantScopeRequired(PermissionDenied):
+    reason = "TENANT_SCOPE_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__("The call concerns the whole tenant, but the token is confined to entities or departments.")
 
 
 class RouteNotFound(NotFound):

@@ -19,7 +19,6 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 import grpc
-from billing.options.v1 import options_pb2
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
@@ -28,6 +27,7 @@ from opentelemetry.trace import SpanKind
 from prometheus_client import Gauge
 
 from contract import validation, wire
+from contract.access import AccessRule
 from kit import idempotency, telemetry
 from kit.auth import Authenticator, Principal, bearer_token
 from kit.db import to_billing_error
@@ -40,7 +40,6 @@ from kit.errors import (
     MalformedBody,
     MessageTooLarge,
     Overloaded,
-    PermissionMissing,
     TokenExpired,
     Unavailable,
     Violation,
@@ -110,12 +109,10 @@ class CallPipeline:
             handler, request_type, GetMessageClass(method.output_type), streams=method.server_streaming
         ):
             raise TypeError(f"{type(servicer).__name__}.{method.name} differs from its proto in request or reply type")
-        permission = method.GetOptions().Extensions[options_pb2.permission]
-        if not permission:
-            raise TypeError(f"{method.full_name} declares no permission")
+        access = AccessRule.of(method)
         # Bytes in and out: an error in gRPC's own decoding would skip our error handling and leak its text.
         kind = _StreamPipeline if method.server_streaming else _UnaryPipeline
-        pipeline = kind(self, f"{servicer.service.full_name}/{method.name}", permission, request_type, handler)
+        pipeline = kind(self, f"{servicer.service.full_name}/{method.name}", access, request_type, handler)
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(pipeline.serve)
         return grpc.unary_unary_rpc_method_handler(pipeline.serve)
@@ -218,11 +215,11 @@ class _UnaryPipeline:
     """The pipeline of one unary method."""
 
     def __init__(
-        self, calls: CallPipeline, method: str, permission: str, request_type: type[Message], handler: Handler
+        self, calls: CallPipeline, method: str, access: AccessRule, request_type: type[Message], handler: Handler
     ) -> None:
         self._calls = calls
         self._method = method
-        self._permission = permission
+        self._access = access
         self._request_type = request_type
         self._descriptor: Any = request_type.DESCRIPTOR
         self._handler = handler
@@ -282,8 +279,7 @@ class _UnaryPipeline:
         if "service" in principal.permissions:
             actor = unquote(metadata.get("x-actor", actor))  # only a service may act on behalf of another actor
         log_fields |= {"tenant_id": str(principal.tenant_id), "actor": actor}
-        if self._permission not in principal.permissions:
-            raise PermissionMissing(self._permission)
+        self._access.check(principal)
         request = self._decode(payload)
         validation.check(request)
         key = getattr(request, "request_id", "")

@@ -141,15 +141,21 @@ def _dead_letters(arguments: argparse.Namespace) -> int:
 def _token(arguments: argparse.Namespace) -> int:
     """Print a token."""
     from deploy.local import keys
-    from kit.auth import ROLES
+    from kit.auth import CONFINED_ROLES, ROLES
 
     roles = options.names("ROLE", arguments.role, [role for role in ROLES if role != "service"], required=True)
+    entities = _ids("ENTITY_SCOPE", arguments.entity_scope) or None
+    departments = _ids("DEPARTMENT_SCOPE", arguments.department_scope) or None
+    if CONFINED_ROLES.issuperset(roles) and not (entities or departments):
+        raise options.InvalidOption(
+            f"ROLE={arguments.role} grants nothing without a scope: set ENTITY_SCOPE or DEPARTMENT_SCOPE"
+        )
     token = keys.token(
         tenant=arguments.tenant,
         subject=arguments.sub,
         roles=roles,
-        entity_scope=_ids("ENTITY_SCOPE", arguments.entity_scope) or None,
-        department_scope=_ids("DEPARTMENT_SCOPE", arguments.department_scope) or None,
+        entity_scope=entities,
+        department_scope=departments,
     )
     print(token)
     return 0

@@ -1,7 +1,7 @@
 """Fixtures of the approvals tests: a company, its budgets and its users."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -24,6 +24,8 @@ from tests.harness.callers import Caller
 from tests.harness.observe import eventually
 from tests.harness.services import Approvals, Budgets, Entities
 
+MEMBER: Final = ("approver", "procurement")
+"""Roles of a user who requests and decides."""
 APPROVE, REJECT = ApprovalAction.APPROVE, ApprovalAction.REJECT
 
 
@@ -53,7 +55,7 @@ class ApprovalsApi:
         self.caller, self.stubs, self.budgets = caller, approvals, budgets
         self.admin = caller("billing_admin", subject="root")
 
-    def user(self, user_id: str, role: str = "department_manager", **claims: Any) -> Caller:
+    def user(self, user_id: str, role: str | Sequence[str] = MEMBER, **claims: Any) -> Caller:
         """A caller with a token of this user and role."""
         return self.caller(role, subject=user_id, **claims)
 

@@ -23,7 +23,7 @@ from eventing.consumer import Consumer, Delivery
 from kit import ids
 from kit.telemetry import Trace
 from services.approvals.events.consumers import replace_departed_approver
-from tests.approvals.conftest import ApprovalsApi, expire, step
+from tests.approvals.conftest import MEMBER, ApprovalsApi, expire, step
 from tests.harness.callers import Caller, Refusal
 from tests.harness.services import Approvals, Served
 
@@ -31,18 +31,18 @@ OK: Final = ""
 STATE, NOT_AN_APPROVER, SELF = "APPROVAL_STATE", "NOT_AN_APPROVER", "SELF_APPROVAL"
 NOT_THE_REQUESTER, NO_PERMISSION = "NOT_THE_REQUESTER", "PERMISSION_MISSING"
 
-USERS: Final[Mapping[str, tuple[str, str]]] = {
-    "approver": ("carla", "department_manager"),
+USERS: Final[Mapping[str, tuple[str, str | tuple[str, str]]]] = {
+    "approver": ("carla", MEMBER),
     "holder of the role": ("emil", "finance"),
-    "delegate": ("dora", "department_manager"),
-    "approver of the next step": ("zoe", "department_manager"),
-    "requester": ("alice", "department_manager"),
+    "delegate": ("dora", MEMBER),
+    "approver of the next step": ("zoe", MEMBER),
+    "requester": ("alice", MEMBER),
     "requester with the role": ("alice", "finance"),
-    "delegate by way of the requester": ("hugo", "department_manager"),
-    "approver who left": ("leo", "department_manager"),
-    "delegate of an approver who left": ("nora", "department_manager"),
+    "delegate by way of the requester": ("hugo", MEMBER),
+    "approver who left": ("leo", MEMBER),
+    "delegate of an approver who left": ("nora", MEMBER),
     "admin": ("root", "billing_admin"),
-    "other user": ("mallory", "department_manager"),
+    "other user": ("mallory", MEMBER),
     "viewer": ("vera", "viewer"),
 }
 

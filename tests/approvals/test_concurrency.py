@@ -57,7 +57,7 @@ async def test_fifty_concurrent_decisions_have_one_outcome(
     offset: int,
 ) -> None:
     """A short run; `make chaos-approvals` has two hundred requests."""
-    await api.create_rule(step("All of them", "@department_manager"), is_default=True)
+    await api.create_rule(step("All of them", "@approver"), is_default=True)
     users = [api.user(user_id) for user_id in APPROVERS]
     budget = await api.budgets.open("10000.00")
     for _ in range(RACES):

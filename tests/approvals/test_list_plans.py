@@ -31,7 +31,7 @@ ONE_PAGE: Final = 51
 NOW: Final = datetime.now(UTC)
 DAY: Final = datetime(2026, 1, 2, tzinfo=UTC)
 """A day on which requests were created."""
-ADMIN: Final = Actor(user_id="admin", admin=True)
+ADMIN: Final = Actor(user_id="admin", admin=True, tenant_admin=True)
 ROOT: Final = Actor(user_id="root", roles=frozenset({"billing_admin"}))
 BOSS: Final = Actor(user_id="boss-8", roles=frozenset({"department_manager"}))
 USER: Final = Actor(user_id="user-7")

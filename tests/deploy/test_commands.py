@@ -55,6 +55,10 @@ class TestOptions:
             ({"ROLE": "finanse"}, "ROLE=finanse: finanse is unknown; did you mean finance? Known: "),
             ({"ROLE": "viewer,service"}, "ROLE=viewer,service: service is unknown. Known: "),
             ({"ROLE": ","}, "ROLE is missing. Known: "),
+            (
+                {"ROLE": "department_manager"},
+                "ROLE=department_manager grants nothing without a scope: set ENTITY_SCOPE",
+            ),
             ({"ENTITY_SCOPE": "ACME"}, "ENTITY_SCOPE=ACME: ACME must be the id of an entity"),
             ({"DEPARTMENT_SCOPE": "ent_" + "0" * 32}, "this is the id of an entity"),
         ],

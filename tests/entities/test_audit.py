@@ -198,7 +198,7 @@ class TestAccess:
     ) -> None:
         entity = await api.create_entity()
         confined = await refusal(auditor_of(caller("auditor", entity_scope=[entity.id])).list_page())
-        assert (confined.code, confined.reason) == (StatusCode.PERMISSION_DENIED, "AUDIT_OUT_OF_SCOPE")
+        assert (confined.code, confined.reason) == (StatusCode.PERMISSION_DENIED, "TENANT_SCOPE_REQUIRED")
         viewer = await refusal(auditor_of(caller("viewer")).list_page())
         assert (viewer.reason, viewer.metadata["permission"]) == ("PERMISSION_MISSING", "audit.read")
 

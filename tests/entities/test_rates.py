@@ -156,7 +156,7 @@ class TestSetExchangeRates:
         for scope in scopes:
             confined = api_for(caller("finance", subject="conny", **scope))
             error = await refusal(confined.set_rates("2026-03-02 EUR/USD 9"))
-            assert (error.code, error.reason) == (StatusCode.PERMISSION_DENIED, "RATES_OUT_OF_SCOPE")
+            assert (error.code, error.reason) == (StatusCode.PERMISSION_DENIED, "TENANT_SCOPE_REQUIRED")
             assert await confined.rates() == ["2026-03-02 EUR/USD 1.1"]
 
 

@@ -40,7 +40,7 @@ def test_every_route_is_documented(document: dict[str, Any]) -> None:
     for route in routes():
         operation = document["paths"][route.template][route.verb.lower()]
         assert operation["operationId"] == route.method.name
-        assert f"Permission: `{route.permission}`" in operation["description"]
+        assert f"Permission: `{route.access.permission}`" in operation["description"]
         described = {name for response in operation["responses"].values() for name in _examples(response)}
         assert set(route.reasons) <= described
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kit import auth
 from kit.auth import ROLES, Authenticator, ServiceTokens, bearer_token
-from kit.errors import TokenExpired, TokenInvalid, TokenMissing, Unavailable
+from kit.errors import PermissionMissing, ScopeMissing, TokenExpired, TokenInvalid, TokenMissing, Unavailable
 from kit.settings import Settings
 from tests.harness.tokens import AUDIENCE, ISSUER, KID, Keys, public_jwk
 from tests.kit.bad_tokens import (
@@ -182,6 +182,27 @@ class TestRoles:
         assert narrow.confined
         assert narrow.entity_scope == ()
         assert named.department_scope == (DEPARTMENT,)
+
+    async def test_a_department_manager_without_a_scope_has_no_permissions(
+        self, authenticator: Authenticator, auth_keys: Keys
+    ) -> None:
+        unscoped = await self.principal(authenticator, auth_keys.token(TENANT, role="department_manager"))
+        assert (unscoped.roles, unscoped.permissions) == ((), frozenset())
+        assert unscoped.inactive_roles == ("department_manager",)
+        with pytest.raises(ScopeMissing) as refused:
+            unscoped.check_permission("budgets.read")
+        assert refused.value.metadata == {"permission": "budgets.read", "role": "department_manager"}
+        with pytest.raises(PermissionMissing):
+            unscoped.check_permission("budgets.write")
+
+    async def test_other_roles_of_a_department_manager_without_a_scope_apply(
+        self, authenticator: Authenticator, auth_keys: Keys
+    ) -> None:
+        roles = ["department_manager", "approver"]
+        unscoped = await self.principal(authenticator, auth_keys.token(TENANT, role=roles))
+        assert (unscoped.roles, unscoped.permissions) == (("approver",), ROLES["approver"])
+        scoped = await self.principal(authenticator, auth_keys.token(TENANT, role=roles, department_scope=[]))
+        assert scoped.permissions == ROLES["approver"] | ROLES["department_manager"]
 
     def test_permissions_of_roles_are_as_documented(self) -> None:
         everything = ROLES["billing_admin"]

@@ -395,3 +395,10 @@ class TestRegistration:
 
         with pytest.raises(TypeError, match="declares no permission"):
             calls.handler_for(WithoutPermission())
+
+    def test_method_without_scope_policy_is_rejected(self, calls: CallPipeline) -> None:
+        class WithoutScopePolicy(Probe):
+            service = FILE.services_by_name["UnscopedService"]
+
+        with pytest.raises(TypeError, match="must declare a scope_policy"):
+            calls.handler_for(WithoutScopePolicy())

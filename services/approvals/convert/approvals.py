@@ -44,7 +44,13 @@ _NEVER: Final = datetime.fromtimestamp(0, UTC)
 
 def actor_from_call(call: Call) -> Actor:
     """Return the caller, without delegations."""
-    return Actor(user_id=call.actor, roles=frozenset(call.principal.roles), admin=_ADMIN in call.principal.permissions)
+    admin = _ADMIN in call.principal.permissions
+    return Actor(
+        user_id=call.actor,
+        roles=frozenset(call.principal.roles),
+        admin=admin,
+        tenant_admin=admin and not call.principal.confined,
+    )
 
 
 def draft_from_proto(request: pb.CreateApprovalRequest | pb.OpenApprovalRequest, call: Call) -> ApprovalDraft:

@@ -140,7 +140,9 @@ class Actor:
     acts_for_by_requester: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """For each of these users: those of `acts_for` to whom a chain leads that does not pass through that user."""
     admin: bool = False
-    """True if they may act for other users."""
+    """True if they may act for other users; for a caller with a scope, on requests within it."""
+    tenant_admin: bool = False
+    """True if they may act for all users of the tenant: administrators without a scope."""
 
     def acting_for(self, requester: str) -> frozenset[str]:
         """Return the users on whose behalf they decide about a request: no chain passes through its requester."""

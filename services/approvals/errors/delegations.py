@@ -34,4 +34,4 @@ class NotTheDelegator(PermissionDenied):
     reason = "NOT_THE_DELEGATOR"
 
     def __init__(self) -> None:
-        super().__init__("Only an administrator can do this for another user.")
+        super().__init__("Only an administrator of the whole tenant can do this for another user.")

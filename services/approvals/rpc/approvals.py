@@ -13,7 +13,7 @@ from contract.values import time_or_none
 from eventing.bus import EventBus
 from kit import ids
 from kit.db import Database
-from kit.errors import BillingError, PermissionMissing
+from kit.errors import BillingError
 from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Call
@@ -92,7 +92,7 @@ class ApprovalServicer:
     async def ActOnApproval(self, request: pb.ActOnApprovalRequest, call: Call) -> Approval:
         action, actor = convert.approvals.action_request_from_proto(request), convert.approvals.actor_from_call(call)
         if action.action is not ActionType.COMMENT:  # everybody who can read the request may comment
-            _check_may_decide(call)
+            call.principal.check_permission(_DECIDE)
         service.decisions.check(action)
         target = await self._clients.directory.find(call, action.target) if action.target else None
         async with self._db.write(call) as tx:
@@ -169,8 +169,3 @@ class ApprovalServicer:
         async with aclosing(feed) as published:
             async for event in published:
                 yield event
-
-
-def _check_may_decide(call: Call) -> None:
-    if _DECIDE not in call.principal.permissions:
-        raise PermissionMissing(_DECIDE)

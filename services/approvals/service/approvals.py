@@ -6,7 +6,7 @@ from uuid import UUID
 from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock
-from kit.db import WriteSession
+from kit.db import ReadSession, WriteSession
 from services.approvals import domain, events, metrics, store
 from services.approvals.domain.approvals import (
     DEADLINE_TIMER,
@@ -75,12 +75,22 @@ def _end_round(row: ApprovalRow, outcome: ApprovalAction, decided_by: str, comme
         row.end_time = clock.now()
 
 
+def limit_to_scope(tx: ReadSession, row: ApprovalRow, actor: Actor) -> Actor:
+    """Return the actor without roles and administration if the request is outside of the caller's scope.
+
+    Such a request is visible to its requester and its approvers, who act on it as themselves only.
+    """
+    if tx.scope is None or (row.entity_id is not None and tx.scope.covers(row.entity_id, row.department_id)):
+        return actor
+    return replace(actor, roles=frozenset(), admin=False)
+
+
 async def cancel(tx: WriteSession, row: ApprovalRow, actor: Actor, *, comment: str, etag: str) -> None:
     """Cancel a request, as its requester or an administrator.
 
     Raises NotTheRequester, EtagMismatch or ApprovalStateForbids.
     """
-    check_requester(row, actor)
+    check_requester(row, limit_to_scope(tx, row, actor))
     row.check_etag(etag)
     record = ActionRecord(action=ActionType.CANCEL, actor=actor.user_id, comment=comment)
     change = WorkflowChange(

@@ -1,6 +1,5 @@
 """Decisions and other actions of approvers on a request."""
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -58,8 +57,7 @@ async def act(tx: WriteSession, approval_id: UUID, actor: Actor, request: Action
         store.approvals.insert_action(tx, row, comment)
         return row
     service.approvals.advance(row, ApprovalAction.DECIDE)
-    if tx.scope is not None and not tx.scope.covers(row.entity_id, row.department_id):
-        actor = replace(actor, roles=frozenset())  # the roles of a caller with a scope apply within it only
+    actor = service.approvals.limit_to_scope(tx, row, actor)
     await service.approvals.apply(tx, row, _change(row.workflow, actor, request, clock.now()))
     return row
 

@@ -28,7 +28,7 @@ async def with_delegations(tx: ReadSession, actor: Actor) -> Actor:
 
 
 async def create(tx: WriteSession, actor: Actor, draft: DelegationDraft, delegate: User | None) -> DelegationRow:
-    """Create a delegation of the actor, or of another user if the actor is an administrator.
+    """Create a delegation of the actor, or of another user if the actor administers the whole tenant.
 
     `delegate` is the delegate in user management, or None if unknown there. Raises ApproverUnknown, ApproverInactive,
     NotTheDelegator, InvalidFields or DelegationOverlaps.
@@ -36,7 +36,7 @@ async def create(tx: WriteSession, actor: Actor, draft: DelegationDraft, delegat
     service.users.check_active(draft.delegate, delegate)
     now = clock.now()
     delegator, start_time = draft.delegator or actor.user_id, draft.start_time or now
-    if delegator != actor.user_id and not actor.admin:
+    if delegator != actor.user_id and not actor.tenant_admin:
         raise NotTheDelegator
     violations = domain.delegations.violations(delegator, draft.delegate, start_time, draft.end_time, now)
     if violations:
@@ -72,9 +72,9 @@ async def end(tx: WriteSession, actor: Actor, delegation_id: UUID) -> Delegation
     Raises DelegationNotFound, NotTheDelegator or DelegationEnded.
     """
     row = await store.delegations.lock(tx, delegation_id)
-    if actor.user_id not in {row.delegator, row.delegate} and not actor.admin:
+    if actor.user_id not in {row.delegator, row.delegate} and not actor.tenant_admin:
         raise DelegationNotFound(delegation_id)
-    if actor.user_id != row.delegator and not actor.admin:
+    if actor.user_id != row.delegator and not actor.tenant_admin:
         raise NotTheDelegator
     now = clock.now()
     if domain.delegations.state_at(row.start_time, row.effective_end_time, now) is DelegationState.ENDED:

@@ -264,6 +264,7 @@ class OpeningSaga:
         async with self._db.read(origin) as tx:
             row = await store.approvals.get(tx, approval_id, actor)
             rules = await self._rules.get(tx)
+            actor = service.approvals.limit_to_scope(tx, row, actor)
         service.approvals.check_requester(row, actor)
         if hold_rejected(row):
             row = await self._finish_roll_back(origin, row)

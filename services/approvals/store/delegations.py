@@ -81,10 +81,10 @@ async def list_page(
 ) -> Slice[DelegationRow]:
     """Return a page of the delegations that match all filters, newest first; `now` determines their state.
 
-    Administrators list all delegations, other users those from and to themselves.
+    Administrators of the tenant list all delegations, other users those from and to themselves.
     """
     query = select(DelegationRow)
-    if not actor.admin:
+    if not actor.tenant_admin:
         sides = [
             select(DelegationRow.id).where(side == actor.user_id)
             for side in (DelegationRow.delegator, DelegationRow.delegate)

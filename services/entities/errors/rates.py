@@ -4,14 +4,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Protocol
 
-from kit.errors import FailedPrecondition, PermissionDenied
-
-
-class RatesOutOfScope(PermissionDenied):
-    reason = "RATES_OUT_OF_SCOPE"
-
-    def __init__(self) -> None:
-        super().__init__("Exchange rates apply to the whole tenant, but your token is confined to a scope.")
+from kit.errors import FailedPrecondition
 
 
 class _Rate(Protocol):

@@ -6,17 +6,14 @@ from eventing import outbox
 from kit.db import ReadSession, WriteSession
 from services.entities import domain, events, store
 from services.entities.domain.rates import Conversion, DerivedRate, RateCounts, RateDraft
-from services.entities.errors.rates import RatesOutOfScope
 
 
 async def record(tx: WriteSession, drafts: Sequence[RateDraft], *, confirmed: bool = False) -> RateCounts:
     """Store rates, replacing those of the same pair and day; publish ExchangeRatesChanged if that changed any.
 
-    `drafts` has each pair and day at most once; `confirmed` accepts large changes. Raises RatesOutOfScope if the caller
-    is confined to a scope, RateChangeTooLarge, RatesContradict.
+    `drafts` has each pair and day at most once; `confirmed` accepts large changes. Raises
+    RateChangeTooLarge, RatesContradict.
     """
-    if tx.scope is not None:
-        raise RatesOutOfScope
     await store.rates.lock(tx)
     domain.rate_checks.check(drafts, await store.rates.find_nearest(tx, drafts), confirmed=confirmed)
     changed = await store.rates.upsert(tx, drafts)
