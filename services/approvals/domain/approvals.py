@@ -102,6 +102,22 @@ class ReservationState(StrEnum):
     FAILED = "FAILED"
 
 
+_SETTLEMENT_ORDER: Final = (ReservationState.FAILED, ReservationState.RELEASED)
+_SETTLEMENT_ORDER_APPROVED: Final = (ReservationState.RELEASED, ReservationState.FAILED)
+_SETTLED_FOR_GOOD: Final = (ReservationState.COMMITTED, ReservationState.RAISED)
+
+
+def settles(state: ApprovalState, current: ReservationState, settlement: ReservationState) -> bool:
+    """True if a settlement of a round replaces its current reservation state, in whatever order settlements arrive.
+
+    A hold that could not be released can be released later, and an approval that could not be applied can be applied
+    later. The hold of an approved request is released before the request is reported as FAILED.
+    """
+    order = _SETTLEMENT_ORDER_APPROVED if state is ApprovalState.APPROVED else _SETTLEMENT_ORDER
+    ranks = {one: rank for rank, one in enumerate([*order, *_SETTLED_FOR_GOOD])}
+    return ranks.get(settlement, -1) >= ranks.get(current, -1)
+
+
 class ActionType(StrEnum):
     """ApprovalAction.Type."""
 

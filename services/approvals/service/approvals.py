@@ -126,9 +126,14 @@ async def record_reservation(
     hold_id: UUID | None,
     problem: str,
 ) -> None:
-    """Store the outcome of the reservation of a request. Outcomes of earlier rounds are ignored."""
+    """Store the outcome of the reservation of a request.
+
+    Outcomes of earlier rounds are ignored, and those that another one has replaced.
+    """
     row = await store.approvals.lock_if_found(tx, approval_id)
     if row is None or of_round != row.round or row.state is ApprovalState.OPENING:
+        return
+    if not domain.approvals.settles(row.state, row.funds, state):
         return
     row.funds, row.funds_problem = state, problem
     row.hold_id = hold_id or row.hold_id

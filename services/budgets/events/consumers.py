@@ -1,7 +1,7 @@
 """Handlers of events that other services publish."""
 
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeAlias
 
 from billing.approvals.v1.events_pb2 import (
     ApprovalApproved,
@@ -46,32 +46,46 @@ async def refund_reversed_cost(dependencies: Dependencies, origin: Origin, event
     await dependencies.allocated_costs.reverse(origin, convert.allocated_costs.reversal_from_proto(event))
 
 
-@on(ApprovalApproved, own_transaction=True)
+Outcome: TypeAlias = (
+    ApprovalApproved | ApprovalRejected | ApprovalCancelled | ApprovalExpired | ApprovalChangesRequested
+)
+
+
+async def _report_failure(tx: WriteSession, event: Outcome) -> None:
+    """Publish that the outcome of a dead letter was not applied to its budget, if its event can be read."""
+    facts = event.approval
+    is_applied = bool(facts.budget_id) if isinstance(event, ApprovalApproved) else bool(facts.hold_id)
+    if is_applied:
+        with suppress(InvalidFields, ValueError):
+            service.approval_holds.report_failure(tx, convert.approvals.outcome_from_proto(facts))
+
+
+@on(ApprovalApproved, own_transaction=True, dead_lettered=_report_failure)
 async def apply_approval(dependencies: Dependencies, origin: Origin, event: ApprovalApproved) -> None:
     """Commit the hold of an approved request, or raise the budget by the approved amount."""
     if event.approval.budget_id:
         await dependencies.approval_holds.apply(origin, convert.approvals.outcome_from_proto(event.approval))
 
 
-@on(ApprovalRejected, own_transaction=True)
+@on(ApprovalRejected, own_transaction=True, dead_lettered=_report_failure)
 async def release_hold_of_rejected(dependencies: Dependencies, origin: Origin, event: ApprovalRejected) -> None:
     """Release the hold of a rejected request."""
     await _release(dependencies, origin, event.approval)
 
 
-@on(ApprovalCancelled, own_transaction=True)
+@on(ApprovalCancelled, own_transaction=True, dead_lettered=_report_failure)
 async def release_hold_of_cancelled(dependencies: Dependencies, origin: Origin, event: ApprovalCancelled) -> None:
     """Release the hold of a cancelled request."""
     await _release(dependencies, origin, event.approval)
 
 
-@on(ApprovalExpired, own_transaction=True)
+@on(ApprovalExpired, own_transaction=True, dead_lettered=_report_failure)
 async def release_hold_of_expired(dependencies: Dependencies, origin: Origin, event: ApprovalExpired) -> None:
     """Release the hold of an expired request."""
     await _release(dependencies, origin, event.approval)
 
 
-@on(ApprovalChangesRequested, own_transaction=True)
+@on(ApprovalChangesRequested, own_transaction=True, dead_lettered=_report_failure)
 async def release_hold_of_returned(dependencies: Dependencies, origin: Origin, event: ApprovalChangesRequested) -> None:
     """Release the hold of a request that was returned for changes; it is held again when it is resubmitted."""
     await _release(dependencies, origin, event.approval)

@@ -12,7 +12,7 @@ from typing import Final
 from eventing import outbox
 from kit import ids
 from kit.db import Database, WriteSession
-from kit.errors import BillingError, FailedPrecondition, NotFound
+from kit.errors import BillingError, FailedPrecondition, Internal, NotFound
 from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Origin
@@ -37,6 +37,12 @@ _SETTLED: Final = b"settled"
 def key_of(outcome: ApprovalOutcome) -> str:
     """Return the key of a round of an approval request."""
     return f"{ids.APPROVAL.format(outcome.approval_id)}:{outcome.round}"
+
+
+def report_failure(tx: WriteSession, outcome: ApprovalOutcome) -> None:
+    """Publish that an outcome was not applied because of an internal error. Redriving its event settles it later."""
+    problem = Internal(tx.origin.trace.trace_id).message
+    outbox.append(tx, events.published.approval_funds_settled(outcome, raised=False, problem=problem))
 
 
 class ApprovalHolds:
