@@ -69,7 +69,7 @@ class Owners:
         )
 
     async def find_of_cost(self, origin: Origin, entity_id: UUID, department_id: UUID | None) -> CostOwner:
-        """Return the departments of a cost, nearest first, and the entity's time zone. Raises OwnerNotFound."""
+        """Return the departments and entities above a cost, and the entity's time zone. Raises OwnerNotFound."""
         entity_text, department_text = ids.ENTITY.format(entity_id), ids.DEPARTMENT.format_optional(department_id)
         request = GetLineageRequest(entity_id=entity_text, department_id=department_text)
         try:
@@ -80,7 +80,8 @@ class Owners:
             department = f"department {department_text} of " if department_text else ""
             raise OwnerNotFound(f"{department}entity {entity_text}") from error
         path = [ids.DEPARTMENT.parse(department.id) for department in reply.departments]
-        return CostOwner(department_path=path, time_zone=reply.entities[0].time_zone or "UTC")
+        above = [ids.ENTITY.parse(entity.id) for entity in reply.entities[1:]]
+        return CostOwner(department_path=path, entities_above=above, time_zone=reply.entities[0].time_zone or "UTC")
 
     async def _find_entity(self, origin: Origin, entity_id: str) -> Entity | None:
         request = GetEntitiesRequest(ids=[entity_id])

@@ -12,11 +12,14 @@ from services.budgets import domain
 from services.budgets.domain.allocated_costs import Candidate, Cost
 
 ENTITY, DEPARTMENT, PARENT_DEPARTMENT, OTHER_DEPARTMENT = uuid4(), uuid4(), uuid4(), uuid4()
+DIVISION, HOLDING = uuid4(), uuid4()
+"""The entities above ENTITY."""
 COST = Cost(
-    allocation_id=uuid4(), entity_id=ENTITY, department_path=[DEPARTMENT, PARENT_DEPARTMENT], category="cloud",
-    gl_code="6000", amount=Money(Decimal(10), "EUR"), day=date(2026, 3, 31), description="",
+    allocation_id=uuid4(), entity_id=ENTITY, department_path=[DEPARTMENT, PARENT_DEPARTMENT],
+    entities_above=[DIVISION, HOLDING], category="cloud", gl_code="6000",
+    amount=Money(Decimal(10), "EUR"), day=date(2026, 3, 31), description="",
 )  # fmt: skip
-ALL = Candidate(UUID(int=1), None, "", "", "UTC")
+ALL = Candidate(UUID(int=1), ENTITY, None, "", "", "UTC", covers_descendants=False)
 """The oldest budget: of the whole entity, for all categories and ledger codes."""
 CLOUD = ALL._replace(id=UUID(int=2), category="cloud")
 PARENT_CLOUD_CODE = ALL._replace(id=UUID(int=3), department_id=PARENT_DEPARTMENT, category="cloud", gl_code="6000")
@@ -24,6 +27,11 @@ OURS = ALL._replace(id=UUID(int=4), department_id=DEPARTMENT)
 OUR_CLOUD = OURS._replace(id=UUID(int=5), category="cloud")
 OUR_CODE = OURS._replace(id=UUID(int=6), gl_code="6000")
 OUR_CLOUD_CODE = OURS._replace(id=UUID(int=7), category="cloud", gl_code="6000")
+
+DIVISIONS = ALL._replace(id=UUID(int=8), entity_id=DIVISION)
+GROUP = ALL._replace(id=UUID(int=10), entity_id=HOLDING, covers_descendants=True)
+GROUP_CLOUD = GROUP._replace(id=UUID(int=11), category="cloud")
+DIVISION_GROUP = DIVISIONS._replace(id=UUID(int=12), covers_descendants=True)
 
 
 class TestBudgetFor:
@@ -45,6 +53,11 @@ class TestBudgetFor:
             ([OURS._replace(category="travel"), PARENT_CLOUD_CODE], PARENT_CLOUD_CODE),
             ([OURS._replace(gl_code="7000"), ALL], ALL),
             ([OURS._replace(id=UUID(int=9)), OURS], OURS),
+            ([GROUP_CLOUD, DIVISION_GROUP, ALL], ALL),
+            ([GROUP_CLOUD, DIVISION_GROUP], DIVISION_GROUP),
+            ([GROUP, GROUP_CLOUD, DIVISIONS], GROUP_CLOUD),
+            ([GROUP._replace(category="travel"), DIVISIONS], None),
+            ([GROUP._replace(entity_id=uuid4())], None),
         ],
     )
     def test_nearest_owner_then_most_attributes_then_oldest(

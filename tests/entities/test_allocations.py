@@ -14,7 +14,7 @@ from billing.entities.v1.events_pb2 import CostAllocated
 from grpc import StatusCode
 
 from kit import clock, ids
-from tests.entities.allocation_api import AllocationApi, money, money_text, today
+from tests.entities.allocation_api import AllocationApi, line, money, money_text, today
 from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents
@@ -310,6 +310,7 @@ class TestEvents:
             entity_id=allocation.entity_id,
             department_id=engineering.id,
             department_path=[engineering.id],
+            entity_path=[allocation.entity_id],
             category="cloud",
             gl_code="6200",
             amount=money("10.00 USD"),
@@ -319,6 +320,18 @@ class TestEvents:
             description="Why",
         )
         assert published_events.headers(CostAllocated)["ce-actor"] == "alice"
+
+    async def test_event_names_the_entities_above(
+        self, api: EntitiesApi, costs: AllocationApi, published_events: PublishedEvents
+    ) -> None:
+        holding = await api.create_entity("HOLDING")
+        division = await api.create_entity("DIVISION", parent_id=holding.id)
+        branch = await api.create_entity("BRANCH", parent_id=division.id)
+        await costs.batch(line(branch), line(holding), atomic=True)
+        events = await published_events.at_least(2, CostAllocated)
+        assert {event.entity_id: [*event.entity_path] for event in events} == {
+            branch.id: [holding.id, division.id, branch.id], holding.id: [holding.id],
+        }  # fmt: skip
 
     async def test_refused_cost_is_not_published(
         self, costs: AllocationApi, engineering: Department, published_events: PublishedEvents

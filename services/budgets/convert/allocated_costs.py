@@ -25,10 +25,12 @@ def cost_from_proto(event: CostAllocated) -> Cost:
         raise InvalidFields([Violation("amount", "must be above zero", "amount.positive")])
     department_id = ids.DEPARTMENT.parse_optional(event.department_id, "department_id")
     path = [ids.DEPARTMENT.parse(id, "department_path") for id in event.department_path][::-1]
+    entities = [ids.ENTITY.parse(id, "entity_path") for id in event.entity_path][::-1]
     return Cost(
         allocation_id=ids.ALLOCATION.parse(event.allocation_id, "allocation_id"),
         entity_id=ids.ENTITY.parse(event.entity_id, "entity_id"),
         department_path=path or ([department_id] if department_id else []),
+        entities_above=entities[1:],
         category=event.category,
         gl_code=event.gl_code,
         amount=amount,
@@ -51,6 +53,7 @@ def attributes_from_proto(request: pb.PreviewCostBudgetRequest, owner: CostOwner
     return CostAttributes(
         entity_id=ids.ENTITY.parse(request.entity_id, "entity_id"),
         department_path=owner.department_path,
+        entities_above=owner.entities_above,
         category=request.category,
         gl_code=request.gl_code,
         day=date_from_text(request.allocation_date) or date_in(owner.time_zone, now),
@@ -72,6 +75,7 @@ def _match_to_proto(budget: BudgetRow, explanation: str) -> CostBudgetMatch:
     return CostBudgetMatch(
         budget_id=ids.BUDGET.format(budget.id),
         name=budget.name,
+        entity_id=ids.ENTITY.format(budget.entity_id),
         department_id=ids.DEPARTMENT.format_optional(budget.department_id),
         category=budget.category,
         gl_code=budget.gl_code,

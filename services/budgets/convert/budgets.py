@@ -34,7 +34,16 @@ _NEVER_CLEARED: Final[Sequence[Literal["name", "overspend_policy", "amount", "ro
     "name", "overspend_policy", "amount", "rollover", "late_posting_days",
 )  # fmt: skip
 _COPIED: Final = frozenset(
-    {"name", "category", "gl_code", "tolerance_bp", "recurring", "carry_overspend", "late_posting_days"}
+    {
+        "name",
+        "category",
+        "gl_code",
+        "tolerance_bp",
+        "recurring",
+        "carry_overspend",
+        "late_posting_days",
+        "covers_descendants",
+    }
 )
 """Fields of UpdateBudgetRequest that have the name, type and empty value of their column."""
 
@@ -70,6 +79,7 @@ def to_proto(row: BudgetRow) -> Budget:
         rollover_cap=None if row.rollover_cap is None else money_to_proto(balance.money(row.rollover_cap)),
         carry_overspend=row.carry_overspend,
         late_posting_days=row.late_posting_days,
+        covers_descendants=row.covers_descendants,
         carried_forward=(None if row.carried_forward is None else money_to_proto(balance.money(row.carried_forward))),
         previous_id=ids.BUDGET.format_optional(row.previous_id),
         period_number=row.period_number,
@@ -106,6 +116,7 @@ def draft_from_proto(request: pb.CreateBudgetRequest) -> BudgetDraft:
         late_posting_days=(
             request.late_posting_days if request.HasField("late_posting_days") else LATE_POSTING_DAYS_DEFAULT
         ),
+        covers_descendants=request.covers_descendants,
         state=BudgetState.DRAFT if request.draft else BudgetState.ACTIVE,
     )
 

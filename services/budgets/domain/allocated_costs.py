@@ -22,6 +22,8 @@ class CostAttributes:
     entity_id: UUID
     department_path: Sequence[UUID]
     """The department of the cost and those above it, nearest first; empty if it belongs to the entity as a whole."""
+    entities_above: Sequence[UUID]
+    """The entities above the entity, nearest first."""
     category: str
     gl_code: str
     day: date
@@ -66,13 +68,15 @@ class Reversal:
 
 
 class Candidate(NamedTuple):
-    """A budget of the entity in ACTIVE or CLOSING; its period, in its own time zone, contains the day of the cost."""
+    """A budget of the entity or of one above it, in ACTIVE or CLOSING, whose period contains the day of the cost."""
 
     id: UUID
+    entity_id: UUID
     department_id: UUID | None
     category: str
     gl_code: str
     time_zone: str
+    covers_descendants: bool
 
     @property
     def named(self) -> int:
@@ -88,32 +92,38 @@ def budget_for(cost: CostAttributes, candidates: Iterable[Candidate]) -> Candida
 def ranked(cost: CostAttributes, candidates: Iterable[Candidate]) -> Sequence[Candidate]:
     """Return the budgets that fit the cost; the first is charged, each other one if those before it did not exist.
 
-    A budget fits if it is for the cost's department, for one above it or for the whole entity, and if its category and
-    its GL code are empty or those of the cost. The nearest department goes first, and the entity last. Of the budgets
-    of one owner, the one that names most goes first: category and GL code, one of them, none. Then the oldest.
+    A budget fits if it is for the cost's department, for one above it, for the whole entity, or a group budget of an
+    entity above it, and if its category and its GL code are empty or those of the cost. The nearest department goes
+    first, then the entity, then the nearest entity above it. Of the budgets of one owner, the one that names most goes
+    first: category and GL code, one of them, none. Then the oldest.
     """
     fitting = [candidate for candidate in candidates if _fits(cost, candidate)]
     return sorted(fitting, key=lambda candidate: (distance(cost, candidate), -candidate.named, candidate.id))
 
 
 def _fits(cost: CostAttributes, candidate: Candidate) -> bool:
-    return (
-        (candidate.department_id is None or candidate.department_id in cost.department_path)
-        and candidate.category in {"", cost.category}
-        and candidate.gl_code in {"", cost.gl_code}
-    )
+    if candidate.entity_id == cost.entity_id:
+        owned = candidate.department_id is None or candidate.department_id in cost.department_path
+    else:
+        owned = candidate.covers_descendants and candidate.entity_id in cost.entities_above
+    return owned and candidate.category in {"", cost.category} and candidate.gl_code in {"", cost.gl_code}
 
 
 def distance(cost: CostAttributes, candidate: Candidate) -> int:
-    """Return how many levels the owner of a fitting budget is above the cost: departments, then the entity."""
+    """Return how many levels the owner of a fitting budget is above the cost: departments, then entities."""
     path = cost.department_path
-    return len(path) if candidate.department_id is None else path.index(candidate.department_id)
+    if candidate.department_id is not None:
+        return path.index(candidate.department_id)
+    return len(path) + [cost.entity_id, *cost.entities_above].index(candidate.entity_id)
 
 
 def explain(cost: CostAttributes, candidate: Candidate, fitting: Sequence[Candidate]) -> str:
     """Return in sentences why a fitting budget has its place in the order of preference."""
     levels = distance(cost, candidate)
-    if candidate.department_id is None:
+    if candidate.entity_id != cost.entity_id:
+        above = levels - len(cost.department_path)
+        owner = f"It is a group budget of the entity {above} level{'s' * (above > 1)} above that of the cost."
+    elif candidate.department_id is None:
         owner = "It is a budget of the whole entity" + (
             ", which comes after those of its departments." if levels else "."
         )

@@ -131,6 +131,8 @@ class BudgetDraft:
     rollover_cap: Money | None
     carry_overspend: bool
     late_posting_days: int
+    covers_descendants: bool
+    """True for a group budget, which also takes costs of the entities below its entity."""
     state: BudgetState
 
 
@@ -165,6 +167,12 @@ class BudgetFilter:
 def advance(budget_id: UUID, state: BudgetState, action: BudgetAction) -> BudgetState:
     """Return the state after `action`. Raises BudgetStateForbids."""
     return resources.advance(BUDGET_TRANSITIONS, budget_id, state, action, BudgetStateForbids)
+
+
+def check_covers_descendants(department_id: UUID | None, *, covers_descendants: bool) -> None:
+    """Raise InvalidField if a budget of a department is to be a group budget."""
+    if covers_descendants and department_id:
+        raise InvalidField("covers_descendants", "must be false for a budget of a department", "budget.group")
 
 
 def check_rollover_cap(rollover: Rollover, *, has_cap: bool) -> None:

@@ -26,6 +26,8 @@ class CostOwner:
 
     department_path: Sequence[UUID]
     """The department of the cost and those above it, nearest first; empty if it belongs to the entity as a whole."""
+    entities_above: Sequence[UUID]
+    """The entities above the entity, nearest first."""
     time_zone: str
     """The time zone of the entity."""
 

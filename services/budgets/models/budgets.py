@@ -22,8 +22,8 @@ from services.budgets.domain.late_postings import RolledOver
 
 _DEFINITION: Final = (
     "entity_id", "department_id", "name", "category", "gl_code", "period_type", "time_zone", "anchor_date",
-    "recurring", "rollover", "rollover_cap", "carry_overspend", "late_posting_days", "currency_code", "amount",
-    "overspend_policy", "tolerance_bp", "alert_thresholds_bp",
+    "recurring", "rollover", "rollover_cap", "carry_overspend", "late_posting_days", "covers_descendants",
+    "currency_code", "amount", "overspend_policy", "tolerance_bp", "alert_thresholds_bp",
 )  # fmt: skip
 
 
@@ -70,6 +70,8 @@ class BudgetRow(VersionedRow):
     carry_overspend: Mapped[bool] = mapped_column(Boolean, default=False)
     late_posting_days: Mapped[int] = mapped_column(Integer, default=LATE_POSTING_DAYS_DEFAULT)
     """How many days after its period a rolled-over budget accepts postings that are dated in it."""
+    covers_descendants: Mapped[bool] = mapped_column(Boolean, default=False)
+    """True for a group budget, which also takes costs of the entities below its entity."""
     carried_forward: Mapped[Decimal | None] = mapped_column(AMOUNT)
     """Carried forward to the next period, corrections included; like the next two, None until it is rolled over."""
     moved_holds: Mapped[Decimal | None] = mapped_column(AMOUNT)

@@ -65,6 +65,7 @@ async def create(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRo
 def _definition(draft: BudgetDraft, period: Period, *, recurring: bool) -> Mapping[str, Any]:
     """Return the columns that define the budget. Raises InvalidField."""
     currency, cap = draft.amount.currency, draft.rollover_cap
+    domain.budgets.check_covers_descendants(draft.department_id, covers_descendants=draft.covers_descendants)
     domain.budgets.check_rollover_cap(draft.rollover, has_cap=cap is not None)
     if cap and cap.currency != currency:
         raise InvalidField("rollover_cap", f"must be in the currency of the budget, {currency}", "rollover.cap")
@@ -82,6 +83,7 @@ def _definition(draft: BudgetDraft, period: Period, *, recurring: bool) -> Mappi
         "rollover_cap": cap.amount if cap else None,
         "carry_overspend": draft.carry_overspend,
         "late_posting_days": draft.late_posting_days,
+        "covers_descendants": draft.covers_descendants,
         "currency_code": currency,
         "amount": draft.amount.amount,
         "overspend_policy": draft.overspend_policy,
@@ -183,6 +185,8 @@ async def update(tx: WriteSession, budget_id: UUID, changes: BudgetUpdate, *, et
     budget = await store.budgets.lock(tx, budget_id)
     budget.check_etag(etag)
     domain.budgets.advance(budget.id, budget.state, BudgetAction.CHANGE)
+    covers_descendants = changes.columns.get("covers_descendants", False)
+    domain.budgets.check_covers_descendants(budget.department_id, covers_descendants=covers_descendants)
     domain.periods.check_recurring(budget.period_type, recurring=changes.columns.get("recurring", False))
     for column, value in {**changes.columns, **_rollover_changes(budget, changes)}.items():
         setattr(budget, column, value)

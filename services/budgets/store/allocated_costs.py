@@ -55,7 +55,7 @@ _KEY: Final = (
 _COSTS: Final = Columns[tuple[object, ...]](
     [
         Column("position", "int"), *_KEY, Column("entity_id", "uuid"), Column("department_ids", "uuid[]"),
-        Column("category", "text", free_text=True), Column("day", "date"),
+        Column("entities_above", "uuid[]"), Column("category", "text", free_text=True), Column("day", "date"),
     ],
     values=tuple,
 )  # fmt: skip
@@ -73,17 +73,25 @@ _RECORDS: Final = Columns[Unbudgeted](
         *spend.event.values,
     ],
 )  # fmt: skip
+_CANDIDATE: Final = ", ".join(Candidate._fields)
+_FITS: Final = """
+    category = any(array['', a.category]) and state in ('ACTIVE', 'CLOSING')
+    and period_start <= a.day and a.day < period_end"""
 _MATCH: Final = f"""
-    select a.position, k.fingerprint, k.reply, c.id, c.department_id, c.category, c.gl_code, c.time_zone
+    select a.position, k.fingerprint, k.reply, {", ".join(f"c.{field}" for field in Candidate._fields)}
     from {_COSTS.rows("a")}
     left join lateral {idempotency.lookup("a")} k on true
     left join lateral (
-        select id, department_id, category, gl_code, time_zone from budgets
+        select {_CANDIDATE} from budgets
         where tenant_id = a.tenant_id and entity_id = a.entity_id
             and case when department_id is null then '{_NO_DEPARTMENT}' else department_id end
                 = any(a.department_ids::uuid[])
-            and category = any(array['', a.category]) and state in ('ACTIVE', 'CLOSING')
-            and period_start <= a.day and a.day < period_end
+            and {_FITS}
+        union all
+        select {_CANDIDATE} from budgets
+        where tenant_id = a.tenant_id and entity_id = any(a.entities_above::uuid[])
+            and case when department_id is null then '{_NO_DEPARTMENT}' else department_id end = '{_NO_DEPARTMENT}'
+            and covers_descendants and {_FITS}
         offset 0
     ) c on k.reply is null"""
 _RECORD: Final = f"""
@@ -109,7 +117,15 @@ _RECORD: Final = f"""
 async def match(driver: Driver, costs: Sequence[tuple[RequestKey, CostAttributes]]) -> list[Match]:
     """Return the stored outcome or the candidate budgets of each allocation, in order."""
     rows = [
-        (position, *request, cost.entity_id, [*cost.department_path, _NO_DEPARTMENT], cost.category, cost.day)
+        (
+            position,
+            *request,
+            cost.entity_id,
+            [*cost.department_path, _NO_DEPARTMENT],
+            cost.entities_above,
+            cost.category,
+            cost.day,
+        )
         for position, (request, cost) in enumerate(costs)
     ]
     matches = [Match(None, []) for _ in costs]

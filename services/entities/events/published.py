@@ -96,13 +96,14 @@ def exchange_rates_changed(changed: Sequence[ExchangeRateRow]) -> ExchangeRatesC
     )
 
 
-def cost_allocated(row: AllocationRow) -> CostAllocated:
-    """Return the event that a cost was allocated."""
+def cost_allocated(row: AllocationRow, entity_path: Sequence[UUID]) -> CostAllocated:
+    """Return the event that a cost was allocated; `entity_path` leads from the root down to its entity."""
     return CostAllocated(
         allocation_id=ids.ALLOCATION.format(row.id),
         entity_id=ids.ENTITY.format(row.entity_id),
         department_id=ids.DEPARTMENT.format_optional(row.department_id),
         department_path=map(ids.DEPARTMENT.format, row.department_path),
+        entity_path=map(ids.ENTITY.format, entity_path),
         category=row.category,
         gl_code=row.gl_code,
         amount=money_to_proto(row.money),

@@ -62,10 +62,11 @@ async def allocate_each(
     # The rest was allocated by a concurrent transaction, or occurs twice among the drafts.
     duplicates = {row.document for row in new if row.id not in inserted}
     existing = {**existing, **await store.allocations.find_by_documents(tx, duplicates)}
+    paths = await store.hierarchies.find_paths(tx, {row.entity_id for row in new if row.id in inserted})
     outbox.append_rows(
         tx,
         [
-            outbox.new_row(origin, events.published.cost_allocated(row))
+            outbox.new_row(origin, events.published.cost_allocated(row, paths[row.entity_id]))
             for row, origin in zip(rows, origins, strict=True)
             if isinstance(row, AllocationRow) and row.id in inserted
         ],

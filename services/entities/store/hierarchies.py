@@ -1,7 +1,7 @@
 """SQL for the tree of entities, current and past."""
 
 from collections import namedtuple
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -75,22 +75,32 @@ async def lock_shared(tx: WriteSession) -> None:
     await tx.lock(_LOCK, shared=True)
 
 
-def _path_to(entity_id: BindParameter[UUID]) -> Select[UUID]:
-    above, steps = aliased(EntityRow), literal(0).label("steps")
-    start = select(EntityRow.id, EntityRow.parent_id, steps).where(EntityRow.id == entity_id)
-    path = start.cte("path", recursive=True)
-    up = select(above.id, above.parent_id, path.c.steps + 1).join(path, above.id == path.c.parent_id)
+def _paths_to(entity_ids: BindParameter[Any]) -> Select[UUID, UUID]:
+    above = aliased(EntityRow)
+    start = select(EntityRow.id.label("of"), EntityRow.id, EntityRow.parent_id, literal(0).label("steps"))
+    path = start.where(EntityRow.id == any_(entity_ids)).cte("path", recursive=True)
+    up = select(path.c.of, above.id, above.parent_id, path.c.steps + 1).join(path, above.id == path.c.parent_id)
     path = path.union_all(up.where(path.c.steps < ENTITY_DEPTH_MAX))
-    return select(path.c.id).order_by(path.c.steps.desc())
+    return select(path.c.of, path.c.id).order_by(path.c.of, path.c.steps.desc())
 
 
-_PATH: Final = _path_to(bindparam("entity_id", type_=Uuid))
+_PATHS: Final = _paths_to(bindparam("entity_ids", type_=ARRAY(Uuid)))
 """Built once, since building the query takes longer than running it."""
+
+
+async def find_paths(tx: ReadSession, entity_ids: Collection[UUID]) -> Mapping[UUID, Sequence[UUID]]:
+    """Return the ids from the root down to each entity itself, also outside of the caller's scope."""
+    if not entity_ids:
+        return {}
+    paths: dict[UUID, list[UUID]] = {}
+    for entity_id, id in await tx.rows(_PATHS, entity_ids=list(entity_ids)):
+        paths.setdefault(entity_id, []).append(id)
+    return paths
 
 
 async def find_path(tx: ReadSession, entity_id: UUID) -> Sequence[UUID]:
     """Return the ids from the root down to the entity itself, also outside of the caller's scope."""
-    return await tx.all(_PATH, entity_id=entity_id)
+    return (await find_paths(tx, [entity_id])).get(entity_id, ())
 
 
 async def count_levels(tx: ReadSession, entity_id: UUID) -> int:
