@@ -8,14 +8,18 @@ import asyncpg
 import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval
-from billing.entities.v1.events_pb2 import AmendmentSubmitted, ContractSubmitted
+from billing.entities.v1.events_pb2 import AmendmentSubmitted, ContractSubmitted, ContractWithdrawn
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from eventing.consumer import Consumer, Delivery, Handler
 from kit import ids
 from kit.telemetry import Trace
-from services.approvals.events.consumers import open_approval_of_amendment, open_approval_of_contract
+from services.approvals.events.consumers import (
+    cancel_approval_of_contract,
+    open_approval_of_amendment,
+    open_approval_of_contract,
+)
 from tests.approvals.conftest import ApprovalsApi, eur, step
 from tests.harness.observe import outbox_events
 from tests.harness.services import Approvals, Served
@@ -112,23 +116,93 @@ async def test_event_that_becomes_a_dead_letter_refuses_the_submission(
     api: ApprovalsApi, approvals_served: Served[Approvals], admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
 ) -> None:
     """Whatever the error is, the contract does not wait for ever."""
-    handler = open_approval_of_amendment
-    assert handler.dead_lettered
     event = AmendmentSubmitted(
         amendment_id=ids.AMENDMENT.format(uuid4()),
         entity_id=api.budgets.entity_id,
         total_value=eur("1.00"),
         submitted_by="alice",
     )
-    consumer = Consumer(approvals_served.service.db, "approvals", handler, approvals_served.service.dependencies)
-    delivery = Delivery(uuid4(), tenant, "", json_format.MessageToJson(event), "alice", "", deliveries=5)
-    await consumer._retry_or_dead_letter(Terminated(), delivery, Trace.from_header(None), RuntimeError("a bug"))  # type: ignore[arg-type]
+    await to_dead_letter(approvals_served, tenant, open_approval_of_amendment, event)
     (refused,) = await refusals(admin, tenant)
     assert (refused["subject_type"], refused["subject_id"], refused["reason"]) == (
         "amendment",
         event.amendment_id,
         "INTERNAL",
     )
+
+
+async def to_dead_letter(approvals_served: Served[Approvals], tenant: UUID, handler: Handler, event: Message) -> None:
+    """Fail in the last delivery of an event."""
+    consumer = Consumer(approvals_served.service.db, "approvals", handler, approvals_served.service.dependencies)
+    delivery = Delivery(uuid4(), tenant, "", json_format.MessageToJson(event), "alice", "", deliveries=5)
+    await consumer._retry_or_dead_letter(Terminated(), delivery, Trace.from_header(None), RuntimeError("a bug"))  # type: ignore[arg-type]
+
+
+async def requests_about(api: ApprovalsApi, event: ContractSubmitted) -> list[tuple[str, str]]:
+    request = pb.ListApprovalsRequest(subject_type="contract", subject_id=event.contract_id)
+    listed = (await api.admin.call(api.stubs.approvals.ListApprovals, request)).approvals
+    return [(one.title, Approval.State.Name(one.state)) for one in listed]
+
+
+async def test_submission_that_was_refused_has_no_effect_when_it_is_redriven(
+    api: ApprovalsApi, deliver: Deliver, approvals_served: Served[Approvals], admin: "asyncpg.Pool[asyncpg.Record]",
+    tenant: UUID,
+) -> None:  # fmt: skip
+    """The contract is a draft again, and can be submitted again."""
+    await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
+    event = contract_submitted(api)
+    await to_dead_letter(approvals_served, tenant, open_approval_of_contract, event)
+    await deliver(open_approval_of_contract, event)
+    await to_dead_letter(approvals_served, tenant, open_approval_of_contract, event)
+    assert await requests_about(api, event) == []
+    assert len(await refusals(admin, tenant)) == 1
+    event.submission, event.name = 4, "Cloud, cheaper"
+    await deliver(open_approval_of_contract, event)
+    assert await requests_about(api, event) == [("Contract C-1: Cloud, cheaper", "PENDING")]
+
+
+async def test_earlier_submission_does_not_replace_the_request_of_a_later_one(
+    api: ApprovalsApi, deliver: Deliver, approvals_served: Served[Approvals], admin: "asyncpg.Pool[asyncpg.Record]",
+    tenant: UUID,
+) -> None:  # fmt: skip
+    await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
+    earlier, later = contract_submitted(api), contract_submitted(api)
+    later.contract_id, later.submission, later.name = earlier.contract_id, 4, "Later"
+    await deliver(open_approval_of_contract, later)
+    await deliver(open_approval_of_contract, earlier)
+    await to_dead_letter(approvals_served, tenant, open_approval_of_contract, earlier)
+    assert await requests_about(api, later) == [("Contract C-1: Later", "PENDING")]
+    assert await refusals(admin, tenant) == []
+
+
+async def test_submission_of_a_withdrawn_contract_that_arrives_later_has_no_effect(
+    api: ApprovalsApi, deliver: Deliver
+) -> None:
+    await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
+    event = contract_submitted(api)
+    await deliver(cancel_approval_of_contract, ContractWithdrawn(contract_id=event.contract_id))
+    await deliver(open_approval_of_contract, event)
+    assert await requests_about(api, event) == []
+
+
+async def test_withdrawal_cancels_the_request(api: ApprovalsApi, deliver: Deliver) -> None:
+    await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
+    event = contract_submitted(api)
+    await deliver(open_approval_of_contract, event)
+    for _ in range(2):
+        await deliver(cancel_approval_of_contract, ContractWithdrawn(contract_id=event.contract_id))
+    assert await requests_about(api, event) == [("Contract C-1: Cloud", "CANCELLED")]
+
+
+async def test_submission_with_a_request_is_not_refused(
+    api: ApprovalsApi, deliver: Deliver, approvals_served: Served[Approvals], admin: "asyncpg.Pool[asyncpg.Record]",
+    tenant: UUID,
+) -> None:  # fmt: skip
+    await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
+    event = contract_submitted(api)
+    await deliver(open_approval_of_contract, event)
+    await to_dead_letter(approvals_served, tenant, open_approval_of_contract, event)
+    assert await refusals(admin, tenant) == []
 
 
 class Terminated:

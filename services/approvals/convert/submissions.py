@@ -11,6 +11,8 @@ from services.approvals.domain.approvals import ApprovalDraft, ApprovalType
 CONTRACT_SUBJECT: Final = "contract"
 """Subject type of requests about contracts."""
 _AMENDMENT_SUBJECT: Final = "amendment"
+_ONLY_SUBMISSION: Final = 1
+"""An amendment is submitted once."""
 _TITLE_MAX: Final = 200
 
 
@@ -27,6 +29,7 @@ def draft_from_contract(event: ContractSubmitted) -> ApprovalDraft:
         attributes=dict(event.attributes),
         subject_type=CONTRACT_SUBJECT,
         subject_id=event.contract_id,
+        submission=event.submission,
         key=f"contract:{event.contract_id}:{event.submission}",
     )
 
@@ -52,5 +55,6 @@ def draft_from_amendment(event: AmendmentSubmitted) -> ApprovalDraft:
         attributes=dict(event.attributes),
         subject_type=_AMENDMENT_SUBJECT,
         subject_id=event.amendment_id,
+        submission=_ONLY_SUBMISSION,
         key=f"amendment:{event.amendment_id}",
     )

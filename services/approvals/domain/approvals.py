@@ -182,6 +182,8 @@ class ApprovalDraft:
     attributes: Mapping[str, str] = field(default_factory=dict)
     subject_type: str = ""
     subject_id: str = ""
+    submission: int = 0
+    """Number of this submission among those of its subject; 0 unless another service submits it."""
     overspend: bool = False
     """Request approval of the overspend if the budget requires that."""
     key: str = ""

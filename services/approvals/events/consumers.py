@@ -67,7 +67,7 @@ async def replace_departed_approver(dependencies: Dependencies, origin: Origin, 
 
 
 async def _refuse_contract(tx: WriteSession, event: ContractSubmitted) -> None:
-    service.opening.refuse_submission(tx, convert.submissions.draft_from_contract(event))
+    await service.opening.refuse_submission(tx, convert.submissions.draft_from_contract(event))
 
 
 @on(ContractSubmitted, own_transaction=True, dead_lettered=_refuse_contract)
@@ -77,7 +77,7 @@ async def open_approval_of_contract(dependencies: Dependencies, origin: Origin, 
 
 
 async def _refuse_amendment(tx: WriteSession, event: AmendmentSubmitted) -> None:
-    service.opening.refuse_submission(tx, convert.submissions.draft_from_amendment(event))
+    await service.opening.refuse_submission(tx, convert.submissions.draft_from_amendment(event))
 
 
 @on(AmendmentSubmitted, own_transaction=True, dead_lettered=_refuse_amendment)
@@ -90,7 +90,7 @@ async def open_approval_of_amendment(dependencies: Dependencies, origin: Origin,
 async def cancel_approval_of_contract(dependencies: Dependencies, origin: Origin, event: ContractWithdrawn) -> None:
     """Cancel the open request about a withdrawn contract."""
     subject_type = convert.submissions.CONTRACT_SUBJECT
-    await dependencies.opening.cancel_by_subject(origin, subject_type, event.contract_id)
+    await dependencies.opening.withdraw_submission(origin, subject_type, event.contract_id)
 
 
 HANDLERS: Final[tuple[Handler, ...]] = (

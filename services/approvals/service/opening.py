@@ -81,9 +81,17 @@ class PreparedApproval:
         return cls(row.id, row.budget_id, row.money, new=row)
 
 
-def refuse_submission(tx: WriteSession, draft: ApprovalDraft) -> None:
-    """Publish that no request could be created for a subject of another service, because of an internal error."""
-    outbox.append(tx, events.published.submission_refused(draft, Internal(tx.origin.trace.trace_id)))
+async def refuse_submission(tx: WriteSession, draft: ApprovalDraft, error: BillingError | None = None) -> None:
+    """Publish once that no request could be created for a subject of another service; by default, an internal error.
+
+    Has no effect if the submission has its request, or if a later one is being handled.
+    """
+    row = await store.approvals.find_open_by_subject(tx, draft.subject_type, draft.subject_id)
+    if row is not None and row.opening_key == draft.key:
+        return
+    if await store.submissions.refuse(tx, draft.subject_type, draft.subject_id, draft.submission):
+        refused = events.published.submission_refused(draft, error or Internal(tx.origin.trace.trace_id))
+        outbox.append(tx, refused)
 
 
 class OpeningSaga:
@@ -225,37 +233,47 @@ class OpeningSaga:
         """Create the request for a subject that another service submitted, once per key.
 
         An open request of an earlier submission is cancelled. If no rule matches any more, the request is approved. If
-        it can't be created, SubmissionRefused is published with the reason.
+        it can't be created, SubmissionRefused is published with the reason. A submission that was refused or withdrawn,
+        or that is followed by a later one, has no effect.
         """
         try:
             await self._open_submitted(origin, draft)
         except (InvalidArgument, FailedPrecondition, NotFound, AlreadyExists, PermissionDenied) as error:
             async with self._db.write(origin) as tx:
-                outbox.append(tx, events.published.submission_refused(draft, error))
+                await refuse_submission(tx, draft, error)
 
     async def _open_submitted(self, origin: Origin, draft: ApprovalDraft) -> None:
-        await self.cancel_by_subject(origin, draft.subject_type, draft.subject_id, except_key=draft.key)
+        subject = draft.subject_type, draft.subject_id
+        async with self._db.write(origin) as tx:
+            if not await store.submissions.claim(tx, *subject, draft.submission):
+                return
+            await self._cancel_by_subject(tx, *subject, except_key=draft.key)
         try:
             prepared = await self.prepare(origin, draft)
         except NoRuleMatches:
             row = service.planning.new_row(await service.planning.plan_without_rules(self.clients, origin, draft))
             prepared = PreparedApproval.of_new(row)
         async with self._db.write(origin) as tx:
-            await self.open(tx, prepared)
+            if await store.submissions.claim(tx, *subject, draft.submission):  # it may have been withdrawn meanwhile
+                await self.open(tx, prepared)
 
-    async def cancel_by_subject(
-        self, origin: Origin, subject_type: str, subject_id: str, *, except_key: str = ""
-    ) -> None:
-        """Cancel the open request about a subject, unless it was created with the key `except_key`."""
+    async def withdraw_submission(self, origin: Origin, subject_type: str, subject_id: str) -> None:
+        """Cancel the open request about a subject that is withdrawn. Submissions that arrive later have no effect."""
         async with self._db.write(origin) as tx:
-            open_row = await store.approvals.find_open_by_subject(tx, subject_type, subject_id)
-            if open_row is None or open_row.opening_key == except_key:
-                return
-            row = await store.approvals.lock_if_found(tx, open_row.id)
-            if row is not None and row.state in CANCELLABLE_STATES:
-                actor = Actor(user_id=SERVICE_ACTOR, admin=True)
-                comment = "The subject was withdrawn or submitted again."
-                await service.approvals.cancel(tx, row, actor, comment=comment, etag="")
+            await store.submissions.withdraw(tx, subject_type, subject_id)
+            await self._cancel_by_subject(tx, subject_type, subject_id)
+
+    @staticmethod
+    async def _cancel_by_subject(tx: WriteSession, subject_type: str, subject_id: str, *, except_key: str = "") -> None:
+        """Cancel the open request about a subject, unless it was created with the key `except_key`."""
+        open_row = await store.approvals.find_open_by_subject(tx, subject_type, subject_id)
+        if open_row is None or open_row.opening_key == except_key:
+            return
+        row = await store.approvals.lock_if_found(tx, open_row.id)
+        if row is not None and row.state in CANCELLABLE_STATES:
+            actor = Actor(user_id=SERVICE_ACTOR, admin=True)
+            comment = "The subject was withdrawn or submitted again."
+            await service.approvals.cancel(tx, row, actor, comment=comment, etag="")
 
     async def prepare_resubmission(
         self, origin: Origin, approval_id: UUID, actor: Actor, changes: Mapping[str, Any], *, comment: str, etag: str
