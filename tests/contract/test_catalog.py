@@ -21,6 +21,7 @@ APPEND_ONLY = {
     "cost_allocations",
     "purchase_order_warnings",
     "cost_splits",
+    "cost_split_reversals",
     "contract_signatures",
     "contract_notices",
 }

@@ -53,6 +53,11 @@ class RulesApi(TreeApi):
         """Split a cost such as "100.00 EUR", by default dated 2026-03-10."""
         return await self.caller.call(self.rules_stub.SplitCost, split_request(amount, **fields))
 
+    async def reverse_split(self, split: CostSplit | str, **fields: Any) -> CostSplit:
+        values = {"reason": "Wrong headcount", "request_id": f"undo-{next(_numbers)}", **fields}
+        request = pb.ReverseCostSplitRequest(id=split if isinstance(split, str) else split.id, **values)
+        return await self.caller.call(self.rules_stub.ReverseCostSplit, request)
+
     async def list_splits(self, **filters: Any) -> list[CostSplit]:
         """All splits that match."""
         request = pb.ListCostSplitsRequest(page_size=1000, **filters)

@@ -16,10 +16,11 @@ from nats.aio.client import Client
 from kit import clock
 from tests.entities.allocation_api import AllocationApi, line, money
 from tests.entities.conftest import EntitiesApi
+from tests.entities.rules_api import RulesApi, even, terms
 from tests.entities.usage_records import UsageTracking, usage
 from tests.harness.callers import Caller
 from tests.harness.observe import eventually
-from tests.harness.services import Budgets
+from tests.harness.services import Budgets, Entities
 
 Entries = Callable[[int], Awaitable[list[Entry]]]
 
@@ -59,6 +60,24 @@ async def test_cost_is_charged_and_its_reversal_refunded(
     _, refund = await entries(2)
     assert (refund.entry_type, refund.amount) == (Entry.REFUND, money("12.34 EUR"))
     assert refund.reference == reversal.id
+
+
+async def test_reversed_split_refunds_its_shares_and_charges_the_restored_cost(
+    api: EntitiesApi, costs: AllocationApi, engineering: Department, entries: Entries, finance: Caller,
+    entities: Entities,
+) -> None:  # fmt: skip
+    rules = RulesApi(finance, entities)
+    below = [await api.create_department(engineering.entity_id, code, parent_id=engineering.id) for code in "AB"]
+    whole = await costs.allocate(engineering, "10.00 EUR", source_ref="INV-1")
+    split = await rules.split(allocation_id=whole.id, terms=terms(*even(*below)))
+    split = await rules.reverse_split(split)
+    posted = await entries(7)
+    spent = [
+        Decimal(each.amount.amount) * {Entry.CHARGE: 1, Entry.REFUND: -1}[each.entry_type] for each in posted
+    ]  # fmt: skip
+    assert sum(spent, Decimal(0)) == 10
+    assert sorted(spent) == [-10, -5, -5, 5, 5, 10, 10]
+    assert split.reversal.restored_allocation_id in {each.reference for each in posted}
 
 
 async def test_each_line_of_a_batch_is_charged_once(

@@ -255,14 +255,6 @@ class TestDocuments:
         await api.deactivate(engineering.entity_id)
         assert await costs.allocate(engineering, source_ref="u-1") == first
 
-    async def test_document_of_reversed_allocation_still_counts(
-        self, costs: AllocationApi, engineering: Department
-    ) -> None:
-        first = await costs.allocate(engineering, source_ref="u-1")
-        reversal = await costs.reverse(first)
-        assert reversal.source_ref == "u-1"
-        assert (await costs.allocate(engineering, source_ref="u-1")).reversed_by_id == reversal.id
-
     async def test_of_concurrent_allocations_of_a_document_one_is_created(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:

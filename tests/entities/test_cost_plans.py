@@ -213,7 +213,7 @@ QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
     "usage under a contract": (contract_usage(*Q1), {BY_ENTITY, BY_CONTRACT}, 3_500),
     "list of a source": (list_page(all_of_entity, source=AllocationSource.USAGE), {BY_DEPARTMENT}, 20 * 51),
     "allocations of documents": (
-        usage_documents("record 3", "record 300000", "record 1"), {"cost_allocations_source_key"}, 2,
+        usage_documents("record 3", "record 300000", "record 1"), {"cost_allocations_document_key"}, 2,
     ),
 }  # fmt: skip
 """Each query with the indexes of which it must use one or more, and the most allocations that it may read."""

@@ -17,6 +17,7 @@ async def test_downgrade_and_upgrade_with_rows(fresh_database: Callable[[], Awai
         before = await layout(admin, "entities")
         await _fill(admin)
         await _fill_allocation_rules(admin)
+        await _fill_allocations(admin)
         await _fill_contracts(admin)
         await migrate(copy, "entities", command.downgrade, "base")
         left = "select relname from pg_class where relnamespace = 'entities'::regnamespace and relkind = 'r'"
@@ -134,15 +135,39 @@ async def _fill_allocation_rules(admin: asyncpg.Connection) -> None:
         rule,
         target,
     )
+    splits = ids.new(), ids.new()
+    for sequence, split in enumerate(splits, 1):
+        await admin.execute(
+            "insert into cost_splits values ($1, $2, 'bill', $3, 1, 'EVEN', null, 1, 'EUR', current_date, '', '', '',"
+            " $4, null, null, null, '[]', array[$5::uuid], now(), $6)",
+            tenant,
+            split,
+            rule,
+            source,
+            target,
+            sequence,
+        )
     await admin.execute(
-        "insert into cost_splits values ($1, $2, 'bill', $3, 1, 'EVEN', null, 1, 'EUR', current_date, '', '', '', $4,"
-        " null, null, null, '[]', array[$5::uuid], now())",
+        "insert into cost_split_reversals values ($1, $2, $3, 'mistaken', current_date, null, 'a', now())",
         tenant,
         ids.new(),
-        rule,
-        source,
-        target,
+        splits[0],
     )
+
+
+async def _fill_allocations(admin: asyncpg.Connection) -> None:
+    """Insert two allocations of one document, the first one reversed."""
+    entity = await admin.fetchrow("select tenant_id, id from billing_entities")
+    assert entity
+    first, reversal, second = (ids.new() for _ in range(3))
+    for id, reversed_id, sequence, amount in ((first, None, 1, 1), (reversal, first, 1, -1), (second, None, 2, 1)):
+        await admin.execute(
+            "insert into cost_allocations (tenant_id, id, entity_id, department_path, category, source, source_ref,"
+            " amount, currency_code, entity_amount, entity_currency_code, unit, gl_code, allocation_date, description,"
+            " reversal_of, actor, create_time, source_ref_sequence) values ($1, $2, $3, '{}', '', 'INVOICE', 'INV-1',"
+            " $4, 'EUR', $4, 'EUR', '', '', current_date, '', $5, 'a', now(), $6)",
+            *(entity["tenant_id"], id, entity["id"], amount, reversed_id, sequence),
+        )
 
 
 async def _fill_contracts(admin: asyncpg.Connection) -> None:

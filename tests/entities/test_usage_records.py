@@ -26,6 +26,7 @@ from services.entities.errors.allocations import AllocationSourceTaken
 from services.entities.errors.entities import EntityStateForbids
 from tests.entities.allocation_api import AllocationApi, money, money_text
 from tests.entities.conftest import EntitiesApi
+from tests.entities.rules_api import RulesApi, target, terms
 from tests.entities.usage_records import CONSUMER, Replica, UsageTracking, usage
 from tests.harness import servers
 from tests.harness.callers import Caller
@@ -169,6 +170,31 @@ class TestOnce:
         await replica.handle(record)
         assert len(await costs.list_all(engineering)) == 2
         assert await tracking.published_records() == [record.record_id]
+
+    async def test_corrected_record_is_allocated_after_a_reversal(
+        self, costs: AllocationApi, replica: Replica, tracking: UsageTracking, engineering: Department
+    ) -> None:
+        wrong, corrected = usage(engineering, record_id="r-1"), usage(engineering, "7.00 EUR", record_id="r-1")
+        await replica.handle(wrong)
+        await costs.reverse((await costs.list_all(engineering))[0])
+        await replica.handle(corrected)
+        await replica.handle(corrected)
+        assert sorted(map(money_text, (each.amount for each in await costs.list_all(engineering)))) == [
+            "-10.00 EUR", "10.00 EUR", "7.00 EUR",
+        ]  # fmt: skip
+        assert await tracking.published_records() == ["r-1", "r-1"]
+
+    async def test_repeated_record_of_a_split_allocation_has_no_effect(
+        self, api: EntitiesApi, costs: AllocationApi, replica: Replica, engineering: Department, finance: Caller,
+        entities: Entities,
+    ) -> None:  # fmt: skip
+        record = usage(engineering)
+        await replica.handle(record)
+        (whole,) = await costs.list_all(engineering)
+        sales = await api.create_department(await api.create_entity("OTHER"), "SALES")
+        await RulesApi(finance, entities).split(allocation_id=whole.id, terms=terms(target(sales)))
+        await replica.handle(record)
+        assert len(await costs.list_all(engineering)) == 2
 
     async def test_record_ids_are_per_tenant(
         self, costs: AllocationApi, replica: Replica, engineering: Department,

@@ -16,7 +16,7 @@ _ID = re.compile(r"([a-z]{3})_[0-9a-f]{32}")
 _PREFIXES = {
     "alerts": "alr", "allocation-rules": "arl", "allocations": "alc", "approval-rules": "rul", "approvals": "apr",
     "budgets": "bud", "contracts": "con", "departments": "dep", "entities": "ent", "hold_id": "hld",
-    "amendment_id": "amd",
+    "amendment_id": "amd", "split": "spl",
 }  # fmt: skip
 """Prefix of the ids by the collection of `{id}`, or by the name of another variable."""
 
@@ -25,8 +25,8 @@ STEPS = (
     "SetExchangeRates", "CreateBudget", "CreateBudget", "ActivateBudget", "UpdateBudget", "CheckAvailability",
     "Charge", "AcknowledgeAlert", "BatchCharge", "RefundCharge", "CreateHold", "CommitHold", "CaptureHold",
     "ReleaseHold", "TransferBudget", "CreateAllocationRule", "UpdateAllocationRule", "AllocateCost",
-    "BatchAllocateCosts", "ReverseAllocation", "SplitCost", "CreateApprovalRule", "UpdateApprovalRule",
-    "SimulateRules", "CreateDelegation", "CreateApproval", "ActOnApproval", "BatchActOnApprovals",
+    "BatchAllocateCosts", "ReverseAllocation", "SplitCost", "ReverseCostSplit", "CreateApprovalRule",
+    "UpdateApprovalRule", "SimulateRules", "CreateDelegation", "CreateApproval", "ActOnApproval", "BatchActOnApprovals",
     "ResubmitApproval", "CancelApproval", "CreateContract", "UpdateContract", "SubmitContract", "SignContract",
     "ActivateContract", "CreateAmendment", "ApproveAmendment", "ApplyAmendment", "RejectAmendment",
     "SuspendContract", "ResumeContract", "RenewContract", "TerminateContract", "WithdrawTermination", "CloseBudget",
@@ -85,9 +85,8 @@ def _body(operation: dict[str, Any], ids: dict[str, str]) -> Any:
 
 
 def _with_ids(path: str, ids: dict[str, str]) -> str:
-    collection = path.removeprefix("/api/enterprise-billing/").partition("/")[0]
-
     def value(match: re.Match[str]) -> str:
+        collection = path[: match.start()].rstrip("/").rpartition("/")[2]
         prefix = _PREFIXES[collection if match[1] == "id" else match[1]]
         return ids.get(prefix, f"{prefix}_{'0' * 32}")
 

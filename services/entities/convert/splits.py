@@ -5,7 +5,7 @@ from datetime import date
 from typing import Final
 
 from billing.entities.v1 import allocation_rule_service_pb2 as pb
-from billing.entities.v1.allocation_rule_pb2 import AllocationRule, CostShare, CostSplit
+from billing.entities.v1.allocation_rule_pb2 import AllocationRule, CostShare, CostSplit, CostSplitReversal
 from billing.type.v1.money_pb2 import Money as MoneyMessage
 
 from contract.values import date_from_text, date_text, money_from_proto, money_to_proto, time_to_proto
@@ -13,7 +13,7 @@ from kit import ids
 from kit.errors import InvalidFields, Violation
 from services.entities import convert
 from services.entities.domain.splits import CostToSplit, SplitDraft, SplitFilter, UsagePeriod
-from services.entities.models.splits import CostSplitRow, ShareRecord
+from services.entities.models.splits import CostSplitReversalRow, CostSplitRow, ShareRecord
 
 _FROM_ALLOCATION: Final = ("allocation_date", "category", "gl_code", "source_ref", "source_department_id")
 """Fields that have the values of the allocation if an allocation is split."""
@@ -89,9 +89,10 @@ def filter_from_proto(request: pb.ListCostSplitsRequest) -> SplitFilter:
     )
 
 
-def to_proto(row: CostSplitRow, *, dry_run: bool = False) -> CostSplit:
-    """Convert a split; that of a dry run has no allocations."""
+def to_proto(row: CostSplitRow, reversal: CostSplitReversalRow | None = None, *, dry_run: bool = False) -> CostSplit:
+    """Convert a split; that of a dry run has no id and no allocations."""
     return CostSplit(
+        id="" if dry_run else ids.COST_SPLIT.format(row.id),
         source_ref=row.source_ref,
         rule_id=ids.ALLOCATION_RULE.format_optional(row.rule_id),
         rule_etag="" if row.rule_version is None else str(row.rule_version),
@@ -109,6 +110,17 @@ def to_proto(row: CostSplitRow, *, dry_run: bool = False) -> CostSplit:
         shares=[_share_to_proto(share, row.currency_code, dry_run=dry_run) for share in row.shares],
         validate_only=dry_run,
         create_time=None if dry_run else time_to_proto(row.create_time),
+        reversal=_reversal_to_proto(reversal) if reversal else None,
+    )
+
+
+def _reversal_to_proto(row: CostSplitReversalRow) -> CostSplitReversal:
+    return CostSplitReversal(
+        reason=row.reason,
+        allocation_date=row.allocation_date.isoformat(),
+        restored_allocation_id=ids.ALLOCATION.format_optional(row.restored_allocation_id),
+        actor=row.actor,
+        create_time=time_to_proto(row.create_time),
     )
 
 

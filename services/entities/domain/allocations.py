@@ -27,7 +27,8 @@ class AllocationSource(StrEnum):
 
 
 Document: TypeAlias = tuple[AllocationSource, str]
-"""The document that a cost comes from: source and `source_ref`. Unless that is empty, it is allocated only once."""
+"""The document that a cost comes from: source and `source_ref`. Unless that is empty, it is allocated only once, and
+again after a reversal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,19 @@ class CostAlreadySplit(AlreadyExists):
         super().__init__(f"The cost {source_ref!r} is already split.", source_ref=source_ref)
 
 
+class CostSplitNotFound(ResourceNotFound):
+    reason = "COST_SPLIT_NOT_FOUND"
+    kind = ids.COST_SPLIT
+
+
+class CostSplitAlreadyReversed(FailedPrecondition):
+    reason = "COST_SPLIT_ALREADY_REVERSED"
+
+    def __init__(self, split_id: UUID) -> None:
+        text = ids.COST_SPLIT.format(split_id)
+        super().__init__(f"The cost split {text} is already reversed.", cost_split_id=text)
+
+
 class AllocationIsShare(FailedPrecondition):
     reason = "ALLOCATION_IS_SHARE"
 

@@ -19,17 +19,28 @@ class AllocationSourceTaken(AlreadyExists):
     reason = "ALLOCATION_SOURCE_TAKEN"
 
     def __init__(
-        self, source: str, source_ref: str, existing_id: UUID | None = None, differs: Sequence[str] = ()
+        self,
+        source: str,
+        source_ref: str,
+        existing_id: UUID | None = None,
+        differs: Sequence[str] = (),
+        split_id: UUID | None = None,
     ) -> None:
         """Without `existing_id` if the caller may not see the existing allocation."""
         allocation = ids.ALLOCATION.format(existing_id) if existing_id else None
-        existing = f" as {allocation}, which differs in {', '.join(differs)}" if allocation else ""
+        split = ids.COST_SPLIT.format(split_id) if split_id else None
+        existing = f" as {allocation}" if allocation else ""
+        if existing and split:
+            existing += f", which was split by {split}; to allocate it again, reverse the split"
+        elif existing:
+            existing += f", which differs in {', '.join(differs)}"
         super().__init__(
             f"The cost of {source} {source_ref!r} is already allocated{existing}.",
             source=source,
             source_ref=source_ref,
             allocation_id=allocation,
-            differs=differs if allocation else None,
+            differs=differs or None,
+            cost_split_id=split,
         )
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TypeAlias
 from uuid import UUID
 
-from sqlalchemy import ARRAY, CHAR, Date, Numeric, String, Uuid
+from sqlalchemy import ARRAY, CHAR, Date, Integer, Numeric, String, Uuid
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit.db import AMOUNT, TenantRow, text_enum
@@ -29,7 +29,9 @@ class AllocationRow(TenantRow):
     category: Mapped[str] = mapped_column(String)
     source: Mapped[AllocationSource] = mapped_column(text_enum(AllocationSource))
     source_ref: Mapped[str] = mapped_column(String)
-    """The document behind the cost, which is allocated once; may be empty."""
+    """The document behind the cost; may be empty."""
+    source_ref_sequence: Mapped[int] = mapped_column(Integer)
+    """1 for the first allocation of the document, one more for each that follows the reversal of the one before."""
     amount: Mapped[Decimal] = mapped_column(AMOUNT)
     """In the original currency; negative for reversals only."""
     currency_code: Mapped[str] = mapped_column(CHAR(3))
@@ -74,6 +76,11 @@ class AllocationRow(TenantRow):
         """The document that the cost comes from."""
         return self.source, self.source_ref
 
+    def copy(self, **changes: object) -> "AllocationRow":
+        """Return a new row with the values of this one, except `changes`."""
+        values = {column.key: getattr(self, column.key) for column in AllocationRow.__mapper__.column_attrs}
+        return AllocationRow(**{**values, **changes})
+
     @property
     def draft(self) -> AllocationDraft:
         """The draft that leads to this allocation, with optional fields filled in."""
@@ -92,6 +99,21 @@ class AllocationRow(TenantRow):
             allocation_date=self.allocation_date,
             description=self.description,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentUse:
+    """The latest allocation of a document."""
+
+    allocation: AllocationRow
+    reversed: bool
+    split_id: UUID | None
+    """The split that it was reversed for; its cost is still allocated, to other departments."""
+
+    @property
+    def free(self) -> bool:
+        """True if the document can be allocated again."""
+        return self.reversed and self.split_id is None
 
 
 @dataclass(frozen=True, slots=True)

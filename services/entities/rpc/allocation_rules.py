@@ -3,6 +3,7 @@
 from billing.entities.v1 import allocation_rule_service_pb2 as pb
 from billing.entities.v1.allocation_rule_pb2 import AllocationRule, CostSplit
 
+from contract.values import date_from_text
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
@@ -58,9 +59,16 @@ class AllocationRuleServicer:
             split = await service.splits.split(tx, draft)
             return await tx.answer(convert.splits.to_proto(split, dry_run=request.validate_only))
 
+    async def ReverseCostSplit(self, request: pb.ReverseCostSplitRequest, call: Call) -> CostSplit:
+        split_id, day = ids.COST_SPLIT.parse(request.id), date_from_text(request.allocation_date)
+        async with self._db.write(call) as tx:
+            split, reversal = await service.split_reversals.reverse(tx, split_id, reason=request.reason, day=day)
+            return await tx.answer(convert.splits.to_proto(split, reversal))
+
     async def ListCostSplits(self, request: pb.ListCostSplitsRequest, call: Call) -> pb.ListCostSplitsResponse:
         page, filters = self._pages.read(request, call), convert.splits.filter_from_proto(request)
         async with self._db.read(call) as tx:
             listed = await store.splits.list_page(tx, page, filters)
-        splits = map(convert.splits.to_proto, listed.rows)
+            reversals = await store.splits.find_reversals(tx, [row.id for row in listed.rows])
+        splits = [convert.splits.to_proto(row, reversals.get(row.id)) for row in listed.rows]
         return pb.ListCostSplitsResponse(cost_splits=splits, next_page_token=listed.next_page_token)

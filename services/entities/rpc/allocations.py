@@ -60,7 +60,7 @@ class AllocationServicer:
 
     async def ReverseAllocation(self, request: pb.ReverseAllocationRequest, call: Call) -> Allocation:
         async with self._db.write(call) as tx:
-            reversal = await service.allocations.reverse(
+            reversal = await service.reversals.reverse(
                 tx,
                 ids.ALLOCATION.parse(request.id),
                 reason=request.reason,

@@ -8,7 +8,7 @@ from uuid import UUID
 from eventing import outbox
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
-from kit.errors import BillingError, InvalidFields, Violation
+from kit.errors import BillingError, Conflict, InvalidFields, Violation
 from kit.origin import Origin
 from services.entities import domain, events, service, store
 from services.entities.domain.allocations import AllocationDraft, AllocationQuery, AllocationSource
@@ -16,15 +16,13 @@ from services.entities.domain.departments import DepartmentAction
 from services.entities.domain.entities import EntityAction
 from services.entities.domain.rates import Conversion, DerivedRate
 from services.entities.errors.allocations import (
-    AllocationAlreadyReversed,
-    AllocationIsReversal,
     AllocationSourceTaken,
     BatchRefused,
 )
 from services.entities.errors.contracts import ContractNotFound, ContractNotInForce, ContractOfOtherEntity
 from services.entities.errors.departments import DepartmentNotFound, DepartmentOfOtherEntity
 from services.entities.errors.entities import EntityNotFound
-from services.entities.models.allocations import AllocationOutcome, AllocationResult, AllocationRow
+from services.entities.models.allocations import AllocationOutcome, AllocationResult, AllocationRow, DocumentUse
 from services.entities.store.allocations import TargetDepartment, TargetEntity
 from services.entities.store.commitments import LinkedContract
 
@@ -43,26 +41,28 @@ async def allocate(tx: WriteSession, drafts: Sequence[AllocationDraft]) -> Seque
 
 
 async def allocate_each(
-    tx: WriteSession, drafts: Sequence[AllocationDraft], origins: Sequence[Origin] = ()
+    tx: WriteSession, drafts: Sequence[AllocationDraft], origins: Sequence[Origin] = (), *, reallocate: bool = True
 ) -> Sequence[AllocationOutcome]:
     """Allocate the costs that are accepted, publish them, and return the outcome of each draft, in their order.
 
-    `origins` has the origin of each draft; by default all have that of the transaction.
+    `origins` has the origin of each draft; by default all have that of the transaction. The document of an allocation
+    that was reversed is allocated again; without `reallocate` only if the draft differs from that allocation.
     """
     origins = origins or [tx.origin] * len(drafts)
     documents = {draft.document for draft in drafts if draft.source_ref}
-    existing = await store.allocations.find_by_documents(tx, documents)
-    targets = await _find_targets(tx, [draft for draft in drafts if draft.document not in existing])
+    uses = await store.allocations.find_uses(tx, documents)
+    new = [_is_new(draft, uses.get(draft.document), reallocate=reallocate) for draft in drafts]
+    targets = await _find_targets(tx, [draft for draft, is_new in zip(drafts, new, strict=True) if is_new])
     rows = [
-        None if draft.document in existing else _row_or_error(draft, origin, targets)
-        for draft, origin in zip(drafts, origins, strict=True)
+        _row_or_error(draft, origin, targets, uses.get(draft.document)) if is_new else None
+        for draft, origin, is_new in zip(drafts, origins, new, strict=True)
     ]
-    new = [row for row in rows if isinstance(row, AllocationRow)]
-    inserted = await store.allocations.append(tx, new)
+    built = [row for row in rows if isinstance(row, AllocationRow)]
+    inserted = await store.allocations.append(tx, built)
     # The rest was allocated by a concurrent transaction, or occurs twice among the drafts.
-    duplicates = {row.document for row in new if row.id not in inserted}
-    existing = {**existing, **await store.allocations.find_by_documents(tx, duplicates)}
-    paths = await store.hierarchies.find_paths(tx, {row.entity_id for row in new if row.id in inserted})
+    duplicates = {row.document for row in built if row.id not in inserted}
+    uses = {**uses, **await store.allocations.find_uses(tx, duplicates)}
+    paths = await store.hierarchies.find_paths(tx, {row.entity_id for row in built if row.id in inserted})
     outbox.append_rows(
         tx,
         [
@@ -78,7 +78,7 @@ async def allocate_each(
         elif row is not None and row.id in inserted:
             outcomes.append(AllocationResult(row, replayed=False))
         else:
-            outcomes.append(_replay(tx, draft, existing[draft.document]))
+            outcomes.append(_replay(tx, draft, uses[draft.document], reallocate=reallocate))
     return outcomes
 
 
@@ -93,13 +93,23 @@ async def allocate_batch(
     return outcomes
 
 
-def _replay(tx: ReadSession, draft: AllocationDraft, existing: AllocationRow) -> AllocationOutcome:
+def _is_new(draft: AllocationDraft, use: DocumentUse | None, *, reallocate: bool) -> bool:
+    """True if the draft leads to a new allocation."""
+    if use is None:
+        return True
+    return use.free and (reallocate or bool(domain.allocations.differing_fields(draft, use.allocation.draft)))
+
+
+def _replay(tx: ReadSession, draft: AllocationDraft, use: DocumentUse, *, reallocate: bool) -> AllocationOutcome:
     """Return the outcome of a draft whose document was allocated before."""
+    existing = use.allocation
     if tx.scope and not tx.scope.covers(existing.entity_id, existing.department_id):
         return AllocationSourceTaken(*draft.document)
     differing = domain.allocations.differing_fields(draft, existing.draft)
-    if differing:
-        return AllocationSourceTaken(*draft.document, existing.id, differing)
+    if differing or (use.split_id and reallocate):
+        return AllocationSourceTaken(*draft.document, existing.id, differing, use.split_id)
+    if use.free and reallocate:
+        return Conflict()  # a concurrent transaction allocated it, and another one has reversed that since
     return AllocationResult(existing, replayed=True)
 
 
@@ -175,14 +185,16 @@ def _conversion(draft: AllocationDraft, entity: TargetEntity) -> Conversion:
     return Conversion(draft.amount.currency, entity.currency_code, draft.allocation_date)
 
 
-def _row_or_error(draft: AllocationDraft, origin: Origin, targets: _Targets) -> AllocationRow | BillingError:
+def _row_or_error(
+    draft: AllocationDraft, origin: Origin, targets: _Targets, use: DocumentUse | None
+) -> AllocationRow | BillingError:
     try:
-        return _row(draft, origin, targets)
+        return _row(draft, origin, targets, use.allocation.source_ref_sequence + 1 if use else 1)
     except BillingError as error:
         return error
 
 
-def _row(draft: AllocationDraft, origin: Origin, targets: _Targets) -> AllocationRow:
+def _row(draft: AllocationDraft, origin: Origin, targets: _Targets, sequence: int) -> AllocationRow:
     entity = targets.find_entity(draft)
     if entity is None:
         raise _not_found(draft)
@@ -202,6 +214,7 @@ def _row(draft: AllocationDraft, origin: Origin, targets: _Targets) -> Allocatio
         category=draft.category,
         source=draft.source,
         source_ref=draft.source_ref,
+        source_ref_sequence=sequence,
         amount=draft.amount.amount,
         currency_code=draft.amount.currency,
         entity_amount=converted.amount.amount,
@@ -236,54 +249,3 @@ async def list_newest(tx: ReadSession, query: AllocationQuery) -> Sequence[Alloc
     if query.include_descendants:  # a scope that covers the department covers them all
         department_ids = await store.departments.find_descendants(tx, department.id)
     return await store.allocations.list_newest(tx, query, department_ids)
-
-
-async def reverse(tx: WriteSession, allocation_id: UUID, *, reason: str, day: date | None = None) -> AllocationRow:
-    """Reverse an allocation as a whole, publish AllocationReversed and return the reversal.
-
-    The reversal is dated `day`, by default the date of the allocation, and not before that. Raises AllocationNotFound,
-    AllocationIsReversal, AllocationAlreadyReversed, AllocationDateTooFar, InvalidFields.
-    """
-    row = await store.allocations.get(tx, allocation_id)
-    if row.reversal_of:
-        raise AllocationIsReversal(row.id)
-    day = day or row.allocation_date
-    if day < row.allocation_date:
-        text = f"must be {row.allocation_date}, the day of the allocation, or later"
-        raise InvalidFields([Violation("allocation_date", text, "allocation_date.order")])
-    domain.allocations.check_date(day, max(clock.now().date(), row.allocation_date))
-    reversal = _reversal(row, tx.origin, day, reason)
-    if not await store.allocations.append(tx, [reversal]):
-        reversals = await store.allocations.find_reversals(tx, [row.id])
-        raise AllocationAlreadyReversed(row.id, reversals[row.id])
-    outbox.append(tx, events.published.allocation_reversed(reversal, row))
-    return reversal
-
-
-def _reversal(row: AllocationRow, origin: Origin, day: date, reason: str) -> AllocationRow:
-    return AllocationRow(
-        tenant_id=row.tenant_id,
-        id=ids.new(),
-        entity_id=row.entity_id,
-        department_id=row.department_id,
-        department_path=row.department_path,
-        category=row.category,
-        source=row.source,
-        source_ref=row.source_ref,
-        amount=-row.amount,
-        currency_code=row.currency_code,
-        entity_amount=-row.entity_amount,
-        entity_currency_code=row.entity_currency_code,
-        rate=row.rate,
-        rate_date=row.rate_date,
-        quantity=None if row.quantity is None else -row.quantity,
-        unit=row.unit,
-        gl_code=row.gl_code,
-        counterparty_entity_id=row.counterparty_entity_id,
-        contract_id=row.contract_id,
-        allocation_date=day,
-        description=reason,
-        reversal_of=row.id,
-        actor=origin.actor,
-        create_time=clock.now(),
-    )

@@ -20,7 +20,7 @@ from services.entities.domain.allocation_rules import (
 from services.entities.domain.allocations import AllocationDraft, AllocationSource, ConvertedAmount
 from services.entities.domain.rates import Conversion
 from services.entities.domain.splits import CostToSplit, Share, SplitDraft, UsagePeriod
-from services.entities.errors.allocation_rules import AllocationIsShare
+from services.entities.errors.allocation_rules import AllocationIsShare, CostAlreadySplit
 from services.entities.models.allocation_rules import AllocationRuleRow
 from services.entities.models.allocations import AllocationRow
 from services.entities.models.entities import DepartmentRow
@@ -35,6 +35,9 @@ async def split(tx: WriteSession, draft: SplitDraft) -> CostSplitRow:
     AllocationRuleNotEffective, AllocationRuleMismatch; and the errors of allocations and reversals.
     """
     await store.splits.lock(tx, draft.source_ref)
+    earlier = await store.splits.find_latest(tx, draft.source_ref)
+    if earlier and not earlier.reversal:
+        raise CostAlreadySplit(draft.source_ref)
     rule, terms, cost = await _find_terms(tx, draft, draft.cost or await _reverse_allocation(tx, draft))
     path = "" if rule else "terms."
     fields = service.allocation_rules.department_fields(terms.targets, cost.source_department_id, path=path)
@@ -49,6 +52,7 @@ async def split(tx: WriteSession, draft: SplitDraft) -> CostSplitRow:
     allocations = {row.department_id: row.id for row in rows}
     row = CostSplitRow(
         source_ref=cost.source_ref,
+        source_ref_sequence=earlier.split.source_ref_sequence + 1 if earlier else 1,
         rule_id=rule.id if rule else None,
         rule_version=rule.version if rule else None,
         rule_type=terms.rule_type,
@@ -80,7 +84,7 @@ async def _reverse_allocation(tx: WriteSession, draft: SplitDraft) -> CostToSpli
     row = await store.allocations.get(tx, draft.allocation_id)
     if row.source is AllocationSource.SPLIT:
         raise AllocationIsShare(row.id)
-    await service.allocations.reverse(tx, row.id, reason="Split over departments")
+    await service.reversals.reverse(tx, row.id, reason="Split over departments")
     return CostToSplit(
         amount=row.money,
         allocation_date=row.allocation_date,

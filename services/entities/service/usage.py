@@ -39,8 +39,9 @@ class UsageIntake:
         self._batcher = Batcher[_UsageEvent, Exception | None](self._allocate)
 
     async def record(self, origin: Origin, record: UsageRecord) -> None:
-        """Allocate the cost of a record; no effect if it was allocated before.
+        """Allocate the cost of a record; no effect if it was allocated before, even if that was reversed since.
 
+        A record that differs from the reversed one is allocated: it corrects it.
         Raises InvalidFields if a code is unknown, AllocationSourceTaken if the record had other contents before, and
         the errors of allocations.
         """
@@ -80,7 +81,7 @@ class UsageIntake:
             origins = [
                 event.origin for cost, event in zip(costs, events, strict=True) if isinstance(cost, AllocationDraft)
             ]
-            allocated = iter(await service.allocations.allocate_each(tx, drafts, origins))
+            allocated = iter(await service.allocations.allocate_each(tx, drafts, origins, reallocate=False))
             return [next(allocated) if isinstance(cost, AllocationDraft) else cost for cost in costs]
 
 

@@ -14,7 +14,7 @@ from services.entities.domain.allocations import AllocationQuery, Document
 from services.entities.domain.departments import DepartmentState
 from services.entities.domain.entities import EntityState
 from services.entities.errors.allocations import AllocationNotFound
-from services.entities.models.allocations import AllocationRow
+from services.entities.models.allocations import AllocationRow, DocumentUse
 from services.entities.models.entities import DepartmentRow, EntityRow
 
 _COLUMNS: Final = Columns[AllocationRow](of_table(AllocationRow))
@@ -66,7 +66,7 @@ async def find_target_departments(tx: ReadSession, department_ids: Collection[UU
 
 
 async def find_by_documents(tx: ReadSession, documents: Collection[Document]) -> Mapping[Document, AllocationRow]:
-    """Return the allocations of these documents, also outside of the caller's scope."""
+    """Return the latest allocation of each of these documents, also outside of the caller's scope."""
     if not documents:
         return {}
     keys = store.bulk.rows_as_table(
@@ -76,9 +76,21 @@ async def find_by_documents(tx: ReadSession, documents: Collection[Document]) ->
     # text must be a literal: with a parameter the planner can't use the index.
     same = AllocationRow.source == keys.c.source, AllocationRow.source_ref == keys.c.source_ref
     indexed = AllocationRow.source_ref != literal_column("''"), AllocationRow.reversal_of.is_(None)
-    each = select(AllocationRow).where(*same, *indexed).offset(0).lateral("each")
+    latest = AllocationRow.source_ref_sequence.desc()
+    each = select(AllocationRow).where(*same, *indexed).order_by(latest).limit(1).lateral("each")
     rows = await tx.all(select(aliased(AllocationRow, each)).select_from(keys.join(each, true())))
     return {row.document: row for row in rows}
+
+
+async def find_uses(tx: ReadSession, documents: Collection[Document]) -> Mapping[Document, DocumentUse]:
+    """Return the use of each of these documents that was allocated, also outside of the caller's scope."""
+    rows = await find_by_documents(tx, documents)
+    reversals = await find_reversals(tx, [row.id for row in rows.values()])
+    splits = await store.splits.find_of_allocations(tx, reversals)
+    return {
+        document: DocumentUse(row, reversed=row.id in reversals, split_id=splits.get(row.id))
+        for document, row in rows.items()
+    }
 
 
 async def append(tx: WriteSession, rows: Collection[AllocationRow]) -> frozenset[UUID]:
@@ -103,6 +115,11 @@ async def get(tx: ReadSession, allocation_id: UUID) -> AllocationRow:
     """Return the allocation. Raises AllocationNotFound."""
     query = _visible(tx).where(AllocationRow.id == allocation_id)
     return found(await tx.one_or_none(query), AllocationNotFound(allocation_id))
+
+
+async def list_by_ids(tx: ReadSession, allocation_ids: Collection[UUID]) -> Sequence[AllocationRow]:
+    """Return these allocations in the order of their ids, also outside of the caller's scope."""
+    return await tx.all(select(AllocationRow).where(AllocationRow.id.in_(allocation_ids)).order_by(AllocationRow.id))
 
 
 async def find_reversals(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, UUID]:

@@ -1,21 +1,68 @@
 """SQL for costs that were split."""
 
-from sqlalchemy import Uuid, literal, select
+from collections.abc import Collection, Mapping
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, Uuid, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import IntegrityError
 
-from kit.db import ReadSession, WriteSession, constraint_name
+from kit.db import ReadSession, WriteSession, constraint_name, found
 from services.entities.domain.splits import SplitFilter
-from services.entities.errors.allocation_rules import CostAlreadySplit
-from services.entities.models.splits import CostSplitRow
+from services.entities.errors.allocation_rules import CostAlreadySplit, CostSplitNotFound
+from services.entities.models.splits import CostSplitReversalRow, CostSplitRow, ReversibleSplit
 from serving.pages import Page, Slice
 
 
 async def lock(tx: WriteSession, source_ref: str) -> None:
-    """Prevent other transactions from splitting this cost until this one ends. Raises CostAlreadySplit."""
+    """Prevent other transactions from splitting this cost, and from reversing its split, until this one ends."""
     await tx.lock(f"cost split {source_ref}")
-    if await tx.one_or_none(select(CostSplitRow.id).where(CostSplitRow.source_ref == source_ref)):
-        raise CostAlreadySplit(source_ref)
+
+
+def _with_reversals() -> Select[CostSplitRow, CostSplitReversalRow]:
+    reversal = CostSplitReversalRow.split_id == CostSplitRow.id
+    return select(CostSplitRow, CostSplitReversalRow).outerjoin(CostSplitReversalRow, reversal)
+
+
+def _covered(tx: ReadSession) -> list[ColumnElement[bool]]:
+    if tx.scope is None:
+        return []
+    return [CostSplitRow.department_ids.contained_by(literal(list(tx.scope.department_ids), ARRAY(Uuid)))]
+
+
+async def find_latest(tx: ReadSession, source_ref: str) -> ReversibleSplit | None:
+    """Return the latest split of this cost, also outside of the caller's scope."""
+    query = _with_reversals().where(CostSplitRow.source_ref == source_ref)
+    rows = await tx.rows(query.order_by(CostSplitRow.source_ref_sequence.desc()).limit(1))
+    return ReversibleSplit(*rows[0]) if rows else None
+
+
+async def get(tx: ReadSession, split_id: UUID) -> ReversibleSplit:
+    """Return a split. Raises CostSplitNotFound."""
+    rows = await tx.rows(_with_reversals().where(CostSplitRow.id == split_id, *_covered(tx)))
+    return ReversibleSplit(*found(rows[0] if rows else None, CostSplitNotFound(split_id)))
+
+
+async def find_of_allocations(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
+    """Return the split of each of these allocations that was split, unless that split was reversed."""
+    if not allocation_ids:
+        return {}
+    rows = await tx.rows(_with_reversals().where(CostSplitRow.split_allocation_id.in_(allocation_ids)))
+    return {
+        split.split_allocation_id: split.id for split, reversal in rows if split.split_allocation_id and not reversal
+    }
+
+
+async def find_reversals(tx: ReadSession, split_ids: Collection[UUID]) -> Mapping[UUID, CostSplitReversalRow]:
+    """Return the reversal of each split that has one."""
+    rows = await tx.all(select(CostSplitReversalRow).where(CostSplitReversalRow.split_id.in_(split_ids)))
+    return {row.split_id: row for row in rows}
+
+
+async def insert_reversal(tx: WriteSession, reversal: CostSplitReversalRow) -> None:
+    """Record the reversal of a split."""
+    tx.add(reversal)
+    await tx.flush()
 
 
 async def insert(tx: WriteSession, split: CostSplitRow) -> None:
@@ -32,10 +79,7 @@ async def insert(tx: WriteSession, split: CostSplitRow) -> None:
 
 async def list_page(tx: ReadSession, page: Page, filters: SplitFilter) -> Slice[CostSplitRow]:
     """Return one page of the splits that match all filters, oldest first."""
-    query = select(CostSplitRow)
-    if tx.scope is not None:
-        covered = literal(list(tx.scope.department_ids), ARRAY(Uuid))
-        query = query.where(CostSplitRow.department_ids.contained_by(covered))
+    query = select(CostSplitRow).where(*_covered(tx))
     if filters.rule_id is not None:
         query = query.where(CostSplitRow.rule_id == filters.rule_id)
     if filters.source_ref:
