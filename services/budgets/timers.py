@@ -16,9 +16,9 @@ from services.budgets.service.dependencies import Dependencies
 
 
 @due(PERIOD_END_TIMER)
-async def open_next_period(tx: WriteSession, budget_id: UUID) -> None:
-    """Open the next period of a recurring budget."""
-    await service.rollovers.roll_over_due(tx, budget_id)
+async def end_period(tx: WriteSession, budget_id: UUID) -> None:
+    """Open the next period of a recurring budget; another one accepts only late postings from now on."""
+    await service.rollovers.end_period(tx, budget_id)
 
 
 @due(LATE_POSTING_END_TIMER)
@@ -43,4 +43,4 @@ async def expire_hold(dependencies: Dependencies, origin: Origin, hold_id: UUID)
         return
 
 
-HANDLERS: Final = (open_next_period, end_late_postings, check_forecast, expire_hold)
+HANDLERS: Final = (end_period, end_late_postings, check_forecast, expire_hold)

@@ -61,7 +61,8 @@ BUDGETS: Mapping[Enum, Mapping[Enum, Enum]] = {
     BudgetAction.RESERVE: {BudgetState.ACTIVE: BudgetState.ACTIVE},
     BudgetAction.RETURN: {state: state for state in BudgetState if state is not BudgetState.DRAFT},
     BudgetAction.ADOPT: {BudgetState.DRAFT: BudgetState.DRAFT, BudgetState.ACTIVE: BudgetState.ACTIVE},
-    BudgetAction.ROLL_OVER: {BudgetState.ACTIVE: BudgetState.CLOSING},
+    BudgetAction.END_PERIOD: {BudgetState.ACTIVE: BudgetState.CLOSING},
+    BudgetAction.ROLL_OVER: dict.fromkeys((BudgetState.ACTIVE, BudgetState.CLOSING), BudgetState.CLOSING),
 }
 HOLDS: Mapping[Enum, Mapping[Enum, Enum]] = {
     HoldAction.COMMIT: {HoldState.HELD: HoldState.COMMITTED},

@@ -20,7 +20,7 @@ THRESHOLDS_DEFAULT_BP: Final = (5000, 8000, 9000, 10000)
 """Alert thresholds of a budget that is created without any."""
 
 PERIOD_END_TIMER: Final = "rollover"
-"""Kind of the timers that roll active recurring budgets over when their period ends."""
+"""Kind of the timers at the end of the period of active budgets: recurring ones roll over, others are CLOSING."""
 LATE_POSTING_END_TIMER: Final = "late-posting-end"
 """Kind of the timers that close budgets in CLOSING when their days for late postings are over."""
 FORECAST_TIMER: Final = "forecast"
@@ -48,6 +48,7 @@ class BudgetAction(StrEnum):
     RESERVE = "reserved from"
     RETURN = "credited"
     ADOPT = "given another budget below it"
+    END_PERIOD = "ended"
     ROLL_OVER = "rolled over"
 
 
@@ -63,7 +64,9 @@ BUDGET_TRANSITIONS: Final[Mapping[tuple[BudgetState, BudgetAction], BudgetState]
     (_S.ACTIVE, _A.RESERVE): _S.ACTIVE,
     (_S.ACTIVE, _A.RETURN): _S.ACTIVE,
     (_S.ACTIVE, _A.ADOPT): _S.ACTIVE,
+    (_S.ACTIVE, _A.END_PERIOD): _S.CLOSING,
     (_S.ACTIVE, _A.ROLL_OVER): _S.CLOSING,
+    (_S.CLOSING, _A.ROLL_OVER): _S.CLOSING,
     (_S.CLOSING, _A.CHARGE): _S.CLOSING,
     (_S.CLOSING, _A.RETURN): _S.CLOSING,
     (_S.CLOSING, _A.CLOSE): _S.CLOSED,

@@ -136,8 +136,11 @@ def set_timers(tx: WriteSession, budget: BudgetRow) -> None:
 
 
 def set_period_end_timer(tx: WriteSession, budget: BudgetRow) -> None:
-    """Roll the budget over when its period ends, if it is active and recurring."""
-    if budget.recurring and budget.state is BudgetState.ACTIVE:
+    """Roll an active budget over when its period ends, or else end the period.
+
+    A budget that does not recur and is opened after its period stays open until it is closed.
+    """
+    if budget.state is BudgetState.ACTIVE and (budget.recurring or clock.now() < budget.period_end_time):
         set_timer(tx, PERIOD_END_TIMER, budget.id, budget.period_end_time)
     else:
         cancel_timer(tx, PERIOD_END_TIMER, budget.id)
@@ -153,7 +156,7 @@ def set_late_posting_end_timer(tx: WriteSession, budget: BudgetRow) -> None:
 
 
 def late_posting_end(budget: BudgetRow) -> datetime:
-    """Return the time up to which the budget accepts late postings once it was rolled over."""
+    """Return the time up to which the budget accepts late postings."""
     return dates.day_start(budget.period_end + timedelta(days=budget.late_posting_days), budget.time_zone)
 
 
@@ -240,7 +243,7 @@ async def reopen(tx: WriteSession, budget_id: UUID, owner: Owner, *, etag: str) 
 
 
 async def change_state(tx: WriteSession, budget_id: UUID, action: BudgetAction, *, etag: str = "") -> BudgetRow:
-    """Activate, close or reopen a budget; publish BudgetClosed when it is closed.
+    """Activate, close or reopen a budget, or end its period; publish BudgetClosed when it is closed.
 
     Raises BudgetNotFound, BudgetStateForbids, OwnerInactive, EtagMismatch.
     """
@@ -256,6 +259,19 @@ async def change_state(tx: WriteSession, budget_id: UUID, action: BudgetAction, 
     if budget.state is BudgetState.CLOSED:
         outbox.append(tx, events.published.budget_closed(budget.balance.terms))
     return budget
+
+
+async def end_period(tx: WriteSession, budget_id: UUID) -> None:
+    """Let an active budget whose period is over accept late postings only; without days for them, close it.
+
+    Does nothing for a recurring budget, which is rolled over.
+    """
+    budget = await store.budgets.lock(tx, budget_id)
+    if budget.state is not BudgetState.ACTIVE or budget.recurring or await tx.now() < budget.period_end_time:
+        return
+    await change_state(tx, budget_id, BudgetAction.END_PERIOD)
+    if not budget.late_posting_days:
+        await change_state(tx, budget_id, BudgetAction.CLOSE)
 
 
 async def close_after_late_postings(tx: WriteSession, budget_id: UUID) -> None:

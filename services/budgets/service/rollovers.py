@@ -95,6 +95,14 @@ async def roll_over(tx: WriteSession, budget_id: UUID, request: RolloverRequest)
     return await _roll_over(tx, tree, budget, request)
 
 
+async def end_period(tx: WriteSession, budget_id: UUID) -> None:
+    """Roll a recurring budget over if its period is over; another one accepts only late postings from then on."""
+    if (await store.budgets.get(tx, budget_id)).recurring:
+        await roll_over_due(tx, budget_id)
+    else:
+        await service.budgets.end_period(tx, budget_id)
+
+
 async def roll_over_due(tx: WriteSession, budget_id: UUID) -> None:
     """Roll a recurring budget over if its period is over, and the following periods up to the current one.
 
