@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Final
@@ -14,11 +15,11 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import BadRequestError
 
+from eventing.subjects import STREAM, inbox_prefix
 from kit.errors import Unavailable
 from kit.settings import Settings
 from kit.telemetry import log
 
-STREAM: Final = "BILLING"
 _SUBJECTS: Final = ("billing.>", "platform.>")
 """Events of our services, and events of outside systems."""
 _RETENTION_S: Final = 30 * 24 * 3600
@@ -28,13 +29,43 @@ _BATCH: Final = 64
 _RETRY_S: Final = 1.0
 
 
+_STORED: Final = b"$JS.ACK."
+"""Start of the reply subject of messages that are stored in a stream."""
+_STATUS: Final = re.compile(rb"NATS/1\.0 |(?s:.*)\r\n[ \t]*Status[ \t]*:")
+"""Headers with which the server sends a status instead of a message."""
+
+
+class _Client(Client):
+    """A client that ends stored messages which nats-py can't read, or would take for a status of the server.
+
+    Publishers choose subject and headers. Bytes that are not UTF-8 there would end the loop that reads the connection,
+    and a message with a status would never be acknowledged, so it would be delivered for ever.
+    """
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        stored = bytes(reply or b"").startswith(_STORED)
+        if not (stored and headers and _STATUS.match(headers)):
+            try:
+                await super()._process_msg(sid, subject, reply, data, headers)
+            except (UnicodeDecodeError, IndexError):
+                if not stored:
+                    log.error("message dropped: it can't be read", subject=repr(subject)[:300])
+                    return
+            else:
+                return
+        log.error("stored message dropped: it can't be read", subject=repr(subject)[:300], reply=repr(reply)[:300])
+        await self.publish(reply.decode(), b"+TERM")
+
+
 async def connect(settings: Settings) -> tuple[Client, JetStreamContext]:
     """Connect to NATS and create the stream. The client reconnects by itself, without a limit of attempts."""
-    client = await nats.connect(
+    client = _Client()
+    await client.connect(
         settings.nats_url.split(","),
         name=settings.service,
+        inbox_prefix=inbox_prefix(settings.service),
         max_reconnect_attempts=-1,
-        reconnect_time_wait=0.5,
+        reconnect_time_wait=0.5,  # type: ignore[arg-type]  # annotated as int, works with fractions
         connect_timeout=2,
         pending_size=-1,
         error_cb=_log_error,

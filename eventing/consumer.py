@@ -24,7 +24,8 @@ from nats.js.errors import NotFoundError
 from opentelemetry.trace import SpanKind
 from sqlalchemy import text
 
-from eventing.bus import STREAM
+from eventing import subjects
+from eventing.subjects import STREAM
 from kit import clock, ids, telemetry
 from kit.db import Database, WriteSession, to_billing_error
 from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable, error_type
@@ -46,6 +47,11 @@ _TRANSIENT = TimeoutError | Unavailable | DeadlineExceeded | Conflict | Overload
 ERROR_LENGTH_MAX = 2000
 """Maximum number of characters of an error that a dead letter stores."""
 
+_ACTOR_LENGTH_MAX = 128
+"""As in tokens."""
+_NOT_UTF8 = "\ufffd"
+"""What nats-py puts in place of bytes of a header that are not UTF-8."""
+
 EventT = TypeVar("EventT", bound=Message)
 InTransaction = Callable[[WriteSession, EventT], Awaitable[None]]
 OwnTransaction = Callable[[Any, Origin, EventT], Awaitable[None]]
@@ -58,6 +64,12 @@ _INSERT_DEAD_LETTER = text(
     " values (:id, :tenant_id, :consumer, :event_id, :subject, :body, :actor, :traceparent, :error, :deliveries)"
     " on conflict (tenant_id, consumer, event_id) do update set error = excluded.error"
 )
+
+
+def error_text(error: Exception) -> str:
+    """Return an error as text that PostgreSQL can store."""
+    text = repr(error)[:ERROR_LENGTH_MAX].replace("\0", "")
+    return text.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +138,27 @@ class Delivery:
     """Time of the transaction that appended the event; None if its sender does not report it."""
 
     @classmethod
-    def from_message(cls, message: Msg) -> "Delivery":
-        """Parse a NATS message. Raises KeyError or ValueError if it is not an event in our format."""
+    def from_message(cls, message: Msg, event: type[Message]) -> "Delivery":
+        """Parse a NATS message. Raises KeyError or ValueError if it is not an event of this type in our format.
+
+        What is accepted can be stored as a dead letter: PostgreSQL stores no NUL. NATS lets only the owner of an event
+        publish to its subject; an event whose headers name another source or type was copied there.
+        """
         headers, body = message.headers or {}, message.data.decode()
+        _check_equal("ce-type", headers["ce-type"], event.DESCRIPTOR.full_name)
+        _check_equal("ce-source", headers["ce-source"], subjects.source_of(event.DESCRIPTOR.file.package))
+        actor, traceparent = headers.get("ce-actor") or headers["ce-source"], headers.get("traceparent", "")
         if "\0" in body:
-            raise ValueError("contains NUL, which PostgreSQL can't store in a dead letter")
+            raise ValueError("the body contains NUL")
+        if len(actor) > _ACTOR_LENGTH_MAX or not actor.isprintable() or _NOT_UTF8 in actor:
+            raise ValueError("ce-actor is not printable text of at most 128 characters")
         return cls(
             event_id=UUID(headers["ce-id"]),
             tenant_id=UUID(message.subject.rpartition(".")[2]),
             subject=message.subject,
             body=body,
-            actor=headers.get("ce-actor") or headers.get("ce-source", ""),
-            traceparent=headers.get("traceparent", ""),
+            actor=actor,
+            traceparent=traceparent if Trace.is_header(traceparent) else "",
             deliveries=message.metadata.num_delivered or 1,
             event_time=_parse_time(headers.get("ce-time", "")),
         )
@@ -146,6 +167,11 @@ class Delivery:
         """Return the origin for the handler: the effect is made on behalf of the actor that caused the event."""
         deadline = time.monotonic() + _HANDLER_S
         return Origin(tenant_id=self.tenant_id, actor=self.actor, trace=trace, deadline=deadline)
+
+
+def _check_equal(header: str, value: str, expected: str) -> None:
+    if value != expected:
+        raise ValueError(f"{header} is {value[:_ACTOR_LENGTH_MAX]!r} instead of {expected!r}")
 
 
 def _parse_time(text: str) -> datetime | None:
@@ -167,8 +193,7 @@ class Consumer:
         self._dependencies = dependencies
         self._handler = handler
         self.name = f"{service}.{handler.name}"
-        self.durable = self.name.replace(".", "_")
-        """Name in JetStream, which allows no dots."""
+        self.durable = subjects.durable(self.name)
 
     async def run(self, jetstream: JetStreamContext) -> None:
         """Handle events until cancelled; handlers in progress are finished first."""
@@ -196,9 +221,10 @@ class Consumer:
 
     async def _process(self, message: Msg) -> None:
         try:
-            delivery = Delivery.from_message(message)
+            delivery = Delivery.from_message(message, self._handler.event)
         except (KeyError, ValueError) as error:
-            log.error("invalid event dropped", consumer=self.name, subject=message.subject, error=repr(error))
+            log.error("invalid event dropped", consumer=self.name, subject=message.subject, error=repr(error)[:300])
+            telemetry.EVENTS_CONSUMED.labels(self.name, "rejected").inc()
             await message.term()
             return
         parent = Trace.from_header(delivery.traceparent)
@@ -256,12 +282,23 @@ class Consumer:
             await message.nak(delay=self.retry_delays_s[min(delivery.deliveries, len(self.retry_delays_s)) - 1])
             telemetry.EVENTS_CONSUMED.labels(self.name, "retried").inc()
             return
-        async with self._db.write(delivery.origin(trace)) as tx:
-            await tx.execute(self._insert_dead_letter(delivery, error))
-            if self._handler.dead_lettered and not isinstance(error, json_format.ParseError):
-                await self._handler.dead_lettered(tx, self._parse(delivery))
+        try:
+            await self._dead_letter(delivery, trace, error)
+        except Exception as failure:  # noqa: BLE001 - the event must not be retried for ever
+            if to_billing_error(failure) is not None or isinstance(failure, _TRANSIENT):
+                await message.nak(delay=self.retry_delays_s[-1])
+                return
+            log.error("dead letter without effect", consumer=self.name, exc_info=failure)
+            await self._dead_letter(delivery, trace, error, notify=False)
         await message.term()
         telemetry.EVENTS_CONSUMED.labels(self.name, "dead_lettered").inc()
+
+    async def _dead_letter(self, delivery: Delivery, trace: Trace, error: Exception, *, notify: bool = True) -> None:
+        """Store the event as a dead letter; with `notify`, call the handler's `dead_lettered` as well."""
+        async with self._db.write(delivery.origin(trace)) as tx:
+            await tx.execute(self._insert_dead_letter(delivery, error))
+            if notify and self._handler.dead_lettered and not isinstance(error, json_format.ParseError):
+                await self._handler.dead_lettered(tx, self._parse(delivery))
 
     def _insert_dead_letter(self, delivery: Delivery, error: Exception) -> Any:
         return _INSERT_DEAD_LETTER.bindparams(
@@ -273,6 +310,6 @@ class Consumer:
             body=delivery.body,
             actor=delivery.actor,
             traceparent=delivery.traceparent,
-            error=repr(error)[:ERROR_LENGTH_MAX],
+            error=error_text(error),
             deliveries=delivery.deliveries,
         )

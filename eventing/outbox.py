@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy import DateTime, Interval, String, Text, Uuid, bindparam, func, select, text, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from eventing import bus
+from eventing import bus, subjects
 from kit import clock, ids, telemetry
 from kit.db import Base, Database, WriteSession
 from kit.origin import Origin
@@ -129,7 +129,7 @@ class Relay:
         self._poll_s = poll_s
         self._publish_timeout_s = publish_timeout_s
         self._jetstream = jetstream
-        self._source = f"/billing/{service}"
+        self._source = subjects.source_of(f"billing.{service}")
 
     async def run(self) -> None:
         """Publish events until cancelled: those of this process at once, those of other replicas every `poll_s`."""

@@ -79,6 +79,12 @@ class Trace:
             return cls(match[1], match[2], sampled=bool(int(match[3], 16) & 1))
         return cls(f"{random.getrandbits(128) | 1:032x}", _span_id(), sampled=random.random() < _sampling_ratio)  # noqa: S311
 
+    @staticmethod
+    def is_header(text: str) -> bool:
+        """True if this is a valid `traceparent` header."""
+        match = _TRACEPARENT.fullmatch(text)
+        return bool(match and match[1].strip("0") and match[2].strip("0"))
+
     def header(self) -> str:
         """Format as a `traceparent` header."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"

@@ -8,7 +8,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Integer, Text, Uuid, delete, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
-from eventing.consumer import ERROR_LENGTH_MAX, Consumer, Delivery
+from eventing.consumer import Consumer, Delivery, error_text
 from kit.db import Database, TenantRow
 from kit.errors import NotFound
 from kit.origin import Call
@@ -91,7 +91,7 @@ class OperationsServicer:
             await consumer.handle(delivery, call.trace)
         except Exception as error:
             async with self._db.write(call) as tx:
-                await tx.execute(update(DeadLetterRow).where(*key).values(error=repr(error)[:ERROR_LENGTH_MAX]))
+                await tx.execute(update(DeadLetterRow).where(*key).values(error=error_text(error)))
             raise
         async with self._db.write(call) as tx:
             await tx.execute(delete(DeadLetterRow).where(*key))

@@ -25,6 +25,7 @@ from tests.bench.figures import Goal
 from tests.bench.load import TIMEOUT_S, cpu_s
 from tests.bench.plan import Bench, Part
 from tests.bench.stack import Metadata, Process, Stack
+from tests.harness.events import headers_of
 
 _RECORDS: Final = 10_000
 _WARM_UP: Final = 500
@@ -88,7 +89,7 @@ async def _publish(nats_url: str, tenant_id: UUID, departments: Sequence[Departm
 
     async def publish(number: int) -> None:
         body = json_format.MessageToJson(_record(number, departments[number % len(departments)]), indent=None).encode()
-        headers = {"ce-id": str(uuid4()), "ce-time": clock.now().isoformat(), "ce-source": "/usage"}
+        headers = headers_of(UsageRecorded, ce_time=clock.now().isoformat())
         async with turn:
             await jetstream.publish(subject, body, headers=headers, timeout=TIMEOUT_S)
 

@@ -18,6 +18,7 @@ from kit.telemetry import Trace
 from services.budgets.service.allocated_costs import ALLOCATED
 from serving.server import Service
 from tests.budgets.budgets_api import BudgetsApi
+from tests.harness.events import headers_of
 from tests.harness.observe import eventually
 
 
@@ -60,9 +61,8 @@ class CostEvents:
     async def publish(self, *events: Message, event_id: UUID | None = None) -> None:
         jetstream = self._nats.jetstream()
         for event in events:
-            headers = {
-                "ce-id": str(event_id or uuid4()), "ce-actor": "carol", "traceparent": Trace.from_header(None).header(),
-            }  # fmt: skip
+            traceparent = Trace.from_header(None).header()
+            headers = headers_of(type(event), event_id, ce_actor="carol", traceparent=traceparent)
             body = json_format.MessageToJson(event, preserving_proto_field_name=True).encode()
             await jetstream.publish(f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}", body, headers=headers)
 

@@ -96,4 +96,4 @@ async def test_usage_is_charged(
     record = usage(engineering, "7.00 EUR")
     await UsageTracking(nats, tenant, admin).publish(record, record)
     (charge,) = await entries(1)
-    assert (charge.amount, charge.actor) == (money("7.00 EUR"), "/usage-tracking")
+    assert (charge.amount, charge.actor) == (money("7.00 EUR"), "/platform/usage")

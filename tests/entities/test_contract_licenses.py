@@ -1,7 +1,6 @@
 """Events of the licensing system about the licenses of contracts, also when they are delivered twice."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeAlias
 from uuid import UUID
@@ -10,18 +9,16 @@ import asyncpg
 import pytest
 from billing.entities.v1.contract_pb2 import Contract
 from google.protobuf.message import Message
+from nats.aio.client import Client
 from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
 
 from deploy.simulators import licensing
-from eventing import outbox
+from deploy.simulators.publishing import publish as publish_event
 from kit import tasks
-from kit.origin import Origin
-from kit.telemetry import Trace
 from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, day, let_days_pass
 from tests.entities.test_contract_states import wait_for_state
 from tests.harness.observe import eventually
-from tests.harness.services import Entities, Served
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Publish: TypeAlias = Callable[..., Awaitable[None]]
@@ -33,17 +30,14 @@ def contracts(api: EntitiesApi) -> ContractApi:
 
 
 @pytest.fixture
-def publish(entities_served: Served[Entities], tenant: UUID) -> Publish:
-    """Publishes events of the licensing system, through the outbox of the service under test."""
+def publish(nats: Client, tenant: UUID) -> Publish:
+    """Publishes events of the licensing system."""
 
-    async def append_to_outbox(*events: Message) -> None:
-        trace, deadline = Trace.from_header(None), time.monotonic() + 10
-        origin = Origin(tenant_id=tenant, actor="licensing", trace=trace, deadline=deadline)
-        async with entities_served.service.db.write(origin) as tx:
-            for event in events:
-                outbox.append(tx, event)
+    async def publish_all(*events: Message) -> None:
+        for event in events:
+            await publish_event(nats.jetstream(), event, tenant, licensing.SOURCE)
 
-    return append_to_outbox
+    return publish_all
 
 
 @pytest.fixture

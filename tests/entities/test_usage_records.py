@@ -89,12 +89,12 @@ class TestAllocation:
             gl_code="6200",
             allocation_date="2026-04-01",
             description="Storage",
-            actor="/usage-tracking",
+            actor="/platform/usage",
             create_time=allocation.create_time,
         )
         event = await published_events.first(CostAllocated)
         assert (event.allocation_id, event.source, event.source_ref) == (allocation.id, "USAGE", "meter-1:17")
-        assert published_events.headers(CostAllocated)["ce-actor"] == "/usage-tracking"
+        assert published_events.headers(CostAllocated)["ce-actor"] == "/platform/usage"
 
     async def test_codes_instead_of_ids(
         self, api: EntitiesApi, costs: AllocationApi, tracking: UsageTracking, engineering: Department

@@ -18,6 +18,7 @@ from kit import clock
 from kit.telemetry import Trace
 from serving.server import Service
 from tests.entities.allocation_api import money
+from tests.harness.events import headers_of
 from tests.harness.observe import eventually
 
 CONSUMER = "entities.allocate_usage"
@@ -45,7 +46,7 @@ class UsageTracking:
         await asyncio.gather(*(self.publish_raw(json_format.MessageToJson(each), event_id) for each in records))
 
     async def publish_raw(self, body: str, event_id: UUID | None = None) -> None:
-        headers = {"ce-id": str(event_id or uuid4()), "ce-source": "/usage-tracking"}
+        headers = headers_of(UsageRecorded, event_id)
         subject = f"{UsageRecorded.DESCRIPTOR.full_name}.{self.tenant_id.hex}"
         await self._jetstream.publish(subject, body.encode(), headers=headers, timeout=20)
 
@@ -95,5 +96,5 @@ class Replica:
     async def handle(self, event: Message) -> None:
         """Handle an event. Raises the error of the handler."""
         subject = f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}"
-        delivery = Delivery(uuid4(), self._tenant_id, subject, json_format.MessageToJson(event), "/usage-tracking", "")
+        delivery = Delivery(uuid4(), self._tenant_id, subject, json_format.MessageToJson(event), "/platform/usage", "")
         await self._consumers[type(event)].handle(delivery, Trace.from_header(None))

@@ -21,6 +21,7 @@ from grpc import aio
 from nats.js import JetStreamContext
 
 from eventing import bus
+from eventing.subjects import STREAM
 from kit.auth import ROLES, Principal, Scope
 from kit.db import Database
 from kit.origin import Call, Origin
@@ -73,7 +74,7 @@ async def worker_jetstream(kit_settings: Callable[..., Settings]) -> AsyncIterat
 async def jetstream(worker_jetstream: JetStreamContext, tenant: UUID) -> AsyncIterator[JetStreamContext]:
     """As above; events of the test are deleted afterwards, since new consumers of other tests would get them."""
     yield worker_jetstream
-    await worker_jetstream.purge_stream(bus.STREAM, subject=f"billing.*.v1.*.{tenant.hex}")
+    await worker_jetstream.purge_stream(STREAM, subject=f"billing.*.v1.*.{tenant.hex}")
 
 
 @pytest.fixture

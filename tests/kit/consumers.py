@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -12,11 +12,13 @@ from google.protobuf import json_format
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from eventing import bus, outbox
+from eventing import outbox
 from eventing.consumer import Consumer, Handler
+from eventing.subjects import STREAM
 from kit import tasks
 from kit.db import Database, WriteSession
 from kit.telemetry import Trace
+from tests.harness.events import headers_of
 
 Pool = asyncpg.Pool
 Publish = Callable[..., Awaitable[UUID]]
@@ -69,7 +71,7 @@ async def consuming(consumer: Consumer, jetstream: JetStreamContext) -> AsyncIte
     finally:
         await tasks.cancel_and_wait(task)
         with contextlib.suppress(NotFoundError):  # another replica deleted it
-            await jetstream.delete_consumer(bus.STREAM, consumer.name.replace(".", "_"))
+            await jetstream.delete_consumer(STREAM, consumer.name.replace(".", "_"))
 
 
 @pytest.fixture
@@ -79,10 +81,9 @@ def publish(jetstream: JetStreamContext, tenant: UUID) -> Callable[..., Awaitabl
     async def publish(budget_id: str = "b", *, event_id: UUID | None = None, body: bytes = b"", **headers: str) -> UUID:
         id = event_id or uuid4()
         body = body or json_format.MessageToJson(BudgetClosed(budget_id=budget_id)).encode()
-        all_headers: Mapping[str, str] = {
-            "ce-id": str(id), "ce-actor": "carol", "traceparent": Trace.from_header(None).header(),
-        } | {name.replace("_", "-"): value for name, value in headers.items()}  # fmt: skip
-        await jetstream.publish(f"billing.budgets.v1.BudgetClosed.{tenant.hex}", body, headers=dict(all_headers))
+        changed = {"ce_actor": "carol", "traceparent": Trace.from_header(None).header(), **headers}
+        all_headers = headers_of(BudgetClosed, id, **changed)
+        await jetstream.publish(f"billing.budgets.v1.BudgetClosed.{tenant.hex}", body, headers=all_headers)
         return id
 
     return publish

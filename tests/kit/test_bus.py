@@ -17,6 +17,7 @@ from nats.js.api import StreamConfig
 from deploy.local import servers
 from eventing import bus
 from eventing.bus import EventBus
+from eventing.subjects import STREAM
 from kit import tasks
 from kit.db import Database
 from kit.errors import Unavailable
@@ -125,7 +126,7 @@ class TestSubscribeAfter:
     ) -> None:
         first = await publish(1)
         last = await publish(2, 3, 4)
-        await jetstream.purge_stream(bus.STREAM, subject=subject, seq=last)
+        await jetstream.purge_stream(STREAM, subject=subject, seq=last)
         async with aclosing(event_bus.subscribe_after(subject, first)) as events:
             assert await take(events, 1) == [4]
 
@@ -176,10 +177,10 @@ class TestSubscribeAfter:
         await publish(1)
         async with aclosing(event_bus.subscribe_after(subject, first)) as events:
             assert await take(events, 1) == [1]
-            consumers = await jetstream.consumers_info(bus.STREAM)
+            consumers = await jetstream.consumers_info(STREAM)
             (own,) = [info for info in consumers if info.config.filter_subject == subject]
             taken = asyncio.ensure_future(take(events, 1))
-            await jetstream.delete_consumer(bus.STREAM, own.name)
+            await jetstream.delete_consumer(STREAM, own.name)
             await publish(2)
             assert await asyncio.wait_for(taken, 4) == [2], "sooner than by a missing heartbeat"
 
@@ -214,7 +215,7 @@ class TestRecovery:
             async with aclosing(event_bus.subscribe_after(subject, 3)) as events:
                 assert await take(events, 2) == [3, 4]
                 taken = asyncio.ensure_future(take(events, 2))
-                await jetstream.delete_stream(bus.STREAM)
+                await jetstream.delete_stream(STREAM)
                 await bus.ensure_stream(jetstream)
                 for number in (10, 11):
                     await jetstream.publish(subject, str(number).encode())
@@ -252,12 +253,12 @@ class TestStream:
     ) -> None:
         with servers.nats(tmp_path, durable=False) as server:
             operator = await nats.connect(server.url)
-            config = StreamConfig(name=bus.STREAM, subjects=["billing.>", "theirs.>"], max_age=3600)
+            config = StreamConfig(name=STREAM, subjects=["billing.>", "theirs.>"], max_age=3600)
             await operator.jetstream().add_stream(config)
             await operator.jetstream().publish("billing.probe.v1.Probed.x", b"1")
             for _ in range(2):
                 client, jetstream = await bus.connect(kit_settings(nats_url=server.url))
-                stream = await jetstream.stream_info(bus.STREAM)
+                stream = await jetstream.stream_info(STREAM)
                 assert stream.config.subjects == ["billing.>", "theirs.>", "platform.>"]
                 assert (stream.config.max_age, stream.state.messages) == (3600, 1)
                 await client.close()
@@ -266,7 +267,7 @@ class TestStream:
 
     async def test_events_of_outside_systems_are_stored(self, jetstream: JetStreamContext, tenant: UUID) -> None:
         subject = f"platform.usage.v1.UsageRecorded.{tenant.hex}"
-        assert (await jetstream.publish(subject, b"1")).stream == bus.STREAM
+        assert (await jetstream.publish(subject, b"1")).stream == STREAM
 
 
 class TestSubscribe:

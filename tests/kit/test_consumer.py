@@ -8,8 +8,9 @@ import pytest
 from billing.budgets.v1.events_pb2 import BudgetClosed
 from nats.js import JetStreamContext
 
-from eventing import bus, outbox
+from eventing import outbox
 from eventing.consumer import Consumer, Handler, on
+from eventing.subjects import STREAM
 from kit import tasks
 from kit.db import Database, WriteSession
 from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable
@@ -123,7 +124,7 @@ class TestEffect:
             await asyncio.sleep(turn % 30 * 0.0005)
             await asyncio.wait_for(tasks.cancel_and_wait(running, retry_s=0.02), 5)
             await publishing
-        await jetstream.delete_consumer(bus.STREAM, consumer.name.replace(".", "_"))
+        await jetstream.delete_consumer(STREAM, consumer.name.replace(".", "_"))
 
     def test_a_handler_is_named_by_its_function(self) -> None:
         @on(BudgetClosed)

@@ -10,8 +10,9 @@ from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from prometheus_client import REGISTRY
 
-from eventing import bus, outbox
+from eventing import outbox
 from eventing.consumer import Consumer, Handler
+from eventing.subjects import STREAM
 from kit.db import Database
 from kit.origin import Origin
 from kit.settings import Settings
@@ -86,12 +87,12 @@ async def test_events_that_a_consumer_has_not_received_are_counted(
         ack_policy=AckPolicy.EXPLICIT,
         deliver_policy=DeliverPolicy.NEW,
     )
-    await jetstream.add_consumer(bus.STREAM, config)
+    await jetstream.add_consumer(STREAM, config)
     for _ in range(3):
         await publish()
     await consumer.measure(jetstream)
     assert gauge("billing_events_pending", consumer=consumer.name) == 3
-    await jetstream.delete_consumer(bus.STREAM, consumer.durable)
+    await jetstream.delete_consumer(STREAM, consumer.durable)
 
 
 async def test_dead_letters_of_all_tenants_are_counted_by_consumer(db: Database, origin: Callable[..., Origin]) -> None:

@@ -16,6 +16,7 @@ from nats.js import JetStreamContext
 from deploy.local import servers
 from eventing import bus, outbox
 from eventing.outbox import Relay
+from eventing.subjects import STREAM
 from kit import tasks
 from kit.db import Database
 from kit.origin import Origin
@@ -196,7 +197,7 @@ class TestRelay:
             await eventually(table.is_empty)
             await kit_admin.execute("update budgets.outbox set publish_time = null where tenant_id = $1", tenant)
             await eventually(table.is_empty)
-        stream = await jetstream.stream_info(bus.STREAM, subjects_filter=f"billing.*.v1.*.{tenant.hex}")
+        stream = await jetstream.stream_info(STREAM, subjects_filter=f"billing.*.v1.*.{tenant.hex}")
         assert stream.state.subjects == {f"billing.budgets.v1.BudgetClosed.{tenant.hex}": 1}
 
     async def test_events_are_published_after_an_outage_of_nats(
@@ -211,7 +212,7 @@ class TestRelay:
                 assert not await table.is_empty()
                 nats.start()
                 await eventually(table.is_empty, within_s=20)
-            messages = await jetstream.stream_info(bus.STREAM, subjects_filter="billing.>")
+            messages = await jetstream.stream_info(STREAM, subjects_filter="billing.>")
             assert f"billing.budgets.v1.BudgetClosed.{origin().tenant_id.hex}" in (messages.state.subjects or {})
             await client.close()
 
@@ -226,10 +227,10 @@ class TestRelay:
         with servers.nats(tmp_path, durable=False) as nats:
             client, jetstream = await bus.connect(kit_settings(nats_url=nats.url))
             async with relaying(db, jetstream):
-                await jetstream.delete_stream(bus.STREAM)
+                await jetstream.delete_stream(STREAM)
                 await append(db, origin(), "after the loss")
                 await eventually(table.is_empty, within_s=20)
-            assert (await jetstream.stream_info(bus.STREAM)).state.messages == 1
+            assert (await jetstream.stream_info(STREAM)).state.messages == 1
             await client.close()
 
 
@@ -252,9 +253,9 @@ class TestPrune:
 
 class TestStream:
     async def test_creating_it_again_changes_nothing(self, jetstream: JetStreamContext) -> None:
-        before: Any = (await jetstream.stream_info(bus.STREAM)).config
+        before: Any = (await jetstream.stream_info(STREAM)).config
         await bus.ensure_stream(jetstream)
-        assert (await jetstream.stream_info(bus.STREAM)).config == before
+        assert (await jetstream.stream_info(STREAM)).config == before
         assert before.subjects == ["billing.>", "platform.>"]
         assert before.retention == "limits"
         assert before.storage == "file"

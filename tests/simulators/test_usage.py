@@ -12,6 +12,7 @@ from deploy.simulators import usage
 from deploy.simulators.usage import Plan, records
 from eventing.consumer import Delivery
 from kit.errors import InvalidFields
+from tests.harness.events import headers_of
 from tests.harness.observe import PublishedEvents
 
 
@@ -76,10 +77,9 @@ class TestProto:
 async def test_event_with_an_invalid_time_is_delivered(jetstream: JetStreamContext, tenant: UUID) -> None:
     subject = f"platform.usage.v1.UsageRecorded.{tenant.hex}"
     subscription = await jetstream.pull_subscribe(subject, durable=f"test_{tenant.hex}")
-    id = "0195f3f0-0000-7000-8000-000000000001"
     for time in ("yesterday", "2026-10-01T12:00:00", "2026-10-01T12:00:00Z"):
-        headers = {"ce-id": id, "ce-time": time, "ce-source": "/platform/usage"}
-        await jetstream.publish(subject, b"{}", headers=headers)
-    deliveries = [Delivery.from_message(message) for message in await subscription.fetch(3, timeout=5)]
+        await jetstream.publish(subject, b"{}", headers=headers_of(UsageRecorded, ce_time=time))
+    messages = await subscription.fetch(3, timeout=5)
+    deliveries = [Delivery.from_message(message, UsageRecorded) for message in messages]
     assert [delivery.event_time is not None for delivery in deliveries] == [False, False, True]
     assert {delivery.actor for delivery in deliveries} == {"/platform/usage"}
