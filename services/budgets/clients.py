@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from datetime import date
 from typing import Final
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from clients.rates import Rates
-from contract.values import money_to_proto
+from contract.values import date_text, money_to_proto
 from eventing.bus import EventBus
 from kit import ids
 from kit.errors import BillingError
@@ -68,10 +69,15 @@ class Owners:
             time_zone=(entity.time_zone or "UTC") if entity else "UTC",
         )
 
-    async def find_of_cost(self, origin: Origin, entity_id: UUID, department_id: UUID | None) -> CostOwner:
-        """Return the departments and entities above a cost, and the entity's time zone. Raises OwnerNotFound."""
+    async def find_of_cost(
+        self, origin: Origin, entity_id: UUID, department_id: UUID | None, day: date | None
+    ) -> CostOwner:
+        """Return the departments and entities above a cost, and the entity's time zone. Raises OwnerNotFound.
+
+        The departments are those of the day, or of today without one.
+        """
         entity_text, department_text = ids.ENTITY.format(entity_id), ids.DEPARTMENT.format_optional(department_id)
-        request = GetLineageRequest(entity_id=entity_text, department_id=department_text)
+        request = GetLineageRequest(entity_id=entity_text, department_id=department_text, as_of_date=date_text(day))
         try:
             reply = await self._client.call(self._entities.GetLineage, request, origin)
         except AioRpcError as error:

@@ -59,8 +59,8 @@ class BudgetsApi:
         request.MergeFrom(CreateEntityRequest(**given))
         return (await self.who.call(self.entities.entities.CreateEntity, request)).id
 
-    async def department(self, entity_id: str, code: str = "ENG", parent_id: str = "") -> str:
-        request = CreateDepartmentRequest(entity_id=entity_id, code=code, name=code, parent_id=parent_id)
+    async def department(self, entity_id: str, code: str = "ENG", parent_id: str = "", **given: Any) -> str:
+        request = CreateDepartmentRequest(entity_id=entity_id, code=code, name=code, parent_id=parent_id, **given)
         return (await self.who.call(self.entities.departments.CreateDepartment, request)).id
 
     async def open(self, amount: str = "1000.00", /, **given: Any) -> Budget:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -13,6 +13,7 @@ from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.entry_pb2 import Entry
 from billing.budgets.v1.events_pb2 import UnbudgetedSpendRecorded
 from billing.budgets.v1.unbudgeted_pb2 import UnbudgetedSpend
+from billing.entities.v1.department_service_pb2 import MoveDepartmentRequest
 from billing.operations.v1.operations_service_pb2 import ListDeadLettersRequest
 from billing.type.v1.money_pb2 import Money
 
@@ -82,6 +83,20 @@ class TestCharge:
             "It is a budget of the department of the cost. It is for the category 'cloud'."
             " It is number 1 of 2 such budgets by age."
         )
+
+    async def test_preview_follows_the_departments_of_the_day_of_the_cost(
+        self, api: BudgetsApi, company: str, cost_events: CostEvents
+    ) -> None:
+        year = datetime.now(UTC).year
+        first, moved = f"{year}-01-01", f"{year}-02-01"
+        old, new = [await api.department(company, code, start_date=first) for code in ("OLD", "NEW")]
+        team = await api.department(company, "TEAM", old, start_date=first)
+        budgets = {old: await api.open(department_id=old), new: await api.open(department_id=new)}
+        move = MoveDepartmentRequest(id=team, new_parent_id=new, effective_date=moved)
+        await api.who.call(api.entities.departments.MoveDepartment, move)
+        for day, parent in ((first, old), (moved, new)):
+            preview = await api.cost_budget(company, department_id=team, allocation_date=day)
+            assert preview.budget.id == budgets[parent].id
 
     async def test_preview_says_that_no_budget_fits(self, api: BudgetsApi, company: str) -> None:
         preview = await api.cost_budget(company, allocation_date="2001-01-01")

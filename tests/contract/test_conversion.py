@@ -106,6 +106,7 @@ OF_FIELD: Final[Mapping[str, Any]] = {
     "cost_allocations.id": ONE,
     # values in a form, with an order, or that differ
     "Refund.original": Money(Decimal(12), "USD"),
+    "departments.state_changes": [date(2026, 6, 1)],
     "RenewalFacts.today": date(2026, 6, 1), "ContractTerms.start_date": date(2026, 1, 1),
     "ContractTerms.end_date": date(2027, 1, 1), "WatchAlertsRequest.last_event_id": "7", "position": b"",
     "BusinessHours.start": "09:00", "BusinessHours.end": "17:00",

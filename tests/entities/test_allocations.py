@@ -74,7 +74,7 @@ class TestAllocateCost:
         old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
         department = await api.create_department(acme, "ENG", parent_id=old.id)
         before = await costs.allocate(department)
-        moved = "update entities.departments set parent_id = $1 where id = $2"
+        moved = "update entities.department_history set parent_id = $1 where department_id = $2"
         await admin.execute(moved, ids.DEPARTMENT.parse(new.id), ids.DEPARTMENT.parse(department.id))
         assert list((await costs.get(before)).department_path) == [old.id, department.id]
         assert list((await costs.allocate(department)).department_path) == [new.id, department.id]
@@ -162,10 +162,12 @@ class TestRefused:
     async def test_inactive_department_is_refused(
         self, costs: AllocationApi, engineering: Department, admin: "asyncpg.Pool[asyncpg.Record]"
     ) -> None:
-        closed = "update entities.departments set state = 'INACTIVE' where id = $1"
+        closed = (
+            "update entities.departments set state = 'INACTIVE', state_changes = array[current_date - 1] where id = $1"
+        )
         await admin.execute(closed, ids.DEPARTMENT.parse(engineering.id))
         error = await refusal(costs.allocate(engineering))
-        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_STATE")
+        assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "DEPARTMENT_INACTIVE_ON_DATE")
 
     async def test_unknown_department_is_not_found(self, costs: AllocationApi) -> None:
         assert (await refusal(costs.allocate(UNKNOWN_ID))).reason == "DEPARTMENT_NOT_FOUND"

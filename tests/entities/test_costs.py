@@ -16,16 +16,21 @@ from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.exchange_rate_pb2 import ConversionRate
 from grpc import StatusCode
+from grpc.aio import AioRpcError
 
 from kit import ids
 from tests.entities.allocation_api import money_text
 from tests.entities.costs_api import CostsApi, sum_values
-from tests.harness.callers import Caller, refusal
+from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.services import Entities
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 GROUPINGS = ("CATEGORY", "GL_CODE", "MONTH", "DEPARTMENT")
 POSTED, CURRENT = DepartmentCosts.POSTED, DepartmentCosts.CURRENT
+FIRST = date(2026, 1, 28)
+"""First day of all departments with random costs."""
+TODAY = "9999-12-31"
+"""A day after all moves."""
 
 
 @pytest.fixture
@@ -45,15 +50,22 @@ async def acme(api: CostsApi) -> Entity:
 
 @dataclass
 class Model:
-    """A simple model of the posted costs: every allocation with the path of its department at that time."""
+    """A simple model of the posted costs: every allocation with the path of its department on its day."""
 
-    parents: dict[str, str] = field(default_factory=dict)
-    """Parent by id; empty at the top."""
+    placements: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """First day and parent of each placement by id; an empty parent at the top."""
     posted: list[tuple[Allocation, list[str]]] = field(default_factory=list)
 
-    def path(self, department: str) -> list[str]:
-        """The ids from the department up to the top."""
-        return [department, *(self.path(self.parents[department]) if self.parents[department] else [])]
+    def path(self, department: str, day: str) -> list[str]:
+        """The ids from the department up to the top on a day, in the history as it is known now."""
+        parents = [parent for start, parent in self.placements[department] if start <= day]
+        parent = parents[-1] if parents else self.placements[department][0][1]
+        return [department, *(self.path(parent, day) if parent else [])]
+
+    def move(self, department: str, parent: str, day: str) -> None:
+        """Place the department below another one from the day on."""
+        kept = [placement for placement in self.placements[department] if placement[0] < day]
+        self.placements[department] = [*kept, (day, parent)]
 
     def post(self, allocation: Allocation, path: list[str]) -> None:
         self.posted.append((allocation, path))
@@ -61,7 +73,7 @@ class Model:
     def allocations_of(self, department: str, tree: Any, *, below: bool) -> Iterator[Allocation]:
         """The allocations that count for the department."""
         for allocation, path in self.posted:
-            ancestors = path if tree == POSTED else self.path(allocation.department_id)
+            ancestors = path if tree == POSTED else self.path(allocation.department_id, TODAY)
             if department in (ancestors if below else ancestors[:1]):
                 yield allocation
 
@@ -102,27 +114,34 @@ def group_key(group: CostGroup, by: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(getattr(group, fields.get(each, each.lower()))) for each in by)
 
 
+def random_day(random: Random) -> str:
+    return (FIRST + timedelta(days=random.randrange(36))).isoformat()
+
+
 async def post_random_costs(api: CostsApi, entity: Entity, random: Random) -> Model:
-    """Post random allocations, with moves and reversals in between; return the model of them."""
+    """Post random allocations, with moves in the past and reversals in between; return the model of them."""
     model = Model()
     departments: list[str] = []
     for number in range(9):
         parent = random.choice(["", *departments])
-        departments.append((await api.create_department(entity, f"D{number}", parent_id=parent)).id)
-        model.parents[departments[-1]] = parent
-    first = date(2026, 1, 28)
+        created = await api.create_department(entity, f"D{number}", parent_id=parent, start_date=FIRST.isoformat())
+        departments.append(created.id)
+        model.placements[created.id] = [(FIRST.isoformat(), parent)]
     for _ in range(8):
         mover, target = random.sample(departments, 2)
-        if mover not in model.path(target):
-            await api.move_department(mover, target)
-            model.parents[mover] = target
+        moved = random_day(random)
+        try:
+            await api.move_department(mover, target, moved)
+            model.move(mover, target, moved)
+        except AioRpcError as error:
+            assert Refusal.of(error).reason == "DEPARTMENT_CYCLE"
         for _ in range(6):
-            department, day = random.choice(departments), first + timedelta(days=random.randrange(36))
+            department, day = random.choice(departments), random_day(random)
             allocation = await api.allocate(
-                department, day.isoformat(), f"{random.randrange(1, 9999) / 100:.2f} {random.choice(['EUR', 'USD'])}",
+                department, day, f"{random.randrange(1, 9999) / 100:.2f} {random.choice(['EUR', 'USD'])}",
                 category=random.choice(["", "cloud", "people"]), gl_code=random.choice(["", "6000", "6100"]),
             )  # fmt: skip
-            model.post(allocation, model.path(department))
+            model.post(allocation, model.path(department, day))
         allocation, path = random.choice(model.posted)
         if not allocation.reversal_of_id and all(each.reversal_of_id != allocation.id for each, _ in model.posted):
             later = random.choice(["", "2026-03-04"])
@@ -137,7 +156,7 @@ async def test_every_grouping_of_both_trees_matches_a_simple_model(api: CostsApi
     model = await post_random_costs(api, acme, random)
     period, compared = ("2026-01-30", "2026-03-03"), 0
     for by in chain.from_iterable(combinations(GROUPINGS, count) for count in range(5)):
-        for department in random.sample(list(model.parents), 3):
+        for department in random.sample(list(model.placements), 3):
             order, tree, below = random.sample(by, len(by)), random.choice([POSTED, CURRENT]), random.random() < 0.8
             result = await api.costs(department, *period, by=order, tree=tree, include_descendants=below)
             expected = model.groups(department, period, order, tree, below=below)
@@ -150,11 +169,36 @@ async def test_every_grouping_of_both_trees_matches_a_simple_model(api: CostsApi
 
 
 class TestTrees:
-    async def test_costs_before_a_move_stay_in_the_posted_tree(self, api: CostsApi, acme: Entity) -> None:
+    async def test_late_cost_counts_below_the_parent_of_its_day(self, api: CostsApi, acme: Entity) -> None:
+        old, new = [await api.create_department(acme, code, start_date="2026-01-01") for code in ("OLD", "NEW")]
+        team = await api.create_department(acme, "TEAM", parent_id=old.id, start_date="2026-01-01")
+        await api.move_department(team, new, "2026-11-28")
+        for day, parent in (("2026-10-20", old), ("2026-11-27", old), ("2026-11-28", new)):
+            late = await api.allocate(team, day, "10.00 EUR")
+            assert list(late.department_path) == [parent.id, team.id]
+        assert [await api.total(each, tree=POSTED) for each in (old, new)] == ["20.00 EUR", "10.00 EUR"]
+
+    async def test_prepaid_cost_counts_below_the_planned_parent(self, api: CostsApi, acme: Entity) -> None:
         old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
         team = await api.create_department(acme, "TEAM", parent_id=old.id)
+        tomorrow, later = [(datetime.now(UTC).date() + timedelta(days=days)).isoformat() for days in (1, 5)]
+        await api.move_department(team, new, later)
+        paths = [list((await api.allocate(team, day)).department_path) for day in (tomorrow, later)]
+        assert paths == [[old.id, team.id], [new.id, team.id]]
+
+    async def test_cost_before_the_first_placement_counts_below_the_first_parent(
+        self, api: CostsApi, acme: Entity
+    ) -> None:
+        old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
+        team = await api.create_department(acme, "TEAM", parent_id=old.id)
+        await api.move_department(team, new, (datetime.now(UTC).date() + timedelta(days=1)).isoformat())
+        assert list((await api.allocate(team, "2025-12-31")).department_path) == [old.id, team.id]
+
+    async def test_posted_costs_stay_although_the_history_is_corrected(self, api: CostsApi, acme: Entity) -> None:
+        old, new = [await api.create_department(acme, code, start_date="2026-01-01") for code in ("OLD", "NEW")]
+        team = await api.create_department(acme, "TEAM", parent_id=old.id, start_date="2026-01-01")
         await api.allocate(team, "2026-05-01", "10.00 EUR")
-        await api.move_department(team, new)
+        await api.move_department(team, new, "2026-04-01")
         await api.allocate(team, "2026-05-01", "1.00 EUR")
         assert [await api.total(each, tree=POSTED) for each in (old, new, team)] == [
             "10.00 EUR",
@@ -169,11 +213,11 @@ class TestTrees:
         assert await api.total(old) == "10.00 EUR", "POSTED is the default"
 
     async def test_costs_posted_between_a_move_and_its_reversion_are_found(self, api: CostsApi, acme: Entity) -> None:
-        old, new = await api.create_department(acme, "OLD"), await api.create_department(acme, "NEW")
-        team = await api.create_department(acme, "TEAM", parent_id=old.id)
-        await api.move_department(team, new)
+        old, new = [await api.create_department(acme, code, start_date="2026-01-01") for code in ("OLD", "NEW")]
+        team = await api.create_department(acme, "TEAM", parent_id=old.id, start_date="2026-01-01")
+        await api.move_department(team, new, "2026-04-01")
         await api.allocate(team, "2026-05-01", "1.00 EUR")
-        await api.move_department(team, old)
+        await api.move_department(team, old, "2026-04-01")
         assert [await api.total(each, tree=POSTED) for each in (old, new)] == ["0.00 EUR", "1.00 EUR"]
 
     async def test_reversal_counts_where_the_cost_was_posted(self, api: CostsApi, acme: Entity) -> None:

@@ -29,7 +29,6 @@ DEPARTMENTS = {
         DepartmentAction.CHANGE: DepartmentState.ACTIVE,
         DepartmentAction.ADD_CHILD: DepartmentState.ACTIVE,
         DepartmentAction.MOVE: DepartmentState.ACTIVE,
-        DepartmentAction.ADD_COST: DepartmentState.ACTIVE,
         DepartmentAction.DEACTIVATE: DepartmentState.INACTIVE,
     },
     DepartmentState.INACTIVE: {

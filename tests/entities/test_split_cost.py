@@ -14,7 +14,7 @@ from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity
 from grpc import StatusCode, aio
 
-from kit import ids
+from kit import clock, ids
 from tests.entities.allocation_api import money
 from tests.entities.rules_api import RulesApi, amounts, even, split_request, target, terms
 from tests.harness.callers import Caller, Refusal, refusal
@@ -245,8 +245,9 @@ class TestScopeOfRule:
     ) -> None:
         rule = await api.create_rule(*even(eng, sales))
         await api.deactivate_department(sales)
-        error = await refusal(api.split("1.00 EUR", rule_id=rule.id, source_ref="bill"))
-        assert (error.reason, error.metadata["department_id"]) == ("DEPARTMENT_STATE", sales.id)
+        today = clock.now().date().isoformat()
+        error = await refusal(api.split("1.00 EUR", rule_id=rule.id, source_ref="bill", allocation_date=today))
+        assert (error.reason, error.metadata["department_id"]) == ("DEPARTMENT_INACTIVE_ON_DATE", sales.id)
         assert await api.allocations_of_all(eng, sales) == []
         await api.update_rule(rule, targets=even(eng))
         assert amounts(await api.split("1.00 EUR", rule_id=rule.id, source_ref="bill")) == ["1.00 EUR"]

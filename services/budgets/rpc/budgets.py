@@ -4,6 +4,7 @@ from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import Budget, CostBudgetPreview
 from billing.budgets.v1.rollover_pb2 import Rollover, Transfer
 
+from contract.values import date_from_text
 from kit import clock, ids
 from kit.db import Database
 from kit.origin import Call
@@ -48,7 +49,8 @@ class BudgetServicer:
     async def PreviewCostBudget(self, request: pb.PreviewCostBudgetRequest, call: Call) -> CostBudgetPreview:
         entity_id = ids.ENTITY.parse(request.entity_id, "entity_id")
         department_id = ids.DEPARTMENT.parse_optional(request.department_id, "department_id")
-        owner = await self._owners.find_of_cost(call, entity_id, department_id)
+        day = date_from_text(request.allocation_date)
+        owner = await self._owners.find_of_cost(call, entity_id, department_id, day)
         cost = convert.allocated_costs.attributes_from_proto(request, owner, clock.now())
         preview = await self._allocated_costs.preview(call, cost)
         return convert.allocated_costs.preview_to_proto(preview.budget, preview.explanation, preview.matches)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from billing.entities.v1 import department_service_pb2 as pb
 from billing.entities.v1.department_pb2 import Department, DepartmentPlacement
 
-from contract.values import date_text, enum_or_none, time_to_proto
+from contract.values import date_from_text, date_text, enum_or_none, time_to_proto
 from kit import ids
 from services.entities import convert
 from services.entities.domain.departments import DepartmentDraft, DepartmentFilter, DepartmentState
@@ -17,6 +17,7 @@ _DEPARTMENT_CLEARED: Final[Mapping[str, Any]] = {
     "gl_code": "",
     "manager_user_id": "",
     "headcount": 0,
+    "start_date": "",
 }
 """Value of each optional field after it is cleared; the others can't be cleared."""
 
@@ -37,6 +38,8 @@ def to_proto(row: DepartmentRow) -> Department:
         etag=row.etag,
         create_time=time_to_proto(row.create_time),
         update_time=time_to_proto(row.update_time),
+        start_date=date_text(row.start_date),
+        inactive_date=date_text(row.active_days.inactive_since),
     )
 
 
@@ -61,6 +64,7 @@ def draft_from_proto(request: pb.CreateDepartmentRequest) -> DepartmentDraft:
         gl_code=request.gl_code,
         manager_user_id=request.manager_user_id,
         headcount=request.headcount,
+        start_date=date_from_text(request.start_date),
     )
 
 
@@ -77,4 +81,7 @@ def filter_from_proto(request: pb.ListDepartmentsRequest) -> DepartmentFilter:
 
 def changes_from_proto(request: pb.UpdateDepartmentRequest) -> Mapping[str, Any]:
     """Return the columns that UpdateDepartmentRequest changes, with their new values. Raises InvalidFields."""
-    return convert.changes.changed_columns(request, _DEPARTMENT_CLEARED)
+    changes = dict(convert.changes.changed_columns(request, _DEPARTMENT_CLEARED))
+    if "start_date" in changes:
+        changes["start_date"] = date_from_text(changes["start_date"])
+    return changes

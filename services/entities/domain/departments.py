@@ -1,13 +1,15 @@
 """Departments: states, limits and input types."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
 from kit import resources
-from services.entities.errors.departments import DepartmentStateForbids, DepartmentTreeTooDeep
+from services.entities.errors.departments import DepartmentInactiveOnDate, DepartmentStateForbids, DepartmentTreeTooDeep
 
 DEPARTMENT_DEPTH_MAX: Final = 16
 """Most levels of departments in one entity."""
@@ -25,7 +27,6 @@ class DepartmentAction(StrEnum):
 
     CHANGE = "changed"
     ADD_CHILD = "given another department below it"
-    ADD_COST = "given a cost"
     MOVE = "moved"
     DEACTIVATE = "deactivated"
     ACTIVATE = "activated"
@@ -34,7 +35,6 @@ class DepartmentAction(StrEnum):
 DEPARTMENT_TRANSITIONS: Final[Mapping[tuple[DepartmentState, DepartmentAction], DepartmentState]] = {
     (DepartmentState.ACTIVE, DepartmentAction.CHANGE): DepartmentState.ACTIVE,
     (DepartmentState.ACTIVE, DepartmentAction.ADD_CHILD): DepartmentState.ACTIVE,
-    (DepartmentState.ACTIVE, DepartmentAction.ADD_COST): DepartmentState.ACTIVE,
     (DepartmentState.ACTIVE, DepartmentAction.MOVE): DepartmentState.ACTIVE,
     (DepartmentState.ACTIVE, DepartmentAction.DEACTIVATE): DepartmentState.INACTIVE,
     (DepartmentState.INACTIVE, DepartmentAction.CHANGE): DepartmentState.INACTIVE,
@@ -55,6 +55,38 @@ class DepartmentDraft:
     gl_code: str
     manager_user_id: str
     headcount: int
+    start_date: date | None
+    """First day of which it accepts costs; None: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveDays:
+    """The days on which a department is active, and accepts costs of."""
+
+    start: date | None
+    """None: no limit."""
+    state_changes: Sequence[date]
+    """Days on which it was deactivated, activated again, deactivated and so on, in turn."""
+
+    @property
+    def inactive_since(self) -> date | None:
+        """The first day on which an inactive department is inactive; None if it is active."""
+        return self.state_changes[-1] if len(self.state_changes) % 2 else None
+
+    def with_change(self, day: date) -> Sequence[date]:
+        """Return the state changes with another one on `day`."""
+        return [*self.state_changes, max([day, *self.state_changes[-1:]])]
+
+    def check(self, department_id: UUID, day: date) -> None:
+        """Raise DepartmentInactiveOnDate unless the department is active on `day`."""
+        if self.start and day < self.start:
+            raise DepartmentInactiveOnDate(department_id, day, start=self.start)
+        changes = bisect_right(self.state_changes, day)
+        if changes % 2:
+            until = self.state_changes[changes] if changes < len(self.state_changes) else None
+            raise DepartmentInactiveOnDate(
+                department_id, day, inactive_from=self.state_changes[changes - 1], until=until
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from services.entities.domain.departments import DEPARTMENT_DEPTH_MAX
@@ -18,6 +18,13 @@ MOVES_TIMER: Final = "department-moves"
 
 Parents: TypeAlias = Mapping[UUID, UUID | None]
 """The tree of one day: the parent of each department, None at the top."""
+
+
+class DatedDepartment(NamedTuple):
+    """A department on a day."""
+
+    department_id: UUID
+    day: date
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,32 @@ class DepartmentStateForbids(StateForbids):
     kind = ids.DEPARTMENT
 
 
+class DepartmentInactiveOnDate(FailedPrecondition):
+    reason = "DEPARTMENT_INACTIVE_ON_DATE"
+
+    def __init__(
+        self,
+        department_id: UUID,
+        day: date,
+        *,
+        start: date | None = None,
+        inactive_from: date | None = None,
+        until: date | None = None,
+    ) -> None:
+        """With `start` for a day before that, else with the days between which the department was inactive."""
+        text = ids.DEPARTMENT.format(department_id)
+        inactive = f"was inactive from {inactive_from} until {until}" if until else f"is inactive since {inactive_from}"
+        why = f"it starts on {start}" if start else f"it {inactive}"
+        super().__init__(
+            f"The department {text} accepts only costs of days on which it is active, not of {day}: {why}.",
+            department_id=text,
+            allocation_date=day,
+            start_date=start,
+            inactive_date=inactive_from,
+            active_again_date=until,
+        )
+
+
 class DepartmentCodeTaken(AlreadyExists):
     reason = "DEPARTMENT_CODE_TAKEN"
 

@@ -25,7 +25,7 @@ class AllocationRow(TenantRow):
     department_id: Mapped[UUID | None] = mapped_column(Uuid)
     """None: the cost belongs to the entity as a whole."""
     department_path: Mapped[Sequence[UUID]] = mapped_column(ARRAY(Uuid))
-    """Position of the department when the cost was posted: the ids from the top of the entity down to itself."""
+    """Position of the department on the day of the cost, as known when it was posted; see `Allocation`."""
     category: Mapped[str] = mapped_column(String)
     source: Mapped[AllocationSource] = mapped_column(text_enum(AllocationSource))
     source_ref: Mapped[str] = mapped_column(String)

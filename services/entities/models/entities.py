@@ -1,16 +1,17 @@
 """Tables of entities and departments, and of their history."""
 
+from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from sqlalchemy import Date, DateTime, Integer, String, Uuid, func
+from sqlalchemy import ARRAY, Date, DateTime, Integer, String, Uuid, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from kit import ids
 from kit.db import TenantRow, VersionedRow, text_enum
-from services.entities.domain.departments import DepartmentState
+from services.entities.domain.departments import ActiveDays, DepartmentState
 from services.entities.domain.entities import Address, Consolidation, EntityState, EntityType
 from services.entities.domain.placements import Placement
 
@@ -80,6 +81,15 @@ class DepartmentRow(VersionedRow):
     """Empty: no manager."""
     headcount: Mapped[int] = mapped_column(Integer)
     state: Mapped[DepartmentState] = mapped_column(text_enum(DepartmentState))
+    start_date: Mapped[date | None] = mapped_column(Date)
+    """First day of which it accepts costs; None: no limit."""
+    state_changes: Mapped[Sequence[date]] = mapped_column(ARRAY(Date), default=list)
+    """Days on which it was deactivated, activated again, deactivated and so on, in turn."""
+
+    @property
+    def active_days(self) -> ActiveDays:
+        """The days on which it is active."""
+        return ActiveDays(self.start_date, self.state_changes)
 
 
 class DepartmentHistoryRow(TenantRow):

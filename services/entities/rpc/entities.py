@@ -69,8 +69,9 @@ class EntityServicer:
     async def GetLineage(self, request: pb.GetLineageRequest, call: Call) -> pb.GetLineageResponse:
         entity_id = ids.ENTITY.parse(request.entity_id, "entity_id")
         department_id = ids.DEPARTMENT.parse_optional(request.department_id, "department_id")
+        as_of = date_from_text(request.as_of_date)
         async with self._db.read(call) as tx:
-            entities, departments = await service.entities.get_lineage(tx, entity_id, department_id)
+            entities, departments = await service.entities.get_lineage(tx, entity_id, department_id, as_of=as_of)
         return pb.GetLineageResponse(
             entities=map(convert.entities.to_proto, entities),
             departments=map(convert.departments.to_proto, departments),

@@ -12,8 +12,8 @@ from kit.errors import BillingError, Conflict, InvalidFields, Violation
 from kit.origin import Origin
 from services.entities import domain, events, service, store
 from services.entities.domain.allocations import AllocationDraft, AllocationQuery, AllocationSource
-from services.entities.domain.departments import DepartmentAction
 from services.entities.domain.entities import EntityAction
+from services.entities.domain.placements import DatedDepartment
 from services.entities.domain.rates import Conversion, DerivedRate
 from services.entities.errors.allocations import (
     AllocationSourceTaken,
@@ -119,7 +119,8 @@ class _Targets:
 
     entities: Mapping[UUID, TargetEntity]
     departments: Mapping[UUID, TargetDepartment]
-    paths: Mapping[UUID, Sequence[UUID]]
+    paths: Mapping[DatedDepartment, Sequence[UUID]]
+    """The path to each department in the tree of the day of the cost."""
     counterparties: Collection[UUID]
     contracts: Mapping[UUID, LinkedContract]
     rates: Mapping[Conversion, DerivedRate | None]
@@ -138,7 +139,7 @@ class _Targets:
         domain.entities.advance(entity.id, entity.state, EntityAction.ADD_COST)
         if draft.department_id:
             department = self.departments[draft.department_id]
-            domain.departments.advance(department.id, department.state, DepartmentAction.ADD_COST)
+            department.active_days.check(department.id, draft.allocation_date)
         if draft.counterparty_entity_id == entity.id:
             text = "must be another entity than the one that the cost is allocated to"
             raise InvalidFields([Violation("counterparty_entity_id", text, "counterparty.other")])
@@ -167,7 +168,9 @@ async def _find_targets(tx: ReadSession, drafts: Sequence[AllocationDraft]) -> _
     targets = _Targets(
         entities=await store.allocations.find_target_entities(tx, entities),
         departments=await store.allocations.find_target_departments(tx, departments),
-        paths=await store.departments.find_paths(tx, departments) if departments else {},
+        paths=await store.placements.find_paths(
+            tx, {DatedDepartment(draft.department_id, draft.allocation_date) for draft in drafts if draft.department_id}
+        ),
         counterparties=await store.entities.filter_existing(tx, counterparties),
         contracts=await store.commitments.find_linked(tx, {draft.contract_id for draft in drafts if draft.contract_id}),
         rates={},
@@ -210,7 +213,9 @@ def _row(draft: AllocationDraft, origin: Origin, targets: _Targets, sequence: in
         id=ids.new(),
         entity_id=entity.id,
         department_id=draft.department_id,
-        department_path=targets.paths[draft.department_id] if draft.department_id else [],
+        department_path=(
+            targets.paths[DatedDepartment(draft.department_id, draft.allocation_date)] if draft.department_id else []
+        ),
         category=draft.category,
         source=draft.source,
         source_ref=draft.source_ref,

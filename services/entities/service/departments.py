@@ -28,13 +28,14 @@ async def create(tx: WriteSession, draft: DepartmentDraft, manager: User | None)
     domain.entities.advance(entity.id, entity.state, EntityAction.ADD_DEPARTMENT)
     department = DepartmentRow(id=ids.new(), **asdict(draft), state=DepartmentState.ACTIVE)
     today = dates.date_in(entity.time_zone, clock.now())
+    day = min(draft.start_date or today, today)
     if draft.parent_id:
         await service.placements.check_parent(tx, draft.parent_id, entity.id)
         domain.departments.check_depth((await store.departments.find_paths(tx, [draft.parent_id]))[draft.parent_id])
-        if await store.placements.find_next_change(tx, entity.id, today):
-            await service.placements.check_tree(tx, department, draft.parent_id, today)
+        if await store.placements.find_next_change(tx, entity.id, day):
+            await service.placements.check_tree(tx, department, draft.parent_id, day)
     await store.departments.save(tx, department)
-    await store.placements.insert(tx, department.id, department.parent_id, today)
+    await store.placements.insert(tx, department.id, department.parent_id, day)
     return department
 
 
@@ -92,6 +93,7 @@ async def deactivate(tx: WriteSession, department_id: UUID, *, etag: str) -> Dep
     department.check_etag(etag)
     department.state = domain.departments.advance(department.id, department.state, DepartmentAction.DEACTIVATE)
     today = dates.date_in(entity.time_zone, clock.now())
+    department.state_changes = department.active_days.with_change(today)
     children = await store.placements.find_active_children(tx, department.id, today)
     if children:
         raise DepartmentHasActiveChildren(department.id, children)
@@ -109,6 +111,7 @@ async def activate(tx: WriteSession, department_id: UUID, *, etag: str) -> Depar
     department.state = domain.departments.advance(department.id, department.state, DepartmentAction.ACTIVATE)
     domain.entities.advance(entity.id, entity.state, EntityAction.ADD_DEPARTMENT)
     today = dates.date_in(entity.time_zone, clock.now())
+    department.state_changes = department.active_days.with_change(today)
     parent_ids = await store.placements.find_parents(tx, department.id, today)
     for parent in await store.departments.list_by_ids_unscoped(tx, parent_ids):
         domain.departments.advance(parent.id, parent.state, DepartmentAction.ADD_CHILD)

@@ -13,6 +13,7 @@ from kit.db import ReadSession, WriteSession
 from kit.errors import InvalidFields, Violation
 from services.entities import domain, events, service, store
 from services.entities.domain.entities import EntityAction, EntityDraft, EntityState, HierarchyNode
+from services.entities.domain.placements import DatedDepartment
 from services.entities.errors.contracts import EntityHasActiveContracts
 from services.entities.errors.departments import DepartmentNotFound
 from services.entities.errors.entities import EntityHasActiveChildren, EntityNotFound
@@ -119,9 +120,11 @@ async def deactivate(tx: WriteSession, entity_id: UUID, *, etag: str) -> EntityR
 
 
 async def get_lineage(
-    tx: ReadSession, entity_id: UUID, department_id: UUID | None
+    tx: ReadSession, entity_id: UUID, department_id: UUID | None, *, as_of: date | None
 ) -> tuple[Sequence[EntityRow], Sequence[DepartmentRow]]:
     """Return the entity and the department, each followed by its visible ancestors, nearest first.
+
+    The department's are those of the day `as_of`, or of today's tree.
 
     Raises EntityNotFound, or DepartmentNotFound if the entity has no such department.
     """
@@ -132,11 +135,18 @@ async def get_lineage(
     department_path: Sequence[UUID] = ()
     departments = {}
     if department_id:
-        department_path = [*(await store.departments.find_paths(tx, [department_id])).get(department_id, ())][::-1]
+        department_path = [*await _department_path(tx, department_id, as_of)][::-1]
         departments = {row.id: row for row in await store.departments.list_by_ids(tx, department_path)}
         if department_id not in departments or departments[department_id].entity_id != entity_id:
             raise DepartmentNotFound(department_id)
     return [entities[id] for id in path if id in entities], [departments[id] for id in department_path]
+
+
+async def _department_path(tx: ReadSession, department_id: UUID, as_of: date | None) -> Sequence[UUID]:
+    if as_of is None:
+        return (await store.departments.find_paths(tx, [department_id])).get(department_id, ())
+    dated = DatedDepartment(department_id, as_of)
+    return (await store.placements.find_paths(tx, [dated])).get(dated, ())
 
 
 async def get_hierarchy(

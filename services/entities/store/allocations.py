@@ -11,7 +11,7 @@ from kit.columns import Columns, of_table
 from kit.db import ReadSession, WriteSession, found, scope_filter
 from services.entities import store
 from services.entities.domain.allocations import AllocationQuery, Document
-from services.entities.domain.departments import DepartmentState
+from services.entities.domain.departments import ActiveDays
 from services.entities.domain.entities import EntityState
 from services.entities.errors.allocations import AllocationNotFound
 from services.entities.models.allocations import AllocationRow, DocumentUse
@@ -33,8 +33,8 @@ class TargetDepartment(NamedTuple):
     """The columns of a department that an allocation to it depends on."""
 
     id: UUID
-    state: DepartmentState
     gl_code: str
+    active_days: ActiveDays
     entity: TargetEntity
 
 
@@ -54,7 +54,7 @@ async def find_target_departments(tx: ReadSession, department_ids: Collection[UU
         return {}
     query = (
         select(
-            DepartmentRow.id, DepartmentRow.state, DepartmentRow.gl_code,
+            DepartmentRow.id, DepartmentRow.gl_code, DepartmentRow.start_date, DepartmentRow.state_changes,
             EntityRow.id, EntityRow.state, EntityRow.currency_code,
         )
         .join(EntityRow, EntityRow.id == DepartmentRow.entity_id)
@@ -62,7 +62,7 @@ async def find_target_departments(tx: ReadSession, department_ids: Collection[UU
     )  # fmt: skip
     covered = scope_filter(tx.scope, DepartmentRow.entity_id, DepartmentRow.id)
     rows = await tx.rows(query if covered is None else query.where(covered))
-    return {row[0]: TargetDepartment(*row[:3], TargetEntity(*row[3:])) for row in rows}
+    return {row[0]: TargetDepartment(*row[:2], ActiveDays(*row[2:4]), TargetEntity(*row[4:])) for row in rows}
 
 
 async def find_by_documents(tx: ReadSession, documents: Collection[Document]) -> Mapping[Document, AllocationRow]:

@@ -1,15 +1,15 @@
 """SQL for placements: the history and the plan of the tree of departments."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select
+from sqlalchemy import ARRAY, ColumnElement, Date, Integer, Select, Uuid, bindparam, delete, func, or_, select, text
 
 from kit.db import ReadSession, WriteSession
 from services.entities.domain.departments import DepartmentState
-from services.entities.domain.placements import Placement
+from services.entities.domain.placements import DatedDepartment, Placement
 from services.entities.models.entities import DepartmentHistoryRow, DepartmentRow
 from serving.pages import Page, Slice
 
@@ -70,6 +70,48 @@ async def lock_outdated(tx: WriteSession, entity_id: UUID, today: date) -> Seque
     query = query.where(DepartmentRow.entity_id == entity_id, *current, differs).order_by(DepartmentRow.id)
     rows = await tx.rows(query.with_for_update(of=DepartmentRow, key_share=True))
     return [(department, row.placement) for department, row in rows]
+
+
+async def find_paths(
+    tx: ReadSession, departments: Collection[DatedDepartment]
+) -> Mapping[DatedDepartment, Sequence[UUID]]:
+    """Return the path to each department in the tree of its day: the ids from the top down to itself.
+
+    Before its first placement, a department has the parent of that. Departments that don't exist are left out. The
+    caller's scope is ignored.
+    """
+    if not departments:
+        return {}
+    keys = {"department_ids": [each.department_id for each in departments], "days": [each.day for each in departments]}
+    paths: dict[DatedDepartment, list[UUID]] = {}
+    for department_id, day, id in await tx.rows(_PATHS, **keys):
+        paths.setdefault(DatedDepartment(department_id, day), []).append(id)
+    return paths
+
+
+_HISTORY: Final = (
+    text("""
+    with recursive path as (
+        select department_id as leaf_id, day, department_id as id, 0 as steps
+        from unnest(:department_ids, :days) as each(department_id, day)
+        union all
+        select path.leaf_id, path.day, placement.parent_id, path.steps + 1
+        from path cross join lateral (  -- the placement of the day, or the first one
+            select parent_id from department_history each
+            where each.department_id = path.id and (each.effective_to is null or each.effective_to > path.day)
+            order by each.effective_from limit 1
+        ) placement
+        where placement.parent_id is not null
+    )
+    select leaf_id, day, id, steps from path
+    where exists (select from departments where departments.id = path.leaf_id)""")
+    .bindparams(bindparam("department_ids", type_=ARRAY(Uuid)), bindparam("days", type_=ARRAY(Date)))
+    .columns(leaf_id=Uuid, day=Date, id=Uuid, steps=Integer)
+    .subquery("paths")
+)
+_PATHS: Final = select(_HISTORY.c.leaf_id, _HISTORY.c.day, _HISTORY.c.id).order_by(
+    _HISTORY.c.leaf_id, _HISTORY.c.day, _HISTORY.c.steps.desc()
+)
 
 
 async def insert(tx: WriteSession, department_id: UUID, parent_id: UUID | None, day: date) -> None:
