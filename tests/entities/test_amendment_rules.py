@@ -15,6 +15,7 @@ from kit.money import Money
 from services.entities import domain
 from services.entities.domain.amendments import AMENDMENT_TRANSITIONS, AmendmentAction, AmendmentState, TermValues
 from services.entities.domain.contracts import BillingFrequency, ContractTerms, Phase, SlaTerms
+from services.entities.domain.fees import Fee
 from services.entities.domain.proration import DateRange
 from services.entities.errors.amendments import AmendmentStale, AmendmentStateForbids
 from services.entities.models.amendments import AmendmentRow
@@ -198,6 +199,33 @@ class TestExtension:
         changed = domain.amendments.amend(before, {"end_date": day("2028-03-01")}, day("2027-02-01"))
         assert changed.remainders
         assert domain.renewals.renewal_terms(changed).remainders == ()
+
+    def test_extension_within_a_billing_period_bills_the_further_days_from_the_former_end_on(self) -> None:
+        before = terms("2027-01-01", "2027-06-16", phases={"2027-01-01": "100.00"})
+        changed = domain.amendments.amend(before, {"end_date": day("2027-08-01")}, day("2027-06-10"))
+        old, new = (list(domain.fees.fees_due(domain.fees.build_plan(each), ALWAYS)) for each in (before, changed))
+        assert old[-1] == Fee(day("2027-06-01"), eur("50.00"))
+        assert new == [*old, Fee(day("2027-06-16"), eur("50.00")), Fee(day("2027-07-01"), eur("100.00"))]
+        again = domain.amendments.amend(changed, {"end_date": day("2027-08-11")}, day("2027-06-20"))
+        assert list(domain.fees.fees_due(domain.fees.build_plan(again), ALWAYS))[: len(new)] == new
+
+    def test_extension_before_the_period_bills_it_on_its_first_day(self) -> None:
+        before = terms("2027-01-01", "2027-06-16", phases={"2027-01-01": "100.00"})
+        changed = domain.amendments.amend(before, {"end_date": day("2027-07-01")}, day("2027-06-01"))
+        due = list(domain.fees.fees_due(domain.fees.build_plan(changed), ALWAYS))
+        assert due[-1] == Fee(day("2027-06-01"), eur("100.00"))
+
+    @given(contract_terms(), st.integers(1, 59), st.integers(1, 400))
+    def test_extension_leaves_what_fell_due_before_as_it_is(self, before: ContractTerms, left: int, days: int) -> None:
+        if before.end_date is None or before.billing_frequency is BillingFrequency.ONE_TIME:
+            return
+        effective = before.end_date - timedelta(left)
+        changed = domain.amendments.amend(before, {"end_date": before.end_date + timedelta(days)}, effective)
+        old, new = (domain.fees.build_plan(each) for each in (before, changed))
+        billed = DateRange(before.start_date, effective)
+        assert list(domain.fees.fees_due(new, billed)) == list(domain.fees.fees_due(old, billed))
+        whole = domain.fees.accrue(new, DateRange(new.start, new.schedule_end))
+        assert domain.fees.total_due(new, new.schedule_end) == whole
 
     @given(changes())
     def test_extension_never_changes_fees_of_earlier_periods(

@@ -386,6 +386,8 @@ class TestSummarizeContracts:
         await contracts.suspend(await contracts.create_active(acme, start_date=day(-100), end_date=day(5)))
         renewed = await contracts.create_active(acme, start_date=day(-100), end_date=day(7), total_value=money("1"))
         await contracts.activate_draft(await contracts.renew(renewed, uplift_bp=0, end_date=day(500)))
+        ending = await contracts.create_active(acme, start_date=day(-100), end_date=day(40), total_value=money("1"))
+        await contracts.terminate(ending, effective_date=day(40))
         await contracts.create_active(acme, total_value=money("7", "JPY"))
         await contracts.create_active(other)
         await contracts.create(acme)
@@ -394,7 +396,7 @@ class TestSummarizeContracts:
         assert (first.entity_id, yen.entity_id, third.entity_id) == (acme.id, acme.id, other.id)
         total = Decimal(first.active_value.amount)
         assert first == ContractSummary(
-            entity_id=acme.id, currency_code="EUR", active_contracts=8, active_value=first.active_value,
+            entity_id=acme.id, currency_code="EUR", active_contracts=9, active_value=first.active_value,
             suspended_contracts=1, renewals_due_30_days=2, renewals_due_60_days=4, renewals_due_90_days=5,
         )  # fmt: skip
         assert total > Decimal(604)

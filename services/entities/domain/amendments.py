@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from enum import StrEnum
 from itertools import islice, zip_longest
 from typing import Any, Final, TypeAlias
@@ -130,6 +130,8 @@ def amend(terms: ContractTerms, after: TermValues, effective: date) -> ContractT
     changed = replace(terms, **others, phases=phases)
     if phases and (terms.phases != phases or terms.remainders):
         changed = replace(changed, remainders=_kept_remainders(terms, after, effective))
+    if "end_date" in after:
+        changed = replace(changed, former_ends=_former_ends(terms, after["end_date"], effective))
     same_fees = phases == terms.phases and changed.end_date == terms.end_date
     return changed if same_fees else _with_total_value(terms, changed, effective)
 
@@ -152,6 +154,17 @@ def _kept_remainders(terms: ContractTerms, after: TermValues, effective: date) -
     if end is None and plan.end is None:
         return terms.remainders
     return tuple(domain.fees.remainders_until(plan, end))
+
+
+def _former_ends(terms: ContractTerms, end: date | None, effective: date) -> tuple[date, ...]:
+    """Return the former ends after a change of the end, with the present one if its period has begun and goes on."""
+    former = terms.end_date
+    if former is None or (end is not None and end <= former):
+        return terms.former_ends
+    period = next(domain.fees.periods_from(domain.fees.build_plan(terms), former - timedelta(days=1)))
+    if period.full.start < effective and former < period.full.end:
+        return (*(day for day in terms.former_ends if day < former), former)
+    return terms.former_ends
 
 
 def _with_total_value(terms: ContractTerms, changed: ContractTerms, effective: date) -> ContractTerms:

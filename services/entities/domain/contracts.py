@@ -198,6 +198,11 @@ class ContractTerms:
 
     Only with phases, into which amendments turn an evenly spread value.
     """
+    former_ends: tuple[date, ...] = ()
+    """Earlier end dates, ascending, within billing periods that had begun when the contract was extended.
+
+    What is due for the days from then on falls due on that day, not on the first day of the period, which was billed.
+    """
 
 
 def anchor_day_on(day: date, terms: ContractTerms) -> int:
@@ -250,7 +255,7 @@ class ContractTotals:
     """Sum of the total values of the active contracts."""
     suspended: int
     due_30: int
-    """Contracts, active or suspended, that end within 30 days and have no successor in force."""
+    """Contracts, active or suspended, that end within 30 days, have no successor in force and were not terminated."""
     due_60: int
     due_90: int
 

@@ -4,7 +4,8 @@ A fee is charged per billing period and falls due on its first day. Billing peri
 the contract and begin on its anchor day, which a renewal keeps: after 30 November comes 31 December if the first
 contract began on a 31st. If the contract ends within a period, the fee of that period is prorated by days. If a new
 phase begins within a period, the difference for the rest of the period falls due on that day; it is a credit if the fee
-drops. A ONE_TIME fee belongs to no period and falls due in full on the first day.
+drops. If the contract is extended beyond an end within a period that has begun, the fee for the further days of that
+period falls due on the former end date. A ONE_TIME fee belongs to no period and falls due in full on the first day.
 
 Without phases the total value is spread evenly: every billing period costs the same, rounded down, and the last period
 includes the remainder. The total value of an evergreen contract is that of a year, so the last period of each year
@@ -54,6 +55,8 @@ class FeePlan:
     """Every n-th billing period includes the remainder; 0: none does."""
     remainders: Mapping[int, Money] = field(default_factory=dict)
     """Remainders of single billing periods by their number, kept from before an amendment."""
+    former_ends: Sequence[date] = ()
+    """Earlier end dates of an extended contract, within billing periods that had begun; ascending."""
 
     @property
     def schedule_end(self) -> date:
@@ -90,6 +93,7 @@ def build_plan(terms: ContractTerms, termination_date: date | None = None) -> Fe
         anchor_day=domain.contracts.anchor_day_on(terms.start_date, terms),
         phases=terms.phases or (Phase(terms.start_date, terms.total_value),),
         remainder=Money.zero(terms.total_value.currency),
+        former_ends=terms.former_ends,
     )
     if not terms.phases and terms.billing_frequency is not BillingFrequency.ONE_TIME:
         plan = _spread_evenly(plan, terms.total_value)
@@ -197,15 +201,17 @@ def _fee_intervals(phases: Sequence[Phase], period: BillingPeriod) -> Iterator[F
 
 
 def _period_fees_due(plan: FeePlan, period: BillingPeriod) -> Iterator[Fee]:
-    """Yield the fees due for a period: on its first day, and on the first day of each phase that begins within it."""
+    """Yield the fees due for a period: on its first day, and on the first day of each phase or extension within it."""
     if plan.frequency is BillingFrequency.ONE_TIME:
         yield Fee(period.dates.start, period_fee(plan, period))
         return
     due_so_far = -_remainder(plan, period)
-    starts = (phase.start_date for phase in plan.phases if period.dates.start < phase.start_date < period.dates.end)
-    for day in (period.dates.start, *starts):
+    extended = [day for day in plan.former_ends if period.dates.start < day < period.dates.end]
+    starts = [phase.start_date for phase in plan.phases if period.dates.start < phase.start_date < period.dates.end]
+    for day in sorted({period.dates.start, *starts, *extended}):
         begun = [phase for phase in plan.phases if phase.start_date <= day]
-        due = domain.proration.accrued(_fee_intervals(begun, period), period.full, period.dates.end, plan.currency)
+        until = next((end for end in extended if end > day), period.dates.end)
+        due = domain.proration.accrued(_fee_intervals(begun, period), period.full, until, plan.currency)
         yield Fee(day, due - due_so_far)
         due_so_far = due
 

@@ -150,6 +150,7 @@ def renewal_terms(terms: ContractTerms, request: RenewalRequest = AS_AGREED) -> 
         anchor_day=None if anchor_day == start.day else anchor_day,
         phases=_renewal_phases(terms, start, uplift_bp),
         remainders=(),
+        former_ends=(),
         minimum_commitment=_scaled(terms.minimum_commitment, ratio) if terms.minimum_commitment else None,
         total_value=domain.proration.uplift(_scaled(terms.total_value, ratio), uplift_bp),
     )

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import TypedDict
 from uuid import UUID
 
-from sqlalchemy import Boolean, Date, DateTime, Integer, String, Uuid
+from sqlalchemy import ARRAY, Boolean, Date, DateTime, Integer, String, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -65,6 +65,8 @@ class ContractRow(VersionedRow):
     phases: Mapped[list[PhaseRecord]] = mapped_column(JSONB)
     remainders: Mapped[dict[str, str]] = mapped_column(JSONB)
     """By the number of the billing period; exact decimal texts in the currency of the contract."""
+    former_ends: Mapped[list[date]] = mapped_column(ARRAY(Date))
+    """Earlier end dates within billing periods that had begun when the contract was extended."""
     minimum_commitment: Mapped[Decimal | None] = mapped_column(AMOUNT)
     license_tier: Mapped[str] = mapped_column(String)
     seats: Mapped[int] = mapped_column(Integer)
@@ -104,6 +106,7 @@ class ContractRow(VersionedRow):
             end_date=self.end_date,
             anchor_day=self.anchor_day,
             remainders=tuple((int(number), self.money(Decimal(text))) for number, text in self.remainders.items()),
+            former_ends=tuple(self.former_ends),
             total_value=self.money(self.total_value),
             billing_frequency=self.billing_frequency,
             phases=tuple(
@@ -141,6 +144,7 @@ class ContractRow(VersionedRow):
             PhaseRecord(start_date=phase.start_date.isoformat(), fee=f"{phase.fee.amount:f}") for phase in terms.phases
         ]
         self.remainders = {str(number): f"{money.amount:f}" for number, money in terms.remainders}
+        self.former_ends = list(terms.former_ends)
         self.minimum_commitment = commitment.amount if commitment else None
         self.license_tier = terms.license_tier
         self.seats = terms.seats

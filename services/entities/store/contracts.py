@@ -160,9 +160,10 @@ async def summarize(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[C
     successor = aliased(ContractRow)
     today = cast(func.timezone(EntityRow.time_zone, func.now()), Date)
     has_successor = func.coalesce(successor.state.in_(IN_FORCE), false())
+    undecided = ~has_successor, ContractRow.termination_date.is_(None)
 
     def due_within(days: int) -> ColumnElement[int]:
-        return func.count().filter(~has_successor, ContractRow.end_date <= today + days)
+        return func.count().filter(*undecided, ContractRow.end_date <= today + days)
 
     active = ContractRow.state == ContractState.ACTIVE
     query: Select[*tuple[Any, ...]] = (
