@@ -110,6 +110,10 @@ class Kind:
         """Parse like `parse`; None for empty text."""
         return self.parse(text, field) if text else None
 
+    def find_all(self, text: str) -> set[UUID]:
+        """Return the ids of this kind that occur in a text."""
+        return {uuid_of(digits) for digits in re.findall(rf"\b{self.prefix}_([0-9a-f]{{32}})\b", text)}
+
     def describe(self, text: str) -> str:
         """Return why `text` is not an id of this kind."""
         expected = f"must be the id of {self.noun}: {self.prefix}_ and 32 hexadecimal digits"

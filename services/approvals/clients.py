@@ -19,13 +19,13 @@ from clients.rates import Rates
 from contract.values import money_from_proto, money_or_none, money_to_proto
 from eventing.bus import EventBus
 from kit import ids
-from kit.errors import Conflict, IdempotencyMismatch
+from kit.errors import Conflict, FailedPrecondition, IdempotencyMismatch
 from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from services.approvals.domain.approvers import Lineage, ResponsibleUsers
 from services.approvals.domain.budgets import BudgetSnapshot
-from services.approvals.errors.budgets import BudgetNotFound
+from services.approvals.errors.budgets import BudgetNotFound, conceal_above
 from services.approvals.errors.entities import DepartmentNotFound, EntityNotFound
 from serving.clients import ServiceClient
 from serving.scope import RemoteScopes
@@ -143,6 +143,8 @@ class BudgetsClient:
             if reason_of(error) == IdempotencyMismatch.reason:
                 raise Conflict from None
             raise
+        except FailedPrecondition as error:
+            raise error if origin.scope is None else conceal_above(error, budget_id) from None
         return ids.HOLD.parse(hold.id)
 
     async def release(self, origin: Origin, approval_id: UUID, *, of_round: int, budget_id: UUID) -> None:

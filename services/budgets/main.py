@@ -17,7 +17,7 @@ def compose(settings: Settings) -> Service:
     """Build the service from its parts."""
     db, bus = Database(settings), EventBus()
     clients = Clients(settings, bus)
-    codec = LedgerCodec(published.ledger_event, convert.postings.to_reply, convert.postings.ids_from_reply)
+    codec = LedgerCodec(published.ledger_event, convert.postings)
     dependencies = Dependencies.build(settings, db, Ledger(settings, clients.rates, codec, db.appended))
     clock = Timers(db, settings.service, timers.HANDLERS, dependencies)
     return Service(

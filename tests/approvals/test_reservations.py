@@ -51,7 +51,7 @@ class TestOverspend:
         )
         await api.act("carla", approval)
         failed = await api.wait_for_funds(approval, Approval.FAILED)
-        assert "has 50.00 EUR available" in failed.funds_problem
+        assert failed.funds_problem == "A budget above has too little available."  # all readers of the request read it
         assert await api.amounts(top) == ("50.00", "0.00", "0.00", "0.00", "50.00")
 
     async def test_resubmission_keeps_the_flag_and_the_requested_type(self, api: ApprovalsApi) -> None:
@@ -228,6 +228,21 @@ class TestScopes:
         error = await refusal(dora.call(api.stubs.approvals.CreateApproval, api.new_request(budget_id=budget.id)))
         assert error.reason == "BUDGET_NOT_FOUND"
         assert (await api.get(approval, "carla")).id == approval.id
+
+    async def test_requester_with_a_scope_learns_nothing_of_a_budget_above(self, api: ApprovalsApi) -> None:
+        company = api.budgets.entity_id
+        department = await api.budgets.department(company)
+        group = await api.budgets.open("150.00", name="Group secret", entity_id=company)
+        budget = await api.budgets.open(
+            "500.00", entity_id=company, department_id=department, parent_id=group.id, overspend_policy=Budget.BLOCK
+        )
+        mia = api.user("mia", "procurement", department_scope=[department])
+        create = api.stubs.approvals.CreateApproval
+        error = await refusal(mia.call(create, api.new_request("200.00", budget_id=budget.id)))
+        assert (error.reason, error.message) == ("BUDGET_EXCEEDED", "A budget above refuses the amount.")
+        assert error.metadata == {"requested": "200.00", "currency_code": "EUR"}
+        complete = await refusal(api.submit(amount="200.00", budget_id=budget.id))
+        assert (complete.metadata["budget_id"], complete.metadata["available"]) == (group.id, "150.00")
 
     async def test_role_of_a_caller_with_a_scope_decides_within_it_only(self, api: ApprovalsApi) -> None:
         other = await api.budgets.company("OTHER")

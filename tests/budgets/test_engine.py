@@ -78,7 +78,7 @@ def submission(
     return Submission(origin, [PostingRequest(**{**request, **fields})])
 
 
-CODEC = LedgerCodec(events.published.ledger_event, convert.postings.to_reply, convert.postings.ids_from_reply)
+CODEC = LedgerCodec(events.published.ledger_event, convert.postings)
 
 
 async def post(transaction: LedgerTransaction, *submissions: Submission) -> list[PostingOutcome]:

@@ -22,7 +22,7 @@ from services.budgets.ledger.posting import PostingBatch, Submission
 from services.budgets.ledger.store import LedgerSnapshot
 from tests.budgets.test_domain import NOW, balance
 
-CODEC = LedgerCodec(events.published.ledger_event, convert.postings.to_reply, convert.postings.ids_from_reply)
+CODEC = LedgerCodec(events.published.ledger_event, convert.postings)
 TENANT = uuid4()
 ORIGIN = Origin(tenant_id=TENANT, actor="alice", trace=Trace.from_header(None), deadline=0)
 

@@ -50,6 +50,7 @@ from services.approvals.domain.approvals import (
 from services.approvals.domain.rules import Rule
 from services.approvals.domain.workflows import AppliedRule
 from services.approvals.errors.approvals import NoRuleMatches, SubmittedElsewhere
+from services.approvals.errors.budgets import conceal_above
 from services.approvals.models.approvals import ApprovalRow
 from services.approvals.service.planning import PlannedRequest
 from services.approvals.service.routing import RuleCache
@@ -193,7 +194,8 @@ class OpeningSaga:
             row = await store.approvals.lock_if_found(tx, approval_id)
             if row is None or row.state is not ApprovalState.OPENING:
                 raise Conflict
-            row.funds, row.funds_problem = ReservationState.FAILED, error.message
+            problem = conceal_above(error, row.budget_id) if row.budget_id else error
+            row.funds, row.funds_problem = ReservationState.FAILED, problem.message
             await store.approvals.save(tx, row)
         await self._roll_back(origin, row)
 

@@ -28,9 +28,9 @@ def to_proto(results: Sequence[AvailabilityResult]) -> Availability:
     first = results[0].availability
     fields: dict[str, Any] = {
         "verdict": first.verdict,
-        "binding_budget_id": ids.BUDGET.format(first.binding),
+        "binding_budget_id": ids.BUDGET.format_optional(first.binding),
         "explanation": first.explanation,
-        "chain": convert.postings.chain_fields(first.before, first.after),
+        "chain": convert.postings.chain_fields(first.before, first.after, first.hidden),
         "by_policy": [{"policy": policy, "verdict": verdict} for policy, verdict in first.by_policy.items()],
         "lines": [_line(result) for result in results[1:]],
     }
@@ -43,7 +43,7 @@ def _line(result: AvailabilityResult) -> dict[str, object]:
         "budget_id": ids.BUDGET.format(terms.id),
         "amount": money_fields(result.amount.amount, result.amount.currency),
         "verdict": availability.verdict,
-        "binding_budget_id": ids.BUDGET.format(availability.binding),
+        "binding_budget_id": ids.BUDGET.format_optional(availability.binding),
         "explanation": availability.explanation,
-        "chain": convert.postings.chain_fields(availability.before, availability.after),
+        "chain": convert.postings.chain_fields(availability.before, availability.after, availability.hidden),
     }

@@ -1,6 +1,6 @@
 """Conversion of ledger entries."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from uuid import UUID
 
@@ -18,8 +18,11 @@ from services.budgets.models.budgets import BudgetRow
 from services.budgets.models.ledger import EntryRow
 
 
-def to_proto(row: EntryRow, budget_id: UUID) -> Entry:
-    """Return the message of an entry; the amounts after it are those of one budget of its chain."""
+def to_proto(row: EntryRow, budget_id: UUID, hidden: Collection[UUID] = ()) -> Entry:
+    """Return the message of an entry; the amounts after it are those of one budget of its chain.
+
+    The caller may not see the `hidden` budgets.
+    """
     position = row.chain_ids.index(budget_id)
 
     def after(amounts: Sequence[Decimal]) -> MoneyMessage:
@@ -43,7 +46,7 @@ def to_proto(row: EntryRow, budget_id: UUID) -> Entry:
         create_time=time_to_proto(row.create_time),
         hold_id=ids.HOLD.format_optional(row.hold_id),
         charge_id=ids.ENTRY.format_optional(row.charge_id),
-        counterpart_budget_id=ids.BUDGET.format_optional(row.counterpart_id),
+        counterpart_budget_id="" if row.counterpart_id in hidden else ids.BUDGET.format_optional(row.counterpart_id),
         original_amount=_original(row),
         rate=convert.numbers.rate_text(row.rate),
         rate_date=date_text(row.rate_date),

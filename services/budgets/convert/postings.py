@@ -1,6 +1,6 @@
 """Conversion of charges and refunds to postings, and of postings to replies."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -121,13 +121,41 @@ _REPLIES: Final[Mapping[EntryType, Callable[[Posted], Message]]] = {
 }
 
 
-def chain_fields(before: Sequence[Balance], after: Sequence[Balance]) -> list[Any]:
-    """Return the fields of ChainBudget messages.
+def chain_fields(before: Sequence[Balance], after: Sequence[Balance], hidden: Collection[UUID] = ()) -> list[Any]:
+    """Return the fields of ChainBudget messages; nothing about `hidden` budgets but that they are there.
 
     One constructor builds the whole reply from them: building and copying each message would take four times as long,
     on every charge.
     """
-    return [_chain_budget(*each) for each in zip(before, after, strict=True)]
+    return [
+        _HIDDEN if hidden and balance.terms.id in hidden else _chain_budget(balance, after_it)
+        for balance, after_it in zip(before, after, strict=True)
+    ]
+
+
+_HIDDEN: Final = {"out_of_scope": True}
+
+
+def conceal_chain(entry_type: EntryType, reply: bytes, is_visible: Callable[[UUID], bool]) -> bytes:
+    """Return a serialized reply without what it says of budgets above that the caller may not see."""
+    if entry_type not in _REPLIES:
+        return reply  # a hold has no chain
+    message = (Charge if entry_type is EntryType.CHARGE else Refund).FromString(reply)
+    conceal(message, is_visible)
+    return message.SerializeToString()
+
+
+def chain_ids(charge: Charge) -> list[UUID]:
+    """Return the ids of the charged budget and those above it."""
+    return [ids.BUDGET.parse(budget.budget_id) for budget in charge.chain]
+
+
+def conceal(message: Charge | Refund, is_visible: Callable[[UUID], bool]) -> None:
+    """Clear what the chain of a charge or refund says of budgets above that the caller may not see."""
+    for budget in message.chain[1:]:
+        if budget.budget_id and not is_visible(ids.BUDGET.parse(budget.budget_id)):
+            budget.Clear()
+            budget.out_of_scope = True
 
 
 def _chain_budget(before: Balance, after: Balance) -> dict[str, object]:

@@ -1,5 +1,9 @@
 """Conversion of unbudgeted spend."""
 
+from collections.abc import Collection, Iterable, Iterator
+from typing import Final
+from uuid import UUID
+
 from billing.budgets.v1 import budget_report_service_pb2 as pb
 from billing.budgets.v1.unbudgeted_pb2 import UnbudgetedSpend
 
@@ -9,9 +13,20 @@ from kit.money import Money
 from services.budgets.domain.unbudgeted import UnbudgetedFilter
 from services.budgets.models.unbudgeted import UnbudgetedRow
 
+_CONCEALED: Final = "A budget above rejected it."
+"""Text for callers who may not see the budget."""
 
-def to_proto(row: UnbudgetedRow) -> UnbudgetedSpend:
-    """Convert an allocated cost that no budget accepted, or its reversal."""
+
+def named_budgets(rows: Iterable[UnbudgetedRow]) -> Iterator[UUID | None]:
+    """Yield the budgets that rejected the costs, and those in the texts: a budget above may have rejected the cost."""
+    for row in rows:
+        yield row.budget_id
+        yield from ids.BUDGET.find_all(row.detail)
+
+
+def to_proto(row: UnbudgetedRow, hidden: Collection[UUID] = ()) -> UnbudgetedSpend:
+    """Convert an allocated cost that no budget accepted, or its reversal. The caller may not see `hidden` budgets."""
+    concealed = bool(hidden) and not ids.BUDGET.find_all(row.detail).isdisjoint(hidden)
     return UnbudgetedSpend(
         allocation_id=ids.ALLOCATION.format(row.allocation_id),
         reversed_allocation_id=ids.ALLOCATION.format_optional(row.reversed_allocation_id),
@@ -22,8 +37,8 @@ def to_proto(row: UnbudgetedRow) -> UnbudgetedSpend:
         amount=money_to_proto(Money(row.amount, row.currency_code)),
         allocation_date=row.allocation_date.isoformat(),
         reason=row.reason,
-        detail=row.detail,
-        budget_id=ids.BUDGET.format_optional(row.budget_id),
+        detail=_CONCEALED if concealed else row.detail,
+        budget_id="" if row.budget_id in hidden else ids.BUDGET.format_optional(row.budget_id),
         create_time=time_to_proto(row.create_time),
     )
 

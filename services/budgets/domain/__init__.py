@@ -21,6 +21,7 @@ from services.budgets.domain import (
     transfers,
     unbudgeted,
     verification,
+    visibility,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
     "transfers",
     "unbudgeted",
     "verification",
+    "visibility",
 ]

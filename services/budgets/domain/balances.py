@@ -6,7 +6,7 @@ A movement counts against a budget and all budgets above it: the whole chain acc
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -313,7 +313,8 @@ class Availability:
     """Whether a charge would be accepted, and why."""
 
     verdict: AvailabilityVerdict
-    binding: UUID
+    binding: UUID | None
+    """None if the caller may not see it."""
     before: Sequence[Balance]
     after: Sequence[Balance]
     explanation: str
@@ -321,6 +322,8 @@ class Availability:
     """The verdict for each policy of the binding budget, if no other budget refused the charge."""
     corrections: Sequence[Correction] = ()
     """How the charge would correct what was carried forward."""
+    hidden: Collection[UUID] = ()
+    """Budgets of the chain that the caller may not see."""
 
 
 _REFUSALS: Final = {

@@ -1,7 +1,7 @@
 """Errors about budgets, their owners and their limits."""
 
 from datetime import date, datetime
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 from uuid import UUID
 
 from kit import ids
@@ -15,9 +15,27 @@ class BudgetNotFound(ResourceNotFound):
     kind = ids.BUDGET
 
 
-class BudgetStateForbids(StateForbids):
+class BudgetRefusal(FailedPrecondition):
+    """A budget of a chain refuses a posting: the budget that was named, or one above it."""
+
+    above: ClassVar[str]
+    """The text for callers who may not see the budget."""
+
+    id: UUID
+    """The budget that refuses."""
+
+    def concealed(self) -> FailedPrecondition:
+        """Return the error for a caller who may not see the budget: without its id, name, state and numbers."""
+        error = FailedPrecondition(self.above)
+        error.reason = self.reason
+        error.metadata = {key: value for key, value in self.metadata.items() if key in {"requested", "currency_code"}}
+        return error
+
+
+class BudgetStateForbids(StateForbids, BudgetRefusal):
     reason = "BUDGET_STATE"
     kind = ids.BUDGET
+    above = "A budget above does not accept this in its state."
 
 
 class AmountBelowSpent(FailedPrecondition):
@@ -103,7 +121,7 @@ class CurrencyMismatch(FailedPrecondition):
         )
 
 
-class _Insufficient(FailedPrecondition):
+class _Insufficient(BudgetRefusal):
     advice = ""
 
     def __init__(self, budget_id: UUID, name: str, *, requested: Money, available: Money, limit: Money) -> None:
@@ -122,15 +140,18 @@ class _Insufficient(FailedPrecondition):
 
 class BudgetExceeded(_Insufficient):
     reason = "BUDGET_EXCEEDED"
+    above = "A budget above has too little available."
 
 
 class ApprovalRequired(_Insufficient):
     reason = "APPROVAL_REQUIRED"
     advice = " Spending more requires an approval."
+    above = f"A budget above has too little available.{advice}"
 
 
-class OutsidePeriod(FailedPrecondition):
+class OutsidePeriod(BudgetRefusal):
     reason = "OUTSIDE_PERIOD"
+    above = "The time is outside of the period of a budget above."
 
     def __init__(self, budget_id: UUID, *, at: datetime, starts: datetime, ends: datetime) -> None:
         self.id = budget_id

@@ -31,7 +31,8 @@ from services.budgets.errors.budgets import CurrencyMismatch
 from services.budgets.errors.charges import BatchRefused
 from services.budgets.errors.rates import AmountTooLarge, AmountTooSmall
 from services.budgets.ledger import posting
-from services.budgets.ledger.posting import LedgerCodec, PostingOutcome, Submission
+from services.budgets.ledger.outcomes import LedgerCodec, PostingOutcome
+from services.budgets.ledger.posting import Submission
 from services.budgets.ledger.store import LedgerConnection, LedgerSnapshot
 
 _CONVERTED: Final = {EntryType.CHARGE, EntryType.HOLD, EntryType.CAPTURE}

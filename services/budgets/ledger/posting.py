@@ -30,7 +30,6 @@ from services.budgets.domain.postings import (
     Entry,
     HoldExpired,
     Key,
-    LedgerEvent,
     Posted,
     PostingRequest,
     Replayed,
@@ -39,21 +38,9 @@ from services.budgets.domain.postings import (
 from services.budgets.domain.refunds import Charged, Refund
 from services.budgets.errors.charges import BatchRefused, EntryNotFound
 from services.budgets.errors.holds import HoldAwaitsApproval, HoldNotFound
+from services.budgets.ledger.outcomes import LedgerCodec, PostingOutcome, conceal
 from services.budgets.ledger.sql import ReplyRow
 from services.budgets.ledger.store import LedgerSnapshot, LedgerTransaction
-
-PostingOutcome = bytes | Replayed | BillingError
-"""The reply to an accepted request, the stored reply to its key, or the error of a refused request."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerCodec:
-    """Encodes replies and events. `main.py` passes it in, so that the ledger does not depend on protobuf."""
-
-    event: Callable[[Origin, LedgerEvent], OutboxRow]
-    reply: Callable[[Posted], bytes]
-    ids: Callable[[EntryType, bytes], tuple[UUID, UUID]]
-    """Returns the ids of the budget and of the charge, refund or hold from the reply to a posting of this type."""
 
 
 @dataclass(slots=True)
@@ -140,7 +127,11 @@ class PostingBatch:
         return {key for key in self._refused if key not in self._state.replies}
 
     def post(self, submission: Submission) -> list[PostingOutcome]:
-        """Return the outcome of each request of the submission."""
+        """Return the outcome of each request of the submission, as its caller may see it."""
+        outcomes = self._post_all(submission)
+        return conceal(submission.origin, submission.requests, outcomes, self._state.balances, self._codec)
+
+    def _post_all(self, submission: Submission) -> list[PostingOutcome]:
         origin, requests = submission.origin, submission.requests
         if not submission.atomic:
             return [self._post(origin, request) for request in requests]
@@ -180,7 +171,7 @@ class PostingBatch:
             if key is not None:
                 self._refused.add(key)
             return refusal
-        reply = self._codec.reply(posted)
+        reply = self._codec.replies.to_reply(posted)
         if key is not None:
             self._state.replies[key] = request.fingerprint, reply
             self._state.new_replies.append((*key, request.fingerprint, reply))

@@ -15,7 +15,7 @@ from services.budgets.clients import Clients
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.postings import AvailabilityQuery
 from services.budgets.errors.budgets import ApprovalRequired
-from services.budgets.errors.charges import BatchRefused
+from services.budgets.errors.charges import BatchRefused, ChargeNotFound
 from services.budgets.ledger import Ledger
 from services.budgets.service.approval_holds import ApprovalHolds
 from serving.calls import SerializedReply
@@ -68,7 +68,12 @@ class LedgerServicer:
         async with self._db.read(call) as tx:
             reply = await store.idempotency.get_reply(tx, convert.postings.CHARGE, request.request_id)
             charge = charge_pb2.Charge.FromString(reply)
-            await store.budgets.get(tx, ids.BUDGET.parse(charge.budget_id))
+            if call.scope is None:
+                return charge
+            visible = await store.budgets.list_by_ids(tx, convert.postings.chain_ids(charge))
+        if ids.BUDGET.parse(charge.budget_id) not in visible:
+            raise ChargeNotFound(request.request_id)  # as for a key that was never used
+        convert.postings.conceal(charge, visible.__contains__)
         return charge
 
     async def RefundCharge(self, request: pb.RefundChargeRequest, call: Call) -> SerializedReply[Refund]:
@@ -136,7 +141,8 @@ class LedgerServicer:
         async with self._db.read(call) as tx:
             await store.budgets.get(tx, filters.budget_id)
             listed = await store.entries.list_page(tx, page, filters)
-        entries = (convert.entries.to_proto(row, filters.budget_id) for row in listed.rows)
+            hidden = await store.budgets.find_hidden(tx, (row.counterpart_id for row in listed.rows))
+        entries = (convert.entries.to_proto(row, filters.budget_id, hidden) for row in listed.rows)
         return pb.ListEntriesResponse(entries=entries, next_page_token=listed.next_page_token)
 
     async def VerifyBudget(self, request: pb.VerifyBudgetRequest, call: Call) -> BudgetVerification:

@@ -36,7 +36,8 @@ class BudgetReportServicer:
         page, filters = self._pages.read(request, call), convert.unbudgeted.filter_from_proto(request)
         async with self._db.read(call) as tx:
             listed = await store.unbudgeted.list_page(tx, page, filters)
-        spend = map(convert.unbudgeted.to_proto, listed.rows)
+            hidden = await store.budgets.find_hidden(tx, convert.unbudgeted.named_budgets(listed.rows))
+        spend = (convert.unbudgeted.to_proto(row, hidden) for row in listed.rows)
         return pb.ListUnbudgetedSpendResponse(unbudgeted_spend=spend, next_page_token=listed.next_page_token)
 
     async def SummarizeBudgets(self, request: pb.SummarizeBudgetsRequest, call: Call) -> pb.SummarizeBudgetsResponse:

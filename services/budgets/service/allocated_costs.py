@@ -150,7 +150,7 @@ class AllocatedCosts:
             await self._refund(origin, reversal, stored.reply)
 
     async def _refund(self, origin: Origin, reversal: Reversal, reply: bytes) -> None:
-        budget_id, charge_id = self._ledger.codec.ids(EntryType.CHARGE, reply)
+        budget_id, charge_id = self._ledger.codec.replies.ids_from_reply(EntryType.CHARGE, reply)
         posting = PostingRequest(
             entry_type=EntryType.REFUND,
             budget_id=budget_id,

@@ -24,6 +24,7 @@ from services.budgets.domain.holds import HoldDraft
 from services.budgets.domain.postings import PostingRequest
 from services.budgets.errors.budgets import CurrencyMismatch
 from services.budgets.errors.holds import HoldNotFound, HoldStateForbids
+from services.budgets.errors.visibility import conceal
 from services.budgets.ledger import Ledger
 from services.budgets.store.idempotency import CANCELLED
 
@@ -77,7 +78,7 @@ class ApprovalHolds:
             stored = await store.idempotency.claim_or_find(tx, HELD, key_of(outcome), CANCELLED)
         if stored is None or not stored.reply:
             return False
-        _, hold_id = self._ledger.codec.ids(EntryType.HOLD, stored.reply)
+        _, hold_id = self._ledger.codec.replies.ids_from_reply(EntryType.HOLD, stored.reply)
         return await self.release(origin, replace(outcome, hold_id=hold_id))
 
     async def _post(self, origin: Origin, request: PostingRequest) -> bytes:
@@ -100,7 +101,7 @@ class ApprovalHolds:
             hold=HoldDraft(description=outcome.title, reference=reference, approval_id=outcome.approval_id),
             approved=True,
         )
-        _, hold_id = self._ledger.codec.ids(EntryType.HOLD, await self._post(origin, request))
+        _, hold_id = self._ledger.codec.replies.ids_from_reply(EntryType.HOLD, await self._post(origin, request))
         await self._post(origin, _settlement(origin, replace(outcome, hold_id=hold_id), EntryType.COMMIT, COMMITTED))
 
     async def _increase_budget(self, origin: Origin, outcome: ApprovalOutcome) -> None:
@@ -121,9 +122,11 @@ class ApprovalHolds:
         """Release the hold, and publish once the reason why the approved request could not be applied."""
         if outcome.hold_id:
             await self.release(origin, outcome)
+        # Everybody who can read the request reads the reason, whether or not they may see the budgets above.
+        problem = conceal(refusal, lambda budget_id: budget_id == outcome.budget_id).message
         async with self._db.write(origin) as tx:
             if await self._claim_failure(tx, outcome):
-                event = events.published.approval_funds_settled(outcome, raised=False, problem=refusal.message)
+                event = events.published.approval_funds_settled(outcome, raised=False, problem=problem)
                 outbox.append(tx, event)
 
     @staticmethod

@@ -36,5 +36,8 @@ async def check(
             balances |= {(balance.terms.tenant_id, balance.terms.id): balance for balance in availability.after}
             balances |= domain.late_postings.corrected(availability.corrections)
             rollovers |= domain.late_postings.correct(rollovers, availability.corrections)
+        if origin.scope:
+            is_visible = domain.visibility.within(origin.scope, origin.tenant_id, snapshot.balances)
+            availability = domain.visibility.conceal_availability(availability, is_visible)
         results.append(AvailabilityResult(chain[0], amount, availability))
     return results

@@ -1,6 +1,6 @@
 """SQL for budgets."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import Select, or_, select, update
@@ -28,6 +28,12 @@ async def get(tx: ReadSession, budget_id: UUID) -> BudgetRow:
 async def list_by_ids(tx: ReadSession, budget_ids: Collection[UUID]) -> Mapping[UUID, BudgetRow]:
     """Return those of the budgets that the caller may see, by id."""
     return {budget.id: budget for budget in await tx.all(visible(tx).where(BudgetRow.id.in_(budget_ids)))}
+
+
+async def find_hidden(tx: ReadSession, budget_ids: Iterable[UUID | None]) -> Collection[UUID]:
+    """Return those of the budgets that the caller may not see."""
+    present = {budget_id for budget_id in budget_ids if budget_id is not None}
+    return present - (await list_by_ids(tx, present)).keys() if present and tx.scope else ()
 
 
 async def list_page(tx: ReadSession, page: Page, filters: BudgetFilter) -> Slice[BudgetRow]:
