@@ -2,7 +2,8 @@
 
 carla, ivan and anyone of finance are the approvers of the active step, zoe is the approver of the next one. dora is the
 delegate of carla. alice is the requester: once as a manager, once with the role of the active step. ivan delegated to
-alice, and alice to hugo. leo was an approver of the active step, and left; nora was his delegate.
+alice, and alice to hugo. leo was an approver of the active step, and left; nora was his delegate. lena of finance and
+the administrator rob left, too; their tokens are still valid.
 """
 
 import itertools
@@ -29,6 +30,7 @@ from tests.harness.services import Approvals, Served
 
 OK: Final = ""
 STATE, NOT_AN_APPROVER, SELF = "APPROVAL_STATE", "NOT_AN_APPROVER", "SELF_APPROVAL"
+LEFT: Final = "APPROVER_INACTIVE"
 NOT_THE_REQUESTER, NO_PERMISSION = "NOT_THE_REQUESTER", "PERMISSION_MISSING"
 
 USERS: Final[Mapping[str, tuple[str, str | tuple[str, str]]]] = {
@@ -41,6 +43,8 @@ USERS: Final[Mapping[str, tuple[str, str | tuple[str, str]]]] = {
     "delegate by way of the requester": ("hugo", MEMBER),
     "approver who left": ("leo", MEMBER),
     "delegate of an approver who left": ("nora", MEMBER),
+    "holder of the role who left": ("lena", "finance"),
+    "admin who left": ("rob", "billing_admin"),
     "admin": ("root", "billing_admin"),
     "other user": ("mallory", MEMBER),
     "viewer": ("vera", "viewer"),
@@ -55,8 +59,11 @@ def row(usual: str, **exceptions: str) -> Mapping[str, str]:
 _APPROVERS: Final = {"approver": OK, "holder of the role": OK, "delegate": OK}
 _OWNERS: Final = ("requester", "requester with the role", "admin")
 _REQUESTERS: Final = ("requester", "requester with the role")  # alice is a delegate of ivan, too
-BY_APPROVERS: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, **dict.fromkeys(_REQUESTERS, SELF)})
-BY_APPROVERS_OR_ADMIN: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, **dict.fromkeys(_REQUESTERS, OK), "admin": OK})
+_LEFT: Final = dict.fromkeys(("approver who left", "holder of the role who left", "admin who left"), LEFT)
+BY_APPROVERS: Final = row(NOT_AN_APPROVER, **{**_APPROVERS, **_LEFT, **dict.fromkeys(_REQUESTERS, SELF)})
+BY_APPROVERS_OR_ADMIN: Final = row(
+    NOT_AN_APPROVER, **{**_APPROVERS, **_LEFT, **dict.fromkeys(_REQUESTERS, OK), "admin": OK}
+)
 BY_ALL: Final = row(OK, viewer=OK)
 BY_OWNERS: Final = row(NOT_THE_REQUESTER, **dict.fromkeys(_OWNERS, OK))
 BY_OWNERS_IN_OTHER_STATES: Final = row(NOT_THE_REQUESTER, **dict.fromkeys(_OWNERS, STATE))
@@ -96,7 +103,8 @@ class RequestFactory:
     async def create(self, state: str) -> Approval:
         """Create a request in a state."""
         approval = await self.api.submit()
-        await self.departures("leo")
+        for user_id in ("leo", "lena", "rob"):
+            await self.departures(user_id)
         await self._transitions[state](self, approval)
         current = await self.api.get(approval)
         assert Approval.State.Name(current.state) == state

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -13,18 +14,24 @@ from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_rule_pb2 import Approver
 from billing.approvals.v1.delegation_pb2 import Delegation
 from google.protobuf import json_format
+from grpc import StatusCode
 from outside.users.v1.events_pb2 import UserDeactivated
 
+from clients.directory import Directory
 from deploy.simulators import directory
 from deploy.simulators.directory import Users
 from eventing.consumer import Consumer, Delivery
 from kit.auth import ServiceTokens
 from kit.db import Database
+from kit.errors import Conflict
+from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
+from kit.users import User
 from services.approvals.events.consumers import replace_departed_approver
 from services.approvals.main import compose
-from tests.approvals.conftest import ApprovalsApi, step
+from services.approvals.service.opening import OpeningSaga
+from tests.approvals.conftest import ApprovalsApi, in_hours, step
 from tests.budgets.budgets_api import BudgetsApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Approvals, Budgets, Entities, Served, served
@@ -197,7 +204,7 @@ class TestReplacement:
         await deliver_deactivation(with_directory, tenant, "dave")
         escalated = await api.act("erin", approval, ApprovalAction.ESCALATE)
         assert seats(escalated) == [("erin", ""), ("grace", "dave")]
-        assert (await refusal(api.act("dave", approval))).reason == "NOT_AN_APPROVER"
+        assert (await refusal(api.act("dave", approval))).reason == "APPROVER_INACTIVE"
 
     async def test_delegations_of_and_to_a_user_who_left_end(
         self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
@@ -210,10 +217,116 @@ class TestReplacement:
         await deliver_deactivation(with_directory, tenant, "dave")
         for user_id in ("dave", "priya"):
             assert await api.to_decide(user_id) == []
-            assert (await refusal(api.act(user_id, approval))).reason == "NOT_AN_APPROVER"
+            reason = "APPROVER_INACTIVE" if user_id == "dave" else "NOT_AN_APPROVER"
+            assert (await refusal(api.act(user_id, approval))).reason == reason
         request = delegations_pb.ListDelegationsRequest()
         listed = (await api.admin.call(api.stubs.delegations.ListDelegations, request)).delegations
         assert [one.state for one in listed] == [Delegation.ENDED] * 2
+
+
+class TestUsersWhoLeft:
+    """They have a token that is still valid."""
+
+    async def test_they_decide_neither_by_role_nor_as_administrators_nor_in_a_batch(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        """No event is delivered: the directory is asked."""
+        await api.create_rule(step("Finance", "@finance", escalate_to=Approver(user_id="erin")))
+        approval = await api.submit("luis")
+        with_directory.users.set_active(tenant, "dave", active=False)
+        for role, action, target in (
+            ("finance", ApprovalAction.APPROVE, ""),
+            ("finance", ApprovalAction.DELEGATE, "erin"),
+            ("billing_admin", ApprovalAction.ADD_APPROVER, "priya"),
+            ("billing_admin", ApprovalAction.ESCALATE, ""),
+        ):
+            error = await refusal(api.act(api.user("dave", role), approval, action, target=target))
+            assert (error.reason, error.metadata["user_id"]) == ("APPROVER_INACTIVE", "dave")
+        batch = pb.BatchActOnApprovalsRequest(ids=[approval.id], action=ApprovalAction.APPROVE)
+        call = api.user("dave", "finance").call(api.stubs.approvals.BatchActOnApprovals, batch)
+        assert [one.refusal.reason for one in (await call).results] == ["APPROVER_INACTIVE"]
+        with_directory.users.set_active(tenant, "dave", active=True)
+        assert (await api.act(api.user("dave", "finance"), approval)).state == Approval.APPROVED
+
+    async def test_they_do_not_decide_while_the_directory_does_not_respond(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await api.create_rule(step("Finance", "@finance"))
+        approval = await api.submit("luis")
+        with_directory.users.set_active(tenant, "dave", active=False)
+        await deliver_deactivation(with_directory, tenant, "dave")
+
+        async def hang(*_: Any) -> None:
+            await asyncio.sleep(30)
+
+        monkeypatch.setattr(Directory, "find", hang)
+        dave = api.user("dave", "finance")
+        assert await api.to_decide(dave) == []
+        assert (await refusal(api.act(dave, approval))).reason == "APPROVER_INACTIVE"
+        assert await api.to_decide(api.user("fiona", "finance")) == [approval.id]
+        assert (await api.act(api.user("fiona", "finance"), approval)).state == Approval.APPROVED
+
+    async def test_they_delegate_nothing(self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID) -> None:
+        with_directory.users.set_active(tenant, "dave", active=False)
+        for user, delegator in ((api.user("dave"), ""), (api.admin, "dave")):
+            request = delegations_pb.CreateDelegationRequest(
+                delegator=delegator, delegate="erin", end_time=in_hours(1), request_id=uuid4().hex
+            )
+            error = await refusal(user.call(api.stubs.delegations.CreateDelegation, request))
+            assert (error.reason, error.metadata.get("user_id")) == ("APPROVER_INACTIVE", "dave")
+
+    async def test_approver_who_leaves_during_the_opening_is_replaced(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The amount is held, and the opening is interrupted. The event is delivered again once it is completed."""
+        await api.create_rule(step("Dave", "dave"))
+        budget = await api.budgets.open("100.00")
+        request, luis = api.new_request("60.00", budget_id=budget.id), api.user("luis", "procurement")
+
+        async def crash(*_: Any) -> None:
+            raise RuntimeError("crash")
+
+        monkeypatch.setattr(OpeningSaga, "open", crash)
+        assert (await refusal(luis.call(api.stubs.approvals.CreateApproval, request))).reason == "INTERNAL"
+        monkeypatch.undo()
+        with_directory.users.set_active(tenant, "dave", active=False)
+        with pytest.raises(Conflict):
+            await deliver_deactivation(with_directory, tenant, "dave")
+        approval = await luis.call(api.stubs.approvals.CreateApproval, request)
+        await deliver_deactivation(with_directory, tenant, "dave")
+        assert seats(await api.get(approval)) == [("erin", "dave")]
+
+    @pytest.mark.parametrize("action", ["create", "create with a hold", "delegate"])
+    async def test_user_who_leaves_during_the_call_gets_no_slot(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch,
+        action: str,
+    ) -> None:  # fmt: skip
+        """The event is handled after the directory was asked, and before the slot is stored."""
+        await api.create_rule(step("Dave", "frank" if action == "delegate" else "dave"))
+        budget_id = (await api.budgets.open("1000.00")).id if action == "create with a hold" else ""
+        approval = await api.submit("luis") if action == "delegate" else None
+        find = Directory.find
+
+        async def leave_afterwards(directory: Directory, origin: Origin, user_id: str) -> User | None:
+            user = await find(directory, origin, user_id)
+            if user_id == "dave":
+                monkeypatch.setattr(Directory, "find", find)
+                with_directory.users.set_active(tenant, "dave", active=False)
+                await deliver_deactivation(with_directory, tenant, "dave")
+            return user
+
+        monkeypatch.setattr(Directory, "find", leave_afterwards)
+
+        async def attempt() -> Approval:
+            if approval:
+                return await api.act("frank", approval, ApprovalAction.DELEGATE, target="dave")
+            return await api.submit("luis", budget_id=budget_id)
+
+        assert (await refusal(attempt())).code is StatusCode.ABORTED
+        if approval:
+            assert (await refusal(attempt())).reason == "APPROVER_INACTIVE"
+        else:
+            assert seats(await attempt()) == [("erin", "dave")]
 
 
 class TestOtherServices:

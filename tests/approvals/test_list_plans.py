@@ -81,6 +81,7 @@ R_ABOUT, R_SUBJECT, R_KEY = map(request_index, ("about_idx", "subject_key", "ope
 S_ID, S_USER, S_ROLE = map(slot_index, ("pkey", "user_idx", "role_idx"))
 D_ID, D_FROM, D_TO, D_END = map(delegation_index, ("pkey", "delegator_idx", "delegate_idx", "end_idx"))
 L_ID, L_STATE, L_TYPE, L_LADDER = map(rule_index, ("pkey", "state_idx", "type_idx", "ladder_idx"))
+U_ID: Final = "deactivated_users_pkey"
 A_OF, A_BY = "approval_actions_approval_idx", "approval_actions_actor_idx"
 SCOPE_INDEXES: Final = {R_ID, R_STATE, R_DUE, R_ENTITY, R_DEPARTMENT, R_REQUESTER, S_USER, S_ID, A_OF, A_BY}
 TO_DECIDE_INDEXES: Final = {R_ID, R_STATE, S_USER, S_ROLE, S_ID, A_OF, A_BY}
@@ -122,7 +123,11 @@ QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
         lambda tx: store.approvals.find_open_by_subject(tx, "invoice", "17"), {R_ABOUT, R_SUBJECT}, 1,
     ),
     "pending requests of an approver": (
-        lambda tx: store.approvals.list_ids_by_approver(tx, "boss-8", None, 50), {R_STATE, R_DUE}, RARE,
+        lambda tx: store.approvals.list_ids_by_approver(tx, "boss-8", ApprovalState.PENDING, None, 50),
+        {R_STATE, R_DUE}, RARE,
+    ),
+    "requests of an approver that are being opened": (
+        lambda tx: store.approvals.list_ids_by_approver(tx, "boss-8", ApprovalState.OPENING, None, 1), {R_STATE}, 0,
     ),
     "requests created on a day": (
         lambda tx: store.approvals.list_created(tx, DAY, DAY + timedelta(days=1), 1_000),
@@ -139,7 +144,7 @@ QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
     "delegations to a user": (list_delegations(delegate="boss-8"), {D_TO}, ONE_PAGE),
     "active delegations": (list_delegations(state=DelegationState.ACTIVE), {D_ID, D_END}, ROWS // 2),
     "delegators of a user": (
-        lambda tx: store.delegations.find_delegators(tx, "boss-8", NOW), {D_FROM, D_TO, D_END}, 2_000,
+        lambda tx: store.delegations.find_delegators(tx, "boss-8", NOW), {D_FROM, D_TO, D_END, U_ID}, 2_000,
     ),
 }  # fmt: skip
 """Query, indexes of which at least one must be used, and maximum number of rows read.

@@ -159,6 +159,8 @@ class Actor:
     """True if they may act for other users; for a caller with a scope, on requests within it."""
     tenant_admin: bool = False
     """True if they may act for all users of the tenant: administrators without a scope."""
+    left: bool | None = None
+    """True if they were deactivated in user management; None if that has not been checked."""
 
     def acting_for(self, requester: str) -> frozenset[str]:
         """Return the users on whose behalf they decide about a request: no chain passes through its requester."""

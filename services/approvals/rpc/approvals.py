@@ -19,7 +19,7 @@ from kit.money import Money
 from kit.origin import Call
 from services.approvals import convert, events, service, store
 from services.approvals.clients import Clients
-from services.approvals.domain.approvals import ActionRequest, ActionType
+from services.approvals.domain.approvals import ActionRequest, ActionType, Actor
 from services.approvals.service.opening import OpeningSaga, PreparedApproval
 from serving.pages import Pages
 
@@ -94,9 +94,10 @@ class ApprovalServicer:
         if action.action is not ActionType.COMMENT:  # everybody who can read the request may comment
             call.principal.check_permission(_DECIDE)
         service.decisions.check(action)
+        actor = await self._checked(call, actor)
         target = await self._clients.directory.find(call, action.target) if action.target else None
         async with self._db.write(call) as tx:
-            service.decisions.check_target(action, target)
+            await service.decisions.check_target(tx, action, target)
             row = await service.decisions.act(tx, ids.APPROVAL.parse(request.id), actor, action)
             return await tx.answer(convert.approvals.to_proto(row))
 
@@ -105,16 +106,20 @@ class ApprovalServicer:
     ) -> pb.BatchActOnApprovalsResponse:
         action = convert.approvals.action_request_from_proto(request)
         service.decisions.check(action)
-        results = [await self._result_of_action(id, action, call) for id in request.ids]
+        actor = await self._checked(call, convert.approvals.actor_from_call(call))
+        results = [await self._result_of_action(id, actor, action, call) for id in request.ids]
         decided = sum(result.HasField("approval") for result in results)
         return pb.BatchActOnApprovalsResponse(
             results=results, decided_count=decided, refused_count=len(results) - decided
         )
 
-    async def _result_of_action(self, id: str, action: ActionRequest, call: Call) -> pb.ApprovalResult:
+    async def _checked(self, call: Call, actor: Actor) -> Actor:
+        """Return the actor, checked against user management if that responds."""
+        return replace(actor, left=await self._clients.directory.has_left(call, actor.user_id))
+
+    async def _result_of_action(self, id: str, actor: Actor, action: ActionRequest, call: Call) -> pb.ApprovalResult:
         """Act on one request of a batch, in its own transaction, under a key of the batch and the request."""
         single = replace(call, key=f"{call.key}:{id}" if call.key else "")
-        actor = convert.approvals.actor_from_call(call)
         try:
             async with self._db.write(single) as tx:
                 row = await service.decisions.act(tx, ids.APPROVAL.parse(id), actor, action)
@@ -128,7 +133,7 @@ class ApprovalServicer:
         prepared = await self._opening.prepare_resubmission(
             call,
             ids.APPROVAL.parse(request.id),
-            convert.approvals.actor_from_call(call),
+            await self._checked(call, convert.approvals.actor_from_call(call)),
             convert.approvals.changes_from_proto(request),
             comment=request.comment,
             etag=request.etag,
@@ -136,8 +141,9 @@ class ApprovalServicer:
         return await self._open_with_impact(call, prepared)
 
     async def CancelApproval(self, request: pb.CancelApprovalRequest, call: Call) -> Approval:
+        actor = await self._checked(call, convert.approvals.actor_from_call(call))
         async with self._db.write(call) as tx:
-            actor = await service.delegations.with_delegations(tx, convert.approvals.actor_from_call(call))
+            actor = await service.delegations.with_delegations(tx, actor)
             row = await store.approvals.lock(tx, ids.APPROVAL.parse(request.id), actor)
             await service.approvals.cancel(tx, row, actor, comment=request.comment, etag=request.etag)
             return await tx.answer(convert.approvals.to_proto(row))

@@ -22,10 +22,12 @@ class DelegationServicer:
         self._clients = clients
 
     async def CreateDelegation(self, request: pb.CreateDelegationRequest, call: Call) -> Delegation:
-        delegate = await self._clients.directory.find(call, request.delegate)
+        directory = self._clients.directory
+        draft, actor = convert.delegations.draft_from_proto(request), convert.approvals.actor_from_call(call)
+        delegate = await directory.find(call, request.delegate)
+        left = await directory.has_left(call, draft.delegator or actor.user_id)
         async with self._db.write(call) as tx:
-            draft = convert.delegations.draft_from_proto(request)
-            row = await service.delegations.create(tx, convert.approvals.actor_from_call(call), draft, delegate)
+            row = await service.delegations.create(tx, actor, draft, delegate=delegate, delegator_left=left is True)
             return await tx.answer(convert.delegations.to_proto(row, clock.now()))
 
     async def ListDelegations(self, request: pb.ListDelegationsRequest, call: Call) -> pb.ListDelegationsResponse:

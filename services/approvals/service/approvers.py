@@ -1,11 +1,12 @@
 """Approvers from user management: slot assignment for new workflows, and replacement of deactivated users."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from kit import clock
-from kit.db import Database
+from kit.db import Database, WriteSession
+from kit.errors import Conflict
 from kit.origin import Origin
 from services.approvals import domain, service, store
 from services.approvals.clients import Clients
@@ -57,22 +58,44 @@ async def _active_managers(clients: Clients, origin: Origin, user_id: str) -> Se
 async def replace_departed(db: Database, clients: Clients, origin: Origin, user_id: str) -> None:
     """End the delegations of a user who left, and assign their slots in all pending requests anew.
 
-    Each request has a transaction of its own.
+    Each request has a transaction of its own. Raises Conflict if a request is in OPENING or a manager is leaving, so
+    that the event is delivered again after that.
     """
     async with db.write(origin) as tx:
+        await store.deactivated_users.insert(tx, user_id)
         await service.delegations.end_of_user(tx, user_id)
+        is_opening = await store.approvals.list_ids_by_approver(tx, user_id, ApprovalState.OPENING, None, 1)
     managers = await _active_managers(clients, origin, user_id)
     after = None
     while True:
         async with db.read(origin) as tx:
-            approval_ids = await store.approvals.list_ids_by_approver(tx, user_id, after, _BATCH)
+            approval_ids = await store.approvals.list_ids_by_approver(tx, user_id, ApprovalState.PENDING, after, _BATCH)
         for approval_id in approval_ids:
             async with db.write(origin) as tx:
                 row = await store.approvals.lock_if_found(tx, approval_id)
                 if row is not None and row.state is ApprovalState.PENDING:
                     change = domain.approvers.replace_departed(row.workflow, user_id, managers, clock.now())
                     if change.records:
+                        await check_not_leaving(tx, managers)
                         await service.approvals.apply(tx, row, change)
         if len(approval_ids) < _BATCH:
-            return
+            break
         after = approval_ids[-1]
+    if is_opening:
+        raise Conflict
+
+
+async def check_not_leaving(tx: WriteSession, user_ids: Collection[str]) -> None:
+    """Raise Conflict if a user has left since they were read from user management by this call."""
+    if user_ids and await store.deactivated_users.any_recent(tx, user_ids):
+        raise Conflict
+
+
+async def check_present(tx: WriteSession, clients: Clients, workflow: Workflow) -> None:
+    """Raise Conflict if an approver of a workflow left after it was created, and before its request is stored.
+
+    A repeated call creates another workflow. Without a directory nobody is checked when a workflow is created either.
+    """
+    user_ids = {slot.user_id for step in workflow.steps for slot in (*step.slots, step.escalate_to) if slot} - {""}
+    if clients.directory.configured:
+        await check_not_leaving(tx, user_ids)

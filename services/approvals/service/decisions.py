@@ -11,6 +11,7 @@ from kit.users import User
 from services.approvals import domain, service, store
 from services.approvals.domain.approvals import ActionRequest, ActionType, Actor, ApprovalAction
 from services.approvals.domain.workflows import ActionRecord, Decision, Workflow, WorkflowChange
+from services.approvals.errors.approvals import ApproverInactive
 from services.approvals.models.approvals import ApprovalRow
 
 _WITH_COMMENT: Final = frozenset({ActionType.REJECT, ActionType.REQUEST_CHANGES, ActionType.COMMENT})
@@ -36,17 +37,21 @@ def check(request: ActionRequest) -> None:
         raise InvalidFields(violations)
 
 
-def check_target(request: ActionRequest, target: User | None) -> None:
-    """Raise ApproverUnknown or ApproverInactive if user management does not report the target as an active user."""
+async def check_target(tx: WriteSession, request: ActionRequest, target: User | None) -> None:
+    """Raise ApproverUnknown or ApproverInactive if user management does not report the target as an active user.
+
+    Raises Conflict if the target has left since then.
+    """
     if request.target:
         service.users.check_active(request.target, target)
+        await service.approvers.check_not_leaving(tx, [request.target])
 
 
 async def act(tx: WriteSession, approval_id: UUID, actor: Actor, request: ActionRequest) -> ApprovalRow:
     """Perform an action on a request.
 
-    Raises ApprovalNotFound, ApprovalStateForbids, NotAnApprover, SelfApproval, AlreadyDecided, EscalationMissing or
-    EtagMismatch.
+    Raises ApprovalNotFound, ApprovalStateForbids, ApproverInactive, NotAnApprover, SelfApproval, AlreadyDecided,
+    EscalationMissing or EtagMismatch.
     """
     check(request)
     actor = await service.delegations.with_delegations(tx, actor)
@@ -57,6 +62,8 @@ async def act(tx: WriteSession, approval_id: UUID, actor: Actor, request: Action
         store.approvals.insert_action(tx, row, comment)
         return row
     service.approvals.advance(row, ApprovalAction.DECIDE)
+    if actor.left:
+        raise ApproverInactive(actor.user_id)
     actor = service.approvals.limit_to_scope(tx, row, actor)
     await service.approvals.apply(tx, row, _change(row.workflow, actor, request, clock.now()))
     return row

@@ -10,6 +10,7 @@ from kit.users import User
 from services.approvals import domain, service, store
 from services.approvals.domain.approvals import Actor
 from services.approvals.domain.delegations import DelegationDraft, DelegationState
+from services.approvals.errors.approvals import ApproverInactive
 from services.approvals.errors.delegations import (
     DelegationEnded,
     DelegationNotFound,
@@ -20,20 +21,30 @@ from services.approvals.models.delegations import DelegationRow
 
 
 async def with_delegations(tx: ReadSession, actor: Actor) -> Actor:
-    """Return the actor with the users on whose behalf they decide now."""
-    delegators = await store.delegations.find_delegators(tx, actor.user_id, clock.now())
+    """Return the actor with the users on whose behalf they decide now.
+
+    A user who left acts for nobody and has no rights. What user management reported before the transaction takes
+    precedence over the events received from it.
+    """
+    delegators, left = await store.delegations.find_delegators(tx, actor.user_id, clock.now())
+    if left if actor.left is None else actor.left:
+        return replace(actor, left=True, roles=frozenset(), admin=False, tenant_admin=False)
     acts_for = domain.delegations.acts_for(actor.user_id, delegators)
     by_requester = {user: domain.delegations.acts_for(actor.user_id, delegators, without=user) for user in acts_for}
-    return replace(actor, acts_for=acts_for, acts_for_by_requester=by_requester)
+    return replace(actor, left=False, acts_for=acts_for, acts_for_by_requester=by_requester)
 
 
-async def create(tx: WriteSession, actor: Actor, draft: DelegationDraft, delegate: User | None) -> DelegationRow:
+async def create(
+    tx: WriteSession, actor: Actor, draft: DelegationDraft, *, delegate: User | None, delegator_left: bool
+) -> DelegationRow:
     """Create a delegation of the actor, or of another user if the actor administers the whole tenant.
 
-    `delegate` is the delegate in user management, or None if unknown there. Raises ApproverUnknown, ApproverInactive,
-    NotTheDelegator, InvalidFields or DelegationOverlaps.
+    `delegate` is the delegate in user management, or None if unknown there; `delegator_left` is true if the delegator
+    is inactive there. Raises ApproverUnknown, ApproverInactive, NotTheDelegator, InvalidFields or DelegationOverlaps.
     """
     service.users.check_active(draft.delegate, delegate)
+    if delegator_left:
+        raise ApproverInactive(draft.delegator or actor.user_id)
     now = clock.now()
     delegator, start_time = draft.delegator or actor.user_id, draft.start_time or now
     if delegator != actor.user_id and not actor.tenant_admin:

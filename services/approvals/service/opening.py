@@ -139,6 +139,7 @@ class OpeningSaga:
         if not domain.approvals.needs_hold(row.request_type, row.budget_id):
             return PreparedApproval.of_new(row)
         async with self._db.write(_without_key(origin)) as tx:
+            await service.approvers.check_present(tx, self.clients, row.workflow)
             await store.approvals.save(tx, row)
             set_timer(tx, OPENING_TIMER, row.id, clock.now() + _RESUME_AFTER)
         return await self._hold(origin, row)
@@ -146,9 +147,10 @@ class OpeningSaga:
     async def open(self, tx: WriteSession, prepared: PreparedApproval) -> ApprovalRow:
         """Start the workflow of a prepared request.
 
-        Raises Conflict if a concurrent call rolled the opening back.
+        Raises Conflict if a concurrent call rolled the opening back, or if an approver has left meanwhile.
         """
         if prepared.new is not None:
+            await service.approvers.check_present(tx, self.clients, prepared.new.workflow)
             prepared.new.state = ApprovalState.PENDING
             await self._start(tx, prepared.new, new=True)
             return prepared.new
@@ -282,6 +284,7 @@ class OpeningSaga:
     ) -> PreparedApproval:
         """Plan a new round of a request, store it and hold its amount. Raises the errors of ResubmitApproval."""
         async with self._db.read(origin) as tx:
+            actor = await service.delegations.with_delegations(tx, actor)
             row = await store.approvals.get(tx, approval_id, actor)
             rules = await self._rules.get(tx)
             actor = service.approvals.limit_to_scope(tx, row, actor)
@@ -316,6 +319,7 @@ class OpeningSaga:
             if row.round != previous.round:
                 raise Conflict
             service.approvals.advance(row, ApprovalAction.RESUBMIT)
+            await service.approvers.check_present(tx, self.clients, planned.workflow)
             new = service.planning.new_row(planned)
             row.round += 1
             row.title, row.description = new.title, new.description

@@ -1,5 +1,5 @@
 """Every SQL statement of the approvals service."""
 
-from services.approvals.store import approvals, delegations, rollovers, rules, submissions
+from services.approvals.store import approvals, deactivated_users, delegations, rollovers, rules, submissions
 
-__all__ = ["approvals", "delegations", "rollovers", "rules", "submissions"]
+__all__ = ["approvals", "deactivated_users", "delegations", "rollovers", "rules", "submissions"]

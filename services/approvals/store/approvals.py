@@ -273,13 +273,15 @@ async def list_created(tx: ReadSession, since: datetime, until: datetime, rows_m
     return await tx.all(query.order_by(ApprovalRow.create_time.desc()).limit(rows_max))
 
 
-async def list_ids_by_approver(tx: ReadSession, user_id: str, after: UUID | None, ids_max: int) -> Sequence[UUID]:
-    """Return ids of PENDING requests that name the user in any step, in the order of the ids, after `after`."""
+async def list_ids_by_approver(
+    tx: ReadSession, user_id: str, state: ApprovalState, after: UUID | None, ids_max: int
+) -> Sequence[UUID]:
+    """Return ids of requests in a state that name the user in any step, in the order of the ids, after `after`."""
     assigned = or_(
         ApprovalRow.workflow_record.contains({"steps": [{"seats": [{"user_id": user_id}]}]}),
         ApprovalRow.workflow_record.contains({"steps": [{"escalate_to": {"user_id": user_id}}]}),
     )
-    query = select(ApprovalRow.id).where(ApprovalRow.state == ApprovalState.PENDING, assigned)
+    query = select(ApprovalRow.id).where(ApprovalRow.state == state, assigned)
     if after:
         query = query.where(ApprovalRow.id > after)
     return await tx.all(query.order_by(ApprovalRow.id).limit(ids_max))

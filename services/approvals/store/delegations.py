@@ -24,15 +24,23 @@ _DELEGATORS: Final = f"""
             and above.start_time <= $3 and above.end_time > $3 and above.revoke_time is null
         where chain.steps < {CHAIN_MAX}
     )
-    select distinct delegate, delegator from chain"""
+    select distinct delegate, delegator, false from chain
+    union all
+    select user_id, user_id, true from deactivated_users where tenant_id = $1 and user_id = $2"""
 
 
-async def find_delegators(tx: ReadSession, user_id: str, now: datetime) -> Mapping[str, list[str]]:
-    """Return the delegators of a user at `now`, and transitively theirs, by delegate."""
+async def find_delegators(tx: ReadSession, user_id: str, now: datetime) -> tuple[Mapping[str, list[str]], bool]:
+    """Return the delegators of a user at `now`, and transitively theirs, by delegate; and whether the user has left.
+
+    One statement, because nearly every call needs both.
+    """
     delegators: dict[str, list[str]] = {}
-    for delegate, delegator in await tx.fetch(_DELEGATORS, tx.tenant_id, user_id, now):
-        delegators.setdefault(delegate, []).append(delegator)
-    return delegators
+    left = False
+    for delegate, delegator, is_departure in await tx.fetch(_DELEGATORS, tx.tenant_id, user_id, now):
+        left = left or is_departure
+        if not is_departure:
+            delegators.setdefault(delegate, []).append(delegator)
+    return delegators, left
 
 
 async def lock_delegator(tx: WriteSession, delegator: str) -> None:
