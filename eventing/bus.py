@@ -97,8 +97,12 @@ async def _add_missing_subjects(jetstream: JetStreamContext) -> None:
     current = (await jetstream.stream_info(STREAM)).config
     subjects = current.subjects or []
     missing = [subject for subject in _SUBJECTS if subject not in subjects]
-    if missing:
+    if not missing:
+        return
+    try:
         await jetstream.update_stream(current.evolve(subjects=[*subjects, *missing]))
+    except TimeoutError:  # the server does not reply to calls that are not permitted
+        log.error("the stream lacks subjects; its administrator must add them", missing=missing)
 
 
 async def _log_error(error: Exception) -> None:

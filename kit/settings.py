@@ -22,7 +22,8 @@ class Settings(BaseSettings):
     """Maximum wait for a lock; the call then fails with CONFLICT."""
 
     nats_url: str
-    """`nats://[token@]host:port`, several separated by commas."""
+    """`nats://user:password@host:port` of the user of this service, several separated by commas. Not used by the
+    gateway."""
 
     listen: str = "127.0.0.1:0"
     """Address of the gRPC server (in the gateway: HTTP). Port 0 picks a free port."""

@@ -8,7 +8,7 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 
-_STREAM = "BILLING"
+from eventing.subjects import STREAM
 
 
 async def follow(url: str, *, from_start: bool) -> None:
@@ -17,7 +17,7 @@ async def follow(url: str, *, from_start: bool) -> None:
     policy = DeliverPolicy.ALL if from_start else DeliverPolicy.NEW
     try:
         subscription = await client.jetstream().subscribe(
-            ">", stream=_STREAM, ordered_consumer=True, config=ConsumerConfig(deliver_policy=policy)
+            ">", stream=STREAM, ordered_consumer=True, config=ConsumerConfig(deliver_policy=policy)
         )
     except NotFoundError:
         raise RuntimeError("no event has been published yet") from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from deploy import options
+from deploy import nats_users, options
 from deploy.database import role_url, roles
 from deploy.local import home, keys, paths
 from deploy.local.ports import free_port, is_free
@@ -31,12 +31,14 @@ class Simulator:
 
     name: str
     module: str
+    system: str
+    """The name in the packages of its protos, platform.<system>.v1."""
     serves: bool = False
 
 
 SIMULATORS: Final = (
-    Simulator("licensing", "deploy.simulators.licensing"),
-    Simulator("directory", "deploy.simulators.directory", serves=True),
+    Simulator("licensing", "deploy.simulators.licensing", "licensing"),
+    Simulator("directory", "deploy.simulators.directory", "users", serves=True),
 )
 PROCESSES: Final = (
     Process("entities", "services.entities.main", calls=("approvals",), outside={"users": "directory"}),
@@ -82,7 +84,8 @@ class Layout:
     @property
     def nats(self) -> Nats:
         """The stack's own NATS."""
-        return Nats(home.NATS, self.ports["NATS_PORT"], self.ports["NATS_MONITOR_PORT"], home.secret("nats"))
+        passwords = {user: home.secret(f"nats-{user.name}") for user in nats_users.users()}
+        return Nats(home.NATS, self.ports["NATS_PORT"], self.ports["NATS_MONITOR_PORT"], passwords)
 
     @property
     def admin_url(self) -> str:
@@ -97,8 +100,12 @@ class Layout:
 
     @property
     def nats_url(self) -> str:
-        """URL of NATS: NATS_URL, else that of our own server."""
+        """URL of the administrator of NATS: NATS_URL, else that of our own server."""
         return os.environ.get("NATS_URL") or self.nats.url
+
+    def nats_url_as(self, user: str) -> str:
+        """Return the URL of NATS for a user: NATS_URL, else that of our own server."""
+        return os.environ.get("NATS_URL") or self.nats.url_as(user)
 
     @property
     def gateway_port(self) -> int:
@@ -115,7 +122,7 @@ class Layout:
         addresses = {name: f"127.0.0.1:{self.ports[port_name(process_name)]}" for name, process_name in targets.items()}
         return {
             "BILLING_DATABASE_URL": self.url_as(roles(process.name)[1]),
-            "BILLING_NATS_URL": self.nats_url,
+            "BILLING_NATS_URL": self.nats_url_as(process.name) if process.name in nats_users.SERVICES else "",
             "BILLING_LISTEN": f"127.0.0.1:{self.ports[port_name(process.name)]}",
             "BILLING_METRICS_LISTEN": f"127.0.0.1:{self.ports[metrics_port_name(process.name)]}",
             "BILLING_ADDRESSES": json.dumps(addresses),
@@ -130,7 +137,7 @@ class Layout:
         """Return the environment of a simulator."""
         listen = {"BILLING_LISTEN": f"127.0.0.1:{self.ports[port_name(simulator.name)]}"} if simulator.serves else {}
         return {
-            "BILLING_NATS_URL": self.nats_url,
+            "BILLING_NATS_URL": self.nats_url_as(nats_users.system_user(simulator.system)),
             "BILLING_SERVICE_JWKS": str(keys.SERVICES_JWKS),
             "PYTHONUNBUFFERED": "1",
             **listen,

@@ -7,21 +7,25 @@ runs them under its process manager. Tests start their own:
         connect(server.url)
 """
 
+import hashlib
+import json
 import os
 import secrets
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
+from deploy import nats_users
 from deploy.local import die_with_parent, paths
 from deploy.local.ports import free_port, http_status, is_listening
+from deploy.nats_users import NatsUser
 
 _READY_LINE: Final = 7
 _READY_S: Final = 60.0
@@ -162,17 +166,30 @@ class Nats:
     store: Path
     port: int
     monitor_port: int
-    token: str
+    passwords: Mapping[NatsUser, str]
+    """The users; the first one is the administrator."""
     durable: bool = True
     name: str = "nats"
     user: str | None = None
     stop_signal: str = "TERM"
-    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """A digest of the users: `make up` restarts the server if they change."""
+        return {"NATS_USERS": hashlib.sha256(self._authorization().encode()).hexdigest()[:16]}
 
     @property
     def url(self) -> str:
-        """URL of clients, with the token."""
-        return f"nats://{self.token}@127.0.0.1:{self.port}"
+        """URL of the administrator."""
+        return self.url_as(next(iter(self.passwords)).name)
+
+    def url_as(self, name: str) -> str:
+        """Return the URL of a user."""
+        (password,) = (password for user, password in self.passwords.items() if user.name == name)
+        return f"nats://{name}:{password}@127.0.0.1:{self.port}"
+
+    def _authorization(self) -> str:
+        return nats_users.authorization({user: json.dumps(password) for user, password in self.passwords.items()})
 
     def prepare(self) -> None:
         """Write its configuration."""
@@ -183,7 +200,7 @@ class Nats:
 server_name: billing
 listen: "127.0.0.1:{self.port}"
 http: "127.0.0.1:{self.monitor_port}"
-authorization {{ token: "{self.token}" }}
+{self._authorization()}
 jetstream {{
   store_dir: "{self.store}"
   max_mem: 256MB
@@ -289,11 +306,14 @@ def postgres(folder: Path | None = None, *, port: int = 0, durable: bool = True)
 
 
 @contextmanager
-def nats(folder: Path | None = None, *, port: int = 0, durable: bool = True) -> Iterator[Running[Nats]]:
-    """Run NATS during the block, in `folder` or in a temporary one."""
+def nats(
+    folder: Path | None = None, *, port: int = 0, durable: bool = True, users: Sequence[NatsUser] = (nats_users.ADMIN,)
+) -> Iterator[Running[Nats]]:
+    """Run NATS during the block, in `folder` or in a temporary one. All users have the same password."""
 
-    def create(place: Path, token: str) -> Nats:
-        return Nats(place / "jetstream", port or free_port(), free_port(), token, durable=durable)
+    def create(place: Path, password: str) -> Nats:
+        passwords = dict.fromkeys(users, password)
+        return Nats(place / "jetstream", port or free_port(), free_port(), passwords, durable=durable)
 
     with _running(create, folder) as running:
         yield running

@@ -31,7 +31,9 @@ from outside.users.v1.user_pb2 import User
 
 from deploy import options
 from deploy.local import home
+from deploy.nats_users import system_user
 from deploy.simulators.publishing import publish
+from eventing.subjects import inbox_prefix
 
 SOURCE: Final = "/platform/users"
 AUDIENCE: Final = "platform.users"
@@ -171,7 +173,9 @@ async def _serve(users: Users) -> None:
 
 
 async def _deactivate(url: str, users: Users, tenant_id: UUID, user_id: str) -> None:
-    client = await nats.connect(url.split(","), name="simulator:directory")
+    client = await nats.connect(
+        url.split(","), name="simulator:directory", inbox_prefix=inbox_prefix(system_user("users"))
+    )
     try:
         await deactivate(client.jetstream(), users, tenant_id, user_id)
     finally:
@@ -198,7 +202,9 @@ def main() -> None:
         if arguments.command == "activate":
             users.set_active(tenant_id, arguments.user, active=True)
         else:
-            asyncio.run(_deactivate(running_layout().nats_url, users, tenant_id, arguments.user))
+            asyncio.run(
+                _deactivate(running_layout().nats_url_as(system_user("users")), users, tenant_id, arguments.user)
+            )
     except (options.InvalidOption, NotRunning) as failure:
         raise SystemExit(str(failure)) from None
     print(f"{arguments.user} of {arguments.tenant} is {'active' if arguments.command == 'activate' else 'deactivated'}")

@@ -25,7 +25,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
 
+from deploy.nats_users import system_consumer, system_user
 from deploy.simulators.publishing import publish
+from eventing.subjects import STREAM, inbox_prefix
 
 SOURCE: Final = "/platform/licensing"
 UNAVAILABLE: Final = "unavailable"
@@ -33,7 +35,6 @@ UNAVAILABLE: Final = "unavailable"
 SEATS_MAX: Final = 100_000
 _ENDED: Final = ("ContractTerminated", "ContractExpired", "ContractRenewed")
 _CONSUMED: Final = ("ContractActivated", "ContractAmended", *_ENDED)
-_STREAM: Final = "BILLING"
 _REPLIES: Final = UUID("4b6f7a52-51c6-4d0e-9d2b-6f0a4c1d7e90")
 """UUID namespace: the id of a reply is derived from that of the event, so that redelivery publishes no second reply."""
 _RETRY_S: Final = 0.5
@@ -59,7 +60,12 @@ def reply_to(name: str, event: Mapping[str, Any]) -> Message | None:
 
 async def run(url: str) -> None:
     """Consume events until cancelled, from the first stored one."""
-    client = await nats.connect(url.split(","), name="simulator:licensing", max_reconnect_attempts=-1)
+    client = await nats.connect(
+        url.split(","),
+        name="simulator:licensing",
+        inbox_prefix=inbox_prefix(system_user("licensing")),
+        max_reconnect_attempts=-1,
+    )
     try:
         jetstream = client.jetstream()
         await asyncio.gather(*(_consume(jetstream, name) for name in _CONSUMED))
@@ -68,11 +74,11 @@ async def run(url: str) -> None:
 
 
 async def _consume(jetstream: JetStreamContext, name: str) -> None:
-    subject = f"billing.entities.v1.{name}.*"
+    event = f"billing.entities.v1.{name}"
     while True:
         try:
             subscription = await jetstream.pull_subscribe(
-                subject, durable=f"simulator_licensing_{name}", stream=_STREAM
+                f"{event}.*", durable=system_consumer("licensing", event), stream=STREAM
             )
             while True:
                 for message in await _fetch(subscription):

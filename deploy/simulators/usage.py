@@ -23,7 +23,9 @@ from nats.js import JetStreamContext
 from outside.usage.v1.usage_pb2 import UsageRecorded
 
 from deploy import options
+from deploy.nats_users import system_user
 from deploy.simulators.publishing import publish
+from eventing.subjects import inbox_prefix
 
 SOURCE: Final = "/platform/usage"
 _IN_FLIGHT_MAX: Final = 256
@@ -116,7 +118,7 @@ async def publish_all(jetstream: JetStreamContext, tenant_id: UUID, plan: Plan) 
 
 
 async def _run(url: str, tenant_id: UUID, plan: Plan) -> PublishResult:
-    client = await nats.connect(url.split(","), name="simulator:usage")
+    client = await nats.connect(url.split(","), name="simulator:usage", inbox_prefix=inbox_prefix(system_user("usage")))
     try:
         return await publish_all(client.jetstream(), tenant_id, plan)
     finally:
@@ -146,7 +148,7 @@ def main() -> None:
         plan, layout = _plan(arguments), running_layout()
     except (options.InvalidOption, NotRunning) as failure:
         raise SystemExit(str(failure)) from None
-    result = asyncio.run(_run(layout.nats_url, keys.tenant_id(arguments.tenant), plan))
+    result = asyncio.run(_run(layout.nats_url_as(system_user("usage")), keys.tenant_id(arguments.tenant), plan))
     print(
         f"usage: {result.events} events in {result.seconds:.1f} s, {result.duplicates} of them duplicates,"
         f" {result.bad} that can't be allocated"
