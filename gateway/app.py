@@ -16,14 +16,16 @@ from prometheus_client import Gauge, Histogram
 from contract import routes
 from contract.methods import COMMON_APIS
 from contract.routes import Route, Router
-from gateway import builtin_routes, problems
+from gateway import builtin_routes, header_rules, problems
 from gateway.fan_out import FanOutEndpoint
 from gateway.http_types import Endpoint, Receive, Request, Response
+from gateway.memory import Memory
 from gateway.rate_limits import RateLimits
 from gateway.streaming import StreamEndpoint
 from gateway.transcoding import UnaryEndpoint
 from kit import telemetry
 from kit.auth import Authenticator
+from kit.errors import Overloaded
 from kit.settings import Settings
 from kit.telemetry import Trace, log
 from serving import clients
@@ -44,6 +46,8 @@ _SCHEME = "http"
 _VERBS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _OTHER_VERB = "_OTHER"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_PART_BYTES = 64 * 1024
+"""Larger bodies are sent in parts of this size."""
 _COMMON_HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -59,6 +63,7 @@ class App:
         services = (services | settings.addresses.keys() if services & COMMON_APIS else services) - COMMON_APIS
         self.channels = {service: clients.channel(settings, service) for service in sorted(services)}
         self.limits = RateLimits(settings)
+        self._memory = Memory(settings.http_memory_bytes_max)
         self.draining = False
         """True once the process is shutting down: /readyz fails, and responses close their connection."""
         self._stream_watchers: WeakSet[asyncio.Task[None]] = WeakSet()
@@ -97,17 +102,25 @@ class App:
             receive=receive,
             trace=Trace.from_header(headers.get("traceparent")),
             stream_watchers=self._stream_watchers,
+            memory=self._memory,
             id=client_id if _REQUEST_ID.fullmatch(client_id) else f"{random.getrandbits(128):032x}",
         )
-        route, response = await self._handle(request, scope["raw_path"].decode("latin-1"))
-        await self._send(request, response, send)
+        try:
+            route, response = await self._handle(request, scope)
+            response = _reserve_memory(request, response)
+            await self._send(request, response, send)
+        finally:
+            request.release()
         self._record(request, route, response, time.perf_counter() - started)
 
-    async def _handle(self, request: Request, path: str) -> tuple[str, Response]:
+    async def _handle(self, request: Request, scope: Mapping[str, Any]) -> tuple[str, Response]:
         """Return the template of the route and the response; never raises."""
         telemetry.current.set(request.trace)
         try:
-            (route, endpoint), request.variables = self._router.find(request.verb, path)
+            headers = request.headers
+            if len(headers) != len(scope["headers"]) or "host" not in headers:
+                header_rules.check(scope["headers"], headers, scope["http_version"])
+            (route, endpoint), request.variables = self._router.find(request.verb, scope["raw_path"].decode("latin-1"))
         except Exception as error:  # noqa: BLE001 - an unexpected error is logged by error_response
             return "", problems.error_response(error, request)
         if not request.trace.sampled:
@@ -136,7 +149,12 @@ class App:
         if self.draining:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body, "more_body": response.stream is not None})
+        body, sent = response.body, 0
+        while len(body) - sent > _PART_BYTES:  # each part waits until the client has read those before it
+            await send({"type": "http.response.body", "body": body[sent : sent + _PART_BYTES], "more_body": True})
+            sent += _PART_BYTES
+        body = body[sent:] if sent else body
+        await send({"type": "http.response.body", "body": body, "more_body": response.stream is not None})
         if response.stream is not None:
             async with aclosing(response.stream):
                 async for chunk in response.stream:
@@ -179,6 +197,17 @@ class App:
 def _verb_label(verb: str) -> str:
     """Return the method as a metric label; callers choose unknown methods, so they all share one label."""
     return verb if verb in _VERBS else _OTHER_VERB
+
+
+def _reserve_memory(request: Request, response: Response) -> Response:
+    """Count a large response, which the client may read slowly; without room for it, return an error instead."""
+    if len(response.body) <= _PART_BYTES:
+        return response
+    try:
+        request.reserve(len(response.body))
+    except Overloaded as error:
+        return problems.error_response(error, request)
+    return response
 
 
 async def _handle_errors(endpoint: Endpoint, request: Request) -> Response:

@@ -5,9 +5,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Mutabl
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.memory import Memory
 from kit.auth import Principal
-from kit.errors import MalformedBody, MessageTooLarge
+from kit.errors import MalformedBody, MessageTooLarge, UnsupportedMediaType
 from kit.telemetry import Trace
+
+_UNCOUNTED_BYTES = 64 * 1024
+"""Smaller bodies that arrive at once are not counted."""
 
 Headers = Sequence[tuple[str, str]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -23,6 +27,7 @@ class Request:
     receive: Receive
     stream_watchers: MutableSet[asyncio.Task[None]]
     """Tasks that wait for the client of a stream to disconnect; the gateway cancels them on shutdown."""
+    memory: Memory
     trace: Trace
     id: str
     """Identifies the request in logs and responses: the client's `X-Request-Id`, or a new one."""
@@ -32,22 +37,50 @@ class Request:
     response_headers: Headers = ()
     """Headers of the response, whether it succeeds or fails."""
 
+    reserved_bytes: int = 0
+
     async def body(self, bytes_max: int) -> bytes:
-        """Return the whole body. Raises MessageTooLarge."""
+        """Return the whole body; the caller must be authenticated.
+
+        Raises MessageTooLarge, UnsupportedMediaType, or Overloaded if there is no memory for it.
+        """
         headers = self.headers
         length = headers.get("content-length", "0")
         if length == "0" and "transfer-encoding" not in headers:
             return b""
-        content, more = b"", int(length) <= bytes_max
-        while more and len(content) <= bytes_max:
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType(
+                f"Content-Encoding {headers['content-encoding'][:50]} is not supported; only identity is.",
+                accept_encoding="identity",
+            )
+        too_large = MessageTooLarge(f"The body may have {bytes_max} bytes at most.", bytes_max=bytes_max)
+        if int(length) > bytes_max:
+            raise too_large
+        parts, size, more = [], 0, True
+        while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise MalformedBody("The body ended early.")
-            content += message["body"]
-            more = message["more_body"]
-        if more or len(content) > bytes_max or int(length) > bytes_max:
-            raise MessageTooLarge(f"The body may have {bytes_max} bytes at most.", bytes_max=bytes_max)
-        return content
+            part, more = message["body"], message["more_body"]
+            parts.append(part)
+            size += len(part)
+            if size > bytes_max:
+                raise too_large
+            if more or size > _UNCOUNTED_BYTES:
+                self.reserve(len(part))
+        return b"".join(parts) if len(parts) > 1 else parts[0]
+
+    def reserve(self, size: int) -> None:
+        """Count memory that the request holds until its response is sent. Raises Overloaded."""
+        if self.principal is not None:
+            self.memory.reserve(self.principal.tenant_id, size)
+            self.reserved_bytes += size
+
+    def release(self) -> None:
+        """Give back the memory that is counted."""
+        if self.reserved_bytes and self.principal is not None:
+            self.memory.release(self.principal.tenant_id, self.reserved_bytes)
+            self.reserved_bytes = 0
 
 
 @dataclass(slots=True)

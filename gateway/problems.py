@@ -1,6 +1,6 @@
 """Errors as problem+json (RFC 9457), in the same form whether a service or the gateway raised them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +11,7 @@ from grpc import StatusCode, aio
 
 from contract import codec, descriptors
 from gateway.http_types import Request, Response
+from gateway.memory import Memory
 from kit.errors import (
     STATUS_METADATA_KEY,
     TRUNCATED,
@@ -25,7 +26,7 @@ from kit.errors import (
     to_status,
     violations_message,
 )
-from kit.telemetry import log
+from kit.telemetry import Trace, log
 
 MEDIA_TYPE = "application/problem+json"
 _CODES = {code.value[0]: code for code in StatusCode}
@@ -62,9 +63,21 @@ def error_response(error: BaseException, request: Request, rename_fields: Rename
         headers.append(("www-authenticate", "Bearer"))
     if retryable and http.value in {429, 503}:
         headers.append(("retry-after", str(max(1, round(details.retry_after_s)))))
+    if "accept_encoding" in details.metadata:
+        headers.append(("accept-encoding", details.metadata["accept_encoding"]))
     if details.reason == "METHOD_NOT_ALLOWED":
         headers.append(("allow", details.metadata.get("allowed", "")))
     return Response(http.value, codec.dumps(problem), headers, reason=details.reason)
+
+
+def connection_response(error: BillingError) -> Response:
+    """Return the response to a request that could not be read; it gets a trace and an id of its own."""
+    trace = Trace.from_header(None)
+    return error_response(error, Request("", "", {}, _no_body, set(), Memory(0), trace, trace.trace_id))
+
+
+async def _no_body() -> Mapping[str, Any]:
+    return {"type": "http.disconnect"}
 
 
 def _status_of(error: BaseException) -> status_pb2.Status:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import resource
 import signal
 import socket
 import struct
@@ -18,6 +19,7 @@ import uvicorn
 
 from contract.routes import Route
 from gateway.app import App
+from gateway.connections import Connections
 from kit import telemetry
 from kit.settings import Settings
 from kit.telemetry import log
@@ -28,16 +30,34 @@ _QUEUE_S = 0.5
 """Time to accept the connections that wait in the queue of the listening socket."""
 _FIRST_REQUEST_S, _FIRST_REQUEST_TRIES = 0.05, 30
 _SHUTDOWN_S = _GRACE_S + _QUEUE_S + _FIRST_REQUEST_S * _FIRST_REQUEST_TRIES
-_KEEP_ALIVE_S = 75
 _BACKLOG = 4096
+_OTHER_FILES = 256
+"""Open files beside the connections of clients."""
 _SO_ATTACH_FILTER = 26  # of Linux; the socket module has no name for it
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers, which would stop it at once."""
+class HttpServer(uvicorn.Server):
+    """uvicorn's server with limits on its connections, and without its signal handlers, which would stop it at once."""
+
+    def __init__(self, app: App, settings: Settings) -> None:
+        self.connections = Connections(settings, _allow_open_files(settings.http_connections_max))
+        config = uvicorn.Config(
+            app,
+            http=self.connections.protocol,  # type: ignore[arg-type]  # uvicorn only calls it
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=max(1, int(settings.drain_s - _SHUTDOWN_S)),
+        )
+        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `serve`."""
         yield
 
 
@@ -47,24 +67,15 @@ async def serve(settings: Settings, route_list: Sequence[Route] = ()) -> None:
     await app.limits.open()
     host, _, port = settings.listen.rpartition(":")
     listener = socket.create_server((host, int(port)), backlog=_BACKLOG)
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, int(settings.drain_s - _SHUTDOWN_S)),
-    )
-    server = _Server(config)
+    server = HttpServer(app, settings)
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    tasks = [asyncio.create_task(telemetry.flush_logs()), asyncio.create_task(_shut_down(stop, app, server, listener))]
+    tasks = [
+        asyncio.create_task(telemetry.flush_logs()),
+        asyncio.create_task(server.connections.close_late_ones()),
+        asyncio.create_task(_shut_down(stop, app, server, listener)),
+    ]
     log.info("serving", address="{}:{}".format(*listener.getsockname()[:2]))
     gc.freeze()  # objects created so far live as long as the process: exclude them from garbage collection
     gc.set_threshold(20_000, 20, 100)  # a large reply would otherwise trigger several collections
@@ -74,7 +85,19 @@ async def serve(settings: Settings, route_list: Sequence[Route] = ()) -> None:
     await app.close()
 
 
-async def _shut_down(stop: asyncio.Event, app: App, server: _Server, listener: socket.socket) -> None:
+def _allow_open_files(connections_max: int) -> int:
+    """Raise the limit of open files to what the connections need; return how many connections the system allows."""
+    needed = connections_max + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft < allowed and soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning("the limit of open files is lower than the connections need", limit=allowed, needed=needed)
+    return max(1, allowed - _OTHER_FILES)
+
+
+async def _shut_down(stop: asyncio.Event, app: App, server: HttpServer, listener: socket.socket) -> None:
     await stop.wait()
     log.info("stopping")
     app.drain()

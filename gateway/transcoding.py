@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from contract import codec, sse
+from contract.access import AccessRule
 from contract.binding import Binding
 from contract.routes import Route
 from gateway import problems
@@ -25,6 +26,7 @@ class RpcEndpoint:
     def __init__(self, route: Route, authenticator: Authenticator, limits: RateLimits, settings: Settings) -> None:
         self._route = route
         self._method = route.rpc.removeprefix("/")
+        self._access = AccessRule.of(route.method)
         self._authenticator = authenticator
         self._limits = limits
         self._settings = settings
@@ -37,6 +39,7 @@ class RpcEndpoint:
         """Authenticate the caller and count the request; return the request message and the metadata of the call."""
         request.principal = await self._authenticator.authenticate(bearer_token(request.headers.get("authorization")))
         request.response_headers = await self._limits.acquire(request.principal.tenant_id)
+        self._access.check(request.principal)  # the service checks it too, but a refused body should not be read
         body = await request.body(self._settings.message_bytes_max)
         message = self._binding.request(request.variables, request.query, request.headers, body)
         return message, (

@@ -1,7 +1,8 @@
 """Errors that callers see: one class per situation, with its gRPC code and reason; `to_status` serializes them all.
 
     BillingError
-    ├── InvalidArgument ── InvalidFields, MalformedBody, PageTokenInvalid, UnsupportedMediaType
+    ├── InvalidArgument ── InvalidFields, MalformedBody, MalformedRequest, HeadersTooLarge, PageTokenInvalid,
+    │                      UnsupportedMediaType
     ├── Unauthenticated ── TokenMissing, TokenInvalid, TokenExpired
     ├── PermissionDenied ── PermissionMissing, ScopeMissing, TenantScopeRequired
     ├── NotFound ── RouteNotFound, MethodNotAllowed
@@ -9,7 +10,7 @@
     ├── FailedPrecondition
     ├── Aborted ── EtagMismatch, Conflict
     ├── ResourceExhausted ── RateLimited, Overloaded, MessageTooLarge
-    └── DeadlineExceeded, Unavailable, Internal
+    └── DeadlineExceeded, RequestTimeout, Unavailable, Internal
 
 The leaves in this module can occur in any call; those of a service are in its `errors/` package.
 """
@@ -265,6 +266,18 @@ class UnsupportedMediaType(InvalidArgument):
     reason = "UNSUPPORTED_MEDIA_TYPE"
 
 
+class MalformedRequest(InvalidArgument):
+    reason = "MALFORMED_REQUEST"
+
+
+class HeadersTooLarge(InvalidArgument):
+    reason = "HEADERS_TOO_LARGE"
+
+    def __init__(self, bytes_max: int) -> None:
+        message = f"The request line and the headers may have {bytes_max} bytes at most."
+        super().__init__(message, bytes_max=bytes_max)
+
+
 class TokenMissing(Unauthenticated):
     reason = "TOKEN_MISSING"
 
@@ -370,6 +383,14 @@ class DeadlineExceeded(BillingError):
         super().__init__(
             "The deadline passed. A write may have taken effect; retry with the same key to get its result."
         )
+
+
+class RequestTimeout(BillingError):
+    code = StatusCode.DEADLINE_EXCEEDED
+    reason = "REQUEST_TIMEOUT"
+
+    def __init__(self, part: str, limit_s: float) -> None:
+        super().__init__(f"The {part} of the request did not arrive within {limit_s:g} seconds; nothing was done.")
 
 
 class Unavailable(BillingError):

@@ -57,6 +57,21 @@ class Settings(BaseSettings):
     drain_s: float = 8.0
     """How long calls in progress may take to finish after SIGTERM."""
 
+    http_header_bytes_max: int = 32 * 1024
+    """Maximum size of request line and headers of a REST call."""
+    http_header_timeout_s: float = 10.0
+    """How long a client may take to send request line and headers, from the first byte or the connection's start."""
+    http_body_timeout_s: float = 30.0
+    """How long a client may take to send the body."""
+    http_idle_timeout_s: float = 75.0
+    """How long a connection of a client is kept open between two requests."""
+    http_write_timeout_s: float = 30.0
+    """How long a client may leave a response unread; it must read some 50 KB of a large one in this time."""
+    http_connections_max: int = 4096
+    """Maximum number of connections of clients to one replica. A further one replaces one that waits for its client."""
+    http_memory_bytes_max: int = 64 * 1024 * 1024
+    """Maximum size of all bodies that one replica holds while they are received, handled or sent."""
+
     rate_limit: int = 60_000
     """Maximum number of REST calls of one tenant per `rate_window_s`, over all replicas."""
     rate_window_s: int = 60

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import uvicorn
 from billing.budgets.v1 import alert_service_pb2 as pb
 from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
 from billing.budgets.v1.budget_pb2 import Budget
@@ -19,7 +18,7 @@ from nats.aio.client import Client
 
 from deploy.local.ports import free_port
 from gateway.app import App
-from gateway.server import _Server
+from gateway.server import HttpServer
 from kit.ids import BUDGET, new
 from kit.settings import Settings
 from services.budgets.main import compose
@@ -260,11 +259,11 @@ def gateway(settings: Callable[..., Settings], entities_served: Served[Entities]
     async def serve(port: int) -> AsyncIterator[int]:
         others = dict.fromkeys(("entities", "approvals"), entities_served.address)
         addresses = {**others, "budgets": f"127.0.0.1:{port}"}
-        app = App(settings("gateway", addresses=addresses))
+        gateway_settings = settings("gateway", addresses=addresses)
+        app = App(gateway_settings)
         await app.limits.open()
         listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
-        server = _Server(config)
+        server = HttpServer(app, gateway_settings)
         running = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             yield listener.getsockname()[1]

@@ -37,7 +37,6 @@ IMPORTED_AS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The packages of distributions that are called otherwise."""
 NOT_IMPORTED: Final[Mapping[str, str]] = {
-    "httptools": "the HTTP parser that uvicorn loads by name",
     "mypy-protobuf": "the protoc plugin that writes the types of gen/",
     "python-stdnum": "entities imports the module of a country by name",
     "tzdata": "time zones for zoneinfo where the system has none",

@@ -1,5 +1,6 @@
 """The gateway in this process, in front of a fake backend that stands for all services."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 
 import httpx
@@ -8,7 +9,9 @@ import pytest
 from gateway.app import App
 from kit.settings import Settings
 from tests.gateway import backend as backends
+from tests.gateway import raw
 from tests.gateway.backend import Backend
+from tests.gateway.process import Process, running
 
 BASE = "/api/enterprise-billing"
 BUDGET = "bud_019a5c7e2f407b3c8d1e5a6f7b8c9d0e"
@@ -51,3 +54,30 @@ async def client(anonymous: httpx.AsyncClient, token: Callable[..., str]) -> htt
     """A client with a token of this test's tenant."""
     anonymous.headers["authorization"] = f"Bearer {token()}"
     return anonymous
+
+
+@pytest.fixture(scope="module")
+async def gateway(settings: Callable[..., Settings], session_backend: Backend) -> AsyncIterator[Process]:
+    """A gateway with short timeouts."""
+    process_settings = settings(
+        "gateway",
+        addresses=dict.fromkeys(("entities", "budgets", "approvals"), session_backend.address),
+        http_header_timeout_s=raw.HEADER_S,
+        http_body_timeout_s=raw.BODY_S,
+        http_idle_timeout_s=raw.IDLE_S,
+        http_write_timeout_s=raw.WRITE_S,
+    )
+    async with running(process_settings) as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+async def close_connections() -> AsyncIterator[None]:
+    """Closes the connections of a test at its end."""
+    yield
+    for wire in raw.opened:
+        wire.close()
+    for wire in raw.opened:
+        with contextlib.suppress(OSError):
+            await wire.writer.wait_closed()
+    raw.opened.clear()

@@ -1,5 +1,7 @@
 """How an HTTP request becomes the request message of an RPC."""
 
+import gzip
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -223,6 +225,23 @@ class TestInvalidRequests:
     async def test_other_media_types_are_rejected(self, client: httpx.AsyncClient) -> None:
         response = await client.post(f"{BASE}/budgets", data={"name": "x"})
         assert (response.status_code, response.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+
+    @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+    async def test_compressed_bodies_are_rejected(self, client: httpx.AsyncClient, encoding: str) -> None:
+        headers = {"content-encoding": encoding, "content-type": "application/json"}
+        response = await client.post(f"{BASE}/budgets", content=gzip.compress(b"{}"), headers=headers)
+        assert (response.status_code, response.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+        assert response.json()["detail"] == f"Content-Encoding {encoding} is not supported; only identity is."
+        assert response.headers["accept-encoding"] == "identity"
+        response = await client.post(f"{BASE}/budgets", json={}, headers={"content-encoding": "Identity"})
+        assert response.status_code != 415
+
+    async def test_permission_is_checked_before_the_body(
+        self, client: httpx.AsyncClient, token: Callable[..., str]
+    ) -> None:
+        client.headers["authorization"] = f"Bearer {token(role='viewer')}"
+        response = await client.post(f"{BASE}/budgets", content=b"x" * 100_001)
+        assert (response.status_code, response.json()["code"]) == (403, "PERMISSION_MISSING")
 
     async def test_too_large_body_is_rejected(self, client: httpx.AsyncClient) -> None:
         response = await client.post(f"{BASE}/budgets", content=b"x" * 100_001)

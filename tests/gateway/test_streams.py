@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-import uvicorn
 
 from gateway import streaming
 from gateway.app import App
-from gateway.server import _Server
+from gateway.server import HttpServer
 from kit.errors import NotFound, Unavailable
 from kit.settings import Settings
 from tests.gateway.backend import PROBE_ROUTES, Backend, ReceivedCall
@@ -92,13 +91,13 @@ async def serve(
     settings: Callable[..., Settings], client_of: Callable[[int], Client]
 ) -> AsyncIterator[Callable[..., Served]]:
     """Starts a gateway with the routes of the probe service: `serve(address)`."""
-    started: list[tuple[uvicorn.Server, asyncio.Task[None], App]] = []
+    started: list[tuple[HttpServer, asyncio.Task[None], App]] = []
 
     def start(address: str, **changed: Any) -> Served:
-        app = App(settings("gateway", addresses={"budgets": address}, **changed), PROBE_ROUTES)
+        gateway_settings = settings("gateway", addresses={"budgets": address}, **changed)
+        app = App(gateway_settings, PROBE_ROUTES)
         listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
-        server = _Server(config)
+        server = HttpServer(app, gateway_settings)
         started.append((server, asyncio.create_task(server.serve(sockets=[listener])), app))
         return Served(**vars(client_of(listener.getsockname()[1])), app=app)
 
