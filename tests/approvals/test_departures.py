@@ -1,6 +1,7 @@
 """Random rules, departures, delegations and hand-overs: no proxy of the requester decides, every request can end."""
 
 import contextlib
+import itertools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -118,6 +119,7 @@ def test_no_proxy_of_the_requester_decides_and_every_request_can_end(
         check_decisions(company, before, change)
         if not change.outcome:
             assert can_be_approved(company, change.workflow)
+            check_inbox(company, change.workflow)
 
 
 def act(company: Company, workflow: Workflow, data: st.DataObject) -> WorkflowChange:
@@ -156,6 +158,23 @@ def check_decisions(company: Company, before: Workflow, change: WorkflowChange) 
             assert REQUESTER not in company.chain(slot.on_behalf_of or slot.decided_by, slot.decided_by)
         deciders = [slot.decided_by for slot in step.slots if slot.decision]
         assert len(set(deciders)) == len(deciders)
+
+
+def check_inbox(company: Company, workflow: Workflow) -> None:
+    """Check that the users of pending slots who are not barred are exactly those who can approve now."""
+    for user, finance in itertools.product(sorted(set(USERS) - company.left), (False, True)):
+        actor = company.actor(user, finance=finance)
+        proxies = {user, *actor.acting_for(REQUESTER)}
+        listed = any(
+            (pending.slot.user_id in proxies or pending.slot.role in actor.roles) and user not in pending.barred
+            for pending in domain.eligibility.pending_slots(workflow)
+        )
+        try:
+            domain.decisions.decide(workflow, actor, Decision.APPROVED, NOW)
+        except REFUSALS:
+            assert not listed, (actor, workflow)
+        else:
+            assert listed, (actor, workflow)
 
 
 def can_be_approved(company: Company, workflow: Workflow) -> bool:

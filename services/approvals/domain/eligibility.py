@@ -1,10 +1,11 @@
 """Eligibility of users for approver slots: the same for creation, replacement, delegation and escalation. Pure."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from services.approvals.domain.rules import Flow, Mode
-from services.approvals.domain.workflows import ApproverSlot, Step, Workflow
+from services.approvals.domain.workflows import ApproverSlot, PendingSlot, Step, Workflow
 
 
 class SelfApprovalPolicy(Protocol):
@@ -55,6 +56,26 @@ def slots_beside(workflow: Workflow, number: int) -> Sequence[ApproverSlot]:
     """Return the slots of a step and of those parallel with it: each user fills at most one of them."""
     steps = [workflow.step(number), *parallel_steps(workflow, number)]
     return [slot for step in steps for slot in step.slots]
+
+
+def pending_slots(workflow: Workflow) -> Sequence[PendingSlot]:
+    """Return the slots of active steps without a decision, with the users who can't decide them."""
+    return [replace(one, barred=_barred(workflow, one)) for one in workflow.pending_slots()]
+
+
+def _barred(workflow: Workflow, pending: PendingSlot) -> frozenset[str]:
+    """Return who can't decide a slot: each user decides in one of the parallel steps, unless both slots are their own.
+
+    The requester can't either, unless the rule allows self-approval.
+    """
+    step = workflow.step(pending.step)
+    barred = {slot.decided_by for slot in step.slots}
+    for other in parallel_steps(workflow, pending.step):
+        barred |= {slot.decided_by for slot in other.slots if slot.decided_by != slot.user_id}
+        barred |= {slot.user_id for slot in other.slots if slot.user_id != pending.slot.user_id}
+    if not workflow.rule_of(step).allow_self_approval:
+        barred.add(workflow.requester)
+    return frozenset(barred - {""})
 
 
 def can_be_approved(mode: Mode, quorum: int, slots: Sequence[ApproverSlot]) -> bool:

@@ -110,6 +110,8 @@ class PendingSlot:
     step: int
     """Number of the step."""
     slot: ApproverSlot
+    barred: frozenset[str] = frozenset()
+    """Users who can't decide it, whatever their roles and delegations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

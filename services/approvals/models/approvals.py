@@ -112,3 +112,5 @@ class PendingSlotRow(Base):
     step: Mapped[int] = mapped_column(Integer, primary_key=True)
     user_id: Mapped[str] = mapped_column(String, primary_key=True)
     role: Mapped[str] = mapped_column(String, primary_key=True)
+    barred: Mapped[list[str]] = mapped_column(ARRAY(String))
+    """Users who can't decide the slot, whatever their roles and delegations."""

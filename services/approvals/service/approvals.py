@@ -60,7 +60,7 @@ async def apply(tx: WriteSession, row: ApprovalRow, change: WorkflowChange, *, n
         metrics.record_outcome(row.state, row.end_time - row.create_time)  # a new row has its create time only now
     for record in change.records:
         store.approvals.insert_action(tx, row, record)
-    store.approvals.set_pending_slots(tx, row.id, workflow.pending_slots(), new=new)
+    store.approvals.set_pending_slots(tx, row.id, domain.eligibility.pending_slots(workflow), new=new)
     outbox.append_all(tx, events.published.workflow_changed(row, change))
     if row.due_time:
         set_timer(tx, DEADLINE_TIMER, row.id, row.due_time)

@@ -10,10 +10,14 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Select,
+    all_,
     and_,
+    any_,
     bindparam,
     exists,
+    false,
     func,
+    literal,
     literal_column,
     or_,
     select,
@@ -23,12 +27,11 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import IntegrityError
 
 from kit import clock, ids
-from kit.db import ReadSession, WriteSession, constraint_name, found
+from kit.db import ReadSession, WriteSession, constraint_name, found, scope_filter
 from kit.errors import Conflict
 from kit.money import Money
 from services.approvals.domain.approvals import (
     FINAL_STATES,
-    ActionType,
     Actor,
     ApprovalFilter,
     ApprovalState,
@@ -53,16 +56,19 @@ _INSERT_ACTION: Final = (
     " comment, create_time) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 )
 _INSERT_SLOT: Final = (
-    "insert into approval_seats (tenant_id, approval_id, step, user_id, role) values ($1, $2, $3, $4, $5)"
+    "insert into approval_seats (tenant_id, approval_id, step, user_id, role, barred) values ($1, $2, $3, $4, $5, $6)"
 )
 _DELETE_SLOTS: Final = "delete from approval_seats where tenant_id = $1 and approval_id = $2"
 
 
-def _slots_of(actor: Actor) -> ColumnElement[bool]:
-    """Condition: the actor may decide the slot, directly, by role or as a delegate."""
+def _slots_of(actor: Actor, scope: ColumnElement[bool] | None = None) -> ColumnElement[bool]:
+    """Condition: the slot is one of the actor, of their roles, or of a user for whom they act.
+
+    With `scope`, the condition that it covers the request, roles count within it only.
+    """
+    of_role = PendingSlotRow.role.in_(actor.roles)
     return or_(
-        PendingSlotRow.user_id.in_({actor.user_id, *actor.acts_for}),
-        PendingSlotRow.role.in_(actor.roles),
+        PendingSlotRow.user_id.in_({actor.user_id, *actor.acts_for}), of_role if scope is None else and_(of_role, scope)
     )
 
 
@@ -178,8 +184,9 @@ def set_pending_slots(tx: WriteSession, approval_id: UUID, pending: Collection[P
     """Replace the pending slots of a request; `new` if it has none yet."""
     if not new:
         tx.defer(_DELETE_SLOTS, tx.tenant_id, approval_id)
-    for step, user_id, role in sorted({(item.step, *item.slot.assignee) for item in pending}):
-        tx.defer(_INSERT_SLOT, tx.tenant_id, approval_id, step, user_id, role)
+    barred = {(item.step, *item.slot.assignee): sorted(item.barred) for item in pending}
+    for (step, user_id, role), user_ids in sorted(barred.items()):
+        tx.defer(_INSERT_SLOT, tx.tenant_id, approval_id, step, user_id, role, user_ids)
 
 
 async def list_page(tx: ReadSession, page: Page, actor: Actor, filters: ApprovalFilter) -> Slice[ApprovalRow]:
@@ -188,7 +195,7 @@ async def list_page(tx: ReadSession, page: Page, actor: Actor, filters: Approval
     if filters.involvement is Involvement.REQUESTED:
         query = query.where(ApprovalRow.requester == actor.user_id)
     if filters.involvement is Involvement.TO_DECIDE:
-        query = query.where(_waits_for(actor))
+        query = query.where(_waits_for(tx, actor))
     return await page.fetch(tx, query, ApprovalRow.id, newest_first=True)
 
 
@@ -219,39 +226,32 @@ def _conditions(filters: ApprovalFilter) -> list[ColumnElement[bool]]:
 
 
 def _excluded_chains(actor: Actor) -> list[ColumnElement[bool]]:
-    """Conditions: the slot is not one that the actor reaches only by a chain of delegations through the requester."""
+    """Conditions: the slot is not one that the actor reaches only by a chain of delegations through the requester.
+
+    Such chains count if the rule allows self-approval: then the requester is not barred.
+    """
     return [
-        ~and_(ApprovalRow.requester == requester, PendingSlotRow.user_id.in_(actor.acts_for - remaining))
+        ~and_(
+            ApprovalRow.requester == requester,
+            PendingSlotRow.user_id.in_(actor.acts_for - remaining),
+            literal(requester) == any_(PendingSlotRow.barred),
+        )
         for requester, remaining in sorted(actor.acts_for_by_requester.items())
     ]
 
 
-def _waits_for(actor: Actor) -> ColumnElement[bool]:
-    """Condition: the request has a pending slot that the actor can decide.
-
-    Excludes steps in which they decided already, and their own requests unless a slot names them.
-    """
-    decided = (
-        select(ActionRow.id)
-        .where(
-            ActionRow.tenant_id == ApprovalRow.tenant_id,
-            ActionRow.approval_id == ApprovalRow.id,
-            ActionRow.round == ApprovalRow.round,
-            ActionRow.step == PendingSlotRow.step,
-            ActionRow.actor == actor.user_id,
-            ActionRow.action == ActionType.APPROVE,
-        )
-        .correlate(ApprovalRow, PendingSlotRow)  # with both enclosing queries
-    )
+def _waits_for(tx: ReadSession, actor: Actor) -> ColumnElement[bool]:
+    """Condition: the request has a pending slot that the actor can decide."""
+    if actor.left:
+        return false()
     slots = (
         select(PendingSlotRow.approval_id)
         .where(
             PendingSlotRow.tenant_id == ApprovalRow.tenant_id,
             PendingSlotRow.approval_id == ApprovalRow.id,
-            _slots_of(actor),
-            or_(ApprovalRow.requester != actor.user_id, PendingSlotRow.user_id == actor.user_id),
+            _slots_of(actor, scope_filter(tx.scope, ApprovalRow.entity_id, ApprovalRow.department_id)),
+            literal(actor.user_id) != all_(PendingSlotRow.barred),
             *_excluded_chains(actor),
-            ~exists(decided),
         )
         .correlate(ApprovalRow)
     )
