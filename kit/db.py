@@ -10,7 +10,7 @@ tenant.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from enum import Enum
 from itertools import groupby
@@ -49,6 +49,7 @@ _SETTINGS = (
 )
 _ALL_TENANTS = "select set_config('app.everywhere', 'on', true)"
 _LOCK = "select pg_advisory_xact_lock(hashtextextended($1, 0))"
+_LOCK_ALL = "select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest($1::text[]) as name"
 _LOCK_SHARED = "select pg_advisory_xact_lock_shared(hashtextextended($1, 0))"
 _CHECK_DEFERRED_CONSTRAINTS = "set constraints all immediate"
 
@@ -188,6 +189,10 @@ class WriteSession(ReadSession):
         Serializes work for which there is no row to lock yet. Fails like a row lock after `lock_timeout`.
         """
         await self._driver.fetch(_LOCK_SHARED if shared else _LOCK, f"{name} {self.tenant_id}")
+
+    async def lock_all(self, names: Collection[str]) -> None:
+        """Take several locks like `lock`, always in the same order."""
+        await self._driver.fetch(_LOCK_ALL, sorted(f"{name} {self.tenant_id}" for name in names))
 
     async def flush(self) -> None:
         """Send pending inserts and updates. Raises IntegrityError if a constraint is violated."""

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import asyncpg
 from billing.budgets.v1 import budget_report_service_pb2 as pb
 from billing.budgets.v1.unbudgeted_pb2 import UnbudgetedSpend
-from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated
+from billing.entities.v1.events_pb2 import AllocationCredited, AllocationReversed, CostAllocated
 from billing.type.v1.money_pb2 import Money
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -49,6 +49,19 @@ def reversal(of: CostAllocated) -> AllocationReversed:
         amount=of.amount,
         allocation_date=today(),
         reason="Metered twice",
+    )
+
+
+def credit(of: CostAllocated, amount: str) -> AllocationCredited:
+    return AllocationCredited(
+        allocation_id=ids.ALLOCATION.format(ids.new()),
+        credited_allocation_id=of.allocation_id,
+        entity_id=of.entity_id,
+        department_id=of.department_id,
+        amount=Money(currency_code=of.amount.currency_code, amount=amount),
+        allocation_date=today(),
+        source_ref="CN-1",
+        reason="Outage",
     )
 
 

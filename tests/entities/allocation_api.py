@@ -73,6 +73,15 @@ class AllocationApi:
         request = pb.ReverseAllocationRequest(id=_id(allocation), reason=reason, request_id=_key(request_id), **fields)
         return await self.caller.call(self.stub.ReverseAllocation, request)
 
+    async def credit(
+        self, allocation: Allocation | str, amount: str, *, request_id: str = "", **fields: Any
+    ) -> Allocation:
+        fields = {"reason": "Outage", **fields}
+        request = pb.CreditAllocationRequest(
+            id=_id(allocation), amount=money(amount), request_id=_key(request_id), **fields
+        )
+        return await self.caller.call(self.stub.CreditAllocation, request)
+
     async def get(self, allocation: Allocation | str) -> Allocation:
         return await self.caller.call(self.stub.GetAllocation, pb.GetAllocationRequest(id=_id(allocation)))
 

@@ -62,6 +62,20 @@ async def test_cost_is_charged_and_its_reversal_refunded(
     assert refund.reference == reversal.id
 
 
+async def test_credit_refunds_a_part_and_the_reversal_the_rest(
+    costs: AllocationApi, engineering: Department, entries: Entries
+) -> None:
+    allocation = await costs.allocate(engineering, "12.34 EUR")
+    await entries(1)
+    credit = await costs.credit(allocation, "2.34 EUR", reason="Outage")
+    _, refund = await entries(2)
+    assert (refund.entry_type, refund.amount) == (Entry.REFUND, money("2.34 EUR"))
+    assert (refund.reference, refund.description) == (credit.id, "Outage")
+    await costs.reverse(allocation)
+    *_, rest = await entries(3)
+    assert rest.amount == money("10.00 EUR")
+
+
 async def test_reversed_split_refunds_its_shares_and_charges_the_restored_cost(
     api: EntitiesApi, costs: AllocationApi, engineering: Department, entries: Entries, finance: Caller,
     entities: Entities,
@@ -69,7 +83,9 @@ async def test_reversed_split_refunds_its_shares_and_charges_the_restored_cost(
     rules = RulesApi(finance, entities)
     below = [await api.create_department(engineering.entity_id, code, parent_id=engineering.id) for code in "AB"]
     whole = await costs.allocate(engineering, "10.00 EUR", source_ref="INV-1")
+    await entries(1)
     split = await rules.split(allocation_id=whole.id, terms=terms(*even(*below)))
+    await entries(4)
     split = await rules.reverse_split(split)
     posted = await entries(7)
     spent = [

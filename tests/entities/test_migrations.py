@@ -156,17 +156,21 @@ async def _fill_allocation_rules(admin: asyncpg.Connection) -> None:
 
 
 async def _fill_allocations(admin: asyncpg.Connection) -> None:
-    """Insert two allocations of one document, the first one reversed."""
+    """Insert two allocations of one document, the first one reversed, and one credit of each."""
     entity = await admin.fetchrow("select tenant_id, id from billing_entities")
     assert entity
-    first, reversal, second = (ids.new() for _ in range(3))
-    for id, reversed_id, sequence, amount in ((first, None, 1, 1), (reversal, first, 1, -1), (second, None, 2, 1)):
+    first, reversal, second, old_credit, new_credit = (ids.new() for _ in range(5))
+    for id, reversed_id, credited_id, ref, sequence, amount in (
+        (first, None, None, "INV-1", 1, 3), (old_credit, None, first, "CN-1", 1, -1),
+        (reversal, first, None, "INV-1", 1, -2), (second, None, None, "INV-1", 2, 3),
+        (new_credit, None, second, "CN-1", 2, -1),
+    ):  # fmt: skip
         await admin.execute(
             "insert into cost_allocations (tenant_id, id, entity_id, department_path, category, source, source_ref,"
             " amount, currency_code, entity_amount, entity_currency_code, unit, gl_code, allocation_date, description,"
-            " reversal_of, actor, create_time, source_ref_sequence) values ($1, $2, $3, '{}', '', 'INVOICE', 'INV-1',"
-            " $4, 'EUR', $4, 'EUR', '', '', current_date, '', $5, 'a', now(), $6)",
-            *(entity["tenant_id"], id, entity["id"], amount, reversed_id, sequence),
+            " reversal_of, actor, create_time, source_ref_sequence, credit_of) values ($1, $2, $3, '{}', '', 'INVOICE',"
+            " $7, $4, 'EUR', $4, 'EUR', '', '', current_date, '', $5, 'a', now(), $6, $8)",
+            *(entity["tenant_id"], id, entity["id"], amount, reversed_id, sequence, ref, credited_id),
         )
 
 

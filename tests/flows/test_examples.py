@@ -25,12 +25,13 @@ STEPS = (
     "SetExchangeRates", "CreateBudget", "CreateBudget", "ActivateBudget", "UpdateBudget", "CheckAvailability",
     "Charge", "AcknowledgeAlert", "BatchCharge", "RefundCharge", "CreateHold", "CommitHold", "CaptureHold",
     "ReleaseHold", "TransferBudget", "CreateAllocationRule", "UpdateAllocationRule", "AllocateCost",
-    "BatchAllocateCosts", "ReverseAllocation", "SplitCost", "ReverseCostSplit", "CreateApprovalRule",
-    "UpdateApprovalRule", "SimulateRules", "CreateDelegation", "CreateApproval", "ActOnApproval", "BatchActOnApprovals",
-    "ResubmitApproval", "CancelApproval", "CreateContract", "UpdateContract", "SubmitContract", "SignContract",
-    "ActivateContract", "CreateAmendment", "ApproveAmendment", "ApplyAmendment", "RejectAmendment",
-    "SuspendContract", "ResumeContract", "RenewContract", "TerminateContract", "WithdrawTermination", "CloseBudget",
-    "ReopenBudget", "RolloverBudget", "DeactivateDepartment", "ActivateDepartment", "DeactivateEntity",
+    "BatchAllocateCosts", "CreditAllocation", "ReverseAllocation", "SplitCost", "ReverseCostSplit",
+    "CreateApprovalRule", "UpdateApprovalRule", "SimulateRules", "CreateDelegation", "CreateApproval",
+    "ActOnApproval", "BatchActOnApprovals", "ResubmitApproval", "CancelApproval", "CreateContract", "UpdateContract",
+    "SubmitContract", "SignContract", "ActivateContract", "CreateAmendment", "ApproveAmendment", "ApplyAmendment",
+    "RejectAmendment", "SuspendContract", "ResumeContract", "RenewContract", "TerminateContract",
+    "WithdrawTermination", "CloseBudget", "ReopenBudget", "RolloverBudget", "DeactivateDepartment",
+    "ActivateDepartment", "DeactivateEntity",
 )  # fmt: skip
 """Every operation with a body, in an order in which the resources of its example exist."""
 DEPENDS_ON_STATE = {httpx.codes.FORBIDDEN, httpx.codes.CONFLICT}

@@ -5,7 +5,7 @@ from datetime import date, datetime
 
 from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1.budget_pb2 import CostBudgetMatch, CostBudgetPreview
-from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated
+from billing.entities.v1.events_pb2 import AllocationCredited, AllocationReversed, CostAllocated
 
 from contract.values import date_from_text
 from kit import ids
@@ -13,16 +13,13 @@ from kit.dates import date_in
 from kit.errors import InvalidFields, Violation
 from kit.money import Money
 from services.budgets import convert
-from services.budgets.domain.allocated_costs import Cost, CostAttributes, Reversal
+from services.budgets.domain.allocated_costs import Cost, CostAttributes, Credit, Reversal
 from services.budgets.domain.owners import CostOwner
 from services.budgets.models.budgets import BudgetRow
 
 
 def cost_from_proto(event: CostAllocated) -> Cost:
     """Return the allocated cost. Raises InvalidFields or ValueError if it is invalid."""
-    amount = Money.parse(event.amount.amount, event.amount.currency_code)
-    if amount.amount <= 0:
-        raise InvalidFields([Violation("amount", "must be above zero", "amount.positive")])
     department_id = ids.DEPARTMENT.parse_optional(event.department_id, "department_id")
     path = [ids.DEPARTMENT.parse(id, "department_path") for id in event.department_path][::-1]
     entities = [ids.ENTITY.parse(id, "entity_path") for id in event.entity_path][::-1]
@@ -33,7 +30,7 @@ def cost_from_proto(event: CostAllocated) -> Cost:
         entities_above=entities[1:],
         category=event.category,
         gl_code=event.gl_code,
-        amount=amount,
+        amount=_positive_amount(event),
         day=date.fromisoformat(event.allocation_date),
         description=event.description,
     )
@@ -46,6 +43,23 @@ def reversal_from_proto(event: AllocationReversed) -> Reversal:
         reversed_id=ids.ALLOCATION.parse(event.reversed_allocation_id, "reversed_allocation_id"),
         reason=event.reason,
     )
+
+
+def credit_from_proto(event: AllocationCredited) -> Credit:
+    """Return the credit of an allocation. Raises InvalidFields or ValueError if it is invalid."""
+    return Credit(
+        allocation_id=ids.ALLOCATION.parse(event.allocation_id, "allocation_id"),
+        credited_id=ids.ALLOCATION.parse(event.credited_allocation_id, "credited_allocation_id"),
+        amount=_positive_amount(event),
+        reason=event.reason,
+    )
+
+
+def _positive_amount(event: CostAllocated | AllocationCredited) -> Money:
+    amount = Money.parse(event.amount.amount, event.amount.currency_code)
+    if amount.amount <= 0:
+        raise InvalidFields([Violation("amount", "must be above zero", "amount.positive")])
+    return amount
 
 
 def attributes_from_proto(request: pb.PreviewCostBudgetRequest, owner: CostOwner, now: datetime) -> CostAttributes:

@@ -25,11 +25,12 @@ def named_budgets(rows: Iterable[UnbudgetedRow]) -> Iterator[UUID | None]:
 
 
 def to_proto(row: UnbudgetedRow, hidden: Collection[UUID] = ()) -> UnbudgetedSpend:
-    """Convert an allocated cost that no budget accepted, or its reversal. The caller may not see `hidden` budgets."""
+    """Convert an unbudgeted cost or a correction of it. The caller may not see `hidden` budgets."""
     concealed = bool(hidden) and not ids.BUDGET.find_all(row.detail).isdisjoint(hidden)
     return UnbudgetedSpend(
         allocation_id=ids.ALLOCATION.format(row.allocation_id),
         reversed_allocation_id=ids.ALLOCATION.format_optional(row.reversed_allocation_id),
+        credited_allocation_id=ids.ALLOCATION.format_optional(row.credited_allocation_id),
         entity_id=ids.ENTITY.format(row.entity_id),
         department_id=ids.DEPARTMENT.format_optional(row.department_id),
         category=row.category,

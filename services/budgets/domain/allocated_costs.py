@@ -67,6 +67,23 @@ class Reversal:
         return sha256(f"{self.allocation_id.hex}\0{self.reversed_id.hex}".encode()).digest()
 
 
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """An allocation that credits a part of another one."""
+
+    allocation_id: UUID
+    credited_id: UUID
+    amount: Money
+    """Above zero, in the currency of the cost."""
+    reason: str
+
+    @property
+    def digest(self) -> bytes:
+        """Fingerprint of the fields that determine the refund."""
+        fields = self.allocation_id.hex, self.credited_id.hex, self.amount.text(), self.amount.currency
+        return sha256("\0".join(fields).encode()).digest()
+
+
 class Candidate(NamedTuple):
     """A budget of the entity or of one above it, in ACTIVE or CLOSING, whose period contains the day of the cost."""
 

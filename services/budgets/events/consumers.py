@@ -11,7 +11,7 @@ from billing.approvals.v1.events_pb2 import (
     ApprovalFacts,
     ApprovalRejected,
 )
-from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated, EntityDeactivated
+from billing.entities.v1.events_pb2 import AllocationCredited, AllocationReversed, CostAllocated, EntityDeactivated
 
 from eventing.consumer import on
 from kit import ids
@@ -60,6 +60,12 @@ async def _report_failure(tx: WriteSession, event: Outcome) -> None:
             service.approval_holds.report_failure(tx, convert.approvals.outcome_from_proto(facts))
 
 
+@on(AllocationCredited, own_transaction=True)
+async def refund_credited_cost(dependencies: Dependencies, origin: Origin, event: AllocationCredited) -> None:
+    """Refund a part of the charge of an allocation."""
+    await dependencies.allocated_costs.credit(origin, convert.allocated_costs.credit_from_proto(event))
+
+
 @on(ApprovalApproved, own_transaction=True, dead_lettered=_report_failure)
 async def apply_approval(dependencies: Dependencies, origin: Origin, event: ApprovalApproved) -> None:
     """Commit the hold of an approved request, or raise the budget by the approved amount."""
@@ -100,6 +106,7 @@ HANDLERS: Final = (
     close_budgets_of_entity,
     charge_allocated_cost,
     refund_reversed_cost,
+    refund_credited_cost,
     apply_approval,
     release_hold_of_rejected,
     release_hold_of_cancelled,

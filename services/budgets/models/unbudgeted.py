@@ -11,12 +11,13 @@ from kit.db import AMOUNT, TenantRow
 
 
 class UnbudgetedRow(TenantRow):
-    """An allocated cost that no budget accepted; a negative amount is the reversal of such a cost."""
+    """An allocated cost that no budget accepted; a negative amount is the reversal or a credit of such a cost."""
 
     __tablename__ = "unbudgeted_spend"
 
     allocation_id: Mapped[UUID] = mapped_column(Uuid)
     reversed_allocation_id: Mapped[UUID | None] = mapped_column(Uuid)
+    credited_allocation_id: Mapped[UUID | None] = mapped_column(Uuid)
     entity_id: Mapped[UUID] = mapped_column(Uuid)
     department_id: Mapped[UUID | None] = mapped_column(Uuid)
     category: Mapped[str] = mapped_column(String)

@@ -7,6 +7,7 @@ same transaction: a budget is charged, the cost is recorded as unbudgeted, or it
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
@@ -17,10 +18,11 @@ from kit import clock, ids
 from kit.batching import Batcher
 from kit.db import Database, WriteSession
 from kit.errors import BillingError, Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
+from kit.money import Money
 from kit.origin import Origin
 from kit.settings import Settings
 from services.budgets import domain, events, store
-from services.budgets.domain.allocated_costs import NO_BUDGET, Candidate, Cost, CostAttributes, Reversal
+from services.budgets.domain.allocated_costs import NO_BUDGET, Candidate, Cost, CostAttributes, Credit, Reversal
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.postings import PostingRequest, RequestKey
 from services.budgets.errors.budgets import OwnerNotFound
@@ -33,6 +35,7 @@ from services.budgets.store.idempotency import CANCELLED, StoredReply
 
 ALLOCATED: Final = "billing.entities.v1.CostAllocated"
 REVERSED: Final = "billing.entities.v1.AllocationReversed"
+CREDITED: Final = "billing.entities.v1.AllocationCredited"
 """The methods under which the keys are stored."""
 
 UNBUDGETED = Counter("billing_unbudgeted_spend", "Allocated costs that no budget accepted, by reason.", ("reason",))
@@ -60,7 +63,7 @@ class BudgetPreview:
 
 
 class AllocatedCosts:
-    """Charges allocated costs to budgets, and refunds those that are reversed."""
+    """Charges allocated costs to budgets, and refunds those that are reversed or credited."""
 
     def __init__(self, settings: Settings, db: Database, ledger: Ledger) -> None:
         self._db = db
@@ -147,22 +150,46 @@ class AllocatedCosts:
             if stored and not stored.reply and stored.fingerprint != CANCELLED:
                 await _reverse_unbudgeted(tx, reversal)
         if stored and stored.reply:
-            await self._refund(origin, reversal, stored.reply)
+            request = origin.tenant_id, REVERSED, key
+            await self._refund(origin, reversal, stored.reply, request, None)
 
-    async def _refund(self, origin: Origin, reversal: Reversal, reply: bytes) -> None:
+    async def credit(self, origin: Origin, credit: Credit) -> None:
+        """Refund a part of the charge of an allocation, or reduce its unbudgeted spend. Has no effect if done before.
+
+        Never more than what is left is refunded. Raises Conflict if the allocation has not arrived yet, and the same
+        errors as `charge`.
+        """
+        async with self._db.write(origin) as tx:
+            stored = await store.idempotency.find(tx, ALLOCATED, _key(credit.credited_id))
+            if stored is None:
+                raise Conflict
+            if not stored.reply and stored.fingerprint != CANCELLED:
+                await _credit_unbudgeted(tx, credit)
+        if stored.reply:
+            request = origin.tenant_id, CREDITED, _key(credit.allocation_id)
+            await self._refund(origin, credit, stored.reply, request, credit.amount)
+
+    async def _refund(
+        self, origin: Origin, correction: Reversal | Credit, reply: bytes, request: RequestKey, amount: Money | None
+    ) -> None:
+        """Refund an amount of a charge, or all that is left of it (None)."""
         budget_id, charge_id = self._ledger.codec.replies.ids_from_reply(EntryType.CHARGE, reply)
         posting = PostingRequest(
             entry_type=EntryType.REFUND,
             budget_id=budget_id,
             charge_id=charge_id,
-            request_key=(origin.tenant_id, REVERSED, _key(reversal.reversed_id)),
-            fingerprint=reversal.digest,
-            description=reversal.reason,
-            reference=ids.ALLOCATION.format(reversal.allocation_id),
+            amount=amount,
+            request_key=request,
+            fingerprint=correction.digest,
+            description=correction.reason,
+            reference=ids.ALLOCATION.format(correction.allocation_id),
         )
         (outcome,) = await self._ledger.post_many(origin, [posting])
-        if isinstance(outcome, BillingError) and not isinstance(outcome, RefundExceedsCharge):
-            raise outcome  # RefundExceedsCharge is no failure: a user has refunded all of the charge before
+        if isinstance(outcome, RefundExceedsCharge):  # a user has refunded a part or all of the charge before
+            if amount is not None:
+                await self._refund(origin, correction, reply, request, None)
+        elif isinstance(outcome, BillingError):
+            raise outcome
 
     async def _match(self, costs: Sequence[tuple[RequestKey, CostAttributes]]) -> Sequence[Match]:
         async with self._connections[0].begin({request[0] for request, _ in costs}) as transaction:
@@ -197,29 +224,51 @@ async def record_failed(tx: WriteSession, cost: Cost) -> None:
 
 
 async def _reverse_unbudgeted(tx: WriteSession, reversal: Reversal) -> None:
-    """Insert a row with the opposite amount of an unbudgeted allocation, once."""
-    key = _key(reversal.reversed_id)
-    stored = await store.idempotency.find(tx, REVERSED, key)
+    """Insert a row with the opposite of what is left of an unbudgeted allocation, once."""
+    if await _is_new(tx, REVERSED, _key(reversal.reversed_id), reversal.digest):
+        spend, left = await store.allocated_costs.lock_unbudgeted(tx, reversal.reversed_id)
+        if left:
+            await _correct_unbudgeted(tx, reversal, spend, left)
+
+
+async def _credit_unbudgeted(tx: WriteSession, credit: Credit) -> None:
+    """Insert a row that reduces an unbudgeted allocation, once."""
+    if await _is_new(tx, CREDITED, _key(credit.allocation_id), credit.digest):
+        spend, left = await store.allocated_costs.lock_unbudgeted(tx, credit.credited_id)
+        if left:
+            await _correct_unbudgeted(tx, credit, spend, min(credit.amount.amount, left))
+
+
+async def _is_new(tx: WriteSession, method: str, key: str, digest: bytes) -> bool:
+    """Claim the key of a correction; return False if it was made before. Raises IdempotencyMismatch or Conflict."""
+    stored = await store.idempotency.find(tx, method, key)
     if stored:
-        _check_same(stored, reversal.digest, (tx.tenant_id, REVERSED, key))
-        return
-    if not await store.idempotency.claim(tx, REVERSED, key, reversal.digest):
+        _check_same(stored, digest, (tx.tenant_id, method, key))
+        return False
+    if not await store.idempotency.claim(tx, method, key, digest):
         raise Conflict
-    reversed_row = await store.allocated_costs.get_unbudgeted(tx, reversal.reversed_id)
+    return True
+
+
+async def _correct_unbudgeted(
+    tx: WriteSession, correction: Reversal | Credit, spend: UnbudgetedRow, amount: Decimal
+) -> None:
+    reversal = isinstance(correction, Reversal)
     row = UnbudgetedRow(
         id=ids.new(),
-        allocation_id=reversal.allocation_id,
-        reversed_allocation_id=reversed_row.allocation_id,
-        entity_id=reversed_row.entity_id,
-        department_id=reversed_row.department_id,
-        category=reversed_row.category,
-        gl_code=reversed_row.gl_code,
-        amount=-reversed_row.amount,
-        currency_code=reversed_row.currency_code,
-        allocation_date=reversed_row.allocation_date,  # a refund would go to the budget of that day as well
-        reason=reversed_row.reason,
-        detail=reversal.reason,
-        budget_id=reversed_row.budget_id,
+        allocation_id=correction.allocation_id,
+        reversed_allocation_id=spend.allocation_id if reversal else None,
+        credited_allocation_id=None if reversal else spend.allocation_id,
+        entity_id=spend.entity_id,
+        department_id=spend.department_id,
+        category=spend.category,
+        gl_code=spend.gl_code,
+        amount=-amount,
+        currency_code=spend.currency_code,
+        allocation_date=spend.allocation_date,  # a refund would go to the budget of that day as well
+        reason=spend.reason,
+        detail=correction.reason,
+        budget_id=spend.budget_id,
         create_time=clock.now(),
     )
     await store.allocated_costs.insert(tx, row)

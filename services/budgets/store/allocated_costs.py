@@ -6,16 +6,17 @@ no budget accepted it. So there is never more than one of the two.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, or_, select
 
 from eventing import outbox
 from eventing.outbox import OutboxRow
 from kit import idempotency
 from kit.columns import Column, Columns, of_table
-from kit.db import ReadSession, WriteSession
+from kit.db import WriteSession
 from services.budgets.domain.allocated_costs import Candidate, CostAttributes
 from services.budgets.domain.postings import RequestKey
 from services.budgets.models.unbudgeted import UnbudgetedRow
@@ -149,7 +150,16 @@ async def insert(tx: WriteSession, row: UnbudgetedRow) -> None:
     await tx.flush()
 
 
-async def get_unbudgeted(tx: ReadSession, allocation_id: UUID) -> UnbudgetedRow:
-    """Return the row of an allocation that no budget accepted; there is one if its key has an empty reply."""
+async def lock_unbudgeted(tx: WriteSession, allocation_id: UUID) -> tuple[UnbudgetedRow, Decimal]:
+    """Return the row of an allocation that no budget accepted, and what its corrections leave of its amount.
+
+    There is such a row if the key of the allocation has an empty reply. No other transaction can correct it until this
+    one ends.
+    """
+    await tx.lock(f"unbudgeted {allocation_id}")
     (row,) = await tx.all(select(UnbudgetedRow).where(UnbudgetedRow.allocation_id == allocation_id))
-    return row
+    corrected = or_(
+        UnbudgetedRow.reversed_allocation_id == allocation_id, UnbudgetedRow.credited_allocation_id == allocation_id
+    )
+    (corrections,) = await tx.all(select(func.coalesce(func.sum(UnbudgetedRow.amount), 0)).where(corrected))
+    return row, row.amount + corrections

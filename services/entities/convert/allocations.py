@@ -1,6 +1,6 @@
 """Conversion of cost allocations."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Final
@@ -20,19 +20,23 @@ from contract.values import (
 )
 from kit import ids
 from kit.errors import BillingError, InvalidFields, Violation
+from kit.money import Money
 from services.entities.domain.allocations import (
     AllocationDraft,
     AllocationPosition,
     AllocationQuery,
     AllocationSource,
+    CreditDraft,
 )
-from services.entities.models.allocations import AllocationOutcome, AllocationRow
+from services.entities.models.allocations import AllocationOutcome, AllocationRow, Corrections
 
 _ID_BYTES: Final = 16
 
 
-def to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> Allocation:
-    """Convert an allocation; `reversed_by` is its reversal."""
+def to_proto(row: AllocationRow, corrections: Corrections | None = None) -> Allocation:
+    """Convert an allocation with its corrections, if there may be any."""
+    corrections = corrections or Corrections()
+    credited = Money(corrections.credited, row.currency_code)
     return Allocation(
         id=ids.ALLOCATION.format(row.id),
         entity_id=ids.ENTITY.format(row.entity_id),
@@ -52,16 +56,13 @@ def to_proto(row: AllocationRow, reversed_by: UUID | None = None) -> Allocation:
         allocation_date=row.allocation_date.isoformat(),
         description=row.description,
         reversal_of_id=ids.ALLOCATION.format_optional(row.reversal_of),
-        reversed_by_id=ids.ALLOCATION.format_optional(reversed_by),
+        reversed_by_id=ids.ALLOCATION.format_optional(corrections.reversed_by),
+        credit_of_id=ids.ALLOCATION.format_optional(row.credit_of),
+        credited_amount=money_to_proto(credited) if credited.amount else None,
         actor=row.actor,
         create_time=time_to_proto(row.create_time),
         contract_id=ids.CONTRACT.format_optional(row.contract_id),
     )
-
-
-def list_to_proto(rows: Iterable[AllocationRow], reversals: Mapping[UUID, UUID]) -> list[Allocation]:
-    """Convert allocations; `reversals` has the reversal of each that is reversed."""
-    return [to_proto(row, reversals.get(row.id)) for row in rows]
 
 
 def draft_from_proto(request: pb.AllocateCostRequest) -> AllocationDraft:
@@ -108,23 +109,34 @@ def _draft(
     )
 
 
+def credit_from_proto(request: pb.CreditAllocationRequest) -> CreditDraft:
+    """Parse CreditAllocationRequest."""
+    return CreditDraft(
+        allocation_id=ids.ALLOCATION.parse(request.id),
+        amount=money_from_proto(request.amount),
+        source_ref=request.source_ref,
+        day=date_from_text(request.allocation_date),
+        reason=request.reason,
+    )
+
+
 def outcomes_to_proto(
-    outcomes: Sequence[AllocationOutcome], reversals: Mapping[UUID, UUID]
+    outcomes: Sequence[AllocationOutcome], corrections: Mapping[UUID, Corrections]
 ) -> pb.BatchAllocateCostsResponse:
     """Convert the outcomes of a batch."""
-    results = [_outcome_to_proto(outcome, reversals) for outcome in outcomes]
+    results = [_outcome_to_proto(outcome, corrections) for outcome in outcomes]
     refused = sum(isinstance(outcome, BillingError) for outcome in outcomes)
     return pb.BatchAllocateCostsResponse(results=results, allocated_count=len(results) - refused, refused_count=refused)
 
 
-def _outcome_to_proto(outcome: AllocationOutcome, reversals: Mapping[UUID, UUID]) -> pb.AllocationResult:
+def _outcome_to_proto(outcome: AllocationOutcome, corrections: Mapping[UUID, Corrections]) -> pb.AllocationResult:
     if isinstance(outcome, BillingError):
         refusal = pb.AllocationRefusal(
             code=outcome.code.name, reason=outcome.reason, message=outcome.message, metadata=outcome.metadata
         )
         return pb.AllocationResult(refusal=refusal)
     row = outcome.allocation
-    return pb.AllocationResult(allocation=to_proto(row, reversals.get(row.id)), replayed=outcome.replayed)
+    return pb.AllocationResult(allocation=to_proto(row, corrections.get(row.id)), replayed=outcome.replayed)
 
 
 def query_from_proto(request: pb.ListAllocationsRequest, position: bytes, page_size: int) -> AllocationQuery:

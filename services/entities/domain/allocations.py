@@ -73,6 +73,20 @@ class AllocationDraft:
         return self.source, self.source_ref
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditDraft:
+    """Input for a credit of a part of an allocation."""
+
+    allocation_id: UUID
+    amount: Money
+    """Above zero."""
+    source_ref: str
+    """The document of the credit; may be empty."""
+    day: date | None
+    """None: the date of the allocation."""
+    reason: str
+
+
 class AllocationPosition(NamedTuple):
     """Position in a list of allocations that is sorted by date, newest first."""
 

@@ -64,6 +64,39 @@ class AllocationIsReversal(FailedPrecondition):
         )
 
 
+class AllocationIsCredit(FailedPrecondition):
+    reason = "ALLOCATION_IS_CREDIT"
+
+    def __init__(self, allocation_id: UUID) -> None:
+        text = ids.ALLOCATION.format(allocation_id)
+        super().__init__(
+            f"The allocation {text} is a credit, which can't be reversed or credited; allocate the cost again.",
+            allocation_id=text,
+        )
+
+
+class AllocationFullyCredited(FailedPrecondition):
+    reason = "ALLOCATION_FULLY_CREDITED"
+
+    def __init__(self, allocation_id: UUID) -> None:
+        text = ids.ALLOCATION.format(allocation_id)
+        super().__init__(f"The allocation {text} is credited in full, so nothing is left of it.", allocation_id=text)
+
+
+class CreditExceedsAllocation(FailedPrecondition):
+    reason = "CREDIT_EXCEEDS_ALLOCATION"
+
+    def __init__(self, allocation_id: UUID, *, requested: Money, available: Money) -> None:
+        text = ids.ALLOCATION.format(allocation_id)
+        super().__init__(
+            f"At most {available} of the allocation {text} can be credited, not {requested}.",
+            allocation_id=text,
+            requested=requested.text(),
+            available=available.text(),
+            currency_code=available.currency,
+        )
+
+
 class AllocationDateTooFar(FailedPrecondition):
     reason = "ALLOCATION_DATE_TOO_FAR"
 

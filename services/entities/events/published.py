@@ -5,6 +5,7 @@ from datetime import date
 from uuid import UUID
 
 from billing.entities.v1.events_pb2 import (
+    AllocationCredited,
     AllocationReversed,
     AmendmentRejected,
     AmendmentSubmitted,
@@ -121,9 +122,23 @@ def allocation_reversed(reversal: AllocationRow, reversed_row: AllocationRow) ->
         reversed_allocation_id=ids.ALLOCATION.format(reversed_row.id),
         entity_id=ids.ENTITY.format(reversed_row.entity_id),
         department_id=ids.DEPARTMENT.format_optional(reversed_row.department_id),
-        amount=money_to_proto(reversed_row.money),
+        amount=money_to_proto(-reversal.money),
         allocation_date=reversal.allocation_date.isoformat(),
         reason=reversal.description,
+    )
+
+
+def allocation_credited(credit: AllocationRow, credited_row: AllocationRow) -> AllocationCredited:
+    """Return the event that a part of an allocation was credited."""
+    return AllocationCredited(
+        allocation_id=ids.ALLOCATION.format(credit.id),
+        credited_allocation_id=ids.ALLOCATION.format(credited_row.id),
+        entity_id=ids.ENTITY.format(credit.entity_id),
+        department_id=ids.DEPARTMENT.format_optional(credit.department_id),
+        amount=money_to_proto(-credit.money),
+        allocation_date=credit.allocation_date.isoformat(),
+        source_ref=credit.source_ref,
+        reason=credit.description,
     )
 
 

@@ -33,7 +33,7 @@ class AllocationRow(TenantRow):
     source_ref_sequence: Mapped[int] = mapped_column(Integer)
     """1 for the first allocation of the document, one more for each that follows the reversal of the one before."""
     amount: Mapped[Decimal] = mapped_column(AMOUNT)
-    """In the original currency; negative for reversals only."""
+    """In the original currency; negative for reversals and credits only."""
     currency_code: Mapped[str] = mapped_column(CHAR(3))
     entity_amount: Mapped[Decimal] = mapped_column(AMOUNT)
     """In the entity's currency, rounded to its unit."""
@@ -43,7 +43,7 @@ class AllocationRow(TenantRow):
     rate_date: Mapped[date | None] = mapped_column(Date)
     """Date of the rate."""
     quantity: Mapped[Decimal | None] = mapped_column(AMOUNT)
-    """Quantity used; negative for reversals."""
+    """Quantity used; negative for reversals. Credits have none."""
     unit: Mapped[str] = mapped_column(String)
     gl_code: Mapped[str] = mapped_column(String)
     counterparty_entity_id: Mapped[UUID | None] = mapped_column(Uuid)
@@ -52,8 +52,11 @@ class AllocationRow(TenantRow):
     """The contract whose commitment the cost counts for; may be one of another entity for a share of a split."""
     allocation_date: Mapped[date] = mapped_column(Date)
     description: Mapped[str] = mapped_column(String)
-    """For a reversal: its reason."""
+    """For a reversal or a credit: its reason."""
     reversal_of: Mapped[UUID | None] = mapped_column(Uuid)
+    """The allocation that this one reverses, with all that was left of it."""
+    credit_of: Mapped[UUID | None] = mapped_column(Uuid)
+    """The allocation that this one credits in part."""
     actor: Mapped[str] = mapped_column(String)
 
     @property
@@ -102,11 +105,23 @@ class AllocationRow(TenantRow):
 
 
 @dataclass(frozen=True, slots=True)
+class Corrections:
+    """The reversal of an allocation, and the sums of its credits."""
+
+    reversed_by: UUID | None = None
+    credited: Decimal = Decimal(0)
+    """In the original currency."""
+    credited_entity_amount: Decimal = Decimal(0)
+    """In the entity's currency."""
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentUse:
     """The latest allocation of a document."""
 
     allocation: AllocationRow
     reversed: bool
+    """True if it was reversed as a whole, or if the allocation that it credits was."""
     split_id: UUID | None
     """The split that it was reversed for; its cost is still allocated, to other departments."""
 

@@ -1,4 +1,4 @@
-"""AllocationService: allocations and their reversals."""
+"""AllocationService: allocations, their reversals and credits."""
 
 from billing.entities.v1 import allocation_service_pb2 as pb
 from billing.entities.v1.allocation_pb2 import Allocation
@@ -25,8 +25,8 @@ class AllocationServicer:
         draft = convert.allocations.draft_from_proto(request)
         async with self._db.write(call) as tx:
             (row,) = await service.allocations.allocate(tx, [draft])
-            reversals = await store.allocations.find_reversals(tx, [row.id])
-            return await tx.answer(convert.allocations.to_proto(row, reversals.get(row.id)))
+            corrections = await store.allocations.find_corrections(tx, [row.id])
+            return await tx.answer(convert.allocations.to_proto(row, corrections.get(row.id)))
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: Call) -> pb.ListAllocationsResponse:
         list_key, size = (request, call.method, call.tenant_id), request.page_size or SIZE_DEFAULT
@@ -35,11 +35,11 @@ class AllocationServicer:
         async with self._db.read(call) as tx:
             rows = await service.allocations.list_newest(tx, query)
             page = rows[:size]
-            reversals = await store.allocations.find_reversals(tx, [row.id for row in page])
+            corrections = await store.allocations.find_corrections(tx, [row.id for row in page])
         next_page_token = ""
         if len(rows) > size:
             next_page_token = self._pages.encode_token(convert.allocations.position_of(page[-1]), *list_key)
-        allocations = convert.allocations.list_to_proto(page, reversals)
+        allocations = [convert.allocations.to_proto(row, corrections[row.id]) for row in page]
         return pb.ListAllocationsResponse(allocations=allocations, next_page_token=next_page_token)
 
     async def BatchAllocateCosts(
@@ -49,14 +49,14 @@ class AllocationServicer:
         async with self._db.write(call) as tx:
             outcomes = await service.allocations.allocate_batch(tx, drafts, atomic=request.atomic)
             replayed = [each.allocation.id for each in outcomes if not isinstance(each, BillingError) and each.replayed]
-            reversals = await store.allocations.find_reversals(tx, replayed)
-            return await tx.answer(convert.allocations.outcomes_to_proto(outcomes, reversals))
+            corrections = await store.allocations.find_corrections(tx, replayed)
+            return await tx.answer(convert.allocations.outcomes_to_proto(outcomes, corrections))
 
     async def GetAllocation(self, request: pb.GetAllocationRequest, call: Call) -> Allocation:
         async with self._db.read(call) as tx:
             row = await store.allocations.get(tx, ids.ALLOCATION.parse(request.id))
-            reversals = await store.allocations.find_reversals(tx, [row.id])
-        return convert.allocations.to_proto(row, reversals.get(row.id))
+            corrections = await store.allocations.find_corrections(tx, [row.id])
+        return convert.allocations.to_proto(row, corrections.get(row.id))
 
     async def ReverseAllocation(self, request: pb.ReverseAllocationRequest, call: Call) -> Allocation:
         async with self._db.write(call) as tx:
@@ -67,3 +67,9 @@ class AllocationServicer:
                 day=date_from_text(request.allocation_date),
             )
             return await tx.answer(convert.allocations.to_proto(reversal))
+
+    async def CreditAllocation(self, request: pb.CreditAllocationRequest, call: Call) -> Allocation:
+        draft = convert.allocations.credit_from_proto(request)
+        async with self._db.write(call) as tx:
+            row = await service.cost_credits.credit(tx, draft)
+            return await tx.answer(convert.allocations.to_proto(row))

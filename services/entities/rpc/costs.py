@@ -45,7 +45,7 @@ class CostServicer:
         while more:  # no transaction is open while the caller receives the batch
             async with self._db.read(call) as tx:
                 rows = await store.costs.list_allocations(tx, query, after, _BATCH)
-                reversals = await store.allocations.find_reversals(tx, [row.id for row in rows])
-            for allocation in convert.allocations.list_to_proto(rows, reversals):
-                yield allocation
+                corrections = await store.allocations.find_corrections(tx, [row.id for row in rows])
+            for row in rows:
+                yield convert.allocations.to_proto(row, corrections[row.id])
             more, after = len(rows) == _BATCH, rows[-1].id if rows else None

@@ -84,9 +84,9 @@ async def _reverse_allocation(tx: WriteSession, draft: SplitDraft) -> CostToSpli
     row = await store.allocations.get(tx, draft.allocation_id)
     if row.source is AllocationSource.SPLIT:
         raise AllocationIsShare(row.id)
-    await service.reversals.reverse(tx, row.id, reason="Split over departments")
+    reversal = await service.reversals.reverse(tx, row.id, reason="Split over departments")
     return CostToSplit(
-        amount=row.money,
+        amount=-reversal.money,
         allocation_date=row.allocation_date,
         category=row.category,
         gl_code=row.gl_code,
@@ -96,7 +96,7 @@ async def _reverse_allocation(tx: WriteSession, draft: SplitDraft) -> CostToSpli
         source_entity_id=row.entity_id,
         counterparty_entity_id=row.counterparty_entity_id,
         contract_id=row.contract_id or await _find_commitment(tx, row),
-        booked=row.converted,
+        booked=replace(reversal.converted, amount=-reversal.entity_money),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Date, Select, String, Uuid, literal, literal_column, select, true, tuple_
+from sqlalchemy import Date, Select, String, Uuid, func, literal, literal_column, select, true, tuple_
 from sqlalchemy.orm import aliased
 
 from kit.columns import Columns, of_table
@@ -14,7 +14,7 @@ from services.entities.domain.allocations import AllocationQuery, Document
 from services.entities.domain.departments import ActiveDays
 from services.entities.domain.entities import EntityState
 from services.entities.errors.allocations import AllocationNotFound
-from services.entities.models.allocations import AllocationRow, DocumentUse
+from services.entities.models.allocations import AllocationRow, Corrections, DocumentUse
 from services.entities.models.entities import DepartmentRow, EntityRow
 
 _COLUMNS: Final = Columns[AllocationRow](of_table(AllocationRow))
@@ -85,10 +85,11 @@ async def find_by_documents(tx: ReadSession, documents: Collection[Document]) ->
 async def find_uses(tx: ReadSession, documents: Collection[Document]) -> Mapping[Document, DocumentUse]:
     """Return the use of each of these documents that was allocated, also outside of the caller's scope."""
     rows = await find_by_documents(tx, documents)
-    reversals = await find_reversals(tx, [row.id for row in rows.values()])
+    costs = {document: row.credit_of or row.id for document, row in rows.items()}
+    reversals = await find_reversals(tx, costs.values())
     splits = await store.splits.find_of_allocations(tx, reversals)
     return {
-        document: DocumentUse(row, reversed=row.id in reversals, split_id=splits.get(row.id))
+        document: DocumentUse(row, reversed=costs[document] in reversals, split_id=splits.get(costs[document]))
         for document, row in rows.items()
     }
 
@@ -128,6 +129,20 @@ async def find_reversals(tx: ReadSession, allocation_ids: Collection[UUID]) -> M
         return {}
     query = select(AllocationRow.reversal_of, AllocationRow.id).where(AllocationRow.reversal_of.in_(allocation_ids))
     return {allocation_id: id for allocation_id, id in await tx.rows(query) if allocation_id}
+
+
+async def find_corrections(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, Corrections]:
+    """Return the corrections of each of these allocations."""
+    reversals = await find_reversals(tx, allocation_ids)
+    sums = [func.sum(-AllocationRow.amount), func.sum(-AllocationRow.entity_amount)]
+    query = select(AllocationRow.credit_of, *sums).where(AllocationRow.credit_of.in_(allocation_ids))
+    credited = {id: sums for id, *sums in await tx.rows(query.group_by(AllocationRow.credit_of))}
+    return {id: Corrections(reversals.get(id), *credited.get(id, ())) for id in allocation_ids}
+
+
+async def lock(tx: WriteSession, allocation_ids: Collection[UUID]) -> None:
+    """Prevent other transactions from reversing or crediting these allocations until this one ends."""
+    await tx.lock_all([f"allocation {allocation_id}" for allocation_id in allocation_ids])
 
 
 async def list_newest(

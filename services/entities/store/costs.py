@@ -109,10 +109,10 @@ def _grouped(
     currency: InstrumentedAttribute[str],
     sums: Sequence[ColumnElement[Any]],
 ) -> Select[*tuple[Any, ...]]:
-    """Select the keys, the currency, the sums, and the numbers of entries and of reversals."""
+    """Select the keys, the currency, the sums, and the numbers of entries and of corrections."""
     keys: list[ColumnElement[Any]] = [_COLUMNS[each].label(each.lower()) for each in group_by]
     currencies: ColumnElement[str] = currency.label("currency")
-    counts = func.count(), func.count(AllocationRow.reversal_of)
+    counts = func.count(), func.count(func.coalesce(AllocationRow.reversal_of, AllocationRow.credit_of))
     numbers = [number.label(f"number_{position}") for position, number in enumerate([*sums, *counts])]
     statement = select(*keys, currencies, *numbers).where(*conditions).group_by(*keys, currencies)
     if "MONTH" in group_by:
