@@ -4,15 +4,12 @@ The algorithm is determined by the key, never by the token. `kid` is only looked
 `service` is accepted only in tokens that are signed with a service key.
 """
 
-import asyncio
-import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID, uuid4
 
-import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -26,23 +23,20 @@ from kit.errors import (
     TokenExpired,
     TokenInvalid,
     TokenMissing,
-    Unavailable,
 )
+from kit.key_sets import REFRESH_S, KeySet
 from kit.settings import Settings
-from kit.telemetry import log
 
-ALGORITHMS = frozenset({"EdDSA", "ES256", "RS256"})
 SERVICE_ISSUER = "enterprise-billing-services"
+SERVICE_PREFIX = "service:"
+"""Prefix of the subject of a service: "service:budgets"."""
 _SERVICE_TOKEN_S = 300
 _TIME_LEFT_MIN_S = 60
 _LEEWAY_S = 30
 _TOKEN_BYTES_MAX = 8192
 _CACHE_SIZE = 10_000
 _CACHE_TTL_S = 300.0
-_KEYS_REFRESH_S = 30.0
-_KEYS_RETRY_S = 1.0
-_KEYS_TTL_S = 300.0
-"""How long a withdrawn key is still accepted; longer while its source can't be read."""
+_UUID = re.compile("[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 
 _RESOURCES = (
     "entities", "departments", "allocations", "contracts", "invoices", "rates", "budgets", "approvals", "disputes",
@@ -112,6 +106,11 @@ class Principal:
         """True if the caller may see only a part of the tenant."""
         return self.entity_scope is not None or self.department_scope is not None
 
+    @property
+    def service(self) -> str:
+        """Name of the calling service; empty for a user."""
+        return self.subject.removeprefix(SERVICE_PREFIX) if INTERNAL in self.permissions else ""
+
     def check_permission(self, permission: str) -> None:
         """Raise an error if no role of the caller grants the permission.
 
@@ -133,64 +132,13 @@ def bearer_token(authorization: str | None) -> str:
     return token
 
 
-class _KeySet:
-    """Public keys of one issuer, by kid. An unknown kid reloads them, at most once per `refresh_s`."""
-
-    def __init__(self, source: str, issuer: str, refresh_s: float) -> None:
-        self.issuer = issuer
-        self._refresh_s = refresh_s
-        self._source = source
-        self._keys: dict[str, jwt.PyJWK] = {}
-        self._refresh_lock = asyncio.Lock()
-        self._loaded = False
-        self._next_refresh_at = self._stale_at = float("-inf")
-
-    async def find(self, kid: str) -> jwt.PyJWK | None:
-        """Return the issuer's key with this kid, or None. Raises Unavailable if the keys can't be loaded."""
-        if not self._is_stale(kid):
-            return self._keys[kid]
-        async with self._refresh_lock:
-            if self._is_stale(kid) and time.monotonic() > self._next_refresh_at:
-                await self._refresh()
-        if kid not in self._keys and not self._loaded:
-            raise Unavailable("The key set of the token issuer")
-        return self._keys.get(kid)
-
-    def _is_stale(self, kid: str) -> bool:
-        return kid not in self._keys or time.monotonic() > self._stale_at
-
-    async def _refresh(self) -> None:
-        try:
-            self._keys = _parse_keys(await self._fetch())
-            self._loaded = True
-            self._stale_at = time.monotonic() + _KEYS_TTL_S
-        except (httpx.HTTPError, OSError, jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError) as error:
-            log.error("key set not loaded", source=self._source, error=repr(error)[:300])
-            self._loaded = False
-        self._next_refresh_at = time.monotonic() + (self._refresh_s if self._loaded else _KEYS_RETRY_S)
-
-    async def _fetch(self) -> str:
-        if not self._source.startswith(("https://", "http://")):
-            return Path(self._source).read_text()  # noqa: ASYNC240 - a small local file, seldom
-        async with httpx.AsyncClient(timeout=5.0) as client:
-            response = await client.get(self._source)
-            return response.raise_for_status().text
-
-
-def _parse_keys(text: str) -> dict[str, jwt.PyJWK]:
-    keys = (jwt.PyJWK(key) for key in json.loads(text)["keys"] if key.get("alg") in ALGORITHMS and key.get("kid"))
-    return {key.key_id: key for key in keys if key.key_id}
-
-
 class Authenticator:
     """Verifies tokens, and caches verified ones for a few minutes, but not beyond their expiry."""
 
-    def __init__(
-        self, settings: Settings, *, cache_size: int = _CACHE_SIZE, keys_refresh_s: float = _KEYS_REFRESH_S
-    ) -> None:
+    def __init__(self, settings: Settings, *, cache_size: int = _CACHE_SIZE, keys_refresh_s: float = REFRESH_S) -> None:
         self._audience = settings.audience
-        self._users = _KeySet(settings.jwks, settings.issuer, keys_refresh_s)
-        self._services = _KeySet(settings.service_jwks, SERVICE_ISSUER, keys_refresh_s)
+        self._users = KeySet(settings.jwks, settings.issuer, keys_refresh_s)
+        self._services = KeySet(settings.service_jwks, SERVICE_ISSUER, keys_refresh_s)
         self._verified: TtlCache[str, Principal] = TtlCache(cache_size, _CACHE_TTL_S)
 
     async def authenticate(self, token: str) -> Principal:
@@ -223,7 +171,7 @@ class Authenticator:
                 leeway=_LEEWAY_S,
                 options={"require": ["exp", "iat", "iss", "aud", "sub"]},
             )
-            return _principal(claims, by_service=keys is self._services)
+            return _principal(claims, service=_service_of(str(header["kid"])) if keys is self._services else None)
         except jwt.ExpiredSignatureError:
             raise TokenExpired from None
         except (jwt.PyJWTError, InvalidFields, ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -235,16 +183,27 @@ def _is_access_token(header: Mapping[str, object]) -> bool:
     return str(header.get("typ", "JWT")).lower() in {"jwt", "at+jwt"} and "crit" not in header
 
 
-def _principal(claims: Mapping[str, object], *, by_service: bool) -> Principal:
+def _service_of(kid: str) -> str:
+    """Return the service whose key has this kid: "budgets" for "service-budgets" and for "service-budgets.2"."""
+    return kid.removeprefix("service-").partition(".")[0]
+
+
+def _principal(claims: Mapping[str, object], *, service: str | None) -> Principal:
+    """Return the caller; `service` is the one whose key has signed the token, None for tokens of users."""
+    by_service = service is not None
     roles = [role for role in _strings(claims.get("roles", [])) if role in ROLES and (role == "service") == by_service]
-    subject = claims["sub"]
+    subject, tenant_id = claims["sub"], claims["tenant_id"]
     if not isinstance(subject, str) or not 0 < len(subject) <= 128 or not subject.isprintable():  # noqa: PLR2004
         raise ValueError("sub")
+    if (subject != SERVICE_PREFIX + service) if service is not None else subject.startswith(SERVICE_PREFIX):
+        raise ValueError("sub")  # a key of a service signs for that service only, and no user is named like one
+    if not isinstance(tenant_id, str) or not _UUID.fullmatch(tenant_id):
+        raise ValueError("tenant_id")
     entities, departments = _ids(claims, "entity_scope", ids.ENTITY), _ids(claims, "department_scope", ids.DEPARTMENT)
     inactive = CONFINED_ROLES if entities is None and departments is None else frozenset()
     active = [role for role in roles if role not in inactive]
     return Principal(
-        tenant_id=ids.uuid_of(str(claims["tenant_id"])),
+        tenant_id=ids.uuid_of(tenant_id),
         subject=subject,
         roles=tuple(active),
         permissions=frozenset().union(*(ROLES[role] for role in active)),
@@ -276,6 +235,7 @@ class ServiceTokens:
             raise TypeError("BILLING_SERVICE_KEY must be an Ed25519 key")
         self._key = key
         self._service = settings.service
+        self._kid = settings.service_kid or f"service-{self._service}"
         self._audience = settings.audience
         self._tokens: TtlCache[UUID, str] = TtlCache(_CACHE_SIZE, _SERVICE_TOKEN_S - _TIME_LEFT_MIN_S)
 
@@ -292,11 +252,11 @@ class ServiceTokens:
         claims = {
             "iss": SERVICE_ISSUER,
             "aud": self._audience,
-            "sub": f"service:{self._service}",
+            "sub": SERVICE_PREFIX + self._service,
             "iat": int(now),
             "exp": int(now + _SERVICE_TOKEN_S),
             "jti": uuid4().hex,
             "tenant_id": str(tenant_id),
             "roles": ["service"],
         }
-        return jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": f"service-{self._service}"})
+        return jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": self._kid})

@@ -4,7 +4,8 @@
     ├── InvalidArgument ── InvalidFields, MalformedBody, MalformedRequest, HeadersTooLarge, PageTokenInvalid,
     │                      UnsupportedMediaType
     ├── Unauthenticated ── TokenMissing, TokenInvalid, TokenExpired
-    ├── PermissionDenied ── PermissionMissing, ScopeMissing, TenantScopeRequired
+    ├── PermissionDenied ── PermissionMissing, ScopeMissing, CallerNotAllowed,
+    │                       TenantScopeRequired
     ├── NotFound ── RouteNotFound, MethodNotAllowed
     ├── AlreadyExists ── IdempotencyMismatch
     ├── FailedPrecondition
@@ -316,6 +317,13 @@ class ScopeMissing(PermissionDenied):
             permission=permission,
             role=role,
         )
+
+
+class CallerNotAllowed(PermissionDenied):
+    reason = "CALLER_NOT_ALLOWED"
+
+    def __init__(self, service: str) -> None:
+        super().__init__(f"The service {service} is not among the callers that this RPC declares.", service=service)
 
 
 class TenantScopeRequired(PermissionDenied):

@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     service_jwks: str
     """Public keys of our own services' tokens: a file or an https URL."""
     service_key: Path | None = None
-    """Private key (PEM, Ed25519) with which this service signs its tokens."""
+    """Private key (PEM, Ed25519) with which this service signs its tokens; only services that call others need one."""
+    service_kid: str = ""
+    """Id of that key in `service_jwks`: `service-<name>` by default, `service-<name>.<suffix>` for its successors."""
 
     page_key: SecretStr
     """Secret that signs page tokens; the same in all replicas."""

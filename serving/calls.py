@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from inspect import isasyncgenfunction
 from operator import itemgetter
 from typing import Any, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints
-from urllib.parse import unquote
 from uuid import uuid4
 
 import grpc
@@ -275,9 +274,7 @@ class _UnaryPipeline:
     ) -> tuple[Message, Call]:
         metadata.check()
         principal = await self._calls.authenticate(metadata)
-        actor = principal.subject
-        if "service" in principal.permissions:
-            actor = unquote(metadata.get("x-actor", actor))  # only a service may act on behalf of another actor
+        actor = self._access.actor(principal, metadata.get("x-actor"))
         log_fields |= {"tenant_id": str(principal.tenant_id), "actor": actor}
         self._access.check(principal)
         request = self._decode(payload)

@@ -24,6 +24,11 @@ class Process:
     outside: Mapping[str, str] = field(default_factory=dict)
     """The outside systems that it calls: simulator by name in the setting `addresses`."""
 
+    @property
+    def has_key(self) -> bool:
+        """True if it calls others as itself. The gateway forwards the tokens of its callers."""
+        return self.name != GATEWAY
+
 
 @dataclass(frozen=True)
 class Simulator:
@@ -128,9 +133,9 @@ class Layout:
             "BILLING_ADDRESSES": json.dumps(addresses),
             "BILLING_JWKS": str(keys.USERS_JWKS),
             "BILLING_SERVICE_JWKS": str(keys.SERVICES_JWKS),
-            "BILLING_SERVICE_KEY": str(keys.service_key(process.name)),
             "BILLING_PAGE_KEY": home.secret("page"),
             "PYTHONUNBUFFERED": "1",
+            **({"BILLING_SERVICE_KEY": str(keys.service_key(process.name))} if process.has_key else {}),
         }
 
     def simulator_environment(self, simulator: Simulator) -> dict[str, str]:

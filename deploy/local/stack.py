@@ -59,7 +59,7 @@ def _running_layout(supervisor: Supervisor) -> Layout | None:
 
 def _launch(supervisor: Supervisor) -> Layout:
     _stop()
-    keys.ensure([process.name for process in PROCESSES])
+    keys.ensure([process.name for process in PROCESSES if process.has_key])
     layout = processes.choose_layout(running=False)
     processes.save_ports(layout)
     supervisor.launch(supervision.config(layout))

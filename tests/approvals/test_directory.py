@@ -21,7 +21,6 @@ from clients.directory import Directory
 from deploy.simulators import directory
 from deploy.simulators.directory import Users
 from eventing.consumer import Consumer, Delivery
-from kit.auth import ServiceTokens
 from kit.db import Database
 from kit.errors import Conflict
 from kit.origin import Origin
@@ -331,8 +330,8 @@ class TestUsersWhoLeft:
 
 class TestOtherServices:
     @pytest.fixture
-    def service(self, settings: Callable[..., Settings], tenant: UUID) -> Caller:
-        return Caller(tenant, "service:reporting", ServiceTokens(settings("budgets")).token(tenant))
+    def service(self, keys: Keys, tenant: UUID) -> Caller:
+        return Caller(tenant, "service:reporting", keys.service_token("reporting", tenant))
 
     async def test_watch_resumes_without_a_gap(self, api: ApprovalsApi, service: Caller) -> None:
         await api.create_rule(step("Erin", "erin"))

@@ -19,7 +19,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import event
 
 from kit import ids
-from kit.auth import ServiceTokens
 from kit.db import Database
 from kit.origin import Origin
 from kit.settings import Settings
@@ -31,13 +30,13 @@ from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.rolling import YEAR
 from tests.harness.callers import Caller, refusal
 from tests.harness.databases import Copy
+from tests.harness.tokens import Keys
 
 
 @pytest.fixture
-def service_of(settings: Callable[..., Settings]) -> Callable[[UUID], Caller]:
+def service_of(keys: Keys) -> Callable[[UUID], Caller]:
     """Return another service that calls on behalf of a tenant."""
-    tokens = ServiceTokens(settings("entities"))
-    return lambda tenant_id: Caller(tenant_id, "service:entities", tokens.token(tenant_id))
+    return lambda tenant_id: Caller(tenant_id, "service:reporting", keys.service_token("reporting", tenant_id))
 
 
 @pytest.fixture

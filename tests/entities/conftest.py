@@ -14,14 +14,14 @@ from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 from billing.entities.v1.exchange_rate_pb2 import ConversionRate, ExchangeRate
 
-from kit.auth import ServiceTokens
 from kit.settings import Settings
 from services.entities.main import compose
 from tests.entities.allocation_api import AllocationApi
 from tests.entities.timer_replicas import TimerlessService
 from tests.harness.callers import Caller
 from tests.harness.databases import Copy
-from tests.harness.services import Entities, Served, served
+from tests.harness.services import Entities, served
+from tests.harness.tokens import Keys
 
 
 class EntitiesApi:
@@ -152,9 +152,9 @@ def service_api(api_for: Callable[[Caller], EntitiesApi], service_caller: Caller
 
 
 @pytest.fixture
-def service_caller(entities_served: Served[Entities], tenant: UUID) -> Caller:
+def service_caller(keys: Keys, tenant: UUID) -> Caller:
     """Another service, which calls on behalf of the tenant."""
-    return Caller(tenant, "service:entities", ServiceTokens(entities_served.settings).token(tenant))
+    return Caller(tenant, "service:reporting", keys.service_token("reporting", tenant))
 
 
 @pytest.fixture

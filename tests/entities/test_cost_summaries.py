@@ -10,11 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode, aio
 
 from kit import clock, ids
-from kit.auth import ServiceTokens
 from tests.entities.allocation_api import money_text
 from tests.entities.costs_api import CostsApi
 from tests.harness.callers import Caller, Refusal, refusal
-from tests.harness.services import Entities, Served
+from tests.harness.services import Entities
+from tests.harness.tokens import Keys
 
 
 @pytest.fixture
@@ -113,10 +113,10 @@ class TestSummarizeCosts:
 
     async def test_other_tenant_has_other_costs(
         self, api: CostsApi, companies: tuple[Entity, ...], api_for: Callable[[Caller], CostsApi],
-        entities_served: Served[Entities],
+        keys: Keys,
     ) -> None:  # fmt: skip
         other = ids.new()
-        other_tenant = api_for(Caller(other, "service:entities", ServiceTokens(entities_served.settings).token(other)))
+        other_tenant = api_for(Caller(other, "service:reporting", keys.service_token("reporting", other)))
         assert not (await other_tenant.summary()).summaries
         assert not (await other_tenant.summary(*companies)).summaries
         assert not await other_tenant.stream(end_time=soon())

@@ -13,10 +13,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from deploy.database import MIGRATIONS
+from kit.auth import SERVICE_ISSUER
 
 ISSUER = "https://identity.test"
 AUDIENCE = "enterprise-billing"
 KID = "users-1"
+SERVICES = (*(service for service in MIGRATIONS if service != "gateway"), "reporting")
+"""Services with a key of their own: ours but the gateway, and one that only reads summaries and streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Keys:
         users = Ed25519PrivateKey.generate()
         keys = cls(folder, users)
         keys.jwks.write_text(json.dumps({"keys": [public_jwk(users, KID)]}))
-        services = {service: Ed25519PrivateKey.generate() for service in MIGRATIONS}
+        services = {service: Ed25519PrivateKey.generate() for service in SERVICES}
         for service, key in services.items():
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
             keys.service_key(service).write_bytes(pem)
@@ -53,6 +56,16 @@ class Keys:
     def service_key(self, service: str) -> Path:
         """Return the file with the private key of a service."""
         return self.folder / f"{service}.pem"
+
+    def service_token(self, service: str, tenant_id: UUID, **claims: Any) -> str:
+        """Return a token of a service, signed with its key."""
+        now = int(time.time())
+        payload = {
+            "iss": SERVICE_ISSUER, "aud": AUDIENCE, "sub": f"service:{service}", "iat": now, "exp": now + 300,
+            "tenant_id": str(tenant_id), "roles": ["service"],
+        } | claims  # fmt: skip
+        pem = self.service_key(service).read_text()
+        return jwt.encode(payload, pem, algorithm="EdDSA", headers={"kid": f"service-{service}"})
 
     def token(
         self,

@@ -1,14 +1,16 @@
 """Only valid tokens are accepted: of a known key, for our audience, not expired; all others are rejected as invalid."""
 
+import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -170,9 +172,29 @@ class TestRoles:
         self, authenticator: Authenticator, auth_keys: Keys
     ) -> None:
         key = load_pem_private_key(auth_keys.service_key("budgets").read_bytes(), None)
-        made = claims(iss=auth.SERVICE_ISSUER, roles=["billing_admin"])
+        made = claims(iss=auth.SERVICE_ISSUER, sub="service:budgets", roles=["billing_admin"])
         token = jwt.encode(made, key, "EdDSA", {"kid": "service-budgets"})  # type: ignore[arg-type]  # an Ed25519 key
         assert (await self.principal(authenticator, token)).permissions == frozenset()
+
+    @pytest.mark.parametrize("subject", ["service:approvals", "alice", "budgets", "service:budgets2", "service:"])
+    async def test_a_key_of_a_service_signs_for_that_service_only(
+        self, authenticator: Authenticator, auth_keys: Keys, subject: str
+    ) -> None:
+        own = auth_keys.service_token("budgets", TENANT)
+        assert (await self.principal(authenticator, own)).service == "budgets"
+        assert await outcome(authenticator, auth_keys.service_token("budgets", TENANT, sub=subject)) is TokenInvalid
+
+    async def test_a_successor_of_the_key_of_a_service_is_accepted(
+        self, auth_settings: Settings, auth_keys: Keys, tmp_path: Path
+    ) -> None:
+        key_set, pem = tmp_path / "services.json", tmp_path / "next.pem"
+        pem.write_bytes(OTHER_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        known = json.loads(auth_keys.service_jwks.read_text())["keys"]
+        key_set.write_text(json.dumps({"keys": [*known, public_jwk(OTHER_KEY, "service-budgets.2")]}))
+        rotated = auth_settings.model_copy(update={"service_key": pem, "service_kid": "service-budgets.2"})
+        verifying = Authenticator(auth_settings.model_copy(update={"service_jwks": str(key_set)}))
+        for settings in (auth_settings, rotated):
+            assert (await verifying.authenticate(ServiceTokens(settings).token(TENANT))).service == "budgets"
 
     async def test_scopes_are_read_from_the_token(self, authenticator: Authenticator, auth_keys: Keys) -> None:
         free = await self.principal(authenticator, auth_keys.token(TENANT))
@@ -293,6 +315,74 @@ class TestKeySet:
             token = jwt.encode(claims(), OTHER_KEY, "EdDSA", {"kid": f"unknown-{number}"})
             assert await outcome(authenticator, token) is TokenInvalid
         assert fetched == ["https://identity.test/jwks.json"]
+
+
+class HangingIssuer:
+    """A server of a key set that stops answering when told to."""
+
+    def __init__(self, key_set: bytes) -> None:
+        self.key_set, self.hangs, self.requests = key_set, False, 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.requests += 1
+        if self.hangs:
+            await asyncio.sleep(30)
+        head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(self.key_set)}\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode() + self.key_set)
+        await writer.drain()
+        writer.close()
+
+
+class TestHangingSource:
+    @pytest.fixture
+    async def issuer(self, auth_keys: Keys) -> AsyncIterator[tuple[HangingIssuer, str]]:
+        issuer = HangingIssuer(auth_keys.jwks.read_bytes())
+        server = await asyncio.start_server(issuer.serve, "127.0.0.1", 0)
+        yield issuer, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks.json"
+        server.close()
+
+    async def test_new_tokens_of_known_keys_are_not_stalled(
+        self,
+        auth_settings: Settings,
+        auth_keys: Keys,
+        issuer: tuple[HangingIssuer, str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        source, url = issuer
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": url}))
+        assert await outcome(authenticator, auth_keys.token(TENANT)) is None
+        source.hangs = True
+        offset, monotonic = 301.0, time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic() + offset)
+        seconds = []
+        for number in range(20):
+            started = monotonic()
+            assert await outcome(authenticator, auth_keys.token(TENANT, subject=f"user-{number}")) is None
+            seconds.append(monotonic() - started)
+        assert sum(seconds) < 1.0  # only the first one waits, for a quarter of a second
+        assert source.requests == 2
+        offset += 24 * 3600
+        assert await outcome(authenticator, auth_keys.token(TENANT, subject="late")) is Unavailable
+
+    async def test_an_unknown_key_waits_for_two_seconds_at_most(
+        self, auth_settings: Settings, auth_keys: Keys, issuer: tuple[HangingIssuer, str]
+    ) -> None:
+        source, url = issuer
+        source.hangs = True
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": url}))
+        started = time.monotonic()
+        tokens = [auth_keys.token(TENANT, subject=f"user-{number}") for number in range(5)]
+        assert set(await asyncio.gather(*(outcome(authenticator, token) for token in tokens))) == {Unavailable}
+        assert time.monotonic() - started < 4.0
+        assert source.requests == 1
+
+    async def test_a_key_set_without_end_is_not_read(
+        self, auth_settings: Settings, auth_keys: Keys, issuer: tuple[HangingIssuer, str]
+    ) -> None:
+        issuer[0].key_set = b" " * (2 * 1024 * 1024)
+        authenticator = Authenticator(auth_settings.model_copy(update={"jwks": issuer[1]}))
+        assert await outcome(authenticator, auth_keys.token(TENANT)) is Unavailable
 
 
 class TestServiceTokens:

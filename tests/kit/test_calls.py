@@ -22,6 +22,7 @@ from kit.telemetry import SERVER_DURATION
 from serving.calls import CallPipeline
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import eventually
+from tests.harness.tokens import Keys
 from tests.kit.conftest import NoScopes, ServedProbe, serve_probe
 from tests.kit.probe import FILE, DoReply, DoRequest, InsideRequest, ListRequest, Probe
 
@@ -94,6 +95,21 @@ class TestAdmission:
         service = Caller(tenant, "budgets", ServiceTokens(kit_settings()).token(tenant))
         await probe.stub.Inside(InsideRequest(), metadata=(*service.metadata, actor))
         assert [call.actor for call in probe.servicer.calls] == ["alice", "Zoë"]
+
+    async def test_a_service_calls_only_what_declares_it_as_a_caller(
+        self, probe: ServedProbe, keys: Keys, tenant: UUID
+    ) -> None:
+        other = Caller(tenant, "approvals", keys.service_token("approvals", tenant))
+        error = await refusal(other.call(probe.stub.Inside, InsideRequest()))
+        assert (error.code, error.reason) == (StatusCode.PERMISSION_DENIED, "CALLER_NOT_ALLOWED")
+        assert error.metadata == {"service": "approvals"}
+
+    async def test_a_service_does_not_act_for_another_service(
+        self, probe: ServedProbe, keys: Keys, tenant: UUID
+    ) -> None:
+        service = Caller(tenant, "budgets", keys.service_token("budgets", tenant))
+        await probe.stub.Inside(InsideRequest(), metadata=(*service.metadata, ("x-actor", "service%3Aentities")))
+        assert [call.actor for call in probe.servicer.calls] == ["service:budgets"]
 
     async def test_only_confined_callers_get_a_scope(self, probe: ServedProbe, caller: Callable[..., Caller]) -> None:
         await caller().call(probe.stub.Do, DoRequest())
@@ -395,6 +411,13 @@ class TestRegistration:
 
         with pytest.raises(TypeError, match="declares no permission"):
             calls.handler_for(WithoutPermission())
+
+    def test_internal_method_without_callers_is_rejected(self, calls: CallPipeline) -> None:
+        class WithoutCallers(Probe):
+            service = FILE.services_by_name["ForgottenCallersService"]
+
+        with pytest.raises(TypeError, match="must declare callers"):
+            calls.handler_for(WithoutCallers())
 
     def test_method_without_scope_policy_is_rejected(self, calls: CallPipeline) -> None:
         class WithoutScopePolicy(Probe):

@@ -155,7 +155,8 @@ async def save(tx: WriteSession, row: ApprovalRow) -> None:
     if row.version is None and row.subject_id:
         other = await find_open_by_subject(tx, *subject)
         if other is not None:
-            raise SubjectPending(*subject, other.id)
+            hidden = tx.scope is not None and not tx.scope.covers(other.entity_id, other.department_id)
+            raise SubjectPending(*subject, None if hidden else other.id)
     tx.add(row)
     try:
         await tx.flush()
