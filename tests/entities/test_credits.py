@@ -274,6 +274,21 @@ class TestSplit:
         assert posted[0] == Decimal("0.78")
         assert money_text((await costs.get(restored_id)).entity_amount) == f"{posted[1]} CHF"
 
+    async def test_credits_and_a_split_at_once_keep_the_sum(
+        self, costs: AllocationApi, rules: RulesApi, swiss: Department, targets: Sequence[Department]
+    ) -> None:
+        """Each credit counts once, before the split; one that comes too late is refused."""
+        for _ in range(3):
+            before = total(await rules.allocations_of_all(swiss, *targets))[0]
+            allocation = await costs.allocate(swiss, "1.00 USD", allocation_date="2026-03-15")
+            calls = [costs.credit(allocation, "0.15 USD") for _ in range(4)]
+            split = rules.split(allocation_id=allocation.id, terms=terms(*even(*targets)))
+            *credits_made, split_made = await asyncio.gather(*calls, split, return_exceptions=True)
+            made = sum(isinstance(each, Allocation) for each in credits_made)
+            posted = total(await rules.allocations_of_all(swiss, *targets))[0]
+            assert posted - before == 1 - made * Decimal("0.15")
+            assert Decimal(split_made.amount.amount) == posted - before  # type: ignore[union-attr]
+
     async def test_credit_note_of_a_split_allocation_is_refused(
         self, costs: AllocationApi, rules: RulesApi, allocation: Allocation, targets: Sequence[Department]
     ) -> None:
