@@ -1,9 +1,12 @@
 """Money: an exact decimal amount in one currency."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from fractions import Fraction
 from functools import lru_cache
+from math import floor
 
 import iso4217
 
@@ -36,6 +39,27 @@ def unit(currency: str) -> Decimal:
 def round_to(amount: Decimal, currency: str, rounding: str = ROUND_HALF_EVEN) -> Decimal:
     """Round `amount` to the smallest unit of the currency. Never returns a negative zero."""
     return amount.quantize(unit(currency), rounding) + 0  # adding 0 turns -0 into 0
+
+
+def apportion(exact: Sequence[Fraction]) -> list[int]:
+    """Round numbers to integers that sum to their rounded sum, by the largest-remainder method.
+
+    The sum is rounded half to even. Each number is rounded down; the remaining units go one each to the numbers with
+    the largest remainders, the first ones if equal. So each differs by less than one from the exact number, and
+    integers stay as they are.
+    """
+    integers = [floor(number) for number in exact]
+    rest = round(sum(exact, Fraction(0))) - sum(integers)
+    by_remainder = sorted(range(len(exact)), key=lambda index: integers[index] - exact[index]) if rest else []
+    for index in by_remainder[:rest]:
+        integers[index] += 1
+    return integers
+
+
+def round_together(amounts: Sequence[Fraction], currency: str) -> list[Decimal]:
+    """Round exact amounts to the unit of the currency so that they sum to their rounded total; see `apportion`."""
+    step = unit(currency)
+    return [_EXACT.multiply(Decimal(units), step) for units in apportion([each / Fraction(step) for each in amounts])]
 
 
 def amount_text(amount: Decimal, currency: str) -> str:

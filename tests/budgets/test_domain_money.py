@@ -18,6 +18,7 @@ from services.budgets.domain.balances import Movement
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.holds import Change, Hold, HoldState
 from services.budgets.domain.refunds import Charged, Refund
+from services.budgets.domain.summaries import Summary
 from services.budgets.errors.budgets import CurrencyMismatch
 from services.budgets.errors.charges import RefundExceedsCharge
 from services.budgets.errors.holds import HoldExceeded, HoldExpired, HoldStateForbids
@@ -314,3 +315,18 @@ class TestRates:
         terms = balance(time_zone="Pacific/Auckland").terms
         assert domain.rates.days(terms, datetime(2026, 5, 31, 12, tzinfo=UTC)) == (date(2026, 6, 1), date(2026, 1, 1))
         assert domain.rates.days(terms, datetime(2026, 5, 31, 11, 59, tzinfo=UTC))[0] == date(2026, 5, 31)
+
+
+def effect(amount: str, currency: str = "EUR") -> Summary:
+    zero = Decimal(0)
+    return Summary(uuid4(), None, None, currency, 1, 0, zero, zero, zero, zero, zero, zero, Decimal(amount), 0)
+
+
+def test_fx_effects_sum_to_the_same_total_for_every_grouping() -> None:
+    """Of a refund in parts, the FX effect has more digits than the currency."""
+    by_entity = [effect("0.333"), effect("7.4", "JPY"), effect("0.333"), effect("0.338"), effect("0.3", "JPY")]
+    rounded = domain.summaries.round_effects(by_entity)
+    assert [str(each.fx_effect) for each in rounded] == ["0.33", "8", "0.33", "0.34", "0"]
+    assert [each.entity_id for each in rounded] == [each.entity_id for each in by_entity]
+    by_currency = domain.summaries.round_effects([effect("1.004"), effect("7.7", "JPY")])
+    assert [str(each.fx_effect) for each in by_currency] == ["1.00", "8"]

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import combinations
 
 import pytest
 from billing.entities.v1.cost_pb2 import CostSummary
@@ -102,6 +104,23 @@ class TestSummarizeCosts:
             (rate.from_currency, rate.rate, rate.rate_date, rate.conversion_date) for rate in result.conversion_rates
         ]
         assert rates == [("EUR", "2", "2026-04-20", "2026-04-30"), ("USD", "1", "2026-04-30", "2026-04-30")]
+
+    async def test_converted_costs_sum_to_the_same_total_for_every_grouping(
+        self, api: CostsApi, service_api: CostsApi
+    ) -> None:
+        de, us = await api.create_entity("DE"), await api.create_entity("US", currency_code="USD")
+        await api.set_rates("2026-03-20 EUR/CHF 1.028", "2026-03-20 USD/CHF 0.895")
+        it, sales = await api.create_department(de, "IT"), await api.create_department(us, "SALES")
+        for index, cents in enumerate((11, 15, 12, 6, 16, 18)):
+            fields = {"category": f"c{index}", "gl_code": f"{index // 2}"}
+            await api.allocate(it, f"2026-03-{20 + index}", f"0.{cents:02} EUR", **fields)
+            await api.allocate(sales, f"2026-03-{20 + index}", f"0.{cents:02} USD", **fields)
+        period = ("2026-03-01", "2026-04-01")
+        for count in range(4):
+            for by in combinations(("ENTITY", "DEPARTMENT", "CATEGORY", "GL_CODE", "MONTH"), count):
+                result = await service_api.summary(period=period, by=by, currency_code="CHF")
+                total = sum(Decimal(each.converted_cost.amount) for each in result.summaries)
+                assert total == Decimal("1.50"), by  # 0.78 × (1.028 + 0.895) = 1.49994
 
     async def test_missing_rate_is_refused_with_its_day(
         self, service_api: CostsApi, companies: tuple[Entity, ...]

@@ -285,13 +285,38 @@ class TestCurrencies:
         costs = [(group.category, sum_values(group.sum)) for group in result.groups]
         assert costs == [
             ("a", ("0.02 USD", 1, 0, ["0.02 EUR"])),  # 0.0225
-            ("b", ("5.62 USD", 1, 0, ["10.00 USD"])),  # 5.625: half to even
+            ("b", ("5.63 USD", 1, 0, ["10.00 USD"])),  # 5.625
             ("c", ("0.07 USD", 1, 0, ["0.06 EUR"])),  # 0.0675
         ]
-        assert sum_values(result.total) == ("5.71 USD", 3, 0, ["0.08 EUR", "10.00 USD"]), "the sum of the groups"
+        assert sum_values(result.total) == ("5.72 USD", 3, 0, ["0.08 EUR", "10.00 USD"]), "5.715: half to even"
         rate = result.conversion_rate
         assert (rate.from_currency, rate.to_currency, rate.conversion_date) == ("EUR", "USD", "2026-02-28")
         assert (rate.derivation, rate.rate, rate.rate_date) == (ConversionRate.DIRECT, "1.125", "2026-02-01")
+
+    async def test_total_is_the_same_for_every_grouping(self, api: CostsApi, acme: Entity) -> None:
+        top = await api.create_department(acme, "TOP")
+        departments = [await api.create_department(acme, f"D{number}", parent_id=top.id) for number in range(3)]
+        await api.set_rates("2026-01-01 EUR/USD 1.028")
+        for index, amount in enumerate(("0.11", "0.15", "0.12", "0.06", "0.16", "0.18")):
+            await api.allocate(
+                departments[index // 2], f"2026-01-{10 + index}", f"{amount} EUR", category=f"c{index}",
+                gl_code=f"{index // 3}",
+            )  # fmt: skip
+        for count in range(5):
+            for by in combinations(GROUPINGS, count):
+                result = await api.costs(
+                    top, "2026-01-01", "2026-02-01", by=by, include_descendants=True, currency_code="USD"
+                )
+                assert money_text(result.total.cost) == "0.80 USD", by  # 0.78 × 1.028 = 0.80184
+                groups = sum(Decimal(group.sum.cost.amount) for group in result.groups)
+                assert groups == (Decimal("0.80") if by else 0), by
+        by_category = await api.costs(
+            top, "2026-01-01", "2026-02-01", by=["CATEGORY"], include_descendants=True, currency_code="USD"
+        )
+        # 0.11308, 0.1542, 0.12336, 0.06168, 0.16448, 0.18504: the largest remainder is that of the last one.
+        assert [group.sum.cost.amount for group in by_category.groups] == [
+            "0.11", "0.15", "0.12", "0.06", "0.17", "0.19",
+        ]  # fmt: skip
 
     async def test_unfinished_period_uses_the_rate_of_today(self, api: CostsApi) -> None:
         kiritimati = await api.create_entity("KI", time_zone="Pacific/Kiritimati")

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.money import DIGITS_MAX, Money, exponent, invalid_reason, plain_number, round_to, unit
+from kit.money import (
+    DIGITS_MAX,
+    Money,
+    apportion,
+    exponent,
+    invalid_reason,
+    plain_number,
+    round_to,
+    round_together,
+    unit,
+)
 
 PLACES = {"EUR": 2, "USD": 2, "JPY": 0, "KRW": 0, "BHD": 3, "KWD": 3, "TND": 3, "CLF": 4}
 currencies = st.sampled_from(sorted(PLACES))
@@ -168,3 +178,34 @@ class TestPlainNumber:
     @pytest.mark.parametrize("text", ["", "ten", "1e3", "NaN", "1_000"])
     def test_other_texts_are_unchanged(self, text: str) -> None:
         assert plain_number(text) == text
+
+
+fractions = st.fractions(-1000, 1000, max_denominator=50)
+
+
+class TestApportion:
+    @given(st.lists(fractions, max_size=12))
+    def test_integers_sum_to_the_rounded_sum_and_are_near_the_exact_numbers(self, exact: list[Fraction]) -> None:
+        integers = apportion(exact)
+        assert sum(integers) == round(sum(exact))
+        assert all(abs(integer - number) < 1 for integer, number in zip(integers, exact, strict=True))
+        assert all(
+            integer == number for integer, number in zip(integers, exact, strict=True) if number.denominator == 1
+        )
+
+    @given(st.lists(fractions, min_size=1, max_size=12), st.integers(1, 5))
+    def test_sum_is_the_same_for_every_grouping(self, exact: list[Fraction], size: int) -> None:
+        groups = [sum(exact[start : start + size], Fraction(0)) for start in range(0, len(exact), size)]
+        assert sum(apportion(groups)) == sum(apportion(exact))
+
+    def test_largest_remainders_are_rounded_up_and_the_first_of_equal_ones(self) -> None:
+        assert apportion([Fraction("1.5"), Fraction("1.8"), Fraction("6.7")]) == [1, 2, 7]
+        assert apportion([Fraction("0.5"), Fraction("0.5")]) == [1, 0]
+        assert apportion([Fraction("-0.5"), Fraction("-0.5")]) == [0, -1]
+        assert apportion([]) == []
+
+    def test_amounts_have_the_unit_of_the_currency(self) -> None:
+        exact = [Fraction("0.0225"), Fraction("5.625"), Fraction("0.0675")]
+        assert round_together(exact, "EUR") == [Decimal("0.02"), Decimal("5.63"), Decimal("0.07")]
+        assert [str(each) for each in round_together(exact, "JPY")] == ["0", "6", "0"]
+        assert [str(each) for each in round_together([Fraction(10**40, 3)], "EUR")] == [f"{'3' * 40}.33"]

@@ -12,7 +12,7 @@ from billing.type.v1.money_pb2 import Money as MoneyMessage
 
 from contract.values import date_from_text, date_text, enum_or_none, money_to_proto, time_or_none
 from kit import ids
-from kit.money import Money, round_to
+from kit.money import Money
 from services.budgets import convert, domain
 from services.budgets.domain.balances import LARGEST
 from services.budgets.domain.budgets import BudgetState
@@ -77,7 +77,7 @@ def summary_to_proto(summary: Summary) -> BudgetSummary:
         committed=money(summary.committed),
         captured=money(summary.captured),
         available=money(summary.available),
-        fx_effect=money(round_to(summary.fx_effect, summary.currency)),
+        fx_effect=money(summary.fx_effect),
         fx_effect_unknown_count=summary.fx_unknown,
     )
 

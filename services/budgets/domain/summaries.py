@@ -1,14 +1,15 @@
 """Summaries: sums over budgets by entity, department, category or currency."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from typing import NamedTuple
 from uuid import UUID
 
-from kit.money import BP
+from kit.money import BP, round_together
 from services.budgets.domain.budgets import BudgetState
 
 
@@ -69,3 +70,14 @@ class Summary(NamedTuple):
     def compliance_bp(self) -> int:
         """Share of the budgets that are not overspent, in basis points, rounded down."""
         return (self.budgets - self.overspent) * BP // self.budgets
+
+
+def round_effects(summaries: Sequence[Summary]) -> Sequence[Summary]:
+    """Round the FX effects so that those of one currency sum to the same total for every grouping."""
+    rounded: dict[int, Summary] = {}
+    for currency in {summary.currency for summary in summaries}:
+        indexes = [index for index, summary in enumerate(summaries) if summary.currency == currency]
+        effects = round_together([Fraction(summaries[index].fx_effect) for index in indexes], currency)
+        for index, effect in zip(indexes, effects, strict=True):
+            rounded[index] = summaries[index]._replace(fx_effect=effect)
+    return [rounded[index] for index in range(len(summaries))]

@@ -10,7 +10,7 @@ from billing.budgets.v1.summary_pb2 import LedgerEntry
 from kit import clock, ids
 from kit.db import Database
 from kit.origin import Call
-from services.budgets import convert, service, store
+from services.budgets import convert, domain, service, store
 from serving.pages import Pages
 
 _ENTRIES_PER_QUERY: Final = 500
@@ -43,7 +43,8 @@ class BudgetReportServicer:
     async def SummarizeBudgets(self, request: pb.SummarizeBudgetsRequest, call: Call) -> pb.SummarizeBudgetsResponse:
         async with self._db.read(call) as tx:
             summaries = await store.reports.summarize(tx, convert.reports.summary_query_from_proto(request))
-        return pb.SummarizeBudgetsResponse(summaries=map(convert.reports.summary_to_proto, summaries))
+        rounded = domain.summaries.round_effects(summaries)
+        return pb.SummarizeBudgetsResponse(summaries=map(convert.reports.summary_to_proto, rounded))
 
     async def StreamEntries(self, request: pb.StreamEntriesRequest, call: Call) -> AsyncIterator[LedgerEntry]:
         query, after = convert.reports.entry_query_from_proto(request, clock.now())

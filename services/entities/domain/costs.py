@@ -1,25 +1,23 @@
 """Cost reports: queries, groups, sums and their conversion to another currency."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
-from kit.money import DIGITS_MAX, Money, unit
-from services.entities.domain.rates import RATE_DIGITS, Conversion, DerivedRate
+from kit.money import Money, round_together
+from services.entities.domain.rates import Conversion, DerivedRate
 from services.entities.errors.allocations import TooManyCostGroups
 
 GROUPS_MAX: Final = 10_000
 """Most groups of a report, each counted once per currency."""
 SETTLING_TIME: Final = timedelta(minutes=1)
 """Twice the longest duration of a call: transactions that began longer ago have ended."""
-
-_EXACT: Final = Context(prec=2 * DIGITS_MAX + RATE_DIGITS, rounding=ROUND_HALF_EVEN)
-"""Precise enough for a sum times a rate without rounding, so that it is rounded only once."""
 
 
 class Tree(StrEnum):
@@ -197,15 +195,19 @@ def conversion_date(end: date, today: date) -> date:
     return min(end - timedelta(days=1), today)
 
 
-def convert(cost: Decimal, rate: Decimal, currency: str) -> Money:
-    """Return a sum converted at a rate, rounded once, half to even, to the unit of the currency."""
-    return Money(_EXACT.multiply(cost, rate).quantize(unit(currency), ROUND_HALF_EVEN, _EXACT), currency)
+def convert_sums(sums: Sequence[CostSum], rate: AppliedRate) -> Sequence[CostSum]:
+    """Return sums with their costs converted; the originals stay as they are.
+
+    The converted costs sum to the total of all, which is converted exactly and rounded once.
+    """
+    costs = convert_all([each.cost for each in sums], [rate.rate.rate] * len(sums), rate.conversion.target)
+    return [replace(each, cost=cost.amount) for each, cost in zip(sums, costs, strict=True)]
 
 
-def convert_sum(cost_sum: CostSum, rate: AppliedRate) -> CostSum:
-    """Return a sum with its cost converted; the originals stay as they are."""
-    cost = convert(cost_sum.cost, rate.rate.rate, rate.conversion.target).amount
-    return CostSum(cost, cost_sum.entries, cost_sum.reversals, cost_sum.originals)
+def convert_all(costs: Sequence[Decimal], rates: Sequence[Decimal], currency: str) -> Sequence[Money]:
+    """Return each cost at its rate, rounded so that they sum to their exact total, rounded once."""
+    exact = [Fraction(cost) * Fraction(rate) for cost, rate in zip(costs, rates, strict=True)]
+    return [Money(amount, currency) for amount in round_together(exact, currency)]
 
 
 def stream_end(now: datetime) -> datetime:

@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from kit import dates
-from kit.money import Money, unit
+from kit.money import Money, apportion, unit
 from services.entities import domain
 from services.entities.domain.allocation_rules import SplitTerms
 from services.entities.domain.allocations import ConvertedAmount
@@ -153,9 +153,8 @@ def _units(amount: Money) -> int:
 def split_units(units: int, weights: Sequence[int]) -> list[int]:
     """Split a number of minor units in proportion to the weights, in their order, by the largest-remainder method.
 
-    Each target gets its exact share rounded down; the remaining units go one each to the targets with the largest
-    remainders, the first ones if equal. So the shares sum to the whole, differ from the exact ones by less than one
-    unit, are not smaller for a larger weight, and are zero for weight zero.
+    See `kit.money.apportion`. The shares sum to the whole, differ from the exact ones by less than one unit, are not
+    smaller for a larger weight, and are zero for weight zero.
 
     Raises SplitWeightNegative, SplitWeightsAllZero (also for no weights), and ValueError if `units` is negative:
     negative amounts are reversals, which are not split.
@@ -168,12 +167,4 @@ def split_units(units: int, weights: Sequence[int]) -> list[int]:
     total = sum(weights)
     if not total:
         raise SplitWeightsAllZero
-    shares, remainders = [], []
-    for weight in weights:
-        share, remainder = divmod(units * weight, total)
-        shares.append(share)
-        remainders.append(remainder)
-    rest = units - sum(shares)
-    for index in sorted(range(len(remainders)), key=remainders.__getitem__, reverse=True)[:rest] if rest else ():
-        shares[index] += 1
-    return shares
+    return apportion([Fraction(units * weight, total) for weight in weights])

@@ -30,8 +30,10 @@ async def get_of_department(tx: ReadSession, query: DepartmentCostQuery) -> Depa
     today = dates.date_in(entity.time_zone, clock.now())
     currency = query.currency or entity.currency_code
     (rate,) = await _find_rates(tx, [entity.currency_code], currency, query.end, today)
-    groups = [(key, domain.costs.convert_sum(each, rate)) for key, each in domain.costs.group_sums(subtotals)]
-    total = domain.costs.total(each for _, each in groups)
+    groups = domain.costs.group_sums(subtotals)
+    converted = domain.costs.convert_sums([each for _, each in groups], rate)
+    groups = [(key, each) for (key, _), each in zip(groups, converted, strict=True)]
+    total = domain.costs.total(converted)
     return DepartmentCosts(entity.id, groups if query.group_by else [], total, rate)
 
 
@@ -48,10 +50,10 @@ async def summarize(tx: ReadSession, query: CostSummaryQuery) -> tuple[Sequence[
     today = dates.date_in(TIME_ZONE_DEFAULT, clock.now())
     applied = await _find_rates(tx, currencies, query.currency, query.end, today)
     rates = {each.conversion.source: each.rate.rate for each in applied}
-    summaries = [
-        CostSummary(each, domain.costs.convert(each.cost, rates[each.currency], query.currency)) for each in subtotals
-    ]
-    return summaries, applied
+    converted = domain.costs.convert_all(
+        [each.cost for each in subtotals], [rates[each.currency] for each in subtotals], query.currency
+    )
+    return [CostSummary(*each) for each in zip(subtotals, converted, strict=True)], applied
 
 
 async def _find_rates(
