@@ -83,6 +83,11 @@ def date_from_text(text: str) -> date | None:
     return date.fromisoformat(text) if text else None
 
 
+def required_date(text: str) -> date:
+    """Convert a required date of a validated request."""
+    return date.fromisoformat(text)
+
+
 def date_text(day: date | None) -> str:
     """Return the day as YYYY-MM-DD; empty text for None."""
     return "" if day is None else day.isoformat()

@@ -124,6 +124,7 @@ def draft(period_type: PeriodType, time_zone: str = "UTC", **changes: Any) -> Bu
         "period_start": None, "period_end": None, "amount": Money(Decimal(10), "USD"),
         "overspend_policy": OverspendPolicy.BLOCK, "tolerance_bp": 0, "alert_thresholds_bp": [], "recurring": None,
         "rollover": Rollover.NONE, "rollover_cap": None, "carry_overspend": False, "late_posting_days": 5,
+        "covers_descendants": False,
         "state": BudgetState.ACTIVE,
     }  # fmt: skip
     return BudgetDraft(period_type=period_type, time_zone=time_zone, **{**values, **changes})

@@ -124,6 +124,8 @@ OTHER_ROUTES = {
     ("POST", "/budgets/{id}/transfer"): "TransferBudget",
     ("GET", "/budgets/for-cost"): "PreviewCostBudget",
     ("POST", "/budgets/{id}/rollover"): "RolloverBudget",
+    ("PUT", "/period-locks"): "SetPeriodLock",
+    ("GET", "/period-locks"): "ListPeriodLocks",
 }
 """The other routes of the API."""
 

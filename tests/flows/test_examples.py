@@ -31,7 +31,7 @@ STEPS = (
     "SubmitContract", "SignContract", "ActivateContract", "CreateAmendment", "ApproveAmendment", "ApplyAmendment",
     "RejectAmendment", "SuspendContract", "ResumeContract", "RenewContract", "TerminateContract",
     "WithdrawTermination", "CloseBudget", "ReopenBudget", "RolloverBudget", "DeactivateDepartment",
-    "ActivateDepartment", "DeactivateEntity",
+    "ActivateDepartment", "DeactivateEntity", "SetPeriodLock",
 )  # fmt: skip
 """Every operation with a body, in an order in which the resources of its example exist."""
 DEPENDS_ON_STATE = {httpx.codes.FORBIDDEN, httpx.codes.CONFLICT}

@@ -13,6 +13,7 @@ from billing.budgets.v1.alert_service_pb2_grpc import AlertServiceStub
 from billing.budgets.v1.budget_report_service_pb2_grpc import BudgetReportServiceStub
 from billing.budgets.v1.budget_service_pb2_grpc import BudgetServiceStub
 from billing.budgets.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from billing.budgets.v1.period_lock_service_pb2_grpc import PeriodLockServiceStub
 from billing.entities.v1.allocation_rule_service_pb2_grpc import AllocationRuleServiceStub
 from billing.entities.v1.allocation_service_pb2_grpc import AllocationServiceStub
 from billing.entities.v1.amendment_service_pb2_grpc import AmendmentServiceStub
@@ -59,6 +60,7 @@ class Budgets:
         self.ledger = LedgerServiceStub(channel)
         self.alerts = AlertServiceStub(channel)
         self.reports = BudgetReportServiceStub(channel)
+        self.period_locks = PeriodLockServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

@@ -24,6 +24,7 @@ from services.budgets.errors.budgets import (
     BudgetStateForbids,
     CurrencyMismatch,
     OutsidePeriod,
+    PeriodLocked,
 )
 
 ZERO: Final = Decimal(0)
@@ -50,6 +51,8 @@ class Terms(NamedTuple):
     thresholds_bp: Sequence[int]
     period_start: date
     time_zone: str
+    locked_until: datetime | None = None
+    """The first time that no period lock covers; None without a lock."""
 
 
 class Movement(NamedTuple):
@@ -223,9 +226,10 @@ def decide(
 ) -> Decision:
     """Accept a movement with the time `at` for the whole chain, or refuse it for the whole chain.
 
-    Raises BudgetStateForbids, OutsidePeriod, BudgetExceeded or ApprovalRequired, each naming the budget of the chain
-    that refuses it; of several without room, the one with the least. ApprovalRequired is raised only if approval would
-    help, not if a hard limit refuses it as well. An `approved` movement passes budgets with policy REQUIRE_APPROVAL.
+    Raises BudgetStateForbids, OutsidePeriod, PeriodLocked, BudgetExceeded or ApprovalRequired, each naming the budget
+    of the chain that refuses it; of several without room, the one with the least. ApprovalRequired is raised only if
+    approval would help, not if a hard limit refuses it as well. An `approved` movement passes budgets with policy
+    REQUIRE_APPROVAL.
     """
     check_accepts(chain, entry_type, at)
     after = [balance.moved(movement) for balance in chain]
@@ -233,13 +237,19 @@ def decide(
 
 
 def check_accepts(chain: Sequence[Balance], entry_type: EntryType, at: datetime) -> None:
-    """Raise BudgetStateForbids or OutsidePeriod unless the states and the periods of all budgets allow the entry."""
+    """Raise an error unless the states, the periods and the period locks of all budgets allow the entry.
+
+    That is BudgetStateForbids, OutsidePeriod or PeriodLocked.
+    """
     rule = RULES[entry_type]
     action, timed = rule
+    is_charge = entry_type is EntryType.CHARGE
     for balance in chain:
         terms = balance.terms
         if (terms.state, action) not in BUDGET_TRANSITIONS or (timed and not terms.starts <= at < terms.ends):
             _refuse(terms, rule, at)
+        if is_charge and terms.locked_until is not None and at < terms.locked_until:
+            raise PeriodLocked(terms.id, at=at, locked_until=terms.locked_until)
 
 
 def judge(after: Sequence[Balance], requested: Decimal, *, approved: bool) -> ChargeVerdict:
@@ -329,6 +339,7 @@ class Availability:
 _REFUSALS: Final = {
     BudgetStateForbids: AvailabilityVerdict.NOT_ACTIVE,
     OutsidePeriod: AvailabilityVerdict.OUTSIDE_PERIOD,
+    PeriodLocked: AvailabilityVerdict.PERIOD_LOCKED,
     BudgetExceeded: AvailabilityVerdict.EXCEEDED,
     ApprovalRequired: AvailabilityVerdict.APPROVAL_REQUIRED,
 }
@@ -343,7 +354,7 @@ def availability(chain: Sequence[Balance], amount: Decimal, at: datetime, decide
     corrections: Sequence[Correction] = ()
     try:
         decision = decide(chain, EntryType.CHARGE, charge, at)
-    except (BudgetStateForbids, OutsidePeriod, BudgetExceeded, ApprovalRequired) as refusal:
+    except (BudgetStateForbids, OutsidePeriod, PeriodLocked, BudgetExceeded, ApprovalRequired) as refusal:
         verdict, text, binding_id = _REFUSALS[type(refusal)], refusal.message, refusal.id
         after: Sequence[Balance] = [balance.moved(charge) for balance in chain]
         # The budget of a next period may refuse it as well; the budget of the charge is the one to look at then.

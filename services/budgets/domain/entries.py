@@ -45,6 +45,7 @@ class AvailabilityVerdict(StrEnum):
     NOT_ACTIVE = "NOT_ACTIVE"
     OUTSIDE_PERIOD = "OUTSIDE_PERIOD"
     APPROVAL_REQUIRED = "APPROVAL_REQUIRED"
+    PERIOD_LOCKED = "PERIOD_LOCKED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

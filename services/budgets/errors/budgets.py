@@ -149,6 +149,21 @@ class ApprovalRequired(_Insufficient):
     above = f"A budget above has too little available.{advice}"
 
 
+class PeriodLocked(BudgetRefusal):
+    reason = "PERIOD_LOCKED"
+    above = "The time is in a locked period of a budget above."
+
+    def __init__(self, budget_id: UUID, *, at: datetime, locked_until: datetime) -> None:
+        self.id = budget_id
+        text = ids.BUDGET.format(budget_id)
+        super().__init__(
+            f"{at.isoformat()} is in a locked period of the budget {text}, which is open from"
+            f" {locked_until.isoformat()} on.",
+            budget_id=text,
+            locked_until_time=locked_until.isoformat(),
+        )
+
+
 class OutsidePeriod(BudgetRefusal):
     reason = "OUTSIDE_PERIOD"
     above = "The time is outside of the period of a budget above."

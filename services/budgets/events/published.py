@@ -1,6 +1,7 @@
 """Builders of the events that the budgets service publishes."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,11 +13,12 @@ from billing.budgets.v1.events_pb2 import (
     BudgetExhausted,
     BudgetHoldExpired,
     BudgetRolledOver,
+    PeriodLockChanged,
     UnbudgetedSpendRecorded,
 )
 from google.protobuf.message import Message
 
-from contract.values import money_to_proto
+from contract.values import date_text, money_to_proto
 from eventing import outbox
 from eventing.outbox import OutboxRow
 from kit import ids
@@ -25,6 +27,7 @@ from services.budgets import convert, domain
 from services.budgets.domain.approval_holds import SETTLEMENTS, ApprovalOutcome
 from services.budgets.domain.balances import Balance, Terms
 from services.budgets.domain.postings import AlertRaised, ApprovalHoldSettled, HoldExpired, LedgerEvent
+from services.budgets.models.period_locks import PeriodLockRow
 from services.budgets.models.unbudgeted import UnbudgetedRow
 
 _APPROVALS_PER_EVENT_MAX: Final = 500
@@ -50,6 +53,16 @@ def _budget_exhausted(event: domain.postings.BudgetExhausted) -> BudgetExhausted
         budget_id=ids.BUDGET.format(event.terms.id),
         entity_id=ids.ENTITY.format(event.terms.entity_id),
         department_id=ids.DEPARTMENT.format_optional(event.terms.department_id),
+    )
+
+
+def period_lock_changed(row: PeriodLockRow, previous: date | None) -> PeriodLockChanged:
+    """The lock of an entity or of the tenant was set or changed; `previous` is its former date."""
+    return PeriodLockChanged(
+        entity_id=ids.ENTITY.format_optional(row.entity_id),
+        locked_until_date=row.locked_until.isoformat(),
+        previous_date=date_text(previous),
+        reason=row.reason,
     )
 
 

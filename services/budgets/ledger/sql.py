@@ -23,7 +23,8 @@ from services.budgets.models.ledger import EntryRow
 
 TERMS: Final = (
     "tenant_id, id, entity_id, department_id, name, state, currency_code, overspend_policy, tolerance_bp,"
-    " period_start_time, period_end_time, alert_thresholds_bp, period_start, time_zone"
+    " period_start_time, period_end_time, alert_thresholds_bp, period_start, time_zone,"
+    " locked_until_time"
 )
 """The columns of a budget in the order of the fields of Terms."""
 NUMBERS: Final = "amount, carried, spent, held, committed, captured, ledger_version"

@@ -1,5 +1,5 @@
 """Tables of the schema `budgets`."""
 
-from services.budgets.models import alerts, budgets, holds, ledger, unbudgeted
+from services.budgets.models import alerts, budgets, holds, ledger, period_locks, unbudgeted
 
-__all__ = ["alerts", "budgets", "holds", "ledger", "unbudgeted"]
+__all__ = ["alerts", "budgets", "holds", "ledger", "period_locks", "unbudgeted"]

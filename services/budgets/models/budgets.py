@@ -72,6 +72,8 @@ class BudgetRow(VersionedRow):
     """How many days after its period a rolled-over budget accepts postings that are dated in it."""
     covers_descendants: Mapped[bool] = mapped_column(Boolean, default=False)
     """True for a group budget, which also takes costs of the entities below its entity."""
+    locked_until_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """The first time that no period lock covers, in its time zone; None without a lock."""
     carried_forward: Mapped[Decimal | None] = mapped_column(AMOUNT)
     """Carried forward to the next period, corrections included; like the next two, None until it is rolled over."""
     moved_holds: Mapped[Decimal | None] = mapped_column(AMOUNT)
@@ -117,6 +119,7 @@ class BudgetRow(VersionedRow):
             thresholds_bp=self.alert_thresholds_bp,
             period_start=self.period_start,
             time_zone=self.time_zone,
+            locked_until=self.locked_until_time,
         )
         return Balance(
             terms,

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from eventing.bus import EventBus
 from kit.db import Database
 from services.budgets.clients import Clients
-from services.budgets.rpc import alerts, budgets, ledger, reports
+from services.budgets.rpc import alerts, budgets, ledger, period_locks, reports
 from services.budgets.service.dependencies import Dependencies
 from serving.calls import Servicer
 from serving.pages import Pages
 
-__all__ = ["alerts", "budgets", "ledger", "reports"]
+__all__ = ["alerts", "budgets", "ledger", "period_locks", "reports"]
 
 
 def servicers(
@@ -22,4 +22,5 @@ def servicers(
         ledger.LedgerServicer(db, pages, clients, dependencies.ledger, dependencies.approval_holds),
         alerts.AlertServicer(db, pages, bus),
         reports.BudgetReportServicer(db, pages),
+        period_locks.PeriodLockServicer(db, pages, clients),
     )

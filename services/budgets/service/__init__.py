@@ -8,6 +8,7 @@ from services.budgets.service import (
     budgets,
     entries,
     forecasts,
+    period_locks,
     rollovers,
     transfers,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "budgets",
     "entries",
     "forecasts",
+    "period_locks",
     "rollovers",
     "transfers",
 ]

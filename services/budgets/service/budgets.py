@@ -58,6 +58,7 @@ async def create(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRo
     if parent:
         _check_fits_below(parent, budget)
     await store.budgets.save(tx, budget)
+    await store.period_locks.apply_to_new(tx, [budget.id])
     set_timers(tx, budget)
     return budget
 

@@ -159,6 +159,7 @@ async def _roll_over(tx: WriteSession, tree: _Tree, root: BudgetRow, request: Ro
     holds = await store.rollovers.sum_open_holds(tx, list(opened))
     _carry_forward(closed, opened, holds)
     await store.budgets.save(tx, *opened.values())
+    await store.period_locks.apply_to_new(tx, [budget.id for budget in opened.values()])
     tree.rows |= {budget.id: budget for budget in opened.values()}
     tree.candidates += opened.values()
     await _record(tx, tree, closed, opened, holds)

@@ -1,0 +1,31 @@
+"""Use cases of period locks."""
+
+from eventing import outbox
+from kit import clock, ids
+from kit.db import WriteSession
+from services.budgets import domain, events, store
+from services.budgets.domain.owners import Owner
+from services.budgets.domain.period_locks import PeriodLockDraft
+from services.budgets.errors.budgets import OwnerNotFound
+from services.budgets.models.period_locks import PeriodLockRow
+
+
+async def set_lock(tx: WriteSession, draft: PeriodLockDraft, owner: Owner | None) -> PeriodLockRow:
+    """Set or change the lock of an entity or of the tenant, and publish PeriodLockChanged.
+
+    `owner` is the entity, read before the transaction. Raises InvalidField, OwnerNotFound.
+    """
+    domain.period_locks.check(draft, clock.now().date(), confined=tx.scope is not None)
+    if draft.entity_id:
+        text = f"entity {ids.ENTITY.format(draft.entity_id)}"
+        if owner is None or owner.missing or (tx.scope and not tx.scope.covers(draft.entity_id)):
+            raise OwnerNotFound(text)
+    await store.period_locks.lock(tx)
+    row = await store.period_locks.find(tx, draft.entity_id)
+    previous = row.locked_until if row else None
+    row = row or PeriodLockRow(entity_id=draft.entity_id)
+    row.locked_until, row.reason, row.actor = draft.locked_until, draft.reason, tx.origin.actor
+    await store.period_locks.save(tx, row)
+    await store.period_locks.apply(tx, draft.entity_id)
+    outbox.append(tx, events.published.period_lock_changed(row, previous))
+    return row
