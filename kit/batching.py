@@ -10,20 +10,28 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
+from kit.cache import TtlCache
 from kit.db import sqlstate, to_billing_error
-from kit.errors import BillingError, Overloaded, Unavailable
+from kit.errors import BillingError, ConcurrencyLimited, Overloaded, Unavailable
+from kit.fairness import RecentTenants, Shares
 from kit.tasks import cancel_and_wait
 from kit.telemetry import log
 
 BATCH_MAX: Final = 256
 """Maximum number of items in a batch of single requests."""
+BULK_MIN: Final = 16
+"""Size of a request from which its tenant uses the batcher for bulk requests."""
+BULK_S: Final = 10.0
+"""How long a tenant uses it after its last bulk request."""
 BULK_MAX: Final = 1_024
 """Maximum number of items in a batch with bulk requests, which are cheaper per item."""
+CONTENDED_MAX: Final = 64
+"""Maximum number of items of a bulk request in a batch while other tenants are active, so that batches stay short."""
 QUEUE_MAX: Final = 20_000
-"""Maximum number of items in the queue; further requests fail with Overloaded."""
+"""Maximum number of items in the queue, divided among the tenants; further requests are refused."""
 BUSY_S: Final = 0.05
 """How long batches linger after one with several requests, since more concurrent requests are likely then."""
 LINGER_STEP_S: Final = 0.001
@@ -32,6 +40,7 @@ LINGER_MAX_S: Final = 0.006
 
 A single caller never waits.
 """
+_BULK_TENANTS_MAX: Final = 10_000
 _ATTEMPTS: Final = 12
 """Maximum number of attempts per request: a batch of 1,024 is halved ten times until each request is alone."""
 _UNIQUE_VIOLATION: Final = "23505"
@@ -42,6 +51,7 @@ _RECONNECT_PAUSE_S: Final = 0.1
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
+Process: TypeAlias = Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -63,15 +73,19 @@ class _Item(Generic[RequestT, ResultT]):
 class _FairQueue(Generic[RequestT, ResultT]):
     """One FIFO per tenant, served round-robin."""
 
+    shares: Shares
+    recent: RecentTenants
     tenants: "OrderedDict[UUID, deque[_Item[RequestT, ResultT]]]" = field(default_factory=OrderedDict)
-    size: int = 0
 
     def put(self, item: _Item[RequestT, ResultT]) -> None:
-        """Append a request. Raises Overloaded if the queue is full."""
-        if self.size + item.size > QUEUE_MAX:
-            raise Overloaded
+        """Append a request. Raises ConcurrencyLimited if the tenant has its share, Overloaded if the queue is full."""
+        self.shares.acquire(item.tenant_id, item.size)
         self.tenants.setdefault(item.tenant_id, deque()).append(item)
-        self.size += item.size
+
+    @property
+    def size(self) -> int:
+        """Number of items."""
+        return self.shares.total
 
     def take_batch(self) -> list[_Item[RequestT, ResultT]]:
         """Remove the next batch, one request of each tenant in turn. Requests whose callers gave up are dropped."""
@@ -79,10 +93,10 @@ class _FairQueue(Generic[RequestT, ResultT]):
         size = 0
         while self.tenants:
             tenant_id, items = next(iter(self.tenants.items()))
-            if batch and size + items[0].size > (BATCH_MAX if items[0].size == 1 else BULK_MAX):
+            if batch and size + items[0].size > self._batch_max(items[0]):
                 break
             item = items.popleft()
-            self.size -= item.size
+            self.shares.release(tenant_id, item.size)
             self.tenants.move_to_end(tenant_id)
             if not items:
                 del self.tenants[tenant_id]
@@ -91,22 +105,35 @@ class _FairQueue(Generic[RequestT, ResultT]):
                 size += item.size
         return batch
 
+    def _batch_max(self, item: _Item[RequestT, ResultT]) -> int:
+        if item.size == 1:
+            return BATCH_MAX
+        return CONTENDED_MAX if self.recent.others(item.tenant_id) else BULK_MAX
+
 
 class Batcher(Generic[RequestT, ResultT]):
     """Collects concurrent requests into batches and processes one batch at a time."""
 
-    def __init__(self, process: Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT]]]) -> None:
+    def __init__(
+        self, process: "Process[RequestT, ResultT]", *, recent: RecentTenants | None = None, reserve: float = 0.0
+    ) -> None:
         """`process` handles a batch in one transaction: it returns a result for each request, or raises for all.
 
         A batch that fails is retried, in halves if need be: `process` must have no effect twice for one request.
+        `recent` is what other batchers of the same work see, too; one tenant can't use `reserve` of the queue.
         """
         self._process = process
-        self._queue = _FairQueue[RequestT, ResultT]()
+        self._recent = recent or RecentTenants()
+        self._queue = _FairQueue[RequestT, ResultT](Shares("queue", QUEUE_MAX, reserve), self._recent)
         self._running: asyncio.Task[None] | None = None
         self._busy_until = 0.0
 
     async def submit(self, tenant_id: UUID, request: RequestT, size: int = 1) -> ResultT:
-        """Return the result of a request of `size` items. Raises its error, or Overloaded if the queue is full."""
+        """Return the result of a request of `size` items.
+
+        Raises its error; ConcurrencyLimited or Overloaded if the queue has no room for it.
+        """
+        self._recent.see(tenant_id)
         item = _Item[RequestT, ResultT](tenant_id, request, size, asyncio.get_running_loop().create_future())
         self._queue.put(item)
         if self._running is None or self._running.done():
@@ -176,10 +203,42 @@ class Batcher(Generic[RequestT, ResultT]):
     def _requeue(self, item: "_Item[RequestT, ResultT]") -> None:
         try:
             self._queue.put(item)
-        except Overloaded as error:
+        except (ConcurrencyLimited, Overloaded) as error:
             item.fail(error)
 
     async def close(self) -> None:
         """Stop processing. Callers that are still waiting fail at their own deadlines."""
         if self._running:
             await cancel_and_wait(self._running)
+
+
+class Lanes(Generic[RequestT, ResultT]):
+    """Two batchers: tenants with bulk requests have one of their own, so that the batches of all others stay short.
+
+    All requests of a tenant are in the same one, since two transactions of one tenant may wait for the same rows.
+    """
+
+    def __init__(
+        self, process: Process[RequestT, ResultT], process_bulk: Process[RequestT, ResultT], *, reserve: float
+    ) -> None:
+        """`process` and `process_bulk` run at the same time, each on its own connection."""
+        self._recent = RecentTenants()
+        self._single = Batcher(process, recent=self._recent, reserve=reserve)
+        self._bulk = Batcher(process_bulk, recent=self._recent, reserve=reserve)
+        self._bulk_tenants: TtlCache[UUID, bool] = TtlCache(_BULK_TENANTS_MAX, BULK_S)
+
+    async def submit(self, tenant_id: UUID, request: RequestT, size: int = 1) -> ResultT:
+        """Return the result of a request, as `Batcher.submit` does."""
+        if size >= BULK_MIN:
+            self._bulk_tenants.set(tenant_id, True)
+        is_bulk = bool(self._bulk_tenants) and self._bulk_tenants.get(tenant_id)
+        return await (self._bulk if is_bulk else self._single).submit(tenant_id, request, size)
+
+    def part_size(self, tenant_id: UUID) -> int:
+        """Return into which parts a bulk request should be split, so that other tenants don't wait for it."""
+        return CONTENDED_MAX if self._recent.others(tenant_id) else BULK_MAX
+
+    async def close(self) -> None:
+        """Stop processing."""
+        await self._single.close()
+        await self._bulk.close()

@@ -32,6 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Mapped, decla
 from kit import clock, idempotency, ids, telemetry
 from kit.auth import Scope
 from kit.errors import BillingError, Conflict, DeadlineExceeded, EtagMismatch, Unavailable
+from kit.fairness import FairSlots
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.transactions import OpenTransaction, commit, create_engine, transaction
@@ -52,6 +53,9 @@ _LOCK = "select pg_advisory_xact_lock(hashtextextended($1, 0))"
 _LOCK_ALL = "select pg_advisory_xact_lock(hashtextextended(name, 0)) from unnest($1::text[]) as name"
 _LOCK_SHARED = "select pg_advisory_xact_lock_shared(hashtextextended($1, 0))"
 _CHECK_DEFERRED_CONSTRAINTS = "set constraints all immediate"
+
+_SYSTEM_CONNECTIONS: Final = 2
+"""Connections that are left for relay and timers, which work for all tenants."""
 
 AMOUNT: Final = Numeric(20, 6)
 """Column type of money amounts and rates: one digit more before the point than `kit.money.DIGITS_MAX`, for sums."""
@@ -237,10 +241,15 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         url = settings.database_url.get_secret_value().replace("postgresql://", "postgresql+asyncpg://", 1)
+        size = settings.database_pool_size
+        tenants_max = size if size <= 2 * _SYSTEM_CONNECTIONS else size - _SYSTEM_CONNECTIONS
+        slots = self._slots = FairSlots("connections", tenants_max, settings.tenant_reserve)
+        self._wait_s = settings.deadline_default_s
         self._engine = create_engine(
             url,
             settings.service,
-            pool_size=settings.database_pool_size,
+            lambda: slots.waiting,
+            pool_size=size,
             max_overflow=0,
             pool_timeout=settings.deadline_default_s,
             pool_recycle=1800,
@@ -298,6 +307,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def _transaction(self, origin: Origin, *, read_only: bool = False) -> AsyncIterator[OpenTransaction]:
         with telemetry.span("transaction", origin.trace, SpanKind.CLIENT, self._span_attributes):
+            await self._slots.acquire(origin.tenant_id, self._wait_s)
             try:
                 async with transaction(self._engine) as opened:
                     timeout_ms = str(max(1, int(origin.remaining_s() * 1000)))
@@ -308,6 +318,8 @@ class Database:
             except (DBAPIError, asyncpg.PostgresError, PoolTimeout) as error:
                 telemetry.set_outcome({}, error_type=sqlstate(error) or type(error).__name__, fault=True)
                 raise
+            finally:
+                self._slots.release(origin.tenant_id)
 
     async def close(self) -> None:
         """Close all connections."""

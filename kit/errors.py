@@ -10,7 +10,7 @@
     ├── AlreadyExists ── IdempotencyMismatch
     ├── FailedPrecondition
     ├── Aborted ── EtagMismatch, Conflict
-    ├── ResourceExhausted ── RateLimited, Overloaded, MessageTooLarge
+    ├── ResourceExhausted ── RateLimited, ConcurrencyLimited, Overloaded, MessageTooLarge
     └── DeadlineExceeded, RequestTimeout, Unavailable, Internal
 
 The leaves in this module can occur in any call; those of a service are in its `errors/` package.
@@ -377,6 +377,17 @@ class Overloaded(ResourceExhausted):
 
     def __init__(self) -> None:
         super().__init__("Too many calls are in progress; retry shortly.", retry_after_s=0.5)
+
+
+class ConcurrencyLimited(ResourceExhausted):
+    reason = "CONCURRENCY_LIMITED"
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(
+            f"The tenant uses as much as one tenant may of: {resource}. Retry when some of its calls have ended.",
+            retry_after_s=1.0,
+            resource=resource,
+        )
 
 
 class MessageTooLarge(ResourceExhausted):

@@ -53,7 +53,12 @@ class Settings(BaseSettings):
     deadline_max_s: float = 30.0
     """Maximum deadline; a later one is reduced to this."""
     calls_max: int = 512
-    """Maximum number of concurrent calls of one replica; further ones fail with OVERLOADED."""
+    """Maximum number of concurrent calls of one replica, and of streams; further ones fail with OVERLOADED."""
+    tenant_reserve: float = 0.125
+    """Part of calls, streams, queues and database connections that one tenant can't use alone, for others.
+
+    What exceeds this fails with CONCURRENCY_LIMITED. With 0 one tenant may use everything while it is alone.
+    """
     message_bytes_max: int = 4 * 1024 * 1024
     """Maximum size of a gRPC message and of a REST body."""
     drain_s: float = 8.0

@@ -6,7 +6,7 @@ engine is therefore in AUTOCOMMIT mode, in which SQLAlchemy sends neither.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from prometheus_client import Gauge
@@ -54,18 +54,18 @@ class _Pool(AsyncAdaptedQueuePool):
             self.pending -= 1
 
 
-def create_engine(url: str, name: str, **options: Any) -> AsyncEngine:
+def create_engine(url: str, name: str, waiting: Callable[[], int], **options: Any) -> AsyncEngine:
     """Return an engine that neither begins nor commits by itself, and hands out no closed connection.
 
-    `name` is that of its pool in metrics.
+    `name` is that of its pool in metrics; `waiting` returns how many transactions wait before they ask the pool.
     """
     engine = create_async_engine(url, isolation_level="AUTOCOMMIT", poolclass=_Pool, **options)
     event.listen(engine.sync_engine, "checkout", _check_open)
-    _measure(engine, name)
+    _measure(engine, name, waiting)
     return engine
 
 
-def _measure(engine: AsyncEngine, name: str) -> None:
+def _measure(engine: AsyncEngine, name: str, waiting: Callable[[], int]) -> None:
     """Let the gauges of the pool read it on each scrape. The pool is replaced when the engine is disposed."""
 
     def pool() -> _Pool:
@@ -74,7 +74,7 @@ def _measure(engine: AsyncEngine, name: str) -> None:
     CONNECTIONS.labels(name, "used").set_function(lambda: pool().checkedout())
     CONNECTIONS.labels(name, "idle").set_function(lambda: pool().checkedin())
     CONNECTIONS_MAX.labels(name).set_function(lambda: pool().size())
-    CONNECTIONS_PENDING.labels(name).set_function(lambda: pool().pending)
+    CONNECTIONS_PENDING.labels(name).set_function(lambda: pool().pending + waiting())
 
 
 def _check_open(dbapi_connection: Any, *_: Any) -> None:

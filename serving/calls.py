@@ -1,6 +1,6 @@
 """The call pipeline: wraps every RPC method at registration and runs these steps in order.
 
-trace → admission → deadline → authenticate → authorize → decode → validate → scope → handler → errors → metrics, log
+trace → deadline → authenticate → authorize → admission → decode → validate → scope → handler → errors → metrics, log
 
 Streaming RPCs run the same steps. A stream ends after an hour, or earlier with its client, its deadline or its token.
 Streams are counted apart from unary calls, and end at once when the process shuts down.
@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
 from operator import itemgetter
-from typing import Any, Generic, Protocol, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, get_args, get_origin, get_type_hints
 from uuid import uuid4
 
 import grpc
@@ -23,7 +23,6 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
-from prometheus_client import Gauge
 
 from contract import validation, wire
 from contract.access import AccessRule
@@ -37,8 +36,6 @@ from kit.errors import (
     Internal,
     InvalidFields,
     MalformedBody,
-    MessageTooLarge,
-    Overloaded,
     TokenExpired,
     Unavailable,
     Violation,
@@ -48,9 +45,8 @@ from kit.origin import Call
 from kit.settings import Settings
 from kit.tasks import cancel_and_wait
 from kit.telemetry import Trace, log
+from serving.admission import Admission
 from serving.scope import Scopes
-
-STREAMS_IN_PROGRESS = Gauge("billing_streams_in_progress", "Streams in progress.")
 
 ReplyT = TypeVar("ReplyT", bound=Message)
 Handler = Callable[[Any, Call], Any]
@@ -87,10 +83,7 @@ class CallPipeline:
         self._settings = settings
         self._scopes = scopes
         self._authenticator = Authenticator(settings)
-        self._active_calls = 0
-        self._streams: set[asyncio.Future[None]] = set()
-        self._shutting_down = False
-        telemetry.CALLS_IN_PROGRESS.set_function(lambda: self._active_calls)  # evaluated on scrape, at no cost per call
+        self.admission = Admission(settings)
 
     def handler_for(self, servicer: Servicer) -> grpc.GenericRpcHandler:
         """Return the gRPC handler of a servicer. Raises TypeError if a method is missing or differs from its proto."""
@@ -116,41 +109,6 @@ class CallPipeline:
             return grpc.unary_stream_rpc_method_handler(pipeline.serve)
         return grpc.unary_unary_rpc_method_handler(pipeline.serve)
 
-    def begin_call(self) -> None:
-        """Count a call. Raises Overloaded if as many calls as allowed are active."""
-        if self._active_calls >= self._settings.calls_max:
-            raise Overloaded
-        self._active_calls += 1
-
-    def end_call(self) -> None:
-        """Count the end of a call."""
-        self._active_calls -= 1
-
-    def begin_stream(self) -> asyncio.Future[None]:
-        """Count a stream; the returned future is done when the process shuts down.
-
-        Raises Overloaded if as many streams as allowed are open, Unavailable if the process is shutting down.
-        """
-        if self._shutting_down:
-            raise Unavailable("This replica")
-        if len(self._streams) >= self._settings.calls_max:
-            raise Overloaded
-        shutdown = asyncio.get_running_loop().create_future()
-        self._streams.add(shutdown)
-        STREAMS_IN_PROGRESS.set(len(self._streams))
-        return shutdown
-
-    def end_stream(self, shutdown: asyncio.Future[None]) -> None:
-        """Count the end of a stream."""
-        self._streams.remove(shutdown)
-        STREAMS_IN_PROGRESS.set(len(self._streams))
-
-    def end_all_streams(self) -> None:
-        """End all streams and reject new ones as Unavailable; unary calls are still served."""
-        self._shutting_down = True
-        for shutdown in self._streams:
-            shutdown.set_result(None)
-
     def stream_lifetime(self, call: Call, remaining_s: float | None) -> tuple[float, BillingError | None]:
         """Return how many seconds a stream may live, and the error that it then ends with; None: it ends with OK."""
         limits: list[tuple[float, BillingError | None]] = [(_STREAM_MAX_S, None)]
@@ -158,12 +116,6 @@ class CallPipeline:
         if remaining_s is not None:
             limits.append((remaining_s, DeadlineExceeded()))
         return min(limits, key=itemgetter(0))
-
-    def check_size(self, payload: bytes) -> None:
-        """Raise MessageTooLarge if the request is larger than the limit."""
-        bytes_max = self._settings.message_bytes_max
-        if len(payload) > bytes_max:
-            raise MessageTooLarge(f"A message may have {bytes_max} bytes at most.", bytes_max=bytes_max)
 
     def deadline(self, remaining_s: float | None) -> float:
         """Return the deadline of a call by `time.monotonic()`: the client's up to the limit, or the default."""
@@ -208,6 +160,13 @@ def _signature_matches(handler: Handler, request: type[Message], reply: type[Mes
     if get_origin(annotation) is SerializedReply:
         (annotation,) = get_args(annotation)
     return annotation is reply and hints.get("request") is request
+
+
+class _Caller(NamedTuple):
+    """Who calls: the principal, and the actor on whose behalf it calls."""
+
+    principal: Principal
+    actor: str
 
 
 class _UnaryPipeline:
@@ -260,41 +219,50 @@ class _UnaryPipeline:
     async def _run(
         self, payload: bytes, context: Context, metadata: "_Metadata", trace: Trace, log_fields: dict[str, str]
     ) -> bytes:
-        self._calls.begin_call()
+        admission, size = self._calls.admission, len(payload)
+        admission.arrive()
         try:
             deadline = self._calls.deadline(context.time_remaining())
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                request, call = await self._admit(payload, metadata, trace, deadline, log_fields)
-                return await self._handle(request, call, context)
+                caller = await self._authorize(metadata, log_fields)
+                tenant_id = caller.principal.tenant_id
+                await admission.begin(tenant_id, size)
+                try:
+                    request, call = await self._accept(payload, caller, trace, deadline)
+                    return await self._handle(request, call, context)
+                finally:
+                    admission.end(tenant_id, size)
         finally:
-            self._calls.end_call()
+            admission.depart()
 
-    async def _admit(
-        self, payload: bytes, metadata: "_Metadata", trace: Trace, deadline: float, log_fields: dict[str, str]
-    ) -> tuple[Message, Call]:
+    async def _authorize(self, metadata: "_Metadata", log_fields: dict[str, str]) -> "_Caller":
+        """Return the caller. Raises the errors of authentication and of `Access.check`."""
         metadata.check()
         principal = await self._calls.authenticate(metadata)
         actor = self._access.actor(principal, metadata.get("x-actor"))
         log_fields |= {"tenant_id": str(principal.tenant_id), "actor": actor}
         self._access.check(principal)
+        return _Caller(principal, actor)
+
+    async def _accept(self, payload: bytes, caller: "_Caller", trace: Trace, deadline: float) -> tuple[Message, Call]:
+        """Parse and validate the request, and resolve the scope of the caller."""
         request = self._decode(payload)
         validation.check(request)
         key = getattr(request, "request_id", "")
         call = Call(
             method=self._method,
-            tenant_id=principal.tenant_id,
-            actor=actor,
+            tenant_id=caller.principal.tenant_id,
+            actor=caller.actor,
             trace=trace,
             deadline=deadline,
-            principal=principal,
+            principal=caller.principal,
             key=key,
-            fingerprint=idempotency.fingerprint(request, actor) if key else b"",
+            fingerprint=idempotency.fingerprint(request, caller.actor) if key else b"",
         )
         await self._calls.resolve_scope(call)
         return request, call
 
     def _decode(self, payload: bytes) -> Message:
-        self._calls.check_size(payload)
         wire.check_counts(self._descriptor, payload)
         try:
             return self._request_type.FromString(payload)
@@ -322,30 +290,49 @@ class _StreamPipeline(_UnaryPipeline):
     async def _run(
         self, payload: bytes, context: Context, metadata: "_Metadata", trace: Trace, log_fields: dict[str, str]
     ) -> bytes:
-        shutdown = self._calls.begin_stream()
+        admission = self._calls.admission
+        async with asyncio.timeout(max(0.0, self._calls.deadline(context.time_remaining()) - time.monotonic())):
+            caller = await self._authorize_stream(payload, metadata, log_fields)
+        tenant_id = caller.principal.tenant_id
+        end = admission.open_stream(tenant_id)
         try:
             deadline = self._calls.deadline(context.time_remaining())
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                request, call = await self._admit(payload, metadata, trace, deadline, log_fields)
+                request, call = await self._accept(payload, caller, trace, deadline)
                 await context.send_initial_metadata(())  # the client learns of its admission before the first reply
-            lifetime_s, error = self._calls.stream_lifetime(call, context.time_remaining())
-            call.deadline = time.monotonic() + lifetime_s
-            # A separate task, since libraries may swallow a cancellation in Python 3.11: `cancel_and_wait` repeats it.
-            sending = asyncio.create_task(self._send_replies(request, call, context))
-            try:
-                await asyncio.wait({sending, shutdown}, timeout=lifetime_s, return_when=asyncio.FIRST_COMPLETED)
-                completed = sending.done()
-            finally:
-                await cancel_and_wait(sending)
-            if completed:
-                sending.result()
-            elif shutdown.done():
-                raise Unavailable("This replica")
-            elif error:
-                raise error
+            await self._stream(request, call, context, end)
             return b""
         finally:
-            self._calls.end_stream(shutdown)
+            admission.close_stream(tenant_id, end)
+
+    async def _authorize_stream(self, payload: bytes, metadata: "_Metadata", log_fields: dict[str, str]) -> "_Caller":
+        admission = self._calls.admission
+        admission.arrive()
+        try:
+            caller = await self._authorize(metadata, log_fields)
+        finally:
+            admission.depart()
+        admission.check_size(len(payload))
+        return caller
+
+    async def _stream(self, request: Message, call: Call, context: Context, end: "asyncio.Future[None]") -> None:
+        """Send the replies until the handler has no more or the stream must end. Raises the error that it ends with."""
+        lifetime_s, error = self._calls.stream_lifetime(call, context.time_remaining())
+        call.deadline = time.monotonic() + lifetime_s
+        # A separate task, since libraries may swallow a cancellation in Python 3.11: `cancel_and_wait` repeats it.
+        sending = asyncio.create_task(self._send_replies(request, call, context))
+        try:
+            await asyncio.wait({sending, end}, timeout=lifetime_s, return_when=asyncio.FIRST_COMPLETED)
+            completed = sending.done()
+        finally:
+            await cancel_and_wait(sending)
+        if completed:
+            sending.result()
+        elif end.done():
+            end.result()
+            raise Unavailable("This replica")
+        elif error:
+            raise error
 
     async def _send_replies(self, request: Message, call: Call, context: Context) -> None:
         """Send the replies of the handler; `write` waits while the client does not read."""

@@ -105,7 +105,7 @@ async def serving(settings: Settings, service: Service) -> AsyncIterator[str]:
     finally:
         await state.enter_graceful_shutdown()
         await asyncio.sleep(_HEALTH_NOTICE_S)
-        calls.end_all_streams()  # takes effect in server.stop(), which sends the clients GOAWAY first
+        calls.admission.end_all_streams()  # takes effect in server.stop(), which sends the clients GOAWAY first
         await server.stop(settings.drain_s)
         await cancel_and_wait(events, *tasks)
         await service.db.close()

@@ -382,14 +382,22 @@ class TestContention:
         assert (verification.spent.amount, verification.entry_count) == ("120.00", 120)
 
     async def test_a_full_queue_refuses_with_a_retry_delay(
-        self, api: BudgetsApi, monkeypatch: pytest.MonkeyPatch
+        self,
+        api: BudgetsApi,
+        settings: Callable[..., Settings],
+        entities_served: Served[Entities],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         budget = await api.open("100")
         monkeypatch.setattr(batching, "QUEUE_MAX", 10)
-        refused = await refusal(api.batch(*(line(budget, "1") for _ in range(11))))
-        assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-        assert refused.retry_after_s
-        assert (await api.batch(*(line(budget, "1") for _ in range(10)))).accepted_count == 10
+        addresses = {"entities": entities_served.address}
+        changed = settings("budgets", addresses=addresses, tenant_reserve=0.0)
+        async with served(changed, compose, Budgets) as replica:
+            api.stubs = replica.stubs
+            refused = await refusal(api.batch(*(line(budget, "1") for _ in range(11))))
+            assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CONCURRENCY_LIMITED")
+            assert (refused.retry_after_s, refused.metadata) == (1, {"resource": "queue"})
+            assert (await api.batch(*(line(budget, "1") for _ in range(10)))).accepted_count == 10
 
     async def test_cancelled_calls_do_not_affect_others(
         self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", lock_waits: LockWaits

@@ -98,10 +98,11 @@ class TestFailures:
         assert len(processor.batches) < 60
 
     async def test_a_retry_is_refused_when_the_queue_is_full_and_the_others_go_on(
-        self, processor: Processor, batcher: Batcher[str, str], monkeypatch: pytest.MonkeyPatch
+        self, processor: Processor, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         processor.failing = {"r0": LockNotAvailable()}
         monkeypatch.setattr(batching, "QUEUE_MAX", 1)
+        batcher: Batcher[str, str] = Batcher(processor)
         requests = [asyncio.create_task(batcher.submit(ALICE, "r0"))]
         await eventually(_condition(lambda: processor.batches))
         requests += [asyncio.create_task(batcher.submit(ALICE, "r1"))]
@@ -110,7 +111,7 @@ class TestFailures:
         async with asyncio.timeout(5):
             refusal, done = await asyncio.gather(*requests, return_exceptions=True)
         assert isinstance(refusal, BillingError)
-        assert (refusal.reason, done) == ("OVERLOADED", "r1 done")
+        assert (refusal.reason, done) == ("CONCURRENCY_LIMITED", "r1 done")
 
 
 class TestCallersThatGiveUp:

@@ -238,8 +238,8 @@ class TestOverload:
             first = [asyncio.ensure_future(finance.call(probe.stub.Do, DoRequest())) for _ in range(2)]
             await eventually(lambda: _true(len(probe.servicer.calls) == 2))
             error = await refusal(finance.call(probe.stub.Do, DoRequest()))
-            assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-            assert error.retry_after_s == 0.5
+            assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "CONCURRENCY_LIMITED")
+            assert (error.retry_after_s, error.metadata) == (1, {"resource": "calls"})
             proceed.set()
             assert [reply.text for reply in await asyncio.gather(*first)] == ["done"] * 2
             assert (await finance.call(probe.stub.Do, DoRequest())).text == "done"
@@ -249,7 +249,7 @@ class TestOverload:
             await refusal(probe.stub.Do(DoRequest()))
         on_call(probe, RuntimeError())
         await refusal(finance.call(probe.stub.Do, DoRequest()))
-        assert probe.calls._active_calls == 0
+        assert probe.calls.admission.calls_in_progress == 0
 
 
 class _Sqlstate(Exception):

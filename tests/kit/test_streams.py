@@ -15,7 +15,8 @@ from kit.origin import Call
 from kit.settings import Settings
 from serving import calls as module
 from serving import server
-from serving.calls import STREAMS_IN_PROGRESS, CallPipeline
+from serving.admission import STREAMS_IN_PROGRESS
+from serving.calls import CallPipeline
 from serving.server import Service, serving
 from tests.harness.callers import Caller, Refusal
 from tests.harness.observe import eventually
@@ -251,16 +252,16 @@ class TestOverload:
             streams = [watch(probe, finance) for _ in range(2)]
             for stream in streams:
                 await stream.initial_metadata()
-            assert STREAMS_IN_PROGRESS._value.get() == 2
+            assert [sample.value for metric in STREAMS_IN_PROGRESS.collect() for sample in metric.samples] == [2]
             error = await error_of(watch(probe, finance))
-            assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
-            assert error.retry_after_s == 0.5
+            assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "CONCURRENCY_LIMITED")
+            assert (error.retry_after_s, error.metadata) == (1, {"resource": "streams"})
             replies = await asyncio.gather(*(finance.call(probe.stub.Do, DoRequest()) for _ in range(2)))
             assert [reply.text for reply in replies] == ["Do", "Do"], "streams don't count as calls"
             streams[0].cancel()
 
             async def one_is_left() -> bool:
-                return len(probe.calls._streams) == 1
+                return len(probe.calls.admission._streams) == 1
 
             await eventually(one_is_left)
             await watch(probe, finance).initial_metadata()
@@ -270,7 +271,7 @@ class TestOverload:
         await error_of(probe.stub.Watch(WatchRequest()))
         await error_of(watch(probe, finance, name="n" * 21))
         await event_ids_of(watch(probe, finance))
-        assert not probe.calls._streams
+        assert len(probe.calls.admission._streams) == 0
 
 
 class TestShutdown:
@@ -294,7 +295,7 @@ class TestShutdown:
         assert source.open_streams == 0
 
     async def test_new_streams_are_rejected_during_shutdown(self, probe: ServedProbe, finance: Caller) -> None:
-        probe.calls.end_all_streams()
+        probe.calls.admission.end_all_streams()
         assert (await error_of(watch(probe, finance))).reason == "UNAVAILABLE"
         assert (await finance.call(probe.stub.Do, DoRequest())).text == "Do"
 

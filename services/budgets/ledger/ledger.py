@@ -1,6 +1,6 @@
 """Entry point of the ledger: post charges, holds, captures and refunds, and read balances.
 
-    rpc, consumers, timers ──▶ Ledger ──▶ Batcher ──▶ posting.post, in one transaction for all concurrent requests
+    rpc, consumers, timers ──▶ Ledger ──▶ Lanes ──▶ posting.post, in one transaction for all concurrent requests
 
 Amounts in a foreign currency are converted before the transaction.
 """
@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from clients.rates import RateQuery, Rates
 from kit import clock
-from kit.batching import Batcher
+from kit.batching import Lanes
 from kit.cache import TtlCache
 from kit.errors import BillingError
 from kit.idempotency import Replay
@@ -47,9 +48,14 @@ class Ledger:
         self._rates = rates
         self.codec = codec
         self._appended = appended
-        self._writing, self._reading = LedgerConnection(settings), LedgerConnection(settings)
-        self._postings = Batcher[Submission, Sequence[PostingOutcome]](self._post)
-        self._reads = Batcher[Collection[Key], LedgerSnapshot](self._read)
+        write, write_bulk, read, read_bulk = self._connections = [LedgerConnection(settings) for _ in range(4)]
+        reserve = settings.tenant_reserve
+        self._postings = Lanes[Submission, Sequence[PostingOutcome]](
+            partial(self._post, write), partial(self._post, write_bulk), reserve=reserve
+        )
+        self._reads = Lanes[Collection[Key], LedgerSnapshot](
+            partial(self._read, read), partial(self._read, read_bulk), reserve=reserve
+        )
         self._foreign_terms = TtlCache[Key, Terms](_FOREIGN_MAX)
         """Terms of budgets with foreign currency charges: the next charge is converted before it is posted."""
 
@@ -93,8 +99,7 @@ class Ledger:
         errors: dict[int, BillingError] = {}
         if self._foreign_terms:
             requests, errors = await self._convert_all(origin, requests)
-        submission = Submission(origin, requests, atomic)
-        outcomes = list(await self._postings.submit(origin.tenant_id, submission, len(requests)))
+        outcomes = await self._post_parts(origin, requests, atomic=atomic)
         unconverted: list[int] = []
         for index in _currency_mismatches(outcomes):
             if index in errors:
@@ -104,6 +109,17 @@ class Ledger:
             elif requests[index].conversion is None and requests[index].entry_type in _CONVERTED:
                 unconverted.append(index)
         return outcomes, unconverted
+
+    async def _post_parts(
+        self, origin: Origin, requests: Sequence[PostingRequest], *, atomic: bool
+    ) -> list[PostingOutcome]:
+        """Post the requests in order, in several transactions if other tenants would wait for a long one."""
+        size = len(requests) if atomic else self._postings.part_size(origin.tenant_id)
+        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+        posted = await asyncio.gather(
+            *(self._postings.submit(origin.tenant_id, Submission(origin, part, atomic), len(part)) for part in parts)
+        )
+        return [outcome for outcomes in posted for outcome in outcomes]
 
     async def _convert_all(
         self, origin: Origin, requests: Sequence[PostingRequest]
@@ -155,16 +171,18 @@ class Ledger:
         """Return the committed state of these budgets and their ancestors; it may contain others of the same batch."""
         return await self._reads.submit(tenant_id, [(tenant_id, id) for id in budget_ids], len(budget_ids))
 
-    async def _post(self, submissions: Sequence[Submission]) -> Sequence[Sequence[PostingOutcome]]:
+    async def _post(
+        self, connection: LedgerConnection, submissions: Sequence[Submission]
+    ) -> Sequence[Sequence[PostingOutcome]]:
         tenant_ids = {submission.origin.tenant_id for submission in submissions}
-        async with self._writing.begin(tenant_ids) as transaction:
+        async with connection.begin(tenant_ids) as transaction:
             outcomes, appended = await posting.post(transaction, submissions, self.codec)
         if appended:
             self._appended.set()
         return outcomes
 
-    async def _read(self, reads: Sequence[Collection[Key]]) -> Sequence[LedgerSnapshot]:
-        return [await self._reading.read({key for keys in reads for key in keys})] * len(reads)
+    async def _read(self, connection: LedgerConnection, reads: Sequence[Collection[Key]]) -> Sequence[LedgerSnapshot]:
+        return [await connection.read({key for keys in reads for key in keys})] * len(reads)
 
     async def run(self) -> None:
         """Run until cancelled, then close the connections."""
@@ -173,8 +191,8 @@ class Ledger:
         finally:
             await self._postings.close()
             await self._reads.close()
-            await self._writing.close()
-            await self._reading.close()
+            for connection in self._connections:
+                await connection.close()
 
 
 def _currency_mismatches(outcomes: Sequence[PostingOutcome]) -> list[int]:

@@ -5,6 +5,7 @@ that was used before, applies the other requests in order to the balances, and w
 request changes nothing and leaves the available amount to the next.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -42,6 +43,9 @@ from services.budgets.ledger.outcomes import LedgerCodec, PostingOutcome, concea
 from services.budgets.ledger.sql import ReplyRow
 from services.budgets.ledger.store import LedgerSnapshot, LedgerTransaction
 
+_STEP: Final = 32
+"""Number of requests of a submission that are posted without a pause for other calls."""
+
 
 @dataclass(slots=True)
 class Submission:
@@ -66,10 +70,20 @@ async def post(
     batch = PostingBatch(
         snapshot, await transaction.find_holds(hold_keys), await transaction.find_charges(charge_keys), codec
     )
-    outcomes = [batch.post(submission) for submission in submissions]
+    outcomes = [await _post_in_steps(batch, submission) for submission in submissions]
     if await transaction.any_answered(batch.refused):
         return await post(transaction, submissions, codec)  # another replica held the locks before and stored a reply
     return outcomes, await batch.write(transaction)
+
+
+async def _post_in_steps(batch: "PostingBatch", submission: Submission) -> list[PostingOutcome]:
+    """Post a submission while other calls run in between, so that they don't wait for a large one."""
+    if len(submission.requests) <= _STEP:
+        return batch.post(submission)
+    outcomes: list[PostingOutcome] = []
+    for outcomes in batch.steps(submission):  # noqa: B007 - the last step has them all
+        await asyncio.sleep(0)
+    return outcomes
 
 
 class _Change(NamedTuple):
@@ -128,23 +142,26 @@ class PostingBatch:
 
     def post(self, submission: Submission) -> list[PostingOutcome]:
         """Return the outcome of each request of the submission, as its caller may see it."""
-        outcomes = self._post_all(submission)
-        return conceal(submission.origin, submission.requests, outcomes, self._state.balances, self._codec)
-
-    def _post_all(self, submission: Submission) -> list[PostingOutcome]:
-        origin, requests = submission.origin, submission.requests
-        if not submission.atomic:
-            return [self._post(origin, request) for request in requests]
-        savepoint = self._state.copy()
         outcomes: list[PostingOutcome] = []
-        for index, request in enumerate(requests):
-            outcome = self._post(origin, request)
-            if isinstance(outcome, BillingError):
-                self._state = savepoint
-                self._refused |= {request.request_key for request in requests if request.request_key}
-                return [BatchRefused(index, outcome)] * len(requests)
-            outcomes.append(outcome)
+        for outcomes in self.steps(submission):  # noqa: B007 - the last step has them all
+            pass
         return outcomes
+
+    def steps(self, submission: Submission) -> Iterator[list[PostingOutcome]]:
+        """Post the submission in steps; the last one yields the outcomes of all its requests."""
+        savepoint = self._state.copy() if submission.atomic else None
+        outcomes: list[PostingOutcome] = []
+        for index, request in enumerate(submission.requests, 1):
+            outcome = self._post(submission.origin, request)
+            if savepoint and isinstance(outcome, BillingError):
+                self._state = savepoint
+                self._refused |= {request.request_key for request in submission.requests if request.request_key}
+                outcomes = [BatchRefused(index - 1, outcome)] * len(submission.requests)
+                break
+            outcomes.append(outcome)
+            if index % _STEP == 0:
+                yield outcomes
+        yield conceal(submission.origin, submission.requests, outcomes, self._state.balances, self._codec)
 
     async def write(self, transaction: LedgerTransaction) -> bool:
         """Write what was accepted. Return True if events were appended."""

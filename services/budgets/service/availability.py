@@ -1,5 +1,6 @@
 """Availability: whether charges would be accepted now, without making them."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -13,6 +14,9 @@ from services.budgets.domain.postings import AvailabilityQuery, AvailabilityResu
 from services.budgets.ledger import Ledger
 
 _ACCEPTED: Final = {AvailabilityVerdict.AVAILABLE, AvailabilityVerdict.AVAILABLE_OVERSPENT}
+
+_QUERIES_AT_ONCE: Final = 32
+"""After so many queries of one request other calls run."""
 
 
 async def check(
@@ -28,7 +32,9 @@ async def check(
     balances, rollovers = dict(snapshot.balances), dict(snapshot.rollovers)
     decide = partial(domain.late_postings.decide, rollovers=rollovers, balances=balances)
     results: list[AvailabilityResult] = []
-    for query in queries:
+    for index, query in enumerate(queries):
+        if index % _QUERIES_AT_ONCE == _QUERIES_AT_ONCE - 1:
+            await asyncio.sleep(0)
         chain = snapshot.chain(origin, query.budget_id, balances)
         amount = await ledger.convert(origin, query.amount, chain[0].terms, at)
         availability = domain.balances.availability(chain, amount.amount, at, decide)

@@ -1,0 +1,263 @@
+"""Shares of tenants in what all of them use: calls, streams, memory, database connections.
+
+A capacity is divided by one rule. Outside a reserve everybody may use it, so nothing is refused while there is room. A
+tenant that is alone leaves the reserve free, so that another one that arrives finds room at once; from then on each may
+use more only up to an equal share.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from typing import Final
+from uuid import UUID
+
+from prometheus_client import Counter
+
+from kit.errors import ConcurrencyLimited, Overloaded
+
+REFUSALS: Final = Counter(
+    "billing_load_refusals",
+    "Calls and streams refused because of load, by what was used up and whether by the tenant or by all.",
+    ("resource", "reason"),
+)
+_CONTENDED_S: Final = 1.0
+"""How long after its last call another tenant counts as active."""
+_TENANTS_MAX: Final = 10_000
+
+
+class Shares:
+    """A capacity in use by tenants; what does not fit is refused."""
+
+    def __init__(self, resource: str, capacity: int, reserve: float) -> None:
+        """`resource` names it in errors and metrics; `reserve` is the part that one tenant can't use alone."""
+        self._resource = resource
+        self._capacity = capacity
+        self._unreserved = capacity - int(capacity * reserve)
+        self._used: dict[UUID, int] = {}
+        self.total = 0
+        """How much is in use."""
+
+    def acquire(self, tenant_id: UUID, amount: int = 1) -> None:
+        """Take a part. Raises ConcurrencyLimited if the tenant has its share, Overloaded if nothing is left."""
+        used = self._used.get(tenant_id, 0)
+        total = self.total + amount
+        if total > self._unreserved:
+            self._check_share(tenant_id, used + amount, total)
+        self._used[tenant_id] = used + amount
+        self.total = total
+
+    def fits(self, tenant_id: UUID, amount: int = 1) -> bool:
+        """True if `acquire` would succeed."""
+        total = self.total + amount
+        if total <= self._unreserved:
+            return True
+        return total <= self._capacity and self._used.get(tenant_id, 0) + amount <= self._share(tenant_id)
+
+    def _check_share(self, tenant_id: UUID, used: int, total: int) -> None:
+        if used > self._share(tenant_id):
+            REFUSALS.labels(self._resource, "tenant").inc()
+            raise ConcurrencyLimited(self._resource)
+        if total > self._capacity:
+            REFUSALS.labels(self._resource, "all").inc()
+            raise Overloaded
+
+    def _share(self, tenant_id: UUID) -> int:
+        """Return what each of the tenants may use, with one more: there is always room for the next."""
+        tenants = len(self._used) + (tenant_id not in self._used)
+        return max(1, self._capacity // max(2, tenants))
+
+    def release(self, tenant_id: UUID, amount: int = 1) -> None:
+        """Give back a part."""
+        self.total -= amount
+        left = self._used[tenant_id] - amount
+        if left:
+            self._used[tenant_id] = left
+        else:
+            del self._used[tenant_id]
+
+    def over_share(self, tenant_id: UUID) -> UUID | None:
+        """Return the tenant that uses most, if it is above the share that it has beside `tenant_id`."""
+        if not self._used:
+            return None
+        largest = max(self._used, key=self._used.__getitem__)
+        return largest if self._used[largest] > self._share(tenant_id) else None
+
+
+class OpenStreams:
+    """Streams in progress. Streams last for an hour, so those above a tenant's share end when others need room."""
+
+    def __init__(self, capacity: int, reserve: float) -> None:
+        self._shares = Shares("streams", capacity, reserve)
+        self._streams: dict[UUID, list[asyncio.Future[None]]] = {}
+
+    def open(self, tenant_id: UUID) -> "asyncio.Future[None]":
+        """Count a stream; the returned future is done when the stream must end, with an error if others need its room.
+
+        Raises ConcurrencyLimited or Overloaded.
+        """
+        while not self._shares.fits(tenant_id):
+            largest = self._shares.over_share(tenant_id)
+            if largest is None or largest == tenant_id:
+                break  # acquire raises
+            self._end_newest(largest)
+        self._shares.acquire(tenant_id)
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._streams.setdefault(tenant_id, []).append(end)
+        return end
+
+    def _end_newest(self, tenant_id: UUID) -> None:
+        end = self._remove(tenant_id, self._streams[tenant_id][-1])
+        REFUSALS.labels("streams", "ended").inc()
+        if not end.done():
+            end.set_exception(ConcurrencyLimited("streams"))
+            end.exception()  # marks it as retrieved: the stream may be ending by itself
+
+    def _remove(self, tenant_id: UUID, end: "asyncio.Future[None]") -> "asyncio.Future[None]":
+        streams = self._streams[tenant_id]
+        streams.remove(end)
+        if not streams:
+            del self._streams[tenant_id]
+        self._shares.release(tenant_id)
+        return end
+
+    def close(self, tenant_id: UUID, end: "asyncio.Future[None]") -> None:
+        """Count the end of a stream."""
+        if end in self._streams.get(tenant_id, ()):
+            self._remove(tenant_id, end)
+
+    def end_all(self) -> None:
+        """End all streams."""
+        for end in (end for streams in self._streams.values() for end in streams):
+            if not end.done():
+                end.set_result(None)
+
+    def __len__(self) -> int:
+        return self._shares.total
+
+
+class RecentTenants:
+    """Remembers which tenants were active in the last second, to tell whether others are beside one of them."""
+
+    def __init__(self) -> None:
+        self._last: tuple[UUID | None, float] = None, float("-inf")
+        self._last_other = float("-inf")
+        """When any tenant but the last one was active."""
+
+    def see(self, tenant_id: UUID) -> None:
+        """Note that the tenant is active."""
+        if tenant_id != self._last[0]:
+            self._last_other = self._last[1]
+        self._last = tenant_id, time.monotonic()
+
+    def others(self, tenant_id: UUID) -> bool:
+        """True if another tenant was active within the last second."""
+        seen = self._last_other if self._last[0] == tenant_id else self._last[1]
+        return time.monotonic() - seen < _CONTENDED_S
+
+
+class Gate:
+    """Limits how many calls of one tenant run at once; further ones wait in the order of their arrival.
+
+    It keeps the event loop responsive for other tenants: what one tenant sends runs in small portions.
+    """
+
+    def __init__(self, limit: int, contended_limit: int, recent: RecentTenants) -> None:
+        """`contended_limit` applies while other tenants are active."""
+        self._limit, self._contended_limit = limit, contended_limit
+        self._recent = recent
+        self._running: dict[UUID, int] = {}
+        self._waiting: dict[UUID, deque[asyncio.Future[None]]] = {}
+
+    async def enter(self, tenant_id: UUID) -> None:
+        """Wait for a turn; each one ends with `leave`."""
+        running = self._running.get(tenant_id, 0)
+        if tenant_id not in self._waiting and self._has_room(tenant_id, running):
+            self._running[tenant_id] = running + 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant_id, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave(tenant_id)
+            raise
+
+    def _has_room(self, tenant_id: UUID, running: int) -> bool:
+        return running < self._contended_limit or (running < self._limit and not self._recent.others(tenant_id))
+
+    def leave(self, tenant_id: UUID) -> None:
+        """End a turn, and let waiting calls begin."""
+        running = self._running[tenant_id] - 1
+        waiting = self._waiting.get(tenant_id)
+        while waiting and self._has_room(tenant_id, running):
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                running += 1
+        if waiting is not None and not waiting:
+            del self._waiting[tenant_id]
+        if running:
+            self._running[tenant_id] = running
+        else:
+            del self._running[tenant_id]
+
+
+class FairSlots:
+    """A number of slots, such as connections; calls that find none wait, and tenants are served round-robin."""
+
+    def __init__(self, resource: str, capacity: int, reserve: float) -> None:
+        """`resource` names the slots in metrics; `reserve` is the part that one tenant can't use alone."""
+        self._resource = resource
+        self._shares = Shares(resource, capacity, reserve)
+        self._waiting: OrderedDict[UUID, deque[asyncio.Future[None]]] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a slot."""
+        return sum(not turn.done() for turns in self._waiting.values() for turn in turns)
+
+    async def acquire(self, tenant_id: UUID, within_s: float) -> None:
+        """Take a slot; wait for one if there is none. Each ends with `release`. Raises Overloaded after `within_s`."""
+        if tenant_id not in self._waiting and self._shares.fits(tenant_id):
+            self._shares.acquire(tenant_id)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant_id, deque()).append(turn)
+        try:
+            async with asyncio.timeout(within_s):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.release(tenant_id)
+            if isinstance(error, TimeoutError):
+                REFUSALS.labels(self._resource, "all").inc()
+                raise Overloaded from None
+            raise
+
+    def release(self, tenant_id: UUID) -> None:
+        """Give back a slot to the next tenant that waits for one."""
+        self._shares.release(tenant_id)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        while turn := self._next_turn():
+            turn.set_result(None)
+
+    def _next_turn(self) -> "asyncio.Future[None] | None":
+        """Return the first waiting call of the next tenant that may have a slot, and take the slot."""
+        for tenant_id in list(self._waiting):
+            turns = self._waiting[tenant_id]
+            while turns and turns[0].done():
+                turns.popleft()
+            if turns and not self._shares.fits(tenant_id):
+                continue
+            turn = turns.popleft() if turns else None
+            if turns:
+                self._waiting.move_to_end(tenant_id)
+            else:
+                del self._waiting[tenant_id]
+            if turn is not None:
+                self._shares.acquire(tenant_id)
+                return turn
+        return None
