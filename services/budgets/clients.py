@@ -105,9 +105,7 @@ class Owners:
 def _missing(entity_id: str, department_id: str, entity: Entity | None, department: Department | None) -> str:
     if entity is None:
         return f"entity {entity_id}"
-    if department_id and department is None:
-        return f"department {department_id}"
-    if department is not None and department.entity_id != entity_id:
+    if department_id and (department is None or department.entity_id != entity_id):
         return f"department {department_id} of entity {entity_id}"
     return ""
 

@@ -45,9 +45,10 @@ async def create(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRo
     Raises InvalidField, OwnerNotFound, OwnerInactive, BudgetNotFound, BudgetStateForbids, BudgetTreeTooDeep,
     CurrencyMismatch, PeriodOutsideParent.
     """
+    if tx.scope and not tx.scope.covers(draft.entity_id, draft.department_id):  # first: it may exist, or be inactive
+        department = f"department {ids.DEPARTMENT.format(draft.department_id)} of " if draft.department_id else ""
+        raise OwnerNotFound(f"{department}entity {ids.ENTITY.format(draft.entity_id)}")
     domain.owners.check_may_own(owner)
-    if tx.scope and not tx.scope.covers(draft.entity_id, draft.department_id):
-        raise OwnerNotFound(f"entity {ids.ENTITY.format(draft.entity_id)}")
     await _check_not_retired(tx, draft.entity_id)
     parent = await store.budgets.lock_shared(tx, draft.parent_id) if draft.parent_id else None
     draft = replace(draft, time_zone=draft.time_zone or (parent or owner).time_zone)
