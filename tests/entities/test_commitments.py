@@ -120,6 +120,16 @@ class TestAmounts:
         assert (linked.contract_id, reversal.contract_id) == (contract.id, contract.id)
         assert await used(contract, other) == ["0.00", "0.00"]
 
+    async def test_partial_credit_lowers_what_was_used(
+        self, costs: AllocationApi, engineering: Department, commit: Any, used: Any
+    ) -> None:
+        contract = await commit()
+        unlinked = await use(costs, engineering, "10.00 EUR")
+        linked = await use(costs, engineering, "20.00 EUR", contract_id=contract.id)
+        await costs.credit(unlinked, "1.00 EUR")
+        assert (await costs.credit(linked, "2.50 EUR")).contract_id == contract.id
+        assert await used(contract) == ["26.50"]
+
 
 class TestLinks:
     async def test_unlinked_usage_counts_for_the_only_commitment(
@@ -200,7 +210,9 @@ class TestSplits:
         )
         await api.set_rates(f"{day()} EUR/JPY 160")
         whole = await use(costs, engineering, "100.00 EUR", contract_id=contract.id if linked else "")
-        await api.split(allocation_id=whole.id, terms=terms(*even(sales, tokyo)))
+        split = await api.split(allocation_id=whole.id, terms=terms(*even(sales, tokyo)))
+        assert await used(contract, *others) == ["100.00", *["0.00"] * len(others)]
+        await api.reverse_split(split)
         assert await used(contract, *others) == ["100.00", *["0.00"] * len(others)]
 
 
