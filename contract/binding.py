@@ -1,22 +1,21 @@
 """Builds the request message of an RPC from path, query, headers and body of an HTTP request."""
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 from uuid import uuid4
 
-import orjson
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from contract import codec, validation
+from contract import codec, json_body, validation
 from contract.field_rules import rules_of, unknown
 from contract.routes import LAST_EVENT_ID, Route
-from kit.errors import InvalidFields, MalformedBody, UnsupportedMediaType, Violation
+from contract.violations import TooManyViolations, Violations
+from kit.errors import InvalidFields, MalformedBody, MalformedRequest, UnsupportedMediaType, Violation
 
-DEPTH_MAX = 32
+PARAMETERS_MAX = 200
 _QUOTED = re.compile(r'"[^"]*"')
 _NEVER_MASKED = {"etag", "request_id", "update_mask"}
 
@@ -30,13 +29,41 @@ class Binding:
         fields = route.method.input_type.fields_by_name
         self._generates_key = "request_id" in route.headers and not rules_of(fields["request_id"]).required
 
-    def request(self, variables: Mapping[str, str], query: str, headers: Mapping[str, str], body: bytes) -> Message:
-        """Return the request message.
+    def request(
+        self,
+        variables: Mapping[str, str],
+        query: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        names: int | None = None,
+    ) -> Message:
+        """Return the request message; `names` is the result of `json_body.count_names`.
 
-        Raises InvalidFields with all invalid fields, MalformedBody or UnsupportedMediaType.
+        Raises InvalidFields with all invalid fields, or with the first ones if there are too many, MalformedBody or
+        UnsupportedMediaType.
         """
-        violations: list[Violation] = []
-        values = self._body_values(headers, body)
+        values = self._body_values(headers, body, names)
+        violations = Violations()
+        try:
+            request = self._decode_request(variables, query, headers, values, violations)
+        except TooManyViolations:
+            raise InvalidFields(self.with_header_names(violations)) from None
+        if violations:
+            violations.extend(validation.further_violations(request, violations))
+            raise InvalidFields(self.with_header_names(violations))
+        if self._generates_key and not request.request_id:  # type: ignore[attr-defined]
+            # gRPC retries a call with an idempotency key when a replica goes away; with a key it takes effect once.
+            request.request_id = uuid4().hex  # type: ignore[attr-defined]
+        return request
+
+    def _decode_request(
+        self,
+        variables: Mapping[str, str],
+        query: str,
+        headers: Mapping[str, str],
+        values: dict[str, Any],
+        violations: Violations,
+    ) -> Message:
         if self._route.has_update_mask and "update_mask" not in values:
             names = [name for name in values if name not in _NEVER_MASKED and name not in self._route.variables]
             values["update_mask"] = ",".join(names)
@@ -44,18 +71,13 @@ class Binding:
         if self._route.headers:
             _merge(values, self._header_values(headers), "the header", violations)
         if query:
-            violations += self._merge_query(values, query)
+            for violation in self._merge_query(values, query):
+                violations.append(violation)
         request = self._route.request()
         self._decode(request, values, "", violations)
-        if violations:
-            violations += validation.further_violations(request, violations)
-            raise InvalidFields(self.with_header_names(violations))
-        if self._generates_key and not request.request_id:  # type: ignore[attr-defined]
-            # gRPC retries a call with an idempotency key when a replica goes away; with a key it takes effect once.
-            request.request_id = uuid4().hex  # type: ignore[attr-defined]
         return request
 
-    def with_header_names(self, violations: list[Violation]) -> list[Violation]:
+    def with_header_names(self, violations: Sequence[Violation]) -> list[Violation]:
         """Return the violations; a field that REST sends as a header is named "header <name>"."""
         headers = self._route.headers
         return [
@@ -63,12 +85,12 @@ class Binding:
             for v in violations
         ]
 
-    def _body_values(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    def _body_values(self, headers: Mapping[str, str], body: bytes, names: int | None) -> dict[str, Any]:
         if not body:
             return {}
         if headers.get("content-type", "application/json").partition(";")[0].strip().lower() != "application/json":
             raise UnsupportedMediaType("Send the body as application/json.")
-        value = parse_json(body)
+        value = json_body.parse(body, names)
         if self._route.body not in {"", "*"}:
             return {self._route.body: value}
         if not isinstance(value, dict):
@@ -86,9 +108,11 @@ class Binding:
     def _merge_query(self, values: dict[str, Any], query: str) -> Iterator[Violation]:
         """Add the query parameters to the values; yield the violations."""
         parameters = self._route.query_parameters
+        if query.count("&") >= PARAMETERS_MAX:
+            raise MalformedRequest(f"The query may have {PARAMETERS_MAX} parameters at most.")
         for name, text in parse_qsl(query, keep_blank_values=True):
             if name not in parameters:
-                yield unknown(name, "is not a query parameter of this route", name, parameters)
+                yield unknown("", name, "is not a query parameter of this route", parameters)
                 continue
             *outer, field = parameters[name]
             value = codec.parse_bool(text) if field.type == FieldDescriptor.TYPE_BOOL else text
@@ -103,54 +127,10 @@ class Binding:
                 target[field.name] = value
 
 
-def _merge(values: dict[str, Any], more: Mapping[str, str], place: str, violations: list[Violation]) -> None:
+def _merge(values: dict[str, Any], more: Mapping[str, str], place: str, violations: Violations) -> None:
     """Add values from another part of the request; a value that the body has too must be equal."""
     for name, value in more.items():
         if values.get(name) is None:
             values[name] = value
         elif values[name] != value:
             violations.append(Violation(name, f"differs between the body and {place}", "field.repeated"))
-
-
-def parse_json(body: bytes) -> Any:
-    """Return the JSON value. Raises MalformedBody, also if an object has a name twice, as one value would be lost."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise MalformedBody(f"The body is not JSON: {error}.") from None
-    if body.count(b"{") + body.count(b"[") > DEPTH_MAX and _depth(value) > DEPTH_MAX:
-        raise MalformedBody(f"The body is nested deeper than {DEPTH_MAX} levels.")
-    if body.count(b":") != _count_names(value):  # texts contain colons too, so only then is the slow parser needed
-        json.loads(body, object_pairs_hook=_reject_duplicates, parse_int=str)
-    return value
-
-
-def _depth(value: object) -> int:
-    """Return the nesting depth of objects and arrays."""
-    level, depth = [value], -1
-    while level:
-        depth += 1
-        level = [inner for outer in level for inner in _items(outer)]
-    return depth
-
-
-def _items(value: object) -> Iterable[object]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
-
-
-def _count_names(value: object) -> int:
-    """Return the number of field names in a JSON value."""
-    if isinstance(value, dict):
-        return len(value) + sum(map(_count_names, value.values()))
-    return sum(map(_count_names, value)) if isinstance(value, list) else 0
-
-
-def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        duplicate = next(name for name in names if names.count(name) > 1)
-        raise MalformedBody(f"The body has the field {duplicate} twice in one object.")
-    return fields

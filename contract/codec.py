@@ -22,17 +22,19 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from contract.field_rules import allowed_values, example_suffix, unknown
+from contract.field_rules import allowed_values, count_limit, example_suffix, shown, too_many, unknown
+from contract.violations import Violations
 from kit.errors import Violation
 
 Encoder = Callable[[Any], dict[str, Any]]
-Decoder = Callable[[Any, Any, str, list[Violation]], None]
+Decoder = Callable[[Any, Any, str, Violations], None]
 """Sets a message from a JSON value; the path names the value in the violations that it appends to the list."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_MIN, _SECONDS_MAX = -62_135_596_800, 253_402_300_799
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
+_MASK_PATHS_MAX = 100
 _LONG = {FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64}
 _WHOLE = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_UINT32, *_LONG}
 _REAL = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
@@ -166,17 +168,16 @@ def decoder(descriptor: Descriptor) -> Decoder:
     setters = {field.name: _setter(field) for field in descriptor.fields}
     allowed = ", ".join(setters) or "none"
 
-    def decode(message: Message, value: object, path: str, violations: list[Violation]) -> None:
+    def decode(message: Message, value: object, path: str, violations: Violations) -> None:
         if not isinstance(value, dict):
-            violations.append(Violation(path, f"must be an object with the fields {allowed}", "type.object"))
+            violations.append(Violation(path, f"must be an object; known are: {allowed}", "type.object"))
             return
         for name, item in value.items():
-            at = f"{path}.{name}" if path else name
             setter = setters.get(name)
             if setter is None:
-                violations.append(unknown(at, "is not a known field", name, setters))
+                violations.append(unknown(path, name, "is not a known field", setters))
             elif item is not None:  # null is "not set"
-                setter(message, item, at, violations)
+                setter(message, item, f"{path}.{name}" if path else name, violations)
 
     return decode
 
@@ -184,15 +185,15 @@ def decoder(descriptor: Descriptor) -> Decoder:
 def _setter(field: FieldDescriptor) -> Decoder:
     entry = map_entry(field)
     if entry:
-        return _map_setter(field.name, *entry)
+        return _map_setter(field.name, *entry, count_limit(field))
     set_one = _message_setter(field) if field.message_type else _value_setter(field)
     if field.is_repeated:
-        return _list_setter(set_one)
+        return _list_setter(set_one, count_limit(field))
     oneof = field.containing_oneof
     if oneof is None or len(oneof.fields) == 1:
         return set_one
 
-    def set_exclusive(message: Message, value: object, path: str, violations: list[Violation]) -> None:
+    def set_exclusive(message: Message, value: object, path: str, violations: Violations) -> None:
         other = message.WhichOneof(oneof.name)
         if other:
             violations.append(Violation(path, f"can't be set together with {other}", "oneof"))
@@ -206,7 +207,7 @@ def _message_setter(field: FieldDescriptor) -> Decoder:
     """Return the setter of a message field; for a repeated field it appends one message."""
     name, repeated, inner = field.name, field.is_repeated, field.message_type
 
-    def set_message(message: Message, value: object, path: str, violations: list[Violation]) -> None:
+    def set_message(message: Message, value: object, path: str, violations: Violations) -> None:
         target = getattr(message, name)
         if repeated:
             target = target.add()
@@ -221,7 +222,7 @@ def _value_setter(field: FieldDescriptor) -> Decoder:
     """Return the setter of a scalar or enum field; for a repeated field it appends one value."""
     name, repeated, parse = field.name, field.is_repeated, _parser(field)
 
-    def set_value(message: Message, value: object, path: str, violations: list[Violation]) -> None:
+    def set_value(message: Message, value: object, path: str, violations: Violations) -> None:
         try:
             if repeated:
                 getattr(message, name).append(parse(value))
@@ -233,10 +234,13 @@ def _value_setter(field: FieldDescriptor) -> Decoder:
     return set_value
 
 
-def _list_setter(set_one: Decoder) -> Decoder:
-    def set_list(message: Message, value: object, path: str, violations: list[Violation]) -> None:
+def _list_setter(set_one: Decoder, limit: tuple[int, str] | None) -> Decoder:
+    def set_list(message: Message, value: object, path: str, violations: Violations) -> None:
         if not isinstance(value, list):
             violations.append(Violation(path, "must be an array", "type.array"))
+            return
+        if limit and len(value) > limit[0]:
+            violations.append(too_many(path, limit))
             return
         for index, item in enumerate(value):
             set_one(message, item, f"{path}[{index}]", violations)
@@ -244,17 +248,20 @@ def _list_setter(set_one: Decoder) -> Decoder:
     return set_list
 
 
-def _map_setter(field_name: str, key: FieldDescriptor, item: FieldDescriptor) -> Decoder:
+def _map_setter(field_name: str, key: FieldDescriptor, item: FieldDescriptor, limit: tuple[int, str] | None) -> Decoder:
     parse_key = _parser(key)
     is_bool = key.type == FieldDescriptor.TYPE_BOOL
 
-    def set_map(message: Message, value: object, path: str, violations: list[Violation]) -> None:
+    def set_map(message: Message, value: object, path: str, violations: Violations) -> None:
         if not isinstance(value, dict):
             violations.append(Violation(path, "must be an object", "type.object"))
             return
+        if limit and len(value) > limit[0]:
+            violations.append(too_many(path, limit))
+            return
         target = getattr(message, field_name)
         for name, item_value in value.items():
-            at = f'{path}["{name}"]'
+            at = f'{path}["{shown(name)}"]'
             try:
                 map_key = parse_key(parse_bool(name) if is_bool else name)
                 if item.message_type:
@@ -343,7 +350,7 @@ _TYPE_NAMES = {
 }
 
 
-def _decode_time(time: Timestamp, value: object, path: str, violations: list[Violation]) -> None:
+def _decode_time(time: Timestamp, value: object, path: str, violations: Violations) -> None:
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     try:
         seconds = (datetime.fromisoformat(match[1] + match[3]) - _EPOCH) // timedelta(seconds=1) if match else None
@@ -355,21 +362,22 @@ def _decode_time(time: Timestamp, value: object, path: str, violations: list[Vio
         violations.append(Violation(path, 'must be a time such as "2026-10-01T12:00:00Z"', "type.time"))
 
 
-def _decode_duration(duration: Duration, value: object, path: str, violations: list[Violation]) -> None:
+def _decode_duration(duration: Duration, value: object, path: str, violations: Violations) -> None:
     try:
         duration.FromJsonString(str(value))
     except ValueError:
         violations.append(Violation(path, 'must be a duration such as "1.5s"', "type.duration"))
 
 
-def _decode_mask(mask: FieldMask, value: object, path: str, violations: list[Violation]) -> None:
-    if isinstance(value, str):
+def _decode_mask(mask: FieldMask, value: object, path: str, violations: Violations) -> None:
+    if isinstance(value, str) and value.count(",") < _MASK_PATHS_MAX:
         mask.paths.extend(name.strip() for name in value.split(",") if name.strip())
     else:
-        violations.append(Violation(path, 'must be field names such as "name,category"', "type.mask"))
+        problem = f'must be at most {_MASK_PATHS_MAX} field names such as "name,category"'
+        violations.append(Violation(path, problem, "type.mask"))
 
 
-def _decode_generic(message: Message, value: Any, path: str, violations: list[Violation]) -> None:
+def _decode_generic(message: Message, value: Any, path: str, violations: Violations) -> None:
     try:
         json_format.ParseDict(value, message)
     except (json_format.ParseError, ValueError, RecursionError):

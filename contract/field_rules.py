@@ -8,6 +8,7 @@ from buf.validate import validate_pb2
 
 from kit.errors import Violation
 
+_NAME_SHOWN_MAX = 100
 UNKNOWN = "field.unknown"
 """The rule that an unknown field violates."""
 
@@ -54,10 +55,19 @@ def example_suffix(field: Any) -> str:
     return f' such as "{examples[0]}"' if examples else ""
 
 
-def unknown(path: str, problem: str, name: str, known: Iterable[str]) -> Violation:
-    """Return the violation of an unknown field or parameter; its text lists the known names, the nearest one first."""
-    names = list(known)
+def shown(name: str) -> str:
+    """Return a name of the caller's choice as errors show it: not longer than names may be."""
+    return name if len(name) <= _NAME_SHOWN_MAX else f"{name[:_NAME_SHOWN_MAX]}…"
+
+
+def unknown(path: str, name: str, problem: str, known: Iterable[str]) -> Violation:
+    """Return the violation of an unknown field or parameter; its text lists the known names, the nearest one first.
+
+    `path` is that of the message around it; empty for the request itself.
+    """
+    names, name = list(known), shown(name)
     words = set(name.split("_"))
     near = get_close_matches(name, names, n=1) or [each for each in names if set(each.split("_")) < words]
     suggestion = f"; did you mean {near[0]}?" if near else ";"
+    path = f"{path}.{name}" if path else name
     return Violation(path, f"{problem}{suggestion} known are: {', '.join(names) or 'none'}", UNKNOWN)

@@ -203,16 +203,16 @@ class Router(Generic[T]):
 
     def find(self, verb: str, path: str) -> tuple[T, dict[str, str]]:
         """Return the target and the values of the path's variables. Raises RouteNotFound or MethodNotAllowed."""
-        match = self._find("GET" if verb == "HEAD" else verb, path)
+        segments = path.split("/")
+        match = self._find("GET" if verb == "HEAD" else verb, segments)
         if match is not None:
             return match
-        allowed = sorted({other for other, _ in self._shapes if self._find(other, path)})
+        allowed = sorted({other for other, _ in self._shapes if self._find(other, segments)})
         if not allowed:
-            raise RouteNotFound(f"There is no route {unquote(path)[:200]}.")
+            raise RouteNotFound(f"There is no route {unquote(path[:200])}.")
         raise MethodNotAllowed(f"{verb} is not allowed here.", allowed=allowed)
 
-    def _find(self, verb: str, path: str) -> tuple[T, dict[str, str]] | None:
-        segments = path.split("/")
+    def _find(self, verb: str, segments: Sequence[str]) -> tuple[T, dict[str, str]] | None:
         for shape in self._shapes.get((verb, len(segments)), {}).values():
             match = shape.targets.get(shape.literals(segments))
             if match is not None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import uvicorn
 
+from contract import validation
 from contract.routes import Route
 from gateway.app import App
 from gateway.connections import Connections
@@ -64,6 +65,7 @@ class HttpServer(uvicorn.Server):
 async def serve(settings: Settings, route_list: Sequence[Route] = ()) -> None:
     """Serve the routes, by default all of the contract, until SIGTERM or SIGINT."""
     app = App(settings, route_list)
+    validation.preload()
     await app.limits.open()
     host, _, port = settings.listen.rpartition(":")
     listener = socket.create_server((host, int(port)), backlog=_BACKLOG)

@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf.message import Message
 from grpc import aio
 
-from contract import codec, sse
+from contract import codec, json_body, sse
 from contract.access import AccessRule
 from contract.binding import Binding
 from contract.routes import Route
@@ -41,7 +41,8 @@ class RpcEndpoint:
         request.response_headers = await self._limits.acquire(request.principal.tenant_id)
         self._access.check(request.principal)  # the service checks it too, but a refused body should not be read
         body = await request.body(self._settings.message_bytes_max)
-        message = self._binding.request(request.variables, request.query, request.headers, body)
+        names = await json_body.count_names(body)
+        message = self._binding.request(request.variables, request.query, request.headers, body, names)
         return message, (
             ("authorization", request.headers["authorization"]),
             ("x-request-id", request.id),

@@ -20,9 +20,8 @@ from billing.budgets.v1.ledger_service_pb2 import ChargeRequest
 from billing.type.v1.money_pb2 import Money
 from google.protobuf import json_format
 
-from contract import codec, fast_validation
-from contract.binding import parse_json
-from kit.errors import Violation
+from contract import codec, fast_validation, json_body
+from contract.violations import Violations
 from tests.gateway.conftest import BUDGET
 
 WARM_CALLS: Final = 3_000
@@ -72,8 +71,8 @@ def encode_generic(message: Any) -> bytes:
 
 
 def decode(kind: Any, body: bytes) -> Any:
-    message, violations = kind(), list[Violation]()
-    codec.decoder(kind.DESCRIPTOR)(message, parse_json(body), "", violations)
+    message, violations = kind(), Violations()
+    codec.decoder(kind.DESCRIPTOR)(message, json_body.parse(body), "", violations)
     assert not violations
     return message
 

@@ -10,6 +10,7 @@ import orjson
 from grpc import aio
 
 from contract import codec
+from contract.violations import Violations
 from deploy.local.ports import free_port
 from tests.bench import handwritten
 from tests.bench.data import Factory, new_key
@@ -123,7 +124,7 @@ async def measure_codec(bench: Bench) -> None:
     json_text, kind = codec.dumps(encode(message)), type(message)
     bench.report.cases["codec"] = {
         "encode_us": _us(lambda: codec.dumps(encode(message))),
-        "decode_us": _us(lambda: decode(kind(), orjson.loads(json_text), "", [])),
+        "decode_us": _us(lambda: decode(kind(), orjson.loads(json_text), "", Violations())),
     }
 
 

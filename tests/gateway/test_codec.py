@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from contract import codec, descriptors
 from contract.methods import descriptor_set
-from kit.errors import Violation
+from contract.violations import Violations
 
 FIELD = descriptor_pb2.FieldDescriptorProto
 
@@ -171,7 +171,7 @@ def check_round_trip(message: Any) -> None:
     )
     assert encoded == _normalized(expected) or _normalized(encoded) == _normalized(expected)
     decoded = type(message)()
-    violations: list[Violation] = []
+    violations = Violations()
     codec.decoder(message.DESCRIPTOR)(decoded, encoded, "", violations)
     assert not violations
     assert orjson.loads(codec.dumps(codec.encoder(message.DESCRIPTOR)(decoded))) == encoded  # NaN never equals itself
@@ -191,7 +191,7 @@ def test_every_field_type_round_trips(message: Message) -> None:
 
 
 def _violated_rules(value: object) -> dict[str, str]:
-    violations: list[Violation] = []
+    violations = Violations()
     codec.decoder(ALL_TYPES)(GetMessageClass(ALL_TYPES)(), value, "", violations)
     return {violation.field: violation.rule for violation in violations}
 
