@@ -155,7 +155,9 @@ async def migrate(service: str, owner_url: str) -> None:
     def upgrade(connection: "Connection") -> None:
         command.upgrade(_config(service, connection), "head")
 
-    engine = create_async_engine(make_url(owner_url).set(drivername="postgresql+asyncpg"), poolclass=NullPool)
+    engine = create_async_engine(
+        make_url(owner_url).set(drivername="postgresql+asyncpg"), hide_parameters=True, poolclass=NullPool
+    )
     async with engine.connect() as connection:
         await connection.execute(text("SET statement_timeout = '5min'"))
         await connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"migrate {service}"})

@@ -88,7 +88,7 @@ async def ensure_stream(jetstream: JetStreamContext) -> None:
     try:
         await jetstream.add_stream(config)
     except BadRequestError as error:
-        log.warning("stream exists with another configuration", error=str(error))
+        log.warning("stream exists with another configuration", error=error)
         await _add_missing_subjects(jetstream)
 
 
@@ -106,7 +106,7 @@ async def _add_missing_subjects(jetstream: JetStreamContext) -> None:
 
 
 async def _log_error(error: Exception) -> None:
-    log.warning("NATS error", error=repr(error)[:300])
+    log.warning("NATS error", error=error)
 
 
 class EventBus:
@@ -147,7 +147,7 @@ class EventBus:
         try:
             return (await self._jetstream.stream_info(STREAM)).state.last_seq
         except (nats.errors.Error, TimeoutError) as error:
-            log.warning("stream not available", error=repr(error)[:300])
+            log.warning("stream not available", error=error)
             raise Unavailable("The stream of events") from None
 
     async def subscribe_after(self, subject: str, sequence: int | None) -> AsyncGenerator[tuple[int, Msg], None]:
@@ -170,7 +170,7 @@ class EventBus:
                         yield number, message
                         sequence = number
             except (nats.errors.Error, TimeoutError) as error:
-                log.warning("subscription interrupted", subject=subject, error=repr(error)[:300])
+                log.warning("subscription interrupted", subject=subject, error=error)
             await asyncio.sleep(_RETRY_S)
 
     async def _pull(self, subject: str, sequence: int) -> AsyncGenerator[tuple[int, Msg], None]:

@@ -26,9 +26,10 @@ from sqlalchemy import text
 
 from eventing import subjects
 from eventing.subjects import STREAM
-from kit import clock, ids, telemetry
+from kit import clock, failures, ids, telemetry
 from kit.db import Database, WriteSession, to_billing_error
 from kit.errors import Conflict, DeadlineExceeded, Overloaded, Unavailable, error_type
+from kit.failures import LoggedText
 from kit.origin import Origin
 from kit.tasks import run_to_completion
 from kit.telemetry import Trace, log
@@ -67,9 +68,14 @@ _INSERT_DEAD_LETTER = text(
 
 
 def error_text(error: Exception) -> str:
-    """Return an error as text that PostgreSQL can store."""
-    text = repr(error)[:ERROR_LENGTH_MAX].replace("\0", "")
+    """Return an error as text that PostgreSQL can store, and that has no row values."""
+    text = failures.describe(error) if failures.is_of_database(error) else repr(error)
+    text = text[:ERROR_LENGTH_MAX].replace("\0", "")
     return text.encode(errors="backslashreplace").decode()
+
+
+class EventRejected(LoggedText):
+    """A message is not an event in our format, or not one of its owner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,24 +145,24 @@ class Delivery:
 
     @classmethod
     def from_message(cls, message: Msg, event: type[Message]) -> "Delivery":
-        """Parse a NATS message. Raises KeyError or ValueError if it is not an event of this type in our format.
+        """Parse a NATS message. Raises EventRejected if it is not an event of this type in our format.
 
         What is accepted can be stored as a dead letter: PostgreSQL stores no NUL. NATS lets only the owner of an event
         publish to its subject; an event whose headers name another source or type was copied there.
         """
-        headers, body = message.headers or {}, message.data.decode()
-        _check_equal("ce-type", headers["ce-type"], event.DESCRIPTOR.full_name)
-        _check_equal("ce-source", headers["ce-source"], subjects.source_of(event.DESCRIPTOR.file.package))
-        actor, traceparent = headers.get("ce-actor") or headers["ce-source"], headers.get("traceparent", "")
-        if "\0" in body:
-            raise ValueError("the body contains NUL")
+        headers, source = message.headers or {}, subjects.source_of(event.DESCRIPTOR.file.package)
+        if headers.get("ce-type") != event.DESCRIPTOR.full_name:
+            raise EventRejected("ce-type is not the name of the event in the subject")
+        if headers.get("ce-source") != source:
+            raise EventRejected(f"ce-source is not {source}")
+        actor, traceparent = headers.get("ce-actor") or source, headers.get("traceparent", "")
         if len(actor) > _ACTOR_LENGTH_MAX or not actor.isprintable() or _NOT_UTF8 in actor:
-            raise ValueError("ce-actor is not printable text of at most 128 characters")
+            raise EventRejected(f"ce-actor is not printable text of at most {_ACTOR_LENGTH_MAX} characters")
         return cls(
-            event_id=UUID(headers["ce-id"]),
-            tenant_id=UUID(message.subject.rpartition(".")[2]),
+            event_id=_parse_uuid("ce-id", headers.get("ce-id", "")),
+            tenant_id=_parse_uuid("the tenant in the subject", message.subject.rpartition(".")[2]),
             subject=message.subject,
-            body=body,
+            body=_parse_body(message.data),
             actor=actor,
             traceparent=traceparent if Trace.is_header(traceparent) else "",
             deliveries=message.metadata.num_delivered or 1,
@@ -169,9 +175,20 @@ class Delivery:
         return Origin(tenant_id=self.tenant_id, actor=self.actor, trace=trace, deadline=deadline)
 
 
-def _check_equal(header: str, value: str, expected: str) -> None:
-    if value != expected:
-        raise ValueError(f"{header} is {value[:_ACTOR_LENGTH_MAX]!r} instead of {expected!r}")
+def _parse_uuid(name: str, text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise EventRejected(f"{name} is no UUID") from None
+
+
+def _parse_body(data: bytes) -> str:
+    if b"\0" in data:
+        raise EventRejected("the body contains NUL")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise EventRejected("the body is not UTF-8") from None
 
 
 def _parse_time(text: str) -> datetime | None:
@@ -222,8 +239,8 @@ class Consumer:
     async def _process(self, message: Msg) -> None:
         try:
             delivery = Delivery.from_message(message, self._handler.event)
-        except (KeyError, ValueError) as error:
-            log.error("invalid event dropped", consumer=self.name, subject=message.subject, error=repr(error)[:300])
+        except EventRejected as error:
+            log.error("invalid event dropped", consumer=self.name, subject=message.subject, error=error)
             telemetry.EVENTS_CONSUMED.labels(self.name, "rejected").inc()
             await message.term()
             return

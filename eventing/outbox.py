@@ -138,7 +138,7 @@ class Relay:
             try:
                 published = await self._publish_batch()
             except Exception as error:  # noqa: BLE001 - NATS or PostgreSQL is down: the events stay in the table
-                log.warning("outbox not published", error=repr(error)[:300])
+                log.warning("outbox not published", error=error)
                 published = 0
             if published < _BATCH:
                 await self._wait()
@@ -159,7 +159,7 @@ class Relay:
                 await session.execute(mark_published)
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome is not None:
-                log.warning("event not published yet", event_id=str(row.id), error=repr(outcome)[:300])
+                log.warning("event not published yet", event_id=str(row.id), error=outcome)
         if len(published) < len(rows):
             await bus.ensure_stream(self._jetstream)  # the stream itself may have been lost
         return len(published)

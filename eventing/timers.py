@@ -194,7 +194,7 @@ class Timers:
             try:
                 fired = await run_to_completion(self._fire_batch())
             except Exception as error:  # noqa: BLE001 - PostgreSQL is down: timers stay in the table
-                log.warning("timers not fired", error=repr(error)[:300])
+                log.warning("timers not fired", error=error)
             if fired < _BATCH:
                 await asyncio.sleep(self._poll_s)
 
@@ -203,7 +203,7 @@ class Timers:
         outcomes = await asyncio.gather(*map(self._fire, claimed), return_exceptions=True)
         for timer, error in zip(claimed, outcomes, strict=True):
             if error is not None:
-                log.warning("timer retried after its lease", **asdict(timer), error=repr(error)[:300])
+                log.warning("timer retried after its lease", **asdict(timer), error=error)
         return len(claimed)
 
     async def _claim(self) -> Sequence[_ClaimedTimer]:

@@ -80,9 +80,7 @@ class FanOutEndpoint(RpcEndpoint):
         except aio.AioRpcError as error:
             if error.code() in _CALLER_ERRORS:
                 raise
-            log.warning(
-                "a service is left out of the list", service=service, code=error.code().name, details=error.details()
-            )
+            log.warning("a service is left out of the list", service=service, code=error.code().name)
             return None
 
     def _merge(self, message: Message, tenant_id: UUID, replies: Iterable[Any]) -> Any:

@@ -101,7 +101,7 @@ def _status_of_service(error: aio.AioRpcError) -> status_pb2.Status:
                 return status_pb2.Status.FromString(value)
             except DecodeError:
                 break
-    log.warning("a service sent no error details", code=error.code().name, details=error.details())
+    log.warning("a service sent no error details", code=error.code().name)
     return to_status(_error_of_grpc(error))
 
 

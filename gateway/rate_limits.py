@@ -97,7 +97,7 @@ class RateLimits:
                 total_leased, left_s = await self._lease(tenant_id)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             LEASES.labels("unlimited").inc()
-            log.warning("requests are not limited: the database is unavailable", error=repr(error)[:200])
+            log.warning("requests are not limited: the database is unavailable", error=error)
             allowance.leased, allowance.unleased = math.inf, 0
             allowance.window_end = requested_at + _UNLIMITED_S
             return

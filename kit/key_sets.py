@@ -74,7 +74,7 @@ class KeySet:
         except (
             httpx.HTTPError, OSError, TimeoutError, jwt.PyJWTError, ValueError, TypeError, KeyError, AttributeError,
         ) as error:  # fmt: skip
-            log.error("key set not loaded", source=self._source, error=repr(error)[:300])
+            log.error("key set not loaded", source=self._source, error=error)
             self._failed = True
         finally:
             self._next_refresh_at = time.monotonic() + (_RETRY_S if self._failed else self._refresh_s)

@@ -59,7 +59,7 @@ def create_engine(url: str, name: str, waiting: Callable[[], int], **options: An
 
     `name` is that of its pool in metrics; `waiting` returns how many transactions wait before they ask the pool.
     """
-    engine = create_async_engine(url, isolation_level="AUTOCOMMIT", poolclass=_Pool, **options)
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT", hide_parameters=True, poolclass=_Pool, **options)
     event.listen(engine.sync_engine, "checkout", _check_open)
     _measure(engine, name, waiting)
     return engine

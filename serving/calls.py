@@ -357,7 +357,7 @@ def _to_error(exception: BaseException, log_fields: dict[str, str]) -> BillingEr
         log.error("internal error", incident=incident, exc_info=exception)
         return Internal(incident)
     log_fields["reason"] = error.reason
-    log.warning("database error", reason=error.reason, error=str(exception)[:500])
+    log.warning("database error", reason=error.reason, error=exception)
     return error
 
 

@@ -162,7 +162,7 @@ async def _measure_database(db: Database, consumers: set[str]) -> None:
         await outbox.measure(db)
         await measure_dead_letters(db, consumers)
     except Exception as error:  # noqa: BLE001 - PostgreSQL is down: the gauges keep their values
-        log.warning("gauges not measured", error=repr(error)[:300])
+        log.warning("gauges not measured", error=error)
 
 
 async def _measure_consumers(consumers: Sequence[Consumer], jetstream: JetStreamContext) -> None:
@@ -181,7 +181,7 @@ async def _connect(settings: Settings) -> tuple[Client, JetStreamContext]:
         try:
             return await bus.connect(settings)
         except Exception as error:  # noqa: BLE001 - any error is retried
-            log.warning("NATS is unavailable", error=repr(error)[:300])
+            log.warning("NATS is unavailable", error=error)
             await asyncio.sleep(_RECONNECT_S)
 
 

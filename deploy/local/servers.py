@@ -142,7 +142,8 @@ class Postgres:
 
     def command(self) -> list[str]:
         """Return the command that runs it in the foreground."""
-        settings = {"max_connections": "300", **self.settings}
+        # Errors in its log without DETAIL, which has the values of rows.
+        settings = {"max_connections": "300", "log_error_verbosity": "terse", **self.settings}
         if not self.durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

@@ -36,7 +36,7 @@ async def measure_periodically(db: Database) -> None:
         try:
             await measure(db)
         except Exception as error:  # noqa: BLE001 - for example PostgreSQL is unavailable: the next round measures again
-            log.warning("ages of pending approvals not measured", error=repr(error)[:300])
+            log.warning("ages of pending approvals not measured", error=error)
         await asyncio.sleep(_MEASURE_EVERY_S)
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 
@@ -28,8 +29,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
                     line = {
                         "service": service, "name": span.name, "kind": span.kind, "trace_id": span.trace_id.hex(),
                         "span_id": span.span_id.hex(), "parent_id": span.parent_span_id.hex(),
+                        "content": MessageToDict(span),
                     }  # fmt: skip
-                    out.write(json.dumps(line) + "\n")
+                    out.write(json.dumps(line, ensure_ascii=False) + "\n")
         return trace_service_pb2.ExportTraceServiceResponse()
 
 

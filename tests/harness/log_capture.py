@@ -18,7 +18,8 @@ def configure() -> None:
         processors=[
             telemetry._add_trace,
             structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
+            _show,
+            lambda _, __, line: telemetry.hide_values(line),
             _capture,
         ],
         cache_logger_on_first_use=False,
@@ -36,9 +37,15 @@ def lines() -> Iterator[list[dict[str, Any]]]:
         _captures.remove(captured)
 
 
+def _show(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Print warnings and errors in full; the log of a service has no messages of exceptions."""
+    if line["level"] not in {"debug", "info"}:
+        full = structlog.processors.format_exc_info(None, "", dict(line))
+        print(*(f"{key}={value!r}" for key, value in full.items()), file=sys.stderr)  # noqa: T201
+    return line
+
+
 def _capture(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.ProcessorReturnValue:
     for captured in _captures:
         captured.append(dict(line))
-    if line["level"] not in {"debug", "info"}:
-        print(*(f"{key}={value}" for key, value in line.items()), file=sys.stderr)  # noqa: T201
     raise structlog.DropEvent

@@ -146,7 +146,7 @@ async def follow(
             try:
                 event = json_format.Parse(message.data, EVENTS[event_type](), ignore_unknown_fields=True)
             except (KeyError, json_format.ParseError) as error:
-                log.warning("unknown approval event skipped", sequence=sequence, error=repr(error)[:300])
+                log.warning("unknown approval event skipped", sequence=sequence, error=error)
                 continue
             facts: ApprovalFacts = getattr(event, "approval")  # noqa: B009 - every event has it
             if approval_id in {"", facts.approval_id}:

@@ -78,7 +78,7 @@ async def _raised_alerts(
             try:
                 event = json_format.Parse(message.data, BudgetAlertRaised(), ignore_unknown_fields=True)
             except json_format.ParseError as error:
-                log.warning("skipped an event that is not an alert", sequence=sequence, error=str(error)[:300])
+                log.warning("skipped an event that is not an alert", sequence=sequence, error=error)
                 continue
             if _matches(event, scope, watch):
                 yield convert.alerts.event_to_proto(sequence, event)
