@@ -36,25 +36,17 @@ _STATUS: Final = re.compile(rb"NATS/1\.0 |(?s:.*)\r\n[ \t]*Status[ \t]*:")
 
 
 class _Client(Client):
-    """A client that ends stored messages which nats-py can't read, or would take for a status of the server.
+    """A client to which publishers can send no message that it can't read, or takes for a status of the server.
 
-    Publishers choose subject and headers. Bytes that are not UTF-8 there would end the loop that reads the connection,
-    and a message with a status would never be acknowledged, so it would be delivered for ever.
+    Bytes that are not UTF-8 in a subject would end the loop that reads the connection, and a stored message with a
+    status would never be acknowledged, so it would be delivered for ever. Consumers reject what is left of them.
     """
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        stored = bytes(reply or b"").startswith(_STORED)
-        if not (stored and headers and _STATUS.match(headers)):
-            try:
-                await super()._process_msg(sid, subject, reply, data, headers)
-            except (UnicodeDecodeError, IndexError):
-                if not stored:
-                    log.error("message dropped: it can't be read", subject=repr(subject)[:300])
-                    return
-            else:
-                return
-        log.error("stored message dropped: it can't be read", subject=repr(subject)[:300], reply=repr(reply)[:300])
-        await self.publish(reply.decode(), b"+TERM")
+        if headers and bytes(reply).startswith(_STORED) and _STATUS.match(headers):
+            headers = b""
+        readable = bytes(subject).decode(errors="replace").encode()
+        await super()._process_msg(sid, readable, reply, data, headers)
 
 
 async def connect(settings: Settings) -> tuple[Client, JetStreamContext]:
