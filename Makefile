@@ -131,6 +131,10 @@ lint-migrations: $(DEVELOPMENT)
 test: $(GENERATED) $(DEVELOPMENT)  ## Run all tests in parallel on their own servers (TESTS=tests/budgets)
 	@$(PYTHON) -m pytest -n auto --dist worksteal -q $(TESTS)
 
+.PHONY: fuzz
+fuzz: $(GENERATED) $(DEVELOPMENT)  ## Send random and mutated input to every RPC (FUZZ_CASES=200 FUZZ_SEED=1)
+	@FUZZ_CASES=$(or $(FUZZ_CASES),200) FUZZ_SEED=$(or $(FUZZ_SEED),1) $(PYTHON) -m pytest tests/access/test_fuzz.py -q
+
 .PHONY: bench
 bench: $(GENERATED) $(DEVELOPMENT)  ## Measure throughput against minimums, write build/bench.json (CASES=budgets,charge_rest SLICES=10)
 	@$(PYTHON) -m tests.bench $(if $(SLICES),--slices $(SLICES)) $(CASES)
