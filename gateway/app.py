@@ -17,15 +17,15 @@ from contract import routes
 from contract.methods import COMMON_APIS
 from contract.routes import Route, Router
 from gateway import builtin_routes, header_rules, problems
+from gateway.capacity import Capacity, Usage
 from gateway.fan_out import FanOutEndpoint
 from gateway.http_types import Endpoint, Receive, Request, Response
-from gateway.memory import Memory
 from gateway.rate_limits import RateLimits
 from gateway.streaming import StreamEndpoint
 from gateway.transcoding import UnaryEndpoint
 from kit import telemetry
 from kit.auth import Authenticator
-from kit.errors import Overloaded
+from kit.errors import ConcurrencyLimited, Overloaded
 from kit.settings import Settings
 from kit.telemetry import Trace, log
 from serving import clients
@@ -63,7 +63,7 @@ class App:
         services = (services | settings.addresses.keys() if services & COMMON_APIS else services) - COMMON_APIS
         self.channels = {service: clients.channel(settings, service) for service in sorted(services)}
         self.limits = RateLimits(settings)
-        self._memory = Memory(settings.http_memory_bytes_max)
+        self._capacity = Capacity(settings)
         self.draining = False
         """True once the process is shutting down: /readyz fails, and responses close their connection."""
         self._stream_watchers: WeakSet[asyncio.Task[None]] = WeakSet()
@@ -95,6 +95,7 @@ class App:
         started = time.perf_counter()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         client_id = headers.get("x-request-id", "")
+        usage = Usage(self._capacity)
         request = Request(
             verb=scope["method"],
             query=scope["query_string"].decode("latin-1"),
@@ -102,7 +103,7 @@ class App:
             receive=receive,
             trace=Trace.from_header(headers.get("traceparent")),
             stream_watchers=self._stream_watchers,
-            memory=self._memory,
+            usage=usage,
             id=client_id if _REQUEST_ID.fullmatch(client_id) else f"{random.getrandbits(128):032x}",
         )
         try:
@@ -110,7 +111,7 @@ class App:
             response = _reserve_memory(request, response)
             await self._send(request, response, send)
         finally:
-            request.release()
+            usage.release()
         self._record(request, route, response, time.perf_counter() - started)
 
     async def _handle(self, request: Request, scope: Mapping[str, Any]) -> tuple[str, Response]:
@@ -205,7 +206,7 @@ def _reserve_memory(request: Request, response: Response) -> Response:
         return response
     try:
         request.reserve(len(response.body))
-    except Overloaded as error:
+    except (ConcurrencyLimited, Overloaded) as error:
         return problems.error_response(error, request)
     return response
 

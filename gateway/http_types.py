@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Mutabl
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.memory import Memory
+from gateway.capacity import LARGE_BYTES, Usage
 from kit.auth import Principal
 from kit.errors import MalformedBody, MessageTooLarge, UnsupportedMediaType
 from kit.telemetry import Trace
@@ -27,7 +27,6 @@ class Request:
     receive: Receive
     stream_watchers: MutableSet[asyncio.Task[None]]
     """Tasks that wait for the client of a stream to disconnect; the gateway cancels them on shutdown."""
-    memory: Memory
     trace: Trace
     id: str
     """Identifies the request in logs and responses: the client's `X-Request-Id`, or a new one."""
@@ -37,12 +36,13 @@ class Request:
     response_headers: Headers = ()
     """Headers of the response, whether it succeeds or fails."""
 
-    reserved_bytes: int = 0
+    usage: Usage | None = None
+    """What the request uses of the gateway; None for one that could not be read."""
 
     async def body(self, bytes_max: int) -> bytes:
         """Return the whole body; the caller must be authenticated.
 
-        Raises MessageTooLarge, UnsupportedMediaType, or Overloaded if there is no memory for it.
+        Raises MessageTooLarge, UnsupportedMediaType; ConcurrencyLimited or Overloaded if there is no memory for it.
         """
         headers = self.headers
         length = headers.get("content-length", "0")
@@ -57,6 +57,8 @@ class Request:
         if int(length) > bytes_max:
             raise too_large
         parts, size, more = [], 0, True
+        if self.usage and (int(length) > LARGE_BYTES or "transfer-encoding" in headers):
+            await self.usage.begin_large()
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
@@ -71,16 +73,9 @@ class Request:
         return b"".join(parts) if len(parts) > 1 else parts[0]
 
     def reserve(self, size: int) -> None:
-        """Count memory that the request holds until its response is sent. Raises Overloaded."""
-        if self.principal is not None:
-            self.memory.reserve(self.principal.tenant_id, size)
-            self.reserved_bytes += size
-
-    def release(self) -> None:
-        """Give back the memory that is counted."""
-        if self.reserved_bytes and self.principal is not None:
-            self.memory.release(self.principal.tenant_id, self.reserved_bytes)
-            self.reserved_bytes = 0
+        """Count memory that the request holds until its response is sent. Raises ConcurrencyLimited or Overloaded."""
+        if self.usage:
+            self.usage.reserve(size)
 
 
 @dataclass(slots=True)

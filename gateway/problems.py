@@ -11,7 +11,6 @@ from grpc import StatusCode, aio
 
 from contract import codec, descriptors
 from gateway.http_types import Request, Response
-from gateway.memory import Memory
 from kit.errors import (
     STATUS_METADATA_KEY,
     TRUNCATED,
@@ -73,7 +72,7 @@ def error_response(error: BaseException, request: Request, rename_fields: Rename
 def connection_response(error: BillingError) -> Response:
     """Return the response to a request that could not be read; it gets a trace and an id of its own."""
     trace = Trace.from_header(None)
-    return error_response(error, Request("", "", {}, _no_body, set(), Memory(0), trace, trace.trace_id))
+    return error_response(error, Request("", "", {}, _no_body, set(), trace, trace.trace_id))
 
 
 async def _no_body() -> Mapping[str, Any]:

@@ -26,10 +26,11 @@ class StreamEndpoint(UnaryEndpoint):
             raise MethodNotAllowed("HEAD is not allowed for a stream.", allowed=["GET"])
         message, metadata = await self._admit(request)
         metadata = (*metadata, ("traceparent", request.trace.header()))  # without a span: it would last for an hour
-        events = self._events(self._rpc(message.SerializeToString(), metadata=metadata), request)
+        end = request.usage.begin_stream() if request.usage else asyncio.get_running_loop().create_future()
+        events = self._events(self._rpc(message.SerializeToString(), metadata=metadata), request, end)
         return Response(200, await anext(events), _HEADERS, stream=events)
 
-    async def _events(self, call: Any, request: Request) -> AsyncGenerator[bytes, None]:
+    async def _events(self, call: Any, request: Request, end: "asyncio.Future[None]") -> AsyncGenerator[bytes, None]:
         started = False
         reading = asyncio.ensure_future(call.read())
         disconnected = asyncio.create_task(_wait_for_disconnect(request))
@@ -43,7 +44,10 @@ class StreamEndpoint(UnaryEndpoint):
             started = True
             yield sse.START
             while not disconnected.done():
-                await asyncio.wait({reading, disconnected}, timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                waiting = {reading, disconnected, end}
+                await asyncio.wait(waiting, timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+                if end.done():
+                    end.result()
                 if not reading.done():
                     yield sse.KEEP_ALIVE
                 elif reading.result() is aio.EOF:

@@ -38,6 +38,8 @@ class RpcEndpoint:
     async def _admit(self, request: Request) -> tuple[Message, Headers]:
         """Authenticate the caller and count the request; return the request message and the metadata of the call."""
         request.principal = await self._authenticator.authenticate(bearer_token(request.headers.get("authorization")))
+        if request.usage:
+            request.usage.begin(request.principal.tenant_id)
         request.response_headers = await self._limits.acquire(request.principal.tenant_id)
         self._access.check(request.principal)  # the service checks it too, but a refused body should not be read
         body = await request.body(self._settings.message_bytes_max)

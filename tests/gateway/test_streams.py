@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -114,6 +115,27 @@ async def gateway(serve: Callable[..., Served], backend: Backend) -> Served:
     served = serve(backend.address)
     await served.app.limits.open()
     return served
+
+
+class TestShares:
+    async def test_streams_above_the_share_of_a_tenant_end_when_others_open_some(
+        self, serve: Callable[..., Served], backend: Backend, source: Source, token: Callable[..., str]
+    ) -> None:
+        alice = serve(backend.address, calls_max=4)
+        await alice.app.limits.open()
+        bob = Client(alice.port, token(tenant=uuid4()), alice.opened)
+        streams = [await alice.watch() for _ in range(4)]
+        refused = await alice.watch()
+        assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+        assert [(await bob.watch()).status for _ in range(2)] == [200, 200]
+        ended = [await asyncio.wait_for(stream.event(), 5) for stream in streams[2:]]
+        assert [event["data"]["code"] for event in ended] == ["CONCURRENCY_LIMITED"] * 2
+        assert (await bob.watch()).status == 429
+
+        async def four_are_open() -> bool:
+            return source.open_streams == 4
+
+        await eventually(four_are_open)
 
 
 class TestEvents:
