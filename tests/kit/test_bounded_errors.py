@@ -86,7 +86,7 @@ class TestViolations:
 
     def test_long_list_of_names_is_given_once(self) -> None:
         names = [f"field_number_{n}" for n in range(20)]
-        error = InvalidFields([unknown(f"lines[{n}].x", "is not a known field", "x", names) for n in range(3)])
+        error = InvalidFields([unknown(f"lines[{n}]", "x", "is not a known field", names) for n in range(3)])
         texts = [v.description for v in error.violations]
         assert texts[0].endswith(", ".join(names))
         assert texts[1:] == ["is not a known field; known are: those listed for lines[0].x"] * 2
