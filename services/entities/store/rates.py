@@ -20,6 +20,7 @@ from sqlalchemy import (
     select,
     text,
     true,
+    tuple_,
     union_all,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -51,10 +52,14 @@ async def find_nearest(tx: WriteSession, drafts: Collection[RateDraft]) -> Mappi
         ExchangeRateRow.quote_currency == wanted.c.quote_currency,
     )
     day = ExchangeRateRow.effective_date
+    # Days as ranges of rows, so that only the key can be used, not the index by date.
+    row, wanted_row = (
+        tuple_(ExchangeRateRow.quote_currency, day),
+        tuple_(wanted.c.quote_currency, wanted.c.effective_date),
+    )
     nearest = union_all(
-        own.where(day < wanted.c.effective_date).order_by(day.desc()).limit(1),
-        own.where(day == wanted.c.effective_date),
-        own.where(day > wanted.c.effective_date).order_by(day).limit(1),
+        own.where(row <= wanted_row).order_by(day.desc()).limit(2),  # of the day and before
+        own.where(row > wanted_row).order_by(day).limit(1),
     ).lateral("nearest")
     query = select(wanted.c.base_currency, wanted.c.quote_currency, nearest.c.effective_date, nearest.c.rate)
     quotes: dict[Pair, list[Quote]] = {}
@@ -120,10 +125,11 @@ _PAIRS: Final = """pairs as (  -- skip scan over the key, since a pair has thous
     )"""
 _EFFECTIVE_QUOTES: Final = """
     select needed.day, needed.base_currency, needed.quote_currency, quote.effective_date, quote.rate
-    from needed cross join lateral (
+    from needed cross join lateral (  -- days as ranges of rows, so that only the key can be used, not the index by date
         select effective_date, rate from exchange_rates each
         where each.base_currency = needed.base_currency and each.quote_currency = needed.quote_currency
-        and each.effective_date between needed.day - :days_max and needed.day
+        and (each.quote_currency, each.effective_date) >= (needed.quote_currency, needed.day - :days_max)
+        and (each.quote_currency, each.effective_date) <= (needed.quote_currency, needed.day)
         order by each.effective_date desc limit 1
     ) quote"""
 
