@@ -299,6 +299,31 @@ class TestSplit:
         credit = await costs.credit(split.shares[0].allocation_id, "0.10 USD", source_ref="CN-1")
         assert (credit.source, amounts([credit])) == (Allocation.SPLIT, ["-0.10 USD"])
 
+    async def test_credit_note_counts_once_also_after_the_reversal_of_the_split(
+        self, costs: AllocationApi, rules: RulesApi, allocation: Allocation, targets: Sequence[Department]
+    ) -> None:
+        credit = await costs.credit(allocation, "0.10 USD", source_ref="CN-1")
+        allocation_id = allocation.id
+        for _ in range(2):
+            split = await rules.split(allocation_id=allocation_id, terms=terms(*even(*targets)))
+            allocation_id = (await rules.reverse_split(split)).reversal.restored_allocation_id
+            error = await refusal(costs.credit(allocation_id, "0.10 USD", source_ref="CN-1"))
+            assert (error.reason, error.metadata["allocation_id"]) == ("ALLOCATION_SOURCE_TAKEN", credit.id)
+        await costs.reverse(await costs.get(allocation_id))
+        again = await costs.allocate(allocation.department_id, "1.00 USD", allocation_date="2026-03-15", **INVOICE)
+        assert await costs.credit(again, "0.10 USD", source_ref="CN-1")
+
+    async def test_share_that_was_credited_in_full_is_allocated_again_by_the_next_split(
+        self, costs: AllocationApi, rules: RulesApi, targets: Sequence[Department]
+    ) -> None:
+        fields = {"terms": terms(*even(*targets)), "source_ref": "bill-1"}
+        split = await rules.split("9.00 CHF", **fields)
+        await costs.credit(split.shares[0].allocation_id, "3.00 CHF")
+        await rules.reverse_split(split)
+        again = await rules.split("9.00 CHF", **fields)
+        assert {each.allocation_id for each in again.shares}.isdisjoint(each.allocation_id for each in split.shares)
+        assert total(await rules.allocations_of_all(*targets)) == (Decimal("9.00"), Decimal("9.00"))
+
 
 class TestAccess:
     async def test_scope_tenant_and_permission_are_checked(

@@ -121,7 +121,7 @@ class DocumentUse:
 
     allocation: AllocationRow
     reversed: bool
-    """True if it was reversed as a whole, or if the allocation that it credits was."""
+    """True if it was reversed as a whole, or if the allocation that it credits was and is not restored."""
     split_id: UUID | None
     """The split that it was reversed for; its cost is still allocated, to other departments."""
 

@@ -95,7 +95,7 @@ async def allocate_batch(
 
 def _is_new(draft: AllocationDraft, use: DocumentUse | None, *, reallocate: bool) -> bool:
     """True if the draft leads to a new allocation."""
-    if use is None:
+    if use is None or draft.source is AllocationSource.SPLIT:  # a cost that is split is checked as a whole
         return True
     return use.free and (reallocate or bool(domain.allocations.differing_fields(draft, use.allocation.draft)))
 

@@ -85,13 +85,22 @@ async def find_by_documents(tx: ReadSession, documents: Collection[Document]) ->
 async def find_uses(tx: ReadSession, documents: Collection[Document]) -> Mapping[Document, DocumentUse]:
     """Return the use of each of these documents that was allocated, also outside of the caller's scope."""
     rows = await find_by_documents(tx, documents)
-    costs = {document: row.credit_of or row.id for document, row in rows.items()}
+    credited = await _find_successors(tx, {row.credit_of for row in rows.values() if row.credit_of})
+    costs = {document: credited[row.credit_of] if row.credit_of else row.id for document, row in rows.items()}
     reversals = await find_reversals(tx, costs.values())
     splits = await store.splits.find_of_allocations(tx, reversals)
     return {
         document: DocumentUse(row, reversed=costs[document] in reversals, split_id=splits.get(costs[document]))
         for document, row in rows.items()
     }
+
+
+async def _find_successors(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
+    """Return the allocation that has the cost of each allocation now: the one that it was restored as, or itself."""
+    successors = {allocation_id: allocation_id for allocation_id in allocation_ids}
+    while restored := await store.splits.find_restored(tx, successors.values()):
+        successors = {first: restored.get(last, last) for first, last in successors.items()}
+    return successors
 
 
 async def append(tx: WriteSession, rows: Collection[AllocationRow]) -> frozenset[UUID]:
@@ -131,8 +140,16 @@ async def find_reversals(tx: ReadSession, allocation_ids: Collection[UUID]) -> M
     return {allocation_id: id for allocation_id, id in await tx.rows(query) if allocation_id}
 
 
+async def get_reversal(tx: ReadSession, allocation_id: UUID) -> AllocationRow:
+    """Return the reversal of an allocation that is known to be reversed, also outside of the caller's scope."""
+    (reversal,) = await tx.all(select(AllocationRow).where(AllocationRow.reversal_of == allocation_id))
+    return reversal
+
+
 async def find_corrections(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, Corrections]:
     """Return the corrections of each of these allocations."""
+    if not allocation_ids:
+        return {}
     reversals = await find_reversals(tx, allocation_ids)
     sums = [func.sum(-AllocationRow.amount), func.sum(-AllocationRow.entity_amount)]
     query = select(AllocationRow.credit_of, *sums).where(AllocationRow.credit_of.in_(allocation_ids))

@@ -53,6 +53,18 @@ async def find_of_allocations(tx: ReadSession, allocation_ids: Collection[UUID])
     }
 
 
+async def find_restored(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
+    """Return the allocation that each of these was restored as, if it was split and the split was reversed."""
+    if not allocation_ids:
+        return {}
+    rows = await tx.rows(_with_reversals().where(CostSplitRow.split_allocation_id.in_(allocation_ids)))
+    return {
+        split.split_allocation_id: reversal.restored_allocation_id
+        for split, reversal in rows
+        if split.split_allocation_id and reversal and reversal.restored_allocation_id
+    }
+
+
 async def find_reversals(tx: ReadSession, split_ids: Collection[UUID]) -> Mapping[UUID, CostSplitReversalRow]:
     """Return the reversal of each split that has one."""
     rows = await tx.all(select(CostSplitReversalRow).where(CostSplitReversalRow.split_id.in_(split_ids)))
