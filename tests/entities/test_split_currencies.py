@@ -154,6 +154,16 @@ class TestSplitOfAmount:
         assert amounts(split) == ["4.99 USD", "3.00 USD", "2.00 USD"]
         assert booked(split) == ["4.57 EUR", "2.74 EUR", "1.83 EUR"]  # of 9.14
 
+    async def test_share_of_zero_needs_no_rate(
+        self, api: RulesApi, it: Department, department_of: Callable[..., object]
+    ) -> None:
+        far: Department = await department_of("FAR", "PEN")  # type: ignore[misc]
+        parts = terms(
+            target(it, weight="1"), target(far, weight="0"), rule_type=AllocationRule.PROPORTIONAL,
+            basis=AllocationRule.GIVEN,
+        )  # fmt: skip
+        assert booked(await api.split("10.00 EUR", terms=parts)) == ["10.00 EUR", "0.00 PEN"]
+
     async def test_preview_shows_the_booked_amounts(self, api: RulesApi, three: Departments) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.915")
         preview = await api.split("1.00 USD", terms=terms(*even(*three)), validate_only=True)

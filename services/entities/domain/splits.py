@@ -117,7 +117,7 @@ def convert_shares(
 
     The shares in one currency are converted together and their sum is divided by the largest-remainder method, so that
     rounding doesn't add up. In the currency that the cost was allocated in, they sum to what it was booked with, at its
-    own rate. Raises RateMissing, AmountTooLarge.
+    own rate. Shares of zero need no rate. Raises RateMissing, AmountTooLarge.
     """
     converted: dict[int, ConvertedAmount] = {}
     for currency in dict.fromkeys(currencies):
@@ -134,6 +134,8 @@ def _convert_total(
     cost: CostToSplit, total: Money, currency: str, rates: Mapping[str, DerivedRate | None]
 ) -> ConvertedAmount:
     booked = cost.booked
+    if not total.amount:
+        return ConvertedAmount(Money.zero(currency), None, None)
     if booked and booked.amount.currency == currency:
         return replace(booked, amount=booked.amount.pro_rata(total.amount, cost.amount.amount))
     return domain.allocations.convert_total(total, currency, cost.allocation_date, rates.get(currency))
