@@ -14,7 +14,7 @@ from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.allocation_api import money, money_text
+from tests.entities.allocation_api import AllocationApi, line, money, money_text
 from tests.entities.rules_api import RulesApi, even, terms
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents
@@ -175,6 +175,18 @@ class TestAccess:
         assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "COST_SPLIT_NOT_FOUND")
         every = RulesApi(caller("finance", department_scope=[each.id for each in targets]), entities)
         assert (await every.reverse_split(split)).HasField("reversal")
+
+    async def test_caller_who_cannot_see_the_split_allocation_cannot_restore_it(
+        self, api: RulesApi, entities: Entities, acme: Entity, targets: Sequence[Department],
+        caller: Callable[..., Caller],
+    ) -> None:  # fmt: skip
+        costs = AllocationApi(api.caller, entities)
+        (result,) = (await costs.batch(line(acme, "3.00 EUR"))).results
+        split = await api.split(allocation_id=result.allocation.id, terms=terms(*even(*targets)))
+        departments = RulesApi(caller("finance", department_scope=[each.id for each in targets]), entities)
+        error = await refusal(departments.reverse_split(split))
+        assert (error.code, error.reason) == (StatusCode.NOT_FOUND, "ALLOCATION_NOT_FOUND")
+        assert error.metadata == {"cost_allocation_id": result.allocation.id}
 
     async def test_other_tenants_viewers_and_unknown_ids_are_refused(
         self, api: RulesApi, entities: Entities, targets: Sequence[Department], caller: Callable[..., Caller]
