@@ -130,6 +130,16 @@ class TestAmounts:
         assert (await costs.credit(linked, "2.50 EUR")).contract_id == contract.id
         assert await used(contract) == ["26.50"]
 
+    async def test_corrections_of_a_later_day_count_for_the_commitment_of_the_usage(
+        self, costs: AllocationApi, engineering: Department, commit: Any, used: Any
+    ) -> None:
+        old, new = await commit(end_date=day(10)), await commit(start_date=day(10), end_date=day(300))
+        allocation = await use(costs, engineering, "10.00 EUR", allocation_date=day(5))
+        await costs.credit(allocation, "4.00 EUR", allocation_date=day(11))
+        assert await used(old, new) == ["6.00", "0.00"]
+        await costs.reverse(allocation, allocation_date=day(12))
+        assert await used(old, new) == ["0.00", "0.00"]
+
 
 class TestLinks:
     async def test_unlinked_usage_counts_for_the_only_commitment(
@@ -214,6 +224,15 @@ class TestSplits:
         assert await used(contract, *others) == ["100.00", *["0.00"] * len(others)]
         await api.reverse_split(split)
         assert await used(contract, *others) == ["100.00", *["0.00"] * len(others)]
+
+    async def test_usage_restored_on_a_later_day_counts_for_the_commitment_as_before(
+        self, api: RulesApi, costs: AllocationApi, engineering: Department, sales: Department, commit: Any, used: Any
+    ) -> None:
+        old, new = await commit(end_date=day(10)), await commit(start_date=day(10), end_date=day(300))
+        whole = await use(costs, engineering, "10.00 EUR", allocation_date=day(5))
+        split = await api.split(allocation_id=whole.id, terms=terms(*even(sales)))
+        await api.reverse_split(split, allocation_date=day(11))
+        assert await used(old, new) == ["10.00", "0.00"]
 
 
 class TestRefusals:

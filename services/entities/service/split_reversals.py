@@ -56,6 +56,8 @@ async def _restore(
         source_ref_sequence=original.source_ref_sequence + 1,
         amount=amount,
         entity_amount=(-moved.entity_money).pro_rata(amount, of=-moved.amount).amount,
+        # On another day, unlinked usage could count for another commitment than the shares did.
+        contract_id=original.contract_id if day == original.allocation_date else reversals[0].contract_id,
         allocation_date=day,
         actor=tx.origin.actor,
         create_time=clock.now(),

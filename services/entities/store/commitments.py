@@ -1,10 +1,12 @@
 """SQL for the minimum commitments of contracts, and for the costs that count for them."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import and_, case, false, func, or_, select, union_all
+from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, union_all
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from kit.db import ReadSession, scope_filter
 from kit.money import Money
@@ -55,23 +57,35 @@ async def list_activated(tx: ReadSession, entity_id: UUID) -> Sequence[Commitmen
 async def sum_usage(tx: ReadSession, query: UsageQuery) -> Sequence[Money]:
     """Return the costs that count for the commitment, one amount per currency.
 
+    A reversal or credit of unlinked usage counts for the commitment that the usage counts for, whatever its own day is.
     The caller's scope is not applied: access to the contract includes access to its usage.
     """
     exact = AllocationRow.currency_code == query.currency
     amount = case((exact, AllocationRow.amount), else_=AllocationRow.entity_amount).label("amount")
     currency = case((exact, AllocationRow.currency_code), else_=AllocationRow.entity_currency_code).label("currency")
-    day = AllocationRow.allocation_date
     usage = (
         AllocationRow.entity_id == query.entity_id,
         AllocationRow.source == AllocationSource.USAGE,
         AllocationRow.contract_id.is_(None),
     )
-    # The outer bounds let the index on the entity and the day be used for several ranges, too.
-    bounds = (day >= query.unlinked[0].start, day < query.unlinked[-1].end) if query.unlinked else (false(),)
-    ranges = or_(false(), *(and_(day >= each.start, day < each.end) for each in query.unlinked))
+    day, corrected = AllocationRow.allocation_date, aliased(AllocationRow)
+    corrected_id = func.coalesce(AllocationRow.reversal_of, AllocationRow.credit_of)
+    since = query.unlinked[0].start if query.unlinked else date.max  # no correction is dated before its cost
     costs = union_all(
         select(amount, currency).where(AllocationRow.contract_id == query.contract_id),
-        select(amount, currency).where(*usage, *bounds, ranges),
+        select(amount, currency).where(*usage, corrected_id.is_(None), _within(day, query.unlinked)),
+        select(amount, currency)
+        .join(corrected, corrected.id == corrected_id)
+        .where(*usage, day >= since, _within(corrected.allocation_date, query.unlinked)),
     ).subquery()
     sums = select(costs.c.currency, func.sum(costs.c.amount)).group_by(costs.c.currency).order_by(costs.c.currency)
     return [Money(total, currency) for currency, total in await tx.rows(sums)]
+
+
+def _within(day: InstrumentedAttribute[date], ranges: Sequence[DateRange]) -> ColumnElement[bool]:
+    """Return the condition that the day is in one of the ranges, which are in order."""
+    if not ranges:
+        return false()
+    # The outer bounds let the index on the entity and the day be used for several ranges, too.
+    bounds = day >= ranges[0].start, day < ranges[-1].end
+    return and_(*bounds, or_(*(and_(day >= each.start, day < each.end) for each in ranges)))
