@@ -21,6 +21,7 @@ from kit.settings import Settings
 from kit.telemetry import Trace, log
 from serving import clients
 from serving.pages import SIZE_DEFAULT, Pages
+from serving.sealing import Seal
 from serving.timeline import Position, encode_position
 
 _TIMEOUT_S = 5.0
@@ -32,7 +33,7 @@ _CALLER_ERRORS = {StatusCode.INVALID_ARGUMENT, StatusCode.UNAUTHENTICATED, Statu
 class FanOutEndpoint(RpcEndpoint):
     """Handles one route with the replies of all services.
 
-    The reply has one repeated message field, whose items have `service`, `event_id` (an increasing number) and
+    The reply has one repeated message field, whose items have `service`, `event_id` (a sealed increasing number) and
     `change_time`; and `unavailable_services`, which this endpoint fills.
     """
 
@@ -87,7 +88,8 @@ class FanOutEndpoint(RpcEndpoint):
         """Return a page with the newest items of all replies, and a token if there are more."""
         replies = list(replies)
         size = getattr(message, "page_size") or SIZE_DEFAULT  # noqa: B009 - generated messages have no common base
-        items = [(_position(item), item) for reply in replies for item in self._items(reply)]
+        seal = self._pages.seal(tenant_id)
+        items = [(_position(item, seal), item) for reply in replies for item in self._items(reply)]
         items.sort(key=lambda entry: entry[0].sort_key)
         page: Any = self._route.reply()
         self._items(page).extend(map(itemgetter(1), items[:size]))
@@ -97,5 +99,5 @@ class FanOutEndpoint(RpcEndpoint):
         return page
 
 
-def _position(item: Any) -> Position:
-    return Position(item.change_time.ToDatetime(tzinfo=UTC), item.service, int(item.event_id))
+def _position(item: Any, seal: Seal) -> Position:
+    return Position(item.change_time.ToDatetime(tzinfo=UTC), item.service, seal.unseal(item.event_id))

@@ -154,7 +154,7 @@ class Authenticator:
 
     async def _verify(self, token: str) -> Principal:
         if len(token) > _TOKEN_BYTES_MAX:
-            raise TokenInvalid
+            raise TokenInvalid(f"The token is larger than {_TOKEN_BYTES_MAX} bytes.")
         try:
             header = jwt.get_unverified_header(token)
             claimed_issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")

@@ -289,8 +289,8 @@ class TokenMissing(Unauthenticated):
 class TokenInvalid(Unauthenticated):
     reason = "TOKEN_INVALID"
 
-    def __init__(self) -> None:
-        super().__init__("The token is invalid.")
+    def __init__(self, message: str = "The token is invalid.") -> None:
+        super().__init__(message)
 
 
 class TokenExpired(Unauthenticated):

@@ -23,6 +23,7 @@ from kit.errors import InvalidFields, Violation
 from kit.ids import KINDS, Kind
 from kit.origin import Call
 from serving.pages import SIZE_DEFAULT, Pages
+from serving.sealing import Seal
 from serving.timeline import Position, decode_position, encode_position
 
 _ACTIONS = {"insert": pb.AuditEvent.CREATED, "update": pb.AuditEvent.CHANGED, "delete": pb.AuditEvent.DELETED}
@@ -82,7 +83,8 @@ class AuditServicer:
             query = self._query_after(query, position)
         async with self._db.read(call) as tx:
             rows = await tx.rows(query.limit(size + 1))
-        reply = pb.ListAuditEventsResponse(audit_events=map(self._event, rows[:size]))
+        seal = self._pages.seal(call.tenant_id)
+        reply = pb.ListAuditEventsResponse(audit_events=(self._event(row, seal) for row in rows[:size]))
         if len(rows) > size:
             last = Position(rows[size - 1].create_time, self._name, rows[size - 1].position)
             reply.next_page_token = encode_position(self._pages, last, request, call.method, call.tenant_id)
@@ -122,11 +124,11 @@ class AuditServicer:
             return query.where(AuditRow.create_time <= position.time)
         return query.where(AuditRow.create_time < position.time)
 
-    def _event(self, row: Row[*tuple[Any, ...]]) -> pb.AuditEvent:
+    def _event(self, row: Row[*tuple[Any, ...]], seal: Seal) -> pb.AuditEvent:
         resource = self._resources.get(row.resource_table, row.resource_table)
         return pb.AuditEvent(
             service=self._name,
-            event_id=str(row.position),
+            event_id=seal.seal(row.position),
             resource_type=_type_of(resource),
             resource_id=resource.format(row.resource_id) if isinstance(resource, Kind) else row.resource_id.hex,
             action=_ACTIONS[row.action],

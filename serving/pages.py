@@ -20,6 +20,7 @@ from kit.db import ReadSession, TenantRow
 from kit.errors import PageTokenInvalid
 from kit.origin import Call
 from kit.settings import Settings
+from serving.sealing import Seal
 
 SIZE_DEFAULT = 50
 _SIGNATURE_BYTES = 16
@@ -64,6 +65,10 @@ class Pages:
 
     def __init__(self, settings: Settings) -> None:
         self._secret = settings.page_key.get_secret_value().encode()
+
+    def seal(self, tenant_id: UUID) -> Seal:
+        """Return the seal for numbers that a tenant gets to see."""
+        return Seal(self._secret, tenant_id)
 
     def read(self, request: Message, call: Call) -> Page:
         """Return the requested page.

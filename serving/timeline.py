@@ -12,6 +12,7 @@ from uuid import UUID
 from google.protobuf.message import Message
 
 from serving.pages import Pages
+from serving.sealing import Seal
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NUMBERS = struct.Struct(">qq")
@@ -30,24 +31,26 @@ class Position:
         """The order of the list: newest first; at the same time by service, then by descending number."""
         return _EPOCH - self.time, self.service, -self.number
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, seal: Seal) -> bytes:
         """Serialize for a page token."""
         microseconds = (self.time - _EPOCH) // timedelta(microseconds=1)
-        return _NUMBERS.pack(microseconds, self.number) + self.service.encode()
+        return seal.encrypt(_NUMBERS.pack(microseconds, self.number)) + self.service.encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Position":
+    def from_bytes(cls, data: bytes, seal: Seal) -> "Position":
         """Parse the result of `to_bytes`."""
-        microseconds, number = _NUMBERS.unpack_from(data)
+        microseconds, number = _NUMBERS.unpack(seal.decrypt(data[: _NUMBERS.size]))
         return cls(_EPOCH + timedelta(microseconds=microseconds), data[_NUMBERS.size :].decode(), number)
 
 
 def decode_position(pages: Pages, request: Message, method: str, tenant_id: UUID) -> Position | None:
     """Return the position in the page token of the request, None on the first page. Raises PageTokenInvalid."""
     token: str = getattr(request, "page_token")  # noqa: B009 - generated messages have no common base
-    return Position.from_bytes(pages.decode_token(token, request, method, tenant_id)) if token else None
+    if not token:
+        return None
+    return Position.from_bytes(pages.decode_token(token, request, method, tenant_id), pages.seal(tenant_id))
 
 
 def encode_position(pages: Pages, position: Position, request: Message, method: str, tenant_id: UUID) -> str:
     """Return the page token that continues the list after the position."""
-    return pages.encode_token(position.to_bytes(), request, method, tenant_id)
+    return pages.encode_token(position.to_bytes(pages.seal(tenant_id)), request, method, tenant_id)

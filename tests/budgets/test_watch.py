@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -164,13 +165,35 @@ class TestWatch:
         await stranger.charge(foreign, "10")
         assert (await foreign_stream.next()).alert.budget_id == foreign.id, "alerts of another tenant are not streamed"
 
+    async def test_ids_show_nothing_of_other_tenants(
+        self,
+        api: BudgetsApi,
+        api_for: Callable[[Caller], BudgetsApi],
+        watch: Callable[..., Stream],
+        caller: Callable[..., Caller],
+    ) -> None:
+        """Positions count the events of all tenants, so a difference of ids would show how many others had."""
+        budget, stranger = await open_with_thresholds(api), api_for(caller(tenant=uuid4()))
+        stream = await watch().started()
+        event_ids = [stream.last_event_id]
+        for _ in range(3):
+            await api.charge(budget, "10")
+            await stream.next()
+            event_ids.append(stream.last_event_id)
+        assert all(len(event_id) == 32 for event_id in event_ids)
+        numbers = [int(event_id, 16) for event_id in event_ids]
+        assert all(abs(number - other) > 2**64 for number, other in itertools.pairwise(numbers))
+        refused = await refusal(watch(who=stranger.who, last_event_id=event_ids[0]).call.read())
+        assert set(refused.fields) == {"last_event_id"}, "an id is valid for its own tenant"
+
     async def test_unknown_budget_is_not_found(
         self, api: BudgetsApi, watch: Callable[..., Stream], caller: Callable[..., Caller]
     ) -> None:
         budget = await open_with_thresholds(api)
         for who, budget_id in ((api.who, BUDGET.format(new())), (caller(tenant=uuid4()), budget.id)):
             assert (await refusal(watch(who=who, budget_id=budget_id).call.read())).reason == "BUDGET_NOT_FOUND"
-        assert set((await refusal(watch(last_event_id="-1").call.read())).fields) == {"last_event_id"}
+        for invalid in ("-1", "4711", "0" * 32):
+            assert set((await refusal(watch(last_event_id=invalid).call.read())).fields) == {"last_event_id"}
         assert (await refusal(watch(who=caller("service")).call.read())).reason == "PERMISSION_MISSING"
 
     async def test_other_messages_are_skipped(

@@ -58,9 +58,11 @@ def auditor(auditor_of: Callable[[Caller], Auditor], caller: Callable[..., Calle
     return auditor_of(caller("auditor", subject="ada"))
 
 
-def position_of(event: AuditEvent) -> Position:
-    """Position of the event in the list of all services."""
-    return Position(event.change_time.ToDatetime(tzinfo=UTC), event.service, int(event.event_id))
+@pytest.fixture
+def position_of(entities_served: Served[Entities], tenant: UUID) -> Callable[[AuditEvent], Position]:
+    """Returns the position of an event in the list of all services."""
+    seal = Pages(entities_served.settings).seal(tenant)
+    return lambda event: Position(event.change_time.ToDatetime(tzinfo=UTC), event.service, seal.unseal(event.event_id))
 
 
 def change(event: AuditEvent, field: str) -> tuple[str | None, str | None]:
@@ -155,7 +157,7 @@ class TestPages:
         assert walked == expected
 
     async def test_simultaneous_changes_have_the_same_order_in_the_list_of_all_services(
-        self, api: EntitiesApi, auditor: Auditor
+        self, api: EntitiesApi, auditor: Auditor, position_of: Callable[[AuditEvent], Position]
     ) -> None:
         await api.set_rates("2026-03-01 EUR/USD 1.2", "2026-03-02 EUR/USD 1.3", "2026-03-03 EUR/USD 1.4")
         positions = [position_of(event) for event in await auditor.list()]
@@ -165,7 +167,13 @@ class TestPages:
 
     @pytest.mark.parametrize(("service", "count"), [("billing", 1), ("zebras", 0)])
     async def test_list_continues_after_an_event_of_another_service(
-        self, api: EntitiesApi, auditor: Auditor, entities_served: Served[Entities], service: str, count: int
+        self,
+        api: EntitiesApi,
+        auditor: Auditor,
+        entities_served: Served[Entities],
+        position_of: Callable[[AuditEvent], Position],
+        service: str,
+        count: int,
     ) -> None:
         """Simultaneous events of several services are sorted by the name of the service."""
         await api.set_rates("2026-03-01 EUR/USD 1.2")

@@ -37,6 +37,10 @@ class Log:
     tenant: UUID
     rows: dict[int, int] = field(default_factory=dict)
 
+    def id(self, number: int) -> str:
+        """Return the id of the event in row `number`."""
+        return self.pages.seal(self.tenant).seal(number)
+
     def serve(self) -> None:
         self.backend.replies["ListAuditEvents"] = self.list_events
 
@@ -52,7 +56,7 @@ class Log:
         page, more = remaining[:size], remaining[size:]
         reply: Any = self.backend.message("audit.v1.ListAuditEventsResponse")
         for position in page:
-            event = reply.audit_events.add(service=self.service, event_id=str(position.number), actor="alice")
+            event = reply.audit_events.add(service=self.service, event_id=self.id(position.number), actor="alice")
             event.change_time.FromDatetime(position.time)
         if more:
             reply.next_page_token = encode_position(self.pages, page[-1], request, METHOD, self.tenant)
@@ -76,7 +80,8 @@ class Gateway:
         while True:
             page = await self.page(page_size=page_size, page_token=token)
             assert len(page["audit_events"]) <= page_size
-            events += [f"{event['service']} {event['event_id']}" for event in page["audit_events"]]
+            seal = self.entities.pages.seal(self.entities.tenant)
+            events += [f"{event['service']} {seal.unseal(event['event_id'])}" for event in page["audit_events"]]
             token = page["next_page_token"]
             if not token:
                 return events
@@ -137,8 +142,8 @@ class TestPages:
         gateway.budgets.rows[3] = 99
         rest = await gateway.page(page_size=2, page_token=first["next_page_token"])
         assert [(event["service"], event["event_id"]) for event in rest["audit_events"]] == [
-            ("budgets", "1"),
-            ("entities", "1"),
+            ("budgets", gateway.budgets.id(1)),
+            ("entities", gateway.entities.id(1)),
         ]
 
     async def test_page_token_is_valid_for_every_service(self, gateway: Gateway) -> None:
@@ -181,7 +186,7 @@ class TestUnavailableServices:
         first = await gateway.page(page_size=2)
         gateway.budgets.backend.replies["ListAuditEvents"] = Overloaded()
         rest = await gateway.page(page_size=2, page_token=first["next_page_token"])
-        assert [event["event_id"] for event in rest["audit_events"]] == ["1"]
+        assert [event["event_id"] for event in rest["audit_events"]] == [gateway.entities.id(1)]
         gateway.budgets.serve()
         complete = await gateway.page(page_size=2, page_token=first["next_page_token"])
         assert len(complete["audit_events"]) == 2

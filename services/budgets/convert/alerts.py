@@ -40,19 +40,19 @@ def filter_from_proto(request: pb.ListAlertsRequest | pb.ListAllAlertsRequest) -
     )
 
 
-def watch_from_proto(request: pb.WatchAlertsRequest) -> AlertWatch:
-    """Parse WatchAlertsRequest."""
+def watch_from_proto(request: pb.WatchAlertsRequest, after: int | None) -> AlertWatch:
+    """Parse WatchAlertsRequest; `after` is the position of its last event."""
     return AlertWatch(
-        after=int(request.last_event_id) if request.last_event_id else None,
+        after=after,
         budget_id=ids.BUDGET.parse_optional(request.budget_id, "budget_id"),
         alert_type=enum_or_none(AlertType, AlertMessage.Type, request.alert_type),
     )
 
 
-def event_to_proto(sequence: int, event: BudgetAlertRaised) -> AlertEvent:
-    """Convert an event with this sequence number on the event bus to a message of the stream."""
+def event_to_proto(event_id: str, event: BudgetAlertRaised) -> AlertEvent:
+    """Convert an event to a message of the stream; `event_id` identifies its position on the event bus."""
     return AlertEvent(
-        event_id=str(sequence),
+        event_id=event_id,
         alert=event.alert,
         entity_id=event.entity_id,
         department_id=event.department_id,

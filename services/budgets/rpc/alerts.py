@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from uuid import UUID
 
 from billing.budgets.v1 import alert_service_pb2 as pb
 from billing.budgets.v1.alert_pb2 import Alert, AlertEvent
@@ -13,11 +12,13 @@ from eventing.bus import EventBus
 from kit import ids
 from kit.auth import Scope
 from kit.db import Database
+from kit.errors import InvalidFields, Violation
 from kit.origin import Call
 from kit.telemetry import log
 from services.budgets import convert, service, store
 from services.budgets.domain.alerts import AlertWatch
 from serving.pages import Pages
+from serving.sealing import Seal
 
 
 class AlertServicer:
@@ -51,19 +52,27 @@ class AlertServicer:
             return await tx.answer(convert.alerts.to_proto(alert))
 
     async def WatchAlerts(self, request: pb.WatchAlertsRequest, call: Call) -> AsyncIterator[AlertEvent]:
-        watch = convert.alerts.watch_from_proto(request)
+        seal = self._pages.seal(call.tenant_id)
+        watch = convert.alerts.watch_from_proto(request, _position(seal, request.last_event_id))
         if watch.budget_id is not None:
             async with self._db.read(call) as tx:
                 await store.budgets.get(tx, watch.budget_id)
-        async with aclosing(_raised_alerts(self._bus, call.tenant_id, call.scope, watch)) as events:
+        async with aclosing(_raised_alerts(self._bus, call, watch, seal)) as events:
             async for event in events:
                 yield event
 
 
-async def _raised_alerts(
-    bus: EventBus, tenant_id: UUID, scope: Scope | None, watch: AlertWatch
-) -> AsyncGenerator[AlertEvent, None]:
-    """Yield the alerts of a tenant that match `watch` and `scope` as they are raised, each once, without end.
+def _position(seal: Seal, event_id: str) -> int | None:
+    """Return the position of an event on the event bus; None if there is no id. Raises InvalidFields."""
+    try:
+        return seal.unseal(event_id) if event_id else None
+    except ValueError:
+        problem = "is not an event of this stream; start again without it"
+        raise InvalidFields([Violation("last_event_id", problem, "event_id.invalid")]) from None
+
+
+async def _raised_alerts(bus: EventBus, call: Call, watch: AlertWatch, seal: Seal) -> AsyncGenerator[AlertEvent, None]:
+    """Yield the alerts that match `watch` and the caller's scope as they are raised, each once, without end.
 
     A stream that starts now begins with an event without an alert: its id lets a caller whose stream breaks before the
     first alert resume without a gap. Raises Unavailable if the position of the bus can't be read.
@@ -71,8 +80,8 @@ async def _raised_alerts(
     after = watch.after
     if after is None:
         after = await bus.last_sequence()
-        yield AlertEvent(event_id=str(after))
-    subject = f"{BudgetAlertRaised.DESCRIPTOR.full_name}.{tenant_id.hex}"
+        yield AlertEvent(event_id=seal.seal(after))
+    subject = f"{BudgetAlertRaised.DESCRIPTOR.full_name}.{call.tenant_id.hex}"
     async with aclosing(bus.subscribe_after(subject, after)) as messages:
         async for sequence, message in messages:
             try:
@@ -80,8 +89,8 @@ async def _raised_alerts(
             except json_format.ParseError as error:
                 log.warning("skipped an event that is not an alert", sequence=sequence, error=error)
                 continue
-            if _matches(event, scope, watch):
-                yield convert.alerts.event_to_proto(sequence, event)
+            if _matches(event, call.scope, watch):
+                yield convert.alerts.event_to_proto(seal.seal(sequence), event)
 
 
 def _matches(event: BudgetAlertRaised, scope: Scope | None, watch: AlertWatch) -> bool:
