@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import grpc
 from grpc import StatusCode
@@ -20,12 +20,12 @@ _USERS: Final = "users"
 AUDIENCE: Final = "platform.users"
 """Audience of the tokens that we send to user management; not ours, so that it can't replay them to our services."""
 
-_CHECK_S: Final = 0.5
-"""Time limit of checks without which a call goes on."""
-
 
 class Directory:
     """Client of user management. If no address is configured, `find` accepts every user id as an active user."""
+
+    check_s: ClassVar[float] = 0.5
+    """Time limit of checks without which a call goes on."""
 
     def __init__(self, settings: Settings) -> None:
         self._client = None
@@ -63,7 +63,7 @@ class Directory:
         if self._client is None:
             return None
         try:
-            async with asyncio.timeout(_CHECK_S):
+            async with asyncio.timeout(self.check_s):
                 user = await self.find(origin, user_id)
         except (Unavailable, TimeoutError, grpc.aio.AioRpcError):
             return None

@@ -75,6 +75,29 @@ async def api(
     return ApprovalsApi(caller, with_directory.served.stubs, budget_api)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory has as much time as any call: a slow reply must not make another check decide."""
+    monkeypatch.setattr(Directory, "check_s", 10.0)
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let the directory not respond to lookups of a user."""
+    find = Directory.find
+
+    def hang(user_id: str) -> None:
+        async def hang_or_find(directory: Directory, origin: Origin, looked_up: str) -> User | None:
+            if looked_up == user_id:
+                await asyncio.sleep(30)
+            return await find(directory, origin, looked_up)
+
+        monkeypatch.setattr(Directory, "check_s", 0.05)
+        monkeypatch.setattr(Directory, "find", hang_or_find)
+
+    return hang
+
+
 async def deliver_deactivation(with_directory: WithDirectory, tenant: UUID, user_id: str) -> None:
     """Deliver UserDeactivated to the service once more."""
     service = with_directory.served.service
@@ -248,31 +271,55 @@ class TestUsersWhoLeft:
         assert (await api.act(api.user("dave", "finance"), approval)).state == Approval.APPROVED
 
     async def test_they_do_not_decide_while_the_directory_does_not_respond(
-        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, hanging: Callable[[str], None]
     ) -> None:
         await api.create_rule(step("Finance", "@finance"))
         approval = await api.submit("luis")
         with_directory.users.set_active(tenant, "dave", active=False)
         await deliver_deactivation(with_directory, tenant, "dave")
-
-        async def hang(*_: Any) -> None:
-            await asyncio.sleep(30)
-
-        monkeypatch.setattr(Directory, "find", hang)
+        hanging("dave")
         dave = api.user("dave", "finance")
         assert await api.to_decide(dave) == []
         assert (await refusal(api.act(dave, approval))).reason == "APPROVER_INACTIVE"
+        hanging("fiona")
         assert await api.to_decide(api.user("fiona", "finance")) == [approval.id]
         assert (await api.act(api.user("fiona", "finance"), approval)).state == Approval.APPROVED
 
-    async def test_they_delegate_nothing(self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID) -> None:
+    @pytest.mark.parametrize("responds", [True, False])
+    async def test_they_delegate_nothing(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, hanging: Callable[[str], None],
+        *, responds: bool,
+    ) -> None:  # fmt: skip
+        """The received events decide while the directory does not respond."""
         with_directory.users.set_active(tenant, "dave", active=False)
-        for user, delegator in ((api.user("dave"), ""), (api.admin, "dave")):
+        if not responds:
+            await deliver_deactivation(with_directory, tenant, "dave")
+            hanging("dave")
+        administrator = api.user("dave", "billing_admin")
+        for user, delegator in ((api.user("dave"), ""), (api.admin, "dave"), (administrator, "priya")):
             request = delegations_pb.CreateDelegationRequest(
                 delegator=delegator, delegate="erin", end_time=in_hours(1), request_id=uuid4().hex
             )
             error = await refusal(user.call(api.stubs.delegations.CreateDelegation, request))
             assert (error.reason, error.metadata.get("user_id")) == ("APPROVER_INACTIVE", "dave")
+
+    async def test_they_end_and_list_only_their_own_delegations(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
+    ) -> None:
+        """Ending a delegation of their own only reduces rights; an administrator who left administers nothing."""
+        own, other = await api.delegate("dave", "erin"), await api.delegate("priya", "erin")
+        with_directory.users.set_active(tenant, "dave", active=False)
+        dave = api.user("dave", "billing_admin")
+        end_other, end_own = (delegations_pb.DeleteDelegationRequest(id=one.id) for one in (other, own))
+        error = await refusal(dave.call(api.stubs.delegations.DeleteDelegation, end_other))
+        assert error.reason == "DELEGATION_NOT_FOUND"
+        ended = await dave.call(api.stubs.delegations.DeleteDelegation, end_own)
+        assert ended.state == Delegation.ENDED
+        await deliver_deactivation(with_directory, tenant, "dave")
+        request = delegations_pb.ListDelegationsRequest()
+        assert [one.id for one in (await dave.call(api.stubs.delegations.ListDelegations, request)).delegations] == [
+            own.id
+        ]
 
     async def test_approver_who_leaves_during_the_opening_is_replaced(
         self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch
@@ -295,15 +342,15 @@ class TestUsersWhoLeft:
         await deliver_deactivation(with_directory, tenant, "dave")
         assert seats(await api.get(approval)) == [("erin", "dave")]
 
-    @pytest.mark.parametrize("action", ["create", "create with a hold", "delegate"])
+    @pytest.mark.parametrize("action", ["create", "create with a hold", "hand over"])
     async def test_user_who_leaves_during_the_call_gets_no_slot(
         self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch,
         action: str,
     ) -> None:  # fmt: skip
         """The event is handled after the directory was asked, and before the slot is stored."""
-        await api.create_rule(step("Dave", "frank" if action == "delegate" else "dave"))
+        await api.create_rule(step("Dave", "frank" if action == "hand over" else "dave"))
         budget_id = (await api.budgets.open("1000.00")).id if action == "create with a hold" else ""
-        approval = await api.submit("luis") if action == "delegate" else None
+        approval = await api.submit("luis") if action == "hand over" else None
         find = Directory.find
 
         async def leave_afterwards(directory: Directory, origin: Origin, user_id: str) -> User | None:
@@ -326,6 +373,25 @@ class TestUsersWhoLeft:
             assert (await refusal(attempt())).reason == "APPROVER_INACTIVE"
         else:
             assert seats(await attempt()) == [("erin", "dave")]
+
+    @pytest.mark.parametrize("leaver", ["dave", "erin"])
+    async def test_user_who_leaves_during_the_call_has_no_delegation(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch,
+        leaver: str,
+    ) -> None:  # fmt: skip
+        find = Directory.find
+
+        async def leave_afterwards(directory: Directory, origin: Origin, user_id: str) -> User | None:
+            user = await find(directory, origin, user_id)
+            if user_id == leaver:
+                monkeypatch.setattr(Directory, "find", find)
+                with_directory.users.set_active(tenant, leaver, active=False)
+                await deliver_deactivation(with_directory, tenant, leaver)
+            return user
+
+        monkeypatch.setattr(Directory, "find", leave_afterwards)
+        assert (await refusal(api.delegate("dave", "erin"))).code is StatusCode.ABORTED
+        assert (await refusal(api.delegate("dave", "erin"))).reason == "APPROVER_INACTIVE"
 
 
 class TestOtherServices:

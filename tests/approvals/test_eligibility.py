@@ -6,9 +6,9 @@ import pytest
 
 from services.approvals import domain
 from services.approvals.domain.approvals import ApprovalAction
-from services.approvals.domain.rules import Flow
-from services.approvals.domain.workflows import Decision
-from services.approvals.errors.approvals import AlreadyDecided, NotAnApprover, TargetRefused
+from services.approvals.domain.rules import Flow, Mode
+from services.approvals.domain.workflows import ApproverSlot, Decision
+from services.approvals.errors.approvals import AlreadyDecided, EscalationMissing, NotAnApprover, TargetRefused
 from tests.approvals.test_decisions import NOW, actor, approve, assignees, rule, started, states, step
 
 
@@ -45,6 +45,29 @@ class TestParallelSteps:
         assert assignees(change.workflow) == [["c"], ["b"]]
         with pytest.raises(TargetRefused):
             domain.decisions.delegate(workflow, actor("a"), "b")
+
+
+class TestEscalation:
+    """Who decided in a step, or in one parallel with it for others or by a role, is not its escalation approver."""
+
+    ERIN: Final = actor("erin", roles=frozenset({"finance"}))
+
+    @pytest.mark.parametrize("flow", [Flow.SEQUENTIAL, Flow.PARALLEL])
+    def test_escalation_adds_nobody_who_has_decided(self, flow: Flow) -> None:
+        erin = ApproverSlot(user_id="erin", reason="")
+        if flow is Flow.PARALLEL:
+            steps = [step("@finance"), step("carla", escalate_to=erin)]
+        else:
+            steps = [step("carla", "@finance", mode=Mode.ALL, escalate_to=erin)]
+        workflow = approve(started(*steps, rules=(rule(flow=flow),)), self.ERIN).workflow
+        number = len(steps)
+        with pytest.raises(EscalationMissing, match="has decided already"):
+            domain.decisions.escalate(workflow, actor("carla"), NOW, step=number)
+        due_time = workflow.step(number).due_time
+        assert due_time
+        overdue = domain.deadlines.apply(workflow, due_time)
+        assert overdue.escalated == ()
+        assert (assignees(overdue.workflow), overdue.workflow.step(number).escalated) == (assignees(workflow), True)
 
 
 def test_chain_of_delegations_through_the_requester_does_not_count() -> None:

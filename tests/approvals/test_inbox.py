@@ -91,3 +91,14 @@ async def test_request_with_an_escalation_approver_is_listed_after_the_escalatio
     assert await api.to_decide("erin") == []
     await api.act("carla", approval, ApprovalAction.ESCALATE)
     assert await api.to_decide("erin") == [approval.id]
+
+
+async def test_nothing_is_listed_without_the_permission_to_decide(api: ApprovalsApi) -> None:
+    """A viewer can read the request that names them, and not decide it."""
+    await api.create_rule(step("Vera", "vera"))
+    approval = await api.submit()
+    viewer = api.user("vera", "viewer")
+    assert (await api.get(approval, "vera", "viewer")).id == approval.id
+    assert await api.to_decide(viewer) == []
+    assert (await refusal(api.act(viewer, approval))).reason == "PERMISSION_MISSING"
+    assert await api.to_decide("vera") == [approval.id]

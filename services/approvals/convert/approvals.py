@@ -37,6 +37,8 @@ from services.approvals.domain.budgets import BudgetSnapshot
 from services.approvals.domain.workflows import AppliedRule, ApproverSlot, Step
 from services.approvals.models.approvals import ActionRow, ApprovalRow
 
+DECIDE: Final = "approvals.decide"
+"""Permission for all actions but COMMENT."""
 _ADMIN: Final = "approvals.admin"
 """Permission to act for other users."""
 _NEVER: Final = datetime.fromtimestamp(0, UTC)
@@ -50,6 +52,7 @@ def actor_from_call(call: Call) -> Actor:
         roles=frozenset(call.principal.roles),
         admin=admin,
         tenant_admin=admin and not call.principal.confined,
+        may_decide=DECIDE in call.principal.permissions,
     )
 
 

@@ -159,6 +159,8 @@ class Actor:
     """True if they may act for other users; for a caller with a scope, on requests within it."""
     tenant_admin: bool = False
     """True if they may act for all users of the tenant: administrators without a scope."""
+    may_decide: bool = True
+    """False if no role of theirs permits decisions."""
     left: bool | None = None
     """True if they were deactivated in user management; None if that has not been checked."""
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Final
 from uuid import UUID
 
 from billing.approvals.v1 import approval_service_pb2 as pb
@@ -22,9 +21,6 @@ from services.approvals.clients import Clients
 from services.approvals.domain.approvals import ActionRequest, ActionType, Actor
 from services.approvals.service.opening import OpeningSaga, PreparedApproval
 from serving.pages import Pages
-
-_DECIDE: Final = "approvals.decide"
-"""Permission for all actions but COMMENT."""
 
 
 class ApprovalServicer:
@@ -92,9 +88,9 @@ class ApprovalServicer:
     async def ActOnApproval(self, request: pb.ActOnApprovalRequest, call: Call) -> Approval:
         action, actor = convert.approvals.action_request_from_proto(request), convert.approvals.actor_from_call(call)
         if action.action is not ActionType.COMMENT:  # everybody who can read the request may comment
-            call.principal.check_permission(_DECIDE)
+            call.principal.check_permission(convert.approvals.DECIDE)
         service.decisions.check(action)
-        actor = await self._checked(call, actor)
+        actor = await service.users.with_presence(self._clients, call, actor)
         target = await self._clients.directory.find(call, action.target) if action.target else None
         async with self._db.write(call) as tx:
             await service.decisions.check_target(tx, action, target)
@@ -106,16 +102,13 @@ class ApprovalServicer:
     ) -> pb.BatchActOnApprovalsResponse:
         action = convert.approvals.action_request_from_proto(request)
         service.decisions.check(action)
-        actor = await self._checked(call, convert.approvals.actor_from_call(call))
+        actor = convert.approvals.actor_from_call(call)
+        actor = await service.users.with_presence(self._clients, call, actor)
         results = [await self._result_of_action(id, actor, action, call) for id in request.ids]
         decided = sum(result.HasField("approval") for result in results)
         return pb.BatchActOnApprovalsResponse(
             results=results, decided_count=decided, refused_count=len(results) - decided
         )
-
-    async def _checked(self, call: Call, actor: Actor) -> Actor:
-        """Return the actor, checked against user management if that responds."""
-        return replace(actor, left=await self._clients.directory.has_left(call, actor.user_id))
 
     async def _result_of_action(self, id: str, actor: Actor, action: ActionRequest, call: Call) -> pb.ApprovalResult:
         """Act on one request of a batch, in its own transaction, under a key of the batch and the request."""
@@ -130,10 +123,11 @@ class ApprovalServicer:
             return pb.ApprovalResult(refusal=convert.approvals.refusal_to_proto(id, error))
 
     async def ResubmitApproval(self, request: pb.ResubmitApprovalRequest, call: Call) -> Approval:
+        actor = convert.approvals.actor_from_call(call)
         prepared = await self._opening.prepare_resubmission(
             call,
             ids.APPROVAL.parse(request.id),
-            await self._checked(call, convert.approvals.actor_from_call(call)),
+            await service.users.with_presence(self._clients, call, actor),
             convert.approvals.changes_from_proto(request),
             comment=request.comment,
             etag=request.etag,
@@ -141,7 +135,8 @@ class ApprovalServicer:
         return await self._open_with_impact(call, prepared)
 
     async def CancelApproval(self, request: pb.CancelApprovalRequest, call: Call) -> Approval:
-        actor = await self._checked(call, convert.approvals.actor_from_call(call))
+        actor = convert.approvals.actor_from_call(call)
+        actor = await service.users.with_presence(self._clients, call, actor)
         async with self._db.write(call) as tx:
             actor = await service.delegations.with_delegations(tx, actor)
             row = await store.approvals.lock(tx, ids.APPROVAL.parse(request.id), actor)

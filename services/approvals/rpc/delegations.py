@@ -8,6 +8,7 @@ from kit.db import Database
 from kit.origin import Call
 from services.approvals import convert, service, store
 from services.approvals.clients import Clients
+from services.approvals.domain.approvals import Actor
 from serving.pages import Pages
 
 
@@ -22,18 +23,25 @@ class DelegationServicer:
         self._clients = clients
 
     async def CreateDelegation(self, request: pb.CreateDelegationRequest, call: Call) -> Delegation:
-        directory = self._clients.directory
-        draft, actor = convert.delegations.draft_from_proto(request), convert.approvals.actor_from_call(call)
-        delegate = await directory.find(call, request.delegate)
-        left = await directory.has_left(call, draft.delegator or actor.user_id)
+        draft, actor = convert.delegations.draft_from_proto(request), await self._actor(call)
+        delegate = await self._clients.directory.find(call, draft.delegate)
+        delegator = Actor(user_id=draft.delegator)
+        if draft.delegator:
+            delegator = await service.users.with_presence(self._clients, call, delegator)
         async with self._db.write(call) as tx:
-            row = await service.delegations.create(tx, actor, draft, delegate=delegate, delegator_left=left is True)
+            row = await service.delegations.create(
+                tx, actor, draft, delegate=delegate, delegator=delegator if draft.delegator else actor
+            )
             return await tx.answer(convert.delegations.to_proto(row, clock.now()))
+
+    async def _actor(self, call: Call) -> Actor:
+        return await service.users.with_presence(self._clients, call, convert.approvals.actor_from_call(call))
 
     async def ListDelegations(self, request: pb.ListDelegationsRequest, call: Call) -> pb.ListDelegationsResponse:
         page, now = self._pages.read(request, call), clock.now()
-        actor, filters = convert.approvals.actor_from_call(call), convert.delegations.filter_from_proto(request)
+        filters = convert.delegations.filter_from_proto(request)
         async with self._db.read(call) as tx:
+            actor = await service.delegations.with_delegations(tx, convert.approvals.actor_from_call(call))
             delegations = await store.delegations.list_page(tx, page, actor, filters, now)
         return pb.ListDelegationsResponse(
             delegations=(convert.delegations.to_proto(row, now) for row in delegations.rows),
@@ -41,7 +49,7 @@ class DelegationServicer:
         )
 
     async def DeleteDelegation(self, request: pb.DeleteDelegationRequest, call: Call) -> Delegation:
-        actor, delegation_id = convert.approvals.actor_from_call(call), ids.DELEGATION.parse(request.id)
+        actor, delegation_id = await self._actor(call), ids.DELEGATION.parse(request.id)
         async with self._db.write(call) as tx:
             row = await service.delegations.end(tx, actor, delegation_id)
             return await tx.answer(convert.delegations.to_proto(row, clock.now()))

@@ -1,7 +1,7 @@
 """Approvers from user management: slot assignment for new workflows, and replacement of deactivated users."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from kit import clock
@@ -76,18 +76,12 @@ async def replace_departed(db: Database, clients: Clients, origin: Origin, user_
                 if row is not None and row.state is ApprovalState.PENDING:
                     change = domain.approvers.replace_departed(row.workflow, user_id, managers, clock.now())
                     if change.records:
-                        await check_not_leaving(tx, managers)
+                        await service.users.check_not_leaving(tx, managers)
                         await service.approvals.apply(tx, row, change)
         if len(approval_ids) < _BATCH:
             break
         after = approval_ids[-1]
     if is_opening:
-        raise Conflict
-
-
-async def check_not_leaving(tx: WriteSession, user_ids: Collection[str]) -> None:
-    """Raise Conflict if a user has left since they were read from user management by this call."""
-    if user_ids and await store.deactivated_users.any_recent(tx, user_ids):
         raise Conflict
 
 
@@ -98,4 +92,4 @@ async def check_present(tx: WriteSession, clients: Clients, workflow: Workflow) 
     """
     user_ids = {slot.user_id for step in workflow.steps for slot in (*step.slots, step.escalate_to) if slot} - {""}
     if clients.directory.configured:
-        await check_not_leaving(tx, user_ids)
+        await service.users.check_not_leaving(tx, user_ids)

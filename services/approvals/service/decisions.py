@@ -44,7 +44,7 @@ async def check_target(tx: WriteSession, request: ActionRequest, target: User | 
     """
     if request.target:
         service.users.check_active(request.target, target)
-        await service.approvers.check_not_leaving(tx, [request.target])
+        await service.users.check_not_leaving(tx, [request.target])
 
 
 async def act(tx: WriteSession, approval_id: UUID, actor: Actor, request: ActionRequest) -> ApprovalRow:

@@ -35,30 +35,30 @@ async def with_delegations(tx: ReadSession, actor: Actor) -> Actor:
 
 
 async def create(
-    tx: WriteSession, actor: Actor, draft: DelegationDraft, *, delegate: User | None, delegator_left: bool
+    tx: WriteSession, actor: Actor, draft: DelegationDraft, *, delegate: User | None, delegator: Actor
 ) -> DelegationRow:
     """Create a delegation of the actor, or of another user if the actor administers the whole tenant.
 
-    `delegate` is the delegate in user management, or None if unknown there; `delegator_left` is true if the delegator
-    is inactive there. Raises ApproverUnknown, ApproverInactive, NotTheDelegator, InvalidFields or DelegationOverlaps.
+    `delegate` is the delegate in user management, or None if unknown there. Raises ApproverUnknown, ApproverInactive,
+    NotTheDelegator, InvalidFields or DelegationOverlaps, and Conflict if one of the users has just left.
     """
     service.users.check_active(draft.delegate, delegate)
-    if delegator_left:
-        raise ApproverInactive(draft.delegator or actor.user_id)
+    await _check_presence(tx, actor, delegator)
     now = clock.now()
-    delegator, start_time = draft.delegator or actor.user_id, draft.start_time or now
-    if delegator != actor.user_id and not actor.tenant_admin:
+    start_time = draft.start_time or now
+    if delegator.user_id != actor.user_id and not actor.tenant_admin:
         raise NotTheDelegator
-    violations = domain.delegations.violations(delegator, draft.delegate, start_time, draft.end_time, now)
+    violations = domain.delegations.violations(delegator.user_id, draft.delegate, start_time, draft.end_time, now)
     if violations:
         raise InvalidFields([Violation(field, description, "delegation") for field, description in violations])
-    await store.delegations.lock_delegator(tx, delegator)
-    other = await store.delegations.find_overlapping(tx, delegator, start_time, draft.end_time)
+    await service.users.check_not_leaving(tx, [delegator.user_id, draft.delegate])
+    await store.delegations.lock_delegator(tx, delegator.user_id)
+    other = await store.delegations.find_overlapping(tx, delegator.user_id, start_time, draft.end_time)
     if other:
-        raise DelegationOverlaps(delegator, other)
+        raise DelegationOverlaps(delegator.user_id, other)
     row = DelegationRow(
         id=ids.new(),
-        delegator=delegator,
+        delegator=delegator.user_id,
         delegate=draft.delegate,
         start_time=start_time,
         end_time=draft.end_time,
@@ -67,6 +67,13 @@ async def create(
     )
     await store.delegations.insert(tx, row)
     return row
+
+
+async def _check_presence(tx: WriteSession, *users: Actor) -> None:
+    """Raise ApproverInactive if one of the users has left."""
+    for user in {user.user_id: user for user in users}.values():
+        if (await with_delegations(tx, user)).left:
+            raise ApproverInactive(user.user_id)
 
 
 async def end_of_user(tx: WriteSession, user_id: str) -> None:
@@ -80,8 +87,10 @@ async def end_of_user(tx: WriteSession, user_id: str) -> None:
 async def end(tx: WriteSession, actor: Actor, delegation_id: UUID) -> DelegationRow:
     """End a delegation now. It is visible to its delegator, its delegate and administrators.
 
-    Raises DelegationNotFound, NotTheDelegator or DelegationEnded.
+    A user who left ends only their own, which only reduces rights. Raises DelegationNotFound, NotTheDelegator or
+    DelegationEnded.
     """
+    actor = await with_delegations(tx, actor)
     row = await store.delegations.lock(tx, delegation_id)
     if actor.user_id not in {row.delegator, row.delegate} and not actor.tenant_admin:
         raise DelegationNotFound(delegation_id)

@@ -243,7 +243,7 @@ def _excluded_chains(actor: Actor) -> list[ColumnElement[bool]]:
 
 def _waits_for(tx: ReadSession, actor: Actor) -> ColumnElement[bool]:
     """Condition: the request has a pending slot that the actor can decide."""
-    if actor.left:
+    if actor.left or not actor.may_decide:
         return false()
     slots = (
         select(PendingSlotRow.approval_id)
