@@ -10,7 +10,7 @@ tenant.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
 from itertools import groupby
@@ -236,6 +236,17 @@ class WriteSession(ReadSession):
         return reply
 
 
+@contextlib.contextmanager
+def transaction_span(trace: telemetry.Trace, attributes: Mapping[str, str | int]) -> Iterator[None]:
+    """Enter the span of a transaction, which is recorded if the trace is sampled."""
+    with telemetry.span("transaction", trace, SpanKind.CLIENT, attributes):
+        try:
+            yield
+        except (DBAPIError, asyncpg.PostgresError, PoolTimeout) as error:
+            telemetry.set_outcome({}, error_type=sqlstate(error) or type(error).__name__, fault=True)
+            raise
+
+
 class Database:
     """The database of one service, used with its serving role."""
 
@@ -306,7 +317,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _transaction(self, origin: Origin, *, read_only: bool = False) -> AsyncIterator[OpenTransaction]:
-        with telemetry.span("transaction", origin.trace, SpanKind.CLIENT, self._span_attributes):
+        with transaction_span(origin.trace, self._span_attributes):
             await self._slots.acquire(origin.tenant_id, self._wait_s)
             try:
                 async with transaction(self._engine) as opened:
@@ -315,9 +326,6 @@ class Database:
                     lock = "" if read_only else idempotency.lock_name(origin)
                     await opened.driver.fetch(_SETTINGS, *context, "on" if read_only else "off", lock)
                     yield opened
-            except (DBAPIError, asyncpg.PostgresError, PoolTimeout) as error:
-                telemetry.set_outcome({}, error_type=sqlstate(error) or type(error).__name__, fault=True)
-                raise
             finally:
                 self._slots.release(origin.tenant_id)
 

@@ -7,6 +7,7 @@ Amounts in a foreign currency are converted before the transaction.
 
 import asyncio
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -17,6 +18,7 @@ from clients.rates import RateQuery, Rates
 from kit import clock
 from kit.batching import Lanes
 from kit.cache import TtlCache
+from kit.db import transaction_span
 from kit.errors import BillingError
 from kit.idempotency import Replay
 from kit.money import Money
@@ -38,6 +40,7 @@ from services.budgets.ledger.store import LedgerConnection, LedgerSnapshot
 
 _CONVERTED: Final = {EntryType.CHARGE, EntryType.HOLD, EntryType.CAPTURE}
 _FOREIGN_MAX: Final = 50_000
+_SPAN: Final = {"db.system.name": "postgresql", "db.namespace": "budgets"}
 
 
 class Ledger:
@@ -175,8 +178,9 @@ class Ledger:
         self, connection: LedgerConnection, submissions: Sequence[Submission]
     ) -> Sequence[Sequence[PostingOutcome]]:
         tenant_ids = {submission.origin.tenant_id for submission in submissions}
-        async with connection.begin(tenant_ids) as transaction:
-            outcomes, appended = await posting.post(transaction, submissions, self.codec)
+        with _spans([each.origin for each in submissions if each.origin.trace.sampled], len(submissions)):
+            async with connection.begin(tenant_ids) as transaction:
+                outcomes, appended = await posting.post(transaction, submissions, self.codec)
         if appended:
             self._appended.set()
         return outcomes
@@ -193,6 +197,16 @@ class Ledger:
             await self._reads.close()
             for connection in self._connections:
                 await connection.close()
+
+
+def _spans(sampled: Sequence[Origin], size: int) -> AbstractContextManager[object]:
+    """Record the transaction of a batch in the trace of each of its sampled callers."""
+    if not sampled:
+        return nullcontext()
+    spans = ExitStack()
+    for origin in sampled:
+        spans.enter_context(transaction_span(origin.trace, {**_SPAN, "db.operation.batch.size": size}))
+    return spans
 
 
 def _currency_mismatches(outcomes: Sequence[PostingOutcome]) -> list[int]:
