@@ -24,8 +24,9 @@ class AllocationServicer:
     async def AllocateCost(self, request: pb.AllocateCostRequest, call: Call) -> Allocation:
         draft = convert.allocations.draft_from_proto(request)
         async with self._db.write(call) as tx:
-            (row,) = await service.allocations.allocate(tx, [draft])
-            corrections = await store.allocations.find_corrections(tx, [row.id])
+            (result,) = await service.allocations.allocate(tx, [draft])
+            row = result.allocation
+            corrections = await store.allocations.find_corrections(tx, [row.id] if result.replayed else [])
             return await tx.answer(convert.allocations.to_proto(row, corrections.get(row.id)))
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: Call) -> pb.ListAllocationsResponse:

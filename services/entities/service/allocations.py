@@ -27,17 +27,17 @@ from services.entities.store.allocations import TargetDepartment, TargetEntity
 from services.entities.store.commitments import LinkedContract
 
 
-async def allocate(tx: WriteSession, drafts: Sequence[AllocationDraft]) -> Sequence[AllocationRow]:
+async def allocate(tx: WriteSession, drafts: Sequence[AllocationDraft]) -> Sequence[AllocationResult]:
     """Allocate all costs and publish CostAllocated for each; raise the error of the first one that is refused.
 
     A document that was allocated before is not allocated again; the result is the existing allocation.
     """
-    rows = []
+    results = []
     for outcome in await allocate_each(tx, drafts):
         if isinstance(outcome, BillingError):
             raise outcome
-        rows.append(outcome.allocation)
-    return rows
+        results.append(outcome)
+    return results
 
 
 async def allocate_each(
@@ -62,11 +62,10 @@ async def allocate_each(
     # The rest was allocated by a concurrent transaction, or occurs twice among the drafts.
     duplicates = {row.document for row in built if row.id not in inserted}
     uses = {**uses, **await store.allocations.find_uses(tx, duplicates)}
-    paths = await store.hierarchies.find_paths(tx, {row.entity_id for row in built if row.id in inserted})
-    outbox.append_rows(
+    await _publish(
         tx,
         [
-            outbox.new_row(origin, events.published.cost_allocated(row, paths[row.entity_id]))
+            (row, origin)
             for row, origin in zip(rows, origins, strict=True)
             if isinstance(row, AllocationRow) and row.id in inserted
         ],
@@ -80,6 +79,18 @@ async def allocate_each(
         else:
             outcomes.append(_replay(tx, draft, uses[draft.document], reallocate=reallocate))
     return outcomes
+
+
+async def _publish(tx: WriteSession, allocations: Sequence[tuple[AllocationRow, Origin]]) -> None:
+    """Publish CostAllocated for each of these new allocations, with its origin."""
+    paths = await store.hierarchies.find_paths(tx, {row.entity_id for row, _ in allocations})
+    outbox.append_rows(
+        tx,
+        [
+            outbox.new_row(origin, events.published.cost_allocated(row, paths[row.entity_id]))
+            for row, origin in allocations
+        ],
+    )
 
 
 async def allocate_batch(

@@ -11,8 +11,8 @@ from services.entities.domain.rates import Conversion, DerivedRate, RateCounts, 
 async def record(tx: WriteSession, drafts: Sequence[RateDraft], *, confirmed: bool = False) -> RateCounts:
     """Store rates, replacing those of the same pair and day; publish ExchangeRatesChanged if that changed any.
 
-    `drafts` has each pair and day at most once; `confirmed` accepts large changes. Raises
-    RateChangeTooLarge, RatesContradict.
+    `drafts` has each pair and day at most once; `confirmed` accepts large changes. Raises RateChangeTooLarge,
+    RatesContradict.
     """
     await store.rates.lock(tx)
     domain.rate_checks.check(drafts, await store.rates.find_nearest(tx, drafts), confirmed=confirmed)

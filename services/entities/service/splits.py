@@ -48,8 +48,9 @@ async def split(tx: WriteSession, draft: SplitDraft) -> CostSplitRow:
         usage = draft.usage or domain.splits.month_of(cost.allocation_date)
     shares = domain.splits.split_money(cost.amount, await _find_weights(tx, terms, usage))
     converted = await _convert_shares(tx, cost, terms, shares)
-    rows = await service.allocations.allocate(tx, list(_allocation_drafts(cost, terms, shares, converted, departments)))
-    allocations = {row.department_id: row.id for row in rows}
+    drafts = list(_allocation_drafts(cost, terms, shares, converted, departments))
+    results = await service.allocations.allocate(tx, drafts)
+    allocations = {result.allocation.department_id: result.allocation.id for result in results}
     row = CostSplitRow(
         source_ref=cost.source_ref,
         source_ref_sequence=earlier.split.source_ref_sequence + 1 if earlier else 1,

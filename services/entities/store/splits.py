@@ -1,6 +1,6 @@
 """SQL for costs that were split."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, Uuid, literal, select
@@ -45,24 +45,28 @@ async def get(tx: ReadSession, split_id: UUID) -> ReversibleSplit:
 
 async def find_of_allocations(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
     """Return the split of each of these allocations that was split, unless that split was reversed."""
-    if not allocation_ids:
-        return {}
-    rows = await tx.rows(_with_reversals().where(CostSplitRow.split_allocation_id.in_(allocation_ids)))
+    splits = await _list_of_allocations(tx, allocation_ids)
     return {
-        split.split_allocation_id: split.id for split, reversal in rows if split.split_allocation_id and not reversal
+        split.split_allocation_id: split.id for split, reversal in splits if split.split_allocation_id and not reversal
     }
 
 
 async def find_restored(tx: ReadSession, allocation_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
     """Return the allocation that each of these was restored as, if it was split and the split was reversed."""
-    if not allocation_ids:
-        return {}
-    rows = await tx.rows(_with_reversals().where(CostSplitRow.split_allocation_id.in_(allocation_ids)))
+    splits = await _list_of_allocations(tx, allocation_ids)
     return {
         split.split_allocation_id: reversal.restored_allocation_id
-        for split, reversal in rows
+        for split, reversal in splits
         if split.split_allocation_id and reversal and reversal.restored_allocation_id
     }
+
+
+async def _list_of_allocations(tx: ReadSession, allocation_ids: Collection[UUID]) -> Sequence[ReversibleSplit]:
+    """Return the splits of these allocations, reversed or not."""
+    if not allocation_ids:
+        return []
+    rows = await tx.rows(_with_reversals().where(CostSplitRow.split_allocation_id.in_(allocation_ids)))
+    return [ReversibleSplit(*row) for row in rows]
 
 
 async def find_reversals(tx: ReadSession, split_ids: Collection[UUID]) -> Mapping[UUID, CostSplitReversalRow]:
