@@ -23,8 +23,8 @@ class RateMissing(FailedPrecondition):
 
     def __init__(self, currency: str, *, to: str, on: date) -> None:
         super().__init__(
-            f"There is no exchange rate from {currency} to {to} for {on}, also not through one or two other currencies;"
-            " set one and try again.",
+            f"No exchange rate from {currency} to {to} for {on} is stored, or can be derived through one or two other"
+            " currencies; set one and try again.",
             from_currency_code=currency,
             to_currency_code=to,
             rate_date=on,

@@ -82,8 +82,8 @@ class TestDeactivated:
                 "department_id": department.id, "allocation_date": day(after), "inactive_date": day(0),
             }  # fmt: skip
             assert error.message == (
-                f"The department {department.id} accepts only costs of days on which it is active, not of {day(after)}:"
-                f" it is inactive since {day(0)}."
+                f"The department {department.id} accepts costs only for days on which it is active, not for"
+                f" {day(after)}: it is inactive since {day(0)}."
             )
         assert await api.total(department, day(-1), day(2)) == "100.00 EUR"
 
@@ -129,7 +129,7 @@ class TestStart:
         assert error.metadata == {
             "department_id": department.id, "allocation_date": "2026-09-30", "start_date": "2026-10-01",
         }  # fmt: skip
-        assert error.message.endswith("not of 2026-09-30: it starts on 2026-10-01.")
+        assert error.message.endswith("not for 2026-09-30: it starts on 2026-10-01.")
 
     async def test_start_can_be_changed_and_cleared(self, api: CostsApi, acme: Entity) -> None:
         department = await api.create_department(acme, start_date="2026-10-01")

@@ -278,7 +278,7 @@ class TestDeadLetters:
             "no department has the code 'NOBODY'": usage(None, entity_code="ACME", department_code="NOBODY"),
             "EntityStateForbids": usage(closed),
             "DepartmentOfOtherEntity": usage(None, entity_id=engineering.entity_id, department_id=closed.id),
-            "There is no exchange rate from USD to EUR": usage(engineering, "1.00 USD"),
+            "No exchange rate from USD to EUR": usage(engineering, "1.00 USD"),
             "must be above zero": usage(engineering, "0.00 EUR"),
             "has 3 decimal places": usage(engineering, "1.001 EUR"),
             "amount": usage(engineering, "-1.00 EUR"),

@@ -56,12 +56,12 @@ class DepartmentDraft:
     manager_user_id: str
     headcount: int
     start_date: date | None
-    """First day of which it accepts costs; None: no limit."""
+    """First day for which it accepts costs; None: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveDays:
-    """The days on which a department is active, and accepts costs of."""
+    """The days on which a department is active, and for which it accepts costs."""
 
     start: date | None
     """None: no limit."""

@@ -80,9 +80,9 @@ def check(drafts: Sequence[RateDraft], stored: Mapping[Pair, Sequence[Quote]], *
 
 
 def _last(draft: RateDraft, own: Timeline, replaced: Decimal | None, new_days: Collection[date]) -> Quote | None:
-    """Return the rate that a draft is compared with: of the last day before, else the replaced one, else the next.
+    """Return the rate that a draft is compared with: that of the last day before, else the replaced one, else the next.
 
-    The next one only if it is not new itself: then it is compared with this one.
+    A next rate that is new as well is left out, since it is compared with this one. None if there is no such rate.
     """
     earlier, later = own.before(draft.effective_date), own.after(draft.effective_date)
     if earlier or replaced:

@@ -189,7 +189,7 @@ class ContractNotInForce(FailedPrecondition):
         else:
             days = f"it is in force from {start} on" + (f", until before {end}" if end else "")
         super().__init__(
-            f"The contract {text} takes no cost of {day}: {days}.",
+            f"The contract {text} is not in force on {day}, the date of the cost: {days}.",
             contract_id=text,
             allocation_date=day,
             start_date=start,

@@ -36,7 +36,7 @@ class DepartmentInactiveOnDate(FailedPrecondition):
         inactive = f"was inactive from {inactive_from} until {until}" if until else f"is inactive since {inactive_from}"
         why = f"it starts on {start}" if start else f"it {inactive}"
         super().__init__(
-            f"The department {text} accepts only costs of days on which it is active, not of {day}: {why}.",
+            f"The department {text} accepts costs only for days on which it is active, not for {day}: {why}.",
             department_id=text,
             allocation_date=day,
             start_date=start,

@@ -82,7 +82,7 @@ class DepartmentRow(VersionedRow):
     headcount: Mapped[int] = mapped_column(Integer)
     state: Mapped[DepartmentState] = mapped_column(text_enum(DepartmentState))
     start_date: Mapped[date | None] = mapped_column(Date)
-    """First day of which it accepts costs; None: no limit."""
+    """First day for which it accepts costs; None: no limit."""
     state_changes: Mapped[Sequence[date]] = mapped_column(ARRAY(Date), default=list)
     """Days on which it was deactivated, activated again, deactivated and so on, in turn."""
 

@@ -163,7 +163,10 @@ _QUOTES: Final = _quotes(
     targets=ARRAY(CHAR(3)),
     days=ARRAY(Date),
 )
-"""All rates that conversions can be derived from. As text, since its performance depends on the exact plan."""
+"""The rates that conversions can be derived from, directly or through one currency.
+
+As text, since its performance depends on the exact plan.
+"""
 _ALL_QUOTES: Final = _quotes(
     f"{_PAIRS}, needed as (select day, pairs.* from unnest(:days) as each(day) cross join pairs)", days=ARRAY(Date)
 )
