@@ -65,12 +65,13 @@ def check(drafts: Sequence[RateDraft], stored: Mapping[Pair, Sequence[Quote]], *
         new.setdefault(draft.pair, []).append(Quote(draft.rate, draft.effective_date))
     before = {pair: Timeline.of(quotes) for pair, quotes in stored.items()}
     after = {pair: Timeline.of([*stored.get(pair, ()), *new.get(pair, ())]) for pair in {*stored, *new}}
+    new_days = {pair: {quote.effective_date for quote in quotes} for pair, quotes in new.items()}
     for draft in drafts:
         replaced = before.get(draft.pair, _EMPTY).rates.get(draft.effective_date)
         if replaced == draft.rate:
             continue
         own, opposite = after[draft.pair], after.get(draft.opposite_pair, _EMPTY)
-        last = _last(draft, own, replaced, {quote.effective_date for quote in new[draft.pair]})
+        last = _last(draft, own, replaced, new_days[draft.pair])
         if last and not confirmed and _is_large(draft.rate, last.rate):
             raise RateChangeTooLarge(draft.pair, draft, last, CHANGE_MAX)
         for rate, inverse in _in_force_together(draft.effective_date, own, opposite):
@@ -85,8 +86,10 @@ def _last(draft: RateDraft, own: Timeline, replaced: Decimal | None, new_days: C
     A next rate that is new as well is left out, since it is compared with this one. None if there is no such rate.
     """
     earlier, later = own.before(draft.effective_date), own.after(draft.effective_date)
-    if earlier or replaced:
-        return earlier or (Quote(replaced, draft.effective_date) if replaced else None)
+    if earlier:
+        return earlier
+    if replaced:
+        return Quote(replaced, draft.effective_date)
     return later if later and later.effective_date not in new_days else None
 
 
