@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2
 from contract import codec
 from gateway import api_docs, problems
 from gateway.http_types import Endpoint, Request, Response
-from kit.auth import ROLES, Authenticator, Principal, bearer_token
+from kit.auth import CONFINED_ROLES, ROLES, Authenticator, Principal, bearer_token
 
 BASE = "/api/enterprise-billing"
 _JSON = ("content-type", "application/json")
@@ -116,7 +116,10 @@ class _Identity:
 
     async def roles(self, request: Request) -> Response:
         await self._authenticate(request)
-        roles = [{"role": role, "permissions": sorted(permissions)} for role, permissions in ROLES.items()]
+        roles = [
+            {"role": role, "permissions": sorted(permissions), "needs_scope": role in CONFINED_ROLES}
+            for role, permissions in ROLES.items()
+        ]
         return Response(200, codec.dumps({"roles": roles}), [_JSON])
 
     async def _authenticate(self, request: Request) -> Principal:

@@ -146,6 +146,7 @@ class TestAuthentication:
         assert "budgets.charge" in me["permissions"]
         roles = (await client.get(f"{BASE}/roles")).json()["roles"]
         assert "viewer" in {role["role"] for role in roles}
+        assert [role["role"] for role in roles if role["needs_scope"]] == ["department_manager"]
 
     async def test_request_is_logged_in_one_line(
         self, client: httpx.AsyncClient, tenant: Any, logs: list[dict[str, Any]]
