@@ -132,8 +132,9 @@ test: $(GENERATED) $(DEVELOPMENT)  ## Run all tests in parallel on their own ser
 	@$(PYTHON) -m pytest -n auto --dist worksteal -q $(TESTS)
 
 .PHONY: fuzz
-fuzz: $(GENERATED) $(DEVELOPMENT)  ## Send random and mutated input to every RPC (FUZZ_CASES=200 FUZZ_SEED=1)
-	@FUZZ_CASES=$(or $(FUZZ_CASES),200) FUZZ_SEED=$(or $(FUZZ_SEED),1) $(PYTHON) -m pytest tests/access/test_fuzz.py -q
+fuzz: $(GENERATED) $(DEVELOPMENT)  ## Send random, mutated and generated input to every RPC and route (FUZZ_CASES=100 FUZZ_SEED=1)
+	@FUZZ_CASES=$(or $(FUZZ_CASES),100) FUZZ_SEED=$(or $(FUZZ_SEED),1) $(PYTHON) -m pytest -q \
+		tests/access/test_fuzz.py tests/flows/test_generated_requests.py
 
 .PHONY: bench
 bench: $(GENERATED) $(DEVELOPMENT)  ## Measure throughput against minimums, write build/bench.json (CASES=budgets,charge_rest SLICES=10)
