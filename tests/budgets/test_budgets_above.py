@@ -11,6 +11,8 @@ from billing.budgets.v1.charge_pb2 import Availability
 from google.protobuf.message import Message
 from grpc import StatusCode
 
+from services.budgets import domain
+from services.budgets.domain.entries import AvailabilityVerdict
 from tests.budgets.allocated_costs import CostEvents, allocation, unbudgeted
 from tests.budgets.budgets_api import BudgetsApi, eur, line
 from tests.harness.callers import Caller, Refusal, refusal
@@ -136,6 +138,15 @@ class TestAvailability:
         assert not reply.by_policy
         assert reply.lines[0].binding_budget_id == ""
         tree.assert_hidden(reply)
+
+    def test_every_verdict_has_a_text_for_a_budget_above(self) -> None:
+        hidden = {verdict: hidden_result(verdict).explanation for verdict in AvailabilityVerdict}
+        assert all("a budget above" in text.lower() for text in hidden.values())
+
+
+def hidden_result(verdict: AvailabilityVerdict) -> domain.balances.Availability:
+    result = domain.balances.Availability(verdict, uuid4(), (), (), SECRET, {})
+    return domain.visibility.conceal_availability(result, lambda _: False)
 
 
 class TestOtherReads:

@@ -21,6 +21,7 @@ from services.budgets.domain.entries import AvailabilityVerdict, ChargeVerdict, 
 from services.budgets.errors.budgets import (
     ApprovalRequired,
     BudgetExceeded,
+    BudgetRefusal,
     BudgetStateForbids,
     CurrencyMismatch,
     OutsidePeriod,
@@ -336,7 +337,7 @@ class Availability:
     """Budgets of the chain that the caller may not see."""
 
 
-_REFUSALS: Final = {
+REFUSALS: Final[Mapping[type[BudgetRefusal], AvailabilityVerdict]] = {
     BudgetStateForbids: AvailabilityVerdict.NOT_ACTIVE,
     OutsidePeriod: AvailabilityVerdict.OUTSIDE_PERIOD,
     PeriodLocked: AvailabilityVerdict.PERIOD_LOCKED,
@@ -355,7 +356,7 @@ def availability(chain: Sequence[Balance], amount: Decimal, at: datetime, decide
     try:
         decision = decide(chain, EntryType.CHARGE, charge, at)
     except (BudgetStateForbids, OutsidePeriod, PeriodLocked, BudgetExceeded, ApprovalRequired) as refusal:
-        verdict, text, binding_id = _REFUSALS[type(refusal)], refusal.message, refusal.id
+        verdict, text, binding_id = REFUSALS[type(refusal)], refusal.message, refusal.id
         after: Sequence[Balance] = [balance.moved(charge) for balance in chain]
         # The budget of a next period may refuse it as well; the budget of the charge is the one to look at then.
         binding = next((balance for balance in after if balance.terms.id == binding_id), after[0])

@@ -5,14 +5,8 @@ from dataclasses import replace
 from typing import Final, Protocol
 from uuid import UUID
 
-from services.budgets.domain.balances import Availability, Balance
+from services.budgets.domain.balances import REFUSALS, Availability, Balance
 from services.budgets.domain.entries import AvailabilityVerdict
-from services.budgets.errors.budgets import (
-    ApprovalRequired,
-    BudgetExceeded,
-    BudgetStateForbids,
-    OutsidePeriod,
-)
 
 IsVisible = Callable[[UUID], bool]
 """True if the caller may see the budget with this id."""
@@ -47,9 +41,6 @@ def conceal_availability(availability: Availability, is_visible: IsVisible) -> A
 _EXPLANATIONS: Final[Mapping[AvailabilityVerdict, str]] = {
     AvailabilityVerdict.AVAILABLE: "It would be accepted; a budget above leaves the least room.",
     AvailabilityVerdict.AVAILABLE_OVERSPENT: "It would be accepted and leave a budget above overspent.",
-    AvailabilityVerdict.EXCEEDED: BudgetExceeded.above,
-    AvailabilityVerdict.APPROVAL_REQUIRED: ApprovalRequired.above,
-    AvailabilityVerdict.NOT_ACTIVE: BudgetStateForbids.above,
-    AvailabilityVerdict.OUTSIDE_PERIOD: OutsidePeriod.above,
+    **{verdict: refusal.above for refusal, verdict in REFUSALS.items()},
 }
 """Texts for a binding budget that the caller may not see."""
