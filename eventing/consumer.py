@@ -99,7 +99,10 @@ class Handler:
 
 @overload
 def on(
-    event: type[EventT], accepts: Callable[[EventT], bool] | None = None
+    event: type[EventT],
+    accepts: Callable[[EventT], bool] | None = None,
+    *,
+    dead_lettered: InTransaction[EventT] | None = None,
 ) -> Callable[[InTransaction[EventT]], Handler]: ...
 
 

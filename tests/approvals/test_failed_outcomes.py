@@ -11,7 +11,7 @@ from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.operations.v1.operations_service_pb2 import RedriveDeadLetterRequest
 
 from eventing.consumer import Consumer
-from services.approvals import domain
+from services.approvals import domain, service
 from services.approvals.domain.approvals import ApprovalState, ReservationState
 from services.budgets.service.approval_holds import ApprovalHolds
 from tests.approvals.conftest import APPROVE, REJECT, ApprovalsApi, expire, step
@@ -101,6 +101,32 @@ async def test_hold_that_was_not_released_shows_the_reason_and_is_released_later
     await redrive()
     assert (await api.wait_for_funds(approval, Approval.RELEASED)).funds_problem == ""
     assert await api.amounts(budget) == NOTHING
+
+
+@pytest.mark.parametrize("action", [APPROVE, REJECT])
+async def test_request_shows_that_its_settled_funds_were_not_recorded(
+    api: ApprovalsApi, caller: Callable[..., Caller], admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID,
+    monkeypatch: pytest.MonkeyPatch, action: "ApprovalAction.Type.ValueType",
+) -> None:  # fmt: skip
+    async def fail(*_: Any, problem: str, **fields: Any) -> None:
+        if not problem:
+            raise RuntimeError("a bug")
+        await record(*_, problem=problem, **fields)
+
+    record = service.approvals.record_reservation
+    monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
+    monkeypatch.setattr(service.approvals, "record_reservation", fail)
+    budget = await api.budgets.open("100.00")
+    approval = await api.submit(amount="60.00", budget_id=budget.id)
+    await api.act("carla", approval, action, comment="so")
+    assert (await api.wait_for_funds(approval, Approval.FAILED)).funds_problem.startswith("Internal error; ")
+    monkeypatch.undo()
+    letters = "select consumer, event_id from approvals.dead_letters where tenant_id = $1"
+    (letter,) = await admin.fetch(letters, tenant)
+    request = RedriveDeadLetterRequest(consumer=letter["consumer"], event_id=str(letter["event_id"]))
+    await caller("billing_admin").call(api.stubs.operations.RedriveDeadLetter, request)
+    settled = await api.wait_for_funds(approval, Approval.COMMITTED if action == APPROVE else Approval.RELEASED)
+    assert settled.funds_problem == ""
 
 
 _S, _R = ApprovalState, ReservationState

@@ -1,5 +1,6 @@
 """Handlers of the events of other services."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ from contract import validation
 from eventing.consumer import Handler, on
 from kit import ids
 from kit.db import Database, WriteSession
+from kit.errors import InvalidFields
 from kit.origin import Origin
 from services.approvals import convert, service
 from services.approvals.clients import Clients
@@ -27,7 +29,14 @@ class Dependencies:
     opening: OpeningSaga
 
 
-@on(ApprovalFundsSettled)
+async def _report_lost_reservation(tx: WriteSession, event: ApprovalFundsSettled) -> None:
+    """Show a dead letter on its request, if the event can be read."""
+    with suppress(InvalidFields):
+        approval_id = ids.APPROVAL.parse(event.approval_id, "approval_id")
+        await service.approvals.report_lost_reservation(tx, approval_id, of_round=event.round)
+
+
+@on(ApprovalFundsSettled, dead_lettered=_report_lost_reservation)
 async def record_reservation(tx: WriteSession, event: ApprovalFundsSettled) -> None:
     """Store the outcome of a request's reservation, published by the budgets service."""
     await service.approvals.record_reservation(

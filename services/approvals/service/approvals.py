@@ -7,6 +7,7 @@ from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock
 from kit.db import ReadSession, WriteSession
+from kit.errors import Internal
 from services.approvals import domain, events, metrics, store
 from services.approvals.domain.approvals import (
     DEADLINE_TIMER,
@@ -139,3 +140,11 @@ async def record_reservation(
     row.hold_id = hold_id or row.hold_id
     metrics.record_reservation(state)
     await store.approvals.save(tx, row)
+
+
+async def report_lost_reservation(tx: WriteSession, approval_id: UUID, *, of_round: int) -> None:
+    """Show that the outcome of a reservation was not recorded. Redriving its event records it later."""
+    problem = Internal(tx.origin.trace.trace_id).message
+    await record_reservation(
+        tx, approval_id, of_round=of_round, state=ReservationState.FAILED, hold_id=None, problem=problem
+    )

@@ -44,6 +44,7 @@ def to_proto(row: AmendmentRow, *, dry_run: bool = False, include_fees: bool = T
         apply_time=time_to_proto(row.apply_time) if row.apply_time else None,
         rejection_reason=row.rejection_reason,
         awaits_approval=row.awaits_approval,
+        approval_problem=row.approval_problem,
         etag="" if dry_run else row.etag,
         create_time=time_to_proto(row.create_time),
         update_time=time_to_proto(row.update_time),

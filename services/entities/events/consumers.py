@@ -1,5 +1,6 @@
 """Handlers of the events of other services."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -21,6 +22,7 @@ from contract import validation
 from eventing.consumer import Handler, on
 from kit import ids
 from kit.db import Database, WriteSession
+from kit.errors import InvalidFields, NotFound
 from kit.origin import Origin
 from services.entities import convert, domain, service
 from services.entities.clients import Clients
@@ -36,7 +38,14 @@ class Dependencies:
     usage_intake: UsageIntake
 
 
-@on(LicenseProvisioned)
+async def _report_lost_license(tx: WriteSession, event: LicenseProvisioned | LicenseProvisioningFailed) -> None:
+    """Show a dead letter on its contract, if there is one."""
+    with suppress(InvalidFields, NotFound):
+        contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
+        await service.contracts.report_lost_license(tx, contract_id, tier=event.tier, seats=event.seats)
+
+
+@on(LicenseProvisioned, dead_lettered=_report_lost_license)
 async def record_license(tx: WriteSession, event: LicenseProvisioned) -> None:
     """Record the license that was provisioned for a contract."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
@@ -45,7 +54,7 @@ async def record_license(tx: WriteSession, event: LicenseProvisioned) -> None:
     )
 
 
-@on(LicenseProvisioningFailed)
+@on(LicenseProvisioningFailed, dead_lettered=_report_lost_license)
 async def record_license_failure(tx: WriteSession, event: LicenseProvisioningFailed) -> None:
     """Record why the license of a contract can't be provisioned."""
     contract_id = ids.CONTRACT.parse(event.contract_id, "contract_id")
@@ -72,13 +81,30 @@ def _is_of_contract_or_amendment(event: ApprovalOutcome) -> bool:
     return (event.approval.request_type, event.approval.subject_type) in subjects
 
 
-@on(ApprovalApproved, accepts=_is_of_contract_or_amendment)
+async def _report_lost_outcome(tx: WriteSession, event: ApprovalOutcome) -> None:
+    await _show_dead_letter(tx, event.approval.subject_type, event.approval.subject_id)
+
+
+async def _report_lost_refusal(tx: WriteSession, event: SubmissionRefused) -> None:
+    await _show_dead_letter(tx, event.subject_type, event.subject_id)
+
+
+async def _show_dead_letter(tx: WriteSession, subject_type: str, subject_id: str) -> None:
+    """Show on a contract or amendment that it waits for an outcome that became a dead letter."""
+    with suppress(InvalidFields, NotFound):
+        if subject_type == "amendment":
+            await service.amendments.report_lost_outcome(tx, ids.AMENDMENT.parse(subject_id, "subject_id"))
+        else:
+            await service.contracts.report_lost_outcome(tx, ids.CONTRACT.parse(subject_id, "subject_id"))
+
+
+@on(ApprovalApproved, accepts=_is_of_contract_or_amendment, dead_lettered=_report_lost_outcome)
 async def on_approval_approved(tx: WriteSession, event: ApprovalApproved) -> None:
     """Move a contract on to signature, or approve an amendment."""
     await _finish_approval(tx, event.approval, approved=True)
 
 
-@on(ApprovalRejected, accepts=_is_of_contract_or_amendment)
+@on(ApprovalRejected, accepts=_is_of_contract_or_amendment, dead_lettered=_report_lost_outcome)
 async def on_approval_rejected(tx: WriteSession, event: ApprovalRejected) -> None:
     """Return a contract to draft, or reject an amendment."""
     await _finish_approval(tx, event.approval, approved=False, comment=event.comment)
@@ -89,19 +115,19 @@ def _is_cancelled_by_a_user(event: ApprovalCancelled) -> bool:
     return _is_of_contract_or_amendment(event) and event.decided_by != "service:approvals"
 
 
-@on(ApprovalCancelled, accepts=_is_cancelled_by_a_user)
+@on(ApprovalCancelled, accepts=_is_cancelled_by_a_user, dead_lettered=_report_lost_outcome)
 async def on_approval_cancelled(tx: WriteSession, event: ApprovalCancelled) -> None:
     """Return a contract to draft, or reject an amendment."""
     await _finish_approval(tx, event.approval, approved=False, comment=event.comment)
 
 
-@on(ApprovalExpired, accepts=_is_of_contract_or_amendment)
+@on(ApprovalExpired, accepts=_is_of_contract_or_amendment, dead_lettered=_report_lost_outcome)
 async def on_approval_expired(tx: WriteSession, event: ApprovalExpired) -> None:
     """Return a contract to draft, or reject an amendment."""
     await _finish_approval(tx, event.approval, approved=False)
 
 
-@on(ApprovalChangesRequested, accepts=_is_of_contract_or_amendment)
+@on(ApprovalChangesRequested, accepts=_is_of_contract_or_amendment, dead_lettered=_report_lost_outcome)
 async def on_changes_requested(tx: WriteSession, event: ApprovalChangesRequested) -> None:
     """Return a contract to draft, to be changed and submitted again, or reject an amendment."""
     await _finish_approval(tx, event.approval, approved=False, comment=event.comment)
@@ -117,7 +143,7 @@ async def _finish_approval(tx: WriteSession, facts: ApprovalFacts, *, approved: 
         await service.contracts.finish_approval(tx, contract_id, approved=approved)
 
 
-@on(SubmissionRefused)
+@on(SubmissionRefused, dead_lettered=_report_lost_refusal)
 async def on_submission_refused(tx: WriteSession, event: SubmissionRefused) -> None:
     """Return a contract whose approval could not be requested to draft, or reject an amendment, with the reason."""
     if event.subject_type == "amendment":

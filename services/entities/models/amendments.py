@@ -57,6 +57,8 @@ class AmendmentRow(VersionedRow):
     rejection_reason: Mapped[str] = mapped_column(String, default="")
     awaits_approval: Mapped[bool] = mapped_column(Boolean, default=False)
     """True while an approval request about the amendment is undecided."""
+    approval_problem: Mapped[str] = mapped_column(String, default="")
+    """Why the outcome of the approval request is not recorded yet; empty unless that failed."""
 
     @property
     def before(self) -> TermValues:

@@ -86,7 +86,7 @@ class ContractRow(VersionedRow):
     license_problem: Mapped[str] = mapped_column(String, default="")
     state: Mapped[ContractState] = mapped_column(text_enum(ContractState))
     approval_problem: Mapped[str] = mapped_column(String, default="")
-    """Why no approval could be requested at the last submission; empty if it could."""
+    """Why no approval could be requested at the last submission, or why its outcome is not recorded yet."""
     activate_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     suspend_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     suspension_reason: Mapped[str] = mapped_column(String, default="")

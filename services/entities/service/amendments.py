@@ -8,7 +8,7 @@ from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock, dates
 from kit.db import ReadSession, WriteSession
-from kit.errors import BillingError, Conflict
+from kit.errors import BillingError, Conflict, Internal
 from services.entities import domain, events, service, store
 from services.entities.domain.amendments import (
     EFFECTIVE_TIMER,
@@ -180,7 +180,7 @@ async def finish_approval(tx: WriteSession, amendment_id: UUID, *, approved: boo
     amendment = await store.amendments.lock(tx, contract.id, amendment_id)
     if not amendment.awaits_approval:
         return
-    amendment.awaits_approval = False
+    amendment.awaits_approval, amendment.approval_problem = False, ""
     if approved:
         try:
             await _approve(tx, contract, amendment)
@@ -188,6 +188,15 @@ async def finish_approval(tx: WriteSession, amendment_id: UUID, *, approved: boo
             await _reject(tx, contract, amendment, error.message)
     else:
         await _reject(tx, contract, amendment, reason)
+
+
+async def report_lost_outcome(tx: WriteSession, amendment_id: UUID) -> None:
+    """Show that the outcome of an amendment's approval was not recorded. Redriving its event records it later."""
+    contract = await store.contracts.lock(tx, await store.amendments.get_contract_id(tx, amendment_id))
+    amendment = await store.amendments.lock(tx, contract.id, amendment_id)
+    if amendment.awaits_approval:
+        amendment.approval_problem = Internal(tx.origin.trace.trace_id).message
+        await store.amendments.save(tx, amendment)
 
 
 async def _approve(tx: WriteSession, contract: ContractRow, amendment: AmendmentRow) -> None:
@@ -290,7 +299,7 @@ async def _apply(tx: WriteSession, contract: ContractRow, amendment: AmendmentRo
     amendment.set_effect(domain.amendments.compute_effect(terms, amended, contract.termination_date, effective))
     contract.set_terms(amended)
     if {"license_tier", "seats"} & after.keys():
-        contract.license_state = domain.contracts.requested_license_state(amended)
+        contract.license_state, contract.license_problem = domain.contracts.requested_license_state(amended), ""
     await store.amendments.save(tx, amendment)
     await service.contracts.set_timers(tx, contract, time_zone)
     outbox.append(tx, events.published.contract_amended(contract, amendment))

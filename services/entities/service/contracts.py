@@ -10,7 +10,7 @@ from eventing import outbox
 from eventing.timers import cancel_timer, set_timer
 from kit import clock, dates
 from kit.db import ReadSession, WriteSession
-from kit.errors import Conflict
+from kit.errors import Conflict, Internal
 from services.entities import domain, events, service, store
 from services.entities.domain.amendments import EFFECTIVE_TIMER
 from services.entities.domain.approval_needs import ApprovalNeed
@@ -134,6 +134,7 @@ async def finish_approval(tx: WriteSession, contract_id: UUID, *, approved: bool
     contract = await store.contracts.lock(tx, contract_id)
     if contract.state is ContractState.PENDING_APPROVAL:
         advance(contract, ContractAction.APPROVE if approved else ContractAction.REJECT)
+        contract.approval_problem = ""
         await store.contracts.save(tx, contract)
 
 
@@ -143,6 +144,14 @@ async def refuse_submission(tx: WriteSession, contract_id: UUID, *, problem: str
     if contract.state is ContractState.PENDING_APPROVAL:
         advance(contract, ContractAction.REJECT)
         contract.approval_problem = problem
+        await store.contracts.save(tx, contract)
+
+
+async def report_lost_outcome(tx: WriteSession, contract_id: UUID) -> None:
+    """Show that the outcome of a contract's approval was not recorded. Redriving its event records it later."""
+    contract = await store.contracts.lock(tx, contract_id)
+    if contract.state is ContractState.PENDING_APPROVAL:
+        contract.approval_problem = Internal(tx.origin.trace.trace_id).message
         await store.contracts.save(tx, contract)
 
 
@@ -317,6 +326,13 @@ async def record_license_failure(tx: WriteSession, contract_id: UUID, *, reason:
     contract = await store.contracts.lock(tx, contract_id)
     if _is_current_license(contract, tier, seats):
         contract.license_state, contract.license_problem = LicenseState.FAILED, reason
+
+
+async def report_lost_license(tx: WriteSession, contract_id: UUID, *, tier: str, seats: int) -> None:
+    """Show that a reply of the licensing system was not recorded. Redriving its event records it later."""
+    contract = await store.contracts.lock(tx, contract_id)
+    if _is_current_license(contract, tier, seats) and contract.license_state is not LicenseState.PROVISIONED:
+        contract.license_problem = Internal(tx.origin.trace.trace_id).message
 
 
 def _is_current_license(contract: ContractRow, tier: str, seats: int) -> bool:
