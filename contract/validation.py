@@ -175,6 +175,9 @@ def _validator() -> "protovalidate.Validator":
 def _to_violation(request: Message, rule_violation: "protovalidate.Violation") -> Violation:
     proto = rule_violation.proto
     elements = proto.field.elements if proto.field else ()
+    choice = _choice_at(request, elements)
+    if choice:
+        return Violation(_path(elements[:-1]), f"must have exactly one of {', '.join(choice)}", "oneof")
     return Violation(_path(elements), _description(_field_at(request, elements), rule_violation), proto.rule_id)
 
 
@@ -189,7 +192,19 @@ def _description(field: FieldDescriptor | None, rule_violation: "protovalidate.V
     if field is not None and proto.rule_id == "string.pattern":
         pattern = proto.message.partition("`")[2].rstrip("`")
         return f"must be a text{example_suffix(field)} that matches {pattern}"
+    if proto.rule_id == "string.in":
+        return f"must be one of {proto.message.partition('[')[2].rstrip(']')}"
     return proto.message
+
+
+def _choice_at(request: Message, elements: Sequence[object]) -> Sequence[str]:
+    """Return the fields of the oneof at a path; none if the path is not that of a oneof, which callers don't know."""
+    if not elements:
+        return ()
+    parent = _field_at(request, elements[:-1])
+    descriptor = parent.message_type if parent else request.DESCRIPTOR
+    oneof = descriptor.oneofs_by_name.get(getattr(elements[-1], "field_name")) if descriptor else None  # noqa: B009
+    return [field.name for field in oneof.fields] if oneof else ()
 
 
 def _field_at(request: Message, elements: Sequence[object]) -> Any:

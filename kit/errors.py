@@ -226,7 +226,7 @@ class InvalidFields(InvalidArgument):
 
 def violations_message(violations: Sequence[Violation], *, more: bool = False) -> str:
     """Return one sentence that lists all violations; with `more`, it states that they are not all."""
-    listed = "; ".join(f"{v.field}: {v.description}" for v in violations)
+    listed = "; ".join(f"{v.field}: {v.description}" if v.field else v.description for v in violations)
     if more:
         return f"Invalid request, with more violations than the {len(violations)} listed: {listed}"
     return f"Invalid request: {listed}"

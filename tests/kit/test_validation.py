@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
+from billing.approvals.v1.approval_rule_pb2 import ApprovalRuleStep, Approver
+from billing.approvals.v1.approval_rule_service_pb2 import CreateApprovalRuleRequest
 from billing.approvals.v1.approval_service_pb2 import ActOnApprovalRequest, CreateApprovalRequest
 from billing.budgets.v1.ledger_service_pb2 import ChargeRequest
+from billing.entities.v1.cost_service_pb2 import GetDepartmentCostsRequest, SummarizeCostsRequest
 from billing.entities.v1.entity_pb2 import Address, Entity
 from billing.entities.v1.entity_service_pb2 import CreateEntityRequest
 from billing.type.v1.money_pb2 import Money
@@ -74,6 +77,30 @@ class TestFields:
         violations = violations_of(DoRequest(amount=Money(currency_code="Euro", amount="1,00")))
         assert violations["amount.currency_code"] == 'must be a text such as "EUR" that matches ^[A-Z]{3}$'
         assert violations["amount.amount"].startswith('must be a text such as "1250.00" that matches ')
+
+    def test_list_of_allowed_texts_reads_like_that_of_an_enum(self) -> None:
+        step = ApprovalRuleStep(name="Finance", approvers=[Approver(role="viewer")])
+        violations = violations_of(CreateApprovalRuleRequest(name="Purchases", steps=[step]))
+        allowed = "billing_admin, finance, department_manager, approver"
+        assert violations == {"steps[0].approvers[0].role": f"must be one of {allowed}"}
+
+    def test_missing_choice_lists_the_fields_to_choose_from(self) -> None:
+        step = ApprovalRuleStep(name="Finance", approvers=[Approver()])
+        violations = violations_of(CreateApprovalRuleRequest(name="Purchases", steps=[step]))
+        choices = "user_id, role, department_manager, entity_controller, manager_of_requester"
+        assert violations == {"steps[0].approvers[0]": f"must have exactly one of {choices}"}
+
+    def test_rule_about_several_fields_has_no_field_in_its_message(self) -> None:
+        department = ids.DEPARTMENT.format(ids.new())
+        period = GetDepartmentCostsRequest(id=department, start_date="2026-02-01", end_date="2026-01-01")
+        with pytest.raises(InvalidFields) as raised:
+            validation.check(period)
+        assert raised.value.message == "Invalid request: end_date must be after start_date"
+
+    @pytest.mark.parametrize("request_type", [GetDepartmentCostsRequest, SummarizeCostsRequest])
+    def test_order_of_dates_is_checked_only_if_both_are_set(self, request_type: Any) -> None:
+        assert not {"", "start_date"} & set(violations_of(request_type(start_date="2026-02-01")))
+        assert not {"", "end_date"} & set(violations_of(request_type(end_date="2026-02-01")))
 
     def test_missing_required_fields_are_all_listed(self) -> None:
         assert set(violations_of(CreateEntityRequest())) == {
