@@ -52,7 +52,9 @@ class Api:
     def services(self, method: MethodDescriptor) -> Sequence[str]:
         """Return the services that implement an RPC."""
         service = method.full_name.split(".")[1]
-        return sorted(self.channels) if service in COMMON_APIS else [service]
+        served = sorted(self.channels)
+        assert service in {*served, *COMMON_APIS}, f"{service} is not served: add it to tests/access/conftest.py"
+        return served if service in COMMON_APIS else [service]
 
     async def call(self, method: MethodDescriptor, request: Any, token: str | None, service: str = "") -> Outcome:
         """Call an RPC. Of a stream, the first reply counts; without one in time it is OK."""
