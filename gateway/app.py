@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 from weakref import WeakSet
@@ -45,6 +46,9 @@ _SCHEME = "http"
 """Label required by OpenTelemetry; TLS ends in front of the gateway."""
 _VERBS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _OTHER_VERB = "_OTHER"
+_active_requests = dict.fromkeys((*_VERBS, _OTHER_VERB), 0)
+for _verb in _active_requests:  # evaluated on scrape, since a gauge would take a lock twice for each request
+    ACTIVE_REQUESTS.labels(_verb, _SCHEME).set_function(partial(_active_requests.__getitem__, _verb))
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _PART_BYTES = 64 * 1024
 """Larger bodies are sent in parts of this size."""
@@ -70,7 +74,6 @@ class App:
         authenticator = Authenticator(settings)
         self._router: Router[tuple[str, Endpoint]] = Router()
         self._durations: dict[tuple[str, str, int], Any] = {}
-        self._active_requests = {verb: ACTIVE_REQUESTS.labels(verb, _SCHEME) for verb in (*_VERBS, _OTHER_VERB)}
         for route in route_list:
             if route.service in COMMON_APIS:
                 endpoint: Endpoint = FanOutEndpoint(route, self.channels, authenticator, self.limits, settings)
@@ -84,12 +87,12 @@ class App:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request."""
-        active = self._active_requests[_verb_label(scope["method"])]
-        active.inc()
+        verb = _verb_label(scope["method"])
+        _active_requests[verb] += 1
         try:
             await self._serve(scope, receive, send)
         finally:
-            active.dec()
+            _active_requests[verb] -= 1
 
     async def _serve(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         started = time.perf_counter()

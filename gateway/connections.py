@@ -7,7 +7,7 @@ adds the trailer fields of a chunked body to the headers. Decision 0019 has the 
 import asyncio
 import math
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from enum import Enum
 from typing import Any, Final
 from urllib.parse import unquote
@@ -257,7 +257,10 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._in_body = False
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     # What cycles call
 
@@ -268,6 +271,8 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Start the next request in the queue, or wait for one."""
         self.server_state.total_requests += 1
+        if self._active is not None and self._active.body:
+            self._active.body.clear()  # it was not read; the connection may be idle for long
         self._active = None
         if self.is_closing():
             return
@@ -358,13 +363,11 @@ class Connection(HttpToolsProtocol):
 class Cycle(RequestResponseCycle):
     """A request and its response."""
 
-    async def send(self, message: ASGISendEvent) -> None:
+    def send(self, message: ASGISendEvent) -> Coroutine[Any, Any, None]:
         """Send a part of the response; if it comes before the end of the request, the connection is closed after it."""
         if self.more_body and not self.response_started:
             self.keep_alive = False
-        await super().send(message)
-        if self.response_complete:
-            self.body.clear()
+        return super().send(message)  # not awaited here, which would cost a coroutine for each part
 
 
 def _disconnect(cycle: RequestResponseCycle) -> None:
