@@ -33,12 +33,12 @@ from services.entities.models.allocations import AllocationOutcome, AllocationRo
 _ID_BYTES: Final = 16
 
 
-def to_proto(row: AllocationRow, corrections: Corrections | None = None) -> Allocation:
-    """Convert an allocation with its corrections, if there may be any."""
+def to_proto(row: AllocationRow, corrections: Corrections | None = None, *, dry_run: bool = False) -> Allocation:
+    """Convert an allocation with its corrections, if there may be any; that of a dry run has no id."""
     corrections = corrections or Corrections()
     credited = Money(corrections.credited, row.currency_code)
     return Allocation(
-        id=ids.ALLOCATION.format(row.id),
+        id="" if dry_run else ids.ALLOCATION.format(row.id),
         entity_id=ids.ENTITY.format(row.entity_id),
         department_id=ids.DEPARTMENT.format_optional(row.department_id),
         department_path=map(ids.DEPARTMENT.format, row.department_path),
@@ -60,7 +60,7 @@ def to_proto(row: AllocationRow, corrections: Corrections | None = None) -> Allo
         credit_of_id=ids.ALLOCATION.format_optional(row.credit_of),
         credited_amount=money_to_proto(credited) if credited.amount else None,
         actor=row.actor,
-        create_time=time_to_proto(row.create_time),
+        create_time=None if dry_run else time_to_proto(row.create_time),
         contract_id=ids.CONTRACT.format_optional(row.contract_id),
     )
 

@@ -114,6 +114,16 @@ def to_proto(row: CostSplitRow, reversal: CostSplitReversalRow | None = None, *,
     )
 
 
+def reversed_to_proto(row: CostSplitRow, reversal: CostSplitReversalRow | None, *, dry_run: bool) -> CostSplit:
+    """Convert a split with its reversal; that of a dry run has no time and restores no allocation."""
+    message = to_proto(row, reversal)
+    if dry_run:
+        message.validate_only = True
+        for field in ("restored_allocation_id", "create_time"):
+            message.reversal.ClearField(field)
+    return message
+
+
 def _reversal_to_proto(row: CostSplitReversalRow) -> CostSplitReversal:
     return CostSplitReversal(
         reason=row.reason,

@@ -61,9 +61,9 @@ class AllocationRuleServicer:
 
     async def ReverseCostSplit(self, request: pb.ReverseCostSplitRequest, call: Call) -> CostSplit:
         split_id, day = ids.COST_SPLIT.parse(request.id), date_from_text(request.allocation_date)
-        async with self._db.write(call) as tx:
+        async with self._db.write(call, dry_run=request.validate_only) as tx:
             split, reversal = await service.split_reversals.reverse(tx, split_id, reason=request.reason, day=day)
-            return await tx.answer(convert.splits.to_proto(split, reversal))
+            return await tx.answer(convert.splits.reversed_to_proto(split, reversal, dry_run=request.validate_only))
 
     async def ListCostSplits(self, request: pb.ListCostSplitsRequest, call: Call) -> pb.ListCostSplitsResponse:
         page, filters = self._pages.read(request, call), convert.splits.filter_from_proto(request)

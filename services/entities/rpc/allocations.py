@@ -60,17 +60,19 @@ class AllocationServicer:
         return convert.allocations.to_proto(row, corrections.get(row.id))
 
     async def ReverseAllocation(self, request: pb.ReverseAllocationRequest, call: Call) -> Allocation:
-        async with self._db.write(call) as tx:
+        dry_run = request.validate_only
+        async with self._db.write(call, dry_run=dry_run) as tx:
             reversal = await service.reversals.reverse(
                 tx,
                 ids.ALLOCATION.parse(request.id),
                 reason=request.reason,
                 day=date_from_text(request.allocation_date),
             )
-            return await tx.answer(convert.allocations.to_proto(reversal))
+            return await tx.answer(convert.allocations.to_proto(reversal, dry_run=dry_run))
 
     async def CreditAllocation(self, request: pb.CreditAllocationRequest, call: Call) -> Allocation:
         draft = convert.allocations.credit_from_proto(request)
-        async with self._db.write(call) as tx:
+        dry_run = request.validate_only
+        async with self._db.write(call, dry_run=dry_run) as tx:
             row = await service.cost_credits.credit(tx, draft)
-            return await tx.answer(convert.allocations.to_proto(row))
+            return await tx.answer(convert.allocations.to_proto(row, dry_run=dry_run))
