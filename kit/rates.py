@@ -1,10 +1,15 @@
-"""Exchange rate and its error, for every service that converts amounts."""
+"""Exchange rate and its errors, for every service that converts amounts."""
 
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from typing import Final
 
 from kit.errors import FailedPrecondition
+from kit.money import DIGITS_MAX, Money
+
+RATE_AGE_DAYS_MAX: Final = 35
+"""Days that a rate stays effective after its date: bridges the time between monthly rates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +29,25 @@ class RateMissing(FailedPrecondition):
     def __init__(self, currency: str, *, to: str, on: date) -> None:
         super().__init__(
             f"No exchange rate from {currency} to {to} for {on} is stored, or can be derived through one or two other"
-            " currencies; set one and try again.",
+            f" currencies; set one and try again. A rate is effective for at most {RATE_AGE_DAYS_MAX} days after its"
+            " date.",
             from_currency_code=currency,
             to_currency_code=to,
             rate_date=on,
+        )
+
+
+class AmountTooLarge(FailedPrecondition):
+    """The converted amount has more digits than Money may have."""
+
+    reason = "AMOUNT_TOO_LARGE"
+
+    def __init__(self, amount: Money, currency: str, rate: Rate) -> None:
+        super().__init__(
+            f"Converted to {currency} at the rate {rate.rate.normalize():f} of {rate.rate_date}, {amount} has more than"
+            f" {DIGITS_MAX} digits before the decimal point; check the rate.",
+            amount=amount.text(),
+            from_currency_code=amount.currency,
+            to_currency_code=currency,
+            rate_date=rate.rate_date,
         )

@@ -216,6 +216,11 @@ class TestDefinition:
 
 
 class TestSimulation:
+    async def test_violations_of_the_draft_have_its_path(self, api: ApprovalsApi) -> None:
+        draft = pb.CreateApprovalRuleRequest(name="draft", auto_approve=True, steps=[step("C", "carla")], condition="1")
+        call = api.admin.call(api.stubs.rules.SimulateRules, pb.SimulateRulesRequest(rule=draft))
+        assert set((await refusal(call)).fields) == {"rule.steps", "rule.condition"}
+
     async def test_draft_is_simulated_on_past_requests(self, api: ApprovalsApi) -> None:
         rule = await api.create_rule(step("C", "carla"), name="today")
         for amount in ("10.00", "50.00", "90.00"):

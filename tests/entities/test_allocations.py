@@ -140,12 +140,22 @@ class TestCurrencies:
             "from_currency_code": "USD", "to_currency_code": "CHF", "rate_date": "2026-02-28",
         }  # fmt: skip
 
+    async def test_refusal_of_an_old_rate_tells_how_long_a_rate_is_effective(
+        self, api: EntitiesApi, costs: AllocationApi, swiss: Department
+    ) -> None:
+        await api.set_rates("2026-03-01 USD/CHF 0.9")
+        await costs.allocate(swiss, "10.00 USD", allocation_date="2026-04-05")
+        error = await refusal(costs.allocate(swiss, "10.00 USD", allocation_date="2026-04-06"))
+        assert error.reason == "RATE_MISSING"
+        assert "effective for at most 35 days" in error.message
+
     async def test_too_large_converted_amount_is_refused(
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/CHF 10")
         error = await refusal(costs.allocate(swiss, "1000000000000.00 USD", allocation_date="2026-03-01"))
-        assert error.reason == "AMOUNT_TOO_LARGE"
+        assert (error.reason, error.metadata["rate_date"]) == ("AMOUNT_TOO_LARGE", "2026-03-01")
+        assert "at the rate 10 of 2026-03-01" in error.message
         allocation = await costs.allocate(swiss, "999999999999.99 USD", allocation_date="2026-03-01")
         assert money_text(allocation.entity_amount) == "9999999999999.90 CHF"
 

@@ -271,6 +271,9 @@ class TestOnce:
             error = await refusal(api.split("1.00 EUR", terms=terms(*targets), source_ref="bill"))
             assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "COST_ALREADY_SPLIT")
             assert error.metadata == {"source_ref": "bill"}
+            assert (
+                error.message == "The cost 'bill' is already split; it can be split again after that split is reversed."
+            )
         assert len(await api.allocations_of_all(it, eng, sales)) == 1
 
     async def test_of_concurrent_splits_one_succeeds(

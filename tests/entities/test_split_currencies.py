@@ -184,3 +184,4 @@ class TestSplitOfAmount:
         assert booked(await api.split("900000000.00 EUR", terms=parts)) == ["891000000.00 EUR", "450000000000.00 IRR"]
         error = await refusal(api.split("90000000000.00 EUR", terms=parts))
         assert (error.reason, error.metadata["to_currency_code"]) == ("AMOUNT_TOO_LARGE", "IRR")
+        assert error.metadata["rate_date"] == "2026-03-01"

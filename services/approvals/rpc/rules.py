@@ -74,7 +74,7 @@ class ApprovalRuleServicer:
         since = time_or_none(request, "since_time") or until - _SIMULATED_PERIOD_DEFAULT
         problems = await service.approvers.find_problems(self._clients, call, spec.steps)
         async with self._db.read(call) as tx:
-            await service.rules.check(tx, spec, problems, except_id=replaces)
+            await service.rules.check(tx, spec, problems, except_id=replaces, path="rule.")
             history = await service.simulations.load_history(tx, since, until, replaces)
         changes_max = request.changes_max or _CHANGES_MAX_DEFAULT
         simulation = await service.simulations.simulate(

@@ -92,10 +92,13 @@ async def delete(tx: WriteSession, rule_id: UUID, *, etag: str) -> RuleRow:
     return row
 
 
-async def check(tx: ReadSession, spec: RuleSpec, problems: Mapping[str, str], *, except_id: UUID | None = None) -> None:
+async def check(
+    tx: ReadSession, spec: RuleSpec, problems: Mapping[str, str], *, except_id: UUID | None = None, path: str = ""
+) -> None:
     """Validate a rule, alone and with the other levels of its ladder. Raises InvalidFields with all violations.
 
-    `problems` has the users who can't be approvers, with the reason. `except_id` is the rule itself, if it exists.
+    `problems` has the users who can't be approvers, with the reason. `except_id` is the rule itself, if it exists;
+    `path` is what precedes the fields of the rule in the request.
     """
     violations = _violations(spec)
     for index, step in enumerate(spec.steps):
@@ -110,7 +113,7 @@ async def check(tx: ReadSession, spec: RuleSpec, problems: Mapping[str, str], *,
     except InvalidFields as error:
         violations += error.violations
     if violations:
-        raise InvalidFields(violations)
+        raise InvalidFields([replace(each, field=path + each.field) for each in violations])
 
 
 def _violations(spec: RuleSpec) -> list[Violation]:

@@ -68,7 +68,7 @@ def _first_period(draft: BudgetDraft, fiscal_year_start_month: int, today: date)
     period = period_of(kind, start or fiscal_start(kind, fiscal_year_start_month, today), 0)
     if end not in {None, period.end}:
         raise InvalidField(
-            "period_end_date", f"a {kind} period from {period.start} ends on {period.end}; leave it out", "period.end"
+            "period_end_date", f"must be {period.end}, the end of the {kind} period from {period.start}", "period.end"
         )
     return period
 

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 from kit.dates import date_in
 from kit.money import DIGITS_MAX, Money, round_to
-from kit.rates import Rate
+from kit.rates import AmountTooLarge, Rate
 from services.budgets.domain.balances import Terms
-from services.budgets.errors.rates import AmountTooLarge, AmountTooSmall
+from services.budgets.errors.rates import AmountTooSmall
 
 
 @dataclass(frozen=True, slots=True)

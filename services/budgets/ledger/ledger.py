@@ -23,7 +23,7 @@ from kit.errors import BillingError
 from kit.idempotency import Replay
 from kit.money import Money
 from kit.origin import Origin
-from kit.rates import RateMissing
+from kit.rates import AmountTooLarge, RateMissing
 from kit.settings import Settings
 from services.budgets import domain
 from services.budgets.domain.balances import Terms
@@ -32,7 +32,7 @@ from services.budgets.domain.postings import Key, PostingRequest, Replayed
 from services.budgets.domain.rates import Conversion
 from services.budgets.errors.budgets import CurrencyMismatch
 from services.budgets.errors.charges import BatchRefused
-from services.budgets.errors.rates import AmountTooLarge, AmountTooSmall
+from services.budgets.errors.rates import AmountTooSmall
 from services.budgets.ledger import posting
 from services.budgets.ledger.outcomes import LedgerCodec, PostingOutcome
 from services.budgets.ledger.posting import Submission

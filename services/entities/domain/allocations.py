@@ -8,9 +8,9 @@ from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from kit.money import DIGITS_MAX, Money, round_to
-from kit.rates import RateMissing
+from kit.rates import AmountTooLarge, Rate, RateMissing
 from services.entities.domain.rates import Derivation, DerivedRate
-from services.entities.errors.allocations import AllocationDateTooFar, AmountTooLarge
+from services.entities.errors.allocations import AllocationDateTooFar
 
 AHEAD_DAYS_MAX: Final = 366
 """Maximum number of days that a cost may be dated after today: covers costs prepaid for a year, and catches typos."""
@@ -124,7 +124,7 @@ def convert(amount: Money, currency: str, day: date, rate: DerivedRate | None) -
     rate, AmountTooLarge.
     """
     converted = convert_total(amount, currency, day, rate)
-    check_size(amount, converted.amount)
+    check_size(amount, converted)
     return converted
 
 
@@ -138,10 +138,12 @@ def convert_total(amount: Money, currency: str, day: date, rate: DerivedRate | N
     return ConvertedAmount(converted, rate.rate, rate.effective_date)
 
 
-def check_size(amount: Money, converted: Money) -> None:
+def check_size(amount: Money, converted: ConvertedAmount) -> None:
     """Raise AmountTooLarge if the converted amount has more digits than Money may have."""
-    if converted.amount.adjusted() >= DIGITS_MAX:
-        raise AmountTooLarge(amount, to=converted.currency)
+    if converted.rate is None or converted.rate_date is None:
+        return
+    if converted.amount.amount.adjusted() >= DIGITS_MAX:
+        raise AmountTooLarge(amount, converted.amount.currency, Rate(converted.rate, converted.rate_date))
 
 
 def differing_fields(draft: AllocationDraft, stored: AllocationDraft) -> list[str]:

@@ -180,7 +180,8 @@ def violations(amendment_type: AmendmentType, after: TermValues, terms: Contract
     """Yield the violations of the changes themselves; those of the amended terms are checked afterwards."""
     required = sorted(_REQUIRED_TERMS[amendment_type])
     if required and not after.keys() & required:
-        text = f"an amendment of type {amendment_type} must change at least one of {', '.join(required)}"
+        terms_text = required[0] if len(required) == 1 else f"at least one of {', '.join(required)}"
+        text = f"an amendment of type {amendment_type} must change {terms_text}"
         yield FieldViolation(required[0], text, "amendment.type")
     elif not after:
         yield FieldViolation("", "must change at least one term", "amendment.empty")

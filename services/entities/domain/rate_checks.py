@@ -7,7 +7,8 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Final, Self
 
-from services.entities.domain.rates import RATE_AGE_DAYS_MAX, Pair, Quote, RateDraft
+from kit.rates import RATE_AGE_DAYS_MAX
+from services.entities.domain.rates import Pair, Quote, RateDraft
 from services.entities.errors.rates import RateChangeTooLarge, RatesContradict
 
 CHANGE_MAX: Final = 10

@@ -9,8 +9,6 @@ from fractions import Fraction
 from itertools import pairwise, product
 from typing import Final, TypeAlias
 
-RATE_AGE_DAYS_MAX: Final = 35
-"""Days that a rate stays effective after its date: bridges the time between monthly rates."""
 RATE_DIGITS: Final = 18
 """Significant digits of a derived rate: enough for the largest amount in Money to be exact to the cent."""
 _DIVISION: Final = Context(prec=RATE_DIGITS, rounding=ROUND_HALF_EVEN)

@@ -125,8 +125,8 @@ def convert_shares(
         group = [shares[index] for index in indexes]
         total = _convert_total(cost, sum(group, Money.zero(cost.amount.currency)), currency, rates)
         for index, amount in zip(indexes, _divide(total.amount, group), strict=True):
-            domain.allocations.check_size(shares[index], amount)
             converted[index] = ConvertedAmount(amount, total.rate, total.rate_date)
+            domain.allocations.check_size(shares[index], converted[index])
     return [converted[index] for index in range(len(shares))]
 
 

@@ -95,7 +95,10 @@ class CostAlreadySplit(AlreadyExists):
     reason = "COST_ALREADY_SPLIT"
 
     def __init__(self, source_ref: str) -> None:
-        super().__init__(f"The cost {source_ref!r} is already split.", source_ref=source_ref)
+        super().__init__(
+            f"The cost {source_ref!r} is already split; it can be split again after that split is reversed.",
+            source_ref=source_ref,
+        )
 
 
 class CostSplitNotFound(ResourceNotFound):

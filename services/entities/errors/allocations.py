@@ -6,7 +6,7 @@ from uuid import UUID
 
 from kit import ids
 from kit.errors import AlreadyExists, BillingError, FailedPrecondition
-from kit.money import DIGITS_MAX, Money
+from kit.money import Money
 from kit.resources import ResourceNotFound
 
 
@@ -103,18 +103,6 @@ class AllocationDateTooFar(FailedPrecondition):
     def __init__(self, day: date, latest: date) -> None:
         super().__init__(
             f"The date of a cost can be {latest} at the latest, not {day}.", allocation_date=day, latest_date=latest
-        )
-
-
-class AmountTooLarge(FailedPrecondition):
-    reason = "AMOUNT_TOO_LARGE"
-
-    def __init__(self, amount: Money, *, to: str) -> None:
-        super().__init__(
-            f"{amount} has more than {DIGITS_MAX} digits before the decimal point in {to}.",
-            amount=amount.text(),
-            from_currency_code=amount.currency,
-            to_currency_code=to,
         )
 
 

@@ -28,8 +28,9 @@ from sqlalchemy.types import TypeEngine
 
 from kit import clock, ids
 from kit.db import ReadSession, WriteSession
+from kit.rates import RATE_AGE_DAYS_MAX
 from services.entities import store
-from services.entities.domain.rates import RATE_AGE_DAYS_MAX, Conversion, Pair, Quote, RateDraft, RateFilter
+from services.entities.domain.rates import Conversion, Pair, Quote, RateDraft, RateFilter
 from services.entities.models.rates import ExchangeRateRow
 from serving.pages import Page, Slice
 
