@@ -17,13 +17,13 @@ from kit.settings import Settings
 
 STREAMS_IN_PROGRESS = Gauge("billing_streams_in_progress", "Streams in progress.")
 
-_LARGE_BYTES: Final = 16 * 1024
+LARGE_BYTES: Final = 4 * 1024
 """Requests above this size are counted by their size, and few of them run at once."""
 _REQUEST_BYTES_MAX: Final = 64 * 1024 * 1024
 """Maximum size of all large requests in progress."""
 _RUNNING_MAX: Final = 32
 """How many calls of one tenant run at once while others are active: enough for a full batch of charges."""
-_LARGE_RUNNING_MAX, _LARGE_RUNNING_CONTENDED_MAX = 6, 2
+_LARGE_RUNNING_MAX, _LARGE_RUNNING_CONTENDED_MAX = 6, 1
 
 
 class Admission:
@@ -67,7 +67,7 @@ class Admission:
         self._recent.see(tenant_id)
         self._calls.acquire(tenant_id)
         try:
-            if size <= _LARGE_BYTES:
+            if size <= LARGE_BYTES:
                 await self._gate.enter(tenant_id)
             else:
                 await self._begin_large(tenant_id, size)
@@ -86,7 +86,7 @@ class Admission:
     def end(self, tenant_id: UUID, size: int) -> None:
         """Count the end of a call."""
         self._calls.release(tenant_id)
-        if size <= _LARGE_BYTES:
+        if size <= LARGE_BYTES:
             self._gate.leave(tenant_id)
         else:
             self._request_bytes.release(tenant_id, size)

@@ -8,6 +8,7 @@ Streams are counted apart from unary calls, and end at once when the process shu
 
 import asyncio
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
@@ -45,7 +46,7 @@ from kit.origin import Call
 from kit.settings import Settings
 from kit.tasks import cancel_and_wait
 from kit.telemetry import Trace, log
-from serving.admission import Admission
+from serving.admission import LARGE_BYTES, Admission
 from serving.scope import Scopes
 
 ReplyT = TypeVar("ReplyT", bound=Message)
@@ -194,13 +195,16 @@ class _UnaryPipeline:
         with telemetry.span(self._method, parent, SpanKind.SERVER, self._attributes) as trace:
             token = telemetry.current.set(trace)
             try:
-                return await self._run(payload, context, metadata, trace, log_fields)
+                running = self._run(payload, context, metadata, trace, log_fields)
+                del payload  # see _clear_frames
+                return await running
             except BaseException as exception:
                 if isinstance(exception, asyncio.CancelledError) and _is_cancelled():
                     code = StatusCode.CANCELLED  # the client is gone, so no status can be sent
                     raise
                 error = _to_error(exception, log_fields)
                 code, fault = error.code, exception if isinstance(error, Internal) else None
+                _clear_frames(exception)
                 await _abort(context, error)
                 raise
             finally:
@@ -248,6 +252,8 @@ class _UnaryPipeline:
         """Parse and validate the request, and resolve the scope of the caller."""
         request = self._decode(payload)
         validation.check(request)
+        if len(payload) > LARGE_BYTES:
+            await asyncio.sleep(0)  # other calls run before the handler, which takes as long
         key = getattr(request, "request_id", "")
         call = Call(
             method=self._method,
@@ -365,6 +371,18 @@ def _is_cancelled() -> bool:
     """Return True if gRPC cancelled the call, because its client is gone; the context doesn't have this information."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _clear_frames(exception: BaseException) -> None:
+    """Free what the functions that raised an exception refer to, above all the request.
+
+    gRPC keeps the exception of an aborted call in a reference cycle, which only the garbage collector frees: too seldom
+    for large requests.
+    """
+    raised: BaseException | None = exception
+    while raised is not None:
+        traceback.clear_frames(raised.__traceback__)
+        raised = raised.__context__
 
 
 async def _abort(context: Context, error: BillingError) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -157,3 +159,30 @@ class TestStreams:
                     error = await refusal(ended[0].read())
                     assert (error.reason, error.retry_after_s) == ("CONCURRENCY_LIMITED", 1)
                     assert (await other.call(probe.stub.Do, DoRequest())).text == "Do"
+
+
+class TestMemory:
+    async def test_refused_calls_leave_nothing_behind_for_the_garbage_collector(
+        self, probe: ServedProbe, finance: Caller
+    ) -> None:
+        """The collector runs seldom, so large requests must not be part of reference cycles."""
+        payloads = [b"\x22\x00" * 2_000_000, b"\xff" * 4_000_000]
+        async with aio.insecure_channel(probe.address) as channel:
+            do: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/billing.probe.v1.ProbeService/Do")
+            for payload in payloads:
+                await refusal(do(payload, metadata=finance.metadata))
+            gc.collect()
+            gc.disable()
+            try:
+                before = resident_mib()
+                for _ in range(20):
+                    for payload in payloads:
+                        await refusal(do(payload, metadata=finance.metadata))
+                assert resident_mib() - before < 60
+            finally:
+                gc.enable()
+
+
+def resident_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
