@@ -2,6 +2,10 @@
 
 The CEL library is used here only, and loaded with the first condition. Amounts are integers in the smallest unit of
 their currency, so that comparisons are exact.
+
+Conditions are evaluated on the event loop, so their time and memory must be bounded by their length. The library limits
+the number of iterations only, but each iteration can double a text or a list, and a regular expression is compiled at
+each evaluation. Therefore `map`, `filter` and `matches` don't exist, and a condition has one loop at most.
 """
 
 import re
@@ -21,6 +25,16 @@ _TOTALS: Final = ("old_total_value", "new_total_value", "difference")
 _AMOUNT_LIMIT: Final = Decimal(10**DIGITS_MAX)
 _TEXT_MAX: Final = 300
 """Maximum length of a message of the CEL library that is returned to callers."""
+
+_NOT_IN_CONDITIONS: Final = """
+stdlib:
+  exclude_macros: [map, filter]
+  exclude_functions: [{name: matches}]
+"""
+_LOOP: Final = re.compile(r"\b(?:all|exists|exists_one)(?:\s|//[^\r\n]*)*\(")
+"""Calls of the macros that loop; comments may stand before the parenthesis."""
+_LOOPING_MAX: Final = 500
+"""Maximum length of a condition with a loop: the iterations and what each costs share it, so the cost is quadratic."""
 
 _compiled: Final[TtlCache[str, Any]] = TtlCache(_COMPILED_MAX)
 """Compiled expressions of all tenants, by their text."""
@@ -72,10 +86,12 @@ def _environment() -> tuple[Any, Any]:
         ("request_type", "currency_code", "category", "requester", "entity_id", "department_id", "title"), text
     )
     amounts = dict.fromkeys(("amount_minor", *_TOTALS), integer)
-    return cel.NewEnv(variables={**texts, **amounts, "attributes": cel.Type.Map(text, text)}), cel.Type.BOOL
+    variables = {**texts, **amounts, "attributes": cel.Type.Map(text, text)}
+    return cel.NewEnv(config=cel.NewEnvConfigFromYaml(_NOT_IN_CONDITIONS), variables=variables), cel.Type.BOOL
 
 
 def _compile(condition: str) -> Any:
+    _check_loops(condition)
     environment, boolean = _environment()
     try:
         expression = environment.compile(condition)
@@ -85,6 +101,16 @@ def _compile(condition: str) -> Any:
         description = f"must be a boolean expression, not {expression.return_type()}; add a comparison"
         raise InvalidFields([Violation("condition", description, "condition.type")])
     return expression
+
+
+def _check_loops(condition: str) -> None:
+    loops = len(_LOOP.findall(condition))
+    if loops > 1:
+        description = "must have at most one call of all, exists and exists_one"
+        raise InvalidFields([Violation("condition", description, "condition.loops")])
+    if loops and len(condition) > _LOOPING_MAX:
+        description = f"must be at most {_LOOPING_MAX} characters if it calls all, exists or exists_one"
+        raise InvalidFields([Violation("condition", description, "condition.loops")])
 
 
 def _violations(message: str) -> list[Violation]:
