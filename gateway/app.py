@@ -111,6 +111,7 @@ class App:
         )
         try:
             route, response = await self._handle(request, scope)
+            usage.end_large()
             response = _reserve_memory(request, response)
             await self._send(request, response, send)
         finally:

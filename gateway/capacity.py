@@ -4,12 +4,15 @@ import asyncio
 from typing import Final
 from uuid import UUID
 
-from kit.fairness import Gate, OpenStreams, RecentTenants, Shares
+from kit.errors import ConcurrencyLimited
+from kit.fairness import REFUSALS, Gate, OpenStreams, RecentTenants, Shares
 from kit.settings import Settings
 
 LARGE_BYTES: Final = 16 * 1024
 """Of requests with a larger body few run at once for each tenant."""
 _LARGE_RUNNING_MAX, _LARGE_RUNNING_CONTENDED_MAX = 16, 2
+_LARGE_WAIT_S: Final = 10.0
+"""How long a large body waits for others of its tenant: less than its client has for sending it."""
 
 
 class Capacity:
@@ -41,10 +44,22 @@ class Usage:
         self._tenant_id, self._is_counted = tenant_id, True
 
     async def begin_large(self) -> None:
-        """Wait until the tenant may send a further large body."""
-        if self._tenant_id is not None:
-            await self._capacity.large_requests.enter(self._tenant_id)
-            self._is_large = True
+        """Wait until the tenant may send a further large body. Raises ConcurrencyLimited after `_LARGE_WAIT_S`."""
+        if self._tenant_id is None:
+            return
+        try:
+            async with asyncio.timeout(_LARGE_WAIT_S):
+                await self._capacity.large_requests.enter(self._tenant_id)
+        except TimeoutError:
+            REFUSALS.labels("large_bodies", "tenant").inc()
+            raise ConcurrencyLimited("large_bodies") from None
+        self._is_large = True
+
+    def end_large(self) -> None:
+        """Let the next large body of the tenant begin; what follows, such as a stream, may take long."""
+        if self._is_large and self._tenant_id is not None:
+            self._capacity.large_requests.leave(self._tenant_id)
+        self._is_large = False
 
     def reserve(self, size: int) -> None:
         """Count memory. Raises ConcurrencyLimited or Overloaded."""
@@ -62,6 +77,7 @@ class Usage:
         self._stream = self._capacity.streams.open(self._tenant_id)
         self._capacity.requests.release(self._tenant_id)
         self._is_counted = False
+        self.end_large()
         return self._stream
 
     def release(self) -> None:
@@ -71,8 +87,7 @@ class Usage:
             return
         if self._is_counted:
             self._capacity.requests.release(tenant_id)
-        if self._is_large:
-            self._capacity.large_requests.leave(tenant_id)
+        self.end_large()
         if self._bytes:
             self._capacity.memory.release(tenant_id, self._bytes)
         if self._stream is not None:

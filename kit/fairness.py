@@ -22,7 +22,6 @@ REFUSALS: Final = Counter(
 )
 _CONTENDED_S: Final = 1.0
 """How long after its last call another tenant counts as active."""
-_TENANTS_MAX: Final = 10_000
 
 
 class Shares:

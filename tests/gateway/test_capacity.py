@@ -8,7 +8,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from gateway import capacity
 from gateway.app import App
+from kit import fairness
 from kit.settings import Settings
 from tests.gateway.backend import Backend
 from tests.gateway.conftest import BASE, BUDGET
@@ -80,14 +82,22 @@ async def test_requests_of_one_tenant_leave_room_for_others(
     assert (await alice.get(GET)).status_code == 200
 
 
+@pytest.fixture
+def large_body() -> dict[str, Any]:
+    charge = {"id": BUDGET, "amount": {"currency_code": "EUR", "amount": "1.00"}, "description": "x" * 400}
+    return {"charges": [{**charge, "request_id": f"k{n}"} for n in range(100)]}
+
+
 async def test_few_large_bodies_of_one_tenant_are_read_while_others_are_active(
-    client_of: Callable[..., httpx.AsyncClient], backend: Backend
+    client_of: Callable[..., httpx.AsyncClient],
+    backend: Backend,
+    large_body: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    alice, bob = client_of(), client_of(tenant=uuid4())
+    monkeypatch.setattr(fairness, "_CONTENDED_S", 60)
+    alice, bob, body = client_of(), client_of(tenant=uuid4()), large_body
     await bob.get(GET)
     blocking = Blocking(backend, "BatchCharge", "budgets.v1.BatchChargeResponse")
-    charge = {"id": BUDGET, "amount": {"currency_code": "EUR", "amount": "1.00"}, "description": "x" * 400}
-    body = {"charges": [{**charge, "request_id": f"k{n}"} for n in range(100)]}
     requests = [asyncio.create_task(alice.post(CHARGE, json=body)) for _ in range(5)]
     await blocking.run(2)
     requests += [asyncio.create_task(bob.post(CHARGE, json=body))]
@@ -95,6 +105,26 @@ async def test_few_large_bodies_of_one_tenant_are_read_while_others_are_active(
     assert blocking.running == 3
     blocking.proceed.set()
     assert {response.status_code for response in await asyncio.gather(*requests)} == {200}
+
+
+async def test_large_body_that_waits_too_long_for_others_is_refused(
+    client_of: Callable[..., httpx.AsyncClient],
+    backend: Backend,
+    large_body: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fairness, "_CONTENDED_S", 60)
+    monkeypatch.setattr(capacity, "_LARGE_WAIT_S", 0.1)
+    alice, bob = client_of(), client_of(tenant=uuid4())
+    await bob.get(GET)
+    blocking = Blocking(backend, "BatchCharge", "budgets.v1.BatchChargeResponse")
+    requests = [asyncio.create_task(alice.post(CHARGE, json=large_body)) for _ in range(2)]
+    await blocking.run(2)
+    refused = await alice.post(CHARGE, json=large_body)
+    assert (refused.status_code, refused.json()["metadata"]) == (429, {"resource": "large_bodies"})
+    blocking.proceed.set()
+    assert {response.status_code for response in await asyncio.gather(*requests)} == {200}
+    assert (await alice.post(CHARGE, json=large_body)).status_code == 200
 
 
 async def test_large_bodies_of_one_tenant_leave_memory_for_others(

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from gateway import streaming
+from gateway import capacity, streaming
 from gateway.app import App
 from gateway.server import HttpServer
 from kit.errors import NotFound, Unavailable
@@ -66,8 +66,8 @@ class Client:
     token: str
     opened: list[Events]
 
-    async def watch(self, path: str = WATCH, **headers: str) -> Events:
-        self.opened.append(await asyncio.wait_for(Events.open(self.port, path, self.token, **headers), 5))
+    async def watch(self, path: str = WATCH, *, body: str = "", **headers: str) -> Events:
+        self.opened.append(await asyncio.wait_for(Events.open(self.port, path, self.token, body=body, **headers), 5))
         return self.opened[-1]
 
 
@@ -136,6 +136,15 @@ class TestShares:
             return source.open_streams == 4
 
         await eventually(four_are_open)
+
+    async def test_streams_with_a_large_body_keep_no_other_body_waiting(
+        self, serve: Callable[..., Served], backend: Backend, source: Source, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(capacity, "_LARGE_RUNNING_MAX", 1)
+        monkeypatch.setattr(capacity, "_LARGE_RUNNING_CONTENDED_MAX", 1)
+        alice = serve(backend.address)
+        await alice.app.limits.open()
+        assert [(await alice.watch(body=" " * 20_000 + "{}")).status for _ in range(2)] == [200, 200]
 
 
 class TestEvents:

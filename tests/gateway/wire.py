@@ -45,10 +45,11 @@ class Events:
     headers: dict[str, str]
 
     @classmethod
-    async def open(cls, port: int, path: str, token: str, **headers: str) -> "Events":
+    async def open(cls, port: int, path: str, token: str, *, body: str = "", **headers: str) -> "Events":
         """Send the request and read the head of the response."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(get(path, token, **headers))
+        length = {"Content-Length": str(len(body))} if body else {}
+        writer.write(get(path, token, **headers, **length) + body.encode())
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         pairs = (line.split(": ", 1) for line in lines[1:] if line)
         return cls(reader, writer, int(lines[0].split()[1]), {name.lower(): value for name, value in pairs})
