@@ -58,39 +58,41 @@ class Admission:
         """Count the end of a call that has arrived."""
         self._arrived -= 1
 
-    async def begin(self, tenant_id: UUID, size: int) -> None:
+    async def begin(self, tenant_id: UUID, size: int, *, by_service: bool) -> None:
         """Count a call of the tenant with a request of `size` bytes, and wait for its turn.
 
-        Raises MessageTooLarge, ConcurrencyLimited or Overloaded. Each call that has begun ends with `end`.
+        A call by another service does not wait: a call that has a turn here may depend on it. Raises MessageTooLarge,
+        ConcurrencyLimited or Overloaded. Each call that has begun ends with `end`.
         """
         self.check_size(size)
         self._recent.see(tenant_id)
         self._calls.acquire(tenant_id)
         try:
-            if size <= LARGE_BYTES:
+            if size > LARGE_BYTES:
+                await self._begin_large(tenant_id, size, by_service=by_service)
+            elif not by_service:
                 await self._gate.enter(tenant_id)
-            else:
-                await self._begin_large(tenant_id, size)
         except BaseException:
             self._calls.release(tenant_id)
             raise
 
-    async def _begin_large(self, tenant_id: UUID, size: int) -> None:
+    async def _begin_large(self, tenant_id: UUID, size: int, *, by_service: bool) -> None:
         self._request_bytes.acquire(tenant_id, size)
+        if by_service:
+            return
         try:
             await self._large_gate.enter(tenant_id)
         except BaseException:
             self._request_bytes.release(tenant_id, size)
             raise
 
-    def end(self, tenant_id: UUID, size: int) -> None:
+    def end(self, tenant_id: UUID, size: int, *, by_service: bool) -> None:
         """Count the end of a call."""
         self._calls.release(tenant_id)
-        if size <= LARGE_BYTES:
-            self._gate.leave(tenant_id)
-        else:
+        if size > LARGE_BYTES:
             self._request_bytes.release(tenant_id, size)
-            self._large_gate.leave(tenant_id)
+        if not by_service:
+            (self._large_gate if size > LARGE_BYTES else self._gate).leave(tenant_id)
 
     def check_size(self, size: int) -> None:
         """Raise MessageTooLarge if a request is larger than the limit."""

@@ -229,13 +229,13 @@ class _UnaryPipeline:
             deadline = self._calls.deadline(context.time_remaining())
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 caller = await self._authorize(metadata, log_fields)
-                tenant_id = caller.principal.tenant_id
-                await admission.begin(tenant_id, size)
+                tenant_id, by_service = caller.principal.tenant_id, bool(caller.principal.service)
+                await admission.begin(tenant_id, size, by_service=by_service)
                 try:
                     request, call = await self._accept(payload, caller, trace, deadline)
                     return await self._handle(request, call, context)
                 finally:
-                    admission.end(tenant_id, size)
+                    admission.end(tenant_id, size, by_service=by_service)
         finally:
             admission.depart()
 

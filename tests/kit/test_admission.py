@@ -11,13 +11,14 @@ from uuid import uuid4
 import pytest
 from grpc import StatusCode, aio
 
+from kit.auth import ServiceTokens
 from kit.origin import Call
 from kit.settings import Settings
 from serving import admission
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import eventually
 from tests.kit.conftest import ServedProbe, serve_probe
-from tests.kit.probe import DoReply, DoRequest, WatchReply, WatchRequest
+from tests.kit.probe import DoReply, DoRequest, InsideRequest, WatchReply, WatchRequest
 
 
 class Blocking:
@@ -89,6 +90,29 @@ class TestCalls:
             blocking.proceed.set()
             assert len(await asyncio.gather(*calls)) == 9
         assert probe.calls.admission.calls_in_progress == 0
+
+    async def test_calls_that_wait_for_a_call_back_do_not_keep_it_waiting(
+        self,
+        kit_settings: Callable[..., Settings],
+        finance: Caller,
+        other: Caller,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(admission, "_RUNNING_MAX", 2)
+        async with serve_probe(kit_settings()) as probe:
+            service = Caller(finance.tenant_id, "budgets", ServiceTokens(kit_settings()).token(finance.tenant_id))
+            both_run = asyncio.Barrier(2)
+
+            async def call_back(request: Any, call: Call) -> Any:
+                if call.method.endswith("/Inside"):
+                    return DoReply(text="inside")
+                await both_run.wait()
+                return await service.call(probe.stub.Inside, InsideRequest())
+
+            await other.call(probe.stub.Do, DoRequest())
+            probe.servicer.on_call = call_back
+            calls = [finance.call(probe.stub.Do, DoRequest(), within_s=5) for _ in range(2)]
+            assert [reply.text for reply in await asyncio.gather(*calls)] == ["inside"] * 2
 
     async def test_large_requests_wait_for_each_other(
         self, kit_settings: Callable[..., Settings], finance: Caller
