@@ -41,9 +41,9 @@ class Phase(Enum):
     """What the client has to do next."""
 
     IDLE = "idle"
-    """Begin the next request."""
+    """Begin the first or next request. Clients and load balancers open connections before they need them."""
     HEADER = "header"
-    """Send the rest of the header block; the first one begins with the connection."""
+    """Send the rest of the header block."""
     BODY = "body"
     """Send the rest of the body."""
     RESPONSE = "response"
@@ -118,10 +118,9 @@ class Connection(HttpToolsProtocol):
     def __init__(self, connections: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._connections = connections
-        self.phase = Phase.HEADER
+        self.phase = Phase.IDLE
         self.deadline = 0.0
         self._write_deadline = 0.0
-        self._received = False
         self._in_header = self._in_body = False
         self._framing_bytes = 0
         """Bytes since the last event that made progress: the start of a message, its headers, or a part of its body."""
@@ -154,7 +153,6 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, in pieces."""
-        self._received = True
         if len(data) <= _PIECE_BYTES:
             if not self._discards:
                 self._parse(data)
@@ -321,8 +319,8 @@ class Connection(HttpToolsProtocol):
     def _expire(self) -> None:
         if self.phase is Phase.CLOSING or (self.phase is Phase.IDLE and self.transport.get_write_buffer_size()):
             self.abort("write_timeout")
-        elif self.phase is Phase.IDLE or not self._received:
-            CLOSED.labels(f"{self.phase.value}_timeout").inc()
+        elif self.phase is Phase.IDLE:
+            CLOSED.labels("idle_timeout").inc()
             self.close()
         else:
             self._reject(RequestTimeout(self.phase.value, self._connections.time_limits[self.phase]))

@@ -67,11 +67,11 @@ class Settings(BaseSettings):
     http_header_bytes_max: int = 32 * 1024
     """Maximum size of request line and headers of a REST call."""
     http_header_timeout_s: float = 10.0
-    """How long a client may take to send request line and headers, from the first byte or the connection's start."""
+    """How long a client may take to send request line and headers, from the first byte."""
     http_body_timeout_s: float = 30.0
     """How long a client may take to send the body."""
     http_idle_timeout_s: float = 75.0
-    """How long a connection of a client is kept open between two requests."""
+    """How long a connection of a client is kept open before the first byte of a request."""
     http_write_timeout_s: float = 30.0
     """How long a client may leave a response unread; it must read some 50 KB of a large one in this time."""
     http_connections_max: int = 4096
