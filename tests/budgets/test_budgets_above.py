@@ -15,6 +15,9 @@ from services.budgets import domain
 from services.budgets.domain.entries import AvailabilityVerdict
 from tests.budgets.allocated_costs import CostEvents, allocation, unbudgeted
 from tests.budgets.budgets_api import BudgetsApi, eur, line
+from tests.budgets.rolling import noon, roll
+from tests.budgets.test_late_postings import YESTERDAY, charge_late, last_month
+from tests.budgets.test_period_locks import lock
 from tests.harness.callers import Caller, Refusal, refusal
 
 SECRET = "Group secret"
@@ -71,6 +74,39 @@ class TestRefusals:
         error = await refusal(tree.manager.charge(tree.team, "1.00"))
         assert (error.reason, error.metadata) == ("BUDGET_STATE", {})
         tree.assert_hidden(error)
+
+    async def test_period_of_the_group_is_locked(
+        self, api: BudgetsApi, tree: Tree, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
+    ) -> None:
+        subsidiary = await api.company("SUB", parent_id=tree.group.entity_id)
+        tree.group = await last_month(api, "150", name=SECRET, entity_id=tree.group.entity_id)
+        team = await last_month(api, "100", parent_id=tree.group.id, entity_id=subsidiary)
+        manager = api_for(caller("finance", subject="tom", entity_scope=[subsidiary]))
+        await lock(api, tree.group.entity_id)
+        error = await refusal(charge_late(manager, team, "1"))
+        assert (error.reason, error.metadata) == ("PERIOD_LOCKED", {})
+        request = ledger_pb.CheckAvailabilityRequest(id=team.id, amount=eur("1"), charge_time=noon(YESTERDAY))
+        reply = await manager.who.call(manager.stubs.ledger.CheckAvailability, request)
+        assert (reply.verdict, reply.explanation) == (Availability.PERIOD_LOCKED, error.message)
+        tree.assert_hidden(error)
+        tree.assert_hidden(reply)
+
+    async def test_next_period_of_the_group_has_too_little_for_the_moved_holds(
+        self, api: BudgetsApi, tree: Tree, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
+    ) -> None:
+        department = tree.team.department_id
+        finance = api_for(caller("finance", subject="tom", department_scope=[department]))
+        team = await api.open(
+            "100.00", entity_id=tree.team.entity_id, department_id=department, parent_id=tree.group.id, recurring=False
+        )
+        await api.hold(team, "40.00")
+        not_rolled = await refusal(roll(finance, team))
+        assert (not_rolled.reason, not_rolled.metadata) == ("PARENT_NOT_ROLLED_OVER", {})
+        tree.group = (await roll(api, tree.group, next_amount=eur("30.00"))).opened
+        error = await refusal(roll(finance, team))
+        assert (error.reason, error.metadata) == ("BUDGET_EXCEEDED", {"requested": "40.00", "currency_code": "EUR"})
+        tree.assert_hidden(error)
+        assert (await refusal(roll(api, team))).metadata["budget_id"] == tree.group.id
 
     async def test_own_budget_is_named(self, api: BudgetsApi, tree: Tree) -> None:
         await api.update(tree.group, amount=eur("9000.00"))

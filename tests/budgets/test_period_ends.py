@@ -17,16 +17,16 @@ from tests.harness.observe import PublishedEvents, eventually
 
 @pytest.fixture
 def ended(api: BudgetsApi, admin: Any) -> Callable[..., Awaitable[Budget]]:
-    """Create a budget whose period ended yesterday, by the clock; wait for its new state."""
+    """Create a budget whose period has ended, by the clock; wait for its new state."""
 
-    async def create(expected: Budget.State.ValueType = Budget.CLOSING, **given: Any) -> Budget:
+    async def create(expected: Budget.State.ValueType = Budget.CLOSING, *, days_ago: int = 0, **given: Any) -> Budget:
         defaults = {
             "period_type": Budget.MONTHLY, "period_start_date": this_month(), "recurring": False,
             "late_posting_days": 90,
         }  # fmt: skip
         budget = await api.open(**{**defaults, **given})
-        today = datetime.now(UTC).date()
-        start, end = (datetime.combine(day, datetime.min.time(), UTC) for day in (today - timedelta(30), today))
+        last = datetime.now(UTC).date() - timedelta(days_ago)
+        start, end = (datetime.combine(day, datetime.min.time(), UTC) for day in (last - timedelta(30), last))
         id = BUDGET.parse(budget.id)
         await admin.execute(
             "update budgets.budgets set period_start = $2::timestamptz::date, period_end = $3::timestamptz::date,"
@@ -75,6 +75,12 @@ class TestEndOfPeriod:
         self, ended: Any, published_events: PublishedEvents
     ) -> None:
         budget = await ended(Budget.CLOSED, late_posting_days=0)
+        assert (await published_events.first(BudgetClosed)).budget_id == budget.id
+
+    async def test_timer_that_fires_after_the_days_for_late_postings_closes_it(
+        self, ended: Any, published_events: PublishedEvents
+    ) -> None:
+        budget = await ended(Budget.CLOSED, late_posting_days=5, days_ago=5)
         assert (await published_events.first(BudgetClosed)).budget_id == budget.id
 
     async def test_closing_budget_can_be_rolled_over_once(self, api: BudgetsApi, ended: Any) -> None:

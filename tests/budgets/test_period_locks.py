@@ -1,9 +1,11 @@
 """Period locks: what is dated before them is not charged any more, for an entity or for the whole tenant."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from billing.budgets.v1 import charge_pb2
@@ -15,12 +17,16 @@ from billing.budgets.v1.events_pb2 import PeriodLockChanged
 from billing.budgets.v1.period_lock_pb2 import PeriodLock
 
 from kit import ids
+from kit.origin import Origin
+from kit.telemetry import Trace
+from services.budgets import store
 from tests.budgets.allocated_costs import CostEvents, allocation, reversal
 from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.rolling import noon, roll
 from tests.budgets.test_late_postings import FIRST, LAST_MONTH, TODAY, YESTERDAY, charge_late, last_month
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents, eventually
+from tests.harness.services import Budgets, Served
 
 OPEN_FROM = FIRST.isoformat()
 """The lock of everything before this month."""
@@ -146,6 +152,33 @@ class TestSetPeriodLock:
         tomorrow = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
         assert set((await refusal(lock(api, company, tomorrow))).fields) == {"locked_until_date"}
         assert (await refusal(lock(api, ids.ENTITY.format(ids.new())))).reason == "OWNER_NOT_FOUND"
+
+    @pytest.mark.parametrize("time_zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago"])
+    async def test_last_day_to_open_is_today_in_the_time_zone_of_the_entity(
+        self, api: BudgetsApi, time_zone: str
+    ) -> None:
+        entity_id = await api.company(time_zone=time_zone)
+        today = datetime.now(ZoneInfo(time_zone)).date()
+        assert (await lock(api, entity_id, today.isoformat())).locked_until_date == today.isoformat()
+        tomorrow = (today + timedelta(days=1)).isoformat()
+        assert set((await refusal(lock(api, entity_id, tomorrow))).fields) == {"locked_until_date"}
+
+    async def test_lock_does_not_deadlock_with_budgets_that_are_opened(
+        self, api: BudgetsApi, company: str, budgets_served: Served[Budgets]
+    ) -> None:
+        parent, ended = [await last_month(api) for _ in range(2)]
+        origin = Origin(
+            tenant_id=api.who.tenant_id, actor="alice", trace=Trace.from_header(None), deadline=time.monotonic() + 30
+        )
+        async with budgets_served.service.db.write(origin) as tx:
+            await store.period_locks.lock(tx)
+            calls = [
+                asyncio.ensure_future(call)
+                for call in (last_month(api, "100", parent_id=parent.id), roll(api, ended, early=False))
+            ]
+            await asyncio.sleep(0.3)  # until both wait for the lock
+            await store.period_locks.apply(tx, None)
+        await asyncio.gather(*calls)
 
     async def test_scope_confines_locks_to_its_entities(
         self, api: BudgetsApi, company: str, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from kit import ids
 from kit.errors import FailedPrecondition
-from services.budgets.errors.budgets import ZonedPeriod
+from services.budgets.errors.budgets import BudgetRefusal, ZonedPeriod
 
 
 class PeriodNotOver(FailedPrecondition):
@@ -32,10 +32,15 @@ class PeriodOpened(FailedPrecondition):
         )
 
 
-class ParentNotRolledOver(FailedPrecondition):
+class ParentNotRolledOver(BudgetRefusal):
     reason = "PARENT_NOT_ROLLED_OVER"
+    above = (
+        "The next period of the budget is not within a period of its parent. A user who may see the parent can roll"
+        " both over."
+    )
 
     def __init__(self, budget_id: UUID, parent_id: UUID, *, period: ZonedPeriod) -> None:
+        self.id = parent_id
         text, parent = ids.BUDGET.format(budget_id), ids.BUDGET.format(parent_id)
         super().__init__(
             f"The next period of the budget {text}, {period}, is not within a"

@@ -49,6 +49,7 @@ async def create(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRo
         department = f"department {ids.DEPARTMENT.format(draft.department_id)} of " if draft.department_id else ""
         raise OwnerNotFound(f"{department}entity {ids.ENTITY.format(draft.entity_id)}")
     domain.owners.check_may_own(owner)
+    await store.period_locks.lock_shared(tx)
     await _check_not_retired(tx, draft.entity_id)
     parent = await store.budgets.lock_shared(tx, draft.parent_id) if draft.parent_id else None
     draft = replace(draft, time_zone=draft.time_zone or (parent or owner).time_zone)
@@ -264,15 +265,16 @@ async def change_state(tx: WriteSession, budget_id: UUID, action: BudgetAction, 
 
 
 async def end_period(tx: WriteSession, budget_id: UUID) -> None:
-    """Let an active budget whose period is over accept late postings only; without days for them, close it.
+    """Let an active budget whose period is over accept late postings only, or close it if the days for them are over.
 
     Does nothing for a recurring budget, which is rolled over.
     """
     budget = await store.budgets.lock(tx, budget_id)
-    if budget.state is not BudgetState.ACTIVE or budget.recurring or await tx.now() < budget.period_end_time:
+    now = await tx.now()
+    if budget.state is not BudgetState.ACTIVE or budget.recurring or now < budget.period_end_time:
         return
     await change_state(tx, budget_id, BudgetAction.END_PERIOD)
-    if not budget.late_posting_days:
+    if late_posting_end(budget) <= now:
         await change_state(tx, budget_id, BudgetAction.CLOSE)
 
 

@@ -1,7 +1,7 @@
 """Use cases of period locks."""
 
 from eventing import outbox
-from kit import clock, ids
+from kit import clock, dates, ids
 from kit.db import WriteSession
 from services.budgets import domain, events, store
 from services.budgets.domain.owners import Owner
@@ -13,13 +13,14 @@ from services.budgets.models.period_locks import PeriodLockRow
 async def set_lock(tx: WriteSession, draft: PeriodLockDraft, owner: Owner | None) -> PeriodLockRow:
     """Set or change the lock of an entity or of the tenant, and publish PeriodLockChanged.
 
-    `owner` is the entity, read before the transaction. Raises InvalidField, OwnerNotFound.
+    `owner` is the entity, read before the transaction; None for the whole tenant. Raises InvalidField, OwnerNotFound.
     """
-    domain.period_locks.check(draft, clock.now().date(), confined=tx.scope is not None)
-    if draft.entity_id:
-        text = f"entity {ids.ENTITY.format(draft.entity_id)}"
-        if owner is None or owner.missing or (tx.scope and not tx.scope.covers(draft.entity_id)):
-            raise OwnerNotFound(text)
+    if draft.entity_id and tx.scope and not tx.scope.covers(draft.entity_id):
+        raise OwnerNotFound(f"entity {ids.ENTITY.format(draft.entity_id)}")
+    if owner and owner.missing:
+        raise OwnerNotFound(owner.missing)
+    today = dates.date_in(owner.time_zone if owner else "UTC", clock.now())
+    domain.period_locks.check(draft, today, confined=tx.scope is not None)
     await store.period_locks.lock(tx)
     row = await store.period_locks.find(tx, draft.entity_id)
     previous = row.locked_until if row else None

@@ -21,8 +21,16 @@ from services.budgets.domain.budgets import PERIOD_END_TIMER, BudgetAction, Budg
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.periods import Period
 from services.budgets.domain.rollovers import OpenHolds, RolloverRequest
-from services.budgets.errors.budgets import BudgetExceeded, BudgetStateForbids, CurrencyMismatch, ZonedPeriod
+from services.budgets.domain.visibility import IsVisible, Scope
+from services.budgets.errors.budgets import (
+    BudgetExceeded,
+    BudgetRefusal,
+    BudgetStateForbids,
+    CurrencyMismatch,
+    ZonedPeriod,
+)
 from services.budgets.errors.rollovers import ParentNotRolledOver, PeriodNotOver, PeriodOpened
+from services.budgets.errors.visibility import conceal
 from services.budgets.models.budgets import BudgetRow
 
 _OPENED_PER_TRANSACTION_MAX: Final = 100
@@ -71,6 +79,10 @@ class _Tree:
         """True if the next period of the budget is opened automatically."""
         return budget.state is BudgetState.ACTIVE and budget.recurring and budget.id not in self.rolled_over
 
+    def is_visible_to(self, scope: Scope | None) -> IsVisible:
+        """Return whether a caller with this scope may see a budget of the tree; None is a caller without a scope."""
+        return lambda id: scope is None or scope.covers(self.rows[id].entity_id, self.rows[id].department_id)
+
     def next_of(self, budget: BudgetRow) -> BudgetRow | None:
         """Return the budget of the next period, if it is in the tree."""
         return next((row for row in self.rows.values() if row.previous_id == budget.id), None)
@@ -91,8 +103,11 @@ async def roll_over(tx: WriteSession, budget_id: UUID, request: RolloverRequest)
     domain.budgets.advance(budget.id, budget.state, BudgetAction.ROLL_OVER)
     if tree.now < budget.period_end_time and not request.early:
         raise PeriodNotOver(budget.id, ends=budget.period_end_time)
-    await _roll_over_due(tx, tree, before=budget.period_end_time)
-    return await _roll_over(tx, tree, budget, request)
+    try:
+        await _roll_over_due(tx, tree, before=budget.period_end_time)
+        return await _roll_over(tx, tree, budget, request)
+    except BudgetRefusal as refusal:
+        raise conceal(refusal, tree.is_visible_to(tx.scope)) from None
 
 
 async def end_period(tx: WriteSession, budget_id: UUID) -> None:
@@ -115,6 +130,7 @@ async def roll_over_due(tx: WriteSession, budget_id: UUID) -> None:
 
 
 async def _lock_tree(tx: WriteSession, budget_id: UUID) -> _Tree:
+    await store.period_locks.lock_shared(tx)
     tree_ids, lock_ids = await store.rollovers.find_tree_ids(tx, budget_id)
     retired = await store.owners.lock_shared_of(tx, tree_ids)
     rows = await store.budgets.lock_many(tx, lock_ids)

@@ -14,8 +14,19 @@ _LOCK = "period locks"
 
 
 async def lock(tx: WriteSession) -> None:
-    """Prevent other transactions of the tenant from opening budgets or changing period locks until this one ends."""
+    """Prevent other transactions of the tenant from opening budgets or changing period locks until this one ends.
+
+    Call it before any budget is locked.
+    """
     await tx.lock(_LOCK)
+
+
+async def lock_shared(tx: WriteSession) -> None:
+    """Prevent other transactions of the tenant from changing period locks until this one ends.
+
+    Call it before any budget is locked: a transaction with `lock` waits for budgets.
+    """
+    await tx.lock(_LOCK, shared=True)
 
 
 async def find(tx: ReadSession, entity_id: UUID | None) -> PeriodLockRow | None:
@@ -38,15 +49,14 @@ async def save(tx: WriteSession, row: PeriodLockRow) -> None:
 
 
 async def apply(tx: WriteSession, entity_id: UUID | None) -> None:
-    """Copy the lock dates to the budgets of the entity, or of all; they are locked in id order, like by the ledger."""
+    """Copy the lock dates to the budgets of the entity, or to all; locks them in id order, as the ledger does."""
     of_entity = true() if entity_id is None else BudgetRow.entity_id == entity_id
     await tx.all(select(BudgetRow.id).where(of_entity).order_by(BudgetRow.id).with_for_update(key_share=True))
     await _copy(tx, of_entity)
 
 
 async def apply_to_new(tx: WriteSession, budget_ids: Collection[UUID]) -> None:
-    """Copy the lock dates to new budgets; no lock changes until the transaction ends."""
-    await tx.lock(_LOCK, shared=True)
+    """Copy the lock dates to new budgets. The transaction must have called `lock_shared`."""
     await _copy(tx, BudgetRow.id.in_(budget_ids))
 
 
