@@ -9,8 +9,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
+from kit.error_status import STATUS_METADATA_KEY
 from kit.errors import (
-    STATUS_METADATA_KEY,
     Aborted,
     AlreadyExists,
     BillingError,

@@ -11,8 +11,8 @@ from grpc import StatusCode, aio
 
 from contract import codec, descriptors
 from gateway.http_types import Request, Response
+from kit.error_status import STATUS_METADATA_KEY, to_status
 from kit.errors import (
-    STATUS_METADATA_KEY,
     TRUNCATED,
     BillingError,
     DeadlineExceeded,
@@ -22,7 +22,6 @@ from kit.errors import (
     Overloaded,
     Unavailable,
     Violation,
-    to_status,
     violations_message,
 )
 from kit.telemetry import Trace, log

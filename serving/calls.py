@@ -30,8 +30,8 @@ from contract.access import AccessRule
 from kit import idempotency, telemetry
 from kit.auth import Authenticator, Principal, bearer_token
 from kit.db import to_billing_error
+from kit.error_status import STATUS_METADATA_KEY, to_status
 from kit.errors import (
-    STATUS_METADATA_KEY,
     BillingError,
     DeadlineExceeded,
     Internal,
@@ -40,7 +40,6 @@ from kit.errors import (
     TokenExpired,
     Unavailable,
     Violation,
-    to_status,
 )
 from kit.origin import Call
 from kit.settings import Settings

@@ -19,7 +19,8 @@ from opentelemetry.trace import SpanKind
 from contract.methods import COMMON_APIS, Method, methods
 from kit import telemetry
 from kit.auth import ServiceTokens
-from kit.errors import STATUS_METADATA_KEY, Unavailable
+from kit.error_status import STATUS_METADATA_KEY
+from kit.errors import Unavailable
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace

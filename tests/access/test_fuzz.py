@@ -17,7 +17,7 @@ from grpc import StatusCode, aio
 
 from contract.access import AccessRule
 from kit.auth import INTERNAL
-from kit.errors import STATUS_METADATA_KEY
+from kit.error_status import STATUS_METADATA_KEY
 from tests.access.mutations import BYTES, mutate
 from tests.access.requests import all_methods, new_request
 from tests.access.world import Api, World

@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from contract import descriptors
 from contract.routes import Route, routes, routes_of
-from kit.errors import BillingError, to_status
+from kit.error_status import to_status
+from kit.errors import BillingError
 from tests.kit.probe import Probe
 
 PROBE_ROUTES = [route for method in Probe.service.methods for route in routes_of(method, "budgets")]

@@ -14,16 +14,8 @@ from google.protobuf.message import Message
 from contract import validation, wire
 from contract.field_rules import unknown
 from kit import ids
-from kit.errors import (
-    BillingError,
-    FailedPrecondition,
-    InvalidFields,
-    MalformedBody,
-    TokenMissing,
-    Violation,
-    clip,
-    to_status,
-)
+from kit.error_status import clip, to_status
+from kit.errors import BillingError, FailedPrecondition, InvalidFields, MalformedBody, TokenMissing, Violation
 from tests.kit.probe import DoRequest
 
 SECONDS_MAX = 0.25

@@ -9,7 +9,8 @@ from google.rpc import error_details_pb2
 from grpc import StatusCode
 
 from kit import errors
-from kit.errors import BillingError, FailedPrecondition, InvalidFields, Violation, to_status
+from kit.error_status import to_status
+from kit.errors import BillingError, FailedPrecondition, InvalidFields, Violation
 
 
 def all_errors(parent: type[BillingError] = BillingError) -> Iterator[type[BillingError]]:

@@ -7,15 +7,8 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
 
 from clients.forwarding import forward_errors, reason_of
-from kit.errors import (
-    BillingError,
-    FailedPrecondition,
-    InvalidArgument,
-    InvalidFields,
-    Unavailable,
-    Violation,
-    to_status,
-)
+from kit.error_status import to_status
+from kit.errors import BillingError, FailedPrecondition, InvalidArgument, InvalidFields, Unavailable, Violation
 
 
 class Full(FailedPrecondition):
