@@ -41,6 +41,9 @@ _HEALTH_NOTICE_S = 0.5
 _PRUNE_EVERY_S = 3600
 _MEASURE_EVERY_S = 10.0
 _RECONNECT_S = 1.0
+_UNCOMPRESSED_ONLY = 1
+"""A set of compression algorithms, as bits: gRPC decompresses a message before anything knows who sent it, and eight
+kilobytes can become eight megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,10 @@ async def _start_server(
         ),  # requests up to twice the limit get our own error
         ("grpc.max_send_message_length", 2 * settings.message_bytes_max),
         *METADATA_LIMITS,
+        ("grpc.compression_enabled_algorithms_bitset", _UNCOMPRESSED_ONLY),
+        # As many calls and streams as are admitted. Without a limit gRPC queues the calls of one connection, even those
+        # that it has reset, until it refuses calls of all connections at random.
+        ("grpc.max_concurrent_streams", 2 * settings.calls_max),
         ("grpc.so_reuseport", 0),
     ]
     server = aio.server(options=options)

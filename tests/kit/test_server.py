@@ -1,6 +1,7 @@
 """A service process is healthy, supports reflection, and shuts down gracefully while calls are active."""
 
 import asyncio
+import gzip
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,9 +24,11 @@ from serving import clients, server
 from serving.server import Service, serving
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents, eventually
+from tests.kit import raw_grpc
 from tests.kit.conftest import NoScopes
 from tests.kit.probe import DoReply, DoRequest, Probe, ProbeStub
 
+_DO = "/billing.probe.v1.ProbeService/Do"
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -89,6 +92,33 @@ class TestServing:
         assert (large.code, large.reason) == (StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
         assert large.metadata == {"bytes_max": "10000"}
         assert huge.code is StatusCode.RESOURCE_EXHAUSTED
+
+    async def test_compressed_message_is_refused_before_it_is_decompressed(
+        self, process: Callable[..., Process], finance: Caller
+    ) -> None:
+        p = process()
+        bomb = gzip.compress(bytes(4_000_000))
+        async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
+            reader, writer = await raw_grpc.connect(address)
+            for stream in range(1, 41, 2):
+                writer.write(raw_grpc.gzip_call(stream, _DO, bomb))
+            received = b""
+            async with asyncio.timeout(10):
+                while received.count(b"is disabled") < 20:
+                    received += await reader.read(65_536)
+            writer.close()
+            assert (await finance.call(ProbeStub(channel).Do, DoRequest())).text == "Do"
+
+    async def test_many_reset_calls_on_one_connection_fail_no_call_of_others(
+        self, process: Callable[..., Process], finance: Caller
+    ) -> None:
+        p = process()
+        async with serving(p.settings, p.service) as address, aio.insecure_channel(address) as channel:
+            _, writer = await raw_grpc.connect(address)
+            for first in range(1, 40_001, 400):
+                writer.write(b"".join(raw_grpc.reset_call(stream, _DO) for stream in range(first, first + 400, 2)))
+                assert (await finance.call(ProbeStub(channel).Do, DoRequest())).text == "Do"
+            writer.close()
 
     async def test_token_of_eight_kibibytes_is_accepted_and_a_longer_one_is_invalid(
         self,
