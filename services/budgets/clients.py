@@ -83,8 +83,7 @@ class Owners:
         except AioRpcError as error:
             if error.code() is not StatusCode.NOT_FOUND:
                 raise
-            department = f"department {department_text} of " if department_text else ""
-            raise OwnerNotFound(f"{department}entity {entity_text}") from error
+            raise OwnerNotFound.of(entity_id, department_id) from error
         path = [ids.DEPARTMENT.parse(department.id) for department in reply.departments]
         above = [ids.ENTITY.parse(entity.id) for entity in reply.entities[1:]]
         return CostOwner(department_path=path, entities_above=above, time_zone=reply.entities[0].time_zone or "UTC")

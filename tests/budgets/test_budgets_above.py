@@ -175,13 +175,31 @@ class TestAvailability:
         assert reply.lines[0].binding_budget_id == ""
         tree.assert_hidden(reply)
 
+    async def test_next_period_of_the_group_can_not_be_corrected(
+        self, api: BudgetsApi, tree: Tree, api_for: Callable[[Caller], BudgetsApi], caller: Callable[..., Caller]
+    ) -> None:
+        subsidiary = await api.company("SUB", parent_id=tree.group.entity_id)
+        group = await last_month(api, "150", name=SECRET, entity_id=tree.group.entity_id)
+        team = await last_month(api, "500", parent_id=group.id, entity_id=subsidiary)
+        tree.group = (await roll(api, group, early=False)).opened
+        await api.charge(tree.group, "300")
+        manager = api_for(caller("finance", subject="tom", entity_scope=[subsidiary]))
+        request = ledger_pb.CheckAvailabilityRequest(id=team.id, amount=eur("1"), charge_time=noon(YESTERDAY))
+        reply = await manager.who.call(manager.stubs.ledger.CheckAvailability, request)
+        assert (reply.verdict, reply.explanation) == (
+            Availability.EXCEEDED, "A budget above has too little available.",
+        )  # fmt: skip
+        tree.assert_hidden(reply)
+        tree.assert_hidden(await refusal(charge_late(manager, team, "1")))
+
     def test_every_verdict_has_a_text_for_a_budget_above(self) -> None:
         hidden = {verdict: hidden_result(verdict).explanation for verdict in AvailabilityVerdict}
         assert all("a budget above" in text.lower() for text in hidden.values())
 
 
 def hidden_result(verdict: AvailabilityVerdict) -> domain.balances.Availability:
-    result = domain.balances.Availability(verdict, uuid4(), (), (), SECRET, {})
+    budget_id = uuid4()
+    result = domain.balances.Availability(verdict, budget_id, budget_id, (), (), SECRET, {})
     return domain.visibility.conceal_availability(result, lambda _: False)
 
 

@@ -122,7 +122,7 @@ _REPLIES: Final[Mapping[EntryType, Callable[[Posted], Message]]] = {
 
 
 def chain_fields(before: Sequence[Balance], after: Sequence[Balance], hidden: Collection[UUID] = ()) -> list[Any]:
-    """Return the fields of ChainBudget messages; nothing about `hidden` budgets but that they are there.
+    """Return the fields of ChainBudget messages; those of `hidden` budgets have only `out_of_scope`.
 
     One constructor builds the whole reply from them: building and copying each message would take four times as long,
     on every charge.
@@ -137,7 +137,7 @@ _HIDDEN: Final = {"out_of_scope": True}
 
 
 def conceal_chain(entry_type: EntryType, reply: bytes, is_visible: Callable[[UUID], bool]) -> bytes:
-    """Return a serialized reply without what it says of budgets above that the caller may not see."""
+    """Return a serialized reply in which budgets above that the caller may not see have only `out_of_scope`."""
     if entry_type not in _REPLIES:
         return reply  # a hold has no chain
     message = (Charge if entry_type is EntryType.CHARGE else Refund).FromString(reply)
@@ -151,7 +151,7 @@ def chain_ids(charge: Charge) -> list[UUID]:
 
 
 def conceal(message: Charge | Refund, is_visible: Callable[[UUID], bool]) -> None:
-    """Clear what the chain of a charge or refund says of budgets above that the caller may not see."""
+    """Clear budgets above that the caller may not see in the chain of a charge or refund, and set `out_of_scope`."""
     for budget in message.chain[1:]:
         if budget.budget_id and not is_visible(ids.BUDGET.parse(budget.budget_id)):
             budget.Clear()

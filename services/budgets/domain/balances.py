@@ -326,6 +326,8 @@ class Availability:
     verdict: AvailabilityVerdict
     binding: UUID | None
     """None if the caller may not see it."""
+    explained: UUID
+    """The budget that `explanation` names: the binding one, or one of a later period that refuses the charge."""
     before: Sequence[Balance]
     after: Sequence[Balance]
     explanation: str
@@ -356,13 +358,14 @@ def availability(chain: Sequence[Balance], amount: Decimal, at: datetime, decide
     try:
         decision = decide(chain, EntryType.CHARGE, charge, at)
     except (BudgetStateForbids, OutsidePeriod, PeriodLocked, BudgetExceeded, ApprovalRequired) as refusal:
-        verdict, text, binding_id = REFUSALS[type(refusal)], refusal.message, refusal.id
+        verdict, text, explained = REFUSALS[type(refusal)], refusal.message, refusal.id
         after: Sequence[Balance] = [balance.moved(charge) for balance in chain]
-        # The budget of a next period may refuse it as well; the budget of the charge is the one to look at then.
-        binding = next((balance for balance in after if balance.terms.id == binding_id), after[0])
+        # A budget of a later period may refuse it, outside of the chain; the budget of the charge is binding then.
+        binding = next((balance for balance in after if balance.terms.id == explained), after[0])
     else:
         after, corrections = decision.after, decision.corrections
         binding = tightest(after)
+        explained = binding.terms.id
         left = binding.money(binding.available)
         if decision.verdict is ChargeVerdict.ACCEPTED_OVERSPENT:
             verdict = AvailabilityVerdict.AVAILABLE_OVERSPENT
@@ -370,7 +373,7 @@ def availability(chain: Sequence[Balance], amount: Decimal, at: datetime, decide
         else:
             verdict = AvailabilityVerdict.AVAILABLE
             text = f"It would be accepted; the budget {binding.terms.name!r} would have {left} left."
-    return Availability(verdict, binding.terms.id, chain, after, text, by_policy(binding), corrections)
+    return Availability(verdict, binding.terms.id, explained, chain, after, text, by_policy(binding), corrections)
 
 
 def by_policy(after: Balance) -> Mapping[OverspendPolicy, AvailabilityVerdict]:

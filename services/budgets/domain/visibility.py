@@ -1,4 +1,4 @@
-"""What a caller with a scope learns of budgets outside of it: that there is one above, and its verdict. Pure."""
+"""Visibility of budgets above for callers with a scope: outside of it they get only the verdict of a budget. Pure."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -9,7 +9,7 @@ from services.budgets.domain.balances import REFUSALS, Availability, Balance
 from services.budgets.domain.entries import AvailabilityVerdict
 
 IsVisible = Callable[[UUID], bool]
-"""True if the caller may see the budget with this id."""
+"""Predicate: the caller may see the budget with this id."""
 
 
 class Scope(Protocol):
@@ -20,7 +20,7 @@ class Scope(Protocol):
 
 
 def within(scope: Scope, tenant_id: UUID, balances: Mapping[tuple[UUID, UUID], Balance]) -> IsVisible:
-    """Return whether the scope covers a budget; false for budgets that are not in `balances`."""
+    """Return the predicate for the budgets in `balances`; it is false for all others."""
 
     def is_visible(budget_id: UUID) -> bool:
         balance = balances.get((tenant_id, budget_id))
@@ -30,17 +30,19 @@ def within(scope: Scope, tenant_id: UUID, balances: Mapping[tuple[UUID, UUID], B
 
 
 def conceal_availability(availability: Availability, is_visible: IsVisible) -> Availability:
-    """Return the result; without name, id and numbers of budgets that the caller may not see."""
+    """Return the result without name, id and numbers of budgets that the caller may not see."""
     hidden = frozenset(each.terms.id for each in availability.before if not is_visible(each.terms.id))
     availability = replace(availability, hidden=hidden)
-    if availability.binding is None or is_visible(availability.binding):
-        return availability
-    return replace(availability, binding=None, by_policy={}, explanation=_EXPLANATIONS[availability.verdict])
+    if not is_visible(availability.explained):
+        availability = replace(availability, explanation=_EXPLANATIONS[availability.verdict])
+    if availability.binding is not None and not is_visible(availability.binding):
+        availability = replace(availability, binding=None, by_policy={})
+    return availability
 
 
 _EXPLANATIONS: Final[Mapping[AvailabilityVerdict, str]] = {
     AvailabilityVerdict.AVAILABLE: "It would be accepted; a budget above leaves the least room.",
     AvailabilityVerdict.AVAILABLE_OVERSPENT: "It would be accepted and leave a budget above overspent.",
-    **{verdict: refusal.above for refusal, verdict in REFUSALS.items()},
+    **{verdict: refusal.concealed_message for refusal, verdict in REFUSALS.items()},
 }
-"""Texts for a binding budget that the caller may not see."""
+"""Explanations that name no budget, by verdict."""

@@ -16,17 +16,17 @@ class BudgetNotFound(ResourceNotFound):
 
 
 class BudgetRefusal(FailedPrecondition):
-    """A budget of a chain refuses a posting: the budget that was named, or one above it."""
+    """A budget refuses a posting or a rollover: the budget of the request, or one above it."""
 
-    above: ClassVar[str]
-    """The text for callers who may not see the budget."""
+    concealed_message: ClassVar[str]
+    """The message for callers who may not see the budget."""
 
     id: UUID
     """The budget that refuses."""
 
     def concealed(self) -> FailedPrecondition:
         """Return the error for a caller who may not see the budget: without its id, name, state and numbers."""
-        error = FailedPrecondition(self.above)
+        error = FailedPrecondition(self.concealed_message)
         error.reason = self.reason
         error.metadata = {key: value for key, value in self.metadata.items() if key in {"requested", "currency_code"}}
         return error
@@ -35,7 +35,7 @@ class BudgetRefusal(FailedPrecondition):
 class BudgetStateForbids(StateForbids, BudgetRefusal):
     reason = "BUDGET_STATE"
     kind = ids.BUDGET
-    above = "A budget above does not accept this in its state."
+    concealed_message = "A budget above does not accept this in its state."
 
 
 class AmountBelowSpent(FailedPrecondition):
@@ -100,6 +100,12 @@ class OwnerNotFound(NotFound):
     def __init__(self, owner: str) -> None:
         super().__init__(f"There is no {owner}.", owner=owner)
 
+    @classmethod
+    def of(cls, entity_id: UUID, department_id: UUID | None = None) -> "OwnerNotFound":
+        """Return the error for an entity, or for a department of it."""
+        department = f"department {ids.DEPARTMENT.format(department_id)} of " if department_id else ""
+        return cls(f"{department}entity {ids.ENTITY.format(entity_id)}")
+
 
 class OwnerInactive(FailedPrecondition):
     reason = "OWNER_INACTIVE"
@@ -140,25 +146,25 @@ class _Insufficient(BudgetRefusal):
 
 class BudgetExceeded(_Insufficient):
     reason = "BUDGET_EXCEEDED"
-    above = "A budget above has too little available."
+    concealed_message = "A budget above has too little available."
 
 
 class ApprovalRequired(_Insufficient):
     reason = "APPROVAL_REQUIRED"
     advice = " Spending more requires an approval."
-    above = f"A budget above has too little available.{advice}"
+    concealed_message = f"A budget above has too little available.{advice}"
 
 
 class PeriodLocked(BudgetRefusal):
     reason = "PERIOD_LOCKED"
-    above = "The time is in a locked period of a budget above."
+    concealed_message = "The time is in a locked period of a budget above."
 
     def __init__(self, budget_id: UUID, *, at: datetime, locked_until: datetime) -> None:
         self.id = budget_id
         text = ids.BUDGET.format(budget_id)
         super().__init__(
-            f"{at.isoformat()} is in a locked period of the budget {text}, which is open from"
-            f" {locked_until.isoformat()} on.",
+            f"{at.isoformat()} is in a locked period of the budget {text}; it accepts charges dated"
+            f" {locked_until.isoformat()} or later.",
             budget_id=text,
             locked_until_time=locked_until.isoformat(),
         )
@@ -166,7 +172,7 @@ class PeriodLocked(BudgetRefusal):
 
 class OutsidePeriod(BudgetRefusal):
     reason = "OUTSIDE_PERIOD"
-    above = "The time is outside of the period of a budget above."
+    concealed_message = "The time is outside of the period of a budget above."
 
     def __init__(self, budget_id: UUID, *, at: datetime, starts: datetime, ends: datetime) -> None:
         self.id = budget_id

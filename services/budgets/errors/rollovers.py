@@ -34,7 +34,7 @@ class PeriodOpened(FailedPrecondition):
 
 class ParentNotRolledOver(BudgetRefusal):
     reason = "PARENT_NOT_ROLLED_OVER"
-    above = (
+    concealed_message = (
         "The next period of the budget is not within a period of its parent. A user who may see the parent can roll"
         " both over."
     )

@@ -46,24 +46,24 @@ async def refund_reversed_cost(dependencies: Dependencies, origin: Origin, event
     await dependencies.allocated_costs.reverse(origin, convert.allocated_costs.reversal_from_proto(event))
 
 
+@on(AllocationCredited, own_transaction=True)
+async def refund_credited_cost(dependencies: Dependencies, origin: Origin, event: AllocationCredited) -> None:
+    """Refund a part of the charge of an allocation."""
+    await dependencies.allocated_costs.credit(origin, convert.allocated_costs.credit_from_proto(event))
+
+
 Outcome: TypeAlias = (
     ApprovalApproved | ApprovalRejected | ApprovalCancelled | ApprovalExpired | ApprovalChangesRequested
 )
 
 
 async def _report_failure(tx: WriteSession, event: Outcome) -> None:
-    """Publish that the outcome of a dead letter was not applied to its budget, if its event can be read."""
+    """Publish that the outcome of a dead-lettered event was not applied to its budget, unless the event is invalid."""
     facts = event.approval
-    is_applied = bool(facts.budget_id) if isinstance(event, ApprovalApproved) else bool(facts.hold_id)
-    if is_applied:
+    changes_budget = facts.budget_id if isinstance(event, ApprovalApproved) else facts.hold_id
+    if changes_budget:
         with suppress(InvalidFields, ValueError):
             service.approval_holds.report_failure(tx, convert.approvals.outcome_from_proto(facts))
-
-
-@on(AllocationCredited, own_transaction=True)
-async def refund_credited_cost(dependencies: Dependencies, origin: Origin, event: AllocationCredited) -> None:
-    """Refund a part of the charge of an allocation."""
-    await dependencies.allocated_costs.credit(origin, convert.allocated_costs.credit_from_proto(event))
 
 
 @on(ApprovalApproved, own_transaction=True, dead_lettered=_report_failure)

@@ -1,4 +1,4 @@
-"""Outcomes of postings, and what the caller of a posting may see of them."""
+"""Outcomes of postings, and their concealment for callers who may not see all budgets of the chain."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ReplyCodec(Protocol):
         """Return the ids of the budget and of the charge, refund or hold from the reply to a posting of this type."""
 
     def conceal_chain(self, entry_type: EntryType, reply: bytes, is_visible: IsVisible, /) -> bytes:
-        """Return the reply without what it says of budgets above that the caller may not see."""
+        """Return the reply without name, id and numbers of budgets above that the caller may not see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def conceal(
     balances: Mapping[Key, Balance],
     codec: LedgerCodec,
 ) -> list[PostingOutcome]:
-    """Return the outcomes; for a caller with a scope, without what they say of budgets outside of it."""
+    """Return the outcomes; for a caller with a scope, without name, id and numbers of budgets outside of it."""
     if origin.scope is None:
         return outcomes
     is_visible = domain.visibility.within(origin.scope, origin.tenant_id, balances)

@@ -78,8 +78,7 @@ class AllocatedCosts:
         Raises OwnerNotFound if the caller may not see the department of the cost, or its entity.
         """
         if origin.scope and not origin.scope.covers(cost.entity_id, cost.department_id):
-            department = f"department {ids.DEPARTMENT.format(cost.department_id)} of " if cost.department_id else ""
-            raise OwnerNotFound(f"{department}entity {ids.ENTITY.format(cost.entity_id)}")
+            raise OwnerNotFound.of(cost.entity_id, cost.department_id)
         no_key = origin.tenant_id, ALLOCATED, ""  # nothing is stored under it
         match = await self._matches.submit(origin.tenant_id, (no_key, cost))
         fitting = domain.allocated_costs.ranked(cost, match.candidates)

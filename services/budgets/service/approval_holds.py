@@ -122,7 +122,7 @@ class ApprovalHolds:
         """Release the hold, and publish once the reason why the approved request could not be applied."""
         if outcome.hold_id:
             await self.release(origin, outcome)
-        # Everybody who can read the request reads the reason, whether or not they may see the budgets above.
+        # The reason is shown to all readers of the request, also to those who may not see the budgets above.
         problem = conceal(refusal, lambda budget_id: budget_id == outcome.budget_id).message
         async with self._db.write(origin) as tx:
             if await self._claim_failure(tx, outcome):

@@ -46,8 +46,7 @@ async def create(tx: WriteSession, draft: BudgetDraft, owner: Owner) -> BudgetRo
     CurrencyMismatch, PeriodOutsideParent.
     """
     if tx.scope and not tx.scope.covers(draft.entity_id, draft.department_id):  # first: it may exist, or be inactive
-        department = f"department {ids.DEPARTMENT.format(draft.department_id)} of " if draft.department_id else ""
-        raise OwnerNotFound(f"{department}entity {ids.ENTITY.format(draft.entity_id)}")
+        raise OwnerNotFound.of(draft.entity_id, draft.department_id)
     domain.owners.check_may_own(owner)
     await store.period_locks.lock_shared(tx)
     await _check_not_retired(tx, draft.entity_id)

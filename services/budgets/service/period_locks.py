@@ -1,7 +1,7 @@
 """Use cases of period locks."""
 
 from eventing import outbox
-from kit import clock, dates, ids
+from kit import clock, dates
 from kit.db import WriteSession
 from services.budgets import domain, events, store
 from services.budgets.domain.owners import Owner
@@ -16,7 +16,7 @@ async def set_lock(tx: WriteSession, draft: PeriodLockDraft, owner: Owner | None
     `owner` is the entity, read before the transaction; None for the whole tenant. Raises InvalidField, OwnerNotFound.
     """
     if draft.entity_id and tx.scope and not tx.scope.covers(draft.entity_id):
-        raise OwnerNotFound(f"entity {ids.ENTITY.format(draft.entity_id)}")
+        raise OwnerNotFound.of(draft.entity_id)
     if owner and owner.missing:
         raise OwnerNotFound(owner.missing)
     today = dates.date_in(owner.time_zone if owner else "UTC", clock.now())

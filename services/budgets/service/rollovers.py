@@ -80,7 +80,7 @@ class _Tree:
         return budget.state is BudgetState.ACTIVE and budget.recurring and budget.id not in self.rolled_over
 
     def is_visible_to(self, scope: Scope | None) -> IsVisible:
-        """Return whether a caller with this scope may see a budget of the tree; None is a caller without a scope."""
+        """Return the predicate for the budgets of the tree; None is the scope of a caller without one."""
         return lambda id: scope is None or scope.covers(self.rows[id].entity_id, self.rows[id].department_id)
 
     def next_of(self, budget: BudgetRow) -> BudgetRow | None:
