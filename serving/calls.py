@@ -55,6 +55,8 @@ Context = aio.ServicerContext[bytes, bytes]
 _REPLAYED = (("idempotency-replayed", "true"),)
 _SINGLE_KEYS = ("authorization", "x-actor", "x-request-id", "idempotency-key")
 """Keys of the metadata that have one value. gRPC itself drops all but one `traceparent`."""
+_REQUEST_ID_MAX = 128
+"""Longer ids, which callers choose, are cut in the log; the gateway accepts no longer ones."""
 _STREAM_MAX_S = 3600.0
 """Maximum lifetime of a stream; its client then reconnects with a new token, maybe to another replica."""
 
@@ -188,7 +190,7 @@ class _UnaryPipeline:
         """Serve one call: return the reply, or abort with the status of the error; no internal text is sent."""
         started = time.perf_counter()
         metadata = _Metadata(context.invocation_metadata() or ())
-        code, log_fields = StatusCode.OK, {"request_id": metadata.get("x-request-id", "")}
+        code, log_fields = StatusCode.OK, {"request_id": metadata.get("x-request-id", "")[:_REQUEST_ID_MAX]}
         fault: BaseException | None = None
         parent = Trace.from_header(metadata.get("traceparent"))
         with telemetry.span(self._method, parent, SpanKind.SERVER, self._attributes) as trace:

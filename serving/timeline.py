@@ -11,6 +11,7 @@ from uuid import UUID
 
 from google.protobuf.message import Message
 
+from kit.errors import PageTokenInvalid
 from serving.pages import Pages
 from serving.sealing import Seal
 
@@ -38,9 +39,12 @@ class Position:
 
     @classmethod
     def from_bytes(cls, data: bytes, seal: Seal) -> "Position":
-        """Parse the result of `to_bytes`."""
-        microseconds, number = _NUMBERS.unpack(seal.decrypt(data[: _NUMBERS.size]))
-        return cls(_EPOCH + timedelta(microseconds=microseconds), data[_NUMBERS.size :].decode(), number)
+        """Parse the result of `to_bytes`. Raises PageTokenInvalid for other bytes, as in tokens of earlier versions."""
+        try:
+            microseconds, number = _NUMBERS.unpack(seal.decrypt(data[: _NUMBERS.size]))
+            return cls(_EPOCH + timedelta(microseconds=microseconds), data[_NUMBERS.size :].decode(), number)
+        except (struct.error, OverflowError, UnicodeDecodeError):
+            raise PageTokenInvalid from None
 
 
 def decode_position(pages: Pages, request: Message, method: str, tenant_id: UUID) -> Position | None:

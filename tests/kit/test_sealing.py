@@ -1,12 +1,19 @@
 """Sealed numbers: ids that show neither order nor number of events."""
 
-from uuid import uuid4
+import struct
+from collections.abc import Callable
+from uuid import UUID, uuid4
 
 import pytest
+from billing.audit.v1.audit_service_pb2 import ListAuditEventsRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.errors import PageTokenInvalid
+from kit.settings import Settings
+from serving.pages import Pages
 from serving.sealing import Seal
+from serving.timeline import decode_position
 
 TENANT = uuid4()
 SEAL = Seal(b"secret", TENANT)
@@ -35,3 +42,11 @@ def test_ids_of_other_tenants_and_secrets_are_refused() -> None:
     for other in (Seal(b"secret", uuid4()), Seal(b"other", TENANT)):
         with pytest.raises(ValueError, match="not an id"):
             SEAL.unseal(other.seal(4711))
+
+
+def test_page_token_with_an_unsealed_position_is_refused(kit_settings: Callable[..., Settings]) -> None:
+    pages, request = Pages(kit_settings()), ListAuditEventsRequest()
+    position = struct.pack(">qq", 1_790_000_000_000_000, 4711) + b"entities"
+    request.page_token = pages.encode_token(position, request, "audit/List", UUID(int=1))
+    with pytest.raises(PageTokenInvalid):
+        decode_position(pages, request, "audit/List", UUID(int=1))
