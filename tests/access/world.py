@@ -23,6 +23,7 @@ SETUP: Final = (
 """RPCs that make a resource of each kind, in order. A service with a new kind of resource adds an RPC."""
 _STREAM_S: Final = 5.0
 _TIMEOUT_S: Final = 20.0
+_ATTEMPTS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,17 @@ class Api:
         return served if service in COMMON_APIS else [service]
 
     async def call(self, method: MethodDescriptor, request: Any, token: str | None, service: str = "") -> Outcome:
-        """Call an RPC. Of a stream, the first reply counts; without one in time it is OK."""
+        """Call an RPC; repeat it after conflicts with concurrent calls.
+
+        Of a stream, the first reply counts; without one in time it is OK.
+        """
+        for _ in range(_ATTEMPTS):
+            outcome = await self._call_once(method, request, token, service)
+            if outcome.reason != "CONFLICT":
+                break
+        return outcome
+
+    async def _call_once(self, method: MethodDescriptor, request: Any, token: str | None, service: str) -> Outcome:
         channel = self.channels[service or self.services(method)[0]]
         reply_type = GetMessageClass(method.output_type)
         path = f"/{method.containing_service.full_name}/{method.name}"

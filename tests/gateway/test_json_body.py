@@ -55,7 +55,7 @@ def test_no_request_may_have_more_values_than_a_body() -> None:
 
 
 class TestCount:
-    @settings(max_examples=200)
+    @settings(max_examples=50)
     @given(_JSON, st.integers(1, 20))
     async def test_names_are_counted_outside_of_texts(self, value: object, piece_bytes: int) -> None:
         body = json.dumps(value, ensure_ascii=False).encode()
