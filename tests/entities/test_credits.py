@@ -15,7 +15,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from kit import ids
-from tests.entities.allocation_api import AllocationApi, amounts, money, money_text
+from tests.entities.allocation_api import AllocationApi, amounts, line, money, money_text
 from tests.entities.conftest import EntitiesApi
 from tests.entities.rules_api import RulesApi, even, terms
 from tests.entities.rules_api import amounts as share_amounts
@@ -130,10 +130,10 @@ class TestCredit:
         await costs.credit(allocation, "1.00 USD")
         error = await refusal(costs.reverse(allocation))
         assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "ALLOCATION_FULLY_CREDITED")
-        again = await costs.allocate(
+        again = costs.allocate(
             swiss, "1.00 USD", allocation_date="2026-03-15", category="cloud", quantity="2.5", unit="GB", **INVOICE
         )
-        assert (again.id, again.credited_amount) == (allocation.id, money("1.00 USD"))
+        assert (await refusal(again)).metadata["allocation_id"] == allocation.id
 
     async def test_credits_and_reversals_cannot_be_credited_or_reversed(
         self, costs: AllocationApi, allocation: Allocation
@@ -186,6 +186,25 @@ class TestReference:
         assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "ALLOCATION_SOURCE_TAKEN")
         assert (error.metadata["allocation_id"], error.metadata["differs"]) == (first.id, "amount")
         assert len(await costs.list_all(swiss)) == 2
+
+    async def test_cost_that_is_credited_in_full_is_refused_with_its_credits_when_it_is_sent_again(
+        self, costs: AllocationApi, swiss: Department
+    ) -> None:
+        fields: dict[str, Any] = {"source": Allocation.INVOICE, "source_ref": "r1", "allocation_date": "2026-03-15"}
+        cost = await costs.allocate(swiss, "100.00 CHF", **fields)
+        first = await costs.credit(cost, "99.99 CHF")
+        assert (await costs.allocate(swiss, "100.00 CHF", **fields)).id == cost.id
+        second = await costs.credit(cost, "0.01 CHF")
+        for amount in ("100.00 CHF", "50.00 CHF"):
+            error = await refusal(costs.allocate(swiss, amount, **fields))
+            assert (error.code, error.reason) == (StatusCode.ALREADY_EXISTS, "ALLOCATION_SOURCE_TAKEN")
+            assert (error.metadata["allocation_id"], error.metadata["credit_ids"]) == (
+                cost.id, f"{first.id}, {second.id}",
+            )  # fmt: skip
+            assert "to allocate it again, use another source_ref" in error.message
+        batch = await costs.batch(line(swiss, "100.00 CHF", **fields))
+        assert batch.results[0].refusal.reason == "ALLOCATION_SOURCE_TAKEN"
+        assert await costs.allocate(swiss, "100.00 CHF", **{**fields, "source_ref": "r1-again"})
 
     async def test_reference_of_the_invoice_or_of_another_credit_is_refused(
         self, costs: AllocationApi, allocation: Allocation, swiss: Department

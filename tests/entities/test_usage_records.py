@@ -171,6 +171,16 @@ class TestOnce:
         assert len(await costs.list_all(engineering)) == 2
         assert await tracking.published_records() == [record.record_id]
 
+    async def test_repeated_record_that_was_credited_in_full_has_no_effect(
+        self, costs: AllocationApi, replica: Replica, tracking: UsageTracking, engineering: Department
+    ) -> None:
+        record = usage(engineering)
+        await replica.handle(record)
+        await costs.credit((await costs.list_all(engineering))[0], "10.00 EUR")
+        await replica.handle(record)
+        assert len(await costs.list_all(engineering)) == 2
+        assert await tracking.published_records() == [record.record_id]
+
     async def test_corrected_record_is_allocated_after_a_reversal(
         self, costs: AllocationApi, replica: Replica, tracking: UsageTracking, engineering: Department
     ) -> None:

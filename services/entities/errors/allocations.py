@@ -24,14 +24,24 @@ class AllocationSourceTaken(AlreadyExists):
         source_ref: str,
         existing_id: UUID | None = None,
         differs: Sequence[str] = (),
+        *,
         split_id: UUID | None = None,
+        credit_ids: Sequence[UUID] = (),
     ) -> None:
-        """Without `existing_id` if the caller may not see the existing allocation."""
+        """Without `existing_id` if the caller may not see the existing allocation.
+
+        `credit_ids` has the credits of an allocation of which nothing is left, the first ones of many.
+        """
         allocation = ids.ALLOCATION.format(existing_id) if existing_id else None
         split = ids.COST_SPLIT.format(split_id) if split_id else None
+        named = [ids.ALLOCATION.format(credit_id) for credit_id in credit_ids]
         existing = f" as {allocation}" if allocation else ""
         if existing and split:
             existing += f", which was split by {split}; to allocate it again, reverse the split"
+        elif existing and named:
+            existing += (
+                f", which is credited in full by {', '.join(named)}; to allocate it again, use another source_ref"
+            )
         elif existing:
             existing += f", which differs in {', '.join(differs)}"
         super().__init__(
@@ -41,6 +51,7 @@ class AllocationSourceTaken(AlreadyExists):
             allocation_id=allocation,
             differs=differs or None,
             cost_split_id=split,
+            credit_ids=named or None,
         )
 
 

@@ -124,6 +124,8 @@ class DocumentUse:
     """True if it was reversed as a whole, or if the allocation that it credits was and is not restored."""
     split_id: UUID | None
     """The split that it was reversed for; its cost is still allocated, to other departments."""
+    full_credits: Sequence[UUID] = ()
+    """The first credits of it if they credit it in full; its document can't be allocated again then."""
 
     @property
     def free(self) -> bool:

@@ -46,7 +46,8 @@ async def allocate_each(
     """Allocate the costs that are accepted, publish them, and return the outcome of each draft, in their order.
 
     `origins` has the origin of each draft; by default all have that of the transaction. The document of an allocation
-    that was reversed is allocated again; without `reallocate` only if the draft differs from that allocation.
+    that was reversed is allocated again; without `reallocate` only if the draft differs from that allocation. That of
+    an allocation that is credited in full is refused; without `reallocate` it has no effect.
     """
     origins = origins or [tx.origin] * len(drafts)
     documents = {draft.document for draft in drafts if draft.source_ref}
@@ -117,8 +118,10 @@ def _replay(tx: ReadSession, draft: AllocationDraft, use: DocumentUse, *, reallo
     if tx.scope and not tx.scope.covers(existing.entity_id, existing.department_id):
         return AllocationSourceTaken(*draft.document)
     differing = domain.allocations.differing_fields(draft, existing.draft)
+    if use.full_credits and reallocate:
+        return AllocationSourceTaken(*draft.document, existing.id, differing, credit_ids=use.full_credits)
     if differing or (use.split_id and reallocate):
-        return AllocationSourceTaken(*draft.document, existing.id, differing, use.split_id)
+        return AllocationSourceTaken(*draft.document, existing.id, differing, split_id=use.split_id)
     if use.free and reallocate:
         return Conflict()  # a concurrent transaction allocated it, and another one has reversed that since
     return AllocationResult(existing, replayed=True)

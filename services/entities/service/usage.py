@@ -39,9 +39,10 @@ class UsageIntake:
         self._batcher = Batcher[_UsageEvent, Exception | None](self._allocate)
 
     async def record(self, origin: Origin, record: UsageRecord) -> None:
-        """Allocate the cost of a record; no effect if it was allocated before, even if that was reversed since.
+        """Allocate the cost of a record; no effect if it was allocated before.
 
-        A record that differs from the reversed one is allocated: it corrects it.
+        That is so even if the allocation was reversed or credited since. A record that differs from the
+        reversed one is allocated: it corrects it.
         Raises InvalidFields if a code is unknown, AllocationSourceTaken if the record had other contents before, and
         the errors of allocations.
         """

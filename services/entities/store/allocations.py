@@ -20,6 +20,9 @@ from services.entities.models.entities import DepartmentRow, EntityRow
 _COLUMNS: Final = Columns[AllocationRow](of_table(AllocationRow))
 _APPEND: Final = f"{_COLUMNS.insert('cost_allocations')} on conflict do nothing returning id"
 
+_CREDITS_NAMED_MAX: Final = 10
+"""The number of credits that a refusal names at most."""
+
 
 class TargetEntity(NamedTuple):
     """The columns of an entity that an allocation to it depends on."""
@@ -89,9 +92,29 @@ async def find_uses(tx: ReadSession, documents: Collection[Document]) -> Mapping
     costs = {document: credited[row.credit_of] if row.credit_of else row.id for document, row in rows.items()}
     reversals = await find_reversals(tx, costs.values())
     splits = await store.splits.find_of_allocations(tx, reversals)
+    full_credits = await _find_full_credits(tx, [row for row in rows.values() if row.id not in reversals])
     return {
-        document: DocumentUse(row, reversed=costs[document] in reversals, split_id=splits.get(costs[document]))
+        document: DocumentUse(
+            row,
+            reversed=costs[document] in reversals,
+            split_id=splits.get(costs[document]),
+            full_credits=full_credits.get(row.id, ()),
+        )
         for document, row in rows.items()
+    }
+
+
+async def _find_full_credits(tx: ReadSession, rows: Collection[AllocationRow]) -> Mapping[UUID, Sequence[UUID]]:
+    """Return the first credits of each of these allocations that is credited in full."""
+    amounts = {row.id: row.amount for row in rows if row.credit_of is None}
+    if not amounts:
+        return {}
+    query = select(AllocationRow.credit_of, func.sum(-AllocationRow.amount), func.array_agg(AllocationRow.id))
+    credited = await tx.rows(query.where(AllocationRow.credit_of.in_(amounts)).group_by(AllocationRow.credit_of))
+    return {
+        id: sorted(credit_ids)[:_CREDITS_NAMED_MAX]
+        for id, amount, credit_ids in credited
+        if id and amount == amounts[id]
     }
 
 
