@@ -104,17 +104,18 @@ class ReservationState(StrEnum):
 
 _SETTLEMENT_ORDER: Final = (ReservationState.FAILED, ReservationState.RELEASED)
 _SETTLEMENT_ORDER_APPROVED: Final = (ReservationState.RELEASED, ReservationState.FAILED)
-_SETTLED_FOR_GOOD: Final = (ReservationState.COMMITTED, ReservationState.RAISED)
+_FINAL_SETTLEMENTS: Final = (ReservationState.COMMITTED, ReservationState.RAISED)
 
 
 def settles(state: ApprovalState, current: ReservationState, settlement: ReservationState) -> bool:
-    """True if a settlement of a round replaces its current reservation state, in whatever order settlements arrive.
+    """True if a settlement replaces the current reservation state of its round.
 
-    A hold that could not be released can be released later, and an approval that could not be applied can be applied
-    later. The hold of an approved request is released before the request is reported as FAILED.
+    The result is the same in any order of arrival. A hold that could not be released can be released later, and an
+    approval that could not be applied can be applied later. The hold of an approved request is released before the
+    request is reported as FAILED.
     """
     order = _SETTLEMENT_ORDER_APPROVED if state is ApprovalState.APPROVED else _SETTLEMENT_ORDER
-    ranks = {one: rank for rank, one in enumerate([*order, *_SETTLED_FOR_GOOD])}
+    ranks = {each: rank for rank, each in enumerate([*order, *_FINAL_SETTLEMENTS])}
     return ranks.get(settlement, -1) >= ranks.get(current, -1)
 
 

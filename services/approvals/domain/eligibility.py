@@ -64,9 +64,10 @@ def pending_slots(workflow: Workflow) -> Sequence[PendingSlot]:
 
 
 def _barred(workflow: Workflow, pending: PendingSlot) -> frozenset[str]:
-    """Return who can't decide a slot: each user decides in one of the parallel steps, unless both slots are their own.
+    """Return the users who can't decide a slot.
 
-    The requester can't either, unless the rule allows self-approval.
+    These are users who decided in its step, and users of parallel steps: each user decides in one of these steps,
+    unless the slots in both are their own. The requester can't decide either, unless the rule allows self-approval.
     """
     step = workflow.step(pending.step)
     barred = {slot.decided_by for slot in step.slots}

@@ -25,13 +25,11 @@ class DelegationServicer:
     async def CreateDelegation(self, request: pb.CreateDelegationRequest, call: Call) -> Delegation:
         draft, actor = convert.delegations.draft_from_proto(request), await self._actor(call)
         delegate = await self._clients.directory.find(call, draft.delegate)
-        delegator = Actor(user_id=draft.delegator)
-        if draft.delegator:
-            delegator = await service.users.with_presence(self._clients, call, delegator)
+        delegator = actor
+        if draft.delegator not in {"", actor.user_id}:
+            delegator = await service.users.with_presence(self._clients, call, Actor(user_id=draft.delegator))
         async with self._db.write(call) as tx:
-            row = await service.delegations.create(
-                tx, actor, draft, delegate=delegate, delegator=delegator if draft.delegator else actor
-            )
+            row = await service.delegations.create(tx, actor, draft, delegate=delegate, delegator=delegator)
             return await tx.answer(convert.delegations.to_proto(row, clock.now()))
 
     async def _actor(self, call: Call) -> Actor:

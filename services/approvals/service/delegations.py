@@ -26,8 +26,9 @@ async def with_delegations(tx: ReadSession, actor: Actor) -> Actor:
     A user who left acts for nobody and has no rights. What user management reported before the transaction takes
     precedence over the events received from it.
     """
-    delegators, left = await store.delegations.find_delegators(tx, actor.user_id, clock.now())
-    if left if actor.left is None else actor.left:
+    delegators, deactivated = await store.delegations.find_delegators(tx, actor.user_id, clock.now())
+    left = deactivated if actor.left is None else actor.left
+    if left:
         return replace(actor, left=True, roles=frozenset(), admin=False, tenant_admin=False)
     acts_for = domain.delegations.acts_for(actor.user_id, delegators)
     by_requester = {user: domain.delegations.acts_for(actor.user_id, delegators, without=user) for user in acts_for}

@@ -73,12 +73,12 @@ class PreparedApproval:
 
     @classmethod
     def of_stored(cls, row: ApprovalRow, hold_id: UUID | None = None) -> "PreparedApproval":
-        """A request that is stored already."""
+        """Return the prepared form of a request that is stored already."""
         return cls(row.id, row.budget_id, row.money, hold_id=hold_id)
 
     @classmethod
     def of_new(cls, row: ApprovalRow) -> "PreparedApproval":
-        """A request that `open` stores."""
+        """Return the prepared form of a request that `open` stores."""
         return cls(row.id, row.budget_id, row.money, new=row)
 
 
@@ -262,7 +262,7 @@ class OpeningSaga:
                 await self.open(tx, prepared)
 
     async def withdraw_submission(self, origin: Origin, subject_type: str, subject_id: str) -> None:
-        """Cancel the open request about a subject that is withdrawn. Submissions that arrive later have no effect."""
+        """Cancel the open request about a withdrawn subject. Its submissions that arrive later have no effect."""
         async with self._db.write(origin) as tx:
             await store.submissions.withdraw(tx, subject_type, subject_id)
             await self._cancel_by_subject(tx, subject_type, subject_id)

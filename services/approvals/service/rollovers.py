@@ -41,26 +41,26 @@ async def follow_holds(tx: WriteSession, approval_ids: Sequence[UUID], opened_id
 async def _move(tx: WriteSession, row: ApprovalRow, budget_id: UUID) -> None:
     closed_id, row.budget_id = row.budget_id, budget_id
     await store.approvals.save(tx, row)
-    store.approvals.insert_action(tx, row, rolled_over(closed_id, budget_id))
+    store.approvals.insert_action(tx, row, _rolled_over(closed_id, budget_id))
 
 
 async def move_opening(tx: WriteSession, row: ApprovalRow, *, new: bool) -> ActionRecord | None:
     """Set the budget of a request that is being opened to the newest of its series; return the history entry.
 
-    `new` is true if the request is not stored yet. A stored one has to be locked.
+    `new` is true if the request is not stored yet. A stored one must be locked.
     """
     if row.budget_id is None:
         return None
     if new:
-        await store.rollovers.lock(tx)
+        await store.rollovers.lock_shared(tx)
     closed_id, newest_id = row.budget_id, await store.rollovers.find_newest(tx, row.budget_id)
     if newest_id == closed_id:
         return None
     row.budget_id = newest_id
-    return rolled_over(closed_id, newest_id)
+    return _rolled_over(closed_id, newest_id)
 
 
-def rolled_over(closed_id: UUID | None, opened_id: UUID) -> ActionRecord:
+def _rolled_over(closed_id: UUID | None, opened_id: UUID) -> ActionRecord:
     """Return the history entry of a request that was moved from one budget to another."""
     comment = f"The budget {ids.BUDGET.format_optional(closed_id)} was rolled over."
     return ActionRecord(action=ActionType.ROLL_OVER, target=ids.BUDGET.format(opened_id), comment=comment)

@@ -20,12 +20,12 @@ CALL_MAX: Final = timedelta(minutes=1)
 
 
 async def insert(tx: WriteSession, user_id: str) -> None:
-    """Store that a user was deactivated, after all requests that are being opened."""
+    """Store that a user was deactivated. Waits for transactions that have called `any_recent`."""
     await tx.lock(_LOCK)
     await tx.fetch(_INSERT, tx.tenant_id, user_id)
 
 
 async def any_recent(tx: WriteSession, user_ids: Collection[str]) -> bool:
-    """True if one of these users was deactivated during this call. None is until the transaction ends."""
+    """True if one of these users was deactivated during this call. Blocks `insert` until the transaction ends."""
     await tx.lock(_LOCK, shared=True)
     return bool(await tx.fetch(_FIND_RECENT, tx.tenant_id, list(user_ids), CALL_MAX))

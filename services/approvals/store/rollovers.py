@@ -5,6 +5,7 @@ from uuid import UUID
 
 from kit.db import ReadSession, WriteSession
 
+_LOCK: Final = "budget rollovers"
 _INSERT: Final = (
     "insert into budget_rollovers (tenant_id, closed_budget_id, opened_budget_id) values ($1, $2, $3)"
     " on conflict do nothing"
@@ -21,8 +22,13 @@ _FIND_NEWEST: Final = """
 
 
 async def lock(tx: WriteSession) -> None:
-    """Serialize the changes that depend on which budget follows which, until the transaction ends."""
-    await tx.lock("budget rollovers")
+    """Prevent other transactions of the tenant from storing rollovers or new requests until this one ends."""
+    await tx.lock(_LOCK)
+
+
+async def lock_shared(tx: WriteSession) -> None:
+    """Prevent other transactions of the tenant from storing rollovers until this one ends."""
+    await tx.lock(_LOCK, shared=True)
 
 
 async def insert(tx: WriteSession, closed_id: UUID, opened_id: UUID) -> None:

@@ -1,4 +1,4 @@
-"""Period locks: nothing dated before the lock of an entity or of the tenant is charged any more. Pure."""
+"""Period locks: charges dated before the lock of an entity or of the tenant are refused. Pure."""
 
 from dataclasses import dataclass
 from datetime import date
