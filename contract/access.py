@@ -1,4 +1,4 @@
-"""Who may call an RPC: its permission and its scope policy, as the protos declare them."""
+"""Access rules of RPCs, as the protos declare them: permission, scope policy and calling services."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class AccessRule:
             raise TenantScopeRequired
 
     def actor(self, principal: Principal, on_behalf_of: str | None) -> str:
-        """Return who acts: the caller, or the user for whom a service calls, where the RPC allows that.
+        """Return the actor: the caller, or the user for whom a service calls, where the RPC allows that.
 
         A service that calls for its own sake, or for another service, is the actor itself.
         """

@@ -22,7 +22,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from contract.field_rules import allowed_values, count_limit, example_suffix, shown, too_many, unknown
+from contract.field_rules import allowed_values, count_limit, example_suffix, shorten, too_many, unknown
 from contract.violations import Violations
 from kit.errors import Violation
 
@@ -261,7 +261,7 @@ def _map_setter(field_name: str, key: FieldDescriptor, item: FieldDescriptor, li
             return
         target = getattr(message, field_name)
         for name, item_value in value.items():
-            at = f'{path}["{shown(name)}"]'
+            at = f'{path}["{shorten(name)}"]'
             try:
                 map_key = parse_key(parse_bool(name) if is_bool else name)
                 if item.message_type:

@@ -55,8 +55,8 @@ def example_suffix(field: Any) -> str:
     return f' such as "{examples[0]}"' if examples else ""
 
 
-def shown(name: str) -> str:
-    """Return a name of the caller's choice as errors show it: not longer than names may be."""
+def shorten(name: str) -> str:
+    """Return a name that the caller chose, cut to the length at which errors show it."""
     return name if len(name) <= _NAME_SHOWN_MAX else f"{name[:_NAME_SHOWN_MAX]}…"
 
 
@@ -65,7 +65,7 @@ def unknown(path: str, name: str, problem: str, known: Iterable[str]) -> Violati
 
     `path` is that of the message around it; empty for the request itself.
     """
-    names, name = list(known), shown(name)
+    names, name = list(known), shorten(name)
     words = set(name.split("_"))
     near = get_close_matches(name, names, n=1) or [each for each in names if set(each.split("_")) < words]
     suggestion = f"; did you mean {near[0]}?" if near else ";"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from contract.field_rules import shown
+from contract.field_rules import shorten
 from kit.errors import MalformedBody, MessageTooLarge
 
 VALUES_MAX: Final = 20_000
@@ -99,5 +99,5 @@ def _reject_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         counts = Counter(name for name, _ in pairs)
         duplicate = next(name for name in counts if counts[name] > 1)
-        raise MalformedBody(f"The body has the field {shown(duplicate)} twice in one object.")
+        raise MalformedBody(f"The body has the field {shorten(duplicate)} twice in one object.")
     return fields

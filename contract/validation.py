@@ -100,14 +100,14 @@ class _Lists(NamedTuple):
 
 @cache
 def _lists(descriptor: Descriptor) -> Sequence[_Lists]:
-    found = []
+    lists = []
     for field in descriptor.fields:
         nested = field.message_type
         inner = _lists(nested) if nested and nested.full_name.startswith("billing.") else ()
         limit = count_limit(field)
         if limit or inner:
-            found.append(_Lists(field.name, limit, field.is_repeated, inner))
-    return found
+            lists.append(_Lists(field.name, limit, field.is_repeated, inner))
+    return lists
 
 
 def _without_long_lists(request: Message) -> tuple[Message, list[Violation]]:

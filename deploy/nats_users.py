@@ -20,7 +20,7 @@ _API: Final = "$JS.API"
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a service does with NATS beyond publishing events and handling those in `events/consumers.py`."""
+    """The use of NATS by a service beyond publishing events and handling those in `events/consumers.py`."""
 
     listens: tuple[str, ...] = ()
     """Events that every replica receives for itself, with an EventBus."""
@@ -88,8 +88,8 @@ def _of_service(name: str, service: Service) -> NatsUser:
         allowed += [f"{_API}.CONSUMER.CREATE.{STREAM}.*.billing.{name}.v1.>", f"{_API}.CONSUMER.MSG.NEXT.{STREAM}.*"]
         others = sorted(_all_consumers() - consumers.keys())
         denied += [f"{_API}.CONSUMER.{action}" for other in others for action in _takeover(other)]
-    heard = [f"{event}.*" for event in service.listens]
-    return NatsUser(name, tuple(allowed), tuple(denied), (f"{inbox_prefix(name)}.>", *heard))
+    broadcast = [f"{event}.*" for event in service.listens]
+    return NatsUser(name, tuple(allowed), tuple(denied), (f"{inbox_prefix(name)}.>", *broadcast))
 
 
 def _of_system(system: str, events: Iterable[str]) -> NatsUser:
@@ -114,7 +114,7 @@ def _use_of(consumers: Mapping[str, str]) -> list[str]:
 
 
 def _takeover(consumer: str) -> tuple[str, str]:
-    """Return the API calls with which a consumer of somebody else could be changed or read."""
+    """Return the API calls that change or read a consumer."""
     return f"CREATE.{STREAM}.{consumer}.>", f"MSG.NEXT.{STREAM}.{consumer}"
 
 

@@ -1,4 +1,4 @@
-"""What the tenants share in the gateway: requests in progress, streams, and memory for bodies."""
+"""The capacity of the gateway that tenants share: requests in progress, streams, and memory for bodies."""
 
 import asyncio
 from typing import Final
@@ -68,7 +68,7 @@ class Usage:
             self._bytes += size
 
     def begin_stream(self) -> "asyncio.Future[None]":
-        """Count a stream in place of the request; the returned future is done when others need its room.
+        """Count a stream in place of the request; the returned future is done when the stream must end.
 
         Raises ConcurrencyLimited or Overloaded.
         """
@@ -81,7 +81,7 @@ class Usage:
         return self._stream
 
     def release(self) -> None:
-        """Give back everything."""
+        """Count the end of the request."""
         tenant_id = self._tenant_id
         if tenant_id is None:
             return

@@ -97,7 +97,7 @@ class Connections:
         of_peer = sorted((each for each in waiting if each.peer == peer), key=lambda each: each.deadline or math.inf)
         return of_peer[: max(1, self._connections_max // _EVICTED_SHARE)]
 
-    async def close_late_ones(self) -> None:
+    async def close_expired(self) -> None:
         """Close the connections whose client takes too long; runs until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_S)

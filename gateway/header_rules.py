@@ -1,4 +1,4 @@
-"""What holds for the headers of every request."""
+"""Rules for the headers of every request."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ _SENT_ONCE = frozenset({
     "if-match", "last-event-id", "proxy-authorization", "request-timeout", "traceparent", "transfer-encoding",
     "user-agent", "x-request-id",
 })  # fmt: skip
-"""Headers of which a second one would count for us or for a proxy before us, but not for both."""
+"""Headers with one value: of two, a proxy might use the first one and the gateway the second one."""
 
 
 def check(pairs: Iterable[tuple[bytes, bytes]], headers: Mapping[str, str], http_version: str) -> None:

@@ -75,7 +75,7 @@ async def serve(settings: Settings, route_list: Sequence[Route] = ()) -> None:
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     tasks = [
         asyncio.create_task(telemetry.flush_logs()),
-        asyncio.create_task(server.connections.close_late_ones()),
+        asyncio.create_task(server.connections.close_expired()),
         asyncio.create_task(_shut_down(stop, app, server, listener)),
     ]
     log.info("serving", address="{}:{}".format(*listener.getsockname()[:2]))

@@ -235,7 +235,7 @@ class Lanes(Generic[RequestT, ResultT]):
         return await (self._bulk if is_bulk else self._single).submit(tenant_id, request, size)
 
     def part_size(self, tenant_id: UUID) -> int:
-        """Return into which parts a bulk request should be split, so that other tenants don't wait for it."""
+        """Return the size of the parts into which to split a bulk request, so that other tenants don't wait for it."""
         return CONTENDED_MAX if self._recent.others(tenant_id) else BULK_MAX
 
     async def close(self) -> None:

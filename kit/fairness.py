@@ -1,8 +1,7 @@
-"""Shares of tenants in what all of them use: calls, streams, memory, database connections.
+"""Divides a capacity between tenants: calls, streams, memory, database connections.
 
-A capacity is divided by one rule. Outside a reserve everybody may use it, so nothing is refused while there is room. A
-tenant that is alone leaves the reserve free, so that another one that arrives finds room at once; from then on each may
-use more only up to an equal share.
+Any tenant may use what is free outside of a reserve. The reserve is for tenants below an equal share, so a tenant that
+arrives later finds room at once. While the reserve is in use, each tenant may use more only up to an equal share.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ _CONTENDED_S: Final = 1.0
 
 
 class Shares:
-    """A capacity in use by tenants; what does not fit is refused."""
+    """Counts what each tenant uses of a capacity, and refuses what exceeds its share."""
 
     def __init__(self, resource: str, capacity: int, reserve: float) -> None:
         """`resource` names it in errors and metrics; `reserve` is the part that one tenant can't use alone."""
@@ -37,7 +36,7 @@ class Shares:
         """How much is in use."""
 
     def acquire(self, tenant_id: UUID, amount: int = 1) -> None:
-        """Take a part. Raises ConcurrencyLimited if the tenant has its share, Overloaded if nothing is left."""
+        """Count an amount as used. Raises ConcurrencyLimited above the share, Overloaded if nothing is left."""
         used = self._used.get(tenant_id, 0)
         total = self.total + amount
         if total > self._unreserved:
@@ -61,12 +60,12 @@ class Shares:
             raise Overloaded
 
     def _share(self, tenant_id: UUID) -> int:
-        """Return what each of the tenants may use, with one more: there is always room for the next."""
+        """Return the equal share of a tenant, beside at least one other."""
         tenants = len(self._used) + (tenant_id not in self._used)
         return max(1, self._capacity // max(2, tenants))
 
     def release(self, tenant_id: UUID, amount: int = 1) -> None:
-        """Give back a part."""
+        """Count an amount as free again."""
         self.total -= amount
         left = self._used[tenant_id] - amount
         if left:
@@ -135,7 +134,7 @@ class OpenStreams:
 
 
 class RecentTenants:
-    """Remembers which tenants were active in the last second, to tell whether others are beside one of them."""
+    """Records when tenants were active, to find out whether a tenant is alone."""
 
     def __init__(self) -> None:
         self._last: tuple[UUID | None, float] = None, float("-inf")
@@ -143,7 +142,7 @@ class RecentTenants:
         """When any tenant but the last one was active."""
 
     def see(self, tenant_id: UUID) -> None:
-        """Note that the tenant is active."""
+        """Record that the tenant is active now."""
         if tenant_id != self._last[0]:
             self._last_other = self._last[1]
         self._last = tenant_id, time.monotonic()
@@ -157,7 +156,7 @@ class RecentTenants:
 class Gate:
     """Limits how many calls of one tenant run at once; further ones wait in the order of their arrival.
 
-    It keeps the event loop responsive for other tenants: what one tenant sends runs in small portions.
+    It keeps the event loop responsive for other tenants: the calls of one tenant run in small portions.
     """
 
     def __init__(self, limit: int, contended_limit: int, recent: RecentTenants) -> None:
@@ -217,7 +216,7 @@ class FairSlots:
         return sum(not turn.done() for turns in self._waiting.values() for turn in turns)
 
     async def acquire(self, tenant_id: UUID, within_s: float) -> None:
-        """Take a slot; wait for one if there is none. Each ends with `release`. Raises Overloaded after `within_s`."""
+        """Wait for a slot; each one ends with `release`. Raises Overloaded after `within_s`."""
         if tenant_id not in self._waiting and self._shares.fits(tenant_id):
             self._shares.acquire(tenant_id)
             return
@@ -235,7 +234,7 @@ class FairSlots:
             raise
 
     def release(self, tenant_id: UUID) -> None:
-        """Give back a slot to the next tenant that waits for one."""
+        """Free a slot, for the next tenant that waits for one."""
         self._shares.release(tenant_id)
         self._hand_over()
 

@@ -1,7 +1,8 @@
 """Public keys of an issuer of tokens, read from a file or a URL and refreshed in the background.
 
-A known key is never waited for: while its set is older than `_FRESH_S`, or can't be read, it is used as it is, for at
-most a day. Only the first caller after that age waits briefly, so that a withdrawn key of a healthy source is rejected.
+Known keys are used while the set is reloaded, and for up to a day while it can't be. A set older than `_FRESH_S` is
+reloaded by the next call, which waits for it for `_RELOAD_WAIT_S`, so that a withdrawn key of a healthy source is
+rejected.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ _RETRY_S = 1.0
 _FRESH_S = 300.0
 _STALE_MAX_S = 24 * 3600.0
 _FETCH_S = 2.0
-_BRIEFLY_S = 0.25
+_RELOAD_WAIT_S = 0.25
 _BYTES_MAX = 1024 * 1024
 
 
@@ -44,9 +45,9 @@ class KeySet:
         if kid not in self._keys or self._age_s > _STALE_MAX_S:
             await self._refresh(_FETCH_S)
         elif self._age_s > _FRESH_S:
-            await self._refresh(_BRIEFLY_S)
-        undecided = kid not in self._keys and (self._failed or self._refreshing is not None)
-        if undecided or self._age_s > _STALE_MAX_S:
+            await self._refresh(_RELOAD_WAIT_S)
+        may_exist = kid not in self._keys and (self._failed or self._refreshing is not None)
+        if may_exist or self._age_s > _STALE_MAX_S:
             raise Unavailable("The key set of the token issuer")
         return self._keys.get(kid)
 
@@ -55,7 +56,7 @@ class KeySet:
         return time.monotonic() - self._loaded_at
 
     async def _refresh(self, wait_s: float) -> None:
-        """Load the keys unless that is being done or was done recently; wait until `wait_s` after the load began."""
+        """Load the keys unless they were loaded recently; wait for a load until `wait_s` after its start."""
         now = time.monotonic()
         if self._refreshing is None:
             if now <= self._next_refresh_at:

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     calls_max: int = 512
     """Maximum number of concurrent calls of one replica, and of streams; further ones fail with OVERLOADED."""
     tenant_reserve: float = 0.125
-    """Part of calls, streams, queues and database connections that one tenant can't use alone, for others.
+    """Part of calls, streams, memory, queues and database connections that one tenant can't use alone, for others.
 
     What exceeds this fails with CONCURRENCY_LIMITED. With 0 one tenant may use everything while it is alone.
     """
