@@ -1,5 +1,7 @@
 """The end of the period of budgets that do not recur: late postings only, then closed, by the clock."""
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,10 +11,16 @@ from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.events_pb2 import BudgetClosed
 
 from kit.ids import BUDGET
+from kit.origin import Origin
+from kit.telemetry import Trace
+from services.budgets import service
+from services.budgets.domain.budgets import BudgetAction
 from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.rolling import roll, this_month, timers
+from tests.budgets.test_late_postings import last_month
 from tests.harness.callers import refusal
 from tests.harness.observe import PublishedEvents, eventually
+from tests.harness.services import Budgets, Served
 
 
 @pytest.fixture
@@ -70,6 +78,26 @@ class TestEndOfPeriod:
         assert (await published_events.first(BudgetClosed)).budget_id == budget.id
         error = await refusal(charge_yesterday(api, budget, "1"))
         assert (error.reason, error.metadata["state"]) == ("BUDGET_STATE", "CLOSED")
+
+    async def test_budget_that_is_closed_while_its_period_ends_stays_closed(
+        self, api: BudgetsApi, budgets_served: Served[Budgets]
+    ) -> None:
+        budget = await last_month(api)
+        id, db = BUDGET.parse(budget.id), budgets_served.service.db
+        origin = Origin(
+            tenant_id=api.who.tenant_id, actor="alice", trace=Trace.from_header(None), deadline=time.monotonic() + 30
+        )
+
+        async def end_period() -> None:
+            async with db.write(origin) as tx:
+                await service.rollovers.end_period(tx, id)
+
+        async with db.write(origin) as tx:
+            await service.budgets.change_state(tx, id, BudgetAction.CLOSE)
+            ending = asyncio.ensure_future(end_period())
+            await asyncio.sleep(0.3)  # until it waits for the budget
+        await ending
+        assert (await api.get(budget)).state == Budget.CLOSED
 
     async def test_without_days_for_late_postings_it_is_closed_at_once(
         self, ended: Any, published_events: PublishedEvents
