@@ -25,6 +25,7 @@ from services.budgets.errors.budgets import (
     BudgetStateForbids,
     CurrencyMismatch,
     OutsidePeriod,
+    UsedTooLarge,
 )
 from services.budgets.errors.holds import HoldStateForbids
 
@@ -279,7 +280,7 @@ class TestPolicies:
     def test_a_budget_with_policy_warn_accepts_at_most_what_its_column_can_store(self) -> None:
         chain = [balance("1", LARGEST - 1, policy=WARN)]
         assert charge(chain, "1").verdict is ChargeVerdict.ACCEPTED_OVERSPENT
-        with pytest.raises(BudgetExceeded):
+        with pytest.raises(UsedTooLarge):
             charge(chain, "1.01")
 
     @given(

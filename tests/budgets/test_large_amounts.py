@@ -16,7 +16,7 @@ from services.budgets.domain.balances import LARGEST, Movement
 from services.budgets.domain.budgets import OverspendPolicy, Rollover
 from services.budgets.domain.entries import EntryType
 from services.budgets.domain.rollovers import CARRIED_MAX
-from services.budgets.errors.budgets import BudgetExceeded
+from services.budgets.errors.budgets import BudgetExceeded, UsedTooLarge
 from tests.budgets.allocated_costs import CostEvents, allocation, today, unbudgeted
 from tests.budgets.budgets_api import BudgetsApi, eur, line
 from tests.budgets.test_domain import NOW, balance
@@ -65,6 +65,16 @@ class TestConverted:
         assert (await refusal(api.charge(budget, chf("9999999999999.99")))).reason == "AMOUNT_TOO_LARGE"
         assert [hold.state for hold in await api.holds(budget)] == list[Hold.State.ValueType]()
 
+    async def test_charge_beyond_what_can_be_stored_is_refused_with_that_reason(self, api: BudgetsApi) -> None:
+        budget = await api.open("9999999999999", overspend_policy=Budget.WARN)
+        largest = "9999999999999.99"
+        accepted = (await api.batch(*(line(budget, largest) for _ in range(11)))).accepted_count
+        assert accepted == 9
+        refused = await refusal(api.charge(budget, largest))
+        assert (refused.reason, refused.metadata["requested"]) == ("AMOUNT_TOO_LARGE", largest)
+        assert (refused.metadata["used"], refused.metadata["largest"]) == ("89999999999999.91", "99999999999999.00")
+        assert (await api.get(budget)).available == eur("-80000000000000.91")
+
 
 class TestAllocatedCosts:
     async def test_cost_that_is_too_large_is_listed_as_unbudgeted_spend(
@@ -108,5 +118,6 @@ class TestBalances:
     @pytest.mark.parametrize("policy", OverspendPolicy)
     def test_no_policy_and_no_approval_allow_more_than_can_be_stored(self, policy: OverspendPolicy) -> None:
         chain = [balance("9000000000000", LARGEST - 1, policy=policy, tolerance_bp=10_000, carried=CARRIED_MAX)]
-        with pytest.raises(BudgetExceeded):
+        refusal = BudgetExceeded if policy is OverspendPolicy.BLOCK else UsedTooLarge
+        with pytest.raises(refusal):
             domain.balances.decide(chain, EntryType.CHARGE, Movement(spent=Decimal(2)), NOW, approved=True)

@@ -26,6 +26,7 @@ from services.budgets.errors.budgets import (
     CurrencyMismatch,
     OutsidePeriod,
     PeriodLocked,
+    UsedTooLarge,
 )
 
 ZERO: Final = Decimal(0)
@@ -227,10 +228,10 @@ def decide(
 ) -> Decision:
     """Accept a movement with the time `at` for the whole chain, or refuse it for the whole chain.
 
-    Raises BudgetStateForbids, OutsidePeriod, PeriodLocked, BudgetExceeded or ApprovalRequired, each naming the budget
-    of the chain that refuses it; of several without room, the one with the least. ApprovalRequired is raised only if
-    approval would help, not if a hard limit refuses it as well. An `approved` movement passes budgets with policy
-    REQUIRE_APPROVAL.
+    Raises BudgetStateForbids, OutsidePeriod, PeriodLocked, BudgetExceeded, UsedTooLarge or ApprovalRequired, each
+    naming the budget of the chain that refuses it; of several without room, the one with the least. ApprovalRequired is
+    raised only if approval would help, not if a hard limit refuses it as well. An `approved` movement passes budgets
+    with policy REQUIRE_APPROVAL.
     """
     check_accepts(chain, entry_type, at)
     after = [balance.moved(movement) for balance in chain]
@@ -256,8 +257,8 @@ def check_accepts(chain: Sequence[Balance], entry_type: EntryType, at: datetime)
 def judge(after: Sequence[Balance], requested: Decimal, *, approved: bool) -> ChargeVerdict:
     """Return the verdict on what leaves budgets like this, `requested` included.
 
-    Raises BudgetExceeded or ApprovalRequired if a budget has no room for it, unless `requested`, by which its use rose
-    or its total fell, is zero or below.
+    Raises BudgetExceeded, UsedTooLarge or ApprovalRequired if a budget has no room for it, unless `requested`, by which
+    its use rose or its total fell, is zero or below.
     """
     increases = requested > 0
     overspent = False
@@ -289,17 +290,29 @@ def _hard(refusing: Sequence[Balance]) -> list[Balance]:
     ]
 
 
-def _insufficient(refusing: Sequence[Balance], requested: Decimal) -> BudgetExceeded | ApprovalRequired:
-    hard = _hard(refusing)
-    refusal = BudgetExceeded if hard else ApprovalRequired
-    binding = tightest(hard or refusing)
-    return refusal(
-        binding.terms.id,
-        binding.terms.name,
-        requested=binding.money(requested),
-        available=binding.money(binding.limit - binding.used + requested),
-        limit=binding.money(binding.total),
-    )
+def _insufficient(refusing: Sequence[Balance], requested: Decimal) -> BudgetExceeded | UsedTooLarge | ApprovalRequired:
+    if hard := _hard(refusing):
+        return exceeded(tightest(hard), requested)
+    binding = tightest(refusing)
+    return ApprovalRequired(binding.terms.id, binding.terms.name, **_shortfall(binding, requested))
+
+
+def exceeded(left: Balance, requested: Decimal) -> BudgetExceeded | UsedTooLarge:
+    """Return the refusal of `requested`, which would leave the budget like this, beyond what its policy allows."""
+    terms = left.terms
+    unlimited = terms.policy is OverspendPolicy.REQUIRE_APPROVAL or left.limit == LARGEST
+    if not unlimited or left.used <= LARGEST:
+        return BudgetExceeded(terms.id, terms.name, **_shortfall(left, requested))
+    used, largest = left.money(left.used - requested), left.money(LARGEST)
+    return UsedTooLarge(terms.id, terms.name, requested=left.money(requested), used=used, largest=largest)
+
+
+def _shortfall(left: Balance, requested: Decimal) -> dict[str, Money]:
+    return {
+        "requested": left.money(requested),
+        "available": left.money(left.limit - left.used + requested),
+        "limit": left.money(left.total),
+    }
 
 
 def check_currency(balance: Balance, currency: str) -> None:
@@ -343,7 +356,8 @@ REFUSALS: Final[Mapping[type[BudgetRefusal], AvailabilityVerdict]] = {
     BudgetStateForbids: AvailabilityVerdict.NOT_ACTIVE,
     OutsidePeriod: AvailabilityVerdict.OUTSIDE_PERIOD,
     PeriodLocked: AvailabilityVerdict.PERIOD_LOCKED,
-    BudgetExceeded: AvailabilityVerdict.EXCEEDED,
+    UsedTooLarge: AvailabilityVerdict.EXCEEDED,
+    BudgetExceeded: AvailabilityVerdict.EXCEEDED,  # the last one of a verdict has the text for budgets above
     ApprovalRequired: AvailabilityVerdict.APPROVAL_REQUIRED,
 }
 
@@ -357,7 +371,7 @@ def availability(chain: Sequence[Balance], amount: Decimal, at: datetime, decide
     corrections: Sequence[Correction] = ()
     try:
         decision = decide(chain, EntryType.CHARGE, charge, at)
-    except (BudgetStateForbids, OutsidePeriod, PeriodLocked, BudgetExceeded, ApprovalRequired) as refusal:
+    except tuple(REFUSALS) as refusal:
         verdict, text, explained = REFUSALS[type(refusal)], refusal.message, refusal.id
         after: Sequence[Balance] = [balance.moved(charge) for balance in chain]
         # A budget of a later period may refuse it, outside of the chain; the budget of the charge is binding then.
@@ -380,6 +394,8 @@ def by_policy(after: Balance) -> Mapping[OverspendPolicy, AvailabilityVerdict]:
     """Return the verdict that each policy would have on the balance after a charge."""
     if not after.overspent:
         return dict.fromkeys(OverspendPolicy, AvailabilityVerdict.AVAILABLE)
+    if after.used > LARGEST:
+        return dict.fromkeys(OverspendPolicy, AvailabilityVerdict.EXCEEDED)
     tolerated = after.used <= after.money(after.total).share(BP + after.terms.tolerance_bp).amount
     return {
         OverspendPolicy.BLOCK: AvailabilityVerdict.EXCEEDED,

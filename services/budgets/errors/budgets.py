@@ -155,6 +155,26 @@ class ApprovalRequired(_Insufficient):
     concealed_message = f"A budget above has too little available.{advice}"
 
 
+class UsedTooLarge(BudgetRefusal):
+    """The used amount of a budget would be more than can be stored, which its policy would allow otherwise."""
+
+    reason = "AMOUNT_TOO_LARGE"
+    concealed_message = "The used amount of a budget above would be larger than can be stored."
+
+    def __init__(self, budget_id: UUID, name: str, *, requested: Money, used: Money, largest: Money) -> None:
+        self.id = budget_id
+        text = ids.BUDGET.format(budget_id)
+        super().__init__(
+            f"The budget {name!r} ({text}) has {used} used; with {requested} more this would exceed {largest}, the"
+            " largest amount that can be stored.",
+            budget_id=text,
+            currency_code=requested.currency,
+            requested=requested.text(),
+            used=used.text(),
+            largest=largest.text(),
+        )
+
+
 class PeriodLocked(BudgetRefusal):
     reason = "PERIOD_LOCKED"
     concealed_message = "The time is in a locked period of a budget above."

@@ -23,7 +23,6 @@ from services.budgets.domain.periods import Period
 from services.budgets.domain.rollovers import OpenHolds, RolloverRequest
 from services.budgets.domain.visibility import IsVisible, Scope
 from services.budgets.errors.budgets import (
-    BudgetExceeded,
     BudgetRefusal,
     BudgetStateForbids,
     CurrencyMismatch,
@@ -92,7 +91,7 @@ async def roll_over(tx: WriteSession, budget_id: UUID, request: RolloverRequest)
     """Roll a budget over on request, after overdue budgets below it.
 
     Raises BudgetNotFound, BudgetStateForbids, PeriodOpened, PeriodNotOver, ParentNotRolledOver, CurrencyMismatch,
-    BudgetExceeded, InvalidField, Conflict.
+    BudgetExceeded, UsedTooLarge, InvalidField, Conflict.
     """
     await store.budgets.get(tx, budget_id)
     tree = await _lock_tree(tx, budget_id)
@@ -325,7 +324,8 @@ async def _move_holds(
 ) -> Mapping[UUID, BudgetRow]:
     """Move the open holds from the old chain to the new one; budgets in both chains don't change.
 
-    Returns the budgets that changed. Raises BudgetExceeded if a budget above the new one has no room for the holds.
+    Returns the budgets that changed. Raises BudgetExceeded or UsedTooLarge if a budget above the new one has no room
+    for the holds.
     """
     new = opened[old.id]
     old_chain, new_chain = [old.id, *old.ancestor_ids], [new.id, *new.ancestor_ids]
@@ -351,14 +351,9 @@ async def _move_holds(
 
 
 def _check_room(balance: Balance, movement: Movement) -> None:
-    if balance.moved(movement).beyond_policy:
-        raise BudgetExceeded(
-            balance.terms.id,
-            balance.terms.name,
-            requested=balance.money(movement.used),
-            available=balance.money(balance.limit - balance.used),
-            limit=balance.money(balance.total),
-        )
+    moved = balance.moved(movement)
+    if moved.beyond_policy:
+        raise domain.balances.exceeded(moved, movement.used)
 
 
 def _apply(chain: Sequence[BudgetRow], movement: Movement) -> None:
