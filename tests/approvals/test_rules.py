@@ -95,6 +95,25 @@ class TestRouting:
             StatusCode.FAILED_PRECONDITION, "NO_RULE_MATCHES", "1",
         )  # fmt: skip
 
+    async def test_condition_that_cannot_be_evaluated_is_named_with_its_rule(self, api: ApprovalsApi) -> None:
+        condition = 'double(attributes["x"]) > 5.0'
+        await api.create_rule(step("C", "carla"), name="large", condition=condition)
+        await api.create_rule(step("C", "carla"), name="broken", condition="1/0 == 1")
+        await api.create_rule(step("C", "carla"), name="false", condition="1 == 2")
+        message = (await refusal(api.submit(attributes={"x": "abc"}))).message
+        assert "Conditions that could not be evaluated: 'large' (" in message
+        assert ("'broken' (" in message, "divide by zero" in message, "'false'" in message) == (True, True, False)
+        await api.create_rule(step("C", "carla"), name="rest", is_default=True)
+        (applied,) = (await api.submit(attributes={"x": "abc"})).rules
+        assert "'broken' (" in applied.reason
+        simulated = await api.admin.call(
+            api.stubs.rules.SimulateRules,
+            pb.SimulateRulesRequest(
+                rule=pb.CreateApprovalRuleRequest(name="draft", auto_approve=True, condition=condition)
+            ),
+        )
+        assert (simulated.considered_count, simulated.failed_count) == (1, 1)
+
     async def test_rule_with_auto_approve_approves_immediately(self, api: ApprovalsApi) -> None:
         await api.create_rule(name="small", auto_approve=True, amount_up_to=eur("50"))
         budget = await api.budgets.open("100.00")

@@ -213,6 +213,7 @@ def simulation_to_proto(simulation: Simulation) -> pb.SimulateRulesResponse:
         newly_auto_approved_count=simulation.newly_auto_approved,
         newly_refused_count=simulation.newly_refused,
         skipped_count=simulation.skipped,
+        failed_count=simulation.failed,
         changes=map(_change_to_proto, simulation.changes),
     )
 

@@ -9,6 +9,7 @@ for all types.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from kit.money import Money
@@ -16,8 +17,20 @@ from services.approvals.domain.rules import Facts, Rule, RuleSpec
 
 Amounts = Mapping[str, Decimal]
 """The amount of a request by currency: its own, and those of all rules with an amount range."""
-ConditionCheck = Callable[[str, Facts], str | None]
+
+
+class Unmet(NamedTuple):
+    """Why a condition is not true for the facts of a request."""
+
+    reason: str
+    failed: bool
+    """True if it could not be evaluated."""
+
+
+ConditionCheck = Callable[[str, Facts], Unmet | None]
 """Returns why a condition is not true for the facts of a request; None if it is true."""
+_FAILED_NAMED_MAX: Final = 3
+"""The number of rules whose condition could not be evaluated that a text names at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +68,42 @@ def required_currencies(rules: Sequence[Rule], facts: Facts) -> frozenset[str]:
 
 def choose(rules: Sequence[Rule], facts: Facts, amounts: Amounts, check: ConditionCheck) -> Route | None:
     """Return the route of a request; None if no rule matches and there is no default rule."""
-    matching = [rule for rule in rules if not rule.spec.is_default and matches(rule.spec, facts)]
-    candidates = sorted((rule for rule in matching if in_range(rule.spec, amounts)), key=_rank)
-    for rule in candidates:
+    matching = _matching(rules, facts)
+    for rule in _candidates(matching, amounts):
         if check(rule.spec.condition, facts) is None:
             return _route(rule, matching, facts, amounts, check)
     defaults = [rule for rule in rules if rule.spec.is_default and _matches_type(rule.spec, facts)]
     if not defaults:
         return None
     default = min(defaults, key=lambda rule: (rule.spec.request_type is None, rule.id))
-    return Route((MatchedRule(default, "default rule: no other active rule matches"),))
+    reason = ". ".join(["default rule: no other active rule matches", *failures(rules, facts, amounts, check)])
+    return Route((MatchedRule(default, reason),))
+
+
+def failures(rules: Sequence[Rule], facts: Facts, amounts: Amounts, check: ConditionCheck) -> Sequence[str]:
+    """Return a sentence with the rules that would be candidates if their conditions could be evaluated, or nothing."""
+    failed = [
+        f"{rule.spec.name!r} ({unmet.reason})"
+        for rule in _candidates(_matching(rules, facts), amounts)
+        if (unmet := check(rule.spec.condition, facts)) and unmet.failed
+    ]
+    if not failed:
+        return ()
+    more = f" and {len(failed) - _FAILED_NAMED_MAX} more" if len(failed) > _FAILED_NAMED_MAX else ""
+    return (f"Conditions that could not be evaluated: {', '.join(failed[:_FAILED_NAMED_MAX])}{more}.",)
+
+
+def has_failed(rule: Rule, facts: Facts, amounts: Amounts, check: ConditionCheck) -> bool:
+    """True if a rule would be a candidate if its condition could be evaluated."""
+    return bool(failures([rule], facts, amounts, check))
+
+
+def _matching(rules: Sequence[Rule], facts: Facts) -> Sequence[Rule]:
+    return [rule for rule in rules if not rule.spec.is_default and matches(rule.spec, facts)]
+
+
+def _candidates(matching: Sequence[Rule], amounts: Amounts) -> Sequence[Rule]:
+    return sorted((rule for rule in matching if in_range(rule.spec, amounts)), key=_rank)
 
 
 def _rank(rule: Rule) -> tuple[int, bool, Decimal, UUID]:

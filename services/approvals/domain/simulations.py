@@ -40,6 +40,7 @@ class Simulation:
 
     rules: Sequence[Rule]
     draft_rules: Sequence[Rule]
+    draft: Rule
     changes_max: int
     considered: int = 0
     changed: int = 0
@@ -47,6 +48,8 @@ class Simulation:
     newly_refused: int = 0
     skipped: int = 0
     """Number of requests without a route because an exchange rate is missing."""
+    failed: int = 0
+    """Number of requests for which the condition of the draft can't be evaluated."""
     changes: list[RouteChange] = field(default_factory=list)
     """The first `changes_max` differences."""
 
@@ -55,6 +58,7 @@ class Simulation:
         before = domain.routes.choose(self.rules, request.facts, amounts, check)
         after = domain.routes.choose(self.draft_rules, request.facts, amounts, check)
         self.considered += 1
+        self.failed += domain.routes.has_failed(self.draft, request.facts, amounts, check)
         if _versions(before) == _versions(after):
             return
         self.changed += 1

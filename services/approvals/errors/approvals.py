@@ -31,13 +31,13 @@ class ApprovalStateForbids(StateForbids):
 class NoRuleMatches(FailedPrecondition):
     reason = "NO_RULE_MATCHES"
 
-    def __init__(self, request_type: str, rules: int) -> None:
-        super().__init__(
+    def __init__(self, request_type: str, rules: int, failures: Sequence[str] = ()) -> None:
+        """`failures` has sentences about conditions that could not be evaluated."""
+        text = (
             f"None of the {rules} active rules matches this {request_type} request, and there is no default rule for"
-            " the type; an administrator can add one.",
-            request_type=request_type,
-            rules=rules,
+            " the type; an administrator can add one."
         )
+        super().__init__(" ".join([text, *failures]), request_type=request_type, rules=rules)
 
 
 class ApproverMissing(FailedPrecondition):

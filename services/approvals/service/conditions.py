@@ -16,6 +16,7 @@ from typing import Any, Final
 from kit.cache import TtlCache
 from kit.errors import InvalidFields, Violation
 from kit.money import DIGITS_MAX, exponent
+from services.approvals.domain.routes import Unmet
 from services.approvals.domain.rules import Facts
 
 _COMPILED_MAX: Final = 5_000
@@ -46,7 +47,7 @@ def check_syntax(condition: str) -> None:
         _expression(condition)
 
 
-def unmet(condition: str, facts: Facts) -> str | None:
+def unmet(condition: str, facts: Facts) -> Unmet | None:
     """Return why the condition is not true for the facts; None if it is true.
 
     A condition that can't be evaluated is not true, for example because an attribute is missing, because it exceeds the
@@ -57,15 +58,15 @@ def unmet(condition: str, facts: Facts) -> str | None:
     try:
         value = _expression(condition).eval(data=_variables(facts)).value()
     except InvalidFields as error:
-        return error.message
+        return Unmet("; ".join(violation.description for violation in error.violations)[:_TEXT_MAX], failed=True)
     except RuntimeError as error:  # the cost limit of the library
-        return f"its condition can't be evaluated: {error}"[:_TEXT_MAX]
+        return Unmet(str(error)[:_TEXT_MAX], failed=True)
     if value is True:
         return None
     # An evaluation error, for example a missing attribute, is a status instead of a value.
     if value is False:
-        return "its condition is false"
-    return f"its condition can't be evaluated: {value}"[:_TEXT_MAX]
+        return Unmet("is false", failed=False)
+    return Unmet(str(value)[:_TEXT_MAX], failed=True)
 
 
 def _expression(condition: str) -> Any:

@@ -20,7 +20,6 @@ from services.approvals.domain.approvers import Lineage
 from services.approvals.domain.budgets import BudgetSnapshot
 from services.approvals.domain.rules import Facts, Rule
 from services.approvals.domain.workflows import Workflow
-from services.approvals.errors.approvals import NoRuleMatches
 from services.approvals.models.approvals import ApprovalRow
 
 _ID_KINDS: Final = {"entity_id": ids.ENTITY, "department_id": ids.DEPARTMENT}
@@ -52,8 +51,6 @@ async def plan(clients: Clients, origin: Origin, draft: ApprovalDraft, rules: Se
             draft = replace(draft, request_type=ApprovalType.BUDGET_OVERSPEND)
     facts, lineage = await _facts(clients, origin, draft)
     route = await service.routing.choose(clients, origin, rules, facts)
-    if route is None:
-        raise NoRuleMatches(draft.request_type, len(rules))
     workflow = await service.approvers.create_workflow(clients, origin, route, facts, lineage)
     return PlannedRequest(draft, facts, workflow, requested_type)
 

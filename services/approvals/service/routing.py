@@ -14,6 +14,7 @@ from services.approvals import domain, service, store
 from services.approvals.clients import Clients
 from services.approvals.domain.routes import Amounts, Route
 from services.approvals.domain.rules import Facts, Rule
+from services.approvals.errors.approvals import NoRuleMatches
 
 
 class RuleCache:
@@ -33,10 +34,14 @@ class RuleCache:
         return rules
 
 
-async def choose(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Route | None:
-    """Return the route of a request; None if no rule matches. Raises RateMissing."""
+async def choose(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Route:
+    """Return the route of a request. Raises RateMissing or NoRuleMatches."""
     amounts = await _amounts(clients, origin, rules, facts)
-    return domain.routes.choose(rules, facts, amounts, service.conditions.unmet)
+    check = service.conditions.unmet
+    route = domain.routes.choose(rules, facts, amounts, check)
+    if route is None:
+        raise NoRuleMatches(facts.request_type, len(rules), domain.routes.failures(rules, facts, amounts, check))
+    return route
 
 
 async def _amounts(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Amounts:

@@ -43,7 +43,7 @@ async def simulate(
     """Route each request of the history with the current rules, and with the draft added."""
     draft_rule = Rule(id=replaces or ids.new(), version=0, spec=draft)
     with_draft = domain.simulations.with_draft(history.rules, draft_rule, replaces)
-    simulation = Simulation(history.rules, with_draft, changes_max)
+    simulation = Simulation(history.rules, with_draft, draft_rule, changes_max)
     converter = _Converter(clients, origin, [*history.rules, draft_rule])
     for request in history.requests:
         await asyncio.sleep(0)  # thousands of requests are routed with hundreds of rules: other calls run in between
