@@ -279,6 +279,14 @@ class TestHolds:
         await api.release(hold)
         await api.verify(group, stays, done.opened)
 
+    async def test_budget_that_is_overspent_when_it_opens_has_alerts(self, api: BudgetsApi) -> None:
+        budget = await api.open("1000", overspend_policy=Budget.WARN, carry_overspend=True, alert_thresholds_bp=[8000])
+        await api.charge(budget, "2500.00")
+        opened = (await roll(api, budget)).opened
+        assert (opened.carried, opened.utilisation_bp) == (eur("-1500.00"), 2**31 - 1)
+        alerts = {alert.alert_type: (alert.state, alert.threshold_bp) for alert in await api.alerts(opened)}
+        assert alerts == {Alert.THRESHOLD: (Alert.OPEN, 8000), Alert.OVERSPEND: (Alert.OPEN, 10_000)}
+
     async def test_moved_holds_raise_alerts(self, api: BudgetsApi) -> None:
         budget = await api.open("100", alert_thresholds_bp=[5000])
         await api.hold(budget, "60")

@@ -137,13 +137,18 @@ def new(
 
 
 def reached(balance: Balance) -> set[AlertThreshold]:
-    """Return the thresholds that the budget has reached; each is to have one open alert."""
+    """Return the thresholds that the budget has reached; each is to have one open alert.
+
+    A budget that is overspent by what was carried forward has reached all of them, even if nothing is used of it yet.
+    """
     used = balance.used
-    if used <= 0:
+    if used <= 0 and not balance.overspent:
         return set()
     total, used_bp = balance.total, used * BP
     thresholds = {
-        AlertThreshold(AlertType.THRESHOLD, bp) for bp in balance.terms.thresholds_bp if used_bp >= total * bp
+        AlertThreshold(AlertType.THRESHOLD, bp)
+        for bp in balance.terms.thresholds_bp
+        if total < 0 or used_bp >= total * bp
     }
     return thresholds | {AlertThreshold(AlertType.OVERSPEND, BP)} if balance.overspent else thresholds
 

@@ -291,7 +291,8 @@ async def _record(
     await store.budgets.save(tx, *closed)
     others = sorted(changed.keys() - {old.id for old in closed})
     corrected = {each for id in others for each in _correct(tx, tree, tree.rows[id])}
-    for budget_id in sorted({*others, *corrected}):
+    reached = [new.id for new in opened.values() if domain.alerts.reached(new.balance)]
+    for budget_id in sorted({*others, *corrected, *reached}):
         await service.alerts.settle(tx, tree.rows[budget_id])
 
 
