@@ -89,12 +89,17 @@ class Connections:
         self._open.pop(connection, None)
 
     def _least_needed(self) -> list["Connection"]:
-        """Return connections that wait for the client, of the peer that has most of them; the oldest ones first."""
+        """Return connections that wait for the client, of the peer that has most of them.
+
+        Idle ones come first, so that many of them can't replace one that sends a request; then those whose time is over
+        first.
+        """
         waiting = [connection for connection in self._open if connection.phase is not Phase.RESPONSE]
         if not waiting:
             return []
         ((peer, _),) = Tally(connection.peer for connection in waiting).most_common(1)
-        of_peer = sorted((each for each in waiting if each.peer == peer), key=lambda each: each.deadline or math.inf)
+        of_peer = [connection for connection in waiting if connection.peer == peer]
+        of_peer.sort(key=lambda each: (each.phase is not Phase.IDLE, each.deadline or math.inf))
         return of_peer[: max(1, self._connections_max // _EVICTED_SHARE)]
 
     async def close_expired(self) -> None:

@@ -161,3 +161,16 @@ class TestManyConnections:
             closed = [raw.reader.at_eof() or raw.reader.exception() is not None for raw in waiting]
             assert 150 <= sum(closed) <= 152
             assert all(closed[:148]), "the oldest are closed first"
+
+    async def test_further_connection_replaces_an_idle_one_before_one_that_sends(
+        self, settings: Callable[..., Settings], backend: Backend, token: Callable[..., str]
+    ) -> None:
+        addresses = dict.fromkeys(("entities", "budgets", "approvals"), backend.address)
+        async with running(settings("gateway", addresses=addresses, http_connections_max=20)) as gateway:
+            sending = await send(gateway.port, post(token(), "Content-Length: 60000", body=b'{"description": "'))
+            idle = [await send(gateway.port, b"") for _ in range(18)]
+            await asyncio.sleep(2.5)  # deadlines are set by the next sweep
+            idle += [await send(gateway.port, b"") for _ in range(10)]
+            await is_served(gateway.port)
+            sending.writer.write(b"a" * (60_000 - 19) + b'"}')
+            assert (await sending.response())[0] == 200
