@@ -21,12 +21,14 @@ from clients.directory import Directory
 from deploy.simulators import directory
 from deploy.simulators.directory import Users
 from eventing.consumer import Consumer, Delivery
-from kit.db import Database
+from kit import ids
+from kit.db import Database, WriteSession
 from kit.errors import Conflict
 from kit.origin import Origin
 from kit.settings import Settings
 from kit.telemetry import Trace
 from kit.users import User
+from services.approvals import store
 from services.approvals.events.consumers import replace_departed_approver
 from services.approvals.main import compose
 from services.approvals.service.opening import OpeningSaga
@@ -180,6 +182,29 @@ class TestReplacement:
         await api.act("sam", approval)
         assert await api.to_decide("erin") == []
         assert (await api.act("grace", approval)).state == Approval.APPROVED
+
+    async def test_request_that_fails_does_not_stop_the_replacement_in_the_others(
+        self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await api.create_rule(step("Erin", "erin"))
+        broken, *others = [await api.submit("dave") for _ in range(3)]
+        lock = store.approvals.lock_if_found
+
+        async def fail_for_the_first(tx: WriteSession, approval_id: UUID) -> Any:
+            if approval_id == ids.APPROVAL.parse(broken.id):
+                raise RuntimeError("an unforeseen fault")
+            return await lock(tx, approval_id)
+
+        with_directory.users.set_active(tenant, "erin", active=False)
+        with monkeypatch.context() as patched:
+            patched.setattr(store.approvals, "lock_if_found", fail_for_the_first)
+            with pytest.raises(RuntimeError, match="an unforeseen fault"):
+                await deliver_deactivation(with_directory, tenant, "erin")
+        for approval in others:
+            assert seats(await api.get(approval)) == [("grace", "erin")]
+        assert seats(await api.get(broken)) == [("erin", "")]
+        await deliver_deactivation(with_directory, tenant, "erin")
+        assert seats(await api.get(broken)) == [("grace", "erin")]
 
     async def test_requester_does_not_replace_a_departed_approver_whom_they_manage(
         self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
+from uuid import UUID
 
 from kit import clock
 from kit.db import Database, WriteSession
@@ -58,31 +59,42 @@ async def _active_managers(clients: Clients, origin: Origin, user_id: str) -> Se
 async def replace_departed(db: Database, clients: Clients, origin: Origin, user_id: str) -> None:
     """End the delegations of a user who left, and assign their slots in all pending requests anew.
 
-    Each request has a transaction of its own. Raises Conflict if a request is in OPENING or a manager is leaving, so
-    that the event is delivered again after that.
+    Each request has a transaction of its own, and one that fails does not affect the others. Raises the first error
+    after all requests, or Conflict if a request is in OPENING or a manager is leaving, so that the event is delivered
+    again after that.
     """
     async with db.write(origin) as tx:
         await store.deactivated_users.insert(tx, user_id)
         await service.delegations.end_of_user(tx, user_id)
         is_opening = await store.approvals.list_ids_by_approver(tx, user_id, ApprovalState.OPENING, None, 1)
     managers = await _active_managers(clients, origin, user_id)
-    after = None
+    after, failures = None, list[Exception]()
     while True:
         async with db.read(origin) as tx:
             approval_ids = await store.approvals.list_ids_by_approver(tx, user_id, ApprovalState.PENDING, after, _BATCH)
         for approval_id in approval_ids:
-            async with db.write(origin) as tx:
-                row = await store.approvals.lock_if_found(tx, approval_id)
-                if row is not None and row.state is ApprovalState.PENDING:
-                    change = domain.approvers.replace_departed(row.workflow, user_id, managers, clock.now())
-                    if change.records:
-                        await service.users.check_not_leaving(tx, managers)
-                        await service.approvals.apply(tx, row, change)
+            try:
+                await _replace_in(db, origin, approval_id, user_id, managers)
+            except Exception as error:  # noqa: BLE001 - the requests after it don't depend on it
+                failures.append(error)
         if len(approval_ids) < _BATCH:
             break
         after = approval_ids[-1]
+    if failures:
+        raise failures[0]
     if is_opening:
         raise Conflict
+
+
+async def _replace_in(db: Database, origin: Origin, approval_id: UUID, user_id: str, managers: Sequence[str]) -> None:
+    async with db.write(origin) as tx:
+        row = await store.approvals.lock_if_found(tx, approval_id)
+        if row is None or row.state is not ApprovalState.PENDING:
+            return
+        change = domain.approvers.replace_departed(row.workflow, user_id, managers, clock.now())
+        if change.records:
+            await service.users.check_not_leaving(tx, managers)
+            await service.approvals.apply(tx, row, change)
 
 
 async def check_present(tx: WriteSession, clients: Clients, workflow: Workflow) -> None:
