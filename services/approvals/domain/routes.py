@@ -68,10 +68,9 @@ def required_currencies(rules: Sequence[Rule], facts: Facts) -> frozenset[str]:
 
 def choose(rules: Sequence[Rule], facts: Facts, amounts: Amounts, check: ConditionCheck) -> Route | None:
     """Return the route of a request; None if no rule matches and there is no default rule."""
-    matching = _matching(rules, facts)
-    for rule in _candidates(matching, amounts):
+    for rule in candidates(rules, facts, amounts):
         if check(rule.spec.condition, facts) is None:
-            return _route(rule, matching, facts, amounts, check)
+            return _route(rule, rules, facts, amounts, check)
     defaults = [rule for rule in rules if rule.spec.is_default and _matches_type(rule.spec, facts)]
     if not defaults:
         return None
@@ -84,7 +83,7 @@ def failures(rules: Sequence[Rule], facts: Facts, amounts: Amounts, check: Condi
     """Return a sentence with the rules that would be candidates if their conditions could be evaluated, or nothing."""
     failed = [
         f"{rule.spec.name!r} ({unmet.reason})"
-        for rule in _candidates(_matching(rules, facts), amounts)
+        for rule in candidates(rules, facts, amounts)
         if (unmet := check(rule.spec.condition, facts)) and unmet.failed
     ]
     if not failed:
@@ -102,8 +101,21 @@ def _matching(rules: Sequence[Rule], facts: Facts) -> Sequence[Rule]:
     return [rule for rule in rules if not rule.spec.is_default and matches(rule.spec, facts)]
 
 
-def _candidates(matching: Sequence[Rule], amounts: Amounts) -> Sequence[Rule]:
-    return sorted((rule for rule in matching if in_range(rule.spec, amounts)), key=_rank)
+def candidates(rules: Sequence[Rule], facts: Facts, amounts: Amounts) -> Sequence[Rule]:
+    """Return the rules of which the first whose condition is true applies."""
+    return sorted((rule for rule in _matching(rules, facts) if in_range(rule.spec, amounts)), key=_rank)
+
+
+def levels(rule: Rule, rules: Sequence[Rule], facts: Facts, amounts: Amounts) -> Sequence[Rule]:
+    """Return the levels of a rule's ladder that apply with it if their conditions are true, lowest first."""
+    if not rule.spec.ladder:
+        return ()
+    matching = [
+        level
+        for level in _matching(rules, facts)
+        if level.spec.ladder == rule.spec.ladder and _starts_below(level.spec, amounts)
+    ]
+    return sorted(matching, key=lambda level: (level.spec.amount_above or Decimal(0), level.id))
 
 
 def _rank(rule: Rule) -> tuple[int, bool, Decimal, UUID]:
@@ -114,18 +126,11 @@ def _rank(rule: Rule) -> tuple[int, bool, Decimal, UUID]:
     return -spec.priority, False, spec.amount_up_to - (spec.amount_above or Decimal(0)), rule.id
 
 
-def _route(rule: Rule, matching: Sequence[Rule], facts: Facts, amounts: Amounts, check: ConditionCheck) -> Route:
+def _route(rule: Rule, rules: Sequence[Rule], facts: Facts, amounts: Amounts, check: ConditionCheck) -> Route:
     if not rule.spec.ladder:
         return Route((MatchedRule(rule, _reason(rule.spec, facts, amounts)),))
-    levels = [
-        level
-        for level in matching
-        if level.spec.ladder == rule.spec.ladder
-        and _starts_below(level.spec, amounts)
-        and check(level.spec.condition, facts) is None
-    ]
-    levels.sort(key=lambda level: (level.spec.amount_above or Decimal(0), level.id))
-    return Route(tuple(MatchedRule(level, _reason(level.spec, facts, amounts)) for level in levels))
+    applied = [level for level in levels(rule, rules, facts, amounts) if check(level.spec.condition, facts) is None]
+    return Route(tuple(MatchedRule(level, _reason(level.spec, facts, amounts)) for level in applied))
 
 
 def matches(spec: RuleSpec, facts: Facts) -> bool:

@@ -6,9 +6,14 @@ their currency, so that comparisons are exact.
 Conditions are evaluated on the event loop, so their time and memory must be bounded by their length. The library limits
 the number of iterations only, but each iteration can double a text or a list, and a regular expression is compiled at
 each evaluation. Therefore `map`, `filter` and `matches` don't exist, and a condition has one loop at most.
+
+A tenant has up to 500 rules, whose conditions add up: an Evaluation lets other calls run between them.
 """
 
+import asyncio
 import re
+import time
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import cache
 from typing import Any, Final
@@ -16,8 +21,9 @@ from typing import Any, Final
 from kit.cache import TtlCache
 from kit.errors import InvalidFields, Violation
 from kit.money import DIGITS_MAX, exponent
-from services.approvals.domain.routes import Unmet
-from services.approvals.domain.rules import Facts
+from services.approvals import domain
+from services.approvals.domain.routes import Amounts, Unmet
+from services.approvals.domain.rules import Facts, Rule
 
 _COMPILED_MAX: Final = 5_000
 _COMPILER_ERROR: Final = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
@@ -36,6 +42,11 @@ _LOOP: Final = re.compile(r"\b(?:all|exists|exists_one)(?:\s|//[^\r\n]*)*\(")
 """Calls of the macros that loop; comments may stand before the parenthesis."""
 _LOOPING_MAX: Final = 500
 """Maximum length of a condition with a loop: the iterations and what each costs share it, so the cost is quadratic."""
+
+_TURN_S: Final = 0.005
+"""How long the conditions of a request are evaluated before other calls run."""
+_turns: Final = asyncio.Lock()
+"""Held by the evaluation whose turn is next: one turn in each round of the event loop, however many requests wait."""
 
 _compiled: Final[TtlCache[str, Any]] = TtlCache(_COMPILED_MAX)
 """Compiled expressions of all tenants, by their text."""
@@ -67,6 +78,39 @@ def unmet(condition: str, facts: Facts) -> Unmet | None:
     if value is False:
         return Unmet("is false", failed=False)
     return Unmet(str(value)[:_TEXT_MAX], failed=True)
+
+
+class Evaluation:
+    """Evaluates the conditions of the rules for a request, each once."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._results: dict[str, Unmet | None] = {}
+        self._spent_s = 0.0
+
+    async def prepare(self, rules: Sequence[Rule], amounts: Amounts) -> None:
+        """Evaluate the conditions on which the route depends, and let other calls run in between."""
+        for rule in domain.routes.candidates(rules, self._facts, amounts):
+            if await self._evaluate(rule) is None:
+                for level in domain.routes.levels(rule, rules, self._facts, amounts):
+                    await self._evaluate(level)
+                return
+
+    async def _evaluate(self, rule: Rule) -> Unmet | None:
+        if self._spent_s >= _TURN_S:
+            async with _turns:
+                await asyncio.sleep(0)
+            self._spent_s = 0.0
+        started = time.perf_counter()
+        result = self.unmet(rule.spec.condition, self._facts)
+        self._spent_s += time.perf_counter() - started
+        return result
+
+    def unmet(self, condition: str, facts: Facts) -> Unmet | None:
+        """Return why the condition is not true for the facts, which are those of the request; None if it is true."""
+        if condition not in self._results:
+            self._results[condition] = unmet(condition, facts)
+        return self._results[condition]
 
 
 def _expression(condition: str) -> Any:

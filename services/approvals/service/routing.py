@@ -37,7 +37,9 @@ class RuleCache:
 async def choose(clients: Clients, origin: Origin, rules: Sequence[Rule], facts: Facts) -> Route:
     """Return the route of a request. Raises RateMissing or NoRuleMatches."""
     amounts = await _amounts(clients, origin, rules, facts)
-    check = service.conditions.unmet
+    evaluation = service.conditions.Evaluation(facts)
+    await evaluation.prepare(rules, amounts)
+    check = evaluation.unmet
     route = domain.routes.choose(rules, facts, amounts, check)
     if route is None:
         raise NoRuleMatches(facts.request_type, len(rules), domain.routes.failures(rules, facts, amounts, check))

@@ -51,7 +51,10 @@ async def simulate(
         if amounts is None:
             simulation.skipped += 1
         else:
-            simulation.add(request, amounts, service.conditions.unmet)
+            evaluation = service.conditions.Evaluation(request.facts)
+            await evaluation.prepare(history.rules, amounts)
+            await evaluation.prepare(with_draft, amounts)
+            simulation.add(request, amounts, evaluation.unmet)
     return simulation
 
 
