@@ -311,6 +311,8 @@ def _check_convention(
 
 def _convention_of(name: str) -> Callable[[str], str | None] | None:
     """Return the convention for text fields of this name: a function that returns the error text, or None if valid."""
+    if name.endswith("_currency"):
+        return _currency_problem
     return _date_problem if name.endswith("_date") else _CONVENTIONS.get(name)
 
 

@@ -94,8 +94,8 @@ class TestSetExchangeRates:
             ("2026-02-30 EUR/USD 1", "rates[0].effective_date", "known.effective_date"),
             ("2026-03-02 EUR/EUR 1", "rates[0]", "rate.pair"),
             ("2026-03-02 EUR/Usd 1", "rates[0].quote_currency", "string.pattern"),
-            ("2026-03-02 ERU/USD 1", "rates[0].base_currency", "known.currency_code"),
-            ("2026-03-02 EUR/SUD 1", "rates[0].quote_currency", "known.currency_code"),
+            ("2026-03-02 ERU/USD 1", "rates[0].base_currency", "known.base_currency"),
+            ("2026-03-02 EUR/SUD 1", "rates[0].quote_currency", "known.quote_currency"),
         ],
     )
     async def test_invalid_rate_is_named_by_its_field(self, api: EntitiesApi, rate: str, field: str, rule: str) -> None:
@@ -104,6 +104,19 @@ class TestSetExchangeRates:
         assert error.rules[field] == rule
         assert set(error.rules) == {field}
         assert await api.rates() == []
+
+    async def test_unknown_currency_is_refused_in_conversions_and_filters(self, api: EntitiesApi) -> None:
+        def convert(**currencies: str) -> Awaitable[ConversionRate]:
+            request = pb.GetConversionRateRequest(conversion_date="2026-03-02", **currencies)
+            return api.caller.call(api.rates_stub.GetConversionRate, request)
+
+        for call, field in (
+            (convert(from_currency="EUR", to_currency="ZZZ"), "to_currency"),
+            (convert(from_currency="ZZZ", to_currency="EUR"), "from_currency"),
+            (api.list_rates(base_currency="ZZZ"), "base_currency"),
+            (api.list_rates(quote_currency="ZZZ"), "quote_currency"),
+        ):
+            assert (await refusal(call)).rules == {field: f"known.{field}"}
 
     async def test_pair_and_day_must_be_unique(self, api: EntitiesApi) -> None:
         error = await refusal(

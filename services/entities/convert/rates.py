@@ -9,7 +9,6 @@ from billing.entities.v1 import exchange_rate_service_pb2 as pb
 from billing.entities.v1.exchange_rate_pb2 import ConversionRate, ExchangeRate
 
 from contract.values import date_from_text, date_text, decimal_text, time_to_proto
-from kit import money
 from kit.errors import InvalidFields, Violation
 from services.entities.domain.rates import Conversion, Derivation, DerivedRate, RateDraft, RateFilter
 from services.entities.models.rates import ExchangeRateRow
@@ -46,14 +45,9 @@ def drafts_from_proto(request: pb.SetExchangeRatesRequest) -> Sequence[RateDraft
 
 
 def _rate_violations(request: pb.SetExchangeRatesRequest) -> Iterator[Violation]:
-    """Yield the violations that proto rules can't express: unknown currencies, and pairs that occur twice for a day."""
+    """Yield the violations that proto rules can't express: pairs that occur twice for a day."""
     occurrences = Counter(map(_pair_and_day, request.rates))
     for index, rate in enumerate(request.rates):
-        for field in ("base_currency", "quote_currency"):
-            code: str = getattr(rate, field)
-            if money.exponent(code) is None:
-                text = f"must be an ISO 4217 currency code such as EUR, not {code!r}"
-                yield Violation(f"rates[{index}].{field}", text, "known.currency_code")
         if occurrences[_pair_and_day(rate)] > 1:
             yield Violation(f"rates[{index}]", "has a pair and day that occurs more than once", "rate.once")
 
