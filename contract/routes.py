@@ -42,7 +42,7 @@ class Route:
     """The service that implements the RPC, for example "budgets"."""
     method: MethodDescriptor
     creates: bool = False
-    """True if it creates a resource that a GET route returns by the id in the reply."""
+    """True if it creates a resource that a GET or DELETE route addresses by the id in the reply."""
 
     @cached_property
     def rpc(self) -> str:
@@ -137,7 +137,9 @@ def routes() -> list[Route]:
         for route in routes_of(method, file.package.split(".")[1])
     ]
     collections = {
-        route.template.rpartition("/{")[0] for route in all_routes if route.verb == "GET" and route.template[-1] == "}"
+        route.template.rpartition("/{")[0]
+        for route in all_routes
+        if route.verb in {"GET", "DELETE"} and route.template[-1] == "}"
     }
     return [replace(route, creates=route.posts_resource and route.template in collections) for route in all_routes]
 

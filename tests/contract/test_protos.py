@@ -13,6 +13,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from grpc import StatusCode
 
 from contract import methods as loaded
+from contract.routes import routes as all_routes
 from kit import errors as kit_errors
 from kit import rates as kit_rates
 from kit.auth import ROLES
@@ -223,6 +224,10 @@ class TestRoutes:
         routes = {contract.route(method): method.name for method in contract.methods() if contract.route(method)}
         for (verb, path), name in {**PUBLISHED_ROUTES, **OTHER_ROUTES}.items():
             assert routes[verb, BASE + path] == name
+
+    def test_exactly_the_calls_that_create_a_resource_answer_201(self) -> None:
+        for route in all_routes():
+            assert route.creates == route.method.name.startswith("Create"), route.method.name
 
     def test_routes_are_unique(self) -> None:
         routes = [contract.route(method) for method in contract.methods() if contract.route(method)]
