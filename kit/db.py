@@ -184,7 +184,8 @@ class WriteSession(ReadSession):
         if isinstance(row, TenantRow):
             row.tenant_id = self.tenant_id
         if isinstance(row, VersionedRow) and row.version is None:  # a new row
-            row.create_time = row.update_time = clock.now()
+            row.create_time = row.create_time or clock.now()
+            row.update_time = row.update_time or row.create_time
         self._session.add(row)
 
     async def lock(self, name: str, *, shared: bool = False) -> None:

@@ -9,7 +9,9 @@ async def test_request_without_budget_is_approved_at_once(api: ApprovalsApi) -> 
     await api.create_rule(name="S", request_type=Approval.PURCHASE, auto_approve=True)
     approval = await api.submit()
     assert (approval.state, approval.decided_by) == (Approval.APPROVED, "service:approvals")
-    assert approval.HasField("end_time")
+    times = approval.create_time, approval.end_time, approval.update_time
+    create_time, end_time, update_time = (each.ToNanoseconds() for each in times)
+    assert create_time <= end_time <= update_time
     actions = [(one.action, one.actor) for one in await api.history(approval)]
     assert actions == [(ApprovalAction.REQUEST, "alice"), (ApprovalAction.AUTO_APPROVE, "service:approvals")]
 

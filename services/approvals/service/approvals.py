@@ -50,6 +50,8 @@ async def start(tx: WriteSession, row: ApprovalRow, *, new: bool) -> None:
 
 async def apply(tx: WriteSession, row: ApprovalRow, change: WorkflowChange, *, new: bool = False) -> None:
     """Store a change of the workflow, with its history, pending slots, events and the next timer."""
+    if new:
+        row.create_time = clock.now()  # before the end time of a request that is approved at once
     if change.outcome:
         _end_round(row, change.outcome, change.decided_by, change.comment)
     workflow = change.workflow.ended() if change.outcome else change.workflow
@@ -58,7 +60,7 @@ async def apply(tx: WriteSession, row: ApprovalRow, change: WorkflowChange, *, n
     row.update_time = clock.now()
     await store.approvals.save(tx, row)
     if row.end_time:
-        metrics.record_outcome(row.state, row.end_time - row.create_time)  # a new row has its create time only now
+        metrics.record_outcome(row.state, row.end_time - row.create_time)
     for record in change.records:
         store.approvals.insert_action(tx, row, record)
     store.approvals.set_pending_slots(tx, row.id, domain.eligibility.pending_slots(workflow), new=new)
