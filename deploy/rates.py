@@ -145,20 +145,13 @@ def _token(tenant: str) -> str:
     return os.environ.get("TOKEN") or keys.token(tenant=tenant, subject="rates", roles=["finance"])
 
 
-def _date(text: str) -> dt.date:
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a date (YYYY-MM-DD)") from None
-
-
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.rates", description=__doc__)
     parser.add_argument(
         "file", nargs="?", default="", help="eurofxref-hist.zip as downloaded from the bank, or the .csv in it"
     )
-    parser.add_argument("--since", type=_date, default=dt.date.min, help="only rates from this date on (YYYY-MM-DD)")
+    parser.add_argument("--since", default=dt.date.min.isoformat(), help="only rates from this date on (YYYY-MM-DD)")
     parser.add_argument(
         "--confirm-large-change", action="store_true", help="also store rates more than 10 times off the last one"
     )
@@ -168,18 +161,26 @@ def main() -> int:
     if not arguments.file:
         print("FILE is missing; for example: make rates FILE=eurofxref-hist.zip", file=sys.stderr)
         return 1
+    try:
+        since = dt.date.fromisoformat(arguments.since)
+    except ValueError:
+        print(f"SINCE={arguments.since}: is not a date (YYYY-MM-DD)", file=sys.stderr)
+        return 1
     headers = {"Authorization": f"Bearer {_token(arguments.tenant)}"}
     try:
         with (
             open_file(Path(arguments.file)) as lines,
             httpx.Client(base_url=arguments.address or _address(), headers=headers, timeout=30.0) as client,
         ):
-            rates = list(parse(lines, since=arguments.since))  # the whole file first: an invalid one is not loaded
+            rates = list(parse(lines, since=since))  # the whole file first: an invalid one is not loaded
             result = load(client, rates, confirm_large_change=arguments.confirm_large_change)
     except httpx.ConnectError:
         print(f"nothing listens at {client.base_url}; `make up` starts the local stack", file=sys.stderr)
         return 1
-    except (OSError, FileInvalid, httpx.HTTPError) as failure:
+    except OSError as failure:
+        print(f"FILE={arguments.file}: {failure.strerror or failure}", file=sys.stderr)
+        return 1
+    except (FileInvalid, httpx.HTTPError) as failure:
         print(failure, file=sys.stderr)
         return 1
     print(f"exchange rates: {result.created} created, {result.replaced} replaced, {result.unchanged} unchanged")
