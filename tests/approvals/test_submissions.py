@@ -21,8 +21,10 @@ from services.approvals.events.consumers import (
     open_approval_of_contract,
 )
 from tests.approvals.conftest import ApprovalsApi, eur, step
+from tests.harness.callers import Caller
 from tests.harness.observe import outbox_events
 from tests.harness.services import Approvals, Served
+from tests.harness.tokens import Keys
 
 Deliver = Callable[[Handler, Message], Any]
 
@@ -85,6 +87,24 @@ async def test_submission_without_approver_is_refused_with_the_reason(
     assert (refused["subject_type"], refused["subject_id"]) == ("contract", event.contract_id)
     assert refused["reason"] == "APPROVER_MISSING"
     assert "the requester alice has no active manager" in refused["message"]
+
+
+async def test_submission_is_not_approved_if_the_condition_of_its_only_rule_cannot_be_evaluated(
+    api: ApprovalsApi, deliver: Deliver, admin: "asyncpg.Pool[asyncpg.Record]", keys: Keys, tenant: UUID
+) -> None:
+    await api.create_rule(step("C", "carla"), name="broken", condition="1/0 == 1")
+    event = contract_submitted(api)
+    entities = Caller(tenant, "service:entities", keys.service_token("entities", tenant))
+    request = pb.CheckApprovalNeedRequest(
+        request_type=Approval.CONTRACT, entity_id=event.entity_id, amount=eur("100.00")
+    )
+    need = await entities.call(api.stubs.approvals.CheckApprovalNeed, request)
+    assert (need.needed, len(need.rules)) == (True, 0)
+    await deliver(open_approval_of_contract, event)
+    (refused,) = await refusals(admin, tenant)
+    assert refused["reason"] == "NO_RULE_MATCHES"
+    assert "Conditions that could not be evaluated: 'broken' (" in refused["message"]
+    assert await requests_about(api, event) == []
 
 
 async def test_condition_of_a_rule_sees_the_total_value_before_and_after_an_amendment(

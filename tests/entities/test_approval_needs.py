@@ -14,7 +14,8 @@ from tests.entities.test_renewals import terms
 
 
 def with_total(total: str) -> ContractTerms:
-    return replace(terms(), total_value=Money(Decimal(total), "EUR"))
+    stored = Decimal(f"{total}0000")  # the database has six decimal places
+    return replace(terms(), total_value=Money(stored, "EUR"))
 
 
 @pytest.mark.parametrize("amendment_type", domain.amendments.AmendmentType)

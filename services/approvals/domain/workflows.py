@@ -103,6 +103,14 @@ class AppliedRule:
     business_hours: BusinessHours | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ApprovalRequirement:
+    """Whether something needs approval before it is done, and the rules that apply to it."""
+
+    needed: bool
+    rules: Sequence[AppliedRule]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingSlot:
     """A slot of an active step without a decision."""

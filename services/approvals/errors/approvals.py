@@ -33,6 +33,7 @@ class NoRuleMatches(FailedPrecondition):
 
     def __init__(self, request_type: str, rules: int, failures: Sequence[str] = ()) -> None:
         """`failures` has sentences about conditions that could not be evaluated."""
+        self.failures = failures
         text = (
             f"None of the {rules} active rules matches this {request_type} request, and there is no default rule for"
             " the type; an administrator can add one."

@@ -55,9 +55,9 @@ class ApprovalServicer:
             return await tx.answer(convert.approvals.to_proto(await self._opening.open(tx, prepared)))
 
     async def CheckApprovalNeed(self, request: pb.CheckApprovalNeedRequest, call: Call) -> pb.CheckApprovalNeedResponse:
-        rules = await self._opening.required_rules(call, convert.approvals.draft_of_need_from_proto(request, call))
+        need = await self._opening.check_need(call, convert.approvals.draft_of_need_from_proto(request, call))
         return pb.CheckApprovalNeedResponse(
-            needed=bool(rules), rules=map(convert.approvals.applied_rule_to_proto, rules)
+            needed=need.needed, rules=map(convert.approvals.applied_rule_to_proto, need.rules)
         )
 
     async def ListApprovals(self, request: pb.ListApprovalsRequest, call: Call) -> pb.ListApprovalsResponse:

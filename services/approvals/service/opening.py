@@ -48,7 +48,7 @@ from services.approvals.domain.approvals import (
     ReservationState,
 )
 from services.approvals.domain.rules import Rule
-from services.approvals.domain.workflows import AppliedRule
+from services.approvals.domain.workflows import ApprovalRequirement
 from services.approvals.errors.approvals import NoRuleMatches, SubmittedElsewhere
 from services.approvals.errors.budgets import conceal_above
 from services.approvals.models.approvals import ApprovalRow
@@ -107,13 +107,18 @@ class OpeningSaga:
         async with self._db.read(origin) as tx:
             return await self._rules.get(tx)
 
-    async def required_rules(self, origin: Origin, draft: ApprovalDraft) -> Sequence[AppliedRule]:
-        """Return the rules that apply to a request; none if it needs no approval. Raises the errors of planning."""
+    async def check_need(self, origin: Origin, draft: ApprovalDraft) -> ApprovalRequirement:
+        """Return whether a request needs approval. Raises the errors of planning.
+
+        It does if the condition of a rule could not be evaluated; the submission is then refused with that reason.
+        """
         rules = await self._active_rules(origin)
         try:
-            return (await service.planning.plan(self.clients, origin, draft, rules)).workflow.rules
-        except NoRuleMatches:
-            return ()
+            return ApprovalRequirement(
+                True, (await service.planning.plan(self.clients, origin, draft, rules)).workflow.rules
+            )
+        except NoRuleMatches as error:
+            return ApprovalRequirement(bool(error.failures), ())
 
     async def preview(self, origin: Origin, draft: ApprovalDraft) -> ApprovalRow:
         """Return the request as it would be created, without storing it. Raises the errors of planning."""
@@ -237,8 +242,8 @@ class OpeningSaga:
         """Create the request for a subject that another service submitted, once per key.
 
         An open request of an earlier submission is cancelled. If no rule matches any more, the request is approved. If
-        it can't be created, SubmissionRefused is published with the reason. A submission that was refused or withdrawn,
-        or that is followed by a later one, has no effect.
+        it can't be created, or the condition of a rule could not be evaluated, SubmissionRefused is published with the
+        reason. A submission that was refused or withdrawn, or that is followed by a later one, has no effect.
         """
         try:
             await self._open_submitted(origin, draft)
@@ -254,7 +259,9 @@ class OpeningSaga:
             await self._cancel_by_subject(tx, *subject, except_key=draft.key)
         try:
             prepared = await self.prepare(origin, draft)
-        except NoRuleMatches:
+        except NoRuleMatches as error:
+            if error.failures:
+                raise
             row = service.planning.new_row(await service.planning.plan_without_rules(self.clients, origin, draft))
             prepared = PreparedApproval.of_new(row)
         async with self._db.write(origin) as tx:

@@ -64,8 +64,8 @@ def of_amendment(
         attributes={
             "amendment_type": amendment_type,
             "effective_date": effective_date.isoformat(),
-            "old_total_value": f"{old.amount:f}",
-            "new_total_value": f"{new.amount:f}",
-            "difference": f"{new.amount - old.amount:f}",
+            "old_total_value": old.text(),
+            "new_total_value": new.text(),
+            "difference": (new - old).text(),
         },
     )
