@@ -185,6 +185,7 @@ MONTH, CATEGORY, DEPARTMENT = DepartmentGroupBy.MONTH, DepartmentGroupBy.CATEGOR
 BY_DEPARTMENT, BY_CATEGORY = "cost_allocations_department_idx", "cost_allocations_category_idx"
 BY_ENTITY, BY_DAY, BY_ID = "cost_allocations_entity_idx", "cost_allocations_day_idx", "cost_allocations_pkey"
 BY_CONTRACT = "cost_allocations_contract_idx"
+BY_CORRECTION: Final = "cost_allocations_correction_idx"
 LATE: Final = AllocationPosition(date(2026, 11, 2), ids.new())
 
 QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
@@ -210,7 +211,9 @@ QUERIES: Final[dict[str, tuple[Query, set[str], int]]] = {
     "list of a category": (list_page(all_of_entity, category="category 4"), {BY_CATEGORY}, 20 * 51),
     "usage of a month": (weights(all_of_entity), {BY_DEPARTMENT}, 1_500),
     "usage of a category": (weights(all_of_entity, category="category 4"), {BY_DEPARTMENT, BY_CATEGORY}, 1_500),
-    "usage under a contract": (contract_usage(*Q1), {BY_ENTITY, BY_CONTRACT}, 3_500),
+    "usage under a contract": (
+        contract_usage(*Q1), {BY_ENTITY, BY_CONTRACT, BY_CORRECTION, BY_DEPARTMENT, BY_ID}, 3_500,
+    ),
     "list of a source": (list_page(all_of_entity, source=AllocationSource.USAGE), {BY_DEPARTMENT}, 20 * 51),
     "allocations of documents": (
         usage_documents("record 3", "record 300000", "record 1"), {"cost_allocations_document_key"}, 2,

@@ -76,7 +76,7 @@ async def sum_usage(tx: ReadSession, query: UsageQuery) -> Sequence[Money]:
         select(amount, currency).where(*usage, corrected_id.is_(None), _within(day, query.unlinked)),
         select(amount, currency)
         .join(corrected, corrected.id == corrected_id)
-        .where(*usage, day >= since, _within(corrected.allocation_date, query.unlinked)),
+        .where(*usage, corrected_id.is_not(None), day >= since, _within(corrected.allocation_date, query.unlinked)),
     ).subquery()
     sums = select(costs.c.currency, func.sum(costs.c.amount)).group_by(costs.c.currency).order_by(costs.c.currency)
     return [Money(total, currency) for currency, total in await tx.rows(sums)]
