@@ -343,9 +343,11 @@ class TestAlertThresholds:
         assert overspent not in domain.alerts.reached(balance("100", "100"))
         assert overspent in domain.alerts.reached(balance("100", "100.01", policy=WARN))
 
-    def test_an_unused_budget_has_reached_no_threshold_even_with_a_total_below_zero(self) -> None:
-        assert domain.alerts.reached(balance("100", carried="-150")) == set()
-        assert len(domain.alerts.reached(balance("100", CENT, carried="-150"))) == len(THRESHOLDS_DEFAULT_BP) + 1
+    def test_a_budget_with_a_total_below_zero_has_reached_every_threshold_even_if_it_is_unused(self) -> None:
+        assert domain.alerts.reached(balance("100", carried="-100")) == set()
+        for used in ("0", CENT):
+            reached = domain.alerts.reached(balance("100", used, carried="-150"))
+            assert len(reached) == len(THRESHOLDS_DEFAULT_BP) + 1
 
     @given(
         st.integers(1, 20_000), st.integers(-5_000, 5_000), st.integers(0, 30_000), st.integers(0, 30_000),
