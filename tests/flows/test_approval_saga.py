@@ -140,6 +140,7 @@ def test_holds_match_the_approvals_after_crashes(stack: Stack, seed: int) -> Non
     sums = {state: Decimal(0) for state in EXPECTED_FUNDS}
     for approval in approvals:
         sums[approval["state"]] += Decimal(approval["amount"]["amount"])
+    eventually(lambda: finance.get(f"/budgets/{budget_id}").is_success)  # the service may have just been started again
     budget = finance.get(f"/budgets/{budget_id}").json()
     assert Decimal(budget["held"]["amount"]) == sums["PENDING"], (outcomes, killed)
     assert Decimal(budget["committed"]["amount"]) == sums["APPROVED"], (outcomes, killed)

@@ -104,13 +104,13 @@ class TestEffect:
         async def slow(tx: WriteSession, event: BudgetClosed) -> None:
             if tx.tenant_id == tenant:  # a new consumer also gets earlier events of other tests
                 began.set()
-            await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)
             await handler.handle(tx, event)
 
         slow_consumer = Consumer(db, "budgets", Handler(f"slow_{uuid4().hex}", BudgetClosed, slow))
         async with consuming(slow_consumer, jetstream):
             await publish()
-            await asyncio.wait_for(began.wait(), 5)
+            await asyncio.wait_for(began.wait(), 30)
         assert await results.effects() == ["effect of b"]
 
     async def test_it_stops_at_every_moment(
