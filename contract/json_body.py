@@ -16,19 +16,17 @@ VALUES_MAX: Final = 20_000
 DEPTH_MAX: Final = 32
 _QUOTES_MAX: Final = 4 * VALUES_MAX
 """A value has at most a name and a text, with two quotes each."""
-_SMALL_BYTES: Final = 2 * VALUES_MAX
-"""Smaller bodies have too few values to need the count."""
+SMALL_BYTES: Final = 2 * VALUES_MAX
+"""Bodies up to this size have too few values to need `count_names`."""
 _PIECE_BYTES: Final = 64 * 1024
 
 
-async def count_names(body: bytes) -> int | None:
-    """Return the number of field names in a large body, for `parse`; None for a small one.
+async def count_names(body: bytes) -> int:
+    """Return the number of field names in a large body, for `parse`.
 
     Raises MessageTooLarge if the body has more than VALUES_MAX values. Parsed, 4 MiB of small values would take 200 MB
     and block the process for a quarter of a second. Between the pieces of the body other tasks run.
     """
-    if len(body) <= _SMALL_BYTES:
-        return None
     names = values = quotes = 0
     in_text, escape = False, b""
     for start in range(0, len(body), _PIECE_BYTES):
@@ -47,7 +45,7 @@ async def count_names(body: bytes) -> int | None:
 
 
 def parse(body: bytes, names: int | None = None) -> Any:
-    """Return the JSON value; `names` is the result of `count_names`.
+    """Return the JSON value; `names` is the result of `count_names`, for a body above SMALL_BYTES.
 
     Raises MalformedBody, also if an object has a name twice, as one value would be lost.
     """

@@ -87,19 +87,25 @@ class App:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Handle one request."""
-        verb = _verb_label(scope["method"])
+        started = time.perf_counter()
+        verb, usage = _verb_label(scope["method"]), Usage(self._capacity)
         _active_requests[verb] += 1
         try:
-            await self._serve(scope, receive, send)
+            request = self._request(scope, receive, usage)
+            route, response = await self._handle(request, scope)
+            usage.end_large()
+            if len(response.body) > _PART_BYTES:
+                response = _reserve_memory(request, response)
+            await self._send(request, response, send)
         finally:
+            usage.release()
             _active_requests[verb] -= 1
+        self._record(request, route, response, time.perf_counter() - started)
 
-    async def _serve(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
+    def _request(self, scope: Mapping[str, Any], receive: Receive, usage: Usage) -> Request:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         client_id = headers.get("x-request-id", "")
-        usage = Usage(self._capacity)
-        request = Request(
+        return Request(
             verb=scope["method"],
             query=scope["query_string"].decode("latin-1"),
             headers=headers,
@@ -109,14 +115,6 @@ class App:
             usage=usage,
             id=client_id if _REQUEST_ID.fullmatch(client_id) else f"{random.getrandbits(128):032x}",
         )
-        try:
-            route, response = await self._handle(request, scope)
-            usage.end_large()
-            response = _reserve_memory(request, response)
-            await self._send(request, response, send)
-        finally:
-            usage.release()
-        self._record(request, route, response, time.perf_counter() - started)
 
     async def _handle(self, request: Request, scope: Mapping[str, Any]) -> tuple[str, Response]:
         """Return the template of the route and the response; never raises."""
@@ -206,8 +204,6 @@ def _verb_label(verb: str) -> str:
 
 def _reserve_memory(request: Request, response: Response) -> Response:
     """Count a large response, which the client may read slowly; without room for it, return an error instead."""
-    if len(response.body) <= _PART_BYTES:
-        return response
     try:
         request.reserve(len(response.body))
     except (ConcurrencyLimited, Overloaded) as error:

@@ -30,6 +30,8 @@ class Capacity:
 class Usage:
     """What one request uses; it is counted for the tenant until `release`."""
 
+    __slots__ = ("_bytes", "_capacity", "_is_counted", "_is_large", "_stream", "_tenant_id")
+
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self._tenant_id: UUID | None = None
@@ -87,7 +89,8 @@ class Usage:
             return
         if self._is_counted:
             self._capacity.requests.release(tenant_id)
-        self.end_large()
+        if self._is_large:
+            self.end_large()
         if self._bytes:
             self._capacity.memory.release(tenant_id, self._bytes)
         if self._stream is not None:

@@ -224,8 +224,9 @@ class Connection(HttpToolsProtocol):
             raise MalformedRequest("A request with a body can't offer to upgrade the connection.", header="Upgrade")
         url = httptools.parse_url(self.url)
         raw_path = url.path or b"/"
+        path = raw_path.decode("latin-1")
         scope["http_version"], scope["method"] = version, self.parser.get_method().decode("ascii")
-        scope["path"], scope["raw_path"] = unquote(raw_path.decode("latin-1")), raw_path
+        scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, raw_path
         scope["query_string"] = url.query or b""
         previous = self._active
         self.cycle = cycle = Cycle(

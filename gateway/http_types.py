@@ -53,9 +53,8 @@ class Request:
                 f"Content-Encoding {headers['content-encoding'][:50]} is not supported; only identity is.",
                 accept_encoding="identity",
             )
-        too_large = MessageTooLarge(f"The body may have {bytes_max} bytes at most.", bytes_max=bytes_max)
         if int(length) > bytes_max:
-            raise too_large
+            raise _too_large(bytes_max)
         parts, size, more = [], 0, True
         if self.usage and (int(length) > LARGE_BYTES or "transfer-encoding" in headers):
             await self.usage.begin_large()
@@ -67,7 +66,7 @@ class Request:
             parts.append(part)
             size += len(part)
             if size > bytes_max:
-                raise too_large
+                raise _too_large(bytes_max)
             if more or size > _UNCOUNTED_BYTES:
                 self.reserve(len(part))
         return b"".join(parts) if len(parts) > 1 else parts[0]
@@ -76,6 +75,10 @@ class Request:
         """Count memory that the request holds until its response is sent. Raises ConcurrencyLimited or Overloaded."""
         if self.usage:
             self.usage.reserve(size)
+
+
+def _too_large(bytes_max: int) -> MessageTooLarge:
+    return MessageTooLarge(f"The body may have {bytes_max} bytes at most.", bytes_max=bytes_max)
 
 
 @dataclass(slots=True)

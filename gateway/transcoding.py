@@ -43,7 +43,7 @@ class RpcEndpoint:
         request.response_headers = await self._limits.acquire(request.principal.tenant_id)
         self._access.check(request.principal)  # the service checks it too, but a refused body should not be read
         body = await request.body(self._settings.message_bytes_max)
-        names = await json_body.count_names(body)
+        names = await json_body.count_names(body) if len(body) > json_body.SMALL_BYTES else None
         message = self._binding.request(request.variables, request.query, request.headers, body, names)
         return message, (
             ("authorization", request.headers["authorization"]),

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode, aio
 from opentelemetry.trace import SpanKind
+from prometheus_client import Histogram
 
 from contract.methods import COMMON_APIS, Method, methods
 from kit import telemetry
@@ -100,13 +101,18 @@ def observed_call(method: str, trace: Trace) -> Iterator[Trace]:
             code = StatusCode.CANCELLED
             raise
         finally:
-            telemetry.CLIENT_DURATION.labels(method, code.name).observe(time.perf_counter() - started)
+            _duration(method, code.name).observe(time.perf_counter() - started)
             if inner.sampled:
                 telemetry.set_outcome(
                     {"rpc.response.status_code": code.name},
                     error_type="" if code is StatusCode.OK else reason or code.name,
                     fault=code.name in telemetry.FAULTS,
                 )
+
+
+@cache
+def _duration(method: str, code: str) -> Histogram:
+    return telemetry.CLIENT_DURATION.labels(method, code)
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

@@ -60,7 +60,6 @@ class TestCount:
     async def test_names_are_counted_outside_of_texts(self, value: object, piece_bytes: int) -> None:
         body = json.dumps(value, ensure_ascii=False).encode()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(json_body, "_SMALL_BYTES", -1)
             patch.setattr(json_body, "_PIECE_BYTES", piece_bytes)
             names = await json_body.count_names(body)
         assert names == names_in(value)
