@@ -56,9 +56,9 @@ class AccessRule:
         Raises PermissionMissing, ScopeMissing, CallerNotAllowed or TenantScopeRequired.
         """
         principal.check_permission(self.permission)
-        if principal.service and principal.service not in self.callers:
+        if INTERNAL in principal.permissions and principal.service not in self.callers:
             raise CallerNotAllowed(principal.service)
-        if principal.confined and self.scope_policy is ScopePolicy.TENANT_ONLY:
+        if self.scope_policy is ScopePolicy.TENANT_ONLY and principal.confined:
             raise TenantScopeRequired
 
     def actor(self, principal: Principal, on_behalf_of: str | None) -> str:

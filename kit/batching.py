@@ -8,9 +8,9 @@ requests does not keep the others waiting; the requests of one tenant keep their
 import asyncio
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 from kit.cache import TtlCache
@@ -227,12 +227,12 @@ class Lanes(Generic[RequestT, ResultT]):
         self._bulk = Batcher(process_bulk, recent=self._recent, reserve=reserve)
         self._bulk_tenants: TtlCache[UUID, bool] = TtlCache(_BULK_TENANTS_MAX, BULK_S)
 
-    async def submit(self, tenant_id: UUID, request: RequestT, size: int = 1) -> ResultT:
+    def submit(self, tenant_id: UUID, request: RequestT, size: int = 1) -> Coroutine[Any, Any, ResultT]:
         """Return the result of a request, as `Batcher.submit` does."""
         if size >= BULK_MIN:
             self._bulk_tenants.set(tenant_id, True)
         is_bulk = bool(self._bulk_tenants) and self._bulk_tenants.get(tenant_id)
-        return await (self._bulk if is_bulk else self._single).submit(tenant_id, request, size)
+        return (self._bulk if is_bulk else self._single).submit(tenant_id, request, size)
 
     def part_size(self, tenant_id: UUID) -> int:
         """Return the size of the parts into which to split a bulk request, so that other tenants don't wait for it."""

@@ -237,9 +237,15 @@ class WriteSession(ReadSession):
         return reply
 
 
-@contextlib.contextmanager
-def transaction_span(trace: telemetry.Trace, attributes: Mapping[str, str | int]) -> Iterator[None]:
+def transaction_span(
+    trace: telemetry.Trace, attributes: Mapping[str, str | int]
+) -> contextlib.AbstractContextManager[None]:
     """Enter the span of a transaction, which is recorded if the trace is sampled."""
+    return _recorded_transaction(trace, attributes) if trace.sampled else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _recorded_transaction(trace: telemetry.Trace, attributes: Mapping[str, str | int]) -> Iterator[None]:
     with telemetry.span("transaction", trace, SpanKind.CLIENT, attributes):
         try:
             yield

@@ -137,19 +137,19 @@ class RecentTenants:
     """Records when tenants were active, to find out whether a tenant is alone."""
 
     def __init__(self) -> None:
-        self._last: tuple[UUID | None, float] = None, float("-inf")
-        self._last_other = float("-inf")
-        """When any tenant but the last one was active."""
+        self._last: UUID | None = None
+        self._last_time = self._last_other_time = float("-inf")
+        """When the last tenant, and when any other one was active."""
 
     def see(self, tenant_id: UUID) -> None:
         """Record that the tenant is active now."""
-        if tenant_id != self._last[0]:
-            self._last_other = self._last[1]
-        self._last = tenant_id, time.monotonic()
+        if tenant_id != self._last:
+            self._last, self._last_other_time = tenant_id, self._last_time
+        self._last_time = time.monotonic()
 
     def others(self, tenant_id: UUID) -> bool:
         """True if another tenant was active within the last second."""
-        seen = self._last_other if self._last[0] == tenant_id else self._last[1]
+        seen = self._last_other_time if self._last == tenant_id else self._last_time
         return time.monotonic() - seen < _CONTENDED_S
 
 
@@ -166,11 +166,17 @@ class Gate:
         self._running: dict[UUID, int] = {}
         self._waiting: dict[UUID, deque[asyncio.Future[None]]] = {}
 
+    def try_enter(self, tenant_id: UUID) -> bool:
+        """Take a turn if there is one at once, and return whether there was."""
+        running = self._running.get(tenant_id, 0)
+        if tenant_id in self._waiting or not self._has_room(tenant_id, running):
+            return False
+        self._running[tenant_id] = running + 1
+        return True
+
     async def enter(self, tenant_id: UUID) -> None:
         """Wait for a turn; each one ends with `leave`."""
-        running = self._running.get(tenant_id, 0)
-        if tenant_id not in self._waiting and self._has_room(tenant_id, running):
-            self._running[tenant_id] = running + 1
+        if self.try_enter(tenant_id):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(tenant_id, deque()).append(turn)
@@ -236,7 +242,8 @@ class FairSlots:
     def release(self, tenant_id: UUID) -> None:
         """Free a slot, for the next tenant that waits for one."""
         self._shares.release(tenant_id)
-        self._hand_over()
+        if self._waiting:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         while turn := self._next_turn():

@@ -70,7 +70,7 @@ class Admission:
         try:
             if size > LARGE_BYTES:
                 await self._begin_large(tenant_id, size, by_service=by_service)
-            elif not by_service:
+            elif not by_service and not self._gate.try_enter(tenant_id):
                 await self._gate.enter(tenant_id)
         except BaseException:
             self._calls.release(tenant_id)

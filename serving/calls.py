@@ -10,7 +10,7 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
@@ -28,7 +28,7 @@ from opentelemetry.trace import SpanKind
 from contract import validation, wire
 from contract.access import AccessRule
 from kit import idempotency, telemetry
-from kit.auth import Authenticator, Principal, bearer_token
+from kit.auth import INTERNAL, Authenticator, Principal, bearer_token
 from kit.db import to_billing_error
 from kit.error_status import STATUS_METADATA_KEY, to_status
 from kit.errors import (
@@ -124,22 +124,21 @@ class CallPipeline:
         allowed_s = self._settings.deadline_default_s if remaining_s is None else remaining_s
         return time.monotonic() + min(allowed_s, self._settings.deadline_max_s)
 
-    async def authenticate(self, metadata: Mapping[str, str]) -> Principal:
+    def authenticate(self, metadata: Mapping[str, str]) -> Awaitable[Principal]:
         """Return the caller. Raises the errors of `Authenticator.authenticate`."""
-        return await self._authenticator.authenticate(bearer_token(metadata.get("authorization")))
+        return self._authenticator.authenticate(bearer_token(metadata.get("authorization")))
 
     async def resolve_scope(self, call: Call) -> None:
         """Set the scope of a confined caller."""
-        if call.principal.confined:
-            call.scope = await self._scopes.resolve(call)
+        call.scope = await self._scopes.resolve(call)
 
 
 class _Metadata(dict[str, str]):
-    """The metadata of a call, without binary values."""
+    """The metadata of a call. Only keys that end with "-bin", which no call uses, have binary values."""
 
-    def __init__(self, pairs: Iterable[tuple[str, str | bytes]]) -> None:
-        self._pairs = [(key, value) for key, value in pairs if isinstance(value, str)]
-        super().__init__(self._pairs)
+    def __init__(self, pairs: Collection[tuple[str, Any]]) -> None:
+        self._pairs = pairs
+        super().__init__(pairs)
 
     def check(self) -> None:
         """Raise InvalidFields if a key that has one value is sent twice: a proxy may have checked the other one."""
@@ -230,7 +229,7 @@ class _UnaryPipeline:
             deadline = self._calls.deadline(context.time_remaining())
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 caller = await self._authorize(metadata, log_fields)
-                tenant_id, by_service = caller.principal.tenant_id, bool(caller.principal.service)
+                tenant_id, by_service = caller.principal.tenant_id, INTERNAL in caller.principal.permissions
                 await admission.begin(tenant_id, size, by_service=by_service)
                 try:
                     request, call = await self._accept(payload, caller, trace, deadline)
@@ -266,7 +265,8 @@ class _UnaryPipeline:
             key=key,
             fingerprint=idempotency.fingerprint(request, caller.actor) if key else b"",
         )
-        await self._calls.resolve_scope(call)
+        if call.principal.confined:
+            await self._calls.resolve_scope(call)
         return request, call
 
     def _decode(self, payload: bytes) -> Message:

@@ -1,17 +1,17 @@
 """Entry point of the ledger: post charges, holds, captures and refunds, and read balances.
 
-    rpc, consumers, timers ──▶ Ledger ──▶ Lanes ──▶ posting.post, in one transaction for all concurrent requests
+    rpc, consumers, timers ──▶ Ledger ──▶ Lanes ──▶ posting.post, in one transaction per batch
 
 Amounts in a foreign currency are converted before the transaction.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from clients.rates import RateQuery, Rates
@@ -117,12 +117,18 @@ class Ledger:
         self, origin: Origin, requests: Sequence[PostingRequest], *, atomic: bool
     ) -> list[PostingOutcome]:
         """Post the requests in order, in several transactions if other tenants would wait for a long one."""
-        size = len(requests) if atomic else self._postings.part_size(origin.tenant_id)
-        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
-        posted = await asyncio.gather(
-            *(self._postings.submit(origin.tenant_id, Submission(origin, part, atomic), len(part)) for part in parts)
-        )
+        count = len(requests)
+        size = count if atomic or count == 1 else self._postings.part_size(origin.tenant_id)
+        if count <= size:  # as usual; a task for each single charge would cost more than it does
+            return list(await self._post_part(origin, requests, atomic=atomic))
+        parts = [requests[start : start + size] for start in range(0, count, size)]
+        posted = await asyncio.gather(*(self._post_part(origin, part, atomic=atomic) for part in parts))
         return [outcome for outcomes in posted for outcome in outcomes]
+
+    def _post_part(
+        self, origin: Origin, requests: Sequence[PostingRequest], *, atomic: bool
+    ) -> Coroutine[Any, Any, Sequence[PostingOutcome]]:
+        return self._postings.submit(origin.tenant_id, Submission(origin, requests, atomic), len(requests))
 
     async def _convert_all(
         self, origin: Origin, requests: Sequence[PostingRequest]
