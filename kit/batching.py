@@ -212,7 +212,7 @@ class Batcher(Generic[RequestT, ResultT]):
             await cancel_and_wait(self._running)
 
 
-class Lanes(Generic[RequestT, ResultT]):
+class BulkSeparatingBatcher(Generic[RequestT, ResultT]):
     """Two batchers: tenants with bulk requests have one of their own, so that the batches of all others stay short.
 
     All requests of a tenant are in the same one, since two transactions of one tenant may wait for the same rows.

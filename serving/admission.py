@@ -21,7 +21,7 @@ LARGE_BYTES: Final = 4 * 1024
 """Requests above this size are counted by their size, and few of them run at once."""
 _REQUEST_BYTES_MAX: Final = 64 * 1024 * 1024
 """Maximum size of all large requests in progress."""
-_RUNNING_MAX: Final = 32
+_RUNNING_MAX: Final = 64
 """How many calls of one tenant run at once while others are active: enough for a full batch of charges."""
 _LARGE_RUNNING_MAX, _LARGE_RUNNING_CONTENDED_MAX = 6, 1
 

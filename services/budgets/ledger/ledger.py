@@ -1,6 +1,6 @@
 """Entry point of the ledger: post charges, holds, captures and refunds, and read balances.
 
-    rpc, consumers, timers ──▶ Ledger ──▶ Lanes ──▶ posting.post, in one transaction per batch
+    rpc, consumers, timers ──▶ Ledger ──▶ BulkSeparatingBatcher ──▶ posting.post, in one transaction per batch
 
 Amounts in a foreign currency are converted before the transaction.
 """
@@ -16,7 +16,7 @@ from uuid import UUID
 
 from clients.rates import RateQuery, Rates
 from kit import clock
-from kit.batching import Lanes
+from kit.batching import BulkSeparatingBatcher
 from kit.cache import TtlCache
 from kit.db import transaction_span
 from kit.errors import BillingError
@@ -53,10 +53,10 @@ class Ledger:
         self._appended = appended
         write, write_bulk, read, read_bulk = self._connections = [LedgerConnection(settings) for _ in range(4)]
         reserve = settings.tenant_reserve
-        self._postings = Lanes[Submission, Sequence[PostingOutcome]](
+        self._postings = BulkSeparatingBatcher[Submission, Sequence[PostingOutcome]](
             partial(self._post, write), partial(self._post, write_bulk), reserve=reserve
         )
-        self._reads = Lanes[Collection[Key], LedgerSnapshot](
+        self._reads = BulkSeparatingBatcher[Collection[Key], LedgerSnapshot](
             partial(self._read, read), partial(self._read, read_bulk), reserve=reserve
         )
         self._foreign_terms = TtlCache[Key, Terms](_FOREIGN_MAX)
