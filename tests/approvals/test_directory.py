@@ -85,13 +85,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let the directory not respond to lookups of a user."""
+    """Returns a function after which the directory does not respond to lookups of a user."""
     find = Directory.find
 
     def hang(user_id: str) -> None:
         async def hang_or_find(directory: Directory, origin: Origin, looked_up: str) -> User | None:
             if looked_up == user_id:
-                await asyncio.sleep(30)
+                await asyncio.Event().wait()  # until the caller gives up
             return await find(directory, origin, looked_up)
 
         monkeypatch.setattr(Directory, "check_s", 0.05)

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from decimal import Decimal
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -164,15 +165,26 @@ class TestUnbudgeted:
 
 class TestOrder:
     async def test_credit_that_arrives_before_its_cost_waits_for_it(
-        self, api: BudgetsApi, company: str, cost_events: CostEvents, replica: Replica, monkeypatch: pytest.MonkeyPatch
+        self,
+        api: BudgetsApi,
+        company: str,
+        cost_events: CostEvents,
+        replica: Replica,
+        logs: list[dict[str, Any]],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(Consumer, "retry_delays_s", (0.01,))
         budget, cost = await api.open(), allocation(company)
         event = credit(cost, "2.50")
         with pytest.raises(Conflict):
             await replica.handle(event)
-        await cost_events.publish(event)
-        await asyncio.sleep(0.1)
+        event_id = uuid4()
+        await cost_events.publish(event, event_id=event_id)
+
+        async def was_retried() -> bool:
+            return sum(line["event"] == "event failed" and line["event_id"] == str(event_id) for line in logs) > 1
+
+        await eventually(was_retried)
         await cost_events(cost)
 
         async def spent() -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -33,7 +33,7 @@ from services.budgets.ledger.store import LedgerTransaction
 from services.budgets.main import compose
 from tests.budgets.budgets_api import BudgetsApi, line, numbers
 from tests.harness.callers import Caller, refusal
-from tests.harness.observe import eventually
+from tests.harness.observe import until_blocked
 from tests.harness.services import Budgets, Entities, Served, served
 
 Pool = asyncpg.Pool
@@ -96,23 +96,8 @@ def _tomorrow() -> Timestamp:
     return moment
 
 
-class LockWaits:
-    """Counts the ledger connections that wait for a lock."""
-
-    def __init__(self, admin: "Pool[asyncpg.Record]") -> None:
-        self._admin = admin
-
-    async def __call__(self) -> int:
-        count: int = await self._admin.fetchval(
-            "select count(*) from pg_stat_activity where datname = current_database()"
-            " and application_name = 'budgets engine' and wait_event_type = 'Lock'"
-        )
-        return count
-
-
-@pytest.fixture
-def lock_waits(admin: "Pool[asyncpg.Record]") -> LockWaits:
-    return LockWaits(admin)
+LEDGER: Final = "budgets engine"
+"""Name of the connections of the ledger."""
 
 
 class TestReplicas:
@@ -135,7 +120,7 @@ class TestReplicas:
         tenant: UUID,
         engine: LedgerConnection,
         another_engine: LedgerConnection,
-        lock_waits: LockWaits,
+        admin: "Pool[asyncpg.Record]",
         amount: str,
     ) -> None:
         """The stored reply is returned even if the request would be refused now."""
@@ -152,7 +137,7 @@ class TestReplicas:
         async with engine.begin({tenant}) as transaction:
             (first,) = await post(transaction, submissions[0])
             waits = asyncio.create_task(late())
-            await eventually(lock_waits)
+            await until_blocked(admin, application=LEDGER)
         assert isinstance(first, bytes)
         if amount == "10":
             outcome = await waits
@@ -329,13 +314,13 @@ class TestTenants:
 
 class TestContention:
     async def test_a_locked_budget_delays_only_its_own_charges(
-        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", lock_waits: LockWaits
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]"
     ) -> None:
         locked, free = await api.open("100"), await api.open("100")
         async with admin.acquire() as connection, connection.transaction():
             await connection.execute(LOCKED, ids.BUDGET.parse(locked.id))
             waits = asyncio.create_task(api.charge(locked, "5", "k"))
-            await eventually(lock_waits)
+            await until_blocked(admin, application=LEDGER)
             charges = await asyncio.gather(*(api.charge(free, "1") for _ in range(30)))
             assert len(charges) == 30
             assert (await api.get(locked)).spent.amount == "0.00"
@@ -358,14 +343,14 @@ class TestContention:
         assert await api.charge(budget, "5", "k")
 
     async def test_after_a_lost_connection_every_charge_is_made_once(
-        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", lock_waits: LockWaits
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]"
     ) -> None:
         budget = await api.open("1000")
         for turn in range(3):
             async with admin.acquire() as connection, connection.transaction():
                 await connection.execute(LOCKED, ids.BUDGET.parse(budget.id))
                 charging = [asyncio.create_task(api.charge(budget, "1", f"{turn}-{n}")) for n in range(40)]
-                await eventually(lock_waits)
+                await until_blocked(admin, application=LEDGER)
                 killed = await admin.fetch(
                     "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
                     " and application_name = 'budgets engine'"
@@ -399,14 +384,12 @@ class TestContention:
             assert (refused.retry_after_s, refused.metadata) == (1, {"resource": "queue"})
             assert (await api.batch(*(line(budget, "1") for _ in range(10)))).accepted_count == 10
 
-    async def test_cancelled_calls_do_not_affect_others(
-        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]", lock_waits: LockWaits
-    ) -> None:
+    async def test_cancelled_calls_do_not_affect_others(self, api: BudgetsApi, admin: "Pool[asyncpg.Record]") -> None:
         budget = await api.open("100")
         async with admin.acquire() as connection, connection.transaction():
             await connection.execute(LOCKED, ids.BUDGET.parse(budget.id))
             charging = [asyncio.create_task(api.charge(budget, "1", f"k{n}")) for n in range(20)]
-            await eventually(lock_waits)
+            await until_blocked(admin, application=LEDGER)
             for task in charging[::2]:
                 task.cancel()
             await asyncio.wait(charging[::2])

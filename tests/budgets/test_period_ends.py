@@ -19,7 +19,7 @@ from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.rolling import roll, this_month, timers
 from tests.budgets.test_late_postings import last_month
 from tests.harness.callers import refusal
-from tests.harness.observe import PublishedEvents, eventually
+from tests.harness.observe import PublishedEvents, eventually, until_blocked
 from tests.harness.services import Budgets, Served
 
 
@@ -80,7 +80,7 @@ class TestEndOfPeriod:
         assert (error.reason, error.metadata["state"]) == ("BUDGET_STATE", "CLOSED")
 
     async def test_budget_that_is_closed_while_its_period_ends_stays_closed(
-        self, api: BudgetsApi, budgets_served: Served[Budgets]
+        self, api: BudgetsApi, budgets_served: Served[Budgets], admin: Any
     ) -> None:
         budget = await last_month(api)
         id, db = BUDGET.parse(budget.id), budgets_served.service.db
@@ -95,7 +95,7 @@ class TestEndOfPeriod:
         async with db.write(origin) as tx:
             await service.budgets.change_state(tx, id, BudgetAction.CLOSE)
             ending = asyncio.ensure_future(end_period())
-            await asyncio.sleep(0.3)  # until it waits for the budget
+            await until_blocked(admin)
         await ending
         assert (await api.get(budget)).state == Budget.CLOSED
 

@@ -25,7 +25,7 @@ from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.rolling import noon, roll
 from tests.budgets.test_late_postings import FIRST, LAST_MONTH, TODAY, YESTERDAY, charge_late, last_month
 from tests.harness.callers import Caller, refusal
-from tests.harness.observe import PublishedEvents, eventually
+from tests.harness.observe import PublishedEvents, eventually, until_blocked
 from tests.harness.services import Budgets, Served
 
 OPEN_FROM = FIRST.isoformat()
@@ -164,7 +164,7 @@ class TestSetPeriodLock:
         assert set((await refusal(lock(api, entity_id, tomorrow))).fields) == {"locked_until_date"}
 
     async def test_lock_does_not_deadlock_with_budgets_that_are_opened(
-        self, api: BudgetsApi, company: str, budgets_served: Served[Budgets]
+        self, api: BudgetsApi, budgets_served: Served[Budgets], admin: Any
     ) -> None:
         parent, ended = [await last_month(api) for _ in range(2)]
         origin = Origin(
@@ -176,7 +176,7 @@ class TestSetPeriodLock:
                 asyncio.ensure_future(call)
                 for call in (last_month(api, "100", parent_id=parent.id), roll(api, ended, early=False))
             ]
-            await asyncio.sleep(0.3)  # until both wait for the lock
+            await until_blocked(admin, 2)
             await store.period_locks.apply(tx, None)
         await asyncio.gather(*calls)
 

@@ -17,7 +17,7 @@ from kit import ids
 from tests.entities.allocation_api import AllocationApi, amounts, line, money, money_text
 from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
-from tests.harness.observe import PublishedEvents, eventually
+from tests.harness.observe import PublishedEvents, until_blocked
 
 LINES_MAX = 1000
 
@@ -166,7 +166,7 @@ class TestDocuments:
             await held.start()
             await third.execute(_AS_ANOTHER, costs.caller.tenant_id, "r-5")
             both = asyncio.gather(costs.batch(*lines), costs.batch(*lines[::-1]))
-            await eventually(lambda: _waiting(admin))
+            await until_blocked(admin, 2)
             await held.rollback()
         assert [response.allocated_count for response in await both] == [9, 9]
 
@@ -179,12 +179,6 @@ _AS_ANOTHER = """
         ) as copied
         from entities.cost_allocations as row where tenant_id = $1
     ) as copies"""
-
-
-async def _waiting(admin: "asyncpg.Pool[asyncpg.Record]") -> bool:
-    """True if two backends wait for a lock."""
-    query = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    return bool(await admin.fetchval(query) == 2)
 
 
 class TestAtomicBatch:

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from kit import ids
 from tests.entities.conftest import EntitiesApi
 from tests.harness.callers import Caller, refusal
-from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, eventually
+from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, until_blocked
 from tests.harness.services import Entities, Served
 
 AuditRows = Callable[[str], Awaitable[list[AuditRow]]]
@@ -147,7 +147,7 @@ class TestSetExchangeRates:
                 )
                 one = asyncio.create_task(api.set_rates(*(f"{day} EUR/USD 2" for day in days)))
                 two = asyncio.create_task(api.set_rates(*(f"{day} EUR/USD 3" for day in reversed(days))))
-                await eventually(lambda: both_wait(admin))
+                await until_blocked(admin, 2)
             assert list(await asyncio.gather(one, two)) == [counts(replaced=3), counts(replaced=3)]
 
     async def test_viewer_cannot_set(
@@ -171,11 +171,6 @@ class TestSetExchangeRates:
             error = await refusal(confined.set_rates("2026-03-02 EUR/USD 9"))
             assert (error.code, error.reason) == (StatusCode.PERMISSION_DENIED, "TENANT_SCOPE_REQUIRED")
             assert await confined.rates() == ["2026-03-02 EUR/USD 1.1"]
-
-
-async def both_wait(admin: "asyncpg.Pool[asyncpg.Record]") -> bool:
-    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-    return bool(await admin.fetchval(waiting) >= 2)
 
 
 class TestAuditAndEvents:

@@ -109,7 +109,7 @@ class NoisyTenant:
                 await call.read()
             except grpc.RpcError:
                 self.outcomes["streams refused"] += 1
-                await asyncio.sleep(1)  # as the retry delay says
+                await asyncio.sleep(1)  # the retry delay of the refusal
             finally:
                 call.cancel()
 

@@ -109,11 +109,22 @@ def test_planted_values_are_in_no_log_and_no_span(stack: Stack, collector: tuple
     eventually(lambda: entities.read_text().count("invalid event dropped") >= 2)
     spans = collector[1]
     eventually(lambda: spans.exists() and _services(spans, trace_id) == {"gateway", "budgets", "entities", "approvals"})
-    time.sleep(0.5)  # logs are flushed every 0.2 s
+    with stack.client(TENANT=tenant) as client:
+        _wait_for_output(client, logs, spans)
     for file in [*logs.iterdir(), spans]:
         text = file.read_text(encoding="utf-8", errors="replace").lower()
         match = PLANTED_VALUE.search(text)
         assert match is None, f"{file.name}: …{text[max(0, match.start() - 500) : match.end() + 100]}…"
+
+
+def _wait_for_output(client: httpx.Client, logs: Path, spans: Path) -> None:
+    """Wait for the lines and spans of one more call to each service; those of all earlier calls come before them."""
+    last = uuid4().hex
+    client.headers["traceparent"] = f"00-{last}-{uuid4().hex[:16]}-01"
+    assert all(client.get(f"/{resources}").is_success for resources in ("entities", "budgets", "approvals"))
+    services = {"gateway", "entities", "budgets", "approvals"}
+    eventually(lambda: all(last in (logs / f"{service}.log").read_text() for service in services))
+    eventually(lambda: _services(spans, last) == services)
 
 
 def _services(spans: Path, trace_id: str) -> set[str]:

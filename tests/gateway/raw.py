@@ -4,10 +4,14 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tests.gateway.process import Process
 from tests.gateway.wire import Wire
+
+T = TypeVar("T")
 
 CHARGE = "/api/enterprise-billing/budgets/bud_019a5c7e2f407b3c8d1e5a6f7b8c9d0e/charge"
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n"
@@ -44,6 +48,16 @@ class Raw:
         assert headers["content-type"] == "application/problem+json"
         problem = json.loads(body)
         return status, problem["code"], problem["detail"]
+
+    async def dripped(self, response: Coroutine[Any, Any, T]) -> T:
+        """Send a byte every 0.2 s until `response` has been read; return it."""
+        reading = asyncio.ensure_future(response)
+        while not reading.done():
+            with contextlib.suppress(ConnectionError):
+                self.writer.write(b"a")
+                await self.writer.drain()
+            await asyncio.wait([reading], timeout=0.2)
+        return await reading
 
     async def closed(self, within_s: float) -> bytes:
         """Wait until the gateway closes the connection; return what it sent until then."""

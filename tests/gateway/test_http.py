@@ -204,6 +204,6 @@ class TestHttp:
         with contextlib.suppress(ConnectionError):
             for _ in range(100):
                 raw.writer.write(b"a" * 100_000)
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # a body arrives in parts
         status, headers, _ = await raw.response()
         assert (status, headers["connection"]) == (413, "close")

@@ -37,6 +37,21 @@ async def eventually(check: Callable[[], Awaitable[T]], *, within_s: float = 10.
         await asyncio.sleep(_POLL_S)
 
 
+async def until_blocked(
+    admin: "asyncpg.Pool[asyncpg.Record]", connections: int = 1, *, application: str = "%", query: str = "%"
+) -> None:
+    """Wait until this number of connections wait for a lock, of those whose name and query match the SQL patterns."""
+    count = (
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        " and application_name like $1 and query like $2"
+    )
+
+    async def are_blocked() -> bool:
+        return bool(await admin.fetchval(count, application, query) >= connections)
+
+    await eventually(are_blocked, about=f"{connections} connections that wait for a lock")
+
+
 async def is_all_closed(
     admin: "asyncpg.Pool[asyncpg.Record]", copies: Iterable[Copy], databases: Iterable[Database]
 ) -> bool:

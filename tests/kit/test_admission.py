@@ -151,8 +151,8 @@ class TestCalls:
 
 class TestStreams:
     @contextlib.asynccontextmanager
-    async def streams(self, probe: ServedProbe, who: Caller, count: int) -> AsyncIterator[list[Any]]:
-        """Open streams, at most `count`; yield those that were admitted."""
+    async def streams(self, probe: ServedProbe, who: Caller, count: int, *, refused: int) -> AsyncIterator[list[Any]]:
+        """Open `count` streams, of which this number is refused; yield the others."""
         async with aio.insecure_channel(probe.address) as channel:
             watch: Any = channel.unary_stream(
                 "/billing.probe.v1.ProbeService/Watch",
@@ -161,28 +161,36 @@ class TestStreams:
             )
             opened = [watch(WatchRequest(), metadata=who.metadata, timeout=30) for _ in range(count)]
             await asyncio.gather(*(stream.initial_metadata() for stream in opened))
-            await asyncio.sleep(0.2)
+            await self.ended(opened, refused)
             yield [stream for stream in opened if not stream.done()]
+
+    async def ended(self, streams: list[Any], count: int) -> list[Any]:
+        """Wait until as many of the streams have ended; return all that have."""
+
+        async def as_many() -> bool:
+            return sum(stream.done() for stream in streams) >= count
+
+        await eventually(as_many)
+        return [stream for stream in streams if stream.done()]
 
     async def test_with_512_streams_of_one_viewer_others_can_still_open_streams(
         self, kit_settings: Callable[..., Settings], caller: Callable[..., Caller], other: Caller
     ) -> None:
         async def forever(request: Any, call: Call) -> AsyncIterator[WatchReply]:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()
             yield WatchReply()
 
         async with serve_probe(kit_settings()) as probe:
             probe.servicer.on_watch = forever
-            async with self.streams(probe, caller("viewer"), 512) as viewers:
+            async with self.streams(probe, caller("viewer"), 512, refused=64) as viewers:
                 assert len(viewers) == 448
-                async with self.streams(probe, other, 100) as others:
-                    assert len(others) == 100
-                    await asyncio.sleep(0.2)
-                    ended = [stream for stream in viewers if stream.done()]
-                    assert len(ended) == 448 + 100 - 512
+                async with self.streams(probe, other, 100, refused=0) as others:
+                    ended = await self.ended(viewers, 448 + 100 - 512)
                     error = await refusal(ended[0].read())
                     assert (error.reason, error.retry_after_s) == ("CONCURRENCY_LIMITED", 1)
                     assert (await other.call(probe.stub.Do, DoRequest())).text == "Do"
+                    assert sum(stream.done() for stream in viewers) == len(ended) == 448 + 100 - 512
+                    assert [stream.done() for stream in others] == [False] * 100
 
 
 class TestMemory:

@@ -319,16 +319,16 @@ class TestKeySet:
 
 
 class HangingIssuer:
-    """A server of a key set that stops answering when told to."""
+    """An HTTP server of a key set that does not respond while `responds` is unset."""
 
     def __init__(self, key_set: bytes) -> None:
-        self.key_set, self.hangs, self.requests = key_set, False, 0
+        self.key_set, self.responds, self.requests = key_set, asyncio.Event(), 0
+        self.responds.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         self.requests += 1
-        if self.hangs:
-            await asyncio.sleep(30)
+        await self.responds.wait()
         head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(self.key_set)}\r\nconnection: close\r\n\r\n"
         writer.write(head.encode() + self.key_set)
         await writer.drain()
@@ -341,6 +341,7 @@ class TestHangingSource:
         issuer = HangingIssuer(auth_keys.jwks.read_bytes())
         server = await asyncio.start_server(issuer.serve, "127.0.0.1", 0)
         yield issuer, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks.json"
+        issuer.responds.set()
         server.close()
 
     async def test_new_tokens_of_known_keys_are_not_stalled(
@@ -353,7 +354,7 @@ class TestHangingSource:
         source, url = issuer
         authenticator = Authenticator(auth_settings.model_copy(update={"jwks": url}))
         assert await outcome(authenticator, auth_keys.token(TENANT)) is None
-        source.hangs = True
+        source.responds.clear()
         offset, monotonic = 301.0, time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: monotonic() + offset)
         seconds = []
@@ -374,7 +375,7 @@ class TestHangingSource:
         self, auth_settings: Settings, auth_keys: Keys, issuer: tuple[HangingIssuer, str]
     ) -> None:
         source, url = issuer
-        source.hangs = True
+        source.responds.clear()
         authenticator = Authenticator(auth_settings.model_copy(update={"jwks": url}))
         started = time.monotonic()
         tokens = [auth_keys.token(TENANT, subject=f"user-{number}") for number in range(5)]

@@ -104,7 +104,7 @@ class TestEffect:
         async def slow(tx: WriteSession, event: BudgetClosed) -> None:
             if tx.tenant_id == tenant:  # a new consumer also gets earlier events of other tests
                 began.set()
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # still in progress when the consumer is cancelled
             await handler.handle(tx, event)
 
         slow_consumer = Consumer(db, "budgets", Handler(f"slow_{uuid4().hex}", BudgetClosed, slow))

@@ -19,7 +19,7 @@ from eventing.timers import CANCEL_ALL, SET_ALL, Timers, cancel_timer, set_timer
 from kit import clock, tasks
 from kit.db import Database, WriteSession, sqlstate
 from kit.origin import Origin
-from tests.harness.observe import eventually
+from tests.harness.observe import eventually, until_blocked
 from tests.kit.timer_driver import HOUR, TimerDriver, new_ids, running
 
 Origins = Callable[..., Origin]
@@ -216,7 +216,7 @@ class TestSetting:
 
         async def lock_the_resource(tx: WriteSession, resource_id: UUID) -> None:
             began.set()
-            await eventually(lambda: waits_for_timer(kit_admin))
+            await until_blocked(kit_admin, query="delete from timers%")
             await tx.all(locked)
 
         async with timers.db.write(origin()) as tx:
@@ -231,14 +231,6 @@ class TestSetting:
             await eventually(timers.is_empty)
         assert timers.calls == [resource]
         assert await timers.effects() == []
-
-
-async def waits_for_timer(admin: "Pool[asyncpg.Record]") -> bool:
-    query = (
-        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        " and query like 'delete from timers%'"
-    )
-    return bool(await admin.fetchval(query))
 
 
 class TestTenants:
