@@ -1,4 +1,4 @@
-"""Random bytes, mutated bytes and mutated fields to every RPC: never a server error, and every answer is bounded.
+"""Random bytes, mutated bytes and mutated fields to every RPC: never a server error, and bounded responses.
 
 `make fuzz` runs it longer: FUZZ_CASES of each kind per RPC, from FUZZ_SEED.
 """
@@ -54,7 +54,7 @@ def cases(random: Random, world: World) -> Iterator[Case]:
 
 
 async def send(api: Api, case: Case, token: str) -> str | None:
-    """Send a request as bytes. Return what is wrong with the answer, or None."""
+    """Send a request as bytes. Return a description of the fault of the response; None if it has none."""
     method, kind, payload = case
     channel = api.channels[api.services(method)[0]]
     path = f"/{method.containing_service.full_name}/{method.name}"
@@ -85,7 +85,7 @@ async def send(api: Api, case: Case, token: str) -> str | None:
     return None if bounded else f"{method.full_name} ({kind}): {size} bytes in {seconds:.1f} s: {payload[:200]!r}"
 
 
-async def test_no_input_causes_a_server_error_or_an_unbounded_answer(api: Api, keys: Keys, target: World) -> None:
+async def test_no_input_causes_a_server_error_or_an_unbounded_response(api: Api, keys: Keys, target: World) -> None:
     tenant = uuid4()
     services = {name: keys.service_token(name, tenant) for name in ("approvals", "budgets", "entities", "reporting")}
     slots = asyncio.Semaphore(_CONCURRENT)
@@ -98,5 +98,5 @@ async def test_no_input_causes_a_server_error_or_an_unbounded_answer(api: Api, k
         async with slots:
             return await send(api, case, token_for(case[0]))
 
-    found = [text for text in await asyncio.gather(*map(run, cases(Random(SEED), target))) if text]  # noqa: S311 - seeded
-    assert not found, f"seed {SEED}, {CASES} cases: {len(found)} answers\n" + "\n".join(found[:20])
+    faults = [text for text in await asyncio.gather(*map(run, cases(Random(SEED), target))) if text]  # noqa: S311 - seeded
+    assert not faults, f"seed {SEED}, {CASES} cases: {len(faults)} faults\n" + "\n".join(faults[:20])

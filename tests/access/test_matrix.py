@@ -54,14 +54,14 @@ Calls = Iterable[Awaitable[str | None]]
 
 
 async def problems(calls: Calls) -> list[str]:
-    """Run the checks, some at a time, and return what they found."""
+    """Run the checks with limited concurrency; return the descriptions of all violations."""
     slots = asyncio.Semaphore(_CONCURRENT)
 
     async def run(check: Awaitable[str | None]) -> str | None:
         async with slots:
             return await check
 
-    return [found for found in await asyncio.gather(*map(run, calls)) if found]
+    return [violation for violation in await asyncio.gather(*map(run, calls)) if violation]
 
 
 def expect(name: str, method: MethodDescriptor, outcome: Outcome, code: StatusCode, reason: str) -> str | None:
@@ -148,7 +148,7 @@ class TestDenied:
 
         assert not await problems(check(method, service) for method in METHODS for service in SERVICES)
 
-    async def test_callers_with_a_scope_are_refused_what_concerns_the_whole_tenant(
+    async def test_callers_with_a_scope_cannot_make_calls_about_the_whole_tenant(
         self, api: Api, strangers: list[Stranger]
     ) -> None:
         async def check(method: MethodDescriptor, stranger: Stranger) -> str | None:
@@ -183,7 +183,7 @@ class TestForeignIds:
         assert not await problems(checks)
         assert await snapshot(api, world) == before
 
-    async def test_lists_and_streams_have_nothing_of_others(
+    async def test_lists_and_streams_have_no_resources_of_others(
         self, api: Api, world: World, strangers: list[Stranger]
     ) -> None:
         async def check(method: MethodDescriptor, stranger: Stranger) -> str | None:

@@ -1,4 +1,4 @@
-"""Conditions of rules: their time and memory are bounded, whatever a caller writes into them."""
+"""Conditions of rules: the time and memory of every expression are bounded."""
 
 import asyncio
 import time
@@ -84,7 +84,7 @@ async def test_many_expensive_conditions_never_hold_the_event_loop_for_fifty_mil
     ]
     unused: Any = None  # the requests have no amount
     requests = [asyncio.create_task(service.routing.choose(unused, unused, rules, facts())) for _ in range(10)]
-    await asyncio.sleep(0)  # runs the first turn of each, which on a server start when their calls arrive
+    await asyncio.sleep(0)  # starts all tasks; on a server, calls start when they arrive
     longest, rounds, before = 0.0, 0, time.thread_time()
     while not all(request.done() for request in requests):
         await asyncio.sleep(0)

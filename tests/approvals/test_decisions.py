@@ -279,7 +279,7 @@ class TestReplacement:
         change = domain.approvers.replace_departed(started(step("ben", escalate_to=BOSS)), "ben", ("rita",), NOW)
         assert assignees(change.workflow) == [["boss"]]
 
-    def test_request_that_nobody_can_approve_any_more_is_rejected_with_the_reason(self) -> None:
+    def test_request_without_a_possible_approver_is_rejected_with_the_reason(self) -> None:
         change = domain.approvers.replace_departed(started(step("ben")), "ben", ("rita",), NOW)
         assert (change.outcome, change.decided_by) == (ApprovalAction.REJECT, "service:approvals")
         assert change.comment == (

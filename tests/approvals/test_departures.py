@@ -1,6 +1,7 @@
 """Random rules, departures, delegations, hand-overs and deadlines over several requests.
 
-No proxy of a requester decides, nobody who left decides, every request can end, and lists show what can be decided.
+No delegate of a requester or user who left decides, every request can end, and a user's list has exactly the requests
+that they can decide.
 """
 
 import contextlib
@@ -78,7 +79,7 @@ def rule_specs(draw: st.DrawFn) -> RuleSpec:
 
 @dataclass
 class Company:
-    """Its users: who left, and who delegated to whom."""
+    """Users with a hierarchy of managers: which of them left, and their delegations."""
 
     left: set[str] = field(default_factory=set)
     delegates: dict[str, str] = field(default_factory=dict)
@@ -144,7 +145,7 @@ class Company:
     delegates=st.dictionaries(st.sampled_from(USERS), st.sampled_from(USERS)),
     data=st.data(),
 )
-def test_no_proxy_of_a_requester_decides_and_every_request_can_end(
+def test_no_delegate_of_a_requester_decides_and_every_request_can_end(
     requests: list[tuple[str, list[RuleSpec]]], left: set[str], delegates: dict[str, str], data: st.DataObject
 ) -> None:
     company = Company(left=set(left))
@@ -200,7 +201,7 @@ ACTIONS: Final[Mapping[str, Callable[[Workflow, Actor, str], WorkflowChange]]] =
 
 
 def check_decisions(company: Company, before: Workflow, change: WorkflowChange) -> None:
-    """Check each new decision: by whom it was made, and on whose behalf."""
+    """Check the user of each new decision, and the approver they acted for."""
     requester = before.requester
     for step, old in zip(change.workflow.steps, before.steps, strict=True):
         allowed = change.workflow.rule_of(step).allow_self_approval
@@ -228,7 +229,7 @@ def check_inbox(company: Company, workflow: Workflow) -> None:
 
 
 def _is_listed(workflow: Workflow, pending: PendingSlot, actor: Actor) -> bool:
-    """The condition of the list: a slot of the actor, of their role or of a delegator, from which nobody bars them."""
+    """True if the list has the slot: it is assigned to the actor, a role of theirs or a delegator, and not barred."""
     excluded = actor.acts_for - actor.acting_for(workflow.requester)
     by_delegation = pending.slot.user_id in actor.acts_for and not (
         pending.slot.user_id in excluded and workflow.requester in pending.barred
@@ -238,7 +239,7 @@ def _is_listed(workflow: Workflow, pending: PendingSlot, actor: Actor) -> bool:
 
 
 def can_be_approved(company: Company, workflow: Workflow) -> bool:
-    """True if the request is approved once everybody who is assigned approves, and enough people with the role."""
+    """True if the request is approved after the assigned approvers, and enough users with the role, approved it."""
     for number in range(50):
         slots = [pending.slot for pending in workflow.pending_slots()]
         assert slots

@@ -229,7 +229,7 @@ class TestReplacement:
         assert (await api.act("erin", approval)).state == Approval.PENDING
         assert (await api.act("grace", approval)).state == Approval.APPROVED
 
-    async def test_request_that_nobody_can_decide_any_more_is_rejected_and_its_hold_released(
+    async def test_request_without_a_possible_approver_is_rejected_and_its_hold_released(
         self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
     ) -> None:
         await api.create_rule(step("Grace", "grace"))
@@ -277,7 +277,7 @@ class TestUsersWhoLeft:
     async def test_they_decide_neither_by_role_nor_as_administrators_nor_in_a_batch(
         self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
     ) -> None:
-        """No event is delivered: the directory is asked."""
+        """No event is delivered: the lookup in the directory decides."""
         await api.create_rule(step("Finance", "@finance", escalate_to=Approver(user_id="erin")))
         approval = await api.submit("luis")
         with_directory.users.set_active(tenant, "dave", active=False)
@@ -331,7 +331,7 @@ class TestUsersWhoLeft:
     async def test_they_end_and_list_only_their_own_delegations(
         self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID
     ) -> None:
-        """Ending a delegation of their own only reduces rights; an administrator who left administers nothing."""
+        """Ending their own delegation only reduces rights. An administrator who left has no further rights."""
         own, other = await api.delegate("dave", "erin"), await api.delegate("priya", "erin")
         with_directory.users.set_active(tenant, "dave", active=False)
         dave = api.user("dave", "billing_admin")
@@ -372,7 +372,7 @@ class TestUsersWhoLeft:
         self, api: ApprovalsApi, with_directory: WithDirectory, tenant: UUID, monkeypatch: pytest.MonkeyPatch,
         action: str,
     ) -> None:  # fmt: skip
-        """The event is handled after the directory was asked, and before the slot is stored."""
+        """The event is handled between the lookup in the directory and the transaction that stores the slot."""
         await api.create_rule(step("Dave", "frank" if action == "hand over" else "dave"))
         budget_id = (await api.budgets.open("1000.00")).id if action == "create with a hold" else ""
         approval = await api.submit("luis") if action == "hand over" else None

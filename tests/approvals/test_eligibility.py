@@ -1,4 +1,4 @@
-"""Who may not decide: approvers of a parallel step, and delegates by way of the requester. Without a database."""
+"""Separation of duties, without a database: parallel steps, escalations, and delegates of the requester."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ from tests.approvals.test_decisions import NOW, actor, approve, assignees, rule,
 
 
 class TestParallelSteps:
-    """Nobody decides in two parallel steps of a rule, unless the rule itself names them in both."""
+    """A user decides in one of the parallel steps of a rule only, unless the rule assigns both to them."""
 
     RULES: Final = (rule(flow=Flow.PARALLEL),)
 
@@ -48,12 +48,12 @@ class TestParallelSteps:
 
 
 class TestEscalation:
-    """Who decided in a step, or in one parallel with it for others or by a role, is not its escalation approver."""
+    """A user who decided in a step, or by role or delegation in a parallel one, does not get its escalation."""
 
     ERIN: Final = actor("erin", roles=frozenset({"finance"}))
 
     @pytest.mark.parametrize("flow", [Flow.SEQUENTIAL, Flow.PARALLEL])
-    def test_escalation_adds_nobody_who_has_decided(self, flow: Flow) -> None:
+    def test_user_who_has_decided_does_not_get_the_escalation(self, flow: Flow) -> None:
         erin = ApproverSlot(user_id="erin", reason="")
         if flow is Flow.PARALLEL:
             steps = [step("@finance"), step("carla", escalate_to=erin)]

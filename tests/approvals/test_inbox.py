@@ -34,14 +34,14 @@ class TestParallelSteps:
         assert (await api.to_decide(carla), await api.to_decide(emil)) == ([], [approval.id])
         assert (await api.act(emil, approval)).state == Approval.APPROVED
 
-    async def test_second_step_is_not_listed_for_who_decided_the_first_by_a_role(self, api: ApprovalsApi) -> None:
+    async def test_second_step_is_not_listed_for_a_user_who_decided_the_first_by_role(self, api: ApprovalsApi) -> None:
         await api.create_rule(step("A", "@finance"), step("B", "@finance"), flow=Approval.PARALLEL)
         approval = await api.submit()
         emil, fritz = (api.user(user, "finance") for user in ("emil", "fritz"))
         await api.act(emil, approval)
         assert (await api.to_decide(emil), await api.to_decide(fritz)) == ([], [approval.id])
 
-    async def test_slots_of_ones_own_in_both_steps_stay_listed(self, api: ApprovalsApi) -> None:
+    async def test_own_slots_in_both_steps_stay_listed(self, api: ApprovalsApi) -> None:
         await api.create_rule(step("A", "carla"), step("B", "carla"), flow=Approval.PARALLEL)
         approval = await api.submit()
         await api.act("carla", approval, step=1)

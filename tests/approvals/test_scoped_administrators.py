@@ -1,4 +1,4 @@
-"""An administrator whose token has a scope: nothing outside of it is read, changed or decided by it."""
+"""A scoped administrator reads, changes and decides nothing outside of the scope."""
 
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
@@ -60,13 +60,11 @@ async def scoped(api: ApprovalsApi) -> Caller:
 
 class TestScopedAdministrator:
     @pytest.mark.parametrize("name", TENANT_WIDE_CALLS)
-    async def test_what_concerns_the_whole_tenant_is_refused(
-        self, api: ApprovalsApi, scoped: Caller, name: str
-    ) -> None:
+    async def test_calls_about_the_whole_tenant_are_refused(self, api: ApprovalsApi, scoped: Caller, name: str) -> None:
         error = await refusal(TENANT_WIDE_CALLS[name](api, scoped))
         assert (error.code, error.reason) == (StatusCode.PERMISSION_DENIED, "TENANT_SCOPE_REQUIRED")
 
-    async def test_rules_stay_as_they_are(self, api: ApprovalsApi, scoped: Caller) -> None:
+    async def test_rule_is_not_deleted(self, api: ApprovalsApi, scoped: Caller) -> None:
         rule = await api.create_rule(step("Controlling", "carla"))
         delete = rules_pb.DeleteApprovalRuleRequest(id=rule.id)
         assert (await refusal(scoped.call(api.stubs.rules.DeleteApprovalRule, delete))).reason == (

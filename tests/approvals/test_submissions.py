@@ -135,7 +135,7 @@ async def test_condition_of_a_rule_sees_the_total_value_before_and_after_an_amen
 async def test_event_that_becomes_a_dead_letter_refuses_the_submission(
     api: ApprovalsApi, approvals_served: Served[Approvals], admin: "asyncpg.Pool[asyncpg.Record]", tenant: UUID
 ) -> None:
-    """Whatever the error is, the contract does not wait for ever."""
+    """No error leaves the contract in PENDING_APPROVAL for ever."""
     event = AmendmentSubmitted(
         amendment_id=ids.AMENDMENT.format(uuid4()),
         entity_id=api.budgets.entity_id,

@@ -98,7 +98,7 @@ class TestCharge:
             preview = await api.cost_budget(company, department_id=team, allocation_date=day)
             assert preview.budget.id == budgets[parent].id
 
-    async def test_preview_says_that_no_budget_fits(self, api: BudgetsApi, company: str) -> None:
+    async def test_preview_states_that_no_budget_fits(self, api: BudgetsApi, company: str) -> None:
         preview = await api.cost_budget(company, allocation_date="2001-01-01")
         assert not preview.HasField("budget")
         assert (

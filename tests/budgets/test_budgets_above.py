@@ -1,4 +1,4 @@
-"""Callers with a scope learn of a budget above that is outside of it only that it is there, and its verdict."""
+"""Of a budget above that is out of scope, callers read only that it exists, and the verdict."""
 
 from collections.abc import Callable
 from uuid import uuid4
@@ -53,7 +53,7 @@ async def tree(api: BudgetsApi, api_for: Callable[[Caller], BudgetsApi], caller:
 
 
 class TestRefusals:
-    async def test_charge_where_the_budget_of_the_group_binds(self, tree: Tree) -> None:
+    async def test_charge_that_the_budget_of_the_group_refuses(self, tree: Tree) -> None:
         error = await refusal(tree.manager.charge(tree.team, "200.00"))
         assert (error.code, error.reason) == (StatusCode.FAILED_PRECONDITION, "BUDGET_EXCEEDED")
         assert error.message == "A budget above has too little available."
@@ -161,7 +161,7 @@ class TestAvailability:
             ("10.00", Availability.AVAILABLE, "It would be accepted; a budget above leaves the least room."),
         ],
     )
-    async def test_budget_of_the_group_binds(
+    async def test_budget_of_the_group_refuses_the_amount(
         self, tree: Tree, amount: str, verdict: Availability.Verdict.ValueType, explanation: str
     ) -> None:
         check = tree.manager.stubs.ledger.CheckAvailability

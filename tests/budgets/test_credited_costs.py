@@ -24,8 +24,8 @@ from tests.harness.observe import PublishedEvents, eventually
 USD = "USD"
 
 
-async def left_of(api: BudgetsApi) -> list[str]:
-    """The amounts of all unbudgeted spend, sorted."""
+async def unbudgeted_amounts(api: BudgetsApi) -> list[str]:
+    """Return the amounts of all unbudgeted spend, sorted."""
     return sorted(spend.amount.amount for spend in await unbudgeted(api, page_size=1000))
 
 
@@ -78,10 +78,10 @@ class TestRefund:
             for index in order:
                 await replica.handle(events[index])
         assert (await api.get(budget)).spent == eur("0.00")
-        assert sum(map(Decimal, await left_of(api))) == 0
+        assert sum(map(Decimal, await unbudgeted_amounts(api))) == 0
         await api.verify(budget)
 
-    async def test_not_more_is_refunded_than_a_user_has_left(
+    async def test_at_most_the_amount_that_no_user_refunded_is_refunded(
         self, api: BudgetsApi, company: str, replica: Replica
     ) -> None:
         budget, cost = await api.open(), allocation(company)
@@ -140,11 +140,13 @@ class TestUnbudgeted:
         published = await published_events.at_least(2, UnbudgetedSpendRecorded)
         assert [event.spend for event in published] == [spend, row]
 
-    async def test_reversal_takes_what_the_credits_left(self, api: BudgetsApi, company: str, replica: Replica) -> None:
+    async def test_reversal_is_of_the_amount_that_was_not_credited(
+        self, api: BudgetsApi, company: str, replica: Replica
+    ) -> None:
         cost = allocation(company)
         for event in (cost, credit(cost, "2.50"), credit(cost, "4.00"), reversal(cost)):
             await replica.handle(event)
-        assert await left_of(api) == ["-2.50", "-3.50", "-4.00", "10.00"]
+        assert await unbudgeted_amounts(api) == ["-2.50", "-3.50", "-4.00", "10.00"]
 
     async def test_concurrent_credits_and_a_reversal_leave_nothing(
         self, api: BudgetsApi, company: str, cost_events: CostEvents, replica: Replica
@@ -155,7 +157,7 @@ class TestUnbudgeted:
         await asyncio.gather(cost_events.publish(*events), *map(replica.handle, events), return_exceptions=True)
 
         async def nothing_left() -> bool:
-            return sum(map(Decimal, await left_of(api))) == 0
+            return sum(map(Decimal, await unbudgeted_amounts(api))) == 0
 
         await eventually(nothing_left)
         for event in events:
@@ -199,7 +201,7 @@ class TestOrder:
         for event in (reversal(cost), credit(cost, "2.50"), cost):
             await replica.handle(event)
         assert await api.entries(budget) == []
-        assert await left_of(api) == []
+        assert await unbudgeted_amounts(api) == []
 
     async def test_credit_with_other_contents_is_refused(self, api: BudgetsApi, company: str, replica: Replica) -> None:
         await api.open("10", overspend_policy=Budget.BLOCK)

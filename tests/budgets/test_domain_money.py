@@ -168,7 +168,7 @@ class TestHoldsInAForeignCurrency:
         assert (at.open == 0) == (at.original_open == 0) == (at.state not in {HELD, COMMITTED})
         assert min(at.open, at.original_open, at.captured, at.released) >= 0
         assert (sums.spent, sums.captured, sums.held) == (at.captured, at.captured, at.open)
-        # What was held and what came from the budget is what was spent, released and is open.
+        # The held amount, with what the budget added at higher rates, is captured, released or still open.
         assert at.amount >= whole
         assert at.amount == at.captured + at.released + at.open
 

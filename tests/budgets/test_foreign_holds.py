@@ -1,4 +1,4 @@
-"""Holds in a foreign currency: the original amount is held, whatever the rates are when it is captured."""
+"""Holds in a foreign currency: the original amount is held, and captured at any later rate."""
 
 from datetime import UTC, datetime
 
@@ -89,7 +89,7 @@ class TestCapture:
         assert numbers(await api.get(budget)) == ("555.00", "0.00", "0.00", "555.00", "445.00")
         await api.verify(budget)
 
-    async def test_capture_without_an_amount_takes_what_was_reserved(self, api: BudgetsApi) -> None:
+    async def test_capture_without_an_amount_is_of_the_reserved_amount(self, api: BudgetsApi) -> None:
         budget = await api.open("1000", overspend_policy=Budget.WARN)
         hold = await api.hold(budget, usd("1000.00"))
         ended = await api.capture(hold, charge_time=HIGH)

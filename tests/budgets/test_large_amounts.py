@@ -1,4 +1,4 @@
-"""Amounts that are too large to be stored are refused one by one, whatever made them large."""
+"""Amounts that are too large to be stored are refused one by one: entered, converted or carried forward."""
 
 from decimal import Decimal
 from typing import Any

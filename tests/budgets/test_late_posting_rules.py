@@ -29,14 +29,14 @@ AMOUNTS = st.integers(1, 700)
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a period carries forward."""
+    """Terms of the rollover of a period."""
 
     rollover: Rollover
     cap: int
     carry_overspend: bool
 
     def carries(self, rest: int) -> int:
-        """Return the amount that goes on to the next period."""
+        """Return the amount that is carried forward to the next period."""
         if rest < 0:
             return rest if self.carry_overspend else 0
         return {Rollover.NONE: 0, Rollover.CAPPED: min(rest, self.cap), Rollover.FULL: rest}[self.rollover]

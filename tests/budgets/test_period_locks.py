@@ -1,4 +1,4 @@
-"""Period locks: what is dated before them is not charged any more, for an entity or for the whole tenant."""
+"""Period locks of an entity or of the whole tenant: charges with an earlier date are refused."""
 
 import asyncio
 import time

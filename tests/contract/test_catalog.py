@@ -109,8 +109,8 @@ async def test_row_level_security_is_forced_in_both_directions(admin: "Pool[asyn
         }
         for policy in policies:
             if policy["polname"] in special:
-                found = policy["roles"], policy["polcmd"], policy["seen"], policy["written"]
-                assert found == special[policy["polname"]]
+                actual = policy["roles"], policy["polcmd"], policy["seen"], policy["written"]
+                assert actual == special[policy["polname"]]
                 continue
             assert policy["seen"] == policy["written"]
             assert policy["polcmd"] == b"*"

@@ -225,7 +225,7 @@ class TestRoutes:
         for (verb, path), name in {**PUBLISHED_ROUTES, **OTHER_ROUTES}.items():
             assert routes[verb, BASE + path] == name
 
-    def test_exactly_the_calls_that_create_a_resource_answer_201(self) -> None:
+    def test_exactly_the_calls_that_create_a_resource_return_201(self) -> None:
         for route in all_routes():
             assert route.creates == route.method.name.startswith("Create"), route.method.name
 

@@ -65,7 +65,7 @@ class Connection:
         return f'permissions violation for subscription to "{subject}"'.lower() not in "".join(self.errors)
 
     async def _all_errors(self) -> None:
-        """Wait until all errors so far have arrived: that of a subject that nobody may publish to is the last one."""
+        """Wait for all errors so far: publish to a forbidden subject, whose error is the last to arrive."""
         last = f"forbidden.{uuid4().hex}"
         await self.client.publish(last, b"")
 

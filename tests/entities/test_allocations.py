@@ -140,7 +140,7 @@ class TestCurrencies:
             "from_currency_code": "USD", "to_currency_code": "CHF", "rate_date": "2026-02-28",
         }  # fmt: skip
 
-    async def test_refusal_of_an_old_rate_tells_how_long_a_rate_is_effective(
+    async def test_refusal_of_an_old_rate_states_how_long_a_rate_is_effective(
         self, api: EntitiesApi, costs: AllocationApi, swiss: Department
     ) -> None:
         await api.set_rates("2026-03-01 USD/CHF 0.9")

@@ -37,8 +37,8 @@ class TestExclusiveDays:
             return [each.start + timedelta(days=offset) for each in ranges for offset in range(each.days)]
 
         parts = domain.commitments.exclusive_days(days, others)
-        taken = set(list_days(*others))
-        assert list_days(*parts) == [each for each in list_days(days) if each not in taken]
+        excluded = set(list_days(*others))
+        assert list_days(*parts) == [each for each in list_days(days) if each not in excluded]
 
 
 @pytest.fixture

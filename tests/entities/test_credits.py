@@ -111,7 +111,7 @@ class TestCredit:
         assert left[-1] == 0
         assert total(await costs.list_all(department)) == NOTHING
 
-    async def test_reversal_takes_what_the_credits_left(
+    async def test_reversal_is_of_the_amount_that_was_not_credited(
         self, costs: AllocationApi, allocation: Allocation, swiss: Department, published_events: PublishedEvents
     ) -> None:
         await costs.credit(allocation, "0.33 USD")
@@ -276,7 +276,7 @@ class TestSplit:
     async def targets(self, api: EntitiesApi, swiss: Department) -> Sequence[Department]:
         return [await api.create_department(swiss.entity_id, code) for code in ("A", "B", "C")]
 
-    async def test_split_divides_what_the_credits_left_and_its_reversal_restores_it(
+    async def test_split_divides_the_amount_that_was_not_credited_and_its_reversal_restores_it(
         self, costs: AllocationApi, rules: RulesApi, allocation: Allocation, swiss: Department,
         targets: Sequence[Department],
     ) -> None:  # fmt: skip
@@ -296,7 +296,7 @@ class TestSplit:
     async def test_credits_and_a_split_at_once_keep_the_sum(
         self, costs: AllocationApi, rules: RulesApi, swiss: Department, targets: Sequence[Department]
     ) -> None:
-        """Each credit counts once, before the split; one that comes too late is refused."""
+        """Each credit counts once, before the split; credits after the split are refused."""
         for _ in range(3):
             before = total(await rules.allocations_of_all(swiss, *targets))[0]
             allocation = await costs.allocate(swiss, "1.00 USD", allocation_date="2026-03-15")

@@ -106,10 +106,11 @@ class TestContradiction:
         [
             ([], ["03-02 EUR/USD 1.09", "03-02 USD/EUR 0.917"]),
             ([], ["03-02 EUR/USD 1.25", "03-02 USD/EUR 0.84"]),
-            # No longer, or not yet, or no more in force together.
+            # Never in force on the same day: one of them is too old, or was replaced.
             (["01-01 EUR/USD 1.09"], ["02-06 USD/EUR 1.09"]),
             (["03-02 EUR/USD 1.09", "03-03 EUR/USD 0.92"], ["03-03 USD/EUR 1.09"]),
             (["03-03 EUR/USD 0.92", "03-03 USD/EUR 1.09"], ["03-02 EUR/USD 1.09"]),
+            # Within the tolerance.
             (["03-01 EUR/USD 1.09"], ["03-20 USD/EUR 1"]),
             # A large move of the market: both directions in one request.
             (["03-01 EUR/TRY 50", "03-01 TRY/EUR 0.02"], ["03-20 EUR/TRY 60", "03-20 TRY/EUR 0.0167"]),

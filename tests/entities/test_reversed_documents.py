@@ -1,4 +1,4 @@
-"""References of reversed allocations: free again, whoever allocates them, and never answered with the reversed one."""
+"""References of reversed allocations: all ways to allocate can use them again, and create a new allocation."""
 
 import asyncio
 from decimal import Decimal

@@ -123,7 +123,7 @@ class TestTermination:
             assert f"it ends on {day(10)}" in error.message
         assert (await contracts.terminate(active, for_cause=True)).state == Contract.TERMINATED
 
-    def test_termination_after_the_notice_date_says_when_the_contract_renews(self) -> None:
+    def test_refusal_after_the_notice_date_states_when_the_contract_renews(self) -> None:
         agreed = replace(terms("2026-01-15", "2027-01-15"), renewal_notice_days=60, auto_renew=True)
         rules.check_notice_date(UUID(int=7), agreed, S.ACTIVE, date(2026, 11, 16))
         with pytest.raises(ContractNoticeOver) as error:
@@ -159,9 +159,9 @@ class TestTermination:
         assert (active.renews_automatically, terminated.renews_automatically) == (True, False)
         assert terminated.auto_renew
         assert not (await contracts.check_renewal(active)).auto_renew
-        kept = await contracts.withdraw_termination(terminated, etag=terminated.etag)
-        assert (kept.state, kept.termination_date, kept.termination_reason) == (Contract.ACTIVE, "", "")
-        assert kept.renews_automatically
+        withdrawn = await contracts.withdraw_termination(terminated, etag=terminated.etag)
+        assert (withdrawn.state, withdrawn.termination_date, withdrawn.termination_reason) == (Contract.ACTIVE, "", "")
+        assert withdrawn.renews_automatically
         assert (await contracts.check_renewal(active)).auto_renew
         assert await contract_timers(admin, active) == timers
         await let_days_pass(admin, 363, active)

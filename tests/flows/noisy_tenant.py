@@ -1,4 +1,4 @@
-"""A tenant that sends the worst it can: `python -m tests.flows.noisy_tenant GATEWAY_URL BUDGETS TOKEN BUDGET SECONDS`.
+"""A tenant that overloads the services: `python -m tests.flows.noisy_tenant GATEWAY_URL BUDGETS TOKEN BUDGET SECONDS`.
 
 It runs until its time is over, as a process of its own, and prints how its calls ended.
 """
@@ -24,7 +24,7 @@ _LEDGER = "/billing.budgets.v1.LedgerService"
 
 
 class NoisyTenant:
-    """Sends bodies of valid size that take most to refuse, opens streams, and posts batches."""
+    """Sends bodies of valid size that are expensive to refuse, opens streams, and posts batches."""
 
     def __init__(self, url: str, address: str, token: str, budget_id: str, until: float) -> None:
         self.outcomes: Counter[str] = Counter()
@@ -37,7 +37,7 @@ class NoisyTenant:
         )
 
     async def run(self) -> None:
-        """Do all of it at once."""
+        """Send requests of all kinds concurrently."""
         empty = b"\x0a\x00"
         requests = [
             (f"{_LEDGER}/BatchCharge", empty * 2_000_000),

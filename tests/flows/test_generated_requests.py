@@ -21,7 +21,7 @@ from tests.flows.conftest import Stack
 
 SEED: Final = int(os.environ.get("FUZZ_SEED", "1"))
 CASES: Final = int(os.environ.get("FUZZ_CASES", "1"))
-_ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
+_RESPONSE_BYTES_MAX: Final = 8 * 1024 * 1024
 _REFUSAL_BYTES_MAX: Final = 64 * 1024
 _TIMEOUT_S: Final = 35.0
 
@@ -33,11 +33,11 @@ def operations() -> list[Any]:
     return [each for each in listed if "text/event-stream" not in str(each.definition.raw["responses"].get("200"))]
 
 
-def problem(case: Any, stack: Stack, headers: dict[str, str]) -> str:
-    """Send a request. Return what is wrong with its answer; empty if nothing is."""
+def fault(case: Any, stack: Stack, headers: dict[str, str]) -> str:
+    """Send a request. Return a description of the fault of the response; empty if it has none."""
     response = case.call(base_url=stack.url, headers=headers, timeout=_TIMEOUT_S)
     size = len(response.content)
-    limit = _ANSWER_BYTES_MAX if response.status_code < 400 else _REFUSAL_BYTES_MAX
+    limit = _RESPONSE_BYTES_MAX if response.status_code < 400 else _REFUSAL_BYTES_MAX
     if response.status_code >= 500 or size > limit:
         return f"{case.method} {case.formatted_path}: {response.status_code}, {size} bytes: {response.text[:300]}"
     return ""
@@ -62,16 +62,16 @@ def generate(operation: Any, mode: GenerationMode, send: Callable[[Any], None]) 
 # The library leaves its connections to the garbage collector, which warns of them.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-def test_no_request_causes_a_server_error_or_an_unbounded_answer(stack: Stack, mode: GenerationMode) -> None:
+def test_no_request_causes_a_server_error_or_an_unbounded_response(stack: Stack, mode: GenerationMode) -> None:
     token = stack.local("token", ROLE="billing_admin", TENANT=f"generated-{uuid4().hex[:8]}").strip()
-    found: list[str] = []
+    results: list[str] = []
 
     def send(case: Any) -> None:
-        found.append(problem(case, stack, {"Authorization": f"Bearer {token}"}))
+        results.append(fault(case, stack, {"Authorization": f"Bearer {token}"}))
 
     for operation in operations():
         generate(operation, mode, send)
     gc.collect()
-    problems = [text for text in found if text]
-    assert len(found) > len(operations()) / 2
-    assert not problems, f"seed {SEED}, {CASES} cases: {len(problems)} answers\n" + "\n".join(problems[:20])
+    faults = [text for text in results if text]
+    assert len(results) > len(operations()) / 2
+    assert not faults, f"seed {SEED}, {CASES} cases: {len(faults)} faults\n" + "\n".join(faults[:20])

@@ -1,4 +1,4 @@
-"""One tenant does its worst; the charges of another one are slowed to a stated limit, and memory is bounded."""
+"""While one tenant overloads the services, charges of another are slowed to a stated limit; memory is bounded."""
 
 import asyncio
 import json
@@ -80,7 +80,7 @@ def memory_mib(pid: int) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-async def test_charges_of_one_tenant_stay_fast_while_another_does_its_worst(
+async def test_charges_of_one_tenant_stay_fast_while_another_overloads_the_services(
     stack: Stack, record_property: Callable[[str, object], None]
 ) -> None:
     address = f"127.0.0.1:{_port(stack, 'BUDGETS_PORT')}"

@@ -29,8 +29,8 @@ class TestHeaderBlock:
                 for _ in range(1_000):
                     raw.writer.write(piece)
                     await raw.writer.drain()
-        answer = await raw.closed(7)
-        assert answer[:12] in {b"HTTP/1.1 431", b"HTTP/1.1 400", b""}, answer[:100]
+        response = await raw.closed(7)
+        assert response[:12] in {b"HTTP/1.1 431", b"HTTP/1.1 400", b""}, response[:100]
         assert memory_mib(gateway) - before < 20
         await is_served(gateway.port)
 
@@ -66,7 +66,7 @@ class TestHeaderBlock:
 
 class TestTimes:
     @pytest.mark.parametrize("start", [HEAD, HEAD[:9], HEAD + b"X-Half: a"], ids=["line", "half line", "header"])
-    async def test_half_a_header_is_answered_and_closed(self, gateway: Process, start: bytes) -> None:
+    async def test_half_a_header_gets_a_response_and_is_closed(self, gateway: Process, start: bytes) -> None:
         raw = await send(gateway.port, start)
         started = time.monotonic()
         assert await asyncio.wait_for(raw.problem(), HEADER_S + SWEEP_S) == (
@@ -94,7 +94,7 @@ class TestTimes:
         assert time.monotonic() - started > IDLE_S - 0.1
 
     @pytest.mark.parametrize("read", [Raw.problem, lambda raw: raw.dripped(raw.problem())], ids=["half", "dripping"])
-    async def test_half_a_body_is_answered_and_closed(
+    async def test_half_a_body_gets_a_response_and_is_closed(
         self, gateway: Process, token: Callable[..., str], read: Callable[[Raw], Coroutine[Any, Any, Any]]
     ) -> None:
         raw = await send(gateway.port, post(token(), "Content-Length: 1000", body=b'{"description": "'))

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the gateway reads it, over raw sockets: nothing that a proxy might read in another way."""
+"""HTTP/1.1 over raw sockets: requests that a proxy could parse in another way are refused."""
 
 import asyncio
 import contextlib
@@ -139,7 +139,7 @@ class TestSmuggling:
 
 
 class TestHttp:
-    async def test_pipelined_requests_are_answered_in_order(
+    async def test_pipelined_requests_get_responses_in_order(
         self, gateway: Process, backend: Backend, token: Callable[..., str]
     ) -> None:
         get = f"GET %s HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {token()}\r\n\r\n"
@@ -154,7 +154,7 @@ class TestHttp:
         assert 1 <= content.count(b"HTTP/1.1 200") <= 20
         assert memory_mib(gateway) - before < 20
 
-    async def test_http_1_0_is_answered_and_closed(self, gateway: Process) -> None:
+    async def test_http_1_0_gets_a_response_and_is_closed(self, gateway: Process) -> None:
         raw = await send(gateway.port, b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         assert (await raw.response())[0] == 200
         assert await raw.closed(2) == b""
@@ -184,17 +184,17 @@ class TestHttp:
         raw = await send(gateway.port, f"{line} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n".encode())
         assert (await raw.closed(5))[9:12] == str(status).encode()
 
-    async def test_body_is_requested_only_if_it_is_wanted(
+    async def test_body_is_requested_only_if_the_headers_are_accepted(
         self, gateway: Process, backend: Backend, token: Callable[..., str]
     ) -> None:
-        wanted = await send(gateway.port, post(token(), "Expect: 100-continue", "Content-Length: 2"))
-        assert await wanted.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        wanted.writer.write(b"{}")
-        assert (await wanted.response())[0] == 200
+        accepted = await send(gateway.port, post(token(), "Expect: 100-continue", "Content-Length: 2"))
+        assert await accepted.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        accepted.writer.write(b"{}")
+        assert (await accepted.response())[0] == 200
         refused = await send(gateway.port, post(token(role="viewer"), "Expect: 100-continue", "Content-Length: 2"))
         status, headers, _ = await refused.response()
         assert (status, headers["connection"]) == (403, "close")
-        assert await refused.closed(7) == b"", "the body could not be told from the next request"
+        assert await refused.closed(7) == b"", "the body could be parsed as the next request"
 
     async def test_response_before_the_end_of_the_body_arrives(
         self, gateway: Process, token: Callable[..., str]

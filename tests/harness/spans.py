@@ -18,7 +18,7 @@ class _Provider(TracerProvider):
     """Records until the process ends, although a test of telemetry shuts down the provider of its process."""
 
     def shutdown(self) -> None:
-        """Keep recording."""
+        """Do nothing: the spans of later tests are recorded, too."""
 
 
 @lru_cache(maxsize=1)

@@ -297,13 +297,13 @@ class TestKeySet:
         """URLs that were fetched; each one returns the key set."""
         urls: list[str] = []
 
-        def answer(request: httpx.Request) -> httpx.Response:
+        def respond(request: httpx.Request) -> httpx.Response:
             urls.append(str(request.url))
             return httpx.Response(200, text=auth_keys.jwks.read_text())
 
         client = httpx.AsyncClient
         monkeypatch.setattr(
-            httpx, "AsyncClient", lambda **given: client(transport=httpx.MockTransport(answer), **given)
+            httpx, "AsyncClient", lambda **options: client(transport=httpx.MockTransport(respond), **options)
         )
         return urls
 

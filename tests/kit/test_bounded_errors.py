@@ -1,4 +1,4 @@
-"""Refusals are bounded in time and size, whatever the request."""
+"""Refusals of all requests are bounded in time and size."""
 
 import time
 from collections.abc import Callable

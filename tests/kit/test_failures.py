@@ -138,11 +138,11 @@ async def test_the_log_of_an_internal_error_has_its_stack_trace_without_values(
 def test_no_log_call_formats_an_exception_itself(folder: str) -> None:
     """The formatter describes `error=error` and `exc_info=error`; `str(error)` would have the message."""
     formatted = ("repr(error", "str(error", "repr(exc", "str(exc", "error.details", "error.message", "repr(outcome")
-    found = [
+    violations = [
         f"{file}:{node.lineno}"
         for file in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
         if any(text in ast.unparse(word.value) for word in node.keywords for text in formatted)
     ]
-    assert found == []
+    assert violations == []

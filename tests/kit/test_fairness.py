@@ -1,4 +1,4 @@
-"""Shares of tenants: nothing is refused while there is room, and nobody takes the room of others."""
+"""Shares of tenants: unused capacity is available to all, and no tenant uses the share of another."""
 
 import asyncio
 from uuid import UUID
@@ -13,12 +13,12 @@ ALICE, BOB, CAROL = UUID(int=1), UUID(int=2), UUID(int=3)
 
 
 def fill(shares: Shares, tenant_id: UUID) -> int:
-    """Take as much as possible; return how much."""
-    for taken in range(1000):
+    """Acquire until it is refused; return the amount."""
+    for amount in range(1000):
         try:
             shares.acquire(tenant_id)
         except (ConcurrencyLimited, Overloaded):
-            return taken
+            return amount
     raise AssertionError("there is no limit")
 
 
@@ -44,12 +44,12 @@ class TestShares:
                 break
         assert bobs == 256
 
-    def test_room_that_nobody_uses_is_not_refused(self) -> None:
+    def test_unused_capacity_is_not_refused(self) -> None:
         shares = Shares("calls", 512, 0.125)
         shares.acquire(BOB)
         assert fill(shares, ALICE) == 447
 
-    def test_refusal_names_who_uses_too_much(self) -> None:
+    def test_refusal_shows_whether_the_tenant_or_all_tenants_use_too_much(self) -> None:
         shares = Shares("calls", 4, 0.0)
         fill(shares, ALICE)
         with pytest.raises(ConcurrencyLimited) as limited:

@@ -1,4 +1,4 @@
-"""Whatever is published to the subject of an event ends: it has its effect, is dead-lettered, or is dropped once."""
+"""Every message is handled, dead-lettered or dropped once; none is redelivered for ever."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -33,7 +33,7 @@ def test_order_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("id", ["", "00", "0" * 32, "f" * 32, "0" * 64, "x" * 32, "4711"])
-def test_what_is_not_sealed_is_refused(id: str) -> None:
+def test_text_that_is_not_sealed_is_refused(id: str) -> None:
     with pytest.raises(ValueError, match=r"not an id|hexadecimal"):
         SEAL.unseal(id)
 
