@@ -19,8 +19,9 @@ from billing.budgets.v1.hold_pb2 import Hold
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from kit import clock, ids
+from services.approvals.service.opening import OpeningSaga
 from tests.budgets.budgets_api import BudgetsApi, eur, money, numbers
-from tests.harness.callers import Caller
+from tests.harness.callers import Caller, refusal
 from tests.harness.observe import eventually
 from tests.harness.services import Approvals, Budgets, Entities
 
@@ -80,6 +81,19 @@ class ApprovalsApi:
         """Create the request of `new_request`."""
         request = self.new_request(amount, **fields)
         return await self.user(requester, "procurement").call(self.stubs.approvals.CreateApproval, request)
+
+    async def start_opening(
+        self, requester: str, request: pb.CreateApprovalRequest, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Create a request; the process fails after the amount is held, and before the workflow starts."""
+
+        async def crash(*_: Any) -> None:
+            raise RuntimeError("crash")
+
+        monkeypatch.setattr(OpeningSaga, "open", crash)
+        call = self.user(requester, "procurement").call(self.stubs.approvals.CreateApproval, request)
+        assert (await refusal(call)).reason == "INTERNAL"
+        monkeypatch.undo()
 
     async def act(
         self, user: str | Caller, approval: Approval, action: ApprovalAction.Type.ValueType = APPROVE, **fields: Any

@@ -9,23 +9,20 @@ the administrator rob left, too; their tokens are still valid.
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
 from billing.approvals.v1 import approval_service_pb2 as pb
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_rule_pb2 import Approver
-from google.protobuf import json_format
 from grpc import aio
 from outside.users.v1.events_pb2 import UserDeactivated
 
-from eventing.consumer import Consumer, Delivery
 from kit import ids
-from kit.telemetry import Trace
-from services.approvals.events.consumers import replace_departed_approver
 from tests.approvals.conftest import MEMBER, ApprovalsApi, expire, step
 from tests.harness.callers import Caller, Refusal
+from tests.harness.events import Replica
 from tests.harness.services import Approvals, Served
 
 OK: Final = ""
@@ -160,10 +157,8 @@ def departures(approvals_served: Served[Approvals], tenant: UUID) -> Departures:
     """Delivers UserDeactivated; user management is not configured, so no user has a manager."""
 
     async def leave(user_id: str) -> None:
-        service = approvals_served.service
-        consumer = Consumer(service.db, "approvals", replace_departed_approver, service.dependencies)
-        body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
-        await consumer.handle(Delivery(uuid4(), tenant, "", body, "users", ""), Trace.from_header(None))
+        replica = Replica(approvals_served.service, "approvals", tenant, actor="users")
+        await replica.handle(UserDeactivated(user_id=user_id))
 
     return leave
 

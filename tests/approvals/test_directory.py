@@ -13,28 +13,24 @@ from billing.approvals.v1 import delegation_service_pb2 as delegations_pb
 from billing.approvals.v1.approval_pb2 import Approval, ApprovalAction
 from billing.approvals.v1.approval_rule_pb2 import Approver
 from billing.approvals.v1.delegation_pb2 import Delegation
-from google.protobuf import json_format
 from grpc import StatusCode
 from outside.users.v1.events_pb2 import UserDeactivated
 
 from clients.directory import Directory
 from deploy.simulators import directory
 from deploy.simulators.directory import Users
-from eventing.consumer import Consumer, Delivery
 from kit import ids
 from kit.db import Database, WriteSession
 from kit.errors import Conflict
 from kit.origin import Origin
 from kit.settings import Settings
-from kit.telemetry import Trace
 from kit.users import User
 from services.approvals import store
-from services.approvals.events.consumers import replace_departed_approver
 from services.approvals.main import compose
-from services.approvals.service.opening import OpeningSaga
 from tests.approvals.conftest import ApprovalsApi, in_hours, step
 from tests.budgets.budgets_api import BudgetsApi
 from tests.harness.callers import Caller, refusal
+from tests.harness.events import Replica
 from tests.harness.services import Approvals, Budgets, Entities, Served, served
 from tests.harness.tokens import Keys
 
@@ -102,10 +98,8 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 async def deliver_deactivation(with_directory: WithDirectory, tenant: UUID, user_id: str) -> None:
     """Deliver UserDeactivated to the service once more."""
-    service = with_directory.served.service
-    consumer = Consumer(service.db, "approvals", replace_departed_approver, service.dependencies)
-    body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
-    await consumer.handle(Delivery(uuid4(), tenant, "", body, "users", ""), Trace.from_header(None))
+    replica = Replica(with_directory.served.service, "approvals", tenant, actor="users")
+    await replica.handle(UserDeactivated(user_id=user_id))
 
 
 def seats(approval: Approval) -> list[tuple[str, str]]:
@@ -353,13 +347,7 @@ class TestUsersWhoLeft:
         await api.create_rule(step("Dave", "dave"))
         budget = await api.budgets.open("100.00")
         request, luis = api.new_request("60.00", budget_id=budget.id), api.user("luis", "procurement")
-
-        async def crash(*_: Any) -> None:
-            raise RuntimeError("crash")
-
-        monkeypatch.setattr(OpeningSaga, "open", crash)
-        assert (await refusal(luis.call(api.stubs.approvals.CreateApproval, request))).reason == "INTERNAL"
-        monkeypatch.undo()
+        await api.start_opening("luis", request, monkeypatch)
         with_directory.users.set_active(tenant, "dave", active=False)
         with pytest.raises(Conflict):
             await deliver_deactivation(with_directory, tenant, "dave")

@@ -16,31 +16,23 @@ from eventing.consumer import Consumer, Delivery, Handler
 from kit import ids
 from kit.telemetry import Trace
 from services.approvals.events.consumers import (
-    cancel_approval_of_contract,
     open_approval_of_amendment,
     open_approval_of_contract,
 )
 from tests.approvals.conftest import ApprovalsApi, eur, step
 from tests.harness.callers import Caller
+from tests.harness.events import Replica
 from tests.harness.observe import outbox_events
 from tests.harness.services import Approvals, Served
 from tests.harness.tokens import Keys
 
-Deliver = Callable[[Handler, Message], Any]
+Deliver = Callable[[Message], Any]
 
 
 @pytest.fixture
 def deliver(approvals_served: Served[Approvals], tenant: UUID) -> Deliver:
     """Delivers an event to a consumer of the served process."""
-
-    async def deliver(handler: Handler, event: Message) -> None:
-        service = approvals_served.service
-        consumer = Consumer(service.db, "approvals", handler, service.dependencies)
-        await consumer.handle(
-            Delivery(uuid4(), tenant, "", json_format.MessageToJson(event), "alice", ""), Trace.from_header(None)
-        )
-
-    return deliver
+    return Replica(approvals_served.service, "approvals", tenant, actor="alice").handle
 
 
 def contract_submitted(api: ApprovalsApi) -> ContractSubmitted:
@@ -71,7 +63,7 @@ async def test_contract_without_steps_is_approved_at_once(
         await api.create_rule(name="S", **rule)
     event = contract_submitted(api)
     for _ in range(2):
-        await deliver(open_approval_of_contract, event)
+        await deliver(event)
     request = pb.ListApprovalsRequest(subject_type="contract", subject_id=event.contract_id)
     (approval,) = (await api.admin.call(api.stubs.approvals.ListApprovals, request)).approvals
     assert (approval.state, approval.requester) == (Approval.APPROVED, "alice")
@@ -82,7 +74,7 @@ async def test_submission_without_approver_is_refused_with_the_reason(
 ) -> None:
     await api.create_rule(step("Manager", "+manager_of_requester"), name="S", request_type=Approval.CONTRACT)
     event = contract_submitted(api)
-    await deliver(open_approval_of_contract, event)
+    await deliver(event)
     (refused,) = await refusals(admin, tenant)
     assert (refused["subject_type"], refused["subject_id"]) == ("contract", event.contract_id)
     assert refused["reason"] == "APPROVER_MISSING"
@@ -100,7 +92,7 @@ async def test_submission_is_not_approved_if_the_condition_of_its_only_rule_cann
     )
     need = await entities.call(api.stubs.approvals.CheckApprovalNeed, request)
     assert (need.needed, len(need.rules)) == (True, 0)
-    await deliver(open_approval_of_contract, event)
+    await deliver(event)
     (refused,) = await refusals(admin, tenant)
     assert refused["reason"] == "NO_RULE_MATCHES"
     assert "Conditions that could not be evaluated: 'broken' (" in refused["message"]
@@ -124,7 +116,7 @@ async def test_condition_of_a_rule_sees_the_total_value_before_and_after_an_amen
         reason="more",
         submitted_by="alice",
     )
-    await deliver(open_approval_of_amendment, event)
+    await deliver(event)
     request = pb.ListApprovalsRequest(subject_type="amendment", subject_id=event.amendment_id)
     (approval,) = (await api.admin.call(api.stubs.approvals.ListApprovals, request)).approvals
     assert [seat.user_id for seat in approval.steps[0].seats] == ["frank"]
@@ -172,12 +164,12 @@ async def test_submission_that_was_refused_has_no_effect_when_it_is_redriven(
     await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
     event = contract_submitted(api)
     await to_dead_letter(approvals_served, tenant, open_approval_of_contract, event)
-    await deliver(open_approval_of_contract, event)
+    await deliver(event)
     await to_dead_letter(approvals_served, tenant, open_approval_of_contract, event)
     assert await requests_about(api, event) == []
     assert len(await refusals(admin, tenant)) == 1
     event.submission, event.name = 4, "Cloud, cheaper"
-    await deliver(open_approval_of_contract, event)
+    await deliver(event)
     assert await requests_about(api, event) == [("Contract C-1: Cloud, cheaper", "PENDING")]
 
 
@@ -188,8 +180,8 @@ async def test_earlier_submission_does_not_replace_the_request_of_a_later_one(
     await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
     earlier, later = contract_submitted(api), contract_submitted(api)
     later.contract_id, later.submission, later.name = earlier.contract_id, 4, "Later"
-    await deliver(open_approval_of_contract, later)
-    await deliver(open_approval_of_contract, earlier)
+    await deliver(later)
+    await deliver(earlier)
     await to_dead_letter(approvals_served, tenant, open_approval_of_contract, earlier)
     assert await requests_about(api, later) == [("Contract C-1: Later", "PENDING")]
     assert await refusals(admin, tenant) == []
@@ -200,17 +192,17 @@ async def test_submission_of_a_withdrawn_contract_that_arrives_later_has_no_effe
 ) -> None:
     await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
     event = contract_submitted(api)
-    await deliver(cancel_approval_of_contract, ContractWithdrawn(contract_id=event.contract_id))
-    await deliver(open_approval_of_contract, event)
+    await deliver(ContractWithdrawn(contract_id=event.contract_id))
+    await deliver(event)
     assert await requests_about(api, event) == []
 
 
 async def test_withdrawal_cancels_the_request(api: ApprovalsApi, deliver: Deliver) -> None:
     await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
     event = contract_submitted(api)
-    await deliver(open_approval_of_contract, event)
+    await deliver(event)
     for _ in range(2):
-        await deliver(cancel_approval_of_contract, ContractWithdrawn(contract_id=event.contract_id))
+        await deliver(ContractWithdrawn(contract_id=event.contract_id))
     assert await requests_about(api, event) == [("Contract C-1: Cloud", "CANCELLED")]
 
 
@@ -220,7 +212,7 @@ async def test_submission_with_a_request_is_not_refused(
 ) -> None:  # fmt: skip
     await api.create_rule(step("Carla", "carla"), request_type=Approval.CONTRACT)
     event = contract_submitted(api)
-    await deliver(open_approval_of_contract, event)
+    await deliver(event)
     await to_dead_letter(approvals_served, tenant, open_approval_of_contract, event)
     assert await refusals(admin, tenant) == []
 

@@ -1,7 +1,7 @@
 """Publishes events of allocated costs like the entities service, and reads their effects."""
 
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 from billing.budgets.v1 import budget_report_service_pb2 as pb
@@ -12,11 +12,9 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 from nats.aio.client import Client
 
-from eventing.consumer import Consumer, Delivery
 from kit import clock, ids
 from kit.telemetry import Trace
 from services.budgets.service.allocated_costs import ALLOCATED
-from serving.server import Service
 from tests.budgets.budgets_api import BudgetsApi
 from tests.harness.events import headers_of
 from tests.harness.observe import eventually
@@ -109,20 +107,3 @@ class CostEvents:
 async def unbudgeted(api: BudgetsApi, **given: Any) -> list[UnbudgetedSpend]:
     page = await api.who.call(api.stubs.reports.ListUnbudgetedSpend, pb.ListUnbudgetedSpendRequest(**given))
     return list(page.unbudgeted_spend)
-
-
-class Replica:
-    """A second replica without a server, whose handlers are called with single events."""
-
-    def __init__(self, service: Service, tenant_id: UUID) -> None:
-        self._consumers = {
-            handler.event: Consumer(service.db, "budgets", handler, service.dependencies)
-            for handler in service.handlers
-        }
-        self._tenant_id = tenant_id
-
-    async def handle(self, event: Message) -> None:
-        """Call the handler of the event. Raises the same errors as the handler."""
-        subject = f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}"
-        delivery = Delivery(uuid4(), self._tenant_id, subject, json_format.MessageToJson(event), "carol", "")
-        await self._consumers[type(event)].handle(delivery, Trace.from_header(None))

@@ -18,7 +18,7 @@ from billing.entities.v1.entity_service_pb2 import CreateEntityRequest
 from billing.entities.v1.exchange_rate_service_pb2 import SetExchangeRatesRequest
 from billing.type.v1.money_pb2 import Money
 
-from tests.entities.conftest import rate_input
+from tests.entities.entities_api import rate_input
 from tests.harness.callers import Caller
 from tests.harness.services import Budgets, Entities
 

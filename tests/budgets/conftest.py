@@ -8,9 +8,10 @@ import asyncpg
 import pytest
 from nats.aio.client import Client
 
-from tests.budgets.allocated_costs import CostEvents, Replica
+from tests.budgets.allocated_costs import CostEvents
 from tests.budgets.budgets_api import BudgetsApi
 from tests.harness.callers import Caller
+from tests.harness.events import Replica
 from tests.harness.services import Budgets, Entities, Served
 
 
@@ -45,7 +46,7 @@ async def replica(budgets_served: Served[Budgets], tenant: UUID) -> AsyncIterato
 
     service = compose(budgets_served.settings)
     jobs = [asyncio.ensure_future(job()) for job in service.jobs]
-    yield Replica(service, tenant)
+    yield Replica(service, "budgets", tenant)
     for job in jobs:
         job.cancel()
     await asyncio.gather(*jobs, return_exceptions=True)

@@ -21,9 +21,10 @@ from clients.rates import Rates
 from eventing.consumer import Consumer
 from kit.errors import Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
 from services.budgets.service.allocated_costs import UNBUDGETED
-from tests.budgets.allocated_costs import CostEvents, Replica, allocation, reversal, today, unbudgeted
+from tests.budgets.allocated_costs import CostEvents, allocation, reversal, today, unbudgeted
 from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.harness.callers import Caller, refusal
+from tests.harness.events import Replica
 from tests.harness.observe import PublishedEvents, eventually
 from tests.harness.services import Budgets
 

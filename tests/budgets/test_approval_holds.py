@@ -18,15 +18,13 @@ from billing.budgets.v1 import budget_service_pb2 as pb
 from billing.budgets.v1 import ledger_service_pb2 as ledger_pb
 from billing.budgets.v1.budget_pb2 import Budget
 from billing.budgets.v1.hold_pb2 import Hold
-from google.protobuf import json_format
 
-from eventing.consumer import Consumer, Delivery
 from kit import ids
 from kit.auth import ServiceTokens
 from kit.settings import Settings
-from kit.telemetry import Trace
 from tests.budgets.budgets_api import BudgetsApi, eur, numbers
 from tests.harness.callers import Caller, refusal
+from tests.harness.events import Replica
 from tests.harness.observe import OutboxEvent
 from tests.harness.services import Budgets, Served
 
@@ -58,12 +56,9 @@ class Approvals:
             "request_type": Approval.PURCHASE, "budget_id": budget.id, "hold_id": hold.id if hold else "", **facts,
         }  # fmt: skip
         event = kind(approval=ApprovalFacts(**given))
-        service = self.served.service
-        (handler,) = (handler for handler in service.handlers if handler.event is kind)
+        replica = Replica(self.served.service, "budgets", self.tenant, actor="carla")
         for _ in range(2):
-            delivery = Delivery(uuid4(), self.tenant, "", json_format.MessageToJson(event), "carla", "")
-            consumer = Consumer(service.db, "budgets", handler, service.dependencies)
-            await consumer.handle(delivery, Trace.from_header(None))
+            await replica.handle(event)
 
     async def numbers(self, budget: Budget) -> tuple[str, str, str, str, str]:
         return numbers(await self.api.who.call(self.api.stubs.budgets.GetBudget, pb.GetBudgetRequest(id=budget.id)))

@@ -15,10 +15,11 @@ from billing.type.v1.money_pb2 import Money
 
 from eventing.consumer import Consumer
 from kit.errors import Conflict, IdempotencyMismatch
-from tests.budgets.allocated_costs import CostEvents, Replica, allocation, credit, reversal, unbudgeted
+from tests.budgets.allocated_costs import CostEvents, allocation, credit, reversal, unbudgeted
 from tests.budgets.budgets_api import BudgetsApi, eur
 from tests.budgets.rolling import roll
 from tests.budgets.test_late_postings import YESTERDAY, last_month
+from tests.harness.events import Replica
 from tests.harness.observe import PublishedEvents, eventually
 
 USD = "USD"
@@ -184,7 +185,8 @@ class TestOrder:
         await cost_events.publish(event, event_id=event_id)
 
         async def was_retried() -> bool:
-            return sum(line["event"] == "event failed" and line["event_id"] == str(event_id) for line in logs) > 1
+            failures = [line for line in logs if line["event"] == "event failed" and line["event_id"] == str(event_id)]
+            return len(failures) > 1
 
         await eventually(was_retried)
         await cost_events(cost)

@@ -1,6 +1,7 @@
 """Test driver for cost allocations."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -99,6 +100,12 @@ class AllocationApi:
 
 def amounts(allocations: Sequence[Allocation]) -> list[str]:
     return [money_text(each.amount) for each in allocations]
+
+
+def total(allocations: Sequence[Allocation]) -> tuple[Decimal, Decimal]:
+    """The sums in the original currency and in that of the entities."""
+    original = sum((Decimal(each.amount.amount) for each in allocations), Decimal(0))
+    return original, sum((Decimal(each.entity_amount.amount) for each in allocations), Decimal(0))
 
 
 def _id(resource: Department | Allocation | str) -> str:

@@ -9,8 +9,8 @@ from billing.entities.v1.contract_pb2 import Contract
 
 from kit import ids
 from services.entities.domain.amendments import AmendmentState
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import day
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.observe import eventually
 
 

@@ -12,7 +12,7 @@ from billing.type.v1.money_pb2 import Money
 
 from kit import ids
 from services.entities import convert, domain
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 
 DIGEST: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 

@@ -10,7 +10,7 @@ from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity
 
 from tests.entities.allocation_api import AllocationApi, line, money_text
-from tests.entities.conftest import _id
+from tests.entities.entities_api import _id
 from tests.entities.tree_api import TreeApi
 from tests.harness.callers import Caller
 from tests.harness.services import Entities

@@ -11,7 +11,7 @@ from billing.entities.v1.allocation_rule_pb2 import AllocationRule, AllocationTa
 from billing.entities.v1.department_pb2 import Department
 
 from tests.entities.allocation_api import money, money_text
-from tests.entities.conftest import _id
+from tests.entities.entities_api import _id
 from tests.entities.tree_api import TreeApi
 from tests.harness.callers import Caller
 from tests.harness.services import Entities

@@ -27,11 +27,6 @@ def api(entities: Entities, finance: Caller) -> CostsApi:
     return CostsApi(finance, entities)
 
 
-@pytest.fixture
-async def acme(api: CostsApi) -> Entity:
-    return await api.create_entity("ACME")
-
-
 def day(days: int) -> str:
     """The day `days` from today."""
     return (datetime.now(UTC).date() + timedelta(days=days)).isoformat()

@@ -15,7 +15,7 @@ from grpc import StatusCode
 
 from kit import ids
 from tests.entities.allocation_api import AllocationApi, amounts, line, money, money_text
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents, until_blocked
 
@@ -28,11 +28,6 @@ def outcomes(response: pb.BatchAllocateCostsResponse) -> list[str]:
         each.refusal.reason if each.HasField("refusal") else "replayed" if each.replayed else "allocated"
         for each in response.results
     ]
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity("ACME")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from nats.aio.client import Client
 
 from kit import clock
 from tests.entities.allocation_api import AllocationApi, line, money
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.rules_api import RulesApi, even, terms
 from tests.entities.usage_records import UsageTracking, usage
 from tests.harness.callers import Caller

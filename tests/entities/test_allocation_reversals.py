@@ -12,7 +12,7 @@ from grpc.aio import AioRpcError
 
 from kit import clock
 from tests.entities.allocation_api import AllocationApi, money, money_text
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import refusal
 from tests.harness.observe import PublishedEvents
 

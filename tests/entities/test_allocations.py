@@ -15,7 +15,7 @@ from grpc import StatusCode
 
 from kit import clock, ids
 from tests.entities.allocation_api import AllocationApi, line, money, money_text, today
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents
 

@@ -16,27 +16,11 @@ from kit import ids
 from services.entities.domain.amendments import AMENDMENT_TRANSITIONS, AmendmentAction, AmendmentState
 from services.entities.domain.contracts import CONTRACT_TRANSITIONS, ContractAction, ContractState
 from tests.entities.amendment_api import AmendmentApi, create_in_state, make_due, move_to_today
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, day, money
 from tests.harness.callers import refusal
 from tests.harness.observe import PublishedEvents
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-def amendments(api: EntitiesApi) -> AmendmentApi:
-    return AmendmentApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity()
 
 
 @pytest.fixture

@@ -15,28 +15,13 @@ from billing.entities.v1.events_pb2 import AmendmentRejected, ContractAmended
 
 from kit import dates, ids
 from tests.entities.amendment_api import AmendmentApi, days_after, make_due
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, contract_timers, day, let_days_pass, money
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.timer_replicas import TimerlessService, process_before_commit, replicas
 from tests.harness.callers import Caller
 from tests.harness.observe import PublishedEvents, eventually
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-def amendments(api: EntitiesApi) -> AmendmentApi:
-    return AmendmentApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity()
 
 
 @pytest.fixture

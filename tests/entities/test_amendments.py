@@ -14,8 +14,8 @@ from grpc import StatusCode
 from kit import ids
 from services.entities.domain.amendments import AmendmentState
 from tests.entities.amendment_api import AmendmentApi, create_in_state, days_after
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, day, money, phase, value_of_phases
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import AuditRow, PublishedEvents
 
@@ -23,21 +23,6 @@ Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 UNKNOWN_AMENDMENT = "amd_" + "0" * 32
 UNKNOWN_CONTRACT = "con_" + "0" * 32
 FEE = money("1")
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-def amendments(api: EntitiesApi) -> AmendmentApi:
-    return AmendmentApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from datetime import date
 
-import pytest
 from billing.entities.v1.entity_pb2 import Entity
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,19 +10,8 @@ from kit.dates import months_later
 from services.entities import domain
 from services.entities.domain.fees import Fee
 from services.entities.domain.proration import DateRange
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi
 from tests.entities.test_renewals import eur, terms
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity("ACME")
 
 
 class TestAnchorDay:

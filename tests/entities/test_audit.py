@@ -18,7 +18,7 @@ from serving.pages import Pages
 from serving.timeline import Position, encode_position
 from tests.contract import contract
 from tests.contract.source import SERVICES
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Entities, Served
 

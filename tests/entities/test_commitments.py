@@ -47,16 +47,6 @@ def api(entities: Entities, finance: Caller) -> RulesApi:
 
 
 @pytest.fixture
-def contracts(api: RulesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-async def acme(api: RulesApi) -> Entity:
-    return await api.create_entity("ACME")
-
-
-@pytest.fixture
 async def engineering(api: RulesApi, acme: Entity) -> Department:
     return await api.create_department(acme, "ENG")
 

@@ -2,31 +2,23 @@
 
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
 from billing.approvals.v1.approval_pb2 import Approval
 from billing.approvals.v1.events_pb2 import ApprovalApproved, ApprovalCancelled, ApprovalFacts, SubmissionRefused
 from billing.entities.v1.contract_pb2 import Contract
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from eventing.consumer import Consumer, Delivery
-from kit.telemetry import Trace
 from services.entities.domain.contracts import ContractState
-from services.entities.events.consumers import HANDLERS
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.test_contract_states import in_state
+from tests.harness.events import Replica
 from tests.harness.services import Entities, Served
 
 Deliver: TypeAlias = Callable[[Message], Awaitable[None]]
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
 
 
 @pytest.fixture
@@ -38,14 +30,7 @@ async def pending(api: EntitiesApi, contracts: ContractApi, admin: "asyncpg.Pool
 @pytest.fixture
 def deliver(entities_served: Served[Entities], tenant: UUID) -> Deliver:
     """Delivers an event to its consumer in the served process."""
-
-    async def deliver(event: Message) -> None:
-        (handler,) = (each for each in HANDLERS if each.event is type(event))
-        service = entities_served.service
-        delivery = Delivery(uuid4(), tenant, "", json_format.MessageToJson(event), "service:approvals", "")
-        await Consumer(service.db, "entities", handler, service.dependencies).handle(delivery, Trace.from_header(None))
-
-    return deliver
+    return Replica(entities_served.service, "entities", tenant, actor="service:approvals").handle
 
 
 async def test_contract_whose_approval_cannot_be_requested_shows_why_and_can_be_submitted_again(

@@ -15,18 +15,13 @@ from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvis
 from deploy.simulators import licensing
 from deploy.simulators.publishing import publish as publish_event
 from kit import tasks
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, day, let_days_pass
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.test_contract_states import wait_for_state
 from tests.harness.observe import eventually
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Publish: TypeAlias = Callable[..., Awaitable[None]]
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from kit import ids
 from services.entities.domain import contracts as rules
 from services.entities.domain.contracts import ContractAction, ContractState
 from services.entities.errors.contracts import ContractStateForbids
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, contract_timers, day
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import PublishedEvents, eventually
 
@@ -55,16 +55,6 @@ RPCS: Final[Mapping[ContractAction, Callable[[ContractApi, str], Awaitable[Contr
     A.TERMINATE: lambda api, id: api.terminate(id, for_cause=True),
 }
 """The actions that callers perform; approvals, amendments and timers perform the others."""
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity("ACME")
 
 
 @pytest.mark.parametrize("action", ContractAction)

@@ -21,8 +21,8 @@ from billing.entities.v1.events_pb2 import (
 )
 
 from kit import dates, ids
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, contract_timers, day, let_days_pass, money
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.test_contract_states import wait_for_state
 from tests.entities.timer_replicas import TimerlessService, process_before_commit, replicas
 from tests.harness.callers import Caller
@@ -30,16 +30,6 @@ from tests.harness.observe import OutboxEvent, PublishedEvents, eventually
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 OutboxEvents: TypeAlias = Callable[[str], Awaitable[list[OutboxEvent]]]
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity("ACME")
 
 
 class TestNotice:

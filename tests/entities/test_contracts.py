@@ -13,8 +13,8 @@ from billing.entities.v1.events_pb2 import ContractActivated
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import DIGEST, ContractApi, contract_request, day, money, phase
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents
 
@@ -27,11 +27,6 @@ ALL_TERMS: dict[str, Any] = {
     "renewal_term_months": 24, "renewal_notice_days": 60, "renewal_uplift_bp": 350,
     "sla_terms": SlaTerms(uptime_bp=9990, response_hours=4, credit_bp=500),
 }  # fmt: skip
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
 
 
 @pytest.fixture

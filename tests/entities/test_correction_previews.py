@@ -11,16 +11,10 @@ from google.protobuf.message import Message
 
 from tests.entities.allocation_api import AllocationApi
 from tests.entities.rules_api import RulesApi, even, terms
-from tests.harness.callers import Caller, refusal
+from tests.harness.callers import refusal
 from tests.harness.observe import PublishedEvents
-from tests.harness.services import Entities
 
 MessageT = TypeVar("MessageT", bound=Message)
-
-
-@pytest.fixture
-def rules(entities: Entities, finance: Caller) -> RulesApi:
-    return RulesApi(finance, entities)
 
 
 @pytest.fixture

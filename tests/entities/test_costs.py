@@ -43,11 +43,6 @@ def api(api_for: Callable[[Caller], CostsApi], finance: Caller) -> CostsApi:
     return api_for(finance)
 
 
-@pytest.fixture
-async def acme(api: CostsApi) -> Entity:
-    return await api.create_entity("ACME")
-
-
 @dataclass
 class Model:
     """A simple model of the posted costs: every allocation with the path of its department on its day."""

@@ -15,8 +15,8 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from kit import ids
-from tests.entities.allocation_api import AllocationApi, amounts, line, money, money_text
-from tests.entities.conftest import EntitiesApi
+from tests.entities.allocation_api import AllocationApi, amounts, line, money, money_text, total
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.rules_api import RulesApi, even, terms
 from tests.entities.rules_api import amounts as share_amounts
 from tests.harness.callers import Caller, refusal
@@ -38,12 +38,6 @@ async def allocation(costs: AllocationApi, swiss: Department) -> Allocation:
     return await costs.allocate(
         swiss, "1.00 USD", allocation_date="2026-03-15", category="cloud", quantity="2.5", unit="GB", **INVOICE
     )
-
-
-def total(allocations: Sequence[Allocation]) -> tuple[Decimal, Decimal]:
-    """The sums in the original currency and in that of the entity."""
-    original = sum((Decimal(each.amount.amount) for each in allocations), Decimal(0))
-    return original, sum((Decimal(each.entity_amount.amount) for each in allocations), Decimal(0))
 
 
 class TestCredit:
@@ -268,10 +262,6 @@ class TestConcurrency:
 
 
 class TestSplit:
-    @pytest.fixture
-    def rules(self, entities: Entities, finance: Caller) -> RulesApi:
-        return RulesApi(finance, entities)
-
     @pytest.fixture
     async def targets(self, api: EntitiesApi, swiss: Department) -> Sequence[Department]:
         return [await api.create_department(swiss.entity_id, code) for code in ("A", "B", "C")]

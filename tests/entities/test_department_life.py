@@ -20,11 +20,6 @@ def api(entities: Entities, finance: Caller) -> TreeApi:
     return TreeApi(finance, entities)
 
 
-@pytest.fixture
-async def acme(api: TreeApi) -> Entity:
-    return await api.create_entity("ACME")
-
-
 def in_days(days: int) -> str:
     return (datetime.now(UTC).date() + timedelta(days=days)).isoformat()
 

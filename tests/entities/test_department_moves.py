@@ -37,11 +37,6 @@ def api(api_for: Callable[[Caller], TreeApi], finance: Caller) -> TreeApi:
     return api_for(finance)
 
 
-@pytest.fixture
-async def acme(api: TreeApi) -> Entity:
-    return await api.create_entity("ACME")
-
-
 def day(days: int) -> str:
     """The day `days` from today."""
     return (datetime.now(UTC).date() + timedelta(days=days)).isoformat()

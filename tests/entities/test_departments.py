@@ -14,7 +14,7 @@ from billing.entities.v1.events_pb2 import DepartmentManagerChanged
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.conftest import EntitiesApi, department_request
+from tests.entities.entities_api import EntitiesApi, department_request
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents
 

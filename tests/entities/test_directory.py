@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.events_pb2 import DepartmentManagerChanged
-from google.protobuf import json_format
 from grpc import StatusCode
 from nats.js import JetStreamContext
 from outside.users.v1.events_pb2 import UserDeactivated
@@ -19,15 +18,13 @@ from deploy.simulators import directory
 from deploy.simulators.directory import Users
 from deploy.simulators.publishing import publish
 from eventing import bus
-from eventing.consumer import Consumer, Delivery
 from kit.db import Database
 from kit.settings import Settings
-from kit.telemetry import Trace
-from services.entities.events.consumers import HANDLERS
 from services.entities.main import compose
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.databases import Copy
+from tests.harness.events import Replica
 from tests.harness.observe import OutboxEvent, eventually, outbox_events
 from tests.harness.services import Entities, Served, served
 from tests.harness.tokens import Keys
@@ -243,13 +240,5 @@ class TestDeactivatedManager:
 
     def _event_handler(self, managed: Managed, tenant: UUID, user_id: str) -> Callable[[], Awaitable[None]]:
         """Return a function that passes the same event to the consumer each time."""
-        service = managed.served.service
-        (handler,) = (handler for handler in HANDLERS if handler.name == HANDLER)
-        body = json_format.MessageToJson(UserDeactivated(user_id=user_id))
-        delivery = Delivery(uuid4(), tenant, f"platform.users.v1.UserDeactivated.{tenant.hex}", body, "", "")
-        consumer = Consumer(service.db, "entities", handler, service.dependencies)
-
-        async def handle_event() -> None:
-            await consumer.handle(delivery, Trace.from_header(None))
-
-        return handle_event
+        replica, event_id = Replica(managed.served.service, "entities", tenant, actor=""), uuid4()
+        return lambda: replica.handle(UserDeactivated(user_id=user_id), event_id)

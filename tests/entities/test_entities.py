@@ -12,7 +12,7 @@ from grpc import StatusCode
 from grpc.aio import AioRpcError
 
 from kit import ids
-from tests.entities.conftest import EntitiesApi, entity_request
+from tests.entities.entities_api import EntitiesApi, entity_request
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import PublishedEvents
 

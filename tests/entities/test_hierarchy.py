@@ -1,7 +1,7 @@
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 
 from kit import ids
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import refusal
 
 

@@ -30,8 +30,8 @@ from kit import ids
 from services.entities import service
 from services.entities.domain.contracts import ContractState
 from tests.entities.amendment_api import AmendmentApi
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.test_contract_states import in_state
 from tests.harness.callers import Caller
 from tests.harness.observe import eventually
@@ -55,16 +55,6 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("finish_approval", "refuse_submission", "record_license", "record_license_failure"):
         monkeypatch.setattr(service.contracts, name, fail)
     monkeypatch.setattr(service.amendments, "finish_approval", fail)
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-def amendments(api: EntitiesApi) -> AmendmentApi:
-    return AmendmentApi(api)
 
 
 @pytest.fixture

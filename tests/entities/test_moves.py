@@ -15,7 +15,7 @@ from billing.entities.v1.entity_pb2 import Entity
 from grpc import StatusCode, aio
 
 from kit import ids
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.tree_api import TreeApi, entities_in, shape
 from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import OutboxEvent

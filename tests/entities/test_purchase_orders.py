@@ -16,8 +16,8 @@ from kit import dates, ids
 from services.entities import domain
 from services.entities.domain.purchase_orders import PurchaseOrderState
 from tests.entities.amendment_api import AmendmentApi
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, day, let_days_pass, money
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.test_fees import day as on
 from tests.entities.test_fees import eur, terms
 from tests.entities.timer_replicas import TimerlessService, process_before_commit, replicas
@@ -26,16 +26,6 @@ from tests.harness.observe import PublishedEvents, eventually
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 MONTHLY_100 = domain.fees.build_plan(terms(phases={"2027-01-01": "100.00"}))
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity()
 
 
 class TestRules:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.entities import domain
 from services.entities.domain.rates import Quote, RateDraft
 from services.entities.errors.rates import RateChangeTooLarge
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Refusal, refusal
 
 

@@ -15,7 +15,7 @@ from grpc import StatusCode
 from sqlalchemy import event
 
 from kit import ids
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, until_blocked
 from tests.harness.services import Entities, Served

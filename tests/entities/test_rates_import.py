@@ -14,7 +14,7 @@ import pytest
 from deploy import rates
 from deploy.rates import FileInvalid, Rate
 from kit.settings import Settings
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.gateway import process
 from tests.harness.services import Entities, Served
 

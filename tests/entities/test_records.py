@@ -6,7 +6,7 @@ from uuid import UUID
 from billing.entities.v1.events_pb2 import EntityCreated, EntityDeactivated
 
 from kit import ids
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import refusal
 from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents
 

@@ -30,23 +30,13 @@ from services.entities.domain.contracts import (
     Phase,
 )
 from services.entities.domain.renewals import ReasonKind, Recommendation, RenewalFacts, RenewalRequest
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, day, money, phase
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller, refusal
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 R, K = Recommendation, ReasonKind
 ID = ids.new()
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity("ACME")
 
 
 def eur(amount: str) -> Money:

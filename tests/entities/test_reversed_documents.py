@@ -12,11 +12,10 @@ from billing.entities.v1.events_pb2 import CostAllocated
 from grpc import StatusCode
 
 from tests.entities.allocation_api import AllocationApi, line, money_text
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.rules_api import RulesApi, target, terms
-from tests.harness.callers import Caller, refusal
+from tests.harness.callers import refusal
 from tests.harness.observe import PublishedEvents
-from tests.harness.services import Entities
 
 INVOICE: Final[dict[str, Any]] = {"source": Allocation.INVOICE, "source_ref": "INV-1"}
 
@@ -24,11 +23,6 @@ INVOICE: Final[dict[str, Any]] = {"source": Allocation.INVOICE, "source_ref": "I
 @pytest.fixture
 async def engineering(api: EntitiesApi) -> Department:
     return await api.create_department(await api.create_entity("ACME"), "ENG")
-
-
-@pytest.fixture
-def rules(entities: Entities, finance: Caller) -> RulesApi:
-    return RulesApi(finance, entities)
 
 
 class TestReversed:

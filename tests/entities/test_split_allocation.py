@@ -27,11 +27,6 @@ def api(api_for: Callable[[Caller], RulesApi], finance: Caller) -> RulesApi:
 
 
 @pytest.fixture
-async def acme(api: RulesApi) -> Entity:
-    return await api.create_entity("ACME")
-
-
-@pytest.fixture
 async def it(api: RulesApi, acme: Entity) -> Department:
     return await api.create_department(acme, "IT", gl_code="6000")
 

@@ -23,21 +23,6 @@ def api(entities: Entities, finance: Caller) -> RulesApi:
 
 
 @pytest.fixture
-async def acme(api: RulesApi) -> Entity:
-    return await api.create_entity("ACME")
-
-
-@pytest.fixture
-async def it(api: RulesApi, acme: Entity) -> Department:
-    return await api.create_department(acme, "IT")
-
-
-@pytest.fixture
-async def three(api: RulesApi, acme: Entity) -> Departments:
-    return [await api.create_department(acme, code) for code in ("ENG", "SALES", "HR")]
-
-
-@pytest.fixture
 def department_of(api: RulesApi) -> Callable[[str, str], object]:
     """Create a department of a new entity with this currency."""
 
@@ -59,15 +44,15 @@ def total(allocations: Sequence[Allocation]) -> Decimal:
 
 class TestSplitOfAllocation:
     async def test_shares_sum_to_what_the_allocation_was_booked_with(
-        self, api: RulesApi, it: Department, three: Departments
+        self, api: RulesApi, it: Department, targets: Departments
     ) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.915")
         whole = await api.allocate(it, "1.00 USD")
         assert whole.entity_amount == money("0.92 EUR")
-        split = await api.split(allocation_id=whole.id, terms=terms(*even(*three)))
+        split = await api.split(allocation_id=whole.id, terms=terms(*even(*targets)))
         assert amounts(split) == ["0.34 USD", "0.33 USD", "0.33 USD"]
         assert booked(split) == ["0.31 EUR", "0.31 EUR", "0.30 EUR"]
-        shares = await api.allocations_of_all(*three)
+        shares = await api.allocations_of_all(*targets)
         assert [money_text(share.entity_amount) for share in shares] == booked(split)
         assert {(share.rate, share.rate_date) for share in shares} == {("0.915", "2026-03-01")}
 
@@ -81,13 +66,13 @@ class TestSplitOfAllocation:
         assert total(await api.allocations_of_all(*targets)) == Decimal("36.60")
 
     async def test_later_correction_of_the_rate_has_no_effect(
-        self, api: RulesApi, it: Department, three: Departments
+        self, api: RulesApi, it: Department, targets: Departments
     ) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.915")
         whole = await api.allocate(it, "1.00 USD")
         await api.set_rates("2026-03-01 USD/EUR 0.7", "2026-03-10 USD/EUR 0.6")
-        await api.split(allocation_id=whole.id, terms=terms(*even(*three)))
-        shares = await api.allocations_of_all(*three)
+        await api.split(allocation_id=whole.id, terms=terms(*even(*targets)))
+        shares = await api.allocations_of_all(*targets)
         assert total(shares) == Decimal("0.92")
         assert {(share.rate, share.rate_date) for share in shares} == {("0.915", "2026-03-01")}
 
@@ -131,25 +116,25 @@ class TestSplitOfAllocation:
         assert total(await api.allocations_of_all(*targets)) == Decimal(whole.entity_amount.amount)
 
     async def test_share_of_zero_gets_nothing_in_any_currency(
-        self, api: RulesApi, it: Department, three: Departments
+        self, api: RulesApi, it: Department, targets: Departments
     ) -> None:
         await api.set_rates("2026-03-01 JPY/EUR 0.0062")
         whole = await api.allocate(it, "1 JPY")
-        split = await api.split(allocation_id=whole.id, terms=terms(*even(*three)))
+        split = await api.split(allocation_id=whole.id, terms=terms(*even(*targets)))
         assert (amounts(split), booked(split)) == (["1 JPY", "0 JPY", "0 JPY"], ["0.01 EUR", "0.00 EUR", "0.00 EUR"])
-        [share] = await api.allocations_of_all(*three)
+        [share] = await api.allocations_of_all(*targets)
         assert share.entity_amount == money("0.01 EUR")
 
 
 class TestSplitOfAmount:
-    async def test_shares_sum_to_the_converted_amount(self, api: RulesApi, three: Departments) -> None:
+    async def test_shares_sum_to_the_converted_amount(self, api: RulesApi, targets: Departments) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.915")
-        split = await api.split("1.00 USD", terms=terms(*even(*three)))
+        split = await api.split("1.00 USD", terms=terms(*even(*targets)))
         assert booked(split) == ["0.31 EUR", "0.31 EUR", "0.30 EUR"]
 
-    async def test_shares_by_percentage_follow_the_original_amounts(self, api: RulesApi, three: Departments) -> None:
+    async def test_shares_by_percentage_follow_the_original_amounts(self, api: RulesApi, targets: Departments) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.915")
-        parts = [target(each, percent=part) for each, part in zip(three, (5000, 3000, 2000), strict=True)]
+        parts = [target(each, percent=part) for each, part in zip(targets, (5000, 3000, 2000), strict=True)]
         split = await api.split("9.99 USD", terms=terms(*parts, rule_type=AllocationRule.FIXED_PERCENT))
         assert amounts(split) == ["4.99 USD", "3.00 USD", "2.00 USD"]
         assert booked(split) == ["4.57 EUR", "2.74 EUR", "1.83 EUR"]  # of 9.14
@@ -164,11 +149,11 @@ class TestSplitOfAmount:
         )  # fmt: skip
         assert booked(await api.split("10.00 EUR", terms=parts)) == ["10.00 EUR", "0.00 PEN"]
 
-    async def test_preview_shows_the_booked_amounts(self, api: RulesApi, three: Departments) -> None:
+    async def test_preview_shows_the_booked_amounts(self, api: RulesApi, targets: Departments) -> None:
         await api.set_rates("2026-03-01 USD/EUR 0.915")
-        preview = await api.split("1.00 USD", terms=terms(*even(*three)), validate_only=True)
+        preview = await api.split("1.00 USD", terms=terms(*even(*targets)), validate_only=True)
         assert booked(preview) == ["0.31 EUR", "0.31 EUR", "0.30 EUR"]
-        split = await api.split("1.00 USD", terms=terms(*even(*three)))
+        split = await api.split("1.00 USD", terms=terms(*even(*targets)))
         assert booked(split) == booked(preview)
         [listed] = await api.list_splits()
         assert listed == split

@@ -14,7 +14,7 @@ from billing.entities.v1.events_pb2 import AllocationReversed, CostAllocated
 from grpc import StatusCode
 
 from kit import ids
-from tests.entities.allocation_api import AllocationApi, line, money, money_text
+from tests.entities.allocation_api import AllocationApi, line, money, money_text, total
 from tests.entities.rules_api import RulesApi, even, terms
 from tests.harness.callers import Caller, refusal
 from tests.harness.observe import PublishedEvents
@@ -26,27 +26,6 @@ NOTHING = Decimal(0), Decimal(0)
 @pytest.fixture
 def api(entities: Entities, finance: Caller) -> RulesApi:
     return RulesApi(finance, entities)
-
-
-@pytest.fixture
-async def acme(api: RulesApi) -> Entity:
-    return await api.create_entity("ACME")
-
-
-@pytest.fixture
-async def it(api: RulesApi, acme: Entity) -> Department:
-    return await api.create_department(acme, "IT")
-
-
-@pytest.fixture
-async def targets(api: RulesApi, acme: Entity) -> Sequence[Department]:
-    return [await api.create_department(acme, code) for code in ("ENG", "SALES", "HR")]
-
-
-def total(allocations: Sequence[Allocation]) -> tuple[Decimal, Decimal]:
-    """The sums in the original currency and in that of the entities."""
-    original = sum((Decimal(each.amount.amount) for each in allocations), Decimal(0))
-    return original, sum((Decimal(each.entity_amount.amount) for each in allocations), Decimal(0))
 
 
 class TestSplitOfAmount:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kit.errors import InvalidFields
 from services.entities import service
 from services.entities.service.tax_ids import TAX_IDS
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import refusal
 
 EU = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"

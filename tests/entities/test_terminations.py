@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from services.entities.domain import contracts as rules
 from services.entities.domain.contracts import ContractState, TerminationRequest
 from services.entities.errors.contracts import ContractNoticeOver, ContractNotTerminated
-from tests.entities.conftest import EntitiesApi
 from tests.entities.contract_api import ContractApi, contract_timers, day, let_days_pass
 from tests.entities.test_contract_states import wait_for_state
 from tests.entities.test_fees import terms
@@ -28,16 +27,6 @@ from tests.harness.observe import OutboxEvent, PublishedEvents
 S = ContractState
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 OutboxEvents: TypeAlias = Callable[[str], Awaitable[list[OutboxEvent]]]
-
-
-@pytest.fixture
-def contracts(api: EntitiesApi) -> ContractApi:
-    return ContractApi(api)
-
-
-@pytest.fixture
-async def acme(api: EntitiesApi) -> Entity:
-    return await api.create_entity("ACME")
 
 
 class TestTermination:

@@ -25,12 +25,13 @@ from kit.settings import Settings
 from services.entities.errors.allocations import AllocationSourceTaken
 from services.entities.errors.entities import EntityStateForbids
 from tests.entities.allocation_api import AllocationApi, money, money_text
-from tests.entities.conftest import EntitiesApi
+from tests.entities.entities_api import EntitiesApi
 from tests.entities.rules_api import RulesApi, target, terms
-from tests.entities.usage_records import CONSUMER, Replica, UsageTracking, usage
+from tests.entities.usage_records import CONSUMER, UsageTracking, usage
 from tests.harness import servers
 from tests.harness.callers import Caller
 from tests.harness.databases import Copy
+from tests.harness.events import Replica
 from tests.harness.observe import PublishedEvents
 from tests.harness.services import Entities, Served, served
 
@@ -53,7 +54,7 @@ async def replica(entities_served: Served[Entities], tenant: UUID) -> AsyncItera
     from services.entities.main import compose
 
     service = compose(entities_served.settings)
-    yield Replica(service, tenant)
+    yield Replica(service, "entities", tenant, actor="/platform/usage")
     await service.db.close()
 
 

@@ -8,7 +8,7 @@ from billing.entities.v1 import entity_service_pb2 as pb
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity, EntityHierarchy
 
-from tests.entities.conftest import EntitiesApi, _id
+from tests.entities.entities_api import EntitiesApi, _id
 
 
 class TreeApi(EntitiesApi):

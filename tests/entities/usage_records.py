@@ -9,14 +9,10 @@ import asyncpg
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity
 from google.protobuf import json_format
-from google.protobuf.message import Message
 from nats.aio.client import Client
 from outside.usage.v1.usage_pb2 import UsageRecorded
 
-from eventing.consumer import Consumer, Delivery
 from kit import clock
-from kit.telemetry import Trace
-from serving.server import Service
 from tests.entities.allocation_api import money
 from tests.harness.events import headers_of
 from tests.harness.observe import eventually
@@ -81,20 +77,3 @@ class UsageTracking:
             " where tenant_id = $1 and type = 'billing.entities.v1.CostAllocated' order by id"
         )
         return [row["ref"] for row in await self._admin.fetch(query, self.tenant_id)]
-
-
-class Replica:
-    """A service without a server, with its own connections, to which events are passed one by one."""
-
-    def __init__(self, service: Service, tenant_id: UUID) -> None:
-        self._consumers = {
-            handler.event: Consumer(service.db, "entities", handler, service.dependencies)
-            for handler in service.handlers
-        }
-        self._tenant_id = tenant_id
-
-    async def handle(self, event: Message) -> None:
-        """Handle an event. Raises the error of the handler."""
-        subject = f"{event.DESCRIPTOR.full_name}.{self._tenant_id.hex}"
-        delivery = Delivery(uuid4(), self._tenant_id, subject, json_format.MessageToJson(event), "/platform/usage", "")
-        await self._consumers[type(event)].handle(delivery, Trace.from_header(None))

@@ -1,4 +1,4 @@
-"""Connections over which bytes are sent as they are, and what tests check around them."""
+"""Connections to the gateway over which bytes are sent as they are, and checks that tests share."""
 
 import asyncio
 import contextlib

@@ -168,7 +168,7 @@ class TestStreams:
         """Wait until as many of the streams have ended; return all that have."""
 
         async def as_many() -> bool:
-            return sum(stream.done() for stream in streams) >= count
+            return bool(sum(stream.done() for stream in streams) >= count)
 
         await eventually(as_many)
         return [stream for stream in streams if stream.done()]
