@@ -110,8 +110,11 @@ class Money:
 
     def pro_rata(self, part: Decimal, of: Decimal) -> "Money":
         """Return the same proportion of this amount as `part` is of `of`, rounded half to even to the unit."""
-        exact = _EXACT.divide(_EXACT.multiply(self.amount, part), of)
-        return Money(exact.quantize(unit(self.currency), ROUND_HALF_EVEN, _EXACT) + 0, self.currency)
+        return _rounded(_EXACT.divide(_EXACT.multiply(self.amount, part), of), self.currency)
+
+    def at_rate(self, rate: Decimal, currency: str) -> "Money":
+        """Return this amount in another currency at a rate of any size, rounded once: half to even, to the unit."""
+        return _rounded(_EXACT.multiply(self.amount, rate), currency)
 
     def __add__(self, other: "Money") -> "Money":
         self._check_currency(other)
@@ -138,6 +141,10 @@ class Money:
     def _check_currency(self, other: "Money") -> None:
         if self.currency != other.currency:
             raise ValueError(f"{self.currency} and {other.currency} are different currencies")
+
+
+def _rounded(exact: Decimal, currency: str) -> Money:
+    return Money(exact.quantize(unit(currency), ROUND_HALF_EVEN, _EXACT) + 0, currency)
 
 
 def invalid_reason(amount: str, currency: str) -> tuple[str, str] | None:

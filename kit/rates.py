@@ -1,4 +1,4 @@
-"""Exchange rate and its errors, for every service that converts amounts."""
+"""Exchange rates: conversion of amounts, and its errors, for every service that converts amounts."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -51,3 +51,16 @@ class AmountTooLarge(FailedPrecondition):
             to_currency_code=currency,
             rate_date=rate.rate_date,
         )
+
+
+def convert(amount: Money, currency: str, rate: Rate) -> Money:
+    """Return the amount in another currency, rounded half to even to its unit; may be zero. Raises AmountTooLarge."""
+    converted = amount.at_rate(rate.rate, currency)
+    check_size(amount, converted, rate)
+    return converted
+
+
+def check_size(amount: Money, converted: Money, rate: Rate) -> None:
+    """Raise AmountTooLarge if the converted amount has more digits than Money may have."""
+    if converted.amount.adjusted() >= DIGITS_MAX:
+        raise AmountTooLarge(amount, converted.currency, rate)

@@ -159,6 +159,13 @@ class TestCurrencies:
         allocation = await costs.allocate(swiss, "999999999999.99 USD", allocation_date="2026-03-01")
         assert money_text(allocation.entity_amount) == "9999999999999.90 CHF"
 
+    async def test_amount_with_too_many_digits_at_the_product_of_two_rates_is_refused(
+        self, api: EntitiesApi, costs: AllocationApi, swiss: Department
+    ) -> None:
+        await api.set_rates("2026-03-01 USD/EUR 100000000000", "2026-03-01 EUR/CHF 100000000000")
+        error = await refusal(costs.allocate(swiss, "1000000.00 USD", allocation_date="2026-03-01"))
+        assert (error.reason, error.metadata["to_currency_code"]) == ("AMOUNT_TOO_LARGE", "CHF")
+
 
 class TestRefused:
     async def test_inactive_entity_is_refused(self, api: EntitiesApi, costs: AllocationApi) -> None:

@@ -96,6 +96,13 @@ class TestProportion:
             "0.92",
         ]
 
+    def test_an_amount_is_converted_exactly_and_rounded_once(self) -> None:
+        rate = Decimal("0.123456789012345678")
+        assert Money(Decimal("9999999999999.99"), "EUR").at_rate(rate, "JPY") == Money(Decimal(1234567890123), "JPY")
+        # The product is just above half a cent; rounded to 28 digits first, it would be half a cent and become even.
+        just_above = Money(Decimal(10**12), "EUR").at_rate(Decimal("1.00000000000000500000000000000001"), "USD")
+        assert just_above.text() == "1000000000000.01"
+
     def test_the_largest_amounts_are_rounded_correctly(self) -> None:
         whole = Money(Decimal("9999999999999.99"), "EUR")
         part = Decimal("9999999999999.98")

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 
+from kit import rates
 from kit.dates import date_in
-from kit.money import DIGITS_MAX, Money, round_to
-from kit.rates import AmountTooLarge, Rate
+from kit.money import Money
+from kit.rates import Rate
 from services.budgets.domain.balances import Terms
 from services.budgets.errors.rates import AmountTooSmall
 
@@ -33,15 +34,8 @@ def convert(amount: Money, currency: str, of_day: Rate, of_plan: Rate | None) ->
     Raises AmountTooSmall if nothing is left of it, and AmountTooLarge if it has more digits than Money may have at one
     of the rates.
     """
-    converted = _converted(amount, currency, of_day)
-    if not converted:
+    converted = rates.convert(amount, currency, of_day)
+    if not converted.amount:
         raise AmountTooSmall(amount, currency)
-    planned = _converted(amount, currency, of_plan) if of_plan else None
-    return Conversion(Money(converted, currency), of_day.rate, of_day.rate_date, planned)
-
-
-def _converted(amount: Money, currency: str, rate: Rate) -> Decimal:
-    product = amount.amount * rate.rate
-    if product.adjusted() >= DIGITS_MAX or (converted := round_to(product, currency)).adjusted() >= DIGITS_MAX:
-        raise AmountTooLarge(amount, currency, rate)
-    return converted
+    planned = rates.convert(amount, currency, of_plan).amount if of_plan else None
+    return Conversion(converted, of_day.rate, of_day.rate_date, planned)

@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
-from kit.money import DIGITS_MAX, Money, round_to
-from kit.rates import AmountTooLarge, Rate, RateMissing
+from kit import rates
+from kit.money import Money
+from kit.rates import Rate, RateMissing
 from services.entities.domain.rates import Derivation, DerivedRate
 from services.entities.errors.allocations import AllocationDateTooFar
 
@@ -134,16 +135,13 @@ def convert_total(amount: Money, currency: str, day: date, rate: DerivedRate | N
         raise RateMissing(amount.currency, to=currency, on=day)
     if rate.derivation is Derivation.SAME:
         return ConvertedAmount(amount, None, None)
-    converted = Money(round_to(amount.amount * rate.rate, currency), currency)
-    return ConvertedAmount(converted, rate.rate, rate.effective_date)
+    return ConvertedAmount(amount.at_rate(rate.rate, currency), rate.rate, rate.effective_date)
 
 
 def check_size(amount: Money, converted: ConvertedAmount) -> None:
     """Raise AmountTooLarge if the converted amount has more digits than Money may have."""
-    if converted.rate is None or converted.rate_date is None:
-        return
-    if converted.amount.amount.adjusted() >= DIGITS_MAX:
-        raise AmountTooLarge(amount, converted.amount.currency, Rate(converted.rate, converted.rate_date))
+    if converted.rate is not None and converted.rate_date is not None:
+        rates.check_size(amount, converted.amount, Rate(converted.rate, converted.rate_date))
 
 
 def differing_fields(draft: AllocationDraft, stored: AllocationDraft) -> list[str]:
