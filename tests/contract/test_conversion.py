@@ -117,6 +117,7 @@ OF_FIELD: Final[Mapping[str, Any]] = {
 EMPTY: Final[Mapping[tuple[str, str], str]] = {
     ("entities.convert.contracts.to_proto", "renews_automatically"): "a terminated contract does not renew",
     ("entities.convert.renewals.check_to_proto", "auto_renew"): "a terminated contract does not renew",
+    ("entities.events.published.contract_renewal_due", "auto_renew"): "a terminated contract does not renew",
     **{
         ("approvals.convert.approvals.impact_problem_to_proto", field): "a budget that can't be read has no amounts"
         for field in ("budget_name", "amount", "budget_amount", "spent", "held", "committed", "available")
@@ -124,7 +125,7 @@ EMPTY: Final[Mapping[tuple[str, str], str]] = {
     ("approvals.convert.approvals.impact_to_proto", "problem"): "set by impact_problem_to_proto",
     **{
         ("approvals.convert.approvals.preview_to_proto", field): "a preview is not stored"
-        for field in ("id", "state", "etag", "create_time", "update_time")
+        for field in ("id", "etag", "create_time", "update_time")
     },
     (
         "approvals.convert.rules.simulation_to_proto",

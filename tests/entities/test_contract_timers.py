@@ -213,12 +213,15 @@ class TestEnd:
         assert counts[ContractRenewalDue.DESCRIPTOR.full_name] in {len(chain) - 1, len(chain)}
 
     async def test_suspended_contract_is_not_renewed_automatically(
-        self, contracts: ContractApi, acme: Entity, admin: Admin
+        self, contracts: ContractApi, acme: Entity, admin: Admin, published_events: PublishedEvents
     ) -> None:
         active = await contracts.create_active(acme, auto_renew=True, end_date=day(50))
+        assert (await contracts.check_renewal(active)).auto_renew
         await contracts.suspend(active)
+        assert not (await contracts.check_renewal(active)).auto_renew
         await let_days_pass(admin, 50, active)
         assert (await wait_for_state(contracts, active, Contract.EXPIRED)).renewed_to_id == ""
+        assert not (await published_events.first(ContractRenewalDue)).auto_renew
 
     async def test_terminated_contract_is_not_renewed(self, contracts: ContractApi, acme: Entity, admin: Admin) -> None:
         active = await contracts.create_active(acme, auto_renew=True, end_date=day(50))

@@ -198,6 +198,7 @@ class TestRecommendation:
             ),
             ({"terms": AUTO, "today": "2026-12-02"}, R.RENEW, [K.AS_AGREED]),
             ({"terms": AUTO, "today": "2026-12-03"}, R.RENEW, [K.AS_AGREED, K.NOTICE_OVER]),
+            ({"terms": AUTO, "state": ContractState.SUSPENDED, "today": "2026-12-03"}, R.RENEGOTIATE, [K.SUSPENDED]),
             (
                 {"terms": replace(COMMITTED, auto_renew=True), "used": eur("1"), "today": "2026-12-03"},
                 R.RENEGOTIATE, [K.COMMITMENT_UNUSED, K.NOTICE_OVER],

@@ -27,7 +27,7 @@ def check_to_proto(assessment: RenewalAssessment) -> RenewalCheck:
         end_date=date_text(terms.end_date),
         days_to_end=facts.days_to_end,
         notice_date=date_text(facts.notice_date),
-        auto_renew=terms.auto_renew and facts.termination_date is None,
+        auto_renew=facts.renews_automatically,
         renewed_to_id=ids.CONTRACT.format_optional(facts.successor_id),
         recommendation=RenewalCheck.Recommendation.Value(assessment.recommendation),
         reasons=map(_reason_to_proto, assessment.reasons),

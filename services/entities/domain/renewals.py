@@ -105,6 +105,11 @@ class RenewalFacts:
         return domain.contracts.notice_date(end, self.terms.renewal_notice_days) if end else None
 
     @property
+    def renews_automatically(self) -> bool:
+        """True if the contract is renewed at its end unless something changes before."""
+        return domain.contracts.renews_automatically(self.terms, self.state, self.termination_date)
+
+    @property
     def expected_utilisation_bp(self) -> int:
         """The expected share of the commitment used at the end, if usage continues at its rate so far; 0 if unknown."""
         terms = self.terms
@@ -295,7 +300,7 @@ def _usage_reason(facts: RenewalFacts) -> RenewalReason:
 
 def _notice_over(facts: RenewalFacts) -> RenewalReason | None:
     notice_date = facts.notice_date
-    if notice_date is None or not facts.terms.auto_renew or facts.today <= notice_date:
+    if notice_date is None or not facts.renews_automatically or facts.today <= notice_date:
         return None
     text = f"Notice was due by {notice_date}; the contract renews automatically on {facts.terms.end_date}."
     return RenewalReason(ReasonKind.NOTICE_OVER, text, Recommendation.RENEW)

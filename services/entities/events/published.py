@@ -209,7 +209,7 @@ def contract_renewal_due(contract: ContractRow, end: date, renewal: ContractTerm
         contract_number=contract.contract_number,
         end_date=end.isoformat(),
         notice_date=domain.contracts.notice_date(end, contract.renewal_notice_days).isoformat(),
-        auto_renew=contract.auto_renew,
+        auto_renew=domain.contracts.renews_automatically(contract.terms, contract.state, contract.termination_date),
         renewal_value=money_to_proto(renewal.total_value),
     )
 

@@ -132,9 +132,10 @@ async def _renew_or_expire(tx: WriteSession, contract: ContractRow, end: date, t
 
 
 def _renews_automatically(contract: ContractRow) -> bool:
-    if not contract.auto_renew or contract.state is not ContractState.ACTIVE:
+    terms = contract.terms
+    if not domain.contracts.renews_automatically(terms, contract.state, contract.termination_date):
         return False
-    return not domain.contracts.violations(domain.renewals.renewal_terms(contract.terms))
+    return not domain.contracts.violations(domain.renewals.renewal_terms(terms))
 
 
 async def _withdraw(tx: WriteSession, draft: ContractRow, contract: ContractRow) -> None:
