@@ -16,7 +16,7 @@
 The leaves in this module can occur in any call; those of a service are in its `errors/` package.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -99,6 +99,13 @@ class AlreadyExists(BillingError):
 
 class FailedPrecondition(BillingError):
     code = StatusCode.FAILED_PRECONDITION
+
+    def reduced(self, message: str, keys: Collection[str]) -> "FailedPrecondition":
+        """Return an error with the same reason, but with another message and only the metadata of these keys."""
+        error = FailedPrecondition(message)
+        error.reason = self.reason
+        error.metadata = {key: value for key, value in self.metadata.items() if key in keys}
+        return error
 
 
 class Aborted(BillingError):

@@ -14,9 +14,7 @@ class BudgetNotFound(ResourceNotFound):
 
 def conceal_above(error: BillingError, budget_id: UUID) -> BillingError:
     """Return the error; without name, id and numbers of the budget that refuses if it is one above `budget_id`."""
-    if error.metadata.get("budget_id") in {None, ids.BUDGET.format(budget_id)}:
+    is_visible = error.metadata.get("budget_id") in {None, ids.BUDGET.format(budget_id)}
+    if is_visible or not isinstance(error, FailedPrecondition):
         return error
-    concealed = FailedPrecondition("A budget above refuses the amount.")
-    concealed.reason = error.reason
-    concealed.metadata = {key: value for key, value in error.metadata.items() if key in {"requested", "currency_code"}}
-    return concealed
+    return error.reduced("A budget above refuses the amount.", {"requested", "currency_code"})

@@ -26,10 +26,7 @@ class BudgetRefusal(FailedPrecondition):
 
     def concealed(self) -> FailedPrecondition:
         """Return the error for a caller who may not see the budget: without its id, name, state and numbers."""
-        error = FailedPrecondition(self.concealed_message)
-        error.reason = self.reason
-        error.metadata = {key: value for key, value in self.metadata.items() if key in {"requested", "currency_code"}}
-        return error
+        return self.reduced(self.concealed_message, {"requested", "currency_code"})
 
 
 class BudgetStateForbids(StateForbids, BudgetRefusal):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date
+from typing import Any
 from uuid import UUID
 
 from kit import ids
@@ -55,43 +56,41 @@ class AllocationSourceTaken(AlreadyExists):
         )
 
 
-class AllocationAlreadyReversed(FailedPrecondition):
+class _AllocationRefusal(FailedPrecondition):
+    """An error that names its allocation; `problem` is the part of the message after "The allocation alc_…"."""
+
+    def __init__(self, allocation_id: UUID, problem: str, **metadata: Any) -> None:
+        text = ids.ALLOCATION.format(allocation_id)
+        super().__init__(f"The allocation {text} {problem}.", allocation_id=text, **metadata)
+
+
+class AllocationAlreadyReversed(_AllocationRefusal):
     reason = "ALLOCATION_ALREADY_REVERSED"
 
     def __init__(self, allocation_id: UUID, reversal_id: UUID) -> None:
-        text, reversal = ids.ALLOCATION.format(allocation_id), ids.ALLOCATION.format(reversal_id)
-        super().__init__(
-            f"The allocation {text} is already reversed by {reversal}.", allocation_id=text, reversal_id=reversal
-        )
+        reversal = ids.ALLOCATION.format(reversal_id)
+        super().__init__(allocation_id, f"is already reversed by {reversal}", reversal_id=reversal)
 
 
-class AllocationIsReversal(FailedPrecondition):
+class AllocationIsReversal(_AllocationRefusal):
     reason = "ALLOCATION_IS_REVERSAL"
 
     def __init__(self, allocation_id: UUID) -> None:
-        text = ids.ALLOCATION.format(allocation_id)
-        super().__init__(
-            f"The allocation {text} is a reversal and can't be reversed; allocate the cost again.", allocation_id=text
-        )
+        super().__init__(allocation_id, "is a reversal and can't be reversed; allocate the cost again")
 
 
-class AllocationIsCredit(FailedPrecondition):
+class AllocationIsCredit(_AllocationRefusal):
     reason = "ALLOCATION_IS_CREDIT"
 
     def __init__(self, allocation_id: UUID) -> None:
-        text = ids.ALLOCATION.format(allocation_id)
-        super().__init__(
-            f"The allocation {text} is a credit, which can't be reversed or credited; allocate the cost again.",
-            allocation_id=text,
-        )
+        super().__init__(allocation_id, "is a credit, which can't be reversed or credited; allocate the cost again")
 
 
-class AllocationFullyCredited(FailedPrecondition):
+class AllocationFullyCredited(_AllocationRefusal):
     reason = "ALLOCATION_FULLY_CREDITED"
 
     def __init__(self, allocation_id: UUID) -> None:
-        text = ids.ALLOCATION.format(allocation_id)
-        super().__init__(f"The allocation {text} is credited in full, so nothing is left of it.", allocation_id=text)
+        super().__init__(allocation_id, "is credited in full, so nothing is left of it")
 
 
 class CreditExceedsAllocation(FailedPrecondition):

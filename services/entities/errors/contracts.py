@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date
+from typing import Any
 from uuid import UUID
 
 from kit import ids
@@ -17,6 +18,14 @@ class ContractNotFound(ResourceNotFound):
 class ContractStateForbids(StateForbids):
     reason = "CONTRACT_STATE"
     kind = ids.CONTRACT
+
+
+class _ContractRefusal(FailedPrecondition):
+    """An error that names its contract; `problem` is the part of the message after "The contract con_…"."""
+
+    def __init__(self, contract_id: UUID, problem: str, **metadata: Any) -> None:
+        text = ids.CONTRACT.format(contract_id)
+        super().__init__(f"The contract {text} {problem}.", contract_id=text, **metadata)
 
 
 class ContractNumberTaken(AlreadyExists):
@@ -48,60 +57,43 @@ class ContractDigestDiffers(FailedPrecondition):
         )
 
 
-class ContractSignatureMissing(FailedPrecondition):
+class ContractSignatureMissing(_ContractRefusal):
     reason = "CONTRACT_SIGNATURE_MISSING"
 
     def __init__(self, contract_id: UUID, missing: Sequence[str]) -> None:
-        text = ids.CONTRACT.format(contract_id)
-        super().__init__(
-            f"The contract {text} can't be activated before it is signed by {' and '.join(missing)}.",
-            contract_id=text,
-            missing=missing,
-        )
+        problem = f"can't be activated before it is signed by {' and '.join(missing)}"
+        super().__init__(contract_id, problem, missing=missing)
 
 
-class ContractTermOver(FailedPrecondition):
+class ContractTermOver(_ContractRefusal):
     reason = "CONTRACT_TERM_OVER"
 
     def __init__(self, contract_id: UUID, end_date: date) -> None:
-        text = ids.CONTRACT.format(contract_id)
-        super().__init__(
-            f"The contract {text} can't be activated: its term is over, its end_date is {end_date}.",
-            contract_id=text,
-            end_date=end_date,
-        )
+        problem = f"can't be activated: its term is over, its end_date is {end_date}"
+        super().__init__(contract_id, problem, end_date=end_date)
 
 
-class ContractAlreadyRenewed(FailedPrecondition):
+class ContractAlreadyRenewed(_ContractRefusal):
     reason = "CONTRACT_ALREADY_RENEWED"
 
     def __init__(self, contract_id: UUID, successor_id: UUID) -> None:
-        text, successor = ids.CONTRACT.format(contract_id), ids.CONTRACT.format(successor_id)
-        super().__init__(
-            f"The contract {text} already has the successor {successor}.", contract_id=text, renewed_to_id=successor
-        )
+        successor = ids.CONTRACT.format(successor_id)
+        super().__init__(contract_id, f"already has the successor {successor}", renewed_to_id=successor)
 
 
-class ContractEvergreen(FailedPrecondition):
+class ContractEvergreen(_ContractRefusal):
     reason = "CONTRACT_EVERGREEN"
 
     def __init__(self, contract_id: UUID) -> None:
-        text = ids.CONTRACT.format(contract_id)
-        super().__init__(
-            f"The contract {text} can't be renewed: it is evergreen and has no end_date.", contract_id=text
-        )
+        super().__init__(contract_id, "can't be renewed: it is evergreen and has no end_date")
 
 
-class ContractIsTerminated(FailedPrecondition):
+class ContractIsTerminated(_ContractRefusal):
     reason = "CONTRACT_IS_TERMINATED"
 
     def __init__(self, contract_id: UUID, termination_date: date) -> None:
-        text = ids.CONTRACT.format(contract_id)
-        super().__init__(
-            f"The contract {text} can't be extended: it is terminated as of {termination_date}.",
-            contract_id=text,
-            termination_date=termination_date,
-        )
+        problem = f"can't be extended: it is terminated as of {termination_date}"
+        super().__init__(contract_id, problem, termination_date=termination_date)
 
 
 class ContractNotTerminated(FailedPrecondition):
@@ -117,26 +109,23 @@ class ContractNotTerminated(FailedPrecondition):
         )
 
 
-class ContractNoticeTooShort(FailedPrecondition):
+class ContractNoticeTooShort(_ContractRefusal):
     reason = "CONTRACT_NOTICE_TOO_SHORT"
 
     def __init__(self, contract_id: UUID, *, effective: date, earliest: date, notice_days: int) -> None:
-        text = ids.CONTRACT.format(contract_id)
         super().__init__(
-            f"The contract {text} can't be terminated without cause before {earliest}: its notice period is"
-            f" {notice_days} days.",
-            contract_id=text,
+            contract_id,
+            f"can't be terminated without cause before {earliest}: its notice period is {notice_days} days",
             effective_date=effective,
             earliest_date=earliest,
             notice_days=notice_days,
         )
 
 
-class ContractNoticeOver(FailedPrecondition):
+class ContractNoticeOver(_ContractRefusal):
     reason = "CONTRACT_NOTICE_OVER"
 
     def __init__(self, contract_id: UUID, *, notice_date: date, end_date: date, renewed: bool) -> None:
-        text = ids.CONTRACT.format(contract_id)
         if renewed:
             outcome = (
                 f"it renews automatically on {end_date}. It can still be terminated for cause, auto_renew can be"
@@ -147,9 +136,8 @@ class ContractNoticeOver(FailedPrecondition):
                 f"it ends on {end_date} without a termination. It can still be terminated for cause before that day"
             )
         super().__init__(
-            f"The contract {text} can't be terminated without cause any more: notice was due by {notice_date}, and"
-            f" {outcome}.",
-            contract_id=text,
+            contract_id,
+            f"can't be terminated without cause any more: notice was due by {notice_date}, and {outcome}",
             notice_date=notice_date,
             end_date=end_date,
             auto_renew=str(renewed).lower(),
@@ -178,19 +166,18 @@ class ContractOfOtherEntity(FailedPrecondition):
         )
 
 
-class ContractNotInForce(FailedPrecondition):
+class ContractNotInForce(_ContractRefusal):
     reason = "CONTRACT_NOT_IN_FORCE"
 
     def __init__(self, contract_id: UUID, day: date, start: date | None, end: date | None) -> None:
         """Without `start` for a contract that was not activated; without `end` for one without a known end."""
-        text = ids.CONTRACT.format(contract_id)
         if start is None:
             days = "it was not activated"
         else:
             days = f"it is in force from {start} on" + (f", until before {end}" if end else "")
         super().__init__(
-            f"The contract {text} is not in force on {day}, the date of the cost: {days}.",
-            contract_id=text,
+            contract_id,
+            f"is not in force on {day}, the date of the cost: {days}",
             allocation_date=day,
             start_date=start,
             end_date=end,

@@ -53,10 +53,7 @@ async def next_number(tx: WriteSession, contract_id: UUID) -> int:
 
 async def list_approved(tx: ReadSession, contract_id: UUID, until: date) -> Sequence[AmendmentRow]:
     """Return the approved amendments that take effect on that day or earlier, in the order in which they do."""
-    query = _of_contract(contract_id).where(
-        AmendmentRow.state == AmendmentState.APPROVED, AmendmentRow.effective_date <= until
-    )
-    return await tx.all(query.order_by(AmendmentRow.effective_date, AmendmentRow.number))
+    return await tx.all(_approved(contract_id, until))
 
 
 async def lock_approved(tx: WriteSession, contract_id: UUID, until: date | None = None) -> Sequence[AmendmentRow]:
@@ -64,10 +61,15 @@ async def lock_approved(tx: WriteSession, contract_id: UUID, until: date | None 
 
     With `until`, only those that take effect on that day or earlier.
     """
+    return await tx.all(_approved(contract_id, until).with_for_update())
+
+
+def _approved(contract_id: UUID, until: date | None) -> Select[AmendmentRow]:
+    """Select the approved amendments in the order in which they take effect; with `until`, those up to that day."""
     query = _of_contract(contract_id).where(AmendmentRow.state == AmendmentState.APPROVED)
     if until is not None:
         query = query.where(AmendmentRow.effective_date <= until)
-    return await tx.all(query.order_by(AmendmentRow.effective_date, AmendmentRow.number).with_for_update())
+    return query.order_by(AmendmentRow.effective_date, AmendmentRow.number)
 
 
 async def list_page(tx: ReadSession, page: Page, contract_id: UUID, filters: AmendmentFilter) -> Slice[AmendmentRow]:
