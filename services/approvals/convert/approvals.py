@@ -168,12 +168,11 @@ def to_proto(row: ApprovalRow, *, impact: BudgetImpact | None = None) -> Approva
 
 
 def preview_to_proto(row: ApprovalRow, *, impact: BudgetImpact | None) -> Approval:
-    """Convert a request that is not stored: it has no id, etag and times, and the state that it would have at once."""
+    """Convert a request that is not stored: it has no id, etag and times."""
     row.version, row.create_time, row.update_time = 0, _NEVER, _NEVER
     preview = to_proto(row, impact=impact)
     for field in ("id", "etag", "create_time", "update_time"):
         preview.ClearField(field)
-    preview.state = Approval.PENDING if row.workflow.steps else Approval.APPROVED
     return preview
 
 

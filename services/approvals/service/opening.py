@@ -121,9 +121,11 @@ class OpeningSaga:
             return ApprovalRequirement(bool(error.failures), ())
 
     async def preview(self, origin: Origin, draft: ApprovalDraft) -> ApprovalRow:
-        """Return the request as it would be created, without storing it. Raises the errors of planning."""
+        """Return the request as it would be after its creation, without storing it. Raises the errors of planning."""
         rules = await self._active_rules(origin)
-        return service.planning.new_row(await service.planning.plan(self.clients, origin, draft, rules))
+        row = service.planning.new_row(await service.planning.plan(self.clients, origin, draft, rules))
+        row.state = ApprovalState.PENDING if row.workflow.steps else ApprovalState.APPROVED
+        return row
 
     async def prepare(self, origin: Origin, draft: ApprovalDraft) -> PreparedApproval:
         """Plan a new request, store it and hold its amount; or continue a request that was created with the same key.

@@ -15,9 +15,7 @@ from services.budgets import domain
 from services.budgets.domain.balances import Balance, Correction, Decision, Movement
 from services.budgets.domain.budgets import Rollover
 from services.budgets.domain.entries import EntryType
-
-Key = tuple[UUID, UUID]
-"""A budget: (tenant, id)."""
+from services.budgets.domain.postings import Key
 
 
 class RolledOver(NamedTuple):

@@ -14,7 +14,7 @@ from uuid import UUID
 from prometheus_client import Counter
 
 from eventing import outbox
-from kit import clock, ids
+from kit import clock, idempotency, ids
 from kit.batching import Batcher
 from kit.db import Database, WriteSession
 from kit.errors import BillingError, Conflict, DeadlineExceeded, IdempotencyMismatch, Overloaded, Unavailable
@@ -107,7 +107,7 @@ class AllocatedCosts:
         match = await self._matches.submit(origin.tenant_id, (request, cost))
         if match.stored:
             if match.stored.fingerprint != CANCELLED:
-                _check_same(match.stored, cost.digest, request)
+                _check_same(match.stored, cost.digest, request[2])
             return
         budget = domain.allocated_costs.budget_for(cost, match.candidates)
         try:
@@ -242,7 +242,7 @@ async def _is_new(tx: WriteSession, method: str, key: str, digest: bytes) -> boo
     """Claim the key of a correction; return False if it was made before. Raises IdempotencyMismatch or Conflict."""
     stored = await store.idempotency.find(tx, method, key)
     if stored:
-        _check_same(stored, digest, (tx.tenant_id, method, key))
+        _check_same(stored, digest, key)
         return False
     if not await store.idempotency.claim(tx, method, key, digest):
         raise Conflict
@@ -274,9 +274,9 @@ async def _correct_unbudgeted(
     outbox.append(tx, events.published.unbudgeted_spend_recorded(row))
 
 
-def _check_same(stored: StoredReply, fingerprint: bytes, request: RequestKey) -> None:
-    if stored.fingerprint != fingerprint:
-        raise IdempotencyMismatch(request[2])
+def _check_same(stored: StoredReply, fingerprint: bytes, key: str) -> None:
+    if error := idempotency.mismatch(stored.fingerprint, fingerprint, key):
+        raise error
 
 
 def _unbudgeted(origin: Origin, cost: Cost, budget: Candidate | None, refusal: BillingError | None) -> UnbudgetedRow:

@@ -19,7 +19,9 @@ from services.budgets import domain, events, service, store
 from services.budgets.domain.balances import ZERO, Balance, Movement
 from services.budgets.domain.budgets import PERIOD_END_TIMER, BudgetAction, BudgetState
 from services.budgets.domain.entries import EntryType
+from services.budgets.domain.late_postings import RolledOver
 from services.budgets.domain.periods import Period
+from services.budgets.domain.postings import Key
 from services.budgets.domain.rollovers import OpenHolds, RolloverRequest
 from services.budgets.domain.visibility import IsVisible, Scope
 from services.budgets.errors.budgets import (
@@ -298,12 +300,13 @@ async def _record(
 
 def _correct(tx: WriteSession, tree: _Tree, budget: BudgetRow) -> Collection[UUID]:
     """Correct what a budget that holds have left had carried forward in an earlier rollover. Return what changed."""
-    rollovers = {
-        (later.tenant_id, row.id): rolled_over
-        for row in tree.rows.values()
-        if (later := tree.next_of(row)) and (rolled_over := row.rolled_over(later.id))
-    }
-    balances = {(row.tenant_id, row.id): row.balance for row in tree.rows.values()}
+    rollovers: dict[Key, RolledOver] = {}
+    balances: dict[Key, Balance] = {}
+    earlier = budget
+    while (later := tree.next_of(earlier)) and (rolled_over := earlier.rolled_over(later.id)):
+        rollovers[earlier.tenant_id, earlier.id] = rolled_over
+        balances[later.tenant_id, later.id] = later.balance
+        earlier = later
     corrected: set[UUID] = set()
     for correction in domain.late_postings.corrections_of(budget.balance, rollovers, balances):
         amount = correction.amount

@@ -21,6 +21,7 @@ from outside.users.v1.events_pb2 import UserDeactivated
 from contract import validation
 from eventing.consumer import Handler, on
 from kit import ids
+from kit.auth import SERVICE_PREFIX
 from kit.db import Database, WriteSession
 from kit.errors import InvalidFields, NotFound
 from kit.origin import Origin
@@ -112,7 +113,7 @@ async def on_approval_rejected(tx: WriteSession, event: ApprovalRejected) -> Non
 
 def _is_cancelled_by_a_user(event: ApprovalCancelled) -> bool:
     """False if the approvals service cancelled the request because its subject was withdrawn or submitted again."""
-    return _is_of_contract_or_amendment(event) and event.decided_by != "service:approvals"
+    return _is_of_contract_or_amendment(event) and not event.decided_by.startswith(SERVICE_PREFIX)
 
 
 @on(ApprovalCancelled, accepts=_is_cancelled_by_a_user, dead_lettered=_report_lost_outcome)

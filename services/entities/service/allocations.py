@@ -191,10 +191,7 @@ async def _find_targets(tx: ReadSession, drafts: Sequence[AllocationDraft]) -> _
     )
     pairs = [(draft, targets.find_entity(draft)) for draft in drafts if draft.converted is None]
     conversions = list({_conversion(draft, entity) for draft, entity in pairs if entity})
-    if any(conversion.source != conversion.target for conversion in conversions):
-        rates = await service.rates.find(tx, conversions)
-    else:  # saves the query
-        rates = [domain.rates.derive(conversion, {}) for conversion in conversions]
+    rates = await service.rates.find(tx, conversions)
     return replace(targets, rates=dict(zip(conversions, rates, strict=True)))
 
 

@@ -25,8 +25,9 @@ async def record(tx: WriteSession, drafts: Sequence[RateDraft], *, confirmed: bo
 
 async def find(tx: ReadSession, conversions: Sequence[Conversion]) -> Sequence[DerivedRate | None]:
     """Return the rate of each conversion, in their order; None if there is none."""
-    base = await store.entities.find_base_currency(tx)
-    quotes = await store.rates.find_quotes(tx, set(conversions))
+    foreign = {conversion for conversion in conversions if conversion.source != conversion.target}
+    base = await store.entities.find_base_currency(tx) if foreign else ""
+    quotes = await store.rates.find_quotes(tx, foreign) if foreign else {}
     rates = {each: domain.rates.derive(each, quotes.get(each.day, {}), base) for each in conversions}
     missing = [conversion for conversion, rate in rates.items() if rate is None]
     if missing:  # rare, so that other conversions don't pay for the quotes of all pairs

@@ -66,8 +66,7 @@ async def reverse_all(
     open_rows = [row for row in rows if _is_open(row, corrections[row.id])]
     reversals = [_reversal(row, corrections[row.id], tx.origin, day, reason) for row in open_rows]
     await store.allocations.append(tx, reversals)
-    for reversal, row in zip(reversals, open_rows, strict=True):
-        outbox.append(tx, events.published.allocation_reversed(reversal, row))
+    outbox.append_all(tx, map(events.published.allocation_reversed, reversals, open_rows))
     return reversals
 
 
