@@ -64,6 +64,13 @@ class Settings(BaseSettings):
     drain_s: float = 8.0
     """How long calls in progress may take to finish after SIGTERM."""
 
+    rendering_workers_max: int = 2
+    """Maximum number of documents that one replica renders at once; others wait."""
+    rendering_timeout_s: float = 20.0
+    """How long rendering a document may take, and how long a call waits for its turn."""
+    rendering_memory_bytes_max: int = 2 * 1024 * 1024 * 1024
+    """Maximum address space of a process that renders a document; it uses about half of that."""
+
     http_header_bytes_max: int = 32 * 1024
     """Maximum size of request line and headers of a REST call."""
     http_header_timeout_s: float = 10.0

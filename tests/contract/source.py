@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(path.parent.name for path in ROOT.glob("services/*/main.py"))
-SHARED = ("kit", "contract", "eventing", "serving", "clients")
+SHARED = ("kit", "contract", "eventing", "rendering", "serving", "clients")
 """The shared layers; each may import only those before it."""
 RUNTIME = (*SHARED, "services", "gateway", "deploy")
 """Everything that runs in production or in the local stack."""

@@ -90,6 +90,8 @@ def test_clean_source_breaks_no_rule() -> None:
         (layers.layers_import_downwards, "rpc__budgets", "from services.x.models.budgets import BudgetRow"),
         (layers.layers_import_downwards, "domain__budgets", "from kit import db"),
         (layers.layers_import_downwards, "service__budgets", "from contract.values import money_to_proto"),
+        (layers.layers_import_downwards, "documents__pdf", "from services.x.domain.budgets import BudgetDraft"),
+        (layers.layers_import_downwards, "documents__pdf", "from rendering.renderer import Renderer"),
         (packages.services_have_one_shape, "heard", ""),
         (layers.domain_is_pure, "domain__budgets", "import sqlalchemy"),
         (layers.domain_is_pure, "domain__budgets", "async def find(): ..."),

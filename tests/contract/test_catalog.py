@@ -24,6 +24,7 @@ APPEND_ONLY = {
     "cost_split_reversals",
     "contract_signatures",
     "contract_notices",
+    "invoice_documents",
 }
 READ_ACROSS_TENANTS = {"outbox", "timers"}
 """Tables whose rows the service processes for all tenants."""

@@ -19,6 +19,7 @@ from kit import rates as kit_rates
 from kit.auth import ROLES
 from kit.errors import BillingError
 from kit.settings import Settings
+from rendering import errors as rendering_errors
 from serving import audit, operations
 from serving.calls import CallPipeline, Servicer
 from tests.contract import contract
@@ -324,7 +325,7 @@ class TestReasons:
         assert contract.reasons_of(f"billing.{service}.v1") <= named
 
     def test_common_reasons_and_errors_match(self) -> None:
-        errors = [*errors_in(kit_errors), *errors_in(operations), *errors_in(audit)]
+        errors = [*errors_in(kit_errors), *errors_in(rendering_errors), *errors_in(operations), *errors_in(audit)]
         codes = {kind.reason: kind.code.name for kind in errors}
         assert set(codes) == contract.reasons_of("billing.type.v1")
         assert codes == {reason: code for reason, code in contract.reasons().items() if reason in codes}

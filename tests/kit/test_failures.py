@@ -25,7 +25,7 @@ from tests.kit.conftest import ServedProbe
 from tests.kit.probe import DoRequest
 
 ROOT = Path(__file__).parents[2]
-SHARED = ("kit", "contract", "eventing", "serving", "clients", "gateway", "services")
+SHARED = ("kit", "contract", "eventing", "rendering", "serving", "clients", "gateway", "services")
 SECRET = "Canary-4711"
 
 INSERT = text(

@@ -22,7 +22,7 @@ _FLOAT_SQL: Final = re.compile(r"(?i)\bdouble precision\b|::\s*(real|float\d?)\b
 def no_float_in_money(source: Source) -> list[Violation]:
     """No `float`, float literal, float function or float column where amounts of money may be."""
     modules = [
-        *source.layers("domain", "service", "store", "convert", "models", "ledger"),
+        *source.layers("domain", "service", "store", "convert", "models", "ledger", "documents"),
         *(source[name] for name in ("kit.money", "contract.values") if name in source),
     ]
     return [violation for module in modules for violation in _floats(module)]

@@ -23,6 +23,7 @@ LAYERS: Final[Mapping[str, frozenset[str]]] = {
         "clients": "clients domain errors",
         "events.published": "convert domain models errors",
         "ledger": "ledger models domain errors",
+        "documents": "documents",
         "service": "service ledger store models domain errors clients metrics events.published",
         "rpc": "rpc service ledger convert store domain errors clients events.published",
         "events.consumers": "service convert domain errors clients",
@@ -41,7 +42,8 @@ SHARED_OF: Final[Mapping[str, frozenset[str]]] = {
         "convert": "kit contract",
         "metrics": "",
         "ledger": "kit eventing clients",
-        "service": "kit eventing clients",
+        "documents": "kit.money rendering.texts",
+        "service": "kit eventing clients rendering.renderer",
     }.items()
 }
 """What these layers may import of the shared layers; the others may import all of them."""

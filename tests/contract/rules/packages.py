@@ -9,10 +9,11 @@ KNOWS: Final[Mapping[str, frozenset[str]]] = {
     "kit": frozenset(),
     "contract": frozenset({"kit"}),
     "eventing": frozenset({"kit"}),
+    "rendering": frozenset({"kit"}),
     "serving": frozenset({"kit", "contract", "eventing"}),
     "gateway": frozenset({"kit", "contract", "serving"}),
     "clients": frozenset({"kit", "contract", "eventing", "serving"}),
-    "services": frozenset({"kit", "contract", "eventing", "serving", "clients"}),
+    "services": frozenset({"kit", "contract", "eventing", "rendering", "serving", "clients"}),
 }
 """The packages at the top, and which of the others each may import."""
 
@@ -34,7 +35,10 @@ PARTS: Final = frozenset({
     "migrations",
 })  # fmt: skip
 """What every service has."""
-EXTRA_PARTS: Final[Mapping[str, frozenset[str]]] = {"budgets": frozenset({"ledger"})}
+EXTRA_PARTS: Final[Mapping[str, frozenset[str]]] = {
+    "budgets": frozenset({"ledger"}),
+    "entities": frozenset({"documents"}),
+}
 OPTIONAL_PARTS: Final = frozenset({"metrics"})
 
 FILE_LINES_MAX: Final = 450
@@ -117,7 +121,7 @@ def generic_packages_name_no_business(source: Source) -> list[Violation]:
     """The gateway and the shared layers below `clients` use no word of the business."""
     return [
         module.violation(1, f"names {', '.join(sorted(nouns))}")
-        for module in source.of("gateway", "contract", "eventing", "serving")
+        for module in source.of("gateway", "contract", "eventing", "rendering", "serving")
         if (nouns := words(module, without=HTTP_WORDS) & NOUNS - ALLOWED_NOUNS.get(module.file, frozenset()))
     ]
 
