@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 from prometheus_client import Counter
 
+from kit.cache import TtlCache
 from kit.errors import RateLimited
 from kit.settings import Settings
 from kit.telemetry import log
@@ -60,7 +61,7 @@ class RateLimits:
         self._lease_size = max(1, math.ceil(self._limit / _LEASES_PER_WINDOW))
         url = settings.database_url.get_secret_value()
         self._pool = asyncpg.create_pool(url, min_size=0, max_size=4, command_timeout=_DATABASE_TIMEOUT_S)
-        self._allowances: dict[UUID, _Allowance] = {}
+        self._allowances: TtlCache[UUID, _Allowance] = TtlCache(_TENANTS_MAX)
         self._policy = ("ratelimit-policy", f'"default";q={self._limit};w={self._window_s}')
 
     async def open(self) -> None:
@@ -71,9 +72,8 @@ class RateLimits:
         """Count one request and return the RateLimit headers. Raises RateLimited."""
         allowance = self._allowances.get(tenant_id)
         if allowance is None:
-            if len(self._allowances) >= _TENANTS_MAX:
-                self._allowances.clear()
-            allowance = self._allowances[tenant_id] = _Allowance()
+            allowance = _Allowance()
+            self._allowances.set(tenant_id, allowance)
         while allowance.leased < 1 or allowance.window_end <= time.monotonic():
             if allowance.window_end > time.monotonic() and allowance.unleased < 1:
                 raise RateLimited(

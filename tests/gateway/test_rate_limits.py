@@ -73,6 +73,17 @@ async def test_most_requests_need_no_database_call(replica: Replica, tenant: UUI
     assert LEASES.labels("granted")._value.get() - before == 10
 
 
+async def test_further_tenant_replaces_only_the_oldest_allowance(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.rate_limits._TENANTS_MAX", 2)
+    limits, tenants = await replica(), [uuid4() for _ in range(3)]
+    before = LEASES.labels("granted")._value.get()
+    for tenant in (*tenants, *tenants[1:]):
+        await limits.acquire(tenant)
+    assert LEASES.labels("granted")._value.get() - before == 3
+
+
 async def test_new_window_accepts_requests_again(replica: Replica, tenant: UUID) -> None:
     limits = await replica(rate_limit=10, rate_window_s=1)
     assert 10 <= await count_accepted(limits, tenant, 30) <= 20  # the window may end meanwhile

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 from clients.rates import RateQuery
 from kit import clock
+from kit.cache import TtlCache
 from kit.db import ReadSession
 from kit.money import Money
 from kit.origin import Origin
@@ -16,12 +18,15 @@ from services.approvals.domain.routes import Amounts, Route
 from services.approvals.domain.rules import Facts, Rule
 from services.approvals.errors.approvals import NoRuleMatches
 
+_TENANTS_MAX: Final = 1_000
+"""Maximum number of tenants whose rules are cached: each has up to 500 rules."""
+
 
 class RuleCache:
-    """The active rules of all tenants; read again when a tenant's rules have changed."""
+    """The active rules of tenants; read from the database again when a tenant's rules have changed."""
 
     def __init__(self) -> None:
-        self._rules: dict[UUID, tuple[int, Sequence[Rule]]] = {}
+        self._rules: TtlCache[UUID, tuple[int, Sequence[Rule]]] = TtlCache(_TENANTS_MAX)
 
     async def get(self, tx: ReadSession) -> Sequence[Rule]:
         """Return the active rules of the tenant, as of this transaction."""
@@ -30,7 +35,7 @@ class RuleCache:
         if cached and cached[0] == revision:
             return cached[1]
         rules = await store.rules.list_active(tx)
-        self._rules[tx.tenant_id] = revision, rules
+        self._rules.set(tx.tenant_id, (revision, rules))
         return rules
 
 
