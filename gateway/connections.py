@@ -21,6 +21,7 @@ from gateway import problems
 from gateway.http_types import Response
 from kit.errors import BillingError, HeadersTooLarge, MalformedRequest, RequestTimeout
 from kit.settings import Settings
+from kit.telemetry import log
 
 OPEN = Gauge("billing_gateway_connections", "Open connections of clients.")
 CLOSED = Counter("billing_gateway_connections_closed", "Connections that the gateway closed, by reason.", ("reason",))
@@ -111,7 +112,11 @@ class Connections:
     def check(self, now: float) -> None:
         """Close the connections whose time is over at `now`, by the clock of the loop."""
         for connection in list(self._open):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception as error:  # noqa: BLE001 - a fault of one connection must not end the limits of all
+                log.error("connection not checked", exc_info=error)
+                connection.abort("internal_error")
 
 
 class Connection(HttpToolsProtocol):

@@ -99,8 +99,9 @@ def _status_of_service(error: aio.AioRpcError) -> status_pb2.Status:
                 return status_pb2.Status.FromString(value)
             except DecodeError:
                 break
-    log.warning("a service sent no error details", code=error.code().name)
-    return to_status(_error_of_grpc(error))
+    closest = _error_of_grpc(error)
+    log.warning("a service sent no error details", code=error.code().name, **closest.metadata)
+    return to_status(closest)
 
 
 def _error_of_grpc(error: grpc.RpcError) -> BillingError:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.connections import Connections
 from kit.settings import Settings
 from tests.gateway.backend import Backend
 from tests.gateway.conftest import BASE, BUDGET
@@ -168,3 +169,29 @@ class TestManyConnections:
             await is_served(gateway.port)
             sending.writer.write(b"a" * (60_000 - 19) + b'"}')
             assert (await sending.response())[0] == 200
+
+
+class _Checked:
+    """Stands in for a connection."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.calls = error, list[str]()
+
+    def check(self, now: float) -> None:
+        self.calls.append("check")
+        if self.error:
+            raise self.error
+
+    def abort(self, reason: str) -> None:
+        self.calls.append(reason)
+
+
+def test_fault_of_one_connection_does_not_end_the_checks_of_others(
+    settings: Callable[..., Settings], logs: list[dict[str, Any]]
+) -> None:
+    connections = Connections(settings("gateway"), 10)
+    faulty, other = _Checked(RuntimeError("closed")), _Checked()
+    connections._open |= {faulty: None, other: None}  # type: ignore[dict-item]
+    connections.check(1.0)
+    assert (faulty.calls, other.calls) == (["check", "internal_error"], ["check"])
+    assert [line["event"] for line in logs] == ["connection not checked"]
