@@ -1,10 +1,12 @@
 """The `buf.validate` rules of a field, and the texts that error messages derive from them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from buf.validate import validate_pb2
+from google.protobuf.descriptor import Descriptor
 
 from kit.errors import Violation
 
@@ -41,6 +43,27 @@ def count_limit(field: Any) -> tuple[int, str] | None:
     if rules.map.HasField("max_pairs"):
         return rules.map.max_pairs, "map.max_pairs"
     return None
+
+
+class LimitedField(NamedTuple):
+    """A field that is a list or map with a limit, or that has such fields in its messages."""
+
+    name: str
+    limit: tuple[int, str] | None
+    repeated: bool
+    inner: "Mapping[int, LimitedField]"
+
+
+@cache
+def limited_fields(descriptor: Descriptor) -> Mapping[int, LimitedField]:
+    """Return the limited fields of a message type by their numbers."""
+    fields = {}
+    for field in descriptor.fields:
+        nested, limit = field.message_type, count_limit(field)
+        inner = limited_fields(nested) if nested and nested.full_name.startswith("billing.") else {}
+        if limit or inner:
+            fields[field.number] = LimitedField(field.name, limit, field.is_repeated, inner)
+    return fields
 
 
 def too_many(path: str, limit: tuple[int, str]) -> Violation:

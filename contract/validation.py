@@ -7,20 +7,20 @@ the items of one that is too long are not visited.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import cache, lru_cache, partial
 from importlib.resources import files
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from zoneinfo import available_timezones
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from contract import fast_validation
-from contract.field_rules import UNKNOWN, allowed_values, count_limit, example_suffix, too_many
+from contract.field_rules import UNKNOWN, LimitedField, allowed_values, example_suffix, limited_fields, too_many
 from kit import ids, money
 from kit.errors import VIOLATIONS_MAX, InvalidFields, Violation
 
@@ -89,39 +89,21 @@ def _violations(request: Message) -> Iterator[Violation]:
                 yield violation
 
 
-class _Lists(NamedTuple):
-    """A field of a message type that is a list or map with a limit, or that has such fields in its messages."""
-
-    name: str
-    limit: tuple[int, str] | None
-    repeated: bool
-    inner: "Sequence[_Lists]"
-
-
-@cache
-def _lists(descriptor: Descriptor) -> Sequence[_Lists]:
-    lists = []
-    for field in descriptor.fields:
-        nested = field.message_type
-        inner = _lists(nested) if nested and nested.full_name.startswith("billing.") else ()
-        limit = count_limit(field)
-        if limit or inner:
-            lists.append(_Lists(field.name, limit, field.is_repeated, inner))
-    return lists
-
-
 def _without_long_lists(request: Message) -> tuple[Message, list[Violation]]:
     """Return the request without the lists and maps that are longer than their limits, and their violations."""
-    if not _first(_long_lists(_lists(request.DESCRIPTOR), request, "")):
+    fields = limited_fields(request.DESCRIPTOR)
+    if not _first(_long_lists(fields, request, "")):
         return request, []
     rest = type(request)()
     rest.CopyFrom(request)
-    return rest, _first(_long_lists(_lists(request.DESCRIPTOR), rest, "", clear=True))
+    return rest, _first(_long_lists(fields, rest, "", clear=True))
 
 
-def _long_lists(fields: Sequence[_Lists], message: Message, path: str, *, clear: bool = False) -> Iterator[Violation]:
+def _long_lists(
+    fields: Mapping[int, LimitedField], message: Message, path: str, *, clear: bool = False
+) -> Iterator[Violation]:
     """Yield the violation of each list or map that is too long; with `clear`, empty it."""
-    for field in fields:
+    for field in fields.values():
         if field.repeated:
             items = getattr(message, field.name)
             if field.limit and len(items) > field.limit[0]:

@@ -5,12 +5,11 @@ An empty item takes two bytes on the wire, but a hundred once it is parsed: a me
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor
 
-from contract.field_rules import count_limit, too_many
+from contract.field_rules import LimitedField, limited_fields, too_many
 from kit.errors import InvalidFields, MalformedBody
 
 UNSCANNED_BYTES_MAX: Final = 64 * 1024
@@ -21,31 +20,11 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES: Final = {_FIXED64: 8, _FIXED32: 4}
 
 
-class _Field(NamedTuple):
-    """A field with a limit or with inner messages that have lists."""
-
-    name: str
-    limit: tuple[int, str] | None
-    repeated: bool
-    inner: "Mapping[int, _Field]"
-
-
-@cache
-def _fields(descriptor: Descriptor) -> Mapping[int, _Field]:
-    fields = {}
-    for field in descriptor.fields:
-        nested, limit = field.message_type, count_limit(field)
-        inner = _fields(nested) if nested and nested.full_name.startswith("billing.") else {}
-        if limit or inner:
-            fields[field.number] = _Field(field.name, limit, field.is_repeated, inner)
-    return fields
-
-
 def check_counts(descriptor: Descriptor, payload: bytes) -> None:
     """Raise InvalidFields if a list or map has more items than its limit, MalformedBody if the bytes are no message."""
     if len(payload) <= UNSCANNED_BYTES_MAX:
         return
-    fields = _fields(descriptor)
+    fields = limited_fields(descriptor)
     if not fields:
         return
     try:
@@ -61,7 +40,7 @@ class _Scan:
         self._payload = payload
         self._fields_left = _FIELDS_MAX
 
-    def message(self, fields: Mapping[int, _Field], start: int, end: int, path: Sequence[Any]) -> None:
+    def message(self, fields: Mapping[int, LimitedField], start: int, end: int, path: Sequence[Any]) -> None:
         """Scan one message. Raises InvalidFields, MalformedBody, or IndexError where the bytes end early."""
         counts = dict.fromkeys(fields, 0)
         at = start

@@ -1,7 +1,7 @@
 """The NATS users, and what each of them may do: publish its own events, and consume those that it handles.
 
-Nobody else can publish the events of a service or of an outside system. `python -m deploy.nats_users` prints the block
-`authorization` for the configuration of a server, with the passwords as variables of its environment.
+No other user can publish the events of a service or of an outside system. `python -m deploy.nats_users` prints the
+block `authorization` for the configuration of a server, with the passwords as variables of its environment.
 """
 
 import ast
@@ -9,12 +9,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Final
 
+from deploy.local.paths import ROOT
 from eventing.subjects import STREAM, durable, inbox_prefix
 
-ROOT: Final = Path(__file__).parent.parent
 _API: Final = "$JS.API"
 
 
