@@ -5,7 +5,7 @@ describes containers and external servers. Each worker has its own database, a c
 servers end with pytest.
 
 Isolation: every test has its own tenant (`tenant`), separated by row-level security. Nothing is truncated, and the
-services run for all tests of a worker. After each test no transaction may be open.
+services run for all tests of a worker. After each test no transaction may be open, and no task of test code may run.
 
     tenant                          UUID, new for each test
     token(role=…, tenant=…, …)      returns a JWT: role, tenant, subject, entity_scope, department_scope, any claim
@@ -44,7 +44,7 @@ from nats.aio.client import Client
 
 from kit.db import Database
 from kit.settings import Settings
-from tests.harness import log_capture, observe, servers
+from tests.harness import leaks, log_capture, observe, servers
 from tests.harness.callers import Caller
 from tests.harness.databases import Cluster, Copy
 from tests.harness.observe import AuditRow, OutboxEvent, PublishedEvents, eventually
@@ -84,6 +84,20 @@ def _prepared_cluster(config: pytest.Config) -> Cluster:
         if "TEST_DATABASE_URL" in os.environ:
             cleanup.callback(lambda: uvloop.run(cluster.drop()))
     return config.stash[_CLUSTER]
+
+
+@pytest.fixture(scope="session", autouse=True)
+async def no_sockets_left() -> AsyncIterator[None]:
+    """Set up first, so that it ends last: all fixtures must have closed their sockets."""
+    async with leaks.no_sockets_left():
+        yield
+
+
+@pytest.fixture(autouse=True)
+async def no_tasks_left() -> AsyncIterator[None]:
+    """Set up after the fixtures of wider scope, whose tasks may go on."""
+    async with leaks.no_tasks_left():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -295,7 +309,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Check for open transactions after every test that uses the database."""
     for item in items:
         if isinstance(item, pytest.Function) and "database" in item.fixturenames:
-            item.fixturenames.insert(0, "no_open_transactions")
+            item.fixturenames.insert(item.fixturenames.index("no_tasks_left"), "no_open_transactions")
 
 
 @pytest.fixture

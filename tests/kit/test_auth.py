@@ -1,6 +1,7 @@
 """Only valid tokens are accepted: of a known key, for our audience, not expired; all others are rejected as invalid."""
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -326,13 +327,13 @@ class HangingIssuer:
         self.responds.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        self.requests += 1
-        await self.responds.wait()
         head = f"HTTP/1.1 200 OK\r\ncontent-length: {len(self.key_set)}\r\nconnection: close\r\n\r\n"
-        writer.write(head.encode() + self.key_set)
-        await writer.drain()
-        writer.close()
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError, EOFError):
+            await reader.readuntil(b"\r\n\r\n")
+            self.requests += 1
+            await self.responds.wait()
+            writer.write(head.encode() + self.key_set)
+            await writer.drain()
 
 
 class TestHangingSource:
@@ -343,6 +344,7 @@ class TestHangingSource:
         yield issuer, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks.json"
         issuer.responds.set()
         server.close()
+        await server.wait_closed()  # also for the connections of clients that gave up
 
     async def test_new_tokens_of_known_keys_are_not_stalled(
         self,
