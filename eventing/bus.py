@@ -36,7 +36,7 @@ _STATUS: Final = re.compile(rb"NATS/1\.0 |(?s:.*)\r\n[ \t]*Status[ \t]*:")
 
 
 class _Client(Client):
-    """A client to which publishers can send no message that it can't read, or takes for a status of the server.
+    """A client to which publishers can send no message that it can't read, or mistakes for a status of the server.
 
     Bytes that are not UTF-8 in a subject would end the loop that reads the connection, and a stored message with a
     status would never be acknowledged, so it would be delivered for ever. Consumers reject what is left of them.

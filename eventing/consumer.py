@@ -126,8 +126,8 @@ def on(
     with the same event, also concurrently and in two replicas, so it must be idempotent: store a key derived from the
     event in the same transaction as the effect. `dependencies` is that of the Service.
 
-    `dead_lettered` is called when the event becomes a dead letter, for events whose handling somebody waits for: it
-    shows them that the event was not handled.
+    `dead_lettered` is called when the event becomes a dead letter, for events whose effect a user waits for: it
+    stores that the event was not handled.
     """
     return lambda handle: Handler(handle.__name__, event, handle, own_transaction, accepts, dead_lettered)
 

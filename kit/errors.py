@@ -287,8 +287,9 @@ class ConcurrencyLimited(ResourceExhausted):
     reason = "CONCURRENCY_LIMITED"
 
     def __init__(self, resource: str) -> None:
+        name = resource.replace("_", " ")
         super().__init__(
-            f"The tenant has reached its share of {resource}; retry when some of its calls have ended.",
+            f"The tenant has reached its share of {name}; retry when some of its calls have ended.",
             retry_after_s=1.0,
             resource=resource,
         )

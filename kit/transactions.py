@@ -57,7 +57,7 @@ class _Pool(AsyncAdaptedQueuePool):
 def create_engine(url: str, name: str, waiting: Callable[[], int], **options: Any) -> AsyncEngine:
     """Return an engine that neither begins nor commits by itself, and hands out no closed connection.
 
-    `name` is that of its pool in metrics; `waiting` returns how many transactions wait before they ask the pool.
+    `name` is that of its pool in metrics; `waiting` returns how many transactions wait before they use the pool.
     """
     engine = create_async_engine(url, isolation_level="AUTOCOMMIT", hide_parameters=True, poolclass=_Pool, **options)
     event.listen(engine.sync_engine, "checkout", _check_open)

@@ -42,8 +42,8 @@ _PRUNE_EVERY_S = 3600
 _MEASURE_EVERY_S = 10.0
 _RECONNECT_S = 1.0
 _UNCOMPRESSED_ONLY = 1
-"""A set of compression algorithms, as bits: gRPC decompresses a message before anything knows who sent it, and eight
-kilobytes can become eight megabytes."""
+"""A set of compression algorithms, as bits: gRPC decompresses a message before its sender is authenticated, and
+eight kilobytes can become eight megabytes."""
 
 
 @dataclass(frozen=True, slots=True)

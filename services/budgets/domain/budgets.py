@@ -135,7 +135,7 @@ class BudgetDraft:
     carry_overspend: bool
     late_posting_days: int
     covers_descendants: bool
-    """True for a group budget, which also takes costs of the entities below its entity."""
+    """True for a group budget, which is also charged with costs of the entities below its entity."""
     state: BudgetState
 
 

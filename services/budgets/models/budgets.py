@@ -71,7 +71,7 @@ class BudgetRow(VersionedRow):
     late_posting_days: Mapped[int] = mapped_column(Integer, default=LATE_POSTING_DAYS_DEFAULT)
     """How many days after its period a rolled-over budget accepts postings that are dated in it."""
     covers_descendants: Mapped[bool] = mapped_column(Boolean, default=False)
-    """True for a group budget, which also takes costs of the entities below its entity."""
+    """True for a group budget, which is also charged with costs of the entities below its entity."""
     locked_until_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """The first time that no period lock covers, in its time zone; None without a lock."""
     carried_forward: Mapped[Decimal | None] = mapped_column(AMOUNT)
