@@ -120,7 +120,7 @@ class Batcher(Generic[RequestT, ResultT]):
         """`process` handles a batch in one transaction: it returns a result for each request, or raises for all.
 
         A batch that fails is retried, in halves if need be: `process` must have no effect twice for one request.
-        `recent` is what other batchers of the same work see, too; one tenant can't use `reserve` of the queue.
+        Batchers of the same work share `recent`. One tenant can't use the part `reserve` of the queue.
         """
         self._process = process
         self._recent = recent or RecentTenants()

@@ -153,6 +153,15 @@ class RecentTenants:
         return time.monotonic() - seen < _CONTENDED_S
 
 
+def _remove(waiting: dict[UUID, deque[asyncio.Future[None]]], tenant_id: UUID, turn: "asyncio.Future[None]") -> None:
+    """Remove a call that gave up from its queue, which is therefore never longer than the calls in progress."""
+    turns = waiting.get(tenant_id)
+    if turns and turn in turns:
+        turns.remove(turn)
+        if not turns:
+            del waiting[tenant_id]
+
+
 class Gate:
     """Limits how many calls of one tenant run at once; further ones wait in the order of their arrival.
 
@@ -185,6 +194,8 @@ class Gate:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self.leave(tenant_id)
+            else:
+                _remove(self._waiting, tenant_id, turn)
             raise
 
     def _has_room(self, tenant_id: UUID, running: int) -> bool:
@@ -234,6 +245,8 @@ class FairSlots:
         except BaseException as error:
             if turn.done() and not turn.cancelled():
                 self.release(tenant_id)
+            else:
+                _remove(self._waiting, tenant_id, turn)
             if isinstance(error, TimeoutError):
                 REFUSALS.labels(self._resource, "all").inc()
                 raise Overloaded from None

@@ -40,7 +40,8 @@ class Admission:
         self._streams = OpenStreams(capacity, reserve)
         self._arrived = 0
         self._shutting_down = False
-        telemetry.CALLS_IN_PROGRESS.set_function(lambda: self._arrived)  # evaluated on scrape, at no cost per call
+        # Evaluated on scrape, at no cost per call.
+        telemetry.CALLS_IN_PROGRESS.set_function(lambda: self.calls_in_progress)
         STREAMS_IN_PROGRESS.set_function(lambda: len(self._streams))
 
     @property

@@ -240,7 +240,7 @@ class _UnaryPipeline:
             admission.depart()
 
     async def _authorize(self, metadata: "_Metadata", log_fields: dict[str, str]) -> "_Caller":
-        """Return the caller. Raises the errors of authentication and of `Access.check`."""
+        """Return the caller. Raises the errors of authentication and of `AccessRule.check`."""
         metadata.check()
         principal = await self._calls.authenticate(metadata)
         actor = self._access.actor(principal, metadata.get("x-actor"))

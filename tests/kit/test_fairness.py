@@ -1,6 +1,8 @@
 """Shares of tenants: unused capacity is available to all, and no tenant uses the share of another."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -20,6 +22,16 @@ def fill(shares: Shares, tenant_id: UUID) -> int:
         except (ConcurrencyLimited, Overloaded):
             return amount
     raise AssertionError("there is no limit")
+
+
+async def cancel(*calls: Coroutine[Any, Any, None]) -> None:
+    """Start calls, which wait, and cancel them."""
+    tasks = [asyncio.create_task(call) for call in calls]
+    await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=5)
+    assert all(task.cancelled() for task in tasks)
 
 
 class TestShares:
@@ -154,6 +166,12 @@ class TestGate:
         gate.leave(ALICE)
         await asyncio.wait_for(gate.enter(ALICE), 5)
 
+    async def test_cancelled_calls_leave_the_queue_at_once(self) -> None:
+        gate = Gate(1, 1, RecentTenants())
+        await gate.enter(ALICE)
+        await cancel(gate.enter(ALICE), gate.enter(ALICE))
+        assert not gate._waiting
+
 
 class TestSlots:
     async def test_tenants_that_wait_are_served_in_turn(self) -> None:
@@ -206,3 +224,11 @@ class TestSlots:
         slots.release(ALICE)
         first.cancel()
         await asyncio.wait_for(second, 5)
+
+    async def test_cancelled_and_refused_calls_leave_the_queue_at_once(self) -> None:
+        slots = FairSlots("connections", 1, 0.0)
+        await slots.acquire(ALICE, 5)
+        await cancel(slots.acquire(ALICE, 5), slots.acquire(BOB, 5))
+        with pytest.raises(Overloaded):
+            await slots.acquire(BOB, 0.01)
+        assert not slots._waiting
