@@ -120,6 +120,21 @@ SAMPLES: Final = (
         unique_field="name", filter_fields=("entity_id",),
     ),
     Sample(
+        "issuer", "billing-profiles",
+        {
+            "name": "Acme Shared Services", "legal_name": "Acme Shared Services GmbH", "vat_id": "DE136695976",
+            "registration_number": "HRB 123456", "currency_code": "EUR", "time_zone": "Europe/Berlin",
+            "address": {
+                "lines": ["Hauptstr. 1"], "postal_code": "10115", "city": "Berlin", "country_code": "DE",
+            },
+            "electronic_address": {"scheme": "EM", "id": "invoices@acme.example"},
+            "email": "invoices@acme.example", "phone": "+49 30 1234567", "contact_name": "Accounts receivable",
+            "bank_account": {"iban": "DE89370400440532013000", "bic": "COBADEFFXXX"},
+            "payment_instructions": "Please state the number of the invoice with the payment.",
+        },
+        unique_field="name",
+    ),
+    Sample(
         "purchases", "approval-rules",
         {
             "name": "Purchases", "request_type": "PURCHASE", "ladder": "purchases",

@@ -18,7 +18,7 @@ from tests.harness.callers import Refusal
 SETUP: Final = (
     "CreateEntity", "CreateDepartment", "SetExchangeRates", "CreateBudget", "CreateBudget", "Charge", "CreateHold",
     "CreateAllocationRule", "AllocateCost", "SplitCost", "CreateApprovalRule", "CreateDelegation", "CreateApproval",
-    "CreateContract", "SubmitContract", "SignContract", "ActivateContract", "CreateAmendment",
+    "CreateContract", "SubmitContract", "SignContract", "ActivateContract", "CreateAmendment", "CreateBillingProfile",
 )  # fmt: skip
 """RPCs that make a resource of each kind, in order. A service with a new kind of resource adds an RPC."""
 _STREAM_S: Final = 5.0
@@ -127,6 +127,9 @@ class World:
         for code in ("code", "contract_number"):
             if code in request.DESCRIPTOR.fields_by_name:
                 setattr(request, code, self.marker.upper()[:20])
+        for prefix in ("invoice_prefix", "statement_prefix", "credit_note_prefix"):
+            if prefix in request.DESCRIPTOR.fields_by_name:  # unique in the tenant
+                setattr(request, prefix, f"{self.marker.upper()}-{prefix[:2].upper()}-")
         if name == "CreateEntity":
             request.parent_id = ""
         if name == "Charge":

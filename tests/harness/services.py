@@ -17,6 +17,7 @@ from billing.budgets.v1.period_lock_service_pb2_grpc import PeriodLockServiceStu
 from billing.entities.v1.allocation_rule_service_pb2_grpc import AllocationRuleServiceStub
 from billing.entities.v1.allocation_service_pb2_grpc import AllocationServiceStub
 from billing.entities.v1.amendment_service_pb2_grpc import AmendmentServiceStub
+from billing.entities.v1.billing_profile_service_pb2_grpc import BillingProfileServiceStub
 from billing.entities.v1.contract_service_pb2_grpc import ContractServiceStub
 from billing.entities.v1.cost_service_pb2_grpc import CostServiceStub
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
@@ -47,6 +48,7 @@ class Entities:
         self.contracts = ContractServiceStub(channel)
         self.amendments = AmendmentServiceStub(channel)
         self.costs = CostServiceStub(channel)
+        self.billing_profiles = BillingProfileServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

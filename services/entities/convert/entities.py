@@ -83,7 +83,7 @@ def draft_from_proto(request: entity_service_pb2.CreateEntityRequest) -> EntityD
         tax_id=request.tax_id,
         registration_number=request.registration_number,
         tax_rate_bp=request.tax_rate_bp,
-        address=_address(request.address) if request.HasField("address") else None,
+        address=address_from_proto(request.address) if request.HasField("address") else None,
         time_zone=request.time_zone or TIME_ZONE_DEFAULT,
         fiscal_year_start_month=request.fiscal_year_start_month or FISCAL_YEAR_START_MONTH_DEFAULT,
         payment_terms_days=(
@@ -107,7 +107,13 @@ def filter_from_proto(request: entity_service_pb2.ListEntitiesRequest) -> Entity
     )
 
 
-def _address(message: AddressMessage) -> Address:
+def address_to_proto(address: Address) -> AddressMessage:
+    """Convert a postal address."""
+    return AddressMessage(**address)
+
+
+def address_from_proto(message: AddressMessage) -> Address:
+    """Convert a postal address of a validated request."""
     return Address(
         lines=list(message.lines),
         postal_code=message.postal_code,
@@ -146,7 +152,7 @@ def changes_from_proto(request: entity_service_pb2.UpdateEntityRequest) -> Mappi
     if changes.get("consolidation") and request.consolidation:
         changes["consolidation"] = _consolidation(request.consolidation)
     if changes.get("address"):
-        changes["address"] = _address(request.address)
+        changes["address"] = address_from_proto(request.address)
     if "metadata" in changes:
         changes["labels"] = dict(changes.pop("metadata"))
     return changes

@@ -8,6 +8,7 @@ from services.entities.rpc import (
     allocation_rules,
     allocations,
     amendments,
+    billing_profiles,
     contracts,
     costs,
     departments,
@@ -22,6 +23,7 @@ __all__ = [
     "allocation_rules",
     "allocations",
     "amendments",
+    "billing_profiles",
     "contracts",
     "costs",
     "departments",
@@ -43,4 +45,5 @@ def servicers(db: Database, pages: Pages, clients: Clients) -> Sequence[Servicer
         allocation_rules.AllocationRuleServicer(db, pages),
         contracts.ContractServicer(db, pages, clients.approvals),
         amendments.AmendmentServicer(db, pages, clients.approvals),
+        billing_profiles.BillingProfileServicer(db, pages),
     )

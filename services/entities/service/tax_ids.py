@@ -52,13 +52,16 @@ TAX_IDS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
 """The kinds of tax ids of companies by country, each with an example. Spaces, dots and dashes are ignored."""
 
 
-def check(country_code: str, tax_id: str) -> None:
-    """Raise InvalidFields if the tax id is invalid in the country; empty ids and unsupported countries are accepted."""
+def check(country_code: str, tax_id: str, *, field: str = "tax_id") -> None:
+    """Raise InvalidFields for `field` if the tax id is invalid in the country.
+
+    Empty ids and unsupported countries are accepted.
+    """
     kinds = TAX_IDS.get(country_code, ())
     if tax_id and kinds and not any(_module(kind).is_valid(tax_id) for kind, _ in kinds):
         examples = " or ".join(example for _, example in kinds)
         text = f"must be a tax number of {country_code} with the right check digits, such as {examples}; not {tax_id!r}"
-        raise InvalidFields([Violation("tax_id", text, "known.tax_id")])
+        raise InvalidFields([Violation(field, text, "known.tax_id")])
 
 
 @cache
