@@ -144,8 +144,8 @@ def test_every_request_ends_and_is_approved_only_with_all_required_approvals(
     if change.outcome is ApprovalAction.APPROVE:
         assert set(approvals) == required
         assert requester not in set().union(*approvals.values())
-        assert all(is_approved(step, approvals[step.name]) for rule in rule_set.rules for step in rule.spec.steps
-                   if step.name in required)  # fmt: skip
+        assert all(is_approved(step, approvals[step.name], left_out(rule.spec, step, requester))
+                   for rule in rule_set.rules for step in rule.spec.steps if step.name in required)  # fmt: skip
 
 
 def approve(workflow: Workflow, user_id: str, now: datetime, approvals: dict[str, set[str]]) -> WorkflowChange:
@@ -162,10 +162,16 @@ def approve(workflow: Workflow, user_id: str, now: datetime, approvals: dict[str
     return change
 
 
-def is_approved(step: RuleStep, users: set[str]) -> bool:
+def left_out(spec: RuleSpec, step: RuleStep, requester: str) -> set[str]:
+    """The requester if their slot may be left out: their manager replaces them in one parallel step only."""
+    others = {approver.name for other in spec.steps if other is not step for approver in other.approvers}
+    return {requester} if spec.flow is Flow.PARALLEL and requester in others else set()
+
+
+def is_approved(step: RuleStep, users: set[str], left_out: set[str]) -> bool:
     """True if these users are enough to approve the step. The escalation approver alone is."""
     approvers = {approver.name for approver in step.approvers}
     if "boss" in users:
         return True
-    required = {Mode.ANY: 1, Mode.ALL: len(approvers), Mode.QUORUM: step.quorum}[step.mode]
+    required = {Mode.ANY: 1, Mode.ALL: len(approvers - left_out), Mode.QUORUM: step.quorum}[step.mode]
     return len(users & approvers) >= required
