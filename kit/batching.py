@@ -15,7 +15,7 @@ from uuid import UUID
 
 from kit.cache import TtlCache
 from kit.db import sqlstate, to_billing_error
-from kit.errors import BillingError, ConcurrencyLimited, Overloaded, Unavailable
+from kit.errors import BillingError, ConcurrencyLimited, Conflict, Overloaded, Unavailable
 from kit.fairness import RecentTenants, Shares
 from kit.tasks import cancel_and_wait
 from kit.telemetry import log
@@ -159,14 +159,20 @@ class Batcher(Generic[RequestT, ResultT]):
             await asyncio.sleep(LINGER_STEP_S)
 
     async def _process_batch(self, batch: "Sequence[_Item[RequestT, ResultT]]") -> None:
+        # Outside of the `except` block: the errors of a retry belong to other callers and must not refer to this one.
+        if error := await self._try(batch):
+            await self._retry(batch, error)
+
+    async def _try(self, batch: "Sequence[_Item[RequestT, ResultT]]") -> Exception | None:
+        """Process a batch and set its results. Returns the error if that fails."""
         try:
             results = await self._process([item.request for item in batch])
         except Exception as error:  # noqa: BLE001 - no caller may be left without a result
-            await self._retry(batch, error)
-            return
+            return error
         for item, result in zip(batch, results, strict=True):
             if not item.result.done():
                 item.result.set_result(result)
+        return None
 
     async def _retry(self, batch: "Sequence[_Item[RequestT, ResultT]]", error: Exception) -> None:
         """Retry a failed batch: halve it until the request that fails is alone, so that the others succeed."""
@@ -187,7 +193,7 @@ class Batcher(Generic[RequestT, ResultT]):
         else:
             if not isinstance(billing_error or error, BillingError):
                 log.error("a request of a batch failed", exc_info=error)
-            batch[0].fail(error)
+            batch[0].fail(Conflict() if sqlstate(error) == _UNIQUE_VIOLATION else error)
 
     async def _retry_after_reconnect(self, batch: "Sequence[_Item[RequestT, ResultT]]") -> None:
         """Queue the batch again. It may have been committed; its idempotency keys then prevent a second effect."""

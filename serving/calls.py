@@ -8,7 +8,6 @@ Streams are counted apart from unary calls, and end at once when the process shu
 
 import asyncio
 import time
-import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
@@ -190,21 +189,20 @@ class _UnaryPipeline:
         started = time.perf_counter()
         metadata = _Metadata(context.invocation_metadata() or ())
         code, log_fields = StatusCode.OK, {"request_id": metadata.get("x-request-id", "")[:_REQUEST_ID_MAX]}
-        fault: BaseException | None = None
+        raised: BaseException | None = None
         parent = Trace.from_header(metadata.get("traceparent"))
         with telemetry.span(self._method, parent, SpanKind.SERVER, self._attributes) as trace:
             token = telemetry.current.set(trace)
             try:
                 running = self._run(payload, context, metadata, trace, log_fields)
-                del payload  # see _clear_frames
+                del payload  # see _forget_frames
                 return await running
             except BaseException as exception:
                 if isinstance(exception, asyncio.CancelledError) and _is_cancelled():
                     code = StatusCode.CANCELLED  # the client is gone, so no status can be sent
                     raise
                 error = _to_error(exception, log_fields)
-                code, fault = error.code, exception if isinstance(error, Internal) else None
-                _clear_frames(exception)
+                code, raised = error.code, exception
                 await _abort(context, error)
                 raise
             finally:
@@ -215,10 +213,11 @@ class _UnaryPipeline:
                         {"rpc.response.status_code": code.name},
                         error_type="" if code is StatusCode.OK else log_fields.get("reason", code.name),
                         fault=code.name in telemetry.FAULTS,
-                        exception=fault,
+                        exception=raised if code is StatusCode.INTERNAL else None,
                     )
                 log.info("call", rpc_method=self._method, code=code.name, ms=round(seconds * 1e3, 2), **log_fields)
                 telemetry.current.reset(token)
+                _forget_frames(raised)
 
     async def _run(
         self, payload: bytes, context: Context, metadata: "_Metadata", trace: Trace, log_fields: dict[str, str]
@@ -374,16 +373,14 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _clear_frames(exception: BaseException) -> None:
-    """Free what the functions that raised an exception refer to, above all the request.
+def _forget_frames(exception: BaseException | None) -> None:
+    """Remove the references of an exception to the functions that raised it, which hold above all the request.
 
     gRPC keeps the exception of an aborted call in a reference cycle, which only the garbage collector frees: too seldom
-    for large requests.
+    for large requests. The frames themselves are not cleared: some may belong to work for other calls, which goes on.
     """
-    raised: BaseException | None = exception
-    while raised is not None:
-        traceback.clear_frames(raised.__traceback__)
-        raised = raised.__context__
+    if exception is not None:
+        exception.__traceback__ = exception.__context__ = exception.__cause__ = None
 
 
 async def _abort(context: Context, error: BillingError) -> None:

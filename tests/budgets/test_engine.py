@@ -32,7 +32,7 @@ from services.budgets.ledger.posting import Submission
 from services.budgets.ledger.store import LedgerTransaction
 from services.budgets.main import compose
 from tests.budgets.budgets_api import BudgetsApi, line, numbers
-from tests.harness.callers import Caller, refusal
+from tests.harness.callers import Caller, Refusal, refusal
 from tests.harness.observe import until_blocked
 from tests.harness.services import Budgets, Entities, Served, served
 
@@ -341,6 +341,26 @@ class TestContention:
         assert (refused.code, refused.reason) == (grpc.StatusCode.ABORTED, "CONFLICT")
         assert refused.retry_after_s
         assert await api.charge(budget, "5", "k")
+
+    async def test_refused_charge_does_not_affect_those_that_wait_for_a_lock(
+        self, api: BudgetsApi, admin: "Pool[asyncpg.Record]"
+    ) -> None:
+        locked, full = await api.open("100"), await api.open("1")
+
+        async def charge_both(number: int) -> None:
+            charged, refused = await asyncio.gather(
+                api.charge(locked, "1", f"k{number}"), refusal(api.charge(full, "2")), return_exceptions=True
+            )
+            assert isinstance(refused, Refusal)
+            assert refused.reason == "BUDGET_EXCEEDED"
+            if not isinstance(charged, Charge):
+                assert isinstance(charged, grpc.aio.AioRpcError)
+                assert charged.code() is grpc.StatusCode.ABORTED
+
+        async with admin.acquire() as connection, connection.transaction():
+            await connection.execute(LOCKED, ids.BUDGET.parse(locked.id))
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(charge_both(number) for number in range(20)))
 
     async def test_after_a_lost_connection_every_charge_is_made_once(
         self, api: BudgetsApi, admin: "Pool[asyncpg.Record]"

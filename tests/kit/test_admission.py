@@ -12,6 +12,7 @@ import pytest
 from grpc import StatusCode, aio
 
 from kit.auth import ServiceTokens
+from kit.errors import Conflict
 from kit.origin import Call
 from kit.settings import Settings
 from serving import admission
@@ -213,6 +214,36 @@ class TestMemory:
                 assert resident_mib() - before < 60
             finally:
                 gc.enable()
+
+    async def test_work_for_several_calls_goes_on_when_the_error_of_one_is_returned(
+        self, probe: ServedProbe, finance: Caller
+    ) -> None:
+        """The error was raised in that work, while it handled another error: both refer to its frames."""
+        refused: asyncio.Future[DoReply] = asyncio.get_running_loop().create_future()
+        returned = asyncio.Event()
+
+        def fail_with(error: Exception) -> None:
+            raise error
+
+        async def work() -> str:
+            try:
+                fail_with(ValueError())
+            except ValueError:
+                try:
+                    fail_with(Conflict())
+                except Conflict as error:
+                    refused.set_exception(error)
+                await returned.wait()
+            return "done"
+
+        async def depends_on_work(request: Any, call: Call) -> DoReply:
+            return await refused
+
+        probe.servicer.on_call = depends_on_work
+        working = asyncio.create_task(work())
+        assert (await refusal(finance.call(probe.stub.Do, DoRequest()))).reason == "CONFLICT"
+        returned.set()
+        assert await asyncio.wait_for(working, 5) == "done"
 
 
 def resident_mib() -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from kit import batching
 from kit.batching import Batcher
-from kit.errors import BillingError
+from kit.errors import BillingError, Conflict
 from tests.harness.observe import eventually
 
 ALICE, BOB = UUID(int=1), UUID(int=2)
@@ -85,11 +85,31 @@ class TestFailures:
             outcomes = await asyncio.gather(*requests, return_exceptions=True)
         assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == [processor.failing["r3"]]
 
-    @pytest.mark.parametrize("error", [UniqueViolation(), LockNotAvailable()])
-    async def test_a_request_that_always_fails_is_given_up(
-        self, processor: Processor, batcher: Batcher[str, str], error: Exception
+    async def test_the_error_of_a_request_refers_to_no_error_of_other_requests(
+        self, processor: Processor, batcher: Batcher[str, str]
     ) -> None:
         processor.go.set()
+        processor.failing = {"r0": LockNotAvailable(), "r1": ValueError("broken")}
+        outcomes = await asyncio.gather(*(batcher.submit(ALICE, f"r{n}") for n in range(2)), return_exceptions=True)
+        assert [error.__context__ for error in outcomes if isinstance(error, Exception)] == [None, None]
+
+    async def test_key_whose_reply_another_replica_stores_is_a_conflict_after_the_last_attempt(
+        self, processor: Processor, batcher: Batcher[str, str]
+    ) -> None:
+        processor.go.set()
+        processor.failing = {"r1": UniqueViolation()}
+        requests = [batcher.submit(ALICE, f"r{n}") for n in range(4)]
+        async with asyncio.timeout(5):
+            r0, r1, *others = await asyncio.gather(*requests, return_exceptions=True)
+        assert isinstance(r1, Conflict)
+        assert [r0, *others] == ["r0 done", "r2 done", "r3 done"]
+        assert len(processor.batches) < 60
+
+    async def test_a_request_that_always_fails_is_given_up(
+        self, processor: Processor, batcher: Batcher[str, str]
+    ) -> None:
+        processor.go.set()
+        error = LockNotAvailable()
         processor.failing = {"r1": error}
         requests = [batcher.submit(ALICE, f"r{n}") for n in range(4)]
         async with asyncio.timeout(5):
