@@ -15,8 +15,10 @@ from kit.settings import Settings
 from services.entities.main import compose
 from tests.entities.allocation_api import AllocationApi
 from tests.entities.amendment_api import AmendmentApi
+from tests.entities.billing_profile_api import BillingProfileApi
 from tests.entities.contract_api import ContractApi
 from tests.entities.entities_api import EntitiesApi
+from tests.entities.invoice_api import InvoiceApi
 from tests.entities.rules_api import RulesApi
 from tests.entities.timer_replicas import TimerlessService
 from tests.harness.callers import Caller
@@ -39,6 +41,16 @@ def api(api_for: Callable[[Caller], EntitiesApi], finance: Caller) -> EntitiesAp
 @pytest.fixture
 def contracts(api: EntitiesApi) -> ContractApi:
     return ContractApi(api)
+
+
+@pytest.fixture
+def profiles(entities: Entities, finance: Caller) -> BillingProfileApi:
+    return BillingProfileApi(finance, entities)
+
+
+@pytest.fixture
+def invoices(entities: Entities, finance: Caller) -> InvoiceApi:
+    return InvoiceApi(finance, entities)
 
 
 @pytest.fixture

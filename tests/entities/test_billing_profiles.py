@@ -28,11 +28,6 @@ UNKNOWN = "bpr_" + "0" * 32
 IBAN = "DE89370400440532013000"
 
 
-@pytest.fixture
-def profiles(entities: Entities, finance: Caller) -> BillingProfileApi:
-    return BillingProfileApi(finance, entities)
-
-
 def prefixes_of(profile: BillingProfile) -> tuple[str, str, str]:
     return profile.invoice_prefix, profile.statement_prefix, profile.credit_note_prefix
 

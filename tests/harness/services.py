@@ -23,6 +23,7 @@ from billing.entities.v1.cost_service_pb2_grpc import CostServiceStub
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
+from billing.entities.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 from grpc import aio
 from pydantic import SecretStr
@@ -49,6 +50,7 @@ class Entities:
         self.amendments = AmendmentServiceStub(channel)
         self.costs = CostServiceStub(channel)
         self.billing_profiles = BillingProfileServiceStub(channel)
+        self.invoices = InvoiceServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

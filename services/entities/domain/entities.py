@@ -50,6 +50,7 @@ class EntityAction(StrEnum):
     ADD_DEPARTMENT = "given a department"
     ADD_COST = "given a cost"
     ADD_CONTRACT = "given a contract"
+    ADD_INVOICE = "given an invoice"
     MOVE = "moved"
     DEACTIVATE = "deactivated"
 
@@ -60,6 +61,7 @@ ENTITY_TRANSITIONS: Final[Mapping[tuple[EntityState, EntityAction], EntityState]
     (EntityState.ACTIVE, EntityAction.ADD_DEPARTMENT): EntityState.ACTIVE,
     (EntityState.ACTIVE, EntityAction.ADD_COST): EntityState.ACTIVE,
     (EntityState.ACTIVE, EntityAction.ADD_CONTRACT): EntityState.ACTIVE,
+    (EntityState.ACTIVE, EntityAction.ADD_INVOICE): EntityState.ACTIVE,
     (EntityState.ACTIVE, EntityAction.MOVE): EntityState.ACTIVE,
     (EntityState.ACTIVE, EntityAction.DEACTIVATE): EntityState.INACTIVE,
 }

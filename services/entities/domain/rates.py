@@ -114,7 +114,7 @@ def derive(conversion: Conversion, quotes: Mapping[Pair, Quote], base: str = "")
         return DerivedRate(Derivation.DIRECT, quote.rate, quote.effective_date)
     inverse = _leg(source, target, quotes)
     if inverse:
-        return DerivedRate(Derivation.INVERSE, _rounded(inverse[0]), inverse[1])
+        return DerivedRate(Derivation.INVERSE, round_rate(inverse[0]), inverse[1])
     rates = (_cross(conversion, (via,), quotes) for via in _vias(quotes, base))
     return next((rate for rate in rates if rate), None)
 
@@ -148,7 +148,7 @@ def _cross(conversion: Conversion, via: tuple[str, ...], quotes: Mapping[Pair, Q
         if leg is None:
             return None
         rate, since = rate * leg[0], max(since, leg[1])
-    return DerivedRate(Derivation.CROSS, _rounded(rate), since, via)
+    return DerivedRate(Derivation.CROSS, round_rate(rate), since, via)
 
 
 def _leg(source: str, target: str, quotes: Mapping[Pair, Quote]) -> tuple[Fraction, date] | None:
@@ -166,5 +166,6 @@ def _vias(quotes: Mapping[Pair, Quote], base: str) -> Iterator[str]:
     yield from sorted({currency for pair in quotes for currency in pair}.difference(preferred))
 
 
-def _rounded(rate: Fraction) -> Decimal:
+def round_rate(rate: Fraction) -> Decimal:
+    """Round half to even to RATE_DIGITS."""
     return _DIVISION.divide(Decimal(rate.numerator), Decimal(rate.denominator))

@@ -26,6 +26,9 @@ from billing.entities.v1.events_pb2 import (
     EntityDeactivated,
     EntityMoved,
     ExchangeRatesChanged,
+    InvoiceDrafted,
+    InvoiceIssued,
+    InvoiceVoided,
     PurchaseOrderLimitReached,
 )
 from billing.entities.v1.exchange_rate_pb2 import CurrencyPair
@@ -40,6 +43,7 @@ from services.entities.models.allocations import AllocationRow
 from services.entities.models.amendments import AmendmentRow
 from services.entities.models.contracts import ContractRow
 from services.entities.models.entities import DepartmentRow, EntityRow
+from services.entities.models.invoices import InvoiceRow
 from services.entities.models.rates import ExchangeRateRow
 
 
@@ -304,4 +308,43 @@ def purchase_order_limit_reached(
         used=money_to_proto(use.used),
         threshold_bp=threshold_bp,
         exceed_date=date_text(use.exceed_date),
+    )
+
+
+def invoice_drafted(invoice: InvoiceRow) -> InvoiceDrafted:
+    """Return the event that the draft of an invoice was created."""
+    return InvoiceDrafted(
+        invoice_id=ids.INVOICE.format(invoice.id),
+        entity_id=ids.ENTITY.format(invoice.entity_id),
+        period_start_date=invoice.period_start.isoformat(),
+        period_end_date=invoice.period_end.isoformat(),
+        total=money_to_proto(invoice.money(invoice.total)),
+    )
+
+
+def invoice_issued(invoice: InvoiceRow) -> InvoiceIssued:
+    """Return the event that an invoice was issued."""
+    return InvoiceIssued(
+        invoice_id=ids.INVOICE.format(invoice.id),
+        type=invoice.type,
+        number=invoice.number,
+        entity_id=ids.ENTITY.format(invoice.entity_id),
+        billing_profile_id=ids.BILLING_PROFILE.format(invoice.billing_profile_id),
+        period_start_date=invoice.period_start.isoformat(),
+        period_end_date=invoice.period_end.isoformat(),
+        net=money_to_proto(invoice.money(invoice.net)),
+        tax=money_to_proto(invoice.money(invoice.tax)),
+        total=money_to_proto(invoice.money(invoice.total)),
+        issue_date=date_text(invoice.issue_date),
+        due_date=date_text(invoice.due_date),
+    )
+
+
+def invoice_voided(invoice: InvoiceRow) -> InvoiceVoided:
+    """Return the event that an invoice was withdrawn."""
+    return InvoiceVoided(
+        invoice_id=ids.INVOICE.format(invoice.id),
+        number=invoice.number,
+        entity_id=ids.ENTITY.format(invoice.entity_id),
+        reason=invoice.void_reason,
     )

@@ -13,6 +13,7 @@ from services.entities.rpc import (
     costs,
     departments,
     entities,
+    invoices,
     rates,
     scopes,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "costs",
     "departments",
     "entities",
+    "invoices",
     "rates",
     "scopes",
     "servicers",
@@ -46,4 +48,5 @@ def servicers(db: Database, pages: Pages, clients: Clients) -> Sequence[Servicer
         contracts.ContractServicer(db, pages, clients.approvals),
         amendments.AmendmentServicer(db, pages, clients.approvals),
         billing_profiles.BillingProfileServicer(db, pages),
+        invoices.InvoiceServicer(db, pages),
     )

@@ -13,12 +13,14 @@ from services.entities.store import (
     documents,
     entities,
     hierarchies,
+    invoices,
     number_series,
     placements,
     purchase_orders,
     rates,
     scopes,
     splits,
+    unbilled,
     usage,
 )
 
@@ -35,11 +37,13 @@ __all__ = [
     "documents",
     "entities",
     "hierarchies",
+    "invoices",
     "number_series",
     "placements",
     "purchase_orders",
     "rates",
     "scopes",
     "splits",
+    "unbilled",
     "usage",
 ]

@@ -1,0 +1,124 @@
+"""Consolidated invoices: states, input types and problems."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from kit import resources
+from kit.errors import InvalidFields, Violation
+from services.entities.domain.billing_documents import RatePolicy
+from services.entities.domain.proration import DateRange
+from services.entities.errors.invoices import InvoiceStateForbids
+
+PERIOD_DAYS_MAX: Final = 366
+LINES_MAX: Final = 10_000
+"""Maximum number of lines of an invoice."""
+EINVOICE_PROBLEM: Final = "EINVOICE_INCOMPLETE"
+"""Code of problems that keep an invoice from being valid as an e-invoice."""
+LINES_SHOWN: Final = 200
+"""Lines that are part of the invoice resource."""
+
+
+class InvoiceState(StrEnum):
+    """Invoice.State."""
+
+    DRAFT = "DRAFT"
+    ISSUED = "ISSUED"
+    PARTIALLY_PAID = "PARTIALLY_PAID"
+    PAID = "PAID"
+    VOID = "VOID"
+
+
+class InvoiceAction(StrEnum):
+    """Actions on an invoice; the value is the past participle used in error messages."""
+
+    REFRESH = "refreshed"
+    ISSUE = "issued"
+    VOID = "voided"
+
+
+_S, _A = InvoiceState, InvoiceAction
+INVOICE_TRANSITIONS: Final[Mapping[tuple[InvoiceState, InvoiceAction], InvoiceState]] = {
+    (_S.DRAFT, _A.REFRESH): _S.DRAFT,
+    (_S.DRAFT, _A.ISSUE): _S.ISSUED,
+    (_S.DRAFT, _A.VOID): _S.VOID,
+    (_S.ISSUED, _A.VOID): _S.VOID,
+}
+"""All allowed transitions by actions; what is paid and credited decides between ISSUED, PARTIALLY_PAID and PAID."""
+
+OUTSTANDING: Final = frozenset({_S.ISSUED, _S.PARTIALLY_PAID})
+"""The states in which something may be open."""
+
+
+class Severity(StrEnum):
+    """InvoiceProblem.Severity."""
+
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class InvoiceProblem:
+    """A problem of a draft."""
+
+    severity: Severity
+    code: str
+    message: str
+    resource_id: str = ""
+    """In the format of the API; may be empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceTerms:
+    """Input for a draft."""
+
+    period: DateRange
+    currency: str
+    """Empty: that of the entity."""
+    rate_policy: RatePolicy
+    billing_profile_id: UUID | None
+    """None: the default profile."""
+    note: str
+    require_einvoice: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceFilter:
+    """Filters of a list of invoices; None or empty text does not filter."""
+
+    entity_id: UUID | None = None
+    state: InvoiceState | None = None
+    start: date | None = None
+    end: date | None = None
+    overdue: bool = False
+    """Only outstanding invoices that were due before today."""
+    text: str = ""
+    """Searched in number and recipient, ignoring case."""
+
+
+def check_period(period: DateRange) -> None:
+    """Raise InvalidFields if the period is empty or longer than PERIOD_DAYS_MAX days."""
+    latest = period.start + timedelta(days=PERIOD_DAYS_MAX)
+    if period.start < period.end <= latest:
+        return
+    text = f"must be after period_start_date, and {latest} at the latest ({PERIOD_DAYS_MAX} days)"
+    raise InvalidFields([Violation("period_end_date", text, "invoice.period")])
+
+
+def advance(invoice_id: UUID, state: InvoiceState, action: InvoiceAction) -> InvoiceState:
+    """Return the state after `action`. Raises InvoiceStateForbids naming the states in which it is allowed."""
+    return resources.advance(INVOICE_TRANSITIONS, invoice_id, state, action, InvoiceStateForbids)
+
+
+def open_amount(total: Decimal, offset: Decimal, paid: Decimal) -> Decimal:
+    """Return what is still to be paid; never below zero, also for an invoice with a negative total."""
+    return max(total - offset - paid, Decimal(0))
+
+
+def overpaid_amount(total: Decimal, offset: Decimal, paid: Decimal, refunded: Decimal) -> Decimal:
+    """Return the part of `paid` that exceeds what was to be paid and was not paid back."""
+    return max(paid - refunded - max(total - offset, Decimal(0)), Decimal(0))
