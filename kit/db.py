@@ -361,17 +361,20 @@ _ERRORS_BY_SQLSTATE: dict[str, type[Conflict | DeadlineExceeded]] = {
     "40001": Conflict,  # serialization_failure
     "57014": DeadlineExceeded,  # query_canceled: statement_timeout
 }
-_UNAVAILABLE_CLASSES = ("08", "57P", "53")  # connection exceptions, operator intervention, insufficient resources
+_UNAVAILABLE_STATES = ("08", "57P", "53", "58", "25P03", "25P04")
+"""Connection exceptions, operator intervention, insufficient resources, system errors, timeouts of transactions."""
 
 
 def to_billing_error(error: BaseException) -> BillingError | None:
     """Return the error that the caller gets for a database error; None for any other error, which is a bug."""
-    if isinstance(error, PoolTimeout | ConnectionError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+    if isinstance(error, PoolTimeout | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return Unavailable("The database")
+    if isinstance(error, OSError) and error.filename is None:  # of the network: not resolved, unreachable, refused
         return Unavailable("The database")
     state = sqlstate(error)
     if state in _ERRORS_BY_SQLSTATE:
         return _ERRORS_BY_SQLSTATE[state]()
-    if state.startswith(_UNAVAILABLE_CLASSES) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+    if state.startswith(_UNAVAILABLE_STATES) or (isinstance(error, DBAPIError) and error.connection_invalidated):
         return Unavailable("The database")
     return None
 

@@ -1,6 +1,8 @@
 """The call pipeline of unary RPCs: admission, deadline, overload, errors, logs and metrics, registration."""
 
 import asyncio
+import errno
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -284,6 +286,7 @@ class TestErrors:
             ExceptionGroup("secret", [ValueError("secret")]),
             database_error("42P01"),
             database_error("23505"),
+            FileNotFoundError(errno.ENOENT, "No such file", "keys.json"),
             aio.AioRpcError(StatusCode.NOT_FOUND, aio.Metadata(), aio.Metadata(), "secret"),
         ],
         ids=lambda raised: type(raised).__name__,
@@ -310,6 +313,10 @@ class TestErrors:
             (database_error("08006"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
             (database_error("57P01"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
             (database_error("53300"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+            (database_error("25P03"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+            (database_error("58030"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+            (socket.gaierror("secret"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
+            (OSError("Multiple exceptions: secret"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
             (PoolTimeout("secret"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
             (ConnectionRefusedError("secret"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),
             (asyncpg.InterfaceError("secret"), StatusCode.UNAVAILABLE, "UNAVAILABLE"),

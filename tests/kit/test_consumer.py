@@ -33,13 +33,19 @@ class TestEffect:
         assert (origin.tenant_id, origin.actor, origin.trace.trace_id) == (tenant, "carol", trace.trace_id)
 
     async def test_an_event_delivered_twice_has_one_effect(
-        self, consumer: Consumer, handler: FakeHandler, publish: Publish, results: Results
+        self,
+        consumer: Consumer,
+        jetstream: JetStreamContext,
+        handler: FakeHandler,
+        publish: Publish,
+        results: Results,
     ) -> None:
         event_id = await publish("one")
         await publish("one", event_id=event_id)
         await publish("one", event_id=event_id)
         await publish("last")
-        await eventually(lambda: _has_effect("effect of last", results))
+        await eventually(lambda: _has_effects(2, results))
+        await eventually(lambda: _has_handled_all(consumer, jetstream))
         assert sorted(await results.effects()) == ["effect of last", "effect of one"]
         assert handler.tries == 2
 
@@ -142,6 +148,12 @@ async def _has_effects(count: int, results: Results) -> bool:
     return len(await results.effects()) == count
 
 
+async def _has_handled_all(consumer: Consumer, jetstream: JetStreamContext) -> bool:
+    """True if no event is waiting for its delivery or acknowledgement."""
+    info = await jetstream.consumer_info("BILLING", consumer.name.replace(".", "_"))
+    return (info.num_ack_pending, info.num_pending) == (0, 0)
+
+
 class TestOwnTransaction:
     async def test_a_handler_gets_many_events_concurrently_and_is_retried(
         self, db: Database, jetstream: JetStreamContext, publish: Publish, results: Results, tenant: UUID,
@@ -238,10 +250,5 @@ class TestFailure:
         await publish(body=body, **headers)
         await publish("after")
         await eventually(lambda: _has_effect("effect of after", results))
-
-        async def nothing_is_pending() -> bool:
-            info = await jetstream.consumer_info("BILLING", consumer.name.replace(".", "_"))
-            return (info.num_ack_pending, info.num_pending) == (0, 0)
-
-        await eventually(nothing_is_pending)
+        await eventually(lambda: _has_handled_all(consumer, jetstream))
         assert await results.dead_letters() == []

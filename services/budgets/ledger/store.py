@@ -137,7 +137,7 @@ class LedgerConnection:
         """Roll back, or close the connection if that fails."""
         try:
             await connection.execute("rollback", timeout=1.0)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
             connection.terminate()
             self._connection = None
 
