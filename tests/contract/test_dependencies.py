@@ -20,6 +20,7 @@ GENERATED: Final = frozenset({"billing", "outside", "buf", "__future__"})
 
 IMPORTED_AS: Final[Mapping[str, tuple[str, ...]]] = {
     "cel-expr-python": ("cel_expr_python",),
+    "factur-x": ("facturx",),
     "googleapis-common-protos": ("google.api", "google.rpc"),
     "grpcio": ("grpc",),
     "grpcio-health-checking": ("grpc_health",),

@@ -92,6 +92,21 @@ def billing_document(lines: Sequence[DocumentLine], currency: str = "EUR", **cha
     return BillingDocument(**{**fields, **changed})
 
 
+def invoice(*lines: DocumentLine, currency: str = "EUR", **changed: Any) -> BillingDocument:
+    """An issued invoice with these lines, numbered from 1; with one at 20 % if there are none."""
+    numbered = [replace(each, number=number) for number, each in enumerate(lines or [amount_line("68.33")], 1)]
+    return billing_document(numbered, currency, **changed)
+
+
+def amount_line(amount: str, **changed: Any) -> DocumentLine:
+    """A line at 20 %."""
+    return line(1, amount, **{"tax_rate_bp": 2000, **changed})
+
+
+def untaxed(amount: str, treatment: TaxTreatment, **changed: Any) -> DocumentLine:
+    return line(1, amount, treatment=treatment, tax_rate_bp=0, **changed)
+
+
 def taxes_of(lines: Sequence[DocumentLine], currency: str) -> Sequence[TaxSubtotal]:
     groups: dict[tuple[TaxTreatment, int], Decimal] = {}
     for each in lines:

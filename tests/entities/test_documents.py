@@ -143,3 +143,15 @@ class TestStoredDocuments:
             await admin.execute(insert, hashlib.sha256(b"y").digest(), 1)
         with pytest.raises(asyncpg.CheckViolationError, match="invoice_documents_size_check"):
             await admin.execute(insert, hashlib.sha256(b"x").digest(), 2)
+
+
+class TestElectronicInvoices:
+    @pytest.mark.parametrize("file_format", [DocumentFormat.CII, DocumentFormat.UBL])
+    async def test_they_are_rendered_by_the_worker(self, renderer: Renderer, file_format: DocumentFormat) -> None:
+        content = await service.documents.render(renderer, uuid4(), full_document(), file_format)
+        assert content.startswith(b"<?xml")
+        assert b"ACME-2026-000042" in content
+
+    async def test_a_draft_has_none(self, renderer: Renderer) -> None:
+        with pytest.raises(ValueError, match="It is a draft"):
+            await service.documents.render(renderer, uuid4(), draft(full_document()), DocumentFormat.UBL)

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from kit.money import Money
-from services.entities.domain.billing_documents import BillingDocument, DocumentType, TaxTreatment
+from services.entities.domain.billing_documents import BillingDocument, DocumentType, LineKind, TaxTreatment
 from services.entities.domain.einvoice_rules import EinvoiceProblem, einvoice_problems, national_tax_id, vat_id
+from services.entities.domain.entities import Address
 from services.entities.domain.parties import BankAccount, ElectronicAddress
-from tests.entities.document_samples import BERLIN, ISSUER, RECIPIENT, document, line
+from tests.entities.billing_documents import ISSUER, RECIPIENT, amount_line, billing_document, invoice, untaxed
 
-NO_COUNTRY = {**BERLIN, "country_code": ""}
+NO_COUNTRY = Address(lines=["Ring 1"], postal_code="", city="Berlin", region="", country_code="")
 
 
 def rules(problems: list[EinvoiceProblem]) -> dict[str, str]:
@@ -22,20 +23,20 @@ def rules(problems: list[EinvoiceProblem]) -> dict[str, str]:
 
 def of(**fields: Any) -> dict[str, str]:
     """The violated rules of an invoice with these fields."""
-    return rules(einvoice_problems(document(**fields)))
+    return rules(einvoice_problems(invoice(**fields)))
 
 
 def not_subject(**fields: Any) -> BillingDocument:
-    return document(line("1.00", treatment=TaxTreatment.NOT_SUBJECT, tax_rate_bp=0), **fields)
+    return invoice(untaxed("1.00", TaxTreatment.NOT_SUBJECT), **fields)
 
 
 def reverse_charge(**fields: Any) -> BillingDocument:
-    return document(line("1.00", treatment=TaxTreatment.REVERSE_CHARGE, tax_rate_bp=0), **fields)
+    return invoice(untaxed("1.00", TaxTreatment.REVERSE_CHARGE), **fields)
 
 
 class TestProblems:
     def test_a_complete_invoice_has_none(self) -> None:
-        assert einvoice_problems(document()) == []
+        assert einvoice_problems(invoice()) == []
 
     def test_a_draft_of_a_complete_invoice_has_none(self) -> None:
         assert of(number="", issue_date=None, due_date=None) == {}
@@ -78,7 +79,7 @@ class TestProblems:
         assert of(recipient=replace(RECIPIENT, **changes)) == {rule: field}
 
     def test_a_recipient_needs_no_electronic_address_and_no_vat_id(self) -> None:
-        assert of(recipient=replace(RECIPIENT, electronic_address=None, vat_id="", registration_number="")) == {}
+        assert of(recipient=replace(RECIPIENT, vat_id="")) == {}
 
     def test_a_national_tax_id_together_with_a_registration_number_suffices(self) -> None:
         assert of(issuer=replace(ISSUER, vat_id="91-1144442")) == {}
@@ -100,14 +101,19 @@ class TestProblems:
         assert rules(einvoice_problems(not_subject(issuer=issuer))) == {"BR-CO-26": "issuer.registration_number"}
 
     def test_lines_not_subject_to_vat_can_not_be_mixed_with_others(self) -> None:
-        mixed = document(line("1.00"), line("1.00", treatment=TaxTreatment.NOT_SUBJECT, tax_rate_bp=0))
+        mixed = invoice(amount_line("1.00"), untaxed("1.00", TaxTreatment.NOT_SUBJECT))
         problems = einvoice_problems(mixed)
         assert rules(problems) == {"BR-O-11": "lines.tax_treatment"}
         assert "(STANDARD)" in problems[0].description
 
+    def test_an_exchange_difference_goes_with_taxed_lines(self) -> None:
+        difference = untaxed("-0.02", TaxTreatment.NOT_SUBJECT, kind=LineKind.EXCHANGE_DIFFERENCE)
+        assert einvoice_problems(invoice(amount_line("1.00"), difference)) == []
+        assert einvoice_problems(invoice(difference)) == []
+
     def test_three_decimal_places_can_not_be_expressed(self) -> None:
         issuer = replace(ISSUER, currency_code="BHD")
-        problems = einvoice_problems(document(currency="BHD", issuer=issuer))
+        problems = einvoice_problems(invoice(currency="BHD", issuer=issuer))
         assert rules(problems) == {"BR-DEC-14": "currency_code"}
         assert "Amounts in BHD have 3 decimal places" in problems[0].description
         assert of(issuer=issuer, issuer_tax=Money(Decimal("1.234"), "BHD")) == {"BR-DEC-15": "issuer_tax"}
@@ -123,15 +129,15 @@ class TestProblems:
 
     def test_nothing_to_pay_needs_no_bank_account(self) -> None:
         issuer = replace(ISSUER, bank_account=None)
-        assert einvoice_problems(document(line("-5.00"), issuer=issuer)) == []
-        note = document(line("5.00"), issuer=issuer, type=DocumentType.CREDIT_NOTE, credited_number="A-1")
+        assert einvoice_problems(invoice(amount_line("-5.00"), issuer=issuer)) == []
+        note = invoice(amount_line("5.00"), issuer=issuer, type=DocumentType.CREDIT_NOTE, credited_number="A-1")
         assert einvoice_problems(note) == []
 
     def test_a_credit_note_names_the_invoice(self) -> None:
         assert of(type=DocumentType.CREDIT_NOTE) == {"BR-55": "credited_number"}
 
     def test_an_invoice_has_lines(self) -> None:
-        assert of(lines=[]) == {"BR-16": "lines"}
+        assert rules(einvoice_problems(billing_document([]))) == {"BR-16": "lines"}
 
     def test_all_problems_are_listed_at_once(self) -> None:
         issuer = replace(ISSUER, address=None, vat_id="", electronic_address=None, bank_account=None)

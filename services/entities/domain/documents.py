@@ -43,6 +43,11 @@ class DocumentFormat(StrEnum):
         """Media type, as in Content-Type."""
         return _FILES[self][1]
 
+    @property
+    def is_einvoice(self) -> bool:
+        """True for an electronic invoice by EN 16931."""
+        return self in _EINVOICES
+
 
 _FILES: Final[Mapping[DocumentFormat, tuple[str, str]]] = {
     DocumentFormat.PDF: ("pdf", "application/pdf"),
@@ -53,6 +58,8 @@ _FILES: Final[Mapping[DocumentFormat, tuple[str, str]]] = {
     DocumentFormat.UBL: ("xml", "application/xml"),
     DocumentFormat.ZUGFERD: ("pdf", "application/pdf"),
 }
+
+_EINVOICES: Final = frozenset({DocumentFormat.CII, DocumentFormat.UBL, DocumentFormat.ZUGFERD})
 
 
 def file_name(document: BillingDocument, file_format: DocumentFormat) -> str:

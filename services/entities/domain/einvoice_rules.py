@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kit import money
-from services.entities.domain.billing_documents import BillingDocument, DocumentType, TaxTreatment
+from services.entities.domain.billing_documents import BillingDocument, DocumentType, LineKind, TaxTreatment
 from services.entities.domain.parties import Party
 
 
@@ -77,7 +77,7 @@ def national_tax_id(party: Party) -> str:
 
 
 def is_outside_vat(document: BillingDocument) -> bool:
-    """True if the document has lines that are not subject to VAT: then it may not name VAT ids (BR-O-02)."""
+    """True if the document has charges that are not subject to VAT: then it may not name VAT ids (BR-O-02)."""
     return TaxTreatment.NOT_SUBJECT in _treatments(document)
 
 
@@ -87,7 +87,10 @@ def requests_payment(document: BillingDocument) -> bool:
 
 
 def _treatments(document: BillingDocument) -> frozenset[TaxTreatment]:
-    return frozenset(line.treatment for line in document.lines)
+    """Return the treatments of the lines. Exchange differences, which carry no tax, go with any other line."""
+    all_lines = frozenset(line.treatment for line in document.lines)
+    charges = frozenset(line.treatment for line in document.lines if line.kind is not LineKind.EXCHANGE_DIFFERENCE)
+    return charges or all_lines
 
 
 _Found = Iterator[tuple[str, str, str]]
