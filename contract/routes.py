@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
@@ -41,8 +41,9 @@ class Route:
     service: str
     """The service that implements the RPC, for example "budgets"."""
     method: MethodDescriptor
-    creates: bool = False
-    """True if it creates a resource that a GET or DELETE route addresses by the id in the reply."""
+    collection: str = ""
+    """Template of the collection in which it creates a resource; a GET or DELETE route addresses the resource by the id
+    in the reply. Empty if it creates none."""
 
     @cached_property
     def rpc(self) -> str:
@@ -103,13 +104,22 @@ class Route:
         return self.method.output_type.full_name == "google.protobuf.Empty"
 
     @property
+    def creates(self) -> bool:
+        """True if it creates a resource that another route addresses."""
+        return bool(self.collection)
+
+    @property
     def posts_resource(self) -> bool:
         """True for a POST whose reply has an id."""
         return self.verb == "POST" and "id" in self.method.output_type.fields_by_name
 
     def path(self, variables: Mapping[str, str]) -> str:
         """Return the path with these values in place of its variables."""
-        return re.sub(r"\{(\w+)[^}]*\}", lambda match: quote(variables[match[1]], safe=""), self.template)
+        return _filled(self.template, variables)
+
+    def location(self, variables: Mapping[str, str], id: str) -> str:
+        """Return the path of the resource that it has created with this id."""
+        return f"{_filled(self.collection, variables)}/{id}"
 
     @cached_property
     def access(self) -> AccessRule:
@@ -136,12 +146,27 @@ def routes() -> list[Route]:
         for method in descriptors.pool().FindServiceByName(f"{file.package}.{service.name}").methods
         for route in routes_of(method, file.package.split(".")[1])
     ]
-    collections = {
-        route.template.rpartition("/{")[0]
-        for route in all_routes
-        if route.verb in {"GET", "DELETE"} and route.template[-1] == "}"
+    addressed = [route for route in all_routes if route.verb in {"GET", "DELETE"} and route.template[-1] == "}"]
+    collections = {route.template.rpartition("/{")[0] for route in addressed}
+    of_types = {
+        route.method.output_type.full_name: route.template.rpartition("/{")[0]
+        for route in addressed
+        if route.verb == "GET"
     }
-    return [replace(route, creates=route.posts_resource and route.template in collections) for route in all_routes]
+    return [replace(route, collection=_collection(route, collections, of_types)) for route in all_routes]
+
+
+def _collection(route: Route, collections: Collection[str], of_types: Mapping[str, str]) -> str:
+    """Return the collection in which a route creates a resource: its own path, or where such resources are read."""
+    if not route.posts_resource:
+        return ""
+    if route.template in collections:
+        return route.template
+    return of_types.get(route.method.output_type.full_name, "") if route.method.name.startswith("Create") else ""
+
+
+def _filled(template: str, variables: Mapping[str, str]) -> str:
+    return re.sub(r"\{(\w+)[^}]*\}", lambda match: quote(variables[match[1]], safe=""), template)
 
 
 def routes_of(method: MethodDescriptor, service: str) -> Iterator[Route]:

@@ -89,6 +89,6 @@ class UnaryEndpoint(RpcEndpoint):
         if self._keyed and (await call.trailing_metadata()).get("idempotency-replayed") == "true":
             headers.append(("idempotency-replayed", "true"))
         if self._route.creates and values["id"]:
-            headers.append(("location", f"{self._route.path(request.variables)}/{values['id']}"))
+            headers.append(("location", self._route.location(request.variables, values["id"])))
             return Response(201, codec.dumps(values), headers)
         return Response(200, codec.dumps(values), headers)

@@ -65,6 +65,12 @@ PANEL: Final = {
         "due_time": "2026-01-01T12:00:00+00:00", "reminded": True, "escalated": True,
     }],
 }  # fmt: skip
+PARTY: Final = {
+    "legal_name": "Acme SE", "vat_id": "DE123456788", "registration_number": "HRB 1", "email": "e", "phone": "p",
+    "contact_name": "c", "currency_code": "EUR", "electronic_address": {"scheme": "EM", "id": "e"},
+    "address": {"lines": ["A 1"], "postal_code": "1", "city": "c", "region": "r", "country_code": "DE"},
+    "bank_account": {"holder": "h", "iban": "i", "bic": "b"},
+}  # fmt: skip
 APPROVER: Final = {"kind": "USER", "name": "u"}
 
 OF_TYPE: Final[Mapping[Any, Callable[[Samples], Any]]] = {
@@ -100,6 +106,17 @@ OF_FIELD: Final[Mapping[str, Any]] = {
         **DATES, "old_part": "1.00", "new_part": "2.00", "old_total": "3.00", "new_total": "4.00",
         "fees": [{"number": 1, **DATES, "old": "1.00", "new": "2.00"}],
     },
+    "consolidated_invoices.issuer": PARTY, "consolidated_invoices.recipient": PARTY,
+    "consolidated_invoices.taxes": [
+        {"treatment": "STANDARD", "tax_rate_bp": 1900, "net": "100.00", "tax": "19.00"}
+    ],
+    "consolidated_invoices.rates": [
+        {"source": "USD", "target": "EUR", "rate": "0.9", "day": "2026-01-31", "effective_date": "2026-01-01"}
+    ],
+    "consolidated_invoices.problems": [
+        {"severity": "ERROR", "code": "c", "message": "m", "resource_id": "r"}
+    ],
+    "consolidated_invoices.state": "DRAFT", "consolidated_invoices.total": Decimal(100),
     "PhaseRecord.start_date": "2026-09-01", "PhaseRecord.fee": "9.00",
     # values of other rows
     "chain_ids": [ONE, TWO], "budget_entries.budget_id": ONE, "budgets.id": ONE, "to_proto.budget_id": ONE,
@@ -145,6 +162,15 @@ EMPTY: Final[Mapping[tuple[str, str], str]] = {
         )
     },
     ("budgets.events.published.approval_funds_settled", "hold_id"): "a raised budget has no hold",
+    **{("entities.convert.invoices.allocation_to_item", field): "set by fee_to_item" for field in ("contract_id",)},
+    **{
+        ("entities.convert.invoices.fee_to_item", field): "set by allocation_to_item"
+        for field in ("allocation_id", "category", "description", "source_ref")
+    },
+    **{
+        ("entities.convert.invoices.to_proto", field): "set by details_to_proto"
+        for field in ("lines", "eliminations", "problems")
+    },
     ("entities.convert.hierarchies.to_proto", "children.children"): "leaves of a hierarchy have no children",
 }
 """Fields that stay empty, by converter and field, with the reason."""

@@ -47,7 +47,7 @@ def details_to_proto(details: InvoiceDetails, *, dry_run: bool = False) -> Invoi
         Invoice(
             lines=[line_to_proto(line, row.currency_code, dry_run=dry_run) for line in details.lines],
             eliminations=[_elimination_to_proto(each, row.currency_code) for each in details.eliminations],
-            problems=map(_problem_to_proto, row.problems if row.state is InvoiceState.DRAFT else ()),
+            problems=map(_problem_to_proto, row.problems if row.state == InvoiceState.DRAFT else ()),
         )
     )
     if dry_run:

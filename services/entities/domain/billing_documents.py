@@ -14,7 +14,7 @@ from services.entities.domain.parties import Party
 
 
 class DocumentType(StrEnum):
-    """Invoice.Type, and credit notes; each has a number series of its own."""
+    """Types of documents; each has a number series of its own."""
 
     INVOICE = "INVOICE"
     STATEMENT = "STATEMENT"
@@ -34,18 +34,20 @@ class LineKind(StrEnum):
 
 
 class TaxTreatment(StrEnum):
-    """InvoiceLine.TaxTreatment, by the VAT categories of EN 16931."""
+    """InvoiceLine.TaxTreatment."""
 
     STANDARD = "STANDARD"
+    """Category S of EN 16931."""
     REVERSE_CHARGE = "REVERSE_CHARGE"
     """The recipient owes the tax (category AE)."""
     EXEMPT = "EXEMPT"
+    """Category E."""
     NOT_SUBJECT = "NOT_SUBJECT"
     """Inside a VAT group (category O)."""
 
 
 class RatePolicy(StrEnum):
-    """Invoice.RatePolicy: the rate that amounts are converted at."""
+    """Invoice.RatePolicy."""
 
     PERIOD_END = "PERIOD_END"
     """The rate of the last day of the period."""

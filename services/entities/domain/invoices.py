@@ -1,6 +1,6 @@
 """Consolidated invoices: states, input types and problems."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -9,8 +9,9 @@ from typing import Final
 from uuid import UUID
 
 from kit import resources
-from kit.errors import InvalidFields, Violation
+from kit.money import exponent
 from services.entities.domain.billing_documents import RatePolicy
+from services.entities.domain.field_violations import FieldViolation
 from services.entities.domain.proration import DateRange
 from services.entities.errors.invoices import InvoiceStateForbids
 
@@ -31,6 +32,14 @@ class InvoiceState(StrEnum):
     PARTIALLY_PAID = "PARTIALLY_PAID"
     PAID = "PAID"
     VOID = "VOID"
+
+
+class InvoiceType(StrEnum):
+    """Invoice.Type."""
+
+    INVOICE = "INVOICE"
+    STATEMENT = "STATEMENT"
+    """All lines are inside the issuer's VAT group."""
 
 
 class InvoiceAction(StrEnum):
@@ -100,13 +109,15 @@ class InvoiceFilter:
     """Searched in number and recipient, ignoring case."""
 
 
-def check_period(period: DateRange) -> None:
-    """Raise InvalidFields if the period is empty or longer than PERIOD_DAYS_MAX days."""
-    latest = period.start + timedelta(days=PERIOD_DAYS_MAX)
-    if period.start < period.end <= latest:
-        return
-    text = f"must be after period_start_date, and {latest} at the latest ({PERIOD_DAYS_MAX} days)"
-    raise InvalidFields([Violation("period_end_date", text, "invoice.period")])
+def violations(terms: InvoiceTerms) -> Iterator[FieldViolation]:
+    """Yield a violation if the period is empty or longer than PERIOD_DAYS_MAX days, or the currency unknown."""
+    period, latest = terms.period, terms.period.start + timedelta(days=PERIOD_DAYS_MAX)
+    if not period.start < period.end <= latest:
+        text = f"must be after period_start_date, and {latest} at the latest ({PERIOD_DAYS_MAX} days)"
+        yield FieldViolation("period_end_date", text, "invoice.period")
+    if terms.currency and exponent(terms.currency) is None:
+        text = f"must be an ISO 4217 currency code such as EUR, not {terms.currency!r}"
+        yield FieldViolation("currency_code", text, "money.currency")
 
 
 def advance(invoice_id: UUID, state: InvoiceState, action: InvoiceAction) -> InvoiceState:

@@ -17,13 +17,12 @@ from kit.money import Money
 from services.entities import domain
 from services.entities.domain.billing_documents import (
     AppliedDocumentRate,
-    DocumentType,
     LineKind,
     RatePolicy,
     TaxSubtotal,
     TaxTreatment,
 )
-from services.entities.domain.invoices import InvoiceProblem, InvoiceState, Severity
+from services.entities.domain.invoices import InvoiceProblem, InvoiceState, InvoiceType, Severity
 from services.entities.domain.parties import Party
 from services.entities.domain.proration import DateRange
 
@@ -36,7 +35,7 @@ class InvoiceRow(VersionedRow):
     __tablename__ = "consolidated_invoices"
     audited_as = ids.INVOICE
 
-    type: Mapped[DocumentType] = mapped_column(text_enum(DocumentType))
+    type: Mapped[InvoiceType] = mapped_column(text_enum(InvoiceType))
     number: Mapped[str] = mapped_column(String, default="")
     """Empty unless it was issued."""
     entity_id: Mapped[UUID] = mapped_column(Uuid)

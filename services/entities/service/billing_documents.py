@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kit.money import Money
-from services.entities.domain.billing_documents import BillingDocument, DocumentLine, Elimination
+from services.entities.domain.billing_documents import BillingDocument, DocumentLine, DocumentType, Elimination
 from services.entities.models.invoices import InvoiceEliminationRow, InvoiceLineRow, InvoiceRow
 
 
@@ -12,7 +12,7 @@ def of_invoice(
 ) -> BillingDocument:
     """Return the document of an invoice with these lines and eliminated charges."""
     return BillingDocument(
-        type=invoice.type,
+        type=DocumentType(invoice.type),
         number=invoice.number,
         issue_date=invoice.issue_date,
         due_date=invoice.due_date,

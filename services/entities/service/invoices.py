@@ -19,6 +19,7 @@ from services.entities.domain.invoices import (
     InvoiceProblem,
     InvoiceState,
     InvoiceTerms,
+    InvoiceType,
     Severity,
 )
 from services.entities.domain.parties import Party
@@ -48,7 +49,7 @@ async def create(tx: WriteSession, entity_id: UUID, terms: InvoiceTerms, *, dry_
     BillingProfileNotFound, BillingProfileMissing, BillingProfileInactive, InvoicePeriodTaken, InvoiceEmpty,
     InvoiceTooLarge, RateMissing.
     """
-    domain.invoices.check_period(terms.period)
+    service.field_violations.raise_any(domain.invoices.violations(terms))
     entity = await store.entities.lock_shared(tx, entity_id)
     profile = await service.billing_profiles.find_issuer(tx, terms.billing_profile_id)
     await store.invoices.lock_unbilled(tx)
@@ -146,7 +147,7 @@ def _set_content(
 ) -> None:
     content = result.content
     internal = all(line.tax.treatment is TaxTreatment.NOT_SUBJECT for line in content.lines)
-    invoice.type = DocumentType.STATEMENT if internal and content.lines else DocumentType.INVOICE
+    invoice.type = InvoiceType.STATEMENT if internal and content.lines else InvoiceType.INVOICE
     invoice.entity_ids = result.entity_ids
     invoice.issuer_record = profile.party.to_record()
     invoice.recipient_record = _recipient(entity).to_record()
@@ -259,7 +260,7 @@ async def issue(tx: WriteSession, invoice_id: UUID, *, etag: str) -> InvoiceDeta
     now = clock.now()
     issue_date = dates.date_in(profile.time_zone, now)
     # Last, because other issues of the series wait from here to the commit.
-    invoice.number = await store.number_series.take_next(tx, profile, invoice.type, issue_date.year)
+    invoice.number = await store.number_series.take_next(tx, profile, DocumentType(invoice.type), issue_date.year)
     invoice.state, invoice.issue_time, invoice.issue_date = state, now, issue_date
     invoice.due_date = issue_date + timedelta(days=invoice.payment_terms_days)
     await store.invoices.save(tx, invoice)

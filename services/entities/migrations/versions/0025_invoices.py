@@ -90,6 +90,9 @@ def _consolidated_invoices() -> None:
         on consolidated_invoices (tenant_id, entity_id, period_start) where state <> 'VOID'""")
     op.execute("create index consolidated_invoices_entity_idx on consolidated_invoices (tenant_id, entity_id, id)")
     op.execute("create index consolidated_invoices_state_idx on consolidated_invoices (tenant_id, state, id)")
+    op.execute(
+        "create index consolidated_invoices_profile_idx on consolidated_invoices (tenant_id, billing_profile_id)"
+    )
     op.execute("""
         create index consolidated_invoices_due_idx on consolidated_invoices (tenant_id, due_date, id)
         where state in ('ISSUED', 'PARTIALLY_PAID')""")
