@@ -122,15 +122,17 @@ class World:
     def _mark(self, request: Any, name: str) -> None:
         if name == "CreateApprovalRule":
             return  # a rule is for the whole tenant, and every request shows its name
+        if name == "CreateBillingProfile":  # every invoice shows its issuer
+            request.invoice_prefix, request.statement_prefix, request.credit_note_prefix = (
+                f"{self.marker.upper()}-{kind}-" for kind in ("INV", "STA", "CRE")
+            )
+            return
         for text in ("name", "display_name", "legal_name", "description", "title"):
             if text in request.DESCRIPTOR.fields_by_name and isinstance(getattr(request, text), str):
                 setattr(request, text, f"{self.marker} {getattr(request, text)}"[:80])
         for code in ("code", "contract_number"):
             if code in request.DESCRIPTOR.fields_by_name:
                 setattr(request, code, self.marker.upper()[:20])
-        for prefix in ("invoice_prefix", "statement_prefix", "credit_note_prefix"):
-            if prefix in request.DESCRIPTOR.fields_by_name:  # unique in the tenant
-                setattr(request, prefix, f"{self.marker.upper()}-{prefix[:2].upper()}-")
         if name == "CreateEntity":
             request.parent_id = ""
         if name == "Charge":
