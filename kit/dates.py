@@ -26,7 +26,16 @@ def day_start(day: date, time_zone: str) -> datetime:
     That is its first midnight; if a clock change skips midnight or the whole day, the moment of that change.
     Raises ZoneInfoNotFoundError for an unknown zone.
     """
-    return datetime.combine(day, time.min, ZoneInfo(time_zone)).astimezone(UTC)
+    return moment_of(day, time.min, time_zone)
+
+
+def moment_of(day: date, time_of_day: time, time_zone: str) -> datetime:
+    """Return the moment of a time of day in the time zone, in UTC.
+
+    If a clock change skips this time, it is as much later; if the time occurs twice, it is the first one. Raises
+    ZoneInfoNotFoundError for an unknown zone.
+    """
+    return datetime.combine(day, time_of_day, ZoneInfo(time_zone)).astimezone(UTC)
 
 
 def date_in(time_zone: str, moment: datetime) -> date:

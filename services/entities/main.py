@@ -22,7 +22,7 @@ def compose(settings: Settings) -> Service:
         servicers=rpc.servicers(db, Pages(settings), clients),
         handlers=HANDLERS,
         dependencies=Dependencies(db, clients, UsageIntake(db)),
-        jobs=[Timers(db, settings.service, timers.HANDLERS).run],
+        jobs=[Timers(db, settings.service, timers.HANDLERS).run, timers.invoice_runs(db, settings.service).run],
     )
 
 

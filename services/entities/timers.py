@@ -1,15 +1,18 @@
-"""Timer handlers of the entities service: planned department moves, contract notices and ends, amendments."""
+"""Timer handlers of the entities service: department moves, notices and ends of contracts, amendments, invoice runs."""
 
 from typing import Final
 from uuid import UUID
 
-from eventing.timers import TimerHandler, due
-from kit.db import WriteSession
+from eventing.timers import TimerHandler, Timers, due
+from kit.db import Database, WriteSession
+from kit.origin import Origin
 from services.entities import service, store
 from services.entities.domain.amendments import EFFECTIVE_TIMER
 from services.entities.domain.contracts import END_TIMER, NOTICE_TIMER
+from services.entities.domain.invoice_schedules import RUN_TIMER
 from services.entities.domain.placements import MOVES_TIMER
 from services.entities.domain.purchase_orders import THRESHOLD_TIMER
+from services.entities.service.invoice_runs import InvoiceRuns
 
 
 @due(MOVES_TIMER)
@@ -42,6 +45,12 @@ async def check_purchase_order(tx: WriteSession, contract_id: UUID) -> None:
     await service.purchase_orders.check(tx, contract_id)
 
 
+@due(RUN_TIMER, own_transaction=True)
+async def run_invoice_schedule(runs: InvoiceRuns, origin: Origin, schedule_id: UUID) -> None:
+    """Make the invoice of the next period of a schedule."""
+    await runs.run(origin, schedule_id)
+
+
 HANDLERS: Final[tuple[TimerHandler, ...]] = (
     move_departments,
     send_renewal_notice,
@@ -49,3 +58,19 @@ HANDLERS: Final[tuple[TimerHandler, ...]] = (
     apply_amendment,
     check_purchase_order,
 )
+INVOICE_RUNS: Final[tuple[TimerHandler, ...]] = (run_invoice_schedule,)
+_INVOICE_RUN_S: Final = 60.0
+"""Time limit of a run, which may collect 100,000 allocations."""
+
+
+def invoice_runs(db: Database, service_name: str) -> Timers:
+    """Return the timers of runs of invoice schedules, which may take longer than other timers."""
+    return Timers(
+        db,
+        service_name,
+        INVOICE_RUNS,
+        InvoiceRuns(db),
+        poll_s=2.0,
+        lease_s=2 * _INVOICE_RUN_S,
+        handler_s=_INVOICE_RUN_S,
+    )

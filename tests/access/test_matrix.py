@@ -35,6 +35,8 @@ KNOWN_OF_TENANT: Final = {
     ("AllocateCost", "counterparty_entity_id"): "the other company of an internal charge is outside of the scope",
     ("BatchAllocateCosts", "allocations.counterparty_entity_id"): "as above",
     ("CreateConsolidatedInvoice", "billing_profile_id"): "every invoice shows its issuer, which is one of the tenant",
+    ("CreateInvoiceSchedule", "billing_profile_id"): "as above",
+    ("UpdateInvoiceSchedule", "billing_profile_id"): "as above",
 }
 """Fields with ids that exist for every caller of the tenant, whatever their scope, with the reason."""
 _DENIED: Final = {StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED}

@@ -19,7 +19,7 @@ SETUP: Final = (
     "CreateEntity", "CreateDepartment", "SetExchangeRates", "CreateBudget", "CreateBudget", "Charge", "CreateHold",
     "CreateAllocationRule", "AllocateCost", "SplitCost", "CreateApprovalRule", "CreateDelegation", "CreateApproval",
     "CreateContract", "SubmitContract", "SignContract", "ActivateContract", "CreateAmendment", "CreateBillingProfile",
-    "CreateConsolidatedInvoice",
+    "CreateConsolidatedInvoice", "CreateInvoiceSchedule",
 )  # fmt: skip
 """RPCs that make a resource of each kind, in order. A service with a new kind of resource adds an RPC."""
 _STREAM_S: Final = 5.0

@@ -126,6 +126,7 @@ OF_FIELD: Final[Mapping[str, Any]] = {
     "departments.state_changes": [date(2026, 6, 1)],
     "RenewalFacts.today": date(2026, 6, 1), "ContractTerms.start_date": date(2026, 1, 1),
     "ContractTerms.end_date": date(2027, 1, 1), "WatchAlertsRequest.last_event_id": "7", "position": b"",
+    "invoice_runs.problems": [{"reason": "RATE_MISSING", "message": "m"}], "invoice_schedules.time_of_day": "06:00",
     "BusinessHours.start": "09:00", "BusinessHours.end": "17:00",
     "SummarizeBudgetsRequest.group_by": "DEPARTMENT", "CreateApprovalRuleRequest.on_expiry": "REJECTED",
     "UpdateApprovalRuleRequest.on_expiry": "REJECTED",
@@ -179,6 +180,7 @@ IGNORED: Final = frozenset({"id", "etag", "request_id", "page_size", "page_token
 READ_ELSEWHERE: Final[Mapping[tuple[str, str], str]] = {}
 """Fields of requests that neither a converter nor the RPC reads, by message and field, with the reason."""
 VARIANTS: Final[Mapping[str, list[Mapping[str, Any]]]] = {
+    "CreateInvoiceScheduleRequest": [{}, {"active": False}],
     "CreateBudgetRequest": [{"period_type": 1, "period_end_date": None}, {"recurring": None}],
     "SplitCostRequest": [
         {"terms": None, "allocation_id": None},

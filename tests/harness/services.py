@@ -23,6 +23,7 @@ from billing.entities.v1.cost_service_pb2_grpc import CostServiceStub
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
+from billing.entities.v1.invoice_schedule_service_pb2_grpc import InvoiceScheduleServiceStub
 from billing.entities.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 from grpc import aio
@@ -51,6 +52,7 @@ class Entities:
         self.costs = CostServiceStub(channel)
         self.billing_profiles = BillingProfileServiceStub(channel)
         self.invoices = InvoiceServiceStub(channel)
+        self.invoice_schedules = InvoiceScheduleServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

@@ -28,12 +28,15 @@ from billing.entities.v1.events_pb2 import (
     ExchangeRatesChanged,
     InvoiceDrafted,
     InvoiceIssued,
+    InvoiceRunCompleted,
+    InvoiceRunFailed,
     InvoiceVoided,
     PurchaseOrderLimitReached,
 )
 from billing.entities.v1.exchange_rate_pb2 import CurrencyPair
+from billing.entities.v1.invoice_schedule_pb2 import InvoiceRunProblem
 
-from contract.values import date_text, money_to_proto
+from contract.values import date_text, money_to_proto, time_to_proto
 from kit import ids
 from services.entities import domain
 from services.entities.domain.approval_needs import ApprovalNeed
@@ -43,6 +46,7 @@ from services.entities.models.allocations import AllocationRow
 from services.entities.models.amendments import AmendmentRow
 from services.entities.models.contracts import ContractRow
 from services.entities.models.entities import DepartmentRow, EntityRow
+from services.entities.models.invoice_schedules import InvoiceRunRow
 from services.entities.models.invoices import InvoiceRow
 from services.entities.models.rates import ExchangeRateRow
 
@@ -347,4 +351,31 @@ def invoice_voided(invoice: InvoiceRow) -> InvoiceVoided:
         number=invoice.number,
         entity_id=ids.ENTITY.format(invoice.entity_id),
         reason=invoice.void_reason,
+    )
+
+
+def invoice_run_completed(run: InvoiceRunRow) -> InvoiceRunCompleted:
+    """Return the event that a run made its invoice, or found nothing to bill."""
+    return InvoiceRunCompleted(
+        run_id=ids.INVOICE_RUN.format(run.id),
+        schedule_id=ids.INVOICE_SCHEDULE.format(run.schedule_id),
+        entity_id=ids.ENTITY.format(run.entity_id),
+        period_start_date=run.period_start.isoformat(),
+        period_end_date=run.period_end.isoformat(),
+        invoice_id=ids.INVOICE.format_optional(run.invoice_id),
+        invoice_number=run.invoice_number,
+    )
+
+
+def invoice_run_failed(run: InvoiceRunRow) -> InvoiceRunFailed:
+    """Return the event that a run could not make or issue its invoice."""
+    return InvoiceRunFailed(
+        run_id=ids.INVOICE_RUN.format(run.id),
+        schedule_id=ids.INVOICE_SCHEDULE.format(run.schedule_id),
+        entity_id=ids.ENTITY.format(run.entity_id),
+        period_start_date=run.period_start.isoformat(),
+        period_end_date=run.period_end.isoformat(),
+        problems=[InvoiceRunProblem(reason=each.reason, message=each.message) for each in run.problems],
+        invoice_id=ids.INVOICE.format_optional(run.invoice_id),
+        retry_time=time_to_proto(run.retry_time) if run.retry_time else None,
     )

@@ -13,6 +13,7 @@ from services.entities.rpc import (
     costs,
     departments,
     entities,
+    invoice_schedules,
     invoices,
     rates,
     scopes,
@@ -29,6 +30,7 @@ __all__ = [
     "costs",
     "departments",
     "entities",
+    "invoice_schedules",
     "invoices",
     "rates",
     "scopes",
@@ -49,4 +51,5 @@ def servicers(db: Database, pages: Pages, clients: Clients) -> Sequence[Servicer
         amendments.AmendmentServicer(db, pages, clients.approvals),
         billing_profiles.BillingProfileServicer(db, pages),
         invoices.InvoiceServicer(db, pages),
+        invoice_schedules.InvoiceScheduleServicer(db, pages),
     )
