@@ -286,9 +286,13 @@ class Database:
         """Set after the commit of a transaction that appended an event."""
 
     @contextlib.asynccontextmanager
-    async def read(self, origin: Origin) -> AsyncIterator[ReadSession]:
-        """Open a READ ONLY transaction for the tenant of `origin`."""
-        async with self._transaction(origin, read_only=True) as opened:
+    async def read(self, origin: Origin, *, snapshot: bool = False) -> AsyncIterator[ReadSession]:
+        """Open a READ ONLY transaction for the tenant of `origin`.
+
+        With `snapshot`, all of its statements see the same state, so that sums of several statements fit together.
+        Otherwise each statement sees what was committed before it began.
+        """
+        async with self._transaction(origin, read_only=True, snapshot=snapshot) as opened:
             yield ReadSession(opened, origin)
 
     @contextlib.asynccontextmanager
@@ -323,11 +327,13 @@ class Database:
             await commit(opened)
 
     @contextlib.asynccontextmanager
-    async def _transaction(self, origin: Origin, *, read_only: bool = False) -> AsyncIterator[OpenTransaction]:
+    async def _transaction(
+        self, origin: Origin, *, read_only: bool = False, snapshot: bool = False
+    ) -> AsyncIterator[OpenTransaction]:
         with transaction_span(origin.trace, self._span_attributes):
             await self._slots.acquire(origin.tenant_id, self._wait_s)
             try:
-                async with transaction(self._engine) as opened:
+                async with transaction(self._engine, snapshot=snapshot) as opened:
                     timeout_ms = str(max(1, int(origin.remaining_s() * 1000)))
                     context = str(origin.tenant_id), origin.actor, origin.trace.trace_id, timeout_ms
                     lock = "" if read_only else idempotency.lock_name(origin)

@@ -83,15 +83,18 @@ def _check_open(dbapi_connection: Any, *_: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def transaction(engine: AsyncEngine) -> AsyncIterator[OpenTransaction]:
-    """Open a transaction; what is not committed inside the block is rolled back."""
+async def transaction(engine: AsyncEngine, *, snapshot: bool = False) -> AsyncIterator[OpenTransaction]:
+    """Open a transaction; what is not committed inside the block is rolled back.
+
+    With `snapshot`, all of its statements see the state at the time of the first one.
+    """
     async with AsyncSession(engine, expire_on_commit=False) as session:
         connection: Any = (await session.connection()).sync_connection
         driver: Driver = connection.connection.driver_connection
         reusable = False
         try:
             try:
-                await driver.execute("begin")
+                await driver.execute("begin isolation level repeatable read" if snapshot else "begin")
                 yield OpenTransaction(session, driver)
             except Exception:
                 reusable = await _roll_back(driver)

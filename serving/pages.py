@@ -7,7 +7,7 @@ of later pages.
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -27,6 +27,7 @@ _SIGNATURE_BYTES = 16
 
 
 RowT = TypeVar("RowT", bound=TenantRow)
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,29 @@ class Page:
         return Slice(rows, _encode_token(self.secret, self.list_digest, rows[-1].id.bytes))
 
 
+@dataclass(frozen=True, slots=True)
+class OrderedPage:
+    """The requested page of a list that has another order than by id."""
+
+    size: int
+    after: bytes
+    """The position of the last item of the previous page; empty for the first page."""
+    secret: bytes
+    list_digest: bytes
+
+    @property
+    def limit(self) -> int:
+        """How many items to read: one more than the page has shows whether another page follows."""
+        return self.size + 1
+
+    def cut(self, items: Sequence[ItemT], position_of: Callable[[ItemT], bytes]) -> tuple[Sequence[ItemT], str]:
+        """Return the items of this page among at most `limit`, and the token of the next page; empty on the last."""
+        if len(items) <= self.size:
+            return items, ""
+        page = items[: self.size]
+        return page, _encode_token(self.secret, self.list_digest, position_of(page[-1]))
+
+
 class Pages:
     """Parses the page fields of list requests, and signs page tokens."""
 
@@ -80,6 +104,14 @@ class Pages:
         token: str = getattr(request, "page_token")  # noqa: B009
         after = UUID(bytes=_decode_token(self._secret, digest, token)) if token else None
         return Page(size, after, self._secret, digest)
+
+    def read_ordered(self, request: Message, call: Call) -> OrderedPage:
+        """Return the requested page of a list in another order than by id. Raises PageTokenInvalid as `read` does."""
+        digest = _digest(request, call.method, call.tenant_id)
+        size: int = getattr(request, "page_size") or SIZE_DEFAULT  # noqa: B009 - as above
+        token: str = getattr(request, "page_token")  # noqa: B009
+        after = _decode_token(self._secret, digest, token) if token else b""
+        return OrderedPage(size, after, self._secret, digest)
 
     def encode_token(self, position: bytes, request: Message, method: str, tenant_id: UUID) -> str:
         """Return a signed token for a list in another order than by id; `position` is the last item of the page."""

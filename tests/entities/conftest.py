@@ -19,6 +19,7 @@ from tests.entities.billing_profile_api import BillingProfileApi
 from tests.entities.contract_api import ContractApi
 from tests.entities.entities_api import EntitiesApi
 from tests.entities.invoice_api import InvoiceApi
+from tests.entities.invoice_statement_api import InvoiceStatementApi
 from tests.entities.rules_api import RulesApi
 from tests.entities.timer_replicas import TimerlessService
 from tests.harness.callers import Caller
@@ -51,6 +52,11 @@ def profiles(entities: Entities, finance: Caller) -> BillingProfileApi:
 @pytest.fixture
 def invoices(entities: Entities, finance: Caller) -> InvoiceApi:
     return InvoiceApi(finance, entities)
+
+
+@pytest.fixture
+def statements(entities: Entities, finance: Caller) -> InvoiceStatementApi:
+    return InvoiceStatementApi(finance, entities)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
 from billing.entities.v1.invoice_schedule_service_pb2_grpc import InvoiceScheduleServiceStub
 from billing.entities.v1.invoice_service_pb2_grpc import InvoiceServiceStub
+from billing.entities.v1.invoice_statement_service_pb2_grpc import InvoiceStatementServiceStub
 from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 from grpc import aio
 from pydantic import SecretStr
@@ -53,6 +54,7 @@ class Entities:
         self.billing_profiles = BillingProfileServiceStub(channel)
         self.invoices = InvoiceServiceStub(channel)
         self.invoice_schedules = InvoiceScheduleServiceStub(channel)
+        self.invoice_statements = InvoiceStatementServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

@@ -162,3 +162,20 @@ class TestClosedConnection:
 
 async def _none(admin: "asyncpg.Pool[asyncpg.Record]", query: str, *values: object) -> bool:
     return bool(await admin.fetchval(query, *values) == 0)
+
+
+async def test_all_statements_of_a_snapshot_see_the_same_state(
+    kit_settings: Callable[..., Settings], origin: Callable[..., Origin]
+) -> None:
+    db = Database(kit_settings())
+    count = "select count(*) from dead_letters where consumer = 'snapshots'"
+    try:
+        async with db.read(origin(), snapshot=True) as tx:
+            before = (await tx.fetch(count))[0][0]
+            async with db.write(origin()) as other:
+                other.add(letter("snapshots"))
+            assert (await tx.fetch(count))[0][0] == before
+        async with db.read(origin()) as tx:
+            assert (await tx.fetch(count))[0][0] == before + 1
+    finally:
+        await db.close()

@@ -16,6 +16,7 @@ from services.entities.convert import (
     rates,
     renewals,
     splits,
+    unbilled,
     usage,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "rates",
     "renewals",
     "splits",
+    "unbilled",
     "usage",
 ]

@@ -139,7 +139,7 @@ def _outcome_to_proto(outcome: AllocationOutcome, corrections: Mapping[UUID, Cor
     return pb.AllocationResult(allocation=to_proto(row, corrections.get(row.id)), replayed=outcome.replayed)
 
 
-def query_from_proto(request: pb.ListAllocationsRequest, position: bytes, page_size: int) -> AllocationQuery:
+def query_from_proto(request: pb.ListAllocationsRequest, position: bytes, limit: int) -> AllocationQuery:
     """Parse ListAllocationsRequest. `position` is that of `position_of` for the last row of the previous page."""
     after = None
     if position:
@@ -153,7 +153,7 @@ def query_from_proto(request: pb.ListAllocationsRequest, position: bytes, page_s
         category=request.category,
         source=enum_or_none(AllocationSource, Allocation.Source, request.source),
         after=after,
-        limit=page_size + 1,  # one more, to know whether another page follows
+        limit=limit,
     )
 
 

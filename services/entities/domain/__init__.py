@@ -29,6 +29,7 @@ from services.entities.domain import (
     rates,
     renewals,
     splits,
+    unbilled,
     usage,
 )
 
@@ -61,5 +62,6 @@ __all__ = [
     "rates",
     "renewals",
     "splits",
+    "unbilled",
     "usage",
 ]

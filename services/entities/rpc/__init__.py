@@ -14,6 +14,7 @@ from services.entities.rpc import (
     departments,
     entities,
     invoice_schedules,
+    invoice_statements,
     invoices,
     rates,
     scopes,
@@ -31,6 +32,7 @@ __all__ = [
     "departments",
     "entities",
     "invoice_schedules",
+    "invoice_statements",
     "invoices",
     "rates",
     "scopes",
@@ -52,4 +54,5 @@ def servicers(db: Database, pages: Pages, clients: Clients) -> Sequence[Servicer
         billing_profiles.BillingProfileServicer(db, pages),
         invoices.InvoiceServicer(db, pages),
         invoice_schedules.InvoiceScheduleServicer(db, pages),
+        invoice_statements.InvoiceStatementServicer(db, pages),
     )

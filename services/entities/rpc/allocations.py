@@ -9,7 +9,7 @@ from kit.db import Database
 from kit.errors import BillingError
 from kit.origin import Call
 from services.entities import convert, service, store
-from serving.pages import SIZE_DEFAULT, Pages
+from serving.pages import Pages
 
 
 class AllocationServicer:
@@ -30,17 +30,13 @@ class AllocationServicer:
             return await tx.answer(convert.allocations.to_proto(row, corrections.get(row.id)))
 
     async def ListAllocations(self, request: pb.ListAllocationsRequest, call: Call) -> pb.ListAllocationsResponse:
-        list_key, size = (request, call.method, call.tenant_id), request.page_size or SIZE_DEFAULT
-        position = self._pages.decode_token(request.page_token, *list_key) if request.page_token else b""
-        query = convert.allocations.query_from_proto(request, position, size)
+        page = self._pages.read_ordered(request, call)
+        query = convert.allocations.query_from_proto(request, page.after, page.limit)
         async with self._db.read(call) as tx:
             rows = await service.allocations.list_newest(tx, query)
-            page = rows[:size]
-            corrections = await store.allocations.find_corrections(tx, [row.id for row in page])
-        next_page_token = ""
-        if len(rows) > size:
-            next_page_token = self._pages.encode_token(convert.allocations.position_of(page[-1]), *list_key)
-        allocations = [convert.allocations.to_proto(row, corrections[row.id]) for row in page]
+            rows, next_page_token = page.cut(rows, convert.allocations.position_of)
+            corrections = await store.allocations.find_corrections(tx, [row.id for row in rows])
+        allocations = [convert.allocations.to_proto(row, corrections[row.id]) for row in rows]
         return pb.ListAllocationsResponse(allocations=allocations, next_page_token=next_page_token)
 
     async def BatchAllocateCosts(

@@ -28,6 +28,7 @@ from services.entities.service import (
     split_reversals,
     splits,
     tax_ids,
+    unbilled,
     usage,
 )
 
@@ -59,5 +60,6 @@ __all__ = [
     "split_reversals",
     "splits",
     "tax_ids",
+    "unbilled",
     "usage",
 ]

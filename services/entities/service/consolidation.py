@@ -135,11 +135,12 @@ async def _fee_charges(
     charges = []
     for contract in contracts:
         dates = DateRange(first_days[contract.entity_id], end)
-        before = {due_date: amount for (id, due_date), amount in billed.items() if id == contract.id}
         plan = domain.fees.build_plan(contract.terms, contract.termination_date)
         charges += [
             _fee_charge(contract, fee, day or fee.due_date)
-            for fee in domain.consolidation.fees_to_bill(domain.fees.fees_due(plan, dates), before, dates)
+            for fee in domain.consolidation.fees_to_bill(
+                domain.fees.fees_due(plan, dates), billed.get(contract.id, {}), dates
+            )
         ]
     return charges
 

@@ -23,6 +23,11 @@ def _visible(tx: ReadSession) -> Select[EntityRow]:
     return select(EntityRow) if covered is None else select(EntityRow).where(covered)
 
 
+async def get(tx: ReadSession, entity_id: UUID) -> EntityRow:
+    """Return the entity. Raises EntityNotFound."""
+    return found(await tx.one_or_none(_visible(tx).where(EntityRow.id == entity_id)), EntityNotFound(entity_id))
+
+
 async def get_time_zone(tx: ReadSession, entity_id: UUID) -> str:
     """Return the time zone of the entity. Raises EntityNotFound."""
     query = _visible(tx).where(EntityRow.id == entity_id).with_only_columns(EntityRow.time_zone)

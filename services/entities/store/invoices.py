@@ -1,5 +1,6 @@
 """SQL for consolidated invoices, their lines, eliminated charges and fees."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any, Final
@@ -104,7 +105,7 @@ async def find_contracts(tx: ReadSession, entity_ids: Collection[UUID], until: d
     return await tx.all(query.order_by(ContractRow.id))
 
 
-async def sum_billed_fees(tx: ReadSession, contract_ids: Collection[UUID]) -> Mapping[tuple[UUID, date], Money]:
+async def sum_billed_fees(tx: ReadSession, contract_ids: Collection[UUID]) -> Mapping[UUID, Mapping[date, Money]]:
     """Return what invoices that are not void have billed, by contract and due date."""
     if not contract_ids:
         return {}
@@ -119,10 +120,10 @@ async def sum_billed_fees(tx: ReadSession, contract_ids: Collection[UUID]) -> Ma
         .where(InvoiceFeeRow.contract_id == _any(contract_ids), InvoiceRow.state != InvoiceState.VOID)
         .group_by(InvoiceFeeRow.contract_id, InvoiceFeeRow.due_date, InvoiceFeeRow.currency_code)
     )
-    return {
-        (contract_id, due_date): Money(amount, currency)
-        for contract_id, due_date, currency, amount in await tx.rows(query)
-    }
+    billed = defaultdict[UUID, dict[date, Money]](dict)
+    for contract_id, due_date, currency, amount in await tx.rows(query):
+        billed[contract_id][due_date] = Money(amount, currency)
+    return billed
 
 
 async def insert_content(

@@ -1,6 +1,6 @@
 """SQL for the queue of allocations that no invoice has taken, and for the charges that invoices made of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from typing import Any, Final
 from uuid import UUID
@@ -9,6 +9,7 @@ from kit.db import ReadSession, WriteSession
 from kit.money import Money
 from services.entities.domain.billing_documents import LineKind
 from services.entities.domain.consolidation import Charge
+from services.entities.domain.unbilled import CostPosition, CurrencySum, UnbilledItem, UnbilledKind
 
 _TAKE: Final = """
     with covered as (
@@ -77,15 +78,50 @@ async def put_back(tx: WriteSession, invoice_id: UUID) -> None:
     await tx.fetch(_PUT_BACK, tx.tenant_id, invoice_id)
 
 
+_SUMS: Final = """
+    select cost.entity_id, cost.department_id, cost.gl_code, cost.currency_code, sum(cost.amount) as amount,
+        count(*) as allocations, min(cost.allocation_date) as first_date, max(cost.allocation_date) as last_date
+    from unbilled_allocations waiting
+    join cost_allocations cost on cost.tenant_id = waiting.tenant_id and cost.id = waiting.allocation_id
+    where waiting.tenant_id = $1 and waiting.entity_id = any($2) and waiting.entity_id >= $3
+    and (cost.entity_id, coalesce(cost.department_id, $7), cost.gl_code, cost.currency_code) > ($3, $4, $5, $6)
+    group by cost.entity_id, cost.department_id, cost.gl_code, cost.currency_code
+    order by cost.entity_id, coalesce(cost.department_id, $7), cost.gl_code, cost.currency_code
+    limit $8"""
+_NO_DEPARTMENT: Final = UUID(int=0)
+_BEGINNING: Final = CostPosition(UUID(int=0), _NO_DEPARTMENT, "", "")
+"""Before every sum of costs."""
+
 _TOTALS: Final = """
-    select cost.entity_id, cost.currency_code, sum(cost.amount) as amount, count(*) as allocations,
-        min(cost.allocation_date) as first_date, max(cost.allocation_date) as last_date
+    select cost.currency_code, sum(cost.amount) as amount, count(*) as allocations
     from unbilled_allocations waiting
     join cost_allocations cost on cost.tenant_id = waiting.tenant_id and cost.id = waiting.allocation_id
     where waiting.tenant_id = $1 and waiting.entity_id = any($2)
-    group by cost.entity_id, cost.currency_code order by cost.entity_id, cost.currency_code"""
+    group by cost.currency_code order by cost.currency_code"""
 
 
-async def sum_waiting(tx: ReadSession, entity_ids: Sequence[UUID]) -> Sequence[Any]:
-    """Return the sums of the unbilled allocations by entity and currency."""
-    return await tx.fetch(_TOTALS, tx.tenant_id, list(entity_ids))
+async def list_sums(
+    tx: ReadSession, entity_ids: Collection[UUID], after: CostPosition | None, limit: int
+) -> Sequence[UnbilledItem]:
+    """Return the next sums of unbilled allocations by entity, department, GL code and currency."""
+    position = after or _BEGINNING
+    rows = await tx.fetch(_SUMS, tx.tenant_id, list(entity_ids), *position, _NO_DEPARTMENT, limit)
+    return [
+        UnbilledItem(
+            kind=UnbilledKind.ALLOCATIONS,
+            entity_id=row["entity_id"],
+            department_id=row["department_id"],
+            gl_code=row["gl_code"],
+            amount=Money(row["amount"], row["currency_code"]),
+            item_count=row["allocations"],
+            first_date=row["first_date"],
+            last_date=row["last_date"],
+        )
+        for row in rows
+    ]
+
+
+async def sum_by_currency(tx: ReadSession, entity_ids: Collection[UUID]) -> Sequence[CurrencySum]:
+    """Return the sums of the unbilled allocations by currency, sorted."""
+    rows = await tx.fetch(_TOTALS, tx.tenant_id, list(entity_ids))
+    return [CurrencySum(Money(row["amount"], row["currency_code"]), row["allocations"]) for row in rows]

@@ -50,9 +50,7 @@ IDIOMS: Final = (
     Idiom(
         "a page of a list",
         r"\.(encode_token|decode_token)\(",
-        "page.fetch(tx, query, id)",
-        allowed=2,
-        reason="allocations are listed by date, the others by id",
+        "page.fetch(tx, query, id), pages.read_ordered(request, call)",
     ),
     Idiom("an object without its constructor", r"\.__new__\(", "a constructor"),
 )
