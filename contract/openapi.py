@@ -30,6 +30,7 @@ _BASE_FILE = Path(__file__).parent / "openapi.base.json"
 _PROBLEM = "application/problem+json"
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
+_BINARY = {"type": "string", "format": "binary"}
 
 Json = dict[str, Any]
 
@@ -200,6 +201,10 @@ def _success(route: Route, schemas: "_Schemas") -> Json:
     response: Json = {"description": "Success.", "headers": _header_refs(headers)}
     if route.returns_nothing:
         return {"204": response}
+    if route.returns_file:
+        response["headers"] |= _header_refs(["Content-Disposition"]) | {"ETag": _header_refs(["FileETag"])["FileETag"]}
+        response["content"] = {each: {"schema": {} if each == _JSON else _BINARY} for each in route.media_types}
+        return {"200": {**response, "description": "The file."}}
     schema = schemas.of_message(route.method.output_type)
     example = schemas.example(schema, _Examples.of(route))
     response["content"] = {_EVENTS if route.streams else _JSON: {"schema": schema, "example": example}}

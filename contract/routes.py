@@ -71,6 +71,16 @@ class Route:
         return self.method.server_streaming
 
     @cached_property
+    def returns_file(self) -> bool:
+        """True if the reply is a file, whose content is sent as it is."""
+        return self.method.output_type.full_name == "google.api.HttpBody"
+
+    @property
+    def media_types(self) -> list[str]:
+        """The media types of the file, if the reply is one."""
+        return list(self.method.GetOptions().Extensions[options_pb2.media_types])
+
+    @cached_property
     def headers(self) -> dict[str, str]:
         """The request fields that come from a header, with the header's name."""
         names = self.method.input_type.fields_by_name
@@ -182,6 +192,10 @@ def routes_of(method: MethodDescriptor, service: str) -> Iterator[Route]:
         route = Route(pattern.upper(), getattr(binding, pattern), binding.body, service, method)
         if route.streams and route.verb != "GET":
             raise TypeError(f"{method.full_name} streams its reply: its route must be a GET")
+        if route.returns_file != bool(route.media_types):
+            raise TypeError(f"{method.full_name}: an RPC declares media_types if it returns google.api.HttpBody")
+        if route.returns_file and not route.streams:
+            raise TypeError(f"{method.full_name} must stream its file, which may be larger than a message")
         _check_fields_exist(route, method.input_type)
         yield route
 

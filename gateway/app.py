@@ -19,8 +19,9 @@ from contract.methods import COMMON_APIS
 from contract.routes import Route, Router
 from gateway import builtin_routes, header_rules, problems
 from gateway.capacity import Capacity, Usage
+from gateway.downloads import DownloadEndpoint
 from gateway.fan_out import FanOutEndpoint
-from gateway.http_types import Endpoint, Receive, Request, Response
+from gateway.http_types import Endpoint, Receive, Request, Response, ResponseBroken
 from gateway.rate_limits import RateLimits
 from gateway.streaming import StreamEndpoint
 from gateway.transcoding import UnaryEndpoint
@@ -78,8 +79,7 @@ class App:
             if route.service in COMMON_APIS:
                 endpoint: Endpoint = FanOutEndpoint(route, self.channels, authenticator, self.limits, settings)
             else:
-                kind = StreamEndpoint if route.streams else UnaryEndpoint
-                endpoint = kind(route, self.channels[route.service], authenticator, self.limits, settings)
+                endpoint = _kind(route)(route, self.channels[route.service], authenticator, self.limits, settings)
             self._router.add(route.verb, route.template, (route.template, endpoint))
         builtin = builtin_routes.endpoints(self.channels, authenticator, lambda: self.draining)
         for template, builtin_endpoint in builtin.items():
@@ -159,9 +159,13 @@ class App:
         body = body[sent:] if sent else body
         await send({"type": "http.response.body", "body": body, "more_body": response.stream is not None})
         if response.stream is not None:
-            async with aclosing(response.stream):
-                async for chunk in response.stream:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            try:
+                async with aclosing(response.stream):
+                    async for chunk in response.stream:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except ResponseBroken as error:
+                log.warning("response broken", error=str(error), request_id=request.id)
+                return  # without the end of the body, so that the connection is closed
             await send({"type": "http.response.body"})
 
     def _record(self, request: Request, route: str, response: Response, seconds: float) -> None:
@@ -195,6 +199,12 @@ class App:
         for channel in self.channels.values():
             await channel.close()
         await self.limits.close()
+
+
+def _kind(route: Route) -> type[UnaryEndpoint]:
+    if route.returns_file:
+        return DownloadEndpoint
+    return StreamEndpoint if route.streams else UnaryEndpoint
 
 
 def _verb_label(verb: str) -> str:

@@ -71,6 +71,11 @@ class Request:
                 self.reserve(len(part))
         return b"".join(parts) if len(parts) > 1 else parts[0]
 
+    async def wait_for_disconnect(self) -> None:
+        """Return when the client has closed the connection. The body must have been read."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
     def reserve(self, size: int) -> None:
         """Count memory that the request holds until its response is sent. Raises ConcurrencyLimited or Overloaded."""
         if self.usage:
@@ -92,6 +97,10 @@ class Response:
     """The error reason, for the log."""
     stream: AsyncGenerator[bytes, None] | None = None
     """The chunks after `body`, from a generator that has yielded `body` already; closed when the client disconnects."""
+
+
+class ResponseBroken(Exception):
+    """The rest of a response that has begun can't be sent: the connection is closed before its end."""
 
 
 class Endpoint(Protocol):

@@ -33,7 +33,7 @@ class StreamEndpoint(UnaryEndpoint):
     async def _events(self, call: Any, request: Request, end: "asyncio.Future[None]") -> AsyncGenerator[bytes, None]:
         started = False
         reading = asyncio.ensure_future(call.read())
-        disconnected = asyncio.create_task(_wait_for_disconnect(request))
+        disconnected = asyncio.create_task(request.wait_for_disconnect())
         request.stream_watchers.add(disconnected)
         try:
             async with asyncio.timeout(self._settings.deadline_default_s):
@@ -64,8 +64,3 @@ class StreamEndpoint(UnaryEndpoint):
             reading.cancel()
             disconnected.cancel()
             await asyncio.gather(reading, disconnected, return_exceptions=True)
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

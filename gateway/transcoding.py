@@ -33,7 +33,8 @@ class RpcEndpoint:
         self._binding = Binding(route)
         self._parse_reply = route.reply.FromString
         encoder = sse.encoder if route.streams else codec.encoder
-        self._encode: Any = None if route.returns_nothing else encoder(route.method.output_type)
+        has_json = not (route.returns_nothing or route.returns_file)
+        self._encode: Any = encoder(route.method.output_type) if has_json else None
 
     async def _admit(self, request: Request) -> tuple[Message, Headers]:
         """Authenticate the caller and count the request; return the request message and the metadata of the call."""
@@ -54,13 +55,14 @@ class RpcEndpoint:
         """Return the error as problem+json, with the field names of REST."""
         return problems.error_response(error, request, self._binding.with_header_names)
 
-    def _timeout_s(self, headers: Mapping[str, str]) -> float:
+    def _timeout_s(self, headers: Mapping[str, str], default_s: float = 0.0) -> float:
         """Return the timeout of the call: the header `Request-Timeout` up to the limit, or the default."""
+        default_s = default_s or self._settings.deadline_default_s
         try:
             requested = float(headers.get("request-timeout", ""))
         except ValueError:
-            return self._settings.deadline_default_s
-        return min(requested, self._settings.deadline_max_s) if requested > 0 else self._settings.deadline_default_s
+            return default_s
+        return min(requested, self._settings.deadline_max_s) if requested > 0 else default_s
 
 
 class UnaryEndpoint(RpcEndpoint):

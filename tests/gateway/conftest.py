@@ -1,17 +1,23 @@
 """The gateway in this process, in front of a fake backend that stands for all services."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from gateway.app import App
+from gateway.server import HttpServer
 from kit.settings import Settings
 from tests.gateway import backend as backends
 from tests.gateway import raw
-from tests.gateway.backend import Backend
+from tests.gateway.backend import PROBE_ROUTES, Backend
 from tests.gateway.process import Process, running
+from tests.gateway.served import Client, Served
+from tests.gateway.wire import Events
 
 BASE = "/api/enterprise-billing"
 BUDGET = "bud_019a5c7e2f407b3c8d1e5a6f7b8c9d0e"
@@ -69,6 +75,38 @@ async def gateway(settings: Callable[..., Settings], session_backend: Backend) -
     )
     async with running(process_settings) as process:
         yield process
+
+
+@pytest.fixture
+def client_of(token: Callable[..., str]) -> Iterator[Callable[[int], Client]]:
+    """Returns a client of the gateway at a port."""
+    opened: list[Events] = []
+    yield lambda port: Client(port, token(), opened)
+    for events in opened:
+        events.close()
+
+
+@pytest.fixture
+async def serve(
+    settings: Callable[..., Settings], client_of: Callable[[int], Client]
+) -> AsyncIterator[Callable[..., Served]]:
+    """Starts a gateway with the routes of the probe service: `serve(address)`."""
+    started: list[tuple[HttpServer, asyncio.Task[None], App]] = []
+
+    def start(address: str, **changed: Any) -> Served:
+        gateway_settings = settings("gateway", addresses={"budgets": address}, **changed)
+        app = App(gateway_settings, PROBE_ROUTES)
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = HttpServer(app, gateway_settings)
+        started.append((server, asyncio.create_task(server.serve(sockets=[listener])), app))
+        return Served(**vars(client_of(listener.getsockname()[1])), app=app)
+
+    yield start
+    for server, task, app in started:
+        app.drain()
+        server.should_exit = True
+        await task
+        await app.close()
 
 
 @pytest.fixture(autouse=True)

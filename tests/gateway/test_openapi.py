@@ -97,7 +97,9 @@ def test_amount_filters_are_documented_by_their_fields(document: dict[str, Any])
 
 
 def test_stream_is_documented_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contract.routes.routes", lambda: [route for route in PROBE_ROUTES if route.streams])
+    monkeypatch.setattr(
+        "contract.routes.routes", lambda: [route for route in PROBE_ROUTES if route.streams and not route.returns_file]
+    )
     document = openapi.document()
     operation = document["paths"]["/api/enterprise-billing/probes/watch"]["get"]
     events = operation["responses"]["200"]
@@ -110,9 +112,23 @@ def test_stream_is_documented_by_its_events(monkeypatch: pytest.MonkeyPatch) -> 
     assert {"401", "403", "503"} <= set(operation["responses"])
 
 
+def test_file_is_documented_by_its_media_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("contract.routes.routes", lambda: [route for route in PROBE_ROUTES if route.returns_file])
+    document = openapi.document()
+    operation = document["paths"]["/api/enterprise-billing/probes/{id}/file"]["get"]
+    file = operation["responses"]["200"]
+    assert file["content"] == {
+        "application/pdf": {"schema": {"type": "string", "format": "binary"}},
+        "application/json": {"schema": {}},
+    }
+    assert {"Content-Disposition", "ETag"} <= set(file["headers"])
+    assert "HttpBody" not in str(document["components"]["schemas"])
+
+
 def test_gateway_contains_no_term_of_billing() -> None:
     """All that the gateway knows of billing comes from the protos."""
-    messages = {route.method.output_type.name.removesuffix("Response").removeprefix("List") for route in routes()}
+    replies = {route.method.output_type.name for route in routes() if not route.returns_file}
+    messages = {name.removesuffix("Response").removeprefix("List") for name in replies}
     words_of = {word.lower() for name in messages for word in re.findall("[A-Z][a-z]+", name)}
     generic = {
         "list",

@@ -79,6 +79,17 @@ def test_stream_route_has_the_last_event_id_header() -> None:
     assert (route.verb, route.streams, route.headers) == ("GET", True, {"last_event_id": "Last-Event-ID"})
 
 
+def test_file_route_has_its_media_types() -> None:
+    (route,) = routes_of(FILE.services_by_name["ProbeService"].methods_by_name["Download"], "budgets")
+    assert (route.returns_file, route.media_types) == (True, ["application/pdf", "application/json"])
+
+
+@pytest.mark.parametrize(("method", "problem"), [("Unary", "must stream"), ("Untyped", "declares media_types")])
+def test_files_of_other_kinds_are_rejected(method: str, problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        list(routes_of(FILE.services_by_name["FileService"].methods_by_name[method], "budgets"))
+
+
 @pytest.mark.parametrize(("method", "problem"), [("Post", "must be a GET"), ("Take", "takes a stream")])
 def test_streams_without_rest_equivalent_are_rejected(method: str, problem: str) -> None:
     with pytest.raises(TypeError, match=problem):

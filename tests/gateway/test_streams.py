@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
@@ -12,18 +12,15 @@ from uuid import uuid4
 import pytest
 
 from gateway import capacity, streaming
-from gateway.app import App
-from gateway.server import HttpServer
 from kit.errors import NotFound, Unavailable
 from kit.settings import Settings
-from tests.gateway.backend import PROBE_ROUTES, Backend, ReceivedCall
+from tests.gateway.backend import Backend, ReceivedCall
 from tests.gateway.conftest import BASE
 from tests.gateway.process import running
-from tests.gateway.wire import Events, Wire, get
+from tests.gateway.served import WATCH, Client, Served
+from tests.gateway.wire import Wire, get
 from tests.harness.observe import eventually
 from tests.kit.probe import DoReply, Line, WatchReply
-
-WATCH = f"{BASE}/probes/watch"
 
 
 class MessageNotFound(NotFound):
@@ -56,58 +53,6 @@ def source(backend: Backend) -> Source:
     source = Source()
     backend.replies["Watch"] = source.stream
     return source
-
-
-@dataclass
-class Client:
-    """A client of a gateway."""
-
-    port: int
-    token: str
-    opened: list[Events]
-
-    async def watch(self, path: str = WATCH, *, body: str = "", **headers: str) -> Events:
-        self.opened.append(await asyncio.wait_for(Events.open(self.port, path, self.token, body=body, **headers), 5))
-        return self.opened[-1]
-
-
-@dataclass
-class Served(Client):
-    """A gateway in this process, with a client of it."""
-
-    app: App
-
-
-@pytest.fixture
-def client_of(token: Callable[..., str]) -> Iterator[Callable[[int], Client]]:
-    """Returns a client of the gateway at a port."""
-    opened: list[Events] = []
-    yield lambda port: Client(port, token(), opened)
-    for events in opened:
-        events.close()
-
-
-@pytest.fixture
-async def serve(
-    settings: Callable[..., Settings], client_of: Callable[[int], Client]
-) -> AsyncIterator[Callable[..., Served]]:
-    """Starts a gateway with the routes of the probe service: `serve(address)`."""
-    started: list[tuple[HttpServer, asyncio.Task[None], App]] = []
-
-    def start(address: str, **changed: Any) -> Served:
-        gateway_settings = settings("gateway", addresses={"budgets": address}, **changed)
-        app = App(gateway_settings, PROBE_ROUTES)
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = HttpServer(app, gateway_settings)
-        started.append((server, asyncio.create_task(server.serve(sockets=[listener])), app))
-        return Served(**vars(client_of(listener.getsockname()[1])), app=app)
-
-    yield start
-    for server, task, app in started:
-        app.drain()
-        server.should_exit = True
-        await task
-        await app.close()
 
 
 @pytest.fixture

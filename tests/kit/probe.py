@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from billing.options.v1 import options_pb2
 from billing.type.v1 import money_pb2
 from buf.validate import validate_pb2
-from google.api import annotations_pb2
+from google.api import annotations_pb2, httpbody_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, field_mask_pb2, message_factory
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
@@ -16,15 +16,21 @@ from grpc import aio
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from kit.origin import Call
+from serving import files
 
 # what probe.proto imports must be in the pool first
-_IMPORTED = options_pb2, money_pb2, validate_pb2, annotations_pb2, field_mask_pb2
+_IMPORTED = options_pb2, money_pb2, validate_pb2, annotations_pb2, httpbody_pb2, field_mask_pb2
 
 
 def _generated() -> FileDescriptor:
     contract = Path(options_pb2.__file__).parents[3] / "billing.binpb"
     with tempfile.NamedTemporaryFile(suffix=".binpb") as out:
-        arguments = f"--descriptor_set_in={contract}", f"-I{Path(__file__).parent}", f"--descriptor_set_out={out.name}"
+        folders = Path(__file__).parent, Path(httpbody_pb2.__file__).parents[2], Path(protoc.__file__).parent / "_proto"
+        arguments = [
+            f"--descriptor_set_in={contract}",
+            f"--descriptor_set_out={out.name}",
+            *(f"-I{each}" for each in folders),
+        ]
         if protoc.main(["protoc", *arguments, "probe.proto"]) != 0:
             raise RuntimeError("protoc failed; its message is above")
         file = descriptor_pb2.FileDescriptorSet.FromString(Path(out.name).read_bytes()).file[0]
@@ -51,6 +57,8 @@ if TYPE_CHECKING:
 
     class GetRequest(_Dynamic): ...
 
+    class DownloadRequest(_Dynamic): ...
+
     class DoReply(_Dynamic): ...
 
     class WatchReply(_Dynamic): ...
@@ -60,6 +68,7 @@ else:
     DoRequest, Line, DoReply = _CLASSES["DoRequest"], _CLASSES["Line"], _CLASSES["DoReply"]
     ListRequest, InsideRequest = _CLASSES["ListRequest"], _CLASSES["InsideRequest"]
     WatchRequest, WatchReply, GetRequest = _CLASSES["WatchRequest"], _CLASSES["WatchReply"], _CLASSES["GetRequest"]
+    DownloadRequest = _CLASSES["DownloadRequest"]
 
 CallHandler = Callable[[Any, Call], Awaitable[DoReply]]
 WatchHandler = Callable[[Any, Call], AsyncIterator[WatchReply]]
@@ -107,6 +116,11 @@ class Probe:
         self.calls.append(call)
         async for reply in self.on_watch(request, call):
             yield reply
+
+    async def Download(self, request: DownloadRequest, call: Call) -> AsyncIterator[httpbody_pb2.HttpBody]:
+        self.calls.append(call)
+        for part in files.parts(b"content", media_type="application/pdf", name="a.pdf", sha256=b""):
+            yield part
 
 
 class ProbeStub:
