@@ -19,6 +19,7 @@ async def test_downgrade_and_upgrade_with_rows(fresh_database: Callable[[], Awai
         await _fill_allocation_rules(admin)
         await _fill_allocations(admin)
         await _fill_contracts(admin)
+        await _fill_billing(admin)
         await migrate(copy, "entities", command.downgrade, "base")
         left = "select relname from pg_class where relnamespace = 'entities'::regnamespace and relkind = 'r'"
         assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
@@ -205,3 +206,43 @@ async def _fill_contracts(admin: asyncpg.Connection) -> None:
         contract,
     )
     await admin.execute("insert into contract_numbers values ($1, 2026, 1)", tenant)
+
+
+async def _fill_billing(admin: asyncpg.Connection) -> None:
+    """Insert an issuer with a number, and a schedule with a run that found nothing to bill."""
+    entity = await admin.fetchrow("select tenant_id, id from billing_entities")
+    assert entity
+    tenant, entity_id = entity
+    profile, schedule = ids.new(), ids.new()
+    await admin.execute(
+        "insert into billing_profiles (tenant_id, id, name, legal_name, vat_id, registration_number, address, email,"
+        " phone, contact_name, currency_code, time_zone, invoice_prefix, statement_prefix, credit_note_prefix,"
+        " number_digits, vat_group_entity_ids, cross_border_treatment, default_note, payment_instructions, is_default,"
+        " state, version, create_time, update_time) values ($1, $2, 'N', 'Acme SE', '', '', $3, '', '', '', 'EUR',"
+        " 'UTC', 'INV-', 'ST-', 'CN-', 6, array[$4::uuid], 'REVERSE_CHARGE', '', '', true, 'ACTIVE', 1, now(), now())",
+        tenant,
+        profile,
+        '{"country_code": "DE"}',
+        entity_id,
+    )
+    await admin.execute("insert into number_prefixes values ($1, 'INV-', $2, 'INVOICE')", tenant, profile)
+    await admin.execute("insert into number_series values ($1, $2, 'INVOICE', 2026, 'INV-', 6, 1)", tenant, profile)
+    await admin.execute(
+        "insert into invoice_schedules (tenant_id, id, entity_id, billing_profile_id, currency_code, rate_policy,"
+        " frequency, day_of_month, time_of_day, time_zone, action, require_einvoice, active, next_period_end, version,"
+        " create_time, update_time) values ($1, $2, $3, $4, '', 'PERIOD_END', 'MONTHLY', 31, '06:00', 'UTC', 'DRAFT',"
+        " false, true, '2026-12-01', 1, now(), now())",
+        tenant,
+        schedule,
+        entity_id,
+        profile,
+    )
+    await admin.execute(
+        "insert into invoice_runs (tenant_id, id, schedule_id, entity_id, period_start, period_end, due_time, state,"
+        " attempts, attempt_time, invoice_number, problems, create_time) values ($1, $2, $3, $4, '2026-10-01',"
+        " '2026-11-01', now(), 'NOTHING_TO_BILL', 1, now(), '', '[]', now())",
+        tenant,
+        ids.new(),
+        schedule,
+        entity_id,
+    )
