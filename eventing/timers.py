@@ -33,7 +33,9 @@ from kit.telemetry import Trace, log
 _BATCH = 8
 _RETRY_DELAYS_S = (1.0, 5.0, 30.0, 120.0, 600.0)
 LATENESS = Gauge(
-    "billing_timers_late_seconds", "Time since the oldest timer of the last round became due; 0 if none was."
+    "billing_timers_late_seconds",
+    "Time since the oldest timer of the last round became due; 0 if none was.",
+    ("queue",),
 )
 TIMERS_FIRED = Counter(
     "billing_timers_fired", "Timers fired, by outcome; stuck: failed five times.", ("kind", "outcome")
@@ -168,6 +170,7 @@ class Timers:
         handlers: Sequence[TimerHandler],
         dependencies: object = None,
         *,
+        queue: str = "default",
         poll_s: float = 0.5,
         lease_s: float = 30,
         handler_s: float = 8.0,
@@ -175,11 +178,13 @@ class Timers:
     ) -> None:
         """`dependencies` is passed to handlers with `own_transaction`.
 
+        A round of timers ends with its slowest handler, so handlers that take long have a `queue` of their own.
         `handler_s` is the time limit of a handler; it is far below the lease, so that no other replica claims a timer
         whose handler still runs. The last of the retry delays repeats.
         """
         self._dependencies = dependencies
         self._db, self._service, self._poll_s = db, service, poll_s
+        self._queue = queue
         self._handlers = {handler.kind: handler for handler in handlers}
         if len(self._handlers) < len(handlers):
             raise ValueError("two handlers for the same kind of timer")
@@ -210,7 +215,7 @@ class Timers:
         claim = _CLAIM.bindparams(kinds=list(self._handlers), batch=_BATCH, lease=self._lease)
         async with self._db.all_tenants() as session:
             rows = (await session.execute(claim)).all()
-        LATENESS.set(max((late.total_seconds() for late, *_ in rows), default=0.0))
+        LATENESS.labels(self._queue).set(max((late.total_seconds() for late, *_ in rows), default=0.0))
         return [_ClaimedTimer(*row) for _, *row in rows]
 
     async def _fire(self, timer: _ClaimedTimer) -> None:

@@ -70,6 +70,7 @@ def invoice_runs(db: Database, service_name: str) -> Timers:
         service_name,
         INVOICE_RUNS,
         InvoiceRuns(db),
+        queue="invoice-runs",
         poll_s=2.0,
         lease_s=2 * _INVOICE_RUN_S,
         handler_s=_INVOICE_RUN_S,
