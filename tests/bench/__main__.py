@@ -12,7 +12,7 @@ from typing import Final
 
 import uvloop
 
-from tests.bench import approvals, budgets, costs, events, gateway, hierarchy, history, upkeep, usage
+from tests.bench import approvals, budgets, costs, events, gateway, hierarchy, history, invoices, upkeep, usage
 from tests.bench.figures import Report
 from tests.bench.plan import Bench, Part, select_cases
 from tests.bench.stack import ROOT, machine, running
@@ -28,6 +28,7 @@ PARTS: Final[tuple[Part, ...]] = (
     gateway.PART,
     gateway.CODEC,
     hierarchy.PART,
+    invoices.PART,
     approvals.PART,
 )
 _SLICES: Final = 10
