@@ -93,7 +93,8 @@ class App:
         try:
             request = self._request(scope, receive, usage)
             route, response = await self._handle(request, scope)
-            usage.end_large()
+            if usage.is_large:
+                usage.end_large()
             if len(response.body) > _PART_BYTES:
                 response = _reserve_memory(request, response)
             await self._send(request, response, send)

@@ -31,6 +31,7 @@ def exponent(currency: str) -> int | None:
         return None
 
 
+@lru_cache(maxsize=512)
 def unit(currency: str) -> Decimal:
     """Return the smallest amount of the currency: 0.01 for EUR, 1 for JPY; 1 for an unknown code."""
     return _UNITS[exponent(currency) or 0]

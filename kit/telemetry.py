@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from uuid import uuid4
 
 import orjson
@@ -190,7 +190,7 @@ def configure(settings: Settings) -> None:
     _sampling_ratio = settings.trace_ratio
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
-        processors=[_add_trace, lambda _, level, event: _format(settings.service, level, event)],
+        processors=[_add_trace, partial(_format, settings.service)],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Logger(),
         cache_logger_on_first_use=True,
@@ -219,7 +219,7 @@ def resource(service: str) -> Resource:
     )
 
 
-def _format(service: str, level: str, event: structlog.typing.EventDict) -> bytes:
+def _format(service: str, _: object, level: str, event: structlog.typing.EventDict) -> bytes:
     """Format a log line as JSON, in one step: every call logs one, and a chain of processors takes 50 % longer."""
     if "error" in event or "exc_info" in event:
         event = hide_values(event)

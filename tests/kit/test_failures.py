@@ -117,7 +117,7 @@ async def test_an_exception_that_asyncio_reports_is_not_shown(caplog: pytest.Log
 
 
 def test_text_that_is_not_valid_unicode_is_logged() -> None:
-    line = telemetry._format("budgets", "info", {"event": "x", "text": "\ud800"})
+    line = telemetry._format("budgets", None, "info", {"event": "x", "text": "\ud800"})
     assert json.loads(line)["text"] == "\ud800"
 
 

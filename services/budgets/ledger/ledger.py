@@ -102,7 +102,10 @@ class Ledger:
         errors: dict[int, BillingError] = {}
         if self._foreign_terms:
             requests, errors = await self._convert_all(origin, requests)
-        outcomes = await self._post_parts(origin, requests, atomic=atomic)
+        if len(requests) == 1 or atomic:
+            outcomes = list(await self._post_part(origin, requests, atomic=atomic))
+        else:
+            outcomes = await self._post_parts(origin, requests)
         unconverted: list[int] = []
         for index in _currency_mismatches(outcomes):
             if index in errors:
@@ -113,16 +116,11 @@ class Ledger:
                 unconverted.append(index)
         return outcomes, unconverted
 
-    async def _post_parts(
-        self, origin: Origin, requests: Sequence[PostingRequest], *, atomic: bool
-    ) -> list[PostingOutcome]:
+    async def _post_parts(self, origin: Origin, requests: Sequence[PostingRequest]) -> list[PostingOutcome]:
         """Post the requests in order, in several transactions if other tenants would wait for a long one."""
-        count = len(requests)
-        size = count if atomic or count == 1 else self._postings.part_size(origin.tenant_id)
-        if count <= size:  # as usual; a task for each single charge would cost more than it does
-            return list(await self._post_part(origin, requests, atomic=atomic))
-        parts = [requests[start : start + size] for start in range(0, count, size)]
-        posted = await asyncio.gather(*(self._post_part(origin, part, atomic=atomic) for part in parts))
+        size = self._postings.part_size(origin.tenant_id)
+        parts = [requests[start : start + size] for start in range(0, len(requests), size)]
+        posted = await asyncio.gather(*(self._post_part(origin, part, atomic=False) for part in parts))
         return [outcome for outcomes in posted for outcome in outcomes]
 
     def _post_part(

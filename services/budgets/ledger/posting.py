@@ -70,7 +70,9 @@ async def post(
     batch = PostingBatch(
         snapshot, await transaction.find_holds(hold_keys), await transaction.find_charges(charge_keys), codec
     )
-    outcomes = [await _post_in_steps(batch, submission) for submission in submissions]
+    outcomes = [
+        batch.post(each) if len(each.requests) <= _STEP else await _post_in_steps(batch, each) for each in submissions
+    ]
     if await transaction.any_answered(batch.refused):
         return await post(transaction, submissions, codec)  # another replica held the locks before and stored a reply
     return outcomes, await batch.write(transaction)
@@ -78,8 +80,6 @@ async def post(
 
 async def _post_in_steps(batch: "PostingBatch", submission: Submission) -> list[PostingOutcome]:
     """Post a submission while other calls run in between, so that they don't wait for a large one."""
-    if len(submission.requests) <= _STEP:
-        return batch.post(submission)
     outcomes: list[PostingOutcome] = []
     for outcomes in batch.steps(submission):  # noqa: B007 - the last step has them all
         await asyncio.sleep(0)
