@@ -11,6 +11,8 @@ from kit.settings import Settings
 LARGE_BYTES: Final = 16 * 1024
 """Of requests with a larger body few run at once for each tenant."""
 _LARGE_RUNNING_MAX, _LARGE_RUNNING_CONTENDED_MAX = 16, 2
+_LARGE_PAUSE, _LARGE_BYTES_PER_S = 1.0, 32 * 1024 * 1024
+"""How much room the large bodies of a tenant leave to active others; see `Gate`."""
 _LARGE_WAIT_S: Final = 10.0
 """How long a large body waits for others of its tenant: less than its client has for sending it."""
 
@@ -24,18 +26,24 @@ class Capacity:
         self.memory = Shares("memory", settings.http_memory_bytes_max, reserve)
         self.streams = OpenStreams(settings.calls_max, reserve)
         self.recent = RecentTenants()
-        self.large_requests = Gate(_LARGE_RUNNING_MAX, _LARGE_RUNNING_CONTENDED_MAX, self.recent)
+        self.large_requests = Gate(
+            _LARGE_RUNNING_MAX,
+            _LARGE_RUNNING_CONTENDED_MAX,
+            self.recent,
+            pause=_LARGE_PAUSE,
+            bytes_per_s=_LARGE_BYTES_PER_S,
+        )
 
 
 class Usage:
     """What one request uses; it is counted for the tenant until `release`."""
 
-    __slots__ = ("_bytes", "_capacity", "_is_counted", "_is_large", "_stream", "_tenant_id")
+    __slots__ = ("_bytes", "_capacity", "_is_counted", "_stream", "_tenant_id", "is_large")
 
     def __init__(self, capacity: Capacity) -> None:
         self._capacity = capacity
         self._tenant_id: UUID | None = None
-        self._is_counted = self._is_large = False
+        self._is_counted = self.is_large = False
         self._bytes = 0
         self._stream: asyncio.Future[None] | None = None
 
@@ -55,13 +63,13 @@ class Usage:
         except TimeoutError:
             REFUSALS.labels("large_bodies", "tenant").inc()
             raise ConcurrencyLimited("large_bodies") from None
-        self._is_large = True
+        self.is_large = True
 
     def end_large(self) -> None:
         """Let the next large body of the tenant begin; what follows, such as a stream, may take long."""
-        if self._is_large and self._tenant_id is not None:
-            self._capacity.large_requests.leave(self._tenant_id)
-        self._is_large = False
+        if self.is_large and self._tenant_id is not None:
+            self._capacity.large_requests.leave(self._tenant_id, self._bytes)
+        self.is_large = False
 
     def reserve(self, size: int) -> None:
         """Count memory. Raises ConcurrencyLimited or Overloaded."""
@@ -89,7 +97,7 @@ class Usage:
             return
         if self._is_counted:
             self._capacity.requests.release(tenant_id)
-        if self._is_large:
+        if self.is_large:
             self.end_large()
         if self._bytes:
             self._capacity.memory.release(tenant_id, self._bytes)

@@ -7,6 +7,7 @@ arrives later finds room at once. While the reserve is in use, each tenant may u
 import asyncio
 import time
 from collections import OrderedDict, deque
+from math import inf
 from typing import Final
 from uuid import UUID
 
@@ -21,6 +22,7 @@ REFUSALS: Final = Counter(
 )
 _CONTENDED_S: Final = 1.0
 """How long after its last call another tenant counts as active."""
+_PAUSE_MAX_S: Final = 1.0
 
 
 class Shares:
@@ -168,19 +170,30 @@ class Gate:
     It keeps the event loop responsive for other tenants: the calls of one tenant run in small portions.
     """
 
-    def __init__(self, limit: int, contended_limit: int, recent: RecentTenants) -> None:
-        """`contended_limit` applies while other tenants are active."""
+    def __init__(
+        self, limit: int, contended_limit: int, recent: RecentTenants, *, pause: float = 0.0, bytes_per_s: float = inf
+    ) -> None:
+        """`contended_limit` applies while other tenants are active.
+
+        While they are, and if further calls of the tenant wait, a turn is followed by a pause: `pause` times as long as
+        the turn, or longer, so that requests of no more than `bytes_per_s` begin.
+        """
         self._limit, self._contended_limit = limit, contended_limit
         self._recent = recent
+        self._pause, self._bytes_per_s = pause, bytes_per_s
+        self._begun: dict[UUID, float] = {}
+        """When the latest turn of each tenant began, if turns are followed by pauses."""
         self._running: dict[UUID, int] = {}
         self._waiting: dict[UUID, deque[asyncio.Future[None]]] = {}
 
     def try_enter(self, tenant_id: UUID) -> bool:
         """Take a turn if there is one at once, and return whether there was."""
         running = self._running.get(tenant_id, 0)
-        if tenant_id in self._waiting or not self._has_room(tenant_id, running):
+        if running and (tenant_id in self._waiting or not self._has_room(tenant_id, running)):
             return False
         self._running[tenant_id] = running + 1
+        if self._pause:
+            self._begun[tenant_id] = time.monotonic()
         return True
 
     async def enter(self, tenant_id: UUID) -> None:
@@ -201,8 +214,19 @@ class Gate:
     def _has_room(self, tenant_id: UUID, running: int) -> bool:
         return running < self._contended_limit or (running < self._limit and not self._recent.others(tenant_id))
 
-    def leave(self, tenant_id: UUID) -> None:
-        """End a turn, and let waiting calls begin."""
+    def leave(self, tenant_id: UUID, size: int = 0) -> None:
+        """End a turn of a request of `size` bytes, and let waiting calls begin."""
+        if self._pause and tenant_id in self._waiting and self._recent.others(tenant_id):
+            duration = time.monotonic() - self._begun[tenant_id]
+            pause_s = min(_PAUSE_MAX_S, max(self._pause * duration, size / self._bytes_per_s))
+            asyncio.get_running_loop().call_later(pause_s, self._end, tenant_id)
+        elif self._running[tenant_id] == 1 and tenant_id not in self._waiting:
+            del self._running[tenant_id]  # as usual
+            self._begun.pop(tenant_id, None)
+        else:
+            self._end(tenant_id)
+
+    def _end(self, tenant_id: UUID) -> None:
         running = self._running[tenant_id] - 1
         waiting = self._waiting.get(tenant_id)
         while waiting and self._has_room(tenant_id, running):
@@ -214,8 +238,11 @@ class Gate:
             del self._waiting[tenant_id]
         if running:
             self._running[tenant_id] = running
+            if self._pause:
+                self._begun[tenant_id] = time.monotonic()
         else:
             del self._running[tenant_id]
+            self._begun.pop(tenant_id, None)
 
 
 class FairSlots:

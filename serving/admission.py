@@ -11,9 +11,10 @@ from uuid import UUID
 from prometheus_client import Gauge
 
 from kit import telemetry
-from kit.errors import MessageTooLarge, Overloaded, Unavailable
-from kit.fairness import Gate, OpenStreams, RecentTenants, Shares
+from kit.errors import ConcurrencyLimited, MessageTooLarge, Overloaded, Unavailable
+from kit.fairness import REFUSALS, Gate, OpenStreams, RecentTenants, Shares
 from kit.settings import Settings
+from kit.tasks import pause_s
 
 STREAMS_IN_PROGRESS = Gauge("billing_streams_in_progress", "Streams in progress.")
 
@@ -24,6 +25,13 @@ _REQUEST_BYTES_MAX: Final = 64 * 1024 * 1024
 _RUNNING_MAX: Final = 64
 """How many calls of one tenant run at once while others are active: enough for a full batch of charges."""
 _LARGE_RUNNING_MAX, _LARGE_RUNNING_CONTENDED_MAX = 6, 1
+_LARGE_PAUSE, _LARGE_BYTES_PER_S = 1.0, 32 * 1024 * 1024
+"""How much room the large calls of a tenant leave to active others: a call that waits begins after a pause as long as
+the call before it, and at this rate, since receiving a large request takes time even if it is refused."""
+_LARGE_WAIT_S: Final = 10.0
+"""How long a large call waits for others of its tenant."""
+_PAUSE_S: Final = 0.002
+"""How long a large call pauses between its pieces while other tenants are active."""
 
 
 class Admission:
@@ -36,7 +44,13 @@ class Admission:
         self._calls = Shares("calls", capacity, reserve)
         self._request_bytes = Shares("request_bytes", max(_REQUEST_BYTES_MAX, 4 * self._bytes_max), reserve)
         self._gate = Gate(capacity, _RUNNING_MAX, self._recent)
-        self._large_gate = Gate(_LARGE_RUNNING_MAX, _LARGE_RUNNING_CONTENDED_MAX, self._recent)
+        self._large_gate = Gate(
+            _LARGE_RUNNING_MAX,
+            _LARGE_RUNNING_CONTENDED_MAX,
+            self._recent,
+            pause=_LARGE_PAUSE,
+            bytes_per_s=_LARGE_BYTES_PER_S,
+        )
         self._streams = OpenStreams(capacity, reserve)
         self._arrived = 0
         self._shutting_down = False
@@ -82,10 +96,16 @@ class Admission:
         if by_service:
             return
         try:
-            await self._large_gate.enter(tenant_id)
-        except BaseException:
+            async with asyncio.timeout(_LARGE_WAIT_S):
+                await self._large_gate.enter(tenant_id)
+        except BaseException as error:
             self._request_bytes.release(tenant_id, size)
+            if isinstance(error, TimeoutError):
+                REFUSALS.labels("large_calls", "tenant").inc()
+                raise ConcurrencyLimited("large_calls") from None
             raise
+        if self._recent.others(tenant_id):
+            pause_s.set(_PAUSE_S)
 
     def end(self, tenant_id: UUID, size: int, *, by_service: bool) -> None:
         """Count the end of a call."""
@@ -93,7 +113,7 @@ class Admission:
         if size > LARGE_BYTES:
             self._request_bytes.release(tenant_id, size)
         if not by_service:
-            (self._large_gate if size > LARGE_BYTES else self._gate).leave(tenant_id)
+            (self._large_gate if size > LARGE_BYTES else self._gate).leave(tenant_id, size)
 
     def check_size(self, size: int) -> None:
         """Raise MessageTooLarge if a request is larger than the limit."""

@@ -42,7 +42,7 @@ from kit.errors import (
 )
 from kit.origin import Call
 from kit.settings import Settings
-from kit.tasks import cancel_and_wait
+from kit.tasks import cancel_and_wait, let_others_run
 from kit.telemetry import Trace, log
 from serving.admission import LARGE_BYTES, Admission
 from serving.scope import Scopes
@@ -252,7 +252,7 @@ class _UnaryPipeline:
         request = self._decode(payload)
         validation.check(request)
         if len(payload) > LARGE_BYTES:
-            await asyncio.sleep(0)  # other calls run before the handler, which takes as long
+            await let_others_run()  # before the handler, which takes as long
         key = getattr(request, "request_id", "")
         call = Call(
             method=self._method,

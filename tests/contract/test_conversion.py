@@ -159,6 +159,7 @@ EMPTY: Final[Mapping[tuple[str, str], str]] = {
         for name, field in (
             ("availability.to_proto", "chain.out_of_scope"),
             ("availability.to_proto", "lines.chain.out_of_scope"),
+            ("availability.line_to_proto", "chain.out_of_scope"),
             ("postings.charge_to_proto", "chain.out_of_scope"),
         )
     },

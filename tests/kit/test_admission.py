@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from grpc import StatusCode, aio
 
+from kit import tasks
 from kit.auth import ServiceTokens
 from kit.errors import Conflict
 from kit.origin import Call
@@ -148,6 +149,41 @@ class TestCalls:
             blocking.proceed.set()
             assert (await running).text == "done"
             assert len(blocking.running) == 1
+
+    async def test_large_call_that_waits_too_long_may_be_retried(
+        self, kit_settings: Callable[..., Settings], finance: Caller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for limit in ("_LARGE_RUNNING_MAX", "_LARGE_RUNNING_CONTENDED_MAX"):
+            monkeypatch.setattr(admission, limit, 1)
+        monkeypatch.setattr(admission, "_LARGE_WAIT_S", 0.2)
+        large = {"labels": ["x" * 20_000]}
+        async with serve_probe(kit_settings()) as probe:
+            blocking = Blocking(probe)
+            (running,) = await start(probe, finance, 1, **large)
+            await blocking.run(1)
+            error = await refusal(finance.call(probe.stub.Do, DoRequest(**large)))
+            assert (error.code, error.reason) == (StatusCode.RESOURCE_EXHAUSTED, "CONCURRENCY_LIMITED")
+            assert (error.metadata, error.retry_after_s) == ({"resource": "large_calls"}, 1)
+            blocking.proceed.set()
+            assert (await running).text == "done"
+            assert (await finance.call(probe.stub.Do, DoRequest(**large))).text == "done"
+
+    @pytest.mark.parametrize("contended", [False, True])
+    async def test_large_call_pauses_between_its_pieces_while_others_are_active(
+        self, kit_settings: Callable[..., Settings], finance: Caller, other: Caller, *, contended: bool
+    ) -> None:
+        pauses: list[float] = []
+
+        async def handle(request: Any, call: Call) -> DoReply:
+            pauses.append(tasks.pause_s.get())
+            return DoReply(text="done")
+
+        async with serve_probe(kit_settings()) as probe:
+            probe.servicer.on_call = handle
+            if contended:
+                await other.call(probe.stub.Do, DoRequest())
+            await finance.call(probe.stub.Do, DoRequest(labels=["x" * 20_000]))
+        assert (pauses[-1] > 0) == contended
 
 
 class TestStreams:

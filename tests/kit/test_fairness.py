@@ -1,6 +1,7 @@
 """Shares of tenants: unused capacity is available to all, and no tenant uses the share of another."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any
 from uuid import UUID
@@ -171,6 +172,49 @@ class TestGate:
         await gate.enter(ALICE)
         await cancel(gate.enter(ALICE), gate.enter(ALICE))
         assert not gate._waiting
+
+
+class TestPauses:
+    """Between the turns of a tenant that sends more than may run, others find the event loop free."""
+
+    @pytest.mark.parametrize(("size", "pause_s"), [(0, 0.1), (300, 0.3)])
+    async def test_turn_is_followed_by_a_pause_while_others_are_active(self, size: int, pause_s: float) -> None:
+        assert await self._pause_s(self._gate(BOB), size) >= pause_s
+
+    async def test_tenant_alone_makes_no_pauses(self) -> None:
+        assert await self._pause_s(self._gate(), 900) < 0.9
+
+    async def _pause_s(self, gate: Gate, size: int) -> float:
+        """Return how long the second call waits after the end of the first one, whose turn takes 0.05 s."""
+        await gate.enter(ALICE)
+        waiting = asyncio.create_task(gate.enter(ALICE))
+        await asyncio.sleep(0.05)
+        ended_at = time.monotonic()
+        gate.leave(ALICE, size)
+        await asyncio.wait_for(waiting, 5)
+        return time.monotonic() - ended_at
+
+    async def test_next_call_begins_at_once_if_none_waited(self) -> None:
+        gate = self._gate(BOB)
+        await gate.enter(ALICE)
+        gate.leave(ALICE, 300)
+        assert gate.try_enter(ALICE)
+
+    async def test_other_tenant_does_not_wait_for_a_pause(self) -> None:
+        gate = self._gate(BOB)
+        await gate.enter(ALICE)
+        waiting = asyncio.create_task(gate.enter(ALICE))
+        await asyncio.sleep(0)
+        gate.leave(ALICE, 300)
+        assert gate.try_enter(BOB)
+        assert not waiting.done()
+        await asyncio.wait_for(waiting, 5)
+
+    def _gate(self, *others: UUID) -> Gate:
+        recent = RecentTenants()
+        for tenant_id in (*others, ALICE):
+            recent.see(tenant_id)
+        return Gate(1, 1, recent, pause=2.0, bytes_per_s=1000)
 
 
 class TestSlots:

@@ -1,6 +1,7 @@
 """Tasks are cancelled for certain, and protected work is finished."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -58,3 +59,30 @@ async def test_protected_work_returns_its_result_or_raises_its_error() -> None:
     assert await tasks.run_to_completion(asyncio.sleep(0, "done")) == "done"
     with pytest.raises(RuntimeError, match="broken"):
         await tasks.run_to_completion(fail())
+
+
+async def test_other_tasks_run_between_the_pieces_of_long_work() -> None:
+    order: list[object] = []
+
+    async def work() -> None:
+        async for piece in tasks.in_pieces([1, 2, 3, 4, 5], 2):
+            order.append(piece)  # noqa: PERF401 - the order of both tasks is recorded
+
+    async def other() -> None:
+        for name in "ab":
+            order.append(name)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(work(), other())
+    assert order == [[1, 2], "a", [3, 4], "b", [5]]
+
+
+async def test_pause_between_pieces_is_that_of_the_call() -> None:
+    tasks.pause_s.set(0.05)
+    started = time.monotonic()
+    assert [piece async for piece in tasks.in_pieces([1, 2, 3], 1)] == [[1], [2], [3]]
+    assert time.monotonic() - started >= 0.1
+
+
+async def test_no_items_are_no_piece() -> None:
+    assert [piece async for piece in tasks.in_pieces(list[int](), 2)] == []

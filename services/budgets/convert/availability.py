@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from billing.budgets.v1 import ledger_service_pb2 as pb
-from billing.budgets.v1.charge_pb2 import Availability
+from billing.budgets.v1.charge_pb2 import Availability, LineAvailability
 
 from contract.values import money_fields, money_from_proto
 from kit import ids
@@ -32,14 +32,15 @@ def to_proto(results: Sequence[AvailabilityResult]) -> Availability:
         "explanation": first.explanation,
         "chain": convert.postings.chain_fields(first.before, first.after, first.hidden),
         "by_policy": [{"policy": policy, "verdict": verdict} for policy, verdict in first.by_policy.items()],
-        "lines": [_line(result) for result in results[1:]],
+        "lines": map(line_to_proto, results[1:]),
     }
     return Availability(**fields)
 
 
-def _line(result: AvailabilityResult) -> dict[str, object]:
+def line_to_proto(result: AvailabilityResult) -> LineAvailability:
+    """Return whether a further charge would be accepted."""
     availability, terms = result.availability, result.balance.terms
-    return {
+    fields: dict[str, Any] = {
         "budget_id": ids.BUDGET.format(terms.id),
         "amount": money_fields(result.amount.amount, result.amount.currency),
         "verdict": availability.verdict,
@@ -47,3 +48,4 @@ def _line(result: AvailabilityResult) -> dict[str, object]:
         "explanation": availability.explanation,
         "chain": convert.postings.chain_fields(availability.before, availability.after, availability.hidden),
     }
+    return LineAvailability(**fields)

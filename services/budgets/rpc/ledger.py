@@ -1,5 +1,7 @@
 """LedgerService: charges, refunds, holds and entries."""
 
+from typing import Final
+
 from billing.budgets.v1 import charge_pb2
 from billing.budgets.v1 import ledger_service_pb2 as pb
 from billing.budgets.v1.charge_pb2 import Availability, Refund
@@ -10,6 +12,7 @@ from contract.values import money_from_proto, time_or_none
 from kit import ids
 from kit.db import Database
 from kit.origin import Call
+from kit.tasks import in_pieces
 from services.budgets import convert, service, store
 from services.budgets.clients import Clients
 from services.budgets.domain.entries import EntryType
@@ -20,6 +23,9 @@ from services.budgets.ledger import Ledger
 from services.budgets.service.approval_holds import ApprovalHolds
 from serving.calls import SerializedReply
 from serving.pages import Pages
+
+_CONVERTED_AT_ONCE: Final = 64
+"""After so many charges of one request other calls run."""
 
 
 class LedgerServicer:
@@ -39,7 +45,10 @@ class LedgerServicer:
     async def CheckAvailability(self, request: pb.CheckAvailabilityRequest, call: Call) -> Availability:
         queries = convert.availability.queries_from_proto(request)
         results = await service.availability.check(self._ledger, call, queries, time_or_none(request, "charge_time"))
-        return convert.availability.to_proto(results)
+        reply = convert.availability.to_proto(results[:1])
+        async for piece in in_pieces(results[1:], _CONVERTED_AT_ONCE):
+            reply.lines.extend(map(convert.availability.line_to_proto, piece))
+        return reply
 
     async def Charge(self, request: pb.ChargeRequest, call: Call) -> SerializedReply[charge_pb2.Charge]:
         posting = convert.postings.charge_from_proto(request, call)
@@ -58,7 +67,11 @@ class LedgerServicer:
         return refusal
 
     async def BatchCharge(self, request: pb.BatchChargeRequest, call: Call) -> pb.BatchChargeResponse:
-        postings = [convert.postings.charge_from_proto(charge, call) for charge in request.charges]
+        postings = [
+            convert.postings.charge_from_proto(charge, call)
+            async for charges in in_pieces(request.charges, _CONVERTED_AT_ONCE)
+            for charge in charges
+        ]
         outcomes = await self._ledger.post_many(call, postings, atomic=request.atomic)
         if request.atomic and isinstance(outcomes[0], BatchRefused):
             raise outcomes[0]

@@ -1,6 +1,5 @@
 """Availability: whether charges would be accepted now, without making them."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -8,6 +7,7 @@ from typing import Final
 
 from kit import clock
 from kit.origin import Origin
+from kit.tasks import let_others_run
 from services.budgets import domain
 from services.budgets.domain.entries import AvailabilityVerdict
 from services.budgets.domain.postings import AvailabilityQuery, AvailabilityResult
@@ -34,7 +34,7 @@ async def check(
     results: list[AvailabilityResult] = []
     for index, query in enumerate(queries):
         if index % _QUERIES_AT_ONCE == _QUERIES_AT_ONCE - 1:
-            await asyncio.sleep(0)
+            await let_others_run()
         chain = snapshot.chain(origin, query.budget_id, balances)
         amount = await ledger.convert(origin, query.amount, chain[0].terms, at)
         availability = domain.balances.availability(chain, amount.amount, at, decide)
