@@ -69,8 +69,8 @@ class Renderer:
             return RenderingTimedOut(self._timeout_s)
         if worker.exit_code in OUT_OF_MEMORY or b"memory allocation of" in worker.message:
             return DocumentTooLarge(self._memory_bytes)
-        message = worker.message[-_STDERR_MAX:].decode(errors="replace").strip()
-        return RenderingFailed(f"{layout}: exit code {worker.exit_code}: {message}")
+        message = worker.message.decode(errors="replace").strip().rpartition("\n")[2]
+        return RenderingFailed(f"{layout}: exit code {worker.exit_code}: {message[:_STDERR_MAX]}")
 
 
 class _Worker:

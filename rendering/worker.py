@@ -46,7 +46,7 @@ def main() -> int:
         document: bytes = importlib.import_module(layout).render(json.loads(sys.stdin.buffer.read()))
     except MemoryError:
         return exits.MEMORY_ERROR
-    except Exception as error:  # noqa: BLE001 - the service logs it
+    except BaseException as error:  # noqa: BLE001 - the service logs it; panics of Rust are no Exceptions
         sys.stderr.write(_failure(error))
         return exits.FAILED
     with stdout:

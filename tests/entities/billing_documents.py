@@ -177,7 +177,7 @@ def full_document(**changed: Any) -> BillingDocument:
         ],
         "note": "Thank you. Please quote the number of this invoice with your payment.",
     }
-    return billing_document(lines, "USD", **{**fields, **changed})
+    return billing_document(**{"lines": lines, "currency": "USD", **fields, **changed})
 
 
 def rate(source: str, target: str, price: str, day: date = date(2026, 10, 31)) -> AppliedDocumentRate:

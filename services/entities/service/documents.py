@@ -13,6 +13,8 @@ from services.entities.domain.billing_documents import BillingDocument
 from services.entities.domain.documents import DocumentFormat
 
 LAYOUTS: Final[Mapping[DocumentFormat, str]] = {
+    DocumentFormat.PDF: "services.entities.documents.pdf",
+    DocumentFormat.XLSX: "services.entities.documents.xlsx",
     DocumentFormat.CSV: "services.entities.documents.csv",
     DocumentFormat.CII: "services.entities.documents.cii",
     DocumentFormat.UBL: "services.entities.documents.ubl",
@@ -36,4 +38,4 @@ def _to_json(document: BillingDocument, file_format: DocumentFormat) -> bytes:
     record = domain.documents.to_record(document)
     if file_format.is_einvoice:
         record = {**record, "terms": domain.einvoices.business_terms(document)}
-    return orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)

@@ -42,7 +42,7 @@ SHARED_OF: Final[Mapping[str, frozenset[str]]] = {
         "convert": "kit contract",
         "metrics": "",
         "ledger": "kit eventing clients",
-        "documents": "kit.money rendering.texts",
+        "documents": "kit.money rendering.locales rendering.spreadsheets rendering.texts rendering.typesetting",
         "service": "kit eventing clients rendering.renderer",
     }.items()
 }

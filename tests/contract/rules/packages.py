@@ -27,6 +27,8 @@ HTTP_WORDS: Final = frozenset({"REQUEST_ENTITY_TOO_LARGE", "UNPROCESSABLE_ENTITY
 ALLOWED_NOUNS: Final[Mapping[str, frozenset[str]]] = {
     "contract/validation.py": frozenset({"money", "currency"}),  # a value type, not a resource
     "contract/values.py": frozenset({"money", "currency"}),
+    "rendering/locales.py": frozenset({"money", "currency"}),
+    "rendering/spreadsheets.py": frozenset({"money", "currency"}),
     "serving/scope.py": frozenset({"entity", "entities", "department", "departments"}),  # tokens are limited to them
 }
 
