@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from uuid import UUID
 
 from eventing import outbox
@@ -120,8 +121,7 @@ async def _build(
     eliminations = _elimination_rows(invoice, result)
     invoice.set_problems([*result.problems, *_einvoice_problems(invoice, lines, eliminations)])
     await store.invoices.save(tx, invoice)
-    await store.invoices.insert_content(tx, lines)
-    await store.invoices.insert_content(tx, [*eliminations, *fees])
+    await store.invoices.insert_content(tx, lines, eliminations, fees)
     return InvoiceDetails(invoice, lines[:LINES_SHOWN], eliminations)
 
 
@@ -203,6 +203,8 @@ def _line_rows(
             last_date=line.last_date,
             charge_ids=line.charge_ids,
             item_count=line.item_count,
+            credited=Decimal(0),
+            held=Decimal(0),
         )
         lines.append(row)
         fees += [
@@ -223,6 +225,7 @@ def _line_rows(
 def _elimination_rows(invoice: InvoiceRow, result: ConsolidationResult) -> Sequence[InvoiceEliminationRow]:
     return [
         InvoiceEliminationRow(
+            id=ids.new(),
             invoice_id=invoice.id,
             number=number,
             supplier_entity_id=each.supplier.id,

@@ -8,6 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, ColumnElement, Select, Uuid, any_, delete, func, literal, or_, select
 
+from kit import clock
+from kit.columns import Columns, of_table
 from kit.db import ReadSession, WriteSession, found, scope_filter
 from kit.money import Money
 from services.entities.domain.contracts import ContractState
@@ -31,6 +33,12 @@ _FIRST_BILLED: Final = """
     from consolidated_invoices invoice cross join lateral unnest(invoice.entity_ids) as covered(entity_id)
     where invoice.state <> 'VOID' and covered.entity_id = any($1)
     group by covered.entity_id"""
+_LINES: Final = Columns[InvoiceLineRow](of_table(InvoiceLineRow))
+_INSERT_LINES: Final = _LINES.insert("invoice_lines")
+_ELIMINATIONS: Final = Columns[InvoiceEliminationRow](of_table(InvoiceEliminationRow))
+_INSERT_ELIMINATIONS: Final = _ELIMINATIONS.insert("invoice_eliminations")
+_FEES: Final = Columns[InvoiceFeeRow](of_table(InvoiceFeeRow))
+_INSERT_FEES: Final = _FEES.insert("invoice_fees")
 _NEVER_BILLED: Final = (ContractState.DRAFT, ContractState.PENDING_APPROVAL, ContractState.PENDING_SIGNATURE)
 
 
@@ -127,12 +135,20 @@ async def sum_billed_fees(tx: ReadSession, contract_ids: Collection[UUID]) -> Ma
 
 
 async def insert_content(
-    tx: WriteSession, rows: Sequence[InvoiceLineRow | InvoiceEliminationRow | InvoiceFeeRow]
+    tx: WriteSession,
+    lines: Sequence[InvoiceLineRow],
+    eliminations: Sequence[InvoiceEliminationRow],
+    fees: Sequence[InvoiceFeeRow],
 ) -> None:
-    """Insert lines, eliminated charges and fees of a draft."""
-    for row in rows:
-        tx.add(row)
-    await tx.flush()
+    """Insert the lines, eliminated charges and fees of a draft, which may be thousands."""
+    now = clock.now()
+    for row in (*lines, *eliminations, *fees):
+        row.tenant_id, row.create_time = tx.tenant_id, now
+    await tx.fetch(_INSERT_LINES, *_LINES.parameters(lines))
+    if eliminations:
+        await tx.fetch(_INSERT_ELIMINATIONS, *_ELIMINATIONS.parameters(eliminations))
+    if fees:
+        await tx.fetch(_INSERT_FEES, *_FEES.parameters(fees))
 
 
 async def delete_content(tx: WriteSession, invoice_id: UUID) -> None:

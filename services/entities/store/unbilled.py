@@ -11,14 +11,15 @@ from services.entities.domain.billing_documents import LineKind
 from services.entities.domain.consolidation import Charge
 from services.entities.domain.unbilled import CostPosition, CurrencySum, UnbilledItem, UnbilledKind
 
+_SORT_IN_MEMORY: Final = "set local work_mem = '64MB'"
 _TAKE: Final = """
     with covered as (
         select * from unnest($2::uuid[], $3::date[]) as each(entity_id, first_date)
     ), taken as (
-        delete from unbilled_allocations waiting using covered
-        where waiting.tenant_id = $1 and waiting.entity_id = covered.entity_id
-        and waiting.allocation_date >= covered.first_date and waiting.allocation_date < $4
-        returning waiting.allocation_id
+        delete from unbilled_allocations cost using covered
+        where cost.tenant_id = $1 and cost.entity_id = covered.entity_id
+        and cost.allocation_date >= covered.first_date and cost.allocation_date < $4
+        returning cost.*
     )
     insert into invoice_charges (
         tenant_id, id, invoice_id, entity_id, department_id, gl_code, supplier_id, day,
@@ -28,16 +29,19 @@ _TAKE: Final = """
     select $1, uuidv7(), $5, cost.entity_id, cost.department_id, cost.gl_code, supplier.entity_id,
         case when $6 then cost.allocation_date end,
         sum(cost.amount), cost.currency_code, sum(cost.entity_amount), cost.entity_currency_code,
-        min(cost.allocation_date), max(cost.allocation_date), array_agg(cost.id)
-    from taken join cost_allocations cost on cost.tenant_id = $1 and cost.id = taken.allocation_id
-    left join covered supplier on supplier.entity_id = cost.counterparty_entity_id
+        min(cost.allocation_date), max(cost.allocation_date), array_agg(cost.allocation_id)
+    from taken cost left join covered supplier on supplier.entity_id = cost.counterparty_entity_id
     group by 4, 5, 6, 7, 8, cost.currency_code, cost.entity_currency_code
     returning id, entity_id, department_id, gl_code, supplier_id, day, original_amount, original_currency_code,
         booked_amount, booked_currency_code, first_date, last_date, cardinality(allocation_ids) as item_count"""
 
 _PUT_BACK: Final = """
-    insert into unbilled_allocations (tenant_id, entity_id, allocation_date, allocation_id)
-    select cost.tenant_id, cost.entity_id, cost.allocation_date, cost.id
+    insert into unbilled_allocations (
+        tenant_id, entity_id, allocation_date, allocation_id, department_id, gl_code, counterparty_entity_id, amount,
+        currency_code, entity_amount, entity_currency_code
+    )
+    select cost.tenant_id, cost.entity_id, cost.allocation_date, cost.id, cost.department_id, cost.gl_code,
+        cost.counterparty_entity_id, cost.amount, cost.currency_code, cost.entity_amount, cost.entity_currency_code
     from invoice_charges charge cross join lateral unnest(charge.allocation_ids) as each(id)
     join cost_allocations cost on cost.tenant_id = $1 and cost.id = each.id
     where charge.tenant_id = $1 and charge.invoice_id = $2"""
@@ -51,6 +55,7 @@ async def take(
     Charges of one day each if `by_day`; otherwise they are converted on `day`. A concurrent transaction can't take the
     same allocations.
     """
+    await tx.fetch(_SORT_IN_MEMORY)
     rows = await tx.fetch(_TAKE, tx.tenant_id, list(first_days), list(first_days.values()), end, invoice_id, by_day)
     return [_charge(row, day) for row in rows]
 
@@ -81,9 +86,8 @@ async def put_back(tx: WriteSession, invoice_id: UUID) -> None:
 _SUMS: Final = """
     select cost.entity_id, cost.department_id, cost.gl_code, cost.currency_code, sum(cost.amount) as amount,
         count(*) as allocations, min(cost.allocation_date) as first_date, max(cost.allocation_date) as last_date
-    from unbilled_allocations waiting
-    join cost_allocations cost on cost.tenant_id = waiting.tenant_id and cost.id = waiting.allocation_id
-    where waiting.tenant_id = $1 and waiting.entity_id = any($2) and waiting.entity_id >= $3
+    from unbilled_allocations cost
+    where cost.tenant_id = $1 and cost.entity_id = any($2) and cost.entity_id >= $3
     and (cost.entity_id, coalesce(cost.department_id, $7), cost.gl_code, cost.currency_code) > ($3, $4, $5, $6)
     group by cost.entity_id, cost.department_id, cost.gl_code, cost.currency_code
     order by cost.entity_id, coalesce(cost.department_id, $7), cost.gl_code, cost.currency_code
@@ -94,9 +98,8 @@ _BEGINNING: Final = CostPosition(UUID(int=0), _NO_DEPARTMENT, "", "")
 
 _TOTALS: Final = """
     select cost.currency_code, sum(cost.amount) as amount, count(*) as allocations
-    from unbilled_allocations waiting
-    join cost_allocations cost on cost.tenant_id = waiting.tenant_id and cost.id = waiting.allocation_id
-    where waiting.tenant_id = $1 and waiting.entity_id = any($2)
+    from unbilled_allocations cost
+    where cost.tenant_id = $1 and cost.entity_id = any($2)
     group by cost.currency_code order by cost.currency_code"""
 
 
