@@ -195,6 +195,7 @@ def load(port: int) -> tuple[int, int]:
     _activate_contract(gateway, authorization, known[_CONTRACT])
     for currency, rate in _RATES.items():
         _load_rates(gateway, authorization, currency, rate)
+    _issue_invoice(gateway, authorization, known)
     gateway.close()
     return created, len(SAMPLES) - created
 
@@ -240,6 +241,17 @@ def _load_rates(gateway: http.client.HTTPConnection, headers: Mapping[str, str],
         _request(gateway, "PUT", "exchange-rates", headers, {"rates": missing})
 
 
+def _issue_invoice(gateway: http.client.HTTPConnection, headers: Mapping[str, str], known: Mapping[str, str]) -> None:
+    """Issue the invoice of January, with the first fee of the contract, unless the group has an invoice."""
+    if _request(gateway, "GET", f"invoices?entity_id={known['acme']}&page_size=1", headers)["invoices"]:
+        return
+    january = {"period_start_date": known["year"], "period_end_date": known["february"]}
+    route = f"entities/{known['acme']}/consolidated-invoice"
+    draft = _request(gateway, "POST", route, headers | {"Idempotency-Key": f"seed-invoice-{known['year']}"}, january)
+    if draft["state"] == "DRAFT":
+        _request(gateway, "POST", f"invoices/{draft['id']}/issue", headers, {})
+
+
 def _request(
     gateway: http.client.HTTPConnection, method: str, path: str, headers: Mapping[str, str], body: object = None
 ) -> Any:
@@ -260,10 +272,16 @@ def _substitute(body: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, 
 
 
 def _dates() -> dict[str, str]:
-    """Return the first days of the year and quarter of the first load, and of the year in which contracts end."""
+    """Return the first days of the year, of its February and of the quarter of the first load, and the end of contracts."""
     today = dt.datetime.now(dt.UTC).date()
     day = dt.date.fromisoformat(home.write_once(_FIRST_DAY, lambda: today.isoformat().encode()).decode())
     quarter = day.replace(month=day.month - (day.month - 1) % _MONTHS_OF_QUARTER, day=1)
     year = day.replace(month=1, day=1)
     end = year.replace(year=year.year + _YEARS_OF_CONTRACT)
-    return {"year": year.isoformat(), "quarter": quarter.isoformat(), "end": end.isoformat()}
+    february = year.replace(month=2)
+    return {
+        "year": year.isoformat(),
+        "february": february.isoformat(),
+        "quarter": quarter.isoformat(),
+        "end": end.isoformat(),
+    }
