@@ -272,7 +272,7 @@ def _substitute(body: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, 
 
 
 def _dates() -> dict[str, str]:
-    """Return days of the first load: the first of the year, of its February and of the quarter, and the end of contracts."""
+    """Return days of the first load: the first of its year, February and quarter, and the end of contracts."""
     today = dt.datetime.now(dt.UTC).date()
     day = dt.date.fromisoformat(home.write_once(_FIRST_DAY, lambda: today.isoformat().encode()).decode())
     quarter = day.replace(month=day.month - (day.month - 1) % _MONTHS_OF_QUARTER, day=1)
