@@ -173,6 +173,7 @@ EMPTY: Final[Mapping[tuple[str, str], str]] = {
         ("entities.convert.invoices.to_proto", field): "set by details_to_proto"
         for field in ("lines", "eliminations", "problems")
     },
+    ("entities.convert.verifications.to_proto", "verified"): "not set if there are differences",
     ("entities.convert.hierarchies.to_proto", "children.children"): "leaves of a hierarchy have no children",
 }
 """Fields that stay empty, by converter and field, with the reason."""

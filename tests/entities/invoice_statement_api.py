@@ -4,7 +4,8 @@ from typing import Any
 
 from billing.entities.v1 import invoice_statement_service_pb2 as pb
 from billing.entities.v1.entity_pb2 import Entity
-from billing.entities.v1.statement_pb2 import UnbilledItem
+from billing.entities.v1.invoice_pb2 import Invoice
+from billing.entities.v1.statement_pb2 import InvoiceVerification, UnbilledItem
 
 from tests.harness.callers import Caller
 from tests.harness.services import Entities
@@ -29,3 +30,6 @@ class InvoiceStatementApi:
             token = page.next_page_token
             if not token:
                 return items
+
+    async def verify(self, invoice: Invoice) -> InvoiceVerification:
+        return await self.caller.call(self.stub.VerifyInvoice, pb.VerifyInvoiceRequest(id=invoice.id))

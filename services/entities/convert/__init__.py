@@ -18,6 +18,7 @@ from services.entities.convert import (
     splits,
     unbilled,
     usage,
+    verifications,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "splits",
     "unbilled",
     "usage",
+    "verifications",
 ]

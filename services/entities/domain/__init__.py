@@ -31,6 +31,7 @@ from services.entities.domain import (
     splits,
     unbilled,
     usage,
+    verifications,
 )
 
 __all__ = [
@@ -64,4 +65,5 @@ __all__ = [
     "splits",
     "unbilled",
     "usage",
+    "verifications",
 ]

@@ -189,6 +189,14 @@ def consolidate(
     `rates` has the rate from the original currency of each charge on its day and, for charges between entities of the
     invoice, also that from the booked currency.
     """
+    tax_keys = {id: tax_of(entity, tax_rules) for id, entity in names.entities.items()}
+    return consolidate_taxed(charges, rates, currency, names, tax_keys)
+
+
+def consolidate_taxed(
+    charges: Iterable[Charge], rates: Rates, currency: str, names: Names, tax_keys: Mapping[UUID, TaxKey]
+) -> Consolidation:
+    """Return the content of an invoice as `consolidate` does, with the treatment and rate of each entity."""
     billed, internal = defaultdict[_LineKey, _Group](_Group), list[Charge]()
     for charge in charges:
         if charge.supplier_id is not None:
@@ -199,7 +207,7 @@ def consolidate(
             charge.original.currency,
         )  # fmt: skip
         billed[key].add(charge, _rate(rates, charge.original, currency, charge.day))
-    taxed = {key: tax_of(names.entities[key.entity_id], tax_rules) for key in billed}
+    taxed = {key: tax_keys[key.entity_id] for key in billed}
     order = {id: position for position, id in enumerate(names.entities)}
     keys = sorted(billed, key=lambda key: _line_order(key, order, names))
     lines = [_line(key, billed[key], taxed[key], currency, names) for key in keys]
@@ -210,6 +218,30 @@ def consolidate(
     taxes = tax_subtotals([(line.tax, line.amount) for line in lines], currency)
     net, tax = sum((each.net for each in taxes), Decimal(0)), sum((each.tax for each in taxes), Decimal(0))
     return Consolidation(lines=lines, eliminations=eliminations, taxes=taxes, net=net, tax=tax)
+
+
+def fee_charge(entity_id: UUID, contract_id: UUID, fee: FeeDue, day: date) -> Charge:
+    """Return the charge of a fee, which is converted on `day`."""
+    return Charge(
+        kind=LineKind.CONTRACT_FEE,
+        entity_id=entity_id,
+        department_id=None,
+        gl_code="",
+        contract_id=contract_id,
+        supplier_id=None,
+        original=fee.amount,
+        booked=fee.amount,
+        day=day,
+        first_date=fee.due_date,
+        last_date=fee.due_date,
+        fee=fee,
+    )
+
+
+def conversions(charge: Charge, currency: str) -> set[Conversion]:
+    """Return the conversions that a charge needs on an invoice in `currency`."""
+    amounts = [charge.original] if charge.supplier_id is None else [charge.original, charge.booked]
+    return {Conversion(amount.currency, currency, charge.day) for amount in amounts if amount.currency != currency}
 
 
 def tax_of(entity: BilledEntity, rules: TaxRules) -> TaxKey:

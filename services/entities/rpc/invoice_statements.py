@@ -1,7 +1,9 @@
 """gRPC servicer of what was invoiced, what was paid, and what is still to be invoiced."""
 
 from billing.entities.v1 import invoice_statement_service_pb2 as pb
+from billing.entities.v1.statement_pb2 import InvoiceVerification
 
+from kit import ids
 from kit.db import Database
 from kit.origin import Call
 from services.entities import convert, service
@@ -31,3 +33,8 @@ class InvoiceStatementServicer:
             as_of_date=unbilled.as_of.isoformat(),
             next_page_token=next_page_token,
         )
+
+    async def VerifyInvoice(self, request: pb.VerifyInvoiceRequest, call: Call) -> InvoiceVerification:
+        async with self._db.read(call, snapshot=True) as tx:
+            verification = await service.verifications.verify(tx, ids.INVOICE.parse(request.id))
+        return convert.verifications.to_proto(verification)

@@ -30,6 +30,7 @@ from services.entities.service import (
     tax_ids,
     unbilled,
     usage,
+    verifications,
 )
 
 __all__ = [
@@ -62,4 +63,5 @@ __all__ = [
     "tax_ids",
     "unbilled",
     "usage",
+    "verifications",
 ]

@@ -10,12 +10,11 @@ from kit import ids
 from kit.db import WriteSession
 from kit.rates import RateMissing
 from services.entities import domain, service, store
-from services.entities.domain.billing_documents import AppliedDocumentRate, LineKind, RatePolicy
+from services.entities.domain.billing_documents import AppliedDocumentRate, RatePolicy
 from services.entities.domain.consolidation import (
     BilledEntity,
     Charge,
     Consolidation,
-    FeeDue,
     Names,
     TaxRules,
 )
@@ -85,7 +84,9 @@ async def build(tx: WriteSession, request: ConsolidationRequest) -> Consolidatio
         departments={department.id: department.name for department in departments},
         contracts={contract.id: (contract.contract_number, contract.name) for contract in contracts},
     )
-    convertible = [charge for charge in charges if _conversions(charge, request.currency) <= rates.keys()]
+    convertible = [
+        charge for charge in charges if domain.consolidation.conversions(charge, request.currency) <= rates.keys()
+    ]
     with_fees = {charge.contract_id for charge in charges}
     return ConsolidationResult(
         content=domain.consolidation.consolidate(convertible, rates, request.currency, names, request.tax_rules),
@@ -135,44 +136,21 @@ async def _fee_charges(
     charges = []
     for contract in contracts:
         dates = DateRange(first_days[contract.entity_id], end)
-        plan = domain.fees.build_plan(contract.terms, contract.termination_date)
+        due = domain.fees.fees_due(domain.fees.build_plan(contract.terms, contract.termination_date), dates)
         charges += [
-            _fee_charge(contract, fee, day or fee.due_date)
-            for fee in domain.consolidation.fees_to_bill(
-                domain.fees.fees_due(plan, dates), billed.get(contract.id, {}), dates
-            )
+            domain.consolidation.fee_charge(contract.entity_id, contract.id, fee, day or fee.due_date)
+            for fee in domain.consolidation.fees_to_bill(due, billed.get(contract.id, {}), dates)
         ]
     return charges
-
-
-def _fee_charge(contract: ContractRow, fee: FeeDue, day: date) -> Charge:
-    return Charge(
-        kind=LineKind.CONTRACT_FEE,
-        entity_id=contract.entity_id,
-        department_id=None,
-        gl_code="",
-        contract_id=contract.id,
-        supplier_id=None,
-        original=fee.amount,
-        booked=fee.amount,
-        day=day,
-        first_date=fee.due_date,
-        last_date=fee.due_date,
-        fee=fee,
-    )
-
-
-def _conversions(charge: Charge, currency: str) -> set[Conversion]:
-    """Return the conversions that a charge needs."""
-    amounts = [charge.original] if charge.supplier_id is None else [charge.original, charge.booked]
-    return {Conversion(amount.currency, currency, charge.day) for amount in amounts if amount.currency != currency}
 
 
 async def _find_rates(
     tx: WriteSession, request: ConsolidationRequest, charges: Iterable[Charge], day: date
 ) -> tuple[Mapping[Conversion, DerivedRate], Sequence[RateMissing]]:
     """Return the rates of all conversions by the policy of the invoice, and an error for each that is missing."""
-    needed = {conversion for charge in charges for conversion in _conversions(charge, request.currency)}
+    needed = {
+        conversion for charge in charges for conversion in domain.consolidation.conversions(charge, request.currency)
+    }
     if request.issuer_currency != request.currency:
         needed.add(Conversion(request.currency, request.issuer_currency, day))
     days = list(_days(request, day))

@@ -23,6 +23,7 @@ from services.entities.store import (
     splits,
     unbilled,
     usage,
+    verifications,
 )
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     "splits",
     "unbilled",
     "usage",
+    "verifications",
 ]
