@@ -63,6 +63,10 @@ rates: $(INSTALLED)  ## Load ECB exchange rates (FILE=eurofxref-hist.zip TENANT=
 usage: $(INSTALLED)  ## Publish simulated usage records (COUNT=100 RATE=50 DUPLICATES=5 BAD=2 TENANT=acme; RATE=0: unlimited)
 	@$(PYTHON) -m deploy.simulators.usage
 
+.PHONY: pay
+pay: $(INSTALLED)  ## Publish a simulated payment of an invoice (INVOICE=inv_… AMOUNT=100.00 CURRENCY=EUR CONVERTED=90.00 PAYMENT=pay-1 TENANT=acme)
+	@$(PYTHON) -m deploy.simulators.payments pay "$(INVOICE)" "$(AMOUNT)"
+
 .PHONY: deactivate-user
 deactivate-user: $(INSTALLED)  ## Deactivate a user in the simulated user management (WHO=erin TENANT=acme)
 	@$(PYTHON) -m deploy.simulators.directory deactivate "$(WHO)"

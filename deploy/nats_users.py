@@ -40,6 +40,7 @@ OUTSIDE_SYSTEMS: Final[Mapping[str, tuple[str, ...]]] = {
         "billing.entities.v1.ContractExpired",
         "billing.entities.v1.ContractRenewed",
     ),
+    "payments": ("billing.entities.v1.RefundRequested",),
     "usage": (),
     "users": (),
 }

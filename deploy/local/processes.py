@@ -43,6 +43,7 @@ class Simulator:
 
 SIMULATORS: Final = (
     Simulator("licensing", "deploy.simulators.licensing", "licensing"),
+    Simulator("payments", "deploy.simulators.payments", "payments"),
     Simulator("directory", "deploy.simulators.directory", "users", serves=True),
 )
 PROCESSES: Final = (

@@ -34,6 +34,13 @@ EXAMPLES: Final[Mapping[str, Any]] = {
     "HoldForApproval": {"round": 1, "amount": {"currency_code": "EUR", "amount": "1.00"}},
     "ReleaseForApproval": {"round": 1},
     "ReviewFunds": {"amount": {"currency_code": "EUR", "amount": "1.00"}},
+    **{
+        name: {
+            "lines": [{"line_id": f"iln_{'0' * 32}", "amount": {"currency_code": "EUR", "amount": "1.00"}}],
+            **({"reason": "Outage"} if name == "CreateDisputeCreditNote" else {}),
+        }
+        for name in ("HoldLines", "ReleaseLines", "CreateDisputeCreditNote")
+    },
     "SummarizeCosts": {"start_date": "2026-01-01", "end_date": "2027-01-01"},
     "RedriveDeadLetter": {"consumer": "budgets.x", "event_id": "019a5c7e-2f40-7b3c-8d1e-5a6f7b8c9d0e"},
     "DropDeadLetter": {"consumer": "budgets.x", "event_id": "019a5c7e-2f40-7b3c-8d1e-5a6f7b8c9d0e"},

@@ -21,7 +21,7 @@ from kit.error_status import STATUS_METADATA_KEY
 from tests.access.mutations import BYTES, mutate
 from tests.access.requests import all_methods, new_request
 from tests.access.world import Api, World
-from tests.harness.tokens import Keys
+from tests.harness.tokens import SERVICES, Keys
 
 SEED: Final = int(os.environ.get("FUZZ_SEED", "1"))
 CASES: Final = int(os.environ.get("FUZZ_CASES", "1"))
@@ -87,7 +87,7 @@ async def send(api: Api, case: Case, token: str) -> str | None:
 
 async def test_no_input_causes_a_server_error_or_an_unbounded_response(api: Api, keys: Keys, target: World) -> None:
     tenant = uuid4()
-    services = {name: keys.service_token(name, tenant) for name in ("approvals", "budgets", "entities", "reporting")}
+    services = {name: keys.service_token(name, tenant) for name in SERVICES}
     slots = asyncio.Semaphore(_CONCURRENT)
 
     def token_for(method: MethodDescriptor) -> str:

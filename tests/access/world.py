@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
+from uuid import uuid4
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
@@ -19,7 +20,7 @@ SETUP: Final = (
     "CreateEntity", "CreateDepartment", "SetExchangeRates", "CreateBudget", "CreateBudget", "Charge", "CreateHold",
     "CreateAllocationRule", "AllocateCost", "SplitCost", "CreateApprovalRule", "CreateDelegation", "CreateApproval",
     "CreateContract", "SubmitContract", "SignContract", "ActivateContract", "CreateAmendment", "CreateBillingProfile",
-    "CreateConsolidatedInvoice", "CreateInvoiceSchedule",
+    "CreateConsolidatedInvoice", "CreateInvoiceSchedule", "IssueInvoice", "CreateCreditNote",
 )  # fmt: skip
 """RPCs that make a resource of each kind, in order. A service with a new kind of resource adds an RPC."""
 _STREAM_S: Final = 5.0
@@ -108,7 +109,8 @@ class World:
     @classmethod
     async def build(cls, api: Api, token: str, marker: str) -> "World":
         """Create the resources. Fails if one can't be created."""
-        world, methods = cls(token, marker), {method.name: method for method in all_methods()}
+        elsewhere = {"dsp": f"dsp_{uuid4().hex}"}  # disputes belong to another service, which is not checked here
+        world, methods = cls(token, marker, elsewhere), {method.name: method for method in all_methods()}
         for name in SETUP:
             request = new_request(methods[name], world.ids)
             world._mark(request, name)

@@ -116,6 +116,8 @@ OF_FIELD: Final[Mapping[str, Any]] = {
     "consolidated_invoices.problems": [
         {"severity": "ERROR", "code": "c", "message": "m", "resource_id": "r"}
     ],
+    "credit_notes.issuer": PARTY, "credit_notes.recipient": PARTY,
+    "credit_notes.taxes": [{"treatment": "STANDARD", "tax_rate_bp": 1900, "net": "100.00", "tax": "19.00"}],
     "consolidated_invoices.state": "DRAFT", "consolidated_invoices.total": Decimal(100),
     "PhaseRecord.start_date": "2026-09-01", "PhaseRecord.fee": "9.00",
     # values of other rows
@@ -135,7 +137,7 @@ OF_FIELD: Final[Mapping[str, Any]] = {
 EMPTY: Final[Mapping[tuple[str, str], str]] = {
     ("entities.convert.contracts.to_proto", "renews_automatically"): "a terminated contract does not renew",
     ("entities.convert.renewals.check_to_proto", "auto_renew"): "a terminated contract does not renew",
-    ("entities.events.published.contract_renewal_due", "auto_renew"): "a terminated contract does not renew",
+    ("entities.events.published.contracts.contract_renewal_due", "auto_renew"): "a terminated contract does not renew",
     **{
         ("approvals.convert.approvals.impact_problem_to_proto", field): "a budget that can't be read has no amounts"
         for field in ("budget_name", "amount", "budget_amount", "spent", "held", "committed", "available")
@@ -174,6 +176,7 @@ EMPTY: Final[Mapping[tuple[str, str], str]] = {
         for field in ("lines", "eliminations", "problems")
     },
     ("entities.convert.verifications.to_proto", "verified"): "not set if there are differences",
+    **{("entities.convert.credit_notes.to_proto", field): "set by details_to_proto" for field in ("lines", "refunds")},
     ("entities.convert.hierarchies.to_proto", "children.children"): "leaves of a hierarchy have no children",
 }
 """Fields that stay empty, by converter and field, with the reason."""
@@ -183,6 +186,7 @@ READ_ELSEWHERE: Final[Mapping[tuple[str, str], str]] = {}
 """Fields of requests that neither a converter nor the RPC reads, by message and field, with the reason."""
 VARIANTS: Final[Mapping[str, list[Mapping[str, Any]]]] = {
     "CreateInvoiceScheduleRequest": [{}, {"active": False}],
+    "CreateCreditNoteRequest": [{"lines": None}, {"full": False}],
     "CreateBudgetRequest": [{"period_type": 1, "period_end_date": None}, {"recurring": None}],
     "SplitCostRequest": [
         {"terms": None, "allocation_id": None},
@@ -204,7 +208,7 @@ def converters() -> Iterator[Converter]:
         for name in [*names, published]:
             module = importlib.import_module(name)
             for function_name, function in inspect.getmembers(module, inspect.isfunction):
-                if function.__module__ == name and not function_name.startswith("_"):
+                if function.__module__.startswith(name) and not function_name.startswith("_"):
                     yield function
 
 

@@ -136,7 +136,7 @@ INTERNAL = {
     "DropDeadLetter", "GetRates",
     "SummarizeBudgets", "SummarizeContracts", "StreamEntries", "SummarizeCosts", "StreamAllocations", "GetLineage",
     "ReviewFunds", "HoldForApproval", "ReleaseForApproval", "CheckApprovalNeed", "OpenApproval", "SummarizeApprovals",
-    "WatchApprovals",
+    "WatchApprovals", "HoldLines", "ReleaseLines", "CreateDisputeCreditNote",
 }  # fmt: skip
 """Methods without a route: for our own services, and for operators over gRPC."""
 
@@ -144,6 +144,7 @@ MONEY_MOVES = {
     "Charge", "RefundCharge", "CreateHold", "CommitHold", "CaptureHold", "ReleaseHold", "TransferBudget",
     "RolloverBudget", "SplitCost",
     "AllocateCost", "BatchAllocateCosts", "ReverseAllocation", "CreateApproval", "OpenApproval", "HoldForApproval",
+    "CreateCreditNote", "CreateDisputeCreditNote", "HoldLines", "ReleaseLines", "RetryRefund",
 }  # fmt: skip
 KEYED_BY_ITEM = {"BatchCharge": "charges"}
 """Writes without their own idempotency key: each item has one."""

@@ -75,6 +75,14 @@ class Connection:
         await eventually(has_arrived)
 
 
+def own_consumers(name: str) -> set[str]:
+    """The consumers that a user may use."""
+    if name in nats_users.SERVICES:
+        return set(nats_users.consumers_of(name))
+    system = name.removeprefix(nats_users.system_user(""))
+    return {nats_users.system_consumer(system, event) for event in nats_users.OUTSIDE_SYSTEMS[system]}
+
+
 @contextlib.asynccontextmanager
 async def connected(server: Running[Nats], name: str) -> AsyncIterator[Connection]:
     client = Client()
@@ -144,10 +152,8 @@ class TestReading:
     async def test_consumers_of_others_can_not_be_used(
         self, name: str, server: Running[Nats], stream: JetStreamContext
     ) -> None:
-        own = set(nats_users.consumers_of(name)) if name in nats_users.SERVICES else set()
-        others = {other for other in nats_users._all_consumers() - own if name != "platform-licensing"}
         async with connected(server, name) as user:
-            for other in sorted(others):
+            for other in sorted(nats_users._all_consumers() - own_consumers(name)):
                 assert await user.is_refused(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{other}")
                 assert await user.is_refused(
                     f"$JS.API.CONSUMER.CREATE.{STREAM}.{other}.{OWN_PACKAGES[name]}.Happened.x"

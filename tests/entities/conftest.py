@@ -17,6 +17,7 @@ from tests.entities.allocation_api import AllocationApi
 from tests.entities.amendment_api import AmendmentApi
 from tests.entities.billing_profile_api import BillingProfileApi
 from tests.entities.contract_api import ContractApi
+from tests.entities.credit_note_api import CreditNoteApi, DisputeApi, IssuedInvoices
 from tests.entities.entities_api import EntitiesApi
 from tests.entities.invoice_api import InvoiceApi
 from tests.entities.invoice_statement_api import InvoiceStatementApi
@@ -57,6 +58,22 @@ def invoices(entities: Entities, finance: Caller) -> InvoiceApi:
 @pytest.fixture
 def statements(entities: Entities, finance: Caller) -> InvoiceStatementApi:
     return InvoiceStatementApi(finance, entities)
+
+
+@pytest.fixture
+def credit_notes(entities: Entities, finance: Caller) -> CreditNoteApi:
+    return CreditNoteApi(finance, entities)
+
+
+@pytest.fixture
+def disputes(entities: Entities, keys: Keys, tenant: UUID) -> DisputeApi:
+    """The disputes service, which calls on behalf of the tenant."""
+    return DisputeApi(Caller(tenant, "service:disputes", keys.service_token("disputes", tenant)), entities)
+
+
+@pytest.fixture
+def issued(api: EntitiesApi, costs: AllocationApi, profiles: BillingProfileApi, invoices: InvoiceApi) -> IssuedInvoices:
+    return IssuedInvoices(api, costs, profiles, invoices)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ _ID = re.compile(r"([a-z]{3})_[0-9a-f]{32}")
 _PREFIXES = {
     "alerts": "alr", "allocation-rules": "arl", "allocations": "alc", "approval-rules": "rul", "approvals": "apr",
     "budgets": "bud", "contracts": "con", "departments": "dep", "entities": "ent", "hold_id": "hld",
-    "billing-profiles": "bpr", "invoices": "inv", "invoice-schedules": "isc", "line_id": "iln",
+    "billing-profiles": "bpr", "credit-notes": "crn", "invoices": "inv", "invoice-schedules": "isc", "line_id": "iln",
     "amendment_id": "amd", "split": "spl",
 }  # fmt: skip
 """Prefix of the ids by the collection of `{id}`, or by the name of another variable."""
@@ -34,8 +34,8 @@ STEPS = (
     "WithdrawTermination", "CloseBudget", "ReopenBudget", "RolloverBudget", "DeactivateDepartment",
     "ActivateDepartment", "CreateBillingProfile", "UpdateBillingProfile",
     "CreateInvoiceSchedule", "UpdateInvoiceSchedule",
-    "CreateConsolidatedInvoice", "RefreshInvoice", "IssueInvoice", "VoidInvoice", "DeactivateBillingProfile",
-    "ActivateBillingProfile", "DeactivateEntity", "SetPeriodLock",
+    "CreateConsolidatedInvoice", "RefreshInvoice", "IssueInvoice", "CreateCreditNote", "RetryRefund", "VoidInvoice",
+    "DeactivateBillingProfile", "ActivateBillingProfile", "DeactivateEntity", "SetPeriodLock",
 )  # fmt: skip
 """Every operation with a body, in an order in which the resources of its example exist."""
 DEPENDS_ON_STATE = {httpx.codes.FORBIDDEN, httpx.codes.CONFLICT}

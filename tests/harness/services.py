@@ -20,12 +20,15 @@ from billing.entities.v1.amendment_service_pb2_grpc import AmendmentServiceStub
 from billing.entities.v1.billing_profile_service_pb2_grpc import BillingProfileServiceStub
 from billing.entities.v1.contract_service_pb2_grpc import ContractServiceStub
 from billing.entities.v1.cost_service_pb2_grpc import CostServiceStub
+from billing.entities.v1.credit_note_service_pb2_grpc import CreditNoteServiceStub
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
+from billing.entities.v1.invoice_payment_service_pb2_grpc import InvoicePaymentServiceStub
 from billing.entities.v1.invoice_schedule_service_pb2_grpc import InvoiceScheduleServiceStub
 from billing.entities.v1.invoice_service_pb2_grpc import InvoiceServiceStub
 from billing.entities.v1.invoice_statement_service_pb2_grpc import InvoiceStatementServiceStub
+from billing.entities.v1.line_hold_service_pb2_grpc import LineHoldServiceStub
 from billing.operations.v1.operations_service_pb2_grpc import OperationsServiceStub
 from grpc import aio
 from pydantic import SecretStr
@@ -55,6 +58,9 @@ class Entities:
         self.invoices = InvoiceServiceStub(channel)
         self.invoice_schedules = InvoiceScheduleServiceStub(channel)
         self.invoice_statements = InvoiceStatementServiceStub(channel)
+        self.credit_notes = CreditNoteServiceStub(channel)
+        self.line_holds = LineHoldServiceStub(channel)
+        self.invoice_payments = InvoicePaymentServiceStub(channel)
         self.operations = OperationsServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 

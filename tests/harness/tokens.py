@@ -18,8 +18,8 @@ from kit.auth import SERVICE_ISSUER
 ISSUER = "https://identity.test"
 AUDIENCE = "enterprise-billing"
 KID = "users-1"
-SERVICES = (*(service for service in MIGRATIONS if service != "gateway"), "reporting")
-"""Services with a key of their own: ours but the gateway, and one that only reads summaries and streams."""
+SERVICES = (*(service for service in MIGRATIONS if service != "gateway"), "disputes", "reporting")
+"""Services with a key of their own: ours but the gateway, and those that internal RPCs name as callers."""
 
 
 @dataclass(frozen=True, slots=True)

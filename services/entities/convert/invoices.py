@@ -78,7 +78,7 @@ def to_proto(row: InvoiceRow) -> Invoice:
         issuer_tax=(
             None if row.issuer_tax is None else money_to_proto(Money(row.issuer_tax, row.issuer_currency_code))
         ),
-        taxes=[_tax_to_proto(each, row.currency_code) for each in row.taxes],
+        taxes=[tax_to_proto(each, row.currency_code) for each in row.taxes],
         rates=map(_rate_to_proto, row.rates),
         line_count=row.line_count,
         paid=money_to_proto(row.money(row.paid)),
@@ -98,6 +98,10 @@ def to_proto(row: InvoiceRow) -> Invoice:
         etag=row.etag,
         create_time=time_to_proto(row.create_time),
         update_time=time_to_proto(row.update_time),
+        credited_balance=money_to_proto(row.money(row.credited_balance)),
+        refundable=money_to_proto(row.money(row.refundable)),
+        exchange_difference=money_to_proto(row.money(row.exchange_difference)),
+        unrecorded_payment_ids=row.unrecorded_payment_ids,
     )
 
 
@@ -117,7 +121,8 @@ def party_to_proto(party: Party) -> InvoiceParty:
     )
 
 
-def _tax_to_proto(tax: TaxSubtotal, currency: str) -> InvoiceTax:
+def tax_to_proto(tax: TaxSubtotal, currency: str) -> InvoiceTax:
+    """Convert net and tax of a tax rate."""
     return InvoiceTax(
         tax_treatment=InvoiceLine.TaxTreatment.Value(tax.treatment),
         tax_rate_bp=tax.tax_rate_bp,

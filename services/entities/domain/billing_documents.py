@@ -3,11 +3,12 @@
 A BillingDocument has everything that a document shows, with all names resolved, so that renderers read nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 from kit.money import Money
 from services.entities.domain.parties import Party
@@ -91,6 +92,25 @@ class TaxSubtotal:
     tax_rate_bp: int
     net: Decimal
     tax: Decimal
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the subtotal as it is stored in JSON."""
+        return {
+            "treatment": self.treatment,
+            "tax_rate_bp": self.tax_rate_bp,
+            "net": f"{self.net:f}",
+            "tax": f"{self.tax:f}",
+        }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "TaxSubtotal":
+        """Return the subtotal from its record."""
+        return cls(
+            treatment=TaxTreatment(record["treatment"]),
+            tax_rate_bp=record["tax_rate_bp"],
+            net=Decimal(record["net"]),
+            tax=Decimal(record["tax"]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,8 @@ class InvoiceAction(StrEnum):
     REFRESH = "refreshed"
     ISSUE = "issued"
     VOID = "voided"
+    CREDIT = "credited"
+    HOLD = "disputed"
 
 
 _S, _A = InvoiceState, InvoiceAction
@@ -56,9 +58,16 @@ INVOICE_TRANSITIONS: Final[Mapping[tuple[InvoiceState, InvoiceAction], InvoiceSt
     (_S.DRAFT, _A.ISSUE): _S.ISSUED,
     (_S.DRAFT, _A.VOID): _S.VOID,
     (_S.ISSUED, _A.VOID): _S.VOID,
+    (_S.ISSUED, _A.CREDIT): _S.ISSUED,
+    (_S.PARTIALLY_PAID, _A.CREDIT): _S.PARTIALLY_PAID,
+    (_S.PAID, _A.CREDIT): _S.PAID,
+    (_S.ISSUED, _A.HOLD): _S.ISSUED,
+    (_S.PARTIALLY_PAID, _A.HOLD): _S.PARTIALLY_PAID,
+    (_S.PAID, _A.HOLD): _S.PAID,
 }
 """All allowed transitions by actions; what is paid and credited decides between ISSUED, PARTIALLY_PAID and PAID."""
 
+ISSUED_STATES: Final = frozenset({_S.ISSUED, _S.PARTIALLY_PAID, _S.PAID})
 OUTSTANDING: Final = frozenset({_S.ISSUED, _S.PARTIALLY_PAID})
 """The states in which something may be open."""
 
@@ -130,6 +139,15 @@ def open_amount(total: Decimal, offset: Decimal, paid: Decimal) -> Decimal:
     return max(total - offset - paid, Decimal(0))
 
 
-def overpaid_amount(total: Decimal, offset: Decimal, paid: Decimal, refunded: Decimal) -> Decimal:
-    """Return the part of `paid` that exceeds what was to be paid and was not paid back."""
-    return max(paid - refunded - max(total - offset, Decimal(0)), Decimal(0))
+def overpaid_amount(due: Decimal, offset: Decimal, paid: Decimal) -> Decimal:
+    """Return what was paid beyond the amount due; `due` is zero unless the invoice is issued."""
+    return max(paid - max(due - offset, Decimal(0)), Decimal(0))
+
+
+def settled_state(state: InvoiceState, open_amount: Decimal, paid: Decimal) -> InvoiceState:
+    """Return the state of an invoice after a payment or a credit note; that of a draft or void one stays."""
+    if state not in ISSUED_STATES:
+        return state
+    if open_amount == 0:
+        return InvoiceState.PAID
+    return InvoiceState.PARTIALLY_PAID if paid else InvoiceState.ISSUED

@@ -15,10 +15,12 @@ from billing.approvals.v1.events_pb2 import (
     SubmissionRefused,
 )
 from outside.licensing.v1.licensing_pb2 import LicenseProvisioned, LicenseProvisioningFailed, LicenseReleased
+from outside.payments.v1.payments_pb2 import InvoicePaid, RefundCompleted, RefundFailed
 from outside.usage.v1.usage_pb2 import UsageRecorded
 from outside.users.v1.events_pb2 import UserDeactivated
 
 from contract import validation
+from contract.values import date_from_text, money_from_proto
 from eventing.consumer import Handler, on
 from kit import ids
 from kit.auth import SERVICE_PREFIX
@@ -177,6 +179,46 @@ async def allocate_usage(dependencies: Dependencies, origin: Origin, event: Usag
     await dependencies.usage_intake.record(origin, convert.usage.record_from_proto(event))
 
 
+async def _report_lost_payment(tx: WriteSession, event: InvoicePaid) -> None:
+    """Show a dead letter on its invoice, if there is one."""
+    with suppress(InvalidFields, NotFound):
+        invoice_id = ids.INVOICE.parse(event.invoice_id, "invoice_id")
+        await service.invoice_payments.report_lost_payment(tx, invoice_id, event.payment_id)
+
+
+@on(InvoicePaid, dead_lettered=_report_lost_payment)
+async def record_payment(tx: WriteSession, event: InvoicePaid) -> None:
+    """Record a payment of an invoice."""
+    validation.check(event)
+    await service.invoice_payments.record(tx, convert.invoice_payments.report_from_proto(event))
+
+
+async def _report_lost_refund(tx: WriteSession, event: RefundCompleted | RefundFailed) -> None:
+    """Show a dead letter on its refund, if there is one."""
+    with suppress(InvalidFields):
+        await service.refunds.report_lost_reply(tx, ids.REFUND.parse(event.refund_id, "refund_id"))
+
+
+@on(RefundCompleted, dead_lettered=_report_lost_refund)
+async def complete_refund(tx: WriteSession, event: RefundCompleted) -> None:
+    """Record that a refund was paid back."""
+    validation.check(event)
+    await service.refunds.complete(
+        tx,
+        ids.REFUND.parse(event.refund_id, "refund_id"),
+        money_from_proto(event.amount),
+        refund_date=date_from_text(event.refund_date),
+        reference=event.reference,
+    )
+
+
+@on(RefundFailed, dead_lettered=_report_lost_refund)
+async def fail_refund(tx: WriteSession, event: RefundFailed) -> None:
+    """Record that a refund was not paid back."""
+    validation.check(event)
+    await service.refunds.fail(tx, ids.REFUND.parse(event.refund_id, "refund_id"), reason=event.reason)
+
+
 HANDLERS: Final[tuple[Handler, ...]] = (
     record_license,
     record_license_failure,
@@ -189,4 +231,7 @@ HANDLERS: Final[tuple[Handler, ...]] = (
     on_submission_refused,
     replace_deactivated_manager,
     allocate_usage,
+    record_payment,
+    complete_refund,
+    fail_refund,
 )

@@ -22,7 +22,9 @@ from services.entities.domain.billing_documents import (
     TaxSubtotal,
     TaxTreatment,
 )
-from services.entities.domain.invoices import InvoiceProblem, InvoiceState, InvoiceType, Severity
+from services.entities.domain.consolidation import TaxKey
+from services.entities.domain.credit_notes import CreditableLine
+from services.entities.domain.invoices import ISSUED_STATES, InvoiceProblem, InvoiceState, InvoiceType, Severity
 from services.entities.domain.parties import Party
 from services.entities.domain.proration import DateRange
 
@@ -75,6 +77,10 @@ class InvoiceRow(VersionedRow):
     """The part of credit notes that is paid back; failed refunds don't count."""
     held: Mapped[Decimal] = mapped_column(AMOUNT, default=Decimal(0))
     """Gross amount held by disputes."""
+    exchange_difference: Mapped[Decimal] = mapped_column(AMOUNT, default=Decimal(0))
+    """Sum over the payments in other currencies."""
+    unrecorded_payment_ids: Mapped[Sequence[str]] = mapped_column(ARRAY(String), default=list)
+    """Payments whose events became dead letters."""
     issue_date: Mapped[date | None] = mapped_column(Date)
     due_date: Mapped[date | None] = mapped_column(Date)
     issue_time: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -99,27 +105,11 @@ class InvoiceRow(VersionedRow):
     @property
     def taxes(self) -> Sequence[TaxSubtotal]:
         """Net and tax by treatment and rate."""
-        return [
-            TaxSubtotal(
-                treatment=TaxTreatment(record["treatment"]),
-                tax_rate_bp=record["tax_rate_bp"],
-                net=Decimal(record["net"]),
-                tax=Decimal(record["tax"]),
-            )
-            for record in self.tax_records
-        ]
+        return [TaxSubtotal.from_record(record) for record in self.tax_records]
 
     def set_taxes(self, taxes: Iterable[TaxSubtotal]) -> None:
         """Store the taxes."""
-        self.tax_records = [
-            {
-                "treatment": each.treatment,
-                "tax_rate_bp": each.tax_rate_bp,
-                "net": f"{each.net:f}",
-                "tax": f"{each.tax:f}",
-            }
-            for each in taxes
-        ]
+        self.tax_records = [each.to_record() for each in taxes]
 
     @property
     def rates(self) -> Sequence[AppliedDocumentRate]:
@@ -171,15 +161,22 @@ class InvoiceRow(VersionedRow):
     @property
     def open(self) -> Decimal:
         """What is still to be paid; zero for a draft or void invoice."""
-        if self.state in {InvoiceState.DRAFT, InvoiceState.VOID}:
-            return Decimal(0)
-        return domain.invoices.open_amount(self.total, self.offset, self.paid)
+        return domain.invoices.open_amount(self.due, self.offset, self.paid)
 
     @property
     def overpaid(self) -> Decimal:
-        """What was paid beyond the amount due and not paid back."""
-        due = Decimal(0) if self.state is InvoiceState.VOID else self.total
-        return domain.invoices.overpaid_amount(due, self.offset, self.paid, self.refunded + self.credited_balance)
+        """What was paid beyond the amount due."""
+        return domain.invoices.overpaid_amount(self.due, self.offset, self.paid)
+
+    @property
+    def due(self) -> Decimal:
+        """The total if the invoice is issued, else zero."""
+        return self.total if self.state in ISSUED_STATES else Decimal(0)
+
+    @property
+    def refundable(self) -> Decimal:
+        """What credit notes can still pay back."""
+        return max(self.paid - self.refunded - self.credited_balance, Decimal(0))
 
     def money(self, amount: Decimal) -> Money:
         """Return the amount in the currency of the invoice."""
@@ -222,6 +219,18 @@ class InvoiceLineRow(TenantRow):
     """Net amount of credit notes; has the sign of `amount`."""
     held: Mapped[Decimal] = mapped_column(AMOUNT, default=Decimal(0))
     """Net amount held by disputes; has the sign of `amount`."""
+
+    @property
+    def creditable(self) -> CreditableLine:
+        """The amounts of the line for credit notes and holds."""
+        return CreditableLine(
+            id=self.id,
+            number=self.number,
+            net=self.amount,
+            tax_key=TaxKey(self.tax_treatment, self.tax_rate_bp),
+            credited=self.credited,
+            held=self.held,
+        )
 
     @property
     def original(self) -> Money | None:

@@ -266,8 +266,8 @@ async def issue(tx: WriteSession, invoice_id: UUID, *, etag: str) -> InvoiceDeta
     invoice.number = await store.number_series.take_next(tx, profile, DocumentType(invoice.type), issue_date.year)
     invoice.state, invoice.issue_time, invoice.issue_date = state, now, issue_date
     invoice.due_date = issue_date + timedelta(days=invoice.payment_terms_days)
-    await store.invoices.save(tx, invoice)
     outbox.append(tx, events.published.invoice_issued(invoice))
+    await service.invoice_payments.settle(tx, invoice)
     return details
 
 
@@ -279,8 +279,9 @@ async def void(tx: WriteSession, invoice_id: UUID, *, reason: str, etag: str) ->
     await store.invoices.lock_unbilled(tx)
     invoice = await store.invoices.lock(tx, invoice_id)
     invoice.check_etag(etag)
+    was_draft = invoice.state is InvoiceState.DRAFT
     invoice.state = domain.invoices.advance(invoice.id, invoice.state, InvoiceAction.VOID)
-    if any((invoice.paid, invoice.offset, invoice.credited_balance, invoice.refunded, invoice.held)):
+    if not was_draft and any((invoice.paid, invoice.offset, invoice.credited_balance, invoice.refunded, invoice.held)):
         raise InvoiceSettled(invoice.id)
     invoice.void_time, invoice.void_reason = clock.now(), reason
     await store.unbilled.put_back(tx, invoice.id)

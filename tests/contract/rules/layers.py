@@ -21,7 +21,7 @@ LAYERS: Final[Mapping[str, frozenset[str]]] = {
         "convert": "convert domain models errors",
         "metrics": "metrics domain",
         "clients": "clients domain errors",
-        "events.published": "convert domain models errors",
+        "events.published": "events.published convert domain models errors",
         "ledger": "ledger models domain errors",
         "documents": "documents",
         "service": "service ledger store models domain errors clients metrics events.published",
