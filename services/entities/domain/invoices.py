@@ -9,7 +9,6 @@ from typing import Final
 from uuid import UUID
 
 from kit import resources
-from kit.money import exponent
 from services.entities.domain.billing_documents import RatePolicy
 from services.entities.domain.field_violations import FieldViolation
 from services.entities.domain.proration import DateRange
@@ -119,14 +118,11 @@ class InvoiceFilter:
 
 
 def violations(terms: InvoiceTerms) -> Iterator[FieldViolation]:
-    """Yield a violation if the period is empty or longer than PERIOD_DAYS_MAX days, or the currency unknown."""
+    """Yield a violation if the period is empty or longer than PERIOD_DAYS_MAX days."""
     period, latest = terms.period, terms.period.start + timedelta(days=PERIOD_DAYS_MAX)
     if not period.start < period.end <= latest:
         text = f"must be after period_start_date, and {latest} at the latest ({PERIOD_DAYS_MAX} days)"
         yield FieldViolation("period_end_date", text, "invoice.period")
-    if terms.currency and exponent(terms.currency) is None:
-        text = f"must be an ISO 4217 currency code such as EUR, not {terms.currency!r}"
-        yield FieldViolation("currency_code", text, "money.currency")
 
 
 def advance(invoice_id: UUID, state: InvoiceState, action: InvoiceAction) -> InvoiceState:
