@@ -247,7 +247,7 @@ def _issue_invoice(gateway: http.client.HTTPConnection, headers: Mapping[str, st
         return
     january = {"period_start_date": known["year"], "period_end_date": known["february"]}
     route = f"entities/{known['acme']}/consolidated-invoice"
-    draft = _request(gateway, "POST", route, headers | {"Idempotency-Key": f"seed-invoice-{known['year']}"}, january)
+    draft = _request(gateway, "POST", route, {**headers, "Idempotency-Key": f"seed-invoice-{known['year']}"}, january)
     if draft["state"] == "DRAFT":
         _request(gateway, "POST", f"invoices/{draft['id']}/issue", headers, {})
 
