@@ -12,11 +12,11 @@ from grpc import aio
 
 from gateway.http_types import Headers, Request, Response, ResponseBroken
 from gateway.transcoding import UnaryEndpoint
-from kit.errors import DeadlineExceeded, MethodNotAllowed
+from kit.errors import BillingError, DeadlineExceeded, MethodNotAllowed
 from serving import clients
 
-_MEMORY_BYTES: Final = 512 * 1024
-"""Counted for each download: what gRPC receives before the client has read what came earlier."""
+_BUFFERED_BYTES_MAX: Final = 6 * 1024 * 1024
+"""How much of a file gRPC receives (measured) while the client does not read; counted as memory of the request."""
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9 ._-]")
 
 
@@ -28,13 +28,18 @@ class DownloadEndpoint(UnaryEndpoint):
         if request.verb == "HEAD":
             raise MethodNotAllowed("HEAD is not allowed for a file.", allowed=["GET"])
         message, metadata = await self._admit(request)
-        request.reserve(_MEMORY_BYTES)
         with clients.observed_call(self._method, request.trace) as trace:
             # Without a deadline: it would also limit the time in which the client reads the file.
             call = self._rpc(message.SerializeToString(), metadata=(*metadata, ("traceparent", trace.header())))
             parts = self._parts(call, request)
             first = HttpBody.FromString(await anext(parts))
-        return Response(200, first.data, _headers(first), stream=parts)
+        info = _info(first)
+        try:
+            request.reserve(min(info.size_bytes, _BUFFERED_BYTES_MAX))
+        except BillingError:
+            await parts.aclose()
+            raise
+        return Response(200, first.data, _headers(first.content_type, info), stream=parts)
 
     async def _parts(self, call: Any, request: Request) -> AsyncGenerator[bytes, None]:
         """Yield the first message as it is, then the content of each further one."""
@@ -67,18 +72,21 @@ class DownloadEndpoint(UnaryEndpoint):
             raise ResponseBroken(f"{self._method} failed with {error.code().name}") from error
 
 
-def _headers(first: HttpBody) -> Headers:
-    """Return the headers that describe the file."""
+def _info(first: HttpBody) -> FileInfo:
+    """Return the description of the file. Raises ValueError if the first message has none."""
     info = FileInfo()
-    for extension in first.extensions:
-        if extension.Unpack(info):
-            return [
-                ("content-type", first.content_type),
-                ("content-length", str(info.size_bytes)),
-                ("content-disposition", _disposition(info.name)),
-                ("etag", f'"{info.sha256}"'),
-            ]
-    return [("content-type", first.content_type)]
+    if not any(extension.Unpack(info) for extension in first.extensions):
+        raise ValueError("the first message of a file has no FileInfo")
+    return info
+
+
+def _headers(media_type: str, info: FileInfo) -> Headers:
+    return [
+        ("content-type", media_type),
+        ("content-length", str(info.size_bytes)),
+        ("content-disposition", _disposition(info.name)),
+        ("etag", f'"{info.sha256}"'),
+    ]
 
 
 def _disposition(name: str) -> str:

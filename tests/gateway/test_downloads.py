@@ -175,7 +175,7 @@ class TestBackpressure:
         backend: Backend,
         source: FileSource,
     ) -> None:
-        served = serve(backend.address, http_memory_bytes_max=2 * downloads._MEMORY_BYTES, tenant_reserve=0.0)
+        served = serve(backend.address, http_memory_bytes_max=2 * downloads._BUFFERED_BYTES_MAX, tenant_reserve=0.0)
         await served.app.limits.open()
         source.content = LARGE
         source.hold.clear()
