@@ -3,6 +3,7 @@
 from eventing.timers import Timers
 from kit.db import Database
 from kit.settings import Settings
+from rendering.renderer import Renderer
 from services.entities import rpc, timers
 from services.entities.clients import Clients
 from services.entities.events.consumers import HANDLERS, Dependencies
@@ -19,7 +20,7 @@ def compose(settings: Settings) -> Service:
     return Service(
         db=db,
         scopes=LocalScopes(db),
-        servicers=rpc.servicers(db, Pages(settings), clients),
+        servicers=rpc.servicers(db, Pages(settings), clients, Renderer(settings)),
         handlers=HANDLERS,
         dependencies=Dependencies(db, clients, UsageIntake(db)),
         jobs=[Timers(db, settings.service, timers.HANDLERS).run, timers.invoice_runs(db, settings.service).run],

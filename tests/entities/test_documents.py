@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from pypdf import PdfReader
 
 from kit.money import Money
 from kit.origin import Origin
@@ -123,9 +124,11 @@ class TestStoredDocuments:
             assert not await store.documents.insert(tx, invoice_id, DocumentFormat.PDF, b"second")
             assert await store.documents.insert(tx, invoice_id, DocumentFormat.CSV, b"another format")
         async with entities_served.service.db.read(origin) as tx:
-            row = await store.documents.find(tx, invoice_id, DocumentFormat.PDF)
-        assert row
-        assert (row.content, row.size, row.sha256) == (b"first", 5, hashlib.sha256(b"first").digest())
+            stored = await store.documents.find(tx, invoice_id, DocumentFormat.PDF)
+            assert stored
+            assert (stored.size, stored.sha256) == (5, hashlib.sha256(b"first").digest())
+            parts = [await store.documents.read(tx, stored.id, start, 2) for start in (0, 2, 4, 6)]
+        assert parts == [b"fi", b"rs", b"t", b""]
 
     async def test_another_tenant_does_not_find_it(self, entities_served: Served[Entities], origin: Origin) -> None:
         invoice_id = uuid4()
@@ -151,6 +154,19 @@ class TestElectronicInvoices:
         content = await service.documents.render(renderer, uuid4(), full_document(), file_format)
         assert content.startswith(b"<?xml")
         assert b"ACME-2026-000042" in content
+
+    async def test_zugferd_is_the_pdf_with_the_cii_inside(self, renderer: Renderer) -> None:
+        document, tenant_id = full_document(), uuid4()
+        pdf, xml, both = [
+            await service.documents.render(renderer, tenant_id, document, file_format)
+            for file_format in (DocumentFormat.PDF, DocumentFormat.CII, DocumentFormat.ZUGFERD)
+        ]
+        assert both.startswith(pdf.rstrip())
+        reader = PdfReader(io.BytesIO(both), strict=True)
+        assert [(file.name, file.content) for file in reader.attachment_list] == [("factur-x.xml", xml)]
+        assert reader.xmp_metadata is not None
+        assert b"<pdfaid:part>3</pdfaid:part>" in reader.xmp_metadata.stream.get_data()
+        assert len(reader.pages) == len(PdfReader(io.BytesIO(pdf)).pages)
 
     async def test_a_draft_has_none(self, renderer: Renderer) -> None:
         with pytest.raises(ValueError, match="It is a draft"):

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -42,15 +43,15 @@ class FileSource:
 
     async def stream(self, request: Any, received: ReceivedCall) -> AsyncIterator[HttpBody]:
         self.is_open = True
-        digest = hashlib.sha256(self.content).digest()
-        parts = files.parts(self.content, media_type="application/pdf", name=self.name, sha256=digest)
+        messages = files.messages(files.spooled(self.content), name=self.name, media_type="application/pdf")
         try:
-            for number, part in enumerate(parts):
-                if self.error and number == self.error_after:
-                    raise self.error
-                yield part
-                self.sent += 1
-                await self.hold.wait()
+            async with aclosing(messages):
+                async for message in messages:
+                    if self.error and self.sent == self.error_after:
+                        raise self.error
+                    yield message
+                    self.sent += 1
+                    await self.hold.wait()
         finally:
             self.is_open = False
 
@@ -122,7 +123,7 @@ class TestErrors:
         assert (await response.body())["detail"] == "There is no such file."
 
     async def test_an_error_after_the_start_closes_the_connection(self, gateway: Served, source: FileSource) -> None:
-        source.content, source.error, source.error_after = LARGE, Unavailable("This replica"), 3
+        source.content, source.error, source.error_after = LARGE, Unavailable("This replica"), 4
         response = await gateway.watch(FILE)
         assert response.status == 200
         with pytest.raises(asyncio.IncompleteReadError) as cut:

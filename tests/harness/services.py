@@ -24,6 +24,7 @@ from billing.entities.v1.credit_note_service_pb2_grpc import CreditNoteServiceSt
 from billing.entities.v1.department_service_pb2_grpc import DepartmentServiceStub
 from billing.entities.v1.entity_service_pb2_grpc import EntityServiceStub
 from billing.entities.v1.exchange_rate_service_pb2_grpc import ExchangeRateServiceStub
+from billing.entities.v1.invoice_document_service_pb2_grpc import InvoiceDocumentServiceStub
 from billing.entities.v1.invoice_payment_service_pb2_grpc import InvoicePaymentServiceStub
 from billing.entities.v1.invoice_schedule_service_pb2_grpc import InvoiceScheduleServiceStub
 from billing.entities.v1.invoice_service_pb2_grpc import InvoiceServiceStub
@@ -56,6 +57,7 @@ class Entities:
         self.costs = CostServiceStub(channel)
         self.billing_profiles = BillingProfileServiceStub(channel)
         self.invoices = InvoiceServiceStub(channel)
+        self.invoice_documents = InvoiceDocumentServiceStub(channel)
         self.invoice_schedules = InvoiceScheduleServiceStub(channel)
         self.invoice_statements = InvoiceStatementServiceStub(channel)
         self.credit_notes = CreditNoteServiceStub(channel)

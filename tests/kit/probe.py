@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from billing.options.v1 import options_pb2
 from billing.type.v1 import money_pb2
 from buf.validate import validate_pb2
 from google.api import annotations_pb2, httpbody_pb2
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import descriptor_pb2, descriptor_pool, field_mask_pb2, message_factory
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
@@ -117,10 +119,12 @@ class Probe:
         async for reply in self.on_watch(request, call):
             yield reply
 
-    async def Download(self, request: DownloadRequest, call: Call) -> AsyncIterator[httpbody_pb2.HttpBody]:
+    async def Download(self, request: DownloadRequest, call: Call) -> AsyncIterator[HttpBody]:
         self.calls.append(call)
-        for part in files.parts(b"content", media_type="application/pdf", name="a.pdf", sha256=b""):
-            yield part
+        content = files.spooled(b"content")
+        async with aclosing(files.messages(content, name="a.pdf", media_type="application/pdf")) as messages:
+            async for message in messages:
+                yield message
 
 
 class ProbeStub:

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from kit.money import Money, amount_text
 from services.entities.domain.billing_documents import (
@@ -20,7 +21,7 @@ Record = Mapping[str, Any]
 
 
 class DocumentFormat(StrEnum):
-    """The formats of invoices and credit notes."""
+    """GetInvoiceDocumentRequest.Format."""
 
     PDF = "PDF"
     XLSX = "XLSX"
@@ -59,10 +60,22 @@ _FILES: Final[Mapping[DocumentFormat, tuple[str, str]]] = {
     DocumentFormat.ZUGFERD: ("pdf", "application/pdf"),
 }
 
+
+class _Named(Protocol):
+    """A billing document, or the invoice behind it."""
+
+    @property
+    def type(self) -> StrEnum: ...
+    @property
+    def number(self) -> str: ...
+    @property
+    def period_start(self) -> date: ...
+
+
 _EINVOICES: Final = frozenset({DocumentFormat.CII, DocumentFormat.UBL, DocumentFormat.ZUGFERD})
 
 
-def file_name(document: BillingDocument, file_format: DocumentFormat) -> str:
+def file_name(document: _Named, file_format: DocumentFormat) -> str:
     """Return a file name made of the document's number, or of its type and period while it is a draft."""
     draft = f"draft-{document.type.lower()}-{document.period_start}"
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', document.number) or draft}.{file_format.extension}"

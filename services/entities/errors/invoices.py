@@ -82,7 +82,7 @@ class EinvoiceIncomplete(FailedPrecondition):
     def __init__(self, invoice_id: UUID, problems: list[str]) -> None:
         text = ids.INVOICE.format(invoice_id)
         super().__init__(
-            f"The invoice {text} requires an e-invoice, and is not valid as one: {' '.join(problems)}",
+            f"The invoice {text} is not valid as an e-invoice: {' '.join(problems)}",
             invoice_id=text,
             problems=problems,
         )

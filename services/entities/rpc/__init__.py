@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from kit.db import Database
+from rendering.renderer import Renderer
 from services.entities.clients import Clients
 from services.entities.rpc import (
     allocation_rules,
@@ -14,6 +15,7 @@ from services.entities.rpc import (
     credit_notes,
     departments,
     entities,
+    invoice_documents,
     invoice_payments,
     invoice_schedules,
     invoice_statements,
@@ -35,6 +37,7 @@ __all__ = [
     "credit_notes",
     "departments",
     "entities",
+    "invoice_documents",
     "invoice_payments",
     "invoice_schedules",
     "invoice_statements",
@@ -46,7 +49,7 @@ __all__ = [
 ]
 
 
-def servicers(db: Database, pages: Pages, clients: Clients) -> Sequence[Servicer]:
+def servicers(db: Database, pages: Pages, clients: Clients, renderer: Renderer) -> Sequence[Servicer]:
     """Return all servicers."""
     return (
         entities.EntityServicer(db, pages),
@@ -59,6 +62,7 @@ def servicers(db: Database, pages: Pages, clients: Clients) -> Sequence[Servicer
         amendments.AmendmentServicer(db, pages, clients.approvals),
         billing_profiles.BillingProfileServicer(db, pages),
         invoices.InvoiceServicer(db, pages),
+        invoice_documents.InvoiceDocumentServicer(db, renderer),
         invoice_schedules.InvoiceScheduleServicer(db, pages),
         invoice_statements.InvoiceStatementServicer(db, pages),
         credit_notes.CreditNoteServicer(db, pages),

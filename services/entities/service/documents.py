@@ -7,10 +7,15 @@ from uuid import UUID
 
 import orjson
 
+from kit.db import WriteSession
 from rendering.renderer import Renderer
-from services.entities import domain
+from services.entities import domain, store
 from services.entities.domain.billing_documents import BillingDocument
 from services.entities.domain.documents import DocumentFormat
+from services.entities.domain.invoices import InvoiceState
+from services.entities.errors.invoices import EinvoiceIncomplete, InvoiceStateForbids
+from services.entities.models.invoices import InvoiceRow
+from services.entities.store.documents import StoredDocument
 
 LAYOUTS: Final[Mapping[DocumentFormat, str]] = {
     DocumentFormat.PDF: "services.entities.documents.pdf",
@@ -18,6 +23,7 @@ LAYOUTS: Final[Mapping[DocumentFormat, str]] = {
     DocumentFormat.CSV: "services.entities.documents.csv",
     DocumentFormat.CII: "services.entities.documents.cii",
     DocumentFormat.UBL: "services.entities.documents.ubl",
+    DocumentFormat.ZUGFERD: "services.entities.documents.zugferd",
 }
 """The modules that render in a worker process."""
 
@@ -32,6 +38,27 @@ async def render(renderer: Renderer, tenant_id: UUID, document: BillingDocument,
     if file_format is DocumentFormat.JSON:
         return record
     return await renderer.render(tenant_id, LAYOUTS[file_format], record)
+
+
+def check_format(invoice: InvoiceRow, document: BillingDocument, file_format: DocumentFormat) -> None:
+    """Raise InvoiceStateForbids or EinvoiceIncomplete if the invoice can't be rendered in the format."""
+    if not file_format.is_einvoice:
+        return
+    if document.is_draft:
+        issued = sorted({*InvoiceState} - {InvoiceState.DRAFT, InvoiceState.VOID})
+        raise InvoiceStateForbids(invoice.id, invoice.state, "converted to an electronic invoice", issued)
+    problems = [problem.description for problem in domain.einvoice_rules.einvoice_problems(document)]
+    if problems:
+        raise EinvoiceIncomplete(invoice.id, problems)
+
+
+async def save(tx: WriteSession, resource_id: UUID, file_format: DocumentFormat, content: bytes) -> StoredDocument:
+    """Store the document of an issued invoice or credit note; return the one that was stored first."""
+    await store.documents.insert(tx, resource_id, file_format, content)
+    stored = await store.documents.find(tx, resource_id, file_format)
+    if stored is None:
+        raise LookupError("the document was not stored")
+    return stored
 
 
 def _to_json(document: BillingDocument, file_format: DocumentFormat) -> bytes:

@@ -1,9 +1,10 @@
 """SQL for rendered documents."""
 
 import hashlib
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert as insert_into
 
 from kit import clock, ids
@@ -12,10 +13,28 @@ from services.entities.domain.documents import DocumentFormat
 from services.entities.models.documents import InvoiceDocumentRow
 
 
-async def find(tx: ReadSession, resource_id: UUID, file_format: DocumentFormat) -> InvoiceDocumentRow | None:
+class StoredDocument(NamedTuple):
+    """A stored document without its content."""
+
+    id: UUID
+    sha256: bytes
+    size: int
+
+
+async def find(tx: ReadSession, resource_id: UUID, file_format: DocumentFormat) -> StoredDocument | None:
     """Return the stored document of an invoice or credit note in this format."""
     same = InvoiceDocumentRow.resource_id == resource_id, InvoiceDocumentRow.format == file_format
-    return await tx.one_or_none(select(InvoiceDocumentRow).where(*same))
+    query = select(InvoiceDocumentRow.id, InvoiceDocumentRow.sha256, InvoiceDocumentRow.size).where(*same)
+    rows = await tx.rows(query)
+    return StoredDocument(*rows[0]) if rows else None
+
+
+async def read(tx: ReadSession, document_id: UUID, start: int, size: int) -> bytes:
+    """Return a part of the content; empty after its end. The rest is not read."""
+    query = select(func.substring(InvoiceDocumentRow.content, start + 1, size))
+    rows = await tx.rows(query.where(InvoiceDocumentRow.id == document_id))
+    content: bytes = rows[0][0]
+    return content
 
 
 async def insert(tx: WriteSession, resource_id: UUID, file_format: DocumentFormat, content: bytes) -> bool:
