@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from itertools import chain
 from typing import Any, Final
 from uuid import uuid4
 
@@ -124,7 +125,7 @@ class TestContent:
             credited_issue_date=date(2026, 9, 1),
         )
         (text,) = pages(document)
-        assert "ACME-2026-000007 of Sep 1, 2026" in " ".join(text.split())
+        assert "Credited invoice ACME-2026-000007\nDate of that invoice Sep 1, 2026" in text
         assert "IBAN" not in text
 
     @pytest.mark.parametrize(
@@ -223,8 +224,28 @@ class TestTexts:
     def test_a_row_higher_than_a_page_goes_on_on_the_next_one(self) -> None:
         text = " ".join(f"w{index}" for index in range(4_000))
         document = billing_document([line(1, "1.00", description=text), line(2, "2.00")])
-        shown = re.findall(r"w\d+", "".join(pages(document)))
-        assert shown == text.split()
+        shown = [re.findall(r"w\d+", page) for page in pages(document)]
+        assert list(chain(*shown)) == text.split()
+        assert max(map(len, shown)) < 1_000
+
+    @pytest.mark.parametrize("length", [400, 600, 10_000])
+    def test_no_text_reaches_the_foot_of_the_page(self, length: int) -> None:
+        foot = 85  # in points: the rule above the foot
+        amounts: dict[str, Any] = {
+            "amount": "-9999999999999.99",
+            "original": Money(Decimal("-9999999999999.999"), "BHD"),
+        }
+        lines = [line(number, **amounts, description="x " * (length // 2)) for number in (1, 2)]
+        heights: list[Decimal] = []
+
+        def visit(text: str, matrix: Sequence[Any], *_: object) -> None:
+            if "x x" in text:
+                heights.append(matrix[5])
+
+        for page in read(pdf.render(record(billing_document(lines)))).pages:
+            page.extract_text(visitor_text=visit)
+        assert len(heights) >= length // 40
+        assert min(heights) >= foot
 
 
 class TestFile:

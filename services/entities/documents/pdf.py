@@ -11,7 +11,7 @@ from rendering.typesetting import Raw, pdf
 from services.entities.documents import parties, payments, wording
 
 _TEMPLATE: Final = Path(__file__).parent / "billing_document.typ"
-_LONG: Final = 1_500
+_LONG: Final = 500
 """Longer texts may go on on the next page; other rows are kept together."""
 _DIGIT: Final = 5
 """Width of a digit in tenths of an em, a little more than that of the font."""
@@ -79,9 +79,9 @@ def _facts(document: Any, formats: Formats) -> Iterator[tuple[str, str]]:
         yield "Due date", formats.day(document["due_date"])
     yield "Period", formats.period(document["period_start"], document["period_end"])
     if document["credited_number"]:
-        day = document["credited_issue_date"]
-        credited = document["credited_number"]
-        yield "Credited invoice", f"{credited} of {formats.day(day)}" if day else credited
+        yield "Credited invoice", document["credited_number"]
+    if document["credited_issue_date"]:
+        yield "Date of that invoice", formats.day(document["credited_issue_date"])
     if document["purchase_order_numbers"]:
         yield "Purchase order", ", ".join(document["purchase_order_numbers"])
     if document["contract_numbers"]:
@@ -130,22 +130,27 @@ def _widths(document: Any, groups: Sequence[Any]) -> Sequence[int | None]:
 
 
 def _line(line: Any, currency: str, formats: Formats) -> Any:
-    details = (
-        line["department_name"],
-        line["gl_code"] and f"GL {line['gl_code']}",
-        line["contract_number"] and f"Contract {line['contract_number']}",
-    )
+    details = " · ".join(_details(line))
     title = line["description"] or wording.line_kind(line["kind"])
     return {
         "number": str(line["number"]),
         "title": title,
-        "details": " · ".join(filter(None, details)),
+        "details": details,
         "original": _money(line["original"], formats),
         "rate": formats.rate(line["rate"]) if line["rate"] else "",
         "tax": wording.tax_label(line["tax_treatment"], line["tax_rate_bp"], formats),
         "net": formats.amount(line["amount"], currency),
-        "long": len(title) > _LONG,
+        "long": len(title) + len(details) > _LONG,
     }
+
+
+def _details(line: Any) -> Iterator[str]:
+    if line["department_name"]:
+        yield line["department_name"]
+    if line["gl_code"]:
+        yield f"GL {line['gl_code']}"
+    if line["contract_number"]:
+        yield f"Contract {line['contract_number']}"
 
 
 def _money(money: Any, formats: Formats) -> str:
