@@ -20,6 +20,10 @@ from billing.entities.v1.invoice_pb2 import Invoice
 from grpc import StatusCode, aio
 
 from kit import ids
+from kit.money import Money
+from kit.origin import Origin
+from services.entities import service
+from services.entities.domain.billing_documents import DocumentType
 from tests.entities.credit_note_api import (
     DISPUTE,
     OTHER_DISPUTE,
@@ -345,6 +349,27 @@ class TestRefunds:
     ) -> None:
         note = await credit_notes.create(await issued.invoice("100.00"))
         assert (await refusal(credit_notes.retry_refund(note))).reason == "CREDIT_NOTE_WITHOUT_REFUND"
+
+
+class TestDocuments:
+    async def test_a_document_has_the_credited_amounts_and_names_the_invoice(
+        self, issued: IssuedInvoices, credit_notes: CreditNoteApi, api: EntitiesApi, entities_served: Served[Entities],
+        origin: Origin,
+    ) -> None:  # fmt: skip
+        await api.set_rates("2026-10-01 USD/EUR 0.9123")
+        invoice = await issued.invoice("10.00", "20.00", "30.00", tax_rate_bp=1900, currency_code="USD")
+        note = await credit_notes.create(invoice, {3: "5.00 USD", 1: "4.00 USD"}, reason="Outage")
+        async with entities_served.service.db.read(origin) as tx:
+            document = await service.credit_notes.build_document(tx, ids.CREDIT_NOTE.parse(note.id))
+        assert (document.type, document.number, document.note) == (DocumentType.CREDIT_NOTE, note.number, "Outage")
+        assert (document.credited_number, str(document.credited_issue_date)) == (invoice.number, invoice.issue_date)
+        assert [(each.number, each.department_name, str(each.amount.normalize())) for each in document.lines] == [
+            (1, "D001", "4"), (2, "D003", "5"),
+        ]  # fmt: skip
+        assert document.total == Decimal(note.total.amount)
+        assert document.issuer_tax == Money(Decimal(note.issuer_tax.amount), "EUR")
+        assert {(rate.source, rate.target) for rate in document.rates} == {("USD", "EUR")}
+        assert document.issuer.legal_name == invoice.issuer.legal_name
 
 
 class TestRecords:

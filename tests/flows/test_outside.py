@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -24,9 +25,16 @@ def department(acme: httpx.Client, code: str) -> dict[str, Any]:
     return next(department for department in listed if department["code"] == code)
 
 
+def post(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    response = client.post(path, json=body, headers={"Idempotency-Key": uuid4().hex})
+    assert response.is_success, response.text
+    created: dict[str, Any] = response.json()
+    return created
+
+
 class TestSampleData:
     def test_sample_data_is_complete_and_loaded_once(self, stack: Stack, acme: httpx.Client) -> None:
-        assert "sample data: 0 created, 12 existed" in stack.local("seed")
+        assert "sample data: 0 created, 13 existed" in stack.local("seed")
         entities = acme.get("/entities").json()["entities"]
         assert [bool(entity["parent_id"]) for entity in entities] == [False, True, True]
         assert len({entity["currency_code"] for entity in entities}) == 3
@@ -63,6 +71,39 @@ class TestUsage:
         assert bad > 0
         eventually(lambda: len(allocated()) >= 40 - bad)
         assert len(set(allocated())) == len(allocated()) == 40 - bad
+
+
+class TestPayments:
+    def test_an_invoice_is_paid_and_a_credit_note_of_it_is_paid_back(self, stack: Stack) -> None:
+        tenant = f"payments-{uuid4().hex[:8]}"
+        with stack.client(ROLE="billing_admin", TENANT=tenant) as client:
+            invoice = self._issue(client)
+            stack.run(
+                [sys.executable, "-m", "deploy.simulators.payments", "pay", invoice["id"], "120.00"], TENANT=tenant
+            )
+            eventually(lambda: client.get(f"/invoices/{invoice['id']}").json()["state"] == "PAID")
+            paid = client.get(f"/invoices/{invoice['id']}").json()
+            assert (paid["open"]["amount"], paid["overpaid"]["amount"]) == ("0.00", "20.00")
+            refund = {"currency_code": "EUR", "amount": "100.00"}
+            note = post(client, f"/invoices/{invoice['id']}/credit-notes", full=True, reason="Outage", refund=refund)
+            route = f"/credit-notes/{note['id']}"
+            eventually(lambda: client.get(route).json()["refunds"][0]["state"] == "COMPLETED")
+            assert client.get(route).json()["refunds"][0]["difference"]["amount"] == "0.00"
+
+    def _issue(self, client: httpx.Client) -> dict[str, Any]:
+        """Issue an invoice of 100.00 EUR."""
+        address = {"country_code": "DE"}
+        post(client, "/billing-profiles", name="Issuer", legal_name="Issuer SE", address=address, currency_code="EUR")
+        entity = post(
+            client, "/entities", code="ACME", legal_name="Acme SE", entity_type="HOLDING", currency_code="EUR",
+            country_code="DE",
+        )  # fmt: skip
+        unit = post(client, "/departments", entity_id=entity["id"], code="IT", name="IT")
+        cost = {"currency_code": "EUR", "amount": "100.00"}
+        post(client, f"/departments/{unit['id']}/allocations", amount=cost, allocation_date="2026-10-05")
+        period = {"period_start_date": "2026-10-01", "period_end_date": "2026-11-01"}
+        draft = post(client, f"/entities/{entity['id']}/consolidated-invoice", **period)
+        return post(client, f"/invoices/{draft['id']}/issue")
 
 
 class TestUserDeactivation:

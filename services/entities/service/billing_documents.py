@@ -1,9 +1,11 @@
-"""Billing documents of stored invoices: everything that they show when they are rendered."""
+"""Billing documents of stored invoices and credit notes: everything that they show when they are rendered."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from kit.money import Money
 from services.entities.domain.billing_documents import BillingDocument, DocumentLine, DocumentType, Elimination
+from services.entities.models.credit_notes import CreditedLine, CreditNoteRow
 from services.entities.models.invoices import InvoiceEliminationRow, InvoiceLineRow, InvoiceRow
 
 
@@ -34,6 +36,41 @@ def of_invoice(
         rates=invoice.rates,
         note=invoice.note,
     )
+
+
+def of_credit_note(note: CreditNoteRow, invoice: InvoiceRow, lines: Sequence[CreditedLine]) -> BillingDocument:
+    """Return the document of a credit note of the invoice with these lines."""
+    issuer_currency = note.issuer_currency_code
+    return BillingDocument(
+        type=DocumentType.CREDIT_NOTE,
+        number=note.number,
+        issue_date=note.issue_date,
+        due_date=None,
+        period_start=invoice.period_start,
+        period_end=invoice.period_end,
+        currency=note.currency_code,
+        rate_policy=invoice.rate_policy,
+        issuer=note.issuer,
+        recipient=note.recipient,
+        purchase_order_numbers=invoice.purchase_order_numbers,
+        contract_numbers=sorted({each.line.contract_number for each in lines} - {""}),
+        lines=[_credited_line(number, each) for number, each in enumerate(lines, 1)],
+        eliminations=[],
+        taxes=note.taxes,
+        net=note.net,
+        tax=note.tax,
+        total=note.total,
+        issuer_tax=None if note.issuer_tax is None else Money(note.issuer_tax, issuer_currency),
+        # Lines were converted for the invoice; a credit note converts the tax only.
+        rates=[rate for rate in invoice.rates if (rate.source, rate.target) == (note.currency_code, issuer_currency)],
+        note=note.reason,
+        credited_number=invoice.number,
+        credited_issue_date=invoice.issue_date,
+    )
+
+
+def _credited_line(number: int, credited: CreditedLine) -> DocumentLine:
+    return replace(_line(credited.line), number=number, amount=credited.amount, original=None, rate=None)
 
 
 def _line(line: InvoiceLineRow) -> DocumentLine:

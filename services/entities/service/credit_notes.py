@@ -9,7 +9,7 @@ from kit import clock, dates, ids
 from kit.db import ReadSession, WriteSession
 from kit.money import Money
 from services.entities import domain, events, service, store
-from services.entities.domain.billing_documents import DocumentType
+from services.entities.domain.billing_documents import BillingDocument, DocumentType
 from services.entities.domain.credit_notes import (
     CreditableInvoice,
     CreditNoteAmounts,
@@ -151,3 +151,12 @@ async def get_details(tx: ReadSession, note: CreditNoteRow) -> CreditNoteDetails
     rows = await store.credit_notes.list_first_lines(tx, note.id, LINES_SHOWN)
     lines = await store.credit_notes.with_invoice_lines(tx, rows)
     return CreditNoteDetails(note, lines, await store.refunds.list_of_credit_note(tx, note.id))
+
+
+async def build_document(tx: ReadSession, credit_note_id: UUID) -> BillingDocument:
+    """Return everything that the document of a credit note shows. Raises CreditNoteNotFound."""
+    note = await store.credit_notes.get(tx, credit_note_id)
+    invoice = await store.invoices.get(tx, note.invoice_id)
+    rows = await store.credit_notes.list_first_lines(tx, note.id, note.line_count)
+    lines = await store.credit_notes.with_invoice_lines(tx, rows)
+    return service.billing_documents.of_credit_note(note, invoice, lines)
