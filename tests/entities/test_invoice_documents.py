@@ -5,24 +5,27 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
+from billing.entities.v1 import invoice_document_service_pb2 as pb
 from billing.entities.v1.billing_profile_pb2 import BankAccount, ElectronicAddress
+from billing.entities.v1.credit_note_pb2 import CreditNote
 from billing.entities.v1.department_pb2 import Department
 from billing.entities.v1.entity_pb2 import Entity
-from billing.entities.v1.invoice_document_service_pb2 import GetInvoiceDocumentRequest
 from billing.entities.v1.invoice_pb2 import Invoice
 from billing.type.v1.file_pb2 import FileInfo
 from grpc import StatusCode
 
 from tests.entities.allocation_api import AllocationApi
 from tests.entities.billing_profile_api import BillingProfileApi
+from tests.entities.credit_note_api import CreditNoteApi
 from tests.entities.entities_api import EntitiesApi
 from tests.entities.invoice_api import InvoiceApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.services import Entities
 
-Format = GetInvoiceDocumentRequest.Format
+Format = pb.GetInvoiceDocumentRequest.Format
 
 
 @dataclass
@@ -41,10 +44,16 @@ class Files:
         self.caller = caller
         self.stub = stubs.invoice_documents
 
-    async def download(self, invoice: Invoice, file_format: str) -> Downloaded:
-        """The document of an invoice, received as a whole."""
-        request = GetInvoiceDocumentRequest(id=invoice.id, format=Format.Value(file_format))
-        call = self.stub.GetInvoiceDocument(request, metadata=self.caller.metadata, timeout=60)
+    async def download(self, document: Invoice | CreditNote, file_format: str) -> Downloaded:
+        """An invoice or credit note as a file, received as a whole."""
+        fields: dict[str, Any] = {"id": document.id, "format": Format.Value(file_format)}
+        call: Any
+        if isinstance(document, Invoice):
+            request = pb.GetInvoiceDocumentRequest(**fields)
+            call = self.stub.GetInvoiceDocument(request, metadata=self.caller.metadata, timeout=60)
+        else:
+            note_request = pb.GetCreditNoteDocumentRequest(**fields)
+            call = self.stub.GetCreditNoteDocument(note_request, metadata=self.caller.metadata, timeout=60)
         messages = [message async for message in call]
         info = FileInfo()
         assert messages[0].extensions[0].Unpack(info)
@@ -153,6 +162,45 @@ class TestStoredFiles:
         before = await files.download(issued, "CII")
         await invoices.void(issued)
         assert (await files.download(issued, "CII")).content == before.content
+
+
+class TestCreditNotes:
+    @pytest.fixture
+    async def note(self, credit_notes: CreditNoteApi, issued: Invoice) -> CreditNote:
+        return await credit_notes.create(issued, {1: "40.00"})
+
+    async def test_json_has_the_credited_amounts_and_the_invoice(
+        self, files: Files, issued: Invoice, note: CreditNote
+    ) -> None:
+        file = await files.download(note, "JSON")
+        record = json.loads(file.content)
+        assert (file.info.name, record["number"]) == (f"{note.number}.json", note.number)
+        assert (record["net"], record["tax"], record["total"]) == ("40.00", "7.60", "47.60")
+        assert [each["amount"] for each in record["lines"]] == ["40.00"]
+        assert (record["credited_number"], record["credited_issue_date"]) == (issued.number, issued.issue_date)
+
+    @pytest.mark.parametrize(("file_format", "root"), [("CII", b">381<"), ("UBL", b"<CreditNote ")])
+    async def test_electronic_credit_notes(
+        self, files: Files, issued: Invoice, note: CreditNote, file_format: str, root: bytes
+    ) -> None:
+        first = await files.download(note, file_format)
+        assert root in first.content
+        assert issued.number.encode() in first.content
+        assert (await files.download(note, file_format)).content == first.content
+
+    @pytest.mark.parametrize("file_format", ["PDF", "ZUGFERD"])
+    async def test_pdf(self, files: Files, note: CreditNote, file_format: str) -> None:
+        file = await files.download(note, file_format)
+        assert (file.media_type, file.info.name) == ("application/pdf", f"{note.number}.pdf")
+        assert file.content.startswith(b"%PDF-1.7")
+        assert (b"factur-x.xml" in file.content) == (file_format == "ZUGFERD")
+
+    async def test_a_credit_note_outside_of_the_scope_is_not_found(
+        self, entities: Entities, caller: Callable[..., Caller], api: EntitiesApi, note: CreditNote
+    ) -> None:
+        other = await api.create_entity("OTHER")
+        conny = Files(caller("finance", subject="conny", entity_scope=[other.id]), entities)
+        assert (await refusal(conny.download(note, "JSON"))).reason == "CREDIT_NOTE_NOT_FOUND"
 
 
 class TestAccess:

@@ -78,7 +78,12 @@ _EINVOICES: Final = frozenset({DocumentFormat.CII, DocumentFormat.UBL, DocumentF
 def file_name(document: _Named, file_format: DocumentFormat) -> str:
     """Return a file name made of the document's number, or of its type and period while it is a draft."""
     draft = f"draft-{document.type.lower()}-{document.period_start}"
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', document.number) or draft}.{file_format.extension}"
+    return numbered_file_name(document.number or draft, file_format)
+
+
+def numbered_file_name(number: str, file_format: DocumentFormat) -> str:
+    """Return a file name made of a number."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', number)}.{file_format.extension}"
 
 
 def to_record(document: BillingDocument) -> Record:

@@ -79,10 +79,9 @@ class InvoiceSettled(FailedPrecondition):
 class EinvoiceIncomplete(FailedPrecondition):
     reason = "EINVOICE_INCOMPLETE"
 
-    def __init__(self, invoice_id: UUID, problems: list[str]) -> None:
-        text = ids.INVOICE.format(invoice_id)
+    def __init__(self, kind: ids.Kind, id: UUID, problems: list[str]) -> None:
+        text = kind.format(id)
         super().__init__(
-            f"The invoice {text} is not valid as an e-invoice: {' '.join(problems)}",
-            invoice_id=text,
-            problems=problems,
+            f"The {kind.name} {text} is not valid as an e-invoice: {' '.join(problems)}", problems=problems
         )
+        self.metadata[kind.field] = text

@@ -35,31 +35,47 @@ class InvoiceDocumentServicer:
         invoice_id, file_format = ids.INVOICE.parse(request.id), convert.documents.format_from_proto(request)
         async with self._db.read(call) as tx:
             invoice = await store.invoices.get(tx, invoice_id)
-            stored = await store.documents.find(tx, invoice_id, file_format)
-        if stored:
-            content = self._stored(call, stored)
-        else:
-            async with self._db.read(call) as tx:
-                document = await service.invoices.build_document(tx, invoice_id)
-            service.documents.check_format(invoice, document, file_format)
-            content = await self._rendered(call, invoice_id, document, file_format)
+            service.documents.check_state(invoice, file_format)
+            stored = await store.documents.find(tx, invoice.id, file_format)
+            source = stored or await service.invoices.build_document(tx, invoice.id)
         name = domain.documents.file_name(invoice, file_format)
+        content = await self._content(call, ids.INVOICE, invoice.id, file_format, source)
         async with aclosing(files.messages(content, name=name, media_type=file_format.media_type)) as messages:
             async for message in messages:
                 yield message
 
-    async def _rendered(
-        self, call: Call, resource_id: UUID, document: BillingDocument, file_format: DocumentFormat
+    async def GetCreditNoteDocument(
+        self, request: pb.GetCreditNoteDocumentRequest, call: Call
+    ) -> AsyncIterator[HttpBody]:
+        credit_note_id, file_format = ids.CREDIT_NOTE.parse(request.id), convert.documents.format_from_proto(request)
+        async with self._db.read(call) as tx:
+            note = await store.credit_notes.get(tx, credit_note_id)
+            stored = await store.documents.find(tx, note.id, file_format)
+            source = stored or await service.credit_notes.build_document(tx, note.id)
+        name = domain.documents.numbered_file_name(note.number, file_format)
+        content = await self._content(call, ids.CREDIT_NOTE, note.id, file_format, source)
+        async with aclosing(files.messages(content, name=name, media_type=file_format.media_type)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _content(
+        self,
+        call: Call,
+        kind: ids.Kind,
+        id: UUID,
+        file_format: DocumentFormat,
+        source: StoredDocument | BillingDocument,
     ) -> files.Content:
-        """Render a document, and store it unless it is a draft."""
-        content = await service.documents.render(self._renderer, call.tenant_id, document, file_format)
-        if document.is_draft:
+        """Return the stored file, or render the document, and store it unless it is a draft."""
+        if isinstance(source, StoredDocument):
+            return files.Content(source.sha256, source.size, self._pieces(call, source))
+        service.documents.check_einvoice(kind, id, source, file_format)
+        content = await service.documents.render(self._renderer, call.tenant_id, source, file_format)
+        if source.is_draft:
             return files.spooled(content)
         async with self._db.write(call) as tx:
-            return self._stored(call, await service.documents.save(tx, resource_id, file_format, content))
-
-    def _stored(self, call: Call, document: StoredDocument) -> files.Content:
-        return files.Content(document.sha256, document.size, self._pieces(call, document))
+            stored = await service.documents.save(tx, id, file_format, content)
+        return files.Content(stored.sha256, stored.size, self._pieces(call, stored))
 
     async def _pieces(self, call: Call, document: StoredDocument) -> AsyncGenerator[bytes, None]:
         """Yield the content of a stored document; no transaction is open while the client reads."""

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import orjson
 
+from kit import ids
 from kit.db import WriteSession
 from rendering.renderer import Renderer
 from services.entities import domain, store
@@ -40,16 +41,18 @@ async def render(renderer: Renderer, tenant_id: UUID, document: BillingDocument,
     return await renderer.render(tenant_id, LAYOUTS[file_format], record)
 
 
-def check_format(invoice: InvoiceRow, document: BillingDocument, file_format: DocumentFormat) -> None:
-    """Raise InvoiceStateForbids or EinvoiceIncomplete if the invoice can't be rendered in the format."""
-    if not file_format.is_einvoice:
-        return
-    if document.is_draft:
+def check_state(invoice: InvoiceRow, file_format: DocumentFormat) -> None:
+    """Raise InvoiceStateForbids if the invoice has no number, and the format is an electronic invoice."""
+    if file_format.is_einvoice and not invoice.number:
         issued = sorted({*InvoiceState} - {InvoiceState.DRAFT, InvoiceState.VOID})
         raise InvoiceStateForbids(invoice.id, invoice.state, "converted to an electronic invoice", issued)
-    problems = [problem.description for problem in domain.einvoice_rules.einvoice_problems(document)]
+
+
+def check_einvoice(kind: ids.Kind, id: UUID, document: BillingDocument, file_format: DocumentFormat) -> None:
+    """Raise EinvoiceIncomplete if the document lacks something for the format."""
+    problems = domain.einvoice_rules.einvoice_problems(document) if file_format.is_einvoice else []
     if problems:
-        raise EinvoiceIncomplete(invoice.id, problems)
+        raise EinvoiceIncomplete(kind, id, [problem.description for problem in problems])
 
 
 async def save(tx: WriteSession, resource_id: UUID, file_format: DocumentFormat, content: bytes) -> StoredDocument:

@@ -258,7 +258,7 @@ async def issue(tx: WriteSession, invoice_id: UUID, *, etag: str) -> InvoiceDeta
     details = await get_details(tx, invoice)
     missing = [each.message for each in invoice.problems if each.severity is Severity.ERROR]
     if missing:
-        raise EinvoiceIncomplete(invoice.id, missing)
+        raise EinvoiceIncomplete(ids.INVOICE, invoice.id, missing)
     profile = await store.billing_profiles.get(tx, invoice.billing_profile_id)
     now = clock.now()
     issue_date = dates.date_in(profile.time_zone, now)
