@@ -165,7 +165,7 @@ class App:
                     async for chunk in response.stream:
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except ResponseBroken as error:
-                log.warning("response broken", error=str(error), request_id=request.id)
+                log.warning("response broken", error=error, request_id=request.id)
                 return  # without the end of the body, so that the connection is closed
             await send({"type": "http.response.body"})
 
