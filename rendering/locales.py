@@ -8,16 +8,11 @@ from typing import Final
 
 from babel import Locale
 from babel.dates import format_date, format_interval
-from babel.numbers import NumberPattern, parse_pattern
+from babel.numbers import get_decimal_symbol, get_group_symbol, get_minus_sign_symbol
 
 from kit.money import exponent
 
 ENGLISH: Final = "en"
-_PATTERNS: Final[Mapping[int, NumberPattern]] = {
-    places: parse_pattern(f"#,##0.{'0' * places}" if places else "#,##0") for places in range(7)
-}
-_RATE: Final = parse_pattern("#,##0.############")
-_PERCENT: Final = parse_pattern("#,##0.##")
 
 
 class Formats:
@@ -25,6 +20,11 @@ class Formats:
 
     def __init__(self, locale: str = ENGLISH) -> None:
         self._locale = Locale.parse(locale)
+        # Patterns of Babel lose the separators of Swiss amounts from a million on: it takes them for quotes.
+        group, decimal, minus = (
+            symbol(self._locale) for symbol in (get_group_symbol, get_decimal_symbol, get_minus_sign_symbol)
+        )
+        self._symbols = str.maketrans({",": group, ".": decimal, "-": minus})
 
     @property
     def language(self) -> str:
@@ -34,7 +34,7 @@ class Formats:
     def amount(self, amount: str, currency: str) -> str:
         """Format an exact amount with the decimal places of its currency, without the currency: "1,250.00"."""
         places = max(exponent(currency) or 0, len(amount.partition(".")[2]))
-        return str(_PATTERNS[places].apply(Decimal(amount), self._locale))
+        return f"{Decimal(amount):,.{places}f}".translate(self._symbols)
 
     def money(self, amount: str, currency: str) -> str:
         """Format an amount with its currency: "1,250.00 EUR"."""
@@ -42,11 +42,11 @@ class Formats:
 
     def rate(self, rate: str) -> str:
         """Format a number with all its digits."""
-        return str(_RATE.apply(Decimal(rate), self._locale))
+        return f"{Decimal(rate).normalize():,f}".translate(self._symbols)
 
     def percent(self, rate_bp: int) -> str:
         """Format basis points as a percentage: "7.7%"."""
-        return f"{_PERCENT.apply(Decimal(rate_bp) / 100, self._locale)}%"
+        return f"{(Decimal(rate_bp) / 100).normalize():f}%".translate(self._symbols)
 
     def day(self, day: str) -> str:
         """Format a date in ISO 8601: "Nov 2, 2026"."""

@@ -15,6 +15,7 @@ import pypdf
 import pytest
 
 from kit.money import Money
+from rendering.errors import DocumentTooLarge
 from rendering.renderer import Renderer
 from services.entities import service
 from services.entities.documents import payments, pdf
@@ -22,6 +23,7 @@ from services.entities.domain.billing_documents import BillingDocument, Document
 from services.entities.domain.documents import DocumentFormat, to_record
 from services.entities.domain.parties import BankAccount
 from tests.entities.billing_documents import ISSUER, RECIPIENT, billing_document, draft, full_document, line
+from tests.entities.random_documents import random_document
 from tests.harness.services import Entities, Served
 
 HOSTILE: Final = (
@@ -271,6 +273,21 @@ class TestFile:
         renderer = Renderer(entities_served.settings)
         content = await service.documents.render(renderer, uuid4(), document, DocumentFormat.PDF)
         assert content == pdf.render(record(document))
+
+    async def test_a_document_that_needs_too_much_memory_is_refused(self, entities_served: Served[Entities]) -> None:
+        settings = entities_served.settings.model_copy(update={"rendering_memory_bytes_max": 160 << 20})
+        render = service.documents.render
+        assert await render(Renderer(settings), uuid4(), many_lines(3, 1), DocumentFormat.PDF)
+        with pytest.raises(DocumentTooLarge):
+            await render(Renderer(settings), uuid4(), many_lines(1_000, 1), DocumentFormat.PDF)
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_the_amounts_of_random_documents_are_shown(self, seed: int) -> None:
+        document = random_document(seed)
+        shown = re.findall(r"-?[\d,]*\d(?:\.\d+)?", "\n".join(pages(document)))
+        amounts = [document.net, document.total, *(each.amount for each in document.lines)]
+        amounts += [amount for tax in document.taxes for amount in (tax.net, tax.tax)]
+        assert set(amounts) - set(map(number, shown)) == set()
 
 
 class TestPaymentCode:

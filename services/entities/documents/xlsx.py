@@ -16,6 +16,7 @@ _LINES: Final = (
     ("Description", 40), ("Contract", 16), ("Original amount", 16), ("Currency", 10), ("Rate", 12),
     ("Net", 14), ("Tax", 22),
 )  # fmt: skip
+_FORMATS: Final = Formats()
 _NET: Final = 11
 _TAX: Final = 12
 _FIRST_LINE: Final = 2
@@ -42,7 +43,7 @@ def _write_document(sheet: Sheet, document: Any) -> None:
     sheet.skip()
     for label, party in (("Issuer", document["issuer"]), ("Recipient", document["recipient"])):
         sheet.write(Heading(label), party["legal_name"])
-        for text in parties.recipient(party, Formats()):
+        for text in parties.recipient(party, _FORMATS):
             sheet.write(None, text)
     sheet.skip()
     for name, value in _facts(document).items():
@@ -141,7 +142,7 @@ def _decimals(rows: Sequence[Any], field: str) -> Iterator[Decimal]:
 def _tax_label(taxed: Any) -> str:
     """Return the tax of a line or subtotal: treatment and rate."""
     name = wording.treatment(taxed["tax_treatment"])
-    return f"{name} {Formats().percent(taxed['tax_rate_bp'])}" if taxed["tax_treatment"] == "STANDARD" else name
+    return f"{name} {_FORMATS.percent(taxed['tax_rate_bp'])}" if taxed["tax_treatment"] == "STANDARD" else name
 
 
 def _write_lines(sheet: Sheet, document: Any) -> None:
