@@ -224,7 +224,7 @@ class TestDisputes:
         current = await issued.invoices.get(invoice)
         assert (current.refunded.amount, current.refundable.amount, current.held.amount) == ("100.00", "0.00", "0.00")
         requests = await published_events.at_least(2, RefundRequested)
-        assert [(each.amount.amount, each.dispute_id) for each in requests] == [("30.00", ""), ("70.00", DISPUTE)]
+        assert {(each.amount.amount, each.dispute_id) for each in requests} == {("30.00", ""), ("70.00", DISPUTE)}
 
     async def test_what_a_dispute_holds_is_credited_by_it_only_and_not_collected(
         self, issued: IssuedInvoices, credit_notes: CreditNoteApi, disputes: DisputeApi
@@ -293,7 +293,13 @@ class TestDisputes:
 
 class TestRefunds:
     @pytest.fixture
-    async def refunded(self, issued: IssuedInvoices, credit_notes: CreditNoteApi, replica: Replica) -> CreditNote:
+    async def refunded(
+        self,
+        issued: IssuedInvoices,
+        credit_notes: CreditNoteApi,
+        replica: Replica,
+        published_events: PublishedEvents,  # before the first event
+    ) -> CreditNote:
         """A credit note with a requested refund of 100.00 of an invoice that was paid."""
         invoice = await issued.invoice("100.00")
         await replica.handle(paid(invoice, "100.00"))
@@ -334,7 +340,7 @@ class TestRefunds:
         await replica.handle(refund_failed(again.refunds[1].id))
         assert [each.state for each in (await credit_notes.get(refunded)).refunds] == [Refund.FAILED, Refund.COMPLETED]
         requests = await published_events.at_least(2, RefundRequested)
-        assert [each.refund_id for each in requests] == [each.id for each in again.refunds]
+        assert {each.refund_id for each in requests} == {each.id for each in again.refunds}
 
     async def test_money_that_was_paid_back_counts_although_a_failure_was_reported_first(
         self, invoices: InvoiceApi, credit_notes: CreditNoteApi, replica: Replica, refunded: CreditNote

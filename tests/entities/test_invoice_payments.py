@@ -46,7 +46,7 @@ class TestPayments:
         assert settled(await issued.invoices.get(invoice)) == (Invoice.PAID, "100.00", "0.00", "0.00")
         assert [each.payment_id for each in await credit_notes.payments(invoice)] == ["pay-1", "pay-2"]
         events = await published_events.at_least(2, InvoicePaymentRecorded)
-        assert [(each.payment_id, each.open.amount) for each in events] == [("pay-1", "60.00"), ("pay-2", "0.00")]
+        assert {(each.payment_id, each.open.amount) for each in events} == {("pay-1", "60.00"), ("pay-2", "0.00")}
         assert (await published_events.first(InvoicePaidInFull)).paid.amount == "100.00"
         assert len(published_events.of(InvoicePaidInFull)) == 1
 

@@ -1,4 +1,5 @@
 from collections.abc import Awaitable, Callable
+from datetime import date
 
 import asyncpg
 import pytest
@@ -20,6 +21,7 @@ async def test_downgrade_and_upgrade_with_rows(fresh_database: Callable[[], Awai
         await _fill_allocations(admin)
         await _fill_contracts(admin)
         await _fill_billing(admin)
+        await _fill_invoices(admin)
         await migrate(copy, "entities", command.downgrade, "base")
         left = "select relname from pg_class where relnamespace = 'entities'::regnamespace and relkind = 'r'"
         assert [row[0] for row in await admin.fetch(left)] == ["alembic_version"]
@@ -245,4 +247,74 @@ async def _fill_billing(admin: asyncpg.Connection) -> None:
         ids.new(),
         schedule,
         entity_id,
+    )
+
+
+async def _fill_invoices(admin: asyncpg.Connection) -> None:
+    """Insert a draft that was paid early, and an issued invoice with a payment, a hold and a refunded credit note."""
+    profile = await admin.fetchrow("select tenant_id, id from billing_profiles")
+    assert profile
+    tenant, profile_id = profile
+    entity_id = await admin.fetchval("select id from billing_entities where tenant_id = $1", tenant)
+    draft, issued, line, note = (ids.new() for _ in range(4))
+    invoice = (
+        "insert into consolidated_invoices (tenant_id, id, type, number, entity_id, billing_profile_id, entity_ids,"
+        " state, period_start, period_end, currency_code, rate_policy, issuer, recipient, recipient_name,"
+        " purchase_order_numbers, contract_numbers, payment_terms_days, taxes, rates, problems, net, tax, total,"
+        " issuer_currency_code, line_count, note, require_einvoice, paid, version, create_time, update_time)"
+        " values ($1, $2, 'INVOICE', '', $3, $4, array[$3::uuid], 'DRAFT', $5::date, $5::date + 1, 'EUR', 'PERIOD_END',"
+        " '{}', '{}', 'N', '{}', '{}', 14, '[]', '[]', '[]', 10, 0, 10, 'EUR', 1, '', false, $6, 1, now(), now())"
+    )
+    await admin.execute(invoice, tenant, draft, entity_id, profile_id, date(2026, 10, 1), 5)
+    await admin.execute(invoice, tenant, issued, entity_id, profile_id, date(2026, 11, 1), 0)
+    await admin.execute(
+        "insert into invoice_lines (tenant_id, id, invoice_id, number, kind, entity_code, entity_name, department_name,"
+        " gl_code, contract_number, description, amount, tax_treatment, tax_rate_bp, charge_ids, item_count,"
+        " create_time) values ($1, $2, $3, 1, 'ROUNDING', '', '', '', '', '', '', 10, 'EXEMPT', 0, '{}', 0, now())",
+        tenant,
+        line,
+        issued,
+    )
+    await admin.execute(
+        "update consolidated_invoices set state = 'ISSUED', number = 'INV-1', issue_time = now(),"
+        " issue_date = current_date, due_date = current_date, paid = 10, exchange_difference = 1 where id = $1",
+        issued,
+    )
+    await admin.execute(
+        "insert into invoice_payments values ($1, $2, 'pay-1', $3, 11, 'USD', null, 10, 0.9, current_date, 1,"
+        " current_date, '', now())",
+        tenant,
+        ids.new(),
+        issued,
+    )
+    for kind, amount in (("HELD", 4), ("CREDITED", -3)):
+        await admin.execute(
+            "insert into line_holds values ($1, $2, $3, $4, $5, $6, $7, 0, now())",
+            tenant,
+            ids.new(),
+            issued,
+            line,
+            note,
+            kind,
+            amount,
+        )
+    await admin.execute(
+        "insert into credit_notes values ($1, $2, 'CN-1', $3, 'INV-1', $4, $5, null, '{}', '{}', 'N', 'EUR', '[]', 3,"
+        " 0, 3, 'EUR', null, 0, 3, 0, 1, 'R', current_date, 'a', now())",
+        tenant,
+        note,
+        issued,
+        entity_id,
+        profile_id,
+    )
+    await admin.execute(
+        "insert into credit_note_lines values ($1, $2, $3, $4, 3, now())", tenant, ids.new(), note, line
+    )
+    await admin.execute(
+        "insert into credit_note_refunds values ($1, $2, $3, $4, null, 3, 'EUR', 'REQUESTED', null, null, '', '', 1,"
+        " now(), now())",
+        tenant,
+        ids.new(),
+        note,
+        issued,
     )

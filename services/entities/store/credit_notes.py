@@ -7,6 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, Select, Uuid, any_, func, literal, or_, select
 
+from kit import clock
+from kit.columns import Columns, of_table
 from kit.db import ReadSession, WriteSession, found, scope_filter
 from services.entities.domain.consolidation import TaxKey
 from services.entities.domain.credit_notes import CreditNoteFilter
@@ -15,6 +17,8 @@ from services.entities.models.credit_notes import CreditedLine, CreditNoteLineRo
 from services.entities.models.invoices import InvoiceLineRow
 from serving.pages import Page, Slice
 
+_LINES: Final = Columns[CreditNoteLineRow](of_table(CreditNoteLineRow))
+_INSERT_LINES: Final = _LINES.insert("credit_note_lines")
 _UPDATE_LINES: Final = """
     update invoice_lines line set credited = line.credited + change.credited, held = line.held + change.held
     from unnest($2::uuid[], $3::numeric[], $4::numeric[]) as change (id, credited, held)
@@ -102,10 +106,11 @@ async def update_invoice_lines(tx: WriteSession, changes: Mapping[UUID, tuple[De
 
 
 async def insert_lines(tx: WriteSession, rows: Collection[CreditNoteLineRow]) -> None:
-    """Insert the lines of a credit note that is inserted later in the transaction."""
+    """Insert the lines of a credit note, which is inserted later in the transaction; they may be thousands."""
+    now = clock.now()
     for row in rows:
-        tx.add(row)
-    await tx.flush()
+        row.tenant_id, row.create_time = tx.tenant_id, now
+    await tx.fetch(_INSERT_LINES, *_LINES.parameters(list(rows)))
 
 
 async def insert(tx: WriteSession, note: CreditNoteRow) -> None:

@@ -2,12 +2,18 @@
 
 from collections.abc import Collection, Mapping
 from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import func, select
 
+from kit import clock
+from kit.columns import Columns, of_table
 from kit.db import ReadSession, WriteSession
 from services.entities.models.line_holds import LineHoldRow
+
+_COLUMNS: Final = Columns[LineHoldRow](of_table(LineHoldRow))
+_INSERT: Final = _COLUMNS.insert("line_holds")
 
 
 async def sum_of_dispute(tx: ReadSession, invoice_id: UUID, dispute_id: UUID) -> Mapping[UUID, Decimal]:
@@ -23,7 +29,8 @@ async def sum_of_dispute(tx: ReadSession, invoice_id: UUID, dispute_id: UUID) ->
 
 
 async def insert(tx: WriteSession, rows: Collection[LineHoldRow]) -> None:
-    """Insert changes of what a dispute holds."""
+    """Insert changes of what a dispute holds, which may be thousands."""
+    now = clock.now()
     for row in rows:
-        tx.add(row)
-    await tx.flush()
+        row.tenant_id, row.create_time = tx.tenant_id, now
+    await tx.fetch(_INSERT, *_COLUMNS.parameters(list(rows)))
