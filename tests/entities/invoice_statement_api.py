@@ -5,7 +5,7 @@ from typing import Any
 from billing.entities.v1 import invoice_statement_service_pb2 as pb
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.invoice_pb2 import Invoice
-from billing.entities.v1.statement_pb2 import InvoiceVerification, UnbilledItem
+from billing.entities.v1.statement_pb2 import EntityStatement, InvoiceVerification, UnbilledItem
 
 from tests.harness.callers import Caller
 from tests.harness.services import Entities
@@ -33,3 +33,7 @@ class InvoiceStatementApi:
 
     async def verify(self, invoice: Invoice) -> InvoiceVerification:
         return await self.caller.call(self.stub.VerifyInvoice, pb.VerifyInvoiceRequest(id=invoice.id))
+
+    async def statement(self, entity: Entity, **fields: Any) -> EntityStatement:
+        request = pb.GetEntityStatementRequest(id=entity.id, **fields)
+        return await self.caller.call(self.stub.GetEntityStatement, request)

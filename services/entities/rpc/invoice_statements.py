@@ -1,7 +1,9 @@
 """gRPC servicer of what was invoiced, what was paid, and what is still to be invoiced."""
 
+from dataclasses import replace
+
 from billing.entities.v1 import invoice_statement_service_pb2 as pb
-from billing.entities.v1.statement_pb2 import InvoiceVerification
+from billing.entities.v1.statement_pb2 import EntityStatement, InvoiceVerification
 
 from kit import ids
 from kit.db import Database
@@ -33,6 +35,14 @@ class InvoiceStatementServicer:
             as_of_date=unbilled.as_of.isoformat(),
             next_page_token=next_page_token,
         )
+
+    async def GetEntityStatement(self, request: pb.GetEntityStatementRequest, call: Call) -> EntityStatement:
+        page = self._pages.read_ordered(request, call)
+        query = convert.statements.query_from_proto(request, page.after, page.limit)
+        async with self._db.read(call, snapshot=True) as tx:
+            statement = await service.statements.get(tx, query)
+        documents, next_page_token = page.cut(statement.documents, convert.statements.position_of)
+        return convert.statements.to_proto(replace(statement, documents=documents), next_page_token)
 
     async def VerifyInvoice(self, request: pb.VerifyInvoiceRequest, call: Call) -> InvoiceVerification:
         async with self._db.read(call, snapshot=True) as tx:
