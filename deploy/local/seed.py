@@ -43,7 +43,8 @@ SAMPLES: Final = (
         "acme", "entities",
         {
             "code": "ACME", "legal_name": "Acme Group Inc.", "display_name": "Acme Group", "entity_type": "HOLDING",
-            "currency_code": "USD", "country_code": "US", "time_zone": "America/New_York",
+            "currency_code": "USD", "country_code": "US", "tax_id": "91-1144442", "registration_number": "5123456",
+            "time_zone": "America/New_York",
         },
         unique_field="code", filter_fields=("code",),
     ),
