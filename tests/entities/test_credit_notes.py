@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from billing.entities.v1.credit_note_pb2 import CreditNote, Refund
+from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.events_pb2 import (
     CreditNoteIssued,
     CreditNoteRefunded,
@@ -20,10 +21,13 @@ from billing.entities.v1.invoice_pb2 import Invoice
 from grpc import StatusCode, aio
 
 from kit import ids
+from kit.errors import InvalidFields
 from kit.money import Money
 from kit.origin import Origin
 from services.entities import service
 from services.entities.domain.billing_documents import DocumentType
+from services.entities.errors.credit_notes import RefundExceedsPaid
+from tests.entities.allocation_api import AllocationApi
 from tests.entities.credit_note_api import (
     DISPUTE,
     OTHER_DISPUTE,
@@ -171,6 +175,28 @@ class TestBadInput:
         twice = Invoice(id=invoice.id, lines=[invoice.lines[0], invoice.lines[0]])
         assert list((await refusal(credit_notes.create(twice, {1: "1.00", 2: "1.00"}))).fields) == ["lines[1].line_id"]
         assert list((await refusal(credit_notes.create(invoice, {1: "-1.00"}))).fields) == ["lines[0].amount"]
+
+
+class TestLinesBelowZero:
+    async def test_credit_notes_stay_between_zero_and_the_invoice(
+        self, issued: IssuedInvoices, credit_notes: CreditNoteApi, costs: AllocationApi, api: EntitiesApi
+    ) -> None:
+        draft = await issued.draft("100.00")
+        unit = await api.create_department(draft.entity_id, "OPS")
+        spent = await costs.allocate(unit, "80.00 EUR", allocation_date="2026-09-05")
+        september = await issued.invoices.create(Entity(id=draft.entity_id), "2026-09-01", "2026-10-01")
+        await issued.invoices.issue(september)
+        await costs.reverse(spent, allocation_date="2026-10-06")
+        await issued.invoices.refresh(await issued.invoices.get(draft))
+        await issued.invoices.issue(await issued.invoices.get(draft))
+        invoice = await issued.invoices.get(draft)
+        assert [line.amount.amount for line in invoice.lines] == ["100.00", "-80.00"]
+        refused = await refusal(credit_notes.create(invoice, {1: "20.01"}))
+        assert (refused.reason, refused.metadata["remaining"]) == ("CREDIT_EXCEEDS_INVOICE", "20.00")
+        assert (await refusal(credit_notes.create(invoice, {2: "-1.00"}))).reason == "CREDIT_BELOW_ZERO"
+        await credit_notes.create(invoice, {1: "20.00"})
+        rest = await credit_notes.create(invoice)
+        assert ([line.amount.amount for line in rest.lines], rest.total.amount) == (["80.00", "-80.00"], "0.00")
 
 
 class TestSplit:
@@ -350,6 +376,34 @@ class TestRefunds:
         assert (await credit_notes.get(refunded)).refunds[0].state == Refund.COMPLETED
         assert (await invoices.get(Invoice(id=refunded.invoice_id))).refunded.amount == "100.00"
 
+    async def test_a_refund_that_was_paid_back_twice_is_shown(
+        self, credit_notes: CreditNoteApi, replica: Replica, refunded: CreditNote, origin: Origin,
+        entities_served: Served[Entities],
+    ) -> None:  # fmt: skip
+        first = refunded.refunds[0]
+        await replica.handle(refund_failed(first.id))
+        second = (await credit_notes.retry_refund(refunded)).refunds[1]
+        await replica.handle(refund_completed(second.id, "100.00"))
+        with pytest.raises(RefundExceedsPaid):
+            await replica.handle(refund_completed(first.id, "100.00"))
+        async with entities_served.service.db.write(origin) as tx:  # as for its dead letter
+            await service.refunds.report_lost_reply(tx, ids.REFUND.parse(first.id))
+        current = (await credit_notes.get(refunded)).refunds
+        assert [each.state for each in current] == [Refund.FAILED, Refund.COMPLETED]
+        assert "operators find it" in current[0].problem
+
+    async def test_a_reply_that_does_not_fit_a_refund_is_refused(
+        self, credit_notes: CreditNoteApi, replica: Replica, refunded: CreditNote
+    ) -> None:
+        for refund_id, amount, field in (
+            (refunded.refunds[0].id, "100.00 USD", "amount.currency_code"),
+            (f"rfd_{0:032x}", "100.00", "refund_id"),
+        ):
+            with pytest.raises(InvalidFields) as refused:
+                await replica.handle(refund_completed(refund_id, amount))
+            assert [violation.field for violation in refused.value.violations] == [field]
+        assert (await credit_notes.get(refunded)).refunds[0].state == Refund.REQUESTED
+
     async def test_a_credit_note_without_a_refund_has_nothing_to_request_again(
         self, issued: IssuedInvoices, credit_notes: CreditNoteApi
     ) -> None:
@@ -405,15 +459,25 @@ class TestRecords:
         ]
         assert sorted(tables) == ["credit_note_refunds", "credit_notes"]
 
-    async def test_the_database_refuses_changes_of_a_credit_note(
-        self, issued: IssuedInvoices, credit_notes: CreditNoteApi, admin: Admin
+    async def test_the_database_refuses_changes_of_credit_notes_holds_and_payments(
+        self,
+        issued: IssuedInvoices,
+        credit_notes: CreditNoteApi,
+        disputes: DisputeApi,
+        replica: Replica,
+        admin: Admin,
     ) -> None:
-        note = await credit_notes.create(await issued.invoice("100.00"))
+        invoice = await issued.invoice("100.00")
+        await replica.handle(paid(invoice, "10.00"))
+        await disputes.hold(invoice, {1: "10.00"})
+        note = await credit_notes.create(invoice, {1: "10.00"})
         for statement in (
             "update entities.credit_notes set total = total + 1, net = net + 1, credit_amount = credit_amount + 1",
             "delete from entities.credit_notes",
             "update entities.credit_note_lines set amount = amount + 1",
             "delete from entities.credit_note_lines",
+            "update entities.line_holds set amount = amount + 1",
+            "delete from entities.invoice_payments",
         ):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await admin.execute(statement)

@@ -90,7 +90,7 @@ async def fail(tx: WriteSession, refund_id: UUID, *, reason: str) -> None:
 async def report_lost_reply(tx: WriteSession, refund_id: UUID) -> None:
     """Show that a reply of the payment system was not recorded. Redriving its event records it later."""
     _, refund = await _lock(tx, refund_id)
-    if refund.state is RefundState.REQUESTED:
+    if refund.state is not RefundState.COMPLETED:
         refund.problem = Internal(tx.origin.trace.trace_id).message
         await store.refunds.save(tx, refund)
 
