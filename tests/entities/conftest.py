@@ -25,7 +25,8 @@ from tests.entities.rules_api import RulesApi
 from tests.entities.timer_replicas import TimerlessService
 from tests.harness.callers import Caller
 from tests.harness.databases import Copy
-from tests.harness.services import Entities, served
+from tests.harness.events import Replica
+from tests.harness.services import Entities, Served, served
 from tests.harness.tokens import Keys
 
 
@@ -69,6 +70,12 @@ def credit_notes(entities: Entities, finance: Caller) -> CreditNoteApi:
 def disputes(entities: Entities, keys: Keys, tenant: UUID) -> DisputeApi:
     """The disputes service, which calls on behalf of the tenant."""
     return DisputeApi(Caller(tenant, "service:disputes", keys.service_token("disputes", tenant)), entities)
+
+
+@pytest.fixture
+def replica(entities_served: Served[Entities], tenant: UUID) -> Replica:
+    """The service, to which events are passed directly."""
+    return Replica(entities_served.service, "entities", tenant, actor="/platform/payments")
 
 
 @pytest.fixture

@@ -4,55 +4,38 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import TypeAlias
-from uuid import UUID
 
 import asyncpg
 import pytest
-from billing.entities.v1.credit_note_pb2 import CreditNote, Refund
+from billing.entities.v1.credit_note_pb2 import CreditNote
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.events_pb2 import (
     CreditNoteIssued,
-    CreditNoteRefunded,
-    CreditNoteRefundFailed,
     InvoicePaidInFull,
-    RefundRequested,
 )
 from billing.entities.v1.invoice_pb2 import Invoice
 from grpc import StatusCode, aio
 
 from kit import ids
-from kit.errors import InvalidFields
 from kit.money import Money
 from kit.origin import Origin
 from services.entities import service
 from services.entities.domain.billing_documents import DocumentType
-from services.entities.errors.credit_notes import RefundExceedsPaid
 from tests.entities.allocation_api import AllocationApi
 from tests.entities.credit_note_api import (
-    DISPUTE,
-    OTHER_DISPUTE,
     CreditNoteApi,
     DisputeApi,
     IssuedInvoices,
     money,
     paid,
-    refund_completed,
-    refund_failed,
 )
 from tests.entities.entities_api import EntitiesApi
-from tests.entities.invoice_api import InvoiceApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.events import Replica
 from tests.harness.observe import AuditRow, PublishedEvents
 from tests.harness.services import Entities, Served
 
 Admin: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-
-
-@pytest.fixture
-def replica(entities_served: Served[Entities], tenant: UUID) -> Replica:
-    """The service, to which events are passed directly."""
-    return Replica(entities_served.service, "entities", tenant, actor="/platform/payments")
 
 
 def split(note: CreditNote) -> tuple[str, str, str]:
@@ -226,189 +209,6 @@ class TestSplit:
         refused = await refusal(credit_notes.create(invoice, offset="10.00", refund="10.00", credit="10.00"))
         assert list(refused.fields) == ["split"]
         assert split(await credit_notes.create(invoice, refund="70.00")) == ("30.00", "70.00", "0.00")
-
-
-class TestDisputes:
-    async def test_a_refund_and_a_dispute_never_give_back_more_than_was_paid(
-        self,
-        issued: IssuedInvoices,
-        credit_notes: CreditNoteApi,
-        disputes: DisputeApi,
-        replica: Replica,
-        published_events: PublishedEvents,
-    ) -> None:
-        invoice = await issued.invoice("100.00")
-        await replica.handle(paid(invoice, "100.00"))
-        await credit_notes.create(invoice, {1: "30.00"}, refund="30.00")
-        refused = await refusal(disputes.hold(invoice, {1: "80.00"}))
-        assert (refused.reason, refused.metadata["remaining"]) == ("HOLD_EXCEEDS_LINE", "70.00")
-        holds = await disputes.hold(invoice, {1: "70.00"})
-        assert (holds.held.amount, holds.refundable.amount) == ("70.00", "70.00")
-        note = await disputes.credit(invoice, {1: "70.00"}, refund="70.00")
-        for refund in [*(await credit_notes.get(note)).refunds]:
-            await replica.handle(refund_completed(refund.id, "70.00"))
-        current = await issued.invoices.get(invoice)
-        assert (current.refunded.amount, current.refundable.amount, current.held.amount) == ("100.00", "0.00", "0.00")
-        requests = await published_events.at_least(2, RefundRequested)
-        assert {(each.amount.amount, each.dispute_id) for each in requests} == {("30.00", ""), ("70.00", DISPUTE)}
-
-    async def test_what_a_dispute_holds_is_credited_by_it_only_and_not_collected(
-        self, issued: IssuedInvoices, credit_notes: CreditNoteApi, disputes: DisputeApi
-    ) -> None:
-        invoice = await issued.invoice("100.00", "50.00", tax_rate_bp=1900)
-        holds = await disputes.hold(invoice, {1: "70.00"})
-        assert (holds.held.amount, holds.open.amount) == ("83.30", "178.50")
-        assert [(each.line_id, each.amount.amount) for each in holds.lines] == [(invoice.lines[0].id, "70.00")]
-        current = await issued.invoices.get(invoice)
-        assert (current.held.amount, current.collectable.amount) == ("83.30", "95.20")
-        refused = await refusal(credit_notes.create(invoice, {1: "30.01"}))
-        assert (refused.metadata["remaining"], refused.metadata["held"]) == ("30.00", "70.00")
-        assert (await refusal(credit_notes.create(invoice))).reason == "CREDIT_EXCEEDS_LINE"
-        refused = await refusal(disputes.credit(invoice, {1: "1.00"}, OTHER_DISPUTE))
-        assert refused.metadata["remaining"] == "0.00"
-        assert (await refusal(issued.invoices.void(invoice))).reason == "INVOICE_SETTLED"
-        note = await disputes.credit(invoice, {1: "20.00"})
-        assert (note.dispute_id, note.total.amount) == (DISPUTE, "23.80")
-        current = await issued.invoices.get(invoice)
-        assert (current.lines[0].credited.amount, current.lines[0].held.amount, current.held.amount) == (
-            "20.00", "50.00", "59.50",
-        )  # fmt: skip
-
-    async def test_releases_never_exceed_what_the_dispute_holds(
-        self, issued: IssuedInvoices, disputes: DisputeApi
-    ) -> None:
-        invoice = await issued.invoice("100.00", "50.00")
-        await disputes.hold(invoice, {1: "70.00", 2: "50.00"})
-        await disputes.hold(invoice, {1: "30.00"}, OTHER_DISPUTE)
-        refused = await refusal(disputes.release(invoice, {1: "70.01"}))
-        assert (refused.reason, refused.metadata["held"]) == ("RELEASE_EXCEEDS_HOLD", "70.00")
-        assert [each.amount.amount for each in (await disputes.release(invoice, {1: "10.00"})).lines] == [
-            "60.00", "50.00",
-        ]  # fmt: skip
-        holds = await disputes.release(invoice)
-        assert (list(holds.lines), holds.held.amount) == ([], "30.00")
-        assert list((await disputes.release(invoice)).lines) == []
-
-    async def test_repeated_keys_hold_and_credit_once(self, issued: IssuedInvoices, disputes: DisputeApi) -> None:
-        invoice = await issued.invoice("100.00")
-        for _ in range(2):
-            holds = await disputes.hold(invoice, {1: "40.00"}, request_id="hold-1")
-            assert holds.held.amount == "40.00"
-        notes = [await disputes.credit(invoice, {1: "40.00"}, request_id="credit-1") for _ in range(2)]
-        assert notes[0] == notes[1]
-
-    async def test_twenty_disputes_at_once_never_hold_more_than_the_line(
-        self, issued: IssuedInvoices, disputes: DisputeApi
-    ) -> None:
-        invoice = await issued.invoice("100.00")
-        outcomes = await asyncio.gather(
-            *(disputes.hold(invoice, {1: "15.00"}, f"dsp_{number:032x}") for number in range(20)),
-            return_exceptions=True,
-        )
-        assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 6
-        assert (await issued.invoices.get(invoice)).held.amount == "90.00"
-
-    async def test_other_services_and_users_may_not_hold(
-        self, entities: Entities, issued: IssuedInvoices, service_caller: Caller, finance: Caller
-    ) -> None:
-        invoice = await issued.invoice("100.00")
-        for caller in (service_caller, finance):
-            refused = await refusal(DisputeApi(caller, entities).hold(invoice, {1: "1.00"}))
-            assert refused.code is StatusCode.PERMISSION_DENIED
-
-
-class TestRefunds:
-    @pytest.fixture
-    async def refunded(
-        self,
-        issued: IssuedInvoices,
-        credit_notes: CreditNoteApi,
-        replica: Replica,
-        published_events: PublishedEvents,  # before the first event
-    ) -> CreditNote:
-        """A credit note with a requested refund of 100.00 of an invoice that was paid."""
-        invoice = await issued.invoice("100.00")
-        await replica.handle(paid(invoice, "100.00"))
-        return await credit_notes.create(invoice, refund="100.00")
-
-    async def test_a_completed_refund_with_another_amount_shows_the_difference(
-        self, invoices: InvoiceApi, credit_notes: CreditNoteApi, replica: Replica, refunded: CreditNote,
-        published_events: PublishedEvents,
-    ) -> None:  # fmt: skip
-        for _ in range(2):
-            await replica.handle(refund_completed(refunded.refunds[0].id, "101.37"))
-        (refund,) = (await credit_notes.get(refunded)).refunds
-        assert (refund.state, refund.completed_amount.amount, refund.difference.amount) == (
-            Refund.COMPLETED, "101.37", "1.37",
-        )  # fmt: skip
-        assert (refund.refund_date, refund.reference) == ("2026-11-12", "tx-1")
-        invoice = await invoices.get(Invoice(id=refunded.invoice_id))
-        assert invoice.refunded.amount == "100.00"
-        event = await published_events.first(CreditNoteRefunded)
-        assert (event.credit_note_id, event.completed_amount.amount) == (refunded.id, "101.37")
-
-    async def test_a_failed_refund_does_not_count_and_can_be_requested_again(
-        self, invoices: InvoiceApi, credit_notes: CreditNoteApi, replica: Replica, refunded: CreditNote,
-        published_events: PublishedEvents,
-    ) -> None:  # fmt: skip
-        assert (await refusal(credit_notes.retry_refund(refunded))).reason == "REFUND_STATE"
-        for _ in range(2):
-            await replica.handle(refund_failed(refunded.refunds[0].id))
-        (refund,) = (await credit_notes.get(refunded)).refunds
-        assert (refund.state, refund.problem) == (Refund.FAILED, "The account is closed.")
-        invoice = Invoice(id=refunded.invoice_id)
-        assert (await invoices.get(invoice)).refunded.amount == "0.00"
-        assert (await published_events.first(CreditNoteRefundFailed)).refund_id == refund.id
-        again = await credit_notes.retry_refund(refunded)
-        assert [each.state for each in again.refunds] == [Refund.FAILED, Refund.REQUESTED]
-        assert (await invoices.get(invoice)).refunded.amount == "100.00"
-        await replica.handle(refund_completed(again.refunds[1].id, "100.00"))
-        await replica.handle(refund_failed(again.refunds[1].id))
-        assert [each.state for each in (await credit_notes.get(refunded)).refunds] == [Refund.FAILED, Refund.COMPLETED]
-        requests = await published_events.at_least(2, RefundRequested)
-        assert {each.refund_id for each in requests} == {each.id for each in again.refunds}
-
-    async def test_money_that_was_paid_back_counts_although_a_failure_was_reported_first(
-        self, invoices: InvoiceApi, credit_notes: CreditNoteApi, replica: Replica, refunded: CreditNote
-    ) -> None:
-        await replica.handle(refund_failed(refunded.refunds[0].id))
-        await replica.handle(refund_completed(refunded.refunds[0].id, "100.00"))
-        assert (await credit_notes.get(refunded)).refunds[0].state == Refund.COMPLETED
-        assert (await invoices.get(Invoice(id=refunded.invoice_id))).refunded.amount == "100.00"
-
-    async def test_a_refund_that_was_paid_back_twice_is_shown(
-        self, credit_notes: CreditNoteApi, replica: Replica, refunded: CreditNote, origin: Origin,
-        entities_served: Served[Entities],
-    ) -> None:  # fmt: skip
-        first = refunded.refunds[0]
-        await replica.handle(refund_failed(first.id))
-        second = (await credit_notes.retry_refund(refunded)).refunds[1]
-        await replica.handle(refund_completed(second.id, "100.00"))
-        with pytest.raises(RefundExceedsPaid):
-            await replica.handle(refund_completed(first.id, "100.00"))
-        async with entities_served.service.db.write(origin) as tx:  # as for its dead letter
-            await service.refunds.report_lost_reply(tx, ids.REFUND.parse(first.id))
-        current = (await credit_notes.get(refunded)).refunds
-        assert [each.state for each in current] == [Refund.FAILED, Refund.COMPLETED]
-        assert "operators find it" in current[0].problem
-
-    async def test_a_reply_that_does_not_fit_a_refund_is_refused(
-        self, credit_notes: CreditNoteApi, replica: Replica, refunded: CreditNote
-    ) -> None:
-        for refund_id, amount, field in (
-            (refunded.refunds[0].id, "100.00 USD", "amount.currency_code"),
-            (f"rfd_{0:032x}", "100.00", "refund_id"),
-        ):
-            with pytest.raises(InvalidFields) as refused:
-                await replica.handle(refund_completed(refund_id, amount))
-            assert [violation.field for violation in refused.value.violations] == [field]
-        assert (await credit_notes.get(refunded)).refunds[0].state == Refund.REQUESTED
-
-    async def test_a_credit_note_without_a_refund_has_nothing_to_request_again(
-        self, issued: IssuedInvoices, credit_notes: CreditNoteApi
-    ) -> None:
-        note = await credit_notes.create(await issued.invoice("100.00"))
-        assert (await refusal(credit_notes.retry_refund(note))).reason == "CREDIT_NOTE_WITHOUT_REFUND"
 
 
 class TestDocuments:

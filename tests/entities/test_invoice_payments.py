@@ -20,13 +20,7 @@ from tests.entities.entities_api import EntitiesApi
 from tests.harness.callers import Caller
 from tests.harness.events import Replica
 from tests.harness.observe import PublishedEvents, eventually
-from tests.harness.services import Entities, Served
-
-
-@pytest.fixture
-def replica(entities_served: Served[Entities], tenant: UUID) -> Replica:
-    """The service, to which events are passed directly."""
-    return Replica(entities_served.service, "entities", tenant, actor="/platform/payments")
+from tests.harness.services import Entities
 
 
 def settled(invoice: Invoice) -> tuple[int, str, str, str]:
