@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date, timedelta
-from uuid import UUID
 
-import pytest
 from billing.entities.v1.entity_pb2 import Entity
 from billing.entities.v1.invoice_pb2 import Invoice
 from billing.entities.v1.statement_pb2 import EntityStatement, StatementBalance, StatementDocument
@@ -15,13 +13,7 @@ from tests.entities.entities_api import EntitiesApi
 from tests.entities.invoice_statement_api import InvoiceStatementApi
 from tests.harness.callers import Caller, refusal
 from tests.harness.events import Replica
-from tests.harness.services import Entities, Served
-
-
-@pytest.fixture
-def replica(entities_served: Served[Entities], tenant: UUID) -> Replica:
-    """The service, to which events are passed directly."""
-    return Replica(entities_served.service, "entities", tenant, actor="/platform/payments")
+from tests.harness.services import Entities
 
 
 def days_later(day: str, days: int) -> str:
