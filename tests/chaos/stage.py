@@ -131,7 +131,22 @@ async def replicas(
     variables = environment("budgets", database, nats_url, keys) | {
         "BILLING_ADDRESSES": json.dumps({"entities": entities})
     }
-    started = [Replica("services.budgets.main", variables, folder) for _ in range(count)]
+    async with _running([Replica("services.budgets.main", variables, folder) for _ in range(count)]) as started:
+        yield started
+
+
+@contextlib.asynccontextmanager
+async def entities_replicas(
+    database: Copy, nats_url: str, keys: Keys, folder: Path, *, count: int = 2
+) -> AsyncIterator[Sequence[Replica]]:
+    """Run replicas of the entities service during the block."""
+    variables = environment("entities", database, nats_url, keys)
+    async with _running([Replica("services.entities.main", variables, folder) for _ in range(count)]) as started:
+        yield started
+
+
+@contextlib.asynccontextmanager
+async def _running(started: Sequence[Replica]) -> AsyncIterator[Sequence[Replica]]:
     try:
         await asyncio.gather(*(replica.start() for replica in started))
         yield started
