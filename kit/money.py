@@ -39,7 +39,7 @@ def unit(currency: str) -> Decimal:
 
 def round_to(amount: Decimal, currency: str, rounding: str = ROUND_HALF_EVEN) -> Decimal:
     """Round `amount` to the smallest unit of the currency. Never returns a negative zero."""
-    return amount.quantize(unit(currency), rounding) + 0  # adding 0 turns -0 into 0
+    return _EXACT.add(amount.quantize(unit(currency), rounding, _EXACT), 0)  # adding 0 turns -0 into 0
 
 
 def apportion(exact: Sequence[Fraction]) -> list[int]:

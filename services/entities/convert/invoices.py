@@ -46,6 +46,7 @@ def details_to_proto(details: InvoiceDetails, *, dry_run: bool = False) -> Invoi
     message.MergeFrom(
         Invoice(
             lines=[line_to_proto(line, row.currency_code, dry_run=dry_run) for line in details.lines],
+            rates=map(_rate_to_proto, row.rates),
             eliminations=[_elimination_to_proto(each, row.currency_code) for each in details.eliminations],
             problems=map(_problem_to_proto, row.problems if row.state == InvoiceState.DRAFT else ()),
         )
@@ -79,7 +80,6 @@ def to_proto(row: InvoiceRow) -> Invoice:
             None if row.issuer_tax is None else money_to_proto(Money(row.issuer_tax, row.issuer_currency_code))
         ),
         taxes=[tax_to_proto(each, row.currency_code) for each in row.taxes],
-        rates=map(_rate_to_proto, row.rates),
         line_count=row.line_count,
         paid=money_to_proto(row.money(row.paid)),
         offset=money_to_proto(row.money(row.offset)),

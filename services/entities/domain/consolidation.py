@@ -7,7 +7,7 @@ the lines and rounded half away from zero.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -153,6 +153,16 @@ class Consolidation:
     def total(self) -> Decimal:
         """Net and tax."""
         return self.net + self.tax
+
+    def amounts(self) -> Iterator[Decimal]:
+        """Yield all amounts that are stored."""
+        yield from (self.net, self.tax, self.total)
+        for line in self.lines:
+            yield line.amount
+            if line.original:
+                yield line.original.amount
+        for each in self.eliminations:
+            yield from (each.original.amount, each.supplier_amount, each.booked.amount, each.buyer_amount)
 
 
 class _LineKey(NamedTuple):

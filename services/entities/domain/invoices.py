@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from kit import resources
+from kit.money import DIGITS_MAX
 from services.entities.domain.billing_documents import RatePolicy
 from services.entities.domain.field_violations import FieldViolation
 from services.entities.domain.proration import DateRange
@@ -16,9 +17,11 @@ from services.entities.errors.invoices import InvoiceStateForbids
 
 PERIOD_DAYS_MAX: Final = 366
 LINES_MAX: Final = 10_000
-"""Maximum number of lines of an invoice."""
+"""Maximum number of lines of an invoice, and of its eliminated charges."""
 EINVOICE_PROBLEM: Final = "EINVOICE_INCOMPLETE"
 """Code of problems that keep an invoice from being valid as an e-invoice."""
+AMOUNT_LIMIT: Final = Decimal(10**DIGITS_MAX)
+"""All amounts of an invoice are below it, so that each can be paid and credited."""
 LINES_SHOWN: Final = 200
 """Lines that are part of the invoice resource."""
 
@@ -57,6 +60,7 @@ INVOICE_TRANSITIONS: Final[Mapping[tuple[InvoiceState, InvoiceAction], InvoiceSt
     (_S.DRAFT, _A.ISSUE): _S.ISSUED,
     (_S.DRAFT, _A.VOID): _S.VOID,
     (_S.ISSUED, _A.VOID): _S.VOID,
+    (_S.PAID, _A.VOID): _S.VOID,  # if nothing was to be paid, because the total is not above zero
     (_S.ISSUED, _A.CREDIT): _S.ISSUED,
     (_S.PARTIALLY_PAID, _A.CREDIT): _S.PARTIALLY_PAID,
     (_S.PAID, _A.CREDIT): _S.PAID,

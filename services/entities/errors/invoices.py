@@ -5,6 +5,7 @@ from uuid import UUID
 
 from kit import ids
 from kit.errors import AlreadyExists, FailedPrecondition
+from kit.money import DIGITS_MAX
 from kit.resources import ResourceNotFound, StateForbids
 
 
@@ -57,10 +58,21 @@ class InvoiceTooLarge(FailedPrecondition):
 
     def __init__(self, lines: int, lines_max: int) -> None:
         super().__init__(
-            f"The invoice would have {lines} lines, and {lines_max} are allowed; choose a shorter period, or set"
-            " `consolidation` of some entities to SEPARATE.",
+            f"The invoice would have {lines} lines or eliminated charges, and {lines_max} are allowed; choose a shorter"
+            " period, or set `consolidation` of some entities to SEPARATE.",
             lines=lines,
             lines_max=lines_max,
+        )
+
+
+class InvoiceAmountTooLarge(FailedPrecondition):
+    reason = "INVOICE_AMOUNT_TOO_LARGE"
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"An amount of the invoice would have more than {DIGITS_MAX} digits before the decimal point; choose a"
+            " shorter period, set `consolidation` of some entities to SEPARATE, or check the exchange rates.",
+            digits_max=DIGITS_MAX,
         )
 
 

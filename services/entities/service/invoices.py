@@ -13,6 +13,7 @@ from services.entities.domain.billing_documents import BillingDocument, Document
 from services.entities.domain.consolidation import TaxRules
 from services.entities.domain.entities import EntityAction
 from services.entities.domain.invoices import (
+    AMOUNT_LIMIT,
     EINVOICE_PROBLEM,
     LINES_MAX,
     LINES_SHOWN,
@@ -26,6 +27,7 @@ from services.entities.domain.invoices import (
 from services.entities.domain.parties import Party
 from services.entities.errors.invoices import (
     EinvoiceIncomplete,
+    InvoiceAmountTooLarge,
     InvoiceEmpty,
     InvoicePeriodTaken,
     InvoiceSettled,
@@ -48,7 +50,7 @@ async def create(tx: WriteSession, entity_id: UUID, terms: InvoiceTerms, *, dry_
 
     Missing rates of a dry run are problems of the draft. Raises InvalidFields, EntityNotFound, EntityStateForbids,
     BillingProfileNotFound, BillingProfileMissing, BillingProfileInactive, InvoicePeriodTaken, InvoiceEmpty,
-    InvoiceTooLarge, RateMissing.
+    InvoiceTooLarge, InvoiceAmountTooLarge, RateMissing.
     """
     service.field_violations.raise_any(domain.invoices.violations(terms))
     entity = await store.entities.lock_shared(tx, entity_id)
@@ -85,6 +87,7 @@ async def refresh(tx: WriteSession, invoice_id: UUID, *, etag: str) -> InvoiceDe
     invoice.state = domain.invoices.advance(invoice.id, invoice.state, InvoiceAction.REFRESH)
     entity = await store.entities.lock_shared(tx, invoice.entity_id)
     profile = await service.billing_profiles.find_issuer(tx, invoice.billing_profile_id)
+    invoice.update_time = clock.now()  # changes the etag even if only the lines have changed
     await store.unbilled.put_back(tx, invoice.id)
     await store.invoices.delete_content(tx, invoice.id)
     return await _build(tx, invoice, entity, profile, lenient=False)
@@ -114,9 +117,14 @@ async def _build(
     has_errors = any(problem.severity is Severity.ERROR for problem in result.problems)
     if not result.content.lines and not has_errors:
         raise InvoiceEmpty(entity.id, invoice.period_start, invoice.period_end)
-    if len(result.content.lines) > LINES_MAX:
-        raise InvoiceTooLarge(len(result.content.lines), LINES_MAX)
-    _set_content(invoice, entity, profile, result, request)
+    size = max(len(result.content.lines), len(result.content.eliminations))
+    if size > LINES_MAX:
+        raise InvoiceTooLarge(size, LINES_MAX)
+    issuer_tax = service.consolidation.issuer_tax(result, request)
+    if any(abs(amount) >= AMOUNT_LIMIT for amount in (*result.content.amounts(), issuer_tax or Decimal(0))):
+        raise InvoiceAmountTooLarge
+    _set_content(invoice, entity, profile, result)
+    invoice.issuer_tax = issuer_tax
     lines, fees = _line_rows(invoice, result)
     eliminations = _elimination_rows(invoice, result)
     invoice.set_problems([*result.problems, *_einvoice_problems(invoice, lines, eliminations)])
@@ -143,7 +151,6 @@ def _set_content(
     entity: EntityRow,
     profile: BillingProfileRow,
     result: ConsolidationResult,
-    request: ConsolidationRequest,
 ) -> None:
     content = result.content
     internal = all(line.tax.treatment is TaxTreatment.NOT_SUBJECT for line in content.lines)
@@ -159,7 +166,6 @@ def _set_content(
     invoice.set_rates(result.rates)
     invoice.net, invoice.tax, invoice.total = content.net, content.tax, content.total
     invoice.issuer_currency_code = profile.currency_code
-    invoice.issuer_tax = service.consolidation.issuer_tax(result, request)
     invoice.line_count = len(content.lines)
 
 
@@ -250,7 +256,7 @@ def _elimination_rows(invoice: InvoiceRow, result: ConsolidationResult) -> Seque
 async def issue(tx: WriteSession, invoice_id: UUID, *, etag: str) -> InvoiceDetails:
     """Issue a draft: it gets the next number of the issuer's series, and never changes again.
 
-    Raises InvoiceNotFound, EtagMismatch, InvoiceStateForbids, EinvoiceIncomplete.
+    Raises InvoiceNotFound, EtagMismatch, InvoiceStateForbids, EinvoiceIncomplete, BillingProfileInactive.
     """
     invoice = await store.invoices.lock(tx, invoice_id)
     invoice.check_etag(etag)
@@ -259,7 +265,7 @@ async def issue(tx: WriteSession, invoice_id: UUID, *, etag: str) -> InvoiceDeta
     missing = [each.message for each in invoice.problems if each.severity is Severity.ERROR]
     if missing:
         raise EinvoiceIncomplete(ids.INVOICE, invoice.id, missing)
-    profile = await store.billing_profiles.get(tx, invoice.billing_profile_id)
+    profile = await service.billing_profiles.find_issuer(tx, invoice.billing_profile_id)
     now = clock.now()
     issue_date = dates.date_in(profile.time_zone, now)
     # Last, because other issues of the series wait from here to the commit.

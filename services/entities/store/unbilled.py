@@ -5,11 +5,14 @@ from datetime import date
 from typing import Any, Final
 from uuid import UUID
 
+import asyncpg
+
 from kit.db import ReadSession, WriteSession
 from kit.money import Money
 from services.entities.domain.billing_documents import LineKind
 from services.entities.domain.consolidation import Charge
 from services.entities.domain.unbilled import CostPosition, CurrencySum, UnbilledItem, UnbilledKind
+from services.entities.errors.invoices import InvoiceAmountTooLarge
 
 _SORT_IN_MEMORY: Final = "set local work_mem = '64MB'"
 _TAKE: Final = """
@@ -53,10 +56,14 @@ async def take(
     """Take all unbilled allocations from the first day of each entity until before `end`, and return them as charges.
 
     Charges of one day each if `by_day`; otherwise they are converted on `day`. A concurrent transaction can't take the
-    same allocations.
+    same allocations. Raises InvoiceAmountTooLarge.
     """
     await tx.fetch(_SORT_IN_MEMORY)
-    rows = await tx.fetch(_TAKE, tx.tenant_id, list(first_days), list(first_days.values()), end, invoice_id, by_day)
+    values = tx.tenant_id, list(first_days), list(first_days.values()), end, invoice_id, by_day
+    try:
+        rows = await tx.fetch(_TAKE, *values)
+    except asyncpg.NumericValueOutOfRangeError as error:
+        raise InvoiceAmountTooLarge from error
     return [_charge(row, day) for row in rows]
 
 
