@@ -12,10 +12,12 @@ from grpc import StatusCode
 from tests.entities.allocation_api import AllocationApi
 from tests.entities.billing_profile_api import BillingProfileApi
 from tests.entities.contract_api import ContractApi
+from tests.entities.credit_note_api import CreditNoteApi, DisputeApi, IssuedInvoices, paid, refund_failed
 from tests.entities.entities_api import EntitiesApi
 from tests.entities.invoice_api import InvoiceApi
 from tests.entities.invoice_statement_api import InvoiceStatementApi
 from tests.harness.callers import Caller, refusal
+from tests.harness.events import Replica
 
 OCTOBER = ("2026-10-01", "2026-11-01")
 POLICIES = [Invoice.PERIOD_END, Invoice.TRANSACTION_DATE, Invoice.PERIOD_AVERAGE]
@@ -158,6 +160,49 @@ TAMPERED: dict[str, tuple[str, set[tuple[str, int, str, str]]]] = {
     ),
 }  # fmt: skip
 """Changes of rows, with differences that they must lead to; others that follow from these are found as well."""
+
+
+class TestSettlement:
+    @pytest.fixture
+    async def settled(
+        self, issued: IssuedInvoices, credit_notes: CreditNoteApi, disputes: DisputeApi, replica: Replica
+    ) -> Invoice:
+        """An invoice with payments, credit notes, a refund and a hold."""
+        invoice = await issued.invoice("100.00", "50.00", tax_rate_bp=1900)
+        for number, amount in enumerate(("60.00", "45.00")):
+            await replica.handle(paid(invoice, amount, f"pay-{number}", payment_date=invoice.issue_date))
+        note = await credit_notes.create(invoice, {1: "20.00"}, refund="10.00")
+        await replica.handle(refund_failed(note.refunds[0].id))
+        await credit_notes.retry_refund(note)
+        await disputes.hold(invoice, {2: "30.00"})
+        await disputes.credit(invoice, {2: "10.00"}, credit="2.00")
+        return await issued.invoices.get(invoice)
+
+    async def test_an_invoice_agrees_with_its_payments_credit_notes_refunds_and_holds(
+        self, statements: InvoiceStatementApi, settled: Invoice
+    ) -> None:
+        assert settled.held.amount != "0.00"
+        assert found(await statements.verify(settled)) == set()
+
+    @pytest.mark.parametrize(
+        ("statement", "expected"),
+        [
+            ("update consolidated_invoices set paid = paid + 1 where true", ("TOTAL", 0, "", "paid")),
+            ("update consolidated_invoices set offset_amount = 0 where true", ("TOTAL", 0, "", "offset")),
+            ("update consolidated_invoices set credited_balance = 0 where true", ("TOTAL", 0, "", "credited_balance")),
+            ("update consolidated_invoices set refunded = 0 where true", ("TOTAL", 0, "", "refunded")),
+            ("update consolidated_invoices set held = 0 where true", ("TOTAL", 0, "", "held")),
+            ("update invoice_lines set credited = 0 where number = 1", ("LINE", 1, "", "credited")),
+            ("update invoice_lines set held = 0 where number = 2", ("LINE", 2, "", "held")),
+            ("delete from invoice_payments where amount = 60", ("TOTAL", 0, "", "paid")),
+        ],
+    )
+    async def test_a_changed_counter_is_found(
+        self, statements: InvoiceStatementApi, settled: Invoice, finance: Caller,
+        admin: "asyncpg.Pool[asyncpg.Record]", statement: str, expected: tuple[str, int, str, str],
+    ) -> None:  # fmt: skip
+        await tamper(admin, finance.tenant_id, statement)
+        assert found(await statements.verify(settled)) == {expected}
 
 
 class TestTampered:

@@ -146,10 +146,11 @@ async def test_billed_and_unbilled_sum_to_everything_under_load(
     contracts: ContractApi, holding: Entity, admin: "asyncpg.Pool[asyncpg.Record]",
 ) -> None:  # fmt: skip
     group = Group(Random(11), costs, invoices)  # noqa: S311 - test data
-    group.roots = [await api.create_entity(f"DIV{n}", parent_id=holding.id) for n in range(DIVISIONS)]
-    await api.create_department(group.roots[0], "IT")
+    divisions = [await api.create_entity(f"DIV{n}", parent_id=holding.id) for n in range(DIVISIONS)]
+    await api.create_department(divisions[0], "IT")
+    group.roots = [holding, *divisions]
     companies = await copy_company(
-        admin, finance.tenant_id, group.roots[0], count=COMPANIES, parents=group.roots, currencies=CURRENCIES[:3]
+        admin, finance.tenant_id, divisions[0], count=COMPANIES, parents=divisions, currencies=CURRENCIES[:3]
     )
     group.entity_ids, group.departments = zip(*companies, strict=True)
     for entity in group.roots:

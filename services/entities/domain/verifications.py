@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
@@ -47,6 +47,8 @@ class StoredLine:
     id: UUID
     number: int
     content: LineDraft
+    credited: Decimal
+    held: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,32 @@ class Totals:
     total: Decimal
     issuer_tax: Decimal | None
     line_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What was paid, credited and held of an invoice."""
+
+    paid: Decimal
+    exchange_difference: Decimal
+    offset: Decimal
+    credited_balance: Decimal
+    refunded: Decimal
+    held: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an invoice was made of, and what happened to it."""
+
+    charges: Sequence[Charge]
+    """The sums of allocations by stored charge, and the fees."""
+    settlement: Settlement
+    """The sums of its payments, credit notes, refunds and holds."""
+    credited: Mapping[UUID, Decimal]
+    """By line; without those of zero."""
+    held: Mapping[UUID, Decimal]
+    """By line; without those of zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +101,7 @@ class StoredInvoice:
     eliminations: Sequence[EliminationDraft]
     taxes: Sequence[TaxSubtotal]
     totals: Totals
+    settlement: Settlement
     rates: Rates
 
 
@@ -103,37 +132,48 @@ class InvoiceVerification:
     differences: Sequence[Difference]
 
 
-def verify(invoice_id: UUID, invoice: StoredInvoice, facts: Sequence[Charge]) -> InvoiceVerification:
-    """Compare an invoice with its facts: the sums of allocations by stored charge, and the fees."""
-    fee_count = sum(charge.fee is not None for charge in facts)
+def verify(invoice_id: UUID, invoice: StoredInvoice, facts: Facts) -> InvoiceVerification:
+    """Compare an invoice with its facts."""
+    fee_count = sum(charge.fee is not None for charge in facts.charges)
     return InvoiceVerification(
         invoice_id=invoice_id,
         line_count=len(invoice.lines),
-        allocation_count=sum(charge.item_count for charge in facts) - fee_count,
+        allocation_count=sum(charge.item_count for charge in facts.charges) - fee_count,
         fee_count=fee_count,
         elimination_count=len(invoice.eliminations),
         tax_count=len(invoice.taxes),
-        differences=list(_differences(invoice, facts)),
+        differences=[*_content_differences(invoice, facts.charges), *_settlement_differences(invoice, facts)],
     )
 
 
-def _differences(invoice: StoredInvoice, facts: Sequence[Charge]) -> Iterator[Difference]:
+def _content_differences(invoice: StoredInvoice, charges: Sequence[Charge]) -> Iterator[Difference]:
     convertible = list[Charge]()
-    for charge in facts:
+    for charge in charges:
         missing = domain.consolidation.conversions(charge, invoice.currency) - invoice.rates.keys()
         for each in sorted(missing, key=lambda each: (each.source, each.day)):
             yield Difference(subject=Subject.RATE, label=_rate_label(each), expected="a rate")
         if not missing:
             convertible.append(charge)
     content = domain.consolidation.consolidate_taxed(
-        convertible, invoice.rates, invoice.currency, _names(invoice, facts), _tax_keys(invoice, facts)
+        convertible, invoice.rates, invoice.currency, _names(invoice, charges), _tax_keys(invoice, charges)
     )
-    yield from _charge_differences(invoice, facts)
+    yield from _charge_differences(invoice, charges)
     yield from _line_differences(invoice.lines, content.lines)
     yield from _elimination_differences(invoice.eliminations, content.eliminations)
     yield from _untaxed_lines(invoice)
     yield from _tax_differences(invoice.taxes, content.taxes)
     yield from _total_differences(invoice, content)
+
+
+def _settlement_differences(invoice: StoredInvoice, facts: Facts) -> Iterator[Difference]:
+    for line in invoice.lines:
+        expected: Fields = {
+            "credited": facts.credited.get(line.id, Decimal(0)), "held": facts.held.get(line.id, Decimal(0)),
+        }  # fmt: skip
+        for field, value, stored in _compare(expected, {"credited": line.credited, "held": line.held}):
+            yield Difference(subject=Subject.LINE, line=line, field=field, expected=value, actual=stored)
+    for field, value, stored in _compare(asdict(facts.settlement), asdict(invoice.settlement)):
+        yield Difference(subject=Subject.TOTAL, field=field, expected=value, actual=stored)
 
 
 def _rate_label(conversion: Conversion) -> str:

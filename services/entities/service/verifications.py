@@ -17,7 +17,14 @@ from services.entities.domain.consolidation import (
     TaxKey,
 )
 from services.entities.domain.rates import Conversion, Derivation, DerivedRate
-from services.entities.domain.verifications import InvoiceVerification, StoredInvoice, StoredLine, Totals
+from services.entities.domain.verifications import (
+    Facts,
+    InvoiceVerification,
+    Settlement,
+    StoredInvoice,
+    StoredLine,
+    Totals,
+)
 from services.entities.models.invoices import (
     InvoiceChargeRow,
     InvoiceEliminationRow,
@@ -36,7 +43,7 @@ async def verify(tx: ReadSession, invoice_id: UUID) -> InvoiceVerification:
     day = max((conversion.day for conversion in rates), default=invoice.period_end - timedelta(days=1))
     line_rows = await store.invoices.list_first_lines(tx, invoice.id, domain.invoices.LINES_MAX)
     fees = await store.verifications.list_fees(tx, invoice)
-    facts = [
+    charges = [
         *await store.verifications.sum_allocations(tx, invoice, day, by_day=by_day),
         *(_fee_charge(fee, entity_id, None if by_day else day) for fee, entity_id in fees),
     ]
@@ -55,7 +62,21 @@ async def verify(tx: ReadSession, invoice_id: UUID) -> InvoiceVerification:
             issuer_tax=invoice.issuer_tax,
             line_count=invoice.line_count,
         ),
+        settlement=Settlement(
+            paid=invoice.paid,
+            exchange_difference=invoice.exchange_difference,
+            offset=invoice.offset,
+            credited_balance=invoice.credited_balance,
+            refunded=invoice.refunded,
+            held=invoice.held,
+        ),
         rates=rates,
+    )
+    facts = Facts(
+        charges=charges,
+        settlement=await store.verifications.sum_settlement(tx, invoice),
+        credited=await store.verifications.sum_credited(tx, invoice),
+        held=await store.verifications.sum_held(tx, invoice),
     )
     return domain.verifications.verify(invoice.id, stored, facts)
 
@@ -91,7 +112,7 @@ def _line(row: InvoiceLineRow) -> StoredLine:
         charge_ids=row.charge_ids,
         item_count=row.item_count,
     )
-    return StoredLine(id=row.id, number=row.number, content=content)
+    return StoredLine(id=row.id, number=row.number, content=content, credited=row.credited, held=row.held)
 
 
 def _charge(row: InvoiceChargeRow, day: date) -> Charge:

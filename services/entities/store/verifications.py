@@ -1,7 +1,8 @@
 """SQL for the facts of invoices: what the allocations of each charge sum to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from kit.db import ReadSession
 from kit.money import Money
 from services.entities.domain.billing_documents import LineKind
 from services.entities.domain.consolidation import Charge
+from services.entities.domain.verifications import Settlement
 from services.entities.models.contracts import ContractRow
 from services.entities.models.invoices import InvoiceChargeRow, InvoiceFeeRow, InvoiceRow
 
@@ -27,6 +29,47 @@ _SUMS: Final = """
     group by charge.id, cost.entity_id, cost.department_id, cost.gl_code, 5, 6, cost.currency_code,
         cost.entity_currency_code
     order by charge.id"""
+
+
+_SETTLEMENT: Final = """
+    select coalesce(sum(amounts.paid), 0) as paid, coalesce(sum(amounts.exchange_difference), 0) as exchange_difference,
+        coalesce(sum(amounts.offset_amount), 0) as offset, coalesce(sum(amounts.credit_amount), 0) as credited_balance,
+        coalesce(sum(amounts.refunded), 0) as refunded, coalesce((
+            select invoice_held from line_holds where tenant_id = $1 and invoice_id = $2 order by id desc limit 1
+        ), 0) as held
+    from (
+        select applied_amount as paid, exchange_difference, 0 as offset_amount, 0 as credit_amount, 0 as refunded
+        from invoice_payments where tenant_id = $1 and invoice_id = $2
+        union all
+        select 0, 0, offset_amount, credit_amount, 0 from credit_notes where tenant_id = $1 and invoice_id = $2
+        union all
+        select 0, 0, 0, 0, amount from credit_note_refunds
+        where tenant_id = $1 and invoice_id = $2 and state <> 'FAILED'
+    ) amounts"""
+_CREDITED: Final = """
+    select credited.line_id, sum(credited.amount) as amount
+    from credit_notes note
+    join credit_note_lines credited on credited.tenant_id = $1 and credited.credit_note_id = note.id
+    where note.tenant_id = $1 and note.invoice_id = $2
+    group by credited.line_id"""
+_HELD: Final = """
+    select line_id, sum(amount) as amount from line_holds where tenant_id = $1 and invoice_id = $2 group by line_id"""
+
+
+async def sum_settlement(tx: ReadSession, invoice: InvoiceRow) -> Settlement:
+    """Return the sums of the invoice's payments, credit notes, refunds and holds."""
+    (row,) = await tx.fetch(_SETTLEMENT, tx.tenant_id, invoice.id)
+    return Settlement(**dict(row))
+
+
+async def sum_credited(tx: ReadSession, invoice: InvoiceRow) -> Mapping[UUID, Decimal]:
+    """Return what credit notes have credited of each line."""
+    return {row["line_id"]: row["amount"] for row in await tx.fetch(_CREDITED, tx.tenant_id, invoice.id)}
+
+
+async def sum_held(tx: ReadSession, invoice: InvoiceRow) -> Mapping[UUID, Decimal]:
+    """Return what disputes hold of each line."""
+    return {row["line_id"]: row["amount"] for row in await tx.fetch(_HELD, tx.tenant_id, invoice.id)}
 
 
 async def sum_allocations(tx: ReadSession, invoice: InvoiceRow, day: date, *, by_day: bool) -> Sequence[Charge]:
