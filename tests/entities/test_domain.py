@@ -20,6 +20,7 @@ ENTITIES = {
         EntityAction.ADD_CHILD: EntityState.ACTIVE,
         EntityAction.ADD_DEPARTMENT: EntityState.ACTIVE,
         EntityAction.ADD_CONTRACT: EntityState.ACTIVE,
+        EntityAction.ADD_INVOICE: EntityState.ACTIVE,
         EntityAction.DEACTIVATE: EntityState.INACTIVE,
     },
     EntityState.INACTIVE: {},

@@ -12,6 +12,7 @@ from billing.entities.v1.events_pb2 import InvoiceIssued
 from billing.entities.v1.invoice_pb2 import Invoice, InvoiceLine, InvoiceProblem
 from grpc import StatusCode
 
+from kit import ids
 from tests.entities.allocation_api import AllocationApi
 from tests.entities.billing_profile_api import BillingProfileApi
 from tests.entities.contract_api import ContractApi
@@ -233,8 +234,9 @@ class TestIssue:
         self, invoices: InvoiceApi, draft: Invoice, admin: asyncpg.Pool, statement: str
     ) -> None:
         await invoices.issue(draft)
+        key = "id" if "consolidated_invoices" in statement else "invoice_id"
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await admin.execute(statement)
+            await admin.execute(f"{statement} where {key} = $1", ids.INVOICE.parse(draft.id))
 
     async def test_concurrent_issues_have_numbers_without_gaps(
         self, api: EntitiesApi, costs: AllocationApi, invoices: InvoiceApi, holding: Entity
