@@ -173,7 +173,7 @@ EMPTY: Final[Mapping[tuple[str, str], str]] = {
     },
     **{
         ("entities.convert.invoices.to_proto", field): "set by details_to_proto"
-        for field in ("lines", "eliminations", "problems")
+        for field in ("lines", "eliminations", "problems", "rates")
     },
     ("entities.convert.verifications.to_proto", "verified"): "not set if there are differences",
     **{("entities.convert.credit_notes.to_proto", field): "set by details_to_proto" for field in ("lines", "refunds")},
